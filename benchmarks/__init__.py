@@ -1,0 +1,1 @@
+"""Probes that measure candidates side by side, and the statistics behind them."""

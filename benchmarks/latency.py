@@ -1,0 +1,205 @@
+"""Latency and throughput of all candidates side by side, with an A/A control that says whether the machine can be believed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeAlias
+
+from pydantic import Field, PositiveFloat, PositiveInt
+
+from benchmarks.rounds import LEAD_IN_CALLS, LEAD_IN_SECONDS, STEADY_TOLERANCE, Meter, Rounds, Timing
+from compressor.contracts import Bench, Candidate, Feed, Message, Probe
+
+if TYPE_CHECKING:
+    from compressor.records import Control, LatencyRecord, LatencyRow, Ratio
+
+Shape: TypeAlias = "tuple[int, int | None]"
+
+ATTEMPTS = 3
+EFFECT_FLOOR = 0.02
+
+
+class Latency(Probe):
+    """Time single calls of every candidate in interleaved rounds and compare them with their intervals.
+
+    For each shape, each candidate and a second process of the first candidate (the A/A control) are loaded in fresh
+    processes, warmed up until the medians of three blocks agree, then run in `rounds` rounds, one block of calls each in
+    an order drawn anew every round, the others idle meanwhile. A block is whole turns through the same real inputs, so
+    that rows of different lengths weigh equally for all. The time of a round is the median of its block; the time of a
+    candidate the median of its rounds; a ratio the median of the round-wise ratios.
+
+    The control passes when it differs from the baseline by at most `control_limit`. Otherwise the shape is measured again
+    with new processes, at most twice; after that all ratios of the shape are undecided. "Faster" asks for an interval
+    that excludes 1 and for an effect above 2 % and beyond the control's own interval: on a noisy machine small effects
+    are not told, large ones still are.
+    """
+
+    paper: ClassVar[str] = "Georges, Buytaert, Eeckhout: Statistically Rigorous Java Performance Evaluation, OOPSLA 2007"
+
+    batch: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (1,)
+    length: tuple[PositiveInt, ...] = ()
+    """Lengths in tokens, pixels or samples; empty for the natural length of each row."""
+    rounds: Annotated[int, Field(ge=5)] = 9
+    seconds: PositiveFloat = 90.0
+    """Time to spend over all shapes, loading included, as long as nothing must be measured again. What is slow overruns it."""
+    inputs: PositiveInt = 16
+    """Most different inputs to run in turn."""
+    warm_up_seconds: PositiveFloat = 1.0
+    """Shortest warm-up of a candidate; it ends at the latest after three times as long."""
+    control_limit: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.03
+
+    def shapes(self) -> tuple[Shape, ...]:
+        """Every batch size at every length."""
+        return tuple((batch, length) for batch in self.batch for length in self.length or (None,))
+
+    def measure(
+        self, candidates: Sequence[Candidate], feeds: Mapping[Shape, Sequence[Feed]], bench: Bench, *, seed: int
+    ) -> LatencyRecord:
+        """Time all candidates at all shapes; the first candidate is the baseline, and so is every `source` stage.
+
+        Raises:
+            WorkerFailed: a candidate's process died or hangs.
+        """
+        from compressor.records import LatencyRecord
+
+        meter = Meter(bench, work="latency", total=len(self.shapes()) * self._plan().ticks(len(candidates) + 1))
+        before = bench.load()
+        series = [
+            self._measure_shape(candidates, feeds[shape], bench, shape=shape, seed=seed, meter=meter) for shape in self.shapes()
+        ]
+        return LatencyRecord(
+            rows=tuple(row for one in series for row in one.rows(seed)),
+            ratios=tuple(ratio for one in series for ratio in one.ratios(seed)),
+            controls=tuple(one.control for one in series),
+            load_before=before,
+            load_after=bench.load(),
+            protocol=self._protocol(series, seed),
+        )
+
+    def _plan(self) -> Rounds:
+        return Rounds(self.rounds, seconds=self.seconds / len(self.shapes()), warm_up_seconds=self.warm_up_seconds)
+
+    def _measure_shape(
+        self, candidates: Sequence[Candidate], feeds: Sequence[Feed], bench: Bench, *, shape: Shape, seed: int, meter: Meter
+    ) -> _Series:
+        """Measure until the control passes, at most `ATTEMPTS` times."""
+        import numpy as np
+
+        plan, everyone = self._plan(), (*candidates, candidates[0])
+        discarded: list[float] = []
+        for attempt in range(1, ATTEMPTS + 1):
+            rng = np.random.default_rng((seed, shape[0], shape[1] or 0, attempt))
+            timings = plan.run(everyone, feeds[: self.inputs], bench, rng=rng, meter=meter)
+            control = self._control(timings, shape, seed=seed, attempts=attempt)
+            if control.passed or attempt == ATTEMPTS:
+                break
+            discarded.append(control.ratio)
+            meter.extend(plan.ticks(len(everyone)))
+            bench.tell(Message(f"{_spelled(shape)}: the baseline against itself gave {control.ratio:.3f}; measuring again"))
+        return _Series(shape, tuple(timings[:-1]), timings[-1], control, tuple(discarded))
+
+    def _control(self, timings: Sequence[Timing], shape: Shape, *, seed: int, attempts: int) -> Control:
+        from benchmarks.statistics import ratio_with_interval
+        from compressor.records import Control
+
+        ratio, interval = ratio_with_interval(timings[0].rounds_s, timings[-1].rounds_s, seed=seed)
+        return Control(
+            batch=shape[0],
+            length=shape[1],
+            ratio=ratio,
+            interval=interval,
+            limit=self.control_limit,
+            passed=abs(ratio - 1.0) <= self.control_limit,
+            attempts=attempts,
+        )
+
+    def _protocol(self, series: Sequence[_Series], seed: int) -> dict[str, Any]:
+        from benchmarks.statistics import METHOD, PERCENTILE_FLOORS, RESAMPLES
+
+        return {
+            "clock": "perf_counter_ns inside the worker, around one whole call, garbage collection off",
+            "time": "median over rounds of the median of each round",
+            "ratio": "median over rounds of the ratio of the two medians of the same round",
+            "interval": f"{METHOD}, {RESAMPLES} resamples",
+            "parameters": self.model_dump(mode="json"),
+            "seed": seed,
+            "lead_in": f"{LEAD_IN_CALLS} calls a block, fewer beyond {1e3 * LEAD_IN_SECONDS:.0f} ms, at least 1",
+            "steady_tolerance": STEADY_TOLERANCE,
+            "effect_floor": f"{EFFECT_FLOOR}, or the farther end of the control's interval where that is more",
+            "percentile_floors": {f"p{percent}": n for percent, n in PERCENTILE_FLOORS.items()},
+            "unsteady": [f"{timing.candidate.id} at {_spelled(one.shape)}" for one in series for timing in one.unsteady()],
+            "discarded_controls": {_spelled(one.shape): list(one.discarded) for one in series if one.discarded},
+            "control_rounds_ms": {_spelled(one.shape): [1e3 * s for s in one.second.rounds_s] for one in series},
+        }
+
+
+@dataclass(frozen=True)
+class _Series:
+    """All that was measured at one shape."""
+
+    shape: Shape
+    timings: tuple[Timing, ...]
+    second: Timing
+    """The baseline's second process."""
+    control: Control
+    discarded: tuple[float, ...]
+    """Ratios of the controls of attempts that were thrown away."""
+
+    def rows(self, seed: int) -> list[LatencyRow]:
+        return [_row(timing, self.shape, seed=seed) for timing in self.timings]
+
+    def ratios(self, seed: int) -> list[Ratio]:
+        """Of each candidate to the baseline and to every source, itself excepted."""
+        anchors = [timing for i, timing in enumerate(self.timings) if i == 0 or timing.candidate.stage == "source"]
+        return [self._ratio(of, to, seed) for of in self.timings for to in anchors if of is not to]
+
+    def unsteady(self) -> list[Timing]:
+        return [timing for timing in self.timings if not timing.steady]
+
+    def _ratio(self, of: Timing, to: Timing, seed: int) -> Ratio:
+        from benchmarks.statistics import judge, ratio_with_interval
+        from compressor.records import Ratio
+
+        value, interval = ratio_with_interval(to.rounds_s, of.rounds_s, seed=seed)
+        noise = self.control.interval
+        floor = max(EFFECT_FLOOR, noise.high - 1.0, 1.0 / noise.low - 1.0)
+        return Ratio(
+            of=of.candidate.id,
+            to=to.candidate.id,
+            batch=self.shape[0],
+            length=self.shape[1],
+            value=value,
+            interval=interval,
+            outcome=judge(value, interval, floor=floor) if self.control.passed else "undecided",
+        )
+
+
+def _spelled(shape: Shape) -> str:
+    return f"batch {shape[0]}, " + ("natural length" if shape[1] is None else f"length {shape[1]}")
+
+
+def _row(timing: Timing, shape: Shape, *, seed: int) -> LatencyRow:
+    from benchmarks.statistics import median_with_interval, percentile
+    from compressor.records import LatencyRow
+
+    samples_ms = tuple(tuple(round(1e3 * s, 6) for s in samples) for samples in timing.samples_s)
+    rounds_ms = tuple(1e3 * s for s in timing.rounds_s)
+    pooled = [sample for samples in samples_ms for sample in samples]
+    median_ms, interval = median_with_interval(rounds_ms, seed=seed)
+    return LatencyRow(
+        candidate=timing.candidate.id,
+        batch=shape[0],
+        length=shape[1],
+        n=len(pooled),
+        median_ms=median_ms,
+        interval=interval,
+        p90_ms=percentile(pooled, 90),
+        p99_ms=percentile(pooled, 99),
+        throughput_per_s=1e3 * shape[0] / median_ms,
+        load_s=float(timing.facts["load_seconds"]),
+        first_call_ms=1e3 * float(timing.facts["first_call_seconds"]),
+        warm_up_calls=timing.warm_up_calls,
+        rounds_ms=rounds_ms,
+        samples_ms=samples_ms,
+    )

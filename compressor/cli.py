@@ -1,0 +1,215 @@
+"""The command line: the only place that prints, and the only one that turns errors into exit codes."""
+
+from __future__ import annotations
+
+import sys
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from compressor.records import Report
+    from compressor.store import Store
+
+app = typer.Typer(
+    help="One plan takes a trained model to a smaller, faster one that is proved to be so on its target.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+PlanPath = Annotated[Path, typer.Argument(help="The plan, a YAML file.", show_default=False)]
+Settings = Annotated[list[str] | None, typer.Option("--set", help="A value laid over the plan: passes.distill.epochs=1")]
+StorePath = Annotated[
+    Path | None, typer.Option("--store", help="Folder of stored results; $XDG_CACHE_HOME/compressor by default.")
+]
+Kind = Literal["passes", "targets", "probes", "tasks", "objectives"]
+KINDS: dict[str, str] = {"passes": "pass", "targets": "target", "probes": "probe", "tasks": "task", "objectives": "objective"}
+
+
+@app.command()
+def run(
+    plan: PlanPath,
+    settings: Settings = None,
+    store: StorePath = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Folder of the run; runs/NAME/TIME by default.")] = None,
+    export_to: Annotated[
+        Path | None, typer.Option("--export", help="Export the first target's final model here, if accepted.")
+    ] = None,
+) -> None:
+    """Run a plan: compress, verify, report. Exit code 0 accepted, 1 failed, 2 plan at fault, 3 not accepted or undecided."""
+    from compressor.plan import load_plan
+
+    bound = load_plan(plan, settings=settings or ())
+    folder = out or Path("runs") / bound.name / datetime.now().strftime("%Y%m%d-%H%M%S")
+    if folder.exists() and any(folder.iterdir()):
+        _fail(f"{folder} is not empty: name another folder with --out", 1)
+    from compressor.terminal import Bars
+
+    _quiet()
+    from compressor.pipeline import run_plan
+
+    with Bars() as bars:
+        report = run_plan(bound, store=_store(store, bars.line), folder=folder, command=_command(), tell=bars.hear)
+    _show(report)
+    typer.echo(f"report: {folder / 'report.html'}")
+    if export_to and report.exit_code == 0:
+        from compressor.export import export as write_export
+
+        typer.echo(f"export: {write_export(folder, bound.targets[0].name, export_to)}")
+    raise typer.Exit(report.exit_code)
+
+
+@app.command()
+def check(plan: PlanPath, settings: Settings = None, store: StorePath = None) -> None:
+    """Say what would run, what is found in the store and what is missing here. Runs nothing."""
+    from compressor.plan import load_plan
+
+    bound = load_plan(plan, settings=settings or ())
+    _quiet()
+    from compressor.forecast import forecast
+
+    for line in forecast(bound, _store(store, typer.echo)):
+        typer.echo(line)
+
+
+@app.command(name="list")
+def list_(kind: Annotated[Kind, typer.Argument(help="What to list.")]) -> None:
+    """List what is installed: passes, targets, probes, tasks or objectives."""
+    from compressor import registry
+
+    for name in registry.names(KINDS[kind]):
+        step = registry.load(KINDS[kind], name)
+        typer.echo(f"{name:24} {_first_line(step)}")
+
+
+@app.command()
+def explain(name: Annotated[str, typer.Argument(help="Name of a pass, target, probe, task or objective.")]) -> None:
+    """What a plug-in does, its parameters and where it comes from."""
+    from compressor import registry
+    from compressor.errors import did_you_mean
+
+    found = [(kind, registry.load(kind, name)) for kind in KINDS.values() if name in registry.names(kind)]
+    if not found:
+        known = [each for kind in KINDS.values() for each in registry.names(kind)]
+        _fail(f"nothing installed is named '{name}'{did_you_mean(name, known)}", 2)
+    for kind, step in found:
+        typer.echo(f"{name}: {kind}, from {registry.distribution(kind, name)}\n\n{(step.__doc__ or '').strip()}\n")
+        for line in _parameters(step.model_json_schema()):
+            typer.echo(line)
+        if step.paper:
+            typer.echo(f"\nsource: {step.paper}")
+
+
+@app.command()
+def show(run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")]) -> None:
+    """The answer and the table of a run that has ended."""
+    from compressor.report import read_report
+
+    _show(read_report(run_folder))
+
+
+@app.command()
+def export(
+    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write; must not exist or be empty.")],
+    target: Annotated[str, typer.Option("--target", help="Name of a target of the plan.")],
+    stage: Annotated[str, typer.Option("--stage", help="Stage of the run.")] = "final",
+) -> None:
+    """Write a folder that works without this program: model, tokenizer, labels, specification, checksums, example."""
+    from compressor.export import export as write_export
+
+    typer.echo(str(write_export(run_folder, target, out, stage=stage)))
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of plans over everything installed, for editors."""
+    import json
+
+    from compressor.schema import plan_schema
+
+    typer.echo(json.dumps(plan_schema(), indent=1))
+
+
+@app.command()
+def doctor() -> None:
+    """What this machine has, and what each target lacks."""
+    from compressor import registry
+    from compressor.machine import machine, versions
+
+    here = machine()
+    typer.echo(
+        f"{here.processor}, {here.cores} cores, {here.memory_bytes / 2**30:.0f} GiB, {', '.join(here.features) or 'no vector units known'}"
+    )
+    typer.echo(f"accelerators: {', '.join(here.accelerators) or 'none'}")
+    for name, version in versions().items():
+        typer.echo(f"  {name} {version}")
+    for name in registry.names("target"):
+        missing = registry.load("target", name)().missing()
+        typer.echo(f"{name}: {missing.build or missing.run or 'ready'}")
+
+
+def main() -> None:
+    """Run the command line; every known error becomes a message and its exit code."""
+    from compressor.errors import CompressorError
+
+    try:
+        app()
+    except CompressorError as error:
+        _fail(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        _fail("interrupted; run the same command again to go on from what is stored", 130)
+
+
+def _fail(text: str, code: int) -> None:
+    typer.echo(text, err=True)
+    raise SystemExit(code)
+
+
+def _store(path: Path | None, tell: Any) -> Store:
+    import os
+
+    from compressor.store import Store
+
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return Store(path or cache / "compressor", tell=tell)
+
+
+def _quiet() -> None:
+    """Keep libraries from drawing over the progress bars and from telling anybody anything."""
+    import logging
+    import os
+
+    for name in ("HF_HUB_DISABLE_TELEMETRY", "DO_NOT_TRACK", "HF_HUB_DISABLE_PROGRESS_BARS", "OPENVINO_TELEMETRY_OPT_OUT"):
+        os.environ.setdefault(name, "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    for name in ("torch.onnx", "nncf", "onnxscript"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def _command() -> str:
+    return " ".join(["compressor", *sys.argv[1:]])
+
+
+def _show(report: Report) -> None:
+    from compressor.terminal import table
+
+    table(report)
+
+
+def _first_line(step: Any) -> str:
+    return (step.__doc__ or "").strip().splitlines()[0] if step.__doc__ else ""
+
+
+def _parameters(schema: dict[str, Any]) -> list[str]:
+    return [
+        f"  {name} = {field.get('default', '(required)')}  {field.get('description', '')}".rstrip()
+        for name, field in schema.get("properties", {}).items()
+    ]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,173 @@
+"""What a step sees of the run while it works: `StepContext` is the core's `contracts.Context`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from compressor import registry
+from compressor.bench import ProcessBench
+from compressor.contracts import Artifact, Candidate, Dialect, Evaluation, Event, Feed, Probe, Target, Task
+from compressor.errors import MissingDependency
+from compressor.lowering import Foundry
+from compressor.machine import machine
+from compressor.model import Model
+from compressor.records import LatencyRecord, Note
+from compressor.store import Made, Store
+
+if TYPE_CHECKING:
+    from compressor.data import Data
+
+MEASURE_SECONDS_A_MODEL = 5.0
+
+
+@dataclass(frozen=True)
+class StepContext:
+    """The run as one step sees it; notes gather in `notes`."""
+
+    task: Task
+    data: Data
+    seed: int
+    device: str
+    folder: Path
+    dialect: Dialect | None
+    target: Target | None
+    targets: Mapping[str, Target]
+    store: Store
+    foundry: Foundry
+    models: Callable[[str], Model]
+    listener: Callable[[Event], None]
+    notes: list[Note] = field(default_factory=list)
+
+    def model(self, name: str) -> Model:
+        """An earlier step's model, an entry of `models:`, or `source`."""
+        return self.models(name)
+
+    def evaluate(self, model: Model | Artifact, split: str, *, limit: int | None = None) -> Evaluation:
+        """Score a model on the first `limit` rows of a split."""
+        rows = self.data.split(split)
+        rows = rows if limit is None else rows.select(range(min(limit, len(rows))))
+        if isinstance(model, Model):
+            files = self._files(model)
+            return self.task.score(eager(self.task, model, self.device), rows, files, split=split)
+        assert self.target is not None, "a graph is evaluated in a target's branch only"
+        built = self.folder / "evaluated"
+        candidate, _ = self.foundry.build(_unkept(model), stage="step", name="evaluated", target=self.target, out=built)
+        return self.task.score(opened(candidate.runtime, candidate.built), rows, model.path, split=split)
+
+    def feeds(self, model: Model | Artifact, split: str, *, limit: int | None = None) -> Sequence[Feed]:
+        """Real inputs of a split, one row each."""
+        files = self._files(model) if isinstance(model, Model) else model.path
+        return self.task.feeds(self.data.split(split), files, batch=1, count=limit)
+
+    def measure(self, models: Sequence[Model], target: str, *, batch: int, length: int) -> Sequence[float]:
+        """Median latency in ms of each model on a target, measured interleaved."""
+        runtime = self.targets[target]
+        if reason := runtime.missing().build or runtime.missing().run:
+            raise MissingDependency(f"latency on '{target}' decides this step, and cannot be measured here: {reason}")
+        candidates = [self._built(model, number, runtime, target) for number, model in enumerate(models)]
+        record = time_candidates(
+            candidates,
+            {
+                (batch, length): self.task.feeds(
+                    self.data.split("train"), candidates[0].built, batch=batch, length=length, count=16
+                )
+            },
+            folder=self.folder / "bench",
+            seconds=MEASURE_SECONDS_A_MODEL * (len(models) + 1),
+            seed=self.seed,
+            tell=self.tell,
+        )
+        medians = {row.candidate: row.median_ms for row in record.rows}
+        return [medians[candidate.id] for candidate in candidates]
+
+    def remember(self, what: Mapping[str, Any], make: Callable[[], Any]) -> Any:
+        """A JSON value measured once on this machine."""
+
+        def write(out: Path) -> Mapping[str, Any]:
+            (out / "value.json").write_text(json.dumps(make()), encoding="utf-8")
+            return {}
+
+        versions = self.foundry.common.get("versions")
+        runtimes = {name: target.model_dump(mode="json") for name, target in self.targets.items()}
+        parts = {"remembered": what, "machine": machine().fingerprint, "versions": versions, "targets": runtimes}
+        return json.loads((self.store.obtain(parts, write).path / "value.json").read_text(encoding="utf-8"))
+
+    def tell(self, event: Event) -> None:
+        """Say how far the work has come."""
+        self.listener(event)
+
+    def note(self, note: Note) -> None:
+        """Add to this step's part of the report."""
+        self.notes.append(note)
+
+    def _files(self, model: Model) -> Path:
+        folder = self.folder / "files"
+        for name, content in model.files.items():
+            path = folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "config.json").write_text(model.module.config.to_json_string(), encoding="utf-8")  # it has the labels' names
+        return folder
+
+    def _built(self, model: Model, number: int, runtime: Target, name: str) -> Candidate:
+        folder = self.folder / "measured" / str(number)
+        model.save(folder / "torch")
+        lowered = self.foundry.lower(_saved(folder / "torch"), "torch", runtime.dialect.rung, runtime)
+        return self.foundry.build(lowered, stage=f"variant-{number}", name=name, target=runtime, out=folder / "built")[0]
+
+
+def eager(task: Task, model: Model, device: str) -> Callable[[Feed], Feed]:
+    """A model run eagerly in float32, as a function of a feed."""
+    import torch
+
+    module: torch.nn.Module = model.module
+    module.to(device).train(False)
+    names = [port.name for port in task.outputs()]
+
+    def predict(feed: Feed) -> Feed:
+        with torch.inference_mode():
+            batch = {name: torch.as_tensor(array, device=device) for name, array in feed.items()}
+            return {names[0]: task.forward(module, batch).logits.float().cpu().numpy()}
+
+    return predict
+
+
+def opened(runtime: Target, built: Path) -> Callable[[Feed], Feed]:
+    """A built file opened on its target, as a function of a feed."""
+    session = runtime.open(built)
+    return lambda feed: session.run(feed)[0]
+
+
+def time_candidates(
+    candidates: Sequence[Candidate],
+    feeds: Mapping[tuple[int, int | None], Sequence[Feed]],
+    *,
+    folder: Path,
+    seconds: float,
+    seed: int,
+    tell: Callable[[Event], None],
+) -> LatencyRecord:
+    """Time candidates by the `latency` probe in about `seconds`."""
+    ((batch, length),) = feeds
+    probe: Probe = registry.load("probe", "latency").model_validate(
+        {"batch": (batch,), "length": () if length is None else (length,), "seconds": seconds}
+    )
+    with ProcessBench(folder, tell=tell) as bench:
+        record = probe.measure(candidates, feeds, bench, seed=seed)
+    assert isinstance(record, LatencyRecord)
+    return record
+
+
+def _saved(path: Path) -> Made:
+    from compressor.store import digest_of
+
+    return Made("", digest_of(path), path, {}, 0.0, found=False)
+
+
+def _unkept(artifact: Artifact) -> Made:
+    return Made("", "", artifact.path, {}, 0.0, found=False)

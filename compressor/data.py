@@ -1,0 +1,234 @@
+"""Rows of a plan: cleaned, de-duplicated, split, and known by a digest of their content."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from compressor.errors import SourceError
+from compressor.records import DataRecord, SplitRecord
+from compressor.sources import read_rows, resolve
+from compressor.specs import DataSpec
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+__all__ = ["Data", "load_data", "resolve"]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Data:
+    """Rows by split (train, validation, test, calibration); the label column indexes `labels`."""
+
+    splits: Mapping[str, Dataset]
+    labels: tuple[str, ...]
+    record: DataRecord
+    digest: str
+    """sha256 over the rows of every split as they are used, whatever folder they came from."""
+    shared: int = 0
+    """Rows of a split given by hand whose content stands in another one too."""
+
+    def split(self, name: str) -> Dataset:
+        """Rows of a split.
+
+        Raises:
+            SourceError: there is no such split.
+        """
+        if name not in self.splits:
+            raise SourceError(f"no split '{name}' (there are {', '.join(self.splits)})")
+        return self.splits[name]
+
+
+def load_data(spec: DataSpec, *, columns: Sequence[str], seed: int, folder: Path) -> Data:
+    """Read, clean and split the rows that a task asks for.
+
+    Args:
+        spec: the plan's `data:`.
+        columns: content columns first, the label last.
+        seed: of the split and of calibration rows.
+        folder: relative paths start here.
+
+    Raises:
+        SourceError: a file is missing, a column is not there, the rows do not match `sha256`, or a split would be empty
+            or of one class.
+    """
+    parts, source = read_rows(spec, folder, columns)
+    label = columns[-1]
+    read = _whole_digest({name: _digest(rows) for name, rows in parts.items()})
+    if spec.files and spec.files.sha256 and not read.startswith(spec.files.sha256):
+        raise SourceError(f"the rows of {source} have sha256 {read[:16]}..., the plan says {spec.files.sha256}")
+    removed: Counter[str] = Counter()
+    parts = {name: _clean(rows, columns, removed) for name, rows in parts.items()}
+    parts, shared = _deduplicated(parts, spec.deduplicate, label, removed)
+    labels = _labels(parts["train"][label])
+    if len(labels) < 2:
+        found = "1 class" if labels else "no class"
+        raise SourceError(f"{source}: column '{label}' has {found} in train; at least 2 are needed")
+    parts = {name: _encoded(rows, label, labels, name) for name, rows in parts.items()}
+    parts = _split(parts, spec, label, seed)
+    parts["calibration"] = _drawn(parts["train"], spec.calibration, seed + 1)
+    digests = {name: _digest(rows) for name, rows in parts.items()}
+    splits = tuple(
+        SplitRecord(name=name, rows=len(rows), digest=digests[name], classes=_classes(rows, label, labels))
+        for name, rows in parts.items()
+    )
+    record = DataRecord(source=source, digest=read, splits=splits, removed=dict(+removed))
+    return Data(parts, labels, record, _whole_digest({**digests, "labels": "\0".join(labels)}), shared)
+
+
+def _labels(spelled: Iterable[str]) -> tuple[str, ...]:
+    """Names in order: numbers by value, all else by letter."""
+    names = set(spelled)
+    return tuple(sorted(names, key=int) if all(name.isdecimal() for name in names) else sorted(names))
+
+
+def _classes(rows: Dataset, label: str, labels: Sequence[str]) -> dict[str, int]:
+    counts = Counter(rows[label])
+    return {name: counts[number] for number, name in enumerate(labels)}
+
+
+# ------------------------------------------------------------------ cleaning
+
+
+def _clean(rows: Dataset, columns: Sequence[str], removed: Counter[str]) -> Dataset:
+    kept = []
+    for number, row in enumerate(_undecoded(rows)):
+        if not row[columns[-1]]:
+            removed["without a label"] += 1
+        elif any(_empty(row[column]) for column in columns[:-1]):
+            removed["without content"] += 1
+        else:
+            kept.append(number)
+    return _selected(rows, kept)
+
+
+def _empty(value: Any) -> bool:
+    if isinstance(value, dict) and value.keys() == {"bytes", "path"}:
+        return value["bytes"] is None and value["path"] is None
+    return value is None or (isinstance(value, str) and not value.strip())
+
+
+def _selected(rows: Dataset, kept: Sequence[int]) -> Dataset:
+    return rows if len(kept) == len(rows) else rows.select(kept)
+
+
+def _deduplicated(
+    parts: Mapping[str, Dataset], remove: bool, label: str, removed: Counter[str]
+) -> tuple[dict[str, Dataset], int]:
+    """The first of equal rows stays: test keeps its rows before validation, validation before train. Also: rows in two splits."""
+    owner: dict[str, str] = {}
+    unique, shared = dict(parts), 0
+    for name in [name for name in ("test", "validation", "train") if name in parts and (remove or len(parts) > 1)]:
+        kept = []
+        for number, row in enumerate(_undecoded(parts[name])):
+            first = owner.setdefault(_identity([row[column] for column in row if column != label]), f"{name} {number}")
+            if first == f"{name} {number}":
+                kept.append(number)
+                continue
+            elsewhere = not first.startswith(f"{name} ")
+            shared += elsewhere
+            removed["in two splits" if elsewhere else "duplicates"] += remove
+        if remove:
+            unique[name] = _selected(parts[name], kept)
+    if shared and not remove:
+        logger.warning("%d rows stand in two splits; `deduplicate: true` keeps them in the later one only", shared)
+    return unique, shared
+
+
+def _undecoded(rows: Dataset) -> Iterator[dict[str, Any]]:
+    """Rows with images and sounds as the bytes of their files, so that nothing is decoded just to be compared."""
+    from datasets import Audio, Image
+
+    for name, feature in rows.features.items():
+        if isinstance(feature, Image | Audio):
+            rows = rows.cast_column(name, type(feature)(decode=False))
+    return iter(rows)
+
+
+def _identity(values: Iterable[Any]) -> str:
+    """sha256 of the content: letters folded and blanks run together, images and sounds by the bytes of their files."""
+    total = hashlib.sha256()
+    for value in values:
+        total.update(" ".join(value.casefold().split()).encode() if isinstance(value, str) else _bytes(value))
+        total.update(b"\0")
+    return total.hexdigest()
+
+
+def _bytes(value: Any) -> bytes:
+    if isinstance(value, dict) and value.keys() == {"bytes", "path"}:
+        return value["bytes"] if value["bytes"] is not None else Path(value["path"]).read_bytes()
+    return json.dumps(value, sort_keys=True, default=str).encode()
+
+
+def _digest(rows: Dataset) -> str:
+    total = hashlib.sha256()
+    for row in _undecoded(rows):
+        for name in sorted(row):
+            content = row[name].encode() if isinstance(row[name], str) else _bytes(row[name])
+            total.update(len(content).to_bytes(8, "little"))
+            total.update(content)
+    return total.hexdigest()
+
+
+def _whole_digest(digests: Mapping[str, str]) -> str:
+    return hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest()
+
+
+# ------------------------------------------------------------------ splitting
+
+
+def _encoded(rows: Dataset, label: str, labels: Sequence[str], split: str) -> Dataset:
+    from datasets import ClassLabel
+
+    numbers = {name: number for number, name in enumerate(labels)}
+    spelled = list(rows[label])
+    if strangers := sorted(set(spelled) - set(labels)):
+        raise SourceError(f"{split} has the label '{strangers[0]}', which no row of train has")
+    encoded = [numbers[value] for value in spelled]
+    return rows.remove_columns(label).add_column(label, encoded, feature=ClassLabel(names=list(labels)))
+
+
+def _split(parts: dict[str, Dataset], spec: DataSpec, label: str, seed: int) -> dict[str, Dataset]:
+    """Cut what is missing from train, stratified by label; then keep to the limits."""
+    train, total = parts["train"], len(parts["train"])
+    for name in ("test", "validation"):
+        if name not in parts:
+            share = getattr(spec.split, name)
+            count = round(share * total) if share < 1 else int(share)
+            train, parts[name] = _cut(train, count, label, seed, name)
+    parts["train"] = train
+    limits: dict[str, int | None] = spec.limit.model_dump()
+    cut = {name: _drawn(parts[name], limit, seed) if limit else parts[name] for name, limit in limits.items()}
+    for name, rows in cut.items():
+        if not len(rows):
+            raise SourceError(f"split '{name}' has no rows with a label and content")
+    return cut
+
+
+def _cut(rows: Dataset, count: int, label: str, seed: int, name: str) -> tuple[Dataset, Dataset]:
+    from sklearn.model_selection import train_test_split
+
+    numbers = list(rows[label])
+    if count < 1 or count >= len(rows):
+        raise SourceError(f"cannot cut {count} rows of {name} from {len(rows)}: give more rows or another `split:`")
+    classes = len(set(numbers))
+    rare = min(Counter(numbers).values()) < 2 or count < classes or len(rows) - count < classes
+    kept, taken = train_test_split(list(range(len(rows))), test_size=count, random_state=seed, stratify=None if rare else numbers)
+    return rows.select(sorted(kept)), rows.select(sorted(taken))
+
+
+def _drawn(rows: Dataset, count: int, seed: int) -> Dataset:
+    import numpy as np
+
+    if count >= len(rows):
+        return rows
+    chosen = np.random.default_rng(seed).permutation(len(rows))[:count]
+    return rows.select(sorted(int(number) for number in chosen))

@@ -1,0 +1,225 @@
+"""The edits that the built-in passes share: keep these heads, these feed-forward neurons, these blocks.
+
+Indices and block ids are those of the module as the edit finds it, after the edits before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+from pydantic import AfterValidator, NonNegativeInt
+
+from compressor.anatomy import Anatomy, Attention, FeedForward, anatomy_of
+from compressor.contracts import Edit
+from compressor.errors import UnsupportedModel
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from compressor.bypass import Constant
+
+
+def _ascending(indices: tuple[int, ...]) -> tuple[int, ...]:
+    if list(indices) != sorted(set(indices)):
+        raise ValueError(f"indices must ascend without repeats, got {indices}")
+    return indices
+
+
+Indices = Annotated[tuple[NonNegativeInt, ...], AfterValidator(_ascending)]
+
+
+class KeepHeads(Edit):
+    """Keep these attention heads of one block, in their order; without any, the attention adds only its output bias."""
+
+    kind: ClassVar[str] = "keep-heads"
+
+    block: str
+    heads: Indices
+
+    def apply(self, module: nn.Module) -> None:
+        anatomy = anatomy_of(module)
+        attention = anatomy.block(self.block).attention
+        if attention is None:
+            raise UnsupportedModel(f"{self.block} has no attention heads left to choose from")
+        if attention.key_value_groups != 1:
+            raise UnsupportedModel(
+                f"{self.block} shares each key and value head among {attention.key_value_groups} heads; "
+                "single heads cannot be removed from it"
+            )
+        _check(self.heads, attention.heads, f"heads of {self.block}")
+        if self.heads:
+            _slice_heads(module, attention, self.heads, anatomy.row.heads_attributes)
+        else:
+            _remove_attention(module, attention)
+
+    def describe(self) -> str:
+        return f"{self.block}: keep {_count(self.heads, 'head')}"
+
+
+class KeepNeurons(Edit):
+    """Keep these inner neurons of one block's feed-forward, in their order; without any, it adds only its output bias."""
+
+    kind: ClassVar[str] = "keep-neurons"
+
+    block: str
+    neurons: Indices
+
+    def apply(self, module: nn.Module) -> None:
+        feed_forward = anatomy_of(module).block(self.block).feed_forward
+        if feed_forward is None:
+            raise UnsupportedModel(f"{self.block} has no feed-forward neurons left to choose from")
+        _check(self.neurons, feed_forward.width, f"neurons of {self.block}")
+        if self.neurons:
+            _slice_neurons(module, feed_forward, self.neurons)
+        else:
+            _remove_feed_forward(module, feed_forward)
+
+    def describe(self) -> str:
+        return f"{self.block}: keep {_count(self.neurons, 'feed-forward neuron')}"
+
+
+class KeepBlocks(Edit):
+    """Keep these blocks of the stack, in their order, and number them anew."""
+
+    kind: ClassVar[str] = "keep-blocks"
+
+    blocks: tuple[str, ...]
+
+    def apply(self, module: nn.Module) -> None:
+        anatomy = anatomy_of(module)
+        order = [block.id for block in anatomy.blocks]
+        kept = [order.index(anatomy.block(block).id) for block in self.blocks]
+        if not kept:
+            raise UnsupportedModel(f"at least one of the {len(order)} blocks of {anatomy.stack} must stay")
+        if kept != sorted(set(kept)):
+            raise UnsupportedModel(f"blocks must be kept in their order and once each, got {', '.join(self.blocks)}")
+        _slice_stack(module, anatomy, kept)
+        _cut_config(module, len(order), kept)
+
+    def describe(self) -> str:
+        return f"keep {_count(self.blocks, 'block')}: {', '.join(block.rsplit('.', 1)[-1] for block in self.blocks)}"
+
+
+def _count(things: Sequence[object], name: str) -> str:
+    return f"{len(things) or 'no'} {name}{'' if len(things) == 1 else 's'}"
+
+
+def _check(indices: tuple[int, ...], count: int, what: str) -> None:
+    if indices and indices[-1] >= count:
+        raise UnsupportedModel(f"{what}: {indices[-1]} is out of range, there are {count} (0 to {count - 1})")
+
+
+# ------------------------------------------------------------------ heads
+
+
+def _slice_heads(module: nn.Module, attention: Attention, heads: tuple[int, ...], attributes: tuple[str, ...]) -> None:
+    size = attention.head_size
+    channels = [head * size + channel for head in heads for channel in range(size)]
+    for path in (attention.query, attention.key, attention.value):
+        _keep(module.get_submodule(path), rows=channels)
+    _keep(module.get_submodule(attention.output), columns=channels)
+    core: Any = module.get_submodule(attention.module)
+    for name in attributes:
+        setattr(core, name, len(heads))
+    if hasattr(core, "all_head_size"):
+        core.all_head_size = len(channels)
+
+
+def _remove_attention(module: nn.Module, attention: Attention) -> None:
+    from compressor.bypass import NoHeads
+
+    constant = _constant(module.get_submodule(attention.output))
+    inside = attention.output.startswith(f"{attention.module}.")
+    if inside:
+        _put(module, attention.module, NoHeads((attention.output[len(attention.module) + 1 :], constant)))
+    else:
+        _put(module, attention.output, constant)
+        _put(module, attention.module, NoHeads())
+
+
+# ------------------------------------------------------------------ neurons
+
+
+def _slice_neurons(module: nn.Module, feed_forward: FeedForward, neurons: tuple[int, ...]) -> None:
+    for path in (feed_forward.up, feed_forward.gate):
+        if path is not None:
+            _keep(module.get_submodule(path), rows=neurons)
+    _keep(module.get_submodule(feed_forward.down), columns=neurons)
+
+
+def _remove_feed_forward(module: nn.Module, feed_forward: FeedForward) -> None:
+    from compressor.bypass import Narrow
+
+    _put(module, feed_forward.down, _constant(module.get_submodule(feed_forward.down)))
+    for path in (feed_forward.up, feed_forward.gate):
+        if path is not None:
+            _put(module, path, Narrow())
+
+
+# ------------------------------------------------------------------ blocks
+
+
+def _slice_stack(module: Any, anatomy: Anatomy, kept: list[int]) -> None:
+    from torch import nn
+
+    stack = module.get_submodule(anatomy.stack)
+    blocks = list(stack.children())
+    for index, old in enumerate(kept):
+        for part in blocks[old].modules():
+            if getattr(part, "layer_idx", None) is not None:
+                part.layer_idx = index
+    _put(module, anatomy.stack, nn.ModuleList(blocks[old] for old in kept))
+    owner = module.get_submodule(anatomy.stack.rpartition(".")[0])
+    if hasattr(owner, "n_layers"):
+        owner.n_layers = len(kept)
+    # a weighted sum over hidden states has one weight for what enters the first block and one a block
+    weights = getattr(module, "layer_weights", None)
+    if weights is not None:
+        _replace(module, "layer_weights", dim=0, kept=[0, *(old + 1 for old in kept)])
+
+
+def _cut_config(module: Any, count: int, kept: list[int]) -> None:
+    config = module.config
+    layer_types = getattr(config, "layer_types", None)
+    if layer_types is not None and len(layer_types) == count:
+        config.layer_types = [layer_types[old] for old in kept]
+    config.num_hidden_layers = len(kept)
+    if hasattr(config, "stage_names"):
+        config.stage_names = config.stage_names[: len(kept) + 1]
+        config.set_output_features_output_indices(out_features=None, out_indices=None)
+
+
+# ------------------------------------------------------------------ tensors
+
+
+def _keep(linear: Any, *, rows: Sequence[int] | None = None, columns: Sequence[int] | None = None) -> None:
+    """Slice a linear layer's outputs (`rows`) or inputs (`columns`) in place."""
+    if rows is not None:
+        _replace(linear, "weight", dim=0, kept=rows)
+        if linear.bias is not None:
+            _replace(linear, "bias", dim=0, kept=rows)
+        linear.out_features = len(rows)
+    if columns is not None:
+        _replace(linear, "weight", dim=1, kept=columns)
+        linear.in_features = len(columns)
+
+
+def _replace(owner: nn.Module, name: str, *, dim: int, kept: Sequence[int]) -> None:
+    import torch
+
+    old = owner.get_parameter(name)
+    index = torch.tensor(list(kept), dtype=torch.long, device=old.device)
+    setattr(owner, name, torch.nn.Parameter(old.detach().index_select(dim, index), requires_grad=old.requires_grad))
+
+
+def _constant(linear: Any) -> Constant:
+    from compressor.bypass import Constant
+
+    return Constant(linear.weight.shape[0], linear.bias)
+
+
+def _put(module: nn.Module, path: str, part: nn.Module) -> None:
+    part.train(module.get_submodule(path).training)
+    owner, _, name = path.rpartition(".")
+    setattr(module.get_submodule(owner), name, part)

@@ -1,0 +1,101 @@
+"""Every error a user can meet, each with the exit code of the command that meets it.
+
+CompressorError            1   something failed while running
+├── PlanError              2   the plan is at fault; carries every fault found, nothing has run
+├── PluginError            2   an installed plug-in is broken or clashes with another
+├── SourceError            1   a model or data source is missing, altered or unreadable
+├── UnsupportedModel       1   no anatomy row, edit or rung fits this model
+├── MissingDependency      1   a package or device that this needs is not here
+├── TrainingDiverged       1   the loss became NaN or infinite
+├── WorkerFailed           1   a measuring process died or answered nonsense
+├── StoreError             1   a stored result is damaged or cannot be written
+├── GateStopped            3   a gate with `on_fail: stop` was not met
+└── NotAccepted            3   `accept:` was not met, or stays undecided
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+
+class CompressorError(Exception):
+    """Root of the tree: whatever else fails while a plan runs."""
+
+    exit_code = 1
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One thing wrong in a plan: where it stands and what to do about it."""
+
+    file: str
+    line: int
+    where: str
+    what: str
+
+    def __str__(self) -> str:
+        place = f"{self.where}: " if self.where else ""
+        return f"{self.file}:{self.line}: {place}{self.what}"
+
+
+class PlanError(CompressorError):
+    """The plan cannot be run; `faults` lists everything that is wrong with it, in file order."""
+
+    exit_code = 2
+
+    def __init__(self, faults: Sequence[Fault]) -> None:
+        self.faults = tuple(sorted(faults, key=lambda fault: (fault.file, fault.line, fault.where)))
+        super().__init__("\n".join(str(fault) for fault in self.faults))
+
+
+class PluginError(CompressorError):
+    """An installed plug-in cannot be imported, is of the wrong kind, or two share one name."""
+
+    exit_code = 2
+
+
+class SourceError(CompressorError):
+    """A model or data source is missing, does not match its sha256, or cannot be read."""
+
+
+class UnsupportedModel(CompressorError):
+    """No anatomy row, edit or rung fits the model at hand."""
+
+
+class MissingDependency(CompressorError):
+    """A package or device is not here; the message names the install line where there is one."""
+
+
+class TrainingDiverged(CompressorError):
+    """The loss is not finite; the message says at which step and what to try."""
+
+
+class WorkerFailed(CompressorError):
+    """A measuring process ended early or answered something else than was asked."""
+
+
+class StoreError(CompressorError):
+    """A stored result does not match its digest, or the store cannot be written."""
+
+
+class GateStopped(CompressorError):
+    """A gate with `on_fail: stop` was not met; the report says which and by how much."""
+
+    exit_code = 3
+
+
+class NotAccepted(CompressorError):
+    """The plan ran to its end and its `accept:` was not met, or could not be decided."""
+
+    exit_code = 3
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """`" (did you mean 'x'?)"` for the nearest known name, or the short list of what is known."""
+    names = sorted(set(known))
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    if near:
+        return f" (did you mean '{near[0]}'?)"
+    return f" (known: {', '.join(names)})" if 0 < len(names) <= 12 else ""

@@ -1,0 +1,55 @@
+"""The loading example that is shipped with a model: a short script that knows nothing of this project."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from compressor.export.spec import TEXT_INPUTS, Deployed, settings_of
+
+PACKAGES = {"onnxruntime": "onnxruntime", "openvino": "openvino", "torch": "torch safetensors transformers"}
+KINDS = {"text-classification": "text", "image-classification": "image"}
+
+
+def requirements(deployed: Deployed) -> str:
+    """What `pip install` needs for the example."""
+    if deployed.needs_this_project:
+        return "compressor-toolchain"
+    kind = {"text": "tokenizers", "image": "pillow"}[KINDS[deployed.task]]
+    gpu = "-gpu" if deployed.runtime == "onnxruntime" and _on_gpu(deployed) else ""
+    return f"numpy {kind} {PACKAGES[deployed.runtime]}{gpu}"
+
+
+def example(deployed: Deployed) -> str:
+    """The text of `example.py`."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    # a script is no HTML: texts that are not ours are written as literals by `quoted`
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["quoted"] = _quoted
+    return environment.get_template("example.py.jinja").render(
+        d=deployed,
+        p=deployed.preprocessing,
+        kind=KINDS[deployed.task],
+        requirements=requirements(deployed),
+        settings=settings_of(deployed),
+        providers=[*(["CUDAExecutionProvider"] if _on_gpu(deployed) else []), "CPUExecutionProvider"],
+        names={port.name: TEXT_INPUTS.get(port.name, "") for port in deployed.inputs},
+        dtype=deployed.inputs[0].dtype,
+        output=deployed.outputs[0].name,
+    )
+
+
+def _quoted(value: object) -> str:
+    """A literal of strings, lists and dictionaries: what JSON writes of them is Python too."""
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _on_gpu(deployed: Deployed) -> bool:
+    return "cuda" in deployed.candidate.facts.get("device", "").lower()

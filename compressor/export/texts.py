@@ -1,0 +1,90 @@
+"""README and licence notes of an exported folder, with the figures of the run it comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from compressor.export.examples import requirements
+from compressor.export.spec import Deployed
+from compressor.records import Candidate, Report
+from compressor.report import wording
+from compressor.report.findings import Findings, Row
+from compressor.report.markdown import escaped, spread, table
+
+LICENCE_FILES = ("LICENSE", "LICENCE", "NOTICE", "COPYING")
+
+
+def readme(report: Report, deployed: Deployed) -> str:
+    """The text of `README.md`: how to use the model, what it is, and what was measured where."""
+    return "\n".join((*_use(report, deployed), *_figures(report, deployed), *_origin(report))) + "\n"
+
+
+def _use(report: Report, deployed: Deployed) -> Iterator[str]:
+    argument = '"some text"' if deployed.task == "text-classification" else "picture.jpg"
+    commands = f"pip install {requirements(deployed)}", "sha256sum -c SHA256SUMS", f"python example.py {argument}"
+    yield from (f"# {escaped(report.name)}, {deployed.task} for {escaped(deployed.candidate.target)}", "")
+    yield from ("```", *commands, "```", "")
+    if deployed.needs_this_project:
+        yield "The layers of this model have widths of their own, which no stock configuration can say:"
+        yield from ("it is opened with `compressor.model.Model.load`.", "")
+    yield f"`{deployed.file}` is the model, `spec.json` says what it takes and gives, `labels.json` names its classes in order."
+    yield ""
+
+
+def _figures(report: Report, deployed: Deployed) -> Iterator[str]:
+    findings = Findings(report)
+    yield from ("## Figures", "")
+    yield from (f"Measured by the run that made these files (outcome: {report.outcome}), on {_machine(report)}.", "")
+    rows = [*_quality(findings.row(deployed.candidate)), *_speed(findings, deployed.candidate)]
+    yield from table(("what", "value"), rows, numbers=(1,))
+    if deployed.candidate.not_measured:
+        yield from (f"Not measured: {escaped(deployed.candidate.not_measured)}.", "")
+
+
+def _quality(row: Row) -> Iterator[tuple[str, str]]:
+    share = f"{wording.percent(row.share)} of the source" if row.share else ""
+    yield "size", spread(wording.size(row.candidate.bytes), share)
+    if row.quality:
+        yield f"{row.quality.name} on test", spread(wording.percent(row.quality.value), wording.sample(row.quality))
+    if difference := row.candidate.difference:
+        around = wording.interval(difference.interval, wording.points)
+        yield f"against {difference.reference}", spread(wording.points(difference.points), around)
+
+
+def _speed(findings: Findings, candidate: Candidate) -> Iterator[tuple[str, str]]:
+    for shape in findings.shapes:
+        at, row = wording.shape(*shape), findings.row(candidate, shape)
+        if timed := row.latency:
+            around = wording.interval(timed.interval, wording.milliseconds)
+            yield f"median latency at {at}", spread(wording.milliseconds(timed.median_ms), around)
+        if ratio := row.against_source:
+            around = wording.interval(ratio.interval, wording.factor)
+            yield f"speed-up over the source on {candidate.target} at {at}", spread(wording.factor(ratio.value), around)
+    yield from ((name, candidate.facts[name]) for name in ("precision", "device", "threads") if name in candidate.facts)
+
+
+def _machine(report: Report) -> str:
+    machine, runtimes = report.machine, ("onnxruntime", "openvino", "torch")
+    versions = ", ".join(f"{name} {report.versions[name]}" for name in runtimes if name in report.versions)
+    return escaped(
+        f"{machine.processor}, {machine.cores} cores, {wording.size(machine.memory_bytes)}, {machine.system}; {versions}"
+    )
+
+
+def _origin(report: Report) -> Iterator[str]:
+    yield from ("## Origin", "")
+    yield f"Made from {escaped(report.model.source)} on {escaped(report.data.source)}."
+    yield f"Run of {escaped(wording.moment(report.started))}, seed {report.seed}: {escaped(report.command)}."
+    yield "Licence notes: `LICENSES.md`."
+
+
+def licences(report: Report, names: Sequence[str]) -> str:
+    """The text of `LICENSES.md`: what the source says of its licence, and which licence files came with it."""
+    model, shipped = report.model, [name for name in names if name.upper().startswith(LICENCE_FILES)]
+    stated = model.licence or "The source states no licence: ask its authors before you ship what was made from it."
+    lines = ["# Licences", "", "These files were made by changing the weights of:", "", f"- source: {escaped(model.source)}"]
+    lines += [f"- sha256 of its weights: {model.sha256}"] if model.sha256 else []
+    lines += ["", "What the source says of its licence:", "", *(f"    {line}" for line in stated.splitlines()), ""]
+    lines += ["Licence files of the source in this folder: " + ", ".join(shipped), ""] if shipped else []
+    lines += ["The data it was trained and tested on has a licence of its own:", "", f"- {escaped(report.data.source)}", ""]
+    return "\n".join(lines)

@@ -1,0 +1,70 @@
+"""Keys of stored results: everything that can change a result, and nothing that cannot."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from compressor import registry
+from compressor.contracts import Dialect, Target
+from compressor.machine import features, read_cpuinfo
+from compressor.plan import Bound, BoundStep
+from compressor.store import sha256_of
+
+READ_SUFFIXES = (".safetensors", ".json", ".txt", ".model")
+"""Files of a source model folder that are read."""
+
+
+class Keys:
+    """Parts of keys for one plan on one set of rows."""
+
+    def __init__(self, bound: Bound, data_digest: str, labels: tuple[str, ...], device: str) -> None:
+        self._bound = bound
+        self._labels = labels
+        self.common: dict[str, Any] = {
+            "versions": _versions(("compressor-toolchain", "torch", "transformers", "onnx", "onnxscript")),
+            "task": {bound.task_name: bound.task.model_dump(mode="json"), "version": bound.task.version},
+            "data": data_digest,
+            "seed": bound.seed,
+            "device": device,
+        }
+
+    def source(self, digest: str) -> dict[str, Any]:
+        """Parts of the source model's key: the files it was read from and the labels its head is for."""
+        return {**self.common, "step": "source", "files": digest, "labels": list(self._labels)}
+
+    def step(self, step: BoundStep, parent: str, teachers: Mapping[str, str], dialect: Dialect | None) -> dict[str, Any]:
+        """Parts of a pass's key."""
+        named = [(kind, name) for kind, names in sorted(step.step.plugins().items()) for name in sorted(names)]
+        return {
+            **self.common,
+            "step": step.plugin,
+            "version": step.step.version,
+            "parameters": step.step.model_dump(mode="json"),
+            "requires": _versions(step.step.requires),
+            "component": step.component,
+            "parent": parent,
+            "teachers": dict(teachers),
+            "plugins": {f"{kind}:{name}": registry.load(kind, name).version for kind, name in named},
+            "dialect": asdict(dialect) if dialect else None,
+            "processor": list(features(read_cpuinfo())),
+        }
+
+    def evaluation(self, digest: str, rung: str, split: str, target: Target | None) -> dict[str, Any]:
+        """Parts of the key of a model's scores on a split."""
+        runtime = {type(target).__name__: target.model_dump(mode="json"), **_versions(target.requires)} if target else None
+        return {**self.common, "step": "evaluate", "parent": digest, "rung": rung, "split": split, "target": runtime}
+
+
+def source_digest(folder: Path) -> str:
+    """sha256 over the files of a model folder that are read."""
+    files = sorted(path for path in folder.iterdir() if path.is_file() and path.suffix in READ_SUFFIXES)
+    return hashlib.sha256("".join(f"{path.name}\0{sha256_of(path)}\n" for path in files).encode()).hexdigest()
+
+
+def _versions(distributions: Iterable[str]) -> dict[str, str]:
+    return {name: version(name) for name in distributions}

@@ -1,0 +1,91 @@
+"""From a stored model to a file that is timed: lowered, put through a branch, built for its target, with the files beside it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from compressor.contracts import Artifact, Candidate, Port, Target, Task
+from compressor.records import File
+from compressor.store import Made, Store, sha256_of
+
+MODEL_FILES = ("blueprint.json", "model.safetensors", "model.onnx", "model.onnx.data", "model.xml", "model.bin")
+TASK_FILE = "task.json"
+
+
+@dataclass(frozen=True)
+class Foundry:
+    """What lowering and building need to know of the run."""
+
+    store: Store
+    task: Task
+    task_name: str
+    labels: tuple[str, ...]
+    common: Mapping[str, Any]
+    """Part of every key: versions and data."""
+
+    def lower(self, made: Made, rung: str, to: str, target: Target) -> Made:
+        """The model on a lower rung, from the store where it was lowered before."""
+        from compressor.formats import lower
+
+        if rung == to:
+            return made
+        dialect = target.dialect
+
+        def make(out: Path) -> Mapping[str, Any]:
+            lower(Artifact(rung, made.path), to, out, task=self.task, dialect=dialect)
+            beside(made.path, out)
+            return {}
+
+        parts = {
+            **self.common,
+            "step": "lower",
+            "parent": made.digest,
+            "from": rung,
+            "to": to,
+            "opset": dialect.opset,
+            "operator_sets": dialect.operator_sets,
+            "task": self.task.model_dump(mode="json"),
+        }
+        return self.store.obtain(parts, make)
+
+    def build(self, made: Made, *, stage: str, name: str, target: Target, out: Path) -> tuple[Candidate, tuple[File, ...]]:
+        """Build the deployable files into `out`, with `task.json` and the files beside the model; list them with their sha256."""
+        shutil.rmtree(out, ignore_errors=True)
+        out.mkdir(parents=True)
+        target.build(Artifact(target.dialect.rung, made.path), out)
+        files = tuple(
+            File(name=path.relative_to(out).as_posix(), bytes=path.stat().st_size, sha256=sha256_of(path))
+            for path in sorted(out.rglob("*"))
+            if path.is_file()
+        )
+        beside(made.path, out)
+        self._describe(out)
+        return Candidate(f"{stage}@{name}", stage, name, target, out), tuple(file for file in files if file.name in MODEL_FILES)
+
+    def _describe(self, out: Path) -> None:
+        description = {
+            "task": self.task_name,
+            "parameters": self.task.model_dump(mode="json"),
+            "labels": list(self.labels),
+            "inputs": [_port(port) for port in self.task.inputs(out)],
+            "outputs": [_port(port) for port in self.task.outputs()],
+        }
+        (out / TASK_FILE).write_text(json.dumps(description, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def beside(source: Path, out: Path) -> None:
+    """Copy what lies beside a model (tokenizer, configuration) and is not there yet."""
+    for path in sorted(source.rglob("*")):
+        to = out / path.relative_to(source)
+        if path.is_file() and path.name not in MODEL_FILES and not to.exists():
+            to.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, to)
+
+
+def _port(port: Port) -> dict[str, Any]:
+    return {"name": port.name, "dtype": port.dtype, "axes": list(port.axes)}

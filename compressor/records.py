@@ -1,0 +1,347 @@
+"""What a run found out, as frozen data: `report.json` is a `Report`, and its JSON Schema is made from these classes.
+
+Points are hundredths of a metric; times are milliseconds and sizes bytes unless a name says otherwise.
+What could not be measured has no value and says why in `not_measured`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, TypeAlias
+
+from pydantic import BaseModel, ConfigDict, Field
+
+REPORT_VERSION = 1
+
+
+class Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
+
+
+class Interval(Record):
+    low: float
+    high: float
+    level: float = 0.95
+    method: str
+
+
+class Metric(Record):
+    name: str
+    value: float
+    n: int
+    interval: Interval | None = None
+
+
+class ClassScore(Record):
+    label: str
+    n: int
+    precision: float
+    recall: float
+    f1: float
+
+
+class Scores(Record):
+    split: str
+    metric: str
+    """Name of the main metric among `metrics`."""
+    metrics: tuple[Metric, ...]
+    per_class: tuple[ClassScore, ...] = ()
+
+    @property
+    def main(self) -> Metric:
+        return next(metric for metric in self.metrics if metric.name == self.metric)
+
+
+class Difference(Record):
+    """Candidate minus reference on the same rows, in points of the main metric (negative: worse)."""
+
+    reference: str
+    points: float
+    interval: Interval
+    n: int
+    changed: int
+    """Rows whose prediction differs."""
+
+
+class Parity(Record):
+    """Raw outputs of a built file against the same model run eagerly in float32."""
+
+    against: str
+    max_abs: float
+    cosine: float
+    agreement: float
+    n: int
+    finite: bool
+
+
+# ------------------------------------------------------------------ notes: what a pass wants shown
+
+
+class Series(Record):
+    """Curves over one axis: losses over steps, sparsity over steps."""
+
+    kind: Literal["series"] = "series"
+    title: str
+    x: str
+    y: str
+    curves: dict[str, tuple[tuple[float, float], ...]]
+
+
+class Bars(Record):
+    """One value a label: sensitivities, widths, sizes. `marked` labels are drawn apart and explained by `mark`."""
+
+    kind: Literal["bars"] = "bars"
+    title: str
+    unit: str
+    values: dict[str, float]
+    marked: tuple[str, ...] = ()
+    mark: str = ""
+
+
+class Table(Record):
+    kind: Literal["table"] = "table"
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str | float | int | None, ...], ...]
+
+
+class Remark(Record):
+    kind: Literal["remark"] = "remark"
+    text: str
+
+
+Note: TypeAlias = Annotated[Series | Bars | Table | Remark, Field(discriminator="kind")]
+
+
+# ------------------------------------------------------------------ stages, candidates
+
+
+class Verdict(Record):
+    """One quantity of one gate, and how it came out."""
+
+    gate: str
+    """Where it stands in the plan: `passes.distill.gate`, `accept[0]`."""
+    candidate: str
+    quantity: Literal["max_drop", "min_speedup", "max_latency_ms", "max_size"]
+    limit: float
+    value: float | None
+    interval: Interval | None = None
+    judged_by: Literal["point", "bound"]
+    outcome: Literal["met", "not met", "undecided"]
+    on_fail: Literal["stop", "roll back", "warn"] = "stop"
+    why: str = ""
+
+
+class Stage(Record):
+    """One step of the plan as it ran: in the trunk, or in one target's branch."""
+
+    name: str
+    step: str
+    """The plug-in's name (`prune-structure`), or `source`, `lower`."""
+    target: str | None = None
+    """None in the trunk, else the target whose branch it ran in."""
+    parameters: dict[str, Any] = {}
+    key: str = ""
+    digest: str = ""
+    found: bool = False
+    """True when the store had it."""
+    seconds: float = 0.0
+    """Seconds it took when it was made, which may have been an earlier run."""
+    weights: int | None = None
+    """Number of parameters, on the torch rung."""
+    bytes: int = 0
+    layer_bytes: dict[str, int] = {}
+    """Bytes by part of the model: embeddings, each block's attention and feed-forward, head, other."""
+    scores: Scores | None = None
+    """On validation data."""
+    difference: Difference | None = None
+    edits: tuple[str, ...] = ()
+    notes: tuple[Note, ...] = ()
+    verdicts: tuple[Verdict, ...] = ()
+    rolled_back: bool = False
+
+
+class File(Record):
+    name: str
+    bytes: int
+    sha256: str
+
+
+class Candidate(Record):
+    """A stage built for a target: what is scored, timed and exported."""
+
+    id: str
+    stage: str
+    target: str
+    files: tuple[File, ...] = ()
+    bytes: int = 0
+    facts: dict[str, str] = {}
+    """What really ran: precision, device, threads, asked of the runtime."""
+    scores: Scores | None = None
+    """On test data."""
+    difference: Difference | None = None
+    parity: Parity | None = None
+    diagnosis: tuple[str, ...] = ()
+    not_measured: str | None = None
+
+
+# ------------------------------------------------------------------ probes
+
+
+class Ratio(Record):
+    """Speed-up of `of` over `to`: time of `to` divided by time of `of`."""
+
+    of: str
+    to: str
+    batch: int
+    length: int | None
+    value: float
+    interval: Interval
+    outcome: Literal["faster", "slower", "no measurable change", "undecided"]
+
+
+class LatencyRow(Record):
+    candidate: str
+    batch: int
+    length: int | None
+    n: int
+    median_ms: float
+    interval: Interval
+    p90_ms: float | None = None
+    p99_ms: float | None = None
+    throughput_per_s: float
+    """Rows a second: batch divided by the median."""
+    load_s: float
+    first_call_ms: float
+    warm_up_calls: int
+    rounds_ms: tuple[float, ...]
+    """Median of each round, in the order they ran."""
+    samples_ms: tuple[tuple[float, ...], ...]
+    """Raw samples of each round."""
+
+
+class Control(Record):
+    """A/A control: the baseline against a second process of itself, in the same rounds."""
+
+    batch: int
+    length: int | None
+    ratio: float
+    interval: Interval
+    limit: float
+    passed: bool
+    attempts: int
+
+
+class LatencyRecord(Record):
+    probe: Literal["latency"] = "latency"
+    rows: tuple[LatencyRow, ...]
+    ratios: tuple[Ratio, ...]
+    controls: tuple[Control, ...]
+    load_before: float
+    load_after: float
+    protocol: dict[str, Any]
+
+
+class MemoryRow(Record):
+    candidate: str
+    peak_bytes: int
+    batch: int
+    length: int | None
+
+
+class MemoryRecord(Record):
+    probe: Literal["memory"] = "memory"
+    rows: tuple[MemoryRow, ...]
+
+
+class OtherRecord(Record):
+    """What a third party's probe found: shown as its notes."""
+
+    probe: str
+    notes: tuple[Note, ...]
+
+
+ProbeRecord: TypeAlias = LatencyRecord | MemoryRecord | OtherRecord
+
+
+# ------------------------------------------------------------------ the whole
+
+
+class Machine(Record):
+    fingerprint: str
+    """sha256 prefix over processor, cores, memory, accelerator and kernel."""
+    processor: str
+    cores: int
+    memory_bytes: int
+    features: tuple[str, ...]
+    """Instruction sets that matter here: avx2, avx512f, avx512_vnni, avx512_bf16, amx_int8 ..."""
+    accelerators: tuple[str, ...]
+    system: str
+    python: str
+    load: float | None = None
+
+
+class SplitRecord(Record):
+    name: str
+    rows: int
+    digest: str
+    classes: dict[str, int] = {}
+
+
+class DataRecord(Record):
+    source: str
+    digest: str
+    splits: tuple[SplitRecord, ...]
+    removed: dict[str, int] = {}
+    """Rows removed, by reason."""
+
+
+class Disagreement(Record):
+    """A test row on which reference and final differ."""
+
+    candidate: str
+    row: int
+    text: str
+    label: str
+    reference: str
+    final: str
+    kind: Literal["broken", "mended", "both wrong"]
+
+
+class ModelRecord(Record):
+    source: str
+    sha256: str | None = None
+    licence: str = ""
+    family: str
+    weights: int
+    bytes: int
+
+
+class Report(Record):
+    version: int = REPORT_VERSION
+    name: str
+    outcome: Literal["accepted", "not accepted", "undecided", "stopped", "failed", "measured"]
+    """`measured`: the plan has no `accept:`."""
+    exit_code: int
+    summary: str
+    """The answer in one or two sentences."""
+    started: str
+    seconds: float
+    command: str
+    plan: str
+    """The plan's text, includes and settings resolved."""
+    seed: int
+    task: str
+    machine: Machine
+    versions: dict[str, str]
+    model: ModelRecord
+    data: DataRecord
+    reference: str
+    stages: tuple[Stage, ...]
+    candidates: tuple[Candidate, ...]
+    probes: tuple[ProbeRecord, ...] = ()
+    verdicts: tuple[Verdict, ...] = ()
+    """Of `accept:`; those of gates stand with their stages."""
+    disagreements: tuple[Disagreement, ...] = ()
+    missing: dict[str, str] = {}
+    """Targets that could not build or run here, and why."""
+    error: str | None = None

@@ -1,0 +1,81 @@
+"""A run's report: `report.json` is the truth, `report.html` and `report.md` are made from it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
+from pydantic_core.core_schema import FloatSchema
+
+from compressor.errors import StoreError
+from compressor.records import REPORT_VERSION, Report
+from compressor.report.findings import answer
+
+__all__ = ["answer", "read_report", "report_schema", "write_report"]
+
+
+def write_report(report: Report, folder: Path) -> None:
+    """Write `report.json`, `report.html` and `report.md` into `folder`, each put in place whole."""
+    from compressor.report.html import page
+    from compressor.report.markdown import document
+
+    folder.mkdir(parents=True, exist_ok=True)
+    _put(folder / "report.json", report.model_dump_json(indent=1) + "\n")
+    _put(folder / "report.md", document(report))
+    _put(folder / "report.html", page(report))
+
+
+def _put(path: Path, text: str) -> None:
+    beside = path.with_name(f".{path.name}.part")
+    beside.write_text(text, encoding="utf-8")
+    beside.replace(path)
+
+
+def read_report(folder: Path) -> Report:
+    """Read `report.json` of a run folder.
+
+    Raises:
+        StoreError: there is none, it was written by a newer version, or it is damaged.
+    """
+    path = folder / "report.json"
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise StoreError(f"{folder} holds no report.json: is it the folder of a run?") from None
+    except ValueError as error:
+        raise StoreError(f"{path} is no JSON: {error}") from error
+    version = found.get("version") if isinstance(found, dict) else None
+    if isinstance(version, int) and version > REPORT_VERSION:
+        raise StoreError(
+            f"{path} has version {version}, this program reads up to {REPORT_VERSION}: update compressor-toolchain to read it"
+        )
+    try:
+        return Report.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise StoreError(
+            f"{path} is no report of version {REPORT_VERSION}: {where}: {first['msg']} ({error.error_count()} faults)"
+        ) from error
+
+
+class _ReportSchema(GenerateJsonSchema):
+    """JSON has no infinities: a number that is not finite is written as a string."""
+
+    def float_schema(self, schema: FloatSchema) -> JsonSchemaValue:
+        return {"anyOf": [super().float_schema(schema), {"enum": ["NaN", "Infinity", "-Infinity"]}]}
+
+
+def report_schema() -> dict[str, Any]:
+    """JSON Schema (draft 2020-12) of `report.json` at this program's version."""
+    schema = Report.model_json_schema(schema_generator=_ReportSchema)
+    schema["properties"]["version"] = {"const": REPORT_VERSION}
+    return {
+        "$schema": _ReportSchema.schema_dialect,
+        "$id": f"compressor-report-{REPORT_VERSION}",
+        **schema,
+        "title": "compressor report",
+    }

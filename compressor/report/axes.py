@@ -1,0 +1,36 @@
+"""What charts of metrics have in common: the ends of an axis, the whiskers of an interval, a column of text beside the rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from compressor.records import Interval, Metric
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+def whiskers(value: float, interval: Interval | None) -> list[list[float]] | None:
+    """Error-bar lengths below and above `value`; an interval need not contain it."""
+    if interval is None:
+        return None
+    return [[max(value - interval.low, 0.0)], [max(interval.high - value, 0.0)]]
+
+
+def padded(metrics: Sequence[Metric]) -> tuple[float, float]:
+    """Axis ends around metrics and their intervals."""
+    ends = [
+        end
+        for metric in metrics
+        for end in (metric.value, *((metric.interval.low, metric.interval.high) if metric.interval else ()))
+    ]
+    if not ends:
+        return 0.0, 1.0
+    room = max(0.08 * (max(ends) - min(ends)), 0.004)
+    return max(min(ends) - room, -0.02), min(max(ends) + room, 1.02)
+
+
+def beside(axes: Axes, place: int, text: str, color: str, *, column: int = 0) -> None:
+    at = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", "annotation_clip": False}
+    axes.annotate(text, (1, place), (6 + 46 * column, 0), va="center", color=color, **at)  # type: ignore[arg-type]

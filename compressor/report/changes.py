@@ -1,0 +1,124 @@
+"""Before and after: sizes by layer, F1 by class."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from compressor.records import Candidate, ClassScore
+from compressor.report import wording
+from compressor.report.axes import beside
+from compressor.report.drawing import (
+    ACCENT,
+    INK,
+    MUTED,
+    PAPER,
+    SECOND,
+    SECOND_SOFT,
+    Chart,
+    bare,
+    draw,
+)
+from compressor.report.findings import Findings
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+MOST_CLASSES = 30
+MOST_LAYERS = 60
+
+
+def layers(findings: Findings, target: str) -> Chart | None:
+    """Bytes by part of the model, before and after."""
+    stages = [
+        stage
+        for stage in findings.report.stages
+        if stage.target in (None, target) and stage.layer_bytes and not stage.rolled_back
+    ]
+    if len(stages) < 2:
+        return None
+    before, after = stages[0], stages[-1]
+    names = list(dict.fromkeys((*before.layer_bytes, *after.layer_bytes)))
+    shown = names if len(names) <= MOST_LAYERS else sorted(names, key=lambda name: -before.layer_bytes.get(name, 0))[:MOST_LAYERS]
+
+    def paint(figure: Figure) -> None:
+        axes = figure.subplots()
+        bare(axes, grid="x")
+        places = range(len(shown))
+        olds, news = ([stage.layer_bytes.get(name, 0) / 1e6 for name in shown] for stage in (before, after))
+        axes.barh(
+            [place - 0.19 for place in places],
+            olds,
+            0.36,
+            color=SECOND_SOFT,
+            edgecolor=SECOND,
+            hatch="////",
+            lw=0.7,
+            label=before.name,
+        )
+        axes.barh([place + 0.19 for place in places], news, 0.36, color=ACCENT, edgecolor=ACCENT, lw=0.7, label=after.name)
+        for place, (old, new) in enumerate(zip(olds, news, strict=True)):
+            axes.annotate(
+                f"{wording.significant(old)} → {wording.significant(new)}",
+                (max(old, new), place),
+                (5, 0),
+                textcoords="offset points",
+                va="center",
+                color=MUTED,
+                fontsize=7.5,
+            )
+        axes.set_yticks(places, [wording.shortened(name, 40) for name in shown])
+        axes.set_ylim(len(shown) - 0.4, -0.6)
+        axes.set_xlabel("MB")
+        figure.legend(loc="outside upper left", ncols=2)
+
+    left_out = f" The {len(shown)} largest of {len(names)} parts." if len(shown) < len(names) else ""
+    caption = f"Bytes of each part after {before.name} and after {after.name}.{left_out}"
+    return draw(
+        f"layers-{target}", paint, title=f"Size by layer, {target}", caption=caption, height_inches=1.0 + 0.32 * len(shown)
+    )
+
+
+def classes(reference: Candidate, final: Candidate) -> Chart | None:
+    """F1 of each class, reference and final."""
+    if reference.scores is None or final.scores is None:
+        return None
+    old = {score.label: score for score in reference.scores.per_class}
+    pairs = [(old[score.label], score) for score in final.scores.per_class if score.label in old]
+    if not pairs:
+        return None
+    shown = sorted(pairs, key=lambda pair: pair[1].f1 - pair[0].f1)[:MOST_CLASSES]
+    left_out = f" The {len(shown)} classes that lost most of {len(pairs)}." if len(shown) < len(pairs) else ""
+    return draw(
+        f"classes-{final.target}",
+        lambda figure: _paint_classes(
+            figure, shown, names=(reference.id if reference.target != final.target else reference.stage, final.stage)
+        ),
+        title=f"Change by class, {final.target}",
+        caption=f"F1 on test of {reference.stage} (hollow) and {final.stage} (filled); the most lost first.{left_out}",
+        height_inches=0.95 + 0.3 * len(shown),
+    )
+
+
+def _paint_classes(figure: Figure, pairs: Sequence[tuple[ClassScore, ClassScore]], *, names: tuple[str, str]) -> None:
+    axes = figure.subplots()
+    bare(axes, grid="x")
+    places = range(len(pairs))
+    for place, (old, new) in enumerate(pairs):
+        worse = new.f1 < old.f1
+        axes.plot(
+            [100 * old.f1, 100 * new.f1],
+            [place, place],
+            color=SECOND if worse else ACCENT,
+            ls=":" if worse else "-",
+            lw=2,
+            zorder=1,
+        )
+        moved = wording.points(100 * (new.f1 - old.f1), unit=False)
+        beside(axes, place, f"{100 * old.f1:.1f} → {100 * new.f1:.1f}  {moved}  n = {new.n}", INK)
+    axes.plot([100 * old.f1 for old, _ in pairs], places, "o", color=SECOND, mfc=PAPER, mew=1.4, ms=7, label=names[0])
+    axes.plot([100 * new.f1 for _, new in pairs], places, "o", color=ACCENT, ms=4.5, label=names[1])
+    axes.set_yticks(places, [wording.shortened(new.label, 34) for _, new in pairs])
+    axes.set_ylim(len(pairs) - 0.5, -0.5)
+    axes.set_xlabel("F1 in %")
+    figure.legend(loc="outside upper left", ncols=2)

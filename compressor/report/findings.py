@@ -1,0 +1,233 @@
+"""What the report says beyond its raw records: which numbers belong together, and how far a gate was met or missed."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+from compressor.records import (
+    Candidate,
+    Control,
+    LatencyRecord,
+    LatencyRow,
+    MemoryRecord,
+    MemoryRow,
+    Metric,
+    OtherRecord,
+    Ratio,
+    Report,
+    Stage,
+    Verdict,
+)
+from compressor.report import wording
+
+Shape = tuple[int, int | None]
+UNSCORED_STEPS = frozenset({"lower"})
+"""Steps that only change the format: no bar of their own in the waterfall."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One candidate with all that was found out about it at one shape."""
+
+    candidate: Candidate
+    latency: LatencyRow | None
+    against_source: Ratio | None
+    """Against the source model on the same target."""
+    against_baseline: Ratio | None
+    source_bytes: int
+
+    @property
+    def quality(self) -> Metric | None:
+        return self.candidate.scores.main if self.candidate.scores else None
+
+    @property
+    def share(self) -> float | None:
+        """Bytes as a share of the source model's on the same target."""
+        return self.candidate.bytes / self.source_bytes if self.source_bytes and self.candidate.bytes else None
+
+    @property
+    def sha256(self) -> str:
+        """Digest of the largest file: the model itself."""
+        return max(self.candidate.files, key=lambda file: file.bytes).sha256 if self.candidate.files else ""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One bar of the waterfall; what was not measured is None."""
+
+    name: str
+    quality: Metric | None
+    latency: LatencyRow | None
+    bytes: int | None
+    rolled_back: bool
+
+
+@dataclass(frozen=True)
+class Findings:
+    """Look-ups over one report."""
+
+    report: Report
+
+    @cached_property
+    def latencies(self) -> tuple[LatencyRecord, ...]:
+        return tuple(record for record in self.report.probes if isinstance(record, LatencyRecord))
+
+    @cached_property
+    def rows(self) -> dict[tuple[str, Shape], LatencyRow]:
+        return {(row.candidate, (row.batch, row.length)): row for record in self.latencies for row in record.rows}
+
+    @cached_property
+    def ratios(self) -> dict[tuple[str, str, Shape], Ratio]:
+        return {(ratio.of, ratio.to, (ratio.batch, ratio.length)): ratio for record in self.latencies for ratio in record.ratios}
+
+    @cached_property
+    def controls(self) -> tuple[Control, ...]:
+        return tuple(control for record in self.latencies for control in record.controls)
+
+    @cached_property
+    def memory(self) -> tuple[MemoryRow, ...]:
+        return tuple(row for record in self.report.probes if isinstance(record, MemoryRecord) for row in record.rows)
+
+    @cached_property
+    def other_probes(self) -> tuple[OtherRecord, ...]:
+        return tuple(record for record in self.report.probes if isinstance(record, OtherRecord))
+
+    @cached_property
+    def shapes(self) -> tuple[Shape, ...]:
+        return tuple(dict.fromkeys(shape for _, shape in self.rows))
+
+    @cached_property
+    def candidates(self) -> dict[str, Candidate]:
+        return {candidate.id: candidate for candidate in self.report.candidates}
+
+    @cached_property
+    def baseline(self) -> str | None:
+        """The candidate that speed-ups are held against: the first one measured."""
+        return next((candidate for candidate, _ in self.rows), None)
+
+    @cached_property
+    def targets(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(candidate.target for candidate in self.report.candidates))
+
+    def row(self, candidate: Candidate, shape: Shape | None = None) -> Row:
+        """Everything about a candidate at a shape; the first shape measured unless told."""
+        at = shape or (self.shapes[0] if self.shapes else (1, None))
+        source = self.candidates.get(f"source@{candidate.target}")
+        return Row(
+            candidate,
+            latency=self.rows.get((candidate.id, at)),
+            against_source=self.ratios.get((candidate.id, f"source@{candidate.target}", at)),
+            against_baseline=self.ratios.get((candidate.id, self.baseline or "", at)),
+            source_bytes=(source.bytes if source else 0) or self.report.model.bytes,
+        )
+
+    @cached_property
+    def finals(self) -> tuple[Row, ...]:
+        return tuple(self.row(candidate) for candidate in self.report.candidates if candidate.stage == "final")
+
+    @cached_property
+    def headline(self) -> Row | None:
+        """The final candidate with the largest proved speed-up, else the first that was measured."""
+        measured = [row for row in self.finals if row.candidate.not_measured is None]
+        return max(measured, key=lambda row: speed_up(row).value if speed_up(row) else 0.0, default=None)  # type: ignore[union-attr]
+
+    def chain(self, target: str) -> tuple[Step, ...]:
+        """The steps that lead to a target's final file, in order: the trunk, then the target's branch."""
+        stages = [stage for stage in self.report.stages if stage.target in (None, target) and stage.step not in UNSCORED_STEPS]
+        return tuple(self._step(stage, target, last=stage is stages[-1]) for stage in stages)
+
+    def _step(self, stage: Stage, target: str, *, last: bool) -> Step:
+        own = self.candidates.get(f"{stage.name}@{target}")
+        candidate = self.candidates.get(f"final@{target}", own) if last else own
+        latency = self.rows.get((candidate.id, self.shapes[0])) if candidate and self.shapes else None
+        metric = stage.scores.main if stage.scores else None
+        built = candidate.bytes if candidate else 0
+        weight = (built or stage.bytes) if last or not stage.bytes else stage.bytes
+        return Step(stage.name, metric, latency, bytes=weight or None, rolled_back=stage.rolled_back)
+
+    def before_and_after(self, target: str) -> tuple[Candidate, Candidate] | None:
+        """The reference and the final candidate of a target; a reference scored on another target stands in."""
+        name, final = self.report.reference, self.candidates.get(f"final@{target}")
+        elsewhere = [candidate for candidate in self.report.candidates if candidate.stage == name and candidate.scores]
+        here = [candidate for candidate in elsewhere if candidate.target == target]
+        reference = next(iter(here or elsewhere), None)
+        return (reference, final) if reference and final and final.scores else None
+
+    def disagreements(self) -> Iterator[tuple[str, Counter[str]]]:
+        """Candidates with disagreements, and how many of each kind."""
+        for name in dict.fromkeys(found.candidate for found in self.report.disagreements):
+            yield name, Counter(found.kind for found in self.report.disagreements if found.candidate == name)
+
+    @cached_property
+    def gates(self) -> tuple[tuple[str, Verdict], ...]:
+        """Every verdict with where it was taken: those of `accept:` first."""
+        accepted = [("accept", verdict) for verdict in self.report.verdicts]
+        return (*accepted, *((stage.name, verdict) for stage in self.report.stages for verdict in stage.verdicts))
+
+
+def speed_up(row: Row) -> Ratio | None:
+    return row.against_source or row.against_baseline
+
+
+def _unsigned_points(value: float | None) -> str:
+    return wording.points(value).lstrip("+")
+
+
+LIMIT_IS_A_FLOOR = frozenset({"min_speedup"})
+QUANTITIES: dict[str, tuple[str, Callable[[float | None], str]]] = {
+    "max_drop": ("quality lost", _unsigned_points),
+    "min_speedup": ("speed-up", wording.factor),
+    "max_latency_ms": ("latency", wording.milliseconds),
+    "max_size": ("size against the reference", wording.percent),
+}
+"""What a gate limits, in words, and how its values are written."""
+
+
+def deciding(verdict: Verdict) -> float | None:
+    """The number a verdict rests on: the point, or the bound of its interval that is nearer to failing."""
+    if verdict.judged_by == "point" or verdict.interval is None:
+        return verdict.value
+    return verdict.interval.low if verdict.quantity in LIMIT_IS_A_FLOOR else verdict.interval.high
+
+
+def margin(verdict: Verdict) -> str:
+    """By how much a gate was met or missed, in the gate's own unit."""
+    value = deciding(verdict)
+    if value is None:
+        return ""
+    write = QUANTITIES[verdict.quantity][1]
+    spare = value - verdict.limit if verdict.quantity in LIMIT_IS_A_FLOOR else verdict.limit - value
+    return f"{write(abs(spare))} to spare" if spare >= 0 else f"missed by {write(abs(spare))}"
+
+
+def answer(report: Report) -> str:
+    """One sentence a target: how much faster, how much smaller, and what it cost."""
+    said = [sentence for row in Findings(report).finals if (sentence := _sentence(row))]
+    return " ".join(said)
+
+
+def _sentence(row: Row) -> str:
+    if row.candidate.not_measured is not None:
+        return f"{row.candidate.target}: not measured, {row.candidate.not_measured}."
+    ratio, parts = speed_up(row), []
+    if ratio is not None:
+        parts.append(_speed(ratio))
+    if row.share:
+        parts.append(f"{wording.factor(1 / row.share).removesuffix(wording.TIMES)} times smaller")
+    if row.candidate.difference is not None:
+        moved = row.candidate.difference.points
+        word = "lost" if moved < 0 else "gained"
+        parts.append("no points lost" if abs(moved) < 0.05 else f"{wording.points(abs(moved)).lstrip('+')} {word}")
+    return f"{row.candidate.target}: {', '.join(parts)}." if parts else ""
+
+
+def _speed(ratio: Ratio) -> str:
+    if ratio.outcome == "no measurable change":
+        return "no measurable change in speed"
+    if ratio.outcome == "undecided":
+        return "speed undecided"
+    times = ratio.value if ratio.outcome == "faster" else 1 / ratio.value
+    return f"{wording.factor(times).removesuffix(wording.TIMES)} times {ratio.outcome}"

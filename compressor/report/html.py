@@ -1,0 +1,163 @@
+"""The page: one file without scripts, fonts or addresses of others, that opens with the answer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from compressor.records import Bars, Note, Report, Series
+from compressor.report import changes, notes, timings, wording
+from compressor.report.drawing import Chart
+from compressor.report.findings import QUANTITIES, Findings, Row, Shape, answer, margin, speed_up
+from compressor.report.trade_off import trade_off
+from compressor.report.waterfall import waterfall
+
+MOST_ROWS = 50
+"""Rows listed, by candidate, on which reference and final model differ."""
+
+MARKS = {
+    "accepted": "✓",
+    "met": "✓",
+    "mended": "✓",
+    "not accepted": "✗",
+    "not met": "✗",
+    "failed": "✗",
+    "stopped": "✗",
+    "broken": "✗",
+    "undecided": "?",
+    "measured": "•",
+    "both wrong": "≠",
+}
+TONES = {"✓": "good", "✗": "bad", "?": "open", "•": "muted", "≠": "open"}
+
+
+def page(report: Report) -> str:
+    """Render `report.html`; every text of the report is escaped, since rows and plans are not ours."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    here = Path(__file__).parent
+    environment = Environment(
+        loader=FileSystemLoader(here), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.globals |= {"w": wording, "margin": margin, "quantities": QUANTITIES, "marks": MARKS}
+    environment.globals |= {"tones": {name: TONES[mark] for name, mark in MARKS.items()}, "most_rows": MOST_ROWS}
+    css = (here / "report.css").read_text(encoding="utf-8")
+    return environment.get_template("report.html.jinja").render(css=css, **_content(Findings(report)))
+
+
+def _content(findings: Findings) -> dict[str, Any]:
+    report, headline = findings.report, findings.headline
+    return {
+        "r": report,
+        "f": findings,
+        "answer": report.summary or answer(report),
+        "headline": headline,
+        "speed": speed_up(headline) if headline else None,
+        "metric": next((row.quality.name for row in findings.finals if row.quality), "quality"),
+        "answer_rows": list(_answer_rows(findings)),
+        "shape_text": f" at {wording.shape(*findings.shapes[0])}" if findings.shapes else "",
+        "all_rows": [findings.row(candidate) for candidate in findings.report.candidates],
+        "rows_at": lambda shape: _rows_at(findings, shape),
+        "not_measured": _not_measured(report),
+        "diagnosed": [candidate for candidate in report.candidates if candidate.diagnosis],
+        "parities": [candidate for candidate in report.candidates if candidate.parity],
+        "disagreements": list(findings.disagreements()),
+        "rows_of": lambda name: [row for row in report.disagreements if row.candidate == name],
+        "machine": list(_machine(report)),
+        "model": list(_model(report)),
+        "data": list(_data(report)),
+        **_charts(findings),
+        "sections": list(_sections(findings)),
+    }
+
+
+def _charts(findings: Findings) -> dict[str, Any]:
+    pairs = [pair for target in findings.targets if (pair := findings.before_and_after(target))]
+    return {
+        "waterfalls": [waterfall(findings, target) for target in findings.targets if findings.chain(target)],
+        "trade_off": trade_off(findings),
+        "distributions": [timings.distribution(findings, shape) for shape in findings.shapes],
+        "throughput": timings.throughput(findings) if findings.shapes else None,
+        "layers": [drawn for target in findings.targets if (drawn := changes.layers(findings, target))],
+        "classes": [drawn for before, after in pairs if (drawn := changes.classes(before, after))],
+        "note_charts": dict(_note_charts(findings)),
+    }
+
+
+def _note_charts(findings: Findings) -> Iterator[tuple[tuple[str, int], Chart | None]]:
+    sources: list[tuple[str, tuple[Note, ...]]] = [
+        (f"stage-{place}", stage.notes) for place, stage in enumerate(findings.report.stages)
+    ]
+    sources += [(f"probe-{place}", record.notes) for place, record in enumerate(findings.other_probes)]
+    for prefix, found in sources:
+        for place, note in enumerate(found):
+            if isinstance(note, Series):
+                yield (prefix, place), notes.curves(note, name=f"{prefix}-note-{place}")
+            elif isinstance(note, Bars):
+                yield (prefix, place), notes.bars(note, name=f"{prefix}-note-{place}")
+
+
+def _answer_rows(findings: Findings) -> Iterator[Row]:
+    for row in findings.finals:
+        yield row
+        source = findings.candidates.get(f"source@{row.candidate.target}")
+        if source is not None:
+            yield findings.row(source)
+
+
+def _rows_at(findings: Findings, shape: Shape) -> list[Row]:
+    rows = [findings.row(candidate, shape) for candidate in findings.report.candidates]
+    return [row for row in rows if row.latency is not None]
+
+
+def _not_measured(report: Report) -> list[tuple[str, str]]:
+    found = [(candidate.id, candidate.not_measured) for candidate in report.candidates if candidate.not_measured is not None]
+    return [*report.missing.items(), *found]
+
+
+def _sections(findings: Findings) -> Iterator[tuple[str, str]]:
+    if findings.gates:
+        yield "gates", "Gates"
+    if _not_measured(findings.report):
+        yield "missing", "Not measured"
+    yield "steps", "Step by step"
+    if findings.rows:
+        yield "speed", "Speed"
+    yield "quality", "Quality"
+    if any(stage.layer_bytes for stage in findings.report.stages):
+        yield "layers", "Layers"
+    yield "passes", "Passes"
+    yield "origin", "Where this comes from"
+
+
+def _machine(report: Report) -> Iterator[tuple[str, str]]:
+    machine = report.machine
+    yield "Processor", f"{machine.processor}, {machine.cores} cores"
+    yield "Memory", wording.size(machine.memory_bytes)
+    yield "Instruction sets", ", ".join(machine.features) or wording.NOTHING
+    yield "Accelerators", ", ".join(machine.accelerators) or "none"
+    yield "System", f"{machine.system}, Python {machine.python}"
+    yield "Fingerprint", machine.fingerprint
+    if machine.load is not None:
+        yield "Load", wording.percent(machine.load)
+
+
+def _model(report: Report) -> Iterator[tuple[str, str]]:
+    model = report.model
+    yield "Source", model.source
+    yield "Family", model.family
+    yield "Parameters", wording.count(model.weights)
+    yield "Size", wording.size(model.bytes)
+    yield "Licence", wording.first_line(model.licence) or "not stated by the source"
+    if model.sha256:
+        yield "sha256", model.sha256
+
+
+def _data(report: Report) -> Iterator[tuple[str, str]]:
+    yield "Source", report.data.source
+    yield "Digest", report.data.digest
+    removed = ", ".join(f"{number} {reason}" for reason, number in report.data.removed.items() if number)
+    yield "Removed", removed or "no rows"
+    yield "Seed", str(report.seed)
+    yield "Task", report.task

@@ -1,0 +1,169 @@
+"""The report as Markdown: the answer, the tables and the verdicts, for terminals, issues and commit messages."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+
+from compressor.records import Report
+from compressor.report import wording
+from compressor.report.findings import QUANTITIES, Findings, Row, answer, margin
+
+RATIOS = ("speed-up over own source", "speed-up over baseline")
+
+
+def document(report: Report) -> str:
+    """Render `report.md`."""
+    return "\n".join((*_opening(report), *_gates(report), *_steps(report), *_speed(report), *_origin(report))) + "\n"
+
+
+def escaped(text: object) -> str:
+    """Text of others, without power over the document: no HTML, no table cells, no emphasis, one line."""
+    return re.sub(r"([\\`*_\[\]<>|#])", r"\\\1", " ".join(str(text).split()))
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, numbers: Sequence[int] = ()) -> list[str]:
+    """A Markdown table; columns in `numbers` are aligned right."""
+    rule = ["---:" if place in numbers else "---" for place in range(len(columns))]
+    lines = [columns, rule, *([escaped(cell) for cell in row] for row in rows)]
+    return ["| " + " | ".join(cells) + " |" for cells in lines] + [""]
+
+
+def spread(value: str, around: str) -> str:
+    return f"{value} ({around})" if around else value
+
+
+def _opening(report: Report) -> Iterator[str]:
+    findings = Findings(report)
+    yield from (f"# {escaped(report.name)}: {report.outcome}", "", escaped(report.summary or answer(report)), "")
+    if report.error:
+        yield from (f"Error: {escaped(report.error)}", "")
+    if findings.finals:
+        at = f" at {wording.shape(*findings.shapes[0])}" if findings.shapes else ""
+        yield from (f"Final models{at}, with 95 % intervals; the baseline is {escaped(findings.baseline or 'not measured')}.", "")
+        columns = (
+            "target",
+            "quality on test",
+            f"against {escaped(report.reference)}",
+            "size",
+            "median latency",
+            *RATIOS,
+            "precision",
+            "sha256",
+        )
+        yield from table(columns, [_final(row) for row in findings.finals], numbers=range(1, 7))
+    missing = {
+        **report.missing,
+        **{found.id: found.not_measured for found in report.candidates if found.not_measured is not None},
+    }
+    if missing:
+        yield from ("## Not measured", "", *(f"- {escaped(name)}: {escaped(why)}" for name, why in missing.items()), "")
+
+
+def _final(row: Row) -> tuple[str, ...]:
+    if row.candidate.not_measured is not None:
+        return (row.candidate.target, "not measured", *([wording.NOTHING] * 7))
+    difference, latency = row.candidate.difference, row.latency
+    ratios = [spread(wording.factor(found.value), wording.interval(found.interval, wording.factor)) if found else wording.NOTHING
+              for found in (row.against_source, row.against_baseline)]  # fmt: skip
+    return (
+        row.candidate.target,
+        spread(wording.percent(row.quality.value), wording.sample(row.quality)) if row.quality else wording.NOTHING,
+        spread(wording.points(difference.points), wording.interval(difference.interval, wording.points))
+        if difference
+        else wording.NOTHING,
+        spread(wording.size(row.candidate.bytes), f"{wording.percent(row.share)} of source" if row.share else ""),
+        spread(wording.milliseconds(latency.median_ms), wording.interval(latency.interval, wording.milliseconds))
+        if latency
+        else wording.NOTHING,
+        *ratios,
+        row.candidate.facts.get("precision", wording.NOTHING),
+        row.sha256[:12],
+    )
+
+
+def _gates(report: Report) -> Iterator[str]:
+    gates = Findings(report).gates
+    if not gates:
+        return
+    yield from ("## Gates", "")
+    rows = []
+    for _, verdict in gates:
+        words, write = QUANTITIES[verdict.quantity]
+        found = (
+            wording.NOTHING if verdict.value is None else spread(write(verdict.value), wording.interval(verdict.interval, write))
+        )
+        rows.append(
+            (verdict.outcome, verdict.gate, verdict.candidate, words, write(verdict.limit), found, margin(verdict), verdict.why)
+        )
+    yield from table(("outcome", "gate", "of", "what", "limit", "found", "by how much", "why"), rows, numbers=(4, 5, 6))
+
+
+def _steps(report: Report) -> Iterator[str]:
+    findings = Findings(report)
+    yield from ("## Step by step", "")
+    for target in findings.targets:
+        yield from (f"To {escaped(target)}; quality on validation.", "")
+        rows = [
+            (
+                step.name + (" (rolled back)" if step.rolled_back else ""),
+                spread(wording.metric(step.quality), wording.interval(step.quality.interval, wording.percent))
+                if step.quality
+                else wording.NOTHING,
+                wording.milliseconds(step.latency.median_ms if step.latency else None),
+                wording.size(step.bytes),
+            )
+            for step in findings.chain(target)
+        ]
+        yield from table(("step", "quality", "median latency", "size"), rows, numbers=(1, 2, 3))
+
+
+def _speed(report: Report) -> Iterator[str]:
+    findings = Findings(report)
+    if not findings.rows:
+        return
+    yield from ("## Latency", "")
+    rows = []
+    for (name, shape), row in findings.rows.items():
+        ratio = findings.ratios.get((name, findings.baseline or "", shape))
+        against = (
+            spread(wording.factor(ratio.value), wording.interval(ratio.interval, wording.factor)) if ratio else wording.NOTHING
+        )
+        median = spread(wording.milliseconds(row.median_ms), wording.interval(row.interval, wording.milliseconds))
+        rows.append(
+            (
+                name,
+                wording.shape(*shape),
+                row.n,
+                median,
+                wording.milliseconds(row.p90_ms),
+                wording.significant(row.throughput_per_s),
+                against,
+            )
+        )
+    columns = ("candidate", "shape", "calls", "median", "90th percentile", "rows a second", RATIOS[1])
+    yield from table(columns, rows, numbers=range(2, 7))
+    for control in findings.controls:
+        outcome = "passed" if control.passed else "failed"
+        spreading = wording.interval(control.interval, wording.near_one)
+        at = wording.shape(control.batch, control.length)
+        yield f"A/A control at {at}: {outcome}, {wording.near_one(control.ratio)} ({spreading})."
+        yield ""
+
+
+def _origin(report: Report) -> Iterator[str]:
+    machine, model = report.machine, report.model
+    splits = ", ".join(f"{split.rows} {split.name}" for split in report.data.splits)
+    removed = ", ".join(f"{number} {reason}" for reason, number in report.data.removed.items() if number) or "none"
+    features, accelerators = ", ".join(machine.features) or "not known", ", ".join(machine.accelerators) or "none"
+    yield from ("## Where this comes from", "")
+    licence = wording.first_line(model.licence) or "not stated"
+    said = {
+        "machine": f"{machine.processor}, {machine.cores} cores, {wording.size(machine.memory_bytes)}, {machine.system}",
+        "instruction sets": f"{features}; accelerators: {accelerators}",
+        "model": f"{model.source}, {wording.count(model.weights)} parameters, licence {licence}",
+        "data": f"{report.data.source}; {splits}; rows removed: {removed}",
+        "versions": ", ".join(f"{name} {version}" for name, version in report.versions.items()),
+        "run": f"{wording.moment(report.started)}, {wording.seconds(report.seconds)}, seed {report.seed}, {report.command}",
+    }
+    yield from (f"- {name}: {escaped(text)}" for name, text in said.items())

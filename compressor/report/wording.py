@@ -1,0 +1,135 @@
+"""How numbers are written in reports and READMEs: few digits, units, a real minus sign, and a dash where nothing was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+
+from compressor.records import Interval, Metric
+
+NOTHING = "\N{EN DASH}"
+SPACE = "\N{NO-BREAK SPACE}"
+MINUS = "\N{MINUS SIGN}"
+TIMES = "\N{MULTIPLICATION SIGN}"
+
+
+def significant(value: float, digits: int = 3) -> str:
+    """Round to significant digits without scientific notation: 1234, 12.3, 0.0123."""
+    if value != value or abs(value) == float("inf"):
+        return "not finite"
+    if value == 0:
+        return "0"
+    text = f"{value:.{digits}g}"
+    plain = f"{float(text):.10f}".rstrip("0").rstrip(".") if abs(value) < 10 ** (digits - 1) else f"{value:.0f}"
+    wanted = digits - len(plain.replace("-", "").replace(".", "").lstrip("0"))
+    if abs(value) < 10 ** (digits - 1) and wanted > 0:
+        plain += ("" if "." in plain else ".") + "0" * wanted
+    return plain.replace("-", MINUS)
+
+
+def trimmed(value: float) -> str:
+    """Three significant digits at most: 0.39, 1.25, 42."""
+    text = significant(value)
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def milliseconds(value: float | None) -> str:
+    return NOTHING if value is None else f"{significant(value)}{SPACE}ms"
+
+
+def moment(iso: str) -> str:
+    """A time stamp to the minute; what is no ISO time stays as it is."""
+    try:
+        return datetime.fromisoformat(iso).strftime("%Y-%m-%d %H:%M %Z").rstrip()
+    except ValueError:
+        return iso
+
+
+def seconds(value: float) -> str:
+    if value < 120:
+        return f"{significant(value, 2) if value < 10 else f'{value:.0f}'}{SPACE}s"
+    minutes = round(value / 60)
+    return f"{minutes}{SPACE}min" if minutes < 120 else f"{minutes // 60}{SPACE}h {minutes % 60}{SPACE}min"
+
+
+def size(value: float | None) -> str:
+    """Bytes in decimal units, as model hubs write them."""
+    if value is None:
+        return NOTHING
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if value >= scale:
+            return f"{significant(value / scale)}{SPACE}{unit}"
+    return f"{value:.0f}{SPACE}B"
+
+
+def percent(fraction: float | None) -> str:
+    return NOTHING if fraction is None else f"{100 * fraction:.1f}{SPACE}%".replace("-", MINUS)
+
+
+def count(value: float) -> str:
+    """Parameters and the like: 22.7 M, 340 k."""
+    for unit, scale in (("G", 1e9), ("M", 1e6), ("k", 1e4)):
+        if value >= scale:
+            return f"{significant(value / max(scale, 1e3) if unit != 'k' else value / 1e3)}{SPACE}{unit}"
+    return f"{value:,.0f}".replace(",", SPACE)
+
+
+def points(value: float | None, *, unit: bool = True) -> str:
+    """Signed points of a metric; 0.04 and less either way is written as 0.0 without a sign."""
+    if value is None:
+        return NOTHING
+    text = f"{value:+.1f}" if abs(value) >= 0.05 else "0.0"
+    return text.replace("-", MINUS) + (f"{SPACE}points" if unit else "")
+
+
+def factor(value: float | None) -> str:
+    """A ratio of times or sizes: 0.98, 4.32, 12.3 times."""
+    return NOTHING if value is None else f"{value:.{2 if abs(value) < 10 else 1}f}{TIMES}"
+
+
+def near_one(value: float) -> str:
+    """A ratio that ought to be 1, with three decimals."""
+    return f"{value:.3f}{TIMES}"
+
+
+def change(before: float | None, after: float | None) -> str:
+    """Relative change in per cent, signed."""
+    if not before or after is None or abs(after / before - 1) < 0.005:
+        return ""
+    return f"{100 * (after / before - 1):+.0f}{SPACE}%".replace("-", MINUS)
+
+
+def interval(found: Interval | None, write: Callable[[float], str]) -> str:
+    """`4.1 to 4.6`, the unit written once."""
+    if found is None:
+        return ""
+    low, high = write(found.low), write(found.high)
+    space, unit = high.rpartition(SPACE)[1:]
+    return f"{low.removesuffix(space + unit).removesuffix(TIMES)} to {high}"
+
+
+def metric(found: Metric | None) -> str:
+    return NOTHING if found is None else percent(found.value)
+
+
+def sample(found: Metric) -> str:
+    """Interval and n of a metric: `96.1 to 98.5 %, n = 425`."""
+    spread = interval(found.interval, percent)
+    return f"{spread}, n{SPACE}={SPACE}{found.n}" if spread else f"n{SPACE}={SPACE}{found.n}"
+
+
+def first_line(text: str, limit: int = 120) -> str:
+    """The first line that says something, shortened: a licence may be stated in full."""
+    return shortened(next((line.strip() for line in text.splitlines() if line.strip()), ""), limit)
+
+
+def shape(batch: int, length: int | None) -> str:
+    return f"batch {batch}" + ("" if length is None else f", length {length}")
+
+
+def shortened(text: str, limit: int = 34) -> str:
+    """Cut in the middle, since names tend to differ at both ends."""
+    if len(text) <= limit:
+        return text
+    head = (limit - 1) // 2
+    return f"{text[:head]}…{text[-(limit - 1 - head) :]}"

@@ -1,0 +1,247 @@
+"""Where models and rows come from: folders, files, installed packages or the hub; found, checked and read, never executed."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from compressor.errors import SourceError
+from compressor.specs import DataSpec, Files, ModelSource
+
+if TYPE_CHECKING:
+    from datasets import Dataset, Features
+
+WEIGHTS = "model.safetensors"
+PICKLED = ("pytorch_model.bin", "model.bin", "pytorch_model.pt", "model.pt", "model.pth")
+HUB_FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "LICENSE*", "README.md")
+FORMATS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet", ".txt": "text"}
+IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+SOUNDS = (".wav", ".flac", ".mp3", ".ogg")
+METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
+SPLIT_FOLDERS = {"train", "test", "validation", "valid", "val", "dev"}
+
+
+# ------------------------------------------------------------------ models
+
+
+def resolve(source: ModelSource, folder: Path) -> Path:
+    """The local folder of a model; an installed package is found, never imported.
+
+    Args:
+        source: the plan's `model:`.
+        folder: relative paths start here.
+
+    Raises:
+        SourceError: it is not there, its weights do not match `sha256`, or it has pickled weights only.
+    """
+    if source.hub:
+        path = _from_hub(source.hub, source.revision)
+    elif source.installed:
+        path = inside_package(source.installed, source.path)
+    else:
+        path = folder / str(source.folder)
+    if not path.is_dir():
+        raise SourceError(f"{path}: no such folder")
+    _check_weights(path, source.sha256)
+    return path
+
+
+def _from_hub(name: str, revision: str | None) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=list(HUB_FILES)))
+    except (OSError, ValueError) as error:
+        raise SourceError(f"hub model '{name}' (revision {revision or 'main'}) cannot be fetched: {error}") from error
+
+
+def _check_weights(path: Path, sha256: str | None) -> None:
+    weights, index = path / WEIGHTS, path / f"{WEIGHTS}.index.json"
+    if not weights.is_file() and not index.is_file():
+        pickled = next((name for name in PICKLED if (path / name).is_file()), None)
+        if pickled:
+            raise SourceError(
+                f"{path / pickled} is a pickle, which could run code when it is read: convert it where you trust it, with "
+                "`from_pretrained(...)` followed by `save_pretrained(..., safe_serialization=True)`"
+            )
+        raise SourceError(f"{path} holds no {WEIGHTS}: is it a model folder in Hugging Face layout?")
+    if sha256:
+        pinned = weights if weights.is_file() else index
+        with pinned.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        if not found.startswith(sha256):
+            raise SourceError(f"{pinned} has sha256 {found[:16]}..., the plan says {sha256}")
+
+
+def inside_package(package: str, inside: str) -> Path:
+    """A path inside an installed package, which is found by its top-level name and never imported.
+
+    Raises:
+        SourceError: there is no such package.
+    """
+    top, *rest = package.split(".")
+    spec = importlib.util.find_spec(top) if top else None
+    if spec is None or not spec.submodule_search_locations:
+        raise SourceError(f"package '{package}' is not installed: pip install {top.replace('_', '-')}")
+    return Path(next(iter(spec.submodule_search_locations))).joinpath(*rest, inside)
+
+
+# ------------------------------------------------------------------ rows
+
+
+def read_rows(spec: DataSpec, folder: Path, columns: Sequence[str]) -> tuple[dict[str, Dataset], str]:
+    """Rows by split as the source has them, of the named columns only, and the source in words. Labels are strings or None.
+
+    Raises:
+        SourceError: a file or column is not there, or a file cannot be read.
+    """
+    import datasets
+
+    datasets.disable_progress_bars()
+    if spec.hub:
+        parts, source = _hub_rows(spec.hub, spec), f"hub {spec.hub}"
+    else:
+        assert spec.files is not None
+        root = inside_package(spec.files.installed, "") if spec.files.installed else folder
+        parts = {name: _file_rows(spec, spec.files, root, paths, columns) for name, paths in spec.files.parts().items()}
+        where = f"package {spec.files.installed}: " if spec.files.installed else ""
+        source = where + ", ".join(path for paths in spec.files.parts().values() for path in paths)
+    for name, rows in parts.items():
+        if absent := [column for column in columns if column not in rows.column_names]:
+            raise SourceError(f"{source}: {name} has no column '{absent[0]}' (columns: {', '.join(rows.column_names)})")
+    return {name: _spelled(rows.select_columns(list(columns)), columns[-1]) for name, rows in parts.items()}, source
+
+
+def _hub_rows(name: str, spec: DataSpec) -> dict[str, Dataset]:
+    import datasets
+
+    try:
+        loaded = datasets.load_dataset(name, spec.config, revision=spec.revision)
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        raise SourceError(f"hub data set '{name}' cannot be fetched: {error}") from error
+    if "train" not in loaded:
+        raise SourceError(f"hub data set '{name}' has no split 'train' (splits: {', '.join(loaded)})")
+    return {split: loaded[split] for split in ("train", "validation", "test") if split in loaded}
+
+
+def _file_rows(spec: DataSpec, files: Files, root: Path, paths: Sequence[str], columns: Sequence[str]) -> Dataset:
+    found = [path for pattern in paths for path in _matches(root, pattern)]
+    kind = spec.format or ("" if files.layout == "folder-per-label" else _format(found[0]))
+    described = any((path / name).is_file() for path in found for name in METADATA)
+    if files.layout == "folder-per-label" or (kind in ("imagefolder", "audiofolder") and not described):
+        return _folder_per_label(found, columns)
+    return _through_datasets(kind, found)
+
+
+def _matches(root: Path, pattern: str) -> list[Path]:
+    path = root / pattern
+    wild = any(sign in pattern for sign in "*?[")
+    start = Path(path.anchor) if Path(pattern).is_absolute() else root
+    found = sorted(start.glob(str(path.relative_to(start)))) if wild else [path]
+    if not found or not all(each.exists() for each in found):
+        raise SourceError(f"{path}: no such file or folder")
+    return found
+
+
+def _format(path: Path) -> str:
+    if path.is_dir():
+        suffixes = {each.suffix.lower() for each in path.rglob("*") if each.is_file()}
+        if suffixes & set(IMAGES):
+            return "imagefolder"
+        if suffixes & set(SOUNDS):
+            return "audiofolder"
+        raise SourceError(
+            f"{path}: neither images nor sounds in this folder; for a folder of texts say `layout: folder-per-label`"
+        )
+    if path.suffix.lower() not in FORMATS:
+        known = ", ".join(sorted(set(FORMATS.values())))
+        raise SourceError(f"{path}: unknown format '{path.suffix}'; say `format:` (known: {known})")
+    return FORMATS[path.suffix.lower()]
+
+
+def _through_datasets(kind: str, found: Sequence[Path]) -> Dataset:
+    """Rows of files in memory: the library's cache lies in a folder that is gone afterwards."""
+    import tempfile
+
+    import datasets
+
+    options: dict[str, Any] = {"data_files": [f"{path}/**" if path.is_dir() else str(path) for path in found]}
+    if kind == "csv" and found[0].suffix.lower() == ".tsv":
+        options["sep"] = "\t"
+    with tempfile.TemporaryDirectory(prefix="compressor-data-") as cache:
+        try:
+            return datasets.load_dataset(kind, split="train", cache_dir=cache, keep_in_memory=True, **options)
+        except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+            cause = error.__cause__ or error
+            raise SourceError(f"{found[0]} cannot be read as {kind}: {cause}") from error
+
+
+def _folder_per_label(roots: Sequence[Path], columns: Sequence[str]) -> Dataset:
+    """A row for each file; its label is the name of the folder directly below the root."""
+    from datasets import Dataset, Value
+
+    paths, labels = [], []
+    for root in roots:
+        if not root.is_dir():
+            raise SourceError(f"{root} is a file; `layout: folder-per-label` needs a folder with one folder for each label")
+        for folder in sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith((".", "_"))):
+            inside = sorted(each for each in folder.rglob("*") if each.is_file() and not each.name.startswith("."))
+            paths += inside
+            labels += [folder.name] * len(inside)
+    if not paths:
+        raise SourceError(f"{roots[0]}: no folders with files below it")
+    if set(labels) <= SPLIT_FOLDERS:
+        raise SourceError(
+            f"{roots[0]} holds the folders {sorted(set(labels))}: name them as splits, `files: {{train: ..., test: ...}}`"
+        )
+    cells, feature = _cells(paths)
+    features: Features = _features({columns[0]: feature, columns[-1]: Value("string")})
+    return Dataset.from_dict({columns[0]: cells, columns[-1]: labels}, features=features)
+
+
+def _cells(paths: Sequence[Path]) -> tuple[list[str], Any]:
+    """What a row holds: the path of an image or sound, which is read when it is needed, or the text itself."""
+    from datasets import Audio, Image, Value
+
+    for suffixes, feature in ((IMAGES, Image), (SOUNDS, Audio)):
+        strangers = [path for path in paths if path.suffix.lower() not in suffixes]
+        if not strangers:
+            return [str(path) for path in paths], feature()
+        if len(strangers) < len(paths):
+            raise SourceError(f"{strangers[0]} stands among {len(paths) - len(strangers)} {feature.__name__.lower()} files")
+    return [_text(path) for path in paths], Value("string")
+
+
+def _features(columns: dict[str, Any]) -> Features:
+    from datasets import Features
+
+    return Features(columns)
+
+
+def _text(path: Path) -> str:
+    content = path.read_bytes()
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError:
+        return content.decode("latin-1")
+
+
+def _spelled(rows: Dataset, label: str) -> Dataset:
+    from datasets import Value
+
+    names = getattr(rows.features[label], "names", None)
+    spelled = [_spelling(value, names) for value in rows[label]]
+    return rows.remove_columns(label).add_column(label, spelled, feature=Value("string"))
+
+
+def _spelling(value: Any, names: Sequence[str] | None) -> str | None:
+    """A label as a string. Whole numbers that a gap in the column made floats are whole again; -1 of named classes is no label."""
+    if value is None or value != value or (names and value < 0):
+        return None
+    if names:
+        return str(names[value])
+    whole = isinstance(value, float) and value.is_integer()
+    return str(int(value) if whole else value).strip()

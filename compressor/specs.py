@@ -1,0 +1,254 @@
+"""The parts of a plan that are not plug-ins, as frozen data: where models and data come from, and what gates ask for.
+
+Relative paths in them are relative to the folder of the plan file.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, TypeAlias
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+Sha256: TypeAlias = Annotated[str, Field(pattern="^[0-9a-f]{12,64}$")]
+"""A sha256 in lower-case hexadecimal, or its first 12 digits or more."""
+
+Name: TypeAlias = Annotated[str, Field(pattern="^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
+"""A name that can stand in a file name, in `--set a.b=c` and in `stage@target`."""
+
+
+class Spec(BaseModel):
+    """Frozen part of a plan; an unknown key is a fault."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=(), use_attribute_docstrings=True
+    )
+
+
+def one_of(spec: Spec, *fields: str) -> str:
+    """The one field among `fields` that is given.
+
+    Raises:
+        ValueError: none of them is given, or several are.
+    """
+    given = [field for field in fields if getattr(spec, field) is not None]
+    if len(given) != 1:
+        found = f"found {' and '.join(given)}" if given else "found none"
+        raise ValueError(f"expected one of {', '.join(fields)}; {found}")
+    return given[0]
+
+
+class ModelSource(Spec):
+    """Where a model comes from: `folder: ./my-model`, `installed: package, path: model`, or `hub: org/name, revision: abc`."""
+
+    folder: str | None = Field(default=None, min_length=1)
+    """A local folder in Hugging Face layout (config.json, model.safetensors, tokenizer files)."""
+    installed: str | None = Field(default=None, min_length=1)
+    """Import name of an installed package that carries the model; it is found, never imported."""
+    path: str = ""
+    """Folder inside the installed package."""
+    hub: str | None = Field(default=None, min_length=1)
+    """Id on the Hugging Face hub; remote code is never run."""
+    revision: str | None = Field(default=None, min_length=1)
+    """Commit, tag or branch on the hub."""
+    sha256: Sha256 | None = None
+    """sha256 of the weights file (model.safetensors), or its first 12 digits or more."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> ModelSource:
+        kind = one_of(self, "folder", "installed", "hub")
+        if self.path and kind != "installed":
+            raise ValueError(f"'path' goes with 'installed', not with '{kind}'")
+        if self.revision and kind != "hub":
+            raise ValueError(f"'revision' goes with 'hub', not with '{kind}'")
+        return self
+
+
+def _as_tuple(value: Any) -> Any:
+    return (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list) else value
+
+
+def _as_files(value: Any) -> Any:
+    return {"path": value} if isinstance(value, str | list) else value
+
+
+Filled: TypeAlias = Annotated[str, Field(min_length=1)]
+
+Paths: TypeAlias = Annotated[tuple[Filled, ...], BeforeValidator(_as_tuple, json_schema_input_type=str | list[str])]
+"""One path or a list of them; `*` and `?` match file names."""
+
+
+class Files(Spec):
+    """Data in files. `files: a.csv` and `files: [a.csv, b.csv]` are short for `files: {path: ...}`."""
+
+    path: Paths = ()
+    """Files or folders that hold all rows, or the training rows where `test` or `validation` is given too."""
+    train: Paths = ()
+    """Another word for `path` when splits are given by hand."""
+    validation: Paths = ()
+    """Files or folders of the validation split."""
+    test: Paths = ()
+    """Files or folders of the test split."""
+    installed: str | None = Field(default=None, min_length=1)
+    """Import name of an installed package that all paths lie in; it is found, never imported."""
+    layout: Literal["files", "folder-per-label"] = "files"
+    """`folder-per-label`: each folder directly below a path is a label, each file below it a row."""
+    sha256: Sha256 | None = None
+    """sha256 of the data read, as the report states it, or its first 12 digits or more."""
+
+    @model_validator(mode="after")
+    def _has_rows_to_train_on(self) -> Files:
+        if self.path and self.train:
+            raise ValueError("expected one of path, train; found both")
+        if not (self.path or self.train):
+            raise ValueError("expected 'path' (all rows) or 'train'; found none")
+        return self
+
+    def parts(self) -> dict[str, tuple[str, ...]]:
+        """Paths by split as given; `train` holds all rows where the other splits are still to be cut from it."""
+        parts = {"train": self.train or self.path, "validation": self.validation, "test": self.test}
+        return {name: paths for name, paths in parts.items() if paths}
+
+
+Share: TypeAlias = Annotated[float, Field(gt=0)]
+"""Below 1 a fraction of the rows, from 1 on a whole number of rows."""
+
+
+class Split(Spec):
+    """How much is cut from the training rows for splits that the source lacks: a fraction (0.1) or a number of rows (200)."""
+
+    validation: Share = 0.1
+    """Gates, sensitivity and early stopping see these rows."""
+    test: Share = 0.2
+    """Verdicts see these rows, nothing before them does."""
+
+    @model_validator(mode="after")
+    def _adds_up(self) -> Split:
+        for name, share in (("validation", self.validation), ("test", self.test)):
+            if share >= 1 and share != int(share):
+                raise ValueError(f"'{name}' is a fraction below 1 or a whole number of rows; found {share}")
+        if self.validation < 1 and self.test < 1 and self.validation + self.test >= 1:
+            raise ValueError(f"validation and test take {self.validation + self.test:g} of the rows; nothing is left to train on")
+        return self
+
+
+class Limit(Spec):
+    """At most so many rows of a split, drawn by the seed."""
+
+    train: int | None = Field(default=None, ge=1)
+    validation: int | None = Field(default=None, ge=1)
+    test: int | None = Field(default=None, ge=1)
+
+
+class DataSpec(Spec):
+    """Where the rows come from and how they are split."""
+
+    files: Annotated[Files, BeforeValidator(_as_files, json_schema_input_type=str | list[str] | Files)] | None = None
+    """A path, a list of paths, or a mapping with `path` or `train`, `validation`, `test`, and `installed`, `layout`, `sha256`."""
+    hub: str | None = Field(default=None, min_length=1)
+    """Id of a data set on the Hugging Face hub; loading scripts are never run."""
+    config: str | None = Field(default=None, min_length=1)
+    """Name of the data set's configuration on the hub."""
+    revision: str | None = Field(default=None, min_length=1)
+    """Commit, tag or branch on the hub."""
+    format: Literal["csv", "json", "parquet", "text", "audiofolder", "imagefolder"] | None = None
+    """Format of the files; seen from their extensions where it is not given."""
+    deduplicate: bool = False
+    """Remove rows of equal normalised content before splitting; the report counts them."""
+    split: Split = Split()
+    """Shares of the splits that the source does not have."""
+    calibration: int = Field(default=256, ge=1)
+    """Rows of train that quantisation is calibrated with."""
+    limit: Limit = Limit()
+    """Upper bounds on the rows of each split."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> DataSpec:
+        kind = one_of(self, "files", "hub")
+        for key in ("config", "revision"):
+            if kind != "hub" and getattr(self, key):
+                raise ValueError(f"'{key}' goes with 'hub', not with 'files'")
+        if kind == "hub" and self.format:
+            raise ValueError("'format' goes with 'files', not with 'hub'")
+        return self
+
+
+class Limits(Spec):
+    """What a gate may ask for; at least one of the four limits is given."""
+
+    max_drop: float | None = Field(default=None, ge=0, le=100)
+    """Points of the task's metric (hundredths) that may be lost against the plan's reference."""
+    min_speedup: float | None = Field(default=None, gt=0)
+    """Least speed-up over the source model on the same target."""
+    max_latency_ms: float | None = Field(default=None, gt=0)
+    """Greatest median latency of one call, in milliseconds."""
+    max_size: float | None = Field(default=None, gt=0, le=10)
+    """Greatest share of the reference's bytes: 0.25 is a quarter."""
+    judged_by: Literal["point", "bound"] = "point"
+    """Whether the measured value decides, or the worse end of its 95 % interval."""
+
+    @model_validator(mode="after")
+    def _limits_something(self) -> Limits:
+        limits = ("max_drop", "min_speedup", "max_latency_ms", "max_size")
+        if all(getattr(self, limit) is None for limit in limits):
+            raise ValueError(f"no limit given; expected at least one of {', '.join(limits)}")
+        return self
+
+    @property
+    def timed(self) -> bool:
+        """True where a limit needs latency to be measured."""
+        return self.min_speedup is not None or self.max_latency_ms is not None
+
+
+class Gate(Limits):
+    """What a step has to keep, judged on validation data right after it."""
+
+    on_fail: Literal["stop", "roll back", "warn"] = "stop"
+    """End the run, go on from the model before the step, or go on and say so."""
+
+
+class Accept(Limits):
+    """What the final model has to keep on a target, judged on test data."""
+
+    target: Name
+    """Name of a target of the plan."""
+    against: Name | None = None
+    """Target on which the source model is the baseline of the speed-up; the same target where it is not given."""
+    batch: int | None = Field(default=None, ge=1)
+    """Batch size at which latency counts; the first one that is measured where it is not given."""
+    length: int | None = Field(default=None, ge=1)
+    """Input length at which latency counts; the first one that is measured where it is not given."""
+    on_fail: Literal["stop", "warn"] = "stop"
+    """`warn`: say so, and accept all the same."""
+
+
+class EntryKeys(Spec):
+    """What may stand beside the plug-in of a target or probe."""
+
+    name: Name | None = None
+    """Name in this plan; the plug-in's own where it is not given."""
+
+
+class StepKeys(EntryKeys):
+    """What may stand beside the pass of a step."""
+
+    start: Name | None = Field(default=None, alias="from")
+    """Start from this earlier step, entry of `models:` or `source`, instead of from the step before."""
+    gate: Gate | None = None
+    """What the step has to keep, on validation data."""
+    component: str | None = Field(default=None, min_length=1)
+    """Component of the model to work on, where it has several."""
+    only: tuple[Name, ...] | None = Field(default=None, min_length=1)
+    """Targets in whose branches the step runs; all of them where it is not given."""
+
+
+class Head(Spec):
+    """The single values at the top of a plan."""
+
+    name: Name | None = None
+    """Name of the plan; its file name where it is not given."""
+    seed: int = Field(default=0, ge=0, lt=2**32)
+    """Seed of everything that is drawn."""
+    reference: Name = "source"
+    """What quality is held against: `source` or a step's name. A model with a fresh head is no reference."""
+    stages: Literal["all", "quality"] = "all"
+    """`all`: each stage is scored and timed; `quality`: stages before the last are scored only."""

@@ -1,0 +1,1 @@
+"""Tasks: each loads, feeds, trains and scores one kind of model."""

@@ -1,0 +1,96 @@
+"""What the command line draws: progress bars with an ETA while a plan runs, and the table at its end."""
+
+from __future__ import annotations
+
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from compressor.contracts import Event, Message
+from compressor.contracts import Progress as Told
+from compressor.records import LatencyRecord, Report
+
+
+class Bars:
+    """Listens to a run: a bar for each piece of work, a line for each message."""
+
+    def __init__(self) -> None:
+        self._console = Console()
+        self._bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("ETA"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[values]}"),
+            console=self._console,
+            transient=True,
+            disable=not self._console.is_terminal,
+        )
+        self._tasks: dict[str, TaskID] = {}
+
+    def __enter__(self) -> Bars:
+        self._bars.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._bars.stop()
+
+    def line(self, text: str) -> None:
+        """Print a line above the bars."""
+        self._bars.console.print(text, markup=False, highlight=False)
+
+    def hear(self, event: Event) -> None:
+        """Show an event."""
+        if isinstance(event, Message):
+            self.line(event.text)
+        else:
+            self._move(event)
+
+    def _move(self, told: Told) -> None:
+        values = " ".join(f"{name} {value:.3g}" for name, value in told.values.items())
+        if told.work not in self._tasks:
+            self._tasks[told.work] = self._bars.add_task(told.work, total=told.total, values=values)
+        self._bars.update(self._tasks[told.work], completed=told.done, total=told.total, values=values)
+        if told.done >= told.total:
+            self._bars.remove_task(self._tasks.pop(told.work))
+
+
+def table(report: Report) -> None:
+    """Print the answer and a row for each candidate."""
+    console = Console()
+    console.print(report.summary, markup=False, highlight=False)
+    shown = Table("model", "quality on test", "bytes", "shape", "median ms", "speed-up", "precision")
+    latency = next((record for record in report.probes if isinstance(record, LatencyRecord)), None)
+    for candidate in report.candidates:
+        quality = f"{candidate.scores.main.value:.4f}" if candidate.scores else "-"
+        size = f"{candidate.bytes / 1e6:.1f} MB" if candidate.bytes else "-"
+        rows = [row for row in latency.rows if row.candidate == candidate.id] if latency else []
+        precision = candidate.facts.get("precision", "")
+        if not rows:
+            shown.add_row(candidate.id, quality, size, "", candidate.not_measured or "not timed", "", precision)
+        for row in rows:
+            assert latency is not None
+            ratio = next(
+                (
+                    each
+                    for each in latency.ratios
+                    if each.of == candidate.id
+                    and each.to == f"source@{candidate.target}"
+                    and (each.batch, each.length) == (row.batch, row.length)
+                ),
+                None,
+            )
+            speed = f"{ratio.value:.2f}x [{ratio.interval.low:.2f}, {ratio.interval.high:.2f}]" if ratio else ""
+            shown.add_row(
+                candidate.id, quality, size, f"{row.batch} x {row.length or 'own'}", f"{row.median_ms:.2f}", speed, precision
+            )
+    console.print(shown)
+    for verdict in report.verdicts:
+        value = f"{verdict.value:.4g}" if verdict.value is not None else verdict.why
+        console.print(
+            f"{verdict.gate} {verdict.candidate}: {verdict.quantity} {verdict.limit:g}: {value}: {verdict.outcome}", markup=False
+        )

@@ -1,0 +1,232 @@
+"""Pruning to a latency measured on a target: a table of what narrower blocks take, a choice by it, and the outcome measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, Annotated, Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from compressor.contracts import Message
+from compressor.errors import CompressorError
+from compressor.records import Remark, Table
+from passes.block_costs import Site, saved
+from passes.removal import Cost, Kind, Ladder
+
+if TYPE_CHECKING:
+    from compressor.model import Model
+
+ATTEMPTS = 4
+"""Times that the outcome is measured before the best one is taken."""
+TOLERANCE = 0.05
+"""Relative miss of a budget that is left alone."""
+
+Share = Annotated[float, Field(gt=0, lt=1)]
+
+
+class LatencyBudget(BaseModel):
+    """A latency to reach, measured on one of the plan's targets; either `ratio` or `ms`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    target: str = Field(description="name of a target of the plan")
+    ratio: Share | None = Field(None, description="latency as a fraction of the input model's")
+    ms: float | None = Field(None, gt=0, description="latency in milliseconds")
+    batch: int = Field(1, ge=1)
+    length: int = Field(128, ge=1)
+    points: int = Field(3, ge=1, le=16, description="narrower variants measured for each kind of unit")
+
+    @model_validator(mode="after")
+    def _one_of(self) -> Self:
+        if (self.ratio is None) == (self.ms is None):
+            raise ValueError("a latency budget needs either `ratio` or `ms`")
+        return self
+
+
+# ------------------------------------------------------------------ table
+
+
+@dataclass(frozen=True)
+class LatencyTable:
+    """Latency of the whole model on one target as it gets narrower or shallower, one kind of unit at a time."""
+
+    full_ms: float
+    points: Mapping[Kind, tuple[tuple[float, float], ...]]
+    """By kind: (units left, ms) by rising number of units, a mean over blocks; times never fall with more units."""
+
+    def cost(self, ladders: Sequence[Ladder]) -> Cost:
+        """Milliseconds above the narrowest model measured, straight lines between the points, blocks taken as alike."""
+        blocks = {kind: sum(1 for each in ladders if each.kind == kind) for kind in self.points}
+
+        def cost(ladder: Ladder, count: int) -> float:
+            points = self.points[ladder.kind]
+            return (_between(points, count) - points[0][1]) / blocks[ladder.kind]
+
+        return cost
+
+
+def latency_table(site: Site, budget: LatencyBudget) -> LatencyTable:
+    """The table for this shape of model, measured on the budget's target unless this machine has done so already.
+
+    For each kind, variants keep evenly spaced shares of the units, the same in all blocks, down to the least possible.
+    """
+    ladders = site.ladders
+    kinds: tuple[Kind, ...] = tuple(dict.fromkeys(ladder.kind for ladder in ladders))
+    steps = {kind: _steps(ladders, kind, budget.points) for kind in kinds}
+
+    def make() -> dict[str, Any]:
+        variants = [site.pruned(taken) for kind in kinds for taken in steps[kind]]
+        full, *rest = site.ctx.measure([site.model, *variants], budget.target, batch=budget.batch, length=budget.length)
+        times = iter(rest)
+        return {"full_ms": full, "ms": {kind: [next(times) for _ in steps[kind]] for kind in kinds}}
+
+    found = site.ctx.remember(_shape(site, budget), make)
+    full, curves = float(found["full_ms"]), dict[Kind, tuple[tuple[float, float], ...]]()
+    for kind in kinds:
+        counts = [_mean_count(ladders, kind, taken) for taken in (*steps[kind], [0] * len(ladders))]
+        curves[kind] = _rising(list(zip(counts, [*found["ms"][kind], full], strict=True)))
+    return LatencyTable(full, curves)
+
+
+def _shape(site: Site, budget: LatencyBudget) -> dict[str, Any]:
+    """All that latency depends on, as far as the model and the budget tell."""
+    anatomy, ladders = site.anatomy, site.ladders
+    return {
+        "table": "latency by heads, neurons and layers",
+        "family": anatomy.family,
+        "weights": site.model.weights,
+        "hidden_size": anatomy.hidden_size,
+        "blocks": [
+            [block.attention and block.attention.heads, block.feed_forward and block.feed_forward.width]
+            for block in anatomy.blocks
+        ],
+        "ladders": [[each.kind, each.units, each.count(len(each.rungs)), len(each.rungs)] for each in ladders],
+        "target": budget.target,
+        "batch": budget.batch,
+        "length": budget.length,
+        "points": budget.points,
+    }
+
+
+def _steps(ladders: Sequence[Ladder], kind: Kind, points: int) -> list[tuple[int, ...]]:
+    """Rungs to take of each ladder, those of other kinds left alone; no variant twice."""
+    found: dict[tuple[int, ...], None] = {}
+    for point in range(points):
+        taken = tuple(_nearest(each, point / points) if each.kind == kind else 0 for each in ladders)
+        if any(taken):
+            found[taken] = None
+    return list(found)
+
+
+def _nearest(ladder: Ladder, share: float) -> int:
+    """Rungs that leave nearest to the least and this share of the rest."""
+    least = ladder.count(len(ladder.rungs))
+    return ladder.nearest(least + share * (ladder.units - least))
+
+
+def _mean_count(ladders: Sequence[Ladder], kind: Kind, taken: Sequence[int]) -> float:
+    counts = [each.count(rungs) for each, rungs in zip(ladders, taken, strict=True) if each.kind == kind]
+    return sum(counts) / len(counts)
+
+
+def _rising(points: Sequence[tuple[float, float]]) -> tuple[tuple[float, float], ...]:
+    """In order of counts; a time above that of a larger count is noise, or a slow kernel, and is set to it."""
+    result: list[tuple[float, float]] = []
+    for count, ms in sorted(points, reverse=True):
+        result.append((count, min([ms, *(larger for _, larger in result[-1:])])))
+    return tuple(reversed(result))
+
+
+def _between(points: Sequence[tuple[float, float]], count: float) -> float:
+    """Linear interpolation, constant beyond the ends."""
+    for (low, low_ms), (high, high_ms) in pairwise(points):
+        if count <= high:
+            return low_ms + (high_ms - low_ms) * max(count - low, 0.0) / (high - low)
+    return points[-1][1]
+
+
+# ------------------------------------------------------------------ search
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One choice of removals, its latency as the table predicts it and as measured beside the input model's."""
+
+    taken: tuple[int, ...]
+    pruned: Model
+    predicted_ms: float
+    ms: float
+    input_ms: float
+    goal_ms: float
+
+    @property
+    def miss(self) -> float:
+        """How far above (or, negative, below) the goal, as a fraction of it."""
+        return self.ms / self.goal_ms - 1
+
+
+Shed = Callable[[Sequence[Ladder], Cost, float], tuple[int, ...]]
+"""Rungs to take of ladders to shed so much of a cost."""
+
+
+def prune_to_latency(site: Site, budget: LatencyBudget, shed: Shed) -> tuple[tuple[int, ...], Model]:
+    """Remove what the table says the budget takes; measure; correct by what was really saved while it misses by over 5 %.
+
+    Raises:
+        CompressorError: the budget is missed with all gone that may go.
+    """
+    table = latency_table(site, budget)
+    cost = table.cost(site.ladders)
+    excess = table.full_ms - (budget.ms or (budget.ratio or 1.0) * table.full_ms)
+    outcomes: list[Outcome] = []
+    for _ in range(ATTEMPTS):
+        taken = shed(site.ladders, cost, excess)
+        if any(taken == earlier.taken for earlier in outcomes):
+            break
+        last = _outcome(site, budget, taken, table.full_ms - saved(site.ladders, cost, taken))
+        outcomes.append(last)
+        if abs(last.miss) <= TOLERANCE:
+            break
+        really_saved = last.input_ms - last.ms
+        excess *= (last.input_ms - last.goal_ms) / really_saved if really_saved > 0 else 2.0
+    best = _best(outcomes)
+    if best.miss > TOLERANCE and best.taken == tuple(len(each.rungs) for each in site.ladders):
+        raise CompressorError(
+            f"the latency budget cannot be met on {budget.target}: {best.goal_ms:.3g} ms is the goal, {best.input_ms:.3g} ms the "
+            f"input model, {best.ms:.3g} ms with all gone that may go; raise the budget, or let layers go too"
+        )
+    _tell(site, budget, table, best, tries=len(outcomes))
+    return best.taken, best.pruned
+
+
+def _outcome(site: Site, budget: LatencyBudget, taken: tuple[int, ...], predicted_ms: float) -> Outcome:
+    pruned = site.pruned(taken)
+    input_ms, ms = site.ctx.measure([site.model, pruned], budget.target, batch=budget.batch, length=budget.length)
+    goal_ms = budget.ms or (budget.ratio or 1.0) * input_ms
+    site.ctx.tell(Message(f"{ms:.3g} ms on {budget.target}, predicted {predicted_ms:.3g}, goal {goal_ms:.3g}"))
+    return Outcome(taken, pruned, predicted_ms, ms, input_ms, goal_ms)
+
+
+def _best(outcomes: Sequence[Outcome]) -> Outcome:
+    """The slowest of those that meet the goal, as it keeps most; the one nearest to it where none does."""
+    met = [each for each in outcomes if each.miss <= TOLERANCE]
+    return max(met, key=lambda each: each.ms) if met else min(outcomes, key=lambda each: each.miss)
+
+
+def _tell(site: Site, budget: LatencyBudget, table: LatencyTable, best: Outcome, *, tries: int) -> None:
+    where = f"{budget.target}, batch {budget.batch}, length {budget.length}"
+    rows = tuple((kind, round(count, 1), round(ms, 4)) for kind, points in table.points.items() for count, ms in points)
+    site.ctx.note(Table(title=f"Latency by what is left in each block ({where})", columns=("kind", "left", "ms"), rows=rows))
+    verdict = "met" if best.miss <= TOLERANCE else f"missed by {best.miss:.0%}"
+    site.ctx.note(
+        Remark(
+            text=f"Latency on {where}: predicted {best.predicted_ms:.3g} ms, measured {best.ms:.3g} ms "
+            f"({best.input_ms:.3g} ms before); the budget of {best.goal_ms:.3g} ms is {verdict} after {_count(tries)}."
+        )
+    )
+
+
+def _count(tries: int) -> str:
+    return "1 measurement" if tries == 1 else f"{tries} measurements"

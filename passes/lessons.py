@@ -1,0 +1,126 @@
+"""What a student learns from each of its teachers: features captured once, objectives summed by weight."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from compressor.anatomy import Anatomy, anatomy_of
+from compressor.contracts import Batch, Objective, Outputs, Task, Want
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """One objective with one teacher."""
+
+    name: str
+    """How its curve is called: the objective's name, with the teacher's where there are several."""
+    objective: Objective
+    weight: float
+    """The objective's weight times the teacher's share."""
+    student: Want
+    teacher: Want
+    projections: nn.Module | None
+
+    def loss(self, student: Outputs, teacher: Outputs, batch: Batch) -> torch.Tensor:
+        """The loss before its weight; the objective sees what it asked for, in the order it asked."""
+        return self.objective.loss(_chosen(student, self.student), _chosen(teacher, self.teacher), batch, self.projections)
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A frozen model and the lessons it gives; with `logits` they are looked up by row and the model is not run."""
+
+    module: nn.Module
+    lessons: tuple[Lesson, ...]
+    logits: torch.Tensor | None = None
+    """`[rows, classes]`, of the training rows in their order."""
+
+    @property
+    def want(self) -> Want:
+        """What all its lessons capture on it."""
+        return union(lesson.teacher for lesson in self.lessons)
+
+    def outputs(self, task: Task, batch: Batch) -> Outputs:
+        """What it makes of a batch, without gradients."""
+        import torch
+
+        if self.logits is not None:
+            return Outputs(logits=self.logits[batch["row"].to(self.logits.device)])
+        with torch.no_grad():
+            return task.forward(self.module, batch, self.want)
+
+
+def lessons(
+    student: Anatomy, teacher: Anatomy, objectives: Mapping[str, Objective], *, share: float = 1.0, suffix: str = ""
+) -> tuple[Lesson, ...]:
+    """One lesson an objective, its projections freshly made."""
+    return tuple(
+        Lesson(
+            f"{name}{suffix}",
+            objective,
+            objective.weight * share,
+            *objective.wants(student, teacher),
+            objective.projections(student, teacher),
+        )
+        for name, objective in objectives.items()
+    )
+
+
+def losses(teachers: Sequence[Teacher], task: Task, student: nn.Module, batch: Batch) -> tuple[Outputs, dict[str, torch.Tensor]]:
+    """The student's outputs and each lesson's loss before its weight, in float32 whatever the forward pass runs in."""
+    import torch
+
+    want = union(lesson.student for teacher in teachers for lesson in teacher.lessons)
+    _quiet(student, want.attention_maps)
+    outputs = task.forward(student, batch, want)
+    taught = [teacher.outputs(task, batch) for teacher in teachers]
+    found = {}
+    with torch.autocast(outputs.logits.device.type, enabled=False):
+        mine = in_float32(outputs)
+        for teacher, theirs in zip(teachers, taught, strict=True):
+            for lesson in teacher.lessons:
+                found[lesson.name] = lesson.loss(mine, in_float32(theirs), batch)
+    return mine, found
+
+
+def _quiet(student: nn.Module, blocks: Sequence[str]) -> None:
+    """Switch dropout off in attention that hands out its maps: they come after it, and a dropped entry is no probability."""
+    if blocks:
+        anatomy = anatomy_of(student)
+        for attention in (anatomy.block(block).attention for block in blocks):
+            if attention is not None:
+                student.get_submodule(attention.module).eval()
+
+
+def union(wants: Iterable[Want]) -> Want:
+    """All that any of `wants` asks for, each block once."""
+    hidden: dict[str, None] = {}
+    maps: dict[str, None] = {}
+    for want in wants:
+        hidden |= dict.fromkeys(want.hidden_states)
+        maps |= dict.fromkeys(want.attention_maps)
+    return Want(tuple(hidden), tuple(maps))
+
+
+def in_float32(outputs: Outputs) -> Outputs:
+    """The same outputs with every number in float32."""
+    return replace(
+        outputs,
+        logits=outputs.logits.float(),
+        hidden_states={block: states.float() for block, states in outputs.hidden_states.items()},
+        attention_maps={block: maps.float() for block, maps in outputs.attention_maps.items()},
+    )
+
+
+def _chosen(outputs: Outputs, want: Want) -> Outputs:
+    return replace(
+        outputs,
+        hidden_states={block: outputs.hidden_states[block] for block in want.hidden_states},
+        attention_maps={block: outputs.attention_maps[block] for block in want.attention_maps},
+    )

@@ -1,0 +1,1 @@
+"""Distillation losses, found by name."""

@@ -1,0 +1,90 @@
+"""Soft targets: the student imitates the teacher's class probabilities at a temperature."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import Field
+from typing_extensions import override
+
+from compressor.contracts import Batch, Objective, Outputs, Want
+
+if TYPE_CHECKING:
+    import torch
+
+    from compressor.anatomy import Anatomy
+
+Divergence = Literal["forward", "reverse", "jensen-shannon"]
+
+
+def soft_target_loss(
+    student: torch.Tensor,
+    teacher: torch.Tensor,
+    *,
+    temperature: float = 1.0,
+    divergence: Divergence = "forward",
+    beta: float = 0.5,
+) -> torch.Tensor:
+    """`temperature² · D(p_T, p_S)` of logits `[..., classes]`, a mean over all leading axes.
+
+    With `p = softmax(logits / temperature)`, `D` is
+
+    - `forward`: `KL(p_T || p_S)`, whose gradient on the student is `temperature · (p_S - p_T)`;
+    - `reverse`: `KL(p_S || p_T)`;
+    - `jensen-shannon`: `beta · KL(p_T || M) + (1 - beta) · KL(p_S || M)` with `M = beta · p_T + (1 - beta) · p_S`. Divided by
+      `beta` it tends to `forward` as `beta` tends to 0, and divided by `1 - beta` to `reverse` as `beta` tends to 1.
+
+    The factor `temperature²` keeps gradients at the scale of a hard-label loss; as the temperature grows, `forward` tends to
+    half the mean square difference of the centred logits.
+    """
+    log_student = (student / temperature).log_softmax(dim=-1)
+    log_teacher = (teacher / temperature).log_softmax(dim=-1)
+    return temperature**2 * _divergence(log_student, log_teacher, divergence, beta).mean()
+
+
+def kl(log_p: torch.Tensor, log_q: torch.Tensor) -> torch.Tensor:
+    """`KL(p || q) = sum p log(p / q)` over the last axis, of log-probabilities."""
+    return (log_p.exp() * (log_p - log_q)).sum(dim=-1)
+
+
+def _divergence(log_student: torch.Tensor, log_teacher: torch.Tensor, divergence: Divergence, beta: float) -> torch.Tensor:
+    import torch
+
+    if divergence == "forward":
+        return kl(log_teacher, log_student)
+    if divergence == "reverse":
+        return kl(log_student, log_teacher)
+    log_mixture = torch.logaddexp(log_teacher + math.log(beta), log_student + math.log1p(-beta))
+    return beta * kl(log_teacher, log_mixture) + (1 - beta) * kl(log_student, log_mixture)
+
+
+class SoftTargets(Objective):
+    """Imitate the teacher's probabilities at a temperature, scaled by its square."""
+
+    paper: ClassVar[str] = (
+        "Hinton et al., Distilling the Knowledge in a Neural Network, 2015, arXiv:1503.02531; "
+        "generalised Jensen-Shannon: Agarwal et al., On-Policy Distillation of Language Models, 2024, arXiv:2306.13649"
+    )
+
+    temperature: float = Field(2.0, gt=0, le=1000, description="divides the logits of both before the softmax")
+    divergence: Divergence = Field("forward", description="forward is KL(teacher || student)")
+    beta: float = Field(0.5, gt=0, lt=1, description="share of the teacher in the mixture of jensen-shannon")
+
+    @override
+    def wants(self, student: Anatomy, teacher: Anatomy) -> tuple[Want, Want]:
+        """Nothing but logits."""
+        return Want(), Want()
+
+    @override
+    def loss(
+        self,
+        student: Outputs,
+        teacher: Outputs,
+        batch: Batch,
+        projections: torch.nn.Module | None,
+    ) -> torch.Tensor:
+        """The divergence of one batch."""
+        return soft_target_loss(
+            student.logits, teacher.logits, temperature=self.temperature, divergence=self.divergence, beta=self.beta
+        )

@@ -1,0 +1,216 @@
+"""Structured pruning: remove the heads, feed-forward neurons or layers that matter least until a budget is met."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+from typing_extensions import override
+
+from compressor.anatomy import Anatomy, anatomy_of
+from compressor.contracts import Batch, Context, Pass, Progress
+from compressor.errors import CompressorError, UnsupportedModel
+from compressor.records import Bars, Remark, Table
+from passes import removal
+from passes.block_costs import Site, macs_cost, saved, weights_cost
+from passes.importance import Importance, Scores, data_scores, magnitude_scores, places, random_scores
+from passes.latency_budget import LatencyBudget, Share, prune_to_latency
+from passes.removal import Cost, Kind, Ladder
+from passes.side_files import write_side_files
+
+if TYPE_CHECKING:
+    from compressor.model import Model
+
+
+class PruneStructure(Pass):
+    """Remove attention heads, feed-forward neurons or whole layers, the least important first, until a budget is met."""
+
+    requires: ClassVar[tuple[str, ...]] = ("torch", "transformers")
+    paper: ClassVar[str] = (
+        "taylor: Michel et al., Are Sixteen Heads Really Better than One?, 2019, arXiv:1905.10650, and Molchanov et al., "
+        "Importance Estimation for Neural Network Pruning, 2019, arXiv:1906.10771; layers by activation: Men et al., ShortGPT, "
+        "2024, arXiv:2403.03853; latency tables: after Shen et al., HALP, 2021, arXiv:2110.10811"
+    )
+
+    what: tuple[Kind, ...] = Field(("heads", "neurons"), min_length=1, description="what may be removed")
+    importance: Importance = Field("taylor", description="taylor and activation look at training rows")
+    scope: Literal["global", "layer"] = Field("global", description="rank over all blocks, or keep the same share in each")
+    keep: Share | dict[Kind, Share] | None = Field(
+        None, description="share of what may be removed that stays, by parameters; or a share by kind of unit"
+    )
+    parameters: float | None = Field(None, gt=0, description="parameters of the whole model: a fraction below 1, or their number")
+    macs: Share | None = Field(None, description="fraction of the blocks' multiply-accumulates")
+    latency: LatencyBudget | None = None
+    length: int = Field(128, ge=1, description="tokens a row when multiply-accumulates are counted")
+    round_to: int = Field(16, ge=1, description="feed-forward widths become multiples of this")
+    min_heads: int = Field(1, ge=0, description="heads that stay in every block")
+    rows: int = Field(512, ge=1, description="training rows that importance is estimated on")
+    batch_size: int = Field(16, ge=1)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        given = [name for name in ("keep", "parameters", "macs", "latency") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"give exactly one of keep, parameters, macs and latency, found {' and '.join(given) or 'none'}")
+        if len(set(self.what)) < len(self.what):
+            raise ValueError(f"what names a kind twice: {', '.join(self.what)}")
+        if isinstance(self.keep, dict):
+            if "what" in self.model_fields_set and set(self.keep) != set(self.what):
+                raise ValueError(f"keep speaks of {', '.join(self.keep)} and what of {', '.join(self.what)}; leave `what` out")
+        elif "layers" in self.what and len(self.what) > 1:
+            raise ValueError("layers go beside heads or neurons only with a share of each: keep: {layers: 0.5, heads: 0.5}")
+        if self.parameters is not None and 1 <= self.parameters != int(self.parameters):
+            raise ValueError(f"parameters is a fraction below 1 or a whole number, found {self.parameters}")
+        return self
+
+    @override
+    def targets(self) -> tuple[str, ...]:
+        """The target that latency is measured on."""
+        return (self.latency.target,) if self.latency else ()
+
+    @override
+    def apply(self, model: Model, ctx: Context) -> Model:
+        """A smaller copy of `model`.
+
+        Raises:
+            UnsupportedModel: the model has no such units.
+            CompressorError: the budget cannot be met.
+        """
+        pruned = model.copy()
+        for kinds in self._rounds():
+            pruned = self._round(pruned, kinds, ctx)
+        return pruned
+
+    def _rounds(self) -> tuple[tuple[Kind, ...], ...]:
+        """Layers go first: what is left is then looked at anew."""
+        kinds = tuple(self.keep) if isinstance(self.keep, dict) else self.what
+        layers = tuple(kind for kind in kinds if kind == "layers")
+        others = tuple(kind for kind in kinds if kind != "layers")
+        return tuple(each for each in (layers, others) if each)
+
+    def _round(self, model: Model, kinds: tuple[Kind, ...], ctx: Context) -> Model:
+        anatomy = anatomy_of(model.module)
+        for kind in kinds:
+            if not places(anatomy, (kind,)):
+                raise UnsupportedModel(f"this {anatomy.family} model has no {kind} to remove")
+        scores = self._scores(model, anatomy, kinds, ctx)
+        ladders = tuple(self._ladder(*place, values) for place, values in scores.items())
+        site = Site(model, anatomy, ladders, ctx)
+        if self.latency:
+            taken, pruned = prune_to_latency(site, self.latency, self._shed)
+        else:
+            taken = self._to_size(site)
+            pruned = site.pruned(taken)
+        _tell(site, taken, pruned, scores)
+        return pruned
+
+    def _ladder(self, kind: Kind, block: str, scores: Sequence[float]) -> Ladder:
+        round_to = self.round_to if kind == "neurons" else 1
+        return removal.ladder(kind, block, scores, round_to=round_to, least=self.min_heads if kind == "heads" else 1)
+
+    # -------------------------------------------------------------- importance
+
+    def _scores(self, model: Model, anatomy: Anatomy, kinds: Sequence[Kind], ctx: Context) -> Scores:
+        if self.importance == "random":
+            return random_scores(anatomy, kinds, seed=ctx.seed)
+        if self.importance == "magnitude":
+            return magnitude_scores(model.module, anatomy, kinds)
+        module: Any = model.copy().module
+        module.to(ctx.device).eval().requires_grad_(self.importance == "taylor")
+        batches = self._batches(model, ctx)
+        return data_scores(module, anatomy, kinds, importance=self.importance, task=ctx.task, batches=batches)
+
+    def _batches(self, model: Model, ctx: Context) -> Iterable[Batch]:
+        rows = ctx.data.split("train")
+        chosen = sorted(random.Random(ctx.seed).sample(range(len(rows)), min(self.rows, len(rows))))
+        files = ctx.folder / "files"
+        write_side_files(model, files)
+        total = -(-len(chosen) // self.batch_size)
+        for done, batch in enumerate(ctx.task.batches(rows.select(chosen), files, batch_size=self.batch_size), start=1):
+            yield {name: tensor.to(ctx.device) for name, tensor in batch.items()}
+            ctx.tell(Progress("importance", done, total, "batches"))
+
+    # -------------------------------------------------------------- budgets
+
+    def _to_size(self, site: Site) -> tuple[int, ...]:
+        """Rungs to take so that `keep`, `parameters` or `macs` is met."""
+        module, anatomy, ladders = site.model.module, site.anatomy, site.ladders
+        weights = weights_cost(module, anatomy)
+        if self.keep is not None:
+            return self._to_share(ladders, weights, self.keep)
+        if self.macs is not None:
+            cost = macs_cost(module, anatomy, length=self.length)
+            everything = [self._ladder(*place, [0.0] * count) for place, count in places(anatomy, ("heads", "neurons")).items()]
+            before = removal.total(everything, cost, [0] * len(everything))
+            return self._to_limit(ladders, cost, before=before, limit=self.macs * before, unit="multiply-accumulates")
+        assert self.parameters is not None
+        limit = self.parameters * site.model.weights if self.parameters < 1 else self.parameters
+        return self._to_limit(ladders, weights, before=site.model.weights, limit=limit, unit="parameters")
+
+    def _to_share(self, ladders: Sequence[Ladder], cost: Cost, keep: float | Mapping[Kind, float]) -> tuple[int, ...]:
+        """Rungs to take so that the share that stays is as near to `keep` as the ladders allow."""
+        if isinstance(keep, Mapping):
+            by_kind = {kind: [each for each in ladders if each.kind == kind] for kind in keep}
+            rungs = {kind: iter(self._to_share(mine, cost, keep[kind])) for kind, mine in by_kind.items() if mine}
+            return tuple(next(rungs[each.kind]) for each in ladders)
+        if self.scope == "layer" or ladders[0].kind == "layers":
+            return removal.share(ladders, keep)
+        before = removal.total(ladders, cost, [0] * len(ladders))
+        return removal.shed(ladders, cost, (1 - keep) * before, nearest=True)
+
+    def _to_limit(self, ladders: Sequence[Ladder], cost: Cost, *, before: float, limit: float, unit: str) -> tuple[int, ...]:
+        taken = self._shed(ladders, cost, before - limit)
+        after = before - saved(ladders, cost, taken)
+        if after > limit * (1 + 1e-9):
+            raise CompressorError(
+                f"{unit} cannot come down to {limit:,.0f}: {before:,.0f} now, {after:,.0f} with all gone that may go "
+                f"({', '.join(dict.fromkeys(each.kind for each in ladders))}); raise the budget or lower min_heads or round_to"
+            )
+        return taken
+
+    def _shed(self, ladders: Sequence[Ladder], cost: Cost, excess: float) -> tuple[int, ...]:
+        return (removal.shed if self.scope == "global" else removal.uniform)(ladders, cost, excess)
+
+
+def _tell(site: Site, taken: Sequence[int], pruned: Model, scores: Scores) -> None:
+    before, after = site.model.weights, pruned.weights
+    left = [each.count(rungs) for each, rungs in zip(site.ladders, taken, strict=True)]
+    counts = []
+    for kind in dict.fromkeys(each.kind for each in site.ladders):
+        mine = [(each.units, count) for each, count in zip(site.ladders, left, strict=True) if each.kind == kind]
+        counts.append(f"{sum(count for _, count in mine):,} of {sum(units for units, _ in mine):,} {kind}")
+    text = f"Kept {' and '.join(counts)}: {after:,} of {before:,} parameters ({after / before:.1%})."
+    site.ctx.note(Remark(text=text))
+    site.ctx.note(_widths(site, left))
+    for kind in dict.fromkeys(each.kind for each in site.ladders):
+        site.ctx.note(_bars(site, kind, taken, scores))
+
+
+def _widths(site: Site, left: Sequence[int]) -> Table:
+    rows = tuple(
+        (each.block or site.anatomy.stack, each.kind, each.units, count) for each, count in zip(site.ladders, left, strict=True)
+    )
+    return Table(title="What is left in each block", columns=("block", "kind", "before", "after"), rows=rows)
+
+
+def _bars(site: Site, kind: Kind, taken: Sequence[int], scores: Scores) -> Bars:
+    """Importance of every head or layer, those that went marked; of neurons, which are many, the mean by block."""
+    values: dict[str, float] = {}
+    gone: list[str] = []
+    for ladder, rungs in zip(site.ladders, taken, strict=True):
+        if ladder.kind != kind:
+            continue
+        mine, number = scores[kind, ladder.block], ladder.block.removeprefix(f"{site.anatomy.stack}.")
+        if kind == "neurons":
+            values[f"layer {number}"] = sum(mine) / len(mine)
+            continue
+        labels = [f"layer {unit}" if kind == "layers" else f"layer {number} head {unit}" for unit in range(ladder.units)]
+        values |= dict(zip(labels, mine, strict=True))
+        kept = set(ladder.kept(rungs))
+        gone += [label for unit, label in enumerate(labels) if unit not in kept]
+    what = "neurons, mean by block" if kind == "neurons" else kind
+    return Bars(
+        title=f"Importance of {what}", unit="importance", values=values, marked=tuple(gone), mark="removed" if gone else ""
+    )

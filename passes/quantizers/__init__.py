@@ -1,0 +1,1 @@
+"""The libraries' own quantisers, each behind one function."""

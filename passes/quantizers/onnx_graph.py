@@ -1,0 +1,81 @@
+"""Small rewrites of quantised ONNX graphs."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Collection
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import onnx
+
+
+def exact_inputs_elsewhere(graph: onnx.ModelProto, products: Collection[str]) -> None:
+    """Give every node but the named products the exact values of tensors that were quantised for those products only.
+
+    The quantiser replaces a tensor for all that read it, so that a residual connection would carry the rounded values.
+    """
+    sources = {node.output[0]: node for node in graph.graph.node if node.op_type == "QuantizeLinear"}
+    exact = {
+        node.output[0]: sources[node.input[0]].input[0]
+        for node in graph.graph.node
+        if node.op_type == "DequantizeLinear" and node.input[0] in sources
+    }
+    for node in graph.graph.node:
+        if node.name not in products:
+            for number, name in enumerate(node.input):
+                node.input[number] = exact.get(name, name)
+
+
+def put_back(graph: onnx.ModelProto, exact: onnx.ModelProto, names: Collection[str]) -> onnx.ModelProto:
+    """A copy of `graph` in which the named nodes are as they are in `exact`; both call their outputs the same."""
+    originals = {node.output[0]: node for node in exact.graph.node if node.name in names}
+    made = copy.deepcopy(graph)
+    nodes = [originals.get(output, node) for node in made.graph.node for output in node.output[:1]]
+    del made.graph.node[:]
+    made.graph.node.extend(nodes)
+    known = {each.name for each in made.graph.initializer}
+    read = {name for node in originals.values() for name in node.input}
+    made.graph.initializer.extend(each for each in exact.graph.initializer if each.name in read - known)
+    drop_unused(made)
+    return made
+
+
+def drop_unused(graph: onnx.ModelProto) -> None:
+    """Remove nodes and initializers that no output depends on."""
+    needed, kept = {each.name for each in graph.graph.output}, []
+    for node in reversed(graph.graph.node):
+        if needed.intersection(node.output):
+            needed.update(node.input)
+            kept.append(node)
+    initializers = [each for each in graph.graph.initializer if each.name in needed]
+    del graph.graph.node[:], graph.graph.initializer[:], graph.graph.value_info[:]
+    graph.graph.node.extend(reversed(kept))
+    graph.graph.initializer.extend(initializers)
+
+
+def fold_gemms(graph: onnx.ModelProto) -> None:
+    """`Gemm` of a vector or matrix by a constant weight becomes `MatMul` and `Add` under the same names, its scales folded in."""
+    import numpy as np
+    from onnx import helper, numpy_helper
+
+    constants = {each.name: each for each in graph.graph.initializer}
+    nodes = []
+    for node in graph.graph.node:
+        settings = {each.name: helper.get_attribute_value(each) for each in node.attribute}
+        weight = constants.get(node.input[1]) if node.op_type == "Gemm" and not settings.get("transA") else None
+        bias = constants.get(node.input[2]) if weight is not None and len(node.input) > 2 else None
+        if weight is None or bias is None:
+            nodes.append(node)
+            continue
+        values = numpy_helper.to_array(weight)
+        values = values.T if settings.get("transB") else values
+        scaled = (values * np.float32(settings.get("alpha", 1)), numpy_helper.to_array(bias) * np.float32(settings.get("beta", 1)))
+        inner, names = f"{node.output[0]}_product", (f"{node.output[0]}_weight", f"{node.output[0]}_bias")
+        for name, array in zip(names, scaled, strict=True):
+            graph.graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(array), name))
+        nodes.append(helper.make_node("MatMul", [node.input[0], names[0]], [inner], name=node.name))
+        nodes.append(helper.make_node("Add", [inner, names[1]], [node.output[0]], name=f"{node.name}_bias"))
+    del graph.graph.node[:]
+    graph.graph.node.extend(nodes)
+    drop_unused(graph)

@@ -1,0 +1,27 @@
+"""The files beside a model (tokenizer, image processor) put where a task can read them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from compressor.lowering import beside
+
+if TYPE_CHECKING:
+    from compressor.model import Model
+
+
+def write_side_files(model: Model, folder: Path) -> Path:
+    """Write the files that `model` carries, without weights, into `folder`."""
+    for name, content in model.files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    return folder
+
+
+def carry_side_files(source: Path, folder: Path) -> Path:
+    """Copy what lies beside a graph into `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    beside(source, folder)
+    return folder

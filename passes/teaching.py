@@ -1,0 +1,133 @@
+"""Around a distillation: teachers made ready, their answers kept, and what the report says of how well they were heard."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from statistics import fmean
+from typing import TYPE_CHECKING
+
+from compressor.contracts import Context, Evaluation, Message, Progress
+from compressor.errors import CompressorError, UnsupportedModel
+from compressor.training import TrainingSettings, resolved_precision
+from passes.lessons import Lesson, Teacher
+from passes.side_files import write_side_files
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from compressor.model import Model
+
+INPUT_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "merges.txt", "preprocessor_config.json")
+"""Files that decide what a model is fed."""
+COMPARED_ROWS = 500
+"""Rows of validation on which student and teacher are compared."""
+POINTS = 200
+"""Points of a curve in the report."""
+STILL = 0.05
+"""Relative change of a loss below which it has not moved."""
+
+
+def teacher(
+    name: str,
+    model: Model,
+    lessons: tuple[Lesson, ...],
+    *,
+    student: Model,
+    ctx: Context,
+    settings: TrainingSettings,
+    cache: bool | None,
+) -> Teacher:
+    """A frozen teacher; with `cache`, or by itself where only logits are wanted, one whose logits are computed now.
+
+    Raises:
+        UnsupportedModel: it has other classes than the student, or reads other inputs and would have to run on the student's.
+        CompressorError: features cannot be kept for each row.
+    """
+    module: nn.Module = model.module
+    module.requires_grad_(False)
+    module.to(ctx.device).eval()
+    _check_classes(name, model, student)
+    made = Teacher(module, lessons)
+    inside = bool(made.want.hidden_states or made.want.attention_maps)
+    if cache and inside:
+        raise CompressorError(
+            f"cache_teacher keeps logits only, and an objective looks inside of {name}: leave cache_teacher out"
+        )
+    if cache or (cache is None and not inside):
+        return Teacher(module, lessons, row_logits(name, model, ctx, settings))
+    if other := [file for file in INPUT_FILES if model.files.get(file) != student.files.get(file)]:
+        raise UnsupportedModel(
+            f"teacher {name} and student read different inputs ({', '.join(other)} differ): "
+            "such a teacher gives soft-targets only, with cache_teacher: true"
+        )
+    return made
+
+
+def row_logits(name: str, model: Model, ctx: Context, settings: TrainingSettings) -> torch.Tensor:
+    """Logits `[rows, classes]` of every training row in float32, computed in the precision that training runs in."""
+    import torch
+
+    files = write_side_files(model, ctx.folder / "teachers" / name)
+    batches = ctx.task.batches(ctx.data.split("train"), files, batch_size=settings.batch_size)
+    total = len(batches)  # type: ignore[arg-type]
+    module, low = model.module, resolved_precision(settings.precision, ctx.device) == "bf16"
+    found = []
+    with torch.no_grad(), torch.autocast(torch.device(ctx.device).type, dtype=torch.bfloat16, enabled=low):
+        for done, batch in enumerate(batches, start=1):
+            moved = {key: tensor.to(ctx.device) for key, tensor in batch.items()}
+            found.append(ctx.task.forward(module, moved).logits.float())
+            ctx.tell(Progress(f"answers of {name}", done, total, "batches"))
+    return torch.cat(found)
+
+
+def _check_classes(name: str, model: Model, student: Model) -> None:
+    mine, theirs = (getattr(each.module.config, "num_labels", None) for each in (student, model))
+    if mine != theirs:
+        raise UnsupportedModel(f"teacher {name} tells {theirs} classes apart and the student {mine}")
+
+
+# ------------------------------------------------------------------ how well they were heard
+
+
+def validation_outputs(models: Mapping[str, Model], ctx: Context) -> dict[str, Evaluation]:
+    """What each teacher answers on validation data."""
+    return {name: ctx.evaluate(model, "validation", limit=COMPARED_ROWS) for name, model in models.items()}
+
+
+def agreements(student: Evaluation, taught: Mapping[str, Evaluation]) -> dict[str, float]:
+    """Share of the compared rows on which the student predicts what each teacher does."""
+    mine = student.outputs[:COMPARED_ROWS].argmax(-1)
+    return {name: float((mine == evaluation.outputs.argmax(-1)).mean()) for name, evaluation in taught.items()}
+
+
+def agreement_remarks(
+    before: Mapping[str, float], after: Mapping[str, float], taught: Mapping[str, Evaluation], ctx: Context
+) -> Iterator[str]:
+    """A sentence for each teacher."""
+    for name, evaluation in taught.items():
+        main = evaluation.scores.main
+        yield (
+            f"Student and teacher {name} agree on {after[name]:.1%} of {main.n} validation rows, {before[name]:.1%} before; "
+            f"the teacher's own {main.name} there is {main.value:.1%}."
+        )
+        if after[name] < before[name]:
+            ctx.tell(Message(f"the student agrees less with {name} than before: try a lower learning_rate or more epochs"))
+
+
+def silent(curves: Mapping[str, Sequence[tuple[float, float]]]) -> Iterator[str]:
+    """A sentence for each loss that ends where it began: the means of its first and last quarter hardly differ."""
+    for name, curve in curves.items():
+        quarter = len(curve) // 4
+        if quarter < 2:
+            continue
+        first, last = (fmean(value for _, value in part) for part in (curve[:quarter], curve[-quarter:]))
+        if abs(last - first) <= STILL * abs(first):
+            yield f"The loss {name} did not move ({first:.3g} at first, {last:.3g} at last): it taught the student nothing new."
+
+
+def thinned(curve: Sequence[tuple[float, float]]) -> tuple[tuple[float, float], ...]:
+    """At most `POINTS` points, each the mean of as many neighbours."""
+    width = -(-len(curve) // POINTS)
+    bins = (curve[at : at + width] for at in range(0, len(curve), width))
+    return tuple((sum(x for x, _ in each) / len(each), sum(y for _, y in each) / len(each)) for each in bins)

@@ -1,0 +1,1 @@
+"""Runtimes that models are built for, opened on and measured on."""

@@ -1,0 +1,104 @@
+"""Intervals and verdicts on synthetic timings, where the truth is known."""
+
+import numpy as np
+import pytest
+
+from benchmarks.statistics import is_steady, judge, median_with_interval, percentile, ratio_with_interval
+from compressor.records import Interval
+
+EXPERIMENTS = 400
+
+
+def rounds(rng, ms: float, *, n: int, noise: float = 0.03):
+    return ms * np.exp(noise * rng.standard_normal(n))
+
+
+@pytest.mark.parametrize("n", [5, 7, 9, 13])
+@pytest.mark.parametrize("shape", ["normal", "heavy tails"])
+def test_interval_of_a_median_covers_the_truth_about_as_often_as_it_says(n, shape):
+    rng = np.random.default_rng(n)
+    draw = rng.standard_normal if shape == "normal" else (lambda size: rng.standard_t(2, size))
+    covered = 0
+    for i in range(EXPERIMENTS):
+        _, interval = median_with_interval(10.0 + draw(n), seed=i)
+        covered += interval.low <= 10.0 <= interval.high
+    assert 0.90 <= covered / EXPERIMENTS <= 0.995
+
+
+def test_interval_of_a_ratio_covers_a_known_speed_up_in_spite_of_drift():
+    rng = np.random.default_rng(1)
+    covered = 0
+    for i in range(EXPERIMENTS):
+        drift = np.exp(np.cumsum(0.1 * rng.standard_normal(9)))
+        _, interval = ratio_with_interval(drift * rounds(rng, 15, n=9), drift * rounds(rng, 10, n=9), seed=i)
+        covered += interval.low <= 1.5 <= interval.high
+    assert 0.92 <= covered / EXPERIMENTS <= 0.99
+
+
+def test_equal_candidates_are_hardly_ever_called_different():
+    rng = np.random.default_rng(2)
+    called = [
+        judge(*ratio_with_interval(rounds(rng, 10, n=9), rounds(rng, 10, n=9), seed=i), floor=0.02) for i in range(EXPERIMENTS)
+    ]
+    assert called.count("no measurable change") >= 0.94 * EXPERIMENTS
+
+
+@pytest.mark.parametrize(("factor", "expected"), [(1.5, "faster"), (1 / 1.5, "slower")])
+def test_a_known_change_is_always_found(factor, expected):
+    rng = np.random.default_rng(3)
+    for i in range(50):
+        value, interval = ratio_with_interval(rounds(rng, 10 * factor, n=9), rounds(rng, 10, n=9), seed=i)
+        assert value == pytest.approx(factor, rel=0.1)
+        assert judge(value, interval, floor=0.02) == expected
+
+
+def test_ratio_ignores_one_round_in_which_a_neighbour_was_busy():
+    to, of = np.full(9, 10.0), np.full(9, 5.0)
+    to[4] = 90.0
+    value, interval = ratio_with_interval(to, of, seed=0)
+    assert (value, interval.low, interval.high) == (2.0, 2.0, 2.0)
+
+
+def test_interval_is_the_same_again_when_the_seed_is():
+    values = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.5]
+    assert median_with_interval(values, seed=4) == median_with_interval(values, seed=4)
+
+
+def test_interval_refuses_a_single_round():
+    with pytest.raises(ValueError, match="at least 2 rounds, got 1"):
+        median_with_interval([1.0], seed=0)
+
+
+def test_ratio_refuses_unpaired_rounds():
+    with pytest.raises(ValueError, match="got 2 and 3"):
+        ratio_with_interval([1.0, 2.0], [1.0, 2.0, 3.0], seed=0)
+
+
+@pytest.mark.parametrize(
+    ("value", "low", "high", "expected"),
+    [
+        (1.03, 1.01, 1.05, "faster"),
+        (1.015, 1.01, 1.02, "no measurable change"),
+        (1.5, 0.99, 2.0, "no measurable change"),
+        (0.9, 0.85, 0.95, "slower"),
+        (0.99, 0.98, 0.995, "no measurable change"),
+    ],
+)
+def test_judge_asks_for_an_interval_beyond_1_and_an_effect_beyond_the_floor(value, low, high, expected):
+    assert judge(value, Interval(low=low, high=high, method="given"), floor=0.02) == expected
+
+
+@pytest.mark.parametrize(("percent", "floor"), [(90, 64), (99, 662)])
+def test_percentile_is_told_only_from_its_floor_on(percent, floor):
+    assert percentile([1.0] * (floor - 1), percent) is None
+    assert percentile([1.0] * floor, percent) == 1.0
+
+
+def test_percentile_of_a_ramp_is_its_percent():
+    assert percentile(np.arange(1001) / 10, 99) == pytest.approx(99.0)
+
+
+def test_is_steady_asks_for_three_blocks_that_agree():
+    assert not is_steady([1.0, 1.0], tolerance=0.02)
+    assert not is_steady([1.0, 1.05, 1.0], tolerance=0.02)
+    assert is_steady([5.0, 1.0, 1.01, 1.02], tolerance=0.02)

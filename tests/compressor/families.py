@@ -1,0 +1,147 @@
+"""Tiny random models of every family in the anatomy table, with and without a task head, and inputs for them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import transformers
+from transformers.models.whisper.modeling_whisper import WhisperEncoder
+
+LAYERS, HEADS, HIDDEN, WIDTH = 3, 4, 32, 64
+
+SIZES = {"hidden_size": HIDDEN, "num_hidden_layers": LAYERS, "num_attention_heads": HEADS, "intermediate_size": WIDTH}
+TEXT = {"vocab_size": 50, "max_position_embeddings": 40, "num_labels": 5}
+IMAGE = {"image_size": 16, "patch_size": 8, "num_labels": 5}
+SPEECH = {
+    "conv_dim": (16, 16),
+    "conv_stride": (5, 2),
+    "conv_kernel": (10, 3),
+    "num_conv_pos_embeddings": 4,
+    "num_conv_pos_embedding_groups": 2,
+    "vocab_size": 30,
+    "num_labels": 5,
+    "classifier_proj_size": 8,
+}
+WHISPER = {
+    "d_model": HIDDEN,
+    "encoder_layers": LAYERS,
+    "encoder_attention_heads": HEADS,
+    "encoder_ffn_dim": WIDTH,
+    "decoder_layers": 1,
+    "decoder_attention_heads": 2,
+    "decoder_ffn_dim": 16,
+    "vocab_size": 50,
+    "num_mel_bins": 8,
+    "max_source_positions": 10,
+    "max_target_positions": 8,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "decoder_start_token_id": 1,
+    "suppress_tokens": None,
+    "begin_suppress_tokens": None,
+    "num_labels": 5,
+    "classifier_proj_size": 8,
+}
+
+
+def _distilbert(**changes: Any) -> transformers.PreTrainedConfig:
+    return transformers.DistilBertConfig(dim=HIDDEN, n_layers=LAYERS, n_heads=HEADS, hidden_dim=WIDTH, **TEXT, **changes)
+
+
+def _dinov2(**changes: Any) -> transformers.PreTrainedConfig:
+    sizes = {name: size for name, size in SIZES.items() if name != "intermediate_size"}
+    return transformers.Dinov2Config(**{**sizes, "mlp_ratio": WIDTH // HIDDEN, **IMAGE, **changes})
+
+
+def _text_inputs() -> dict[str, torch.Tensor]:
+    ids = torch.arange(3, 19).reshape(2, 8)
+    mask = torch.ones_like(ids)
+    mask[1, 5:] = 0
+    return {"input_ids": ids, "attention_mask": mask}
+
+
+def _image_inputs() -> dict[str, torch.Tensor]:
+    return {"pixel_values": torch.linspace(-1, 1, 2 * 3 * 16 * 16).reshape(2, 3, 16, 16).sin()}
+
+
+def _wave_inputs() -> dict[str, torch.Tensor]:
+    return {"input_values": torch.linspace(0, 60, 2 * 400).sin().reshape(2, 400)}
+
+
+def _mel_inputs() -> dict[str, torch.Tensor]:
+    return {"input_features": torch.linspace(0, 30, 2 * 8 * 20).sin().reshape(2, 8, 20)}
+
+
+@dataclass(frozen=True)
+class Tiny:
+    """One tiny model: `row` is the anatomy row that fits it."""
+
+    row: str
+    class_name: type
+    config: Callable[[], Any]
+    inputs: Callable[[], dict[str, torch.Tensor]]
+
+    def make(self, seed: int = 0) -> Any:
+        """A model in eval mode whose biases and norms are random too, so that a wrong slice of them shows."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            module = self.class_name(self.config()).eval()
+            with torch.no_grad():
+                for parameter in module.parameters():
+                    parameter.add_(0.2 * torch.randn_like(parameter))
+        return module
+
+    def outputs(self, module: Any) -> torch.Tensor:
+        """Logits, or the last hidden states where there is no head."""
+        with torch.no_grad():
+            outputs = module(**self.inputs())
+        return outputs.logits if "logits" in outputs else outputs.last_hidden_state
+
+
+def _t(row: str, cls: type, config: Callable[[], Any], inputs: Callable[[], dict[str, torch.Tensor]]) -> Tiny:
+    return Tiny(row, cls, config, inputs)
+
+
+t = transformers
+FAMILIES: dict[str, Tiny] = {
+    "bert": _t("bert", t.BertForSequenceClassification, lambda: t.BertConfig(**SIZES, **TEXT), _text_inputs),
+    "distilbert": _t("distilbert", t.DistilBertForSequenceClassification, _distilbert, _text_inputs),
+    "roberta": _t("roberta", t.RobertaForSequenceClassification, lambda: t.RobertaConfig(**SIZES, **TEXT), _text_inputs),
+    "vit": _t("vit", t.ViTForImageClassification, lambda: t.ViTConfig(**SIZES, **IMAGE), _image_inputs),
+    "dinov2": _t("dinov2", t.Dinov2ForImageClassification, _dinov2, _image_inputs),
+    "whisper": _t("whisper-encoder", WhisperEncoder, lambda: t.WhisperConfig(**WHISPER), _mel_inputs),
+    "wav2vec2": _t("wav2vec2", t.Wav2Vec2ForSequenceClassification, lambda: t.Wav2Vec2Config(**SIZES, **SPEECH), _wave_inputs),
+    "hubert": _t("hubert", t.HubertForSequenceClassification, lambda: t.HubertConfig(**SIZES, **SPEECH), _wave_inputs),
+}
+VARIANTS: dict[str, Tiny] = {
+    "bert-bare": _t("bert", t.BertModel, lambda: t.BertConfig(**SIZES, **TEXT), _text_inputs),
+    "bert-tied": _t("bert", t.BertForMaskedLM, lambda: t.BertConfig(**SIZES, **TEXT), _text_inputs),
+    "distilbert-bare": _t("distilbert", t.DistilBertModel, _distilbert, _text_inputs),
+    "xlm-roberta": _t(
+        "roberta", t.XLMRobertaForSequenceClassification, lambda: t.XLMRobertaConfig(**SIZES, **TEXT), _text_inputs
+    ),
+    "vit-bare": _t("vit", t.ViTModel, lambda: t.ViTConfig(**SIZES, **IMAGE), _image_inputs),
+    "dinov2-bare": _t("dinov2", t.Dinov2Model, _dinov2, _image_inputs),
+    "dinov2-gated": _t("dinov2", t.Dinov2ForImageClassification, lambda: _dinov2(use_swiglu_ffn=True), _image_inputs),
+    "whisper-classifier": _t(
+        "whisper-encoder",
+        t.WhisperForAudioClassification,
+        lambda: t.WhisperConfig(**WHISPER, use_weighted_layer_sum=True),
+        _mel_inputs,
+    ),
+    "wav2vec2-bare": _t("wav2vec2", t.Wav2Vec2Model, lambda: t.Wav2Vec2Config(**SIZES, **SPEECH), _wave_inputs),
+    "wav2vec2-large": _t(
+        "wav2vec2",
+        t.Wav2Vec2ForSequenceClassification,
+        lambda: t.Wav2Vec2Config(
+            **SIZES, **SPEECH, do_stable_layer_norm=True, feat_extract_norm="layer", use_weighted_layer_sum=True, conv_bias=True
+        ),
+        _wave_inputs,
+    ),
+    "hubert-bare": _t("hubert", t.HubertModel, lambda: t.HubertConfig(**SIZES, **SPEECH), _wave_inputs),
+}
+ALL = {**FAMILIES, **VARIANTS}

@@ -1,0 +1,337 @@
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from xml.etree import ElementTree
+
+import jsonschema
+import pytest
+
+from compressor.errors import StoreError
+from compressor.records import REPORT_VERSION, Bars, LatencyRecord, Parity, Remark, Report, Series, Stage, Table, Verdict
+from compressor.report import answer, read_report, report_schema, wording, write_report
+from compressor.report.drawing import VARIABLES
+from compressor.report.findings import Findings, margin
+from compressor.report.html import page
+from compressor.report.markdown import document
+
+HOSTILE = '<script>alert(1)</script> $\\frac{1}$ & "x" | `y` id="z"'
+
+
+@pytest.fixture(scope="module")
+def html(report: Report) -> str:
+    return page(report)
+
+
+class Elements(HTMLParser):
+    """Names and attributes of all elements, in order."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.found.append((tag, dict(attrs)))
+
+    def handle_startendtag(self, tag, attrs):
+        self.handle_starttag(tag, attrs)
+
+    def named(self, *names):
+        return [attributes for name, attributes in self.found if name in names]
+
+
+def hostile(report: Report) -> Report:
+    """The report with a text of a stranger wherever one can stand."""
+    notes = (
+        Bars(title=HOSTILE, unit=HOSTILE, values={HOSTILE: 1.0, "b": -2.0}, marked=("b",), mark=HOSTILE),
+        Series(title=HOSTILE, x=HOSTILE, y=HOSTILE, curves={HOSTILE: ((0.0, 1.0), (1.0, 2.0)), "b": ((0.0, 1.0),)}),
+        Table(title=HOSTILE, columns=(HOSTILE,), rows=((HOSTILE,), (None,))),
+        Remark(text=HOSTILE),
+    )
+    stage = report.stages[1].model_copy(update={"notes": notes, "edits": (HOSTILE,), "layer_bytes": {HOSTILE: 10}})
+    rows = tuple(row.model_copy(update={"text": HOSTILE, "label": HOSTILE}) for row in report.disagreements)
+    stages = (report.stages[0], stage, *report.stages[2:])
+    return report.model_copy(
+        update={"name": HOSTILE, "plan": HOSTILE, "summary": HOSTILE, "disagreements": rows, "stages": stages}
+    )
+
+
+# ------------------------------------------------------------------ report.json
+
+
+def test_report_read_back_equals_the_one_written(report, html, tmp_path):
+    write_report(report, tmp_path)
+    assert read_report(tmp_path) == report
+    assert (tmp_path / "report.html").read_text(encoding="utf-8") == html, "the same report gives another page"
+    assert {path.name for path in tmp_path.iterdir()} == {"report.json", "report.html", "report.md"}
+
+
+def test_report_keeps_numbers_that_are_not_finite(report, tmp_path):
+    parity = Parity(against="source", max_abs=float("inf"), cosine=float("nan"), agreement=0.2, n=4, finite=False)
+    candidate = report.candidates[0].model_copy(update={"parity": parity})
+    write_report(report.model_copy(update={"candidates": (candidate,), "probes": ()}), tmp_path)
+    found = read_report(tmp_path).candidates[0].parity
+    assert found is not None
+    assert found.max_abs == float("inf")
+    assert found.cosine != found.cosine
+    jsonschema.validate(json.loads((tmp_path / "report.json").read_text()), report_schema())
+
+
+def test_schema_accepts_a_report_and_names_the_version(report):
+    schema = report_schema()
+    jsonschema.Draft202012Validator.check_schema(schema)
+    jsonschema.validate(json.loads(report.model_dump_json()), schema)
+    assert schema["properties"]["version"] == {"const": REPORT_VERSION}
+
+
+@pytest.mark.parametrize("change", [{"version": REPORT_VERSION + 1}, {"unknown": 1}, {"exit_code": "three"}])
+def test_schema_refuses_a_report_when_a_field_is_wrong(report, change):
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({**json.loads(report.model_dump_json()), **change}, report_schema())
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (None, "holds no report.json"),
+        ("{", "is no JSON"),
+        (json.dumps({"version": REPORT_VERSION + 1, "news": True}), f"version {REPORT_VERSION + 1}"),
+        (json.dumps({"version": REPORT_VERSION}), "is no report of version"),
+        ("[]", "is no report of version"),
+    ],
+)
+def test_read_report_says_what_is_wrong(tmp_path, text, said):
+    if text is not None:
+        (tmp_path / "report.json").write_text(text)
+    with pytest.raises(StoreError, match=re.escape(said)):
+        read_report(tmp_path)
+
+
+# ------------------------------------------------------------------ report.html
+
+
+def test_page_needs_no_network_and_no_script(html):
+    elements = Elements(html)
+    assert elements.named("script", "link", "img", "iframe", "object") == []
+    assert re.findall(r"url\((?!#)|@import|@font-face|<image", html) == []
+    assert all(attributes["href"].startswith("#") for attributes in elements.named("a", "use"))
+    assert any(attributes.get("http-equiv") == "Content-Security-Policy" for attributes in elements.named("meta"))
+
+
+def test_page_is_small_for_seven_candidates_at_two_shapes(html):
+    assert len(html.encode()) < 3_000_000
+
+
+def test_page_stays_small_when_there_are_many_samples(report):
+    latency = next(record for record in report.probes if isinstance(record, LatencyRecord))
+    rows = tuple(row.model_copy(update={"n": 30_000, "samples_ms": row.samples_ms * 100}) for row in latency.rows)
+    many = report.model_copy(update={"probes": (latency.model_copy(update={"rows": rows}),)})
+    assert len(page(many).encode()) < 3_000_000
+
+
+def test_page_draws_every_chart_once_with_a_label_and_ids_of_its_own(html):
+    elements = Elements(html)
+    charts = [attributes for attributes in elements.named("svg") if attributes.get("role") == "img"]
+    names = [attributes["data-chart"] for attributes in charts]
+    assert len(names) == len(set(names))
+    wanted = {
+        "waterfall-onnxruntime",
+        "waterfall-openvino",
+        "trade-off",
+        "distribution-1-128",
+        "distribution-8-128",
+        "throughput",
+    }
+    wanted |= {"layers-onnxruntime", "classes-onnxruntime", "classes-openvino", "stage-3-note-0", "stage-5-note-0"}
+    assert wanted <= set(names)
+    assert all(len(attributes["aria-label"] or "") > 20 for attributes in charts)
+    ids = [attributes["id"] for _, attributes in elements.found if "id" in attributes]
+    assert len(ids) == len(set(ids))
+
+
+def test_page_leaves_no_stand_in_colour(html):
+    assert [color for color in VARIABLES if color in html.lower()] == []
+    assert all(name in html for name in VARIABLES.values())
+
+
+def test_page_opens_with_the_answer(report, html):
+    before_sections = html[: html.index("<h2")]
+    assert report.summary in before_sections
+    for text in ("not accepted", 'data-candidate="final@openvino"', "n\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}425", "int8"):
+        assert text in before_sections
+    assert report.candidates[4].files[0].sha256[:12] in before_sections
+
+
+def test_page_names_what_is_missing_and_why(html):
+    assert "no CUDA device" in html[html.index('id="missing"') : html.index('id="steps"')]
+
+
+def test_page_shows_why_a_candidate_was_not_measured(report):
+    final = report.candidates[4].model_copy(update={"not_measured": "the engine cannot run here", "scores": None})
+    text = page(report.model_copy(update={"candidates": (*report.candidates[:4], final), "probes": ()}))
+    assert text.count("the engine cannot run here") >= 2
+
+
+def test_page_escapes_texts_of_strangers_everywhere(report):
+    text = page(hostile(report))
+    elements = Elements(text)
+    assert elements.named("script") == []
+    assert text.count("&lt;script&gt;") > 15
+    svgs = re.findall(r"<svg .*?</svg>", text, flags=re.DOTALL)
+    drawn = [found for svg in svgs for found in ElementTree.fromstring(svg).iter() if found.tag.endswith("text")]
+    assert any("<script>" in (found.text or "") for found in drawn)
+    assert any("$" in (found.text or "") for found in drawn)
+
+
+def test_page_and_document_are_made_when_nothing_was_measured(report):
+    empty = report.model_copy(
+        update={"stages": (), "candidates": (), "probes": (), "verdicts": (), "disagreements": (), "missing": {}, "summary": ""}
+    )
+    failed = empty.model_copy(update={"outcome": "failed", "error": "RuntimeError: <out of memory>"})
+    assert "RuntimeError: &lt;out of memory&gt;" in page(failed)
+    assert "RuntimeError: \\<out of memory\\>" in document(failed)
+
+
+def test_page_is_made_when_labels_are_long_or_in_another_script(report):
+    long = "a-very-long-name-" * 12 + "深層学習"
+    stage = report.stages[0].model_copy(update={"layer_bytes": {long: 5, "b": 6}})
+    assert "深層学習" in page(report.model_copy(update={"stages": (stage, *report.stages[1:]), "name": long}))
+
+
+# ------------------------------------------------------------------ findings
+
+
+def test_waterfall_follows_the_trunk_then_the_branch_of_its_target(report):
+    steps = Findings(report).chain("openvino")
+    assert [step.name for step in steps] == ["source", "finetune", "prune-structure", "distill", "quantize-static"]
+    assert [step.latency is not None for step in steps] == [True, False, False, False, True]
+    assert steps[-1].bytes == 17_300_000
+
+
+def test_waterfall_ends_with_the_final_file_when_there_is_no_branch(report):
+    trunk = tuple(stage for stage in report.stages if stage.target is None)
+    steps = Findings(report.model_copy(update={"stages": trunk})).chain("onnxruntime")
+    assert steps[-1].name == "distill"
+    assert steps[-1].latency is not None
+    assert steps[-1].latency.candidate == "final@onnxruntime"
+
+
+def test_headline_is_the_fastest_final_candidate(report):
+    headline = Findings(report).headline
+    assert headline is not None
+    assert headline.candidate.id == "final@openvino"
+
+
+def test_answer_says_faster_smaller_and_what_it_cost(report):
+    assert answer(report).startswith("onnxruntime: 4.35 times faster, 5.25 times smaller, 0.4\N{NO-BREAK SPACE}points lost.")
+
+
+def test_answer_claims_no_speed_when_none_was_proved(report):
+    latency = next(record for record in report.probes if isinstance(record, LatencyRecord))
+    undecided = tuple(ratio.model_copy(update={"outcome": "undecided"}) for ratio in latency.ratios)
+    text = answer(report.model_copy(update={"probes": (latency.model_copy(update={"ratios": undecided}),)}))
+    assert "faster" not in text
+    assert text.count("speed undecided") == 2
+
+
+@pytest.mark.parametrize(
+    ("quantity", "limit", "value", "bounds", "judged_by", "said"),
+    [
+        ("max_drop", 1.0, 0.4, (-0.3, 1.2), "point", "0.6 points to spare"),
+        ("max_drop", 1.0, 0.4, (-0.3, 1.2), "bound", "missed by 0.2 points"),
+        ("min_speedup", 1.5, 1.6, (1.4, 1.8), "bound", f"missed by 0.10{wording.TIMES}"),
+        ("max_latency_ms", 10.0, 6.25, None, "bound", "3.75 ms to spare"),
+        ("max_size", 0.25, 0.26, None, "point", "missed by 1.0 %"),
+        ("max_size", 0.25, None, None, "point", ""),
+    ],
+)
+def test_margin_is_measured_from_the_number_that_decides(quantity, limit, value, bounds, judged_by, said):
+    interval = None if bounds is None else {"low": bounds[0], "high": bounds[1], "method": "bootstrap"}
+    verdict = Verdict(
+        gate="accept[0]",
+        candidate="final@a",
+        quantity=quantity,
+        limit=limit,
+        value=value,
+        interval=interval,
+        judged_by=judged_by,
+        outcome="undecided",
+    )
+    assert margin(verdict).replace(wording.SPACE, " ") == said
+
+
+# ------------------------------------------------------------------ report.md
+
+
+def test_document_holds_the_answer_table_and_gates(report):
+    text = document(report)
+    assert text.startswith("# bbc-topics: not accepted")
+    assert "| openvino | 97.2" in text
+    assert "missed by 4.0" in text
+    assert "no CUDA device" in text
+
+
+def test_document_gives_texts_of_strangers_no_power(report):
+    text = document(hostile(report))
+    assert re.findall(r"(?<!\\)<script", text) == []
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    assert {len(re.findall(r"(?<!\\)\|", row)) for row in rows} == {5, 8, 9, 10}
+
+
+def test_stage_that_was_rolled_back_is_marked(report):
+    rolled = report.stages[2].model_copy(update={"rolled_back": True})
+    changed = report.model_copy(update={"stages": (*report.stages[:2], rolled, *report.stages[3:])})
+    assert "prune-structure (rolled back)" in document(changed)
+    assert "rolled back" in page(changed.model_copy(update={"probes": (), "candidates": report.candidates[-1:]}))
+
+
+# ------------------------------------------------------------------ wording
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (0, "0"),
+        (0.01234, "0.0123"),
+        (1.2, "1.20"),
+        (12.34, "12.3"),
+        (99.96, "100"),
+        (123.4, "123"),
+        (12345.6, "12346"),
+        (2.4e-6, "0.0000024"),
+        (float("nan"), "not finite"),
+        (-3.5, "\N{MINUS SIGN}3.50"),
+    ],
+)
+def test_significant_writes_three_digits_without_exponent(value, said):
+    assert wording.significant(value, 2 if value == 2.4e-6 else 3) == said
+
+
+def test_sizes_times_and_changes_are_written_with_units():
+    written = (
+        wording.size(17_300_000),
+        wording.size(999),
+        wording.seconds(431),
+        wording.change(27.6, 14.2),
+        wording.count(22_713_216),
+    )
+    assert [text.replace(wording.SPACE, " ") for text in written] == ["17.3 MB", "999 B", "7 min", "\N{MINUS SIGN}49 %", "22.7 M"]
+
+
+def test_shortened_keeps_both_ends():
+    assert wording.shortened("abcdefghij", 5) == "ab…ij"
+    assert len(wording.shortened("x" * 80, 34)) == 34
+
+
+def test_stage_without_scores_reads_not_measured(report):
+    bare = Stage(name="bare", step="fold", target="openvino")
+    assert Findings(report.model_copy(update={"stages": (bare,)})).chain("openvino")[0].quality is None
+    assert "not measured" in page(report.model_copy(update={"stages": (bare,)}))
+
+
+def test_module_is_light():
+    source = (Path(__file__).parents[3] / "compressor" / "report" / "__init__.py").read_text()
+    assert re.search(r"^(import|from) (matplotlib|jinja2|numpy)", source, flags=re.MULTILINE) is None

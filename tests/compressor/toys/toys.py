@@ -1,0 +1,170 @@
+"""Plug-ins of a third party, found by entry points like all others: they say what they take and do nothing."""
+
+from __future__ import annotations
+
+from pydantic import Field, model_validator
+
+from compressor.contracts import Dialect, Missing, Objective, Pass, Probe, Target, Task
+
+
+class Train(Pass):
+    """Trains, as toys do."""
+
+    trains = True
+
+    epochs: int = Field(default=1, ge=1)
+    temperature: float = Field(default=2.0, gt=0)
+    teacher: str | None = None
+    objectives: dict[str, float | dict[str, float]] = Field(default={})
+    keep: list[str] | float = 1.0
+
+    def apply(self, model, ctx):
+        return model
+
+    def teachers(self):
+        return (self.teacher,) if self.teacher else ()
+
+    def plugins(self):
+        return {"objective": tuple(self.objectives)}
+
+
+class Shrink(Pass):
+    """Works on the torch model, down to a budget measured on a target."""
+
+    ratio: float = 0.5
+    order: str = "magnitude"
+    budget_on: str | None = None
+
+    @model_validator(mode="after")
+    def _sensible(self):
+        if self.ratio == 0.25 and self.order == "random":
+            raise ValueError("a quarter at random is nothing to play with")
+        return self
+
+    def apply(self, model, ctx):
+        return model
+
+    def targets(self):
+        return (self.budget_on,) if self.budget_on else ()
+
+
+class Tidy(Pass):
+    """Works on one rung below torch."""
+
+    accepts = ("toy-graph",)
+
+    def apply(self, model, ctx):
+        return model
+
+
+class Round(Pass):
+    """Quantises on either rung below torch."""
+
+    accepts = ("toy-graph", "toy-binary")
+    quantizes = True
+    bits: int = 8
+
+    def apply(self, model, ctx):
+        return model
+
+
+class RoundToo(Round):
+    """Quantises as well."""
+
+
+class Half(Pass):
+    """Lacks `apply`."""
+
+
+class Raising(Pass):
+    """Its own check is broken."""
+
+    size: int = 1
+
+    @model_validator(mode="after")
+    def _broken(self):
+        raise KeyError(self.size)
+
+    def apply(self, model, ctx):
+        return model
+
+
+class NotAPass:
+    pass
+
+
+class Graph:
+    above = "torch"
+
+
+class Binary:
+    above = "toy-graph"
+
+
+class Eager(Target):
+    """Runs the torch model."""
+
+    dialect = Dialect(rung="torch")
+    file = "toy"
+
+    def missing(self):
+        return Missing()
+
+    def build(self, source, out):
+        pass
+
+    def open(self, built):
+        raise NotImplementedError
+
+
+class Runtime(Eager):
+    """Runs graphs."""
+
+    dialect = Dialect(rung="toy-graph")
+
+
+class Device(Eager):
+    """Runs binaries."""
+
+    dialect = Dialect(rung="toy-binary")
+
+
+class Clock(Probe):
+    """Measures nothing."""
+
+    batch: list[int] = Field(default=[1])
+
+    def shapes(self):
+        return tuple((batch, None) for batch in self.batch)
+
+    def measure(self, candidates, feeds, bench, *, seed):
+        raise NotImplementedError
+
+
+class Guess(Task):
+    """Guesses."""
+
+    metric = "luck"
+    modality = "text"
+    text: str = "text"
+    max_length: int = 8
+
+    def columns(self):
+        return (self.text,)
+
+    def load(self, source, data, *, seed): ...
+    def inputs(self, model): ...
+    def outputs(self): ...
+    def example(self, files, *, batch, length): ...
+    def batches(self, rows, files, *, batch_size, shuffle_seed=None): ...
+    def forward(self, module, batch, want=None): ...
+    def loss(self, outputs, batch): ...
+    def feeds(self, rows, files, *, batch=1, length=None, count=None): ...
+    def score(self, predict, rows, files, *, split): ...
+
+
+class Loss(Objective):
+    """Loses."""
+
+    def wants(self, student, teacher): ...
+    def loss(self, student, teacher, batch, projections): ...

@@ -1,0 +1,401 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from pydantic import ValidationError
+from transformers import BertConfig, BertForSequenceClassification
+
+from compressor.anatomy import anatomy_of
+from compressor.contracts import Event, Want
+from compressor.errors import CompressorError, PluginError, UnsupportedModel
+from compressor.model import Model
+from compressor.records import Note, Remark, Series
+from compressor.tasks.classification import Classification
+from passes.distill import Distill, objective
+from passes.lessons import lessons, losses
+from passes.objectives.hidden_states import HiddenStates
+from passes.objectives.relations import Relations
+from passes.objectives.soft_targets import SoftTargets
+from passes.teaching import POINTS, silent, teacher, thinned
+
+LENGTH = 6
+
+
+def bert(seed: int = 0, **changes: Any) -> Model:
+    torch.manual_seed(seed)
+    shape = {
+        "hidden_size": 32,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "intermediate_size": 64,
+        "num_labels": 3,
+        **changes,
+    }
+    module = BertForSequenceClassification(BertConfig(vocab_size=50, max_position_embeddings=16, **shape)).eval()
+    for parameter in module.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    return Model.wrap(module, {"tokenizer.json": b"{}"})
+
+
+def dataset(seed: int, count: int) -> datasets.Dataset:
+    draw = torch.Generator().manual_seed(seed)
+    ids = torch.randint(1, 50, (count, LENGTH), generator=draw).tolist()
+    masks = [[1] * (LENGTH - row % 3) + [0] * (row % 3) for row in range(count)]
+    return datasets.Dataset.from_dict({"input_ids": ids, "attention_mask": masks, "labels": [row % 3 for row in range(count)]})
+
+
+SPLITS = {"train": dataset(1, 36), "validation": dataset(2, 30)}
+
+
+@dataclass
+class Batches:
+    rows: datasets.Dataset
+    order: list[int]
+    size: int
+
+    def __len__(self) -> int:
+        return -(-len(self.order) // self.size)
+
+    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
+        for at in range(0, len(self.order), self.size):
+            chosen = self.order[at : at + self.size]
+            yield {**{name: torch.tensor(values) for name, values in self.rows[chosen].items()}, "row": torch.tensor(chosen)}
+
+
+class Rows(Classification):
+    """Rows that are tensors already; all the rest is the real task."""
+
+    modality = "text"
+
+    def columns(self):
+        return ("input_ids", "labels")
+
+    def batches(self, rows, files, *, batch_size, shuffle_seed=None):
+        order = list(range(len(rows)))
+        return Batches(
+            rows, order if shuffle_seed is None else np.random.default_rng(shuffle_seed).permutation(order).tolist(), batch_size
+        )
+
+    def scored_feeds(self, rows, files):
+        feeds = [{name: tensor.numpy() for name, tensor in batch.items()} for batch in self.batches(rows, files, batch_size=10)]
+        return [{name: array for name, array in feed.items() if name not in ("labels", "row")} for feed in feeds], range(
+            len(rows)
+        )
+
+    def load(self, source, data, *, seed): ...
+    def inputs(self, model): ...
+    def example(self, files, *, batch, length): ...
+    def feeds(self, rows, files, *, batch=1, length=None, count=None): ...
+
+
+@dataclass(frozen=True)
+class Context:
+    folder: Path
+    models: dict[str, Model]
+    task: Any = field(default_factory=Rows)
+    data: Any = field(default_factory=lambda: SimpleNamespace(split=SPLITS.__getitem__))
+    seed: int = 0
+    device: str = "cpu"
+    dialect: None = None
+    notes: list[Note] = field(default_factory=list)
+    events: list[Event] = field(default_factory=list)
+
+    def model(self, name: str) -> Model:
+        return self.models[name].copy()
+
+    def evaluate(self, model, split, *, limit=None):
+        rows = self.data.split(split)
+        module = model.module.eval()
+
+        def predict(feed):
+            with torch.no_grad():
+                return {"logits": module(**{name: torch.as_tensor(array) for name, array in feed.items()}).logits.numpy()}
+
+        return self.task.score(predict, rows, self.folder, split=split)
+
+    def tell(self, event: Event) -> None:
+        self.events.append(event)
+
+    def note(self, note: Note) -> None:
+        self.notes.append(note)
+
+
+@pytest.fixture
+def ctx(tmp_path):
+    return Context(tmp_path, {"finetune": bert(0), "other": bert(5)})
+
+
+def step(**parameters: Any) -> Distill:
+    quick = {"teacher": "finetune", "epochs": 8, "batch_size": 12, "learning_rate": 3e-3, "precision": "fp32", "keep": "last"}
+    return Distill.model_validate({**quick, **parameters})
+
+
+def divergence(student: Model, of: Model) -> float:
+    batch = next(iter(Rows().batches(SPLITS["validation"], None, batch_size=30)))
+    with torch.no_grad():
+        logits = [Rows().forward(model.module.eval(), batch).logits for model in (student, of)]
+    return torch.nn.functional.kl_div(logits[0].log_softmax(-1), logits[1].softmax(-1), reduction="batchmean").item()
+
+
+def states(model: Model, block: str) -> torch.Tensor:
+    batch = next(iter(Rows().batches(SPLITS["validation"], None, batch_size=30)))
+    with torch.no_grad():
+        return Rows().forward(model.module.eval(), batch, Want(hidden_states=(block,))).hidden_states[block]
+
+
+# ------------------------------------------------------------------ training
+
+
+@pytest.mark.parametrize(
+    "objectives",
+    [
+        {"soft-targets": 1.0},
+        {"soft-targets": {"temperature": 4.0, "divergence": "jensen-shannon"}},
+        {"soft-targets": 1.0, "hidden-states": 0.5, "attention-maps": 0.5, "relations": 0.5},
+    ],
+)
+def test_student_comes_nearer_to_its_teacher(ctx, objectives):
+    student = bert(9)
+    before = divergence(student, ctx.models["finetune"])
+    trained = step(objectives=objectives).apply(student, ctx)
+    assert divergence(trained, ctx.models["finetune"]) < 0.6 * before
+    assert divergence(student, ctx.models["finetune"]) == before
+
+
+def test_student_of_every_other_layer_starts_from_those_and_learns(ctx):
+    student = step(init="every-other", objectives={"soft-targets": 1.0, "hidden-states": 1.0}).apply(bert(0), ctx)
+    assert len(anatomy_of(student.module).blocks) == 2
+    assert [edit.blocks for edit in student.edits] == [("bert.encoder.layer.1", "bert.encoder.layer.3")]
+
+
+@pytest.mark.parametrize(
+    ("init", "layers", "expected"),
+    [("every-other", None, (1, 3)), ("every-other", 3, (1, 2, 3)), ("first", 2, (0, 1)), ("last", 1, (3,))],
+)
+def test_student_takes_the_layers_that_init_names(ctx, init, layers, expected):
+    source = bert(0)
+    student = step(init=init, layers=layers)._student(source)
+    for mine, theirs in enumerate(expected):
+        ours, others = (model.module.bert.encoder.layer[at].state_dict() for model, at in ((student, mine), (source, theirs)))
+        assert all(torch.equal(ours[name], others[name]) for name in others)
+    assert len(student.module.bert.encoder.layer) == len(expected)
+    assert len(source.module.bert.encoder.layer) == 4
+
+
+def test_cached_answers_train_the_same_student_as_a_teacher_that_runs(ctx):
+    one, other = (step(epochs=2, cache_teacher=cache).apply(bert(9), ctx) for cache in (True, False))
+    for name, tensor in one.module.state_dict().items():
+        torch.testing.assert_close(tensor, other.module.state_dict()[name], rtol=1e-4, atol=1e-5)
+
+
+def test_same_seed_gives_the_same_student(ctx):
+    one, other = (step(epochs=2, objectives={"soft-targets": 1.0, "hidden-states": 1.0}).apply(bert(9), ctx) for _ in range(2))
+    assert all(torch.equal(tensor, other.module.state_dict()[name]) for name, tensor in one.module.state_dict().items())
+
+
+def test_task_loss_alone_learns_the_labels(ctx):
+    step(objectives={"soft-targets": 0}, task_loss=1.0, epochs=15).apply(bert(9), ctx)
+    curve = next(note for note in ctx.notes if isinstance(note, Series)).curves
+    assert list(curve) == ["task"]
+    assert curve["task"][-1][1] < 0.5 * curve["task"][0][1]
+
+
+def test_wider_teacher_teaches_through_a_projection_that_is_thrown_away(ctx):
+    ctx.models["finetune"] = bert(0, hidden_size=48, num_hidden_layers=6)
+    student = bert(9)
+    names = set(student.module.state_dict())
+    trained = step(objectives={"hidden-states": 1.0}).apply(student, ctx)
+    assert set(trained.module.state_dict()) == names
+    curve = next(note for note in ctx.notes if isinstance(note, Series)).curves["hidden-states"]
+    assert curve[-1][1] < 0.8 * curve[0][1]
+
+
+def test_hidden_states_draw_the_paired_blocks_together(ctx):
+    source, goal = bert(9), ctx.models["finetune"]
+    trained = step(objectives={"hidden-states": {"layers": [[1, 2]], "projection": "none"}}).apply(source, ctx)
+    pair = ("bert.encoder.layer.1", "bert.encoder.layer.2")
+    before, after = ((states(model, pair[0]) - states(goal, pair[1])).square().mean() for model in (source, trained))
+    assert after < 0.6 * before
+
+
+def test_pruned_student_learns_from_maps_of_more_heads(ctx):
+    from compressor.edits import KeepHeads
+
+    student = bert(9)
+    student.apply(KeepHeads(block="bert.encoder.layer.3", heads=(0, 2)))
+    step(objectives={"attention-maps": 1.0}, epochs=10).apply(student, ctx)
+    curve = next(note for note in ctx.notes if isinstance(note, Series)).curves["attention-maps"]
+    assert curve[-1][1] < curve[0][1]
+
+
+def test_several_teachers_share_the_loss_by_weight(ctx):
+    taught = step(teacher={"finetune": 3.0, "other": 1.0}, epochs=2).apply(bert(9), ctx)
+    names = list(next(note for note in ctx.notes if isinstance(note, Series)).curves)
+    assert names == ["soft-targets of finetune", "soft-targets of other"]
+    lone = step(teacher={"finetune": 1.0, "other": 1e-9}, epochs=8).apply(bert(9), ctx)
+    assert divergence(lone, ctx.models["finetune"]) < divergence(lone, ctx.models["other"])
+    assert taught.weights == lone.weights
+
+
+@pytest.mark.parametrize("keep", ["best", "last"])
+def test_notes_show_curves_and_agreement(ctx, keep):
+    trained = step(keep=keep).apply(bert(9), ctx)
+    losses_note, validation, remark = ctx.notes
+    assert isinstance(losses_note, Series)
+    assert len(losses_note.curves["soft-targets"]) == 24
+    assert isinstance(validation, Series)
+    assert len(validation.curves["accuracy"]) == 8
+    assert isinstance(remark, Remark)
+    mine, theirs = (ctx.evaluate(model, "validation").outputs.argmax(-1) for model in (trained, ctx.models["finetune"]))
+    assert f"Student and teacher finetune agree on {(mine == theirs).mean():.1%} of 30 validation rows" in remark.text
+
+
+def test_objective_that_teaches_nothing_is_told(ctx):
+    step(learning_rate=1e-9).apply(bert(9, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0), ctx)
+    assert any("soft-targets did not move" in note.text for note in ctx.notes if isinstance(note, Remark))
+
+
+def test_silent_tells_only_of_losses_that_stand_still():
+    falling = [(float(at), 1.0 - 0.01 * at) for at in range(50)]
+    still = [(float(at), 0.3) for at in range(50)]
+    assert ["still" in text for text in silent({"falling": falling, "still": still})] == [True]
+    assert list(silent({"short": still[:5]})) == []
+
+
+def test_thinned_keeps_the_mean_and_few_points():
+    curve = [(float(at), float(at % 7)) for at in range(1000)]
+    thin = thinned(curve)
+    assert len(thin) == POINTS
+    assert sum(y for _, y in thin) / POINTS == pytest.approx(sum(y for _, y in curve) / 1000)
+    assert thinned(curve[:3]) == tuple(curve[:3])
+
+
+# ------------------------------------------------------------------ lessons
+
+
+def test_loss_of_a_student_that_is_its_teacher_is_zero_for_every_objective():
+    model = bert()
+    parts = {"soft-targets": SoftTargets(), "hidden-states": HiddenStates(), "relations": Relations()}
+    parts["attention-maps"] = objective("attention-maps", {"layers": "uniform"})
+    anatomy = anatomy_of(model.module)
+    made = teacher_of(model, lessons(anatomy, anatomy, parts))
+    batch = next(iter(Rows().batches(SPLITS["train"], None, batch_size=8)))
+    _, found = losses([made], Rows(), model.module, batch)
+    assert {name: pytest.approx(loss.item(), abs=1e-6) for name, loss in found.items()} == dict.fromkeys(parts, 0.0)
+
+
+def test_losses_are_computed_in_float32_inside_autocast():
+    model = bert()
+    anatomy = anatomy_of(model.module)
+    made = teacher_of(
+        model, lessons(anatomy, anatomy, {"soft-targets": SoftTargets(), "hidden-states": HiddenStates(projection="linear")})
+    )
+    batch = next(iter(Rows().batches(SPLITS["train"], None, batch_size=8)))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        _, found = losses([made], Rows(), bert(9).module, batch)
+    assert {loss.dtype for loss in found.values()} == {torch.float32}
+
+
+def test_maps_of_a_student_in_training_are_probabilities_without_dropout():
+    model = bert(attention_probs_dropout_prob=0.5)
+    anatomy = anatomy_of(model.module)
+    made = teacher_of(model, lessons(anatomy, anatomy, {"attention-maps": objective("attention-maps", 1.0)}))
+    batch = next(iter(Rows().batches(SPLITS["train"], None, batch_size=8)))
+    outputs, _ = losses([made], Rows(), model.copy().module.train(), batch)
+    (maps,) = outputs.attention_maps.values()
+    torch.testing.assert_close(maps.sum(-1), torch.ones(maps.shape[:-1]))
+
+
+def teacher_of(model: Model, given: Any) -> Any:
+    from passes.lessons import Teacher
+
+    return Teacher(model.module, given)
+
+
+# ------------------------------------------------------------------ refusals
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            '{"teacher": "a", "objectives": {"soft-targets": {"temprature": 2}}}',
+            r"soft-targets\.temprature: no such parameter \(did you mean",
+        ),
+        (
+            '{"teacher": "a", "objectives": {"soft-targets": {"temperature": "2"}}}',
+            r"soft-targets\.temperature: input should be a valid number",
+        ),
+        (
+            '{"teacher": "a", "objectives": {"soft-targets": {"weight": -1}}}',
+            r"soft-targets\.weight: found -1, expected 0 or more",
+        ),
+        ('{"teacher": "a", "objectives": {"soft-targets": -1}}', "greater than or equal to 0"),
+        ('{"teacher": "a", "objectives": {"soft-targets": 0}}', "nothing to learn"),
+        ('{"teacher": "a", "layers": 3}', "layers needs init"),
+        ('{"teacher": "a", "init": "first"}', "init: first needs layers"),
+        ('{"teacher": ["a", "a"]}', "names one twice"),
+        ('{"teacher": {"a": 0}}', "greater than 0"),
+        ('{"teacher": []}', "at least 1"),
+        ("{}", "Field required"),
+    ],
+)
+def test_parameters_that_mean_nothing_are_refused(text, message):
+    with pytest.raises(ValidationError, match=message):
+        Distill.model_validate_json(text, strict=True)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [('{"teacher": "a"}', ("a",)), ('{"teacher": ["a", "b"]}', ("a", "b")), ('{"teacher": {"a": 1, "b": 2.5}}', ("a", "b"))],
+)
+def test_teachers_and_objectives_are_named_for_the_plan(text, expected):
+    made = Distill.model_validate_json(text, strict=True)
+    assert made.teachers() == expected
+    assert made.plugins() == {"objective": ("soft-targets",)}
+
+
+def test_unknown_objective_is_left_to_the_check_of_plugins():
+    made = Distill.model_validate_json('{"teacher": "a", "objectives": {"soft-target": 1.0}}', strict=True)
+    assert made.plugins() == {"objective": ("soft-target",)}
+    with pytest.raises(PluginError, match="did you mean 'soft-targets'"):
+        made._objectives()
+
+
+def test_teacher_of_other_classes_is_refused(ctx):
+    ctx.models["finetune"] = bert(0, num_labels=4)
+    with pytest.raises(UnsupportedModel, match="teacher finetune tells 4 classes apart and the student 3"):
+        step().apply(bert(9), ctx)
+
+
+def test_teacher_with_another_tokenizer_is_refused_unless_cached(ctx):
+    ctx.models["finetune"].files["tokenizer.json"] = b"another"
+    with pytest.raises(UnsupportedModel, match=r"read different inputs \(tokenizer\.json differ\)"):
+        step(objectives={"hidden-states": 1.0}).apply(bert(9), ctx)
+    assert step(epochs=1).apply(bert(9), ctx).weights
+
+
+def test_cache_is_refused_for_objectives_that_look_inside(ctx):
+    with pytest.raises(CompressorError, match="keeps logits only"):
+        step(objectives={"hidden-states": 1.0}, cache_teacher=True).apply(bert(9), ctx)
+
+
+def test_more_layers_than_there_are_is_refused(ctx):
+    with pytest.raises(UnsupportedModel, match="take 9 layers of a model that has 4"):
+        step(init="first", layers=9).apply(bert(9), ctx)
+
+
+def test_teacher_stays_as_it_was(ctx):
+    model = ctx.model("finetune")
+    made = teacher("finetune", model, (), student=bert(9), ctx=ctx, settings=step(), cache=True)
+    assert made.logits is not None
+    assert made.logits.shape == (36, 3)
+    assert not any(parameter.requires_grad for parameter in made.module.parameters())

