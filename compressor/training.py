@@ -90,7 +90,8 @@ def train(
     accelerator = Accelerator(cpu=device == "cpu", mixed_precision="bf16" if precision == "bf16" else "no")
     set_seed(seed)
     trained.to(device).train()
-    optimiser = torch.optim.AdamW(parameter_groups(trained, settings.weight_decay), lr=settings.learning_rate)
+    groups = parameter_groups(trained, settings.weight_decay)
+    optimiser = torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True)  # one pass over memory instead of ten
     first = batches(0)
     total = settings.epochs * len(first)  # type: ignore[arg-type]
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda at: rate(at, total, settings))

@@ -7,17 +7,22 @@ from typing import ClassVar
 from pydantic import Field
 
 from compressor.contracts import Artifact, Context, Pass
+from passes.quantizers.bits import Bits, weight_bits
 from passes.side_files import carry_side_files
 
 
 class QuantizeDynamic(Pass):
     """Int8 weights; activations are quantised at run time by ONNX Runtime, and stay in float in OpenVINO."""
 
+    version: ClassVar[int] = 2
     accepts: ClassVar[tuple[str, ...]] = ("onnx", "openvino")
     quantizes: ClassVar[bool] = True
     requires: ClassVar[tuple[str, ...]] = ("onnx",)
 
-    weights: int = Field(default=8, ge=8, le=8, description="Bits of weights.")
+    weights: Bits = Field(
+        default="auto",
+        description="Bits of weights, stored as int8; auto: 8, or 7 where the processor lacks VNNI and sums of 8 overflow.",
+    )
     embeddings: bool = Field(default=True, description="Quantise embedding tables too (on ONNX; NNCF always does).")
     per_channel: bool = Field(default=True, description="One scale for each output channel of a weight (on ONNX).")
     exclude: tuple[str, ...] = Field(
@@ -26,8 +31,7 @@ class QuantizeDynamic(Pass):
 
     def apply(self, model: Artifact, ctx: Context) -> Artifact:
         """Quantise by the library that the target's rung belongs to."""
-        out = ctx.folder / "quantized"
-        out.mkdir(parents=True, exist_ok=True)
+        out = carry_side_files(model.path, ctx.folder / "quantized")
         if model.rung == "openvino":
             from compressor.records import Remark
             from passes.quantizers import nncf
@@ -35,15 +39,13 @@ class QuantizeDynamic(Pass):
             nncf.compress_weights(model.path / "model.xml", out / "model.xml")
             ctx.note(Remark(text="NNCF compressed weights and embeddings to int8; the runtime computes in float."))
         else:
-            import onnx
-
             from passes.quantizers import onnxruntime
 
             onnxruntime.quantize_dynamic(
-                model.path / "model.onnx", out / "model.onnx", per_channel=self.per_channel, exclude=self.exclude
-            )
-            if self.embeddings:
-                graph = onnx.load(out / "model.onnx")
-                onnxruntime.quantize_embeddings(graph)
-                onnx.save(graph, out / "model.onnx")
-        return Artifact(model.rung, carry_side_files(model.path, out))
+                model.path / "model.onnx",
+                bits=weight_bits(self.weights, ctx),
+                per_channel=self.per_channel,
+                embeddings=self.embeddings,
+                exclude=self.exclude,
+            ).write(out)
+        return Artifact(model.rung, out)

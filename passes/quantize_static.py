@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
 from compressor.contracts import Artifact, Context, Evaluation, Pass, Progress
+from passes.quantizers.bits import Bits, weight_bits
 from passes.side_files import carry_side_files
 
 if TYPE_CHECKING:
-    from passes.quantizers.onnxruntime import Calibrated
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from passes.quantizers.layers import Quantized
 
 SENSITIVITY_ROWS = 64
 
@@ -20,60 +25,59 @@ SENSITIVITY_ROWS = 64
 class QuantizeStatic(Pass):
     """Post-training static quantisation: ONNX Runtime's own quantiser on ONNX, NNCF's on OpenVINO's representation."""
 
+    version: ClassVar[int] = 2
     accepts: ClassVar[tuple[str, ...]] = ("onnx", "openvino")
     quantizes: ClassVar[bool] = True
     requires: ClassVar[tuple[str, ...]] = ("onnx",)
 
-    weights: Literal[8] = Field(default=8, description="Bits of weights.")
+    weights: Bits = Field(
+        default="auto",
+        description="Bits of weights, stored as int8; auto: 8, or 7 where the processor lacks VNNI and sums of 8 overflow.",
+    )
     activations: Literal[8] = Field(default=8, description="Bits of activations.")
     calibration: int = Field(default=128, ge=1, description="Rows of the calibration split to take ranges from.")
     embeddings: bool = Field(default=True, description="Quantise embedding tables too (on ONNX; NNCF always does).")
     per_channel: bool = Field(
         default=True, description="One scale for each output channel of a weight (on ONNX; NNCF always does)."
     )
-    exclude: tuple[str, ...] = Field(
-        default=(), description="Layers whose module path contains one of these stay in float (on ONNX)."
-    )
-    sensitivity: bool = Field(default=True, description="Measure what each layer costs (on ONNX).")
+    exclude: tuple[str, ...] = Field(default=(), description="Layers whose module path contains one of these stay in float.")
+    sensitivity: bool = Field(default=True, description="Measure what each layer costs.")
     max_drop: float | None = Field(
         default=None,
         ge=0,
         le=100,
-        description="Points that may be lost on validation; the costliest layers are restored until it holds (on ONNX).",
+        description="Points that may be lost on validation; the costliest layers are restored until it holds.",
     )
 
     def apply(self, model: Artifact, ctx: Context) -> Artifact:
         """Calibrate, quantise, measure sensitivities, restore layers where `max_drop` asks for it."""
-        out = ctx.folder / "quantized"
-        out.mkdir(parents=True, exist_ok=True)
-        feeds = ctx.feeds(model, "calibration", limit=self.calibration)
-        if model.rung == "openvino":
-            from compressor.records import Remark
-            from passes.quantizers import nncf
-
-            nncf.quantize_static(model.path / "model.xml", out / "model.xml", feeds)
-            ctx.note(
-                Remark(
-                    text=f"NNCF quantised weights, embeddings and activations from {len(feeds)} rows; "
-                    "sensitivities are measured on the ONNX rung only."
-                )
-            )
-        else:
-            self._on_onnx(model, out, ctx, feeds)
-        return Artifact(model.rung, carry_side_files(model.path, out))
-
-    def _on_onnx(self, model: Artifact, out: Any, ctx: Context, feeds: Any) -> None:
-        import onnx
-
-        from passes.quantizers import onnxruntime
-
-        calibrated = onnxruntime.calibrate(model.path / "model.onnx", feeds, exclude=self.exclude)
-        search = _Search(self, calibrated, model, ctx)
+        out = carry_side_files(model.path, ctx.folder / "quantized")
+        search = _Search(self, self._quantized(model, ctx), model, ctx)
         costs = search.sensitivities() if self.sensitivity or self.max_drop is not None else {}
         restored = search.restored(costs) if self.max_drop is not None else ()
         if costs:
             search.show(costs, restored)
-        onnx.save(search.graph(restored), out / "model.onnx")
+        search.quantized.write(out, restored)
+        return Artifact(model.rung, out)
+
+    def _quantized(self, model: Artifact, ctx: Context) -> Quantized:
+        bits, rows = weight_bits(self.weights, ctx), ctx.feeds(model, "calibration", limit=self.calibration)
+        if model.rung == "openvino":
+            from passes.quantizers import nncf
+
+            return nncf.quantize_static(model.path / "model.xml", rows, bits=bits, exclude=self.exclude)
+        from passes.quantizers import onnxruntime
+
+        return onnxruntime.quantize_static(
+            model.path / "model.onnx",
+            rows,
+            bits=bits,
+            per_channel=self.per_channel,
+            embeddings=self.embeddings,
+            exclude=self.exclude,
+            signed=ctx.dialect is not None and ctx.dialect.activations == "signed",
+            symmetric=ctx.dialect is not None and ctx.dialect.symmetric_activations,
+        )
 
 
 @dataclass(frozen=True)
@@ -81,36 +85,19 @@ class _Search:
     """What each layer costs, and which are worth restoring."""
 
     step: QuantizeStatic
-    calibrated: Calibrated
+    quantized: Quantized
     model: Artifact
     ctx: Context
 
-    def graph(self, left_in_float: Iterable[str]) -> Any:
-        from passes.quantizers.onnxruntime import quantize_embeddings, quantize_static
-
-        dialect = self.ctx.dialect
-        graph = quantize_static(
-            self.calibrated,
-            left_in_float=left_in_float,
-            per_channel=self.step.per_channel,
-            signed=dialect is not None and dialect.activations == "signed",
-            symmetric=dialect is not None and dialect.symmetric_activations,
-        )
-        if self.step.embeddings:
-            quantize_embeddings(graph)
-        return graph
-
-    def evaluate(self, left_in_float: Iterable[str], *, limit: int | None) -> Evaluation:
-        import onnx
-
-        folder = carry_side_files(self.model.path, self.ctx.folder / "tried")
-        onnx.save(self.graph(left_in_float), folder / "model.onnx")
-        return self.ctx.evaluate(Artifact("onnx", folder), "validation", limit=limit)
+    def evaluate(self, left_in_float: Collection[str], *, limit: int | None) -> Evaluation:
+        folder = self._folder()
+        self.quantized.write(folder, left_in_float)
+        return self.ctx.evaluate(Artifact(self.model.rung, folder), "validation", limit=limit)
 
     def sensitivities(self) -> dict[str, float]:
         """By layer: how much divergence from the float graph goes away when it alone stays in float."""
         exact = self.ctx.evaluate(self.model, "validation", limit=SENSITIVITY_ROWS)
-        layers = list(self.calibrated.layers)
+        layers = self.quantized.layers
         whole = _divergence(exact, self.evaluate((), limit=SENSITIVITY_ROWS))
         costs = {}
         for done, layer in enumerate(layers, start=1):
@@ -118,7 +105,7 @@ class _Search:
             self.ctx.tell(Progress("sensitivity", done, len(layers), "layers"))
         return costs
 
-    def restored(self, costs: dict[str, float]) -> tuple[str, ...]:
+    def restored(self, costs: Mapping[str, float]) -> tuple[str, ...]:
         """The costliest layers, as many as `max_drop` asks for."""
         assert self.step.max_drop is not None
         exact = self.ctx.evaluate(self.model, "validation").scores.main.value
@@ -129,29 +116,28 @@ class _Search:
                 return left
         return tuple(worst)
 
-    def show(self, costs: dict[str, float], restored: tuple[str, ...]) -> None:
+    def show(self, costs: Mapping[str, float], restored: tuple[str, ...]) -> None:
         from compressor.records import Bars
 
         self.ctx.note(
             Bars(
                 title=f"Sensitivity: divergence that quantising each layer adds ({SENSITIVITY_ROWS} validation rows)",
                 unit="KL",
-                values=costs,
+                values=dict(costs),
                 marked=restored,
                 mark="restored to float" if restored else "",
             )
         )
 
+    def _folder(self) -> Path:
+        return carry_side_files(self.model.path, self.ctx.folder / "tried")
+
 
 def _divergence(exact: Evaluation, other: Evaluation) -> float:
     """Mean KL(exact || other) over rows."""
+    import numpy as np
     from scipy.special import log_softmax
 
-    p, q = log_softmax(exact.outputs, axis=-1), log_softmax(other.outputs, axis=-1)
-    return float((_exp(p) * (p - q)).sum(-1).mean())
-
-
-def _exp(values: Any) -> Any:
-    import numpy as np
-
-    return np.exp(values)
+    p: NDArray[np.float64] = log_softmax(exact.outputs, axis=-1)
+    q: NDArray[np.float64] = log_softmax(other.outputs, axis=-1)
+    return float((np.exp(p) * (p - q)).sum(-1).mean())

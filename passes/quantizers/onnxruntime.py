@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 import tempfile
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compressor.contracts import Feed
+from passes.quantizers.layers import by_layer
 from passes.quantizers.onnx_graph import drop_unused, exact_inputs_elsewhere, fold_gemms, put_back
 from passes.quantizers.onnx_tables import embedding_layers, quantize_embeddings
 
@@ -104,9 +105,7 @@ def quantize_dynamic(
     names = [name for each in layers.values() for name in each]
     if names:
         mode, kinds = QuantizationMode.IntegerOps, (QuantType.QInt8, QuantType.QUInt8)
-        quantizer = ONNXQuantizer(
-            int8, per_channel, bits == 7, mode, False, *kinds, None, names, [], list(OPERATORS), _OPTIONS
-        )
+        quantizer = ONNXQuantizer(int8, per_channel, bits == 7, mode, False, *kinds, None, names, [], list(OPERATORS), _OPTIONS)
         int8 = _run(quantizer)
     return _finished(exact, int8, layers, embeddings, exclude)
 
@@ -132,16 +131,6 @@ def weighted_layers(graph: onnx.ModelProto, exclude: Sequence[str] = ()) -> dict
     weights = {each.name for each in graph.graph.initializer}
     found = [node for node in graph.graph.node if node.op_type in OPERATORS and set(node.input[:2]) & weights]
     return by_layer((node.name for node in found), exclude)
-
-
-def by_layer(names: Iterable[str], exclude: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """Node names `MODULE/NODE` by module, without the modules whose path contains something of `exclude`."""
-    layers: dict[str, list[str]] = {}
-    for name in names:
-        layer = name.rpartition("/")[0] or name
-        if not any(part in layer for part in exclude):
-            layers.setdefault(layer, []).append(name)
-    return {layer: tuple(found) for layer, found in layers.items()}
 
 
 def _run(quantizer: Any) -> onnx.ModelProto:

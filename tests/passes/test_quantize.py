@@ -12,12 +12,13 @@ from transformers import BertConfig, BertForSequenceClassification
 from compressor.contracts import Artifact, Evaluation, Port
 from compressor.formats import lower
 from compressor.model import Model
-from compressor.records import Bars, Metric, Remark, Scores, Table
+from compressor.records import Bars, Metric, Scores, Table
 from compressor.tasks.text_classification import TextClassification
 from passes.fold import Fold
 from passes.quantize_dynamic import QuantizeDynamic
 from passes.quantize_static import QuantizeStatic
-from passes.quantizers import nncf, onnxruntime
+from passes.quantizers import nncf, onnx_tables, onnxruntime
+from passes.quantizers.bits import weight_bits
 from targets.onnxruntime import OnnxRuntime
 from targets.openvino import OpenVino
 
@@ -83,7 +84,7 @@ class Context:
         return FEEDS[:limit]
 
     def evaluate(self, model, split, *, limit=None):
-        outputs = logits(OnnxRuntime(), model.path, HELD_OUT[:limit])
+        outputs = logits(OpenVino() if model.rung == "openvino" else OnnxRuntime(), model.path, HELD_OUT[:limit])
         correct = (outputs.argmax(-1) == np.arange(len(outputs)) % 3) * 1.0
         metric = Metric(name="accuracy", value=float(correct.mean()), n=len(correct))
         return Evaluation(Scores(split=split, metric="accuracy", metrics=(metric,)), outputs, correct)
@@ -174,12 +175,18 @@ def test_quantised_graphs_take_other_batches_and_lengths(kind, request):
         assert np.isfinite(found).all()
 
 
+def bars(ctx):
+    (note,) = (note for note in ctx.notes if isinstance(note, Bars))
+    return note
+
+
 def test_static_calibrates_on_calibration_rows_and_notes_sensitivities(onnx_model, static):
     _, ctx = static
     assert ctx.asked == [("calibration", 32)]
-    (note,) = ctx.notes
-    assert isinstance(note, Bars)
-    assert list(note.values) == list(onnxruntime.weighted_layers(graph_of(onnx_model.path), ()))
+    note = bars(ctx)
+    products = set(onnxruntime.weighted_layers(graph_of(onnx_model.path)))
+    assert products < set(note.values)
+    assert all("embeddings" in name for name in set(note.values) - products)
     assert note.marked == ()
     assert [event.done for event in ctx.events] == list(range(1, len(note.values) + 1))
 
@@ -193,10 +200,11 @@ def test_embeddings_stay_in_float_when_asked(step, onnx_model, tmp_path):
 def test_quantize_embeddings_rounds_each_row_by_its_own_scale(onnx_model):
     graph = graph_of(onnx_model.path)
     before = {each.name: onnx.numpy_helper.to_array(each) for each in graph.graph.initializer}
-    count = onnxruntime.quantize_embeddings(graph)
+    layers = onnx_tables.embedding_layers(graph)
+    onnx_tables.quantize_embeddings(graph, layers)
     after = {each.name: onnx.numpy_helper.to_array(each) for each in graph.graph.initializer}
     names = [name.removesuffix("_int8") for name in after if name.endswith("_int8")]
-    assert count == len(names) >= 1
+    assert len(layers) == len(names) >= 1
     onnx.checker.check_model(graph)
     for name in names:
         exact, scale = before[name], after[f"{name}_scale"]
@@ -217,13 +225,18 @@ def test_excluded_layers_stay_in_float(step, onnx_model, tmp_path):
     assert sizes[1] > sizes[0]
 
 
-def test_static_is_float_when_all_layers_are_left(onnx_model):
-    calibrated = onnxruntime.calibrate(onnx_model.path / "model.onnx", FEEDS[:4], exclude=())
-    graph = onnxruntime.quantize_static(
-        calibrated, left_in_float=calibrated.layers, per_channel=True, signed=False, symmetric=False
-    )
-    assert graph == calibrated.graph
-    assert graph is not calibrated.graph
+def test_static_is_float_when_all_layers_are_left(onnx_model, tmp_path):
+    quantized = onnxruntime.quantize_static(onnx_model.path / "model.onnx", FEEDS[:4])
+    quantized.write(tmp_path, quantized.layers)
+    assert np.array_equal(logits(OnnxRuntime(), tmp_path), logits(OnnxRuntime(), onnx_model.path))
+
+
+def test_a_layer_left_in_float_is_float_and_the_others_are_not(onnx_model, tmp_path):
+    quantized = onnxruntime.quantize_static(onnx_model.path / "model.onnx", FEEDS[:4])
+    left = quantized.layers[2]
+    quantized.write(tmp_path, (left,))
+    weights = {each.name: each.data_type for each in graph_of(tmp_path).graph.initializer if len(each.dims) == 2}
+    assert list(weights.values()).count(onnx.TensorProto.INT8) == len(quantized.layers) - 1
 
 
 def test_static_restores_layers_until_max_drop_holds(onnx_model, tmp_path, monkeypatch):
@@ -240,7 +253,7 @@ def test_static_restores_layers_until_max_drop_holds(onnx_model, tmp_path, monke
     found_exact = exact(onnx_model, "validation").scores.main.value
     monkeypatch.setattr(ctx, "evaluate", evaluate)
     QuantizeStatic(max_drop=1, calibration=8).apply(onnx_model, ctx)
-    (note,) = ctx.notes
+    note = bars(ctx)
     assert note.marked == tuple(sorted(note.values, key=lambda name: -note.values[name])[:2])
     assert note.mark == "restored to float"
 
@@ -261,10 +274,34 @@ def test_static_writes_signed_activations_without_zero_points_when_the_dialect_a
     assert all((onnx.numpy_helper.to_array(each) == 0).all() for each in points)
 
 
-def test_bits_other_than_eight_are_refused():
+def test_bits_without_kernels_are_refused():
     for step in (QuantizeStatic, QuantizeDynamic):
         with pytest.raises(ValidationError, match="weights"):
             step(weights=4)
+
+
+@pytest.mark.parametrize(("flags", "bits", "noted"), [("avx2 fma", 7, 1), ("avx2 avx512_vnni", 8, 0)])
+def test_weights_use_seven_bits_where_sums_of_eight_overflow(flags, bits, noted, tmp_path, monkeypatch):
+    monkeypatch.setattr("passes.quantizers.bits.read_cpuinfo", lambda: {"flags": flags})
+    ctx = Context(tmp_path, OnnxRuntime())
+    assert weight_bits("auto", ctx) == bits
+    assert len(ctx.notes) == noted
+    assert weight_bits(8, ctx) == 8
+
+
+def largest_weight(folder):
+    arrays = [onnx.numpy_helper.to_array(each) for each in graph_of(folder).graph.initializer]
+    return max(np.abs(each.astype(int)).max() for each in arrays if each.dtype == np.int8 and each.ndim == 2)
+
+
+@pytest.mark.parametrize("step", [QuantizeStatic, QuantizeDynamic])
+def test_seven_bits_halve_the_range_of_weights(step, onnx_model, tmp_path):
+    options = {"sensitivity": False} if step is QuantizeStatic else {}
+    found = {}
+    for bits in (7, 8):
+        made = step(weights=bits, embeddings=False, **options).apply(onnx_model, Context(tmp_path / str(bits), OnnxRuntime()))
+        found[bits] = largest_weight(made.path)
+    assert found[7] <= 64 < found[8] <= 128
 
 
 # ------------------------------------------------------------------ folding
@@ -294,9 +331,26 @@ def test_nncf_static_outputs_are_near_float_and_the_file_is_smaller(openvino_mod
     assert (made.path / "model.bin").stat().st_size < 0.55 * (openvino_model.path / "model.bin").stat().st_size
     assert OpenVino().open(made.path).facts()["precision"] == "int8 + fp32"
     assert (made.rung, (made.path / "tokenizer.json").is_file()) == ("openvino", True)
-    (note,) = ctx.notes
-    assert isinstance(note, Remark)
-    assert "32 rows" in note.text
+    assert ctx.asked == [("calibration", 32)]
+    note = bars(ctx)
+    assert [event.done for event in ctx.events] == list(range(1, len(note.values) + 1))
+    assert any("word_embeddings" in layer for layer in note.values)
+
+
+def test_nncf_is_float_when_all_layers_are_left(openvino_model, tmp_path):
+    quantized = nncf.quantize_static(openvino_model.path / "model.xml", FEEDS[:16], bits=7)
+    assert len(quantized.layers) > 6 * LAYERS
+    quantized.write(tmp_path, quantized.layers)
+    exact = logits(OpenVino(), openvino_model.path)
+    np.testing.assert_allclose(logits(OpenVino(), tmp_path), exact, atol=0.05 * exact.std(), rtol=0)
+    quantized.write(tmp_path)
+    assert not near(logits(OpenVino(), tmp_path), exact, share=0.01)
+
+
+def test_nncf_leaves_excluded_layers_in_float(openvino_model):
+    quantized = nncf.quantize_static(openvino_model.path / "model.xml", FEEDS[:4], exclude=("layer.0",))
+    assert quantized.layers
+    assert not [layer for layer in quantized.layers if "layer.0" in layer]
 
 
 def test_nncf_dynamic_outputs_are_near_float_and_the_file_is_smaller(openvino_model, tmp_path):
