@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field
 
 from compressor.contracts import Artifact, Context, Evaluation, Pass, Progress
-from passes.quantizers.bits import Bits, weight_bits
+from passes.quantizers.bits import Bits, sums_bytes_fast, weight_bits
 from passes.side_files import carry_side_files
 
 if TYPE_CHECKING:
@@ -34,7 +34,10 @@ class QuantizeStatic(Pass):
         default="auto",
         description="Bits of weights, stored as int8; auto: 8, or 7 where the processor lacks VNNI and sums of 8 overflow.",
     )
-    activations: Literal[8] = Field(default=8, description="Bits of activations.")
+    activations: Literal["auto", 8] = Field(
+        default="auto",
+        description="Bits of activations; auto: 8, or float in OpenVINO on processors without VNNI, where it has no fast int8 products.",
+    )
     calibration: int = Field(default=128, ge=1, description="Rows of the calibration split to take ranges from.")
     embeddings: bool = Field(default=True, description="Quantise embedding tables too (on ONNX; NNCF always does).")
     per_channel: bool = Field(
@@ -52,12 +55,28 @@ class QuantizeStatic(Pass):
     def apply(self, model: Artifact, ctx: Context) -> Artifact:
         """Calibrate, quantise, measure sensitivities, restore layers where `max_drop` asks for it."""
         out = carry_side_files(model.path, ctx.folder / "quantized")
+        if self.activations == "auto" and model.rung == "openvino" and not sums_bytes_fast():
+            return self._weights_only(model, out, ctx)
         search = _Search(self, self._quantized(model, ctx), model, ctx)
         costs = search.sensitivities() if self.sensitivity or self.max_drop is not None else {}
         restored = search.restored(costs) if self.max_drop is not None else ()
         if costs:
             search.show(costs, restored)
         search.quantized.write(out, restored)
+        return Artifact(model.rung, out)
+
+    @staticmethod
+    def _weights_only(model: Artifact, out: Path, ctx: Context) -> Artifact:
+        from compressor.records import Remark
+        from passes.quantizers import nncf
+
+        nncf.compress_weights(model.path / "model.xml", out / "model.xml")
+        ctx.note(
+            Remark(
+                text="Activations stay in float: this processor has no VNNI, and OpenVINO's int8 products without it are slower than "
+                "float. NNCF compressed weights and embeddings to int8; `activations: 8` quantises activations all the same."
+            )
+        )
         return Artifact(model.rung, out)
 
     def _quantized(self, model: Artifact, ctx: Context) -> Quantized:

@@ -1,4 +1,4 @@
-"""How many bits of an int8 weight are used."""
+"""How many bits of an int8 weight are used, and what the processor here can do with them."""
 
 from __future__ import annotations
 
@@ -14,6 +14,11 @@ DOT_PRODUCTS = {"avx_vnni", "avx512_vnni", "amx_int8", "asimddp", "i8mm"}
 """Instruction sets that sum products of bytes in 32 bits."""
 
 
+def sums_bytes_fast() -> bool:
+    """Whether the processor here has instructions that sum products of bytes in 32 bits."""
+    return bool(DOT_PRODUCTS & set(features(read_cpuinfo())))
+
+
 def weight_bits(asked: Bits, ctx: Context) -> Literal[7, 8]:
     """Bits for the processor here.
 
@@ -22,7 +27,7 @@ def weight_bits(asked: Bits, ctx: Context) -> Literal[7, 8]:
     """
     if asked != "auto":
         return asked
-    if DOT_PRODUCTS & set(features(read_cpuinfo())):
+    if sums_bytes_fast():
         return 8
     ctx.note(Remark(text="This processor sums products of bytes in 16 bits (no VNNI): weights use 7 of their 8 bits."))
     return 7

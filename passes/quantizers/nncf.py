@@ -51,9 +51,7 @@ def quantize_static(path: Path, feeds: Sequence[Feed], *, bits: int = 8, exclude
         subset_size=len(rows),
         model_type=nncf.ModelType.TRANSFORMER,
         ignored_scope=_ignored(exact, exclude),
-        advanced_parameters=AdvancedQuantizationParameters(
-            overflow_fix=OverflowFix.ENABLE if bits == 7 else OverflowFix.DISABLE
-        ),
+        advanced_parameters=AdvancedQuantizationParameters(overflow_fix=OverflowFix.ENABLE if bits == 7 else OverflowFix.DISABLE),
     )
     quantised = [op.get_friendly_name() for op in int8.get_ordered_ops() if any(map(_is_quantised, _read_by(op)))]
     return QuantizedIr(exact, int8, by_layer(quantised, ()))
@@ -93,7 +91,7 @@ def put_back(int8: Any, exact: Any, names: Collection[str]) -> Any:
 def _read_by(op: Any) -> list[Any]:
     """What a product or a look-up reads that may be quantised; empty for other operations."""
     count = {"MatMul": 2, "Gather": 1}.get(op.get_type_name(), 0)
-    return op.input_values()[:count]
+    return list(op.input_values()[:count])
 
 
 def _is_quantised(value: Any) -> bool:

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import onnx
+import openvino
 import pytest
 import torch
 from pydantic import ValidationError
@@ -324,7 +325,7 @@ def test_fold_gives_equal_outputs_and_notes_operators(onnx_model, tmp_path):
 
 def test_nncf_static_outputs_are_near_float_and_the_file_is_smaller(openvino_model, tmp_path):
     ctx = Context(tmp_path, OpenVino())
-    made = QuantizeStatic(calibration=32).apply(openvino_model, ctx)
+    made = QuantizeStatic(calibration=32, activations=8).apply(openvino_model, ctx)
     found, exact = logits(OpenVino(), made.path), logits(OpenVino(), openvino_model.path)
     assert not np.array_equal(found, exact)
     assert near(found, exact, share=0.35)
@@ -335,6 +336,17 @@ def test_nncf_static_outputs_are_near_float_and_the_file_is_smaller(openvino_mod
     note = bars(ctx)
     assert [event.done for event in ctx.events] == list(range(1, len(note.values) + 1))
     assert any("word_embeddings" in layer for layer in note.values)
+
+
+@pytest.mark.parametrize(("flags", "asked"), [("avx2 fma", []), ("avx2 avx512_vnni", [("calibration", 8)])])
+def test_activations_stay_in_float_in_openvino_where_int8_products_are_slow(flags, asked, openvino_model, tmp_path, monkeypatch):
+    monkeypatch.setattr("passes.quantizers.bits.read_cpuinfo", lambda: {"flags": flags})
+    ctx = Context(tmp_path, OpenVino())
+    made = QuantizeStatic(calibration=8, sensitivity=False).apply(openvino_model, ctx)
+    assert ctx.asked == asked
+    kinds = {op.get_type_name() for op in openvino.Core().read_model(made.path / "model.xml").get_ops()}
+    assert ("FakeQuantize" in kinds) == bool(asked)
+    assert (made.path / "model.bin").stat().st_size < 0.55 * (openvino_model.path / "model.bin").stat().st_size
 
 
 def test_nncf_is_float_when_all_layers_are_left(openvino_model, tmp_path):
