@@ -214,6 +214,7 @@ class Runner:
             parts = {**parts, "target": runtime.model_dump(mode="json") if runtime else None, "rung": rung}
         found = self.store.find(parts)
         if found:
+            self.store.discard_scratch(parts)
             return found
         self._say(f"{step.name}{f' for {target.name}' if target else ''}: start")
         ctx = StepContext(
@@ -239,7 +240,9 @@ class Runner:
                 _copy(step.step.apply(Artifact(rung, parent.made.path), ctx).path, out)
             return {"notes": [note.model_dump(mode="json") for note in ctx.notes]}
 
-        return self.store.obtain(parts, make)
+        made = self.store.obtain(parts, make)
+        self.store.discard_scratch(parts)
+        return made
 
     def _evaluated(
         self, made: Made, rung: str, target: BoundTarget | None, split: str, *, model: Model | None = None

@@ -90,9 +90,16 @@ class Store:
 
     def scratch(self, parts: Mapping[str, Any]) -> Path:
         """A folder for what a step writes on its way; the same one for the same step."""
-        folder = self.root / "scratch" / key_of(parts)[:16]
+        folder = self._scratch(parts)
         folder.mkdir(parents=True, exist_ok=True)
         return folder
+
+    def discard_scratch(self, parts: Mapping[str, Any]) -> None:
+        """Remove that folder: what it was for is stored."""
+        shutil.rmtree(self._scratch(parts), ignore_errors=True)
+
+    def _scratch(self, parts: Mapping[str, Any]) -> Path:
+        return self.root / "scratch" / key_of(parts)[:16]
 
     def _entry(self, key: str) -> Path:
         return self.root / "results" / key[:2] / key

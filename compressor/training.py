@@ -1,16 +1,22 @@
-"""The one training loop: device placement and mixed precision by `accelerate`, seeded, with progress and a guard against NaN."""
+"""The one training loop: device placement and mixed precision by `accelerate`, seeded, with progress and a guard against NaN.
+
+It goes on from its last checkpoint where an earlier process was killed, and ends with the same bits as one that was not.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, Field
 
-from compressor.contracts import Batch, Event, Progress
+from compressor.checkpoint import Checkpoints, identity_of, random_states, set_random_states
+from compressor.contracts import Batch, Event, Message, Progress
 from compressor.errors import TrainingDiverged
 
 if TYPE_CHECKING:
@@ -47,13 +53,28 @@ class TrainingLog:
 
 @dataclass
 class _Course:
-    """Where a training stands."""
+    """How far a training has come and what it has seen; JSON values only, for a checkpoint keeps them."""
 
+    epoch: int = 0
+    """Epochs that are over."""
+    at: int = 0
+    """Batches taken of the epoch under way."""
     step: int = 0
     rows: int = 0
+    seconds: float = 0.0
+    """Spent by processes that were killed."""
     losses: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
     validation: list[tuple[float, float]] = field(default_factory=list)
-    best: tuple[float, int, dict[str, torch.Tensor]] | None = None
+    best: tuple[float, int] | None = None
+    """Best value on validation and the epoch it came from, counted from 1."""
+
+    @classmethod
+    def read(cls, values: Mapping[str, Any]) -> _Course:
+        """From JSON, which knows no tuples."""
+        losses = {name: [(at, value) for at, value in curve] for name, curve in values["losses"].items()}
+        validation = [(at, value) for at, value in values["validation"]]
+        best = tuple(values["best"]) if values["best"] else None
+        return cls(**{**values, "losses": losses, "validation": validation, "best": best})
 
 
 def train(
@@ -66,6 +87,7 @@ def train(
     device: str,
     tell: Callable[[Event], None],
     work: str,
+    folder: Path,
     evaluate: Callable[[], float] | None = None,
 ) -> TrainingLog:
     """Train in place.
@@ -74,56 +96,195 @@ def train(
         trained: everything with parameters to learn, in one module.
         batches: the batches of an epoch, by its number from 0; with a length.
         step: losses by name for a batch, already weighted; their sum is minimised.
-        evaluate: the metric on validation, higher is better; needed for `keep: best`.
+        work: what the progress is told of; trainings in one folder differ in it.
+        folder: where checkpoints are kept, and where a killed training goes on from.
+        evaluate: the metric on validation, higher is better; needed for `keep: best`. It must draw nothing at random.
 
     Raises:
         TrainingDiverged: a loss or a gradient is not finite; the weights are those before that step.
     """
-    import torch
-    from accelerate import Accelerator
-    from accelerate.state import AcceleratorState
     from accelerate.utils import set_seed
 
-    started = time.monotonic()
-    precision = resolved_precision(settings.precision, device)
-    AcceleratorState._reset_state(reset_partial_state=True)  # else an earlier training's precision and device are kept
-    accelerator = Accelerator(cpu=device == "cpu", mixed_precision="bf16" if precision == "bf16" else "no")
+    loop = _Loop(trained, batches, step, settings, device, tell, work, evaluate)
     set_seed(seed)
-    trained.to(device).train()
-    groups = parameter_groups(trained, settings.weight_decay)
-    optimiser = torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True)  # one pass over memory instead of ten
-    first = batches(0)
-    total = settings.epochs * len(first)  # type: ignore[arg-type]
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda at: rate(at, total, settings))
-    course = _Course()
-    for epoch in range(settings.epochs):
-        for batch in first if epoch == 0 else batches(epoch):
-            moved = {name: tensor.to(device) for name, tensor in batch.items()}
-            with accelerator.autocast():
-                losses = step(moved)
-            _record(course, losses, settings)
-            torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]
-            norm = float(torch.nn.utils.clip_grad_norm_(trained.parameters(), settings.max_grad_norm))
-            _check_finite("the norm of the gradients", norm, course.step, settings)
-            optimiser.step()
-            schedule.step()
-            optimiser.zero_grad(set_to_none=True)
-            course.rows += len(next(iter(moved.values())))
-            tell(Progress(work, course.step, total, values={name: curve[-1][1] for name, curve in course.losses.items()}))
-        if evaluate is not None:
-            _validate(course, trained, evaluate, epoch, settings.keep)
-    if course.best is not None:
-        trained.load_state_dict(course.best[2])
-    trained.eval()
-    seconds = time.monotonic() - started
-    return TrainingLog(
-        losses={name: tuple(curve) for name, curve in course.losses.items()},
-        validation=tuple(course.validation),
-        kept_epoch=course.best[1] if course.best else settings.epochs,
-        seconds=seconds,
-        rows_per_second=course.rows / seconds,
-        precision=precision,
-    )
+    loop.start(folder / f"training-{work}", seed)
+    loop.run()
+    return loop.log()
+
+
+class _Loop:
+    """One training under way."""
+
+    def __init__(
+        self,
+        trained: torch.nn.Module,
+        batches: Callable[[int], Iterable[Batch]],
+        step: Callable[[Batch], Mapping[str, torch.Tensor]],
+        settings: TrainingSettings,
+        device: str,
+        tell: Callable[[Event], None],
+        work: str,
+        evaluate: Callable[[], float] | None,
+    ) -> None:
+        import torch
+        from accelerate import Accelerator
+        from accelerate.state import AcceleratorState
+
+        self.started = time.monotonic()
+        self.batches, self.step, self.evaluate = batches, step, evaluate
+        self.settings, self.device, self.tell, self.work = settings, device, tell, work
+        self.precision = resolved_precision(settings.precision, device)
+        AcceleratorState._reset_state(reset_partial_state=True)  # else an earlier training's precision and device are kept
+        self.accelerator = Accelerator(cpu=device == "cpu", mixed_precision="bf16" if self.precision == "bf16" else "no")
+        self.trained = trained.to(device).train()
+        groups = parameter_groups(trained, settings.weight_decay)
+        self.optimiser = torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True)  # one pass over memory, not ten
+        self.first = batches(0)
+        self.total = settings.epochs * len(self.first)  # type: ignore[arg-type]
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimiser, lambda at: rate(at, self.total, settings))
+        self.course = _Course()
+        self.best: dict[str, torch.Tensor] = {}
+        self.random: dict[str, Any] | None = None
+
+    def start(self, folder: Path, seed: int) -> None:
+        """Look for a checkpoint of this very training and go on from there."""
+        import torch
+
+        what = {"settings": self.settings.model_dump(mode="json"), "total": self.total, "seed": seed, "torch": torch.__version__}
+        self.checkpoints = Checkpoints(folder, identity_of(what, learned(self.trained)), self.tell)
+        found = self.checkpoints.read()
+        if found is not None:
+            self._restore(*found)
+            self.tell(Message(f"{self.work}: goes on at step {self.course.step} of {self.total}"))
+
+    def run(self) -> None:
+        """Train to the end and leave the weights that `keep` names."""
+        for epoch in range(self.course.epoch, self.settings.epochs):
+            for batch in self._rest(epoch):
+                self._step(batch)
+                self.course.at += 1
+                if self.checkpoints.due:
+                    self._keep()
+            if self.evaluate is not None:
+                self._validate(self.evaluate, epoch)
+            self.course.epoch, self.course.at = epoch + 1, 0
+        put(self.trained, self.best)
+        self.trained.eval()
+
+    def log(self) -> TrainingLog:
+        """What happened."""
+        course, seconds = self.course, self._seconds()
+        return TrainingLog(
+            losses={name: tuple(curve) for name, curve in course.losses.items()},
+            validation=tuple(course.validation),
+            kept_epoch=course.best[1] if course.best else self.settings.epochs,
+            seconds=seconds,
+            rows_per_second=course.rows / seconds,
+            precision=self.precision,
+        )
+
+    def _seconds(self) -> float:
+        return self.course.seconds + time.monotonic() - self.started
+
+    def _rest(self, epoch: int) -> Iterator[Batch]:
+        """Batches of an epoch that are still to come."""
+        batches = iter(self.first if epoch == 0 else self.batches(epoch))
+        for _ in range(self.course.at):
+            next(batches)
+        if self.random is not None:  # only now: batches may draw too
+            set_random_states(self.random)
+            self.random = None
+        return batches
+
+    def _step(self, batch: Batch) -> None:
+        import torch
+
+        course = self.course
+        moved = {name: tensor.to(self.device) for name, tensor in batch.items()}
+        with self.accelerator.autocast():
+            losses = self.step(moved)
+        course.step += 1
+        for name, loss in losses.items():
+            value = float(loss.detach())
+            self._check_finite(f"the loss '{name}'", value)
+            course.losses.setdefault(name, []).append((float(course.step), value))
+        torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]
+        norm = torch.nn.utils.clip_grad_norm_(self.trained.parameters(), self.settings.max_grad_norm)
+        self._check_finite("the norm of the gradients", float(norm))
+        self.optimiser.step()
+        self.schedule.step()
+        self.optimiser.zero_grad(set_to_none=True)
+        course.rows += len(next(iter(moved.values())))
+        self.tell(Progress(self.work, course.step, self.total, values={name: at[-1][1] for name, at in course.losses.items()}))
+
+    def _check_finite(self, what: str, value: float) -> None:
+        if not math.isfinite(value):
+            kept = self.checkpoints.described()
+            raise TrainingDiverged(
+                f"{what} is {value} at step {self.course.step} of {self.total}: try a lower learning_rate "
+                f"(now {self.settings.learning_rate:g}), a longer warmup (now {self.settings.warmup:g}), or precision: fp32; {kept}"
+            )
+
+    def _validate(self, evaluate: Callable[[], float], epoch: int) -> None:
+        course = self.course
+        self.trained.eval()
+        value = evaluate()
+        self.trained.train()
+        course.validation.append((float(course.step), value))
+        if self.settings.keep == "best" and (course.best is None or value >= course.best[0]):
+            course.best = (value, epoch + 1)
+            self.best = {name: tensor.detach().clone() for name, tensor in learned(self.trained).items()}
+
+    # -------------------------------------------------------------- checkpoints
+
+    def _keep(self) -> None:
+        """Write down all that the steps to come depend on."""
+        optimiser = self.optimiser.state_dict()
+        moments = {f"{at}.{name}": value for at, each in optimiser["state"].items() for name, value in each.items()}
+        tensors = _prefixed("weights", learned(self.trained)) | _prefixed("best", self.best) | _prefixed("optimiser", moments)
+        values = {
+            "course": {**dataclasses.asdict(self.course), "seconds": self._seconds()},
+            "groups": optimiser["param_groups"],
+            "schedule": self.schedule.state_dict(),
+            "random": random_states(),
+        }
+        self.checkpoints.write(values, tensors, step=self.course.step)
+
+    def _restore(self, values: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> None:
+        put(self.trained, _stripped("weights", tensors))
+        self.best = {name: tensor.to(self.device) for name, tensor in _stripped("best", tensors).items()}
+        moments: dict[int, dict[str, torch.Tensor]] = {}
+        for key, value in _stripped("optimiser", tensors).items():
+            at, _, name = key.partition(".")
+            moments.setdefault(int(at), {})[name] = value
+        self.optimiser.load_state_dict({"state": moments, "param_groups": values["groups"]})
+        self.schedule.load_state_dict(values["schedule"])
+        self.course = _Course.read(values["course"])
+        self.random = values["random"]
+
+
+def learned(trained: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """What training changes: parameters that are not frozen, shared ones once, and buffers."""
+    parameters = {name: parameter for name, parameter in trained.named_parameters() if parameter.requires_grad}
+    return {**parameters, **dict(trained.named_buffers())}
+
+
+def put(trained: torch.nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Copy tensors into what is learned, by name."""
+    import torch
+
+    here = learned(trained)
+    with torch.no_grad():
+        for name, tensor in tensors.items():
+            here[name].copy_(tensor)
+
+
+def _prefixed(prefix: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {f"{prefix}/{name}": tensor for name, tensor in tensors.items()}
+
+
+def _stripped(prefix: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name.removeprefix(f"{prefix}/"): tensor for name, tensor in tensors.items() if name.startswith(f"{prefix}/")}
 
 
 def resolved_precision(precision: Precision, device: str) -> Literal["fp32", "bf16"]:
@@ -137,33 +298,6 @@ def resolved_precision(precision: Precision, device: str) -> Literal["fp32", "bf
     from compressor.machine import features, read_cpuinfo
 
     return "bf16" if {"avx512_bf16", "amx_bf16"} & set(features(read_cpuinfo())) else "fp32"
-
-
-def _record(course: _Course, losses: Mapping[str, torch.Tensor], settings: TrainingSettings) -> None:
-    course.step += 1
-    for name, loss in losses.items():
-        value = float(loss.detach())
-        _check_finite(f"the loss '{name}'", value, course.step, settings)
-        course.losses.setdefault(name, []).append((float(course.step), value))
-
-
-def _check_finite(what: str, value: float, step: int, settings: TrainingSettings) -> None:
-    if not math.isfinite(value):
-        raise TrainingDiverged(
-            f"{what} is {value} at step {step}: "
-            f"try a lower learning_rate (now {settings.learning_rate:g}), a longer warmup, or precision: fp32"
-        )
-
-
-def _validate(
-    course: _Course, trained: torch.nn.Module, evaluate: Callable[[], float], epoch: int, keep: Literal["best", "last"]
-) -> None:
-    trained.eval()
-    value = evaluate()
-    trained.train()
-    course.validation.append((float(course.step), value))
-    if keep == "best" and (course.best is None or value >= course.best[0]):
-        course.best = (value, epoch + 1, {name: tensor.detach().clone() for name, tensor in trained.state_dict().items()})
 
 
 def parameter_groups(trained: torch.nn.Module, weight_decay: float) -> list[dict[str, object]]:

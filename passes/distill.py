@@ -11,7 +11,7 @@ from typing_extensions import override
 
 from compressor import registry
 from compressor.anatomy import anatomy_of
-from compressor.contracts import Batch, Context, Evaluation, Objective, Pass, Task
+from compressor.contracts import Batch, Context, Objective, Pass, Task
 from compressor.edits import KeepBlocks
 from compressor.errors import UnsupportedModel, did_you_mean
 from compressor.records import Remark, Series
@@ -88,18 +88,13 @@ class Distill(Pass, TrainingSettings):
         """
         import torch
 
+        torch.manual_seed(ctx.seed)  # projections that start at random are the same ones when a killed run goes on
         student = self._student(model)
         student.module.requires_grad_(True)
         models = {name: ctx.model(name) for name in self.teachers()}
         teachers = self._teachers(student, models, ctx)
         taught = validation_outputs(models, ctx)
         before = agreements(ctx.evaluate(student, "validation", limit=COMPARED_ROWS), taught)
-        seen: list[Evaluation] = []
-
-        def validate() -> float:
-            seen.append(ctx.evaluate(student, "validation"))
-            return seen[-1].scores.main.value
-
         projections = [lesson.projections for each in teachers for lesson in each.lessons if lesson.projections is not None]
         log = train(
             torch.nn.ModuleList([student.module, *projections]),
@@ -110,12 +105,13 @@ class Distill(Pass, TrainingSettings):
             device=ctx.device,
             tell=ctx.tell,
             work="distill",
-            evaluate=validate,
+            folder=ctx.folder,
+            evaluate=lambda: ctx.evaluate(student, "validation").scores.main.value,
         )
         curves = {name: thinned(curve) for name, curve in log.losses.items()}
         ctx.note(Series(title=f"Losses by weight ({log.precision})", x="step", y="loss", curves=curves))
         ctx.note(Series(title="Validation", x="step", y=ctx.task.metric, curves={ctx.task.metric: log.validation}))
-        after = agreements(seen[log.kept_epoch - 1], taught)
+        after = agreements(ctx.evaluate(student, "validation", limit=COMPARED_ROWS), taught)
         for remark in (*agreement_remarks(before, after, taught, ctx), *silent(log.losses)):
             ctx.note(Remark(text=remark))
         return student

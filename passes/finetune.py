@@ -42,6 +42,7 @@ class Finetune(TrainingSettings, Pass):
             device=ctx.device,
             tell=ctx.tell,
             work="finetune",
+            folder=ctx.folder,
             evaluate=lambda: ctx.evaluate(model, "validation").scores.main.value,
         )
         ctx.note(Series(title=f"Training loss ({log.precision})", x="step", y="loss", curves=dict(log.losses)))

@@ -83,6 +83,11 @@ def test_run_accepts_and_writes_report_and_export(folder, ran):
     assert (folder / "first" / "report.html").stat().st_size > 10_000
 
 
+def test_scratch_of_a_step_is_gone_once_its_result_is_stored(folder, ran):
+    assert list((folder / "store" / "results").iterdir())
+    assert list((folder / "store" / "scratch").iterdir()) == []
+
+
 def test_report_numbers_belong_to_the_files_in_the_run_folder(folder, ran):
     from compressor.report import read_report
     from compressor.store import sha256_of

@@ -161,3 +161,12 @@ def test_scratch_is_the_same_folder_for_the_same_parts(tmp_path):
     assert store.scratch(PARTS) == store.scratch(dict(PARTS))
     assert store.scratch(PARTS).is_dir()
     assert store.scratch(PARTS) != store.scratch({"step": "b"})
+
+
+def test_scratch_is_gone_once_it_is_discarded(tmp_path):
+    store = Store(tmp_path)
+    (store.scratch(PARTS) / "deep").mkdir()
+    other = store.scratch({"step": "b"})
+    store.discard_scratch(PARTS)
+    store.discard_scratch(PARTS)
+    assert list(other.parent.iterdir()) == [other]

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import math
+import tempfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -26,7 +28,7 @@ def batches(epoch):
     return made
 
 
-def run(module, *, step=None, evaluate=None, seed=0, told=None, batches=batches, **settings):
+def run(module, *, step=None, evaluate=None, seed=0, told=None, batches=batches, folder=None, **settings):
     def usual(batch):
         return {LOSS: torch.nn.functional.cross_entropy(module(batch["inputs"]), batch["labels"])}
 
@@ -39,6 +41,7 @@ def run(module, *, step=None, evaluate=None, seed=0, told=None, batches=batches,
         device="cpu",
         tell=(told if told is not None else []).append,
         work="finetune",
+        folder=folder or Path(tempfile.mkdtemp()),
         evaluate=evaluate,
     )
 
@@ -79,7 +82,7 @@ def test_train_raises_naming_the_step_when_a_loss_is_not_finite(value):
         loss = module(batch["inputs"]).mean()
         return {"task": loss, "teacher": loss * value if len(steps) == 5 else loss}
 
-    with pytest.raises(TrainingDiverged, match=r"'teacher' is (nan|-?inf) at step 5: .*learning_rate \(now 0.02\)"):
+    with pytest.raises(TrainingDiverged, match=r"'teacher' is (nan|-?inf) at step 5 of 24: .*learning_rate \(now 0.02\)"):
         run(module, step=step)
     assert all(torch.isfinite(parameter).all() for parameter in module.parameters())
 
@@ -173,7 +176,7 @@ def test_train_raises_naming_the_step_when_a_gradient_is_not_finite():
     def step(batch):
         return {LOSS: (module(batch["inputs"]) * 0).square().sum().sqrt()}  # 0, with a slope that is not finite
 
-    with pytest.raises(TrainingDiverged, match=r"norm of the gradients is nan at step 1: .*precision: fp32"):
+    with pytest.raises(TrainingDiverged, match=r"norm of the gradients is nan at step 1 of 24: .*precision: fp32"):
         run(module, step=step)
     assert all(torch.isfinite(parameter).all() for parameter in module.parameters())
 
