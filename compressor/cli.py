@@ -136,9 +136,9 @@ def schema() -> None:
 
 @app.command()
 def doctor() -> None:
-    """What this machine has, and what each target lacks."""
+    """What this machine has, and what each target and extra lacks."""
     from compressor import registry
-    from compressor.machine import machine, versions
+    from compressor.machine import extras, machine, versions
 
     here = machine()
     typer.echo(
@@ -149,7 +149,10 @@ def doctor() -> None:
         typer.echo(f"  {name} {version}")
     for name in registry.names("target"):
         missing = registry.load("target", name)().missing()
-        typer.echo(f"{name}: {missing.build or missing.run or 'ready'}")
+        typer.echo(f"target {name}: {missing.build or missing.run or 'ready'}")
+    for name, lacking in extras().items():
+        install = f"lacks {', '.join(lacking)}: pip install 'compressor-toolchain[{name}]'" if lacking else "installed"
+        typer.echo(f"extra {name}: {install}")
 
 
 def main() -> None:

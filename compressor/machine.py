@@ -8,10 +8,14 @@ import platform
 import shutil
 import subprocess
 from collections.abc import Iterable
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, metadata, version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from compressor.records import Machine
+
+if TYPE_CHECKING:
+    from packaging.requirements import Requirement
 
 CPUINFO = Path("/proc/cpuinfo")
 INSTRUCTION_SETS = (
@@ -61,6 +65,32 @@ def versions(names: Iterable[str] = DISTRIBUTIONS) -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
+
+
+def extras(distribution: str = "compressor-toolchain") -> dict[str, tuple[str, ...]]:
+    """What each extra of a distribution still lacks here: requirements that no installed version meets, by extra."""
+    from packaging.requirements import Requirement
+
+    wanted = [Requirement(line) for line in metadata(distribution).get_all("Requires-Dist") or ()]
+    names = metadata(distribution).get_all("Provides-Extra") or ()
+    return {
+        name: tuple(
+            f"{each.name}{each.specifier}"
+            for each in wanted
+            if each.marker
+            and not each.marker.evaluate({"extra": ""})
+            and each.marker.evaluate({"extra": name})
+            and not _met(each)
+        )
+        for name in names
+    }
+
+
+def _met(requirement: Requirement) -> bool:
+    try:
+        return requirement.specifier.contains(version(requirement.name), prereleases=True)
+    except PackageNotFoundError:
+        return False
 
 
 def read_cpuinfo(path: Path = CPUINFO) -> dict[str, str]:

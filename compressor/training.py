@@ -36,6 +36,10 @@ class TrainingSettings(BaseModel):
     schedule: Literal["linear", "cosine", "constant"] = Field(default="linear", description="How the rate falls after warm-up.")
     max_grad_norm: float = Field(default=1.0, gt=0, description="Gradients are clipped to this norm.")
     precision: Precision = Field(default="auto", description="`auto`: bf16 where the processor or GPU computes in it, else fp32.")
+    dropout: bool = Field(
+        default=True,
+        description="Off: no dropout, layer drop nor masking, which a model that was made small often does not need.",
+    )
     keep: Literal["best", "last"] = Field(default="best", description="Which epoch's weights stay, by the metric on validation.")
 
 
@@ -136,7 +140,7 @@ class _Loop:
         self.precision = resolved_precision(settings.precision, device)
         AcceleratorState._reset_state(reset_partial_state=True)  # else an earlier training's precision and device are kept
         self.accelerator = Accelerator(cpu=device == "cpu", mixed_precision="bf16" if self.precision == "bf16" else "no")
-        self.trained = trained.to(device).train()
+        self.trained = trained.to(device).train(settings.dropout)
         groups = parameter_groups(trained, settings.weight_decay)
         self.optimiser = torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True)  # one pass over memory, not ten
         self.first = batches(0)
@@ -229,7 +233,7 @@ class _Loop:
         course = self.course
         self.trained.eval()
         value = evaluate()
-        self.trained.train()
+        self.trained.train(self.settings.dropout)
         course.validation.append((float(course.step), value))
         if self.settings.keep == "best" and (course.best is None or value >= course.best[0]):
             course.best = (value, epoch + 1)

@@ -55,6 +55,8 @@ def test_schema_is_json_with_the_passes():
     assert "prune-structure" in json.dumps(json.loads(command("schema").stdout))
 
 
-def test_doctor_says_what_each_target_lacks():
+def test_doctor_says_what_each_target_and_extra_lacks():
     lines = command("doctor").stdout.splitlines()
-    assert "onnxruntime: ready" in lines
+    assert "target onnxruntime: ready" in lines
+    assert "extra openvino: installed" in lines
+    assert any(line.startswith("extra gpu: lacks onnxruntime-gpu==") and "compressor-toolchain[gpu]" in line for line in lines)

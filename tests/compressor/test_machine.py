@@ -7,7 +7,7 @@ from importlib.metadata import version
 import pytest
 
 from compressor import machine as machine_module
-from compressor.machine import accelerators, features, machine, read_cpuinfo, versions
+from compressor.machine import accelerators, extras, features, machine, read_cpuinfo, versions
 
 X86 = """processor\t: 0
 model name\t: Imaginary Xeon @ 2.00GHz
@@ -97,3 +97,10 @@ def test_accelerators_are_none_when_nvidia_smi_hangs(nvidia_smi, monkeypatch):
 def test_versions_lists_only_what_is_installed():
     assert versions(["numpy", "no-such-distribution"]) == {"numpy": version("numpy")}
     assert versions()["compressor-toolchain"] == version("compressor-toolchain")
+
+
+def test_extras_name_what_no_installed_version_meets():
+    found = extras()
+    assert {"cpu", "gpu", "openvino", "dev", "quickstart"} <= set(found)
+    assert found["cpu"] == ()
+    assert found["gpu"] != ()

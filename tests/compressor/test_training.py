@@ -198,3 +198,18 @@ def test_matrices_decay_and_biases_and_norms_do_not():
     module = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.LayerNorm(3))
     matrices, rest = parameter_groups(module, 0.1)
     assert [(len(each["params"]), each["weight_decay"]) for each in (matrices, rest)] == [(1, 0.1), (3, 0.0)]
+
+
+@pytest.mark.parametrize(("dropout", "changed"), [(True, True), (False, False)])
+def test_dropout_is_off_when_it_is_told_so(dropout, changed):
+    seen = []
+
+    class Watched(torch.nn.Dropout):
+        def forward(self, values):
+            dropped = super().forward(values)
+            seen.append(bool((dropped != values).any()))
+            return dropped
+
+    module = torch.nn.Sequential(network(), Watched(0.5))
+    run(module, epochs=2, dropout=dropout, evaluate=lambda: 1.0)
+    assert any(seen) == changed
