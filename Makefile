@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: quickstart test check install clean
+.PHONY: quickstart results test check install clean
 
 install: .venv/installed
 
@@ -16,6 +16,10 @@ install: .venv/installed
 quickstart: .venv/installed
 	rm -rf runs/quickstart
 	$(BIN)/compressor run plans/quickstart.yaml --out runs/quickstart --export runs/quickstart/export
+
+# docs/results/quickstart.md, measured anew: about an hour on a machine that does nothing else
+results: .venv/installed
+	$(BIN)/python -m benchmarks.quickstart
 
 test: .venv/installed
 	$(BIN)/pytest
