@@ -130,7 +130,7 @@ def identity_of(what: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) ->
     total = hashlib.sha256(json.dumps(what, sort_keys=True).encode())
     for name, tensor in tensors.items():
         total.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
-        total.update(memoryview(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()))
+        total.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return total.hexdigest()
 
 

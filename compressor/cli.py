@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 if TYPE_CHECKING:
+    from compressor.launch import Processes
     from compressor.records import Report
     from compressor.store import Store
 
@@ -25,6 +26,9 @@ Settings = Annotated[list[str] | None, typer.Option("--set", help="A value laid 
 StorePath = Annotated[
     Path | None, typer.Option("--store", help="Folder of stored results; $XDG_CACHE_HOME/compressor by default.")
 ]
+Each = Annotated[int, typer.Option("--processes", min=1, help="Processes on each machine that a training step is computed by.")]
+Nodes = Annotated[int, typer.Option("--nodes", min=1, help="Machines that take part in training steps.")]
+RENDEZVOUS = "Where the machines meet: an address of the one that runs the plan, and a free port there."
 Kind = Literal["passes", "targets", "probes", "tasks", "objectives"]
 KINDS: dict[str, str] = {"passes": "pass", "targets": "target", "probes": "probe", "tasks": "task", "objectives": "objective"}
 
@@ -38,6 +42,9 @@ def run(
     export_to: Annotated[
         Path | None, typer.Option("--export", help="Export the first target's final model here, if accepted.")
     ] = None,
+    processes: Each = 1,
+    nodes: Nodes = 1,
+    rendezvous: Annotated[str, typer.Option("--rendezvous", metavar="HOST:PORT", help=RENDEZVOUS)] = "",
 ) -> None:
     """Run a plan: compress, verify, report. Exit code 0 accepted, 1 failed, 2 plan at fault, 3 not accepted or undecided."""
     from compressor.plan import load_plan
@@ -52,7 +59,14 @@ def run(
     from compressor.pipeline import run_plan
 
     with Bars() as bars:
-        report = run_plan(bound, store=_store(store, bars.line), folder=folder, command=_command(), tell=bars.hear)
+        report = run_plan(
+            bound,
+            store=_store(store, bars.line),
+            folder=folder,
+            command=_command(),
+            tell=bars.hear,
+            processes=_processes(processes, nodes, rendezvous),
+        )
     _show(report)
     typer.echo(f"report: {folder / 'report.html'}")
     if export_to and report.exit_code == 0:
@@ -63,15 +77,38 @@ def run(
 
 
 @app.command()
-def check(plan: PlanPath, settings: Settings = None, store: StorePath = None) -> None:
+def join(
+    rendezvous: Annotated[str, typer.Argument(metavar="HOST:PORT", help=RENDEZVOUS)],
+    nodes: Nodes = 2,
+    node: Annotated[int, typer.Option("--node", min=1, help="Number of this machine; 0 is the one that runs the plan.")] = 1,
+    processes: Each = 1,
+    wait: Annotated[float, typer.Option("--wait", help="Seconds without a training step after which this ends.")] = 3600.0,
+) -> None:
+    """Lend this machine to the training steps of a run on another one; both see the store and the plan's folder at one path."""
+    import tempfile
+
+    _quiet()
+    from compressor.launch import join as lend
+    from compressor.terminal import Bars
+
+    group = _processes(processes, nodes, rendezvous)
+    if node >= nodes:
+        _fail(f"--node {node} is beyond --nodes {nodes}: machines are counted from 0", 2)
+    with Bars() as bars, tempfile.TemporaryDirectory(prefix="compressor-join-") as folder:
+        lend(group, node, folder=Path(folder), wait_seconds=wait, tell=bars.hear)
+
+
+@app.command()
+def check(plan: PlanPath, settings: Settings = None, store: StorePath = None, processes: Each = 1, nodes: Nodes = 1) -> None:
     """Say what would run, what is found in the store and what is missing here. Runs nothing."""
     from compressor.plan import load_plan
 
     bound = load_plan(plan, settings=settings or ())
     _quiet()
     from compressor.forecast import forecast
+    from compressor.launch import Processes
 
-    for line in forecast(bound, _store(store, typer.echo)):
+    for line in forecast(bound, _store(store, typer.echo), Processes(processes, nodes)):
         typer.echo(line)
 
 
@@ -170,6 +207,15 @@ def main() -> None:
 def _fail(text: str, code: int) -> None:
     typer.echo(text, err=True)
     raise SystemExit(code)
+
+
+def _processes(each: int, nodes: int, rendezvous: str) -> Processes:
+    from compressor.launch import Processes
+
+    host, _, port = rendezvous.rpartition(":")
+    if nodes > 1 and not (host and port.isdecimal()):
+        _fail(f"--nodes {nodes} needs a rendezvous HOST:PORT, found '{rendezvous}'", 2)
+    return Processes(each, nodes, rendezvous)
 
 
 def _store(path: Path | None, tell: Any) -> Store:

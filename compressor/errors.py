@@ -7,7 +7,7 @@ CompressorError            1   something failed while running
 ├── UnsupportedModel       1   no anatomy row, edit or rung fits this model
 ├── MissingDependency      1   a package or device that this needs is not here
 ├── TrainingDiverged       1   the loss became NaN or infinite
-├── WorkerFailed           1   a measuring process died or answered nonsense
+├── WorkerFailed           1   a measuring or training process died, or answered nonsense
 ├── StoreError             1   a stored result is damaged or cannot be written
 ├── GateStopped            3   a gate with `on_fail: stop` was not met
 └── NotAccepted            3   `accept:` was not met, or stays undecided
@@ -69,11 +69,11 @@ class MissingDependency(CompressorError):
 
 
 class TrainingDiverged(CompressorError):
-    """The loss is not finite; the message says at which step and what to try."""
+    """The loss is not finite; the message says at which step, what to try and where the last checkpoint is kept."""
 
 
 class WorkerFailed(CompressorError):
-    """A measuring process ended early or answered something else than was asked."""
+    """A measuring or training process ended early or answered something else than was asked."""
 
 
 class StoreError(CompressorError):

@@ -8,14 +8,15 @@ from pathlib import Path
 from compressor.contracts import Event
 from compressor.data import resolve
 from compressor.keys import source_digest
+from compressor.launch import ALONE, Processes
 from compressor.pipeline import Runner
 from compressor.plan import Bound
 from compressor.store import Store
 
 
-def forecast(bound: Bound, store: Store) -> Iterator[str]:
+def forecast(bound: Bound, store: Store, processes: Processes = ALONE) -> Iterator[str]:
     """A line for the data, the source, each step and each target."""
-    runner = Runner(bound, store, Path(), "check", _unheard)
+    runner = Runner(bound, store, Path(), "check", _unheard, processes)
     splits = ", ".join(f"{split.rows} {split.name}" for split in runner.data.record.splits)
     removed = ", ".join(f"{count} {why}" for why, count in runner.data.record.removed.items())
     yield f"data: {splits}{f'; removed: {removed}' if removed else ''}"

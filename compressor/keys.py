@@ -22,8 +22,9 @@ READ_SUFFIXES = (".safetensors", ".json", ".txt", ".model")
 class Keys:
     """Parts of keys for one plan on one set of rows."""
 
-    def __init__(self, bound: Bound, data_digest: str, labels: tuple[str, ...], device: str) -> None:
+    def __init__(self, bound: Bound, data_digest: str, labels: tuple[str, ...], device: str, processes: int = 1) -> None:
         self._bound = bound
+        self._processes = processes
         self._labels = labels
         self.common: dict[str, Any] = {
             "versions": _versions(("compressor-toolchain", "torch", "transformers", "onnx", "onnxscript")),
@@ -51,6 +52,7 @@ class Keys:
             "teachers": dict(teachers),
             "plugins": {f"{kind}:{name}": registry.load(kind, name).version for kind, name in named},
             "dialect": asdict(dialect) if dialect else None,
+            "processes": self._processes if step.step.trains else 1,
             "processor": list(features(read_cpuinfo())),
         }
 

@@ -19,6 +19,7 @@ from compressor.contracts import Artifact, Evaluation, Event, Message
 from compressor.data import Data, load_data, resolve
 from compressor.errors import GateStopped
 from compressor.keys import Keys, source_digest
+from compressor.launch import ALONE, Job, Processes, train_apart
 from compressor.lowering import Foundry
 from compressor.model import Model
 from compressor.plan import Bound, BoundStep, BoundTarget
@@ -55,6 +56,7 @@ class Runner:
     folder: Path
     command: str
     listener: Callable[[Event], None]
+    processes: Processes = ALONE
     standings: dict[str, Standing] = field(default_factory=dict)
     stages: list[Stage] = field(default_factory=list)
     built: list[Built] = field(default_factory=list)
@@ -96,7 +98,7 @@ class Runner:
     @cached_property
     def keys(self) -> Keys:
         """Keys of everything this run stores."""
-        return Keys(self.bound, self.data.digest, self.data.labels, self.device)
+        return Keys(self.bound, self.data.digest, self.data.labels, self.device, self.processes.size)
 
     @cached_property
     def device(self) -> str:
@@ -131,13 +133,12 @@ class Runner:
 
     def _model(self, name: str) -> Model:
         """A model by the name of a step, an entry of `models:` or `source`; a fresh copy in eval mode."""
-        made = self._loaded(self.bound.models[name]) if name in self.bound.models else self.standings[name].made
-        model = Model.load(made.path)
+        model = Model.load(self._made(name).path)
         model.module.train(False)
         return model
 
-    def _digest(self, name: str) -> str:
-        return self._loaded(self.bound.models[name]).digest if name in self.bound.models else self.standings[name].made.digest
+    def _made(self, name: str) -> Made:
+        return self._loaded(self.bound.models[name]) if name in self.bound.models else self.standings[name].made
 
     def _trunk(self) -> Standing:
         current = self.standings["source"]
@@ -208,7 +209,7 @@ class Runner:
 
     def _apply(self, step: BoundStep, parent: Standing, target: BoundTarget | None, rung: str | None) -> Made:
         runtime = target.target if target else None
-        teachers = {name: self._digest(name) for name in step.step.teachers()}
+        teachers = {name: self._made(name).digest for name in step.step.teachers()}
         parts = self.keys.step(step, parent.made.digest, teachers, runtime.dialect if runtime else None)
         if target:
             parts = {**parts, "target": runtime.model_dump(mode="json") if runtime else None, "rung": rung}
@@ -233,6 +234,8 @@ class Runner:
         )
 
         def make(out: Path) -> Mapping[str, Any]:
+            if step.step.trains and rung is None and self.processes.size > 1:
+                return {"notes": train_apart(self._job(step, parent, ctx.folder, out), self.processes, self.listener)}
             if rung is None:
                 model = Model.load(parent.made.path)
                 step.step.apply(model, ctx).save(out)
@@ -243,6 +246,22 @@ class Runner:
         made = self.store.obtain(parts, make)
         self.store.discard_scratch(parts)
         return made
+
+    def _job(self, step: BoundStep, parent: Standing, scratch: Path, out: Path) -> Job:
+        """A training step for processes of their own."""
+        plan = scratch / "plan.yaml"
+        plan.write_text(self.bound.text, encoding="utf-8")
+        return Job(
+            plan=plan.absolute(),
+            folder=self.bound.folder.absolute(),
+            step=step.name,
+            data=self.data.digest,
+            parent=parent.made.path.absolute(),
+            teachers={name: self._made(name).path.absolute() for name in step.step.teachers()},
+            store=self.store.root.absolute(),
+            scratch=scratch.absolute(),
+            out=out.absolute(),
+        )
 
     def _evaluated(
         self, made: Made, rung: str, target: BoundTarget | None, split: str, *, model: Model | None = None
@@ -426,9 +445,17 @@ class Runner:
         )
 
 
-def run_plan(bound: Bound, *, store: Store, folder: Path, command: str, tell: Callable[[Event], None]) -> Report:
-    """Run a plan and write its report into `folder`; the report carries the exit code."""
-    return Runner(bound, store, folder, command, tell).run()
+def run_plan(
+    bound: Bound,
+    *,
+    store: Store,
+    folder: Path,
+    command: str,
+    tell: Callable[[Event], None],
+    processes: Processes = ALONE,
+) -> Report:
+    """Run a plan and write its report into `folder`; the report carries the exit code. `processes` compute training steps."""
+    return Runner(bound, store, folder, command, tell, processes).run()
 
 
 def _copy(source: Path, out: Path) -> None:

@@ -91,18 +91,19 @@ class Bound:
     stages: Literal["all", "quality"]
 
 
-def load_plan(path: Path, *, settings: Sequence[str] = ()) -> Bound:
+def load_plan(path: Path, *, settings: Sequence[str] = (), folder: Path | None = None) -> Bound:
     """Read a plan and check everything that can be known without its model and data.
 
     Args:
         path: the plan file.
         settings: values laid over it, as `passes.distill.epochs=1`; each value is YAML.
+        folder: where relative paths in it start; the folder of the plan file unless given.
 
     Raises:
         PlanError: the plan is at fault; it carries every fault found.
     """
     plan, faults = compose(path, settings)
-    reader = _Reader(plan, path.parent, list(faults))
+    reader = _Reader(plan, path.parent if folder is None else folder, list(faults))
     bound = reader.bound(default_name=re.sub("[^A-Za-z0-9_-]+", "-", path.stem).strip("-_")[:64] or "plan")
     if bound is None or reader.faults:
         raise PlanError(tuple(dict.fromkeys(reader.faults)))

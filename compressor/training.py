@@ -1,6 +1,9 @@
-"""The one training loop: device placement and mixed precision by `accelerate`, seeded, with progress and a guard against NaN.
+"""The one training loop: device placement, mixed precision and processes by `accelerate`, seeded, with a guard against NaN.
 
 It goes on from its last checkpoint where an earlier process was killed, and ends with the same bits as one that was not.
+
+In a group of processes each computes its share of the rows of every batch; gradients are summed over the group before the step,
+so all of them hold the same weights, and the batch of a step is the same whatever the number of processes.
 """
 
 from __future__ import annotations
@@ -9,6 +12,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,7 +21,8 @@ from pydantic import BaseModel, Field
 
 from compressor.checkpoint import Checkpoints, identity_of, random_states, set_random_states
 from compressor.contracts import Batch, Event, Message, Progress
-from compressor.errors import TrainingDiverged
+from compressor.errors import TrainingDiverged, WorkerFailed
+from compressor.group import Group, compiled, parts
 
 if TYPE_CHECKING:
     import torch
@@ -29,7 +34,12 @@ class TrainingSettings(BaseModel):
     """Parameters that every training pass has."""
 
     epochs: int = Field(default=3, ge=1, le=10_000, description="Passes over the training rows.")
-    batch_size: int = Field(default=16, ge=1, description="Rows a step.")
+    batch_size: int = Field(default=16, ge=1, description="Rows a step, over all parts and processes.")
+    accumulate: int = Field(
+        default=1,
+        ge=1,
+        description="Parts in which a process computes its rows, one after the other: less memory, the same step.",
+    )
     learning_rate: float = Field(default=1e-4, gt=0, lt=1, description="Peak learning rate of AdamW.")
     weight_decay: float = Field(default=0.01, ge=0, lt=1, description="Of matrices; biases and norms have none.")
     warmup: float = Field(default=0.1, ge=0, lt=1, description="Share of the steps in which the rate rises from 0.")
@@ -40,6 +50,7 @@ class TrainingSettings(BaseModel):
         default=True,
         description="Off: no dropout, layer drop nor masking, which a model that was made small often does not need.",
     )
+    compile: bool = Field(default=False, description="Compile the model by torch.compile; on a CPU this needs a C++ compiler.")
     keep: Literal["best", "last"] = Field(default="best", description="Which epoch's weights stay, by the metric on validation.")
 
 
@@ -104,15 +115,21 @@ def train(
         folder: where checkpoints are kept, and where a killed training goes on from.
         evaluate: the metric on validation, higher is better; needed for `keep: best`. It must draw nothing at random.
 
+    A batch is cut by rows into `accumulate` parts for each process, and losses and gradients are weighted by the rows of a part. For
+    losses that are means over rows this is the loss of the whole batch; those over tokens or pairs of rows see each part by itself.
+
     Raises:
         TrainingDiverged: a loss or a gradient is not finite; the weights are those before that step.
+        MissingDependency: `compile` without a compiler.
+        WorkerFailed: processes of one group do not see the same checkpoint.
     """
     from accelerate.utils import set_seed
 
     loop = _Loop(trained, batches, step, settings, device, tell, work, evaluate)
-    set_seed(seed)
+    set_seed(seed, device_specific=True)  # each process draws its own dropout
     loop.start(folder / f"training-{work}", seed)
-    loop.run()
+    with compiled(trained, device) if settings.compile else nullcontext():
+        loop.run()
     return loop.log()
 
 
@@ -140,6 +157,7 @@ class _Loop:
         self.precision = resolved_precision(settings.precision, device)
         AcceleratorState._reset_state(reset_partial_state=True)  # else an earlier training's precision and device are kept
         self.accelerator = Accelerator(cpu=device == "cpu", mixed_precision="bf16" if self.precision == "bf16" else "no")
+        self.group = Group()
         self.trained = trained.to(device).train(settings.dropout)
         groups = parameter_groups(trained, settings.weight_decay)
         self.optimiser = torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True)  # one pass over memory, not ten
@@ -154,20 +172,24 @@ class _Loop:
         """Look for a checkpoint of this very training and go on from there."""
         import torch
 
+        folder = self.group.gathered(folder)[0]  # processes have folders of their own; checkpoints lie in that of the first one
+        weights = self.group.same(learned(self.trained))
         what = {"settings": self.settings.model_dump(mode="json"), "total": self.total, "seed": seed, "torch": torch.__version__}
-        self.checkpoints = Checkpoints(folder, identity_of(what, learned(self.trained)), self.tell)
+        self.checkpoints = Checkpoints(folder, identity_of({**what, "processes": self.group.size}, weights), self.tell)
         found = self.checkpoints.read()
         if found is not None:
             self._restore(*found)
             self.tell(Message(f"{self.work}: goes on at step {self.course.step} of {self.total}"))
+        if len(set(self.group.gathered(self.course.step))) > 1:
+            raise WorkerFailed(f"the processes do not see the same checkpoint in {folder}: machines have to share this folder")
 
     def run(self) -> None:
         """Train to the end and leave the weights that `keep` names."""
         for epoch in range(self.course.epoch, self.settings.epochs):
             for batch in self._rest(epoch):
-                self._step(batch)
+                due = self._step(batch)
                 self.course.at += 1
-                if self.checkpoints.due:
+                if due:
                     self._keep()
             if self.evaluate is not None:
                 self._validate(self.evaluate, epoch)
@@ -200,26 +222,43 @@ class _Loop:
             self.random = None
         return batches
 
-    def _step(self, batch: Batch) -> None:
+    def _step(self, batch: Batch) -> bool:
+        """One step of the optimiser; True where the first process finds a checkpoint due, and all of them are to write it."""
         import torch
 
-        course = self.course
-        moved = {name: tensor.to(self.device) for name, tensor in batch.items()}
-        with self.accelerator.autocast():
-            losses = self.step(moved)
+        course, parameters = self.course, [each for each in self.trained.parameters() if each.requires_grad]
+        names, values = self._losses(batch)
+        *found, due = self.group.summed(torch.stack([*values, torch.tensor(float(self._due), device=self.device)])).tolist()
         course.step += 1
-        for name, loss in losses.items():
-            value = float(loss.detach())
+        for name, value in zip(names, found, strict=True):
             self._check_finite(f"the loss '{name}'", value)
             course.losses.setdefault(name, []).append((float(course.step), value))
-        torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]
-        norm = torch.nn.utils.clip_grad_norm_(self.trained.parameters(), self.settings.max_grad_norm)
+        self.group.sum_gradients(parameters)
+        norm = torch.nn.utils.clip_grad_norm_(parameters, self.settings.max_grad_norm)
         self._check_finite("the norm of the gradients", float(norm))
         self.optimiser.step()
         self.schedule.step()
         self.optimiser.zero_grad(set_to_none=True)
-        course.rows += len(next(iter(moved.values())))
+        course.rows += len(next(iter(batch.values())))
         self.tell(Progress(self.work, course.step, self.total, values={name: at[-1][1] for name, at in course.losses.items()}))
+        return due > 0
+
+    @property
+    def _due(self) -> bool:
+        return self.group.rank == 0 and self.checkpoints.due
+
+    def _losses(self, batch: Batch) -> tuple[list[str], list[torch.Tensor]]:
+        """Names and values of this process's share of the losses; their gradients are left with the parameters."""
+        import torch
+
+        total: dict[str, torch.Tensor] = {}
+        for part, share in parts(batch, self.group.rank, self.group.size, self.settings.accumulate):
+            moved = {name: tensor.to(self.device) for name, tensor in part.items()}
+            with self.accelerator.autocast():
+                losses = {name: share * loss for name, loss in self.step(moved).items()}
+            torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]
+            total = {name: loss.detach().float() + total.get(name, 0.0) for name, loss in losses.items()}
+        return list(total), list(total.values())
 
     def _check_finite(self, what: str, value: float) -> None:
         if not math.isfinite(value):
@@ -230,9 +269,12 @@ class _Loop:
             )
 
     def _validate(self, evaluate: Callable[[], float], epoch: int) -> None:
+        import torch
+
         course = self.course
         self.trained.eval()
-        value = evaluate()
+        with torch.compiler.set_stance("force_eager" if self.settings.compile else "default"):
+            value = evaluate()
         self.trained.train(self.settings.dropout)
         course.validation.append((float(course.step), value))
         if self.settings.keep == "best" and (course.best is None or value >= course.best[0]):
@@ -242,7 +284,10 @@ class _Loop:
     # -------------------------------------------------------------- checkpoints
 
     def _keep(self) -> None:
-        """Write down all that the steps to come depend on."""
+        """Write down all that the steps to come depend on; the first process does, for the whole group."""
+        randoms = self.group.gathered(random_states())
+        if self.group.rank != 0:
+            return
         optimiser = self.optimiser.state_dict()
         moments = {f"{at}.{name}": value for at, each in optimiser["state"].items() for name, value in each.items()}
         tensors = _prefixed("weights", learned(self.trained)) | _prefixed("best", self.best) | _prefixed("optimiser", moments)
@@ -250,7 +295,7 @@ class _Loop:
             "course": {**dataclasses.asdict(self.course), "seconds": self._seconds()},
             "groups": optimiser["param_groups"],
             "schedule": self.schedule.state_dict(),
-            "random": random_states(),
+            "random": randoms,
         }
         self.checkpoints.write(values, tensors, step=self.course.step)
 
@@ -264,7 +309,7 @@ class _Loop:
         self.optimiser.load_state_dict({"state": moments, "param_groups": values["groups"]})
         self.schedule.load_state_dict(values["schedule"])
         self.course = _Course.read(values["course"])
-        self.random = values["random"]
+        self.random = values["random"][self.group.rank]
 
 
 def learned(trained: torch.nn.Module) -> dict[str, torch.Tensor]:

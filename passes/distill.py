@@ -13,7 +13,7 @@ from compressor import registry
 from compressor.anatomy import anatomy_of
 from compressor.contracts import Batch, Context, Objective, Pass, Task
 from compressor.edits import KeepBlocks
-from compressor.errors import UnsupportedModel, did_you_mean
+from compressor.errors import CompressorError, UnsupportedModel, did_you_mean
 from compressor.records import Remark, Series
 from compressor.training import TrainingSettings, train
 from passes.lessons import Teacher, lessons, losses
@@ -93,6 +93,10 @@ class Distill(Pass, TrainingSettings):
         student.module.requires_grad_(True)
         models = {name: ctx.model(name) for name in self.teachers()}
         teachers = self._teachers(student, models, ctx)
+        if self.compile and (inside := [lesson.name for each in teachers for lesson in each.lessons if lesson.looks_inside]):
+            raise CompressorError(
+                f"compile: true hides what {', '.join(inside)} looks at inside of the student: leave compile out"
+            )
         taught = validation_outputs(models, ctx)
         before = agreements(ctx.evaluate(student, "validation", limit=COMPARED_ROWS), taught)
         projections = [lesson.projections for each in teachers for lesson in each.lessons if lesson.projections is not None]

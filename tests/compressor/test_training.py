@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from compressor.contracts import Progress
-from compressor.errors import TrainingDiverged
+from compressor.errors import MissingDependency, TrainingDiverged
+from compressor.group import parts
 from compressor.training import TrainingSettings, parameter_groups, rate, resolved_precision, train
 
 LOSS = "task"
@@ -213,3 +214,58 @@ def test_dropout_is_off_when_it_is_told_so(dropout, changed):
     module = torch.nn.Sequential(network(), Watched(0.5))
     run(module, epochs=2, dropout=dropout, evaluate=lambda: 1.0)
     assert any(seen) == changed
+
+
+@pytest.mark.parametrize("accumulate", [2, 3, 32])
+def test_accumulated_parts_give_the_losses_and_weights_of_the_whole_batch(accumulate):
+    whole, cut = network(), network()
+    whole[2].p = cut[2].p = 0.0  # dropout is drawn by part
+    logs = [run(module, epochs=2, accumulate=each) for module, each in ((whole, 1), (cut, accumulate))]
+    curves = [[loss for _, loss in log.losses[LOSS]] for log in logs]
+    assert curves[1] == pytest.approx(curves[0], abs=1e-5)
+    for name, tensor in cut.state_dict().items():
+        torch.testing.assert_close(tensor, whole.state_dict()[name], rtol=1e-3, atol=1e-5)
+
+
+def test_accumulated_parts_hold_as_many_rows_as_asked_for():
+    module, seen = network(), []
+
+    def step(batch):
+        seen.append(len(batch["inputs"]))
+        return {LOSS: module(batch["inputs"]).square().mean()}
+
+    log = run(module, step=step, epochs=1, accumulate=3)
+    assert seen == [6, 5, 5] * 8
+    assert len(log.losses[LOSS]) == 8
+
+
+@pytest.mark.parametrize(("rows", "size", "accumulate"), [(16, 1, 1), (16, 2, 1), (5, 2, 2), (3, 2, 4), (1, 3, 1)])
+def test_parts_of_all_processes_are_the_rows_of_the_batch(rows, size, accumulate):
+    batch = {"row": torch.arange(rows), "inputs": torch.randn(rows, 2)}
+    found = [each for rank in range(size) for each in parts(batch, rank, size, accumulate)]
+    assert sorted(row for part, share in found if share for row in part["row"].tolist()) == list(range(rows))
+    assert sum(share for _, share in found) == pytest.approx(1)
+    assert all(share == pytest.approx(len(part["row"]) / rows) for part, share in found if share)
+    assert all(len(part["row"]) == 1 for part, share in found if not share)
+    assert all(list(parts(batch, rank, size, accumulate)) for rank in range(size))
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # of torch's own compiler
+def test_compiled_training_gives_the_losses_of_one_that_is_not_and_leaves_the_module_as_it_was(monkeypatch):
+    plain, fast = network(), network()
+    plain[2].p = fast[2].p = 0.0
+    calls = []
+    compile_ = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda forward, **options: calls.append(options) or compile_(forward, **options))
+    curves = [
+        [loss for _, loss in run(module, epochs=1, compile=on).losses[LOSS]] for module, on in ((plain, False), (fast, True))
+    ]
+    assert curves[1] == pytest.approx(curves[0], abs=1e-5)
+    assert calls == [{"dynamic": True}]
+    assert "forward" not in vars(fast)
+
+
+def test_compile_is_refused_where_there_is_no_compiler(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(MissingDependency, match=r"compile: true needs a C\+\+ compiler, and there is no g\+\+"):
+        run(network(), compile=True)

@@ -1,0 +1,103 @@
+"""A group of processes that train one model, and the module and rows that each of them computes with."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, TypeVar
+
+from compressor.contracts import Batch
+from compressor.errors import MissingDependency
+
+if TYPE_CHECKING:
+    import torch
+
+Value = TypeVar("Value")
+
+
+class Group:
+    """The processes of this training, as `accelerate` has set them up; one alone is a group too."""
+
+    def __init__(self) -> None:
+        from accelerate import PartialState
+
+        state = PartialState()
+        self.rank: int = state.process_index
+        self.size: int = state.num_processes
+
+    def same(self, tensors: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
+        """Give every process the tensors of the first one, in place."""
+        import torch
+        from accelerate.utils import broadcast
+
+        with torch.no_grad():
+            for tensor in tensors.values():
+                broadcast(tensor)
+        return tensors
+
+    def summed(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The sum over all processes."""
+        from accelerate.utils import reduce
+
+        found: torch.Tensor = reduce(tensor, "sum")
+        return found
+
+    def gathered(self, value: Value) -> list[Value]:
+        """The value of each process, in their order."""
+        from accelerate.utils import gather_object
+
+        found: list[Value] = gather_object([value])
+        return found
+
+    def sum_gradients(self, parameters: Sequence[torch.nn.Parameter]) -> None:
+        """Put the sum over all processes in place of each gradient, in one message."""
+        import torch
+
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        if self.size == 1 or not gradients:
+            return
+        flat = self.summed(torch.cat([gradient.reshape(-1) for gradient in gradients]))
+        for gradient, part in zip(gradients, flat.split([each.numel() for each in gradients]), strict=True):
+            gradient.copy_(part.view_as(gradient))
+
+
+def parts(batch: Batch, rank: int, size: int, accumulate: int) -> Iterator[tuple[Batch, float]]:
+    """What process `rank` of `size` computes of a batch: parts of its rows, each with its share of them.
+
+    A process without a row takes the first one with a share of 0, so that it has gradients to sum.
+    """
+    rows, count = len(next(iter(batch.values()))), size * accumulate
+    starts = [start for start in range(rank * accumulate, (rank + 1) * accumulate) if start < rows]
+    if count == 1:
+        yield batch, 1.0
+        return
+    for start in starts:
+        yield {name: tensor[start::count] for name, tensor in batch.items()}, len(range(start, rows, count)) / rows
+    if not starts:
+        yield {name: tensor[:1] for name, tensor in batch.items()}, 0.0
+
+
+@contextmanager
+def compiled(trained: torch.nn.Module, device: str) -> Iterator[None]:
+    """Have the forward passes of a module, or of each one in a list, compiled while they train; shapes may vary.
+
+    Raises:
+        MissingDependency: code for this CPU cannot be compiled here.
+    """
+    import torch
+
+    compiler = os.environ.get("CXX", "g++")
+    if device == "cpu" and not (shutil.which(compiler) or shutil.which("clang++")):
+        raise MissingDependency(
+            f"compile: true needs a C++ compiler, and there is no {compiler}: install one or leave compile out"
+        )
+    modules = list(trained) if isinstance(trained, torch.nn.ModuleList) else [trained]
+    for module in modules:
+        module.forward = torch.compile(module.forward, dynamic=True)
+    try:
+        yield
+    finally:
+        for module in modules:
+            del module.forward
