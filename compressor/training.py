@@ -241,7 +241,7 @@ class _Loop:
         self.optimiser.zero_grad(set_to_none=True)
         course.rows += len(next(iter(batch.values())))
         self.tell(Progress(self.work, course.step, self.total, values={name: at[-1][1] for name, at in course.losses.items()}))
-        return due > 0
+        return bool(due)
 
     @property
     def _due(self) -> bool:
