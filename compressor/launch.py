@@ -25,7 +25,7 @@ from compressor.contracts import Event, Message, Progress
 from compressor.errors import CompressorError, MissingDependency, WorkerFailed
 
 WAIT_SECONDS = 600
-"""How long the machines of a group wait for each other."""
+"""How long a run waits for the machines of its group."""
 END_SECONDS = 20.0
 PAUSE_SECONDS = 1.0
 LOG, NOTES = "workers.log", "notes.json"
@@ -106,9 +106,10 @@ def join(processes: Processes, node: int, *, folder: Path, wait_seconds: float, 
         nonlocal last
         last = time.monotonic()
 
-    while time.monotonic() - last < wait_seconds:
+    while (left := last + wait_seconds - time.monotonic()) > 0:
         try:
-            code = _listen(_command(processes, node, ""), processes, folder / LOG, tell, heard=heard)
+            command = _command(processes, node, "", wait_seconds=max(1, round(left)))
+            code = _listen(command, processes, folder / LOG, tell, heard=heard)
         except CompressorError as error:
             tell(Message(f"the step was broken off: {error}"))
             continue
@@ -116,14 +117,14 @@ def join(processes: Processes, node: int, *, folder: Path, wait_seconds: float, 
             time.sleep(PAUSE_SECONDS)
 
 
-def _command(processes: Processes, node: int, job: str) -> list[str]:
+def _command(processes: Processes, node: int, job: str, *, wait_seconds: int = WAIT_SECONDS) -> list[str]:
     group = ["--nproc-per-node", str(processes.each)]
     if processes.nodes == 1:
         group += ["--standalone", "--local-addr", "localhost"]
     else:
         host, _, port = processes.rendezvous.rpartition(":")
         group += ["--nnodes", str(processes.nodes), "--node-rank", str(node), "--master-addr", host, "--master-port", port]
-        group += ["--rdzv-conf", f"timeout={WAIT_SECONDS}"]
+        group += ["--rdzv-conf", f"timeout={wait_seconds}"]
     return [
         sys.executable,
         "-P",

@@ -124,7 +124,7 @@ def job(tmp_path):
 
 def child(monkeypatch, code):
     """Have a small program stand where the group of processes is started."""
-    monkeypatch.setattr(launch, "_command", lambda *_: [sys.executable, "-c", f"import json, os, sys, time\n{code}"])
+    monkeypatch.setattr(launch, "_command", lambda *_, **__: [sys.executable, "-c", f"import json, os, sys, time\n{code}"])
 
 
 def test_error_of_a_process_is_raised_here_with_its_type(tmp_path, monkeypatch):
@@ -199,11 +199,11 @@ def test_two_machines_give_the_result_of_one_with_two_processes(folder, together
     run = command(
         folder, "run", "plan.yaml", "--store", "nodes", "--out", "runs/nodes", "--nodes", "2", "--rendezvous", rendezvous
     )
-    said, _ = run.communicate(timeout=500)
+    said, _ = run.communicate(timeout=1500)
     assert run.returncode == 0, said
     stage = next(stage for stage in read_report(folder / "runs" / "nodes").stages if stage.name == "distill")
     assert (stage.key, stage.digest) == (together[0].key, together[0].digest)
-    said, _ = joined.communicate(timeout=300)
+    said, _ = joined.communicate(timeout=600)  # it ends once nobody has come for as long as it waits
     assert joined.returncode == 0, said
 
 
