@@ -15,8 +15,9 @@ from pydantic import TypeAdapter
 
 from compressor.bench import ProcessBench
 from compressor.context import StepContext, eager, opened, time_candidates
-from compressor.contracts import Artifact, Evaluation, Event, Message
+from compressor.contracts import Artifact, Evaluation, Event, Message, Target
 from compressor.data import Data, load_data, resolve
+from compressor.disk import writing
 from compressor.errors import GateStopped
 from compressor.keys import Keys, source_digest
 from compressor.lowering import Foundry
@@ -212,17 +213,26 @@ class Runner:
         parts = self.keys.step(step, parent.made.digest, teachers, runtime.dialect if runtime else None)
         if target:
             parts = {**parts, "target": runtime.model_dump(mode="json") if runtime else None, "rung": rung}
-        found = self.store.find(parts)
-        if found:
-            self.store.discard_scratch(parts)
-            return found
-        self._say(f"{step.name}{f' for {target.name}' if target else ''}: start")
-        ctx = StepContext(
+
+        def make(out: Path) -> Mapping[str, Any]:
+            self._say(f"{step.name}{f' for {target.name}' if target else ''}: start")
+            ctx = self._context(runtime, self.store.scratch(parts))
+            if rung is None:
+                model = Model.load(parent.made.path)
+                step.step.apply(model, ctx).save(out)
+            else:
+                _copy(step.step.apply(Artifact(rung, parent.made.path), ctx).path, out)
+            return {"notes": [note.model_dump(mode="json") for note in ctx.notes]}
+
+        return self.store.obtain(parts, make)
+
+    def _context(self, runtime: Target | None, scratch: Path) -> StepContext:
+        return StepContext(
             task=self.bound.task,
             data=self.data,
             seed=self.bound.seed,
             device=self.device,
-            folder=self.store.scratch(parts),
+            folder=scratch,
             dialect=runtime.dialect if runtime else None,
             target=runtime,
             targets={each.name: each.target for each in self.bound.targets},
@@ -231,18 +241,6 @@ class Runner:
             models=self._model,
             listener=self.listener,
         )
-
-        def make(out: Path) -> Mapping[str, Any]:
-            if rung is None:
-                model = Model.load(parent.made.path)
-                step.step.apply(model, ctx).save(out)
-            else:
-                _copy(step.step.apply(Artifact(rung, parent.made.path), ctx).path, out)
-            return {"notes": [note.model_dump(mode="json") for note in ctx.notes]}
-
-        made = self.store.obtain(parts, make)
-        self.store.discard_scratch(parts)
-        return made
 
     def _evaluated(
         self, made: Made, rung: str, target: BoundTarget | None, split: str, *, model: Model | None = None
@@ -427,8 +425,14 @@ class Runner:
 
 
 def run_plan(bound: Bound, *, store: Store, folder: Path, command: str, tell: Callable[[Event], None]) -> Report:
-    """Run a plan and write its report into `folder`; the report carries the exit code."""
-    return Runner(bound, store, folder, command, tell).run()
+    """Run a plan and write its report into `folder`; the report carries the exit code.
+
+    Raises:
+        GateStopped: a gate with `on_fail: stop` was not met; the report is written all the same.
+        CompressorError: a step failed, or a disk is full.
+    """
+    with store.running(), writing(folder):
+        return Runner(bound, store, folder, command, tell).run()
 
 
 def _copy(source: Path, out: Path) -> None:
