@@ -12,6 +12,11 @@ from pathlib import Path
 from compressor.errors import StoreError
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+WORDLESS = {
+    "Protobuf serialization failed": "ONNX Runtime could not write a model",
+    "iostream error": "OpenVINO could not write a model",
+}
+"""What libraries say when they cannot write, and do not say why."""
 
 
 @contextmanager
@@ -26,14 +31,14 @@ def writing(folder: Path) -> Iterator[None]:
     except StoreError:
         raise
     except Exception as error:
-        found = next((each for each in _chain(error) if _is_full(each)), None)
-        if found is None:
-            raise
-        path = Path(str(getattr(found, "filename", None) or folder))
-        raise StoreError(
-            f"{path} cannot be written, {_why(found)} ({_free(path)}): make room, for example with "
-            "`compressor store prune --older-than 30d`, and run the same command again; nothing half written was kept"
-        ) from error
+        for each in _chain(error):
+            if why := _why(each):
+                path = Path(str(getattr(each, "filename2", None) or getattr(each, "filename", None) or folder))
+                raise StoreError(
+                    f"{path} cannot be written: {why} ({_free(path)}). Make room, for example with "
+                    "`compressor store prune --older-than 30d`, and run the same command again; nothing half written was kept"
+                ) from error
+        raise
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
@@ -42,15 +47,14 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def _is_full(error: BaseException) -> bool:
+def _why(error: BaseException) -> str | None:
     if isinstance(error, OSError) and error.errno in FULL:
-        return True
-    return any(os.strerror(code) in str(error) for code in FULL)  # libraries hand on the system's words, not its number
-
-
-def _why(error: BaseException) -> str:
-    code = next((code for code in FULL if os.strerror(code) in str(error)), errno.ENOSPC)
-    return os.strerror(code).lower()
+        return os.strerror(error.errno).lower()
+    words = {
+        os.strerror(code): os.strerror(code).lower() for code in FULL
+    }  # libraries hand on the system's words, not its number
+    guesses = {said: f"{what}, most likely for want of space" for said, what in WORDLESS.items()}
+    return next((why for said, why in {**words, **guesses}.items() if said in str(error)), None)
 
 
 def _free(path: Path) -> str:

@@ -82,6 +82,7 @@ class Runner:
             raise
         probes = self._probe()
         accept = self._accept(probes)
+        self._say("report: write")
         report = results.report(self, probes=probes, accept=accept, seconds=time.monotonic() - clock)
         results.write(report, self.folder)
         return report

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
+from compressor.disk import writing
 from compressor.errors import StoreError
 from compressor.locks import holder, tried
 from compressor.store import remove
@@ -34,7 +35,7 @@ def claimed(folder: Path, plan: str) -> Iterator[None]:
     Raises:
         StoreError: another process runs in it, or it holds something else than an unfinished run of this plan.
     """
-    with tried(folder / LOCK, work="running a plan") as ours:
+    with writing(folder), tried(folder / LOCK, work="running a plan") as ours:
         if not ours:
             raise StoreError(
                 f"{folder} is in use by {holder(folder / LOCK)}: wait for its end, or name another folder with --out"

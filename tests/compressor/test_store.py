@@ -3,15 +3,23 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
+import runpy
 import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 
-from compressor.errors import StoreError
+from compressor.errors import StoreError, WorkerFailed
 from compressor.store import CHECKSUM, ENTRY, FILES, STORE_VERSION, Store, digest_of, key_of
 
 PARTS = {"step": "a", "seed": 1}
 FILE = f"{FILES}/deep/file.txt"
+STAND_INS = Path(__file__).parents[1] / "stand_ins"
 
 
 class Maker:
@@ -279,3 +287,110 @@ def test_store_that_cannot_be_written_is_named(tmp_path, root):
     (tmp_path / "file").write_text("no folder")
     with pytest.raises(StoreError, match=r"file.*cannot be locked \((Not a directory|File exists)\)"):
         Store(tmp_path / root).obtain(PARTS, Maker())
+
+
+# ------------------------------------------------------------------ failures that pass
+
+
+def out_of_memory(out):
+    import numpy as np
+
+    np.ones(1 << 56)
+
+
+def interrupt(out):
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(5)
+
+
+def lost_worker(out):
+    from compressor.bench import ProcessBench
+    from compressor.contracts import Candidate
+
+    sleeping = runpy.run_path(str(STAND_INS / "sleeping.py"), run_name="sleeping")["Sleeping"](fault="killed")
+    with ProcessBench(out.parent / "bench", tell=lambda event: None) as bench:
+        worker = bench.worker(Candidate("source@a", "source", "a", sleeping, out))
+        worker.put([{}])
+        worker.run(1)
+
+
+@pytest.mark.parametrize(
+    ("failure", "error"), [(out_of_memory, MemoryError), (interrupt, KeyboardInterrupt), (lost_worker, WorkerFailed)]
+)
+def test_failure_that_passes_is_never_stored(tmp_path, monkeypatch, failure, error):
+    monkeypatch.setenv("PYTHONPATH", f"{STAND_INS}{os.pathsep}{Path(__file__).parents[2]}")
+
+    def make(out):
+        (out / "half").touch()
+        failure(out)
+        return {}
+
+    store, maker = Store(tmp_path), Maker()
+    with pytest.raises(error):
+        store.obtain(PARTS, make)
+    assert left_over(tmp_path) == []
+    assert store.find(PARTS) is None
+    assert not store.obtain(PARTS, maker).found
+    assert maker.calls == 1
+
+
+# ------------------------------------------------------------------ several processes
+
+WORK = """
+import sys, time, pathlib, random, json
+from compressor.store import Store
+root, log, seed = pathlib.Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+store, digests, said = Store(root, tell=lambda line: said.append(line)), {}, []
+def maker(step):
+    def make(out):
+        with open(log, "a") as file:
+            file.write(step + "\\n")
+        time.sleep(0.05)
+        (out / "file").write_text(step)
+        return {"step": step}
+    return make
+steps = [f"step-{number}" for number in range(8)]
+random.Random(seed).shuffle(steps)
+with store.running():
+    for step in steps:
+        digests[step] = store.obtain({"step": step}, maker(step)).digest
+print(json.dumps([digests, said]))
+"""
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_processes_on_one_store_make_nothing_twice(tmp_path, count):
+    log = tmp_path / "made.txt"
+    commands = [[sys.executable, "-c", WORK, str(tmp_path / "store"), str(log), str(seed)] for seed in range(count)]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    runs = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) for command in commands]
+    answers = [json.loads(run.communicate()[0]) for run in runs]
+    assert sorted(log.read_text().splitlines()) == [f"step-{number}" for number in range(8)]
+    assert all(digests == answers[0][0] for digests, _ in answers)
+    assert len(set(answers[0][0].values())) == 8
+    assert [path for name in ("staging", "locks", "runs") for path in (tmp_path / "store" / name).iterdir()] == []
+
+
+def test_waiting_says_whom_it_waits_for_and_ends_with_that_process(tmp_path):
+    hold = (
+        "import sys, pathlib; from compressor.store import Store\n"
+        "def make(out): print('making', flush=True); sys.stdin.read(); return {}\n"
+        "Store(pathlib.Path(sys.argv[1])).obtain({'step': 'a', 'seed': 1}, make)"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    other = subprocess.Popen(
+        [sys.executable, "-c", hold, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+    )
+    assert other.stdout.readline() == "making\n"
+    told = []
+
+    def tell(line):
+        told.append(line)
+        other.kill()  # the lock goes with it
+
+    maker = Maker()
+    assert not Store(tmp_path, tell=tell).obtain(PARTS, maker).found
+    other.communicate()
+    assert maker.calls == 1
+    assert len(told) == 1
+    assert re.fullmatch(rf"a: waits for process {other.pid} on \S+ \(a, since 20\S+\)", told[0])
