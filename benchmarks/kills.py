@@ -158,12 +158,12 @@ def campaign(subject: Subject, folder: Path, phases: Sequence[Phase], tally: Tal
     said = run.communicate()[0]
     ended = (folder / "run" / "report.json").is_file()
     tally.campaigns += 1
-    difference = _difference(folder, folder.with_name("undisturbed")) if ended else f"the last run failed:\n{said[-2000:]}"
-    if difference:
-        tally.unequal.append(f"campaign {tally.campaigns}: {difference}")
+    differs = difference(folder, folder.with_name("undisturbed")) if ended else f"the last run failed:\n{said[-2000:]}"
+    if differs:
+        tally.unequal.append(f"campaign {tally.campaigns}: {differs}")
 
 
-def _difference(folder: Path, undisturbed_folder: Path) -> str:
+def difference(folder: Path, undisturbed_folder: Path) -> str:
     """What differs between the ends of two runs in digests of stages, built and exported files; empty where nothing does."""
     ours, theirs = (dict(_digests(each)) for each in (folder, undisturbed_folder))
     return ", ".join(sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name)))

@@ -27,6 +27,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, TypeAlias
 
+from compressor.checkpoint import INTERVAL
+
 ROOT = str(Path(__file__).parents[2])
 ROOMS = tuple(f"{ROOT}/{name}/" for name in ("compressor", "passes", "targets", "benchmarks"))
 STORE = ("compressor/store.py", "compressor/locks.py")
@@ -36,7 +38,7 @@ PHASES = {
     "measuring": ("compressor/bench.py", "benchmarks/"),
     "build": ("compressor/lowering.py:build", "targets/"),
     "lowering": ("compressor/lowering.py:lower", "compressor/formats.py"),
-    "training": ("compressor/training.py", "passes/finetune.py", "passes/distill.py"),
+    "training": ("compressor/training.py", "compressor/checkpoint.py", "passes/finetune.py", "passes/distill.py"),
     "passes": ("passes/",),
     "store": STORE,
     "run folder": ("compressor/",),
@@ -158,7 +160,7 @@ def command(folder: Path) -> int:
 
     os.chdir(folder)
     plan = next(above / "plan.yaml" for above in folder.parents if (above / "plan.yaml").is_file())
-    sys.argv = ["compressor", "run", str(plan), "--store", "store", "--out", "out", "--export", "exported"]
+    sys.argv = ["compressor", "run", str(plan), "--store", "store", "--out", "run", "--export", "export"]
     try:
         main()
     except SystemExit as ended:
@@ -251,6 +253,7 @@ KINDS: dict[str, Callable[[Path], None]] = {
 
 def main() -> None:
     base = Path(sys.argv[1]).resolve()
+    os.environ[INTERVAL] = "0"  # a checkpoint after every step: points of their own
     for kind in sys.argv[2:]:
         started = time.monotonic()
         (base / kind).mkdir()
