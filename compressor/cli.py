@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
-from datetime import datetime
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from compressor.cli_store import StorePath, open_store
+from compressor.cli_store import app as store_app
+
 if TYPE_CHECKING:
     from compressor.launch import Processes
+    from compressor.plan import Bound
     from compressor.records import Report
-    from compressor.store import Store
 
 app = typer.Typer(
     help="One plan takes a trained model to a smaller, faster one that is proved to be so on its target.",
@@ -20,16 +25,16 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(store_app, name="store")
 
 PlanPath = Annotated[Path, typer.Argument(help="The plan, a YAML file.", show_default=False)]
 Settings = Annotated[list[str] | None, typer.Option("--set", help="A value laid over the plan: passes.distill.epochs=1")]
-StorePath = Annotated[
-    Path | None, typer.Option("--store", help="Folder of stored results; $XDG_CACHE_HOME/compressor by default.")
-]
 Each = Annotated[int, typer.Option("--processes", min=1, help="Processes on each machine that a training step is computed by.")]
 Nodes = Annotated[int, typer.Option("--nodes", min=1, help="Machines that take part in training steps.")]
 RENDEZVOUS = "Where the machines meet: an address of the one that runs the plan, and a free port there."
 Kind = Literal["passes", "targets", "probes", "tasks", "objectives"]
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it."""
 KINDS: dict[str, str] = {"passes": "pass", "targets": "target", "probes": "probe", "tasks": "task", "objectives": "objective"}
 
 
@@ -46,27 +51,26 @@ def run(
     nodes: Nodes = 1,
     rendezvous: Annotated[str, typer.Option("--rendezvous", metavar="HOST:PORT", help=RENDEZVOUS)] = "",
 ) -> None:
-    """Run a plan: compress, verify, report. Exit code 0 accepted, 1 failed, 2 plan at fault, 3 not accepted or undecided."""
+    """Run a plan: compress, verify, report. Exit code 0 accepted, 1 failed, 2 plan at fault, 3 not accepted or undecided.
+
+    A run that was killed or interrupted goes on when the same command is given again.
+    """
+    from compressor import run_folder
     from compressor.plan import load_plan
 
     bound = load_plan(plan, settings=settings or ())
-    folder = out or Path("runs") / bound.name / datetime.now().strftime("%Y%m%d-%H%M%S")
-    if folder.exists() and any(folder.iterdir()):
-        _fail(f"{folder} is not empty: name another folder with --out", 1)
-    from compressor.terminal import Bars
+    folder = out or run_folder.choose(bound.name, bound.text)
+    if export_to:
+        from compressor.export import check_free
 
-    _quiet()
-    from compressor.pipeline import run_plan
+        check_free(export_to)  # now, and not after hours
+    if export_to and run_folder.finished(folder, bound.text):
+        from compressor.report import read_report
 
-    with Bars() as bars:
-        report = run_plan(
-            bound,
-            store=_store(store, bars.line),
-            folder=folder,
-            command=_command(),
-            tell=bars.hear,
-            processes=_processes(processes, nodes, rendezvous),
-        )
+        report = read_report(folder)  # only the export is left to do
+    else:
+        with run_folder.claimed(folder, bound.text):
+            report = _run(bound, store, folder, _processes(processes, nodes, rendezvous))
     _show(report)
     typer.echo(f"report: {folder / 'report.html'}")
     if export_to and report.exit_code == 0:
@@ -74,6 +78,17 @@ def run(
 
         typer.echo(f"export: {write_export(folder, bound.targets[0].name, export_to)}")
     raise typer.Exit(report.exit_code)
+
+
+def _run(bound: Bound, store: Path | None, folder: Path, processes: Processes) -> Report:
+    from compressor.terminal import Bars
+
+    _quiet()
+    from compressor.pipeline import run_plan
+
+    with Bars() as bars:
+        opened = open_store(store, plan=bound.name, tell=bars.line)
+        return run_plan(bound, store=opened, folder=folder, command=_command(), tell=bars.hear, processes=processes)
 
 
 @app.command()
@@ -108,7 +123,7 @@ def check(plan: PlanPath, settings: Settings = None, store: StorePath = None, pr
     from compressor.forecast import forecast
     from compressor.launch import Processes
 
-    for line in forecast(bound, _store(store, typer.echo), Processes(processes, nodes)):
+    for line in forecast(bound, open_store(store), Processes(processes, nodes)):
         typer.echo(line)
 
 
@@ -196,12 +211,18 @@ def main() -> None:
     """Run the command line; every known error becomes a message and its exit code."""
     from compressor.errors import CompressorError
 
+    signal.signal(signal.SIGINT, _interrupted)
     try:
         app()
     except CompressorError as error:
         _fail(str(error), error.exit_code)
-    except KeyboardInterrupt:
-        _fail("interrupted; run the same command again to go on from what is stored", 130)
+
+
+def _interrupted(_signal: int, _frame: FrameType | None) -> None:
+    """Stop what runs; a second Ctrl-C ends at once, which is as safe as any other sudden end."""
+    signal.signal(signal.SIGINT, lambda *_: os._exit(INTERRUPTED))
+    os.write(2, b"\ninterrupted: give the same command again to go on from what is stored; Ctrl-C once more ends at once\n")
+    raise KeyboardInterrupt
 
 
 def _fail(text: str, code: int) -> None:
@@ -218,19 +239,9 @@ def _processes(each: int, nodes: int, rendezvous: str) -> Processes:
     return Processes(each, nodes, rendezvous)
 
 
-def _store(path: Path | None, tell: Any) -> Store:
-    import os
-
-    from compressor.store import Store
-
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return Store(path or cache / "compressor", tell=tell)
-
-
 def _quiet() -> None:
     """Keep libraries from drawing over the progress bars and from telling anybody anything."""
     import logging
-    import os
 
     for name in ("HF_HUB_DISABLE_TELEMETRY", "DO_NOT_TRACK", "HF_HUB_DISABLE_PROGRESS_BARS", "OPENVINO_TELEMETRY_OPT_OUT"):
         os.environ.setdefault(name, "1")

@@ -15,8 +15,9 @@ from pydantic import TypeAdapter
 
 from compressor.bench import ProcessBench
 from compressor.context import StepContext, eager, opened, time_candidates
-from compressor.contracts import Artifact, Evaluation, Event, Message
+from compressor.contracts import Artifact, Evaluation, Event, Message, Target
 from compressor.data import Data, load_data, resolve
+from compressor.disk import writing
 from compressor.errors import GateStopped
 from compressor.keys import Keys, source_digest
 from compressor.launch import ALONE, Job, Processes, train_apart
@@ -83,6 +84,7 @@ class Runner:
             raise
         probes = self._probe()
         accept = self._accept(probes)
+        self._say("report: write")
         report = results.report(self, probes=probes, accept=accept, seconds=time.monotonic() - clock)
         results.write(report, self.folder)
         return report
@@ -213,27 +215,10 @@ class Runner:
         parts = self.keys.step(step, parent.made.digest, teachers, runtime.dialect if runtime else None)
         if target:
             parts = {**parts, "target": runtime.model_dump(mode="json") if runtime else None, "rung": rung}
-        found = self.store.find(parts)
-        if found:
-            self.store.discard_scratch(parts)
-            return found
-        self._say(f"{step.name}{f' for {target.name}' if target else ''}: start")
-        ctx = StepContext(
-            task=self.bound.task,
-            data=self.data,
-            seed=self.bound.seed,
-            device=self.device,
-            folder=self.store.scratch(parts),
-            dialect=runtime.dialect if runtime else None,
-            target=runtime,
-            targets={each.name: each.target for each in self.bound.targets},
-            store=self.store,
-            foundry=self.foundry,
-            models=self._model,
-            listener=self.listener,
-        )
 
         def make(out: Path) -> Mapping[str, Any]:
+            self._say(f"{step.name}{f' for {target.name}' if target else ''}: start")
+            ctx = self._context(runtime, self.store.scratch(parts))
             if step.step.trains and rung is None and self.processes.size > 1:
                 return {"notes": train_apart(self._job(step, parent, ctx.folder, out), self.processes, self.listener)}
             if rung is None:
@@ -243,9 +228,23 @@ class Runner:
                 _copy(step.step.apply(Artifact(rung, parent.made.path), ctx).path, out)
             return {"notes": [note.model_dump(mode="json") for note in ctx.notes]}
 
-        made = self.store.obtain(parts, make)
-        self.store.discard_scratch(parts)
-        return made
+        return self.store.obtain(parts, make)
+
+    def _context(self, runtime: Target | None, scratch: Path) -> StepContext:
+        return StepContext(
+            task=self.bound.task,
+            data=self.data,
+            seed=self.bound.seed,
+            device=self.device,
+            folder=scratch,
+            dialect=runtime.dialect if runtime else None,
+            target=runtime,
+            targets={each.name: each.target for each in self.bound.targets},
+            store=self.store,
+            foundry=self.foundry,
+            models=self._model,
+            listener=self.listener,
+        )
 
     def _job(self, step: BoundStep, parent: Standing, scratch: Path, out: Path) -> Job:
         """A training step for processes of their own."""
@@ -454,8 +453,14 @@ def run_plan(
     tell: Callable[[Event], None],
     processes: Processes = ALONE,
 ) -> Report:
-    """Run a plan and write its report into `folder`; the report carries the exit code. `processes` compute training steps."""
-    return Runner(bound, store, folder, command, tell, processes).run()
+    """Run a plan and write its report into `folder`; the report carries the exit code. `processes` compute training steps.
+
+    Raises:
+        GateStopped: a gate with `on_fail: stop` was not met; the report is written all the same.
+        CompressorError: a step failed, or a disk is full.
+    """
+    with store.running(), writing(folder):
+        return Runner(bound, store, folder, command, tell, processes).run()
 
 
 def _copy(source: Path, out: Path) -> None:

@@ -1,4 +1,12 @@
-"""Results kept by content: a key of all that can change a result leads to its files, put in place whole or not at all."""
+"""Results kept by content: a key of all that can change a result leads to its files, put in place whole or not at all.
+
+results/ab/KEY/entry.json   what it was made from, its digest, and a checksum of the entry itself
+results/ab/KEY/files/       what was made
+results/ab/KEY/used/        a file for each plan whose runs used it, dated by the last
+staging/KEY/                where a result is made, under its lock
+scratch/KEY/                what a step writes on its way; a killed run goes on from there
+locks/, runs/               who makes which result, which runs live; gone with the process
+"""
 
 from __future__ import annotations
 
@@ -6,18 +14,26 @@ import hashlib
 import json
 import os
 import shutil
+import socket
+import stat
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from compressor.disk import writing
 from compressor.errors import StoreError
+from compressor.locks import held, tried
 
-STORE_VERSION = 1
-ENTRY = "entry.json"
-FILES = "files"
+STORE_VERSION = 2
+ENTRY, FILES, USED = "entry.json", "files", "used"
+NO_PLAN = "-"
+CHECKSUM = "sha256"
+"""Field of an entry that all versions share: sha256 over the other fields as canonical JSON."""
 
 
 @dataclass(frozen=True)
@@ -37,82 +53,232 @@ class Made:
     """True when it was there already."""
 
 
-class Store:
-    """A folder of results; only successes are kept.
+class DamagedEntry(Exception):
+    """A stored result is not what was put there; the message says what is wrong with it."""
 
-    `tell` hears, as a line of text, when a damaged result is thrown away.
+
+class Store:
+    """A folder of results, shared by any number of processes; only successes are kept.
+
+    Args:
+        root: the folder; made when it is not there.
+        plan: name of the plan that uses it, noted beside what is used.
+        tell: hears, as a line of text, whom a run waits for and which damaged results are thrown away.
     """
 
-    def __init__(self, root: Path, *, tell: Callable[[str], None] = lambda _: None) -> None:
+    def __init__(self, root: Path, *, plan: str = NO_PLAN, tell: Callable[[str], None] = lambda _: None) -> None:
         self.root = root
+        self.plan = plan
         self._tell = tell
 
     def find(self, parts: Mapping[str, Any]) -> Made | None:
-        """The result made from `parts`, or None; a damaged one is thrown away and counts as not there."""
-        key = key_of(parts)
-        folder = self._entry(key)
-        if not (folder / ENTRY).is_file():
+        """Look for the result made from `parts`; a damaged one counts as not there. Changes nothing.
+
+        Raises:
+            StoreError: a newer version of this program wrote it.
+        """
+        try:
+            return self._found(key_of(parts))
+        except DamagedEntry as damage:
+            self._tell(f"stored result {key_of(parts)[:12]} is damaged ({damage}): a run makes it again")
             return None
-        entry = json.loads((folder / ENTRY).read_text(encoding="utf-8"))
-        if entry["store"] > STORE_VERSION:
-            raise StoreError(f"{folder} was written by a newer version (store {entry['store']}, known {STORE_VERSION})")
-        if digest_of(folder / FILES) != entry["digest"]:
-            self._tell(f"stored result {key[:12]} is damaged (its digest does not match): it is made again")
-            shutil.rmtree(folder)
-            return None
-        return Made(key, entry["digest"], folder / FILES, entry["facts"], entry["seconds"], found=True)
 
     def obtain(self, parts: Mapping[str, Any], make: Callable[[Path], Mapping[str, Any]]) -> Made:
-        """Find the result of `parts`, or make it: `make` fills an empty folder and returns facts to keep beside it."""
-        found = self.find(parts)
-        if found is not None:
-            return found
+        """Find the result of `parts`, or make it: `make` fills an empty folder and returns facts to keep beside it.
+
+        Processes that want the same result wait for the first one; a damaged result is thrown away and made again.
+
+        Raises:
+            StoreError: the store cannot be written, or a newer version of this program wrote the result.
+        """
         key = key_of(parts)
-        staging = self.root / "staging" / f"{key[:16]}-{uuid.uuid4().hex[:8]}"
-        (staging / FILES).mkdir(parents=True)
-        started = time.monotonic()
-        try:
-            facts = dict(make(staging / FILES))
-            entry: dict[str, Any] = {
-                "store": STORE_VERSION,
-                "key": key,
-                "parts": parts,
-                "digest": digest_of(staging / FILES),
-                "facts": facts,
-                "seconds": round(time.monotonic() - started, 3),
-            }
-            (staging / ENTRY).write_text(json.dumps(entry, indent=1, sort_keys=True), encoding="utf-8")
-            _sync(staging)
-            self._put(staging, self._entry(key))
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)
-        return Made(key, entry["digest"], self._entry(key) / FILES, facts, entry["seconds"], found=False)
+        step = str(parts.get("step", "a result"))
+        with self._lock(key, step):
+            found = self._found_or_discarded(key)
+            if found is not None:
+                (self.entry(key) / USED / self.plan).touch()
+                return found
+            with writing(self.root):
+                made = self._make(key, parts, make)
+            remove(self.root / "scratch" / key)
+            return made
 
     def scratch(self, parts: Mapping[str, Any]) -> Path:
-        """A folder for what a step writes on its way; the same one for the same step."""
-        folder = self._scratch(parts)
+        """A folder for what a step writes on its way; the same one for the same step until its result is stored.
+
+        To be asked for by the maker of that result only: its lock keeps others out of the folder.
+        """
+        folder = self.root / "scratch" / key_of(parts)
+        if folder.is_symlink():
+            remove(folder)
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
-    def discard_scratch(self, parts: Mapping[str, Any]) -> None:
-        """Remove that folder: what it was for is stored."""
-        shutil.rmtree(self._scratch(parts), ignore_errors=True)
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """A run of this process: what it uses stays as long as it lives. What killed runs left is removed first."""
+        name = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}.lock"
+        with held(self.root / "runs" / name, work=self.plan, waits=self._tell):
+            self._clean()
+            yield
 
-    def _scratch(self, parts: Mapping[str, Any]) -> Path:
-        return self.root / "scratch" / key_of(parts)[:16]
-
-    def _entry(self, key: str) -> Path:
+    def entry(self, key: str) -> Path:
+        """Where the result of a key lies."""
         return self.root / "results" / key[:2] / key
 
-    @staticmethod
-    def _put(staging: Path, final: Path) -> None:
-        final.parent.mkdir(parents=True, exist_ok=True)
+    def lock(self, key: str) -> Path:
+        """The lock of a key: held by who makes, checks or removes its result."""
+        return self.root / "locks" / f"{key}.lock"
+
+    @contextmanager
+    def _lock(self, key: str, step: str) -> Iterator[None]:
+        with held(self.lock(key), work=step, waits=lambda who: self._tell(f"{step}: waits for {who}")):
+            yield
+
+    def _found(self, key: str) -> Made | None:
+        folder = self.entry(key)
+        if not os.path.lexists(folder):
+            return None
+        entry = read_entry(folder)
+        return Made(key, entry["digest"], folder / FILES, entry["facts"], entry["seconds"], found=True)
+
+    def _found_or_discarded(self, key: str) -> Made | None:
         try:
-            staging.rename(final)
-        except OSError:
-            if not (final / ENTRY).is_file():  # else another run made the same result first
-                raise
-        _sync_folder(final.parent)
+            return self._found(key)
+        except DamagedEntry as damage:
+            self._tell(f"stored result {key[:12]} is damaged ({damage}): it is made again")
+            discard(self.entry(key))
+            return None
+
+    def _make(self, key: str, parts: Mapping[str, Any], make: Callable[[Path], Mapping[str, Any]]) -> Made:
+        staging = self.root / "staging" / key
+        remove(staging)  # of a killed run: the lock is ours
+        try:
+            for name in (FILES, USED):
+                (staging / name).mkdir(parents=True)
+            started = time.monotonic()
+            facts = make(staging / FILES)
+            seconds = round(time.monotonic() - started, 3)
+            (staging / USED / self.plan).touch()
+            entry = write_entry(staging, key=key, parts=parts, facts=facts, seconds=seconds)
+            _sync(staging)
+            self.entry(key).parent.mkdir(parents=True, exist_ok=True)
+            staging.rename(self.entry(key))
+            _sync_folder(self.entry(key).parent)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+        return Made(key, entry["digest"], self.entry(key) / FILES, entry["facts"], seconds, found=False)
+
+    def _clean(self) -> None:
+        """Remove what killed runs left: half-made results, the scratch of finished ones, locks."""
+        left = [*_inside(self.root / "staging")]
+        left += [folder for folder in _inside(self.root / "scratch") if self.entry(folder.name).exists()]
+        for path in left:
+            with tried(self.lock(path.name), work="cleaning up") as ours:
+                if ours:
+                    remove(path)
+        for path in (*_inside(self.root / "locks"), *_inside(self.root / "runs")):
+            with tried(path, work="cleaning up"):
+                """Letting it go removes it."""
+
+
+# ------------------------------------------------------------------ entries
+
+
+def write_entry(folder: Path, *, key: str, parts: Mapping[str, Any], facts: Mapping[str, Any], seconds: float) -> dict[str, Any]:
+    """Write `entry.json` beside finished files; returns it as it will be read."""
+    values = {
+        "store": STORE_VERSION,
+        "key": key,
+        "parts": parts,
+        "digest": digest_of(folder / FILES),
+        "facts": facts,
+        "seconds": seconds,
+        "made": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    entry: dict[str, Any] = json.loads(json.dumps(values))  # as it will be read: tuples are lists, keys are strings
+    (folder / ENTRY).write_text(json.dumps({**entry, CHECKSUM: _checksum(entry)}, indent=1), encoding="utf-8")
+    return entry
+
+
+def read_entry(folder: Path) -> dict[str, Any]:
+    """The entry of a stored result, after everything about it has been checked.
+
+    Raises:
+        DamagedEntry: something is missing, added, altered, of another key, or a link.
+        StoreError: a newer version wrote it.
+    """
+    try:
+        entry = _read_intact(folder)
+        if entry["store"] > STORE_VERSION:
+            raise StoreError(
+                f"{folder} was written by a newer version (store {entry['store']}, known {STORE_VERSION}): "
+                "update compressor-toolchain, or name another folder with --store"
+            )
+        if entry["store"] < STORE_VERSION:
+            raise DamagedEntry(f"it is of the older store {entry['store']}")
+        if entry["key"] != folder.name or key_of(entry["parts"]) != folder.name:
+            raise DamagedEntry(f"it is the result of another key, {entry['key'][:12]}")
+        if _files_digest(folder) != entry["digest"]:
+            raise DamagedEntry("its digest does not match")
+    except OSError as error:
+        raise DamagedEntry(f"{error.filename} cannot be read: {error.strerror}") from error
+    except (KeyError, TypeError, AttributeError) as error:  # whole, but not of our making
+        raise DamagedEntry(f"{ENTRY} lacks or misspells a field: {error}") from error
+    return entry
+
+
+def discard(folder: Path) -> None:
+    """Remove a stored result at once, so that no half of it is ever found; follows no link."""
+    if folder.parent.is_symlink():
+        remove(folder.parent)
+        return
+    if folder.is_dir() and not folder.is_symlink():
+        remove(folder / ENTRY)  # first: what is left is no result, whatever happens now
+    remove(folder)
+
+
+def _read_intact(folder: Path) -> dict[str, Any]:
+    for path in (folder.parent, folder):
+        if path.is_symlink() or not path.is_dir():
+            raise DamagedEntry(f"{path} is no plain folder")
+    names = {path.name for path in folder.iterdir()}
+    if strange := sorted(names - {ENTRY, FILES, USED}):
+        raise DamagedEntry(f"it holds '{strange[0]}', which nobody put there")
+    if missing := sorted({ENTRY, FILES, USED} - names):
+        raise DamagedEntry(f"{missing[0]} is missing")
+    if not _is_plain(folder / ENTRY):
+        raise DamagedEntry(f"{ENTRY} is no plain file")
+    if (folder / USED).is_symlink() or not all(map(_is_plain, (folder / USED).iterdir())):
+        raise DamagedEntry(f"{USED} is no folder of plain files")
+    try:
+        entry = json.loads((folder / ENTRY).read_bytes())
+        intact = entry.pop(CHECKSUM) == _checksum(entry)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise DamagedEntry(f"{ENTRY} is not what was written: {type(error).__name__}") from error
+    if not intact:
+        raise DamagedEntry(f"{ENTRY} does not match its checksum")
+    return dict(entry)
+
+
+def _is_plain(path: Path) -> bool:
+    return stat.S_ISREG(path.lstat().st_mode)
+
+
+def _files_digest(folder: Path) -> str:
+    if (folder / FILES).is_symlink():
+        raise DamagedEntry(f"{FILES} is a symbolic link")
+    try:
+        return digest_of(folder / FILES)
+    except StoreError as error:
+        raise DamagedEntry(str(error)) from error
+
+
+def _checksum(entry: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(entry, sort_keys=True).encode()).hexdigest()
+
+
+# ------------------------------------------------------------------ digests and files
 
 
 def key_of(parts: Mapping[str, Any]) -> str:
@@ -130,11 +296,26 @@ def digest_of(folder: Path) -> str:
     """sha256 over the relative names and contents of all files in a folder."""
     total = hashlib.sha256()
     for path in sorted(folder.rglob("*")):
-        if path.is_symlink():
+        mode = path.lstat().st_mode
+        if stat.S_ISLNK(mode):
             raise StoreError(f"{path} is a symbolic link: results hold plain files only")
-        if path.is_file():
-            total.update(f"{path.relative_to(folder).as_posix()}\0{sha256_of(path)}\n".encode())
+        if not stat.S_ISDIR(mode) and not stat.S_ISREG(mode):
+            raise StoreError(f"{path} is a pipe, socket or device: results hold plain files only")
+        if stat.S_ISREG(mode):
+            total.update(os.fsencode(f"{path.relative_to(folder).as_posix()}\0{sha256_of(path)}\n"))
     return total.hexdigest()
+
+
+def remove(path: Path) -> None:
+    """Remove a file, a link (not what it leads to) or a folder, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _inside(folder: Path) -> list[Path]:
+    return sorted(folder.iterdir()) if folder.is_dir() else []
 
 
 def _sync(folder: Path) -> None:

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
+import os
+import re
 import shutil
-import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
+
+from compressor.disk import writing
 from compressor.errors import StoreError, did_you_mean
 from compressor.export.examples import example
 from compressor.export.spec import TASK_FILE, Deployed, read_deployed, spec_of
 from compressor.export.texts import licences, readme
 from compressor.records import Candidate, Report
 from compressor.report import read_report
+from compressor.seal import SUMS, check_below, names_in, sums_text
+from compressor.store import remove, sha256_of
 
-__all__ = ["export"]
-
-MODEL_SUFFIXES = frozenset({".onnx", ".data", ".xml", ".bin", ".safetensors"})
-"""What holds weights or a graph: such a file is copied only where the report knows its digest."""
+__all__ = ["check_free", "export"]
 
 
 def export(run: Path, target: str, out: Path, *, stage: str = "final") -> Path:
@@ -33,18 +36,34 @@ def export(run: Path, target: str, out: Path, *, stage: str = "final") -> Path:
     candidate = _candidate(report, f"{stage}@{target}")
     built = run / "artifacts" / candidate.id
     _check(built, candidate)
+    check_below(run, f"artifacts/{candidate.id}")
     deployed = read_deployed(built, candidate)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise StoreError(f"{out} is not empty: choose a new folder")
+    check_free(out)
     out.parent.mkdir(parents=True, exist_ok=True)
-    beside = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    try:
-        _fill(beside, built, deployed=deployed, report=report)
-        beside.chmod(0o755)
-        beside.replace(out)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
+    with writing(out), _beside(out) as folder:
+        _fill(folder, built, deployed=deployed, report=report)
+        folder.replace(out)
     return out
+
+
+def check_free(out: Path) -> None:
+    """Raise StoreError where `out` is neither new nor an empty folder."""
+    if out.is_symlink() or (out.exists() and (not out.is_dir() or any(out.iterdir()))):
+        raise StoreError(f"{out} is not empty: choose a new folder")
+
+
+@contextmanager
+def _beside(out: Path) -> Iterator[Path]:
+    """A folder to be filled and moved to `out`. It has the number of its process, so that what a killed one left can go."""
+    for left in out.parent.glob(f".{out.name}.*.part"):
+        if not psutil.pid_exists(int(re.sub("[^0-9]", "", left.name.split(".")[-2]) or 0)):
+            remove(left)
+    folder = out.with_name(f".{out.name}.{os.getpid()}.part")
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        remove(folder)
 
 
 def _candidate(report: Report, name: str) -> Candidate:
@@ -64,26 +83,13 @@ def _check(built: Path, candidate: Candidate) -> None:
         path = built / file.name
         if not path.is_file():
             raise StoreError(f"{path} is missing: run the plan again to build it")
-        found = _sha256(path)
+        found = sha256_of(path)
         if found != file.sha256:
             raise StoreError(f"{path} is not the file that was measured: sha256 {found[:12]}, the report says {file.sha256[:12]}")
-    known = {file.name for file in candidate.files}
-    unknown = [name for name in _names(built) if Path(name).suffix in MODEL_SUFFIXES and name not in known]
-    if unknown:
-        raise StoreError(f"{built / unknown[0]} is not in the report: nobody measured it")
-
-
-def _names(folder: Path) -> Iterator[str]:
-    return (str(path.relative_to(folder).as_posix()) for path in sorted(folder.rglob("*")) if path.is_file())
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _fill(folder: Path, built: Path, *, deployed: Deployed, report: Report) -> None:
-    for name in _names(built):
+    for name in names_in(built):
         if name != TASK_FILE:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(built / name, folder / name)
@@ -93,12 +99,12 @@ def _fill(folder: Path, built: Path, *, deployed: Deployed, report: Report) -> N
         "spec.json": _json(spec_of(deployed)),
         "example.py": example(deployed),
         "README.md": readme(report, deployed),
-        "LICENSES.md": licences(report, tuple(_names(folder))),
+        "LICENSES.md": licences(report, tuple(names_in(folder))),
     }
     for name, text in texts.items():
         (folder / name).write_text(text, encoding="utf-8")
-    sums = [f"{_sha256(folder / name)}  {name}\n" for name in _names(folder)]
-    (folder / "SHA256SUMS").write_text("".join(sums), encoding="utf-8")
+    sums = {name: sha256_of(folder / name) for name in names_in(folder)}
+    (folder / SUMS).write_text(sums_text(sums), encoding="utf-8")
 
 
 def _json(value: object) -> str:

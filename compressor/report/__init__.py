@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -13,19 +14,27 @@ from pydantic_core.core_schema import FloatSchema
 from compressor.errors import StoreError
 from compressor.records import REPORT_VERSION, Report
 from compressor.report.findings import answer
+from compressor.seal import SUMS, check_file, names_in, sums_text
+from compressor.store import sha256_of
 
 __all__ = ["answer", "read_report", "report_schema", "write_report"]
 
 
 def write_report(report: Report, folder: Path) -> None:
-    """Write `report.json`, `report.html` and `report.md` into `folder`, each put in place whole."""
+    """Write `report.json`, `report.html`, `report.md` and `SHA256SUMS` of them and of `artifacts/`, each put in place whole.
+
+    `report.json` comes last: a folder that has it holds a run that has ended.
+    """
     from compressor.report.html import page
     from compressor.report.markdown import document
 
     folder.mkdir(parents=True, exist_ok=True)
-    _put(folder / "report.json", report.model_dump_json(indent=1) + "\n")
-    _put(folder / "report.md", document(report))
-    _put(folder / "report.html", page(report))
+    texts = {"report.md": document(report), "report.html": page(report), "report.json": report.model_dump_json(indent=1) + "\n"}
+    sums = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in texts.items()}
+    built = [f"artifacts/{name}" for name in names_in(folder / "artifacts")]
+    texts = {SUMS: sums_text(sums | {name: sha256_of(folder / name) for name in built}), **texts}
+    for name, text in texts.items():
+        _put(folder / name, text)
 
 
 def _put(path: Path, text: str) -> None:
@@ -38,7 +47,7 @@ def read_report(folder: Path) -> Report:
     """Read `report.json` of a run folder.
 
     Raises:
-        StoreError: there is none, it was written by a newer version, or it is damaged.
+        StoreError: there is none, it was written by a newer version, or it is not what was written.
     """
     path = folder / "report.json"
     try:
@@ -53,13 +62,15 @@ def read_report(folder: Path) -> Report:
             f"{path} has version {version}, this program reads up to {REPORT_VERSION}: update compressor-toolchain to read it"
         )
     try:
-        return Report.model_validate_json(path.read_bytes())
+        report = Report.model_validate_json(path.read_bytes())
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise StoreError(
             f"{path} is no report of version {REPORT_VERSION}: {where}: {first['msg']} ({error.error_count()} faults)"
         ) from error
+    check_file(folder, path.name)
+    return report
 
 
 class _ReportSchema(GenerateJsonSchema):

@@ -3,6 +3,8 @@ from __future__ import annotations
 import ast
 import hashlib
 import json
+import os
+import re
 import shutil
 import subprocess
 import sys
@@ -17,7 +19,7 @@ import pytest
 from compressor import records as r
 from compressor.errors import StoreError, UnsupportedModel
 from compressor.export import export
-from compressor.report import write_report
+from compressor.report import read_report, write_report
 
 LABELS = ["business", 'it\'s "quoted"', "politics", "sport", "tech"]
 TEXTS = ("Shares rose after the bank cut its rates.", "Film wins award", "goal " * 300, "")
@@ -295,6 +297,7 @@ def by_hand(image, config: dict) -> np.ndarray:
 
 def test_folder_holds_all_that_is_needed_and_its_digests(text_run, tmp_path):
     (text_run.built / "NOTICE").write_text("by its authors")
+    write_report(read_report(text_run.folder), text_run.folder)
     out = export(text_run.folder, "here", tmp_path / "new" / "out")
     names = {"model.onnx", "tokenizer.json", "tokenizer_config.json", "labels.json", "spec.json", "example.py", "README.md"}
     assert {path.name for path in out.iterdir()} == names | {"LICENSES.md", "NOTICE", "SHA256SUMS"}
@@ -322,8 +325,8 @@ def test_readme_and_licences_tell_figures_machine_and_source(text_run, tmp_path)
 
 
 def test_licences_say_so_when_the_source_states_none(text_run, tmp_path):
-    path = text_run.folder / "report.json"
-    path.write_text(path.read_text().replace('"Apache-2.0"', '""'))
+    report = read_report(text_run.folder)
+    write_report(report.model_copy(update={"model": report.model.model_copy(update={"licence": ""})}), text_run.folder)
     assert "states no licence" in (export(text_run.folder, "here", tmp_path / "out") / "LICENSES.md").read_text()
 
 
@@ -355,10 +358,58 @@ def test_export_refuses_a_file_that_was_not_measured(text_run, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_export_refuses_a_model_file_that_the_report_does_not_know(text_run, tmp_path):
-    (text_run.built / "model.onnx.data").write_bytes(b"weights")
-    with pytest.raises(StoreError, match="is not in the report"):
+HARMS = {
+    "altered": (lambda built: (built / "tokenizer.json").write_text("{}"), "tokenizer.json is not the file that was written"),
+    "missing": (lambda built: (built / "tokenizer.json").unlink(), "tokenizer.json is missing"),
+    "renamed": (lambda built: (built / "tokenizer.json").rename(built / "token.json"), "tokenizer.json is missing"),
+    "swapped": (lambda built: swap(built / "tokenizer.json", built / "task.json"), "is not the file that was written"),
+    "added": (lambda built: (built / "run.sh").write_text("rm -rf /"), "run.sh is not in SHA256SUMS"),
+    "weights added": (lambda built: (built / "model.onnx.data").write_bytes(b"w"), "model.onnx.data is not in SHA256SUMS"),
+    "link to the same content": (lambda built: link(built / "tokenizer.json"), "tokenizer.json is a link"),
+    "link added": (lambda built: (built / "passwd").symlink_to("/etc/passwd"), "passwd is a link"),
+    "whole folder a link": (lambda built: link(built), "final@here is a link"),
+}
+
+
+def swap(one: Path, two: Path) -> None:
+    aside = one.with_name("aside")
+    one.rename(aside)
+    two.rename(one)
+    aside.rename(two)
+
+
+def link(path: Path) -> None:
+    outside = path.parents[2] / "outside"
+    path.rename(outside)
+    path.symlink_to(outside)
+
+
+@pytest.mark.parametrize("harm", HARMS)
+def test_export_refuses_a_run_folder_that_was_tampered_with(text_run, tmp_path, harm):
+    do, said = HARMS[harm]
+    do(text_run.built)
+    with pytest.raises(StoreError, match=re.escape(said)):
         export(text_run.folder, "here", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    assert list(tmp_path.glob(".out*")) == []
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "tokenizer.json", "task.json"])
+def test_export_refuses_a_flipped_bit(text_run, tmp_path, name):
+    content = bytearray((text_run.built / name).read_bytes())
+    content[len(content) // 2] ^= 4
+    (text_run.built / name).write_bytes(content)
+    with pytest.raises(StoreError, match=rf"{name} is not the file that was (measured|written)"):
+        export(text_run.folder, "here", tmp_path / "out")
+
+
+def test_export_removes_what_a_killed_export_left(text_run, tmp_path):
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    for pid in (dead.pid, os.getppid()):
+        (tmp_path / f".out.{pid}.part").mkdir()
+    export(text_run.folder, "here", tmp_path / "out")
+    assert [path.name for path in tmp_path.glob(".out*")] == [f".out.{os.getppid()}.part"], "of a living process: it stays"
 
 
 @pytest.mark.parametrize(
@@ -375,11 +426,15 @@ def test_export_says_what_there_is_when_the_name_is_wrong(text_run, tmp_path, ta
 
 
 def test_export_names_the_file_that_is_missing(text_run, tmp_path):
-    (text_run.built / "tokenizer.json").unlink()
-    with pytest.raises(StoreError, match=r"tokenizer\.json cannot be read"):
-        export(text_run.folder, "here", tmp_path / "out")
     (text_run.built / "model.onnx").unlink()
     with pytest.raises(StoreError, match=r"model\.onnx is missing"):
+        export(text_run.folder, "here", tmp_path / "out")
+
+
+def test_export_names_the_file_that_the_model_never_had(text_run, tmp_path):
+    (text_run.built / "tokenizer.json").unlink()
+    write_report(read_report(text_run.folder), text_run.folder)
+    with pytest.raises(StoreError, match=r"tokenizer\.json cannot be read"):
         export(text_run.folder, "here", tmp_path / "out")
     assert list(tmp_path.glob(".out*")) == []
 

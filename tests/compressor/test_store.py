@@ -1,13 +1,25 @@
 from __future__ import annotations
 
+import hashlib
 import json
+import os
+import re
+import runpy
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 
-from compressor.errors import StoreError
-from compressor.store import ENTRY, STORE_VERSION, Store, digest_of, key_of
+from compressor.errors import StoreError, WorkerFailed
+from compressor.store import CHECKSUM, ENTRY, FILES, STORE_VERSION, Store, digest_of, key_of
 
 PARTS = {"step": "a", "seed": 1}
+FILE = f"{FILES}/deep/file.txt"
+STAND_INS = Path(__file__).parents[1] / "stand_ins"
 
 
 class Maker:
@@ -72,59 +84,146 @@ def test_obtain_keeps_nothing_when_the_maker_fails(tmp_path):
     assert maker.calls == 1
 
 
+def test_obtain_finds_again_when_facts_are_spelled_otherwise_in_json(tmp_path):
+    facts = {"pair": (1, 2), 10: "ten", 9: "nine", "none": None, "third": 1 / 3}
+    store = Store(tmp_path)
+    made = store.obtain(PARTS, lambda out: facts)
+    found = store.find(PARTS)
+    assert found is not None
+    assert found.facts == made.facts == {"pair": [1, 2], "10": "ten", "9": "nine", "none": None, "third": 1 / 3}
+
+
 def test_obtain_keeps_nothing_when_facts_are_not_json(tmp_path):
     with pytest.raises(TypeError, match="not JSON serializable"):
         Store(tmp_path).obtain(PARTS, lambda out: {"facts": object()})
     assert left_over(tmp_path) == []
 
 
-@pytest.mark.parametrize("damage", ["changed", "removed", "added", "renamed"])
-def test_obtain_makes_again_when_the_entry_is_damaged(tmp_path, damage):
-    told = []
-    maker, store = Maker(), Store(tmp_path, tell=told.append)
+def forged(folder, **changes):
+    """Put other values into an entry, with the checksum that they ask for."""
+    entry = {**json.loads((folder / ENTRY).read_text()), **changes}
+    entry.pop(CHECKSUM)
+    for name in [name for name, value in changes.items() if value is None]:
+        del entry[name]
+    text = json.dumps(entry, sort_keys=True)
+    (folder / ENTRY).write_text(json.dumps({**entry, CHECKSUM: hashlib.sha256(text.encode()).hexdigest()}))
+
+
+def link_away(path):
+    """Put a link in the place of a file or folder, which moves outside the store."""
+    outside = next(each for each in path.parents if each.name == "store").parent / f"outside-{path.name}"
+    path.rename(outside)
+    path.symlink_to(outside)
+    return outside
+
+
+DAMAGES = {
+    "content changed": (lambda entry: (entry / FILE).write_text("jello"), "its digest does not match"),
+    "file removed": (lambda entry: (entry / FILE).unlink(), "its digest does not match"),
+    "file added": (lambda entry: (entry / FILES / "more.txt").write_text(""), "its digest does not match"),
+    "file renamed": (lambda entry: (entry / FILE).rename(entry / FILES / "other.txt"), "its digest does not match"),
+    "file is a pipe": (lambda entry: os.mkfifo(entry / FILES / "pipe"), "is a pipe"),
+    "folder of files removed": (lambda entry: shutil.rmtree(entry / FILES), "files is missing"),
+    "entry removed": (lambda entry: (entry / ENTRY).unlink(), "entry.json is missing"),
+    "entry empty": (lambda entry: (entry / ENTRY).write_text(""), "is not what was written"),
+    "entry cut": (lambda entry: (entry / ENTRY).write_bytes((entry / ENTRY).read_bytes()[:-9]), "is not what was written"),
+    "entry is a list": (lambda entry: (entry / ENTRY).write_text("[1]"), "is not what was written"),
+    "entry nested deeply": (lambda entry: (entry / ENTRY).write_text("[" * 100_000), "is not what was written"),
+    "entry not text": (lambda entry: (entry / ENTRY).write_bytes(b"\xff\xfe"), "is not what was written"),
+    "facts changed": (
+        lambda entry: (entry / ENTRY).write_text((entry / ENTRY).read_text().replace('"rows": 3', '"rows": 4')),
+        "does not match its checksum",
+    ),
+    "entry is a folder": (lambda entry: ((entry / ENTRY).unlink(), (entry / ENTRY).mkdir()), "is no plain file"),
+    "entry of an older store": (lambda entry: forged(entry, store=1), "older store"),
+    "entry without a field": (lambda entry: forged(entry, digest=None), "lacks or misspells"),
+    "parts of another result": (lambda entry: forged(entry, parts={"step": "b"}), "result of another key"),
+    "something beside": (lambda entry: (entry / "virus.sh").write_text(""), "'virus.sh', which nobody put there"),
+    "file is a link": (lambda entry: link_away(entry / FILE), "symbolic link"),
+    "folder of files is a link": (lambda entry: link_away(entry / FILES), "symbolic link"),
+    "entry is a link": (lambda entry: link_away(entry / ENTRY), "is no plain file"),
+    "use is a link": (lambda entry: link_away(entry / "used" / "-"), "no folder of plain files"),
+    "uses are a link": (lambda entry: link_away(entry / "used"), "no folder of plain files"),
+    "whole result is a link": (lambda entry: link_away(entry), "is no plain folder"),
+    "folder above is a link": (lambda entry: link_away(entry.parent), "is no plain folder"),
+    "whole result is a file": (lambda entry: (shutil.rmtree(entry), entry.write_text("")), "is no plain folder"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damaged_result_is_named_and_made_again(tmp_path, damage):
+    told, (harm, said) = [], DAMAGES[damage]
+    maker, store = Maker(), Store(tmp_path / "deep" / "store", tell=told.append)
     made = store.obtain(PARTS, maker)
-    file = made.path / "deep" / "file.txt"
-    if damage == "changed":
-        file.write_text("jello")
-    elif damage == "removed":
-        file.unlink()
-    elif damage == "added":
-        (made.path / "more.txt").write_text("")
-    else:
-        file.rename(file.with_name("other.txt"))
+    harm(made.path.parent)
+    outside = {path: path.read_bytes() for path in tmp_path.rglob("outside-*") if path.is_file()}
+
+    assert store.find(PARTS) is None
     again = store.obtain(PARTS, maker)
     assert (maker.calls, again.found, again.digest) == (2, False, made.digest)
-    assert file.read_text() == "hello"
-    assert len(told) == 1
-    assert "damaged" in told[0]
-    assert made.key[:12] in told[0]
+    assert (again.path.parent / FILE).read_text() == "hello"
+    assert len(told) == 2
+    for line in told:
+        assert said in line
+        assert f"stored result {made.key[:12]} is damaged" in line
+    assert store.obtain(PARTS, maker).found
+    assert {path: path.read_bytes() for path in outside} == outside, "what a link led to was touched"
 
 
-def test_find_raises_when_a_newer_version_wrote_the_entry(tmp_path):
+def test_two_results_swapped_are_both_made_again(tmp_path):
+    store, maker = Store(tmp_path), Maker()
+    one, two = (store.obtain({"step": name}, maker).path.parent for name in ("a", "b"))
+    one.rename(tmp_path / "aside")
+    two.rename(one)
+    (tmp_path / "aside").rename(two)
+    assert [store.obtain({"step": name}, maker).found for name in ("a", "b")] == [False, False]
+    assert [store.obtain({"step": name}, maker).found for name in ("a", "b")] == [True, True]
+
+
+def test_flipped_bit_in_any_byte_is_noticed(tmp_path):
+    """In the entry and in the files: either the result counts as damaged, or not a value of it has changed."""
     store = Store(tmp_path)
-    entry = store.obtain(PARTS, Maker()).path.parent / ENTRY
-    entry.write_text(json.dumps({**json.loads(entry.read_text()), "store": STORE_VERSION + 1}))
-    with pytest.raises(StoreError, match="newer version"):
-        store.find(PARTS)
-    assert entry.is_file()
+    made = store.obtain(PARTS, Maker())
+    truth = (made.digest, made.facts, made.seconds)
+    for path in (made.path.parent / ENTRY, made.path.parent / FILE):
+        whole = path.read_bytes()
+        for place in range(len(whole)):
+            flipped = bytearray(whole)
+            flipped[place] ^= 1 << place % 8
+            path.write_bytes(flipped)
+            found = store.find(PARTS)
+            assert found is None or (found.digest, found.facts, found.seconds) == truth, (path.name, place)
+            if path.name != ENTRY:
+                assert found is None
+        path.write_bytes(whole)
+    assert store.find(PARTS) is not None
 
 
-def test_find_gives_nothing_when_the_entry_was_not_finished(tmp_path):
-    store = Store(tmp_path)
-    (store.obtain(PARTS, Maker()).path.parent / ENTRY).unlink()
-    assert store.find(PARTS) is None
+def test_find_and_obtain_refuse_what_a_newer_version_wrote(tmp_path):
+    store, maker = Store(tmp_path), Maker()
+    folder = store.obtain(PARTS, maker).path.parent
+    forged(folder, store=STORE_VERSION + 1)
+    for attempt in (store.find, lambda parts: store.obtain(parts, maker)):
+        with pytest.raises(StoreError, match=r"newer version \(store 3, known 2\): update compressor-toolchain"):
+            attempt(PARTS)
+    assert maker.calls == 1
+    assert (folder / ENTRY).is_file()
 
 
-def test_obtain_gives_the_first_result_when_another_run_was_faster(tmp_path):
-    store = Store(tmp_path)
-
-    def slow(out):
-        store.obtain(PARTS, Maker())
-        return Maker()(out)
-
-    made = store.obtain(PARTS, slow)
-    assert (made.path / "deep" / "file.txt").read_text() == "hello"
-    assert digest_of(made.path) == made.digest
+@pytest.mark.parametrize("left", ["file", "link"])
+def test_half_made_result_of_a_killed_run_is_cleared(tmp_path, left):
+    staging = tmp_path / "staging" / key_of(PARTS)
+    if left == "link":
+        staging.parent.mkdir()
+        (tmp_path / "outside").mkdir()
+        (tmp_path / "outside" / "kept.txt").write_text("kept")
+        staging.symlink_to(tmp_path / "outside")
+    else:
+        (staging / FILES).mkdir(parents=True)
+        (staging / FILES / "half.txt").write_text("half")
+    made = Store(tmp_path).obtain(PARTS, Maker())
+    assert [path.name for path in made.path.rglob("*") if path.is_file()] == ["file.txt"]
+    assert left == "file" or (tmp_path / "outside" / "kept.txt").read_text() == "kept"
 
 
 def test_digest_does_not_depend_on_the_place_or_time(tmp_path):
@@ -156,17 +255,142 @@ def test_obtain_refuses_a_symbolic_link(tmp_path):
     assert left_over(tmp_path / "store") == []
 
 
-def test_scratch_is_the_same_folder_for_the_same_parts(tmp_path):
-    store = Store(tmp_path)
-    assert store.scratch(PARTS) == store.scratch(dict(PARTS))
-    assert store.scratch(PARTS).is_dir()
-    assert store.scratch(PARTS) != store.scratch({"step": "b"})
+def test_scratch_is_the_same_folder_until_the_result_is_stored(tmp_path):
+    store, seen = Store(tmp_path), []
+
+    def make(out):
+        seen.append(sorted(path.name for path in store.scratch(PARTS).iterdir()))
+        (store.scratch(PARTS) / f"checkpoint-{len(seen)}").touch()
+        if len(seen) < 3:
+            raise RuntimeError("stopped")
+        return {}
+
+    for _ in range(2):
+        with pytest.raises(RuntimeError):
+            store.obtain(PARTS, make)
+    store.obtain(PARTS, make)
+    assert seen == [[], ["checkpoint-1"], ["checkpoint-1", "checkpoint-2"]]
+    assert list((tmp_path / "scratch").iterdir()) == []
+    assert store.scratch({"step": "a"}) != store.scratch({"step": "b"})
 
 
-def test_scratch_is_gone_once_it_is_discarded(tmp_path):
-    store = Store(tmp_path)
-    (store.scratch(PARTS) / "deep").mkdir()
-    other = store.scratch({"step": "b"})
-    store.discard_scratch(PARTS)
-    store.discard_scratch(PARTS)
-    assert list(other.parent.iterdir()) == [other]
+def test_scratch_does_not_follow_a_link(tmp_path):
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "scratch").mkdir()
+    (tmp_path / "scratch" / key_of(PARTS)).symlink_to(tmp_path / "outside")
+    (Store(tmp_path).scratch(PARTS) / "file").touch()
+    assert list((tmp_path / "outside").iterdir()) == []
+
+
+@pytest.mark.parametrize("root", ["file", "file/below"])
+def test_store_that_cannot_be_written_is_named(tmp_path, root):
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(StoreError, match=r"file.*cannot be locked \((Not a directory|File exists)\)"):
+        Store(tmp_path / root).obtain(PARTS, Maker())
+
+
+# ------------------------------------------------------------------ failures that pass
+
+
+def out_of_memory(out):
+    import numpy as np
+
+    np.ones(1 << 56)
+
+
+def interrupt(out):
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(5)
+
+
+def lost_worker(out):
+    from compressor.bench import ProcessBench
+    from compressor.contracts import Candidate
+
+    sleeping = runpy.run_path(str(STAND_INS / "sleeping.py"), run_name="sleeping")["Sleeping"](fault="killed")
+    with ProcessBench(out.parent / "bench", tell=lambda event: None) as bench:
+        worker = bench.worker(Candidate("source@a", "source", "a", sleeping, out))
+        worker.put([{}])
+        worker.run(1)
+
+
+@pytest.mark.parametrize(
+    ("failure", "error"), [(out_of_memory, MemoryError), (interrupt, KeyboardInterrupt), (lost_worker, WorkerFailed)]
+)
+def test_failure_that_passes_is_never_stored(tmp_path, monkeypatch, failure, error):
+    monkeypatch.setenv("PYTHONPATH", f"{STAND_INS}{os.pathsep}{Path(__file__).parents[2]}")
+
+    def make(out):
+        (out / "half").touch()
+        failure(out)
+        return {}
+
+    store, maker = Store(tmp_path), Maker()
+    with pytest.raises(error):
+        store.obtain(PARTS, make)
+    assert left_over(tmp_path) == []
+    assert store.find(PARTS) is None
+    assert not store.obtain(PARTS, maker).found
+    assert maker.calls == 1
+
+
+# ------------------------------------------------------------------ several processes
+
+WORK = """
+import sys, time, pathlib, random, json
+from compressor.store import Store
+root, log, seed = pathlib.Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+store, digests, said = Store(root, tell=lambda line: said.append(line)), {}, []
+def maker(step):
+    def make(out):
+        with open(log, "a") as file:
+            file.write(step + "\\n")
+        time.sleep(0.05)
+        (out / "file").write_text(step)
+        return {"step": step}
+    return make
+steps = [f"step-{number}" for number in range(8)]
+random.Random(seed).shuffle(steps)
+with store.running():
+    for step in steps:
+        digests[step] = store.obtain({"step": step}, maker(step)).digest
+print(json.dumps([digests, said]))
+"""
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_processes_on_one_store_make_nothing_twice(tmp_path, count):
+    log = tmp_path / "made.txt"
+    commands = [[sys.executable, "-c", WORK, str(tmp_path / "store"), str(log), str(seed)] for seed in range(count)]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    runs = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) for command in commands]
+    answers = [json.loads(run.communicate()[0]) for run in runs]
+    assert sorted(log.read_text().splitlines()) == [f"step-{number}" for number in range(8)]
+    assert all(digests == answers[0][0] for digests, _ in answers)
+    assert len(set(answers[0][0].values())) == 8
+    assert [path for name in ("staging", "locks", "runs") for path in (tmp_path / "store" / name).iterdir()] == []
+
+
+def test_waiting_says_whom_it_waits_for_and_ends_with_that_process(tmp_path):
+    hold = (
+        "import sys, pathlib; from compressor.store import Store\n"
+        "def make(out): print('making', flush=True); sys.stdin.read(); return {}\n"
+        "Store(pathlib.Path(sys.argv[1])).obtain({'step': 'a', 'seed': 1}, make)"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    other = subprocess.Popen(
+        [sys.executable, "-c", hold, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+    )
+    assert other.stdout.readline() == "making\n"
+    told = []
+
+    def tell(line):
+        told.append(line)
+        other.kill()  # the lock goes with it
+
+    maker = Maker()
+    assert not Store(tmp_path, tell=tell).obtain(PARTS, maker).found
+    other.communicate()
+    assert maker.calls == 1
+    assert len(told) == 1
+    assert re.fullmatch(rf"a: waits for process {other.pid} on \S+ \(a, since 20\S+\)", told[0])

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
@@ -66,7 +67,7 @@ def test_report_read_back_equals_the_one_written(report, html, tmp_path):
     write_report(report, tmp_path)
     assert read_report(tmp_path) == report
     assert (tmp_path / "report.html").read_text(encoding="utf-8") == html, "the same report gives another page"
-    assert {path.name for path in tmp_path.iterdir()} == {"report.json", "report.html", "report.md"}
+    assert {path.name for path in tmp_path.iterdir()} == {"report.json", "report.html", "report.md", "SHA256SUMS"}
 
 
 def test_report_keeps_numbers_that_are_not_finite(report, tmp_path):
@@ -108,6 +109,39 @@ def test_read_report_says_what_is_wrong(tmp_path, text, said):
         (tmp_path / "report.json").write_text(text)
     with pytest.raises(StoreError, match=re.escape(said)):
         read_report(tmp_path)
+
+
+HARMS = {
+    "is not the file that was written": lambda run: swap(run / "report.json", "0.9", "0.8"),
+    "SHA256SUMS cannot be read": lambda run: (run / "SHA256SUMS").unlink(),
+    "report.json is not in": lambda run: swap(run / "SHA256SUMS", "report.json", "other.json"),
+    f"SHA256SUMS says {'0' * 12}": lambda run: (run / "SHA256SUMS").write_text(f"{'0' * 64}  report.json\n"),
+    "no digest of a file in this folder: '" + "0" * 64 + "  ../r": lambda run: (run / "SHA256SUMS").write_text(
+        f"{'0' * 64}  ../r"
+    ),
+    "no digest of a file in this folder: '" + "0" * 64 + "  /etc": lambda run: (run / "SHA256SUMS").write_text(
+        f"{'0' * 64}  /etc"
+    ),
+    "report.json is a link": lambda run: (run / "report.json").rename(run / "r") and (run / "report.json").symlink_to(run / "r"),
+    "SHA256SUMS is a link": lambda run: (run / "SHA256SUMS").rename(run / "s") and (run / "SHA256SUMS").symlink_to(run / "s"),
+}
+
+
+def swap(path, old, new):
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+def test_read_report_refuses_what_was_not_written(report, tmp_path):
+    write_report(report, tmp_path / "whole")
+    for number, (said, harm) in enumerate(HARMS.items()):
+        run = tmp_path / str(number)
+        shutil.copytree(tmp_path / "whole", run)
+        assert read_report(run) == report
+        harm(run)
+        with pytest.raises(StoreError, match=re.escape(said)):
+            read_report(run)
 
 
 # ------------------------------------------------------------------ report.html

@@ -1,0 +1,111 @@
+"""`compressor store`: commands that look after the folder of stored results."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from compressor.store import Store
+
+app = typer.Typer(help="Look after stored results: list, size, verify, prune.", no_args_is_help=True)
+
+StorePath = Annotated[
+    Path | None, typer.Option("--store", help="Folder of stored results; $XDG_CACHE_HOME/compressor by default.")
+]
+
+
+@app.command(name="list")
+def list_(store: StorePath = None) -> None:
+    """Every result, least recently used first: step, when it was made, bytes, seconds it took, key, plans that used it."""
+    from compressor.upkeep import survey
+
+    typer.echo(f"{'step':18} {'made':25} {'bytes':>13} {'seconds':>9}  {'key':12}  plans")
+    for kept in survey(open_store(store)):
+        plans = ", ".join(kept.plans)
+        typer.echo(f"{kept.step:18} {kept.made:25} {kept.bytes:13} {kept.seconds:9.1f}  {kept.key[:12]}  {plans}".rstrip())
+
+
+@app.command()
+def size(store: StorePath = None) -> None:
+    """How much the store holds, by step."""
+    from compressor.upkeep import survey
+
+    opened = open_store(store)
+    kept = survey(opened)
+    for step in sorted({each.step for each in kept}):
+        of_step = [each.bytes for each in kept if each.step == step]
+        typer.echo(f"{step:18} {len(of_step):6} {sum(of_step) / 1e6:12.1f} MB")
+    typer.echo(f"{'all':18} {len(kept):6} {sum(each.bytes for each in kept) / 1e6:12.1f} MB  {opened.root}")
+
+
+@app.command()
+def verify(store: StorePath = None) -> None:
+    """Check every result against its digest; exit code 1 when one is damaged. A run makes damaged results again."""
+    from compressor.upkeep import verify as verified
+
+    found = verified(open_store(store))
+    for folder, why in found.damaged.items():
+        typer.echo(f"{folder}: damaged: {why}")
+    busy = f", {found.busy} in use and not checked" if found.busy else ""
+    typer.echo(f"{found.whole} whole, {len(found.damaged)} damaged{busy}")
+    raise typer.Exit(1 if found.damaged else 0)
+
+
+@app.command()
+def prune(
+    older_than: Annotated[
+        str | None, typer.Option("--older-than", metavar="TIME", help="Only what was last used longer ago: 12h, 30d, 2w.")
+    ] = None,
+    to_size: Annotated[
+        str | None,
+        typer.Option("--to-size", metavar="SIZE", help="Only until the store is no larger: 5GB; least recently used first."),
+    ] = None,
+    plan: Annotated[
+        str | None,
+        typer.Option(
+            "--plan",
+            metavar="PLAN",
+            help="Only what runs of this plan used, and of no other: its file, or its name as `list` has it.",
+        ),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would go; remove nothing.")] = False,
+    store: StorePath = None,
+) -> None:
+    """Remove results and unfinished work; several conditions narrow one another. What a living run uses stays."""
+    from compressor import upkeep
+    from compressor.errors import StoreError
+
+    if older_than is None and to_size is None and plan is None:
+        raise StoreError("say what may go: --older-than 30d, --to-size 5GB or --plan PLAN")
+    gone = upkeep.prune(
+        open_store(store),
+        older_than_seconds=None if older_than is None else upkeep.seconds_of(older_than),
+        to_bytes=None if to_size is None else upkeep.bytes_of(to_size),
+        plan=None if plan is None else _name(plan),
+        dry_run=dry_run,
+    )
+    for each in gone:
+        typer.echo(f"{each.step:18} {each.bytes:13}  {each.key[:12]}")
+    typer.echo(f"{'would remove' if dry_run else 'removed'} {len(gone)}, {sum(each.bytes for each in gone) / 1e6:.1f} MB")
+
+
+def open_store(path: Path | None, *, plan: str | None = None, tell: Callable[[str], None] = typer.echo) -> Store:
+    """The store at `path`, or the user's own."""
+    import os
+
+    from compressor.store import NO_PLAN, Store
+
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return Store(path or cache / "compressor", plan=plan or NO_PLAN, tell=tell)
+
+
+def _name(plan: str) -> str:
+    if not Path(plan).is_file():
+        return plan
+    from compressor.plan import load_plan
+
+    return load_plan(Path(plan)).name

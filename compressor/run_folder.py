@@ -1,0 +1,66 @@
+"""The folder of a run: one process at a time, gone on with while it has no report, never overwritten once it has one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+
+from compressor.disk import writing
+from compressor.errors import StoreError
+from compressor.locks import holder, tried
+from compressor.store import remove
+
+PLAN, REPORT, LOCK = "plan.yaml", "report.json", ".lock"
+PART = f".{PLAN}.part"
+
+
+def choose(name: str, plan: str) -> Path:
+    """`runs/NAME/TIME`: the newest that this plan was run in and that has no report yet, else a new one."""
+    runs = Path("runs") / name
+    left = [folder for folder in sorted(runs.glob("*"), reverse=True) if _unfinished(folder, plan)]
+    return left[0] if left else runs / datetime.now().strftime("%Y%m%d-%H%M%S")
+
+
+def finished(folder: Path, plan: str) -> bool:
+    """Whether the folder holds the report of a run of this plan."""
+    return (folder / REPORT).is_file() and _plan_of(folder) == plan
+
+
+@contextmanager
+def claimed(folder: Path, plan: str) -> Iterator[None]:
+    """The folder for this process alone, made or gone on with; `plan` is the plan's text, which stays in it.
+
+    Raises:
+        StoreError: another process runs in it, or it holds something else than an unfinished run of this plan.
+    """
+    with writing(folder), tried(folder / LOCK, work="running a plan") as ours:
+        if not ours:
+            raise StoreError(
+                f"{folder} is in use by {holder(folder / LOCK)}: wait for its end, or name another folder with --out"
+            )
+        if (folder / REPORT).is_file():
+            raise StoreError(f"{folder} is not empty, it holds a run that has ended: name another folder with --out")
+        names = {path.name for path in folder.iterdir()} - {LOCK, PART}
+        if names and _plan_of(folder) != plan:
+            raise StoreError(f"{folder} is not empty, and no unfinished run of this plan: name another folder with --out")
+        for name in names - {PLAN}:  # what a killed run left: all of it is built and measured anew
+            remove(folder / name)
+        (folder / PART).write_text(plan, encoding="utf-8")
+        (folder / PART).replace(folder / PLAN)
+        yield
+
+
+def _unfinished(folder: Path, plan: str) -> bool:
+    if (folder / REPORT).exists() or _plan_of(folder) != plan:
+        return False
+    with tried(folder / LOCK, work="looking for an unfinished run") as ours:
+        return ours
+
+
+def _plan_of(folder: Path) -> str | None:
+    try:
+        return (folder / PLAN).read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return None
