@@ -29,6 +29,7 @@ StorePath = Annotated[
 Each = Annotated[int, typer.Option("--processes", min=1, help="Processes on each machine that a training step is computed by.")]
 Nodes = Annotated[int, typer.Option("--nodes", min=1, help="Machines that take part in training steps.")]
 RENDEZVOUS = "Where the machines meet: an address of the one that runs the plan, and a free port there."
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 Kind = Literal["passes", "targets", "probes", "tasks", "objectives"]
 KINDS: dict[str, str] = {"passes": "pass", "targets": "target", "probes": "probe", "tasks": "task", "objectives": "objective"}
 
@@ -110,6 +111,17 @@ def check(plan: PlanPath, settings: Settings = None, store: StorePath = None, pr
 
     for line in forecast(bound, _store(store, typer.echo), Processes(processes, nodes)):
         typer.echo(line)
+
+
+@app.command()
+def rehearse(plan: PlanPath, settings: Settings = None, as_json: AsJson = False) -> None:
+    """Run a plan on two blocks and a few rows, export and measuring included, and forecast the real run. Keeps nothing."""
+    from compressor.rehearsal import rehearse as play
+    from compressor.terminal import Bars, forecast_table
+
+    with Bars() as bars:
+        forecast = play(plan, settings=settings or (), tell=_unheard if as_json else bars.hear)
+    typer.echo(forecast.model_dump_json(indent=1)) if as_json else forecast_table(forecast)
 
 
 @app.command(name="list")
@@ -228,15 +240,13 @@ def _store(path: Path | None, tell: Any) -> Store:
 
 
 def _quiet() -> None:
-    """Keep libraries from drawing over the progress bars and from telling anybody anything."""
-    import logging
-    import os
+    from compressor.telemetry import quiet
 
-    for name in ("HF_HUB_DISABLE_TELEMETRY", "DO_NOT_TRACK", "HF_HUB_DISABLE_PROGRESS_BARS", "OPENVINO_TELEMETRY_OPT_OUT"):
-        os.environ.setdefault(name, "1")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    for name in ("torch.onnx", "nncf", "onnxscript"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    quiet()
+
+
+def _unheard(_: object) -> None:
+    """What is told while only JSON is wanted."""
 
 
 def _command() -> str:

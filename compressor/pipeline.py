@@ -98,9 +98,7 @@ class Runner:
         """The plan's rows, read once."""
         self._say("data: read and split")
         with self.watch.time("data", "rows"):
-            return load_data(
-                self.bound.data, columns=self.bound.task.columns(), seed=self.bound.seed, folder=self.bound.folder
-            )
+            return load_data(self.bound.data, columns=self.bound.task.columns(), seed=self.bound.seed, folder=self.bound.folder)
 
     @cached_property
     def keys(self) -> Keys:

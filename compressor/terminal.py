@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -11,6 +12,9 @@ from rich.table import Table
 from compressor.contracts import Event, Message
 from compressor.contracts import Progress as Told
 from compressor.records import LatencyRecord, Report
+
+if TYPE_CHECKING:
+    from compressor.scaling import Forecast
 
 
 class Bars:
@@ -94,3 +98,40 @@ def table(report: Report) -> None:
         console.print(
             f"{verdict.gate} {verdict.candidate}: {verdict.quantity} {verdict.limit:g}: {value}: {verdict.outcome}", markup=False
         )
+
+
+def forecast_table(forecast: Forecast) -> None:
+    """Print what a run is expected to take, step by step, and against what this machine has."""
+    import shutil
+
+    import psutil
+
+    console = Console()
+    shown = Table("step", "rehearsed", "forecast", show_footer=True, title=f"Forecast of {forecast.name}: expected, not measured")
+    for column in shown.columns[1:]:
+        column.justify = "right"
+    for row in forecast.rows:
+        shown.add_row(row.step, f"{row.rehearsed_seconds:.1f} s", _time(row.seconds))
+    shown.columns[0].footer, shown.columns[2].footer = "in all", _time(forecast.seconds)
+    shown.columns[1].footer = f"{sum(row.rehearsed_seconds for row in forecast.rows):.1f} s"
+    console.print(shown)
+    here, free = psutil.virtual_memory().total, shutil.disk_usage(".").free
+    for name, needed, there in (("memory", forecast.memory_bytes, here), ("disk", forecast.disk_bytes, free)):
+        short = ": NOT ENOUGH" if needed > there else ""
+        console.print(f"{name}: {_size(needed)} of {_size(there)}{short}", markup=False, highlight=False)
+    lines = [
+        f"Rehearsed in {forecast.rehearsal_seconds:.0f} s: {'; then '.join(forecast.trials)}. Everything ran; its verdicts mean nothing."
+    ]
+    for line in (*lines, "The forecast assumes:", *(f"- {each}" for each in forecast.assumptions)):
+        console.print(line, markup=False, highlight=False)
+
+
+def _time(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return (
+        f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s"
+    )
+
+
+def _size(count: float) -> str:
+    return f"{count / 2**30:.2f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"
