@@ -161,6 +161,27 @@ def show(run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="Folder 
 
 
 @app.command()
+def compare(
+    first: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")],
+    second: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of another run.")],
+    measured: Annotated[bool, typer.Option("--measure", help="Time the final files of both side by side, here and now.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """What changed between two runs, their qualities on the same rows with intervals, and their times."""
+    from compressor.comparison import compare_runs, measure
+    from compressor.telemetry import quiet
+    from compressor.terminal import Bars, comparison_tables
+
+    quiet()
+    comparison = compare_runs(first, second)
+    if measured:
+        with Bars() as bars:
+            found = measure(first, second, tell=_unheard if as_json else bars.hear)
+        comparison = comparison.model_copy(update={"measured": found})
+    typer.echo(comparison.model_dump_json(indent=1)) if as_json else comparison_tables(comparison)
+
+
+@app.command()
 def export(
     run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write; must not exist or be empty.")],

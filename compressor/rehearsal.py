@@ -126,9 +126,7 @@ class _Stage:
 
 def reduced(bound: Bound, part: Part, models: Mapping[str, Source]) -> Iterator[str]:
     """What is laid over a plan, as `--set` takes it, to make a small one of it."""
-    training: dict[str, TrainingSettings] = {
-        step.name: step.step for step in bound.passes if isinstance(step.step, TrainingSettings)
-    }
+    training = _training(bound)
     batch = max((each.batch_size for each in training.values()), default=TrainingSettings().batch_size)
     own: dict[str, int | None] = bound.data.limit.model_dump()
     wanted = {"train": part.batches * batch, "validation": part.rows, "test": part.rows}
@@ -153,6 +151,12 @@ def reduced(bound: Bound, part: Part, models: Mapping[str, Source]) -> Iterator[
     for each in bound.probes:
         full, short = each.probe.model_dump(mode="json"), each.probe.shortened().model_dump(mode="json")
         yield from (_setting(f"probes.{each.name}.{name}", value) for name, value in short.items() if value != full[name])
+
+
+def _training(bound: Bound) -> dict[str, TrainingSettings]:
+    """Parameters of the steps that train, by the step's name."""
+    steps: dict[str, object] = {step.name: step.step for step in bound.passes}
+    return {name: step for name, step in steps.items() if isinstance(step, TrainingSettings)}
 
 
 def _setting(path: str, value: Any) -> str:
