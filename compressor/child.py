@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
@@ -12,6 +13,9 @@ from compressor.contracts import Event
 from compressor.errors import ChildFailed, CompressorError
 
 Found = TypeVar("Found")
+
+END_SECONDS = 10.0
+"""A process that has answered has so long to end by itself."""
 
 
 def in_child(work: Callable[..., Found], *arguments: Any, tell: Callable[[Event], None]) -> Found:
@@ -27,13 +31,12 @@ def in_child(work: Callable[..., Found], *arguments: Any, tell: Callable[[Event]
     theirs.close()
     try:
         found: Found = _answered(ours, process, tell)
+        process.join(END_SECONDS)
+        return found
     finally:
-        if process.is_alive() and process.exitcode is None:
-            process.join(1)
-            process.kill()
+        process.kill()
         process.join()
         ours.close()
-    return found
 
 
 def _answered(pipe: Connection, process: Any, tell: Callable[[Event], None]) -> Any:
@@ -56,6 +59,7 @@ def _killed(process: Any) -> str:
 
 
 def _answer(pipe: Connection, work: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    os.dup2(2, 1)  # what libraries print there is no answer of ours
     try:
         pipe.send(("answer", work(*arguments, tell=lambda event: pipe.send(("event", event)))))
     except CompressorError as error:

@@ -113,11 +113,13 @@ class _Stage:
         report, memory_bytes = in_child(run_small, self.plan, settings, folder, part.complete, tell=self.tell)
         return Trial(
             what=str(part),
+            bound=load_plan(self.plan, settings=settings),
             scale=Scale(
                 rows={split.name: split.rows for split in report.data.splits},
                 models={name: source.size for name, source in models.items()},
             ),
-            report=report,
+            stages=report.stages,
+            spent=report.spent,
             seconds=time.monotonic() - started,
             memory_bytes=memory_bytes,
             disk_bytes=sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()),
@@ -137,14 +139,12 @@ def reduced(bound: Bound, part: Part, models: Mapping[str, Source]) -> Iterator[
     for name in training:
         yield _setting(f"passes.{name}.epochs", 1)
     for step in bound.passes:
-        if step.gate is not None:
-            yield (
-                _setting(f"passes.{step.name}.gate.on_fail", "warn")
-                if part.complete
-                else _setting(f"passes.{step.name}.gate", None)
-            )
+        if step.gate is not None and part.complete:
+            yield _setting(f"passes.{step.name}.gate.on_fail", "warn")
+        elif step.gate is not None:  # a gate cannot be taken away; this one needs no measuring
+            yield _setting(f"passes.{step.name}.gate", {"max_size": 10, "on_fail": "warn"})
     if not part.complete:
-        yield from (_setting("accept", []), _setting("probes", []))
+        yield from (_setting("accept", []), _setting("probes", []), _setting("stages", "quality"))
         return
     for number in range(len(bound.accept)):
         yield _setting(f"accept.{number}.on_fail", "warn")

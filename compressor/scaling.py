@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from compressor.contracts import Size
 from compressor.pipeline import PARITY_ROWS
 from compressor.plan import Bound, BoundStep
-from compressor.records import Record, Report, Spent
+from compressor.records import Record, Spent, Stage
 
 FLOAT_BYTES = 4
 REST = "start, report and export"
@@ -57,8 +57,11 @@ class Trial:
 
     what: str
     """In words."""
+    bound: Bound
+    """The plan as it was run."""
     scale: Scale
-    report: Report
+    stages: tuple[Stage, ...]
+    spent: tuple[Spent, ...]
     seconds: float
     """Of the whole process, its start included."""
     memory_bytes: int
@@ -109,20 +112,20 @@ def line(points: Sequence[tuple[float, float]], at: float) -> float:
 
 def extrapolated(bound: Bound, whole: Scale, trials: Sequence[Trial]) -> tuple[ForecastRow, ...]:
     """A row for each step, each target's files and each probe, and one for all else; the first trial is the complete one."""
-    first, real = trials[0].report, _Yardstick(bound, whole.rows, _grown(bound, whole, trials[-1]))
+    first, real = trials[0].spent, _Yardstick(bound, whole.rows, _grown(bound, whole, trials[-1]))
     rehearsed: dict[str, float] = {}
     expected: dict[str, float] = {}
-    for piece in {_key(spent): spent for spent in first.spent}.values():
+    for piece in {_key(spent): spent for spent in first}.values():
         points = [
-            (_Yardstick(bound, trial.scale.rows, _stages(trial)).work(piece), seconds)
+            (_Yardstick(trial.bound, trial.scale.rows, _stages(trial)).work(piece), seconds)
             for trial in trials
-            if (seconds := _seconds(trial.report, piece)) is not None
+            if (seconds := _seconds(trial.spent, piece)) is not None
         ]
         label, took = label_of(piece), points[0][1]
         found = _probe_seconds(bound, piece.of, took) if piece.work == "probe" else line(points, real.work(piece))
         rehearsed[label] = rehearsed.get(label, 0.0) + took
         expected[label] = expected.get(label, 0.0) + found
-    rest = max(0.0, trials[0].seconds - sum(spent.seconds for spent in first.spent))
+    rest = max(0.0, trials[0].seconds - sum(spent.seconds for spent in first))
     rows = [*((label, rehearsed[label], expected[label]) for label in rehearsed), (REST, rest, rest)]
     return tuple(ForecastRow(step=label, rehearsed_seconds=round(took, 1), seconds=round(s, 1)) for label, took, s in rows)
 
@@ -196,9 +199,9 @@ def _key(spent: Spent) -> tuple[str, str, str | None]:
     return spent.work, spent.of, spent.target
 
 
-def _seconds(report: Report, piece: Spent) -> float | None:
+def _seconds(all_spent: Sequence[Spent], piece: Spent) -> float | None:
     """What all such pieces of a run took together; None where it has none."""
-    found = [spent.seconds for spent in report.spent if _key(spent) == _key(piece)]
+    found = [spent.seconds for spent in all_spent if _key(spent) == _key(piece)]
     return sum(found) if found else None
 
 
@@ -223,7 +226,7 @@ def _last(bound: Bound) -> str:
 
 def _stages(trial: Trial) -> dict[str, ModelSize]:
     """Sizes of all torch models of a trial."""
-    trunk = {stage.name: ModelSize.of(stage.layer_bytes) for stage in trial.report.stages if stage.target is None}
+    trunk = {stage.name: ModelSize.of(stage.layer_bytes) for stage in trial.stages if stage.target is None}
     return {**trial.scale.models, **trunk}
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 from compressor.contracts import Event, Message
 from compressor.contracts import Progress as Told
@@ -133,7 +133,7 @@ def comparison_tables(comparison: Comparison) -> None:
     console = Console()
     console.print(f"first: {comparison.first}\nsecond: {comparison.second}", markup=False, highlight=False)
     if comparison.changes:
-        changed = Table("", "what changed", "first", "second")
+        changed = Table("", Column("what changed", overflow="fold"), "first", "second")
         for change in comparison.changes:
             changed.add_row(*map(escape, (change.what, change.where, _shown(change.first), _shown(change.second))))
         console.print(changed)
@@ -155,7 +155,9 @@ def comparison_tables(comparison: Comparison) -> None:
 
 
 def _qualities(comparison: Comparison) -> Table:
-    shown = Table("model", "quality on test", "first", "second", "difference in points, same rows", "rows changed")
+    shown = Table(
+        Column("model", overflow="fold"), "quality on test", "first", "second", "difference in points, same rows", "rows changed"
+    )
     for each in comparison.qualities:
         metric = each.first or each.second
         values = [f"{found.value:.4f}" if found else "-" for found in (each.first, each.second)]
@@ -169,7 +171,7 @@ def _qualities(comparison: Comparison) -> Table:
 
 
 def _times(comparison: Comparison) -> Table:
-    shown = Table("model", "shape", "first, as measured", "second, as measured")
+    shown = Table(Column("model", overflow="fold"), "shape", "first, as measured", "second, as measured")
     for each in comparison.times:
         medians = [
             f"{row.median_ms:.3f} ms [{row.interval.low:.3f}, {row.interval.high:.3f}]" for row in (each.first, each.second)
