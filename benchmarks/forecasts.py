@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from compressor.machine import machine, versions
-from compressor.records import Report
+from compressor.records import Spent
 from compressor.report import read_report
 from compressor.scaling import REST, Forecast, label_of
 
@@ -29,7 +29,7 @@ COMMAND = (sys.executable, "-m", "compressor.cli")
 class Taken:
     """What a real run took."""
 
-    report: Report
+    spent: tuple[Spent, ...]
     seconds: float
     """Of the whole process."""
     memory_bytes: int
@@ -38,7 +38,7 @@ class Taken:
     def by_step(self) -> dict[str, float]:
         """Seconds by the rows that a forecast has."""
         rows: dict[str, float] = {}
-        for spent in self.report.spent:
+        for spent in self.spent:
             rows[label_of(spent)] = rows.get(label_of(spent), 0.0) + spent.seconds
         return {**rows, REST: self.seconds - sum(rows.values())}
 
@@ -68,7 +68,7 @@ def taken(plan: Path, settings: Sequence[str], folder: Path) -> Taken:
     if not (folder / "run" / "report.json").is_file():
         raise subprocess.CalledProcessError(process.returncode, command)
     disk_bytes = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    return Taken(read_report(folder / "run"), seconds, usage.ru_maxrss * 1024, disk_bytes)
+    return Taken(read_report(folder / "run").spent, seconds, usage.ru_maxrss * 1024, disk_bytes)
 
 
 def table(forecast: Forecast, real: Taken) -> Iterator[str]:

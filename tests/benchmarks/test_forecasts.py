@@ -6,21 +6,17 @@ from benchmarks.forecasts import Taken, document
 from compressor.records import Spent
 from compressor.scaling import REST, Forecast, ForecastRow
 
-
-class Report:
-    """As much of a report as is read: where the time went."""
-
-    spent = (
-        Spent(work="step", of="finetune", seconds=90.0),
-        Spent(work="evaluate", of="finetune", seconds=10.0),
-        Spent(work="build", of="final", target="openvino", seconds=4.0),
-        Spent(work="score", of="final", target="openvino", seconds=6.0),
-    )
+SPENT = (
+    Spent(work="step", of="finetune", seconds=90.0),
+    Spent(work="evaluate", of="finetune", seconds=10.0),
+    Spent(work="build", of="final", target="openvino", seconds=4.0),
+    Spent(work="score", of="final", target="openvino", seconds=6.0),
+)
 
 
 @pytest.fixture
 def taken():
-    return Taken(Report(), seconds=115.0, memory_bytes=2**30, disk_bytes=2**29)
+    return Taken(SPENT, seconds=115.0, memory_bytes=2**30, disk_bytes=2**29)
 
 
 @pytest.fixture
