@@ -169,10 +169,9 @@ def compare(
 ) -> None:
     """What changed between two runs, their qualities on the same rows with intervals, and their times."""
     from compressor.comparison import compare_runs, measure
-    from compressor.telemetry import quiet
     from compressor.terminal import Bars, comparison_tables
 
-    quiet()
+    _quiet()
     comparison = compare_runs(first, second)
     if measured:
         with Bars() as bars:
