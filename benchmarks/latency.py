@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self, TypeAlias
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
@@ -52,6 +52,16 @@ class Latency(Probe):
     def shapes(self) -> tuple[Shape, ...]:
         """Every batch size at every length."""
         return tuple((batch, length) for batch in self.batch for length in self.length or (None,))
+
+    def shortened(self) -> Self:
+        """Fewest rounds, hardly any warm-up, and no second attempt."""
+        short = {"rounds": 5, "seconds": min(self.seconds, 2.0), "warm_up_seconds": min(self.warm_up_seconds, 0.1)}
+        return self.model_copy(update={**short, "control_limit": 0.99})
+
+    def expected_seconds(self, short: Self, took_seconds: float) -> float:
+        """Its own seconds; more where loading leaves the rounds less than half of them."""
+        loading_seconds = max(0.0, took_seconds - short.seconds / 2)
+        return max(self.seconds, loading_seconds + self.seconds / 2)
 
     def measure(
         self, candidates: Sequence[Candidate], feeds: Mapping[Shape, Sequence[Feed]], bench: Bench, *, seed: int

@@ -32,6 +32,7 @@ Settings = Annotated[list[str] | None, typer.Option("--set", help="A value laid 
 Each = Annotated[int, typer.Option("--processes", min=1, help="Processes on each machine that a training step is computed by.")]
 Nodes = Annotated[int, typer.Option("--nodes", min=1, help="Machines that take part in training steps.")]
 RENDEZVOUS = "Where the machines meet: an address of the one that runs the plan, and a free port there."
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 Kind = Literal["passes", "targets", "probes", "tasks", "objectives"]
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
@@ -127,6 +128,17 @@ def check(plan: PlanPath, settings: Settings = None, store: StorePath = None, pr
         typer.echo(line)
 
 
+@app.command()
+def rehearse(plan: PlanPath, settings: Settings = None, as_json: AsJson = False) -> None:
+    """Run a plan on two blocks and a few rows, export and measuring included, and forecast the real run. Keeps nothing."""
+    from compressor.rehearsal import rehearse as play
+    from compressor.terminal import Bars, forecast_table
+
+    with Bars() as bars:
+        forecast = play(plan, settings=settings or (), tell=_unheard if as_json else bars.hear)
+    typer.echo(forecast.model_dump_json(indent=1)) if as_json else forecast_table(forecast)
+
+
 @app.command(name="list")
 def list_(kind: Annotated[Kind, typer.Argument(help="What to list.")]) -> None:
     """List what is installed: passes, targets, probes, tasks or objectives."""
@@ -161,6 +173,26 @@ def show(run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="Folder 
     from compressor.report import read_report
 
     _show(read_report(run_folder))
+
+
+@app.command()
+def compare(
+    first: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")],
+    second: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of another run.")],
+    measured: Annotated[bool, typer.Option("--measure", help="Time the final files of both side by side, here and now.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """What changed between two runs, their qualities on the same rows with intervals, and their times."""
+    from compressor.comparison import compare_runs, measure
+    from compressor.terminal import Bars, comparison_tables
+
+    _quiet()
+    comparison = compare_runs(first, second)
+    if measured:
+        with Bars() as bars:
+            found = measure(first, second, tell=_unheard if as_json else bars.hear)
+        comparison = comparison.model_copy(update={"measured": found})
+    typer.echo(comparison.model_dump_json(indent=1)) if as_json else comparison_tables(comparison)
 
 
 @app.command()
@@ -240,14 +272,13 @@ def _processes(each: int, nodes: int, rendezvous: str) -> Processes:
 
 
 def _quiet() -> None:
-    """Keep libraries from drawing over the progress bars and from telling anybody anything."""
-    import logging
+    from compressor.telemetry import quiet
 
-    for name in ("HF_HUB_DISABLE_TELEMETRY", "DO_NOT_TRACK", "HF_HUB_DISABLE_PROGRESS_BARS", "OPENVINO_TELEMETRY_OPT_OUT"):
-        os.environ.setdefault(name, "1")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    for name in ("torch.onnx", "nncf", "onnxscript"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    quiet()
+
+
+def _unheard(_: object) -> None:
+    """What is told while only JSON is wanted."""
 
 
 def _command() -> str:

@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self, TypeAlias
 
 from pydantic import BaseModel, ConfigDict
 
@@ -226,6 +226,22 @@ class Context(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Size:
+    """How large a step's task is, as far as its time depends on it."""
+
+    rows: Mapping[str, int]
+    """By split."""
+    blocks: int
+    """Of the model it starts from."""
+    weights: float
+    """Parameters in the blocks of the model it starts from: multiply-accumulates a token."""
+    result: float
+    """Parameters in the blocks of the model it makes."""
+    teachers: float = 0.0
+    """Parameters in the blocks of all its teachers together."""
+
+
 class Pass(Step, ABC):
     """Model in, model out.
 
@@ -253,6 +269,10 @@ class Pass(Step, ABC):
     def targets(self) -> tuple[str, ...]:
         """Names of targets of the plan its parameters mention (for latency budgets)."""
         return ()
+
+    def work(self, size: Size) -> float:
+        """What its time grows with beside a fixed part, in any unit: `compressor rehearse` scales by it. By itself the model's size."""
+        return size.weights
 
 
 @dataclass(frozen=True)
@@ -411,3 +431,11 @@ class Probe(Step, ABC):
         self, candidates: Sequence[Candidate], feeds: Mapping[tuple[int, int | None], Sequence[Feed]], bench: Bench, *, seed: int
     ) -> ProbeRecord:
         """One record over all candidates; the first candidate is the baseline of every ratio unless the probe says otherwise."""
+
+    def shortened(self) -> Self:
+        """This probe in as little time as it can run in, for `compressor rehearse`: nobody reads what it finds."""
+        return self
+
+    def expected_seconds(self, short: Self, took_seconds: float) -> float:
+        """How long it will take over as many candidates as `short`, its `shortened()`, took so long over."""
+        return took_seconds

@@ -9,6 +9,7 @@ CompressorError            1   something failed while running
 ├── TrainingDiverged       1   the loss became NaN or infinite
 ├── WorkerFailed           1   a measuring or training process died, or answered nonsense
 ├── StoreError             1   a stored result is damaged or cannot be written
+├── ChildFailed            -   work in a process of its own met an error; the exit code is that error's
 ├── GateStopped            3   a gate with `on_fail: stop` was not met
 └── NotAccepted            3   `accept:` was not met, or stays undecided
 """
@@ -78,6 +79,14 @@ class WorkerFailed(CompressorError):
 
 class StoreError(CompressorError):
     """A stored result does not match its digest, or the store cannot be written."""
+
+
+class ChildFailed(CompressorError):
+    """Work in a process of its own met an error: its text, and the exit code that it has there."""
+
+    def __init__(self, text: str, exit_code: int) -> None:
+        super().__init__(text)
+        self.exit_code = exit_code
 
 
 class GateStopped(CompressorError):

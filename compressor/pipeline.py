@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter
 
-from compressor.bench import ProcessBench
+from compressor.bench import ProcessBench, write_feeds
 from compressor.context import StepContext, eager, opened, time_candidates
 from compressor.contracts import Artifact, Evaluation, Event, Message, Target
 from compressor.data import Data, load_data, resolve
@@ -25,8 +25,9 @@ from compressor.lowering import Foundry
 from compressor.model import Model
 from compressor.plan import Bound, BoundStep, BoundTarget
 from compressor.records import LatencyRecord, Note, ProbeRecord, Stage, Verdict
-from compressor.results import Built, Results, load_evaluation, save_evaluation, verdict_of_plan
+from compressor.results import EVALUATIONS, TIMED_FEEDS, Built, Results, load_evaluation, save_evaluation, verdict_of_plan
 from compressor.specs import Gate, ModelSource
+from compressor.stopwatch import Stopwatch
 from compressor.store import Made, Store
 from compressor.verify import Measured, compare, judge, parity
 
@@ -62,6 +63,7 @@ class Runner:
     stages: list[Stage] = field(default_factory=list)
     built: list[Built] = field(default_factory=list)
     missing: dict[str, str] = field(default_factory=dict)
+    watch: Stopwatch = field(default_factory=Stopwatch)
 
     def run(self) -> Report:
         """Run the plan to its report.
@@ -73,7 +75,9 @@ class Runner:
         started, clock = datetime.now(UTC), time.monotonic()
         results = Results(self.bound, self.data, started=started.isoformat(timespec="seconds"), command=self.command)
         self._say("source: load the model")
-        self._trunk_stage("source", self._source(), step=None)
+        with self.watch.time("load", "source"):
+            source = self._source()
+        self._trunk_stage("source", source, step=None)
         try:
             final = self._trunk()
             for target in self.bound.targets:
@@ -95,7 +99,8 @@ class Runner:
     def data(self) -> Data:
         """The plan's rows, read once."""
         self._say("data: read and split")
-        return load_data(self.bound.data, columns=self.bound.task.columns(), seed=self.bound.seed, folder=self.bound.folder)
+        with self.watch.time("data", "rows"):
+            return load_data(self.bound.data, columns=self.bound.task.columns(), seed=self.bound.seed, folder=self.bound.folder)
 
     @cached_property
     def keys(self) -> Keys:
@@ -146,7 +151,8 @@ class Runner:
         current = self.standings["source"]
         for step in (step for step in self.bound.passes if step.trunk):
             parent = self._start(step, current)
-            made = self._apply(step, parent, None, None)
+            with self.watch.time("step", step.name):
+                made = self._apply(step, parent, None, None)
             standing = self._trunk_stage(step.name, made, step=step)
             standing = self._gated(step, standing, None)
             current = parent if standing.stage.rolled_back else standing
@@ -162,7 +168,8 @@ class Runner:
 
     def _trunk_stage(self, name: str, made: Made, *, step: BoundStep | None) -> Standing:
         model = Model.load(made.path)
-        evaluation = self._evaluated(made, "torch", None, "validation", model=model)
+        with self.watch.time("evaluate", name):
+            evaluation = self._evaluated(made, "torch", None, "validation", model=model)
         stage = self._stage(name, made, evaluation, step=step, target=None).model_copy(
             update={
                 "weights": model.weights,
@@ -289,12 +296,9 @@ class Runner:
     def _gated(self, step: BoundStep, standing: Standing, target: BoundTarget | None) -> Standing:
         if step.gate is None:
             return standing
-        verdicts = judge(
-            step.gate,
-            self._measured_for_gate(step.gate, standing, target),
-            gate=f"passes.{step.name}.gate",
-            candidate=standing.stage.name,
-        )
+        with self.watch.time("gate", step.name, target.name if target else None):
+            measured = self._measured_for_gate(step.gate, standing, target)
+        verdicts = judge(step.gate, measured, gate=f"passes.{step.name}.gate", candidate=standing.stage.name)
         failed = [verdict for verdict in verdicts if verdict.outcome != "met"]
         stage = standing.stage.model_copy(
             update={"verdicts": verdicts, "rolled_back": bool(failed) and step.gate.on_fail == "roll back"}
@@ -370,10 +374,13 @@ class Runner:
 
     def _branch_step(self, step: BoundStep, parent: Standing, target: BoundTarget) -> Standing:
         rung = step.rungs[target.name]
-        lowered = replace(parent, made=self.foundry.lower(parent.made, parent.rung, rung, target.target), rung=rung)
-        made = self._apply(step, lowered, target, rung)
-        kept = self.foundry.lower(made, rung, target.target.dialect.rung, target.target)
-        evaluation = self._evaluated(kept, target.target.dialect.rung, target, "validation")
+        with self.watch.time("lower", parent.stage.name, target.name):
+            lowered = replace(parent, made=self.foundry.lower(parent.made, parent.rung, rung, target.target), rung=rung)
+        with self.watch.time("step", step.name, target.name):
+            made = self._apply(step, lowered, target, rung)
+        with self.watch.time("evaluate", step.name, target.name):
+            kept = self.foundry.lower(made, rung, target.target.dialect.rung, target.target)
+            evaluation = self._evaluated(kept, target.target.dialect.rung, target, "validation")
         stage = self._stage(step.name, made, evaluation, step=step, target=target.name)
         name = f"{step.name}@{target.name}"
         standing = self._keep(name, Standing(made, rung, stage, evaluation))
@@ -384,18 +391,21 @@ class Runner:
         self, name: str, standing: Standing, target: BoundTarget, *, timed: bool, eager_of: Standing | None = None
     ) -> None:
         runtime = target.target
-        lowered = self.foundry.lower(standing.made, standing.rung, runtime.dialect.rung, runtime)
+        with self.watch.time("lower", name, target.name):
+            lowered = self.foundry.lower(standing.made, standing.rung, runtime.dialect.rung, runtime)
         out = self.folder / "artifacts" / f"{name}@{target.name}"
-        candidate, files = self.foundry.build(lowered, stage=name, name=target.name, target=runtime, out=out)
-        scored = name in ("final", self.bound.reference)  # a source that is not held against anything is only timed
-        evaluation = checked = None
-        if scored:
-            rows = self.data.split("test")
+        with self.watch.time("build", name, target.name):
+            candidate, files = self.foundry.build(lowered, stage=name, name=target.name, target=runtime, out=out)
             session = runtime.open(out)
-            evaluation = self.bound.task.score(lambda feed: session.run(feed)[0], rows, out, split="test")
-            checked = self._parity(evaluation, eager_of or standing)
-        facts = runtime.open(out).facts() if scored is False else session.facts()
-        self.built.append(Built(candidate, files, facts, evaluation, checked, timed=timed))
+        evaluation = checked = None
+        if name in ("final", self.bound.reference):  # a source that is not held against anything is only timed
+            rows = self.data.split("test")
+            with self.watch.time("score", name, target.name):
+                evaluation = self.bound.task.score(lambda feed: session.run(feed)[0], rows, out, split="test")
+            save_evaluation(evaluation, self.folder / EVALUATIONS / candidate.id)
+            with self.watch.time("parity", name, target.name):
+                checked = self._parity(evaluation, eager_of or standing)
+        self.built.append(Built(candidate, files, session.facts(), evaluation, checked, timed=timed))
 
     def _parity(self, evaluation: Evaluation, standing: Standing) -> Any:
         rows = self.data.split("test")
@@ -426,10 +436,11 @@ class Runner:
         if not timed:
             return ()
         records: list[ProbeRecord] = []
+        write_feeds(self.folder / TIMED_FEEDS, self._feeds(self._shapes()[0]))
         for probe in self.bound.probes:
             self._say(f"{probe.name}: measure {len(timed)} candidates")
             feeds = {shape: self._feeds(shape) for shape in probe.probe.shapes()}
-            with ProcessBench(self.folder / "bench", tell=self.tell) as bench:
+            with self.watch.time("probe", probe.name), ProcessBench(self.folder / "bench", tell=self.tell) as bench:
                 records.append(probe.probe.measure(timed, feeds, bench, seed=self.bound.seed))
         return tuple(records)
 

@@ -316,6 +316,20 @@ class ModelRecord(Record):
     bytes: int
 
 
+Work: TypeAlias = Literal["data", "load", "step", "evaluate", "gate", "lower", "build", "score", "parity", "probe"]
+"""Pieces of work that a run's time is told by. `evaluate` is on validation data, `score` on test data."""
+
+
+class Spent(Record):
+    """Wall time of one piece of work in this run; next to nothing where the store had its result."""
+
+    work: Work
+    of: str
+    """Name of the stage or probe."""
+    target: str | None = None
+    seconds: float
+
+
 class Report(Record):
     version: int = REPORT_VERSION
     name: str
@@ -344,4 +358,6 @@ class Report(Record):
     disagreements: tuple[Disagreement, ...] = ()
     missing: dict[str, str] = {}
     """Targets that could not build or run here, and why."""
+    spent: tuple[Spent, ...] = ()
+    """Where the time of this run went, in the order it was spent."""
     error: str | None = None

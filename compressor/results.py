@@ -37,6 +37,10 @@ if TYPE_CHECKING:
 MOST_DISAGREEMENTS = 200
 TEXT_CHARACTERS = 400
 WEIGHTS = "model.safetensors"
+EVALUATIONS = "evaluations"
+"""Folder in a run's folder: by candidate, its scores and raw outputs on test data."""
+TIMED_FEEDS = "feeds.npz"
+"""File in a run's folder: the inputs of the first shape that was timed."""
 
 
 @dataclass(frozen=True)
@@ -113,6 +117,7 @@ def save_evaluation(evaluation: Evaluation, folder: Path) -> None:
     """Write scores and rows."""
     import numpy as np
 
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / "scores.json").write_text(evaluation.scores.model_dump_json(), encoding="utf-8")
     np.savez(folder / "rows.npz", outputs=evaluation.outputs, correct=evaluation.correct)
 
@@ -169,6 +174,7 @@ class Results:
             verdicts=accept,
             disagreements=self._disagreements(run.built),
             missing=dict(run.missing),
+            spent=tuple(run.watch.spent),
             error=error,
         )
         return report if error else report.model_copy(update={"summary": answer(report)})

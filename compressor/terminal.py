@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 from compressor.contracts import Event, Message
 from compressor.contracts import Progress as Told
 from compressor.records import LatencyRecord, Report
+
+if TYPE_CHECKING:
+    from compressor.comparison import Comparison
+    from compressor.scaling import Forecast
 
 
 class Bars:
@@ -94,3 +100,96 @@ def table(report: Report) -> None:
         console.print(
             f"{verdict.gate} {verdict.candidate}: {verdict.quantity} {verdict.limit:g}: {value}: {verdict.outcome}", markup=False
         )
+
+
+def forecast_table(forecast: Forecast) -> None:
+    """Print what a run is expected to take, step by step, and against what this machine has."""
+    import shutil
+
+    import psutil
+
+    console = Console()
+    shown = Table("step", "rehearsed", "forecast", show_footer=True, title=f"Forecast of {forecast.name}: expected, not measured")
+    for column in shown.columns[1:]:
+        column.justify = "right"
+    for row in forecast.rows:
+        shown.add_row(row.step, f"{row.rehearsed_seconds:.1f} s", _time(row.seconds))
+    shown.columns[0].footer, shown.columns[2].footer = "in all", _time(forecast.seconds)
+    shown.columns[1].footer = f"{sum(row.rehearsed_seconds for row in forecast.rows):.1f} s"
+    console.print(shown)
+    here, free = psutil.virtual_memory().total, shutil.disk_usage(".").free
+    for name, needed, there in (("memory", forecast.memory_bytes, here), ("disk", forecast.disk_bytes, free)):
+        short = ": NOT ENOUGH" if needed > there else ""
+        console.print(f"{name}: {_size(needed)} of {_size(there)}{short}", markup=False, highlight=False)
+    lines = [
+        f"Rehearsed in {forecast.rehearsal_seconds:.0f} s: {'; then '.join(forecast.trials)}. Everything ran; its verdicts mean nothing."
+    ]
+    for line in (*lines, "The forecast assumes:", *(f"- {each}" for each in forecast.assumptions)):
+        console.print(line, markup=False, highlight=False)
+
+
+def comparison_tables(comparison: Comparison) -> None:
+    """Print what changed, the qualities and the times of two runs."""
+    console = Console()
+    console.print(f"first: {comparison.first}\nsecond: {comparison.second}", markup=False, highlight=False)
+    if comparison.changes:
+        changed = Table("", Column("what changed", overflow="fold"), "first", "second")
+        for change in comparison.changes:
+            changed.add_row(*map(escape, (change.what, change.where, _shown(change.first), _shown(change.second))))
+        console.print(changed)
+    else:
+        console.print("nothing changed: plan, data, model, versions, machine and all digests are equal")
+    console.print(_qualities(comparison))
+    if comparison.times:
+        console.print(_times(comparison))
+    for each in comparison.measured:
+        of, control = each.ratio.interval, each.control
+        console.print(
+            f"{each.target}, timed side by side: the second is {each.ratio.value:.3f} times as fast [{of.low:.3f}, {of.high:.3f}]: "
+            f"{each.ratio.outcome}; A/A control {control.ratio:.3f} {'passed' if control.passed else 'FAILED'}",
+            markup=False,
+            highlight=False,
+        )
+    for warning in comparison.warnings:
+        console.print(f"note: {warning}", markup=False, highlight=False)
+
+
+def _qualities(comparison: Comparison) -> Table:
+    shown = Table(
+        Column("model", overflow="fold"), "quality on test", "first", "second", "difference in points, same rows", "rows changed"
+    )
+    for each in comparison.qualities:
+        metric = each.first or each.second
+        values = [f"{found.value:.4f}" if found else "-" for found in (each.first, each.second)]
+        difference, changed = each.unpaired, ""
+        if each.difference is not None:
+            of = each.difference.interval
+            difference = f"{each.difference.points:+.2f} [{of.low:+.2f}, {of.high:+.2f}]"
+            changed = f"{each.difference.changed} of {each.difference.n}"
+        shown.add_row(each.candidate, metric.name if metric else "", *values, escape(difference), changed)
+    return shown
+
+
+def _times(comparison: Comparison) -> Table:
+    shown = Table(Column("model", overflow="fold"), "shape", "first, as measured", "second, as measured")
+    for each in comparison.times:
+        medians = [
+            f"{row.median_ms:.3f} ms [{row.interval.low:.3f}, {row.interval.high:.3f}]" for row in (each.first, each.second)
+        ]
+        shown.add_row(each.candidate, f"{each.batch} x {each.length or 'own'}", *map(escape, medians))
+    return shown
+
+
+def _shown(value: str | None) -> str:
+    return "-" if value is None else value
+
+
+def _time(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return (
+        f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s"
+    )
+
+
+def _size(count: float) -> str:
+    return f"{count / 2**30:.2f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"

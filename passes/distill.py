@@ -11,7 +11,7 @@ from typing_extensions import override
 
 from compressor import registry
 from compressor.anatomy import anatomy_of
-from compressor.contracts import Batch, Context, Objective, Pass, Task
+from compressor.contracts import Batch, Context, Objective, Pass, Size, Task
 from compressor.edits import KeepBlocks
 from compressor.errors import CompressorError, UnsupportedModel, did_you_mean
 from compressor.records import Remark, Series
@@ -77,6 +77,16 @@ class Distill(Pass, TrainingSettings):
     def plugins(self) -> Mapping[str, tuple[str, ...]]:
         """The objectives."""
         return {"objective": tuple(self.objectives)}
+
+    @override
+    def work(self, size: Size) -> float:
+        """The student's epochs, and the teachers' answers: once where they are kept, else anew in every epoch."""
+        train, validation = size.rows["train"], size.rows["validation"]
+        compared = min(COMPARED_ROWS, validation)
+        looked_inside = any(name != "soft-targets" for name in self.objectives)
+        answers = self.epochs if self.cache_teacher is False or looked_inside else 1
+        student = self.epochs * (3 * train + validation) + compared
+        return student * size.result + (answers * train + compared) * size.teachers
 
     @override
     def apply(self, model: Model, ctx: Context) -> Model:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from compressor.contracts import Batch, Context, Pass
+from compressor.contracts import Batch, Context, Pass, Size
 from compressor.training import TrainingSettings
 
 if TYPE_CHECKING:
@@ -20,6 +20,10 @@ class Finetune(TrainingSettings, Pass):
 
     trains: ClassVar[bool] = True
     requires: ClassVar[tuple[str, ...]] = ("accelerate", "transformers")
+
+    def work(self, size: Size) -> float:
+        """Backward is twice forward: three passes over a training row, one over a validation row, an epoch."""
+        return self.epochs * (3 * size.rows["train"] + size.rows["validation"]) * size.result
 
     def apply(self, model: Model, ctx: Context) -> Model:
         """Minimise the task's loss; the curves go into the report."""

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from typing_extensions import override
 
 from compressor.anatomy import Anatomy, anatomy_of
-from compressor.contracts import Batch, Context, Pass, Progress
+from compressor.contracts import Batch, Context, Pass, Progress, Size
 from compressor.errors import CompressorError, UnsupportedModel
 from compressor.records import Bars, Remark, Table
 from passes import removal
@@ -69,6 +69,12 @@ class PruneStructure(Pass):
     def targets(self) -> tuple[str, ...]:
         """The target that latency is measured on."""
         return (self.latency.target,) if self.latency else ()
+
+    @override
+    def work(self, size: Size) -> float:
+        """Passes over the rows that importance is estimated on, three with gradients."""
+        passes = {"taylor": 3, "activation": 1}.get(self.importance, 0)
+        return (1 + passes * min(self.rows, size.rows["train"])) * size.weights
 
     @override
     def apply(self, model: Model, ctx: Context) -> Model:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from compressor.contracts import Artifact, Context, Evaluation, Pass, Progress
+from compressor.contracts import Artifact, Context, Evaluation, Pass, Progress, Size
 from passes.quantizers.bits import Bits, sums_bytes_fast, weight_bits
 from passes.side_files import carry_side_files
 
@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from passes.quantizers.layers import Quantized
 
 SENSITIVITY_ROWS = 64
+LAYERS_IN_A_BLOCK = 6
+"""Quantised layers in a block of a transformer."""
+CALIBRATION_PASSES = 3
+"""How much longer a row takes that ranges are read from."""
 
 
 class QuantizeStatic(Pass):
@@ -51,6 +55,13 @@ class QuantizeStatic(Pass):
         le=100,
         description="Points that may be lost on validation; the costliest layers are restored until it holds.",
     )
+
+    def work(self, size: Size) -> float:
+        """Forward passes: calibration, which writes every range, and a few rows for each layer's sensitivity."""
+        calibration = CALIBRATION_PASSES * min(self.calibration, size.rows["calibration"])
+        measured = self.sensitivity or self.max_drop is not None
+        sensitivity = LAYERS_IN_A_BLOCK * size.blocks * min(SENSITIVITY_ROWS, size.rows["validation"]) if measured else 0
+        return (calibration + sensitivity) * size.weights
 
     def apply(self, model: Artifact, ctx: Context) -> Artifact:
         """Calibrate, quantise, measure sensitivities, restore layers where `max_drop` asks for it."""

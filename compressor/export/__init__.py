@@ -35,7 +35,7 @@ def export(run: Path, target: str, out: Path, *, stage: str = "final") -> Path:
     report = read_report(run)
     candidate = _candidate(report, f"{stage}@{target}")
     built = run / "artifacts" / candidate.id
-    _check(built, candidate)
+    check_files(built, candidate)
     check_below(run, f"artifacts/{candidate.id}")
     deployed = read_deployed(built, candidate)
     check_free(out)
@@ -77,7 +77,7 @@ def _candidate(report: Report, name: str) -> Candidate:
     return found[name]
 
 
-def _check(built: Path, candidate: Candidate) -> None:
+def check_files(built: Path, candidate: Candidate) -> None:
     """Hold every file against the digest in the report: what is shipped is what was measured."""
     for file in candidate.files:
         path = built / file.name
@@ -93,7 +93,7 @@ def _fill(folder: Path, built: Path, *, deployed: Deployed, report: Report) -> N
         if name != TASK_FILE:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(built / name, folder / name)
-    _check(folder, deployed.candidate)
+    check_files(folder, deployed.candidate)
     texts = {
         "labels.json": _json(deployed.labels),
         "spec.json": _json(spec_of(deployed)),
