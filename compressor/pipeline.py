@@ -18,7 +18,7 @@ from compressor.context import StepContext, eager, opened, time_candidates
 from compressor.contracts import Artifact, Evaluation, Event, Message
 from compressor.data import Data, load_data, resolve
 from compressor.errors import GateStopped
-from compressor.keys import Keys, source_digest
+from compressor.keys import Keys, source_digest, step_parts
 from compressor.lowering import Foundry
 from compressor.model import Model
 from compressor.plan import Bound, BoundStep, BoundTarget
@@ -211,7 +211,7 @@ class Runner:
         teachers = {name: self._digest(name) for name in step.step.teachers()}
         parts = self.keys.step(step, parent.made.digest, teachers, runtime.dialect if runtime else None)
         if target:
-            parts = {**parts, "target": runtime.model_dump(mode="json") if runtime else None, "rung": rung}
+            parts = {**parts, "target": step_parts(target.plugin, target.target), "rung": rung}
         found = self.store.find(parts)
         if found:
             return found

@@ -70,7 +70,10 @@ def fold_gemms(graph: onnx.ModelProto) -> None:
             continue
         values = numpy_helper.to_array(weight)
         values = values.T if settings.get("transB") else values
-        scaled = (values * np.float32(settings.get("alpha", 1)), numpy_helper.to_array(bias) * np.float32(settings.get("beta", 1)))
+        scaled = (
+            values * np.float32(settings.get("alpha", 1)),
+            numpy_helper.to_array(bias) * np.float32(settings.get("beta", 1)),
+        )
         inner, names = f"{node.output[0]}_product", (f"{node.output[0]}_weight", f"{node.output[0]}_bias")
         for name, array in zip(names, scaled, strict=True):
             graph.graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(array), name))
