@@ -107,7 +107,8 @@ def tiny_module(subject: Subject) -> PreTrainedModel:
             model_type, **{name: size for name, size in SMALL.items() if hasattr(stock, name)}
         )
         config._attn_implementation = "eager"  # the only one that hands out its maps
-        module: Any = shaken(lambda: transformers.AutoModel.from_config(config))
+        auto: Any = transformers.AutoModel
+        module: Any = shaken(lambda: auto.from_config(config))
         if config.is_encoder_decoder:
             module = module.get_encoder()
         outputs_of(module)

@@ -39,7 +39,7 @@ def learns_from_another(subject: Subject) -> None:
     subject.require(first > ZERO, f"a student that differs from its teacher has the loss {first:.3g}, expected more than 0")
     subject.require(first == second, f"the same outputs have the loss {first!r}, then {second!r}")
     with subject.during("the gradient of its loss"):
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
     gradients = [parameter.grad for parameter in student.module.parameters() if parameter.grad is not None]
     subject.require(any(bool(each.abs().sum() > 0) for each in gradients), "its loss has no gradient on the student")
     subject.require(all(bool(torch.isfinite(each).all()) for each in gradients), "its gradient on the student is not finite")
@@ -97,9 +97,9 @@ def _loss(subject: Subject, pair: _Pair, *, padding: int = 0) -> torch.Tensor:
     batch = _padded(next(iter(run.task.batches(run.data.split("train"), run.source.path, batch_size=8))), padding)
     sides: list[Outputs] = []
     for model, want, learns in zip((pair.student, pair.teacher), pair.wants, (True, False), strict=True):
-        module: Any = model.module.eval()
+        module: Any = model.module
         with torch.set_grad_enabled(learns):
-            sides.append(_chosen(run.task.forward(module, batch, want), want))
+            sides.append(_chosen(run.task.forward(module.eval(), batch, want), want))
     objective: Objective = subject.plugin
     with subject.during("loss"):
         return objective.loss(sides[0], sides[1], batch, pair.projections)

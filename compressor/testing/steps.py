@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 from compressor.contracts import Pass, Step
 from compressor.keys import step_parts
@@ -27,6 +27,7 @@ from compressor.plan import load_plan
 load_plan(pathlib.Path(sys.argv[1]))
 print(json.dumps([name for name in sys.argv[2:] if name in sys.modules]))
 """
+AnyStep = TypeVar("AnyStep", bound=Step)
 NONSENSE = {"no": ["such", {"value": None}]}
 
 
@@ -93,7 +94,9 @@ def has_a_key_of_all_it_depends_on(subject: Subject) -> None:
         key = _key(subject.name, step)
     again = kind.model_validate_json(step.model_dump_json())
     subject.require(_key(subject.name, again) == key, "equal parameters give another key: keep what varies out of the parameters")
-    raised = type(kind.__name__, (kind,), {"version": step.version + 1, "__module__": kind.__module__, "__doc__": kind.__doc__})
+    raised: Any = type(
+        kind.__name__, (kind,), {"version": step.version + 1, "__module__": kind.__module__, "__doc__": kind.__doc__}
+    )
     subject.require(
         _key(subject.name, raised.model_validate_json(step.model_dump_json())) != key, "another version gives the same key"
     )
@@ -125,9 +128,9 @@ def is_light(subject: Subject) -> None:
 STEP = (is_explained, round_trips, refuses_unknown_parameters, refuses_wrong_values, has_a_key_of_all_it_depends_on, is_light)
 
 
-def variants(step: Step) -> Iterator[tuple[str, Step]]:
+def variants(step: AnyStep) -> Iterator[tuple[str, AnyStep]]:
     """For each parameter, where one can be found, the same step with another value of it."""
-    values = parameters(step)
+    values = {name: getattr(step, name) for name in type(step).model_fields} | parameters(step)
     schema = type(step).model_json_schema()
     for name, field in schema.get("properties", {}).items():
         for other in _others(values[name], field, schema.get("$defs", {})):

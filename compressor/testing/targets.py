@@ -19,7 +19,6 @@ from compressor.testing.subject import Subject, Unchecked
 from compressor.testing.tiny import TinyRun, short_lived, tiny_run
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
 MISSING_SECONDS = 2.0
@@ -33,7 +32,7 @@ SHAPES = ((1, 8), (3, 12))
 def says_what_is_missing(subject: Subject) -> None:
     """`missing` answers quickly and raises nothing, whatever the parameters and whether or not its packages are there."""
     target: Target = subject.plugin
-    for spelled, each in [("", target), *((f" with another {name}", step) for name, step in variants(target))]:
+    for spelled, each in [("", target), *((f" with another {name}", varied) for name, varied in variants(target))]:
         with subject.during(f"missing(){spelled}"):
             each.missing()  # the first call may import the runtime
             start = time.perf_counter()

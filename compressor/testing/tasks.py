@@ -22,11 +22,10 @@ BATCH_SIZE = 8
 def loads_by_its_seed(subject: Subject) -> None:
     """A source without a head gets one that the seed decides: equal seeds give equal files, other seeds other ones."""
     run = _run(subject)
-    pretrained = run.store.root.parent / "pretrained"
     with short_lived() as folder:
         for name, seed in (("first", 1), ("second", 1), ("third", 2)):
             with subject.during("load"):
-                run.task.load(pretrained, run.data, seed=seed).save(folder / name)
+                run.task.load(run.folder / "pretrained", run.data, seed=seed).save(folder / name)
         digests = {name: digest_of(folder / name) for name in ("first", "second", "third")}
     subject.require(digests["first"] == digests["second"], "loading twice with one seed gives other bytes")
     subject.require(digests["first"] != digests["third"], "another seed gives the same fresh head")
@@ -75,7 +74,7 @@ def trains(subject: Subject) -> None:
     module: Any = run.model().module
     batch = _batch(run)
     with subject.during("forward and loss"):
-        loss = run.task.loss(run.task.forward(module.train(), batch), batch)
+        loss: Any = run.task.loss(run.task.forward(module.train(), batch), batch)
         loss.backward()
     subject.require(loss.ndim == 0 and bool(torch.isfinite(loss)), f"the loss is {loss!r}, expected one finite number")
     learned = [parameter.grad is not None and bool(parameter.grad.abs().sum() > 0) for parameter in module.parameters()]

@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
 LABELS = ("blue", "green", "red")
 WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", *LABELS, *(f"word{number}" for number in range(40)))
-SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
-TEXT = {"vocab_size": 128, "max_position_embeddings": 40}
+SIZES: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+TEXT: dict[str, Any] = {"vocab_size": 128, "max_position_embeddings": 40}
 PIXELS, PATCH = 16, 8
 ROWS = 48
 SPREAD = 0.2
@@ -49,6 +49,8 @@ class TinyRun:
     data: Data
     source: Made
     store: Store
+    folder: Path
+    """Holds `pretrained/`, a model in Hugging Face layout without a head, and the rows: `rows.jsonl` or `images/`."""
 
     def model(self) -> Model:
         """A fresh copy of the source model."""
@@ -122,7 +124,7 @@ def run_of(name: str, task: Task) -> TinyRun:
         task.load(root / "pretrained", data, seed=0).save(out)
         return {}
 
-    return TinyRun(task, name, data, store.obtain({"step": "source"}, make), store)
+    return TinyRun(task, name, data, store.obtain({"step": "source"}, make), store, root)
 
 
 def stranger() -> Model:
@@ -131,7 +133,8 @@ def stranger() -> Model:
 
     from compressor.model import Model
 
-    config = transformers.ElectraConfig(**SIZES, **TEXT, embedding_size=32, num_labels=len(LABELS))
+    sizes: dict[str, Any] = {**SIZES, **TEXT, "embedding_size": SIZES["hidden_size"], "num_labels": len(LABELS)}
+    config = transformers.ElectraConfig(**sizes)
     return Model.wrap(shaken(lambda: transformers.ElectraForSequenceClassification(config)), tiny_run().model().files)
 
 
@@ -141,7 +144,8 @@ def shaken(make: Callable[[], PreTrainedModel]) -> PreTrainedModel:
 
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(0)
-        module = make().eval()
+        module = make()
+        module.train(False)
         for parameter in module.parameters():
             parameter.add_(SPREAD * torch.randn_like(parameter))
     return module
@@ -196,7 +200,8 @@ def _text_model(folder: Path) -> None:
     )
     names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
     inputs = ["input_ids", "token_type_ids", "attention_mask"]
-    transformers.PreTrainedTokenizerFast(tokenizer_object=words, model_input_names=inputs, **names).save_pretrained(folder)
+    tokenizer: Any = transformers.PreTrainedTokenizerFast
+    tokenizer(tokenizer_object=words, model_input_names=inputs, **names).save_pretrained(folder)
     module: Any = shaken(lambda: transformers.BertModel(transformers.BertConfig(**SIZES, **TEXT)))
     module.save_pretrained(folder)
 

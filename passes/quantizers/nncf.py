@@ -92,7 +92,8 @@ def put_back(int8: Any, exact: Any, names: Collection[str]) -> Any:
 def _read_by(op: Any) -> list[Any]:
     """What a product or a look-up reads that may be quantised; empty for other operations."""
     count = {"MatMul": 2, "Gather": 1}.get(op.get_type_name(), 0)
-    return op.input_values()[:count]
+    values: list[Any] = op.input_values()
+    return values[:count]
 
 
 def _is_quantised(value: Any) -> bool:
