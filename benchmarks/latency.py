@@ -36,11 +36,16 @@ class Latency(Probe):
     """
 
     paper: ClassVar[str] = "Georges, Buytaert, Eeckhout: Statistically Rigorous Java Performance Evaluation, OOPSLA 2007"
+    examples: ClassVar[tuple[Mapping[str, Any], ...]] = (
+        {"length": (8,), "rounds": 5, "seconds": 1.0, "warm_up_seconds": 0.05, "control_limit": 0.9},
+    )
 
     batch: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (1,)
+    """Batch sizes."""
     length: tuple[PositiveInt, ...] = ()
     """Lengths in tokens, pixels or samples; empty for the natural length of each row."""
     rounds: Annotated[int, Field(ge=5)] = 9
+    """Rounds in which every candidate runs one block of calls."""
     seconds: PositiveFloat = 90.0
     """Time to spend over all shapes, loading included, as long as nothing must be measured again. What is slow overruns it."""
     inputs: PositiveInt = 16
@@ -48,6 +53,7 @@ class Latency(Probe):
     warm_up_seconds: PositiveFloat = 1.0
     """Shortest warm-up of a candidate; it ends at the latest after three times as long."""
     control_limit: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.03
+    """How far the baseline's second process may be from its first, as a fraction, for the machine to be believed."""
 
     def shapes(self) -> tuple[Shape, ...]:
         """Every batch size at every length."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field, PositiveInt
 
@@ -20,10 +20,14 @@ class Memory(Probe):
     of a target), what loading needed, the weights and the activations. Memory of an accelerator is not in it.
     """
 
+    examples: ClassVar[tuple[Mapping[str, Any], ...]] = ({"length": (8,), "calls": 2},)
+
     batch: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (1,)
+    """Batch sizes."""
     length: tuple[PositiveInt, ...] = ()
     """Lengths in tokens, pixels or samples; empty for the natural length of each row."""
     calls: PositiveInt = 8
+    """Calls before the peak is read."""
 
     def shapes(self) -> tuple[tuple[int, int | None], ...]:
         """Every batch size at every length."""

@@ -44,6 +44,8 @@ class Step(BaseModel):
     """Distributions whose versions can change the result: they belong into the key."""
     paper: ClassVar[str] = ""
     """Where the method comes from, for `compressor explain`."""
+    examples: ClassVar[tuple[Mapping[str, Any], ...]] = ({},)
+    """Parameters that `compressor.testing` tries it with, on a tiny model and a few rows; needed where defaults do not do."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,7 @@ class Target(Step, ABC):
     """Name of the main file that `build` writes."""
 
     threads: int = 1
+    """Threads of one operator."""
 
     @abstractmethod
     def missing(self) -> Missing:
@@ -129,7 +132,10 @@ class Edit(BaseModel, ABC):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: ClassVar[str]
+    """The name of its entry point, by which it is found again when a saved model is read."""
     version: ClassVar[int] = 1
+    examples: ClassVar[tuple[Mapping[str, Any], ...]] = ({},)
+    """Values that fit the tiny BERT of `compressor.testing`: blocks `bert.encoder.layer.0` and `.1` of 4 heads and 64 neurons."""
 
     @abstractmethod
     def apply(self, module: torch.nn.Module) -> None:
@@ -359,6 +365,7 @@ class Objective(Step, ABC):
     """
 
     weight: float = 1.0
+    """What the loss is multiplied with before losses are added up."""
 
     @abstractmethod
     def wants(self, student: Anatomy, teacher: Anatomy) -> tuple[Want, Want]:

@@ -5,7 +5,7 @@ Indices and block ids are those of the module as the edit finds it, after the ed
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import AfterValidator, NonNegativeInt
@@ -33,6 +33,10 @@ class KeepHeads(Edit):
     """Keep these attention heads of one block, in their order; without any, the attention adds only its output bias."""
 
     kind: ClassVar[str] = "keep-heads"
+    examples: ClassVar[tuple[Mapping[str, Any], ...]] = (
+        {"block": "bert.encoder.layer.0", "heads": (0, 2)},
+        {"block": "bert.encoder.layer.1", "heads": ()},
+    )
 
     block: str
     heads: Indices
@@ -61,6 +65,10 @@ class KeepNeurons(Edit):
     """Keep these inner neurons of one block's feed-forward, in their order; without any, it adds only its output bias."""
 
     kind: ClassVar[str] = "keep-neurons"
+    examples: ClassVar[tuple[Mapping[str, Any], ...]] = (
+        {"block": "bert.encoder.layer.0", "neurons": tuple(range(0, 64, 3))},
+        {"block": "bert.encoder.layer.1", "neurons": ()},
+    )
 
     block: str
     neurons: Indices
@@ -83,6 +91,7 @@ class KeepBlocks(Edit):
     """Keep these blocks of the stack, in their order, and number them anew."""
 
     kind: ClassVar[str] = "keep-blocks"
+    examples: ClassVar[tuple[Mapping[str, Any], ...]] = ({"blocks": ("bert.encoder.layer.1",)},)
 
     blocks: tuple[str, ...]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import logging
+import re
 import shutil
 import warnings
 from pathlib import Path
@@ -145,9 +146,21 @@ class OpenVinoIr:
         silence()
         import openvino
 
-        openvino.save_model(
-            openvino.convert_model(str(artifact.path / "model.onnx")), str(out / "model.xml"), compress_to_fp16=False
-        )
+        save_representation(openvino.convert_model(str(artifact.path / "model.onnx")), out / "model.xml")
+
+
+def save_representation(model: Any, path: Path) -> None:
+    """Write an OpenVINO model, weights as they are.
+
+    Nodes that OpenVINO named itself by counting up through the process are counted anew, so that equal models give equal bytes.
+    """
+    import openvino
+
+    named = model.clone()
+    for number, node in enumerate(named.get_ordered_ops()):
+        if counted := re.fullmatch(r"([A-Z][A-Za-z0-9]*)_\d+", node.get_friendly_name()):
+            node.set_friendly_name(f"{counted[1]}_{number}")
+    openvino.save_model(named, str(path), compress_to_fp16=False)
 
 
 def _Named(module: Any, names: tuple[str, ...]) -> Any:  # noqa: N802 - makes a module class, which needs torch

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from compressor import registry
-from compressor.contracts import Dialect, Target
+from compressor.contracts import Dialect, Step, Target
 from compressor.machine import features, read_cpuinfo
 from compressor.plan import Bound, BoundStep
 from compressor.store import sha256_of
@@ -43,10 +43,7 @@ class Keys:
         named = [(kind, name) for kind, names in sorted(step.step.plugins().items()) for name in sorted(names)]
         return {
             **self.common,
-            "step": step.plugin,
-            "version": step.step.version,
-            "parameters": step.step.model_dump(mode="json"),
-            "requires": _versions(step.step.requires),
+            **step_parts(step.plugin, step.step),
             "component": step.component,
             "parent": parent,
             "teachers": dict(teachers),
@@ -58,8 +55,18 @@ class Keys:
 
     def evaluation(self, digest: str, rung: str, split: str, target: Target | None) -> dict[str, Any]:
         """Parts of the key of a model's scores on a split."""
-        runtime = {type(target).__name__: target.model_dump(mode="json"), **_versions(target.requires)} if target else None
+        runtime = step_parts(type(target).__name__, target) if target else None
         return {**self.common, "step": "evaluate", "parent": digest, "rung": rung, "split": split, "target": runtime}
+
+
+def step_parts(name: str, step: Step) -> dict[str, Any]:
+    """What a step alone adds to a key: its name, version and parameters, and the versions of what it requires."""
+    return {
+        "step": name,
+        "version": step.version,
+        "parameters": step.model_dump(mode="json"),
+        "requires": _versions(step.requires),
+    }
 
 
 def source_digest(folder: Path) -> str:

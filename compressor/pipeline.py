@@ -19,7 +19,7 @@ from compressor.contracts import Artifact, Evaluation, Event, Message, Target
 from compressor.data import Data, load_data, resolve
 from compressor.disk import writing
 from compressor.errors import GateStopped
-from compressor.keys import Keys, source_digest
+from compressor.keys import Keys, source_digest, step_parts
 from compressor.launch import ALONE, Job, Processes, train_apart
 from compressor.lowering import Foundry
 from compressor.model import Model
@@ -221,7 +221,7 @@ class Runner:
         teachers = {name: self._made(name).digest for name in step.step.teachers()}
         parts = self.keys.step(step, parent.made.digest, teachers, runtime.dialect if runtime else None)
         if target:
-            parts = {**parts, "target": runtime.model_dump(mode="json") if runtime else None, "rung": rung}
+            parts = {**parts, "target": step_parts(target.plugin, target.target), "rung": rung}
 
         def make(out: Path) -> Mapping[str, Any]:
             self._say(f"{step.name}{f' for {target.name}' if target else ''}: start")

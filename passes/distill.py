@@ -40,6 +40,7 @@ class Distill(Pass, TrainingSettings):
         "Hinton et al., Distilling the Knowledge in a Neural Network, 2015, arXiv:1503.02531; students from every other layer: "
         "Sanh et al., DistilBERT, 2019, arXiv:1910.01108"
     )
+    examples: ClassVar[tuple[Mapping[str, Any], ...]] = ({"teacher": "source", "init": "every-other"},)
 
     teacher: str | Annotated[tuple[str, ...], Field(min_length=1)] | Annotated[dict[str, Share], Field(min_length=1)] = Field(
         description="an earlier step, an entry of models, or source; several as a list, or with a share each"

@@ -20,6 +20,10 @@ class Finetune(TrainingSettings, Pass):
 
     trains: ClassVar[bool] = True
     requires: ClassVar[tuple[str, ...]] = ("accelerate", "transformers")
+    paper: ClassVar[str] = (
+        "Devlin et al., BERT, 2019, arXiv:1810.04805; AdamW: Loshchilov and Hutter, Decoupled Weight Decay Regularization, 2019, "
+        "arXiv:1711.05101"
+    )
 
     def work(self, size: Size) -> float:
         """Backward is twice forward: three passes over a training row, one over a validation row, an epoch."""

@@ -17,6 +17,7 @@ class Fold(Pass):
 
     accepts: ClassVar[tuple[str, ...]] = ("onnx",)
     requires: ClassVar[tuple[str, ...]] = ("onnx", "onnxscript")
+    paper: ClassVar[str] = "ONNX Script, onnxscript.optimizer: constant folding and removal of unused nodes"
 
     def apply(self, model: Artifact, ctx: Context) -> Artifact:
         """Optimise, and note the operators before and after."""

@@ -33,6 +33,7 @@ class PruneStructure(Pass):
         "Importance Estimation for Neural Network Pruning, 2019, arXiv:1906.10771; layers by activation: Men et al., ShortGPT, "
         "2024, arXiv:2403.03853; latency tables: after Shen et al., HALP, 2021, arXiv:2110.10811"
     )
+    examples: ClassVar[tuple[Mapping[str, Any], ...]] = ({"keep": 0.5, "round_to": 8},)
 
     what: tuple[Kind, ...] = Field(("heads", "neurons"), min_length=1, description="what may be removed")
     importance: Importance = Field("taylor", description="taylor and activation look at training rows")
@@ -42,12 +43,12 @@ class PruneStructure(Pass):
     )
     parameters: float | None = Field(None, gt=0, description="parameters of the whole model: a fraction below 1, or their number")
     macs: Share | None = Field(None, description="fraction of the blocks' multiply-accumulates")
-    latency: LatencyBudget | None = None
+    latency: LatencyBudget | None = Field(None, description="a latency to reach, measured on a target of the plan")
     length: int = Field(128, ge=1, description="tokens a row when multiply-accumulates are counted")
     round_to: int = Field(16, ge=1, description="feed-forward widths become multiples of this")
     min_heads: int = Field(1, ge=0, description="heads that stay in every block")
     rows: int = Field(512, ge=1, description="training rows that importance is estimated on")
-    batch_size: int = Field(16, ge=1)
+    batch_size: int = Field(16, ge=1, description="rows a step while importance is estimated")
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -18,6 +18,9 @@ class QuantizeDynamic(Pass):
     accepts: ClassVar[tuple[str, ...]] = ("onnx", "openvino")
     quantizes: ClassVar[bool] = True
     requires: ClassVar[tuple[str, ...]] = ("onnx",)
+    paper: ClassVar[str] = (
+        "Jacob et al., Quantization and Training of Neural Networks for Integer-Only Inference, 2018, arXiv:1712.05877"
+    )
 
     weights: Bits = Field(
         default="auto",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -33,6 +33,11 @@ class QuantizeStatic(Pass):
     accepts: ClassVar[tuple[str, ...]] = ("onnx", "openvino")
     quantizes: ClassVar[bool] = True
     requires: ClassVar[tuple[str, ...]] = ("onnx",)
+    paper: ClassVar[str] = (
+        "Jacob et al., Quantization and Training of Neural Networks for Integer-Only Inference, 2018, arXiv:1712.05877; "
+        "smoothing on OpenVINO: Xiao et al., SmoothQuant, 2023, arXiv:2211.10438"
+    )
+    examples: ClassVar[tuple[Mapping[str, Any], ...]] = ({"calibration": 4, "sensitivity": False},)
 
     weights: Bits = Field(
         default="auto",

@@ -44,6 +44,7 @@ class TextClassification(Classification):
     """One label for each text, by a transformers model for sequence classification."""
 
     modality: ClassVar[Literal["text", "image", "audio"]] = "text"
+    examples: ClassVar[tuple[Mapping[str, Any], ...]] = ({"max_length": 16},)
 
     text: str = Field(default="text", description="Column of the text.")
     label: str = Field(default="label", description="Column of the label.")

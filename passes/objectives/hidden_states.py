@@ -60,7 +60,7 @@ class HiddenStates(Objective):
     )
 
     layers: LayerMap = Field("uniform", description="uniform, last, or pairs of block numbers (student, teacher)")
-    distance: Distance = "mse"
+    distance: Distance = Field("mse", description="of two states: mse, cosine or l1")
     projection: Literal["auto", "none", "linear"] = Field(
         "auto", description="auto projects only where sizes differ; a projection starts as the identity and is thrown away"
     )

@@ -70,7 +70,9 @@ class Relations(Objective):
         "similarities: after Tung and Mori, Similarity-Preserving Knowledge Distillation, 2019, arXiv:1907.09682"
     )
 
-    relation: Literal["distance-angle", "similarity"] = "distance-angle"
+    relation: Literal["distance-angle", "similarity"] = Field(
+        "distance-angle", description="what is compared: distances of pairs and angles of triplets, or cosine similarities"
+    )
     features: Literal["hidden", "logits"] = Field(
         "hidden", description="the last block's output, pooled over valid tokens, or logits"
     )

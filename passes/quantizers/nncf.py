@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from compressor.contracts import Feed
+from compressor.formats import save_representation
 from passes.quantizers.layers import by_layer
 
 FILE = "model.xml"
@@ -31,7 +32,7 @@ class QuantizedIr:
     def write(self, folder: Path, left_in_float: Collection[str] = ()) -> None:
         """Write `model.xml` and `model.bin`, in int8 but for some layers."""
         names = {name for layer in left_in_float for name in self.nodes[layer]}
-        _write(put_back(self.int8, self.exact, names) if names else self.int8, folder / FILE)
+        save_representation(put_back(self.int8, self.exact, names) if names else self.int8, folder / FILE)
 
 
 def quantize_static(path: Path, feeds: Sequence[Feed], *, bits: int = 8, exclude: Sequence[str] = ()) -> QuantizedIr:
@@ -61,7 +62,7 @@ def compress_weights(path: Path, out: Path) -> None:
     """Weights in int8; activations stay in float."""
     import nncf
 
-    _write(nncf.compress_weights(_read(path), mode=nncf.CompressWeightsMode.INT8_ASYM), out)
+    save_representation(nncf.compress_weights(_read(path), mode=nncf.CompressWeightsMode.INT8_ASYM), out)
 
 
 def put_back(int8: Any, exact: Any, names: Collection[str]) -> Any:
@@ -134,9 +135,3 @@ def _read(path: Path) -> Any:
 
     nncf.set_log_level(logging.ERROR)
     return openvino.Core().read_model(str(path))
-
-
-def _write(model: Any, out: Path) -> None:
-    import openvino
-
-    openvino.save_model(model, str(out), compress_to_fp16=False)

@@ -1,0 +1,151 @@
+"""What holds for tasks: seeded heads, batches of every row, feeds as the ports say, scores that belong to their rows."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from compressor import registry
+from compressor.anatomy import anatomy_of
+from compressor.contracts import Batch, Feed, Port, Task, Want
+from compressor.store import digest_of
+from compressor.testing.steps import STEP
+from compressor.testing.subject import Subject
+from compressor.testing.tiny import TinyRun, run_of, short_lived
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+BATCH_SIZE = 8
+
+
+def loads_by_its_seed(subject: Subject) -> None:
+    """A source without a head gets one that the seed decides: equal seeds give equal files, other seeds other ones."""
+    run = _run(subject)
+    with short_lived() as folder:
+        for name, seed in (("first", 1), ("second", 1), ("third", 2)):
+            with subject.during("load"):
+                run.task.load(run.folder / "pretrained", run.data, seed=seed).save(folder / name)
+        digests = {name: digest_of(folder / name) for name in ("first", "second", "third")}
+    subject.require(digests["first"] == digests["second"], "loading twice with one seed gives other bytes")
+    subject.require(digests["first"] != digests["third"], "another seed gives the same fresh head")
+
+
+def gives_batches_of_every_row(subject: Subject) -> None:
+    """Batches have a length and labels, hold each row once by its number in `row`, and are shuffled by their seed alone."""
+    run = _run(subject)
+    rows = run.data.split("train")
+
+    def numbers(seed: int | None) -> list[int]:
+        with subject.during("batches"):
+            batches = run.task.batches(rows, run.source.path, batch_size=BATCH_SIZE, shuffle_seed=seed)
+            made = list(batches)
+            subject.require(len(batches) == len(made), f"batches say they are {len(batches)} and are {len(made)}")  # type: ignore[arg-type]
+        for name in ("labels", "row"):
+            subject.require(all(name in batch for batch in made), f"batches lack '{name}'")
+        return [int(number) for batch in made for number in batch["row"]]
+
+    subject.require(numbers(None) == list(range(len(rows))), "unshuffled batches are not the rows in their order")
+    subject.require(sorted(numbers(1)) == list(range(len(rows))), "a shuffled epoch does not hold each row once")
+    subject.require(numbers(1) == numbers(1), "one seed shuffles in two ways")
+    subject.require(numbers(1) != numbers(2), "two seeds shuffle in one way")
+
+
+def gives_feeds_as_its_ports_say(subject: Subject) -> None:
+    """`example` and `feeds` give what `inputs` announces: names, types and fixed axes, in the batch size asked for."""
+    run = _run(subject)
+    ports = run.task.inputs(run.source.path)
+    subject.require(ports == run.task.inputs(run.model()), "inputs differ between a model and its folder")
+    with subject.during("example"):
+        _check_feed(subject, "example", ports, run.task.example(run.source.path, batch=2, length=8), batch=2)
+    for batch in (1, 3):
+        with subject.during("feeds"):
+            feeds = run.task.feeds(run.data.split("test"), run.source.path, batch=batch, count=2)
+        subject.require(len(feeds) == 2, f"feeds gives {len(feeds)} of the 2 that were asked for")
+        for feed in feeds:
+            _check_feed(subject, "feeds", ports, feed, batch=batch)
+
+
+def trains(subject: Subject) -> None:
+    """The loss is one finite number that every batch has a gradient of, and inner features are captured block by block."""
+    import torch
+
+    run = _run(subject)
+    module: Any = run.model().module
+    batch = _batch(run)
+    with subject.during("forward and loss"):
+        loss: Any = run.task.loss(run.task.forward(module.train(), batch), batch)
+        loss.backward()
+    subject.require(loss.ndim == 0 and bool(torch.isfinite(loss)), f"the loss is {loss!r}, expected one finite number")
+    learned = [parameter.grad is not None and bool(parameter.grad.abs().sum() > 0) for parameter in module.parameters()]
+    subject.require(any(learned), "no parameter has a gradient of the loss")
+    blocks = tuple(block.id for block in anatomy_of(module).blocks)
+    with subject.during("forward with inner features"), torch.no_grad():
+        outputs = run.task.forward(module.eval(), batch, Want(hidden_states=blocks, attention_maps=blocks))
+    for what, found, rank in (("hidden states", outputs.hidden_states, 3), ("attention maps", outputs.attention_maps, 4)):
+        subject.require(set(found) == set(blocks), f"{what} were wanted of {len(blocks)} blocks and given of {sorted(found)}")
+        subject.require(all(tensor.ndim == rank for tensor in found.values()), f"{what} do not have {rank} axes")
+
+
+def scores_rows_in_their_order(subject: Subject) -> None:
+    """Scores have the main metric with n and interval; outputs and right answers belong to their rows, each in [0, 1]."""
+    import numpy as np
+
+    from compressor.context import eager
+
+    run = _run(subject)
+    rows = run.data.split("test")
+    predict = eager(run.task, run.model(), "cpu")
+    with subject.during("score"):
+        evaluation = run.task.score(predict, rows, run.source.path, split="test")
+    main = evaluation.scores.main
+    subject.require(main.name == run.task.metric, f"its main score is '{main.name}', its metric '{run.task.metric}'")
+    subject.require(main.n == len(rows) and main.interval is not None, f"the main score says n {main.n} and {main.interval}")
+    subject.require(len(evaluation.outputs) == len(evaluation.correct) == len(rows), "not one output and one answer for each row")
+    inside = bool(((evaluation.correct >= 0) & (evaluation.correct <= 1)).all())
+    subject.require(inside, "`correct` leaves [0, 1]")
+    for number in (0, len(rows) // 2, len(rows) - 1):
+        with subject.during("score of one row"):
+            alone = run.task.score(predict, rows.select([number]), run.source.path, split="test").outputs[0]
+        close = np.allclose(alone, evaluation.outputs[number], rtol=1e-3, atol=1e-4)
+        subject.require(close, f"outputs[{number}] is not what row {number} gives by itself")
+
+
+TASK = (
+    *STEP,
+    loads_by_its_seed,
+    gives_batches_of_every_row,
+    gives_feeds_as_its_ports_say,
+    trains,
+    scores_rows_in_their_order,
+)
+
+
+def _run(subject: Subject) -> TinyRun:
+    return _cached_run(subject.name, subject.plugin.model_dump_json())
+
+
+@cache
+def _cached_run(name: str, parameters: str) -> TinyRun:
+    task: Task = registry.load("task", name).model_validate_json(parameters)
+    return run_of(name, task)
+
+
+def _batch(run: TinyRun) -> Batch:
+    return next(iter(run.task.batches(run.data.split("train"), run.source.path, batch_size=BATCH_SIZE)))
+
+
+def _check_feed(subject: Subject, what: str, ports: tuple[Port, ...], feed: Feed, *, batch: int) -> None:
+    named = {port.name: port for port in ports}
+    subject.require(set(feed) == set(named), f"{what} gives {sorted(feed)}, inputs announces {sorted(named)}")
+    for name, array in feed.items():
+        port = named[name]
+        subject.require(str(array.dtype) == port.dtype, f"{what}: '{name}' is {array.dtype}, announced as {port.dtype}")
+        subject.require(_fits(array, port), f"{what}: '{name}' has the shape {array.shape}, announced as {port.axes}")
+        subject.require(len(array) == batch, f"{what}: '{name}' has {len(array)} rows, asked for {batch}")
+
+
+def _fits(array: NDArray[Any], port: Port) -> bool:
+    return array.ndim == len(port.axes) and all(
+        isinstance(axis, str) or axis == size for axis, size in zip(port.axes, array.shape, strict=True)
+    )

@@ -1,0 +1,245 @@
+"""A tiny model with its data, and the context that a pass sees of a run: everything that checks need, made in a second."""
+
+from __future__ import annotations
+
+import atexit
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from compressor import registry
+from compressor.contracts import Event, Target, Task
+from compressor.data import Data, load_data
+from compressor.errors import PluginError
+from compressor.lowering import Foundry
+from compressor.order import way_down
+from compressor.specs import DataSpec
+from compressor.store import Made, Store
+from compressor.tasks.heads import quiet
+from compressor.testing.subject import Unchecked
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from compressor.context import StepContext
+    from compressor.model import Model
+
+LABELS = ("blue", "green", "red")
+WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", *LABELS, *(f"word{number}" for number in range(40)))
+SIZES: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+TEXT: dict[str, Any] = {"vocab_size": 128, "max_position_embeddings": 40}
+PIXELS, PATCH = 16, 8
+ROWS = 48
+SPREAD = 0.2
+"""Standard deviation added to every parameter, so that biases and norms differ from their first values too."""
+
+
+@dataclass(frozen=True)
+class TinyRun:
+    """A run of a tiny model: task, rows, source model and store. Two blocks of 4 heads and 64 neurons; three classes."""
+
+    task: Task
+    task_name: str
+    data: Data
+    source: Made
+    store: Store
+    folder: Path
+    """Holds `pretrained/`, a model in Hugging Face layout without a head, and the rows: `rows.jsonl` or `images/`."""
+
+    def model(self) -> Model:
+        """A fresh copy of the source model."""
+        from compressor.model import Model
+
+        return Model.load(self.source.path)
+
+    @property
+    def foundry(self) -> Foundry:
+        return Foundry(self.store, self.task, self.task_name, self.data.labels, {})
+
+    def lowered(self, target: Target, rung: str | None = None) -> Made:
+        """The source model on a target's rung, or on `rung` where that is given."""
+        made, at = self.source, "torch"
+        for below in way_down(rung or target.dialect.rung):  # one by one, so that what lies between is kept too
+            made, at = self.foundry.lower(made, at, below, target), below
+        return made
+
+    def context(
+        self,
+        folder: Path,
+        *,
+        target: Target | None = None,
+        others: tuple[str, ...] = (),
+        models: Callable[[str], Model] | None = None,
+        tell: Callable[[Event], None] = lambda _: None,
+    ) -> StepContext:
+        """What a pass sees: in the trunk, or in the branch of `target`; `others` are names of targets that it may measure on."""
+        from compressor.context import StepContext
+
+        return StepContext(
+            task=self.task,
+            data=self.data,
+            seed=0,
+            device="cpu",
+            folder=folder,
+            dialect=target.dialect if target else None,
+            target=target,
+            targets={name: ready_target("torch") for name in others},
+            store=self.store,
+            foundry=self.foundry,
+            models=models or (lambda _: self.model()),
+            listener=tell,
+        )
+
+
+@cache
+def tiny_run() -> TinyRun:
+    """Text classification by a tiny BERT."""
+    return run_of("text-classification", registry.load("task", "text-classification")(max_length=16))
+
+
+def run_of(name: str, task: Task) -> TinyRun:
+    """A run of any task on text or images.
+
+    Raises:
+        Unchecked: there is no tiny model for the task's modality.
+    """
+    makers = {"text": (_text_model, _texts), "image": (_image_model, _images)}
+    if task.modality not in makers:
+        raise Unchecked(f"there is no tiny model for {task.modality} yet")
+    make_model, make_rows = makers[task.modality]
+    root = scratch()
+    with quiet():
+        make_model(root / "pretrained")
+    spec = make_rows(root, task)
+    data = load_data(spec, columns=task.columns(), seed=0, folder=root)
+    store = Store(root / "store")
+
+    def make(out: Path) -> dict[str, Any]:
+        task.load(root / "pretrained", data, seed=0).save(out)
+        return {}
+
+    return TinyRun(task, name, data, store.obtain({"step": "source"}, make), store, root)
+
+
+def stranger() -> Model:
+    """A model of a family that no built-in anatomy row fits, with the tokenizer of `tiny_run`."""
+    import transformers
+
+    from compressor.model import Model
+
+    sizes: dict[str, Any] = {**SIZES, **TEXT, "embedding_size": SIZES["hidden_size"], "num_labels": len(LABELS)}
+    config = transformers.ElectraConfig(**sizes)
+    return Model.wrap(shaken(lambda: transformers.ElectraForSequenceClassification(config)), tiny_run().model().files)
+
+
+def shaken(make: Callable[[], PreTrainedModel]) -> PreTrainedModel:
+    """A module with every parameter drawn at random, always the same; the caller's random state stays as it was."""
+    import torch
+
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(0)
+        module = make()
+        module.train(False)
+        for parameter in module.parameters():
+            parameter.add_(SPREAD * torch.randn_like(parameter))
+    return module
+
+
+def ready_target(rung: str) -> Target:
+    """An installed target on a rung that can build and run here, with its default parameters.
+
+    Raises:
+        Unchecked: there is none.
+    """
+    reasons = []
+    for name in registry.names("target"):
+        try:
+            kind: type[Target] = registry.load("target", name)
+            if kind.dialect.rung != rung:
+                continue
+            missing = kind().missing()
+        except (PluginError, ValueError):  # broken, which its own checks tell, or in need of parameters
+            continue
+        if not (reason := missing.build or missing.run):
+            return kind()
+        reasons.append(f"{name}: {reason}")
+    raise Unchecked(f"no target on the rung '{rung}' is ready here{': ' if reasons else ''}{'; '.join(reasons)}")
+
+
+def scratch() -> Path:
+    """A folder that is gone when this process ends."""
+    folder = Path(tempfile.mkdtemp(prefix="compressor-testing-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+@contextmanager
+def short_lived() -> Iterator[Path]:
+    """A folder that is gone after the block."""
+    with tempfile.TemporaryDirectory(prefix="compressor-testing-") as folder:
+        yield Path(folder)
+
+
+# ------------------------------------------------------------------ models and rows
+
+
+def _text_model(folder: Path) -> None:
+    import transformers
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+    words = Tokenizer(models.WordLevel({word: number for number, word in enumerate(WORDS)}, unk_token="[UNK]"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    words.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", WORDS.index("[CLS]")), ("[SEP]", WORDS.index("[SEP]"))]
+    )
+    names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    inputs = ["input_ids", "token_type_ids", "attention_mask"]
+    tokenizer: Any = transformers.PreTrainedTokenizerFast
+    tokenizer(tokenizer_object=words, model_input_names=inputs, **names).save_pretrained(folder)
+    module: Any = shaken(lambda: transformers.BertModel(transformers.BertConfig(**SIZES, **TEXT)))
+    module.save_pretrained(folder)
+
+
+def _texts(root: Path, task: Task) -> DataSpec:
+    """Texts of 1 to 12 words with the name of their label among them."""
+    text, label = task.columns()[0], task.columns()[-1]
+    rows = []
+    for number in range(ROWS):
+        words = [f"word{(7 * number + 3 * at) % 40}" for at in range(number % 12)]
+        words.insert(number % (len(words) + 1), LABELS[number % 3])
+        rows.append({text: f"{' '.join(words)} word{number % 40}", label: LABELS[number % 3]})
+    (root / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return _spec({"files": "rows.jsonl"})
+
+
+def _image_model(folder: Path) -> None:
+    import transformers
+
+    config = transformers.ViTConfig(**SIZES, image_size=PIXELS, patch_size=PATCH)
+    module: Any = shaken(lambda: transformers.ViTModel(config))
+    module.save_pretrained(folder)
+
+
+def _images(root: Path, task: Task) -> DataSpec:  # noqa: ARG001 - a folder of images names its columns itself
+    """Images of noise with their label's colour channel raised."""
+    import numpy as np
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    for number in range(ROWS):
+        pixels = rng.integers(0, 128, (PIXELS, PIXELS, 3), dtype=np.uint8)
+        pixels[..., number % 3] += 100
+        path = root / "images" / LABELS[number % 3] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(path)
+    return _spec({"files": "images", "format": "imagefolder"})
+
+
+def _spec(source: dict[str, str]) -> DataSpec:
+    return DataSpec.model_validate({**source, "split": {"validation": 12, "test": 12}, "calibration": 8})

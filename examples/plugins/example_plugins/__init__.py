@@ -1,0 +1,1 @@
+"""Plug-ins for compressor, found by the entry points in pyproject.toml."""
