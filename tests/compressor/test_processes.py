@@ -216,7 +216,7 @@ def test_killed_run_of_two_processes_leaves_none_and_goes_on_to_the_same_result(
     group = [each.pid for each in psutil.Process(run.pid).children(recursive=True)]
     assert len(group) >= 3
     run.send_signal(signal.SIGKILL)
-    run.wait()
+    run.communicate()
     deadline = time.monotonic() + 20
     while any(psutil.pid_exists(pid) for pid in group) and time.monotonic() < deadline:
         time.sleep(0.1)

@@ -285,6 +285,11 @@ def test_cache_is_refused_for_objectives_that_look_inside(ctx):
         step(objectives={"hidden-states": 1.0}, cache_teacher=True).apply(bert(9), ctx)
 
 
+def test_compile_is_refused_for_objectives_that_look_inside(ctx):
+    with pytest.raises(CompressorError, match="compile: true hides what hidden-states looks at inside of the student"):
+        step(objectives={"soft-targets": 1.0, "hidden-states": 1.0}, compile=True).apply(bert(9), ctx)
+
+
 def test_more_layers_than_there_are_is_refused(ctx):
     with pytest.raises(UnsupportedModel, match="take 9 layers of a model that has 4"):
         step(init="first", layers=9).apply(bert(9), ctx)
