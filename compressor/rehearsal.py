@@ -62,6 +62,7 @@ class Survey:
     cut: Mapping[int, Mapping[str, Source]]
 
     def models(self, depth: int | None) -> Mapping[str, Source]:
+        """Models of a depth; as they are without one."""
         return {name: Source(None, size) for name, size in self.whole.models.items()} if depth is None else self.cut[depth]
 
 
@@ -103,6 +104,7 @@ class _Stage:
     tell: Callable[[Event], None]
 
     def play(self, parts: Sequence[Part], found: Survey) -> tuple[Trial, ...]:
+        """Run part after part."""
         return tuple(self._trial(part, found.models(part.blocks)) for part in parts)
 
     def _trial(self, part: Part, models: Mapping[str, Source]) -> Trial:
@@ -131,7 +133,8 @@ def reduced(bound: Bound, part: Part, models: Mapping[str, Source]) -> Iterator[
     training = _training(bound)
     batch = max((each.batch_size for each in training.values()), default=TrainingSettings().batch_size)
     own: dict[str, int | None] = bound.data.limit.model_dump()
-    wanted = {"train": part.batches * batch, "validation": part.rows, "test": part.rows}
+    timed = max((shape[0] for each in bound.probes for shape in each.probe.shapes()), default=1)
+    wanted = {"train": max(part.batches * batch, timed), "validation": part.rows, "test": max(part.rows, timed)}
     yield _setting("data.limit", {name: min(rows, own[name] or rows) for name, rows in wanted.items()})
     for name, source in models.items():
         if source.folder is not None:

@@ -17,7 +17,7 @@ FILES = ("lower", "build", "score", "parity")
 
 
 ASSUMPTIONS = (
-    "nothing is found in a store, and the machine is as busy as during the rehearsal",
+    "one process, an empty store, and a machine as busy as during the rehearsal",
     "time grows with rows, epochs and blocks; every step keeps the share of the model that it kept in the rehearsal",
     "no gate stops the run or rolls a step back, and no control of the timing makes it measure again",
 )

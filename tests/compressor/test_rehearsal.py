@@ -92,6 +92,12 @@ def test_small_plan_keeps_every_probe_shortened():
     assert bound.model == load_plan(QUICKSTART).model
 
 
+def test_small_plan_has_rows_for_the_largest_batch_that_is_timed(tmp_path):
+    (tmp_path / "plan.yaml").write_text(QUICKSTART.read_text().replace("batch: [1]", "batch: [1, 40]"))
+    limit = small(tmp_path / "plan.yaml", REHEARSAL).data.limit
+    assert (limit.train, limit.validation, limit.test) == (40, REHEARSAL.rows, 40)
+
+
 def test_second_point_has_all_steps_and_measures_nothing(tmp_path):
     timed = QUICKSTART.read_text().replace("max_drop: 80, on_fail: warn", "min_speedup: 9")
     (tmp_path / "plan.yaml").write_text(timed)

@@ -1,14 +1,24 @@
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from compressor.plan import load_plan
 from compressor.records import Spent, Stage
 from compressor.scaling import REST, ModelSize, Scale, Trial, forecast, line
 
-QUICKSTART = Path(__file__).parents[2] / "plans" / "quickstart.yaml"
+PLAN = """
+model: {folder: .}
+task: {text-classification: {}}
+data: {files: rows.jsonl}
+passes:
+  - finetune: {epochs: 1}
+  - prune-structure: {keep: {layers: 0.5, neurons: 0.25}}
+  - distill: {teacher: finetune, epochs: 6}
+targets:
+  - onnxruntime
+probes:
+  - latency: {seconds: 60}
+"""
 
 
 @pytest.mark.parametrize(
@@ -70,13 +80,21 @@ def scale(blocks, rows):
     return Scale(by_split, {"source": ModelSize.of(sizes(blocks)["source"])})
 
 
-def trial(blocks, rows, *, complete):
+@pytest.fixture(scope="module")
+def plan(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("scaling")
+    (folder / "rows.jsonl").touch()
+    (folder / "plan.yaml").write_text(PLAN)
+    return folder / "plan.yaml"
+
+
+def trial(plan, blocks, rows, *, complete):
     seconds = law(blocks, rows, epochs=1, probe_seconds=11.0)
     if not complete:
         seconds = {key: took for key, took in seconds.items() if key[0] not in ("gate", "probe")}
     return Trial(
         what=f"{blocks} blocks",
-        bound=load_plan(QUICKSTART, settings=["passes.distill.epochs=1"]),
+        bound=load_plan(plan, settings=["passes.distill.epochs=1"]),
         scale=scale(blocks, rows),
         stages=tuple(Stage(name=name, step=name, layer_bytes=parts) for name, parts in sizes(blocks).items()),
         spent=tuple(Spent(work=work, of=of, target=target, seconds=took) for (work, of, target), took in seconds.items()),
@@ -87,9 +105,9 @@ def trial(blocks, rows, *, complete):
 
 
 @pytest.fixture(scope="module")
-def forecasted():
-    trials = (trial(2, 32, complete=True), trial(4, 96, complete=False))
-    return forecast(load_plan(QUICKSTART), scale(12, 5000), trials, rehearsal_seconds=60)
+def forecasted(plan):
+    trials = (trial(plan, 2, 32, complete=True), trial(plan, 4, 96, complete=False))
+    return forecast(load_plan(plan), scale(12, 5000), trials, rehearsal_seconds=60)
 
 
 def test_forecast_follows_the_law_of_the_runs_it_was_made_from(forecasted):
@@ -111,8 +129,8 @@ def test_forecast_of_memory_and_disk_grows_with_the_blocks(forecasted):
     assert forecasted.disk_bytes == 5_000 + 4 * 12
 
 
-def test_forecast_from_one_scale_takes_work_for_proportional():
-    one = trial(2, 32, complete=True)
-    found = forecast(load_plan(QUICKSTART), scale(2, 320), (one, one), rehearsal_seconds=60)
+def test_forecast_from_one_scale_takes_work_for_proportional(plan):
+    one = trial(plan, 2, 32, complete=True)
+    found = forecast(load_plan(plan), scale(2, 320), (one, one), rehearsal_seconds=60)
     rows = {row.step: row for row in found.rows}
     assert rows["finetune"].seconds == pytest.approx(10 * rows["finetune"].rehearsed_seconds, rel=0.05)
