@@ -6,7 +6,7 @@ import atexit
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -109,22 +109,38 @@ def run_of(name: str, task: Task) -> TinyRun:
     Raises:
         Unchecked: there is no tiny model for the task's modality.
     """
+    folder = scratch()
+    return run_in(folder, name, task, furnish(folder, task))
+
+
+def run_in(folder: Path, name: str, task: Task, rows: DataSpec) -> TinyRun:
+    """A run in a folder that `furnish` filled."""
+    data = load_data(rows, columns=task.columns(), seed=0, folder=folder)
+    store = Store(folder / "store")
+
+    def make(out: Path) -> dict[str, Any]:
+        task.load(folder / "pretrained", data, seed=0).save(out)
+        return {}
+
+    return TinyRun(task, name, data, store.obtain({"step": "source"}, make), store, folder)
+
+
+def furnish(folder: Path, task: Task, **sizes: int) -> DataSpec:
+    """Write `pretrained/`, a random model without a head, and rows for a task into a folder; say where the rows are.
+
+    Args:
+        sizes: fields of the model's configuration where it should not be tiny.
+
+    Raises:
+        Unchecked: there is no model for the task's modality.
+    """
     makers = {"text": (_text_model, _texts), "image": (_image_model, _images)}
     if task.modality not in makers:
         raise Unchecked(f"there is no tiny model for {task.modality} yet")
     make_model, make_rows = makers[task.modality]
-    root = scratch()
     with quiet():
-        make_model(root / "pretrained")
-    spec = make_rows(root, task)
-    data = load_data(spec, columns=task.columns(), seed=0, folder=root)
-    store = Store(root / "store")
-
-    def make(out: Path) -> dict[str, Any]:
-        task.load(root / "pretrained", data, seed=0).save(out)
-        return {}
-
-    return TinyRun(task, name, data, store.obtain({"step": "source"}, make), store, root)
+        make_model(folder / "pretrained", {**SIZES, **sizes})
+    return make_rows(folder, task)
 
 
 def stranger() -> Model:
@@ -189,7 +205,7 @@ def short_lived() -> Iterator[Path]:
 # ------------------------------------------------------------------ models and rows
 
 
-def _text_model(folder: Path) -> None:
+def _text_model(folder: Path, sizes: Mapping[str, Any]) -> None:
     import transformers
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
@@ -202,7 +218,7 @@ def _text_model(folder: Path) -> None:
     inputs = ["input_ids", "token_type_ids", "attention_mask"]
     tokenizer: Any = transformers.PreTrainedTokenizerFast
     tokenizer(tokenizer_object=words, model_input_names=inputs, **names).save_pretrained(folder)
-    module: Any = shaken(lambda: transformers.BertModel(transformers.BertConfig(**SIZES, **TEXT)))
+    module: Any = shaken(lambda: transformers.BertModel(transformers.BertConfig(**{**TEXT, **sizes})))
     module.save_pretrained(folder)
 
 
@@ -218,10 +234,10 @@ def _texts(root: Path, task: Task) -> DataSpec:
     return _spec({"files": "rows.jsonl"})
 
 
-def _image_model(folder: Path) -> None:
+def _image_model(folder: Path, sizes: Mapping[str, Any]) -> None:
     import transformers
 
-    config = transformers.ViTConfig(**SIZES, image_size=PIXELS, patch_size=PATCH)
+    config = transformers.ViTConfig(**{"image_size": PIXELS, "patch_size": PATCH, **sizes})
     module: Any = shaken(lambda: transformers.ViTModel(config))
     module.save_pretrained(folder)
 

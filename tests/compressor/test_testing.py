@@ -45,7 +45,7 @@ FAULTS = {
     "pass takes-anything refuses unknown parameters": "a plan with the unknown parameter 'strengths' is taken; keep `extra",
     "pass hides-a-parameter round trips": None,
     "pass hides-a-parameter has a key of all it depends on": r"another 'strength' gives the same key \(0.5 or",
-    "pass is-heavy is light": "checking a plan imports torch; import inside the functions",
+    "pass is-heavy is light": "checking a plan imports onnx; import inside the functions",
     "pass reaches-in gives equal bytes": "loading what it saved raises SourceError: .*model.safetensors lacks",
     "pass knows-bert-only refuses strangers": "a model of an unknown family raises AttributeError: .*; refuse it with an error of",
     "pass writes-into-its-input gives equal bytes": "its place is under ctx.folder",

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -20,6 +22,7 @@ TINY = (
     "model={folder: pretrained}",
     "task={text-classification: {max_length: 16}}",
     "data={files: rows.jsonl, split: {validation: 12, test: 12}, calibration: 8}",
+    "reference=source",
     "passes.finetune.epochs=1",
     "passes.low-rank.energy=0.5",
     "passes.distill.epochs=1",
@@ -30,10 +33,14 @@ TINY = (
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory):
-    """The distribution built to a wheel and unpacked into a folder; pip's own switches keep it from the network."""
-    folder = tmp_path_factory.mktemp("installed")
+    """The example distribution."""
     source = tmp_path_factory.mktemp("source") / "plugins"
     shutil.copytree(EXAMPLE, source, ignore=shutil.ignore_patterns("__pycache__"))
+    return install(source, tmp_path_factory.mktemp("installed"))
+
+
+def install(source, folder):
+    """Build a distribution to a wheel and unpack it into a folder; pip's own switches keep it from the network."""
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     done = subprocess.run(
         [*pip, "--no-deps", "--no-index", "--no-build-isolation", "--target", str(folder), str(source)],
@@ -103,11 +110,28 @@ def test_misspelt_parameter_of_a_third_partys_plugin_is_told_with_its_line(insta
     assert "passes.low-rank.enregy: no such parameter (did you mean 'energy'?)" in done.stderr
 
 
-def test_its_own_test_file_collects_a_check_of_each_contract(installed):
-    done = command(installed, EXAMPLE, "pytest", "--collect-only", "-q", "-p", "no:cacheprovider", "tests")
+def test_its_own_test_file_collects_a_check_of_each_contract(installed, tmp_path):
+    shutil.copytree(EXAMPLE / "tests", tmp_path / "tests")
+    done = command(installed, tmp_path, "pytest", "--collect-only", "-q", "-p", "no:cacheprovider", "tests")
     assert done.returncode == 0, done.stdout
     assert "test_plugin_keeps_its_contract[target onnxruntime-ahead builds and runs]" in done.stdout
     assert done.stdout.count("test_plugin_keeps_its_contract[") == 31
+
+
+def test_plugin_written_by_the_readmes_words_alone_keeps_its_contract(tmp_path, monkeypatch):
+    section = (ROOT / "README.md").read_text(encoding="utf-8").partition("## Write a plug-in")[2].partition("\n## ")[0]
+    blocks = re.findall(r"^ *```(\w+)\n(.*?)^ *```$", section, re.DOTALL | re.MULTILINE)
+    (_, code), (_, project), (_, test) = [(kind, textwrap.dedent(text)) for kind, text in blocks]
+    (tmp_path / "source" / "my_plugins").mkdir(parents=True)
+    (tmp_path / "source" / "my_plugins" / "round_weights.py").write_text(code)
+    (tmp_path / "source" / "pyproject.toml").write_text(project)
+    monkeypatch.syspath_prepend(str(install(tmp_path / "source", tmp_path / "installed")))
+    written = {}
+    exec(compile(test, "README.md", "exec"), written)
+    (parameters,) = written["test_plugin_keeps_its_contract"].pytestmark
+    for check in parameters.args[1]:
+        written["test_plugin_keeps_its_contract"](check)
+    assert {check.name for check in parameters.args[1]} == {"round-weights"}
 
 
 def test_each_plugin_keeps_its_contract(installed, monkeypatch):
