@@ -157,7 +157,7 @@ def build(cls: type[PreTrainedModel], config: Mapping[str, Any], *, attention: s
         # on their way to meta, parameters that are one object become several
         module.tie_weights()
         return module
-    except (TypeError, ValueError, AttributeError, KeyError, StrictDataclassError) as error:
+    except (TypeError, ValueError, AttributeError, LookupError, ArithmeticError, RuntimeError, StrictDataclassError) as error:
         raise SourceError(f"{cls.__name__} cannot be built from its configuration: {type(error).__name__}: {error}") from error
 
 

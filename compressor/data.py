@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +20,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Data", "load_data", "resolve"]
 
-logger = logging.getLogger(__name__)
+GIVEN = ("test", "validation", "train")
+"""Splits that a source may give, in the order in which equal rows are kept."""
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,6 @@ class Data:
     record: DataRecord
     digest: str
     """sha256 over the rows of every split as they are used, whatever folder they came from."""
-    shared: int = 0
-    """Rows of a split given by hand whose content stands in another one too."""
 
     def split(self, name: str) -> Dataset:
         """Rows of a split.
@@ -57,8 +55,8 @@ def load_data(spec: DataSpec, *, columns: Sequence[str], seed: int, folder: Path
         folder: relative paths start here.
 
     Raises:
-        SourceError: a file is missing, a column is not there, the rows do not match `sha256`, or a split would be empty
-            or of one class.
+        SourceError: a file is missing, a column is not there, the rows do not match `sha256`, a split would be empty
+            or of one class, or two splits share a row.
     """
     parts, source = read_rows(spec, folder, columns)
     label = columns[-1]
@@ -67,11 +65,13 @@ def load_data(spec: DataSpec, *, columns: Sequence[str], seed: int, folder: Path
         raise SourceError(f"the rows of {source} have sha256 {read[:16]}..., the plan says {spec.files.sha256}")
     removed: Counter[str] = Counter()
     parts = {name: _clean(rows, columns, removed) for name, rows in parts.items()}
-    parts, shared = _deduplicated(parts, spec.deduplicate, label, removed)
+    parts = _apart(parts, spec.deduplicate, label, removed)
+    for name, rows in parts.items():
+        if not len(rows):
+            raise SourceError(f"{source}: no row of {name} has content and a label ({_told(removed)})")
     labels = _labels(parts["train"][label])
     if len(labels) < 2:
-        found = "1 class" if labels else "no class"
-        raise SourceError(f"{source}: column '{label}' has {found} in train; at least 2 are needed")
+        raise SourceError(f"{source}: all rows of train have the one label '{labels[0]}'; at least 2 labels are needed")
     parts = {name: _encoded(rows, label, labels, name) for name, rows in parts.items()}
     parts = _split(parts, spec, label, seed)
     parts["calibration"] = _drawn(parts["train"], spec.calibration, seed + 1)
@@ -81,7 +81,7 @@ def load_data(spec: DataSpec, *, columns: Sequence[str], seed: int, folder: Path
         for name, rows in parts.items()
     )
     record = DataRecord(source=source, digest=read, splits=splits, removed=dict(+removed))
-    return Data(parts, labels, record, _whole_digest({**digests, "labels": "\0".join(labels)}), shared)
+    return Data(parts, labels, record, _whole_digest({**digests, "labels": "\0".join(labels)}))
 
 
 def _labels(spelled: Iterable[str]) -> tuple[str, ...]:
@@ -116,31 +116,57 @@ def _empty(value: Any) -> bool:
     return value is None or (isinstance(value, str) and not value.strip())
 
 
+def _told(removed: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {why}" for why, count in removed.items()) or "the file is empty"
+
+
 def _selected(rows: Dataset, kept: Sequence[int]) -> Dataset:
     return rows if len(kept) == len(rows) else rows.select(kept)
 
 
-def _deduplicated(
-    parts: Mapping[str, Dataset], remove: bool, label: str, removed: Counter[str]
-) -> tuple[dict[str, Dataset], int]:
-    """The first of equal rows stays: test keeps its rows before validation, validation before train. Also: rows in two splits."""
-    owner: dict[str, str] = {}
-    unique, shared = dict(parts), 0
-    for name in [name for name in ("test", "validation", "train") if name in parts and (remove or len(parts) > 1)]:
-        kept = []
+def _apart(parts: Mapping[str, Dataset], remove: bool | None, label: str, removed: Counter[str]) -> dict[str, Dataset]:
+    """Splits that share no row, nor will once the missing ones are cut from train."""
+    apart = dict(parts)
+    for name, owners in _equal_to_earlier(parts, label).items():
+        cut = name == "train" and len(parts) < len(GIVEN)
+        risky = {number for number, owner in owners.items() if owner != name or cut}
+        gone = set(owners) if remove else {number for number in risky if owners[number] == name and remove is None}
+        if risky - gone:
+            raise SourceError(_shared(name, {number: owners[number] for number in sorted(risky - gone)}))
+        for number in gone:
+            removed["duplicates" if owners[number] == name else "in two splits"] += 1
+        apart[name] = _selected(parts[name], [number for number in range(len(parts[name])) if number not in gone])
+    return apart
+
+
+def _equal_to_earlier(parts: Mapping[str, Dataset], label: str) -> dict[str, dict[int, str]]:
+    """By split the rows whose content an earlier row has, and the split of that row; test comes first, train last."""
+    first: dict[str, str] = {}
+    equal: dict[str, dict[int, str]] = {name: {} for name in GIVEN if name in parts}
+    for name in equal:
         for number, row in enumerate(_undecoded(parts[name])):
-            first = owner.setdefault(_identity([row[column] for column in row if column != label]), f"{name} {number}")
-            if first == f"{name} {number}":
-                kept.append(number)
-                continue
-            elsewhere = not first.startswith(f"{name} ")
-            shared += elsewhere
-            removed["in two splits" if elsewhere else "duplicates"] += remove
-        if remove:
-            unique[name] = _selected(parts[name], kept)
-    if shared and not remove:
-        logger.warning("%d rows stand in two splits; `deduplicate: true` keeps them in the later one only", shared)
-    return unique, shared
+            identity = _identity([row[column] for column in row if column != label])
+            if identity in first:
+                equal[name][number] = first[identity]
+            first.setdefault(identity, name)
+    return equal
+
+
+def _shared(name: str, owners: Mapping[int, str]) -> str:
+    number, owner = next(iter(owners.items()))
+    if owner == name:
+        return (
+            f"{_counted(len(owners))} of {name} {'repeat' if len(owners) > 1 else 'repeats'} another (first: row {number}), and "
+            "equal rows can come to stand in two splits: leave `deduplicate: false` out, or give all splits by hand"
+        )
+    return (
+        f"{_counted(len(owners))} of {name} {'stand' if len(owners) > 1 else 'stands'} in {owner} too (first: row {number}), "
+        f"so that scores would flatter: say `deduplicate: true` to keep them in {owner} only"
+    )
+
+
+def _counted(rows: int) -> str:
+    return f"{rows} row{'s' if rows > 1 else ''}"
 
 
 def _undecoded(rows: Dataset) -> Iterator[dict[str, Any]]:
@@ -205,12 +231,14 @@ def _split(parts: dict[str, Dataset], spec: DataSpec, label: str, seed: int) -> 
             count = round(share * total) if share < 1 else int(share)
             train, parts[name] = _cut(train, count, label, seed, name)
     parts["train"] = train
+    for name in ("test", "validation"):
+        if strangers := sorted(set(parts[name][label]) - set(train[label])):
+            lost = train.features[label].int2str(strangers[0])
+            raise SourceError(
+                f"every row with the label '{lost}' went to {name}, train has none: give more rows of it, or splits by hand"
+            )
     limits: dict[str, int | None] = spec.limit.model_dump()
-    cut = {name: _drawn(parts[name], limit, seed) if limit else parts[name] for name, limit in limits.items()}
-    for name, rows in cut.items():
-        if not len(rows):
-            raise SourceError(f"split '{name}' has no rows with a label and content")
-    return cut
+    return {name: _drawn(parts[name], limit, seed) if limit else parts[name] for name, limit in limits.items()}
 
 
 def _cut(rows: Dataset, count: int, label: str, seed: int, name: str) -> tuple[Dataset, Dataset]:

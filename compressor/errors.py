@@ -37,8 +37,10 @@ class Fault:
     what: str
 
     def __str__(self) -> str:
+        """One line; what a terminal would act upon instead of showing it is escaped."""
         place = f"{self.where}: " if self.where else ""
-        return f"{self.file}:{self.line}: {place}{self.what}"
+        line = f"{self.file}:{self.line}: {place}{self.what}"
+        return line if line.isprintable() else "".join(char if char.isprintable() else ascii(char)[1:-1] for char in line)
 
 
 class PlanError(CompressorError):

@@ -18,6 +18,7 @@ from compressor.anatomy import anatomy_of
 from compressor.blueprint import Blueprint, blueprint_of, config_values, plain_config
 from compressor.contracts import Edit
 from compressor.errors import SourceError, UnsupportedModel, did_you_mean
+from compressor.paths import stays_inside
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -60,17 +61,18 @@ class Model:
         """Read what `save` wrote: nothing in the folder is executed. Modules are in eval mode.
 
         Raises:
-            SourceError: a file is missing or malformed, or the weights do not fit the blueprint.
+            SourceError: a file is missing, malformed or a link, or the weights do not fit the blueprint.
             PluginError: an edit is of a kind that is not installed.
         """
+        if link := next((path for path in folder.rglob("*") if path.is_symlink()), None):
+            raise SourceError(f"{link} is a symbolic link: a model's folder holds plain files only")
         index = _read_index(folder)
-        names = index.get("components")
-        if names is None:
-            components = {"model": _load_component(folder, index, device)}
-        else:
-            places = {name: folder / _component_name(name) for name in names}
+        if "components" in index:
+            places = {name: folder / _component_name(name) for name in _names(index, "components", folder)}
             components = {name: _load_component(place, _read_index(place), device) for name, place in places.items()}
-        return cls(components, {name: _read(folder / _side_file(name)) for name in index.get("files", [])})
+        else:
+            components = {"model": _load_component(folder, index, device)}
+        return cls(components, {name: _read(folder / _side_file(name)) for name in _names(index, "files", folder)})
 
     def save(self, folder: Path) -> None:
         """Write the model; equal models give equal bytes. A folder of one plain component opens with `from_pretrained` too.
@@ -253,11 +255,18 @@ def _read_index(folder: Path) -> dict[str, Any]:
     path = folder / BLUEPRINT
     try:
         index = json.loads(_read(path))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise SourceError(f"{path} is not JSON: {error}") from error
     if not isinstance(index, dict) or index.get("format") != FORMAT:
         raise SourceError(f"{path} is not of format {FORMAT}, the only one this version reads")
     return index
+
+
+def _names(index: Mapping[str, Any], key: str, folder: Path) -> list[str]:
+    names = index.get(key, [])
+    if not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+        raise SourceError(f"{folder / BLUEPRINT}: '{key}' is {names!r:.60}, expected a list of names")
+    return names
 
 
 def _read(path: Path) -> bytes:
@@ -275,7 +284,7 @@ def _component_name(name: str) -> str:
 
 def _side_file(name: str) -> PurePosixPath:
     path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts or "\\" in name or str(path) in (".", BLUEPRINT, CONFIG, WEIGHTS):
+    if not stays_inside(name) or str(path) in (BLUEPRINT, CONFIG, WEIGHTS):
         raise SourceError(
             f"'{name}' cannot name a file beside the model: it must lie in the model's folder and not be one of its own"
         )

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter
 
+from compressor.anatomy import anatomy_of
 from compressor.bench import ProcessBench, write_feeds
 from compressor.context import StepContext, eager, opened, time_candidates
 from compressor.contracts import Artifact, Evaluation, Event, Message, Target
@@ -78,6 +79,9 @@ class Runner:
         with self.watch.time("load", "source"):
             source = self._source()
         self._trunk_stage("source", source, step=None)
+        for name in self.bound.models:
+            with self.watch.time("load", name):
+                self._made(name)  # a teacher at fault is found now, not hours later at the step that it teaches
         try:
             final = self._trunk()
             for target in self.bound.targets:
@@ -133,7 +137,9 @@ class Runner:
         path = resolve(source, self.bound.folder)
 
         def make(out: Path) -> Mapping[str, Any]:
-            self.bound.task.load(path, self.data, seed=self.bound.seed).save(out)
+            model = self.bound.task.load(path, self.data, seed=self.bound.seed)
+            anatomy_of(model.module)  # a model that no row fits is refused now, not when a pass or the report asks
+            model.save(out)
             return {}
 
         return self.store.obtain(self.keys.source(source_digest(path)), make)

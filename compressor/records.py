@@ -8,9 +8,17 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from compressor.paths import stays_inside
 
 REPORT_VERSION = 1
+
+
+def _inside(name: str) -> str:
+    if not stays_inside(name):
+        raise ValueError(f"'{name}' leads out of its folder")
+    return name
 
 
 class Record(BaseModel):
@@ -161,7 +169,8 @@ class Stage(Record):
 
 
 class File(Record):
-    name: str
+    name: Annotated[str, AfterValidator(_inside)]
+    """Relative to the folder of its candidate."""
     bytes: int
     sha256: str
 
@@ -169,7 +178,8 @@ class File(Record):
 class Candidate(Record):
     """A stage built for a target: what is scored, timed and exported."""
 
-    id: str
+    id: str = Field(pattern="^[A-Za-z0-9_-]+@[A-Za-z0-9_-]+$")
+    """`stage@target`; also the name of its folder below `artifacts`."""
     stage: str
     target: str
     files: tuple[File, ...] = ()

@@ -33,8 +33,12 @@ def claimed(folder: Path, plan: str) -> Iterator[None]:
     """The folder for this process alone, made or gone on with; `plan` is the plan's text, which stays in it.
 
     Raises:
-        StoreError: another process runs in it, or it holds something else than an unfinished run of this plan.
+        StoreError: another process runs in it, it holds something else than an unfinished run of this plan, or it is no folder.
     """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(f"{folder} cannot be a folder ({error.strerror}): name another one with --out") from error
     with writing(folder), tried(folder / LOCK, work="running a plan") as ours:
         if not ours:
             raise StoreError(

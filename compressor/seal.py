@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from compressor.errors import StoreError
+from compressor.paths import stays_inside
 from compressor.store import sha256_of
 
 SUMS = "SHA256SUMS"
@@ -82,8 +83,7 @@ def _read(folder: Path) -> dict[str, str]:
     sums = {}
     for line in lines:
         found = re.fullmatch(r"([0-9a-f]{64})  (.+)", line)
-        inside = PurePosixPath(found[2]) if found else PurePosixPath("..")
-        if not found or inside.is_absolute() or ".." in inside.parts or "\\" in found[2]:
+        if not found or not stays_inside(found[2]):
             raise StoreError(f"{path} has a line that is no digest of a file in this folder: {line[:80]!r}")
         sums[found[2]] = found[1]
     return sums

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compressor.errors import SourceError
+from compressor.paths import stays_inside
 from compressor.specs import DataSpec, Files, ModelSource
 
 if TYPE_CHECKING:
@@ -65,15 +67,34 @@ def _check_weights(path: Path, sha256: str | None) -> None:
         if pickled:
             raise SourceError(
                 f"{path / pickled} is a pickle, which could run code when it is read: convert it where you trust it, with "
-                "`from_pretrained(...)` followed by `save_pretrained(..., safe_serialization=True)`"
+                "`from_pretrained(...)` followed by `save_pretrained(...)`, which writes safetensors"
             )
         raise SourceError(f"{path} holds no {WEIGHTS}: is it a model folder in Hugging Face layout?")
+    files = [weights] if weights.is_file() else [index, *_shards(index)]
     if sha256:
-        pinned = weights if weights.is_file() else index
-        with pinned.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
+        total = hashlib.sha256()
+        for each in files:
+            with each.open("rb") as file:
+                while piece := file.read(2**20):
+                    total.update(piece)
+        found = total.hexdigest()
         if not found.startswith(sha256):
-            raise SourceError(f"{pinned} has sha256 {found[:16]}..., the plan says {sha256}")
+            several = f" and the {len(files) - 1} files it names" if len(files) > 1 else ""
+            raise SourceError(f"{files[0]}{several} has sha256 {found[:16]}..., the plan says {sha256}")
+
+
+def _shards(index: Path) -> list[Path]:
+    """The files that an index of weights names, all of them in its own folder."""
+    try:
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise SourceError(f"{index} is no index of weights: {type(error).__name__}: {error}") from error
+    for name in names:
+        if not (isinstance(name, str) and stays_inside(name) and name.endswith(".safetensors")):
+            raise SourceError(f"{index} names {name!r}: expected safetensors files in its own folder")
+        if not (index.parent / name).is_file():
+            raise SourceError(f"{index.parent / name} is missing, and {index.name} names it")
+    return [index.parent / name for name in names]
 
 
 def inside_package(package: str, inside: str) -> Path:
@@ -101,6 +122,7 @@ def read_rows(spec: DataSpec, folder: Path, columns: Sequence[str]) -> tuple[dic
     import datasets
 
     datasets.disable_progress_bars()
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # what goes wrong is told once, by the error
     if spec.hub:
         parts, source = _hub_rows(spec.hub, spec), f"hub {spec.hub}"
     else:
@@ -174,9 +196,11 @@ def _through_datasets(kind: str, found: Sequence[Path]) -> Dataset:
     with tempfile.TemporaryDirectory(prefix="compressor-data-") as cache:
         try:
             return datasets.load_dataset(kind, split="train", cache_dir=cache, keep_in_memory=True, **options)
-        except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        except Exception as error:  # the readers raise anything: StopIteration is what an empty file gives
             cause = error.__cause__ or error
-            raise SourceError(f"{found[0]} cannot be read as {kind}: {cause}") from error
+            if isinstance(cause, StopIteration) or "corresponds to no data" in str(cause):
+                raise SourceError(f"{found[0]} holds no rows") from error
+            raise SourceError(f"{found[0]} cannot be read as {kind}: {' '.join(str(cause).split())}") from error
 
 
 def _folder_per_label(roots: Sequence[Path], columns: Sequence[str]) -> Dataset:
@@ -243,5 +267,7 @@ def _spelling(value: Any, names: Sequence[str] | None) -> str | None:
         return None
     if names:
         return str(names[value])
+    if isinstance(value, list | dict):
+        raise SourceError(f"a label is {value!r:.40}, expected a text or a number: one label for each row")
     whole = isinstance(value, float) and value.is_integer()
     return str(int(value) if whole else value).strip()

@@ -9,6 +9,8 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+PLAN_VERSION: Literal[1] = 1
+
 Sha256: TypeAlias = Annotated[str, Field(pattern="^[0-9a-f]{12,64}$")]
 """A sha256 in lower-case hexadecimal, or its first 12 digits or more."""
 
@@ -51,7 +53,7 @@ class ModelSource(Spec):
     revision: str | None = Field(default=None, min_length=1)
     """Commit, tag or branch on the hub."""
     sha256: Sha256 | None = None
-    """sha256 of the weights file (model.safetensors), or its first 12 digits or more."""
+    """sha256 of model.safetensors (of weights in several files: of the index and those files, one after another), or its start."""
 
     @model_validator(mode="after")
     def _one_source(self) -> ModelSource:
@@ -152,8 +154,10 @@ class DataSpec(Spec):
     """Commit, tag or branch on the hub."""
     format: Literal["csv", "json", "parquet", "text", "audiofolder", "imagefolder"] | None = None
     """Format of the files; seen from their extensions where it is not given."""
-    deduplicate: bool = False
-    """Remove rows of equal normalised content before splitting; the report counts them."""
+    deduplicate: bool | None = None
+    """Of rows with equal normalised content keep one. Unset: before splits are cut, and rows shared by given splits are an error;
+    true: within and across given splits too, test before validation before train; false: never, and a row that could come to
+    stand in two splits is an error. The report counts what was removed."""
     split: Split = Split()
     """Shares of the splits that the source does not have."""
     calibration: int = Field(default=256, ge=1)
@@ -241,9 +245,17 @@ class StepKeys(EntryKeys):
     """Targets in whose branches the step runs; all of them where it is not given."""
 
 
+def _readable(version: Any) -> Any:
+    if isinstance(version, int) and version > PLAN_VERSION:
+        raise ValueError(f"found {version}, this program reads plans of version {PLAN_VERSION}: update compressor-toolchain")
+    return version
+
+
 class Head(Spec):
     """The single values at the top of a plan."""
 
+    version: Annotated[Literal[1], BeforeValidator(_readable)] = PLAN_VERSION
+    """Version of the plan language; raised when a plan comes to mean something else."""
     name: Name | None = None
     """Name of the plan; its file name where it is not given."""
     seed: int = Field(default=0, ge=0, lt=2**32)

@@ -47,7 +47,10 @@ def export(run: Path, target: str, out: Path, *, stage: str = "final") -> Path:
 
 
 def check_free(out: Path) -> None:
-    """Raise StoreError where `out` is neither new nor an empty folder."""
+    """Raise StoreError where `out` is neither new nor an empty folder, or cannot become one."""
+    above = next(folder for folder in out.absolute().parents if folder.exists())
+    if not above.is_dir():
+        raise StoreError(f"{out} cannot be a folder, {above} is a file: choose another")
     if out.is_symlink() or (out.exists() and (not out.is_dir() or any(out.iterdir()))):
         raise StoreError(f"{out} is not empty: choose a new folder")
 

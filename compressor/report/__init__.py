@@ -54,7 +54,9 @@ def read_report(folder: Path) -> Report:
         found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise StoreError(f"{folder} holds no report.json: is it the folder of a run?") from None
-    except ValueError as error:
+    except OSError as error:
+        raise StoreError(f"{path} cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
         raise StoreError(f"{path} is no JSON: {error}") from error
     version = found.get("version") if isinstance(found, dict) else None
     if isinstance(version, int) and version > REPORT_VERSION:

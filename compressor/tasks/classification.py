@@ -6,7 +6,9 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+from pydantic import model_validator
 
 from compressor.contracts import Batch, Evaluation, Feed, Outputs, Port, Task, Want
 from compressor.records import ClassScore, Interval, Metric, Scores
@@ -26,6 +28,13 @@ class Classification(Task):
     """One label for each row."""
 
     metric: ClassVar[str] = "accuracy"
+
+    @model_validator(mode="after")
+    def _reads_two_columns(self) -> Self:
+        content, label = self.columns()
+        if content == label:
+            raise ValueError(f"content and label are both column '{label}'")
+        return self
 
     def outputs(self) -> tuple[Port, ...]:
         """Logits `[batch, classes]`."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from compressor.errors import SourceError
+from compressor.errors import CompressorError, SourceError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -26,7 +27,6 @@ def load_classifier(auto: Any, source: Path, labels: Sequence[str], *, seed: int
         SourceError: the folder cannot be read, has a head for other labels, or lacks weights of the model itself.
     """
     import torch
-    from safetensors import SafetensorError
 
     try:
         order = _order(auto, source, labels)
@@ -41,15 +41,26 @@ def load_classifier(auto: Any, source: Path, labels: Sequence[str], *, seed: int
                 trust_remote_code=False,
                 local_files_only=True,
                 dtype=torch.float32,
+                ignore_mismatched_sizes=True,  # told below, with the names
                 output_loading_info=True,
             )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise SourceError(f"{source} cannot be read as a model: {error}") from error
+    except CompressorError:
+        raise
+    except Exception as error:  # what a malformed folder makes the library raise can be anything
+        raise SourceError(f"{source} cannot be read as a model: {told(error)}") from error
+    for name, has, expected in sorted(found["mismatched_keys"]):
+        raise SourceError(f"{source}: {name} is {list(has)} in the weights and {list(expected)} by config.json")
     _check_complete(module, sorted(found["missing_keys"]), source, headed=order is not None)
     if order is not None and order != sorted(order):
         _reorder(module, order, source)
     classifier: PreTrainedModel = module.eval()
     return classifier
+
+
+def told(error: Exception) -> str:
+    """An error of a library in one line of bounded length."""
+    text = textwrap.shorten(str(error), width=300, placeholder=" ...")
+    return text if isinstance(error, OSError | ValueError | RuntimeError) else f"{type(error).__name__}: {text}"
 
 
 @contextmanager

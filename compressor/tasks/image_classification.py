@@ -51,10 +51,13 @@ class ImageClassification(Classification):
         from transformers import AutoModelForImageClassification
 
         from compressor.model import Model
-        from compressor.tasks.heads import load_classifier
+        from compressor.tasks.heads import load_classifier, told
 
-        preprocessor = _completed(_json(source / PREPROCESSOR), _json(source / CONFIG))
-        _Preprocessing.of(preprocessor, source)
+        try:
+            preprocessor = _completed(_json(source / PREPROCESSOR), _json(source / CONFIG))
+            _Preprocessing.of(preprocessor, source)
+        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+            raise SourceError(f"{source / PREPROCESSOR} cannot be read: {told(error)}") from error
         module = load_classifier(AutoModelForImageClassification, source, data.labels, seed=seed)
         content = json.dumps(preprocessor, indent=2, sort_keys=True) + "\n"
         return Model.wrap(module, {PREPROCESSOR: content.encode()})

@@ -188,12 +188,15 @@ def _tokenizer_files(folder: Path) -> list[Path]:
 def _read_tokenizer(folder: Path) -> Any:
     from transformers import AutoTokenizer
 
+    from compressor.tasks.heads import quiet, told
+
     if not _tokenizer_files(folder):
         raise SourceError(f"{folder} has no tokenizer ({' or '.join(TOKENIZER_FILES[:2])})")
     try:
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise SourceError(f"the tokenizer in {folder} cannot be read: {error}") from error
+        with quiet():
+            return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except Exception as error:  # what a malformed folder makes the library raise can be anything
+        raise SourceError(f"the tokenizer in {folder} cannot be read: {told(error)}") from error
 
 
 @lru_cache(maxsize=4)
@@ -231,4 +234,8 @@ def _tokenized(files: _TokenizerFiles, texts: tuple[str, ...], max_length: int) 
 
 
 def _encoded(task: TextClassification, rows: Dataset, files: Path, *, reach: int = 0) -> _Texts:
-    return _tokenized(_TokenizerFiles.of(files), tuple(rows[task.text]), max(task.max_length, reach))
+    texts = tuple(rows[task.text])
+    for text in texts:
+        if not isinstance(text, str):
+            raise SourceError(f"column '{task.text}' holds {text!r:.40} ({type(text).__name__}), expected texts")
+    return _tokenized(_TokenizerFiles.of(files), texts, max(task.max_length, reach))

@@ -82,7 +82,7 @@ def test_load_data_removes_and_counts_duplicates(tmp_path):
     data = load(tmp_path, "rows.csv", deduplicate=True)
     assert data.record.removed == {"duplicates": 2}
     assert sorted(texts(data, "train", "validation", "test")) == sorted(row["text"] for row in rows(40))
-    assert not load(tmp_path, "rows.csv").record.removed
+    assert load(tmp_path, "rows.csv").record == data.record  # they would come to stand in two splits
 
 
 def test_load_data_keeps_the_test_row_when_train_has_it_too(tmp_path):
@@ -165,9 +165,31 @@ def test_load_data_raises_when_test_has_a_label_that_train_has_not(tmp_path):
         load(tmp_path, {"train": "train.csv", "test": "test.csv"})
 
 
+def test_load_data_raises_when_rows_repeat_and_are_to_stay(tmp_path):
+    write_csv(tmp_path / "rows.csv", [*rows(40), *rows(2)])
+    with pytest.raises(SourceError, match=r"2 rows of train repeat another \(first: row 40\).*leave `deduplicate: false` out"):
+        load(tmp_path, "rows.csv", deduplicate=False)
+
+
+def test_load_data_keeps_rows_that_repeat_inside_of_splits_given_by_hand(tmp_path):
+    for name, start in (("train", 0), ("validation", 100), ("test", 200)):
+        write_csv(tmp_path / f"{name}.csv", [*rows(10, start=start), *rows(3, start=start)])
+    files = {name: f"{name}.csv" for name in ("train", "validation", "test")}
+    assert [len(load(tmp_path, files).split(name)) for name in files] == [13, 13, 13]
+    assert load(tmp_path, files, deduplicate=True).record.removed == {"duplicates": 9}
+
+
+def test_load_data_raises_when_a_label_is_left_without_a_row_to_train_on(tmp_path):
+    write_csv(tmp_path / "rows.csv", [*rows(40), {"text": "alone", "label": "c"}])
+    load(tmp_path, "rows.csv", seed=0)
+    with pytest.raises(SourceError, match="every row with the label 'c' went to test, train has none: give more rows of it"):
+        for seed in range(12):  # about one split in five
+            assert 2 in load(tmp_path, "rows.csv", seed=seed).split("train")["label"]
+
+
 def test_load_data_raises_when_there_is_one_class(tmp_path):
     write_csv(tmp_path / "rows.csv", rows(40, labels=("a",)))
-    with pytest.raises(SourceError, match="1 class in train; at least 2"):
+    with pytest.raises(SourceError, match="all rows of train have the one label 'a'; at least 2 labels are needed"):
         load(tmp_path, "rows.csv")
 
 

@@ -1,5 +1,6 @@
 import importlib.util
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -59,15 +60,70 @@ def folder(tmp_path_factory):
     return folder
 
 
-def command(folder, *arguments):
+NO_NETWORK = Path(__file__).parents[1] / "stand_ins" / "no_network"
+APART = ("unshare", "--net", "--map-root-user")
+"""A command under it has a network of its own that leads nowhere, and in which the kernel counts what is sent nevertheless."""
+COUNTED = 'code=0; "$@" || code=$?; cat /proc/net/snmp > counters; cat /proc/net/snmp6 > counters6; exit $code'
+
+
+def permitted():
+    return shutil.which("unshare") is not None and subprocess.run([*APART, "true"], capture_output=True).returncode == 0
+
+
+def command(folder, *arguments, before=()):
+    """Runs the command line with the network refused to all its processes; `network.log` says who asked."""
+    told = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}  # as a user has it
+    path = os.pathsep.join([str(NO_NETWORK), *filter(None, [told.get("PYTHONPATH")])])
     return subprocess.run(
-        [sys.executable, "-m", "compressor.cli", *arguments], cwd=folder, capture_output=True, text=True, check=False, timeout=500
+        [*before, sys.executable, "-m", "compressor.cli", *arguments],
+        cwd=folder,
+        env={**told, "PYTHONPATH": path, "NETWORK_LOG": str(folder / "network.log")},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=500,
     )
 
 
 @pytest.fixture(scope="module")
 def ran(folder):
-    return command(folder, "run", "plan.yaml", "--store", "store", "--out", "first", "--export", "exported")
+    before = (*APART, "sh", "-c", COUNTED, "sh") if permitted() else ()
+    return command(folder, "run", "plan.yaml", "--store", "store", "--out", "first", "--export", "exported", before=before)
+
+
+def counters(folder):
+    """What the kernel counted of a run: packets sent, and those that found no way out."""
+    lines = [line.split() for line in (folder / "counters").read_text().splitlines()]
+    pairs = zip(lines[::2], lines[1::2], strict=True)
+    found = {
+        f"{names[0]}{name}": int(value) for names, values in pairs for name, value in zip(names[1:], values[1:], strict=True)
+    }
+    found |= {name: int(value) for name, value in (line.split() for line in (folder / "counters6").read_text().splitlines())}
+    wanted = ("Ip:OutRequests", "Ip:OutNoRoutes", "Tcp:ActiveOpens", "Udp:OutDatagrams", "Ip6OutNoRoutes", "Udp6OutDatagrams")
+    return {name: found[name] for name in wanted if name in found}
+
+
+def test_no_process_of_a_run_asks_for_the_network(folder, ran):
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert not (folder / "network.log").exists(), (folder / "network.log").read_text()
+
+
+def test_kernel_counts_no_packet_of_a_run(folder, ran):
+    if not permitted():
+        pytest.skip("no network of its own is permitted here (unshare --net)")
+    assert set(counters(folder).values()) == {0}
+    ask = "import socket; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.connect(('192.0.2.1', 9))"
+    subprocess.run([*APART, "sh", "-c", COUNTED, "sh", sys.executable, "-c", ask], cwd=folder, capture_output=True, check=False)
+    assert counters(folder)["Ip:OutNoRoutes"] == 1, "the kernel counts what is asked for"
+
+
+def test_plan_that_names_a_hub_asks_for_it(folder):
+    asked = command(folder, "check", "plan.yaml", "--store", "none", "--set", "model={hub: nobody/nothing}")
+    log = folder / "network.log"
+    assert asked.returncode == 1
+    assert asked.stderr.splitlines()[-1].startswith("hub model 'nobody/nothing' (revision main) cannot be fetched")
+    assert "huggingface.co" in log.read_text()
+    log.unlink()
 
 
 def test_run_accepts_and_writes_report_and_export(folder, ran):

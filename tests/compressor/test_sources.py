@@ -70,14 +70,15 @@ def test_rows_match_their_sha256_whatever_the_seed(tmp_path):
         load(tmp_path, {"path": "rows.jsonl", "sha256": "0" * 12})
 
 
-def test_rows_in_two_given_splits_are_counted_and_told(tmp_path, caplog):
+def test_rows_in_two_given_splits_are_refused_unless_they_are_to_be_removed(tmp_path):
     write_jsonl(tmp_path / "train.jsonl", "ab" * 20)
     write_jsonl(tmp_path / "test.jsonl", "ab" * 4, start=36)
     files = {"train": "train.jsonl", "test": "test.jsonl"}
-    data = load(tmp_path, files)
-    assert data.shared == 4
-    assert data.record.removed == {}
-    assert "4 rows stand in two splits" in caplog.text
+    for deduplicate in (None, False):
+        with pytest.raises(
+            SourceError, match=r"4 rows of train stand in test too \(first: row 36\), so that scores would flatter"
+        ):
+            load(tmp_path, files, deduplicate=deduplicate)
     assert load(tmp_path, files, deduplicate=True).record.removed == {"in two splits": 4}
 
 
@@ -119,7 +120,11 @@ def test_images_with_a_metadata_file_have_its_labels(tmp_path):
         (lambda root: (root / "x.csv").write_text(""), "x.csv", r"x\.csv cannot be read as csv"),
         (lambda root: (root / "x.jsonl").write_text("{no json"), "x.jsonl", r"x\.jsonl cannot be read as json"),
         (lambda root: (root / "x.parquet").write_bytes(b"junk"), "x.parquet", r"x\.parquet cannot be read as parquet"),
-        (lambda root: write_jsonl(root / "x.jsonl", [None] * 5), "x.jsonl", "has no class in train"),
+        (
+            lambda root: write_jsonl(root / "x.jsonl", [None] * 5),
+            "x.jsonl",
+            r"no row of train has content and a label \(5 without a label\)",
+        ),
         (
             lambda root: write_jsonl(root / "x.jsonl", "ab"),
             {"path": "x.jsonl", "layout": "folder-per-label"},
