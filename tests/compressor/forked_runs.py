@@ -1,14 +1,14 @@
 """Real runs of one plan, all forked from a process that has imported everything: killed everywhere, side by side, interrupted.
 
-    python forked_runs.py FOLDER whole killed two four interrupted
+    python forked_runs.py FOLDER
 
-FOLDER has `plan.yaml`; each kind of runs works in FOLDER/KIND. `whole` is never killed and warms this process up.
+FOLDER has `plan.yaml`; each kind of runs works in FOLDER/KIND. `whole` is never killed and warms this process up; the others follow.
 
 `killed`: runs on one store and one run folder, each dead by SIGKILL at the first point at which it writes, renames, removes, starts
 or ends a process and no run died before, until one ends. FOLDER/killed/points.jsonl has a line for each point. Points are Python's
 audit events, before they take place, and once more with the file opened and still empty. What a library writes in its own machine
-code raises no event; the points around it stand for it. A point is a phase, an event, a line of code and a path without its
-numbers and digests, so that a loop over the like of them counts once.
+code raises no event; the points around it stand for it. A point is a phase, an event, a line of code and a folder, and the name
+of what is put in place, so that a loop over the like of them counts once.
 `two`, `four`: so many runs at once on one store; FOLDER/KIND/stored.txt has a line for each result that one of them stored.
 `interrupted`: runs stopped by SIGINT, once and twice, while they train and while they measure, until one ends.
 """
@@ -17,12 +17,11 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any, TypeAlias
@@ -58,6 +57,8 @@ ON_PATHS = {
 }
 """Events on a path, and which argument is the path that changes."""
 ON_PROCESSES = ("subprocess.Popen", "subprocess.Popen.wait", "os.kill")
+DIGEST = 64
+NUMBERS = str.maketrans("0123456789", "#" * 10)
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
 
@@ -82,7 +83,7 @@ class Killer:
             return
         if event == "open" and not (isinstance(arguments[2], int) and arguments[2] & WRITES):
             return
-        path = self._inside(arguments[ON_PATHS.get(event, 0)], arguments)
+        path = self._inside(event, arguments)
         if path is None:
             return
         self._pass(event, path)
@@ -90,22 +91,23 @@ class Killer:
             os.close(os.open(arguments[0], arguments[2], 0o666))
             self._pass(f"{event}, still empty", path)
 
-    def _inside(self, path: Any, arguments: tuple[Any, ...]) -> str | None:
-        """The path below the watched folder without what differs from run to run; None where it lies elsewhere."""
+    def _inside(self, event: str, arguments: tuple[Any, ...]) -> str | None:
+        """The two folders below the watched one in which a path lies, and its name where it is put in place; None outside."""
+        path = arguments[ON_PATHS.get(event, 0)]
         if isinstance(path, int):
             return None
-        path = os.fsdecode(path)
-        folders = [each for each in arguments[1:] if isinstance(each, int) and each > 2]
-        if not os.path.isabs(path) and folders and os.path.isdir(f"/proc/self/fd/{folders[-1]}"):
-            path = os.path.join(os.readlink(f"/proc/self/fd/{folders[-1]}"), path)
+        path, folder = os.fsdecode(path), arguments[-1]
+        if not os.path.isabs(path) and isinstance(folder, int) and folder > 2:  # relative to an open folder
+            path = os.path.join(os.readlink(f"/proc/self/fd/{folder}"), path)
         path = os.path.abspath(path)
         if not path.startswith(self._base + os.sep):
             return None
-        path = re.sub(r"worker-\w+", "worker", path[len(self._base) + 1 :])
-        return re.sub(r"\d+", "0", re.sub(r"[0-9a-f]{8,}|(?<=/)[0-9a-f]{2}(?=/|$)", "0", path))
+        *folders, name = path[len(self._base) + 1 :].split(os.sep)
+        place = [*folders[:2], name] if event == "os.rename" and len(name) < DIGEST else folders[:2]
+        return os.sep.join(place).translate(NUMBERS)
 
     def _point(self, event: str, path: str) -> dict[str, str]:
-        frames = list(_ours(sys._getframe()))
+        frames = list(_ours(sys._getframe())) or ["compressor/"]
         rooms = {"store": STORE} if frames[0].startswith(STORE) else PHASES
         phase = next(name for name, room in rooms.items() if any(frame.startswith(room) for frame in frames))
         return {"phase": phase, "event": event, "line": frames[0], "path": path}
@@ -243,7 +245,6 @@ def interrupted(folder: Path) -> None:
 
 
 KINDS: dict[str, Callable[[Path], None]] = {
-    "whole": whole,
     "killed": killed,
     "two": lambda folder: together(folder, 2),
     "four": lambda folder: together(folder, 4),
@@ -251,14 +252,37 @@ KINDS: dict[str, Callable[[Path], None]] = {
 }
 
 
+def apart(base: Path, kinds: Sequence[str]) -> int:
+    """Do kinds of runs one after the other in a fork of this process; its number."""
+    child = os.fork()
+    if child:
+        return child
+    code = 99
+    try:
+        for kind in kinds:
+            timed(base / kind, KINDS[kind])
+        code = 0
+    except SystemExit as failed:
+        sys.stderr.write(f"{failed}\n")
+        sys.stderr.flush()
+    finally:
+        os._exit(code)
+
+
+def timed(folder: Path, runs: Callable[[Path], None]) -> None:
+    """Do runs in a new folder, and leave there how many seconds they took."""
+    started = time.monotonic()
+    folder.mkdir()
+    runs(folder)
+    (folder / "seconds.txt").write_text(f"{time.monotonic() - started:.1f}", encoding="utf-8")
+
+
 def main() -> None:
     base = Path(sys.argv[1]).resolve()
     os.environ[INTERVAL] = "0"  # a checkpoint after every step: points of their own
-    for kind in sys.argv[2:]:
-        started = time.monotonic()
-        (base / kind).mkdir()
-        KINDS[kind](base / kind)
-        (base / kind / "seconds.txt").write_text(f"{time.monotonic() - started:.1f}", encoding="utf-8")
+    timed(base / "whole", whole)
+    lanes = [apart(base, kinds) for kinds in (("killed",), ("two", "four", "interrupted"))]
+    raise SystemExit(max([abs(ended(lane)) for lane in lanes]))
 
 
 if __name__ == "__main__":

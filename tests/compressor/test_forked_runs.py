@@ -26,7 +26,7 @@ def folder(tmp_path_factory):
     """All runs, made by one process."""
     folder = tmp_path_factory.mktemp("forked")
     write_tiny_plan(folder)
-    command = [sys.executable, str(DRIVER), str(folder), "whole", "killed", "two", "four", "interrupted"]
+    command = [sys.executable, str(DRIVER), str(folder)]
     made = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(DRIVER.parents[2])})
     said = "".join(f"\n--- {path}\n{path.read_text()[-2000:]}" for path in sorted(folder.rglob("said*.txt")))
     assert made.returncode == 0, made.stdout + made.stderr + said
@@ -50,7 +50,7 @@ def test_killed_at_every_point_the_last_run_ends_with_equal_files(folder, record
     by_phase = Counter(each["phase"] for each in points)
     record_property("kills", dict(by_phase))
     assert set(by_phase) == set(PHASES), by_phase
-    assert len(points) > 100
+    assert len(points) > 60
     events = {each["event"] for each in points}
     assert {"open", "open, still empty", "os.rename", "os.mkdir", "subprocess.Popen", "subprocess.Popen.wait"} <= events
     assert_equal_to_the_whole_run(folder, folder / "killed")
