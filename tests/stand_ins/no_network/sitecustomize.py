@@ -9,6 +9,7 @@ import os
 import socket
 import sys
 import traceback
+from pathlib import Path
 
 ASKED = frozenset(
     {"socket.connect", "socket.sendto", "socket.sendmsg", "socket.getaddrinfo", "socket.gethostbyname", "socket.gethostbyaddr"}
@@ -19,7 +20,7 @@ def refuse(event: str, arguments: tuple[object, ...]) -> None:
     if event not in ASKED or (arguments and getattr(arguments[0], "family", None) == socket.AF_UNIX):
         return
     asked = f"{event} {arguments[-1] if event == 'socket.connect' else arguments}"
-    with open(os.environ["NETWORK_LOG"], "a", encoding="utf-8") as log:
+    with Path(os.environ["NETWORK_LOG"]).open("a", encoding="utf-8") as log:
         log.write(f"{asked}\n{''.join(traceback.format_stack(limit=12))}\n")
     raise ConnectionRefusedError(f"no network here: {asked}")
 
