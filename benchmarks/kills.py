@@ -90,12 +90,13 @@ def undisturbed(subject: Subject, folder: Path) -> tuple[Phase, ...]:
     seconds: dict[str, float] = {}
     current, since = None, time.monotonic()
     assert run.stdout is not None
-    for line in run.stdout:
-        sys.stdout.write(line)
-        if name := phase_of(line):
-            now = time.monotonic()
-            seconds[current or name] = seconds.get(current or name, 0.0) + now - since
-            current, since = name, now
+    with run.stdout:
+        for line in run.stdout:
+            sys.stdout.write(line)
+            if name := phase_of(line):
+                now = time.monotonic()
+                seconds[current or name] = seconds.get(current or name, 0.0) + now - since
+                current, since = name, now
     if current:
         seconds[current] = seconds.get(current, 0.0) + time.monotonic() - since
     if run.wait() not in (0, 3) or not (folder / "run" / "report.json").is_file():
@@ -122,8 +123,9 @@ def killed(subject: Subject, folder: Path, phase: Phase, *, rng: random.Random) 
 
 def _read(run: subprocess.Popen[str], lines: queue.SimpleQueue[str | None]) -> None:
     assert run.stdout is not None
-    for line in run.stdout:
-        lines.put(line)
+    with run.stdout:
+        for line in run.stdout:
+            lines.put(line)
     lines.put(None)
 
 
