@@ -19,6 +19,7 @@ from typing import Any
 
 from compressor.contracts import Candidate, Event, Feed, Target
 from compressor.errors import WorkerFailed
+from compressor.telemetry import SWITCHES
 
 logger = logging.getLogger(__name__)
 
@@ -29,8 +30,7 @@ STDERR_TAIL_LINES = 15
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 QUIET = {
-    "DO_NOT_TRACK": "1",
-    "HF_HUB_DISABLE_TELEMETRY": "1",
+    **SWITCHES,
     "HF_HUB_OFFLINE": "1",
     "HF_DATASETS_OFFLINE": "1",
     "TRANSFORMERS_OFFLINE": "1",

@@ -123,7 +123,7 @@ class Run:
     def target(self, name: str) -> Target:
         """A target as the plan of this run has it."""
         plan, _ = read_yaml(self.report.plan.encode(), "plan")
-        for item in map(as_mapping, plan.items()["targets"].values()):
+        for item in (as_mapping("targets", each) for each in plan.items()["targets"].values()):
             if name_of("targets", item) == name:
                 plugin = next(key for key in item.items() if key not in keys_of("targets"))
                 found: Target = registry.load("target", plugin).model_validate(item.items()[plugin].plain())
@@ -172,7 +172,7 @@ def parameters(report: Report) -> dict[str, str]:
         if section not in KEYS:
             flat |= _flat(section, at.plain())
             continue
-        entries = {name_of(section, item): as_mapping(item).items() for item in at.values()}
+        entries = {name_of(section, item): as_mapping(section, item).items() for item in at.values()}
         flat[section] = ", ".join(entries)
         for name, entry in entries.items():
             for key, value in entry.items():

@@ -138,7 +138,7 @@ def _in_plan(plan: Located, keys: list[str], value: Located, asked: Fault) -> Lo
 
 def _in_entry(section: str, item: Located, keys: list[str], value: Located, asked: Fault) -> Located:
     """Parameters are addressed without naming the plug-in again: `passes.distill.epochs`."""
-    item = as_mapping(item)
+    item = as_mapping(section, item)
     if keys and keys[0] in keys_of(section):
         return _assigned(item, keys, value, asked)
     plugin = next((key for key in item.items() if key not in keys_of(section)), "")

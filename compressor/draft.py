@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from compressor.contracts import Dialect, Pass, Step
@@ -62,7 +62,7 @@ class Drafted:
         known = {key: value.plain() for key, value in self.entry.parameters.items().items() if key in self.kind.model_fields}
         step = self.step if isinstance(self.step, Pass) else self.kind.model_construct(**known)
         try:
-            return Mentions(tuple(step.teachers()), tuple(step.targets()), dict(step.plugins()))
+            return Mentions(_texts(step.teachers()), _texts(step.targets()), {k: _texts(v) for k, v in step.plugins().items()})
         except (TypeError, ValueError, LookupError, AttributeError):  # parameters at fault, which is told where they stand
             return Mentions()
 
@@ -78,6 +78,11 @@ class Drafted:
             if text in (key, value.data):
                 return value.fault(path, what)
         return parameters.fault(self.entry.where, what)
+
+
+def _texts(names: Iterable[object]) -> tuple[str, ...]:
+    """What can be a name; anything else is a parameter at fault, which is told where it stands."""
+    return tuple(name for name in names if isinstance(name, str))
 
 
 @dataclass(frozen=True)

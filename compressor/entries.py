@@ -14,23 +14,32 @@ KEYS: dict[str, type[EntryKeys]] = {"passes": StepKeys, "targets": EntryKeys, "p
 
 KINDS = {"passes": "pass", "targets": "target", "probes": "probe"}
 
+MAX_ENTRIES = 1000
+"""Entries of one section; checks across them take time by the square of it."""
+
 
 def keys_of(section: str) -> frozenset[str]:
     """Names of the keys that may stand beside the plug-in."""
     return frozenset(field.alias or name for name, field in KEYS[section].model_fields.items())
 
 
-def as_mapping(item: Located) -> Located:
+def as_mapping(section: str, item: Located) -> Located:
     """`- memory` and `- memory:` written out as `- memory: {}`."""
     if isinstance(item.data, str):
         item = replace(item, data={item.data: replace(item, data=None)})
-    filled = {key: replace(value, data={}) if value.data is None else value for key, value in item.items().items()}
-    return replace(item, data=filled)
+    plain = keys_of(section)
+    return replace(
+        item,
+        data={
+            key: replace(value, data={}) if value.data is None and key not in plain else value
+            for key, value in item.items().items()
+        },
+    )
 
 
 def name_of(section: str, item: Located) -> str:
     """The name that an entry goes by: its `name:`, else its plug-in's; empty where it has neither."""
-    entries = as_mapping(item).items()
+    entries = as_mapping(section, item).items()
     given = entries.get("name")
     if given is not None and isinstance(given.data, str):
         return given.data
@@ -53,7 +62,7 @@ def read_entry(section: str, index: int, item: Located, known: Iterable[str]) ->
     where = f"{section}.{name_of(section, item)}" if name_of(section, item) else f"{section}[{index}]"
     if not isinstance(item.data, str | dict):
         return None, (item.fault(where, f"found {item}, expected the name of a {KINDS[section]}, alone or with its parameters"),)
-    item = as_mapping(item)
+    item = as_mapping(section, item)
     plugins = {key: value for key, value in item.items().items() if key not in keys_of(section)}
     beside = {key: value for key, value in item.items().items() if key in keys_of(section)}
     chosen = next((key for key in plugins if key in set(known)), next(iter(plugins), None))

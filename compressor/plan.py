@@ -16,7 +16,7 @@ from compressor.composition import compose
 from compressor.consistency import faults_of, plugin_faults
 from compressor.contracts import Pass, Probe, Step, Target, Task
 from compressor.draft import Draft, Drafted
-from compressor.entries import KEYS, KINDS, Entry, read_entry
+from compressor.entries import KEYS, KINDS, MAX_ENTRIES, Entry, read_entry
 from compressor.errors import Fault, PlanError, PluginError, did_you_mean
 from compressor.order import rung_for
 from compressor.specs import Accept, DataSpec, Gate, Head, ModelSource, StepKeys
@@ -180,6 +180,9 @@ class _Reader:
             self._fault(at, key, f"found {at}, expected a list: begin each entry with a dash")
         elif key in _NEEDED and not (at and at.values()):
             self._fault(at or self.plan, key, f"{'missing' if at is None else 'empty'}; {_NEEDED[key]}")
+        elif at is not None and len(at.values()) > MAX_ENTRIES:
+            self._fault(at, key, f"has {len(at.values())} entries, expected at most {MAX_ENTRIES}")
+            return []
         return at.values() if at else []
 
     def _model(self, where: str, at: Located | None) -> ModelSource | None:

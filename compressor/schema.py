@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 from compressor import registry
-from compressor.entries import KEYS, KINDS
+from compressor.entries import KEYS, KINDS, MAX_ENTRIES
 from compressor.specs import Accept, DataSpec, Head, ModelSource
 
 Schema = dict[str, Any]
@@ -28,10 +28,11 @@ def plan_schema() -> Schema:
         [Head, ModelSource, DataSpec, Accept, *KEYS.values(), *(each for kind in plugins.values() for each in kind.values())]
     )
     sections = {
-        section: _described(about, _list_of(types.chosen(plugins[KINDS[section]], types.properties(KEYS[section]))))
-        for section, about in _SECTIONS.items()
+        section: _list_of(types.chosen(plugins[KINDS[section]], types.properties(KEYS[section]))) for section in _SECTIONS
     }
-    models = {"type": "object", "additionalProperties": types.of(ModelSource)}
+    sections["probes"] = _or_null(sections["probes"])
+    models = _or_null({"type": "object", "additionalProperties": types.of(ModelSource)})
+    accept = _or_null(_list_of(types.of(Accept)))
     return {
         "$schema": DIALECT,
         "title": "compressor plan",
@@ -44,8 +45,8 @@ def plan_schema() -> Schema:
             "models": _described("Further models by name, as teachers.", models),
             "task": _described("What the model is for: one task's name with its parameters.", types.chosen(plugins["task"], {})),
             "data": types.of(DataSpec),
-            **sections,
-            "accept": _described("What the final model has to keep on a target, on test data.", _list_of(types.of(Accept))),
+            **{section: _described(about, sections[section]) for section, about in _SECTIONS.items()},
+            "accept": _described("What the final model has to keep on a target, on test data.", accept),
         },
         "additionalProperties": False,
         "$defs": types.definitions,
@@ -82,13 +83,17 @@ class _Types:
 
     def chosen(self, plugins: Mapping[str, type[BaseModel]], beside: Schema) -> Schema:
         """A plug-in's name alone, or one plug-in with its parameters and the keys beside it."""
+        plain = [name for name, model in plugins.items() if not any(each.is_required() for each in model.model_fields.values())]
         entry = {
             "type": "object",
-            "properties": {**{name: {"anyOf": [self.of(model), {"type": "null"}]} for name, model in plugins.items()}, **beside},
+            "properties": {
+                **{name: _or_null(self.of(model)) if name in plain else self.of(model) for name, model in plugins.items()},
+                **beside,
+            },
             "oneOf": [{"required": [name]} for name in plugins],
             "additionalProperties": False,
         }
-        return {"anyOf": [{"enum": list(plugins)}, entry]}
+        return {"anyOf": [{"enum": plain}, entry]}
 
 
 def _described(description: str, schema: Schema) -> Schema:
@@ -96,4 +101,9 @@ def _described(description: str, schema: Schema) -> Schema:
 
 
 def _list_of(items: Schema) -> Schema:
-    return {"type": "array", "items": items}
+    return {"type": "array", "items": items, "maxItems": MAX_ENTRIES}
+
+
+def _or_null(schema: Schema) -> Schema:
+    """What may be left out, and so may stand as a key without a value."""
+    return {"anyOf": [schema, {"type": "null"}]}

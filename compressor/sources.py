@@ -57,7 +57,9 @@ def _from_hub(name: str, revision: str | None) -> Path:
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=list(HUB_FILES)))
     except (OSError, ValueError) as error:
-        raise SourceError(f"hub model '{name}' (revision {revision or 'main'}) cannot be fetched: {error}") from error
+        raise SourceError(
+            f"hub model '{name}' (revision {revision or 'main'}) cannot be fetched: {' '.join(str(error).split())}"
+        ) from error
 
 
 def _check_weights(path: Path, sha256: str | None) -> None:
@@ -79,7 +81,7 @@ def _check_weights(path: Path, sha256: str | None) -> None:
                     total.update(piece)
         found = total.hexdigest()
         if not found.startswith(sha256):
-            several = f" and the {len(files) - 1} files it names" if len(files) > 1 else ""
+            several = " and the files it names" if len(files) > 1 else ""
             raise SourceError(f"{files[0]}{several} has sha256 {found[:16]}..., the plan says {sha256}")
 
 
@@ -143,7 +145,7 @@ def _hub_rows(name: str, spec: DataSpec) -> dict[str, Dataset]:
     try:
         loaded = datasets.load_dataset(name, spec.config, revision=spec.revision)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-        raise SourceError(f"hub data set '{name}' cannot be fetched: {error}") from error
+        raise SourceError(f"hub data set '{name}' cannot be fetched: {' '.join(str(error).split())}") from error
     if "train" not in loaded:
         raise SourceError(f"hub data set '{name}' has no split 'train' (splits: {', '.join(loaded)})")
     return {split: loaded[split] for split in ("train", "validation", "test") if split in loaded}

@@ -6,12 +6,20 @@ import logging
 import os
 import sys
 
+SWITCHES = {
+    "DO_NOT_TRACK": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_UPDATE_DOWNLOAD_COUNTS": "0",  # `datasets` counts even the reading of a local file, at a server of its own
+    "OPENVINO_TELEMETRY_OPT_OUT": "1",
+    "ORT_DISABLE_TELEMETRY": "1",  # onnxruntime reports each session from release 1.29 on, from machine code
+}
+"""Environment variables that keep libraries from reporting use."""
+
 
 def quiet() -> None:
     """Keep libraries from drawing over the progress bars and from telling anybody anything; to be called before any is imported."""
-    for name in ("HF_HUB_DISABLE_TELEMETRY", "DO_NOT_TRACK", "HF_HUB_DISABLE_PROGRESS_BARS", "OPENVINO_TELEMETRY_OPT_OUT"):
-        os.environ.setdefault(name, "1")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    for name, value in {**SWITCHES, "HF_HUB_DISABLE_PROGRESS_BARS": "1", "TRANSFORMERS_VERBOSITY": "error"}.items():
+        os.environ.setdefault(name, value)
     for name in ("torch.onnx", "nncf", "onnxscript"):
         logging.getLogger(name).setLevel(logging.ERROR)
 

@@ -6,8 +6,11 @@ import os
 
 import pytest
 
+from compressor.telemetry import SWITCHES
+
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_OFFLINE"] = "1"
+os.environ |= SWITCHES
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 

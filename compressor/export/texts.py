@@ -29,6 +29,9 @@ def _use(report: Report, deployed: Deployed) -> Iterator[str]:
         yield from ("it is opened with `compressor.model.Model.load`.", "")
     yield f"`{deployed.file}` is the model, `spec.json` says what it takes and gives, `labels.json` names its classes in order."
     yield ""
+    if deployed.runtime == "onnxruntime":
+        yield "From release 1.29 on, onnxruntime reports its use to Microsoft; `ORT_DISABLE_TELEMETRY=1`, which `example.py` sets, stops it."
+        yield ""
 
 
 def _figures(report: Report, deployed: Deployed) -> Iterator[str]:

@@ -14,7 +14,7 @@ from benchmarks.latency import Latency
 from compressor.comparison import Run, changes, compare_runs, measure
 from compressor.errors import StoreError
 from compressor.plan import load_plan
-from compressor.store import Store
+from compressor.store import Store, sha256_of
 
 write_tiny = runpy.run_path(str(Path(__file__).with_name("tiny.py")))["write_tiny"]
 
@@ -57,7 +57,11 @@ def other(runs, tmp_path):
 def rewritten(folder, change):
     report = json.loads((folder / "report.json").read_text())
     change(report)
-    (folder / "report.json").write_text(json.dumps(report))
+    path = folder / "report.json"
+    before = sha256_of(path)
+    path.write_text(json.dumps(report))
+    sums = folder / "SHA256SUMS"
+    sums.write_text(sums.read_text().replace(before, sha256_of(path)))
     return folder
 
 

@@ -114,13 +114,13 @@ def agrees(folder: Path, text: str) -> None:
     if isinstance(outcome, Bound):
         assert meets, [error.message for error in VALIDATOR.iter_errors(value.plain())]
     elif meets:
-        strange = [str(fault) for fault in outcome.faults if not KNOWN.search(fault.what)]
+        strange = [str(fault) for fault in outcome.faults if not (KNOWN.search(fault.what) or ".objectives." in fault.where)]
         assert not strange, strange
 
 
 def often(cases: int):
     return settings(
-        max_examples=max(60, cases // 4) if "props" in __import__("sys").modules else cases,
+        max_examples=cases,
         deadline=timedelta(seconds=2 * SECONDS_A_PLAN),
         suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],
         derandomize=True,

@@ -146,9 +146,16 @@ def test_load_data_raises_when_images_and_other_files_are_mixed(tmp_path):
 
 
 def test_resolve_checks_the_index_when_weights_are_in_several_files(tmp_path):
-    (tmp_path / "model.safetensors.index.json").write_text("{}")
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text("{}")
+    with pytest.raises(SourceError, match=r"model\.safetensors\.index\.json is no index of weights: KeyError: 'weight_map'"):
+        resolve(ModelSource(folder=str(tmp_path)), tmp_path)
+    index.write_text(json.dumps({"weight_map": {"a": "model-1.safetensors"}}))
+    with pytest.raises(SourceError, match=r"model-1\.safetensors is missing, and model\.safetensors\.index\.json names it"):
+        resolve(ModelSource(folder=str(tmp_path)), tmp_path)
+    (tmp_path / "model-1.safetensors").write_bytes(b"")
     assert resolve(ModelSource(folder=str(tmp_path)), tmp_path) == tmp_path
-    with pytest.raises(SourceError, match=r"model\.safetensors\.index\.json has sha256"):
+    with pytest.raises(SourceError, match=r"model\.safetensors\.index\.json and the files it names has sha256"):
         resolve(ModelSource(folder=str(tmp_path), sha256="0" * 12), tmp_path)
 
 

@@ -140,7 +140,7 @@ def test_open_raises_when_onnxruntime_falls_back_to_another_provider(built):
 def test_diagnose_finds_float_products_when_nothing_is_quantised(built):
     assert EagerTorch().diagnose(built["torch"]) == ()
     assert any("in float" in line for line in OnnxRuntime().diagnose(built["onnxruntime"]))
-    assert any("f32" in line for line in OpenVino().diagnose(built["openvino"]))
+    assert any("in fp32" in line for line in OpenVino().diagnose(built["openvino"]))
 
 
 @pytest.mark.parametrize("level", ["none", "basic", "extended"])
