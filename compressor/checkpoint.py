@@ -26,6 +26,11 @@ MOST_SHARE = 0.02
 """Share of the time that writing may take: where one takes long, the next one comes later."""
 
 
+def holds_checkpoint(folder: Path) -> bool:
+    """Whether a folder holds a checkpoint: of all that a step writes on its way, what is there whole or not at all."""
+    return (folder / INDEX).is_file()
+
+
 class Checkpoints:
     """The last checkpoint of one training.
 

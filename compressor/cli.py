@@ -61,15 +61,15 @@ def run(
 
     bound = load_plan(plan, settings=settings or ())
     folder = out or run_folder.choose(bound.name, bound.text)
-    if export_to:
-        from compressor.export import check_free
-
-        check_free(export_to)  # now, and not after hours
     if export_to and run_folder.finished(folder, bound.text):
         from compressor.report import read_report
 
         report = read_report(folder)  # only the export is left to do
     else:
+        if export_to:
+            from compressor.export import check_free
+
+            check_free(export_to)  # now, and not after hours
         with run_folder.claimed(folder, bound.text):
             report = _run(bound, store, folder, _processes(processes, nodes, rendezvous))
     _show(report)

@@ -15,6 +15,7 @@ from pydantic import TypeAdapter
 
 from compressor.anatomy import anatomy_of
 from compressor.bench import ProcessBench, write_feeds
+from compressor.checkpoint import holds_checkpoint
 from compressor.context import StepContext, eager, opened, time_candidates
 from compressor.contracts import Artifact, Evaluation, Event, Message, Target
 from compressor.data import Data, load_data, resolve
@@ -231,7 +232,7 @@ class Runner:
 
         def make(out: Path) -> Mapping[str, Any]:
             self._say(f"{step.name}{f' for {target.name}' if target else ''}: start")
-            ctx = self._context(runtime, self.store.scratch(parts))
+            ctx = self._context(runtime, self.store.scratch(parts, keep=holds_checkpoint))
             if step.step.trains and rung is None and self.processes.size > 1:
                 return {"notes": train_apart(self._job(step, parent, ctx.folder, out), self.processes, self.listener)}
             if rung is None:

@@ -103,15 +103,19 @@ class Store:
             remove(self.root / "scratch" / key)
             return made
 
-    def scratch(self, parts: Mapping[str, Any]) -> Path:
+    def scratch(self, parts: Mapping[str, Any], *, keep: Callable[[Path], bool] = Path.exists) -> Path:
         """A folder for what a step writes on its way; the same one for the same step until its result is stored.
 
-        To be asked for by the maker of that result only: its lock keeps others out of the folder.
+        Of what a killed process left in it, only that stays which `keep` says is whole. To be asked for by the maker of that
+        result only: its lock keeps others out of the folder.
         """
         folder = self.root / "scratch" / key_of(parts)
         if folder.is_symlink():
             remove(folder)
         folder.mkdir(parents=True, exist_ok=True)
+        for path in _inside(folder):
+            if not keep(path):
+                remove(path)
         return folder
 
     @contextmanager

@@ -28,6 +28,8 @@ __all__ = ["check_free", "export"]
 def export(run: Path, target: str, out: Path, *, stage: str = "final") -> Path:
     """Write the files of a target's candidate, and all that is needed to use them, into the new or empty folder `out`.
 
+    Where `out` holds exactly these files already, as after a kill at the last moment, it stays as it is.
+
     Raises:
         StoreError: the run has no such candidate, a file is not the one the report was written about, or `out` is not empty.
         UnsupportedModel: the model takes inputs that no example could make.
@@ -38,11 +40,14 @@ def export(run: Path, target: str, out: Path, *, stage: str = "final") -> Path:
     check_files(built, candidate)
     check_below(run, f"artifacts/{candidate.id}")
     deployed = read_deployed(built, candidate)
-    check_free(out)
+    if not (out / SUMS).is_file():
+        check_free(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     with writing(out), _beside(out) as folder:
         _fill(folder, built, deployed=deployed, report=report)
-        folder.replace(out)
+        if not (out / SUMS).is_file() or _digests(out) != _digests(folder):
+            check_free(out)
+            folder.replace(out)
     return out
 
 
@@ -106,8 +111,11 @@ def _fill(folder: Path, built: Path, *, deployed: Deployed, report: Report) -> N
     }
     for name, text in texts.items():
         (folder / name).write_text(text, encoding="utf-8")
-    sums = {name: sha256_of(folder / name) for name in names_in(folder)}
-    (folder / SUMS).write_text(sums_text(sums), encoding="utf-8")
+    (folder / SUMS).write_text(sums_text(_digests(folder)), encoding="utf-8")
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    return {name: sha256_of(folder / name) for name in names_in(folder)}
 
 
 def _json(value: object) -> str:

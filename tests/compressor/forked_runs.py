@@ -21,6 +21,7 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
@@ -96,7 +97,7 @@ class Killer:
         path = arguments[ON_PATHS.get(event, 0)]
         if isinstance(path, int):
             return None
-        path, folder = os.fsdecode(path), arguments[-1]
+        path, folder = os.fsdecode(path), None if event == "open" else arguments[-1]
         if not os.path.isabs(path) and isinstance(folder, int) and folder > 2:  # relative to an open folder
             path = os.path.join(os.readlink(f"/proc/self/fd/{folder}"), path)
         path = os.path.abspath(path)
@@ -126,10 +127,10 @@ class Tally:
     """An audit hook that writes down each result that is put into a store."""
 
     def __init__(self, store: Path, log: Path) -> None:
-        self._staging, self._log = str(store / "staging") + os.sep, log
+        self._results, self._log = str(store / "results") + os.sep, log
 
     def __call__(self, event: str, arguments: tuple[Any, ...]) -> None:
-        if event == "os.rename" and os.path.realpath(arguments[0]).startswith(self._staging):
+        if event == "os.rename" and os.path.realpath(arguments[1]).startswith(self._results):
             with self._log.open("a", encoding="utf-8") as log:
                 log.write(f"{os.path.basename(arguments[1])}\n")
 
@@ -185,6 +186,9 @@ def forked(folder: Path, *, said: Path, hook: Hook | None = None) -> int:
             sys.addaudithook(hook)
         code = command(folder)
         sys.stdout.flush()
+    except BaseException:
+        traceback.print_exc()
+        raise
     finally:
         os._exit(code)
 
@@ -262,10 +266,11 @@ def apart(base: Path, kinds: Sequence[str]) -> int:
         for kind in kinds:
             timed(base / kind, KINDS[kind])
         code = 0
-    except SystemExit as failed:
-        sys.stderr.write(f"{failed}\n")
-        sys.stderr.flush()
+    except BaseException:
+        traceback.print_exc()
+        raise
     finally:
+        sys.stderr.flush()
         os._exit(code)
 
 

@@ -346,6 +346,14 @@ def test_export_refuses_a_folder_that_is_not_empty(text_run, tmp_path):
     out = tmp_path / "out"
     out.mkdir()
     export(text_run.folder, "here", out)
+    made = {path: path.stat().st_mtime_ns for path in out.iterdir()}
+    export(text_run.folder, "here", out)
+    assert {path: path.stat().st_mtime_ns for path in out.iterdir()} == made, "the same export again changes nothing"
+    (out / "notes.txt").write_text("mine")
+    with pytest.raises(StoreError, match="is not empty"):
+        export(text_run.folder, "here", out)
+    assert (out / "notes.txt").read_text() == "mine"
+    (out / "SHA256SUMS").unlink()
     with pytest.raises(StoreError, match="is not empty"):
         export(text_run.folder, "here", out)
 

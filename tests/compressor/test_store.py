@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from compressor.checkpoint import INDEX, holds_checkpoint
 from compressor.errors import StoreError, WorkerFailed
 from compressor.store import CHECKSUM, ENTRY, FILES, STORE_VERSION, Store, digest_of, key_of
 
@@ -272,6 +273,19 @@ def test_scratch_is_the_same_folder_until_the_result_is_stored(tmp_path):
     assert seen == [[], ["checkpoint-1"], ["checkpoint-1", "checkpoint-2"]]
     assert list((tmp_path / "scratch").iterdir()) == []
     assert store.scratch({"step": "a"}) != store.scratch({"step": "b"})
+
+
+def test_scratch_keeps_only_what_is_whole(tmp_path):
+    scratch = Store(tmp_path / "store").scratch(PARTS)
+    (scratch / "training-distill").mkdir()
+    (scratch / "training-distill" / INDEX).touch()
+    (scratch / "training-other").mkdir()
+    (scratch / "training-other" / "step-1.safetensors.unfinished").touch()
+    (scratch / "config.json").touch()
+    (scratch / "outside").symlink_to("/")
+    (scratch / "nowhere").symlink_to(tmp_path / "nowhere")
+    assert Store(tmp_path / "store").scratch(PARTS, keep=holds_checkpoint) == scratch
+    assert [path.name for path in scratch.iterdir()] == ["training-distill"]
 
 
 def test_scratch_does_not_follow_a_link(tmp_path):
