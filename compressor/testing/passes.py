@@ -105,13 +105,15 @@ def _below_torch(subject: Subject, run: TinyRun, parent: Made, rung: str, target
     given, work = folder / "given", folder / "work"
     shutil.copytree(parent.path, given)  # what lies in the store is not put at risk
     work.mkdir()
+    before = given.stat().st_mtime_ns
     with subject.during(f"apply on the rung '{rung}'"):
         result = subject.plugin.apply(Artifact(rung, given), run.context(work, target=target))
     subject.require(isinstance(result, Artifact), f"gives back {type(result).__name__}, expected an Artifact")
     subject.require(result.rung == rung, f"was given a model on '{rung}' and gives back one on '{result.rung}'")
     inside = result.path.resolve().is_relative_to(work.resolve())
     subject.require(inside, f"writes to {result.path}; its place is under ctx.folder")
-    subject.require(digest_of(given) == parent.digest, f"writes into its input on '{rung}'; write under ctx.folder")
+    untouched = digest_of(given) == parent.digest and given.stat().st_mtime_ns == before
+    subject.require(untouched, f"writes into its input on '{rung}', if only for a while; write under ctx.folder")
     return Path(result.path)
 
 

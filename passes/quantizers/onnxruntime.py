@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shutil
 import tempfile
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -115,8 +116,10 @@ def calibrate(path: Path, feeds: Sequence[Feed]) -> Any:
     from onnxruntime.quantization.calibrate import CalibrationMethod, create_calibrator
 
     with tempfile.TemporaryDirectory(prefix="compressor-calibrate-") as folder:
+        for file in path.parent.glob(f"{path.name}*"):  # the calibrator writes beside the graph that it reads
+            shutil.copyfile(file, Path(folder) / file.name)
         calibrator = create_calibrator(
-            path,
+            Path(folder) / path.name,
             list(OPERATORS),
             augmented_model_path=str(Path(folder) / "augmented.onnx"),
             calibrate_method=CalibrationMethod.MinMax,

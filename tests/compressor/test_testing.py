@@ -49,7 +49,7 @@ FAULTS = {
     "pass reaches-in gives equal bytes": "loading what it saved raises SourceError: .*model.safetensors lacks",
     "pass knows-bert-only refuses strangers": "a model of an unknown family raises AttributeError: .*; refuse it with an error of",
     "pass writes-into-its-input gives equal bytes": "its place is under ctx.folder",
-    "pass changes-what-it-reads gives equal bytes": "writes into its input on 'onnx'; write under ctx.folder",
+    "pass changes-what-it-reads gives equal bytes": "writes into its input on 'onnx', if only for a while; write under ctx.folder",
     "pass gives-no-example is explained": r"does not take its own example {} \(needed: Field required\); set `examples`",
     "pass breaks-on-wrong-values refuses wrong values": "its own check breaks on a wrong value of 'sizes': .*KeyError",
     "target raises-what-is-missing says what is missing": r"missing\(\) raises ModuleNotFoundError",
