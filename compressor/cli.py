@@ -59,6 +59,7 @@ def run(
     from compressor import run_folder
     from compressor.plan import load_plan
 
+    group = _processes(processes, nodes, rendezvous)
     bound = load_plan(plan, settings=settings or ())
     folder = out or run_folder.choose(bound.name, bound.text)
     if export_to and run_folder.finished(folder, bound.text):
@@ -71,7 +72,7 @@ def run(
 
             check_free(export_to)  # now, and not after hours
         with run_folder.claimed(folder, bound.text):
-            report = _run(bound, store, folder, _processes(processes, nodes, rendezvous))
+            report = _run(bound, store, folder, group)
     _show(report)
     typer.echo(f"report: {folder / 'report.html'}")
     if export_to and report.exit_code == 0:
@@ -121,10 +122,10 @@ def check(plan: PlanPath, settings: Settings = None, store: StorePath = None, pr
 
     bound = load_plan(plan, settings=settings or ())
     _quiet()
-    from compressor.forecast import forecast
     from compressor.launch import Processes
+    from compressor.outlook import outlook
 
-    for line in forecast(bound, open_store(store), Processes(processes, nodes)):
+    for line in outlook(bound, open_store(store), Processes(processes, nodes)):
         typer.echo(line)
 
 

@@ -18,8 +18,9 @@ from compressor.errors import StoreError, UnsupportedModel
 from compressor.export import check_files
 from compressor.lowering import TASK_FILE
 from compressor.records import Candidate, Control, Difference, LatencyRecord, LatencyRow, Metric, Ratio, Record, Report
-from compressor.report import read_report
-from compressor.results import EVALUATIONS, TIMED_FEEDS, load_evaluation
+from compressor.report import EVALUATIONS, TIMED_FEEDS, read_report
+from compressor.results import load_evaluation
+from compressor.seal import check_below, check_file
 from compressor.worker import read_feeds
 from compressor.yaml_source import read_yaml
 
@@ -112,6 +113,7 @@ class Run:
         folder = self.folder / EVALUATIONS / candidate.id
         if not folder.is_dir():
             return None
+        check_below(self.folder, f"{EVALUATIONS}/{candidate.id}")
         try:
             found = load_evaluation(folder)
         except (OSError, ValueError, KeyError) as error:
@@ -325,6 +327,7 @@ def _timed(run: Run, target: str, label: str) -> Timed:
 
 
 def _feeds(run: Run) -> Sequence[Feed]:
+    check_file(run.folder, TIMED_FEEDS)
     try:
         return read_feeds(run.folder / TIMED_FEEDS)
     except (OSError, ValueError) as error:

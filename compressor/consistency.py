@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 
 from compressor import registry
@@ -9,7 +10,7 @@ from compressor.contracts import Probe
 from compressor.draft import Draft, Drafted
 from compressor.errors import Fault, PluginError, did_you_mean
 from compressor.order import order_faults, works
-from compressor.specs import Accept, Limits
+from compressor.specs import NAME, Accept, Limits
 from compressor.validation import validated
 from compressor.yaml_source import Located
 
@@ -40,6 +41,10 @@ def _names(draft: Draft) -> Iterator[Fault]:
         if step.name in draft.models:
             yield step.fault(f"'{step.name}' is also an entry of models; give the step another name with `name:`")
     for name, at in draft.models.items():
+        if not re.fullmatch(NAME, name):
+            yield at.fault(
+                "models", f"{name!r} is no name: expected letters, digits, '-' and '_', at most 64, a letter or digit first"
+            )
         if name in RESERVED:
             yield at.fault(f"models.{name}", f"'{name}' is a name of its own in every run; take another")
 

@@ -12,6 +12,7 @@ from compressor import registry
 from compressor.bench import ProcessBench
 from compressor.contracts import Artifact, Candidate, Dialect, Evaluation, Event, Feed, Probe, Target, Task
 from compressor.errors import MissingDependency
+from compressor.keys import step_parts
 from compressor.lowering import Foundry
 from compressor.machine import machine
 from compressor.model import Model
@@ -92,7 +93,7 @@ class StepContext:
             return {}
 
         versions = self.foundry.common.get("versions")
-        runtimes = {name: target.model_dump(mode="json") for name, target in self.targets.items()}
+        runtimes = {name: step_parts(type(target).__name__, target) for name, target in self.targets.items()}
         parts = {"remembered": what, "machine": machine().fingerprint, "versions": versions, "targets": runtimes}
         return json.loads((self.store.obtain(parts, write).path / "value.json").read_text(encoding="utf-8"))
 

@@ -126,6 +126,22 @@ class Target(Step, ABC):
         return ()
 
 
+class Rung(ABC):
+    """A form of models below torch, and how a model gets down to it from the rung above."""
+
+    name: ClassVar[str]
+    above: ClassVar[str]
+    """The rung it is made from: `torch`, or another one."""
+    version: ClassVar[int] = 1
+    """Raised whenever the same model comes down as other files."""
+    requires: ClassVar[tuple[str, ...]] = ()
+    """Distributions whose versions can change the result: they belong into the key."""
+
+    @abstractmethod
+    def lower(self, artifact: Artifact, out: Path, *, task: Task, dialect: Dialect) -> None:
+        """Write the model that lies on the rung above into the folder `out`; equal models give equal bytes."""
+
+
 class Edit(BaseModel, ABC):
     """A structural change of one component, as data: replayed on a fresh module (also on meta) when the model is loaded."""
 
@@ -269,7 +285,10 @@ class Pass(Step, ABC):
         return ()
 
     def plugins(self) -> Mapping[str, tuple[str, ...]]:
-        """Names of plug-ins its parameters mention, by kind (`{"objective": ("soft-targets",)}`); checked with the plan."""
+        """Names of plug-ins it works with, by kind: objectives that its parameters name, edits that it makes of a model.
+
+        They are checked with the plan, and their versions belong into the key.
+        """
         return {}
 
     def targets(self) -> tuple[str, ...]:

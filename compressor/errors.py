@@ -10,14 +10,12 @@ CompressorError            1   something failed while running
 ├── WorkerFailed           1   a measuring or training process died, or answered nonsense
 ├── StoreError             1   a stored result is damaged or cannot be written
 ├── ChildFailed            -   work in a process of its own met an error; the exit code is that error's
-├── GateStopped            3   a gate with `on_fail: stop` was not met
-└── NotAccepted            3   `accept:` was not met, or stays undecided
+└── GateStopped            3   a gate with `on_fail: stop` was not met
 """
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -95,18 +93,3 @@ class GateStopped(CompressorError):
     """A gate with `on_fail: stop` was not met; the report says which and by how much."""
 
     exit_code = 3
-
-
-class NotAccepted(CompressorError):
-    """The plan ran to its end and its `accept:` was not met, or could not be decided."""
-
-    exit_code = 3
-
-
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """`" (did you mean 'x'?)"` for the nearest known name, or the short list of what is known."""
-    names = sorted(set(known))
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
-    if near:
-        return f" (did you mean '{near[0]}'?)"
-    return f" (known: {', '.join(names)})" if 0 < len(names) <= 12 else ""

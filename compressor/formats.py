@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from compressor import registry
-from compressor.contracts import Artifact, Dialect, Task
+from compressor.contracts import Artifact, Dialect, Rung, Task
 from compressor.errors import UnsupportedModel
 
 if TYPE_CHECKING:
@@ -50,11 +50,12 @@ def lower(artifact: Artifact, rung: str, out: Path, *, task: Task, dialect: Dial
     return artifact
 
 
-class Onnx:
+class Onnx(Rung):
     """An ONNX graph, exported by `torch.onnx.export` with dynamic axes."""
 
     name: ClassVar[str] = "onnx"
     above: ClassVar[str] = "torch"
+    requires: ClassVar[tuple[str, ...]] = ("torch", "onnx", "onnxscript")
 
     def lower(self, artifact: Artifact, out: Path, *, task: Task, dialect: Dialect) -> None:
         """Export the task's inputs and outputs, fused as the dialect allows; equal models give equal bytes."""
@@ -133,11 +134,12 @@ def _scope(node: onnx.NodeProto) -> str:
     return modules[-1].removeprefix("module").strip(".") if modules else ""
 
 
-class OpenVinoIr:
+class OpenVinoIr(Rung):
     """OpenVINO's intermediate representation, converted from ONNX, weights as they are."""
 
     name: ClassVar[str] = "openvino"
     above: ClassVar[str] = "onnx"
+    requires: ClassVar[tuple[str, ...]] = ("openvino",)
 
     def lower(self, artifact: Artifact, out: Path, *, task: Task, dialect: Dialect) -> None:  # noqa: ARG002 - one form for all rungs
         """Convert; weights stay in float32."""

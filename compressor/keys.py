@@ -11,7 +11,7 @@ from typing import Any
 
 from compressor import registry
 from compressor.contracts import Dialect, Step, Target
-from compressor.machine import features, read_cpuinfo
+from compressor.machine import features, machine, read_cpuinfo
 from compressor.plan import Bound, BoundStep
 from compressor.store import sha256_of
 
@@ -44,14 +44,20 @@ class Keys:
         return {
             **self.common,
             **step_parts(step.plugin, step.step),
-            "component": step.component,
             "parent": parent,
             "teachers": dict(teachers),
+            "measured": self._measured(step.step.targets()),
             "plugins": {f"{kind}:{name}": registry.load(kind, name).version for kind, name in named},
             "dialect": asdict(dialect) if dialect else None,
+            "quantizer": _versions([dialect.quantizer] if dialect and dialect.quantizer and step.step.quantizes else []),
             "processes": self._processes if step.step.trains else 1,
             "processor": list(features(read_cpuinfo())),
         }
+
+    def _measured(self, targets: Iterable[str]) -> dict[str, Any]:
+        """What a step that measures on targets depends on: how they are set up, and the machine."""
+        found = {each.name: step_parts(each.plugin, each.target) for each in self._bound.targets if each.name in set(targets)}
+        return {**found, "machine": machine().fingerprint} if found else {}
 
     def evaluation(self, digest: str, rung: str, split: str, target: Target | None) -> dict[str, Any]:
         """Parts of the key of a model's scores on a split."""
@@ -61,12 +67,12 @@ class Keys:
 
 def step_parts(name: str, step: Step) -> dict[str, Any]:
     """What a step alone adds to a key: its name, version and parameters, and the versions of what it requires."""
-    return {
-        "step": name,
-        "version": step.version,
-        "parameters": step.model_dump(mode="json"),
-        "requires": _versions(step.requires),
-    }
+    return {"step": name, "parameters": step.model_dump(mode="json"), **code_parts(type(step))}
+
+
+def code_parts(plugin: Any) -> dict[str, Any]:
+    """What the code of a plug-in adds to a key: its version and those of what it requires."""
+    return {"version": plugin.version, "requires": _versions(plugin.requires)}
 
 
 def source_digest(folder: Path) -> str:

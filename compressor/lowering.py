@@ -9,12 +9,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from compressor import registry
 from compressor.contracts import Artifact, Candidate, Port, Target, Task
+from compressor.keys import code_parts
 from compressor.records import File
 from compressor.store import Made, Store, sha256_of
 
 MODEL_FILES = ("blueprint.json", "model.safetensors", "model.onnx", "model.onnx.data", "model.xml", "model.bin")
 TASK_FILE = "task.json"
+"""Written beside every built model: task, its parameters, labels, inputs and outputs."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,7 @@ class Foundry:
 
     def lower(self, made: Made, rung: str, to: str, target: Target) -> Made:
         """The model on a lower rung, from the store where it was lowered before."""
-        from compressor.formats import lower
+        from compressor.formats import lower, path_down
 
         if rung == to:
             return made
@@ -49,6 +52,7 @@ class Foundry:
             "to": to,
             "opset": dialect.opset,
             "operator_sets": dialect.operator_sets,
+            "rungs": {name: code_parts(registry.load("rung", name)) for name in path_down(rung, to)},
             "task": self.task.model_dump(mode="json"),
         }
         return self.store.obtain(parts, make)
@@ -60,12 +64,11 @@ class Foundry:
         target.build(Artifact(target.dialect.rung, made.path), out)
         files = tuple(
             File(name=path.relative_to(out).as_posix(), bytes=path.stat().st_size, sha256=sha256_of(path))
-            for path in sorted(out.rglob("*"))
-            if path.is_file()
+            for path in model_files(out, made.path, main=target.file)
         )
         beside(made.path, out)
         self._describe(out)
-        return Candidate(f"{stage}@{name}", stage, name, target, out), tuple(file for file in files if file.name in MODEL_FILES)
+        return Candidate(f"{stage}@{name}", stage, name, target, out), files
 
     def _describe(self, out: Path) -> None:
         description = {
@@ -76,6 +79,15 @@ class Foundry:
             "outputs": [_port(port) for port in self.task.outputs()],
         }
         (out / TASK_FILE).write_text(json.dumps(description, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def model_files(folder: Path, source: Path, *, main: str = "") -> tuple[Path, ...]:
+    """The files of a model itself: not those that lie beside the model in `source` too (tokenizer, configuration)."""
+    return tuple(
+        path
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and (path.name in (*MODEL_FILES, main) or not (source / path.relative_to(folder)).exists())
+    )
 
 
 def beside(source: Path, out: Path) -> None:

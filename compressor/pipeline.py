@@ -23,11 +23,12 @@ from compressor.disk import writing
 from compressor.errors import GateStopped
 from compressor.keys import Keys, source_digest, step_parts
 from compressor.launch import ALONE, Job, Processes, train_apart
-from compressor.lowering import Foundry
+from compressor.lowering import Foundry, model_files
 from compressor.model import Model
 from compressor.plan import Bound, BoundStep, BoundTarget
 from compressor.records import LatencyRecord, Note, ProbeRecord, Stage, Verdict
-from compressor.results import EVALUATIONS, TIMED_FEEDS, Built, Results, load_evaluation, save_evaluation, verdict_of_plan
+from compressor.report import EVALUATIONS, TIMED_FEEDS, write_report
+from compressor.results import Built, Results, load_evaluation, save_evaluation, verdict_of_plan
 from compressor.specs import Gate, ModelSource
 from compressor.stopwatch import Stopwatch
 from compressor.store import Made, Store
@@ -89,13 +90,13 @@ class Runner:
                 self._branch(target, final)
         except GateStopped as stop:
             report = results.report(self, probes=(), accept=(), seconds=time.monotonic() - clock, error=str(stop))
-            results.write(report, self.folder)
+            write_report(report, self.folder)
             raise
         probes = self._probe()
         accept = self._accept(probes)
         self._say("report: write")
         report = results.report(self, probes=probes, accept=accept, seconds=time.monotonic() - clock)
-        results.write(report, self.folder)
+        write_report(report, self.folder)
         return report
 
     # -------------------------------------------------------------- what everything stands on
@@ -203,7 +204,9 @@ class Runner:
             digest=made.digest,
             found=made.found,
             seconds=made.seconds,
-            bytes=sum(path.stat().st_size for path in made.path.rglob("*") if path.is_file()),
+            bytes=sum(path.stat().st_size for path in model_files(made.path, self.standings["source"].made.path))
+            if target
+            else 0,
             scores=evaluation.scores if evaluation else None,
             difference=difference,
             notes=NOTES.validate_python(tuple(made.facts.get("notes", ()))),
@@ -452,12 +455,12 @@ class Runner:
         return tuple(records)
 
     def _accept(self, probes: Sequence[ProbeRecord]) -> tuple[Verdict, ...]:
-        latency = next((record for record in probes if isinstance(record, LatencyRecord)), None)
+        latencies = [record for record in probes if isinstance(record, LatencyRecord)]
         return tuple(
             verdict
             for number, accept in enumerate(self.bound.accept)
             for verdict in verdict_of_plan(
-                accept, number, self.built, latency, reference=self.bound.reference, seed=self.bound.seed
+                accept, number, self.built, latencies, reference=self.bound.reference, seed=self.bound.seed
             )
         )
 

@@ -37,7 +37,6 @@ class BoundStep:
     plugin: str
     step: Pass
     gate: Gate | None
-    component: str | None
     start: str | None
     """The earlier step, entry of `models:` or `source` that it starts from; None for the step before it."""
     only: tuple[str, ...]
@@ -297,7 +296,6 @@ def _bound_step(drafted: Drafted, targets: Sequence[Drafted]) -> BoundStep:
         plugin=drafted.entry.plugin,
         step=drafted.step,
         gate=keys.gate,
-        component=keys.component,
         start=keys.start,
         only=keys.only or (),
         rungs={} if drafted.trunk else dict(_rungs(drafted, targets)),

@@ -343,7 +343,7 @@ class Spent(Record):
 class Report(Record):
     version: int = REPORT_VERSION
     name: str
-    outcome: Literal["accepted", "not accepted", "undecided", "stopped", "failed", "measured"]
+    outcome: Literal["accepted", "not accepted", "undecided", "stopped", "measured"]
     """`measured`: the plan has no `accept:`."""
     exit_code: int
     summary: str
@@ -366,6 +366,9 @@ class Report(Record):
     verdicts: tuple[Verdict, ...] = ()
     """Of `accept:`; those of gates stand with their stages."""
     disagreements: tuple[Disagreement, ...] = ()
+    """The first rows of test, by candidate, on which the reference and a final model differ."""
+    changed: dict[str, dict[str, int]] = {}
+    """How many rows differ in all: by candidate, then by kind."""
     missing: dict[str, str] = {}
     """Targets that could not build or run here, and why."""
     spent: tuple[Spent, ...] = ()

@@ -18,7 +18,7 @@ KINDS: dict[str, type | None] = {
     "objective": contracts.Objective,
     "edit": contracts.Edit,
     "anatomy": None,
-    "rung": None,
+    "rung": contracts.Rung,
 }
 """Kinds of plug-ins, the entry point group of each being `compressor.KIND`, and the class that those of a kind derive from."""
 

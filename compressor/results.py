@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +27,6 @@ from compressor.records import (
     Scores,
     Verdict,
 )
-from compressor.report import write_report
 from compressor.report.findings import answer
 from compressor.specs import Accept, ModelSource
 from compressor.verify import Measured, compare, judge
@@ -37,10 +37,6 @@ if TYPE_CHECKING:
 MOST_DISAGREEMENTS = 200
 TEXT_CHARACTERS = 400
 WEIGHTS = "model.safetensors"
-EVALUATIONS = "evaluations"
-"""Folder in a run's folder: by candidate, its scores and raw outputs on test data."""
-TIMED_FEEDS = "feeds.npz"
-"""File in a run's folder: the inputs of the first shape that was timed."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +67,7 @@ class Built:
 
 
 def verdict_of_plan(
-    accept: Accept, number: int, built: Sequence[Built], latency: LatencyRecord | None, *, reference: str, seed: int
+    accept: Accept, number: int, built: Sequence[Built], latencies: Sequence[LatencyRecord], *, reference: str, seed: int
 ) -> tuple[Verdict, ...]:
     """Verdicts of one entry of `accept:`."""
     by_name = {each.name: each for each in built}
@@ -81,18 +77,21 @@ def verdict_of_plan(
         return judge(accept, Measured(why=final.why_not or "no reference"), gate=gate, candidate=final.name)
     difference = _difference(final, held, reference, seed)
     measured = Measured(difference=difference, size=final.bytes / held.bytes, why="latency was not measured")
-    if latency is not None:
-        measured = _with_times(measured, accept, final.name, latency)
+    if latencies:
+        measured = _with_times(measured, accept, final.name, latencies)
     return judge(accept, measured, gate=gate, candidate=final.name)
 
 
-def _with_times(measured: Measured, accept: Accept, final: str, latency: LatencyRecord) -> Measured:
-    from dataclasses import replace
-
-    rows = [row for row in latency.rows if row.candidate == final and _shape_fits(accept, row.batch, row.length)]
+def _with_times(measured: Measured, accept: Accept, final: str, latencies: Sequence[LatencyRecord]) -> Measured:
+    rows = [
+        (latency, row)
+        for latency in latencies
+        for row in latency.rows
+        if row.candidate == final and _shape_fits(accept, row.batch, row.length)
+    ]
     if not rows:
         return replace(measured, why="no latency at this batch and length was measured")
-    row = rows[0]
+    latency, row = rows[0]
     to = f"source@{accept.against or accept.target}"
     ratio = next(
         (each for each in latency.ratios if (each.of, each.to, each.batch, each.length) == (final, to, row.batch, row.length)),
@@ -152,6 +151,7 @@ class Results:
         """Everything in one record."""
         outcome, code = _outcome(accept, error)
         source = run.standings["source"].stage
+        differing = self._differing(run.built)
         report = Report(
             name=self.bound.name,
             outcome=outcome,
@@ -172,16 +172,13 @@ class Results:
             candidates=tuple(self._candidate(each, run.built) for each in run.built),
             probes=probes,
             verdicts=accept,
-            disagreements=self._disagreements(run.built),
+            disagreements=tuple(row for rows in differing.values() for row in rows[:MOST_DISAGREEMENTS]),
+            changed={name: dict(Counter(row.kind for row in rows)) for name, rows in differing.items()},
             missing=dict(run.missing),
             spent=tuple(run.watch.spent),
             error=error,
         )
         return report if error else report.model_copy(update={"summary": answer(report)})
-
-    def write(self, report: Report, folder: Path) -> None:
-        """Write the report and what a later reader needs beside it."""
-        write_report(report, folder)
 
     def _model(self, weights: int, size: int, run: Runner) -> ModelRecord:
         from compressor.anatomy import anatomy_of
@@ -215,9 +212,9 @@ class Results:
             not_measured=each.why_not,
         )
 
-    def _disagreements(self, built: Sequence[Built]) -> tuple[Disagreement, ...]:
-        """Rows of test on which reference and final differ, target by target."""
-        found: list[Disagreement] = []
+    def _differing(self, built: Sequence[Built]) -> dict[str, list[Disagreement]]:
+        """Rows of test on which reference and final differ, by candidate."""
+        found: dict[str, list[Disagreement]] = {}
         for target in self.bound.targets:
             pair = [
                 each.evaluation
@@ -225,9 +222,9 @@ class Results:
                 for each in built
                 if each.name == f"{name}@{target.name}" and each.evaluation
             ]
-            if len(pair) == 2:
-                found += self._changed(pair[0], pair[1], f"final@{target.name}")
-        return tuple(found[:MOST_DISAGREEMENTS])
+            if len(pair) == 2 and (rows := self._changed(pair[0], pair[1], f"final@{target.name}")):
+                found[f"final@{target.name}"] = rows
+        return found
 
     def _changed(self, held: Evaluation, final: Evaluation, candidate: str) -> list[Disagreement]:
         rows, labels = self.data.split("test"), self.data.labels

@@ -10,10 +10,14 @@ from pathlib import Path
 from compressor.disk import writing
 from compressor.errors import StoreError
 from compressor.locks import holder, tried
+from compressor.report import EVALUATIONS, TIMED_FEEDS
+from compressor.seal import SUMS
 from compressor.store import remove
 
 PLAN, REPORT, LOCK = "plan.yaml", "report.json", ".lock"
 PART = f".{PLAN}.part"
+WRITTEN = {PLAN, LOCK, PART, REPORT, "report.html", "report.md", SUMS, EVALUATIONS, TIMED_FEEDS, "artifacts", "bench", "gates"}
+"""All that a run writes into its folder, beside parts of the report on their way."""
 
 
 def choose(name: str, plan: str) -> Path:
@@ -49,6 +53,9 @@ def claimed(folder: Path, plan: str) -> Iterator[None]:
         names = {path.name for path in folder.iterdir()} - {LOCK, PART}
         if names and _plan_of(folder) != plan:
             raise StoreError(f"{folder} is not empty, and no unfinished run of this plan: name another folder with --out")
+        for name in sorted(names - WRITTEN):
+            if not (name.startswith(".") and name.endswith(".part")):
+                raise StoreError(f"{folder} holds '{name}', which no run writes: name another folder with --out")
         for name in names - {PLAN}:  # what a killed run left: all of it is built and measured anew
             remove(folder / name)
         (folder / PART).write_text(plan, encoding="utf-8")

@@ -10,7 +10,7 @@ from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 from compressor import registry
 from compressor.entries import KEYS, KINDS, MAX_ENTRIES
-from compressor.specs import Accept, DataSpec, Head, ModelSource
+from compressor.specs import NAME, Accept, DataSpec, Head, ModelSource
 
 Schema = dict[str, Any]
 
@@ -31,7 +31,7 @@ def plan_schema() -> Schema:
         section: _list_of(types.chosen(plugins[KINDS[section]], types.properties(KEYS[section]))) for section in _SECTIONS
     }
     sections["probes"] = _or_null(sections["probes"])
-    models = _or_null({"type": "object", "additionalProperties": types.of(ModelSource)})
+    models = _or_null({"type": "object", "propertyNames": {"pattern": NAME}, "additionalProperties": types.of(ModelSource)})
     accept = _or_null(_list_of(types.of(Accept)))
     return {
         "$schema": DIALECT,

@@ -14,7 +14,8 @@ PLAN_VERSION: Literal[1] = 1
 Sha256: TypeAlias = Annotated[str, Field(pattern="^[0-9a-f]{12,64}$")]
 """A sha256 in lower-case hexadecimal, or its first 12 digits or more."""
 
-Name: TypeAlias = Annotated[str, Field(pattern="^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
+NAME = "^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"
+Name: TypeAlias = Annotated[str, Field(pattern=NAME)]
 """A name that can stand in a file name, in `--set a.b=c` and in `stage@target`."""
 
 
@@ -239,8 +240,6 @@ class StepKeys(EntryKeys):
     """Start from this earlier step, entry of `models:` or `source`, instead of from the step before."""
     gate: Gate | None = None
     """What the step has to keep, on validation data."""
-    component: str | None = Field(default=None, min_length=1)
-    """Component of the model to work on, where it has several."""
     only: tuple[Name, ...] | None = Field(default=None, min_length=1)
     """Targets in whose branches the step runs; all of them where it is not given."""
 

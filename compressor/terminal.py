@@ -91,6 +91,7 @@ def table(report: Report) -> None:
                 None,
             )
             speed = f"{ratio.value:.2f}x [{ratio.interval.low:.2f}, {ratio.interval.high:.2f}]" if ratio else ""
+            speed = f"{speed} undecided" if ratio and ratio.outcome == "undecided" else speed
             shown.add_row(
                 candidate.id, quality, size, f"{row.batch} x {row.length or 'own'}", f"{row.median_ms:.2f}", speed, precision
             )

@@ -76,8 +76,8 @@ class Distill(Pass, TrainingSettings):
 
     @override
     def plugins(self) -> Mapping[str, tuple[str, ...]]:
-        """The objectives."""
-        return {"objective": tuple(self.objectives)}
+        """The objectives, and the edit that makes a student of fewer layers."""
+        return {"objective": tuple(self.objectives), "edit": ("keep-blocks",)}
 
     @override
     def work(self, size: Size) -> float:

@@ -72,6 +72,11 @@ class PruneStructure(Pass):
         return (self.latency.target,) if self.latency else ()
 
     @override
+    def plugins(self) -> Mapping[str, tuple[str, ...]]:
+        """The edits."""
+        return {"edit": ("keep-heads", "keep-neurons", "keep-blocks")}
+
+    @override
     def work(self, size: Size) -> float:
         """Passes over the rows that importance is estimated on, three with gradients."""
         passes = {"taylor": 3, "activation": 1}.get(self.importance, 0)

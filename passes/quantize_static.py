@@ -90,7 +90,8 @@ class QuantizeStatic(Pass):
         ctx.note(
             Remark(
                 text="Activations stay in float: this processor has no VNNI, and OpenVINO's int8 products without it are slower than "
-                "float. NNCF compressed weights and embeddings to int8; `activations: 8` quantises activations all the same."
+                "float. NNCF compressed weights and embeddings to int8; calibration, sensitivity, max_drop and exclude have no part "
+                "in that. `activations: 8` quantises activations all the same."
             )
         )
         return Artifact(model.rung, out)

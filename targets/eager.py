@@ -44,14 +44,13 @@ class EagerTorch(Target):
         from compressor.model import Model
 
         torch.set_num_threads(self.threads)
-        return _EagerSession(Model.load(built, device=self.device), self.device, self.threads)
+        return _EagerSession(Model.load(built, device=self.device), self.device)
 
 
 class _EagerSession:
-    def __init__(self, model: Model, device: str, threads: int) -> None:
+    def __init__(self, model: Model, device: str) -> None:
         self._module = model.module.train(False)
         self._device = device
-        self._threads = threads
 
     def run(self, feed: Feed, state: object | None = None) -> tuple[Feed, object | None]:
         import torch
@@ -62,5 +61,7 @@ class _EagerSession:
             return {"logits": outputs.logits.float().cpu().numpy()}, state
 
     def facts(self) -> dict[str, str]:
+        import torch
+
         precision = str(next(self._module.parameters()).dtype).removeprefix("torch.").replace("float", "fp")
-        return {"precision": precision, "device": self._device, "threads": str(self._threads)}
+        return {"precision": precision, "device": self._device, "threads": str(torch.get_num_threads())}

@@ -120,7 +120,7 @@ class _OnnxSession:
         return {
             "precision": "int8 + fp32" if int8 else "fp32",
             "device": self._session.get_providers()[0].removesuffix("ExecutionProvider"),
-            "threads": str(self._target.threads),
+            "threads": str(self._session.get_session_options().intra_op_num_threads),
             "graph_optimization": self._target.graph_optimization,
         }
 

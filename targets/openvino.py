@@ -44,7 +44,7 @@ class OpenVino(Target):
 
     def open(self, built: Path) -> Session:
         """Compile for latency: one stream."""
-        return _OpenVinoSession(self._compiled(built), self.threads)
+        return _OpenVinoSession(self._compiled(built))
 
     def diagnose(self, built: Path) -> tuple[str, ...]:
         """Products that compute in float, and quantisation that was not fused, in the compiled graph."""
@@ -72,10 +72,9 @@ class OpenVino(Target):
 
 
 class _OpenVinoSession:
-    def __init__(self, compiled: Any, threads: int) -> None:
+    def __init__(self, compiled: Any) -> None:
         self._compiled = compiled
         self._request = compiled.create_infer_request()
-        self._threads = threads
         self._inputs = {name for port in compiled.inputs for name in port.get_names()}
         self._outputs = [port.get_any_name() for port in compiled.outputs]
 
@@ -91,7 +90,7 @@ class _OpenVinoSession:
         return {
             "precision": " + ".join([*(["int8"] if precisions & set(INT8) else []), *real]),
             "device": "CPU",
-            "threads": str(self._threads),
+            "threads": str(self._compiled.get_property("INFERENCE_NUM_THREADS")),
         }
 
 

@@ -141,6 +141,10 @@ PLANS = {
         "plan.yaml:10: targets.torhc: no target named 'torhc' is installed (did you mean 'torch'?)\n"
         "plan.yaml:12: accept[0].target: no target is named 'torch' (did you mean 'torhc'?)",
     ),
+    "name of a model that is a path": (
+        ("name: tiny", "models: {../../outside: {folder: model}}"),
+        "plan.yaml:1: models: '../../outside' is no name: expected letters, digits, '-' and '_', at most 64, a letter or digit first",
+    ),
     "unknown teacher": (
         ("- finetune: {epochs: 1, precision: fp32}", "- finetune\n  - distill: {teacher: big}"),
         "plan.yaml:9: passes.distill.teacher: no step or model is named 'big' (known: finetune, source)",

@@ -15,8 +15,9 @@ import psutil
 from compressor.disk import writing
 from compressor.errors import StoreError, did_you_mean
 from compressor.export.examples import example
-from compressor.export.spec import TASK_FILE, Deployed, read_deployed, spec_of
+from compressor.export.spec import Deployed, read_deployed, spec_of
 from compressor.export.texts import licences, readme
+from compressor.lowering import TASK_FILE
 from compressor.records import Candidate, Report
 from compressor.report import read_report
 from compressor.seal import SUMS, check_below, names_in, sums_text

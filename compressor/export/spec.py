@@ -9,10 +9,8 @@ from typing import Any, Literal
 
 from compressor.contracts import Port
 from compressor.errors import StoreError, UnsupportedModel
+from compressor.lowering import TASK_FILE
 from compressor.records import Candidate
-
-TASK_FILE = "task.json"
-"""Written beside every built model: task, its parameters, labels, inputs and outputs."""
 
 Runtime = Literal["onnxruntime", "openvino", "torch"]
 RUNTIMES: dict[str, Runtime] = {"model.onnx": "onnxruntime", "model.xml": "openvino", "model.safetensors": "torch"}

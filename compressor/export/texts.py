@@ -61,8 +61,8 @@ def _speed(findings: Findings, candidate: Candidate) -> Iterator[tuple[str, str]
             around = wording.interval(timed.interval, wording.milliseconds)
             yield f"median latency at {at}", spread(wording.milliseconds(timed.median_ms), around)
         if ratio := row.against_source:
-            around = wording.interval(ratio.interval, wording.factor)
-            yield f"speed-up over the source on {candidate.target} at {at}", spread(wording.factor(ratio.value), around)
+            told = spread(wording.factor(ratio.value), wording.around(ratio))
+            yield f"speed-up over the source on {candidate.target} at {at}", told
     yield from ((name, candidate.facts[name]) for name in ("precision", "device", "threads") if name in candidate.facts)
 
 

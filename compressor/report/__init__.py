@@ -20,8 +20,15 @@ from compressor.store import sha256_of
 __all__ = ["answer", "read_report", "report_schema", "write_report"]
 
 
+EVALUATIONS = "evaluations"
+"""Folder in a run's folder: by candidate, its scores and raw outputs on test data."""
+TIMED_FEEDS = "feeds.npz"
+"""File in a run's folder: the inputs of the first shape that was timed."""
+SEALED = ("artifacts", EVALUATIONS)
+
+
 def write_report(report: Report, folder: Path) -> None:
-    """Write `report.json`, `report.html`, `report.md` and `SHA256SUMS` of them and of `artifacts/`, each put in place whole.
+    """Write `report.json`, `report.html`, `report.md` and `SHA256SUMS` of them and of all that a later reader reads, each whole.
 
     `report.json` comes last: a folder that has it holds a run that has ended.
     """
@@ -31,8 +38,9 @@ def write_report(report: Report, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     texts = {"report.md": document(report), "report.html": page(report), "report.json": report.model_dump_json(indent=1) + "\n"}
     sums = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in texts.items()}
-    built = [f"artifacts/{name}" for name in names_in(folder / "artifacts")]
-    texts = {SUMS: sums_text(sums | {name: sha256_of(folder / name) for name in built}), **texts}
+    kept = [f"{below}/{name}" for below in SEALED for name in names_in(folder / below)]
+    kept += [TIMED_FEEDS] if (folder / TIMED_FEEDS).is_file() else []
+    texts = {SUMS: sums_text(sums | {name: sha256_of(folder / name) for name in kept}), **texts}
     for name, text in texts.items():
         _put(folder / name, text)
 

@@ -24,8 +24,6 @@ from compressor.records import (
 from compressor.report import wording
 
 Shape = tuple[int, int | None]
-UNSCORED_STEPS = frozenset({"lower"})
-"""Steps that only change the format: no bar of their own in the waterfall."""
 
 
 @dataclass(frozen=True)
@@ -132,11 +130,11 @@ class Findings:
     def headline(self) -> Row | None:
         """The final candidate with the largest proved speed-up, else the first that was measured."""
         measured = [row for row in self.finals if row.candidate.not_measured is None]
-        return max(measured, key=lambda row: speed_up(row).value if speed_up(row) else 0.0, default=None)  # type: ignore[union-attr]
+        return max(measured, key=proved_speed_up, default=None)
 
     def chain(self, target: str) -> tuple[Step, ...]:
         """The steps that lead to a target's final file, in order: the trunk, then the target's branch."""
-        stages = [stage for stage in self.report.stages if stage.target in (None, target) and stage.step not in UNSCORED_STEPS]
+        stages = [stage for stage in self.report.stages if stage.target in (None, target)]
         return tuple(self._step(stage, target, last=stage is stages[-1]) for stage in stages)
 
     def _step(self, stage: Stage, target: str, *, last: bool) -> Step:
@@ -158,8 +156,8 @@ class Findings:
 
     def disagreements(self) -> Iterator[tuple[str, Counter[str]]]:
         """Candidates with disagreements, and how many of each kind."""
-        for name in dict.fromkeys(found.candidate for found in self.report.disagreements):
-            yield name, Counter(found.kind for found in self.report.disagreements if found.candidate == name)
+        for name, kinds in self.report.changed.items():
+            yield name, Counter(kinds)
 
     @cached_property
     def gates(self) -> tuple[tuple[str, Verdict], ...]:
@@ -170,6 +168,12 @@ class Findings:
 
 def speed_up(row: Row) -> Ratio | None:
     return row.against_source or row.against_baseline
+
+
+def proved_speed_up(row: Row) -> float:
+    """How many times faster a row was shown to be; 0 where that was not shown."""
+    ratio = speed_up(row)
+    return ratio.value if ratio and ratio.outcome == "faster" else 0.0
 
 
 def _unsigned_points(value: float | None) -> str:

@@ -22,7 +22,6 @@ MARKS = {
     "mended": "✓",
     "not accepted": "✗",
     "not met": "✗",
-    "failed": "✗",
     "stopped": "✗",
     "broken": "✗",
     "undecided": "?",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
-from compressor.records import Report
+from compressor.records import Ratio, Report
 from compressor.report import wording
 from compressor.report.findings import QUANTITIES, Findings, Row, answer, margin
 
@@ -64,8 +64,7 @@ def _final(row: Row) -> tuple[str, ...]:
     if row.candidate.not_measured is not None:
         return (row.candidate.target, "not measured", *([wording.NOTHING] * 7))
     difference, latency = row.candidate.difference, row.latency
-    ratios = [spread(wording.factor(found.value), wording.interval(found.interval, wording.factor)) if found else wording.NOTHING
-              for found in (row.against_source, row.against_baseline)]  # fmt: skip
+    ratios = map(_ratio, (row.against_source, row.against_baseline))
     return (
         row.candidate.target,
         spread(wording.percent(row.quality.value), wording.sample(row.quality)) if row.quality else wording.NOTHING,
@@ -80,6 +79,10 @@ def _final(row: Row) -> tuple[str, ...]:
         row.candidate.facts.get("precision", wording.NOTHING),
         row.sha256[:12],
     )
+
+
+def _ratio(found: Ratio | None) -> str:
+    return spread(wording.factor(found.value), wording.around(found)) if found else wording.NOTHING
 
 
 def _gates(report: Report) -> Iterator[str]:
@@ -125,10 +128,7 @@ def _speed(report: Report) -> Iterator[str]:
     yield from ("## Latency", "")
     rows = []
     for (name, shape), row in findings.rows.items():
-        ratio = findings.ratios.get((name, findings.baseline or "", shape))
-        against = (
-            spread(wording.factor(ratio.value), wording.interval(ratio.interval, wording.factor)) if ratio else wording.NOTHING
-        )
+        against = _ratio(findings.ratios.get((name, findings.baseline or "", shape)))
         median = spread(wording.milliseconds(row.median_ms), wording.interval(row.interval, wording.milliseconds))
         rows.append(
             (

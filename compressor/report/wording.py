@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import datetime
 
-from compressor.records import Interval, Metric
+from compressor.records import Interval, Metric, Ratio
 
 NOTHING = "\N{EN DASH}"
 SPACE = "\N{NO-BREAK SPACE}"
@@ -106,6 +106,12 @@ def interval(found: Interval | None, write: Callable[[float], str]) -> str:
     low, high = write(found.low), write(found.high)
     space, unit = high.rpartition(SPACE)[1:]
     return f"{low.removesuffix(space + unit).removesuffix(TIMES)} to {high}"
+
+
+def around(ratio: Ratio) -> str:
+    """Interval of a ratio of speeds, and whether it proves nothing."""
+    found = interval(ratio.interval, factor)
+    return f"{found}, undecided" if ratio.outcome == "undecided" else found
 
 
 def metric(found: Metric | None) -> str:

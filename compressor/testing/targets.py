@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compressor.contracts import Artifact, Feed, Missing, Session, Target
-from compressor.lowering import beside
+from compressor.lowering import beside, model_files
 from compressor.store import digest_of
 from compressor.testing.steps import STEP, variants
 from compressor.testing.subject import Subject, Unchecked
@@ -99,6 +99,8 @@ def _built(subject: Subject, run: TinyRun, out: Path) -> Path:
         target.build(Artifact(target.dialect.rung, lowered.path), out)
     subject.require(digest_of(lowered.path) == before, "build writes into its source; write into `out` only")
     subject.require((out / target.file).is_file(), f"build writes no {target.file}, which `file` names")
+    names = {path.relative_to(out).as_posix() for path in model_files(out, lowered.path, main=target.file)}
+    subject.require(target.file in names, f"its file {target.file} is not counted as the model's: {sorted(names)}")
     beside(lowered.path, out)
     return out
 

@@ -207,6 +207,8 @@ def test_check_says_what_is_found_and_what_is_missing(folder, ran):
     assert checked.returncode == 0, checked.stderr
     assert "finetune: found in the store" in checked.stdout
     assert "cuda: this onnxruntime has no CUDAExecutionProvider" in checked.stdout
+    taught = ("--set", "models={big: {folder: model}}", "--set", "passes.distill.teacher=big")
+    assert "big: found in the store" in command(folder, "check", "plan.yaml", "--store", "store", *taught).stdout
 
 
 def test_fault_in_a_plan_gives_exit_code_2_with_line_and_near_name(folder):

@@ -55,6 +55,15 @@ def test_folder_that_holds_something_else_is_refused_and_left_alone(tmp_path, fi
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == files
 
 
+@pytest.mark.parametrize("name", ["model", "data.csv", ".git", "thesis.part"])
+def test_folder_with_what_no_run_writes_is_refused_though_the_plan_is_the_same(tmp_path, name):
+    (tmp_path / "plan.yaml").write_text(PLAN)
+    (tmp_path / name).mkdir()
+    with pytest.raises(StoreError, match=f"holds '{name}', which no run writes"), claimed(tmp_path, PLAN):
+        pass
+    assert (tmp_path / name).is_dir()
+
+
 def test_folder_of_a_living_run_is_refused_with_the_name_of_the_process(tmp_path):
     code = (
         "import sys, pathlib; from compressor.run_folder import claimed\n"

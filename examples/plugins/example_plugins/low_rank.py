@@ -26,6 +26,10 @@ class LowRank(Pass):
 
     energy: float = Field(0.9, gt=0, le=1, description="share of a matrix's squared singular values that stays")
 
+    def plugins(self) -> Mapping[str, tuple[str, ...]]:
+        """The edit that it makes of a model."""
+        return {"edit": (FactorLinear.kind,)}
+
     def apply(self, model: Model, ctx: Context) -> Model:
         """Factor what gets smaller by it, and note the ranks.
 

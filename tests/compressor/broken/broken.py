@@ -7,7 +7,7 @@ import time
 from pydantic import ConfigDict, Field, model_validator
 
 from compressor.anatomy import BERT, Row
-from compressor.contracts import Artifact, Dialect, Edit, Missing, Objective, Pass, Probe, Target, Want
+from compressor.contracts import Artifact, Dialect, Edit, Missing, Objective, Pass, Probe, Rung, Target, Want
 from compressor.records import OtherRecord, Remark
 from compressor.tasks.text_classification import TextClassification
 
@@ -364,7 +364,7 @@ ELECTRA_BACKWARDS = Row(
 )
 
 
-class LeadsNowhere:
+class LeadsNowhere(Rung):
     """Stands below a rung that there is none of."""
 
     name = "leads-nowhere"

@@ -17,6 +17,7 @@ from compressor.report.drawing import VARIABLES
 from compressor.report.findings import Findings, margin
 from compressor.report.html import page
 from compressor.report.markdown import document
+from compressor.terminal import table as report_table
 
 HOSTILE = '<script>alert(1)</script> $\\frac{1}$ & "x" | `y` id="z"'
 
@@ -269,6 +270,29 @@ def test_answer_claims_no_speed_when_none_was_proved(report):
     text = answer(report.model_copy(update={"probes": (latency.model_copy(update={"ratios": undecided}),)}))
     assert "faster" not in text
     assert text.count("speed undecided") == 2
+
+
+def test_undecided_ratio_is_never_shown_without_that_word(report, tmp_path, capsys):
+    latency = next(record for record in report.probes if isinstance(record, LatencyRecord))
+    undecided = tuple(ratio.model_copy(update={"outcome": "undecided"}) for ratio in latency.ratios)
+    doubtful = report.model_copy(update={"probes": (latency.model_copy(update={"ratios": undecided}),)})
+    shown = [line for line in document(doubtful).splitlines() if f"{wording.TIMES} (" in line and "control" not in line]
+    assert shown
+    assert all("undecided" in line for line in shown)
+    assert "undecided" not in document(report)
+    report_table(doubtful)
+    assert capsys.readouterr().out.count("undeci") >= 2
+
+
+def test_headline_is_no_ratio_that_proved_nothing(report):
+    latency = next(record for record in report.probes if isinstance(record, LatencyRecord))
+    ratios = tuple(
+        ratio.model_copy(update={"outcome": "undecided", "value": 99.0}) if ratio.of == "final@openvino" else ratio
+        for ratio in latency.ratios
+    )
+    headline = Findings(report.model_copy(update={"probes": (latency.model_copy(update={"ratios": ratios}),)})).headline
+    assert headline is not None
+    assert headline.candidate.id == "final@onnxruntime"
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field, model_validator
 
-from compressor.contracts import Dialect, Missing, Objective, Pass, Probe, Target, Task
+from compressor.contracts import Dialect, Missing, Objective, Pass, Probe, Rung, Target, Task
 
 
 class Train(Pass):
@@ -93,11 +93,16 @@ class NotAPass:
     pass
 
 
-class Graph:
+class Graph(Rung):
+    name = "toy-graph"
     above = "torch"
 
+    def lower(self, artifact, out, *, task, dialect):
+        raise NotImplementedError
 
-class Binary:
+
+class Binary(Graph):
+    name = "toy-binary"
     above = "toy-graph"
 
 

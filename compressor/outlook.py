@@ -14,15 +14,17 @@ from compressor.plan import Bound
 from compressor.store import Store
 
 
-def forecast(bound: Bound, store: Store, processes: Processes = ALONE) -> Iterator[str]:
+def outlook(bound: Bound, store: Store, processes: Processes = ALONE) -> Iterator[str]:
     """A line for the data, the source, each step and each target."""
     runner = Runner(bound, store, Path(), "check", _unheard, processes)
     splits = ", ".join(f"{split.rows} {split.name}" for split in runner.data.record.splits)
     removed = ", ".join(f"{count} {why}" for why, count in runner.data.record.removed.items())
     yield f"data: {splits}{f'; removed: {removed}' if removed else ''}"
-    made = store.find(runner.keys.source(source_digest(resolve(bound.model, bound.folder))))
-    yield f"source: {'found in the store' if made else 'to be loaded'}"
-    digests = {"source": made.digest if made else None}
+    digests: dict[str, str | None] = {}
+    for name, source in {"source": bound.model, **bound.models}.items():
+        made = store.find(runner.keys.source(source_digest(resolve(source, bound.folder))))
+        yield f"{name}: {'found in the store' if made else 'to be loaded'}"
+        digests[name] = made.digest if made else None
     current = "source"
     for step in bound.passes:
         if not step.trunk:
