@@ -19,8 +19,9 @@ from typing import Any
 
 import yaml
 
+from compressor.machine import machine, versions
 from compressor.plan import Bound, load_plan
-from compressor.records import Report
+from compressor.records import Difference, Report
 from compressor.report import read_report
 from compressor.report.findings import Findings
 
@@ -69,9 +70,11 @@ def run(plan: Mapping[str, Any], folder: Path, settings: Sequence[str] = ()) -> 
     path.write_text(yaml.safe_dump(dict(plan), sort_keys=False), encoding="utf-8")
     if (out / "report.json").is_file():
         earlier = read_report(out)
-        if earlier.plan == load_plan(path, settings=settings).text:
-            return earlier
-        raise SystemExit(f"{out} holds a run of another plan: remove it, or name another folder")
+        if earlier.plan != load_plan(path, settings=settings).text:
+            raise SystemExit(f"{out} holds a run of another plan: remove it, or name another folder")
+        if (earlier.machine.fingerprint, earlier.versions) != (machine().fingerprint, versions()):
+            raise SystemExit(f"{out} holds a run of another machine or of other versions: remove it, or name another folder")
+        return earlier
     command = [sys.executable, "-m", "compressor.cli", "run", str(path), "--out", str(out)]
     done = subprocess.run([*command, *(word for each in settings for word in ("--set", each))], check=False)
     if not (out / "report.json").is_file():
@@ -99,14 +102,20 @@ def row(name: str, report: Report, target: str) -> str:
     candidate = findings.candidates.get(f"final@{target}")
     if candidate is None or candidate.not_measured is not None:
         return f"| {name} | - | - | - | - | {candidate.not_measured if candidate else '-'} |"
-    found, difference = findings.row(candidate), candidate.difference
+    found = findings.row(candidate)
     quality = f"{found.quality.value:.4f}" if found.quality else "-"
-    points = f"{difference.points:+.2f} [{difference.interval.low:+.2f}, {difference.interval.high:+.2f}]" if difference else "-"
     time = f"{found.latency.median_ms:.2f}" if found.latency else "-"
     ratio = found.against_baseline
     speed = f"{ratio.value:.2f}x [{ratio.interval.low:.2f}, {ratio.interval.high:.2f}]" if ratio else "-"
     speed = f"{speed} ({ratio.outcome})" if ratio and ratio.outcome == "undecided" else speed
-    return f"| {name} | {quality} | {points} | {candidate.bytes / 1e6:.2f} MB | {time} | {speed} |"
+    return f"| {name} | {quality} | {points(candidate.difference)} | {candidate.bytes / 1e6:.2f} MB | {time} | {speed} |"
+
+
+def points(difference: Difference | None) -> str:
+    """Points against the reference, with their interval."""
+    if difference is None:
+        return "-"
+    return f"{difference.points:+.2f} [{difference.interval.low:+.2f}, {difference.interval.high:+.2f}]"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

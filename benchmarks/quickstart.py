@@ -126,7 +126,7 @@ def speed(findings: Findings, target: str, shape: Shape, *, threads: str) -> str
         threads,
         shape[0],
         f"{found.quality.value:.4f}",
-        f"{candidate.difference.points:+.2f}" if candidate.difference else "-",
+        ablation.points(candidate.difference),
         f"{candidate.bytes / 1e6:.1f} MB",
         f"{baseline.median_ms:.2f}",
         f"{found.latency.median_ms:.2f}",

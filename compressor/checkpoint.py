@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compressor.contracts import Event, Message
+from compressor.disk import settle
 from compressor.errors import CompressorError
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ class Checkpoints:
         unfinished = self.folder / f"{name}.unfinished"
         save_file({key: tensor.detach().contiguous() for key, tensor in tensors.items()}, unfinished)
         digest = _sha256(unfinished)
-        _put(unfinished, self.folder / name)
+        settle(unfinished, self.folder / name)
         index = {
             "format": FORMAT,
             "identity": self._identity,
@@ -105,7 +106,7 @@ class Checkpoints:
         }
         unfinished = self.folder / f"{INDEX}.unfinished"
         unfinished.write_text(json.dumps(index), encoding="utf-8")
-        _put(unfinished, self.folder / INDEX)
+        settle(unfinished, self.folder / INDEX)
         for path in self.folder.iterdir():
             if path.name not in (INDEX, name):
                 path.unlink()
@@ -183,15 +184,3 @@ def _tensors(path: Path, sha256: str) -> dict[str, torch.Tensor]:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _put(unfinished: Path, final: Path) -> None:
-    """Rename once the content is on disk, and have the folder remember it."""
-    with unfinished.open("rb") as file:
-        os.fsync(file.fileno())
-    unfinished.replace(final)
-    folder = os.open(final.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

@@ -1,4 +1,4 @@
-"""A disk that is full, told as what it is wherever it is met: by us, by numpy, by a library written in C++."""
+"""Files put in place whole, and a disk that is full told as what it is: met by us, by numpy, by a library written in C++."""
 
 from __future__ import annotations
 
@@ -39,6 +39,30 @@ def writing(folder: Path) -> Iterator[None]:
                     "`compressor store prune --older-than 30d`, and run the same command again; nothing half written was kept"
                 ) from error
         raise
+
+
+def put(path: Path, text: str) -> None:
+    """Write a text so that at every moment the old one or the new one is there, whole."""
+    unfinished = path.with_name(f".{path.name}.part")
+    unfinished.write_text(text, encoding="utf-8")
+    settle(unfinished, path)
+
+
+def settle(unfinished: Path, final: Path) -> None:
+    """Rename a file once its content is on disk, and have the folder remember it."""
+    with unfinished.open("rb") as file:
+        os.fsync(file.fileno())
+    unfinished.replace(final)
+    sync_folder(final.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Have the disk remember which names a folder holds."""
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

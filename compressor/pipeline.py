@@ -28,7 +28,7 @@ from compressor.model import Model
 from compressor.plan import Bound, BoundStep, BoundTarget
 from compressor.records import LatencyRecord, Note, ProbeRecord, Stage, Verdict
 from compressor.report import EVALUATIONS, TIMED_FEEDS, write_report
-from compressor.results import Built, Results, load_evaluation, save_evaluation, verdict_of_plan
+from compressor.results import Built, Found, Results, load_evaluation, save_evaluation, verdict_of_plan
 from compressor.specs import Gate, ModelSource
 from compressor.stopwatch import Stopwatch
 from compressor.store import Made, Store
@@ -89,15 +89,19 @@ class Runner:
             for target in self.bound.targets:
                 self._branch(target, final)
         except GateStopped as stop:
-            report = results.report(self, probes=(), accept=(), seconds=time.monotonic() - clock, error=str(stop))
+            report = results.report(self._found(), probes=(), accept=(), seconds=time.monotonic() - clock, error=str(stop))
             write_report(report, self.folder)
             raise
         probes = self._probe()
         accept = self._accept(probes)
         self._say("report: write")
-        report = results.report(self, probes=probes, accept=accept, seconds=time.monotonic() - clock)
+        report = results.report(self._found(), probes=probes, accept=accept, seconds=time.monotonic() - clock)
         write_report(report, self.folder)
         return report
+
+    def _found(self) -> Found:
+        source = self.standings["source"].made.path
+        return Found(source, tuple(self.stages), tuple(self.built), dict(self.missing), tuple(self.watch.spent))
 
     # -------------------------------------------------------------- what everything stands on
 

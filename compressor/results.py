@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from compressor import records
 from compressor.bench import LOAD_WINDOW_SECONDS, load_of_others
@@ -25,14 +25,13 @@ from compressor.records import (
     ProbeRecord,
     Report,
     Scores,
+    Spent,
+    Stage,
     Verdict,
 )
 from compressor.report.findings import answer
 from compressor.specs import Accept, ModelSource
 from compressor.verify import Measured, compare, judge
-
-if TYPE_CHECKING:
-    from compressor.pipeline import Runner
 
 MOST_DISAGREEMENTS = 200
 TEXT_CHARACTERS = 400
@@ -131,6 +130,19 @@ def load_evaluation(folder: Path) -> Evaluation:
 
 
 @dataclass(frozen=True)
+class Found:
+    """What a run has found so far."""
+
+    source: Path
+    """The source model as it was stored."""
+    stages: tuple[Stage, ...]
+    """The source comes first."""
+    built: tuple[Built, ...]
+    missing: Mapping[str, str]
+    spent: tuple[Spent, ...]
+
+
+@dataclass(frozen=True)
 class Results:
     """Makes the report of a run."""
 
@@ -141,7 +153,7 @@ class Results:
 
     def report(
         self,
-        run: Runner,
+        found: Found,
         *,
         probes: tuple[ProbeRecord, ...],
         accept: tuple[Verdict, ...],
@@ -150,8 +162,8 @@ class Results:
     ) -> Report:
         """Everything in one record."""
         outcome, code = _outcome(accept, error)
-        source = run.standings["source"].stage
-        differing = self._differing(run.built)
+        source = found.stages[0]
+        differing = self._differing(found.built)
         report = Report(
             name=self.bound.name,
             outcome=outcome,
@@ -165,22 +177,22 @@ class Results:
             task=self.bound.task_name,
             machine=machine(load=load_of_others((), window_seconds=LOAD_WINDOW_SECONDS)),
             versions=versions(),
-            model=self._model(source.weights or 0, source.bytes, run),
+            model=self._model(source.weights or 0, source.bytes, found.source),
             data=self.data.record,
             reference=self.bound.reference,
-            stages=tuple(run.stages),
-            candidates=tuple(self._candidate(each, run.built) for each in run.built),
+            stages=found.stages,
+            candidates=tuple(self._candidate(each, found.built) for each in found.built),
             probes=probes,
             verdicts=accept,
             disagreements=tuple(row for rows in differing.values() for row in rows[:MOST_DISAGREEMENTS]),
             changed={name: dict(Counter(row.kind for row in rows)) for name, rows in differing.items()},
-            missing=dict(run.missing),
-            spent=tuple(run.watch.spent),
+            missing=dict(found.missing),
+            spent=found.spent,
             error=error,
         )
         return report if error else report.model_copy(update={"summary": answer(report)})
 
-    def _model(self, weights: int, size: int, run: Runner) -> ModelRecord:
+    def _model(self, weights: int, size: int, stored: Path) -> ModelRecord:
         from compressor.anatomy import anatomy_of
         from compressor.model import Model
         from compressor.store import sha256_of
@@ -190,7 +202,7 @@ class Results:
             source=_spelled(self.bound.model),
             sha256=sha256_of(path) if path.is_file() else None,
             licence=_licence(self.bound.model, path.parent),
-            family=anatomy_of(Model.load(run.standings["source"].made.path).module).family,
+            family=anatomy_of(Model.load(stored).module).family,
             weights=weights,
             bytes=size,
         )

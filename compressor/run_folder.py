@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
-from compressor.disk import writing
+from compressor.disk import put, writing
 from compressor.errors import StoreError
 from compressor.locks import holder, tried
 from compressor.report import EVALUATIONS, TIMED_FEEDS
@@ -58,8 +58,7 @@ def claimed(folder: Path, plan: str) -> Iterator[None]:
                 raise StoreError(f"{folder} holds '{name}', which no run writes: name another folder with --out")
         for name in names - {PLAN}:  # what a killed run left: all of it is built and measured anew
             remove(folder / name)
-        (folder / PART).write_text(plan, encoding="utf-8")
-        (folder / PART).replace(folder / PLAN)
+        put(folder / PLAN, plan)
         yield
 
 

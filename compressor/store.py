@@ -25,7 +25,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from compressor.disk import writing
+from compressor.disk import sync_folder, writing
 from compressor.errors import StoreError
 from compressor.locks import held, tried
 
@@ -168,7 +168,7 @@ class Store:
             _sync(staging)
             self.entry(key).parent.mkdir(parents=True, exist_ok=True)
             staging.rename(self.entry(key))
-            _sync_folder(self.entry(key).parent)
+            sync_folder(self.entry(key).parent)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
         return Made(key, entry["digest"], self.entry(key) / FILES, entry["facts"], seconds, found=False)
@@ -327,12 +327,4 @@ def _sync(folder: Path) -> None:
         if path.is_file():
             with path.open("rb") as file:
                 os.fsync(file.fileno())
-    _sync_folder(folder)
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    sync_folder(folder)

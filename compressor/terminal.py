@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -23,7 +24,7 @@ class Bars:
     """Listens to a run: a bar for each piece of work, a line for each message."""
 
     def __init__(self) -> None:
-        self._console = Console()
+        self._console = Console(file=sys.stdout)  # of this moment: a step may keep what its library draws off the later one
         self._bars = Progress(
             TextColumn("{task.description}"),
             BarColumn(),

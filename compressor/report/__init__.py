@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core.core_schema import FloatSchema
 
+from compressor.disk import put
 from compressor.errors import StoreError
 from compressor.records import REPORT_VERSION, Report
 from compressor.report.findings import answer
@@ -42,13 +43,7 @@ def write_report(report: Report, folder: Path) -> None:
     kept += [TIMED_FEEDS] if (folder / TIMED_FEEDS).is_file() else []
     texts = {SUMS: sums_text(sums | {name: sha256_of(folder / name) for name in kept}), **texts}
     for name, text in texts.items():
-        _put(folder / name, text)
-
-
-def _put(path: Path, text: str) -> None:
-    beside = path.with_name(f".{path.name}.part")
-    beside.write_text(text, encoding="utf-8")
-    beside.replace(path)
+        put(folder / name, text)
 
 
 def read_report(folder: Path) -> Report:

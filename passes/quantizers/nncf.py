@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import logging
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,14 +48,16 @@ def quantize_static(path: Path, feeds: Sequence[Feed], *, bits: int = 8, exclude
     exact = _read(path)
     names = {name for port in exact.inputs for name in port.get_names()}
     rows = [{name: array for name, array in feed.items() if name in names} for feed in feeds]
-    int8 = nncf.quantize(
-        exact,
-        nncf.Dataset(rows),
-        subset_size=len(rows),
-        model_type=nncf.ModelType.TRANSFORMER,
-        ignored_scope=_ignored(exact, exclude),
-        advanced_parameters=AdvancedQuantizationParameters(overflow_fix=OverflowFix.ENABLE if bits == 7 else OverflowFix.DISABLE),
-    )
+    fix = OverflowFix.ENABLE if bits == 7 else OverflowFix.DISABLE
+    with redirect_stdout(io.StringIO()):  # bars of its own
+        int8 = nncf.quantize(
+            exact,
+            nncf.Dataset(rows),
+            subset_size=len(rows),
+            model_type=nncf.ModelType.TRANSFORMER,
+            ignored_scope=_ignored(exact, exclude),
+            advanced_parameters=AdvancedQuantizationParameters(overflow_fix=fix),
+        )
     quantised = [op.get_friendly_name() for op in int8.get_ordered_ops() if any(map(_is_quantised, _read_by(op)))]
     return QuantizedIr(exact, int8, by_layer(quantised, ()))
 
@@ -62,7 +66,9 @@ def compress_weights(path: Path, out: Path) -> None:
     """Weights in int8; activations stay in float."""
     import nncf
 
-    save_representation(nncf.compress_weights(_read(path), mode=nncf.CompressWeightsMode.INT8_ASYM), out)
+    with redirect_stdout(io.StringIO()):  # bars of its own
+        compressed = nncf.compress_weights(_read(path), mode=nncf.CompressWeightsMode.INT8_ASYM)
+    save_representation(compressed, out)
 
 
 def put_back(int8: Any, exact: Any, names: Collection[str]) -> Any:

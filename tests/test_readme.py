@@ -1,0 +1,37 @@
+"""What README.md shows is so: its plan is taken, its message is the one that is said, its links lead somewhere."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from compressor.errors import PlanError
+from compressor.plan import load_plan
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def plan(tmp_path):
+    path = tmp_path / "plan.yaml"
+    path.write_text(re.search(r"```yaml\n(.*?)```", README, flags=re.DOTALL)[1])
+    return path
+
+
+def test_plan_is_taken(plan):
+    assert [step.name for step in load_plan(plan).passes] == ["finetune", "prune-structure", "distill", "quantize-static"]
+
+
+def test_message_is_what_a_typo_gives(plan):
+    plan.write_text(plan.read_text().replace("teacher: finetune, epochs: 4", "teacher: finetune, epoch: 4"))
+    with pytest.raises(PlanError) as said:
+        load_plan(plan)
+    assert f"`{said.value}`".replace(str(plan), "plan.yaml") in README
+
+
+@pytest.mark.parametrize("link", re.findall(r"\]\(([^)#:]+)\)", README))
+def test_link_leads_somewhere(link):
+    assert (ROOT / link).exists()
