@@ -23,6 +23,7 @@ from passes.finetune import Finetune
 QUICK = {"epochs": 3, "batch_size": 4, "learning_rate": 3e-3, "precision": "fp32"}
 STEPS = {
     "finetune": Finetune.model_validate({**QUICK, "keep": "best"}),
+    "in parts, in bf16": Finetune.model_validate({**QUICK, "precision": "bf16", "accumulate": 2, "schedule": "cosine"}),
     "distill": Distill.model_validate(
         {**QUICK, "teacher": "finetune", "objectives": {"hidden-states": 1.0, "relations": 0.5}, "task_loss": 0.1}
     ),
@@ -77,8 +78,9 @@ def test_killed_training_ends_with_the_bytes_of_one_that_was_not(killed, tmp_pat
     assert (tmp_path / "a" / "model.safetensors").read_bytes() == (tmp_path / "b" / "model.safetensors").read_bytes()
     assert again.notes == once.notes
     said = [event.text for event in again.events if isinstance(event, Message) and "goes on" in event.text]
-    assert said == [f"{name}: goes on at step {STEP_OF_DEATH} of 27"]
-    steps = [event.done for event in again.events if isinstance(event, Progress) and event.work == name]
+    work = "distill" if name == "distill" else "finetune"
+    assert said == [f"{work}: goes on at step {STEP_OF_DEATH} of 27"]
+    steps = [event.done for event in again.events if isinstance(event, Progress) and event.work == work]
     assert steps == list(range(STEP_OF_DEATH + 1, 28))
 
 
