@@ -21,7 +21,7 @@ model: {folder: model}
 task: text-classification
 data: {files: rows.csv}
 passes:
-  - prune-structure: {latency: {target: ort, speedup: 2}}
+  - prune-structure: {latency: {target: ort, ratio: 0.5}}
   - quantize-static
 targets:
   - onnxruntime: {threads: 1}
