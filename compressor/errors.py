@@ -15,7 +15,8 @@ CompressorError            1   something failed while running
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import difflib
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 
@@ -93,3 +94,12 @@ class GateStopped(CompressorError):
     """A gate with `on_fail: stop` was not met; the report says which and by how much."""
 
     exit_code = 3
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """`" (did you mean 'x'?)"` for the nearest known name, or the short list of what is known."""
+    names = sorted(set(known))
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    if near:
+        return f" (did you mean '{near[0]}'?)"
+    return f" (known: {', '.join(names)})" if 0 < len(names) <= 12 else ""
