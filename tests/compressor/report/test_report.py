@@ -204,6 +204,11 @@ def test_page_names_what_is_missing_and_why(html):
     assert "no CUDA device" in html[html.index('id="missing"') : html.index('id="steps"')]
 
 
+def test_page_counts_all_rows_that_changed_and_not_only_those_it_lists(report, html):
+    assert html.count("200 broken, 101 mended, 1 both wrong") == 2
+    assert len(report.disagreements) == 6
+
+
 def test_page_shows_why_a_candidate_was_not_measured(report):
     final = report.candidates[4].model_copy(update={"not_measured": "the engine cannot run here", "scores": None})
     text = page(report.model_copy(update={"candidates": (*report.candidates[:4], final), "probes": ()}))
@@ -225,7 +230,7 @@ def test_page_and_document_are_made_when_nothing_was_measured(report):
     empty = report.model_copy(
         update={"stages": (), "candidates": (), "probes": (), "verdicts": (), "disagreements": (), "missing": {}, "summary": ""}
     )
-    failed = empty.model_copy(update={"outcome": "failed", "error": "RuntimeError: <out of memory>"})
+    failed = empty.model_copy(update={"outcome": "stopped", "error": "RuntimeError: <out of memory>"})
     assert "RuntimeError: &lt;out of memory&gt;" in page(failed)
     assert "RuntimeError: \\<out of memory\\>" in document(failed)
 
@@ -276,7 +281,8 @@ def test_undecided_ratio_is_never_shown_without_that_word(report, tmp_path, caps
     latency = next(record for record in report.probes if isinstance(record, LatencyRecord))
     undecided = tuple(ratio.model_copy(update={"outcome": "undecided"}) for ratio in latency.ratios)
     doubtful = report.model_copy(update={"probes": (latency.model_copy(update={"ratios": undecided}),)})
-    shown = [line for line in document(doubtful).splitlines() if f"{wording.TIMES} (" in line and "control" not in line]
+    lines = document(doubtful).splitlines()
+    shown = [line for line in lines if f"{wording.TIMES} (" in line and "control" not in line and "accept" not in line]
     assert shown
     assert all("undecided" in line for line in shown)
     assert "undecided" not in document(report)
