@@ -22,7 +22,7 @@ results: .venv/installed
 	$(BIN)/python -m benchmarks.quickstart
 
 test: .venv/installed
-	$(BIN)/pytest -n logical --maxprocesses 8 --dist loadfile
+	$(BIN)/pytest -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 check: .venv/installed
 	$(BIN)/ruff format --check .
