@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 import time
 from datetime import timedelta
 from pathlib import Path
@@ -20,6 +23,10 @@ from compressor.yaml_source import MAX_BYTES, MAX_DEPTH, MAX_VALUES, UnreadableE
 
 SECONDS_A_PLAN = 5.0
 """A plan of the greatest size takes about a second; one that takes longer than this hangs."""
+TIMES = int(os.environ.get("PLAN_CASES_TIMES", "1"))
+"""How many times as many cases are drawn; the long test draws `MORE` times as many."""
+MORE = 20
+CASES: list[int] = []
 
 SCHEMA = plan_schema()
 VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)
@@ -119,8 +126,9 @@ def agrees(folder: Path, text: str) -> None:
 
 
 def often(cases: int):
+    CASES.append(cases * TIMES)
     return settings(
-        max_examples=cases,
+        max_examples=cases * TIMES,
         deadline=timedelta(seconds=2 * SECONDS_A_PLAN),
         suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],
         derandomize=True,
@@ -369,3 +377,16 @@ LARGE = {
 @pytest.mark.parametrize("text", LARGE.values(), ids=LARGE)
 def test_large_or_deep_text_is_a_fault_in_bounded_time(folder, text):
     assert isinstance(loaded(folder, text), PlanError)
+
+
+# ------------------------------------------------------------------ many more
+
+
+@pytest.mark.long
+def test_properties_hold_in_many_more_cases(record_property):
+    if TIMES > 1:
+        pytest.skip("these are the many cases")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not long", __file__]
+    done = subprocess.run(command, env={**os.environ, "PLAN_CASES_TIMES": str(MORE)}, capture_output=True, text=True)
+    record_property("cases", MORE * sum(CASES))
+    assert done.returncode == 0, done.stdout[-5000:]
