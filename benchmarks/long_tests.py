@@ -23,7 +23,9 @@ SELECTIONS = (("-m", "long"), (EVERY_POINT,))
 def cases(arguments: Sequence[str], folder: Path) -> Iterator[ElementTree.Element]:
     """Run pytest; the cases of its JUnit file."""
     written = folder / "results.xml"
-    subprocess.run([sys.executable, "-m", "pytest", *arguments, "-o", "junit_family=xunit1", f"--junitxml={written}"], check=False)
+    subprocess.run(
+        [sys.executable, "-m", "pytest", *arguments, "-o", "junit_family=xunit1", f"--junitxml={written}"], check=False
+    )
     yield from ElementTree.parse(written).iter("testcase")
 
 
