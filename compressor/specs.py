@@ -76,7 +76,7 @@ def _as_files(value: Any) -> Any:
 
 Filled: TypeAlias = Annotated[str, Field(min_length=1)]
 
-Paths: TypeAlias = Annotated[tuple[Filled, ...], BeforeValidator(_as_tuple, json_schema_input_type=str | list[str])]
+Paths: TypeAlias = Annotated[tuple[Filled, ...], BeforeValidator(_as_tuple, json_schema_input_type=Filled | list[Filled])]
 """One path or a list of them; `*` and `?` match file names."""
 
 
@@ -145,7 +145,7 @@ class Limit(Spec):
 class DataSpec(Spec):
     """Where the rows come from and how they are split."""
 
-    files: Annotated[Files, BeforeValidator(_as_files, json_schema_input_type=str | list[str] | Files)] | None = None
+    files: Annotated[Files, BeforeValidator(_as_files, json_schema_input_type=Filled | list[Filled] | Files)] | None = None
     """A path, a list of paths, or a mapping with `path` or `train`, `validation`, `test`, and `installed`, `layout`, `sha256`."""
     hub: str | None = Field(default=None, min_length=1)
     """Id of a data set on the Hugging Face hub; loading scripts are never run."""
