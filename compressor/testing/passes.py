@@ -73,7 +73,7 @@ def _on_torch(subject: Subject, run: TinyRun, folder: Path, *, seed: int) -> tup
     with subject.during("apply on a tiny BERT"):
         model = step.apply(run.model(), run.context(folder / "scratch", others=step.targets()))
     subject.require(isinstance(model, Model), f"gives back {type(model).__name__}, expected a Model")
-    unnamed = {edit.kind for edit in model.edits} - {*run.model().edits, *step.plugins().get("edit", ())}
+    unnamed = {edit.kind for edit in model.edits} - {*(edit.kind for edit in run.model().edits), *step.plugins().get("edit", ())}
     subject.require(not unnamed, f"makes edits that its `plugins()` does not name: {', '.join(sorted(unnamed))}")
     with subject.during("saving what it gives back"):
         model.save(folder / "saved")
