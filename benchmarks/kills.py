@@ -21,7 +21,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -104,15 +104,19 @@ def undisturbed(subject: Subject, folder: Path) -> tuple[Phase, ...]:
     return tuple(Phase(name, spent) for name, spent in seconds.items())
 
 
-def killed(subject: Subject, folder: Path, phase: Phase, *, rng: random.Random) -> str | None:
-    """Start, wait for a random moment of a phase, kill; the phase that was hit, or None where the run ended before."""
+def killed(subject: Subject, folder: Path, phases: Sequence[Phase], *, rng: random.Random) -> str | None:
+    """Start, wait for a random moment of the first of some phases, kill; the phase that was hit, or None where the run ended before.
+
+    What is stored already opens no phase again: then it is the first that does open.
+    """
+    seconds = {phase.name: phase.seconds for phase in phases}
     run = subject.start(folder)
     lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
     reader = threading.Thread(target=_read, args=(run, lines), daemon=True)
     reader.start()
-    current = _until(phase.name, lines)
-    if current == phase.name:
-        deadline = time.monotonic() + rng.uniform(0, phase.seconds)
+    current = _until(seconds, lines)
+    if current in seconds:
+        deadline = time.monotonic() + rng.uniform(0, seconds[current])
         for line in _lines_until(deadline, lines):
             current = phase_of(line) or current
     run.send_signal(signal.SIGKILL)
@@ -129,11 +133,11 @@ def _read(run: subprocess.Popen[str], lines: queue.SimpleQueue[str | None]) -> N
     lines.put(None)
 
 
-def _until(phase: str, lines: queue.SimpleQueue[str | None]) -> str | None:
+def _until(names: Container[str], lines: queue.SimpleQueue[str | None]) -> str | None:
     current = None
     while (line := lines.get()) is not None:
         current = phase_of(line) or current
-        if current == phase:
+        if current in names:
             return current
     return current
 
@@ -149,10 +153,10 @@ def _lines_until(deadline: float, lines: queue.SimpleQueue[str | None]) -> Itera
         yield line
 
 
-def campaign(subject: Subject, folder: Path, phases: Sequence[Phase], tally: Tally, *, rng: random.Random) -> None:
-    """Kill in the given phases, in their order, and let the last run end."""
-    for phase in phases:
-        hit = killed(subject, folder, phase, rng=rng)
+def campaign(subject: Subject, folder: Path, phases: Sequence[Phase], count: int, tally: Tally, *, rng: random.Random) -> None:
+    """Kill so many times, in drawn phases and their order, and let the last run end."""
+    for phase in drawn(phases, tally.hits, count, rng=rng):
+        hit = killed(subject, folder, phases[phases.index(phase) :], rng=rng)
         if hit is None:
             break
         tally.hits[hit] += 1
@@ -241,7 +245,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         count = min(KILLS_A_CAMPAIGN, max(given.kills - sum(tally.hits.values()), len(phases)))
         folder = given.work / "campaign"
         shutil.rmtree(folder, ignore_errors=True)
-        campaign(subject, folder, drawn(phases, tally.hits, count, rng=rng), tally, rng=rng)
+        campaign(subject, folder, phases, count, tally, rng=rng)
         given.out.parent.mkdir(parents=True, exist_ok=True)
         given.out.write_text(document(subject, phases, tally, seed=given.seed), encoding="utf-8")
         sys.stdout.write(f"{sum(tally.hits.values())} kills, {tally.campaigns} campaigns, {len(tally.unequal)} unequal\n")

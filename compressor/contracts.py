@@ -53,7 +53,7 @@ class Dialect:
     """What a target's graphs may contain and what it runs well, as data that passes and exporters read."""
 
     rung: str
-    """The rung the target takes: `torch`, `onnx`, `openvino`, ..."""
+    """The rung the target takes: `torch`, `onnx`, `onnxruntime`, `openvino`, ..."""
     quantizer: str = ""
     """Whose int8 graphs run fast here: `onnxruntime`, `nncf`, or empty for none."""
     activations: Literal["unsigned", "signed"] = "unsigned"
@@ -61,8 +61,6 @@ class Dialect:
     symmetric_activations: bool = False
     """True where a nonzero zero point is refused."""
     opset: int = 20
-    operator_sets: tuple[str, ...] = ("",)
-    """ONNX domains whose operators are allowed."""
     precisions: tuple[str, ...] = ("fp32",)
     """Precisions that really have kernels."""
 

@@ -1,18 +1,15 @@
-"""The rungs below torch and how a model gets down to them."""
+"""The rungs below torch and how a model gets down to each from the one above."""
 
 from __future__ import annotations
 
 import ast
 import logging
 import re
-import shutil
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from compressor import registry
 from compressor.contracts import Artifact, Dialect, Rung, Task
-from compressor.errors import UnsupportedModel
 
 if TYPE_CHECKING:
     import onnx
@@ -21,47 +18,18 @@ TRACED_BATCH, TRACED_LENGTH = 2, 16
 MOST_BYTES_IN_ONE_FILE = 1_800_000_000
 
 
-def path_down(start: str, end: str) -> tuple[str, ...]:
-    """Rungs from below `start` down to `end`, in order.
-
-    Raises:
-        UnsupportedModel: `end` does not lie below `start`.
-    """
-    way, rung = [], end
-    while rung != start:
-        way.append(rung)
-        if rung not in registry.names("rung"):
-            raise UnsupportedModel(f"there is no way down from '{start}' to '{end}'")
-        rung = registry.load("rung", rung).above
-    return tuple(reversed(way))
-
-
-def lower(artifact: Artifact, rung: str, out: Path, *, task: Task, dialect: Dialect) -> Artifact:
-    """Write the model on a lower rung into `out`, rung by rung."""
-    way = path_down(artifact.rung, rung)
-    for number, name in enumerate(way):
-        last = number == len(way) - 1
-        folder = out if last else out.parent / f"{out.name}.{name}"
-        folder.mkdir(parents=True, exist_ok=True)
-        registry.load("rung", name)().lower(artifact, folder, task=task, dialect=dialect)
-        if artifact.path.name == f"{out.name}.{artifact.rung}":
-            shutil.rmtree(artifact.path)
-        artifact = Artifact(name, folder)
-    return artifact
-
-
 class Onnx(Rung):
-    """An ONNX graph, exported by `torch.onnx.export` with dynamic axes."""
+    """An ONNX graph of standard operators, exported by `torch.onnx.export` with dynamic axes."""
 
     name: ClassVar[str] = "onnx"
     above: ClassVar[str] = "torch"
+    version: ClassVar[int] = 2
     requires: ClassVar[tuple[str, ...]] = ("torch", "onnx", "onnxscript")
 
     def lower(self, artifact: Artifact, out: Path, *, task: Task, dialect: Dialect) -> None:
-        """Export the task's inputs and outputs, fused as the dialect allows; equal models give equal bytes."""
+        """Export the task's inputs and outputs; equal models give equal bytes."""
         import torch
 
-        from compressor.fusion import fuse
         from compressor.model import Model
 
         module: Any = Model.load(artifact.path).module.train(False)
@@ -90,7 +58,24 @@ class Onnx(Rung):
         assert program is not None
         graph = program.model_proto
         name_by_scope(graph)
-        graph = fuse(graph, dialect)
+        strip(graph)
+        save(graph, out)
+
+
+class OnnxRuntimeGraph(Rung):
+    """An ONNX graph with ONNX Runtime's own operators for transformers."""
+
+    name: ClassVar[str] = "onnxruntime"
+    above: ClassVar[str] = "onnx"
+    requires: ClassVar[tuple[str, ...]] = ("onnx", "onnxscript")
+
+    def lower(self, artifact: Artifact, out: Path, *, task: Task, dialect: Dialect) -> None:  # noqa: ARG002 - one form for all rungs
+        """Fuse whatever matches."""
+        import onnx
+
+        from compressor.fusion import fuse
+
+        graph = fuse(onnx.load(artifact.path / "model.onnx"))
         strip(graph)
         save(graph, out)
 

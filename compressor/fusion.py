@@ -4,24 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from compressor.contracts import Dialect
-
 if TYPE_CHECKING:
     import onnx
     import onnx_ir as ir
 
-MICROSOFT = "com.microsoft"
 
-
-def fuse(graph: onnx.ModelProto, dialect: Dialect) -> onnx.ModelProto:
-    """The graph with whatever matches fused, as far as the dialect's operator sets allow; what does not match stays as it is.
+def fuse(graph: onnx.ModelProto) -> onnx.ModelProto:
+    """The graph with whatever matches fused; what does not match stays as it is.
 
     Attention becomes one `MultiHeadAttention`, a bias before a GELU one `BiasGelu`. Additions before a layer norm become one
     `Sum`: ONNX Runtime would make `SkipLayerNormalization` of them when it loads the graph, and on CPU that one kernel took five
     times as long as `Sum` and `LayerNormalization` together.
     """
-    if MICROSOFT not in dialect.operator_sets:
-        return graph
     import onnx_ir as ir
     from onnxscript.optimizer import optimize
 

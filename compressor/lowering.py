@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from compressor import registry
-from compressor.contracts import Artifact, Candidate, Port, Target, Task
+from compressor.contracts import Artifact, Candidate, Dialect, Port, Rung, Target, Task
 from compressor.keys import code_parts
+from compressor.order import way_down
 from compressor.records import File
 from compressor.store import Made, Store, sha256_of
 
@@ -32,15 +33,17 @@ class Foundry:
     """Part of every key: versions and data."""
 
     def lower(self, made: Made, rung: str, to: str, target: Target) -> Made:
-        """The model on a lower rung, from the store where it was lowered before."""
-        from compressor.formats import lower, path_down
+        """The model on a lower rung. What lies between is stored too: another target may need it, and an export takes long."""
+        for below in way_down(to, start=rung):
+            made, rung = self._lowered(made, rung, below, target.dialect), below
+        return made
 
-        if rung == to:
-            return made
-        dialect = target.dialect
+    def _lowered(self, made: Made, rung: str, to: str, dialect: Dialect) -> Made:
+        """The model on the next rung, from the store where it was lowered before."""
+        kind: type[Rung] = registry.load("rung", to)
 
         def make(out: Path) -> Mapping[str, Any]:
-            lower(Artifact(rung, made.path), to, out, task=self.task, dialect=dialect)
+            kind().lower(Artifact(rung, made.path), out, task=self.task, dialect=dialect)
             beside(made.path, out)
             return {}
 
@@ -51,8 +54,7 @@ class Foundry:
             "from": rung,
             "to": to,
             "opset": dialect.opset,
-            "operator_sets": dialect.operator_sets,
-            "rungs": {name: code_parts(registry.load("rung", name)) for name in path_down(rung, to)},
+            **code_parts(kind),
             "task": self.task.model_dump(mode="json"),
         }
         return self.store.obtain(parts, make)

@@ -10,14 +10,16 @@ from compressor.draft import TORCH, Draft, Drafted
 from compressor.errors import Fault, PluginError, did_you_mean
 
 
-def way_down(rung: str) -> tuple[str, ...]:
-    """Rungs from just below torch to `rung`: `("onnx", "openvino")` for `openvino`, none for `torch`.
+def way_down(rung: str, *, start: str = TORCH) -> tuple[str, ...]:
+    """Rungs from just below `start` to `rung`: `("onnx", "openvino")` for `openvino`, none for `torch`.
 
     Raises:
-        PluginError: no such rung is installed, or the rungs lead in a circle.
+        PluginError: no such rung is installed, `start` is not above it, or the rungs lead in a circle.
     """
     way: list[str] = []
-    while rung != TORCH:
+    while rung != start:
+        if rung == TORCH:
+            raise PluginError(f"there is no way down from '{start}' to '{way[-1]}'")
         if rung in way:
             raise PluginError(f"the rungs {', '.join(way)} lead in a circle")
         way.insert(0, rung)

@@ -1,4 +1,4 @@
-"""Constant folding and graph clean-up on the ONNX rung."""
+"""Constant folding and graph clean-up of an ONNX graph."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 class Fold(Pass):
     """Fold constants and remove what the outputs do not need, by onnxscript's optimiser."""
 
-    accepts: ClassVar[tuple[str, ...]] = ("onnx",)
+    accepts: ClassVar[tuple[str, ...]] = ("onnx", "onnxruntime")
     requires: ClassVar[tuple[str, ...]] = ("onnx", "onnxscript")
     paper: ClassVar[str] = "ONNX Script, onnxscript.optimizer: constant folding and removal of unused nodes"
 

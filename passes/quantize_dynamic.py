@@ -15,7 +15,7 @@ class QuantizeDynamic(Pass):
     """Int8 weights; activations are quantised at run time by ONNX Runtime, and stay in float in OpenVINO."""
 
     version: ClassVar[int] = 2
-    accepts: ClassVar[tuple[str, ...]] = ("onnx", "openvino")
+    accepts: ClassVar[tuple[str, ...]] = ("onnx", "onnxruntime", "openvino")
     quantizes: ClassVar[bool] = True
     requires: ClassVar[tuple[str, ...]] = ("onnx",)
     paper: ClassVar[str] = (

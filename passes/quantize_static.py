@@ -30,7 +30,7 @@ class QuantizeStatic(Pass):
     """Post-training static quantisation: ONNX Runtime's own quantiser on ONNX, NNCF's on OpenVINO's representation."""
 
     version: ClassVar[int] = 2
-    accepts: ClassVar[tuple[str, ...]] = ("onnx", "openvino")
+    accepts: ClassVar[tuple[str, ...]] = ("onnx", "onnxruntime", "openvino")
     quantizes: ClassVar[bool] = True
     requires: ClassVar[tuple[str, ...]] = ("onnx",)
     paper: ClassVar[str] = (

@@ -33,9 +33,7 @@ CONVERSIONS = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear")
 class OnnxRuntime(Target):
     """One ONNX file, optimised by ONNX Runtime when it is loaded."""
 
-    dialect: ClassVar[Dialect] = Dialect(
-        rung="onnx", quantizer="onnxruntime", operator_sets=("", "com.microsoft"), precisions=("fp32", "int8")
-    )
+    dialect: ClassVar[Dialect] = Dialect(rung="onnxruntime", quantizer="onnxruntime", precisions=("fp32", "int8"))
     file: ClassVar[str] = "model.onnx"
     requires: ClassVar[tuple[str, ...]] = ("onnxruntime",)
 

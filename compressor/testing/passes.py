@@ -7,14 +7,12 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from compressor import registry
 from compressor.contracts import Artifact, Feed, Pass, Target
 from compressor.lowering import MODEL_FILES
 from compressor.store import Made, digest_of, sha256_of
-from compressor.testing.plans import target_for
 from compressor.testing.steps import STEP
 from compressor.testing.subject import Subject, Unchecked
-from compressor.testing.tiny import TinyRun, short_lived, stranger, tiny_run
+from compressor.testing.tiny import TinyRun, ready_target, short_lived, stranger, tiny_run
 
 
 def gives_equal_bytes(subject: Subject) -> None:
@@ -85,7 +83,7 @@ def _check_below_torch(subject: Subject, rung: str, folder: Path) -> None:
 
     from compressor.context import opened
 
-    run, target = tiny_run(), _target(subject.plugin, rung)
+    run, target = tiny_run(), ready_target(rung)
     parent = run.lowered(target, rung)
     first, second = (_below_torch(subject, run, parent, rung, target, folder / str(seed), seed=seed) for seed in (1, 2))
     _require_equal(subject, first, second)
@@ -117,22 +115,6 @@ def _below_torch(subject: Subject, run: TinyRun, parent: Made, rung: str, target
     untouched = digest_of(given) == parent.digest and given.stat().st_mtime_ns == before
     subject.require(untouched, f"writes into its input on '{rung}', if only for a while; write under ctx.folder")
     return Path(result.path)
-
-
-def _target(step: Pass, rung: str) -> Target:
-    """The target in whose branch the pass works on `rung`.
-
-    Raises:
-        Unchecked: there is none that is ready here.
-    """
-    name = target_for(step, rung)
-    target: Target = registry.load("target", name)()
-    missing = target.missing()
-    if reason := missing.build or missing.run:
-        raise Unchecked(f"{name}: {reason}")
-    if name == "torch":
-        raise Unchecked(f"no installed target has '{rung}' on its way")
-    return target
 
 
 def _feeds(run: TinyRun, files: Path) -> list[Feed]:

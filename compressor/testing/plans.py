@@ -65,12 +65,11 @@ def _surroundings(step: Pass) -> dict[str, Any]:
     return {"models": {name: {"folder": "."} for name in teachers}, "targets": targets or [{"torch": {}}]}
 
 
-def target_for(step: Pass, rung: str | None = None) -> str:
-    """Name of an installed target in whose branch a pass works, on `rung` where that is given; `torch` where there is none."""
+def target_for(step: Pass) -> str:
+    """Name of an installed target in whose branch a pass works; `torch` where there is none."""
     for name in registry.names("target"):
         kind: type[Target] = registry.load("target", name)
-        found = rung_for(step.accepts, kind.dialect)
-        if found is not None and rung in (None, found):
+        if rung_for(step.accepts, kind.dialect) is not None:
             return name
     return "torch"
 

@@ -64,10 +64,7 @@ class TinyRun:
 
     def lowered(self, target: Target, rung: str | None = None) -> Made:
         """The source model on a target's rung, or on `rung` where that is given."""
-        made, at = self.source, "torch"
-        for below in way_down(rung or target.dialect.rung):  # one by one, so that what lies between is kept too
-            made, at = self.foundry.lower(made, at, below, target), below
-        return made
+        return self.foundry.lower(self.source, "torch", rung or target.dialect.rung, target)
 
     def context(
         self,
@@ -168,24 +165,30 @@ def shaken(make: Callable[[], PreTrainedModel]) -> PreTrainedModel:
 
 
 def ready_target(rung: str) -> Target:
-    """An installed target on a rung that can build and run here, with its default parameters.
+    """An installed target that can build and run here, with its default parameters: on a rung, else below it.
 
     Raises:
         Unchecked: there is none.
     """
     reasons = []
+    below: list[Target] = []
     for name in registry.names("target"):
         try:
             kind: type[Target] = registry.load("target", name)
-            if kind.dialect.rung != rung:
+            if rung not in (kind.dialect.rung, *way_down(kind.dialect.rung)):
                 continue
             missing = kind().missing()
         except (PluginError, ValueError):  # broken, which its own checks tell, or in need of parameters
             continue
-        if not (reason := missing.build or missing.run):
+        if reason := missing.build or missing.run:
+            reasons.append(f"{name}: {reason}")
+        elif kind.dialect.rung == rung:
             return kind()
-        reasons.append(f"{name}: {reason}")
-    raise Unchecked(f"no target on the rung '{rung}' is ready here{': ' if reasons else ''}{'; '.join(reasons)}")
+        else:
+            below.append(kind())
+    if below:
+        return below[0]
+    raise Unchecked(f"no target on the rung '{rung}' or below it is ready here{': ' if reasons else ''}{'; '.join(reasons)}")
 
 
 def scratch() -> Path:

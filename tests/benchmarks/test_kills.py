@@ -43,14 +43,14 @@ def test_a_real_run_is_killed_in_the_phase_that_was_asked_for(tmp_path):
     plan = tmp_path / "plan.yaml"
     shutil.copytree(Path(__file__).parents[2] / "plans", tmp_path, dirs_exist_ok=True)
     (tmp_path / "quickstart.yaml").rename(plan)
-    assert killed(Subject(plan, ()), tmp_path, Phase("data", 0.0), rng=random.Random(0)) == "data"
+    assert killed(Subject(plan, ()), tmp_path, (Phase("of the store", 0.0), Phase("data", 0.0)), rng=random.Random(0)) == "data"
     assert not (tmp_path / "run" / "report.json").exists()
     assert (tmp_path / "run" / "plan.yaml").is_file()
 
 
 def test_a_run_that_ends_by_itself_is_no_kill(tmp_path):
     (tmp_path / "plan.yaml").write_text("passes: 3")
-    assert killed(Subject(tmp_path / "plan.yaml", ()), tmp_path, Phase("data", 9.0), rng=random.Random(0)) is None
+    assert killed(Subject(tmp_path / "plan.yaml", ()), tmp_path, (Phase("data", 9.0),), rng=random.Random(0)) is None
 
 
 def test_document_counts_kills_and_names_what_differed():

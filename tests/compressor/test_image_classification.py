@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from furnished import lowered
 from PIL import Image
 
 from compressor.contracts import Artifact, Port
 from compressor.data import load_data
 from compressor.errors import SourceError
-from compressor.formats import lower
 from compressor.model import Model
 from compressor.specs import DataSpec
 from compressor.tasks.image_classification import ImageClassification
@@ -141,7 +141,7 @@ def test_settings_that_leave_the_size_open_are_refused(tmp_path):
 
 def test_export_runs_and_scores_as_torch_does(data, stored, tmp_path):
     target = OnnxRuntime()
-    graph = lower(Artifact("torch", stored), "onnx", tmp_path / "graph", task=TASK, dialect=target.dialect)
+    graph = lowered(Artifact("torch", stored), "onnxruntime", tmp_path / "graph", task=TASK, dialect=target.dialect)
     built = tmp_path / "built"
     built.mkdir()
     target.build(graph, built)

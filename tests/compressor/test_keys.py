@@ -8,6 +8,7 @@ import pytest
 
 from compressor import keys as keys_module
 from compressor.contracts import Task
+from compressor.formats import Onnx
 from compressor.keys import Keys
 from compressor.lowering import Foundry
 from compressor.machine import machine
@@ -77,5 +78,6 @@ def test_lowering_depends_on_every_rung_on_the_way(tmp_path):
     task: Task = TextClassification()
     foundry = Foundry(Listening(), task, "text-classification", ("a", "b"), {})
     foundry.lower(Made("", "digest", tmp_path, {}, 0.0, found=True), "torch", "openvino", OpenVino())
-    assert list(asked[0]["rungs"]) == ["onnx", "openvino"]
-    assert set(asked[0]["rungs"]["openvino"]["requires"]) == {"openvino"}
+    assert [(each["from"], each["to"]) for each in asked] == [("torch", "onnx"), ("onnx", "openvino")]
+    assert [set(each["requires"]) for each in asked] == [{"torch", "onnx", "onnxscript"}, {"openvino"}]
+    assert asked[0]["version"] == Onnx.version

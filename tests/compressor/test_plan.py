@@ -562,7 +562,7 @@ def test_quickstart_is_sound():
     assert bound.name == "bbc-topics"
     assert [step.plugin for step in bound.passes] == ["finetune", "prune-structure", "distill", "quantize-static"]
     assert [step.trunk for step in bound.passes] == [True, True, True, False]
-    assert bound.passes[3].rungs == {"onnxruntime": "onnx", "openvino": "openvino"}
+    assert bound.passes[3].rungs == {"onnxruntime": "onnxruntime", "openvino": "openvino"}
     assert bound.reference == "finetune"
 
 

@@ -7,11 +7,11 @@ import onnx
 import openvino
 import pytest
 import torch
+from furnished import lowered
 from pydantic import ValidationError
 from transformers import BertConfig, BertForSequenceClassification
 
 from compressor.contracts import Artifact, Evaluation, Port
-from compressor.formats import lower
 from compressor.model import Model
 from compressor.records import Bars, Metric, Scores, Table
 from compressor.tasks.text_classification import TextClassification
@@ -60,7 +60,7 @@ def onnx_model(tmp_path_factory):
     for parameter in module.parameters():
         parameter.data += 0.1 * torch.randn_like(parameter)
     Model.wrap(module, {"tokenizer.json": b"{}"}).save(root / "torch")
-    made = lower(Artifact("torch", root / "torch"), "onnx", root / "onnx", task=Task(), dialect=OnnxRuntime.dialect)
+    made = lowered(Artifact("torch", root / "torch"), "onnxruntime", root, task=Task(), dialect=OnnxRuntime.dialect)
     (made.path / "tokenizer.json").write_bytes(b"{}")
     return made
 
@@ -68,7 +68,7 @@ def onnx_model(tmp_path_factory):
 @pytest.fixture(scope="module")
 def openvino_model(onnx_model, tmp_path_factory):
     out = tmp_path_factory.mktemp("ir")
-    made = lower(onnx_model, "openvino", out, task=Task(), dialect=OpenVino.dialect)
+    made = lowered(Artifact("onnx", onnx_model.path.parent / "onnx"), "openvino", out, task=Task(), dialect=OpenVino.dialect)
     (made.path / "tokenizer.json").write_bytes(b"{}")
     return made
 
@@ -155,7 +155,7 @@ def test_quantised_embeddings_are_int8_and_the_file_is_smaller(kind, onnx_model,
     assert tables(onnx_model.path) == [onnx.TensorProto.FLOAT]
     assert tables(made.path) == [onnx.TensorProto.INT8]
     assert after < 0.55 * before
-    assert (made.rung, (made.path / "tokenizer.json").read_bytes()) == ("onnx", b"{}")
+    assert (made.rung, (made.path / "tokenizer.json").read_bytes()) == ("onnxruntime", b"{}")
 
 
 def test_quantised_graphs_compute_in_int8(static, dynamic):

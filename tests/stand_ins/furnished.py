@@ -7,6 +7,10 @@ import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from compressor import registry
+from compressor.contracts import Artifact, Dialect, Task
+from compressor.order import way_down
+
 SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "vocab.txt")
 WORDS = {"red": "red apples", "blue": "blue water"}
@@ -44,3 +48,12 @@ def write_files(folder: Path, made: Iterable[Mapping[str, str]]) -> Path:
         (folder / row["label"]).mkdir(parents=True, exist_ok=True)
         (folder / row["label"] / f"{number}.txt").write_text(row["text"], encoding="utf-8")
     return folder
+
+
+def lowered(artifact: Artifact, rung: str, folder: Path, *, task: Task, dialect: Dialect) -> Artifact:
+    """A model on a lower rung; each rung on the way has a folder in `folder`."""
+    for name in way_down(rung, start=artifact.rung):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        registry.load("rung", name)().lower(artifact, folder / name, task=task, dialect=dialect)
+        artifact = Artifact(name, folder / name)
+    return artifact

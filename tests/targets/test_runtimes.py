@@ -1,18 +1,23 @@
 from __future__ import annotations
 
+import json
+import shutil
+
 import numpy as np
 import onnxruntime
 import pytest
 import torch
+from furnished import lowered
 from transformers import BertConfig, BertForSequenceClassification
 
 from compressor.contracts import Artifact
 from compressor.data import resolve
-from compressor.errors import MissingDependency, UnsupportedModel
-from compressor.formats import lower, path_down
-from compressor.lowering import beside
+from compressor.errors import MissingDependency, PluginError
+from compressor.lowering import Foundry, beside
 from compressor.model import Model
+from compressor.order import way_down
 from compressor.specs import ModelSource
+from compressor.store import Store
 from compressor.tasks.text_classification import TextClassification
 from targets.eager import EagerTorch
 from targets.onnxruntime import OnnxRuntime
@@ -44,8 +49,8 @@ def artifacts(module, files, tmp_path_factory):
     root = tmp_path_factory.mktemp("artifacts")
     Model.wrap(module, files).save(root / "torch")
     made = {"torch": Artifact("torch", root / "torch")}
-    for rung, above in (("onnx", "torch"), ("openvino", "onnx")):
-        made[rung] = lower(made[above], rung, root / rung, task=TextClassification(), dialect=OnnxRuntime.dialect)
+    for rung, above in (("onnx", "torch"), ("onnxruntime", "onnx"), ("openvino", "onnx")):
+        made[rung] = lowered(made[above], rung, root, task=TextClassification(), dialect=OnnxRuntime.dialect)
     return made
 
 
@@ -153,26 +158,30 @@ def test_onnxruntime_gives_the_same_logits_when_it_optimises_less(level, built, 
 # ------------------------------------------------------------------ the way down
 
 
-def test_lower_gives_equal_bytes_in_another_folder(artifacts, tmp_path):
-    again = lower(artifacts["torch"], "onnx", tmp_path / "else" / "where", task=TextClassification(), dialect=OnnxRuntime.dialect)
-    assert (again.path / "model.onnx").read_bytes() == (artifacts["onnx"].path / "model.onnx").read_bytes()
+@pytest.mark.parametrize("rung", ["onnx", "onnxruntime"])
+def test_lower_gives_equal_bytes_in_another_folder(rung, artifacts, tmp_path):
+    again = lowered(artifacts["torch"], rung, tmp_path / "else", task=TextClassification(), dialect=OnnxRuntime.dialect)
+    assert (again.path / "model.onnx").read_bytes() == (artifacts[rung].path / "model.onnx").read_bytes()
 
 
-def test_lower_goes_through_onnx_and_leaves_nothing_beside(artifacts, sessions, tmp_path):
-    out = tmp_path / "ir"
-    found = lower(artifacts["torch"], "openvino", out, task=TextClassification(), dialect=OpenVino.dialect)
-    assert found == Artifact("openvino", out)
-    assert [path.name for path in tmp_path.iterdir()] == ["ir"]
-    made = feed(2, 16)
-    logits = OpenVino().open(out).run(made)[0]["logits"]
-    np.testing.assert_allclose(logits, sessions["torch"].run(made)[0]["logits"], atol=1e-4, rtol=0)
+def test_way_down_goes_rung_by_rung():
+    assert way_down("openvino") == ("onnx", "openvino")
+    assert way_down("openvino", start="onnx") == ("openvino",)
+    assert way_down("onnx", start="onnx") == ()
+    with pytest.raises(PluginError, match="no way down from 'openvino' to 'onnx'"):
+        way_down("onnx", start="openvino")
 
 
-def test_path_down_goes_rung_by_rung():
-    assert path_down("torch", "openvino") == ("onnx", "openvino")
-    assert path_down("onnx", "onnx") == ()
-    with pytest.raises(UnsupportedModel, match="no way down from 'openvino' to 'onnx'"):
-        path_down("openvino", "onnx")
+def test_targets_share_one_export(artifacts, tmp_path):
+    store = Store(tmp_path / "store")
+    foundry = Foundry(store, TextClassification(), "text-classification", ("a", "b"), {})
+    source = store.obtain(
+        {"step": "source"}, lambda out: shutil.copytree(artifacts["torch"].path, out, dirs_exist_ok=True) and {}
+    )
+    for target in (OnnxRuntime(), OpenVino()):
+        foundry.lower(source, "torch", target.dialect.rung, target)
+    parts = [json.loads(path.read_text(encoding="utf-8"))["parts"] for path in (tmp_path / "store").rglob("entry.json")]
+    assert sorted(each["to"] for each in parts if each["step"] == "lower") == ["onnx", "onnxruntime", "openvino"]
 
 
 def test_beside_copies_the_tokenizer_and_no_weights(artifacts, tmp_path):
