@@ -42,7 +42,7 @@ class Part:
 
 
 REHEARSAL = Part(2, 2, 16, complete=True)
-SECOND = Part(4, 6, 64, complete=False)
+SECOND = Part(4, 4, 32, complete=False)
 """A second point tells what is fixed from what grows with rows and blocks."""
 
 
