@@ -4,8 +4,8 @@
 
 A plan's phases and how long each takes are read from what an undisturbed run says. Then one campaign follows another: on an empty
 store, the same command is started again and again and ended by SIGKILL, each time at a random moment of a random phase, the
-phases in the order of the plan; the last run of a campaign is left to end. Its stages and built files must have the digests of
-the undisturbed run. Campaigns go on until enough kills were made and every phase was hit often enough.
+phases in the order of the plan; the last run of a campaign is left to end. What it stored, built and exported must equal, byte by byte, what the
+undisturbed run did. Campaigns go on until enough kills were made and every phase was hit often enough.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from pathlib import Path
 
 from compressor.machine import machine, versions
 from compressor.report import read_report
+from compressor.store import FILES, digest_of, sha256_of
 
 KILLS_A_CAMPAIGN = 20
 FEWEST_A_PHASE = 5
@@ -40,6 +41,11 @@ STARTS = (
     (re.compile(r"report: \S+report\.html"), "export"),
 )
 """Lines that open a phase, and its name."""
+
+
+WRITTEN = ("run/artifacts", "run/evaluations", "export")
+TIMED = ("export/README.md", "export/SHA256SUMS")
+"""They tell the times of their run, or its sum."""
 
 
 @dataclass(frozen=True)
@@ -170,7 +176,10 @@ def campaign(subject: Subject, folder: Path, phases: Sequence[Phase], count: int
 
 
 def difference(folder: Path, undisturbed_folder: Path) -> str:
-    """What differs between the ends of two runs in digests of stages, built and exported files; empty where nothing does."""
+    """What differs between the ends of two runs in stages, stored results, built, scored and exported files; empty where nothing does.
+
+    Files are read anew: what a report or a list of sums says of them proves nothing.
+    """
     ours, theirs = (dict(_digests(each)) for each in (folder, undisturbed_folder))
     return ", ".join(sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name)))
 
@@ -179,14 +188,13 @@ def _digests(folder: Path) -> Iterator[tuple[str, str]]:
     report = read_report(folder / "run")
     for stage in report.stages:
         yield f"stage {stage.name}", f"{stage.key} {stage.digest}"
-    for candidate in report.candidates:
-        for file in candidate.files:
-            yield f"{candidate.id}/{file.name}", file.sha256
-    sums = folder / "export" / "SHA256SUMS"
-    for line in sums.read_text(encoding="utf-8").splitlines() if sums.is_file() else ():
-        digest, _, name = line.partition("  ")
-        if name != "README.md":  # it tells the times of its run
-            yield f"export/{name}", digest
+    for files in sorted(folder.glob(f"store/results/*/*/{FILES}")):
+        yield f"stored {files.parent.name[:12]}", digest_of(files)
+    for place in WRITTEN:
+        for path in sorted((folder / place).rglob("*")):
+            name = path.relative_to(folder).as_posix()
+            if path.is_file() and name not in TIMED:
+                yield name, sha256_of(path)
 
 
 def document(subject: Subject, phases: Sequence[Phase], tally: Tally, *, seed: int) -> str:
@@ -200,7 +208,7 @@ def document(subject: Subject, phases: Sequence[Phase], tally: Tally, *, seed: i
             f"`python -m benchmarks.kills {subject.plan}` remakes this page{_with(subject.settings)}.",
             "",
             f"{sum(tally.hits.values())} kills by SIGKILL in {tally.campaigns} campaigns, each from an empty store to its end. "
-            f"In {equal} of {tally.campaigns}, the digests of all stages, built files and exported files equal those of a run "
+            f"In {equal} of {tally.campaigns}, the sha256 of every stored, built, scored and exported file equals that of a run "
             "that was never killed.",
             "",
             "| phase | seconds undisturbed | kills |",

@@ -57,7 +57,7 @@ def test_document_counts_kills_and_names_what_differed():
     tally = Tally(Counter({"data": 5, "finetune": 7}), campaigns=2, unequal=["campaign 2: stage finetune"])
     text = document(Subject(Path("plans/quickstart.yaml"), ("seed=1",)), PHASES, tally, seed=3)
     assert "12 kills by SIGKILL in 2 campaigns" in text
-    assert "In 1 of 2, the digests" in text
+    assert "In 1 of 2, the sha256" in text
     assert "| finetune | 2.0 | 7 |" in text
     assert "- campaign 2: stage finetune" in text
     assert "`--set seed=1`" in text

@@ -109,15 +109,22 @@ def test_interrupted_once_or_twice_a_run_says_how_to_go_on_and_does(folder):
 
 
 def test_difference_names_what_differs(folder, tmp_path):
-    for place in ("run", "export"):
+    for place in ("run", "export", "store"):
         shutil.copytree(folder / "whole" / place, tmp_path / place)
     assert difference(tmp_path, folder / "whole") == ""
-    sums = tmp_path / "export" / "SHA256SUMS"
-    sums.write_text(sums.read_text().replace("  model.onnx", "  other.onnx"))
+    (tmp_path / "export" / "model.onnx").rename(tmp_path / "export" / "other.onnx")
+    built = tmp_path / "run" / "artifacts" / "final@onnxruntime" / "model.onnx"
+    built.write_bytes(built.read_bytes()[:-1])
     report = read_report(tmp_path / "run")
     stages = (*report.stages[:-1], report.stages[-1].model_copy(update={"digest": "0"}))
     write_report(report.model_copy(update={"stages": stages}), tmp_path / "run")
-    assert difference(tmp_path, folder / "whole") == f"export/model.onnx, export/other.onnx, stage {stages[-1].name}"
+    found = difference(tmp_path, folder / "whole").split(", ")
+    assert found == [
+        "export/model.onnx",
+        "export/other.onnx",
+        "run/artifacts/final@onnxruntime/model.onnx",
+        f"stage {stages[-1].name}",
+    ]
 
 
 def test_no_process_outlives_its_run(folder):
