@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     import torch
 
 INDEX = "checkpoint.json"
-FORMAT = 1
+FORMAT = 2
+RESCUED = "last-good.safetensors"
 INTERVAL = "COMPRESSOR_CHECKPOINT_SECONDS"
 """Environment variable: seconds between two checkpoints; 0 for one after every step."""
 INTERVAL_SECONDS = 60.0
@@ -110,6 +111,20 @@ class Checkpoints:
         for path in self.folder.iterdir():
             if path.name not in (INDEX, name):
                 path.unlink()
+
+    def rescue(self, tensors: Mapping[str, torch.Tensor]) -> Path | None:
+        """Keep weights for their own sake, no training goes on from them; None where they cannot be written."""
+        from safetensors import SafetensorError
+        from safetensors.torch import save_file
+
+        path = self.folder / RESCUED
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path)
+        except (OSError, SafetensorError) as error:
+            self._say(f"{path} cannot be written ({error})")
+            return None
+        return path
 
     def described(self) -> str:
         """Which checkpoint there is, in words."""

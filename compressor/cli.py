@@ -33,10 +33,19 @@ Each = Annotated[int, typer.Option("--processes", min=1, help="Processes on each
 Nodes = Annotated[int, typer.Option("--nodes", min=1, help="Machines that take part in training steps.")]
 RENDEZVOUS = "Where the machines meet: an address of the one that runs the plan, and a free port there."
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
-Kind = Literal["passes", "targets", "probes", "tasks", "objectives"]
+Kind = Literal["passes", "targets", "probes", "tasks", "objectives", "edits", "anatomies", "rungs"]
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
-KINDS: dict[str, str] = {"passes": "pass", "targets": "target", "probes": "probe", "tasks": "task", "objectives": "objective"}
+KINDS: dict[str, str] = {
+    "passes": "pass",
+    "targets": "target",
+    "probes": "probe",
+    "tasks": "task",
+    "objectives": "objective",
+    "edits": "edit",
+    "anatomies": "anatomy",
+    "rungs": "rung",
+}
 
 
 @app.command()
@@ -142,7 +151,7 @@ def rehearse(plan: PlanPath, settings: Settings = None, as_json: AsJson = False)
 
 @app.command(name="list")
 def list_(kind: Annotated[Kind, typer.Argument(help="What to list.")]) -> None:
-    """List what is installed: passes, targets, probes, tasks or objectives."""
+    """List what is installed: passes, targets, probes, tasks, objectives, edits, anatomies or rungs."""
     from compressor import registry
 
     for name in registry.names(KINDS[kind]):
@@ -151,7 +160,9 @@ def list_(kind: Annotated[Kind, typer.Argument(help="What to list.")]) -> None:
 
 
 @app.command()
-def explain(name: Annotated[str, typer.Argument(help="Name of a pass, target, probe, task or objective.")]) -> None:
+def explain(
+    name: Annotated[str, typer.Argument(help="Name of a pass, target, probe, task, objective, edit, anatomy or rung.")],
+) -> None:
     """What a plug-in does, its parameters and where it comes from."""
     from compressor import registry
     from compressor.errors import did_you_mean
@@ -161,11 +172,11 @@ def explain(name: Annotated[str, typer.Argument(help="Name of a pass, target, pr
         known = [each for kind in KINDS.values() for each in registry.names(kind)]
         _fail(f"nothing installed is named '{name}'{did_you_mean(name, known)}", 2)
     for kind, step in found:
-        typer.echo(f"{name}: {kind}, from {registry.distribution(kind, name)}\n\n{(step.__doc__ or '').strip()}\n")
-        for line in _parameters(step.model_json_schema()):
+        typer.echo(f"{name}: {kind}, from {registry.distribution(kind, name)}\n\n{_described(step)}\n")
+        for line in _parameters(step.model_json_schema()) if hasattr(step, "model_json_schema") else ():
             typer.echo(line)
-        if step.paper:
-            typer.echo(f"\nsource: {step.paper}")
+        if paper := getattr(step, "paper", ""):
+            typer.echo(f"\nsource: {paper}")
 
 
 @app.command()
@@ -254,7 +265,8 @@ def main() -> None:
 def _interrupted(_signal: int, _frame: FrameType | None) -> None:
     """Stop what runs; a second Ctrl-C ends at once, which is as safe as any other sudden end."""
     signal.signal(signal.SIGINT, lambda *_: os._exit(INTERRUPTED))
-    os.write(2, b"\ninterrupted: give the same command again to go on from what is stored; Ctrl-C once more ends at once\n")
+    again = "give the same command again to go on from what is stored; " if sys.argv[1:2] == ["run"] else ""
+    os.write(2, f"\ninterrupted: {again}Ctrl-C once more ends at once\n".encode())
     raise KeyboardInterrupt
 
 
@@ -293,7 +305,14 @@ def _show(report: Report) -> None:
 
 
 def _first_line(step: Any) -> str:
-    return (step.__doc__ or "").strip().splitlines()[0] if step.__doc__ else ""
+    return next(iter(_described(step).splitlines()), "")
+
+
+def _described(step: Any) -> str:
+    """What its author says of it; of an anatomy, which is a row of a table, what it reads."""
+    if not isinstance(step, type):
+        return f"Reads models of type {', '.join(step.model_types)}."
+    return (step.__doc__ or "").strip()
 
 
 def _parameters(schema: dict[str, Any]) -> list[str]:

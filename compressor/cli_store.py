@@ -94,13 +94,15 @@ def prune(
 
 
 def open_store(path: Path | None, *, plan: str | None = None, tell: Callable[[str], None] = typer.echo) -> Store:
-    """The store at `path`, or the user's own."""
+    """The store at `path`, or the user's own; another folder is refused."""
     import os
 
     from compressor.store import NO_PLAN, Store
 
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return Store(path or cache / "compressor", plan=plan or NO_PLAN, tell=tell)
+    opened = Store(path or cache / "compressor", plan=plan or NO_PLAN, tell=tell)
+    opened.check()
+    return opened
 
 
 def _name(plan: str) -> str:

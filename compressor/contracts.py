@@ -293,6 +293,14 @@ class Pass(Step, ABC):
         """Names of targets of the plan its parameters mention (for latency budgets)."""
         return ()
 
+    def check(self, given: Path, origins: Mapping[str, Path]) -> None:
+        """Refuse what cannot work, before anything runs.
+
+        Args:
+            given: folder of the source model that the step's input comes from.
+            origins: for every earlier step, entry of `models:` and `source`, the folder of the model it comes from.
+        """
+
     def work(self, size: Size) -> float:
         """What its time grows with beside a fixed part, in any unit: `compressor rehearse` scales by it. By itself the model's size."""
         return size.weights
@@ -309,7 +317,7 @@ class Port:
 
 @dataclass(frozen=True)
 class Want:
-    """Which inner features a forward pass should hand out, by block id of the anatomy."""
+    """Which inner features a forward pass should hand out, by block id of the anatomy; its stack stands for what enters the first."""
 
     hidden_states: tuple[str, ...] = ()
     attention_maps: tuple[str, ...] = ()
@@ -380,6 +388,9 @@ class Objective(Step, ABC):
 
     The mathematics is a plain function beside the class; the class holds its parameters and says which features it needs.
     """
+
+    inside: ClassVar[bool] = True
+    """False where the logits of both are all that it needs: a teacher's answers can then be kept, and the student be compiled."""
 
     weight: float = 1.0
     """What the loss is multiplied with before losses are added up."""

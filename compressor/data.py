@@ -7,6 +7,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,6 +61,8 @@ def load_data(spec: DataSpec, *, columns: Sequence[str], seed: int, folder: Path
     """
     parts, source = read_rows(spec, folder, columns)
     label = columns[-1]
+    for name, rows in parts.items():
+        _check_images(rows, name)
     read = _whole_digest({name: _digest(rows) for name, rows in parts.items()})
     if spec.files and spec.files.sha256 and not read.startswith(spec.files.sha256):
         raise SourceError(f"the rows of {source} have sha256 {read[:16]}..., the plan says {spec.files.sha256}")
@@ -93,6 +96,22 @@ def _labels(spelled: Iterable[str]) -> tuple[str, ...]:
 def _classes(rows: Dataset, label: str, labels: Sequence[str]) -> dict[str, int]:
     counts = Counter(rows[label])
     return {name: counts[number] for number, name in enumerate(labels)}
+
+
+def _check_images(rows: Dataset, split: str) -> None:
+    """Read every image file through, so that a broken one is found now and not when its split is."""
+    from datasets import Image
+    from PIL import Image as Reader
+
+    for column in [name for name, feature in rows.features.items() if isinstance(feature, Image)]:
+        for number, row in enumerate(_undecoded(rows.select_columns([column]))):
+            content = row[column]
+            if not _empty(content):
+                try:
+                    Reader.open(BytesIO(_bytes(content))).verify()
+                except (OSError, SyntaxError, ValueError) as error:  # what a broken file makes the library raise
+                    where = content["path"] or f"row {number} of {split}"
+                    raise SourceError(f"{where} cannot be read as an image: {error}") from error
 
 
 # ------------------------------------------------------------------ cleaning

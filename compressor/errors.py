@@ -6,7 +6,8 @@ CompressorError            1   something failed while running
 ├── SourceError            1   a model or data source is missing, altered or unreadable
 ├── UnsupportedModel       1   no anatomy row, edit or rung fits this model
 ├── MissingDependency      1   a package or device that this needs is not here
-├── TrainingDiverged       1   the loss became NaN or infinite
+├── TrainingDiverged       1   the loss became NaN or infinite, or far larger than it was
+├── OutOfMemory            1   a training step needs more memory than there is
 ├── WorkerFailed           1   a measuring or training process died, or answered nonsense
 ├── StoreError             1   a stored result is damaged or cannot be written
 ├── ChildFailed            -   work in a process of its own met an error; the exit code is that error's
@@ -71,7 +72,11 @@ class MissingDependency(CompressorError):
 
 
 class TrainingDiverged(CompressorError):
-    """The loss is not finite; the message says at which step, what to try and where the last checkpoint is kept."""
+    """The loss is not finite or far above its start; the message says at which step, what to try and where good weights are kept."""
+
+
+class OutOfMemory(CompressorError):
+    """A training step needs more memory than there is; the message says which, and what to try."""
 
 
 class WorkerFailed(CompressorError):

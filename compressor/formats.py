@@ -67,7 +67,7 @@ class OnnxRuntimeGraph(Rung):
 
     name: ClassVar[str] = "onnxruntime"
     above: ClassVar[str] = "onnx"
-    requires: ClassVar[tuple[str, ...]] = ("onnx", "onnxscript")
+    requires: ClassVar[tuple[str, ...]] = ("onnx", "onnxscript", "onnx-ir")
 
     def lower(self, artifact: Artifact, out: Path, *, task: Task, dialect: Dialect) -> None:  # noqa: ARG002 - one form for all rungs
         """Fuse whatever matches."""

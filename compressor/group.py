@@ -79,6 +79,19 @@ def parts(batch: Batch, rank: int, size: int, accumulate: int) -> Iterator[tuple
         yield {name: tensor[:1] for name, tensor in batch.items()}, 0.0
 
 
+def check_compiler(device: str) -> None:
+    """Refuse to compile where there is nothing to do it with.
+
+    Raises:
+        MissingDependency: code for this CPU cannot be compiled here.
+    """
+    compiler = os.environ.get("CXX", "g++")
+    if device == "cpu" and not (shutil.which(compiler) or shutil.which("clang++")):
+        raise MissingDependency(
+            f"compile: true needs a C++ compiler, and there is no {compiler}: install one or leave compile out"
+        )
+
+
 @contextmanager
 def compiled(trained: torch.nn.Module, device: str) -> Iterator[None]:
     """Have the forward passes of a module, or of each one in a list, compiled while they train; shapes may vary.
@@ -88,11 +101,7 @@ def compiled(trained: torch.nn.Module, device: str) -> Iterator[None]:
     """
     import torch
 
-    compiler = os.environ.get("CXX", "g++")
-    if device == "cpu" and not (shutil.which(compiler) or shutil.which("clang++")):
-        raise MissingDependency(
-            f"compile: true needs a C++ compiler, and there is no {compiler}: install one or leave compile out"
-        )
+    check_compiler(device)
     modules = list(trained) if isinstance(trained, torch.nn.ModuleList) else [trained]
     for module in modules:
         module.forward = torch.compile(module.forward, dynamic=True)

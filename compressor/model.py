@@ -148,6 +148,18 @@ class Model:
         return sizes
 
 
+def check_finite(model: Model, source: Path) -> None:
+    """Refuse a model that can compute nothing.
+
+    Raises:
+        SourceError: a weight is NaN or infinite.
+    """
+    for component in model.components.values():
+        for name, parameter in component.module.named_parameters():
+            if not bool(torch.isfinite(parameter).all()):
+                raise SourceError(f"{source}: {name} holds weights that are NaN or infinite")
+
+
 def plain(model: Model) -> bool:
     """True where a stock Hugging Face configuration expresses every component: `from_pretrained` opens what is saved."""
     return all(plain_config(component.module, component.blueprint) is not None for component in model.components.values())

@@ -21,10 +21,11 @@ from compressor.contracts import Artifact, Evaluation, Event, Message, Target
 from compressor.data import Data, load_data, resolve
 from compressor.disk import writing
 from compressor.errors import GateStopped
+from compressor.group import check_compiler
 from compressor.keys import Keys, source_digest, step_parts
 from compressor.launch import ALONE, Job, Processes, train_apart
 from compressor.lowering import Foundry, model_files
-from compressor.model import Model
+from compressor.model import Model, check_finite
 from compressor.plan import Bound, BoundStep, BoundTarget
 from compressor.records import LatencyRecord, Note, ProbeRecord, Stage, Verdict
 from compressor.report import EVALUATIONS, TIMED_FEEDS, write_report
@@ -32,6 +33,7 @@ from compressor.results import Built, Found, Results, load_evaluation, save_eval
 from compressor.specs import Gate, ModelSource
 from compressor.stopwatch import Stopwatch
 from compressor.store import Made, Store
+from compressor.training import TrainingSettings
 from compressor.verify import Measured, compare, judge, parity
 
 if TYPE_CHECKING:
@@ -84,6 +86,7 @@ class Runner:
         for name in self.bound.models:
             with self.watch.time("load", name):
                 self._made(name)  # a teacher at fault is found now, not hours later at the step that it teaches
+        self._check_steps()
         try:
             final = self._trunk()
             for target in self.bound.targets:
@@ -98,6 +101,17 @@ class Runner:
         report = results.report(self._found(), probes=probes, accept=accept, seconds=time.monotonic() - clock)
         write_report(report, self.folder)
         return report
+
+    def _check_steps(self) -> None:
+        """What each step can refuse is refused before the first one runs."""
+        origins = {"source": self.standings["source"].made.path, **{name: self._made(name).path for name in self.bound.models}}
+        current = "source"
+        for step in (step for step in self.bound.passes if step.trunk):
+            given = origins[step.start or current]
+            step.step.check(given, origins)
+            if isinstance(step.step, TrainingSettings) and step.step.compile:
+                check_compiler(self.device)
+            origins[step.name], current = given, step.name
 
     def _found(self) -> Found:
         source = self.standings["source"].made.path
@@ -145,6 +159,7 @@ class Runner:
         def make(out: Path) -> Mapping[str, Any]:
             model = self.bound.task.load(path, self.data, seed=self.bound.seed)
             anatomy_of(model.module)  # a model that no row fits is refused now, not when a pass or the report asks
+            check_finite(model, path)
             model.save(out)
             return {}
 

@@ -66,7 +66,11 @@ def _check(folder: Path, name: str, sums: Mapping[str, str]) -> None:
             raise StoreError(f"{place} is a link: only plain files are read here")
     if not path.is_file():
         raise StoreError(f"{path} is missing: run the plan again")
-    if (found := sha256_of(path)) != sums[name]:
+    try:
+        found = sha256_of(path)
+    except OSError as error:
+        raise StoreError(f"{path} cannot be read ({error.strerror})") from error
+    if found != sums[name]:
         raise StoreError(
             f"{path} is not the file that was written: sha256 {found[:12]}, {SUMS} says {sums[name][:12]}; run the plan again"
         )

@@ -10,9 +10,11 @@ locks/, runs/               who makes which result, which runs live; gone with t
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import socket
 import stat
@@ -25,11 +27,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from compressor.disk import sync_folder, writing
+from compressor.disk import FULL, sync_folder, writing
 from compressor.errors import StoreError
 from compressor.locks import held, tried
 
 STORE_VERSION = 2
+MARK = "compressor-store-"
+"""Name of an empty file in every store, with the version at its end: other folders are not taken for one."""
+LOST = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
+"""What a file is that somebody removed or put a link in place of; any other failure to read says nothing of the file."""
 ENTRY, FILES, USED = "entry.json", "files", "used"
 NO_PLAN = "-"
 CHECKSUM = "sha256"
@@ -77,6 +83,7 @@ class Store:
         Raises:
             StoreError: a newer version of this program wrote it.
         """
+        self.check()
         try:
             return self._found(key_of(parts))
         except DamagedEntry as damage:
@@ -91,6 +98,7 @@ class Store:
         Raises:
             StoreError: the store cannot be written, or a newer version of this program wrote the result.
         """
+        self._open()
         key = key_of(parts)
         step = str(parts.get("step", "a result"))
         with self._lock(key, step):
@@ -109,6 +117,7 @@ class Store:
         Of what a killed process left in it, only that stays which `keep` says is whole. To be asked for by the maker of that
         result only: its lock keeps others out of the folder.
         """
+        self._open()
         folder = self.root / "scratch" / key_of(parts)
         if folder.is_symlink():
             remove(folder)
@@ -121,10 +130,46 @@ class Store:
     @contextmanager
     def running(self) -> Iterator[None]:
         """A run of this process: what it uses stays as long as it lives. What killed runs left is removed first."""
+        self._open()
         name = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}.lock"
         with held(self.root / "runs" / name, work=self.plan, waits=self._tell):
             self._clean()
             yield
+
+    def check(self) -> None:
+        """Refuse a folder that is there and is no store of a version that is known.
+
+        Raises:
+            StoreError: says what it is instead.
+        """
+        try:
+            names = {path.name for path in self.root.iterdir()} if os.path.lexists(self.root) else set()
+        except OSError as error:
+            raise StoreError(
+                f"{self.root} cannot be read as a folder ({error.strerror}): name another one with --store"
+            ) from error
+        versions = [int(found[1]) for name in names if (found := re.fullmatch(rf"{MARK}(\d{{1,9}})", name))]
+        if versions and max(versions) > STORE_VERSION:
+            raise StoreError(
+                f"{self.root} was written by a newer version (store {max(versions)}, known {STORE_VERSION}): "
+                "update compressor-toolchain, or name another folder with --store"
+            )
+        if names and not versions:
+            raise StoreError(
+                f"{self.root} is no store and not empty ('{min(names)}' lies in it): name another folder with --store"
+            )
+
+    def _open(self) -> None:
+        """Make the folder a store, where it is new or empty."""
+        self.check()
+        with writing(self.root):
+            try:
+                self.root.mkdir(parents=True, exist_ok=True)
+                (self.root / f"{MARK}{STORE_VERSION}").touch()
+            except OSError as error:
+                if error.errno in FULL:
+                    raise
+                raise StoreError(f"{self.root} cannot be written ({error.strerror}): name another folder with --store") from error
 
     def entry(self, key: str) -> Path:
         """Where the result of a key lies."""
@@ -226,7 +271,12 @@ def read_entry(folder: Path) -> dict[str, Any]:
         if _files_digest(folder) != entry["digest"]:
             raise DamagedEntry("its digest does not match")
     except OSError as error:
-        raise DamagedEntry(f"{error.filename} cannot be read: {error.strerror}") from error
+        if error.errno in LOST:
+            raise DamagedEntry(f"{error.filename} cannot be read: {error.strerror}") from error
+        raise StoreError(
+            f"{error.filename} cannot be read ({error.strerror}): what is stored there may be whole, and is kept; "
+            "see to it that it can be read, or name another folder with --store"
+        ) from error
     except (KeyError, TypeError, AttributeError) as error:  # whole, but not of our making
         raise DamagedEntry(f"{ENTRY} lacks or misspells a field: {error}") from error
     return entry

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -21,13 +22,24 @@ from pydantic import BaseModel, Field
 
 from compressor.checkpoint import Checkpoints, identity_of, random_states, set_random_states
 from compressor.contracts import Batch, Event, Message, Progress
-from compressor.errors import TrainingDiverged, WorkerFailed
+from compressor.errors import OutOfMemory, TrainingDiverged, WorkerFailed
 from compressor.group import Group, compiled, parts
 
 if TYPE_CHECKING:
     import torch
 
 Precision = Literal["auto", "fp32", "bf16"]
+DIVERGED = 10.0
+"""A loss that ends an epoch so many times above the first one has diverged."""
+LEAST_LOSS = 0.1
+"""A loss that begins below counts as this: a student that begins as its teacher's copy begins with 0."""
+OUT_OF_MEMORY = re.compile("out of memory|can't allocate memory|alloc_cpu")
+"""In what torch says where a processor or GPU has no memory left."""
+LAST_LOSSES = 20
+"""Steps at the end of an epoch, all of which have to be above."""
+CURVES = ("losses", "watched")
+WATCHED_POINTS = 200
+"""Points of a curve of what is watched."""
 
 
 class TrainingSettings(BaseModel):
@@ -55,10 +67,21 @@ class TrainingSettings(BaseModel):
 
 
 @dataclass(frozen=True)
+class OwnRate:
+    """Parameters that are learned at a rate of their own, without decay; the schedule is that of all others."""
+
+    parameters: tuple[torch.nn.Parameter, ...]
+    learning_rate: float
+    maximize: bool = False
+    """True where the losses are to grow by them: multipliers of a constraint."""
+
+
+@dataclass(frozen=True)
 class TrainingLog:
-    """What happened: losses by name and step, the metric on validation after each epoch."""
+    """What happened: losses by name and step, what was watched, the metric on validation after each epoch."""
 
     losses: Mapping[str, tuple[tuple[float, float], ...]]
+    watched: Mapping[str, tuple[tuple[float, float], ...]]
     validation: tuple[tuple[float, float], ...]
     kept_epoch: int
     seconds: float
@@ -79,6 +102,7 @@ class _Course:
     seconds: float = 0.0
     """Spent by processes that were killed."""
     losses: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
+    watched: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
     validation: list[tuple[float, float]] = field(default_factory=list)
     best: tuple[float, int] | None = None
     """Best value on validation and the epoch it came from, counted from 1."""
@@ -86,17 +110,17 @@ class _Course:
     @classmethod
     def read(cls, values: Mapping[str, Any]) -> _Course:
         """From JSON, which knows no tuples."""
-        losses = {name: [(at, value) for at, value in curve] for name, curve in values["losses"].items()}
+        curves = {each: {name: [(at, value) for at, value in curve] for name, curve in values[each].items()} for each in CURVES}
         validation = [(at, value) for at, value in values["validation"]]
         best = tuple(values["best"]) if values["best"] else None
-        return cls(**{**values, "losses": losses, "validation": validation, "best": best})
+        return cls(**{**values, **curves, "validation": validation, "best": best})
 
 
 def train(
     trained: torch.nn.Module,
     *,
     batches: Callable[[int], Iterable[Batch]],
-    step: Callable[[Batch], Mapping[str, torch.Tensor]],
+    step: Callable[[Batch, float], Mapping[str, torch.Tensor]],
     settings: TrainingSettings,
     seed: int,
     device: str,
@@ -104,32 +128,42 @@ def train(
     work: str,
     folder: Path,
     evaluate: Callable[[], float] | None = None,
+    own_rates: Sequence[OwnRate] = (),
+    watch: Callable[[], Mapping[str, float]] = dict,
+    may_rise: bool = False,
+    followed: bool = False,
 ) -> TrainingLog:
     """Train in place.
 
     Args:
         trained: everything with parameters to learn, in one module.
         batches: the batches of an epoch, by its number from 0; with a length.
-        step: losses by name for a batch, already weighted; their sum is minimised.
+        step: losses by name for a batch, already weighted, at a share of the training that is done, in [0, 1); their sum is minimised.
         work: what the progress is told of; trainings in one folder differ in it.
         folder: where checkpoints are kept, and where a killed training goes on from.
         evaluate: the metric on validation, higher is better; needed for `keep: best`. It must draw nothing at random.
+        own_rates: parts of `trained` that have learning rates of their own.
+        watch: numbers by name that are worth a curve; asked about `WATCHED_POINTS` times.
+        may_rise: the loss is bound to rise, as where a constraint tightens; else one that ends an epoch far above its start is stopped.
+        followed: another training follows in this step; the end is written down too, so that a killed run does not come back here.
 
     A batch is cut by rows into `accumulate` parts for each process, and losses and gradients are weighted by the rows of a part. For
     losses that are means over rows this is the loss of the whole batch; those over tokens or pairs of rows see each part by itself.
 
     Raises:
-        TrainingDiverged: a loss or a gradient is not finite; the weights are those before that step.
+        TrainingDiverged: a loss or a gradient is not finite, or the loss ends an epoch more than `DIVERGED` times as high as it began.
+            The weights before that are kept in the training's folder.
+        OutOfMemory: a step needs more memory than there is.
         MissingDependency: `compile` without a compiler.
         WorkerFailed: processes of one group do not see the same checkpoint.
     """
     from accelerate.utils import set_seed
 
-    loop = _Loop(trained, batches, step, settings, device, tell, work, evaluate)
+    loop = _Loop(trained, batches, step, settings, device, tell, work, evaluate, own_rates, watch, may_rise)
     set_seed(seed, device_specific=True)  # each process draws its own dropout
     loop.start(folder / f"training-{work}", seed)
     with compiled(trained, device) if settings.compile else nullcontext():
-        loop.run()
+        loop.run(followed=followed)
     return loop.log()
 
 
@@ -140,26 +174,29 @@ class _Loop:
         self,
         trained: torch.nn.Module,
         batches: Callable[[int], Iterable[Batch]],
-        step: Callable[[Batch], Mapping[str, torch.Tensor]],
+        step: Callable[[Batch, float], Mapping[str, torch.Tensor]],
         settings: TrainingSettings,
         device: str,
         tell: Callable[[Event], None],
         work: str,
         evaluate: Callable[[], float] | None,
+        own_rates: Sequence[OwnRate],
+        watch: Callable[[], Mapping[str, float]],
+        may_rise: bool,
     ) -> None:
         import torch
         from accelerate import Accelerator
         from accelerate.state import AcceleratorState
 
         self.started = time.monotonic()
-        self.batches, self.step, self.evaluate = batches, step, evaluate
+        self.batches, self.step, self.evaluate, self.watch, self.may_rise = batches, step, evaluate, watch, may_rise
         self.settings, self.device, self.tell, self.work = settings, device, tell, work
         self.precision = resolved_precision(settings.precision, device)
         AcceleratorState._reset_state(reset_partial_state=True)  # else an earlier training's precision and device are kept
         self.accelerator = Accelerator(cpu=device == "cpu", mixed_precision="bf16" if self.precision == "bf16" else "no")
         self.group = Group()
         self.trained = trained.to(device).train(settings.dropout)
-        groups = parameter_groups(trained, settings.weight_decay)
+        groups = parameter_groups(trained, settings.weight_decay, own_rates)
         self.optimiser = torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True)  # one pass over memory, not ten
         self.first = batches(0)
         self.total = settings.epochs * len(self.first)  # type: ignore[arg-type]
@@ -183,17 +220,22 @@ class _Loop:
         if len(set(self.group.gathered(self.course.step))) > 1:
             raise WorkerFailed(f"the processes do not see the same checkpoint in {folder}: machines have to share this folder")
 
-    def run(self) -> None:
+    def run(self, *, followed: bool) -> None:
         """Train to the end and leave the weights that `keep` names."""
+        over = self.course.epoch == self.settings.epochs
         for epoch in range(self.course.epoch, self.settings.epochs):
             for batch in self._rest(epoch):
-                due = self._step(batch)
+                with out_of_memory_told(self.settings, f"step {self.course.step + 1} of {self.total}"):
+                    due = self._step(batch)
                 self.course.at += 1
                 if due:
                     self._keep()
+            self._check_level()
             if self.evaluate is not None:
                 self._validate(self.evaluate, epoch)
             self.course.epoch, self.course.at = epoch + 1, 0
+        if followed and not over:
+            self._keep()
         put(self.trained, self.best)
         self.trained.eval()
 
@@ -202,6 +244,7 @@ class _Loop:
         course, seconds = self.course, self._seconds()
         return TrainingLog(
             losses={name: tuple(curve) for name, curve in course.losses.items()},
+            watched={name: tuple(curve) for name, curve in course.watched.items()},
             validation=tuple(course.validation),
             kept_epoch=course.best[1] if course.best else self.settings.epochs,
             seconds=seconds,
@@ -240,6 +283,9 @@ class _Loop:
         self.schedule.step()
         self.optimiser.zero_grad(set_to_none=True)
         course.rows += len(next(iter(batch.values())))
+        if course.step % -(-self.total // WATCHED_POINTS) == 0 or course.step == self.total:
+            for name, value in self.watch().items():
+                course.watched.setdefault(name, []).append((float(course.step), value))
         self.tell(Progress(self.work, course.step, self.total, values={name: at[-1][1] for name, at in course.losses.items()}))
         return bool(due)
 
@@ -255,18 +301,28 @@ class _Loop:
         for part, share in parts(batch, self.group.rank, self.group.size, self.settings.accumulate):
             moved = {name: tensor.to(self.device) for name, tensor in part.items()}
             with self.accelerator.autocast():
-                losses = {name: share * loss for name, loss in self.step(moved).items()}
+                losses = {name: share * loss for name, loss in self.step(moved, self.course.step / self.total).items()}
             torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]
             total = {name: loss.detach().float() + total.get(name, 0.0) for name, loss in losses.items()}
         return list(total), list(total.values())
 
     def _check_finite(self, what: str, value: float) -> None:
         if not math.isfinite(value):
-            kept = self.checkpoints.described()
-            raise TrainingDiverged(
-                f"{what} is {value} at step {self.course.step} of {self.total}: try a lower learning_rate "
-                f"(now {self.settings.learning_rate:g}), a longer warmup (now {self.settings.warmup:g}), or precision: fp32; {kept}"
-            )
+            raise self._diverged(f"{what} is {value}", "before that step", learned(self.trained))
+
+    def _check_level(self) -> None:
+        """At the end of an epoch: whether all of the last losses are far above the first one."""
+        totals = [sum(value for _, value in each) for each in zip(*self.course.losses.values(), strict=True)]
+        last, began = min(totals[-LAST_LOSSES:]), totals[0]
+        if not self.may_rise and last > DIVERGED * max(began, LEAST_LOSS):
+            raise self._diverged(f"the loss is {last:.3g} or more, and began with {began:.3g},", "of the best epoch", self.best)
+
+    def _diverged(self, what: str, which: str, good: Mapping[str, torch.Tensor]) -> TrainingDiverged:
+        settings, kept = self.settings, self.checkpoints.described()
+        if good and self.group.rank == 0 and (place := self.checkpoints.rescue(good)):
+            kept = f"the weights {which} are kept in {place}"
+        advice = f"a lower learning_rate (now {settings.learning_rate:g}), a longer warmup (now {settings.warmup:g})"
+        return TrainingDiverged(f"{what} at step {self.course.step} of {self.total}: try {advice}, or precision: fp32; {kept}")
 
     def _validate(self, evaluate: Callable[[], float], epoch: int) -> None:
         import torch
@@ -312,6 +368,24 @@ class _Loop:
         self.random = values["random"][self.group.rank]
 
 
+@contextmanager
+def out_of_memory_told(settings: TrainingSettings, where: str) -> Iterator[None]:
+    """Tell memory that ran out as what it is, with what to do about it.
+
+    Raises:
+        OutOfMemory: what was done needs more memory than there is.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not (isinstance(error, MemoryError) or OUT_OF_MEMORY.search(str(error))):
+            raise
+        raise OutOfMemory(
+            f"out of memory at {where}: try accumulate: {2 * settings.accumulate} (now {settings.accumulate}; the same step in more "
+            f"parts) or a smaller batch_size (now {settings.batch_size})"
+        ) from error
+
+
 def learned(trained: torch.nn.Module) -> dict[str, torch.Tensor]:
     """What training changes: parameters that are not frozen, shared ones once, and buffers."""
     parameters = {name: parameter for name, parameter in trained.named_parameters() if parameter.requires_grad}
@@ -349,12 +423,17 @@ def resolved_precision(precision: Precision, device: str) -> Literal["fp32", "bf
     return "bf16" if {"avx512_bf16", "amx_bf16"} & set(features(read_cpuinfo())) else "fp32"
 
 
-def parameter_groups(trained: torch.nn.Module, weight_decay: float) -> list[dict[str, object]]:
-    """Matrices, which decay, and vectors (biases and norms), which do not."""
-    learned = [parameter for parameter in trained.parameters() if parameter.requires_grad]
+def parameter_groups(trained: torch.nn.Module, weight_decay: float, own_rates: Sequence[OwnRate] = ()) -> list[dict[str, object]]:
+    """Matrices, which decay, vectors (biases and norms), which do not, and each part that has a rate of its own."""
+    own = {parameter for each in own_rates for parameter in each.parameters}
+    learned = [parameter for parameter in trained.parameters() if parameter.requires_grad and parameter not in own]
     return [
         {"params": [each for each in learned if each.ndim > 1], "weight_decay": weight_decay},
         {"params": [each for each in learned if each.ndim <= 1], "weight_decay": 0.0},
+        *(
+            {"params": list(each.parameters), "lr": each.learning_rate, "weight_decay": 0.0, "maximize": each.maximize}
+            for each in own_rates
+        ),
     ]
 
 

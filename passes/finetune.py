@@ -38,7 +38,7 @@ class Finetune(TrainingSettings, Pass):
         files = write_side_files(model, ctx.folder / "files")
         rows = ctx.data.split("train")
 
-        def step(batch: Batch) -> Mapping[str, torch.Tensor]:
+        def step(batch: Batch, _: float) -> Mapping[str, torch.Tensor]:
             return {"task": ctx.task.loss(ctx.task.forward(model.module, batch), batch)}
 
         log = train(

@@ -27,11 +27,6 @@ class Lesson:
     teacher: Want
     projections: nn.Module | None
 
-    @property
-    def looks_inside(self) -> bool:
-        """Whether it needs more of the student than its logits."""
-        return bool(self.student.hidden_states or self.student.attention_maps)
-
     def loss(self, student: Outputs, teacher: Outputs, batch: Batch) -> torch.Tensor:
         """The loss before its weight; the objective sees what it asked for, in the order it asked."""
         return self.objective.loss(_chosen(student, self.student), _chosen(teacher, self.teacher), batch, self.projections)

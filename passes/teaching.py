@@ -7,12 +7,14 @@ from statistics import fmean
 from typing import TYPE_CHECKING
 
 from compressor.contracts import Context, Evaluation, Message, Progress
-from compressor.errors import CompressorError, UnsupportedModel
+from compressor.errors import UnsupportedModel
 from compressor.training import TrainingSettings, resolved_precision
 from passes.lessons import Lesson, Teacher
 from passes.side_files import write_side_files
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import torch
     from torch import nn
 
@@ -36,32 +38,23 @@ def teacher(
     student: Model,
     ctx: Context,
     settings: TrainingSettings,
-    cache: bool | None,
+    cache: bool,
 ) -> Teacher:
-    """A frozen teacher; with `cache`, or by itself where only logits are wanted, one whose logits are computed now.
+    """A frozen teacher; with `cache` one whose logits are computed now, for each row.
 
     Raises:
-        UnsupportedModel: it has other classes than the student, or reads other inputs and would have to run on the student's.
-        CompressorError: features cannot be kept for each row.
+        UnsupportedModel: it has other classes than the student.
     """
     module: nn.Module = model.module
     module.requires_grad_(False)
     module.to(ctx.device).eval()
     _check_classes(name, model, student)
-    made = Teacher(module, lessons)
-    inside = bool(made.want.hidden_states or made.want.attention_maps)
-    if cache and inside:
-        raise CompressorError(
-            f"cache_teacher keeps logits only, and an objective looks inside of {name}: leave cache_teacher out"
-        )
-    if cache or (cache is None and not inside):
-        return Teacher(module, lessons, row_logits(name, model, ctx, settings))
-    if other := [file for file in INPUT_FILES if model.files.get(file) != student.files.get(file)]:
-        raise UnsupportedModel(
-            f"teacher {name} and student read different inputs ({', '.join(other)} differ): "
-            "such a teacher gives soft-targets only, with cache_teacher: true"
-        )
-    return made
+    return Teacher(module, lessons, row_logits(name, model, ctx, settings) if cache else None)
+
+
+def files_read(folder: Path) -> dict[str, bytes]:
+    """The files in a model's folder that decide what it is fed, by name."""
+    return {name: (folder / name).read_bytes() for name in INPUT_FILES if (folder / name).is_file()}
 
 
 def row_logits(name: str, model: Model, ctx: Context, settings: TrainingSettings) -> torch.Tensor:

@@ -136,6 +136,20 @@ PLANS = {
         ("- finetune: {epochs: 1, precision: fp32}", "- finetune\n  - distill: {teacher: big}"),
         "plan.yaml:9: passes.distill.teacher: no step or model is named 'big' (known: finetune, source)",
     ),
+    "a cache of what cannot be kept": (
+        (
+            "- finetune: {epochs: 1, precision: fp32}",
+            "- finetune\n  - distill: {teacher: source, objectives: {relations: 1.0}, cache_teacher: true}",
+        ),
+        "plan.yaml:9: passes.distill: cache_teacher keeps logits only, and relations looks inside: leave cache_teacher out",
+    ),
+    "compiling what is looked into": (
+        (
+            "- finetune: {epochs: 1, precision: fp32}",
+            "- finetune\n  - distill: {teacher: source, objectives: {relations: 1.0}, compile: true}",
+        ),
+        "plan.yaml:9: passes.distill: compile: true hides what relations looks at inside of the student: leave compile out",
+    ),
     "wrong type": (("epochs: 1", "epochs: one"), "plan.yaml:8: passes.finetune.epochs: found 'one', expected a whole number"),
     "out of range": (
         ("epochs: 1", "epochs: 0"),
@@ -325,7 +339,16 @@ def configured(**changes):
     return change
 
 
+def poisoned(folder):
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(folder / "model.safetensors")
+    tensors["embeddings.LayerNorm.bias"][3] = float("nan")
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
 MODELS = {
+    "weights that are no numbers": (poisoned, "bad: bert.embeddings.LayerNorm.bias holds weights that are NaN or infinite"),
     "pickled weights only": (
         pickled,
         "bad/pytorch_model.bin is a pickle, which could run code when it is read: convert it where you trust it, with "
@@ -430,9 +453,9 @@ def test_teacher_of_another_tokenizer(run, place):
     vocabulary.write_text(vocabulary.read_text().replace('"apples"', '"apfel"', 1))
     step = (
         "  - finetune: {epochs: 1, precision: fp32}\n",
-        "  - distill: {teacher: big, objectives: {hidden-states: 1.0}}\n",
+        "  - finetune\n  - distill: {teacher: big, objectives: {hidden-states: 1.0}}\n",
     )
-    assert run(("name: tiny", "models: {big: {folder: other}}"), ("reference: finetune", "reference: source"), step) == (
+    assert run(("name: tiny", "models: {big: {folder: other}}"), step) == (
         1,
         "teacher big and student read different inputs (tokenizer.json differ): "
         "such a teacher gives soft-targets only, with cache_teacher: true",

@@ -35,6 +35,7 @@ def export(run: Path, target: str, out: Path, *, stage: str = "final") -> Path:
         StoreError: the run has no such candidate, a file is not the one the report was written about, or `out` is not empty.
         UnsupportedModel: the model takes inputs that no example could make.
     """
+    out = out if out.name not in ("", "..") else out.resolve()
     report = read_report(run)
     candidate = _candidate(report, f"{stage}@{target}")
     built = run / "artifacts" / candidate.id
@@ -43,7 +44,6 @@ def export(run: Path, target: str, out: Path, *, stage: str = "final") -> Path:
     deployed = read_deployed(built, candidate)
     if not (out / SUMS).is_file():
         check_free(out)
-    out.parent.mkdir(parents=True, exist_ok=True)
     with writing(out), _beside(out) as folder:
         _fill(folder, built, deployed=deployed, report=report)
         if not (out / SUMS).is_file() or _digests(out) != _digests(folder):
@@ -57,6 +57,10 @@ def check_free(out: Path) -> None:
     above = next(folder for folder in out.absolute().parents if folder.exists())
     if not above.is_dir():
         raise StoreError(f"{out} cannot be a folder, {above} is a file: choose another")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(f"{out} cannot be a folder, {out.parent} cannot be made ({error.strerror}): choose another") from error
     if out.is_symlink() or (out.exists() and (not out.is_dir() or any(out.iterdir()))):
         raise StoreError(f"{out} is not empty: choose a new folder")
 

@@ -27,6 +27,18 @@ def learns_nothing_from_its_equal(subject: Subject) -> None:
     subject.require(abs(loss) < ZERO, f"a student that equals its teacher has the loss {loss:.3g}, expected 0")
 
 
+def says_where_it_looks(subject: Subject) -> None:
+    """`inside` is false where it wants nothing but logits, and true where it wants more."""
+    anatomy = anatomy_of(tiny_run().model().module)
+    with subject.during("wants"):
+        wanted = subject.plugin.wants(anatomy, anatomy)
+    looks = any(each.hidden_states or each.attention_maps for each in wanted)
+    subject.require(
+        looks == subject.plugin.inside,
+        f"`inside` is {subject.plugin.inside}, and it wants {'more than' if looks else 'only'} logits",
+    )
+
+
 def learns_from_another(subject: Subject) -> None:
     """The loss of a student that differs is above 0, to the bit the same each time, and the student has a gradient of it."""
     import torch
@@ -65,7 +77,14 @@ def fits_a_shallower_student(subject: Subject) -> None:
         subject.require(loss >= 0, f"a student of one block has the loss {loss:.3g}")
 
 
-OBJECTIVE = (*STEP, learns_nothing_from_its_equal, learns_from_another, is_a_mean, fits_a_shallower_student)
+OBJECTIVE = (
+    *STEP,
+    says_where_it_looks,
+    learns_nothing_from_its_equal,
+    learns_from_another,
+    is_a_mean,
+    fits_a_shallower_student,
+)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from compressor.checkpoint import INDEX, INTERVAL, Checkpoints, identity_of, random_states, set_random_states
+from compressor.checkpoint import FORMAT, INDEX, INTERVAL, Checkpoints, identity_of, random_states, set_random_states
 from compressor.errors import CompressorError
 
 TENSORS = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.tensor(True), "c": torch.arange(4, dtype=torch.bfloat16)[::2]}
@@ -50,7 +50,7 @@ def flip(path, at):
         (lambda folder: (folder / INDEX).write_bytes(b"\xff\xfe"), "is damaged ("),
         (
             lambda folder: (folder / INDEX).write_text(
-                json.dumps({"format": 1, "identity": "this", "file": "../x", "sha256": ""})
+                json.dumps({"format": FORMAT, "identity": "this", "file": "../x", "sha256": ""})
             ),
             "is damaged ([Errno 2]",
         ),

@@ -45,6 +45,14 @@ def test_explain_shows_parameters():
     assert "compressor-toolchain" in shown
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("keep-heads", "Keep these attention heads"), ("bert", "Reads models of type bert."), ("onnxruntime", "own operators")],
+)
+def test_explain_knows_every_kind(name, said):
+    assert said in command("explain", name).stdout
+
+
 def test_explain_suggests_a_near_name_when_it_is_unknown():
     found = command("explain", "distil")
     assert found.returncode == 2

@@ -133,6 +133,19 @@ def test_pixels_are_those_of_transformers(data, tmp_path, settings):
         np.testing.assert_allclose(feed["pixel_values"], theirs, atol=1e-5)
 
 
+def test_image_that_cannot_be_read_is_named_before_anything_runs(tmp_path):
+    folder = tmp_path / "images"
+    for name, colour in COLOURS.items():
+        (folder / name).mkdir(parents=True)
+        for number in range(4):
+            Image.new("RGB", (16, 16), (*colour[:2], number)).save(folder / name / f"{number}.png")
+    broken = folder / "red" / "3.png"
+    broken.write_bytes(broken.read_bytes()[:40])
+    with pytest.raises(SourceError) as raised:
+        load_data(DataSpec(files=str(folder), format="imagefolder"), columns=TASK.columns(), seed=0, folder=tmp_path)
+    assert str(raised.value).startswith(f"{broken} cannot be read as an image: ")
+
+
 def test_settings_that_leave_the_size_open_are_refused(tmp_path):
     (tmp_path / "preprocessor_config.json").write_text(json.dumps({"size": {"shortest_edge": 16}}))
     with pytest.raises(SourceError, match="same size"):

@@ -69,7 +69,7 @@ BEYOND_SCHEMA = {
     "includes": r"an include in a circle|the file (is empty|holds )",
     "names that are known": r"no (step|target|model|step or model) is named ",
     "names that are free": r"a (step|target|probe) of this name stands on line|a name of its own in every run|also an entry of models",
-    "objectives that are installed and take their parameters": r"no objective named |no such parameter",
+    "objectives that are installed and take their parameters": r"no objective named |passes\.[\w-]+\.objectives\.[\w-]+\.\w+: no such parameter",
     "order": r"comes (later|after)|this step itself|works below torch|works on |quantises what ",
     "gates that can be judged": r"max_drop cannot be judged|a limit on speed or latency needs|is not measured; probes measure",
     "one source": r"expected one of |expected 'path' \(all rows\)|'\w+' goes with ",
@@ -77,7 +77,7 @@ BEYOND_SCHEMA = {
     "a limit in each gate": r"no limit given",
     "two columns": r"content and label are both column",
     "what a pass asks of its parameters together": r"give exactly one of|names a kind twice|keep speaks of|layers go beside|"
-    r"a latency budget needs either|layers needs init|"
+    r"a latency budget needs either|layers needs init|cache_teacher keeps logits only|compile: true hides what|"
     r"init: \w+ needs layers|teacher names one twice|nothing to learn|found -[\d.]+, expected 0 or more|"
     r"expected one of speedup|input should be ",
     "whole numbers without a point, which JSON does not tell apart": r"found -?[\d.e+]+\.0|found -?[\d.]+e\+\d+",

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -14,9 +15,10 @@ from pathlib import Path
 
 import pytest
 
+from compressor import store as store_module
 from compressor.checkpoint import INDEX, holds_checkpoint
 from compressor.errors import StoreError, WorkerFailed
-from compressor.store import CHECKSUM, ENTRY, FILES, STORE_VERSION, Store, digest_of, key_of
+from compressor.store import CHECKSUM, ENTRY, FILES, MARK, STORE_VERSION, Store, digest_of, key_of
 
 PARTS = {"step": "a", "seed": 1}
 FILE = f"{FILES}/deep/file.txt"
@@ -36,7 +38,7 @@ class Maker:
 
 
 def left_over(root):
-    return [path for path in root.rglob("*") if path.is_file()]
+    return [path for path in root.rglob("*") if path.is_file() and not path.name.startswith(MARK)]
 
 
 def test_obtain_makes_once_and_finds_after(tmp_path):
@@ -213,9 +215,9 @@ def test_find_and_obtain_refuse_what_a_newer_version_wrote(tmp_path):
 
 @pytest.mark.parametrize("left", ["file", "link"])
 def test_half_made_result_of_a_killed_run_is_cleared(tmp_path, left):
+    Store(tmp_path).obtain({"step": "other"}, Maker())
     staging = tmp_path / "staging" / key_of(PARTS)
     if left == "link":
-        staging.parent.mkdir()
         (tmp_path / "outside").mkdir()
         (tmp_path / "outside" / "kept.txt").write_text("kept")
         staging.symlink_to(tmp_path / "outside")
@@ -289,8 +291,8 @@ def test_scratch_keeps_only_what_is_whole(tmp_path):
 
 
 def test_scratch_does_not_follow_a_link(tmp_path):
+    Store(tmp_path).scratch(PARTS).rmdir()
     (tmp_path / "outside").mkdir()
-    (tmp_path / "scratch").mkdir()
     (tmp_path / "scratch" / key_of(PARTS)).symlink_to(tmp_path / "outside")
     (Store(tmp_path).scratch(PARTS) / "file").touch()
     assert list((tmp_path / "outside").iterdir()) == []
@@ -299,8 +301,58 @@ def test_scratch_does_not_follow_a_link(tmp_path):
 @pytest.mark.parametrize("root", ["file", "file/below"])
 def test_store_that_cannot_be_written_is_named(tmp_path, root):
     (tmp_path / "file").write_text("no folder")
-    with pytest.raises(StoreError, match=r"file.*cannot be locked \((Not a directory|File exists)\)"):
+    with pytest.raises(StoreError, match=r"file.* cannot be (read as a folder|written) \(Not a directory\): name another"):
         Store(tmp_path / root).obtain(PARTS, Maker())
+
+
+@pytest.mark.parametrize("use", ["obtain", "find", "scratch", "running"])
+def test_folder_that_is_no_store_is_refused_and_left_alone(tmp_path, use):
+    (tmp_path / "staging").mkdir()
+    (tmp_path / "staging" / "mine.txt").write_text("mine")
+    store = Store(tmp_path)
+    uses = {
+        "obtain": lambda: store.obtain(PARTS, Maker()),
+        "find": lambda: store.find(PARTS),
+        "scratch": lambda: store.scratch(PARTS),
+        "running": lambda: store.running().__enter__(),
+    }
+    with pytest.raises(StoreError) as raised:
+        uses[use]()
+    said = f"{tmp_path} is no store and not empty ('staging' lies in it): name another folder with --store"
+    assert str(raised.value) == said
+    assert [path.name for path in tmp_path.rglob("*")] == ["staging", "mine.txt"]
+
+
+def test_store_of_a_newer_layout_is_refused_and_left_alone(tmp_path):
+    (tmp_path / f"{MARK}{STORE_VERSION + 1}").touch()
+    (tmp_path / "unheard-of").mkdir()
+    with pytest.raises(StoreError) as raised:
+        Store(tmp_path).obtain(PARTS, Maker())
+    assert str(raised.value) == (
+        f"{tmp_path} was written by a newer version (store 3, known 2): "
+        "update compressor-toolchain, or name another folder with --store"
+    )
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"{MARK}3", "unheard-of"]
+
+
+def test_result_that_cannot_be_read_is_kept(tmp_path, monkeypatch):
+    store, maker = Store(tmp_path), Maker()
+    made = store.obtain(PARTS, maker)
+
+    def fail(path):
+        raise OSError(errno.EMFILE, "Too many open files", str(path))
+
+    monkeypatch.setattr(store_module, "sha256_of", fail)
+    for attempt in (store.find, lambda parts: store.obtain(parts, maker)):
+        with pytest.raises(StoreError) as raised:
+            attempt(PARTS)
+        assert str(raised.value) == (
+            f"{made.path / 'deep/file.txt'} cannot be read (Too many open files): what is stored there may be whole, and is kept; "
+            "see to it that it can be read, or name another folder with --store"
+        )
+    monkeypatch.undo()
+    assert store.obtain(PARTS, maker).found
+    assert maker.calls == 1
 
 
 # ------------------------------------------------------------------ failures that pass

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
+from compressor.checkpoint import RESCUED
 from compressor.contracts import Progress
-from compressor.errors import MissingDependency, TrainingDiverged
+from compressor.errors import MissingDependency, OutOfMemory, TrainingDiverged
 from compressor.group import parts
 from compressor.training import TrainingSettings, parameter_groups, rate, resolved_precision, train
 
@@ -36,7 +38,7 @@ def run(module, *, step=None, evaluate=None, seed=0, told=None, batches=batches,
     return train(
         module,
         batches=batches,
-        step=step or usual,
+        step=lambda batch, done: (step or usual)(batch),
         settings=TrainingSettings.model_validate({"learning_rate": 0.02, "precision": "fp32", **settings}),
         seed=seed,
         device="cpu",
@@ -86,6 +88,54 @@ def test_train_raises_naming_the_step_when_a_loss_is_not_finite(value):
     with pytest.raises(TrainingDiverged, match=r"'teacher' is (nan|-?inf) at step 5 of 24: .*learning_rate \(now 0.02\)"):
         run(module, step=step)
     assert all(torch.isfinite(parameter).all() for parameter in module.parameters())
+
+
+def rising(module, *, start, end, at=9):
+    """Losses of one value up to a step, and of another from then on."""
+    steps = []
+
+    def step(batch):
+        steps.append(batch)
+        return {"task": module(batch["inputs"]).mean() * 0 + (start if len(steps) < at else end)}
+
+    return step
+
+
+def test_loss_that_ends_an_epoch_far_above_its_start_is_stopped_and_good_weights_are_kept(tmp_path):
+    module = network()
+    with pytest.raises(TrainingDiverged) as diverged:
+        run(module, step=rising(module, start=0.7, end=7.1), evaluate=lambda: 0.5, folder=tmp_path, epochs=9)
+    kept = tmp_path / "training-finetune" / RESCUED
+    assert str(diverged.value) == (
+        "the loss is 7.1 or more, and began with 0.7, at step 32 of 72: try a lower learning_rate (now 0.02), "
+        f"a longer warmup (now 0.1), or precision: fp32; the weights of the best epoch are kept in {kept}"
+    )
+    assert set(load_file(kept)) == set(module.state_dict())
+
+
+@pytest.mark.parametrize(("start", "end"), [(0.7, 6.9), (0.0, 0.9), (7.0, 0.7)])
+def test_loss_that_rises_less_goes_on(start, end):
+    module = network()
+    run(module, step=rising(module, start=start, end=end), epochs=9)
+
+
+def test_loss_may_peak_on_the_way():
+    module, values = network(), iter([0.7] * 8 + [70.0] * 15 + [0.7] * 9)
+    run(module, step=lambda batch: {"task": module(batch["inputs"]).mean() * 0 + next(values)}, epochs=4)
+
+
+@pytest.mark.parametrize("said", ["CUDA out of memory. Tried to allocate 2 GiB", "DefaultCPUAllocator: can't allocate memory"])
+def test_memory_that_runs_out_is_told_with_what_to_do(said):
+    module = network()
+
+    def step(batch):
+        raise RuntimeError(said)
+
+    with pytest.raises(OutOfMemory) as raised:
+        run(module, step=step)
+    assert str(raised.value) == (
+        "out of memory at step 1 of 24: try accumulate: 2 (now 1; the same step in more parts) or a smaller batch_size (now 16)"
+    )
 
 
 def test_train_restores_the_best_epoch_when_keep_is_best():

@@ -31,6 +31,18 @@ TINY = (
 """The example's plan, laid over with a tiny model and its rows."""
 
 
+PLAN_OF_ONE = """
+model: {folder: pretrained}
+task: {text-classification: {max_length: 16}}
+data: {files: rows.jsonl, split: {validation: 12, test: 12}, calibration: 8}
+reference: source
+passes:
+  - round-weights: {levels: 15}
+targets: [torch]
+probes: [memory: {calls: 2}]
+"""
+
+
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory):
     """The example distribution."""
@@ -115,7 +127,7 @@ def test_its_own_test_file_collects_a_check_of_each_contract(installed, tmp_path
     done = command(installed, tmp_path, "pytest", "--collect-only", "-q", "-p", "no:cacheprovider", "tests")
     assert done.returncode == 0, done.stdout
     assert "test_plugin_keeps_its_contract[target onnxruntime-ahead builds and runs]" in done.stdout
-    assert done.stdout.count("test_plugin_keeps_its_contract[") == 31
+    assert done.stdout.count("test_plugin_keeps_its_contract[") == 32
 
 
 def test_plugin_written_by_the_readmes_words_alone_keeps_its_contract(tmp_path, monkeypatch):
@@ -132,6 +144,16 @@ def test_plugin_written_by_the_readmes_words_alone_keeps_its_contract(tmp_path, 
     for check in parameters.args[1]:
         written["test_plugin_keeps_its_contract"](check)
     assert {check.name for check in parameters.args[1]} == {"round-weights"}
+    shutil.copytree(tiny_run().folder, tmp_path / "run", dirs_exist_ok=True)
+    (tmp_path / "run" / "plan.yaml").write_text(PLAN_OF_ONE)
+    ran = command(
+        tmp_path / "installed", tmp_path / "run", "compressor.cli", "run", "plan.yaml", "--store", "store", "--out", "out"
+    )
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    (stage,) = [stage for stage in read_report(tmp_path / "run" / "out").stages if stage.name == "round-weights"]
+    assert stage.parameters["levels"] == 15
+    explained = command(tmp_path / "installed", tmp_path, "compressor.cli", "explain", "round-weights").stdout
+    assert "steps between zero and the largest weight" in explained
 
 
 def test_each_plugin_keeps_its_contract(installed, monkeypatch):

@@ -9,14 +9,15 @@ from tensor_rows import SPLITS, Context, Rows, bert
 
 from compressor.anatomy import anatomy_of
 from compressor.contracts import Want
-from compressor.errors import CompressorError, PluginError, UnsupportedModel
+from compressor.errors import PluginError, UnsupportedModel
 from compressor.model import Model
 from compressor.records import Remark, Series
-from passes.distill import Distill, objective
+from passes.distill import Distill
 from passes.lessons import lessons, losses
 from passes.objectives.hidden_states import HiddenStates
 from passes.objectives.relations import Relations
 from passes.objectives.soft_targets import SoftTargets
+from passes.taught import objective
 from passes.teaching import POINTS, silent, teacher, thinned
 
 
@@ -268,21 +269,36 @@ def test_teacher_of_other_classes_is_refused(ctx):
         step().apply(bert(9), ctx)
 
 
-def test_teacher_with_another_tokenizer_is_refused_unless_cached(ctx):
-    ctx.models["finetune"].files["tokenizer.json"] = b"another"
+@pytest.mark.parametrize(
+    ("settings", "refused"),
+    [
+        ({"objectives": {"hidden-states": 1.0}}, True),
+        ({"cache_teacher": False}, True),
+        ({}, False),
+        ({"cache_teacher": True}, False),
+    ],
+)
+def test_teacher_with_another_tokenizer_is_refused_where_it_would_read_what_the_student_does(tmp_path, settings, refused):
+    for name in ("mine", "theirs"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "tokenizer.json").write_text(name)
+    folders = tmp_path / "mine", {"finetune": tmp_path / "theirs"}
+    if not refused:
+        step(**settings).check(*folders)
+        return
     with pytest.raises(UnsupportedModel, match=r"read different inputs \(tokenizer\.json differ\)"):
-        step(objectives={"hidden-states": 1.0}).apply(bert(9), ctx)
-    assert step(epochs=1).apply(bert(9), ctx).weights
+        step(**settings).check(*folders)
 
 
-def test_cache_is_refused_for_objectives_that_look_inside(ctx):
-    with pytest.raises(CompressorError, match="keeps logits only"):
-        step(objectives={"hidden-states": 1.0}, cache_teacher=True).apply(bert(9), ctx)
+def test_cache_is_refused_for_objectives_that_look_inside():
+    with pytest.raises(ValidationError, match="cache_teacher keeps logits only, and hidden-states looks inside: leave"):
+        step(objectives={"hidden-states": 1.0}, cache_teacher=True)
+    assert step(objectives={"hidden-states": 0.0, "soft-targets": 1.0}, cache_teacher=True)
 
 
-def test_compile_is_refused_for_objectives_that_look_inside(ctx):
-    with pytest.raises(CompressorError, match="compile: true hides what hidden-states looks at inside of the student"):
-        step(objectives={"soft-targets": 1.0, "hidden-states": 1.0}, compile=True).apply(bert(9), ctx)
+def test_compile_is_refused_for_objectives_that_look_inside():
+    with pytest.raises(ValidationError, match="compile: true hides what hidden-states looks at inside of the student"):
+        step(objectives={"soft-targets": 1.0, "hidden-states": 1.0}, compile=True)
 
 
 def test_more_layers_than_there_are_is_refused(ctx):

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 from tensor_rows import Context, bert
 
-from compressor.checkpoint import INDEX, INTERVAL
+from compressor.checkpoint import INDEX, INTERVAL, RESCUED
 from compressor.contracts import Message, Progress
 from compressor.errors import TrainingDiverged
 from compressor.model import Model
@@ -99,9 +100,12 @@ def test_training_that_diverges_keeps_its_last_good_checkpoint_and_says_where(tm
     place = tmp_path / "training-finetune"
     assert str(diverged.value) == (
         "the loss 'task' is nan at step 6 of 27: try a lower learning_rate (now 0.003), a longer warmup (now 0.1), "
-        f"or precision: fp32; the checkpoint of step 5 is kept in {place}"
+        f"or precision: fp32; the weights before that step are kept in {place / RESCUED}"
     )
     assert (place / INDEX).is_file()
+    with safe_open(place / RESCUED, framework="pt") as file:
+        assert all(file.get_tensor(name).isfinite().all() for name in file.keys())  # noqa: SIM118
+        assert set(file.keys()) >= {"classifier.weight", "classifier.bias"}
     STEPS["finetune"].apply(bert(9), ctx)
     assert "finetune: goes on at step 5 of 27" in [event.text for event in ctx.events if isinstance(event, Message)]
 
