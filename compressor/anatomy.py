@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from compressor import registry
@@ -57,6 +58,24 @@ class Block:
 
 
 @dataclass(frozen=True)
+class Convolution:
+    """A convolution before the blocks whose output channels only one other module reads; paths lead from the root module."""
+
+    conv: str
+    norm: str | None
+    """Norm of its own output, before the activation."""
+    reader: str
+    """The convolution or the linear layer that reads the channels."""
+    through: str | None = None
+    """A norm over the channels that they pass on the way to the reader."""
+
+    @property
+    def entry(self) -> str:
+        """The first module that the channels enter."""
+        return self.through or self.reader
+
+
+@dataclass(frozen=True)
 class Anatomy:
     """The parts of one module, as paths from its root."""
 
@@ -67,6 +86,8 @@ class Anatomy:
     embeddings: tuple[str, ...]
     """Modules and parameters that come before the first block."""
     convolutions: tuple[str, ...]
+    extractor: tuple[Convolution, ...]
+    """Those of them whose channels can go, in order; what writes the residual stream is none of them."""
     head: tuple[str, ...]
     hidden_size: int
     row: Row
@@ -124,6 +145,12 @@ class Row:
     """Config field that sets heads free from hidden size, where the family has one."""
     width_in_hidden_sizes: bool = False
     """True where the config gives the width in multiples of the hidden size."""
+    chain: tuple[str, ...] = ()
+    """Convolutions that read one another; the last one writes the residual stream."""
+    extractor: str | None = None
+    """A list of layers, each with its `conv` and perhaps a `layer_norm`."""
+    projection: tuple[str, str] | None = None
+    """The norm, which may be absent, and the linear layer that read the extractor."""
 
     @property
     def attention_part(self) -> tuple[str, ...]:
@@ -225,6 +252,7 @@ WHISPER_ENCODER = Row(
     down="fc2",
     norms=("self_attn_layer_norm", "final_layer_norm"),
     embeddings=("conv1", "conv2", "embed_positions"),
+    chain=("conv1", "conv2"),
     config_width="encoder_ffn_dim",
 )
 
@@ -239,6 +267,8 @@ WAV2VEC2 = Row(
     down="feed_forward.output_dense",
     norms=("layer_norm", "final_layer_norm"),
     embeddings=("feature_extractor", "feature_projection", "masked_spec_embed", "encoder.pos_conv_embed"),
+    extractor="feature_extractor.conv_layers",
+    projection=("feature_projection.layer_norm", "feature_projection.projection"),
 )
 
 HUBERT = Row(
@@ -252,6 +282,8 @@ HUBERT = Row(
     down="feed_forward.output_dense",
     norms=("layer_norm", "final_layer_norm"),
     embeddings=("feature_extractor", "feature_projection", "masked_spec_embed", "encoder.pos_conv_embed"),
+    extractor="feature_extractor.conv_layers",
+    projection=("feature_projection.layer_norm", "feature_projection.projection"),
 )
 
 
@@ -279,6 +311,7 @@ def _read(root: Any, row: Row, trunk: str) -> Anatomy:
         blocks=tuple(_block(root, row, f"{stack}.{index}") for index, _ in root.get_submodule(stack).named_children()),
         embeddings=tuple(path for name in row.embeddings if _find(root, path := _join(trunk, name)) is not None),
         convolutions=tuple(_convolutions(root, trunk)),
+        extractor=tuple(_extractor(root, row, trunk)),
         head=tuple(_head(root, row, trunk)),
         hidden_size=root.config.hidden_size,
         row=row,
@@ -316,6 +349,20 @@ def _convolutions(root: nn.Module, trunk: str) -> Iterator[str]:
 
     kinds = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
     return (_join(trunk, name) for name, module in root.get_submodule(trunk).named_modules() if isinstance(module, kinds))
+
+
+def _extractor(root: nn.Module, row: Row, trunk: str) -> Iterator[Convolution]:
+    for conv, reader in pairwise(_join(trunk, name) for name in row.chain):
+        yield Convolution(conv, None, reader)
+    if row.extractor is None or row.projection is None:
+        return
+    stack = _join(trunk, row.extractor)
+    layers = [f"{stack}.{name}" for name, _ in root.get_submodule(stack).named_children()]
+    through, reader = (_join(trunk, name) for name in row.projection)
+    ends = [*((f"{layer}.conv", None) for layer in layers[1:]), (reader, through if _find(root, through) is not None else None)]
+    for layer, (read_by, passed) in zip(layers, ends, strict=True):
+        norm = f"{layer}.layer_norm"
+        yield Convolution(f"{layer}.conv", norm if _find(root, norm) is not None else None, read_by, passed)
 
 
 def _head(root: nn.Module, row: Row, trunk: str) -> Iterator[str]:

@@ -28,6 +28,20 @@ class Narrow(nn.Module):
         return hidden_states[..., :1]
 
 
+class ScaledNorm(nn.Module):
+    """In place of a norm over channels: each channel is scaled before it. What was learned as a scale cannot be folded into a norm."""
+
+    def __init__(self, norm: nn.Module, channels: int) -> None:
+        super().__init__()
+        device = next(norm.parameters()).device
+        self.scale = nn.Parameter(torch.ones(channels, device=device))
+        self.norm = norm
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        normed: torch.Tensor = self.norm(hidden_states * self.scale)
+        return normed
+
+
 class NoHeads(nn.Module):
     """In place of an attention module: what its output projection makes of nothing, and no attention map.
 

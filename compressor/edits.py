@@ -1,4 +1,4 @@
-"""The edits that the built-in passes share: keep these heads, these feed-forward neurons, these blocks.
+"""The edits that the built-in passes share: keep these heads, these feed-forward neurons, these channels, these blocks.
 
 Indices and block ids are those of the module as the edit finds it, after the edits before it.
 """
@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-from pydantic import AfterValidator, NonNegativeInt
+from pydantic import AfterValidator, Field, NonNegativeInt
 
-from compressor.anatomy import Anatomy, Attention, FeedForward, anatomy_of
+from compressor.anatomy import Anatomy, Attention, Convolution, FeedForward, anatomy_of
 from compressor.contracts import Edit
-from compressor.errors import UnsupportedModel
+from compressor.errors import UnsupportedModel, did_you_mean
 
 if TYPE_CHECKING:
     from torch import nn
@@ -85,6 +85,38 @@ class KeepNeurons(Edit):
 
     def describe(self) -> str:
         return f"{self.block}: keep {_count(self.neurons, 'feed-forward neuron')}"
+
+
+class KeepChannels(Edit):
+    """Keep these output channels of a convolution before the blocks, in their order, and the inputs that read them.
+
+    With `scale`, a vector of ones comes before the norm that the channels pass: what a mask leaves of them is stored there.
+    """
+
+    kind: ClassVar[str] = "keep-channels"
+    examples: ClassVar[tuple[Mapping[str, Any], ...]] = ()
+
+    conv: str
+    channels: Annotated[Indices, Field(min_length=1)]
+    scale: bool = False
+
+    def apply(self, module: nn.Module) -> None:
+        anatomy = anatomy_of(module)
+        known = [each.conv for each in anatomy.extractor]
+        if self.conv not in known:
+            raise UnsupportedModel(
+                f"this {anatomy.family} model has no convolution '{self.conv}' whose channels can go{did_you_mean(self.conv, known)}"
+            )
+        found = anatomy.extractor[known.index(self.conv)]
+        _check(self.channels, module.get_submodule(self.conv).get_parameter("weight").shape[0], f"channels of {self.conv}")
+        if self.scale and found.through is None:
+            raise UnsupportedModel(f"no norm comes after {self.conv}: there is no place for a scale")
+        _slice_channels(module, found, self.channels)
+        if self.scale:
+            _scale(module, found, len(self.channels))
+
+    def describe(self) -> str:
+        return f"{self.conv}: keep {_count(self.channels, 'channel')}"
 
 
 class KeepBlocks(Edit):
@@ -164,6 +196,55 @@ def _remove_feed_forward(module: nn.Module, feed_forward: FeedForward) -> None:
     for path in (feed_forward.up, feed_forward.gate):
         if path is not None:
             _put(module, path, Narrow())
+
+
+# ------------------------------------------------------------------ channels
+
+
+def _slice_channels(module: nn.Module, found: Convolution, channels: tuple[int, ...]) -> None:
+    conv: Any = module.get_submodule(found.conv)
+    _keep_convolution(conv, rows=channels)
+    for path in (found.norm, found.through):
+        if path is not None:
+            _keep_norm(module.get_submodule(path), channels)
+    reader: Any = module.get_submodule(found.reader)
+    if hasattr(reader, "in_channels"):
+        _keep_convolution(reader, columns=channels)
+    else:
+        _keep(reader, columns=channels)
+
+
+def _keep_convolution(conv: Any, *, rows: Sequence[int] | None = None, columns: Sequence[int] | None = None) -> None:
+    if rows is not None:
+        _replace(conv, "weight", dim=0, kept=rows)
+        if conv.bias is not None:
+            _replace(conv, "bias", dim=0, kept=rows)
+        conv.out_channels = len(rows)
+    if columns is not None:
+        _replace(conv, "weight", dim=1, kept=columns)
+        conv.in_channels = len(columns)
+
+
+def _keep_norm(norm: Any, channels: Sequence[int]) -> None:
+    """A layer norm over the channels, one by channel, or one with a scale before it."""
+    if hasattr(norm, "scale"):
+        _replace(norm, "scale", dim=0, kept=channels)
+        norm = norm.norm
+    for name in ("weight", "bias"):
+        _replace(norm, name, dim=0, kept=channels)
+    if hasattr(norm, "num_groups"):
+        norm.num_groups = norm.num_channels = len(channels)
+    else:
+        norm.normalized_shape = (len(channels),)
+
+
+def _scale(module: nn.Module, found: Convolution, channels: int) -> None:
+    from compressor.bypass import ScaledNorm
+
+    assert found.through is not None
+    norm = module.get_submodule(found.through)
+    if not isinstance(norm, ScaledNorm):
+        _put(module, found.through, ScaledNorm(norm, channels))
 
 
 # ------------------------------------------------------------------ blocks

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -105,7 +105,19 @@ def captured(module: torch.nn.Module, want: Want) -> Iterator[tuple[dict[str, to
 
         return hook
 
-    hooks = [module.get_submodule(name).register_forward_hook(keep(hidden_states, name, 0)) for name in want.hidden_states]
+    def keep_input(name: str) -> Callable[..., None]:
+        def hook(_module: torch.nn.Module, given: tuple[torch.Tensor, ...], named: Mapping[str, torch.Tensor]) -> None:
+            hidden_states[name] = given[0] if given else named["hidden_states"]
+
+        return hook
+
+    hooks = []
+    for name in want.hidden_states:
+        if name == anatomy.stack:
+            first = module.get_submodule(anatomy.blocks[0].id)
+            hooks.append(first.register_forward_pre_hook(keep_input(name), with_kwargs=True))
+        else:
+            hooks.append(module.get_submodule(name).register_forward_hook(keep(hidden_states, name, 0)))
     for name in want.attention_maps:
         attention = anatomy.block(name).attention
         if attention is not None:

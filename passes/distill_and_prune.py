@@ -1,0 +1,256 @@
+"""Distillation joined with structured pruning: gates learn which units go while the student learns from its teachers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+from typing_extensions import override
+
+from compressor.anatomy import anatomy_of
+from compressor.contracts import Context, Size
+from compressor.errors import CompressorError
+from compressor.records import Remark, Series, Table
+from compressor.training import OwnRate, TrainingLog, TrainingSettings, train
+from passes.taught import Listening, Taught, projections
+from passes.teaching import COMPARED_ROWS, thinned
+
+if TYPE_CHECKING:
+    from compressor.model import Model
+    from passes.constraint import SizeConstraint
+    from passes.expected_size import SizeFormula
+    from passes.gating import Gating, Place
+    from passes.lessons import Teacher
+
+Unit = Literal["heads", "neurons", "channels", "attention", "feed-forward"]
+TRAVEL = 70.0
+"""How far log alpha can go in a training, at the peak rate all the way: some 10 times what turning a gate needs."""
+LEAST_RATE = 0.02
+LINEAR, QUADRATIC = 0.3, 100.0
+"""Rates of the multipliers in rates of the gates. The official code has 1 for both: over some hundred steps the linear one then
+winds up and the sparsity swings about its target; a stiff quadratic one holds it there from the first steps on."""
+
+
+class DistillAndPrune(Taught):
+    """Train a student that loses heads, neurons, channels or sub-layers while it imitates its teachers, then train what is left.
+
+    The student starts as the step's input. In the first stage every unit has a gate, and multipliers hold the expected size to the
+    budget. Then what is off is cut away, the rest of each mask folded into the weights, and the second stage distils without gates.
+    """
+
+    paper: ClassVar[str] = (
+        "Peng et al., DPHuBERT, 2023, arXiv:2305.17651; gates: Louizos et al., L0 regularization, 2018, arXiv:1712.01312; "
+        "constraint: Wang, Wohlwend and Lei, 2020, arXiv:1910.04732"
+    )
+    examples: ClassVar[tuple[Mapping[str, Any], ...]] = ({"teacher": "source", "sparsity": 0.5, "round_to": 8},)
+
+    units: tuple[Unit, ...] = Field(("heads", "neurons"), min_length=1, description="what may go; whole sub-layers are units too")
+    sparsity: float = Field(gt=0, lt=1, description="share of the parameters of the blocks, and of gated convolutions, that goes")
+    ramp: float = Field(0.1, ge=0, le=1, description="share of the first stage in which the sparsity asked for rises from 0")
+    gate_rate: float | None = Field(
+        None, gt=0, description="peak learning rate of gates and multipliers; by the number of steps unless given"
+    )
+    round_to: int = Field(16, ge=1, description="feed-forward widths and channels become multiples of this")
+    min_heads: int = Field(0, ge=0, description="heads that stay in every block")
+    recovery_epochs: int | None = Field(
+        None, ge=0, description="epochs of the second stage; half as many as the first has unless given"
+    )
+    recovery_rate: float | None = Field(
+        None, gt=0, lt=1, description="learning rate of the second stage; half of the first one's unless given"
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if len(set(self.units)) < len(self.units):
+            raise ValueError(f"units names a kind twice: {', '.join(self.units)}")
+        if self.compile:
+            raise ValueError("compile: true hides the gates: leave compile out")
+        return self
+
+    @override
+    def plugins(self) -> Mapping[str, tuple[str, ...]]:
+        """The objectives and the edits."""
+        return {**super().plugins(), "edit": ("keep-heads", "keep-neurons", "keep-channels")}
+
+    @override
+    def work(self, size: Size) -> float:
+        """Epochs of the whole student, epochs of what is left of it, and the teachers' answers in both."""
+        rows = 3 * size.rows["train"] + size.rows["validation"]
+        compared = min(COMPARED_ROWS, size.rows["validation"])
+        second = self._second().epochs if self.recovery_epochs != 0 else 0
+        student = (self.epochs * rows + compared) * size.weights + (second * rows + compared) * size.result
+        return student + self.answers(size, self.epochs + second)
+
+    @override
+    def apply(self, model: Model, ctx: Context) -> Model:
+        """The pruned and trained student, a model of its own.
+
+        Raises:
+            UnsupportedModel: a teacher or objective does not fit the student, or it has no such units.
+            TrainingDiverged: a loss is not finite.
+            CompressorError: the sparsity cannot be reached.
+        """
+        import torch
+
+        from passes.constraint import SizeConstraint
+        from passes.expected_size import parameters
+        from passes.gating import Gating
+
+        torch.manual_seed(ctx.seed)  # gates and projections are the same ones when a killed run goes on
+        student = model.copy()
+        student.module.requires_grad_(True)
+        models = {name: ctx.model(name) for name in self.teachers()}
+        teachers = self.taught_by(student, models, ctx)
+        listening = Listening(student, models, ctx)
+        anatomy = anatomy_of(student.module)
+        gating = Gating(student.module, anatomy, self.units)
+        formula = parameters(student.module, anatomy, gating.places)
+        self._check_reach(gating, formula)
+        constraint = SizeConstraint(gating, formula, sparsity=self.sparsity, ramp=self.ramp)
+        first = self._joint(student, teachers, gating, constraint, ctx)
+        small = self._cut(student, gating, formula, ctx)
+        second = self._recovered(small, teachers, ctx) if self.recovery_epochs != 0 else None
+        self._show(first, second, ctx)
+        listening.tell(small, (second or first).losses)
+        return small
+
+    # -------------------------------------------------------------- stage one
+
+    def _joint(
+        self, student: Model, teachers: Sequence[Teacher], gating: Gating, constraint: SizeConstraint, ctx: Context
+    ) -> TrainingLog:
+        """Train weights, projections, gates and multipliers together."""
+        import torch
+
+        batches = self.batches(student, ctx, first_seed=ctx.seed)
+        steps = self.epochs * len(batches(0))  # type: ignore[arg-type]
+        rate = self.gate_rate or max(LEAST_RATE, TRAVEL / steps)
+        module = student.module
+
+        def step(batch: Any, done: float) -> dict[str, torch.Tensor]:
+            gating.train()  # also where dropout is off
+            found = self.losses(module, teachers, batch, ctx.task)
+            gating.check_seen()
+            return {**found, "constraint": constraint.loss(done)}
+
+        def evaluate() -> float:
+            return ctx.evaluate(student, "validation").scores.main.value
+
+        with gating.attached(module):
+            return train(
+                torch.nn.ModuleList([module, *projections(teachers), gating, constraint]),
+                batches=batches,
+                step=step,
+                settings=self.model_copy(update={"keep": "last"}),
+                seed=ctx.seed,
+                device=ctx.device,
+                tell=ctx.tell,
+                work="distill and prune",
+                folder=ctx.folder,
+                evaluate=evaluate,
+                own_rates=(
+                    OwnRate(tuple(gating.parameters()), rate),
+                    OwnRate((constraint.linear,), LINEAR * rate, maximize=True),
+                    OwnRate((constraint.quadratic,), QUADRATIC * rate, maximize=True),
+                ),
+                watch=constraint.watched,
+                may_rise=True,
+                followed=True,
+            )
+
+    def _check_reach(self, gating: Gating, formula: SizeFormula) -> None:
+        """The budget must be within reach with all gone that may go."""
+        lows = [float(min(place.units, self._least().get(place.kind, 0))) for place in gating.places]
+        reach = 1 - formula.of(lows) / formula.whole
+        if reach < self.sparsity:
+            raise CompressorError(
+                f"sparsity {self.sparsity:g} is out of reach: {reach:.3f} with all gone that may go ({', '.join(self.units)}); "
+                "lower it, or let more kinds of units go"
+            )
+
+    def _least(self) -> dict[str, int]:
+        return {"heads": self.min_heads, "channels": self.round_to}
+
+    def _cut(self, student: Model, gating: Gating, formula: SizeFormula, ctx: Context) -> Model:
+        """Choose widths, and cut away what is off."""
+        import torch
+
+        from passes.constraint import choose
+        from passes.gating import pruned
+
+        expected = [float(count.detach()) for count in gating.expected()]
+        chosen = choose(
+            gating,
+            formula,
+            sparsity=self.sparsity,
+            multiples={"neurons": self.round_to, "channels": self.round_to},
+            least=self._least(),
+        )
+        for place, units in chosen.items():
+            gating.gate(place).keep(torch.tensor(units, dtype=torch.long, device=gating.gate(place).log_alpha.device))
+        gating.eval()
+        small = pruned(student, gating)
+        before, after = student.weights, small.weights
+        realised = 1 - formula.of([float(len(units)) for units in chosen.values()]) / formula.whole
+        ctx.note(
+            Remark(
+                text=f"{self.sparsity:.1%} of {formula.whole:,.0f} parameters were to go; {1 - formula.of(expected) / formula.whole:.1%} "
+                f"were expected to at the end of the first stage, and {realised:.1%} went: {after:,} of {before:,} are left."
+            )
+        )
+        ctx.note(_widths(chosen, expected))
+        return small
+
+    # -------------------------------------------------------------- stage two
+
+    def _second(self) -> TrainingSettings:
+        """Settings of the second stage."""
+        epochs = self.recovery_epochs if self.recovery_epochs is not None else -(-self.epochs // 2)
+        return self.model_copy(update={"epochs": max(1, epochs), "learning_rate": self.recovery_rate or self.learning_rate / 2})
+
+    def _recovered(self, small: Model, teachers: Sequence[Teacher], ctx: Context) -> TrainingLog:
+        """Distil into what is left, with the projections of the first stage."""
+        import torch
+
+        small.module.requires_grad_(True)
+        return train(
+            torch.nn.ModuleList([small.module, *projections(teachers)]),
+            batches=self.batches(small, ctx, first_seed=ctx.seed + self.epochs),
+            step=lambda batch, _: self.losses(small.module, teachers, batch, ctx.task),
+            settings=self._second(),
+            seed=ctx.seed,
+            device=ctx.device,
+            tell=ctx.tell,
+            work="distill",
+            folder=ctx.folder,
+            evaluate=lambda: ctx.evaluate(small, "validation").scores.main.value,
+        )
+
+    # -------------------------------------------------------------- report
+
+    def _show(self, first: TrainingLog, second: TrainingLog | None, ctx: Context) -> None:
+        for stage, log in (("first stage", first), ("second stage", second)):
+            if log is not None:
+                curves = {name: thinned(curve) for name, curve in log.losses.items()}
+                ctx.note(Series(title=f"Losses by weight, {stage} ({log.precision})", x="step", y="loss", curves=curves))
+                curve = {ctx.task.metric: log.validation}
+                ctx.note(Series(title=f"Validation, {stage}", x="step", y=ctx.task.metric, curves=curve))
+        watched = dict(first.watched)
+        sparsity = {"expected sparsity": watched.pop("expected sparsity")}
+        multipliers = {name: watched.pop(name) for name in ("linear multiplier", "quadratic multiplier")}
+        ctx.note(Series(title="Sparsity", x="step", y="share that goes", curves=sparsity))
+        ctx.note(Series(title="Multipliers", x="step", y="multiplier", curves=multipliers))
+        for kind in self.units:
+            shares = {
+                name.removeprefix(f"{kind} of "): curve for name, curve in watched.items() if name.startswith(f"{kind} of ")
+            }
+            ctx.note(Series(title=f"Share of {kind} expected to stay", x="step", y="share", curves=shares))
+
+
+def _widths(chosen: Mapping[Place, tuple[int, ...]], expected: Sequence[float]) -> Table:
+    rows = tuple(
+        (place.where, place.kind, place.units, round(count, 1), len(units))
+        for (place, units), count in zip(chosen.items(), expected, strict=True)
+    )
+    return Table(title="What is left", columns=("where", "kind", "before", "expected", "after"), rows=rows)

@@ -1,0 +1,224 @@
+"""Distillation joined with pruning: the budget is met, multipliers have to ascend, a killed run ends with the same bytes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from pydantic import ValidationError
+from tensor_rows import Context, bert
+
+from compressor.anatomy import anatomy_of
+from compressor.checkpoint import INTERVAL
+from compressor.contracts import Message, Progress
+from compressor.errors import CompressorError, UnsupportedModel
+from compressor.model import Model
+from compressor.training import OwnRate
+from passes import distill_and_prune
+from passes.constraint import SizeConstraint, choose
+from passes.distill_and_prune import DistillAndPrune
+from passes.expected_size import parameters
+from passes.gating import Gating
+
+STUDENT = 9
+QUICK = {
+    "teacher": "source",
+    "epochs": 6,
+    "batch_size": 4,
+    "learning_rate": 1e-3,
+    "precision": "fp32",
+    "round_to": 8,
+    "objectives": {"layer-to-layer": 1.0, "soft-targets": 1.0},
+}
+
+
+def step(**settings):
+    return DistillAndPrune.model_validate({**QUICK, "sparsity": 0.5, **settings})
+
+
+def context(folder):
+    return Context(folder, {"source": bert(STUDENT)})
+
+
+def series(ctx, title):
+    return next(note for note in ctx.notes if getattr(note, "title", "") == title).curves
+
+
+@pytest.mark.parametrize("sparsity", [0.5, 0.75])
+def test_budget_is_met_in_expectation_and_in_fact(tmp_path, sparsity):
+    ctx = context(tmp_path)
+    source = bert(STUDENT)
+    small = step(sparsity=sparsity, epochs=60, round_to=1, recovery_epochs=1, dropout=False).apply(source, ctx)
+    curve = series(ctx, "Sparsity")["expected sparsity"]
+    assert abs(curve[-1][1] - sparsity) < 0.01
+    assert all(abs(value - sparsity) < 0.02 for at, value in curve if at > 0.5 * curve[-1][0]), "it swings"
+    stack = "bert.encoder.layer."
+    whole, left = (
+        sum(tensor.numel() for name, tensor in model.module.named_parameters() if name.startswith(stack))
+        for model in (source, small)
+    )
+    assert 0 <= 1 - left / whole - sparsity < 0.02
+
+
+def test_multipliers_that_descend_miss_the_budget(tmp_path, monkeypatch):
+    monkeypatch.setattr(distill_and_prune, "OwnRate", lambda parameters, rate, **_: OwnRate(parameters, rate))
+    ctx = context(tmp_path)
+    step(epochs=60, round_to=1, recovery_epochs=0, dropout=False).apply(bert(STUDENT), ctx)
+    assert abs(series(ctx, "Sparsity")["expected sparsity"][-1][1] - 0.5) > 0.1
+
+
+def test_report_shows_both_stages_multipliers_and_widths(tmp_path):
+    ctx = context(tmp_path)
+    small = step().apply(bert(STUDENT), ctx)
+    for stage, steps in (("first stage", 54), ("second stage", 27)):
+        assert set(series(ctx, f"Losses by weight, {stage} (fp32)")) >= {"layer-to-layer", "soft-targets"}
+        assert series(ctx, f"Validation, {stage}")["accuracy"][-1][0] == steps
+    assert set(series(ctx, "Multipliers")) == {"linear multiplier", "quadratic multiplier"}
+    shares = series(ctx, "Share of neurons expected to stay")
+    assert list(shares) == [f"bert.encoder.layer.{number}" for number in range(4)]
+    table = next(note for note in ctx.notes if getattr(note, "title", "") == "What is left")
+    anatomy = anatomy_of(small.module)
+    widths = {block.id: block.feed_forward.width if block.feed_forward else 0 for block in anatomy.blocks}
+    heads = {block.id: block.attention.heads if block.attention else 0 for block in anatomy.blocks}
+    assert {row[0]: row[4] for row in table.rows if row[1] == "neurons"} == widths
+    assert {row[0]: row[4] for row in table.rows if row[1] == "heads"} == heads
+    assert all(width % 8 == 0 for width in widths.values())
+
+
+def test_second_stage_goes_on_with_the_projections_of_the_first(tmp_path, monkeypatch):
+    seen = []
+    train = distill_and_prune.train
+
+    def spy(trained, **given):
+        seen.append(
+            [id(part) for part in trained.modules() if isinstance(part, torch.nn.Linear) and part.weight.shape == (32, 32)]
+        )
+        return train(trained, **given)
+
+    monkeypatch.setattr(distill_and_prune, "train", spy)
+    step(epochs=1).apply(bert(STUDENT), context(tmp_path))
+    assert len(set(seen[0]) & set(seen[1])) == 2, "what enters the blocks has its own, all blocks share one"
+
+
+def test_heads_that_have_to_stay_stay(tmp_path):
+    small = step(sparsity=0.7, min_heads=2, epochs=20).apply(bert(STUDENT), context(tmp_path))
+    assert all(block.attention and block.attention.heads >= 2 for block in anatomy_of(small.module).blocks)
+
+
+@pytest.mark.parametrize("sparsity", [0.3, 0.6, 0.9])
+@pytest.mark.parametrize("round_to", [1, 8, 16])
+def test_widths_are_multiples_chosen_inside_the_budget(sparsity, round_to):
+    module = bert(STUDENT).module
+    torch.manual_seed(int(100 * sparsity))
+    gating = Gating(module, anatomy_of(module), ("heads", "neurons"))
+    for place in gating.places:
+        gating.gate(place).log_alpha.data = 3 * torch.randn(place.units)
+    formula = parameters(module, anatomy_of(module), gating.places)
+    chosen = choose(gating, formula, sparsity=sparsity, multiples={"neurons": round_to}, least={})
+    counts = [len(units) for units in chosen.values()]
+    assert all(count % round_to == 0 for place, count in zip(gating.places, counts, strict=True) if place.kind == "neurons")
+    gone = 1 - formula.of([float(count) for count in counts]) / formula.whole
+    largest = max(16 * 32 * 4 / 4, round_to * 65) / formula.whole
+    assert sparsity - 1e-9 <= gone <= sparsity + largest
+    for place, units in chosen.items():
+        learned = gating.gate(place).log_alpha.detach()
+        out = sorted(set(range(place.units)) - set(units))
+        assert not units or not out or float(learned[list(units)].min()) >= float(learned[out].max())
+
+
+def test_constraint_rises_to_its_target_and_pulls_towards_it():
+    module = bert(STUDENT).module
+    gating = Gating(module, anatomy_of(module), ("heads", "neurons"))
+    constraint = SizeConstraint(gating, parameters(module, anatomy_of(module), gating.places), sparsity=0.6, ramp=0.2)
+    assert [round(constraint.target(done), 3) for done in (0.0, 0.1, 0.2, 0.9)] == [0.0, 0.3, 0.6, 0.6]
+    assert set(dict(constraint.named_parameters())) == {"linear", "quadratic"}
+    constraint.loss(0.5).backward()
+    missed = float((constraint.sparsity() - 0.6).detach())
+    assert constraint.linear.grad.item() == pytest.approx(missed)
+    assert constraint.quadratic.grad.item() == pytest.approx(missed**2)
+
+
+# ------------------------------------------------------------------ refusals
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"units": ("heads", "heads")}, "units names a kind twice"),
+        ({"compile": True, "objectives": {"soft-targets": 1.0}}, "compile: true hides the gates"),
+        ({"sparsity": 1.0}, "less than 1"),
+    ],
+)
+def test_parameters_that_do_not_fit_are_refused(settings, message):
+    with pytest.raises(ValidationError, match=message):
+        step(**settings)
+
+
+def test_sparsity_out_of_reach_is_told_before_anything_is_trained(tmp_path):
+    ctx = context(tmp_path)
+    with pytest.raises(CompressorError, match=r"sparsity 0.9 is out of reach: 0.491 with all gone that may go \(heads\)"):
+        step(units=("heads",), sparsity=0.9).apply(bert(STUDENT), ctx)
+    assert not any(isinstance(event, Progress) for event in ctx.events)
+
+
+def test_units_that_are_not_there_are_refused(tmp_path):
+    with pytest.raises(UnsupportedModel, match="no channels to gate"):
+        step(units=("channels",)).apply(bert(STUDENT), context(tmp_path))
+
+
+# ------------------------------------------------------------------ killed and gone on with
+
+
+def child(folder: Path, work: str, at: int) -> None:
+    """Hang for good in one of the stages."""
+    tell = Context.tell
+
+    def hang(ctx, event):
+        tell(ctx, event)
+        if isinstance(event, Progress) and event.work == work and event.done == at + 1:
+            sys.stdout.write("ready\n")
+            sys.stdout.flush()
+            time.sleep(600)
+
+    Context.tell = hang
+    step().apply(bert(STUDENT), context(folder))
+
+
+@pytest.mark.parametrize(("work", "at"), [("distill and prune", 20), ("distill", 10)])
+def test_killed_in_either_stage_it_ends_with_the_bytes_of_one_that_was_not(tmp_path, work, at):
+    environment = {**os.environ, INTERVAL: "0", "PYTHONPATH": str(Path(__file__).parents[1] / "stand_ins")}
+    command = [sys.executable, __file__, str(tmp_path / "killed"), work, str(at)]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(signal.SIGKILL)
+    again, once = context(tmp_path / "killed"), context(tmp_path / "unbroken")
+    for ctx, name in ((again, "a"), (once, "b")):
+        step().apply(bert(STUDENT), ctx).save(tmp_path / name)
+    assert (tmp_path / "a" / "model.safetensors").read_bytes() == (tmp_path / "b" / "model.safetensors").read_bytes()
+    assert (tmp_path / "a" / "blueprint.json").read_bytes() == (tmp_path / "b" / "blueprint.json").read_bytes()
+    assert again.notes == once.notes
+    said = [event.text for event in again.events if isinstance(event, Message) and "goes on" in event.text]
+    first = [f"distill and prune: goes on at step {at if work == 'distill and prune' else 54} of 54"]
+    assert said == (first if work == "distill and prune" else [*first, f"distill: goes on at step {at} of 27"])
+    steps = [event.done for event in again.events if isinstance(event, Progress) and event.work == "distill and prune"]
+    assert steps == (list(range(at + 1, 55)) if work == "distill and prune" else [])
+
+
+def test_small_student_is_saved_and_loaded_to_the_bit(tmp_path):
+    small = step(sparsity=0.8).apply(bert(STUDENT), context(tmp_path / "work"))
+    small.save(tmp_path / "saved")
+    feed = {"input_ids": torch.tensor(np.arange(1, 13).reshape(2, 6)), "attention_mask": torch.ones(2, 6, dtype=torch.long)}
+    with torch.no_grad():
+        assert torch.equal(small.module(**feed).logits, Model.load(tmp_path / "saved").module(**feed).logits)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    child(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]))
