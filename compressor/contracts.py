@@ -149,7 +149,10 @@ class Edit(BaseModel, ABC):
     """The name of its entry point, by which it is found again when a saved model is read."""
     version: ClassVar[int] = 1
     examples: ClassVar[tuple[Mapping[str, Any], ...]] = ({},)
-    """Values that fit the tiny BERT of `compressor.testing`: blocks `bert.encoder.layer.0` and `.1` of 4 heads and 64 neurons."""
+    """Values that fit the tiny model of `compressor.testing`; the BERT has blocks `bert.encoder.layer.0` and `.1` of 4 heads and 64
+    neurons."""
+    tried_on: ClassVar[Literal["bert", "hubert", "whisper"]] = "bert"
+    """The tiny model that `examples` fit."""
 
     @abstractmethod
     def apply(self, module: torch.nn.Module) -> None:

@@ -6,7 +6,7 @@ Indices and block ids are those of the module as the edit finds it, after the ed
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, NonNegativeInt
 
@@ -94,7 +94,11 @@ class KeepChannels(Edit):
     """
 
     kind: ClassVar[str] = "keep-channels"
-    examples: ClassVar[tuple[Mapping[str, Any], ...]] = ()
+    tried_on: ClassVar[Literal["bert", "hubert", "whisper"]] = "hubert"
+    examples: ClassVar[tuple[Mapping[str, Any], ...]] = (
+        {"conv": "hubert.feature_extractor.conv_layers.0.conv", "channels": (0, 2, 5)},
+        {"conv": "hubert.feature_extractor.conv_layers.1.conv", "channels": (1, 3), "scale": True},
+    )
 
     conv: str
     channels: Annotated[Indices, Field(min_length=1)]
@@ -140,6 +144,27 @@ class KeepBlocks(Edit):
 
     def describe(self) -> str:
         return f"keep {_count(self.blocks, 'block')}: {', '.join(block.rsplit('.', 1)[-1] for block in self.blocks)}"
+
+
+class LiftLength(Edit):
+    """Let a Whisper encoder take inputs of any length up to its positions, not of 30 seconds only."""
+
+    kind: ClassVar[str] = "lift-length"
+    tried_on: ClassVar[Literal["bert", "hubert", "whisper"]] = "whisper"
+
+    def apply(self, module: nn.Module) -> None:
+        from transformers.models.whisper.modeling_whisper import WhisperEncoder
+
+        from compressor.free_length import WhisperEncoder as Free
+
+        found = [part for part in module.modules() if type(part) is WhisperEncoder]
+        if not found:
+            raise UnsupportedModel("lift-length fits encoders of Whisper only, and there is none here that has its length fixed")
+        for encoder in found:
+            encoder.__class__ = Free
+
+    def describe(self) -> str:
+        return "take inputs of any length"
 
 
 def _count(things: Sequence[object], name: str) -> str:

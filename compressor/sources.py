@@ -224,20 +224,23 @@ def _folder_per_label(roots: Sequence[Path], columns: Sequence[str]) -> Dataset:
             f"{roots[0]} holds the folders {sorted(set(labels))}: name them as splits, `files: {{train: ..., test: ...}}`"
         )
     cells, feature = _cells(paths)
-    features: Features = _features({columns[0]: feature, columns[-1]: Value("string")})
-    return Dataset.from_dict({columns[0]: cells, columns[-1]: labels}, features=features)
+    # a file as the library keeps it: its own way to make one of a path decodes sounds by a package that is not needed here
+    stored = feature if isinstance(feature, Value) else {"bytes": Value("binary"), "path": Value("string")}
+    features: Features = _features({columns[0]: stored, columns[-1]: Value("string")})
+    rows = Dataset.from_dict({columns[0]: cells, columns[-1]: labels}, features=features)
+    return rows if isinstance(feature, Value) else rows.cast_column(columns[0], feature)
 
 
-def _cells(paths: Sequence[Path]) -> tuple[list[str], Any]:
+def _cells(paths: Sequence[Path]) -> tuple[list[Any], Any]:
     """What a row holds: the path of an image or sound, which is read when it is needed, or the text itself."""
     from datasets import Audio, Image, Value
 
-    for suffixes, feature in ((IMAGES, Image), (SOUNDS, Audio)):
+    for suffixes, feature in ((IMAGES, Image()), (SOUNDS, Audio(decode=False))):
         strangers = [path for path in paths if path.suffix.lower() not in suffixes]
         if not strangers:
-            return [str(path) for path in paths], feature()
+            return [{"bytes": None, "path": str(path)} for path in paths], feature
         if len(strangers) < len(paths):
-            raise SourceError(f"{strangers[0]} stands among {len(paths) - len(strangers)} {feature.__name__.lower()} files")
+            raise SourceError(f"{strangers[0]} stands among {len(paths) - len(strangers)} {type(feature).__name__.lower()} files")
     return [_text(path) for path in paths], Value("string")
 
 

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from compressor.anatomy import anatomy_of
 from compressor.errors import CompressorError, SourceError
 
 if TYPE_CHECKING:
@@ -105,7 +106,8 @@ def _some(names: Sequence[str]) -> str:
 
 def _check_complete(module: PreTrainedModel, missing: Sequence[str], source: Path, *, headed: bool) -> None:
     """A fresh head is drawn, and a fresh pooler below it; anything else that is not in the file must not be made up."""
-    trunk = [name for name in missing if name.startswith(f"{module.base_model_prefix}.") and ".pooler." not in name]
+    head = anatomy_of(module).head if missing else ()
+    trunk = [name for name in missing if not any(name == path or name.startswith(f"{path}.") for path in head)]
     if lacking := list(missing) if headed else trunk:
         raise SourceError(
             f"{source} lacks {len(lacking)} weights of {type(module).__name__}: "

@@ -104,7 +104,8 @@ class _Pair:
         wants = objective.wants(mine, theirs)
         for want, anatomy in zip(wants, (mine, theirs), strict=True):
             known = {block.id for block in anatomy.blocks}
-            strange = [block for block in (*want.hidden_states, *want.attention_maps) if block not in known]
+            wanted = {*want.hidden_states, *want.attention_maps} - {anatomy.stack}
+            strange = sorted(wanted - known)
             subject.require(not strange, f"wants features of {', '.join(strange)}, the model has {', '.join(sorted(known))}")
         return cls(student, teacher, wants, objective.projections(mine, theirs))
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compressor import registry
-from compressor.contracts import Event, Target, Task
+from compressor.contracts import Event, Feed, Target, Task
 from compressor.data import Data, load_data
 from compressor.errors import PluginError
 from compressor.lowering import Foundry
@@ -35,6 +35,8 @@ WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", *LABELS, *(f"word{number}" for numb
 SIZES: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
 TEXT: dict[str, Any] = {"vocab_size": 128, "max_position_embeddings": 40}
 PIXELS, PATCH = 16, 8
+SAMPLING_RATE = 2000
+MELS = 8
 ROWS = 48
 SPREAD = 0.2
 """Standard deviation added to every parameter, so that biases and norms differ from their first values too."""
@@ -50,7 +52,7 @@ class TinyRun:
     source: Made
     store: Store
     folder: Path
-    """Holds `pretrained/`, a model in Hugging Face layout without a head, and the rows: `rows.jsonl` or `images/`."""
+    """Holds `pretrained/`, a model in Hugging Face layout without a head, and the rows: `rows.jsonl`, `images/` or `sounds/`."""
 
     def model(self) -> Model:
         """A fresh copy of the source model."""
@@ -100,8 +102,44 @@ def tiny_run() -> TinyRun:
     return run_of("text-classification", registry.load("task", "text-classification")(max_length=16))
 
 
+@cache
+def _audio_run() -> TinyRun:
+    return run_of("audio-classification", registry.load("task", "audio-classification")(seconds=0.5))
+
+
+def tiny_model(family: str) -> Model:
+    """A fresh copy of the tiny model that edits are tried on: `bert`, `hubert` or `whisper`."""
+    import transformers
+
+    from compressor.model import Model
+
+    if family != "whisper":
+        return {"bert": tiny_run, "hubert": _audio_run}[family]().model()
+    names: dict[str, Any] = dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id"), 0)
+    encoder = {"d_model": 32, "encoder_layers": 2, "encoder_attention_heads": 4, "encoder_ffn_dim": 64}
+    sizes: dict[str, Any] = {
+        **encoder,
+        "num_mel_bins": MELS,
+        "max_source_positions": 10,
+        "vocab_size": 16,
+        "num_labels": len(LABELS),
+    }
+    config = transformers.WhisperConfig(**sizes, **names, suppress_tokens=None, begin_suppress_tokens=None)
+    return Model.wrap(shaken(lambda: transformers.WhisperForAudioClassification(config)))
+
+
+def tiny_feed(family: str) -> tuple[Task, Feed]:
+    """A task, and inputs for a tiny model once an edit was tried on it."""
+    import numpy as np
+
+    run = _audio_run() if family == "hubert" else tiny_run()
+    if family == "whisper":
+        return run.task, {"input_features": np.sin(np.arange(2 * MELS * 12, dtype=np.float32)).reshape(2, MELS, 12)}
+    return run.task, run.task.feeds(run.data.split("test"), run.source.path, batch=4, count=1)[0]
+
+
 def run_of(name: str, task: Task) -> TinyRun:
-    """A run of any task on text or images.
+    """A run of any task on text, images or sounds.
 
     Raises:
         Unchecked: there is no tiny model for the task's modality.
@@ -131,7 +169,7 @@ def furnish(folder: Path, task: Task, **sizes: int) -> DataSpec:
     Raises:
         Unchecked: there is no model for the task's modality.
     """
-    makers = {"text": (_text_model, _texts), "image": (_image_model, _images)}
+    makers = {"text": (_text_model, _texts), "image": (_image_model, _images), "audio": (_audio_model, _sounds)}
     if task.modality not in makers:
         raise Unchecked(f"there is no tiny model for {task.modality} yet")
     make_model, make_rows = makers[task.modality]
@@ -258,6 +296,32 @@ def _images(root: Path, task: Task) -> DataSpec:  # noqa: ARG001 - a folder of i
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels).save(path)
     return _spec({"files": "images", "format": "imagefolder"})
+
+
+def _audio_model(folder: Path, sizes: Mapping[str, Any]) -> None:
+    import transformers
+
+    convolutions = {"conv_dim": (16, 16), "conv_stride": (8, 4), "conv_kernel": (16, 8)}
+    positions = {"num_conv_pos_embeddings": 4, "num_conv_pos_embedding_groups": 2}
+    config = transformers.HubertConfig(**{**convolutions, **positions, "classifier_proj_size": 8, **sizes})
+    module: Any = shaken(lambda: transformers.HubertModel(config))
+    module.save_pretrained(folder)
+    extractor: Any = transformers.Wav2Vec2FeatureExtractor
+    extractor(sampling_rate=SAMPLING_RATE).save_pretrained(folder)
+
+
+def _sounds(root: Path, task: Task) -> DataSpec:  # noqa: ARG001 - a folder of sounds names its columns itself
+    """Tones in noise, of their label's pitch."""
+    import numpy as np
+    import soundfile
+
+    rng = np.random.default_rng(0)
+    for number in range(ROWS):
+        tone = np.sin(np.arange(SAMPLING_RATE // 2 + 40 * number) * 0.1 * (1 + number % 3))
+        path = root / "sounds" / LABELS[number % 3] / f"{number}.wav"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(path, (tone + 0.1 * rng.standard_normal(tone.shape)) * 0.5, SAMPLING_RATE)
+    return _spec({"files": "sounds", "format": "audiofolder"})
 
 
 def _spec(source: dict[str, str]) -> DataSpec:
