@@ -392,11 +392,12 @@ class Objective(Step, ABC):
     The mathematics is a plain function beside the class; the class holds its parameters and says which features it needs.
     """
 
-    inside: ClassVar[bool] = True
-    """False where the logits of both are all that it needs: a teacher's answers can then be kept, and the student be compiled."""
-
     weight: float = 1.0
     """What the loss is multiplied with before losses are added up."""
+
+    def looks_at(self) -> Literal["logits", "states", "maps"]:
+        """The innermost that it needs. A student that is looked into cannot be compiled, and a teacher's maps are not kept."""
+        return "states"
 
     @abstractmethod
     def wants(self, student: Anatomy, teacher: Anatomy) -> tuple[Want, Want]:

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from passes.answers import Answers
+
 
 @dataclass(frozen=True)
 class Lesson:
@@ -34,24 +36,23 @@ class Lesson:
 
 @dataclass(frozen=True)
 class Teacher:
-    """A frozen model and the lessons it gives; with `logits` they are looked up by row and the model is not run."""
+    """A frozen model and the lessons it gives; with `answers` they are looked up by row and the model is not run."""
 
     module: nn.Module
     lessons: tuple[Lesson, ...]
-    logits: torch.Tensor | None = None
-    """`[rows, classes]`, of the training rows in their order."""
+    answers: Answers | None = None
 
     @property
     def want(self) -> Want:
         """What all its lessons capture on it."""
         return union(lesson.teacher for lesson in self.lessons)
 
-    def outputs(self, task: Task, batch: Batch) -> Outputs:
-        """What it makes of a batch, without gradients."""
+    def outputs(self, task: Task, batch: Batch, like: Outputs) -> Outputs:
+        """What it makes of a batch, without gradients; `like` are the student's outputs."""
         import torch
 
-        if self.logits is not None:
-            return Outputs(logits=self.logits[batch["row"].to(self.logits.device)])
+        if self.answers is not None:
+            return self.answers.of(batch, like)
         with torch.no_grad():
             return task.forward(self.module, batch, self.want)
 
@@ -79,7 +80,7 @@ def losses(teachers: Sequence[Teacher], task: Task, student: nn.Module, batch: B
     want = union(lesson.student for teacher in teachers for lesson in teacher.lessons)
     _quiet(student, want.attention_maps)
     outputs = task.forward(student, batch, want)
-    taught = [teacher.outputs(task, batch) for teacher in teachers]
+    taught = [teacher.outputs(task, batch, outputs) for teacher in teachers]
     found = {}
     with torch.autocast(outputs.logits.device.type, enabled=False):
         mine = in_float32(outputs)

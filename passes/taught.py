@@ -54,7 +54,10 @@ class Taught(Pass, TrainingSettings):
         {"soft-targets": 1.0}, description="losses by name: a weight, or parameters with `weight` among them"
     )
     task_loss: float = Field(0.0, ge=0, description="weight of the supervised loss on the labels")
-    cache_teacher: bool | None = Field(None, description="run the teacher once a row; by itself where only its logits are wanted")
+    cache_teacher: bool | None = Field(
+        None,
+        description="run the teacher once a row and keep what it answers, inner states on disk; by itself where only logits are wanted",
+    )
 
     @model_validator(mode="after")
     def _something_to_learn(self) -> Self:
@@ -64,9 +67,13 @@ class Taught(Pass, TrainingSettings):
         made = {name: objective(name, given) for name, given in self.objectives.items() if name in known}
         if len(made) == len(self.objectives) and not self.task_loss and not any(each.weight for each in made.values()):
             raise ValueError("nothing to learn: every weight of objectives is 0, and so is task_loss")
-        inside = [name for name, each in made.items() if each.weight and each.inside]
-        if inside and self.cache_teacher:
-            raise ValueError(f"cache_teacher keeps logits only, and {', '.join(inside)} looks inside: leave cache_teacher out")
+        looks = {name: each.looks_at() for name, each in made.items() if each.weight}
+        maps = [name for name, at in looks.items() if at == "maps"]
+        if maps and self.cache_teacher:
+            raise ValueError(
+                f"cache_teacher keeps no attention maps, and {', '.join(maps)} looks at them: leave cache_teacher out"
+            )
+        inside = [name for name, at in looks.items() if at != "logits"]
         if inside and self.compile:
             raise ValueError(f"compile: true hides what {', '.join(inside)} looks at inside of the student: leave compile out")
         return self
@@ -84,8 +91,8 @@ class Taught(Pass, TrainingSettings):
     @override
     def check(self, given: Path, origins: Mapping[str, Path]) -> None:
         """Teachers that would have to run on what the student reads, and read something else."""
-        if self._answers_kept():
-            return
+        if self._answers_kept() and all(each.looks_at() == "logits" for each in self._objectives().values()):
+            return  # they run on what they read themselves
         mine = files_read(given)
         for name in self.teachers():
             theirs = files_read(origins[name])
@@ -101,8 +108,10 @@ class Taught(Pass, TrainingSettings):
         return ((1 if self._answers_kept() else epochs) * train + compared) * size.teachers
 
     def _answers_kept(self) -> bool:
-        """Whether the teachers run once a row, on what they read themselves."""
-        return self.cache_teacher is not False and not any(each.inside for each in self._objectives().values())
+        """Whether the teachers run once a row: where that was asked for, and by itself where only their logits are wanted."""
+        if self.cache_teacher is None:
+            return all(each.looks_at() == "logits" for each in self._objectives().values())
+        return self.cache_teacher
 
     def taught_by(self, student: Model, models: Mapping[str, Model], ctx: Context) -> tuple[Teacher, ...]:
         """The teachers, ready to teach; their shares sum to 1.

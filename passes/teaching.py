@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from compressor.contracts import Context, Evaluation, Message, Progress
+from compressor.contracts import Context, Evaluation, Message
 from compressor.errors import UnsupportedModel
-from compressor.training import TrainingSettings, resolved_precision
+from compressor.training import TrainingSettings
+from passes.answers import answers
 from passes.lessons import Lesson, Teacher
-from passes.side_files import write_side_files
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    import torch
     from torch import nn
 
     from compressor.model import Model
@@ -40,7 +40,7 @@ def teacher(
     settings: TrainingSettings,
     cache: bool,
 ) -> Teacher:
-    """A frozen teacher; with `cache` one whose logits are computed now, for each row.
+    """A frozen teacher; with `cache` one whose answers are computed now, for each row.
 
     Raises:
         UnsupportedModel: it has other classes than the student.
@@ -49,29 +49,13 @@ def teacher(
     module.requires_grad_(False)
     module.to(ctx.device).eval()
     _check_classes(name, model, student)
-    return Teacher(module, lessons, row_logits(name, model, ctx, settings) if cache else None)
+    made = Teacher(module, lessons)
+    return replace(made, answers=answers(name, model, made.want, ctx, settings)) if cache else made
 
 
 def files_read(folder: Path) -> dict[str, bytes]:
     """The files in a model's folder that decide what it is fed, by name."""
     return {name: (folder / name).read_bytes() for name in INPUT_FILES if (folder / name).is_file()}
-
-
-def row_logits(name: str, model: Model, ctx: Context, settings: TrainingSettings) -> torch.Tensor:
-    """Logits `[rows, classes]` of every training row in float32, computed in the precision that training runs in."""
-    import torch
-
-    files = write_side_files(model, ctx.folder / "teachers" / name)
-    batches = ctx.task.batches(ctx.data.split("train"), files, batch_size=settings.batch_size)
-    total = len(batches)  # type: ignore[arg-type]
-    module, low = model.module, resolved_precision(settings.precision, ctx.device) == "bf16"
-    found = []
-    with torch.no_grad(), torch.autocast(torch.device(ctx.device).type, dtype=torch.bfloat16, enabled=low):
-        for done, batch in enumerate(batches, start=1):
-            moved = {key: tensor.to(ctx.device) for key, tensor in batch.items()}
-            found.append(ctx.task.forward(module, moved).logits.float())
-            ctx.tell(Progress(f"answers of {name}", done, total, "batches"))
-    return torch.cat(found)
 
 
 def _check_classes(name: str, model: Model, student: Model) -> None:

@@ -139,9 +139,9 @@ PLANS = {
     "a cache of what cannot be kept": (
         (
             "- finetune: {epochs: 1, precision: fp32}",
-            "- finetune\n  - distill: {teacher: source, objectives: {relations: 1.0}, cache_teacher: true}",
+            "- finetune\n  - distill: {teacher: source, objectives: {attention-maps: 1.0}, cache_teacher: true}",
         ),
-        "plan.yaml:9: passes.distill: cache_teacher keeps logits only, and relations looks inside: leave cache_teacher out",
+        "plan.yaml:9: passes.distill: cache_teacher keeps no attention maps, and attention-maps looks at them: leave cache_teacher out",
     ),
     "compiling what is looked into": (
         (

@@ -28,15 +28,14 @@ def learns_nothing_from_its_equal(subject: Subject) -> None:
 
 
 def says_where_it_looks(subject: Subject) -> None:
-    """`inside` is false where it wants nothing but logits, and true where it wants more."""
+    """`looks_at` names the innermost that it wants."""
     anatomy = anatomy_of(tiny_run().model().module)
     with subject.during("wants"):
         wanted = subject.plugin.wants(anatomy, anatomy)
-    looks = any(each.hidden_states or each.attention_maps for each in wanted)
-    subject.require(
-        looks == subject.plugin.inside,
-        f"`inside` is {subject.plugin.inside}, and it wants {'more than' if looks else 'only'} logits",
-    )
+    states = "states" if any(each.hidden_states for each in wanted) else "logits"
+    at = "maps" if any(each.attention_maps for each in wanted) else states
+    said = subject.plugin.looks_at()
+    subject.require(at == said, f"looks_at says {said}, and it wants {at}")
 
 
 def learns_from_another(subject: Subject) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 from typing_extensions import override
@@ -42,6 +42,11 @@ class AttentionMaps(Objective):
     )
 
     layers: LayerMap = Field("last", description="uniform, last, or pairs of block numbers (student, teacher)")
+
+    @override
+    def looks_at(self) -> Literal["logits", "states", "maps"]:
+        """Attention maps."""
+        return "maps"
 
     @override
     def wants(self, student: Anatomy, teacher: Anatomy) -> tuple[Want, Want]:

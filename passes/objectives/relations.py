@@ -79,6 +79,11 @@ class Relations(Objective):
     angle_weight: float = Field(2.0, ge=0, description="weight of angles against 1 for distances")
 
     @override
+    def looks_at(self) -> Literal["logits", "states", "maps"]:
+        """What `features` says."""
+        return "states" if self.features == "hidden" else "logits"
+
+    @override
     def wants(self, student: Anatomy, teacher: Anatomy) -> tuple[Want, Want]:
         """The outputs of the last blocks, or nothing but logits.
 

@@ -67,11 +67,14 @@ class SoftTargets(Objective):
         "generalised Jensen-Shannon: Agarwal et al., On-Policy Distillation of Language Models, 2024, arXiv:2306.13649"
     )
 
-    inside: ClassVar[bool] = False
-
     temperature: float = Field(2.0, gt=0, le=1000, description="divides the logits of both before the softmax")
     divergence: Divergence = Field("forward", description="forward is KL(teacher || student)")
     beta: float = Field(0.5, gt=0, lt=1, description="share of the teacher in the mixture of jensen-shannon")
+
+    @override
+    def looks_at(self) -> Literal["logits", "states", "maps"]:
+        """Logits."""
+        return "logits"
 
     @override
     def wants(self, student: Anatomy, teacher: Anatomy) -> tuple[Want, Want]:

@@ -290,10 +290,23 @@ def test_teacher_with_another_tokenizer_is_refused_where_it_would_read_what_the_
         step(**settings).check(*folders)
 
 
-def test_cache_is_refused_for_objectives_that_look_inside():
-    with pytest.raises(ValidationError, match="cache_teacher keeps logits only, and hidden-states looks inside: leave"):
-        step(objectives={"hidden-states": 1.0}, cache_teacher=True)
-    assert step(objectives={"hidden-states": 0.0, "soft-targets": 1.0}, cache_teacher=True)
+def test_cache_is_refused_for_attention_maps():
+    with pytest.raises(ValidationError, match="cache_teacher keeps no attention maps, and attention-maps looks at them: leave"):
+        step(objectives={"attention-maps": 1.0}, cache_teacher=True)
+    assert step(objectives={"attention-maps": 0.0, "soft-targets": 1.0}, cache_teacher=True)
+
+
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-3), ("bf16", 0.03)])
+@pytest.mark.parametrize("objectives", [{"hidden-states": 1.0, "soft-targets": 0.5}, {"layer-to-layer": 1.0}, {"relations": 1.0}])
+def test_kept_states_teach_as_a_teacher_that_runs(ctx, objectives, precision, tolerance):
+    settings = {"objectives": objectives, "epochs": 1, "precision": precision, "dropout": False}
+    curves = []
+    for cache in (True, False):
+        step(**settings, cache_teacher=cache).apply(bert(9), ctx)
+        note = [note for note in ctx.notes if getattr(note, "title", "").startswith("Losses")][-1]
+        curves.append([value for curve in note.curves.values() for _, value in curve])
+    assert curves[0] == pytest.approx(curves[1], rel=tolerance)
+    assert any("computed once:" in note.text for note in ctx.notes if isinstance(note, Remark))
 
 
 def test_compile_is_refused_for_objectives_that_look_inside():
@@ -309,6 +322,6 @@ def test_more_layers_than_there_are_is_refused(ctx):
 def test_teacher_stays_as_it_was(ctx):
     model = ctx.model("finetune")
     made = teacher("finetune", model, (), student=bert(9), ctx=ctx, settings=step(), cache=True)
-    assert made.logits is not None
-    assert made.logits.shape == (36, 3)
+    assert made.answers is not None
+    assert made.answers.logits.shape == (36, 3)
     assert not any(parameter.requires_grad for parameter in made.module.parameters())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 from typing_extensions import override
@@ -28,10 +28,13 @@ class Correlation(Objective):
 
     paper: ClassVar[str] = "Huang et al., Knowledge Distillation from A Stronger Teacher, 2022, arXiv:2205.10536"
 
-    inside: ClassVar[bool] = False
-
     temperature: float = Field(1.0, gt=0, le=1000, description="divides the logits of both before the softmax")
     rows: float = Field(1.0, ge=0, description="weight of the order of rows against 1 for the order of classes")
+
+    @override
+    def looks_at(self) -> Literal["logits", "states", "maps"]:
+        """Logits."""
+        return "logits"
 
     @override
     def wants(self, student: Anatomy, teacher: Anatomy) -> tuple[Want, Want]:
