@@ -13,6 +13,7 @@ from compressor.contracts import Context, Size
 from compressor.errors import CompressorError
 from compressor.records import Remark, Series, Table
 from compressor.training import OwnRate, TrainingLog, TrainingSettings, train
+from passes.lessons import all_layers
 from passes.taught import Listening, Taught, projections
 from passes.teaching import COMPARED_ROWS, thinned
 
@@ -130,7 +131,8 @@ class DistillAndPrune(Taught):
 
         def step(batch: Any, done: float) -> dict[str, torch.Tensor]:
             gating.train()  # also where dropout is off
-            found = self.losses(module, teachers, batch, ctx.task)
+            with all_layers(module):
+                found = self.losses(module, teachers, batch, ctx.task)
             gating.check_seen()
             return {**found, "constraint": constraint.loss(done)}
 

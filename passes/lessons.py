@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from compressor.anatomy import Anatomy, anatomy_of
 from compressor.contracts import Batch, Objective, Outputs, Task, Want
@@ -79,7 +80,8 @@ def losses(teachers: Sequence[Teacher], task: Task, student: nn.Module, batch: B
 
     want = union(lesson.student for teacher in teachers for lesson in teacher.lessons)
     _quiet(student, want.attention_maps)
-    outputs = task.forward(student, batch, want)
+    with all_layers(student) if want != Want() else nullcontext():
+        outputs = task.forward(student, batch, want)
     taught = [teacher.outputs(task, batch, outputs) for teacher in teachers]
     found = {}
     with torch.autocast(outputs.logits.device.type, enabled=False):
@@ -88,6 +90,22 @@ def losses(teachers: Sequence[Teacher], task: Task, student: nn.Module, batch: B
             for lesson in teacher.lessons:
                 found[lesson.name] = lesson.loss(mine, in_float32(theirs), batch)
     return mine, found
+
+
+@contextmanager
+def all_layers(module: nn.Module) -> Iterator[None]:
+    """No layer drop meanwhile: a block that is left out has no states to imitate, and gates that do not act."""
+    config: Any = getattr(module, "config", None)
+    held: list[tuple[Any, float]] = [
+        (part, part.layerdrop) for part in (config, *module.modules()) if isinstance(getattr(part, "layerdrop", None), float)
+    ]
+    for part, _ in held:
+        part.layerdrop = 0.0
+    try:
+        yield
+    finally:
+        for part, before in held:
+            part.layerdrop = before
 
 
 def _quiet(student: nn.Module, blocks: Sequence[str]) -> None:

@@ -8,14 +8,14 @@ from pathlib import Path
 from compressor.export.spec import TEXT_INPUTS, Deployed, settings_of
 
 PACKAGES = {"onnxruntime": "onnxruntime", "openvino": "openvino", "torch": "torch safetensors transformers"}
-KINDS = {"text-classification": "text", "image-classification": "image"}
+KINDS = {"text-classification": "text", "image-classification": "image", "audio-classification": "audio"}
 
 
 def requirements(deployed: Deployed) -> str:
     """What `pip install` needs for the example."""
     if deployed.needs_this_project:
         return "compressor-toolchain"
-    kind = {"text": "tokenizers", "image": "pillow"}[KINDS[deployed.task]]
+    kind = {"text": "tokenizers", "image": "pillow", "audio": "soundfile soxr"}[KINDS[deployed.task]]
     gpu = "-gpu" if deployed.runtime == "onnxruntime" and _on_gpu(deployed) else ""
     return f"numpy {kind} {PACKAGES[deployed.runtime]}{gpu}"
 

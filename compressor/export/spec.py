@@ -46,7 +46,7 @@ def read_deployed(built: Path, candidate: Candidate) -> Deployed:
 
     Raises:
         StoreError: one of them is missing or malformed.
-        UnsupportedModel: the inputs are not those of a text or image classifier.
+        UnsupportedModel: the inputs are not those of a text, image or audio classifier.
     """
     try:
         task = json.loads((built / TASK_FILE).read_text(encoding="utf-8"))
@@ -128,6 +128,26 @@ def _image_steps(config: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def _audio(built: Path, parameters: dict[str, Any], inputs: tuple[Port, ...]) -> dict[str, Any]:
+    path = built / "preprocessor_config.json"
+    config = _read(path, "save the model's feature extractor beside it")
+    names = [port.name for port in inputs]
+    try:
+        rate = int(config["sampling_rate"])
+        common = {"extractor": path.name, "sampling_rate": rate, "samples": round(float(parameters["seconds"]) * rate)}
+        if names == ["input_features"]:
+            sizes = {
+                name: int(config.get(name, usual)) for name, usual in (("feature_size", 80), ("n_fft", 400), ("hop_length", 160))
+            }
+            return {**common, "makes": "log-mel spectra", **sizes}
+        if names in (["input_values"], ["input_values", "attention_mask"]):
+            normalize, padding = bool(config.get("do_normalize", True)), float(config.get("padding_value", 0.0))
+            return {**common, "makes": "samples", "normalize": normalize, "padding_value": padding, "mask": len(names) == 2}
+    except (KeyError, TypeError, ValueError) as error:
+        raise UnsupportedModel(f"{path} asks for something that no example can do: {type(error).__name__}: {error}") from error
+    raise UnsupportedModel(f"an audio model takes samples or spectra, this one takes {names}")
+
+
 def _extent(size: Any) -> dict[str, int]:
     """`{height, width}` or `{shortest_edge}`."""
     if isinstance(size, int):
@@ -145,7 +165,7 @@ def _read(path: Path, advice: str) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-PREPROCESSING = {"text-classification": _text, "image-classification": _image}
+PREPROCESSING = {"text-classification": _text, "image-classification": _image, "audio-classification": _audio}
 
 
 def spec_of(deployed: Deployed) -> dict[str, Any]:

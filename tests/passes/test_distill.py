@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from families import FAMILIES
 from pydantic import ValidationError
 from tensor_rows import SPLITS, Context, Rows, bert
 
@@ -13,7 +14,7 @@ from compressor.errors import PluginError, UnsupportedModel
 from compressor.model import Model
 from compressor.records import Remark, Series
 from passes.distill import Distill
-from passes.lessons import lessons, losses
+from passes.lessons import all_layers, lessons, losses
 from passes.objectives.hidden_states import HiddenStates
 from passes.objectives.relations import Relations
 from passes.objectives.soft_targets import SoftTargets
@@ -288,6 +289,23 @@ def test_teacher_with_another_tokenizer_is_refused_where_it_would_read_what_the_
         return
     with pytest.raises(UnsupportedModel, match=r"read different inputs \(tokenizer\.json differ\)"):
         step(**settings).check(*folders)
+
+
+@pytest.mark.parametrize("name", ["hubert", "whisper"])
+def test_no_layer_is_dropped_while_states_are_looked_at(name):
+    module, seen = FAMILIES[name].make().train(), []
+    held = [part for part in (module.config, *module.modules()) if isinstance(getattr(part, "layerdrop", None), float)]
+    for part in held:
+        part.layerdrop = 1.0
+    for block in anatomy_of(module).blocks:
+        module.get_submodule(block.id).register_forward_hook(lambda *_: seen.append(1))
+    FAMILIES[name].outputs(module)
+    assert seen == []
+    with all_layers(module):
+        FAMILIES[name].outputs(module)
+    assert len(seen) == len(anatomy_of(module).blocks)
+    assert held
+    assert all(part.layerdrop == 1.0 for part in held)
 
 
 def test_cache_is_refused_for_attention_maps():

@@ -1,0 +1,111 @@
+"""A plan on sounds from the command line to an export that labels a file: wav2vec-like models on samples, Whisper on spectra."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from compressor import registry
+from compressor.report import read_report
+from compressor.testing.tiny import furnish, scratch
+
+ROOT = Path(__file__).parents[1]
+PLAN = """
+model: {folder: pretrained}
+task: {audio-classification: {seconds: 0.5}}
+data: {files: sounds, format: audiofolder, split: {validation: 12, test: 12}, calibration: 8}
+reference: source
+stages: quality
+passes:
+  - distill-and-prune: {teacher: source, sparsity: 0.4, units: UNITS, epochs: 2, round_to: 4, objectives: {layer-to-layer: 1.0}, precision: fp32}
+targets: [onnxruntime, openvino]
+probes: [memory: {calls: 2}]
+"""
+
+
+def whisper(folder):
+    import transformers
+
+    shutil.rmtree(folder)
+    encoder = {"d_model": 32, "encoder_layers": 2, "encoder_attention_heads": 4, "encoder_ffn_dim": 64}
+    config = transformers.WhisperConfig(
+        **encoder, num_mel_bins=16, max_source_positions=60, decoder_layers=1, decoder_attention_heads=2, decoder_ffn_dim=16
+    )
+    transformers.WhisperModel(config).save_pretrained(folder)
+    transformers.WhisperFeatureExtractor(feature_size=16, hop_length=160).save_pretrained(folder)
+
+
+def masked(folder):
+    path = folder / "preprocessor_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "return_attention_mask": True, "do_normalize": True}))
+
+
+MODELS = {
+    "hubert": ("[heads, neurons, channels]", lambda folder: None),
+    "hubert with masks": ("[heads, neurons]", masked),
+    "whisper": ("[heads, neurons, channels, attention]", whisper),
+}
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def ran(request):
+    folder = scratch()
+    units, change = MODELS[request.param]
+    furnish(folder, registry.load("task", "audio-classification")(seconds=0.5))
+    change(folder / "pretrained")
+    (folder / "plan.yaml").write_text(PLAN.replace("UNITS", units))
+    command = [sys.executable, "-m", "compressor.cli", "run", "plan.yaml", "--store", "store", "--out", "run"]
+    done = subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": str(ROOT)}
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+def test_model_is_smaller_and_its_files_compute_what_torch_does(ran):
+    report = read_report(ran / "run")
+    stages = {stage.name: stage for stage in report.stages}
+    assert stages["distill-and-prune"].weights < 0.75 * stages["source"].weights
+    for candidate in report.candidates:
+        if candidate.stage == "final":
+            assert candidate.parity.max_abs < 1e-3
+            assert candidate.scores.main.n == 12
+
+
+@pytest.mark.parametrize("target", ["onnxruntime", "openvino"])
+def test_export_labels_a_file_without_this_project_as_the_run_did(ran, target):
+    out = ran / f"exported-{target}"
+    export = [sys.executable, "-m", "compressor.cli", "export", "run", str(out), "--target", target]
+    done = subprocess.run(
+        export, cwd=ran, capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": str(ROOT)}
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    spoken = {}
+    for path in sorted((ran / "sounds").rglob("*.wav"))[::9]:
+        example = [sys.executable, "-I", str(out / "example.py"), str(path)]
+        done = subprocess.run(example, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        spoken[path] = done.stdout.strip()
+    assert spoken == {path: by_the_run(ran, target, path) for path in spoken}
+
+
+def by_the_run(ran, target, path):
+    """What the built file says of one sound, by way of the task."""
+    import datasets
+
+    built = ran / "run" / "artifacts" / f"final@{target}"
+    task = registry.load("task", "audio-classification")(seconds=0.5)
+    rows = datasets.Dataset.from_dict(
+        {"audio": [{"bytes": None, "path": str(path)}]},
+        features=datasets.Features({"audio": {"bytes": datasets.Value("binary"), "path": datasets.Value("string")}}),
+    ).cast_column("audio", datasets.Audio(decode=False))
+    (feed,) = task.feeds(rows, built)
+    logits = registry.load("target", target)().open(built).run(feed)[0]["logits"]
+    return json.loads((built / "task.json").read_text())["labels"][int(np.argmax(logits))]
