@@ -74,8 +74,9 @@ def test_mistake_does_not_meet_the_schema(check, plan, change):
 
 def test_every_plugin_is_in_the_schema(schema):
     passes = schema["properties"]["passes"]["items"]["anyOf"]
-    assert set(registry.names("pass")) == set(passes[0]["enum"]) | {"distill"} <= set(passes[1]["properties"])
-    assert "distill" not in passes[0]["enum"], "it needs a teacher"
+    need_parameters = {"distill", "distill-and-prune"}
+    assert set(registry.names("pass")) == set(passes[0]["enum"]) | need_parameters <= set(passes[1]["properties"])
+    assert not need_parameters & set(passes[0]["enum"]), "they need a teacher"
 
 
 def test_keys_are_described(schema):
