@@ -120,7 +120,9 @@ class Checkpoints:
         path = self.folder / RESCUED
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path)
+            unfinished = path.with_name(f"{RESCUED}.unfinished")
+            save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, unfinished)
+            settle(unfinished, path)
         except (OSError, SafetensorError) as error:
             self._say(f"{path} cannot be written ({error})")
             return None

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 
 from compressor import registry
-from compressor.contracts import Probe
+from compressor.contracts import Pass, Probe
 from compressor.draft import Draft, Drafted
 from compressor.errors import Fault, PluginError, did_you_mean
 from compressor.order import order_faults, works
@@ -66,6 +66,8 @@ def _mentions(draft: Draft, step: Drafted, index: int) -> Iterator[Fault]:
         what = _unusable(draft, step.keys.start, index)
         if what:
             yield step.fault(what, "from")
+    if isinstance(step.step, Pass) and step.step.needs_classes() and not draft.classes:
+        yield step.fault(f"learns from classes, and the task '{draft.task}' has none: {_without_classes(step)}")
     mentions = step.mentions()
     for name in mentions.teachers:
         what = _unusable(draft, name, index)
@@ -75,6 +77,13 @@ def _mentions(draft: Draft, step: Drafted, index: int) -> Iterator[Fault]:
     for name in mentions.targets:
         if name not in targets:
             yield step.mention(name, f"no target is named '{name}'{did_you_mean(name, targets)}")
+
+
+def _without_classes(step: Drafted) -> str:
+    parameters = step.kind.model_fields if step.kind else {}
+    if "objectives" in parameters:
+        return "name objectives that look inside, as layer-to-layer, and no task_loss"
+    return "say importance: activation" if "importance" in parameters else "leave it out"
 
 
 def plugin_faults(step: Drafted) -> Iterator[Fault]:

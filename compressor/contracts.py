@@ -296,6 +296,10 @@ class Pass(Step, ABC):
         """Names of targets of the plan its parameters mention (for latency budgets)."""
         return ()
 
+    def needs_classes(self) -> bool:
+        """True where it works with the task's loss or with logits as those of classes: not every task has them."""
+        return False
+
     def check(self, given: Path, origins: Mapping[str, Path]) -> None:
         """Refuse what cannot work, before anything runs.
 
@@ -339,6 +343,8 @@ class Outputs:
 class Task(Step, ABC):
     """Loads, feeds, trains and scores one kind of model."""
 
+    classes: ClassVar[bool] = True
+    """False where models tell no classes apart: there is no loss on labels, and the main output is a feature vector."""
     metric: ClassVar[str]
     """Name of the main metric, a fraction in [0, 1]; gates speak of it in points (hundredths)."""
     modality: ClassVar[Literal["text", "image", "audio"]]
@@ -370,6 +376,11 @@ class Task(Step, ABC):
     @abstractmethod
     def forward(self, module: torch.nn.Module, batch: Batch, want: Want = Want()) -> Outputs:
         """Run the model and capture what is wanted."""
+
+    def answer(self, module: torch.nn.Module, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """The main output of a model for inputs by name, as the exported model gives it: its logits."""
+        found: torch.Tensor = module(**inputs).logits
+        return found
 
     @abstractmethod
     def loss(self, outputs: Outputs, batch: Batch) -> torch.Tensor:

@@ -11,7 +11,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from compressor.errors import SourceError
+from compressor.errors import MissingDependency, SourceError
 from compressor.records import DataRecord, SplitRecord
 from compressor.sources import read_rows, resolve
 from compressor.specs import DataSpec
@@ -62,7 +62,7 @@ def load_data(spec: DataSpec, *, columns: Sequence[str], seed: int, folder: Path
     parts, source = read_rows(spec, folder, columns)
     label = columns[-1]
     for name, rows in parts.items():
-        _check_images(rows, name)
+        _check_files(rows, name)
     read = _whole_digest({name: _digest(rows) for name, rows in parts.items()})
     if spec.files and spec.files.sha256 and not read.startswith(spec.files.sha256):
         raise SourceError(f"the rows of {source} have sha256 {read[:16]}..., the plan says {spec.files.sha256}")
@@ -98,20 +98,38 @@ def _classes(rows: Dataset, label: str, labels: Sequence[str]) -> dict[str, int]
     return {name: counts[number] for number, name in enumerate(labels)}
 
 
-def _check_images(rows: Dataset, split: str) -> None:
-    """Read every image file through, so that a broken one is found now and not when its split is."""
-    from datasets import Image
-    from PIL import Image as Reader
+def _check_files(rows: Dataset, split: str) -> None:
+    """Read every image, and the head of every sound, so that a broken one is found now and not when its split is."""
+    from datasets import Audio, Image
 
-    for column in [name for name, feature in rows.features.items() if isinstance(feature, Image)]:
-        for number, row in enumerate(_undecoded(rows.select_columns([column]))):
+    for column, feature in rows.features.items():
+        check = {Image: _check_image, Audio: _check_sound}.get(type(feature))
+        for number, row in enumerate(_undecoded(rows.select_columns([column]))) if check else ():
             content = row[column]
-            if not _empty(content):
-                try:
-                    Reader.open(BytesIO(_bytes(content))).verify()
-                except (OSError, SyntaxError, ValueError) as error:  # what a broken file makes the library raise
-                    where = content["path"] or f"row {number} of {split}"
-                    raise SourceError(f"{where} cannot be read as an image: {error}") from error
+            if check and not _empty(content):
+                check(content, content["path"] or f"row {number} of {split}")
+
+
+def _check_image(content: Mapping[str, Any], where: str) -> None:
+    from PIL import Image
+
+    try:
+        Image.open(BytesIO(_bytes(content))).verify()
+    except (OSError, SyntaxError, ValueError) as error:  # what a broken file makes the library raise
+        raise SourceError(f"{where} cannot be read as an image: {error}") from error
+
+
+def _check_sound(content: Mapping[str, Any], where: str) -> None:
+    try:
+        import soundfile
+    except ImportError as error:
+        raise MissingDependency("soundfile is not installed: pip install 'compressor-toolchain[audio]'") from error
+    try:
+        frames = soundfile.info(BytesIO(_bytes(content))).frames
+    except (OSError, RuntimeError) as error:
+        raise SourceError(f"{where} cannot be read as a sound: {error}") from error
+    if not frames:
+        raise SourceError(f"{where} is a sound without a sample")
 
 
 # ------------------------------------------------------------------ cleaning

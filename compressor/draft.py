@@ -96,6 +96,10 @@ class Draft:
     models: Mapping[str, Located]
     reference: str
     reference_at: Located
+    task: str = ""
+    """Name of the task."""
+    classes: bool = True
+    """Whether the task has classes."""
 
     def dialects(self) -> dict[str, Dialect]:
         """Dialect by target's name, where the target is known."""

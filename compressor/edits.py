@@ -46,7 +46,7 @@ class KeepHeads(Edit):
         attention = anatomy.block(self.block).attention
         if attention is None:
             raise UnsupportedModel(f"{self.block} has no attention heads left to choose from")
-        if attention.key_value_groups != 1:
+        if self.heads and attention.key_value_groups != 1:
             raise UnsupportedModel(
                 f"{self.block} shares each key and value head among {attention.key_value_groups} heads; "
                 "single heads cannot be removed from it"

@@ -45,7 +45,7 @@ class Onnx(Rung):
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")  # the exporter warns of itself
             program = torch.onnx.export(
-                _Named(module, tuple(inputs)),
+                _Named(module, tuple(inputs), task),
                 tuple(inputs.values()),
                 input_names=list(inputs),
                 output_names=outputs,
@@ -150,8 +150,8 @@ def save_representation(model: Any, path: Path) -> None:
     openvino.save_model(named, str(path), compress_to_fp16=False)
 
 
-def _Named(module: Any, names: tuple[str, ...]) -> Any:  # noqa: N802 - makes a module class, which needs torch
-    """The module with its inputs in a fixed order and its logits as the only output."""
+def _Named(module: Any, names: tuple[str, ...], task: Task) -> Any:  # noqa: N802 - makes a module class, which needs torch
+    """The module with its inputs in a fixed order and the task's answer as the only output."""
     import torch
 
     class Named(torch.nn.Module):
@@ -160,7 +160,6 @@ def _Named(module: Any, names: tuple[str, ...]) -> Any:  # noqa: N802 - makes a 
             self.module = module
 
         def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
-            logits: torch.Tensor = self.module(**dict(zip(names, inputs, strict=True))).logits
-            return logits
+            return task.answer(self.module, dict(zip(names, inputs, strict=True)))
 
     return Named()

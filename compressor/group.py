@@ -55,9 +55,12 @@ class Group:
         """Put the sum over all processes in place of each gradient, in one message."""
         import torch
 
-        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-        if self.size == 1 or not gradients:
+        if self.size == 1:
             return
+        for parameter in parameters:  # what had no part in one process's share (a dropped layer) may have had one in another's
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         flat = self.summed(torch.cat([gradient.reshape(-1) for gradient in gradients]))
         for gradient, part in zip(gradients, torch.split(flat, [each.numel() for each in gradients]), strict=True):
             gradient.copy_(part.view_as(gradient))

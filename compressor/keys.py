@@ -28,7 +28,7 @@ class Keys:
         self._labels = labels
         self.common: dict[str, Any] = {
             "versions": _versions(("compressor-toolchain", "torch", "transformers", "onnx", "onnxscript")),
-            "task": {bound.task_name: bound.task.model_dump(mode="json"), "version": bound.task.version},
+            "task": {bound.task_name: bound.task.model_dump(mode="json"), **code_parts(bound.task)},
             "data": data_digest,
             "seed": bound.seed,
             "device": device,
@@ -47,7 +47,7 @@ class Keys:
             "parent": parent,
             "teachers": dict(teachers),
             "measured": self._measured(step.step.targets()),
-            "plugins": {f"{kind}:{name}": registry.load(kind, name).version for kind, name in named},
+            "plugins": {f"{kind}:{name}": code_parts(registry.load(kind, name)) for kind, name in named},
             "dialect": asdict(dialect) if dialect else None,
             "quantizer": _versions([dialect.quantizer] if dialect and dialect.quantizer and step.step.quantizes else []),
             "processes": self._processes if step.step.trains else 1,
@@ -72,7 +72,7 @@ def step_parts(name: str, step: Step) -> dict[str, Any]:
 
 def code_parts(plugin: Any) -> dict[str, Any]:
     """What the code of a plug-in adds to a key: its version and those of what it requires."""
-    return {"version": plugin.version, "requires": _versions(plugin.requires)}
+    return {"version": plugin.version, "requires": _versions(getattr(plugin, "requires", ()))}
 
 
 def source_digest(folder: Path) -> str:

@@ -19,7 +19,7 @@ def way_down(rung: str, *, start: str = TORCH) -> tuple[str, ...]:
     way: list[str] = []
     while rung != start:
         if rung == TORCH:
-            raise PluginError(f"there is no way down from '{start}' to '{way[-1]}'")
+            raise PluginError(f"there is no way down from '{start}' to '{way[-1] if way else rung}'")
         if rung in way:
             raise PluginError(f"the rungs {', '.join(way)} lead in a circle")
         way.insert(0, rung)

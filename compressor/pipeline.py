@@ -21,7 +21,6 @@ from compressor.contracts import Artifact, Evaluation, Event, Message, Target
 from compressor.data import Data, load_data, resolve
 from compressor.disk import writing
 from compressor.errors import GateStopped
-from compressor.group import check_compiler
 from compressor.keys import Keys, source_digest, step_parts
 from compressor.launch import ALONE, Job, Processes, train_apart
 from compressor.lowering import Foundry, model_files
@@ -33,7 +32,6 @@ from compressor.results import Built, Found, Results, load_evaluation, save_eval
 from compressor.specs import Gate, ModelSource
 from compressor.stopwatch import Stopwatch
 from compressor.store import Made, Store
-from compressor.training import TrainingSettings
 from compressor.verify import Measured, compare, judge, parity
 
 if TYPE_CHECKING:
@@ -109,8 +107,6 @@ class Runner:
         for step in (step for step in self.bound.passes if step.trunk):
             given = origins[step.start or current]
             step.step.check(given, origins)
-            if isinstance(step.step, TrainingSettings) and step.step.compile:
-                check_compiler(self.device)
             origins[step.name], current = given, step.name
 
     def _found(self) -> Found:

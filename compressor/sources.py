@@ -155,6 +155,8 @@ def _file_rows(spec: DataSpec, files: Files, root: Path, paths: Sequence[str], c
     found = [path for pattern in paths for path in _matches(root, pattern)]
     kind = spec.format or ("" if files.layout == "folder-per-label" else _format(found[0]))
     described = any((path / name).is_file() for path in found for name in METADATA)
+    if described and kind == "audiofolder":
+        return _described(found, columns)
     if files.layout == "folder-per-label" or (kind in ("imagefolder", "audiofolder") and not described):
         return _folder_per_label(found, columns)
     return _through_datasets(kind, found)
@@ -229,6 +231,32 @@ def _folder_per_label(roots: Sequence[Path], columns: Sequence[str]) -> Dataset:
     features: Features = _features({columns[0]: stored, columns[-1]: Value("string")})
     rows = Dataset.from_dict({columns[0]: cells, columns[-1]: labels}, features=features)
     return rows if isinstance(feature, Value) else rows.cast_column(columns[0], feature)
+
+
+def _described(roots: Sequence[Path], columns: Sequence[str]) -> Dataset:
+    """Sounds that a table beside them names in its column `file_name`, with its other columns."""
+    from datasets import Audio, Dataset, Value, concatenate_datasets
+
+    parts = []
+    for root in roots:
+        path = next((root / name for name in METADATA if (root / name).is_file()), None)
+        if path is None:
+            raise SourceError(f"{root} has none of {', '.join(METADATA)}")
+        table = _through_datasets(FORMATS[path.suffix], [path])
+        if "file_name" not in table.column_names:
+            raise SourceError(f"{path} has no column 'file_name' (columns: {', '.join(table.column_names)})")
+        names = [str(name) for name in table["file_name"]]
+        for name in names:
+            if not stays_inside(name) or not (root / name).is_file():
+                raise SourceError(f"{path} names '{name}', which is no file in {root}")
+        cells = [{"bytes": None, "path": str(root / name)} for name in names]
+        kept = {column: list(table[column]) for column in columns[1:] if column in table.column_names}
+        stored = {"bytes": Value("binary"), "path": Value("string")}
+        features: Any = _features({columns[0]: stored, **{name: table.features[name] for name in kept}})
+        parts.append(
+            Dataset.from_dict({columns[0]: cells, **kept}, features=features).cast_column(columns[0], Audio(decode=False))
+        )
+    return concatenate_datasets(parts)
 
 
 def _cells(paths: Sequence[Path]) -> tuple[list[Any], Any]:

@@ -272,9 +272,9 @@ def read_entry(folder: Path) -> dict[str, Any]:
             raise DamagedEntry("its digest does not match")
     except OSError as error:
         if error.errno in LOST:
-            raise DamagedEntry(f"{error.filename} cannot be read: {error.strerror}") from error
+            raise DamagedEntry(f"{error.filename or folder} cannot be read: {error.strerror}") from error
         raise StoreError(
-            f"{error.filename} cannot be read ({error.strerror}): what is stored there may be whole, and is kept; "
+            f"{error.filename or folder} cannot be read ({error.strerror}): what is stored there may be whole, and is kept; "
             "see to it that it can be read, or name another folder with --store"
         ) from error
     except (KeyError, TypeError, AttributeError) as error:  # whole, but not of our making

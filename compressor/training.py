@@ -319,7 +319,8 @@ class _Loop:
 
     def _diverged(self, what: str, which: str, good: Mapping[str, torch.Tensor]) -> TrainingDiverged:
         settings, kept = self.settings, self.checkpoints.described()
-        if good and self.group.rank == 0 and (place := self.checkpoints.rescue(good)):
+        rescued = self.checkpoints.rescue(good) if good and self.group.rank == 0 else None
+        if place := self.group.gathered(rescued)[0]:  # all processes come here, with equal losses, and end when it is written
             kept = f"the weights {which} are kept in {place}"
         advice = f"a lower learning_rate (now {settings.learning_rate:g}), a longer warmup (now {settings.warmup:g})"
         return TrainingDiverged(f"{what} at step {self.course.step} of {self.total}: try {advice}, or precision: fp32; {kept}")

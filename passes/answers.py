@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from compressor.model import Model
 
 
+LARGEST = 65504.0
+"""In half precision; a state beyond is kept as this."""
+
+
 @dataclass(frozen=True)
 class States:
     """States of one block for all rows, one token after the other."""
@@ -103,7 +107,8 @@ class _Writer:
 
     def add(self, states: torch.Tensor, mask: torch.Tensor | None) -> None:
         """Append states `[B, T, D]`, of each row its valid tokens, which come first."""
-        array = states.float().cpu().numpy().astype(self._dtype)
+        kept = states.float().clamp(-LARGEST, LARGEST) if self._dtype == "float16" else states.float()
+        array = kept.cpu().numpy().astype(self._dtype)
         lengths = [states.shape[1]] * len(array) if mask is None else mask.sum(dim=1).tolist()
         with self._path.open("ab") as file:
             for row, length in zip(array, lengths, strict=True):

@@ -61,7 +61,8 @@ def choose(
     """Which units stay at each place: widths that are multiples by kind, as near below the allowed size as they come.
 
     Widths start from what is expected, rounded down. What the rounding leaves of the budget goes to the units that are most
-    probably on for what they cost, wherever they are; where too much is expected to stay, the least probable go first.
+    probably on, wherever they are; where too much is expected to stay, the least probable go first. So rounding moves what the
+    gates are undecided about, and takes no sub-layer that is on.
     """
     order = [torch.argsort(gating.gate(place).log_alpha.detach(), descending=True).tolist() for place in gating.places]
     on = [gating.gate(place).on().detach().double().tolist() for place in gating.places]
@@ -100,22 +101,26 @@ class _Size:
     def cheapest_cut(
         self, order: Sequence[list[int]], on: Sequence[list[float]], steps: Sequence[int], lows: Sequence[int]
     ) -> tuple[int, int] | None:
-        """The place and its new count that lose the least probability for what they save."""
+        """The place and its new count whose units are least probably on; of equals the one that saves most."""
         found = []
         for at, count in enumerate(self.counts):
             fewer = max(lows[at], (count - 1) // steps[at] * steps[at]) if count else 0
             if fewer < count and (saved := self.total - self._with(at, fewer)) > 0:
-                found.append((sum(on[at][unit] for unit in order[at][fewer:count]) / saved, at, fewer))
-        return min(found)[1:] if found else None
+                found.append((_mean(on[at], order[at][fewer:count]), -saved, at, fewer))
+        return min(found)[2:] if found else None
 
     def best_addition(
         self, order: Sequence[list[int]], on: Sequence[list[float]], steps: Sequence[int], most: Sequence[int], allowed: float
     ) -> tuple[int, int] | None:
-        """The place and its new count that gain the most probability for what they cost, within what is allowed."""
+        """The place and its new count, within what is allowed, whose units are most probably on; of equals the cheapest."""
         found = []
         for at, count in enumerate(self.counts):
             more = min(most[at], (count // steps[at] + 1) * steps[at])
             cost = self._with(at, more) - self.total if more > count else 0.0
             if cost > 0 and self.total + cost <= allowed:
-                found.append((sum(on[at][unit] for unit in order[at][count:more]) / cost, at, more))
-        return max(found)[1:] if found else None
+                found.append((_mean(on[at], order[at][count:more]), -cost, at, more))
+        return max(found)[2:] if found else None
+
+
+def _mean(on: Sequence[float], units: Sequence[int]) -> float:
+    return sum(on[unit] for unit in units) / len(units)

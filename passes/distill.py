@@ -68,7 +68,6 @@ class Distill(Taught):
 
         torch.manual_seed(ctx.seed)  # projections that start at random are the same ones when a killed run goes on
         student = self._student(model)
-        student.module.requires_grad_(True)
         models = {name: ctx.model(name) for name in self.teachers()}
         teachers = self.taught_by(student, models, ctx)
         listening = Listening(student, models, ctx)

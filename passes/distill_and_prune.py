@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from compressor.model import Model
     from passes.constraint import SizeConstraint
     from passes.expected_size import SizeFormula
-    from passes.gating import Gating, Place
+    from passes.gating import Gating
     from passes.lessons import Teacher
 
 Unit = Literal["heads", "neurons", "channels", "attention", "feed-forward"]
@@ -67,6 +67,9 @@ class DistillAndPrune(Taught):
             raise ValueError(f"units names a kind twice: {', '.join(self.units)}")
         if self.compile:
             raise ValueError("compile: true hides the gates: leave compile out")
+        given = self.objectives.get("attention-maps")
+        if given and ("attention" in self.units or ("heads" in self.units and not self.min_heads)):
+            raise ValueError("attention-maps needs heads to look at: give min_heads, 1 or more, and leave attention out of units")
         return self
 
     @override
@@ -100,7 +103,6 @@ class DistillAndPrune(Taught):
 
         torch.manual_seed(ctx.seed)  # gates and projections are the same ones when a killed run goes on
         student = model.copy()
-        student.module.requires_grad_(True)
         models = {name: ctx.model(name) for name in self.teachers()}
         teachers = self.taught_by(student, models, ctx)
         listening = Listening(student, models, ctx)
@@ -172,7 +174,7 @@ class DistillAndPrune(Taught):
             )
 
     def _least(self) -> dict[str, int]:
-        return {"heads": self.min_heads, "channels": self.round_to}
+        return {"heads": self.min_heads, "channels": self.round_to, "attention": min(1, self.min_heads)}
 
     def _cut(self, student: Model, gating: Gating, formula: SizeFormula, ctx: Context) -> Model:
         """Choose widths, and cut away what is off."""
@@ -201,7 +203,7 @@ class DistillAndPrune(Taught):
                 f"were expected to at the end of the first stage, and {realised:.1%} went: {after:,} of {before:,} are left."
             )
         )
-        ctx.note(_widths(chosen, expected))
+        ctx.note(_widths(gating, expected))
         return small
 
     # -------------------------------------------------------------- stage two
@@ -215,7 +217,6 @@ class DistillAndPrune(Taught):
         """Distil into what is left, with the projections of the first stage."""
         import torch
 
-        small.module.requires_grad_(True)
         return train(
             torch.nn.ModuleList([small.module, *projections(teachers)]),
             batches=self.batches(small, ctx, first_seed=ctx.seed + self.epochs),
@@ -250,9 +251,11 @@ class DistillAndPrune(Taught):
             ctx.note(Series(title=f"Share of {kind} expected to stay", x="step", y="share", curves=shares))
 
 
-def _widths(chosen: Mapping[Place, tuple[int, ...]], expected: Sequence[float]) -> Table:
+def _widths(gating: Gating, expected: Sequence[float]) -> Table:
+    from passes.gating import masks_after_training
+
     rows = tuple(
-        (place.where, place.kind, place.units, round(count, 1), len(units))
-        for (place, units), count in zip(chosen.items(), expected, strict=True)
+        (place.where, place.kind, place.units, round(count, 1), int((mask > 0).sum()))
+        for (place, mask), count in zip(masks_after_training(gating).items(), expected, strict=True)
     )
     return Table(title="What is left", columns=("where", "kind", "before", "expected", "after"), rows=rows)

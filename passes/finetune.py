@@ -25,6 +25,10 @@ class Finetune(TrainingSettings, Pass):
         "arXiv:1711.05101"
     )
 
+    def needs_classes(self) -> bool:
+        """It minimises the task's loss."""
+        return True
+
     def work(self, size: Size) -> float:
         """Backward is twice forward: three passes over a training row, one over a validation row, an epoch."""
         return self.epochs * (3 * size.rows["train"] + size.rows["validation"]) * size.result

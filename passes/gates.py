@@ -18,6 +18,8 @@ SHIFT = TEMPERATURE * math.log(-LOW / HIGH)
 """P(mask != 0) = sigmoid(log alpha - SHIFT)."""
 SHARPNESS = 0.8
 """Of the soft value that a kept unit has after training: sigmoid(SHARPNESS * log alpha / TEMPERATURE)."""
+UNDECIDED = 1 / (1 + math.exp(-SHARPNESS * SHIFT / TEMPERATURE))
+"""The soft value of a unit that is as probably on as off: what is kept although it is more probably off counts as this."""
 LEAST = 1e-6
 """Distance of the uniform draw from 0 and 1."""
 SPREAD = 0.01
@@ -71,7 +73,7 @@ class Gate(nn.Module):
         """
         soft = self.soft()
         if bool((self.kept >= 0).all()):
-            return soft * self.kept
+            return soft.clamp(min=UNDECIDED) * self.kept
         count = round(float(self.expected().detach()))
         mask = torch.zeros_like(soft)
         best = torch.topk(soft, count).indices if count else torch.empty(0, dtype=torch.long, device=soft.device)

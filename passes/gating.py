@@ -163,12 +163,13 @@ class Gating(nn.Module):
     def _normalising(self, place: Place) -> Callable[..., torch.Tensor]:
         """A hook that makes a layer norm `[..., units]` one over the units that are on, as it will be without the others."""
 
-        def hook(norm: nn.LayerNorm, given: tuple[torch.Tensor, ...], _: torch.Tensor) -> torch.Tensor:
-            on = (self._masks[place] > 0).to(given[0].dtype)
+        def hook(norm: nn.LayerNorm, given: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
+            states = given[0] if given[0].dtype == torch.float64 else given[0].float()
+            on = (self._masks[place] > 0).to(states.dtype)
             count = on.sum().clamp(min=1)
-            centred = (given[0] - (given[0] * on).sum(-1, keepdim=True) / count) * on
+            centred = (states - (states * on).sum(-1, keepdim=True) / count) * on
             variance = centred.square().sum(-1, keepdim=True) / count
-            return (centred * torch.rsqrt(variance + norm.eps) * norm.weight + norm.bias) * on
+            return ((centred * torch.rsqrt(variance + norm.eps) * norm.weight + norm.bias) * on).to(output.dtype)
 
         return hook
 

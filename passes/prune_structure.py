@@ -77,6 +77,11 @@ class PruneStructure(Pass):
         return {"edit": ("keep-heads", "keep-neurons", "keep-blocks")}
 
     @override
+    def needs_classes(self) -> bool:
+        """Taylor importance is what the task's loss says."""
+        return self.importance == "taylor"
+
+    @override
     def work(self, size: Size) -> float:
         """Passes over the rows that importance is estimated on, three with gradients."""
         passes = {"taylor": 3, "activation": 1}.get(self.importance, 0)

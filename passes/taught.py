@@ -89,6 +89,12 @@ class Taught(Pass, TrainingSettings):
         return {"objective": tuple(self.objectives)}
 
     @override
+    def needs_classes(self) -> bool:
+        """Where the task's loss or the teachers' classes are part of the lessons."""
+        given = self.objectives.get("soft-targets", 0.0)
+        return self.task_loss > 0 or bool(given.get("weight", 1.0) if isinstance(given, dict) else given)
+
+    @override
     def check(self, given: Path, origins: Mapping[str, Path]) -> None:
         """Teachers that would have to run on what the student reads, and read something else."""
         if self._answers_kept() and all(each.looks_at() == "logits" for each in self._objectives().values()):

@@ -14,7 +14,7 @@ KINDS = {"text-classification": "text", "image-classification": "image", "audio-
 def requirements(deployed: Deployed) -> str:
     """What `pip install` needs for the example."""
     if deployed.needs_this_project:
-        return "compressor-toolchain"
+        return "compressor-toolchain[audio]" if KINDS[deployed.task] == "audio" else "compressor-toolchain"
     kind = {"text": "tokenizers", "image": "pillow", "audio": "soundfile soxr"}[KINDS[deployed.task]]
     gpu = "-gpu" if deployed.runtime == "onnxruntime" and _on_gpu(deployed) else ""
     return f"numpy {kind} {PACKAGES[deployed.runtime]}{gpu}"

@@ -2,45 +2,27 @@
 
 from __future__ import annotations
 
-import io
-import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from compressor.contracts import Batch, Feed, Outputs, Port, Want
-from compressor.errors import MissingDependency, SourceError
-from compressor.tasks.classification import SCORED_BATCH, Classification
+from compressor.contracts import Batch, Outputs, Want
+from compressor.tasks.classification import Classification
+from compressor.tasks.sounds import Sounds, frame_mask, frames_of, side_files
 
 if TYPE_CHECKING:
-    import numpy as np
     import torch
-    from datasets import Dataset
-    from numpy.typing import NDArray
 
     from compressor.data import Data
     from compressor.model import Model
 
-PREPROCESSOR = "preprocessor_config.json"
-RAW, MEL = "Wav2Vec2FeatureExtractor", "WhisperFeatureExtractor"
-INSTALL = "pip install 'compressor-toolchain[audio]'"
 
-
-class AudioClassification(Classification):
+class AudioClassification(Sounds, Classification):
     """One label for each sound, by a transformers model for audio classification."""
 
-    modality: ClassVar[Literal["text", "image", "audio"]] = "audio"
-    requires: ClassVar[tuple[str, ...]] = ("transformers", "soundfile", "soxr")
-
-    audio: str = Field(default="audio", description="Column of the sound.")
     label: str = Field(default="label", description="Column of the label.")
-    seconds: float = Field(
-        default=5.0, gt=0, le=30, description="Length of all inputs: longer sounds are cut, shorter ones padded."
-    )
 
     def columns(self) -> tuple[str, ...]:
         """Sound and label."""
@@ -61,196 +43,16 @@ class AudioClassification(Classification):
         from compressor.model import Model
         from compressor.tasks.heads import load_classifier
 
-        values = _settings(source)
-        _extractor(json.dumps(values))
-        module = load_classifier(AutoModelForAudioClassification, source, data.labels, seed=seed)
-        model = Model.wrap(module, {PREPROCESSOR: (json.dumps(values, indent=2, sort_keys=True) + "\n").encode()})
-        if anatomy_of(module).family == "whisper-encoder":
+        files = side_files(source)
+        model = Model.wrap(load_classifier(AutoModelForAudioClassification, source, data.labels, seed=seed), files)
+        if anatomy_of(model.module).family == "whisper-encoder":
             model.apply(LiftLength())
         return model
-
-    def inputs(self, model: Model | Path) -> tuple[Port, ...]:
-        """Samples `[batch, samples]` with their mask where the model heeds one, or spectra `[batch, mels, frames]`."""
-        values = _settings(model) if isinstance(model, Path) else json.loads(model.files[PREPROCESSOR])
-        if values["feature_extractor_type"] == MEL:
-            return (Port("input_features", "float32", ("batch", int(values["feature_size"]), "frames")),)
-        mask = (Port("attention_mask", "int64", ("batch", "samples")),) if values.get("return_attention_mask") else ()
-        return (Port("input_values", "float32", ("batch", "samples")), *mask)
-
-    def example(self, files: Path, *, batch: int, length: int) -> Feed:  # noqa: ARG002 - an export needs more than a few samples
-        """A made-up sound of half a second."""
-        import numpy as np
-
-        samples = _extractor(json.dumps(_settings(files))).sampling_rate // 2
-        waves = [np.sin(np.arange(samples, dtype=np.float32) * (0.05 + 0.01 * number)) for number in range(batch)]
-        return _extracted(_settings(files), waves, samples)
 
     def forward(self, module: torch.nn.Module, batch: Batch, want: Want = Want()) -> Outputs:
         """Run the model; the mask is that of frames, as hidden states have them."""
         outputs = super().forward(module, batch, want)
-        if outputs.mask is None or not outputs.hidden_states:
+        frames = frames_of(outputs.hidden_states, outputs.attention_maps)
+        if outputs.mask is None or frames is None:
             return replace(outputs, mask=None)
-        frames = next(iter(outputs.hidden_states.values())).shape[1]
-        trunk: Any = getattr(module, getattr(module, "base_model_prefix", ""), module)
-        return replace(outputs, mask=trunk._get_feature_vector_attention_mask(frames, outputs.mask))
-
-    def batches(self, rows: Dataset, files: Path, *, batch_size: int, shuffle_seed: int | None = None) -> Iterable[Batch]:
-        """Sounds of one length, decoded as they are asked for; `row` is the index in the split."""
-        import numpy as np
-
-        order = np.arange(len(rows)) if shuffle_seed is None else np.random.default_rng(shuffle_seed).permutation(len(rows))
-        return _Batches(self._feeds(rows, files, _groups([int(each) for each in order], batch_size)), list(rows[self.label]))
-
-    def feeds(
-        self, rows: Dataset, files: Path, *, batch: int = 1, length: int | None = None, count: int | None = None
-    ) -> Sequence[Feed]:
-        """Real sounds in full batches; `length` is in samples, whatever the model makes of them."""
-        groups = [group for group in _groups(range(len(rows)), batch) if len(group) == batch][:count]
-        if not groups:
-            raise SourceError(f"{len(rows)} rows are too few for one batch of {batch}")
-        return list(self._feeds(rows, files, groups, length))
-
-    def scored_feeds(self, rows: Dataset, files: Path) -> tuple[Sequence[Feed], Sequence[int]]:
-        """All rows in order, decoded as they are asked for."""
-        order = range(len(rows))
-        return self._feeds(rows, files, _groups(order, SCORED_BATCH)), order
-
-    def _feeds(self, rows: Dataset, files: Path, groups: Sequence[Sequence[int]], length: int | None = None) -> _Feeds:
-        values = _settings(files)
-        samples = length or round(self.seconds * int(values["sampling_rate"]))
-        return _Feeds(_undecoded(rows, self.audio), self.audio, json.dumps(values), samples, groups)
-
-
-@dataclass(frozen=True)
-class _Feeds(Sequence[Feed]):
-    """Feeds of groups of rows, made when they are asked for."""
-
-    rows: Dataset
-    column: str
-    settings: str
-    samples: int
-    groups: Sequence[Sequence[int]]
-    waves: dict[int, NDArray[np.float32]] = field(default_factory=dict, compare=False)
-    """What was decoded already: a second pass over the rows decodes nothing."""
-
-    def __len__(self) -> int:
-        return len(self.groups)
-
-    def __getitem__(self, number: Any) -> Any:
-        if isinstance(number, slice):
-            return [self[each] for each in range(*number.indices(len(self)))]
-        values = json.loads(self.settings)
-        waves = [self._wave(row, int(values["sampling_rate"])) for row in self.groups[number]]
-        return _extracted(values, waves, self.samples)
-
-    def _wave(self, number: int, sampling_rate: int) -> NDArray[np.float32]:
-        if number not in self.waves:
-            self.waves[number] = decoded(self.rows[number][self.column], sampling_rate)[: self.samples]
-        return self.waves[number]
-
-
-@dataclass(frozen=True)
-class _Batches:
-    feeds: _Feeds
-    labels: Sequence[int]
-
-    def __len__(self) -> int:
-        return len(self.feeds)
-
-    def __iter__(self) -> Iterator[Batch]:
-        import torch
-
-        for feed, chosen in zip(self.feeds, self.feeds.groups, strict=True):
-            yield {
-                **{name: torch.from_numpy(array) for name, array in feed.items()},
-                "labels": torch.tensor([self.labels[number] for number in chosen]),
-                "row": torch.tensor(list(chosen)),
-            }
-
-
-def decoded(content: Mapping[str, Any], sampling_rate: int) -> NDArray[np.float32]:
-    """Samples of a sound file `{bytes, path}`, its channels averaged, resampled where it has another rate.
-
-    Raises:
-        SourceError: it cannot be read as a sound.
-        MissingDependency: the libraries that read sounds are not installed.
-    """
-    try:
-        import soundfile
-        import soxr
-    except ImportError as error:
-        raise MissingDependency(f"{error.name} is not installed: {INSTALL}") from error
-    given = content["bytes"]
-    try:
-        samples, rate = soundfile.read(
-            io.BytesIO(given) if given is not None else content["path"], dtype="float32", always_2d=True
-        )
-    except (OSError, RuntimeError) as error:  # what the library raises for a file that is no sound
-        raise SourceError(f"{content['path'] or 'a row'} cannot be read as a sound: {error}") from error
-    wave: NDArray[np.float32] = samples.mean(axis=1)
-    return wave if rate == sampling_rate else soxr.resample(wave, rate, sampling_rate)
-
-
-def _undecoded(rows: Dataset, column: str) -> Dataset:
-    """Sounds as the bytes of their files: they are decoded here."""
-    from datasets import Audio
-
-    if not isinstance(rows.features[column], Audio):
-        raise SourceError(f"column '{column}' holds no sounds: a folder of sounds is read by `format: audiofolder`")
-    return rows.cast_column(column, Audio(decode=False))
-
-
-def _groups(order: Sequence[int], size: int) -> list[Sequence[int]]:
-    return [order[start : start + size] for start in range(0, len(order), size)]
-
-
-# ------------------------------------------------------------------ feature extractors
-
-
-def _settings(folder: Path) -> dict[str, Any]:
-    """What the model's feature extractor is set to.
-
-    Raises:
-        SourceError: there is none, or it is of another kind.
-    """
-    path = folder / PREPROCESSOR
-    try:
-        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        kind = values.get("feature_extractor_type")
-    except (OSError, ValueError, AttributeError) as error:
-        raise SourceError(f"{path} cannot be read: it says how sounds become inputs ({type(error).__name__})") from error
-    if kind not in (RAW, MEL):
-        raise SourceError(f"{path}: feature_extractor_type is {kind!r}, expected {RAW} or {MEL}")
-    return values
-
-
-@lru_cache(maxsize=4)
-def _extractor(settings: str) -> Any:
-    from transformers import Wav2Vec2FeatureExtractor, WhisperFeatureExtractor
-
-    values = json.loads(settings)
-    kind = {RAW: Wav2Vec2FeatureExtractor, MEL: WhisperFeatureExtractor}[values.pop("feature_extractor_type")]
-    values.pop("processor_class", None)
-    try:
-        return kind(**values)
-    except (TypeError, ValueError) as error:
-        raise SourceError(f"{PREPROCESSOR} is malformed: {error}") from error
-
-
-def _extracted(values: Mapping[str, Any], waves: Sequence[NDArray[np.float32]], samples: int) -> Feed:
-    """Inputs of the model: sounds cut or padded to so many samples."""
-    import numpy as np
-
-    extractor = _extractor(json.dumps(values))
-    masked = values["feature_extractor_type"] == RAW and bool(values.get("return_attention_mask"))
-    found = extractor(
-        list(waves),
-        sampling_rate=extractor.sampling_rate,
-        padding="max_length",
-        max_length=samples,
-        truncation=True,
-        return_attention_mask=masked,
-        return_tensors="np",
-    )
-    dtypes = {"attention_mask": np.int64}
-    return {name: np.ascontiguousarray(array, dtype=dtypes.get(name, np.float32)) for name, array in found.items()}
+        return replace(outputs, mask=frame_mask(module, outputs.mask, frames))

@@ -58,6 +58,36 @@ def load_classifier(auto: Any, source: Path, labels: Sequence[str], *, seed: int
     return classifier
 
 
+def load_encoder(source: Path) -> PreTrainedModel:
+    """The model in `source` without a head, in float32 and eval mode; of one that has a decoder too, the encoder.
+
+    Raises:
+        SourceError: the folder cannot be read, or lacks weights.
+    """
+    import torch
+    from transformers import AutoModel
+
+    auto: Any = AutoModel
+    try:
+        with torch.random.fork_rng(devices=[]), quiet():
+            module, found = auto.from_pretrained(
+                source,
+                use_safetensors=True,
+                trust_remote_code=False,
+                local_files_only=True,
+                dtype=torch.float32,
+                output_loading_info=True,
+            )
+    except Exception as error:  # what a malformed folder makes the library raise can be anything
+        raise SourceError(f"{source} cannot be read as a model: {told(error)}") from error
+    encoder: PreTrainedModel = module.encoder if module.config.is_encoder_decoder else module
+    lacking = sorted(name for name in found["missing_keys"] if encoder is module or name.startswith("encoder."))
+    if lacking:
+        raise SourceError(f"{source} lacks {len(lacking)} weights of {type(encoder).__name__}: {', '.join(lacking[:3])}")
+    encoder.train(False)
+    return encoder
+
+
 def told(error: Exception) -> str:
     """An error of a library in one line of bounded length."""
     text = textwrap.shorten(str(error), width=300, placeholder=" ...")

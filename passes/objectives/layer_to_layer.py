@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 from typing_extensions import override
@@ -51,7 +51,7 @@ class LayerToLayer(Objective):
 
     paper: ClassVar[str] = "Peng et al., DPHuBERT, 2023, arXiv:2305.17651; Chang et al., DistilHuBERT, 2022, arXiv:2110.01900"
 
-    layers: tuple[int, ...] | dict[int, int] | None = Field(
+    layers: Annotated[tuple[int, ...], Field(min_length=1)] | Annotated[dict[int, int], Field(min_length=1)] | None = Field(
         None,
         description="after how many blocks, 0 for what enters the first; (student: teacher) where depths differ; "
         "0 and every third of the depth unless given",

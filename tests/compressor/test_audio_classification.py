@@ -20,7 +20,8 @@ from compressor.edits import LiftLength
 from compressor.errors import SourceError, UnsupportedModel
 from compressor.model import Model
 from compressor.specs import DataSpec
-from compressor.tasks.audio_classification import MEL, PREPROCESSOR, RAW, AudioClassification, decoded
+from compressor.tasks.audio_classification import AudioClassification
+from compressor.tasks.sounds import MEL, PREPROCESSOR, RAW, decoded
 from targets.onnxruntime import OnnxRuntime
 from targets.openvino import OpenVino
 

@@ -75,6 +75,7 @@ BEYOND_SCHEMA = {
     "one source": r"expected one of |expected 'path' \(all rows\)|'\w+' goes with ",
     "splits that add up": r"take [\d.e+]+ of the rows|is a fraction below 1 or a whole number",
     "a limit in each gate": r"no limit given",
+    "classes to learn from": r"learns from classes, and the task",
     "two columns": r"content and label are both column",
     "what a pass asks of its parameters together": r"give exactly one of|names a kind twice|keep speaks of|layers go beside|"
     r"a latency budget needs either|layers needs init|cache_teacher keeps no attention maps|compile: true hides what|"

@@ -21,10 +21,11 @@ from compressor.contracts import Message, Progress
 from compressor.errors import CompressorError, UnsupportedModel
 from compressor.model import Model
 from compressor.training import OwnRate
-from passes import distill_and_prune
+from passes import constraint, distill_and_prune
 from passes.constraint import SizeConstraint, choose
 from passes.distill_and_prune import DistillAndPrune
 from passes.expected_size import parameters
+from passes.gates import UNDECIDED
 from passes.gating import Gating
 
 STUDENT = 9
@@ -107,9 +108,43 @@ def test_second_stage_goes_on_with_the_projections_of_the_first(tmp_path, monkey
     assert len(set(seen[0]) & set(seen[1])) == 2, "what enters the blocks has its own, all blocks share one"
 
 
-def test_heads_that_have_to_stay_stay(tmp_path):
-    small = step(sparsity=0.7, min_heads=2, epochs=20).apply(bert(STUDENT), context(tmp_path))
-    assert all(block.attention and block.attention.heads >= 2 for block in anatomy_of(small.module).blocks)
+def test_heads_that_have_to_stay_stay_alive(tmp_path):
+    units = ("heads", "neurons", "attention")
+    small = step(sparsity=0.7, min_heads=2, epochs=20, units=units, recovery_epochs=0).apply(bert(STUDENT), context(tmp_path))
+    for block in anatomy_of(small.module).blocks:
+        assert block.attention
+        assert block.attention.heads >= 2
+        columns = small.module.get_submodule(block.attention.output).weight.detach().reshape(32, -1, block.attention.head_size)
+        norms = columns.square().sum(dim=(0, 2)).sqrt()
+        assert float(norms.min()) > 0.1 * UNDECIDED
+
+
+def test_rounding_takes_no_sub_layer_that_is_on():
+    module = bert(STUDENT).module
+    torch.manual_seed(0)
+    gating = Gating(module, anatomy_of(module), ("heads", "neurons", "attention", "feed-forward"))
+    for place in gating.places:
+        if place.kind == "neurons":
+            gating.gate(place).log_alpha.data = 3 * torch.randn(place.units)
+    formula = parameters(module, anatomy_of(module), gating.places)
+    expected = 1 - float((formula.of(gating.expected()) / formula.whole).detach())
+    for excess in (0.0, 0.02, 0.1):
+        chosen = choose(gating, formula, sparsity=expected + excess, multiples={"neurons": 8}, least={})
+        assert all(len(units) == place.units for place, units in chosen.items() if place.kind != "neurons")
+
+
+def test_table_of_what_is_left_counts_nothing_in_a_sub_layer_that_is_off(tmp_path, monkeypatch):
+    choose_ = constraint.choose
+
+    def without_one(gating, *given, **named):
+        found = choose_(gating, *given, **named)
+        return {place: () if str(place) == "feed-forward of bert.encoder.layer.1" else units for place, units in found.items()}
+
+    monkeypatch.setattr(constraint, "choose", without_one)
+    ctx = context(tmp_path)
+    step(units=("neurons", "feed-forward"), sparsity=0.3, epochs=1, recovery_epochs=0).apply(bert(STUDENT), ctx)
+    table = next(note for note in ctx.notes if getattr(note, "title", "") == "What is left")
+    assert [row[4] for row in table.rows if row[0] == "bert.encoder.layer.1"] == [0, 0]
 
 
 @pytest.mark.parametrize("sparsity", [0.3, 0.6, 0.9])
@@ -136,13 +171,13 @@ def test_widths_are_multiples_chosen_inside_the_budget(sparsity, round_to):
 def test_constraint_rises_to_its_target_and_pulls_towards_it():
     module = bert(STUDENT).module
     gating = Gating(module, anatomy_of(module), ("heads", "neurons"))
-    constraint = SizeConstraint(gating, parameters(module, anatomy_of(module), gating.places), sparsity=0.6, ramp=0.2)
-    assert [round(constraint.target(done), 3) for done in (0.0, 0.1, 0.2, 0.9)] == [0.0, 0.3, 0.6, 0.6]
-    assert set(dict(constraint.named_parameters())) == {"linear", "quadratic"}
-    constraint.loss(0.5).backward()
-    missed = float((constraint.sparsity() - 0.6).detach())
-    assert constraint.linear.grad.item() == pytest.approx(missed)
-    assert constraint.quadratic.grad.item() == pytest.approx(missed**2)
+    held = SizeConstraint(gating, parameters(module, anatomy_of(module), gating.places), sparsity=0.6, ramp=0.2)
+    assert [round(held.target(done), 3) for done in (0.0, 0.1, 0.2, 0.9)] == [0.0, 0.3, 0.6, 0.6]
+    assert set(dict(held.named_parameters())) == {"linear", "quadratic"}
+    held.loss(0.5).backward()
+    missed = float((held.sparsity() - 0.6).detach())
+    assert held.linear.grad.item() == pytest.approx(missed)
+    assert held.quadratic.grad.item() == pytest.approx(missed**2)
 
 
 # ------------------------------------------------------------------ refusals
@@ -154,6 +189,8 @@ def test_constraint_rises_to_its_target_and_pulls_towards_it():
         ({"units": ("heads", "heads")}, "units names a kind twice"),
         ({"compile": True, "objectives": {"soft-targets": 1.0}}, "compile: true hides the gates"),
         ({"sparsity": 1.0}, "less than 1"),
+        ({"objectives": {"attention-maps": 1.0}}, "attention-maps needs heads to look at: give min_heads"),
+        ({"objectives": {"layer-to-layer": {"layers": {}}}}, "layers"),
     ],
 )
 def test_parameters_that_do_not_fit_are_refused(settings, message):

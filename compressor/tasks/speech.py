@@ -1,0 +1,161 @@
+"""Speech without a task of its own: an encoder's features, judged by linear probes on what was left frozen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from compressor.contracts import Batch, Evaluation, Feed, Outputs, Port, Want
+from compressor.errors import CompressorError, SourceError
+from compressor.records import Interval, Metric, Scores
+from compressor.tasks.classification import NOT_INPUTS, RESAMPLES, captured
+from compressor.tasks.sounds import Sounds, frame_mask, frames_of, side_files
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from datasets import Dataset
+    from numpy.typing import NDArray
+
+    from compressor.data import Data
+    from compressor.model import Model
+
+FOLDS = 5
+GROUP_FOLDS = 3
+
+
+class Probe(BaseModel):
+    """A linear classifier on pooled features, cross-validated within the rows that are scored."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    label: str = Field(description="Column of what the probe tells apart.")
+    groups: str | None = Field(default=None, description="Rows of one group (a speaker, say) are never on both sides.")
+    shots: int | None = Field(default=None, ge=1, description="Rows of each class that the probe learns from; all unless given.")
+
+
+class Speech(Sounds):
+    """An encoder of speech; its quality is the mean accuracy of linear probes on mean-pooled features.
+
+    Probes are fitted in folds of the very rows that are scored: each row is told by a probe that has not seen it, nor its group.
+    Rows, folds and shots are the same for every model, so differences are paired.
+    """
+
+    classes: ClassVar[bool] = False
+    metric: ClassVar[str] = "probes"
+    examples: ClassVar[tuple[Mapping[str, Any], ...]] = ({"seconds": 0.5, "probes": {"label": {"label": "label"}}},)
+
+    probes: dict[str, Probe] = Field(
+        default={"label": Probe(label="label")},
+        min_length=1,
+        description="By name; the first one's label is what rows are split by.",
+    )
+
+    def columns(self) -> tuple[str, ...]:
+        """Sound, columns of groups and of other labels, and the label of the first probe."""
+        first, *others = self.probes.values()
+        named = [name for each in (first, *others) for name in (each.label, each.groups) if name]
+        return (self.audio, *dict.fromkeys(name for name in named if name != first.label), first.label)
+
+    def load(self, source: Path, data: Data, *, seed: int) -> Model:  # noqa: ARG002 - nothing is drawn
+        """The encoder of the source, without a head; that of Whisper is made to take inputs of any length.
+
+        Raises:
+            SourceError: the folder is not usable, or lacks weights.
+        """
+        from compressor.anatomy import anatomy_of
+        from compressor.edits import LiftLength
+        from compressor.model import Model
+        from compressor.tasks.heads import load_encoder
+
+        files = side_files(source)
+        model = Model.wrap(load_encoder(source), files)
+        if anatomy_of(model.module).family == "whisper-encoder":
+            model.apply(LiftLength())
+        return model
+
+    def outputs(self) -> tuple[Port, ...]:
+        """Features of each row, a mean over its frames: `[batch, features]`."""
+        return (Port("features", "float32", ("batch", "features")),)
+
+    def answer(self, module: torch.nn.Module, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Mean over valid frames of what leaves the encoder."""
+        found: torch.Tensor = module(**inputs).last_hidden_state
+        mask = inputs.get("attention_mask")
+        if mask is None:
+            return found.mean(dim=1)
+        valid = frame_mask(module, mask, found.shape[1]).unsqueeze(-1).to(found.dtype)
+        return (found * valid).sum(dim=1) / valid.sum(dim=1).clamp(min=1)
+
+    def forward(self, module: torch.nn.Module, batch: Batch, want: Want = Want()) -> Outputs:
+        """Pooled features in the place of logits; the mask is that of frames."""
+        inputs = {name: tensor for name, tensor in batch.items() if name not in NOT_INPUTS}
+        with captured(module, want) as (hidden_states, attention_maps):
+            features = self.answer(module, inputs)
+        frames, mask = frames_of(hidden_states, attention_maps), batch.get("attention_mask")
+        valid = frame_mask(module, mask, frames) if mask is not None and frames is not None else None
+        return Outputs(features, dict(hidden_states), dict(attention_maps), valid)
+
+    def loss(self, outputs: Outputs, batch: Batch) -> torch.Tensor:  # noqa: ARG002 - there is none
+        """Refused: there is nothing to supervise."""
+        raise CompressorError("the task speech has no loss of its own: distil it, or name the task audio-classification")
+
+    def score(self, predict: Callable[[Feed], Feed], rows: Dataset, files: Path, *, split: str) -> Evaluation:
+        """Accuracy of each probe with Wilson's interval, and their mean with a bootstrap interval over rows."""
+        import numpy as np
+        from scipy.stats import binomtest
+
+        feeds, _ = self.scored_feeds(rows, files)
+        features = np.concatenate([predict(feed)["features"] for feed in feeds]).astype(np.float32)
+        right = {name: _right(features, rows, probe, name) for name, probe in self.probes.items()}
+        correct: NDArray[np.float64] = np.stack(list(right.values())).mean(axis=0)
+        draws = np.random.default_rng(0).integers(0, len(rows), (RESAMPLES, len(rows)))
+        low, high = np.quantile(correct[draws].mean(axis=1), [0.025, 0.975])
+        metrics = [
+            Metric(
+                name=self.metric,
+                value=float(correct.mean()),
+                n=len(rows),
+                interval=Interval(low=float(low), high=float(high), method="bootstrap over rows"),
+            )
+        ]
+        for name, each in right.items():
+            bounds = binomtest(int(each.sum()), len(each)).proportion_ci(method="wilson")
+            interval = Interval(low=float(bounds.low), high=float(bounds.high), method="Wilson")
+            metrics.append(Metric(name=f"{name} probe", value=float(each.mean()), n=len(each), interval=interval))
+        return Evaluation(Scores(split=split, metric=self.metric, metrics=tuple(metrics)), features, correct)
+
+
+def _right(features: NDArray[np.float32], rows: Dataset, probe: Probe, name: str) -> NDArray[np.float64]:
+    """Whether each row is told right by a probe that has seen neither it nor its group."""
+    import numpy as np
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import GroupKFold, StratifiedKFold
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    labels = np.asarray(rows[probe.label])
+    groups = np.asarray(rows[probe.groups]) if probe.groups else None
+    least = min(np.unique(labels, return_counts=True)[1]) if groups is None else len(np.unique(groups))
+    count = min(FOLDS if groups is None else GROUP_FOLDS, int(least))
+    if count < 2:
+        raise SourceError(f"{len(labels)} rows are too few for the probe '{name}': a class or group has one row only")
+    folds = StratifiedKFold(count, shuffle=True, random_state=0) if groups is None else GroupKFold(count)
+    right = np.zeros(len(labels))
+    for number, (learned, told) in enumerate(folds.split(features, labels, groups)):
+        chosen = learned if probe.shots is None else _few(labels, learned, probe.shots, seed=number)
+        fitted = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000)).fit(features[chosen], labels[chosen])
+        right[told] = fitted.predict(features[told]) == labels[told]
+    return right
+
+
+def _few(labels: NDArray[Any], learned: NDArray[np.int64], shots: int, *, seed: int) -> NDArray[np.int64]:
+    """So many rows of each class, or all it has."""
+    import numpy as np
+
+    draw = np.random.default_rng(seed)
+    chosen = [draw.permutation(learned[labels[learned] == label])[:shots] for label in np.unique(labels[learned])]
+    return np.sort(np.concatenate(chosen))

@@ -1,0 +1,208 @@
+"""Speech without a task of its own: probes on frozen features, tables beside sounds, and what has no loss."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+import transformers
+from families import WHISPER
+from furnished import lowered
+from pydantic import ValidationError
+
+from compressor.contracts import Artifact, Want
+from compressor.data import load_data
+from compressor.errors import CompressorError, SourceError
+from compressor.model import Model
+from compressor.specs import DataSpec
+from compressor.tasks.sounds import MEL, PREPROCESSOR, RAW
+from compressor.tasks.speech import Speech, _right
+from targets.onnxruntime import OnnxRuntime
+from targets.openvino import OpenVino
+
+RATE = 8000
+SPEAKERS, WORDS = ("anna", "bert", "cleo"), ("high", "low")
+TASK = Speech.model_validate(
+    {
+        "seconds": 0.4,
+        "probes": {
+            "word": {"label": "word", "groups": "speaker"},
+            "word, 2 shots": {"label": "word", "groups": "speaker", "shots": 2},
+            "speaker": {"label": "speaker"},
+        },
+    }
+)
+SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+CONVOLUTIONS = {"conv_dim": (16, 16), "conv_stride": (8, 4), "conv_kernel": (16, 8), "num_conv_pos_embeddings": 4}
+
+
+def write_sounds(folder):
+    table = []
+    for number in range(96):
+        word, speaker = number % 2, number // 2 % 3
+        wave = np.sin(2 * np.pi * (300 + 500 * word + 40 * speaker) * np.arange(2000 + 10 * number) / RATE)
+        soundfile.write(folder / f"{number}.wav", 0.2 * (1 + speaker) * wave, RATE)
+        table.append({"file_name": f"{number}.wav", "word": WORDS[word], "speaker": SPEAKERS[speaker]})
+    (folder / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in table))
+    return folder
+
+
+def read(folder, **changes):
+    spec = {"files": str(folder), "format": "audiofolder", "split": {"test": 0.25, "validation": 0.25}, **changes}
+    return load_data(DataSpec.model_validate(spec), columns=TASK.columns(), seed=0, folder=folder)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return read(write_sounds(tmp_path_factory.mktemp("sounds")))
+
+
+def save(folder, family):
+    torch.manual_seed(1)
+    if family == "whisper":
+        config = transformers.WhisperConfig(**{**WHISPER, "max_source_positions": 100, "encoder_layers": 2})
+        transformers.WhisperModel(config).save_pretrained(folder)
+        extractor = {"feature_extractor_type": MEL, "feature_size": 8, "sampling_rate": 16000, "hop_length": 160, "n_fft": 400}
+    else:
+        norm = {"feat_extract_norm": "layer", "conv_bias": True}
+        config = transformers.HubertConfig(**SIZES, **CONVOLUTIONS, num_conv_pos_embedding_groups=2, **norm)
+        transformers.HubertModel(config).save_pretrained(folder)
+        extractor = {"feature_extractor_type": RAW, "feature_size": 1, "sampling_rate": RATE, "return_attention_mask": True}
+    (folder / PREPROCESSOR).write_text(json.dumps(extractor))
+    return folder
+
+
+@pytest.fixture(scope="module", params=["hubert", "whisper"])
+def stored(request, data, tmp_path_factory):
+    out = tmp_path_factory.mktemp("stored")
+    TASK.load(save(tmp_path_factory.mktemp("source"), request.param), data, seed=0).save(out)
+    return out
+
+
+def eager(folder):
+    module = Model.load(folder).module
+
+    def predict(feed):
+        with torch.no_grad():
+            return {"features": TASK.answer(module, {name: torch.from_numpy(array) for name, array in feed.items()}).numpy()}
+
+    return predict
+
+
+def test_columns_name_all_that_probes_need_and_the_first_label_last():
+    assert TASK.columns() == ("audio", "speaker", "word")
+
+
+def test_encoder_is_loaded_without_a_head(stored):
+    assert type(Model.load(stored).module).__name__ in ("HubertModel", "WhisperEncoder")
+
+
+def test_scores_hold_each_probe_and_their_mean(data, stored):
+    evaluation = TASK.score(eager(stored), data.split("test"), stored, split="test")
+    found = {metric.name: metric for metric in evaluation.scores.metrics}
+    assert list(found) == ["probes", "word probe", "word, 2 shots probe", "speaker probe"]
+    assert evaluation.scores.main.value == pytest.approx(np.mean([found[name].value for name in list(found)[1:]]))
+    assert evaluation.outputs.shape == (24, 32)
+    assert evaluation.correct.mean() == pytest.approx(found["probes"].value)
+    assert found["word probe"].value > 0.8, "two tones, an octave and more apart"
+    assert all(metric.interval.low <= metric.value <= metric.interval.high for metric in found.values())
+
+
+@pytest.mark.parametrize("target", [OnnxRuntime, OpenVino])
+def test_exported_encoder_gives_the_same_features(data, stored, tmp_path, target):
+    graph = lowered(Artifact("torch", stored), target.dialect.rung, tmp_path / "graph", task=TASK, dialect=target.dialect)
+    built = tmp_path / "built"
+    built.mkdir()
+    target().build(graph, built)
+    session, ours = target().open(built), eager(stored)
+    for length, batch in ((3200, 2), (6400, 1)):
+        for feed in TASK.feeds(data.split("test"), stored, batch=batch, length=length, count=2):
+            np.testing.assert_allclose(session.run(feed)[0]["features"], ours(feed)["features"], atol=1e-4)
+
+
+def test_padding_has_no_part_in_features_where_there_is_a_mask(data, tmp_path):
+    TASK.load(save(tmp_path / "source", "hubert"), data, seed=0).save(tmp_path / "stored")
+    rows, predict = data.split("test"), eager(tmp_path / "stored")
+    short, long = (next(iter(TASK.feeds(rows, tmp_path / "stored", length=length, count=1))) for length in (3200, 6400))
+    np.testing.assert_allclose(predict(short)["features"], predict(long)["features"], atol=2e-2)
+
+
+def test_forward_captures_states_and_masks_their_frames(data, stored):
+    module = Model.load(stored).module
+    batch = next(iter(TASK.batches(data.split("train"), stored, batch_size=3)))
+    block = next(name for name, _ in module.named_modules() if name.endswith("layers.1") and "conv" not in name)
+    outputs = TASK.forward(module, batch, Want(hidden_states=(block,)))
+    assert outputs.logits.shape == (3, 32)
+    states = outputs.hidden_states[block]
+    assert (outputs.mask is None) == ("attention_mask" not in batch)
+    assert outputs.mask is None or outputs.mask.shape == states.shape[:2]
+
+
+# ------------------------------------------------------------------ probes
+
+
+def features(labels, spread=0.1):
+    draw = np.random.default_rng(0)
+    numbers = np.unique(labels, return_inverse=True)[1]
+    return (numbers[:, None] + spread * draw.normal(size=(len(labels), 4))).astype(np.float32)
+
+
+def test_probe_never_sees_the_group_it_tells():
+    """Features that say who speaks, with words that are one speaker's alone: a probe that saw the speaker would be right."""
+    rows = {"word": [f"word {n % 4}" for n in range(80)], "speaker": [f"speaker {n % 4}" for n in range(80)]}
+    told = features(rows["speaker"])
+    alone = _right(told, rows, TASK.probes["word"].model_copy(update={"groups": None}), "word")
+    apart = _right(told, rows, TASK.probes["word"], "word")
+    assert alone.mean() == 1.0
+    assert apart.mean() == 0.0
+
+
+def test_probe_of_few_shots_learns_from_no_more():
+    labels = ["a", "b"] * 40
+    noisy = features(labels, spread=1.5)
+    many, few = (
+        _right(noisy, {"word": labels}, probe, "word").mean()
+        for probe in (
+            TASK.probes["word"].model_copy(update={"groups": None}),
+            TASK.probes["word"].model_copy(update={"groups": None, "shots": 1}),
+        )
+    )
+    assert few < many
+
+
+def test_too_few_rows_for_a_probe_are_told():
+    with pytest.raises(SourceError, match="3 rows are too few for the probe 'word': a class or group has one row only"):
+        _right(
+            np.zeros((3, 2), np.float32),
+            {"word": ["a", "a", "b"]},
+            TASK.probes["word"].model_copy(update={"groups": None}),
+            "word",
+        )
+
+
+def test_there_is_no_loss_and_no_plan_without_probes():
+    with pytest.raises(CompressorError, match="the task speech has no loss of its own"):
+        TASK.loss(None, {})
+    with pytest.raises(ValidationError, match="at least 1 item"):
+        Speech(probes={})
+
+
+# ------------------------------------------------------------------ tables beside sounds
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"file_name": "../outside.wav", "word": "a", "speaker": "b"}, "names '../outside.wav', which is no file in"),
+        ({"file_name": "none.wav", "word": "a", "speaker": "b"}, "names 'none.wav', which is no file in"),
+        ({"name": "0.wav", "word": "a", "speaker": "b"}, "has no column 'file_name'"),
+    ],
+)
+def test_table_that_names_no_sounds_is_refused(tmp_path, row, message):
+    (tmp_path / "metadata.jsonl").write_text(json.dumps(row))
+    soundfile.write(tmp_path / "0.wav", np.zeros(100), RATE)
+    with pytest.raises(SourceError, match=message):
+        read(tmp_path)
