@@ -37,6 +37,9 @@ def plan_around(subject: Subject, given: Mapping[str, Any]) -> str:
         plan["passes"] = [{"distill": {"teacher": "source", "objectives": entry}}]
     elif subject.kind == "task":
         plan["task"] = entry
+        plan["passes"] = (
+            [{"finetune": {}}] if subject.plugin.classes else [{"prune-structure": {"keep": 0.5, "importance": "magnitude"}}]
+        )
     elif subject.kind in ("target", "probe"):
         plan[f"{subject.kind}s"] = [entry]
     else:

@@ -108,7 +108,7 @@ def scores_rows_in_their_order(subject: Subject) -> None:
     subject.require(len(evaluation.outputs) == len(evaluation.correct) == len(rows), "not one output and one answer for each row")
     inside = bool(((evaluation.correct >= 0) & (evaluation.correct <= 1)).all())
     subject.require(inside, "`correct` leaves [0, 1]")
-    for number in (0, len(rows) // 2, len(rows) - 1):
+    for number in (0, len(rows) // 2, len(rows) - 1) if run.task.classes else ():  # a probe cannot be fitted on one row
         with subject.during("score of one row"):
             alone = run.task.score(predict, rows.select([number]), run.source.path, split="test").outputs[0]
         close = np.allclose(alone, evaluation.outputs[number], rtol=1e-3, atol=1e-4)
