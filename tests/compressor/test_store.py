@@ -365,6 +365,7 @@ def out_of_memory(out):
 
 
 def interrupt(out):
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are deaf to it
     os.kill(os.getpid(), signal.SIGINT)
     time.sleep(5)
 
