@@ -34,6 +34,8 @@ from compressor.locks import held, tried
 STORE_VERSION = 2
 MARK = "compressor-store-"
 """Name of an empty file in every store, with the version at its end: other folders are not taken for one."""
+ROOMS = {"locks", "results", "runs", "scratch", "staging"}
+KEY = "[0-9a-f]{64}"
 LOST = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 """What a file is that somebody removed or put a link in place of; any other failure to read says nothing of the file."""
 ENTRY, FILES, USED = "entry.json", "files", "used"
@@ -154,10 +156,14 @@ class Store:
                 f"{self.root} was written by a newer version (store {max(versions)}, known {STORE_VERSION}): "
                 "update compressor-toolchain, or name another folder with --store"
             )
-        if names and not versions:
+        if names and not versions and not self._unmarked(names):
             raise StoreError(
                 f"{self.root} is no store and not empty ('{min(names)}' lies in it): name another folder with --store"
             )
+
+    def _unmarked(self, names: set[str]) -> bool:
+        """Whether this is a store from before they were marked: nothing but its rooms, and results where they lie."""
+        return names <= ROOMS and any(re.fullmatch(KEY, path.parent.name) for path in self.root.glob(f"results/??/*/{ENTRY}"))
 
     def _open(self) -> None:
         """Make the folder a store, where it is new or empty."""

@@ -323,6 +323,18 @@ def test_folder_that_is_no_store_is_refused_and_left_alone(tmp_path, use):
     assert [path.name for path in tmp_path.rglob("*")] == ["staging", "mine.txt"]
 
 
+def test_store_from_before_they_were_marked_is_taken_and_marked(tmp_path):
+    maker = Maker()
+    Store(tmp_path).obtain(PARTS, maker)
+    (tmp_path / f"{MARK}{STORE_VERSION}").unlink()
+    assert Store(tmp_path).obtain(PARTS, maker).found
+    assert (tmp_path / f"{MARK}{STORE_VERSION}").is_file()
+    (tmp_path / f"{MARK}{STORE_VERSION}").unlink()
+    (tmp_path / "mine.txt").touch()
+    with pytest.raises(StoreError, match="is no store and not empty"):
+        Store(tmp_path).obtain(PARTS, maker)
+
+
 def test_store_of_a_newer_layout_is_refused_and_left_alone(tmp_path):
     (tmp_path / f"{MARK}{STORE_VERSION + 1}").touch()
     (tmp_path / "unheard-of").mkdir()
