@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -13,6 +13,7 @@ from pydantic import Field
 from compressor.contracts import Batch, Feed, Port
 from compressor.errors import SourceError
 from compressor.tasks.classification import SCORED_BATCH, Classification
+from compressor.tasks.lazy import Batches, Feeds, full_groups, grouped, order_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -80,11 +81,7 @@ class ImageClassification(Classification):
 
     def batches(self, rows: Dataset, files: Path, *, batch_size: int, shuffle_seed: int | None = None) -> Iterable[Batch]:
         """Preprocessed images, read as they are asked for; `row` is the index in the split."""
-        import numpy as np
-
-        order = np.arange(len(rows)) if shuffle_seed is None else np.random.default_rng(shuffle_seed).permutation(len(rows))
-        groups = _groups([int(each) for each in order], batch_size)
-        return _Batches(_Feeds(rows, self.image, _preprocessing(files), groups), list(rows[self.label]))
+        return Batches(self._feeds(rows, files, grouped(order_of(len(rows), shuffle_seed), batch_size)), list(rows[self.label]))
 
     def feeds(
         self,
@@ -96,15 +93,22 @@ class ImageClassification(Classification):
         count: int | None = None,
     ) -> Sequence[Feed]:
         """Real images in full batches, at the size that the model takes, whatever `length` says."""
-        groups = [group for group in _groups(range(len(rows)), batch) if len(group) == batch][:count]
-        if not groups:
-            raise SourceError(f"{len(rows)} rows are too few for one batch of {batch}")
-        return list(_Feeds(rows, self.image, _preprocessing(files), groups))
+        return list(self._feeds(rows, files, full_groups(len(rows), batch, count)))
 
     def scored_feeds(self, rows: Dataset, files: Path) -> tuple[Sequence[Feed], Sequence[int]]:
         """All rows in order, read as they are asked for."""
         order = range(len(rows))
-        return _Feeds(rows, self.image, _preprocessing(files), _groups(order, SCORED_BATCH)), order
+        return self._feeds(rows, files, grouped(order, SCORED_BATCH)), order
+
+    def _feeds(self, rows: Dataset, files: Path, groups: Sequence[Sequence[int]]) -> Feeds:
+        import numpy as np
+
+        preprocessing, images = _preprocessing(files), rows.select_columns([self.image])
+
+        def make(chosen: Sequence[int]) -> Feed:
+            return {"pixel_values": np.stack([preprocessing.pixels(image) for image in images[list(chosen)][self.image]])}
+
+        return Feeds(make, groups)
 
 
 @dataclass(frozen=True)
@@ -175,50 +179,6 @@ class _Preprocessing:
         values -= np.asarray(self.mean, dtype=np.float32)
         values /= np.asarray(self.std, dtype=np.float32)
         return np.ascontiguousarray(values.transpose(2, 0, 1))
-
-
-@dataclass(frozen=True)
-class _Feeds(Sequence[Feed]):
-    """Feeds of groups of rows, made when they are asked for: all pixels of a split may not fit into memory."""
-
-    rows: Dataset
-    column: str
-    preprocessing: _Preprocessing
-    groups: Sequence[Sequence[int]]
-
-    def __len__(self) -> int:
-        return len(self.groups)
-
-    def __getitem__(self, number: Any) -> Any:
-        import numpy as np
-
-        if isinstance(number, slice):
-            return [self[each] for each in range(*number.indices(len(self)))]
-        images = self.rows.select_columns([self.column])[list(self.groups[number])][self.column]
-        return {"pixel_values": np.stack([self.preprocessing.pixels(image) for image in images])}
-
-
-@dataclass(frozen=True)
-class _Batches:
-    feeds: _Feeds
-    labels: Sequence[int]
-
-    def __len__(self) -> int:
-        return len(self.feeds)
-
-    def __iter__(self) -> Iterator[Batch]:
-        import torch
-
-        for feed, chosen in zip(self.feeds, self.feeds.groups, strict=True):
-            yield {
-                "pixel_values": torch.from_numpy(feed["pixel_values"]),
-                "labels": torch.tensor([self.labels[number] for number in chosen]),
-                "row": torch.tensor(list(chosen)),
-            }
-
-
-def _groups(order: Sequence[int], size: int) -> list[Sequence[int]]:
-    return [order[start : start + size] for start in range(0, len(order), size)]
 
 
 def _preprocessing(files: Path) -> _Preprocessing:

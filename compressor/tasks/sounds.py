@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -15,6 +14,7 @@ from pydantic import Field
 from compressor.contracts import Batch, Feed, Port, Task
 from compressor.errors import MissingDependency, SourceError
 from compressor.tasks.classification import SCORED_BATCH
+from compressor.tasks.lazy import Batches, Feeds, full_groups, grouped, order_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -58,30 +58,29 @@ class Sounds(Task):
 
     def batches(self, rows: Dataset, files: Path, *, batch_size: int, shuffle_seed: int | None = None) -> Iterable[Batch]:
         """Sounds of one length, decoded as they are asked for; `row` is the index in the split."""
-        import numpy as np
-
-        order = np.arange(len(rows)) if shuffle_seed is None else np.random.default_rng(shuffle_seed).permutation(len(rows))
-        labels = list(rows[self.columns()[-1]])
-        return _Batches(self._feeds(rows, files, _groups([int(each) for each in order], batch_size)), labels)
+        groups = grouped(order_of(len(rows), shuffle_seed), batch_size)
+        return Batches(self._feeds(rows, files, groups), list(rows[self.columns()[-1]]))
 
     def feeds(
         self, rows: Dataset, files: Path, *, batch: int = 1, length: int | None = None, count: int | None = None
     ) -> Sequence[Feed]:
         """Real sounds in full batches; `length` is in samples, whatever the model makes of them."""
-        groups = [group for group in _groups(range(len(rows)), batch) if len(group) == batch][:count]
-        if not groups:
-            raise SourceError(f"{len(rows)} rows are too few for one batch of {batch}")
-        return list(self._feeds(rows, files, groups, length))
+        return list(self._feeds(rows, files, full_groups(len(rows), batch, count), length))
 
     def scored_feeds(self, rows: Dataset, files: Path) -> tuple[Sequence[Feed], Sequence[int]]:
         """All rows in order, decoded as they are asked for."""
         order = range(len(rows))
-        return self._feeds(rows, files, _groups(order, SCORED_BATCH)), order
+        return self._feeds(rows, files, grouped(order, SCORED_BATCH)), order
 
-    def _feeds(self, rows: Dataset, files: Path, groups: Sequence[Sequence[int]], length: int | None = None) -> _Feeds:
-        values = settings(files)
-        samples = length or round(self.seconds * int(values["sampling_rate"]))
-        return _Feeds(_undecoded(rows, self.audio), self.audio, json.dumps(values), samples, groups)
+    def _feeds(self, rows: Dataset, files: Path, groups: Sequence[Sequence[int]], length: int | None = None) -> Feeds:
+        values, sounds = settings(files), _undecoded(rows, self.audio)
+        rate = int(values["sampling_rate"])
+        samples = length or round(self.seconds * rate)
+
+        def make(chosen: Sequence[int]) -> Feed:
+            return _extracted(values, [decoded(sounds[number][self.audio], rate)[:samples] for number in chosen], samples)
+
+        return Feeds(make, groups)
 
 
 def side_files(source: Path) -> dict[str, bytes]:
@@ -106,49 +105,6 @@ def frame_mask(module: torch.nn.Module, mask: torch.Tensor, frames: int) -> torc
     trunk: Any = getattr(module, getattr(module, "base_model_prefix", ""), module)
     found: torch.Tensor = trunk._get_feature_vector_attention_mask(frames, mask)
     return found
-
-
-@dataclass(frozen=True)
-class _Feeds(Sequence[Feed]):
-    """Feeds of groups of rows, made when they are asked for."""
-
-    rows: Dataset
-    column: str
-    settings: str
-    samples: int
-    groups: Sequence[Sequence[int]]
-
-    def __len__(self) -> int:
-        return len(self.groups)
-
-    def __getitem__(self, number: Any) -> Any:
-        if isinstance(number, slice):
-            return [self[each] for each in range(*number.indices(len(self)))]
-        values = json.loads(self.settings)
-        waves = [self._wave(row, int(values["sampling_rate"])) for row in self.groups[number]]
-        return _extracted(values, waves, self.samples)
-
-    def _wave(self, number: int, sampling_rate: int) -> NDArray[np.float32]:
-        return decoded(self.rows[number][self.column], sampling_rate)[: self.samples]
-
-
-@dataclass(frozen=True)
-class _Batches:
-    feeds: _Feeds
-    labels: Sequence[int]
-
-    def __len__(self) -> int:
-        return len(self.feeds)
-
-    def __iter__(self) -> Iterator[Batch]:
-        import torch
-
-        for feed, chosen in zip(self.feeds, self.feeds.groups, strict=True):
-            yield {
-                **{name: torch.from_numpy(array) for name, array in feed.items()},
-                "labels": torch.tensor([self.labels[number] for number in chosen]),
-                "row": torch.tensor(list(chosen)),
-            }
 
 
 def decoded(content: Mapping[str, Any], sampling_rate: int) -> NDArray[np.float32]:
@@ -181,10 +137,6 @@ def _undecoded(rows: Dataset, column: str) -> Dataset:
     if not isinstance(rows.features[column], Audio):
         raise SourceError(f"column '{column}' holds no sounds: a folder of sounds is read by `format: audiofolder`")
     return rows.cast_column(column, Audio(decode=False))
-
-
-def _groups(order: Sequence[int], size: int) -> list[Sequence[int]]:
-    return [order[start : start + size] for start in range(0, len(order), size)]
 
 
 # ------------------------------------------------------------------ feature extractors

@@ -1,0 +1,71 @@
+"""Feeds and batches of rows that are read when they are asked for: all images or sounds of a split may not fit into memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from compressor.contracts import Batch, Feed
+from compressor.errors import SourceError
+
+
+@dataclass(frozen=True)
+class Feeds(Sequence[Feed]):
+    """A feed for each group of rows, made by `make` from their numbers."""
+
+    make: Callable[[Sequence[int]], Feed]
+    groups: Sequence[Sequence[int]]
+
+    def __len__(self) -> int:
+        return len(self.groups)
+
+    def __getitem__(self, number: Any) -> Any:
+        if isinstance(number, slice):
+            return [self[each] for each in range(*number.indices(len(self)))]
+        return self.make(self.groups[number])
+
+
+@dataclass(frozen=True)
+class Batches:
+    """The feeds as tensors, with `labels` and `row`."""
+
+    feeds: Feeds
+    labels: Sequence[int]
+
+    def __len__(self) -> int:
+        return len(self.feeds)
+
+    def __iter__(self) -> Iterator[Batch]:
+        import torch
+
+        for feed, chosen in zip(self.feeds, self.feeds.groups, strict=True):
+            yield {
+                **{name: torch.from_numpy(array) for name, array in feed.items()},
+                "labels": torch.tensor([self.labels[number] for number in chosen]),
+                "row": torch.tensor(list(chosen)),
+            }
+
+
+def order_of(rows: int, shuffle_seed: int | None) -> list[int]:
+    """Numbers of the rows, shuffled by a seed where there is one."""
+    import numpy as np
+
+    return list(range(rows)) if shuffle_seed is None else np.random.default_rng(shuffle_seed).permutation(rows).tolist()
+
+
+def grouped(order: Sequence[int], size: int) -> list[Sequence[int]]:
+    """Rows in groups of `size`; the last one may be smaller."""
+    return [order[start : start + size] for start in range(0, len(order), size)]
+
+
+def full_groups(rows: int, size: int, count: int | None) -> list[Sequence[int]]:
+    """The first groups that are full, at most `count` of them.
+
+    Raises:
+        SourceError: there is none.
+    """
+    groups = [group for group in grouped(range(rows), size) if len(group) == size][:count]
+    if not groups:
+        raise SourceError(f"{rows} rows are too few for one batch of {size}")
+    return groups
