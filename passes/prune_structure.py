@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 from typing_extensions import override
@@ -44,6 +44,9 @@ class PruneStructure(Pass):
     parameters: float | None = Field(None, gt=0, description="parameters of the whole model: a fraction below 1, or their number")
     macs: Share | None = Field(None, description="fraction of the blocks' multiply-accumulates")
     latency: LatencyBudget | None = Field(None, description="a latency to reach, measured on a target of the plan")
+    widths: dict[Literal["heads", "neurons"], tuple[Annotated[int, Field(ge=0)], ...]] | None = Field(
+        None, description="how many units stay, by kind and block: another model's shape, say"
+    )
     length: int = Field(128, ge=1, description="tokens a row when multiply-accumulates are counted")
     round_to: int = Field(16, ge=1, description="feed-forward widths become multiples of this")
     min_heads: int = Field(1, ge=0, description="heads that stay in every block")
@@ -52,9 +55,13 @@ class PruneStructure(Pass):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        given = [name for name in ("keep", "parameters", "macs", "latency") if getattr(self, name) is not None]
+        given = [name for name in ("keep", "parameters", "macs", "latency", "widths") if getattr(self, name) is not None]
         if len(given) != 1:
-            raise ValueError(f"give exactly one of keep, parameters, macs and latency, found {' and '.join(given) or 'none'}")
+            raise ValueError(
+                f"give exactly one of keep, parameters, macs, latency and widths, found {' and '.join(given) or 'none'}"
+            )
+        if self.widths is not None and "what" in self.model_fields_set:
+            raise ValueError("widths names the kinds: leave `what` out")
         if len(set(self.what)) < len(self.what):
             raise ValueError(f"what names a kind twice: {', '.join(self.what)}")
         if isinstance(self.keep, dict):
@@ -102,7 +109,7 @@ class PruneStructure(Pass):
 
     def _rounds(self) -> tuple[tuple[Kind, ...], ...]:
         """Layers go first: what is left is then looked at anew."""
-        kinds = tuple(self.keep) if isinstance(self.keep, dict) else self.what
+        kinds = tuple(self.widths or (self.keep if isinstance(self.keep, dict) else self.what))
         layers = tuple(kind for kind in kinds if kind == "layers")
         others = tuple(kind for kind in kinds if kind != "layers")
         return tuple(each for each in (layers, others) if each)
@@ -124,6 +131,8 @@ class PruneStructure(Pass):
         return pruned
 
     def _ladder(self, kind: Kind, block: str, scores: Sequence[float]) -> Ladder:
+        if self.widths is not None:
+            return removal.ladder(kind, block, scores, least=0)
         round_to = self.round_to if kind == "neurons" else 1
         return removal.ladder(kind, block, scores, round_to=round_to, least=self.min_heads if kind == "heads" else 1)
 
@@ -152,8 +161,10 @@ class PruneStructure(Pass):
     # -------------------------------------------------------------- budgets
 
     def _to_size(self, site: Site) -> tuple[int, ...]:
-        """Rungs to take so that `keep`, `parameters` or `macs` is met."""
+        """Rungs to take so that `keep`, `parameters`, `macs` or `widths` is met."""
         module, anatomy, ladders = site.model.module, site.anatomy, site.ladders
+        if self.widths is not None:
+            return _to_widths(ladders, self.widths)
         weights = weights_cost(module, anatomy)
         if self.keep is not None:
             return self._to_share(ladders, weights, self.keep)
@@ -189,6 +200,19 @@ class PruneStructure(Pass):
 
     def _shed(self, ladders: Sequence[Ladder], cost: Cost, excess: float) -> tuple[int, ...]:
         return (removal.shed if self.scope == "global" else removal.uniform)(ladders, cost, excess)
+
+
+def _to_widths(ladders: Sequence[Ladder], widths: Mapping[Literal["heads", "neurons"], Sequence[int]]) -> tuple[int, ...]:
+    """Rungs to take so that so many units stay in each block."""
+    for kind, counts in widths.items():
+        mine = [each for each in ladders if each.kind == kind]
+        if len(counts) != len(mine):
+            raise CompressorError(f"widths.{kind} has {len(counts)} numbers, the model has {kind} in {len(mine)} blocks")
+        for each, count in zip(mine, counts, strict=True):
+            if count > each.units:
+                raise CompressorError(f"widths.{kind}: {count} are to stay in {each.block}, which has {each.units}")
+    left = {kind: iter(counts) for kind, counts in widths.items()}
+    return tuple(each.units - next(left[each.kind]) for each in ladders)  # type: ignore[index]
 
 
 def _tell(site: Site, taken: Sequence[int], pruned: Model, scores: Scores) -> None:

@@ -51,9 +51,13 @@ class LayerToLayer(Objective):
 
     paper: ClassVar[str] = "Peng et al., DPHuBERT, 2023, arXiv:2305.17651; Chang et al., DistilHuBERT, 2022, arXiv:2110.01900"
 
-    layers: Annotated[tuple[int, ...], Field(min_length=1)] | Annotated[dict[int, int], Field(min_length=1)] | None = Field(
+    layers: (
+        Annotated[tuple[int, ...], Field(min_length=1)]
+        | Annotated[dict[int, int | Annotated[tuple[int, ...], Field(min_length=1)]], Field(min_length=1)]
+        | None
+    ) = Field(
         None,
-        description="after how many blocks, 0 for what enters the first; (student: teacher) where depths differ; "
+        description="after how many blocks, 0 for what enters the first; (student: teacher, or several) where depths differ; "
         "0 and every third of the depth unless given",
     )
     projection: Literal["shared", "own", "none"] = Field(
@@ -68,6 +72,9 @@ class LayerToLayer(Objective):
     def _something(self) -> Self:
         if not (self.l1 or self.cosine or self.mse):
             raise ValueError("l1, cosine and mse are all 0")
+        several = [at for at, theirs in self.layers.items() if len(_several(theirs)) > 1] if isinstance(self.layers, dict) else []
+        if several and self.projection != "own":
+            raise ValueError(f"one state ({several[0]}) cannot be several layers of the teacher but by projection: own")
         return self
 
     @override
@@ -78,7 +85,8 @@ class LayerToLayer(Objective):
             UnsupportedModel: one is not there or named twice, or the depths differ and no pairs are given.
         """
         pairs = self._pairs(student, teacher)
-        return Want(tuple(_id(student, at) for at, _ in pairs)), Want(tuple(_id(teacher, at) for _, at in pairs))
+        mine = tuple(dict.fromkeys(_id(student, at) for at, _ in pairs))
+        return Want(mine), Want(tuple(_id(teacher, at) for _, at in pairs))
 
     @override
     def projections(self, student: Anatomy, teacher: Anatomy) -> torch.nn.Module | None:
@@ -101,7 +109,12 @@ class LayerToLayer(Objective):
         """The mean over pairs of one batch."""
         import torch
 
-        mine, theirs = list(student.hidden_states.values()), list(teacher.hidden_states.values())
+        theirs = list(teacher.hidden_states.values())
+        mine = [
+            states
+            for states, times in zip(student.hidden_states.values(), self._times(len(theirs)), strict=True)
+            for _ in range(times)
+        ]
         if projections is not None:
             assert isinstance(projections, torch.nn.ModuleList)
             mine = [project(states) for project, states in zip(projections, mine, strict=True)]
@@ -111,10 +124,14 @@ class LayerToLayer(Objective):
         ]
         return torch.stack(losses).mean()
 
+    def _times(self, pairs: int) -> tuple[int, ...]:
+        """How many layers of the teacher each state of the student imitates, in the order of the pairs."""
+        return tuple(len(_several(others)) for others in self.layers.values()) if isinstance(self.layers, dict) else (1,) * pairs
+
     def _pairs(self, student: Anatomy, teacher: Anatomy) -> tuple[tuple[int, int], ...]:
         depths = len(student.blocks), len(teacher.blocks)
         if isinstance(self.layers, dict):
-            pairs = tuple(self.layers.items())
+            pairs = tuple((at, other) for at, others in self.layers.items() for other in _several(others))
         else:
             if depths[0] != depths[1]:
                 raise UnsupportedModel(
@@ -123,12 +140,17 @@ class LayerToLayer(Objective):
             pairs = tuple(
                 (at, at) for at in self.layers or dict.fromkeys((0, *(-(-depths[0] * third // 3) for third in (1, 2, 3))))
             )
-        for side, depth, whose in zip(zip(*pairs, strict=True), depths, ("student", "teacher"), strict=True):
+        sides = tuple(dict.fromkeys(at for at, _ in pairs)), tuple(other for _, other in pairs)
+        for side, depth, whose in zip(sides, depths, ("student", "teacher"), strict=True):
             if len(set(side)) < len(side) or not all(0 <= at <= depth for at in side):
                 raise UnsupportedModel(
                     f"layer-to-layer: {', '.join(map(str, side))} of the {whose}: each once, and 0 to {depth}, as it has {depth} blocks"
                 )
         return pairs
+
+
+def _several(given: int | tuple[int, ...]) -> tuple[int, ...]:
+    return (given,) if isinstance(given, int) else given
 
 
 def _id(anatomy: Anatomy, at: int) -> str:

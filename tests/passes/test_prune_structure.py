@@ -331,6 +331,30 @@ def test_budget_in_parameters_is_met_closely(ctx, limit, scope):
     assert pruned.weights > goal - (2500 if scope == "global" else 8000)
 
 
+@pytest.mark.parametrize("importance", ["taylor", "random"])
+def test_widths_are_met_block_by_block_down_to_none(ctx, importance):
+    pruned = PruneStructure(widths={"heads": (0, 4, 1), "neurons": (64, 0, 7)}, importance=importance).apply(bert(), ctx)
+    blocks = anatomy_of(pruned.module).blocks
+    assert [block.attention.heads if block.attention else 0 for block in blocks] == [0, 4, 1]
+    assert [block.feed_forward.width if block.feed_forward else 0 for block in blocks] == [64, 0, 7]
+
+
+def test_widths_of_one_kind_leave_the_other_alone(ctx):
+    assert counts(PruneStructure(widths={"heads": (1, 2, 3)}).apply(bert(), ctx)) == [(1, 64), (2, 64), (3, 64)]
+
+
+@pytest.mark.parametrize(
+    ("widths", "message"),
+    [
+        ({"heads": (1, 1)}, "has 2 numbers, the model has heads in 3 blocks"),
+        ({"heads": (1, 5, 1)}, "5 are to stay in .*which has 4"),
+    ],
+)
+def test_widths_that_do_not_fit_are_refused(ctx, widths, message):
+    with pytest.raises(CompressorError, match=message):
+        PruneStructure(widths=widths, importance="random").apply(bert(), ctx)
+
+
 def test_cost_in_parameters_is_what_the_model_really_loses(ctx):
     model = bert()
     cost = weights_cost(model.module, anatomy_of(model.module))
@@ -451,7 +475,7 @@ def test_latency_budget_out_of_reach_is_refused_with_the_figures(ctx):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{}", "exactly one of keep, parameters, macs and latency, found none"),
+        ("{}", "exactly one of keep, parameters, macs, latency and widths, found none"),
         ('{"keep": 0.5, "macs": 0.5}', "found keep and macs"),
         ('{"keep": 1.5}', "less than 1"),
         ('{"keep": {"hads": 0.5}}', "'heads', 'neurons' or 'layers'"),
@@ -461,6 +485,7 @@ def test_latency_budget_out_of_reach_is_refused_with_the_figures(ctx):
         ('{"parameters": 1.5}', "a fraction below 1 or a whole number"),
         ('{"latency": {"target": "cpu"}}', "either `ratio` or `ms`"),
         ('{"latency": {"target": "cpu", "ratio": 0.5, "ms": 3}}', "either `ratio` or `ms`"),
+        ('{"what": ["heads"], "widths": {"heads": [1]}}', "leave `what` out"),
         ('{"keep": 0.5, "importence": "taylor"}', "Extra inputs"),
     ],
 )
