@@ -393,6 +393,20 @@ class Task(Step, ABC):
         """Real inputs as the exported model takes them; `length` fixes the length in tokens, pixels or samples."""
 
     @abstractmethod
+    def scored_feeds(self, rows: Dataset, files: Path) -> tuple[Sequence[Feed], Sequence[int]]:
+        """All rows as feeds, and the row that each one in turn is."""
+
+    def predicted(self, predict: Callable[[Feed], Feed], rows: Dataset, files: Path) -> NDArray[np.float32]:
+        """The main output of all rows, in their order, by anything that maps a feed to named outputs."""
+        import numpy as np
+
+        feeds, order = self.scored_feeds(rows, files)
+        found = np.concatenate([predict(feed)[self.outputs()[0].name] for feed in feeds]).astype(np.float32)
+        ordered = np.empty_like(found)
+        ordered[np.asarray(order)] = found
+        return ordered
+
+    @abstractmethod
     def score(self, predict: Callable[[Feed], Feed], rows: Dataset, files: Path, *, split: str) -> Evaluation:
         """Metrics with n and interval, over anything that maps a feed to named outputs."""
 

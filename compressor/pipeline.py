@@ -435,15 +435,9 @@ class Runner:
     def _parity(self, evaluation: Evaluation, standing: Standing) -> Any:
         rows = self.data.split("test")
         few = rows.select(range(min(PARITY_ROWS, len(rows))))
-        same = self.bound.task.score(
-            eager(self.bound.task, Model.load(standing.made.path), self.device), few, standing.made.path, split="test"
-        )
-        n = len(few)
-        return parity(
-            replace(evaluation, outputs=evaluation.outputs[:n], correct=evaluation.correct[:n]),
-            same,
-            against=f"{standing.stage.name}, eager float32",
-        )
+        run = eager(self.bound.task, Model.load(standing.made.path), self.device)
+        same = self.bound.task.predicted(run, few, standing.made.path)
+        return parity(evaluation.outputs[: len(few)], same, against=f"{standing.stage.name}, eager float32")
 
     # -------------------------------------------------------------- probes and verdicts
 

@@ -54,11 +54,11 @@ def _paired_interval(gained: NDArray[np.float64], seed: int) -> tuple[float, flo
     return float(low), float(high), "bootstrap over rows, paired"
 
 
-def parity(candidate: Evaluation, eager: Evaluation, *, against: str) -> Parity:
-    """How far the raw outputs of a built file are from the same rows run eagerly in float32."""
+def parity(candidate: NDArray[np.float32], eager: NDArray[np.float32], *, against: str) -> Parity:
+    """How far the raw outputs of a built file are from those of the same rows run eagerly in float32."""
     import numpy as np
 
-    ours, theirs = candidate.outputs.astype(np.float64), eager.outputs.astype(np.float64)
+    ours, theirs = candidate.astype(np.float64), eager.astype(np.float64)
     norms = np.linalg.norm(ours, axis=-1) * np.linalg.norm(theirs, axis=-1)
     return Parity(
         against=against,

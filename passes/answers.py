@@ -79,14 +79,14 @@ def answers(name: str, model: Model, want: Want, ctx: Context, settings: Trainin
     low = resolved_precision(settings.precision, ctx.device) == "bf16"
     writers = {block: _Writer(ctx.folder / "states" / name / str(at), half=low) for at, block in enumerate(want.hidden_states)}
     logits = []
-    with torch.no_grad(), torch.autocast(torch.device(ctx.device).type, dtype=torch.bfloat16, enabled=low):
-        for done, batch in enumerate(batches, start=1):
-            moved = {key: tensor.to(ctx.device) for key, tensor in batch.items()}
+    for done, batch in enumerate(batches, start=1):
+        moved = {key: tensor.to(ctx.device) for key, tensor in batch.items()}
+        with torch.no_grad(), torch.autocast(torch.device(ctx.device).type, dtype=torch.bfloat16, enabled=low):
             outputs = ctx.task.forward(model.module, moved, want)
-            logits.append(outputs.logits.float())
-            for block, writer in writers.items():
-                writer.add(outputs.hidden_states[block], outputs.mask)
-            ctx.tell(Progress(f"answers of {name}", done, total, "batches"))
+        logits.append(outputs.logits.float())
+        for block, writer in writers.items():
+            writer.add(outputs.hidden_states[block], outputs.mask)
+        ctx.tell(Progress(f"answers of {name}", done, total, "batches"))
     kept = Answers(torch.cat(logits), {block: writer.states() for block, writer in writers.items()})
     if taken := sum(each.values.nbytes for each in kept.states.values()):
         ctx.note(

@@ -171,7 +171,8 @@ class Listening:
             self._ctx.note(Remark(text=remark))
 
     def _agreements(self, student: Model) -> dict[str, float]:
-        return agreements(self._ctx.evaluate(student, "validation", limit=COMPARED_ROWS), self._taught)
+        found = self._ctx.evaluate(student, "validation", limit=COMPARED_ROWS)
+        return agreements(found, self._taught, classes=self._ctx.task.classes)
 
 
 def objective(name: str, given: float | dict[str, Any]) -> Objective:

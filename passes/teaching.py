@@ -16,6 +16,8 @@ from passes.lessons import Lesson, Teacher
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import nn
 
     from compressor.model import Model
@@ -26,6 +28,8 @@ COMPARED_ROWS = 500
 """Rows of validation on which student and teacher are compared."""
 POINTS = 200
 """Points of a curve in the report."""
+ALIKE = 0.999
+"""Agreement of a student that began as its teacher's copy: it can only fall."""
 STILL = 0.05
 """Relative change of a loss below which it has not moved."""
 
@@ -72,10 +76,21 @@ def validation_outputs(models: Mapping[str, Model], ctx: Context) -> dict[str, E
     return {name: ctx.evaluate(model, "validation", limit=COMPARED_ROWS) for name, model in models.items()}
 
 
-def agreements(student: Evaluation, taught: Mapping[str, Evaluation]) -> dict[str, float]:
-    """Share of the compared rows on which the student predicts what each teacher does."""
-    mine = student.outputs[:COMPARED_ROWS].argmax(-1)
-    return {name: float((mine == evaluation.outputs.argmax(-1)).mean()) for name, evaluation in taught.items()}
+def agreements(student: Evaluation, taught: Mapping[str, Evaluation], *, classes: bool) -> dict[str, float]:
+    """Share of the compared rows on which the student predicts what each teacher does; without classes the mean cosine."""
+    agreed = _same_class if classes else _cosine
+    return {name: agreed(student.outputs[:COMPARED_ROWS], each.outputs) for name, each in taught.items()}
+
+
+def _same_class(mine: NDArray[np.float32], theirs: NDArray[np.float32]) -> float:
+    return float((mine.argmax(-1) == theirs.argmax(-1)).mean())
+
+
+def _cosine(mine: NDArray[np.float32], theirs: NDArray[np.float32]) -> float:
+    import numpy as np
+
+    lengths = np.linalg.norm(mine, axis=-1) * np.linalg.norm(theirs, axis=-1)
+    return float(((mine * theirs).sum(-1) / np.maximum(lengths, 1e-30)).mean())
 
 
 def agreement_remarks(
@@ -84,11 +99,12 @@ def agreement_remarks(
     """A sentence for each teacher."""
     for name, evaluation in taught.items():
         main = evaluation.scores.main
-        yield (
-            f"Student and teacher {name} agree on {after[name]:.1%} of {main.n} validation rows, {before[name]:.1%} before; "
-            f"the teacher's own {main.name} there is {main.value:.1%}."
-        )
-        if after[name] < before[name]:
+        if ctx.task.classes:
+            found = f"agree on {after[name]:.1%} of {main.n} validation rows, {before[name]:.1%} before"
+        else:
+            found = f"have features at a mean cosine of {after[name]:.3f} on {main.n} validation rows, {before[name]:.3f} before"
+        yield f"Student and teacher {name} {found}; the teacher's own {main.name} there is {main.value:.1%}."
+        if after[name] < before[name] < ALIKE:
             ctx.tell(Message(f"the student agrees less with {name} than before: try a lower learning_rate or more epochs"))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -57,20 +56,13 @@ class Classification(Task):
         """Accuracy with Wilson's interval, macro-F1 with a bootstrap interval, and precision, recall, F1 by class."""
         import numpy as np
 
-        feeds, order = self.scored_feeds(rows, files)
-        found = np.concatenate([predict(feed)["logits"] for feed in feeds]).astype(np.float32)
-        outputs = np.empty_like(found)
-        outputs[np.asarray(order)] = found
+        outputs = self.predicted(predict, rows, files)
         labels = np.asarray(rows[self.columns()[-1]])
         return Evaluation(
             scores=scores(outputs, labels, _class_names(rows, self.columns()[-1]) or self.names(files), split),
             outputs=outputs,
             correct=(outputs.argmax(-1) == labels) * 1.0,
         )
-
-    @abstractmethod
-    def scored_feeds(self, rows: Dataset, files: Path) -> tuple[Sequence[Feed], Sequence[int]]:
-        """All rows as feeds, and the row that each one in turn is."""
 
     def names(self, files: Path) -> tuple[str, ...]:
         """Names of the classes, in order, as the model's configuration has them."""

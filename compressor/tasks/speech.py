@@ -108,8 +108,7 @@ class Speech(Sounds):
         import numpy as np
         from scipy.stats import binomtest
 
-        feeds, _ = self.scored_feeds(rows, files)
-        features = np.concatenate([predict(feed)["features"] for feed in feeds]).astype(np.float32)
+        features = self.predicted(predict, rows, files)
         right = {name: _right(features, rows, probe, name) for name, probe in self.probes.items()}
         correct: NDArray[np.float64] = np.stack(list(right.values())).mean(axis=0)
         draws = np.random.default_rng(0).integers(0, len(rows), (RESAMPLES, len(rows)))
@@ -147,6 +146,9 @@ def _right(features: NDArray[np.float32], rows: Dataset, probe: Probe, name: str
     right = np.zeros(len(labels))
     for number, (learned, told) in enumerate(folds.split(features, labels, groups)):
         chosen = learned if probe.shots is None else _few(labels, learned, probe.shots, seed=number)
+        if len(np.unique(labels[chosen])) == 1:  # all that such a probe can say
+            right[told] = labels[told] == labels[chosen[0]]
+            continue
         fitted = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000)).fit(features[chosen], labels[chosen])
         right[told] = fitted.predict(features[told]) == labels[told]
     return right

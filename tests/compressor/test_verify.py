@@ -81,19 +81,19 @@ def test_compare_raises_when_the_rows_are_not_the_same():
 
 def test_parity_is_exact_when_outputs_are_equal():
     one = evaluation([1, 0, 1], [[1, 2], [3, 1], [0, 5]])
-    found = parity(one, one, against="source")
+    found = parity(one.outputs, one.outputs, against="source")
     assert (found.max_abs, found.agreement, found.n, found.finite) == (0, 1, 3, True)
     assert found.cosine == pytest.approx(1)
 
 
 def test_parity_counts_what_differs():
-    found = parity(evaluation([1, 0], [[1, 0], [0, 1]]), evaluation([1, 0], [[1, 0], [3, 0]]), against="source")
+    found = parity(np.array([[1, 0], [0, 1]]), np.array([[1, 0], [3, 0]]), against="source")
     assert (found.max_abs, found.agreement) == (3, 0.5)
     assert found.cosine == pytest.approx(0.5)
 
 
 def test_parity_is_not_finite_when_an_output_is_nan():
-    assert not parity(evaluation([1], [[np.nan, 0]]), evaluation([1], [[1, 0]]), against="s").finite
+    assert not parity(np.array([[np.nan, 0]]), np.array([[1.0, 0]]), against="s").finite
 
 
 WIDE = Interval(low=1.5, high=3, method="m")
