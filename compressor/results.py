@@ -225,8 +225,10 @@ class Results:
         )
 
     def _differing(self, built: Sequence[Built]) -> dict[str, list[Disagreement]]:
-        """Rows of test on which reference and final differ, by candidate."""
+        """Rows of test on which reference and final differ, by candidate; none where models tell no classes apart."""
         found: dict[str, list[Disagreement]] = {}
+        if not self.bound.task.classes:
+            return found
         for target in self.bound.targets:
             pair = [
                 each.evaluation

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import nn
 
-from passes.expected_size import SizeFormula
+from passes.expected_size import Formula
 from passes.gating import Gating, Place
 
 
@@ -18,7 +18,7 @@ class SizeConstraint(nn.Module):
     Large Language Models, 2020, arXiv:1910.04732; as in DPHuBERT).
     """
 
-    def __init__(self, gating: Gating, formula: SizeFormula, *, sparsity: float, ramp: float) -> None:
+    def __init__(self, gating: Gating, formula: Formula, *, sparsity: float, ramp: float) -> None:
         super().__init__()
         self.linear, self.quadratic = nn.Parameter(torch.zeros(())), nn.Parameter(torch.zeros(()))
         self._gating, self._formula, self._sparsity, self._ramp = [gating], formula, sparsity, ramp  # a list hides a module
@@ -56,7 +56,7 @@ def _shares(gating: Gating) -> Iterator[tuple[str, float]]:
 
 
 def choose(
-    gating: Gating, formula: SizeFormula, *, sparsity: float, multiples: Mapping[str, int], least: Mapping[str, int]
+    gating: Gating, formula: Formula, *, sparsity: float, multiples: Mapping[str, int], least: Mapping[str, int]
 ) -> dict[Place, tuple[int, ...]]:
     """Which units stay at each place: widths that are multiples by kind, as near below the allowed size as they come.
 
@@ -85,7 +85,7 @@ def choose(
 class _Size:
     """Counts, and what changing them saves or costs."""
 
-    def __init__(self, formula: SizeFormula, counts: Sequence[int]) -> None:
+    def __init__(self, formula: Formula, counts: Sequence[int]) -> None:
         self._formula, self.counts = formula, list(counts)
 
     @property

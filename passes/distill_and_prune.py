@@ -10,9 +10,9 @@ from typing_extensions import override
 
 from compressor.anatomy import anatomy_of
 from compressor.contracts import Context, Size
-from compressor.errors import CompressorError
-from compressor.records import Remark, Series, Table
+from compressor.records import Series
 from compressor.training import OwnRate, TrainingLog, TrainingSettings, train
+from passes.latency_budget import LatencyBudget
 from passes.lessons import all_layers
 from passes.taught import Listening, Taught, projections
 from passes.teaching import COMPARED_ROWS, thinned
@@ -20,8 +20,8 @@ from passes.teaching import COMPARED_ROWS, thinned
 if TYPE_CHECKING:
     from compressor.model import Model
     from passes.constraint import SizeConstraint
-    from passes.expected_size import SizeFormula
     from passes.gating import Gating
+    from passes.goals import Goal
     from passes.lessons import Teacher
 
 Unit = Literal["heads", "neurons", "channels", "attention", "feed-forward"]
@@ -47,7 +47,12 @@ class DistillAndPrune(Taught):
     examples: ClassVar[tuple[Mapping[str, Any], ...]] = ({"teacher": "source", "sparsity": 0.5, "round_to": 8},)
 
     units: tuple[Unit, ...] = Field(("heads", "neurons"), min_length=1, description="what may go; whole sub-layers are units too")
-    sparsity: float = Field(gt=0, lt=1, description="share of the parameters of the blocks, and of gated convolutions, that goes")
+    sparsity: float | None = Field(
+        None, gt=0, lt=1, description="share of the parameters of the blocks, and of gated convolutions, that goes"
+    )
+    macs: float | None = Field(None, gt=0, lt=1, description="fraction of their multiply-accumulates that stays")
+    latency: LatencyBudget | None = Field(None, description="a latency to reach, measured on a target of the plan")
+    length: int = Field(128, ge=1, description="tokens a row when multiply-accumulates are counted")
     ramp: float = Field(0.1, ge=0, le=1, description="share of the first stage in which the sparsity asked for rises from 0")
     gate_rate: float | None = Field(
         None, gt=0, description="peak learning rate of gates and multipliers; by the number of steps unless given"
@@ -65,12 +70,22 @@ class DistillAndPrune(Taught):
     def _consistent(self) -> Self:
         if len(set(self.units)) < len(self.units):
             raise ValueError(f"units names a kind twice: {', '.join(self.units)}")
+        budgets = [name for name in ("sparsity", "macs", "latency") if getattr(self, name) is not None]
+        if len(budgets) != 1:
+            raise ValueError(f"give exactly one of sparsity, macs and latency, found {' and '.join(budgets) or 'none'}")
+        if self.latency is not None and (others := set(self.units) - {"heads", "neurons"}):
+            raise ValueError(f"latency is known by heads and neurons: leave {', '.join(sorted(others))} out of units")
         if self.compile:
             raise ValueError("compile: true hides the gates: leave compile out")
         given = self.objectives.get("attention-maps")
         if given and ("attention" in self.units or ("heads" in self.units and not self.min_heads)):
             raise ValueError("attention-maps needs heads to look at: give min_heads, 1 or more, and leave attention out of units")
         return self
+
+    @override
+    def targets(self) -> tuple[str, ...]:
+        """The target that latency is measured on."""
+        return (self.latency.target,) if self.latency else ()
 
     @override
     def plugins(self) -> Mapping[str, tuple[str, ...]]:
@@ -93,13 +108,13 @@ class DistillAndPrune(Taught):
         Raises:
             UnsupportedModel: a teacher or objective does not fit the student, or it has no such units.
             TrainingDiverged: a loss is not finite.
-            CompressorError: the sparsity cannot be reached.
+            CompressorError: the budget cannot be reached.
         """
         import torch
 
         from passes.constraint import SizeConstraint
-        from passes.expected_size import parameters
         from passes.gating import Gating
+        from passes.goals import cut
 
         torch.manual_seed(ctx.seed)  # gates and projections are the same ones when a killed run goes on
         student = model.copy()
@@ -108,11 +123,11 @@ class DistillAndPrune(Taught):
         listening = Listening(student, models, ctx)
         anatomy = anatomy_of(student.module)
         gating = Gating(student.module, anatomy, self.units)
-        formula = parameters(student.module, anatomy, gating.places)
-        self._check_reach(gating, formula)
-        constraint = SizeConstraint(gating, formula, sparsity=self.sparsity, ramp=self.ramp)
+        goal = self._goal(student, gating, ctx)
+        goal.check(gating)
+        constraint = SizeConstraint(gating, goal.formula, sparsity=goal.share, ramp=self.ramp)
         first = self._joint(student, teachers, gating, constraint, ctx)
-        small = self._cut(student, gating, formula, ctx)
+        small = cut(student, gating, goal, ctx)
         second = self._recovered(small, teachers, ctx) if self.recovery_epochs != 0 else None
         self._show(first, second, ctx)
         listening.tell(small, (second or first).losses)
@@ -163,48 +178,19 @@ class DistillAndPrune(Taught):
                 followed=True,
             )
 
-    def _check_reach(self, gating: Gating, formula: SizeFormula) -> None:
-        """The budget must be within reach with all gone that may go."""
-        lows = [float(min(place.units, self._least().get(place.kind, 0))) for place in gating.places]
-        reach = 1 - formula.of(lows) / formula.whole
-        if reach < self.sparsity:
-            raise CompressorError(
-                f"sparsity {self.sparsity:g} is out of reach: {reach:.3f} with all gone that may go ({', '.join(self.units)}); "
-                "lower it, or let more kinds of units go"
-            )
+    def _goal(self, student: Model, gating: Gating, ctx: Context) -> Goal:
+        from passes import goals
 
-    def _least(self) -> dict[str, int]:
-        return {"heads": self.min_heads, "channels": self.round_to, "attention": min(1, self.min_heads)}
-
-    def _cut(self, student: Model, gating: Gating, formula: SizeFormula, ctx: Context) -> Model:
-        """Choose widths, and cut away what is off."""
-        import torch
-
-        from passes.constraint import choose
-        from passes.gating import pruned
-
-        expected = [float(count.detach()) for count in gating.expected()]
-        chosen = choose(
-            gating,
-            formula,
-            sparsity=self.sparsity,
+        limits = goals.Limits(
             multiples={"neurons": self.round_to, "channels": self.round_to},
-            least=self._least(),
+            least={"heads": self.min_heads, "channels": self.round_to, "attention": min(1, self.min_heads)},
         )
-        for place, units in chosen.items():
-            gating.gate(place).keep(torch.tensor(units, dtype=torch.long, device=gating.gate(place).log_alpha.device))
-        gating.eval()
-        small = pruned(student, gating)
-        before, after = student.weights, small.weights
-        realised = 1 - formula.of([float(len(units)) for units in chosen.values()]) / formula.whole
-        ctx.note(
-            Remark(
-                text=f"{self.sparsity:.1%} of {formula.whole:,.0f} parameters were to go; {1 - formula.of(expected) / formula.whole:.1%} "
-                f"were expected to at the end of the first stage, and {realised:.1%} went: {after:,} of {before:,} are left."
-            )
-        )
-        ctx.note(_widths(gating, expected))
-        return small
+        if self.latency is not None:
+            return goals.latency_goal(student, gating, limits, budget=self.latency, ctx=ctx)
+        if self.macs is not None:
+            return goals.macs_goal(student, gating, limits, macs=self.macs, length=self.length)
+        assert self.sparsity is not None
+        return goals.size_goal(student, gating, limits, sparsity=self.sparsity)
 
     # -------------------------------------------------------------- stage two
 
@@ -249,13 +235,3 @@ class DistillAndPrune(Taught):
                 name.removeprefix(f"{kind} of "): curve for name, curve in watched.items() if name.startswith(f"{kind} of ")
             }
             ctx.note(Series(title=f"Share of {kind} expected to stay", x="step", y="share", curves=shares))
-
-
-def _widths(gating: Gating, expected: Sequence[float]) -> Table:
-    from passes.gating import masks_after_training
-
-    rows = tuple(
-        (place.where, place.kind, place.units, round(count, 1), int((mask > 0).sum()))
-        for (place, mask), count in zip(masks_after_training(gating).items(), expected, strict=True)
-    )
-    return Table(title="What is left", columns=("where", "kind", "before", "expected", "after"), rows=rows)

@@ -7,16 +7,17 @@ numbers of units.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+import torch
 
 from compressor.anatomy import Anatomy
 from compressor.bypass import ScaledNorm
 from passes.gating import Place
 
 if TYPE_CHECKING:
-    import torch
     from torch import nn
 
 Number = TypeVar("Number", float, "torch.Tensor")
@@ -29,6 +30,19 @@ class Term:
     each: float
     places: tuple[int, ...]
     """Positions of the places whose numbers of units are multiplied."""
+
+
+class Formula(Protocol):
+    """What a model costs by the numbers of units that are left, in parameters, multiply-accumulates or milliseconds."""
+
+    @property
+    def whole(self) -> float:
+        """The cost before anything is removed."""
+        ...
+
+    def of(self, counts: Sequence[Number]) -> Number:
+        """The cost with so many units left at each place."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -51,23 +65,65 @@ class SizeFormula:
 
 def parameters(module: nn.Module, anatomy: Anatomy, places: Sequence[Place]) -> SizeFormula:
     """Parameters of the blocks and, where channels are gated, of all that comes before them except embeddings of position."""
-    terms, added = [], 0.0
     at = {(place.kind, place.where): number for number, place in enumerate(places)}
-    for number, place in enumerate(places):
-        if place.kind in ("heads", "neurons"):
-            whole = at.get(("attention" if place.kind == "heads" else "feed-forward", place.where))
-            each = _unit_parameters(module, anatomy, place)
-            terms.append(Term(each, (number,) if whole is None else (number, whole)))
-        elif place.kind != "channels" and (_inner(place), place.where) not in at:
-            terms.append(Term(_sub_layer_parameters(module, anatomy, place), (number,)))
+    terms, added = _in_blocks(places, lambda inner: _unit_parameters(module, anatomy, inner), anatomy), 0.0
     if any(place.kind == "channels" for place in places):
         channel_terms, added = _channels(module, anatomy, at)
         terms += channel_terms
     scope = _scope(anatomy, places)
     total = float(sum(tensor.numel() for name, tensor in module.named_parameters() if name.startswith(scope)))
-    full = [float(place.units) for place in places]
-    gone = SizeFormula(0.0, 0.0, tuple(terms)).of(full)
+    return _formula(total, added, terms, places)
+
+
+def multiply_accumulates(module: nn.Module, anatomy: Anatomy, places: Sequence[Place], *, length: int) -> SizeFormula:
+    """Multiply-accumulates for one row of `length` tokens: of the blocks and, where channels are gated, of the extractor.
+
+    They are those of projections and convolutions, and of the scores and sums of attention.
+    """
+
+    def unit(inner: Place) -> float:
+        macs = float(length * _unit_weights(module, anatomy, inner))
+        return macs + 2 * length**2 * inner.size if inner.kind == "heads" else macs
+
+    every = [place for block in anatomy.blocks for place in _inner_places(anatomy, block.id)]
+    terms, total = _in_blocks(places, unit, anatomy), sum(place.units * unit(place) for place in every)
+    if any(place.kind == "channels" for place in places):
+        at = {(place.kind, place.where): number for number, place in enumerate(places)}
+        channel_terms = _channel_macs(module, anatomy, at, length=length)
+        terms += channel_terms
+        total += SizeFormula(0.0, 0.0, tuple(channel_terms)).of([float(place.units) for place in places])
+    return _formula(total, 0.0, terms, places)
+
+
+def _formula(total: float, added: float, terms: Sequence[Term], places: Sequence[Place]) -> SizeFormula:
+    """What is not in the terms is fixed."""
+    gone = SizeFormula(0.0, 0.0, tuple(terms)).of([float(place.units) for place in places])
     return SizeFormula(total, total + added - gone, tuple(terms))
+
+
+def _in_blocks(places: Sequence[Place], unit: Callable[[Place], float], anatomy: Anatomy) -> list[Term]:
+    """Terms of heads, neurons and sub-layers; `unit` is what one head or neuron costs."""
+    terms = []
+    at = {(place.kind, place.where): number for number, place in enumerate(places)}
+    for number, place in enumerate(places):
+        if place.kind in ("heads", "neurons"):
+            whole = at.get(("attention" if place.kind == "heads" else "feed-forward", place.where))
+            terms.append(Term(unit(place), (number,) if whole is None else (number, whole)))
+        elif place.kind != "channels":
+            kind = "heads" if place.kind == "attention" else "neurons"
+            inner = next(each for each in _inner_places(anatomy, place.where) if each.kind == kind)
+            if (kind, place.where) not in at:
+                terms.append(Term(inner.units * unit(inner), (number,)))
+    return terms
+
+
+def _inner_places(anatomy: Anatomy, block_id: str) -> Iterator[Place]:
+    """Heads and neurons of a block, gated or not."""
+    block = anatomy.block(block_id)
+    if block.attention:
+        yield Place("heads", block_id, block.attention.heads, block.attention.output, block.attention.head_size)
+    if block.feed_forward:
+        yield Place("neurons", block_id, block.feed_forward.width, block.feed_forward.down)
 
 
 def _scope(anatomy: Anatomy, places: Sequence[Place]) -> tuple[str, ...]:
@@ -81,33 +137,24 @@ def _scope(anatomy: Anatomy, places: Sequence[Place]) -> tuple[str, ...]:
     )
 
 
-def _inner(place: Place) -> str:
-    return "heads" if place.kind == "attention" else "neurons"
-
-
-def _unit_parameters(module: nn.Module, anatomy: Anatomy, place: Place) -> float:
-    block = anatomy.block(place.where)
-    written: tuple[str, ...]
-    if place.kind == "heads":
+def _writers(anatomy: Anatomy, inner: Place) -> tuple[str, ...]:
+    """Projections that write heads or neurons."""
+    block = anatomy.block(inner.where)
+    if inner.kind == "heads":
         assert block.attention
-        written = (block.attention.query, block.attention.key, block.attention.value)
-    else:
-        assert block.feed_forward
-        written = tuple(path for path in (block.feed_forward.up, block.feed_forward.gate) if path)
-    weights = sum(tensor.numel() for path in written for tensor in module.get_submodule(path).parameters())
-    return (weights + module.get_submodule(place.reader).get_parameter("weight").numel()) / place.units
+        return (block.attention.query, block.attention.key, block.attention.value)
+    assert block.feed_forward
+    return tuple(path for path in (block.feed_forward.up, block.feed_forward.gate) if path)
 
 
-def _sub_layer_parameters(module: nn.Module, anatomy: Anatomy, place: Place) -> float:
-    """All of a sub-layer but its output bias and its norm."""
-    block = anatomy.block(place.where)
-    if place.kind == "attention":
-        assert block.attention
-        inner = Place("heads", place.where, block.attention.heads, place.reader)
-    else:
-        assert block.feed_forward
-        inner = Place("neurons", place.where, block.feed_forward.width, place.reader)
-    return inner.units * _unit_parameters(module, anatomy, inner)
+def _unit_parameters(module: nn.Module, anatomy: Anatomy, inner: Place) -> float:
+    weights = sum(tensor.numel() for path in _writers(anatomy, inner) for tensor in module.get_submodule(path).parameters())
+    return (weights + module.get_submodule(inner.reader).get_parameter("weight").numel()) / inner.units
+
+
+def _unit_weights(module: nn.Module, anatomy: Anatomy, inner: Place) -> float:
+    paths = (*_writers(anatomy, inner), inner.reader)
+    return sum(module.get_submodule(path).get_parameter("weight").numel() for path in paths) / inner.units
 
 
 def _channels(module: nn.Module, anatomy: Anatomy, at: dict[tuple[Any, str], int]) -> tuple[list[Term], float]:
@@ -136,3 +183,28 @@ def _channels(module: nn.Module, anatomy: Anatomy, at: dict[tuple[Any, str], int
         if each.through and not isinstance(module.get_submodule(each.through), ScaledNorm):
             added += conv.out_channels
     return terms, added
+
+
+def _channel_macs(module: nn.Module, anatomy: Anatomy, at: dict[tuple[Any, str], int], *, length: int) -> list[Term]:
+    """Terms of all convolutions and of what reads the last one, which puts out `length` tokens."""
+    terms: list[Term] = []
+    frames = length
+    for each in reversed(anatomy.extractor):
+        number, conv, reader = at["channels", each.conv], module.get_submodule(each.conv), module.get_submodule(each.reader)
+        assert isinstance(conv, torch.nn.Conv1d)
+        before = next((at["channels", other.conv] for other in anatomy.extractor if other.reader == each.conv), None)
+        if not any(other.conv == each.reader for other in anatomy.extractor):
+            terms.append(Term(frames * reader.get_parameter("weight").numel() / conv.out_channels, (number,)))
+            frames = _frames_read(reader, frames)
+        kernel = float(frames * conv.kernel_size[0])
+        terms.append(Term(kernel, (before, number)) if before is not None else Term(kernel * conv.in_channels, (number,)))
+        frames = _frames_read(conv, frames)
+    return terms
+
+
+def _frames_read(reader: nn.Module, frames: int) -> int:
+    """How many frames go in where so many come out; the fewest that do where several would."""
+    if not isinstance(reader, torch.nn.Conv1d):
+        return frames
+    padding = reader.padding[0] if isinstance(reader.padding, tuple) else 0
+    return (frames - 1) * reader.stride[0] + reader.kernel_size[0] - 2 * padding

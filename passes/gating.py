@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -95,6 +95,12 @@ class Gating(nn.Module):
         found = self.gates[self.places.index(place)]
         assert isinstance(found, Gate)
         return found
+
+    def keep(self, chosen: Mapping[Place, Sequence[int]]) -> None:
+        """From now on the masks in eval mode are those of the units chosen at each place."""
+        for place, units in chosen.items():
+            gate = self.gate(place)
+            gate.keep(torch.tensor(units, dtype=torch.long, device=gate.log_alpha.device))
 
     def expected(self) -> tuple[torch.Tensor, ...]:
         """Expected number of units left, by place."""

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from compressor.contracts import Message
+from compressor.contracts import Context, Message
 from compressor.errors import CompressorError
 from compressor.records import Remark, Table
 from passes.block_costs import Site, saved
@@ -17,11 +18,14 @@ from passes.removal import Cost, Kind, Ladder
 
 if TYPE_CHECKING:
     from compressor.model import Model
+    from passes.expected_size import Number
 
 ATTEMPTS = 4
 """Times that the outcome is measured before the best one is taken."""
 TOLERANCE = 0.05
 """Relative miss of a budget that is left alone."""
+FLAT = 1e-6
+"""What a place is taken to cost beside the table, of the whole: where a unit saves no time the smaller model is the better one."""
 
 Share = Annotated[float, Field(gt=0, lt=1)]
 
@@ -139,24 +143,62 @@ def _rising(points: Sequence[tuple[float, float]]) -> tuple[tuple[float, float],
     return tuple(reversed(result))
 
 
-def _between(points: Sequence[tuple[float, float]], count: float) -> float:
-    """Linear interpolation, constant beyond the ends."""
+def _between(points: Sequence[tuple[float, float]], count: Number) -> Number:
+    """Linear interpolation, constant beyond the ends; a tensor stays one."""
+    found: Any = points[-1][1] + 0 * count
     for (low, low_ms), (high, high_ms) in pairwise(points):
         if count <= high:
-            return low_ms + (high_ms - low_ms) * max(count - low, 0.0) / (high - low)
-    return points[-1][1]
+            found = low_ms + (high_ms - low_ms) / (high - low) * (count - low if count > low else 0 * count)
+            break
+    result: Number = found
+    return result
+
+
+@dataclass(frozen=True)
+class LatencyFormula:
+    """Milliseconds of the whole model by the numbers of heads and neurons left, as a table has them, blocks taken as alike."""
+
+    table: LatencyTable
+    places: tuple[tuple[Kind, int], ...]
+    """Kind and number of units at each place."""
+
+    @property
+    def whole(self) -> float:
+        """The latency before anything is removed."""
+        return self.table.full_ms
+
+    def of(self, counts: Sequence[Number]) -> Number:
+        """The latency with so many units left at each place; straight lines between the points."""
+        total: Any = self.whole
+        blocks = Counter(kind for kind, _ in self.places)
+        for (kind, units), count in zip(self.places, counts, strict=True):
+            points = self.table.points[kind]
+            total = total - (_between(points, units) - _between(points, count)) / blocks[kind]
+            total = total - FLAT * self.whole * (units - count) / units
+        found: Number = total
+        return found
 
 
 # ------------------------------------------------------------------ search
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """One choice of removals, its latency as the table predicts it and as measured beside the input model's."""
+class Choice:
+    """What would go to save so many milliseconds."""
 
-    taken: tuple[int, ...]
-    pruned: Model
+    what: Hashable
     predicted_ms: float
+    pruned: Callable[[], Model]
+    everything: bool
+    """True if nothing is left that could go."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One choice, its model, and its latency as measured beside the input model's."""
+
+    choice: Choice
+    pruned: Model
     ms: float
     input_ms: float
     goal_ms: float
@@ -167,46 +209,69 @@ class Outcome:
         return self.ms / self.goal_ms - 1
 
 
-Shed = Callable[[Sequence[Ladder], Cost, float], tuple[int, ...]]
-"""Rungs to take of ladders to shed so much of a cost."""
-
-
-def prune_to_latency(site: Site, budget: LatencyBudget, shed: Shed) -> tuple[tuple[int, ...], Model]:
+def reach(model: Model, budget: LatencyBudget, table: LatencyTable, choose: Callable[[float], Choice], ctx: Context) -> Outcome:
     """Remove what the table says the budget takes; measure; correct by what was really saved while it misses by over 5 %.
+
+    Args:
+        choose: what goes to save so many milliseconds by the table.
 
     Raises:
         CompressorError: the budget is missed with all gone that may go.
     """
-    table = latency_table(site, budget)
-    cost = table.cost(site.ladders)
     excess = table.full_ms - (budget.ms or (budget.ratio or 1.0) * table.full_ms)
     outcomes: list[Outcome] = []
     for _ in range(ATTEMPTS):
-        taken = shed(site.ladders, cost, excess)
-        if any(taken == earlier.taken for earlier in outcomes):
+        choice = choose(excess)
+        if any(choice.what == earlier.choice.what for earlier in outcomes):
             break
-        last = _outcome(site, budget, taken, table.full_ms - saved(site.ladders, cost, taken))
+        last = _outcome(model, budget, choice, ctx)
         outcomes.append(last)
         if abs(last.miss) <= TOLERANCE:
             break
         really_saved = last.input_ms - last.ms
         excess *= (last.input_ms - last.goal_ms) / really_saved if really_saved > 0 else 2.0
     best = _best(outcomes)
-    if best.miss > TOLERANCE and best.taken == tuple(len(each.rungs) for each in site.ladders):
+    if best.miss > TOLERANCE and best.choice.everything:
         raise CompressorError(
             f"the latency budget cannot be met on {budget.target}: {best.goal_ms:.3g} ms is the goal, {best.input_ms:.3g} ms the "
             f"input model, {best.ms:.3g} ms with all gone that may go; raise the budget, or let layers go too"
         )
-    _tell(site, budget, table, best, tries=len(outcomes))
-    return best.taken, best.pruned
+    _tell(budget, table, best, tries=len(outcomes), ctx=ctx)
+    return best
 
 
-def _outcome(site: Site, budget: LatencyBudget, taken: tuple[int, ...], predicted_ms: float) -> Outcome:
-    pruned = site.pruned(taken)
-    input_ms, ms = site.ctx.measure([site.model, pruned], budget.target, batch=budget.batch, length=budget.length)
+Shed = Callable[[Sequence[Ladder], Cost, float], tuple[int, ...]]
+"""Rungs to take of ladders to shed so much of a cost."""
+
+
+def prune_to_latency(site: Site, budget: LatencyBudget, shed: Shed) -> tuple[tuple[int, ...], Model]:
+    """Rungs to take of a site's ladders so that the budget is met, and the model without them.
+
+    Raises:
+        CompressorError: the budget is missed with all gone that may go.
+    """
+    table = latency_table(site, budget)
+    cost = table.cost(site.ladders)
+    everything = tuple(len(each.rungs) for each in site.ladders)
+
+    def choose(excess: float) -> Choice:
+        taken = shed(site.ladders, cost, excess)
+        return Choice(
+            taken, table.full_ms - saved(site.ladders, cost, taken), lambda: site.pruned(taken), everything=taken == everything
+        )
+
+    best = reach(site.model, budget, table, choose, site.ctx)
+    taken = best.choice.what
+    assert isinstance(taken, tuple)
+    return taken, best.pruned
+
+
+def _outcome(model: Model, budget: LatencyBudget, choice: Choice, ctx: Context) -> Outcome:
+    pruned = choice.pruned()
+    input_ms, ms = ctx.measure([model, pruned], budget.target, batch=budget.batch, length=budget.length)
     goal_ms = budget.ms or (budget.ratio or 1.0) * input_ms
-    site.ctx.tell(Message(f"{ms:.3g} ms on {budget.target}, predicted {predicted_ms:.3g}, goal {goal_ms:.3g}"))
-    return Outcome(taken, pruned, predicted_ms, ms, input_ms, goal_ms)
+    ctx.tell(Message(f"{ms:.3g} ms on {budget.target}, predicted {choice.predicted_ms:.3g}, goal {goal_ms:.3g}"))
+    return Outcome(choice, pruned, ms, input_ms, goal_ms)
 
 
 def _best(outcomes: Sequence[Outcome]) -> Outcome:
@@ -215,14 +280,14 @@ def _best(outcomes: Sequence[Outcome]) -> Outcome:
     return max(met, key=lambda each: each.ms) if met else min(outcomes, key=lambda each: each.miss)
 
 
-def _tell(site: Site, budget: LatencyBudget, table: LatencyTable, best: Outcome, *, tries: int) -> None:
+def _tell(budget: LatencyBudget, table: LatencyTable, best: Outcome, *, tries: int, ctx: Context) -> None:
     where = f"{budget.target}, batch {budget.batch}, length {budget.length}"
     rows = tuple((kind, round(count, 1), round(ms, 4)) for kind, points in table.points.items() for count, ms in points)
-    site.ctx.note(Table(title=f"Latency by what is left in each block ({where})", columns=("kind", "left", "ms"), rows=rows))
+    ctx.note(Table(title=f"Latency by what is left in each block ({where})", columns=("kind", "left", "ms"), rows=rows))
     verdict = "met" if best.miss <= TOLERANCE else f"missed by {best.miss:.0%}"
-    site.ctx.note(
+    ctx.note(
         Remark(
-            text=f"Latency on {where}: predicted {best.predicted_ms:.3g} ms, measured {best.ms:.3g} ms "
+            text=f"Latency on {where}: predicted {best.choice.predicted_ms:.3g} ms, measured {best.ms:.3g} ms "
             f"({best.input_ms:.3g} ms before); the budget of {best.goal_ms:.3g} ms is {verdict} after {_count(tries)}."
         )
     )

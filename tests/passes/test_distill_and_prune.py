@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +22,9 @@ from compressor.checkpoint import INTERVAL
 from compressor.contracts import Message, Progress
 from compressor.errors import CompressorError, UnsupportedModel
 from compressor.model import Model
+from compressor.records import Remark
 from compressor.training import OwnRate
-from passes import constraint, distill_and_prune
+from passes import constraint, distill_and_prune, goals
 from passes.constraint import SizeConstraint, choose
 from passes.distill_and_prune import DistillAndPrune
 from passes.expected_size import parameters
@@ -140,7 +143,7 @@ def test_table_of_what_is_left_counts_nothing_in_a_sub_layer_that_is_off(tmp_pat
         found = choose_(gating, *given, **named)
         return {place: () if str(place) == "feed-forward of bert.encoder.layer.1" else units for place, units in found.items()}
 
-    monkeypatch.setattr(constraint, "choose", without_one)
+    monkeypatch.setattr(goals, "choose", without_one)
     ctx = context(tmp_path)
     step(units=("neurons", "feed-forward"), sparsity=0.3, epochs=1, recovery_epochs=0).apply(bert(STUDENT), ctx)
     table = next(note for note in ctx.notes if getattr(note, "title", "") == "What is left")
@@ -200,7 +203,7 @@ def test_parameters_that_do_not_fit_are_refused(settings, message):
 
 def test_sparsity_out_of_reach_is_told_before_anything_is_trained(tmp_path):
     ctx = context(tmp_path)
-    with pytest.raises(CompressorError, match=r"sparsity 0.9 is out of reach: 0.491 with all gone that may go \(heads\)"):
+    with pytest.raises(CompressorError, match=r"90.0% of the parameters cannot go: 49.1% do with all gone that may go \(heads\)"):
         step(units=("heads",), sparsity=0.9).apply(bert(STUDENT), ctx)
     assert not any(isinstance(event, Progress) for event in ctx.events)
 
@@ -259,3 +262,93 @@ def test_small_student_is_saved_and_loaded_to_the_bit(tmp_path):
 if __name__ == "__main__":
     torch.set_num_threads(1)
     child(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]))
+
+
+# ------------------------------------------------------------------ budgets in multiply-accumulates and milliseconds
+
+
+def test_budget_in_multiply_accumulates_is_met(tmp_path):
+    ctx = context(tmp_path)
+    source = bert(STUDENT)
+    small = step(sparsity=None, macs=0.5, length=6, epochs=40, round_to=1, recovery_epochs=0, dropout=False).apply(source, ctx)
+    cost = [macs_of(model, length=6) for model in (source, small)]
+    assert 0.48 < cost[1] / cost[0] <= 0.5
+    assert abs(series(ctx, "Sparsity")["expected sparsity"][-1][1] - 0.5) < 0.01
+
+
+def macs_of(model, *, length):
+    """By hand: projections, scores and sums of attention, feed-forward."""
+    total = 0
+    for block in anatomy_of(model.module).blocks:
+        if block.attention:
+            width = block.attention.heads * block.attention.head_size
+            total += 4 * length * width * 32 + 2 * length**2 * width
+        if block.feed_forward:
+            total += 2 * length * block.feed_forward.width * 32
+    return total
+
+
+@dataclass(frozen=True)
+class Timed(Context):
+    """A context with a clock that knows what narrower blocks take."""
+
+    clock: Callable[[Model], float] = lambda model: 0.0
+    measured: list[int] = field(default_factory=list)
+
+    def measure(self, models, target, *, batch, length):
+        self.measured.append(len(models))
+        return [self.clock(model) for model in models]
+
+    def remember(self, what, make):
+        return make()
+
+
+def counted(model):
+    blocks = anatomy_of(model.module).blocks
+    return (
+        sum(block.attention.heads for block in blocks if block.attention),
+        sum(block.feed_forward.width for block in blocks if block.feed_forward),
+    )
+
+
+def straight(model):
+    heads, neurons = counted(model)
+    return 1 + 0.5 * heads + 0.02 * neurons
+
+
+def crossed(model):
+    """Heads and neurons that go together save less than each alone, which no table of one kind at a time can show."""
+    heads, neurons = counted(model)
+    most = counted(bert(STUDENT))
+    return straight(model) + 0.02 * (most[0] - heads) * (most[1] - neurons) / 48
+
+
+@pytest.mark.parametrize("clock", [straight, crossed])
+@pytest.mark.parametrize("budget", [{"ratio": 0.5}, {"ms": 6.0}])
+def test_latency_is_measured_and_within_five_percent(tmp_path, clock, budget):
+    ctx = Timed(tmp_path, {"source": bert(STUDENT)}, clock=clock)
+    source = bert(STUDENT)
+    asked = step(sparsity=None, latency={"target": "cpu", **budget}, epochs=20, round_to=2, recovery_epochs=0, dropout=False)
+    small = asked.apply(source, ctx)
+    wanted = budget.get("ms") or budget["ratio"] * clock(source)
+    assert 0.9 * wanted < clock(small) <= 1.05 * wanted
+    assert any("the budget" in note.text and "is met" in note.text for note in ctx.notes if isinstance(note, Remark))
+    if clock is crossed:
+        assert ctx.measured.count(2) > 1, "the table is wrong, and nothing was corrected"
+
+
+def test_latency_that_the_model_has_is_refused(tmp_path):
+    ctx = Timed(tmp_path, {"source": bert(STUDENT)}, clock=straight)
+    with pytest.raises(CompressorError, match="which is within 100 ms"):
+        step(sparsity=None, latency={"target": "cpu", "ms": 100.0}).apply(bert(STUDENT), ctx)
+
+
+def test_latency_out_of_reach_is_refused_before_training(tmp_path):
+    ctx = Timed(tmp_path, {"source": bert(STUDENT)}, clock=straight)
+    with pytest.raises(CompressorError, match="ms on cpu cannot go"):
+        step(sparsity=None, latency={"target": "cpu", "ratio": 0.01}).apply(bert(STUDENT), ctx)
+    assert not any(isinstance(event, Progress) and event.work == "distill and prune" for event in ctx.events)
+
+
+def test_target_of_a_latency_is_one_of_the_plan():
+    assert step(sparsity=None, latency={"target": "cpu", "ratio": 0.5}).targets() == ("cpu",)

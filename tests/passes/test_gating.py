@@ -8,18 +8,20 @@ import pytest
 import torch
 import transformers
 from families import ALL, FAMILIES
+from torch.utils.flop_counter import FlopCounterMode
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from compressor.anatomy import anatomy_of
-from compressor.edits import KeepChannels
+from compressor.edits import KeepChannels, LiftLength
 from compressor.errors import UnsupportedModel
 from compressor.model import Model
-from passes.expected_size import parameters
+from passes.expected_size import multiply_accumulates, parameters
 from passes.gates import Gate
 from passes.gating import Gating, edits, masks_after_training, pruned
 
 UNITS = ("heads", "neurons")
 SUB_LAYERS = ("attention", "feed-forward")
+TOKENS = 9
 
 
 def gated(module, kinds, *, seed, zero=False):
@@ -127,6 +129,60 @@ def test_whisper_tiny_has_the_layers_that_the_paper_of_its_model_says():
         module = REAL["whisper-tiny"]()
     anatomy = anatomy_of(module)
     assert parameters(module, anatomy, Gating(module, anatomy, UNITS).places).whole == 7_096_320
+
+
+def one_row(tiny, module):
+    """One row; of sounds just as much as makes so many tokens."""
+    given = {name: tensor[:1] for name, tensor in tiny.inputs().items()}
+    if "input_values" in given:
+        lengths = module._get_feat_extract_output_lengths
+        samples = next(samples for samples in range(1, 10_000) if int(lengths(samples)) == TOKENS)
+        return {"input_values": torch.randn(1, samples)}, TOKENS
+    if "input_features" in given:
+        return {"input_features": given["input_features"][..., : 2 * TOKENS - 1]}, TOKENS
+    if "input_ids" in given:
+        return given, given["input_ids"].shape[1]
+    return given, tokens_of(module, given)
+
+
+def tokens_of(module, given):
+    seen = []
+    first = module.get_submodule(anatomy_of(module).blocks[0].id)
+    handle = first.register_forward_pre_hook(
+        lambda _, args, named: seen.append((args or tuple(named.values()))[0]), with_kwargs=True
+    )
+    with torch.no_grad():
+        module(**given)
+    handle.remove()
+    return seen[0].shape[1]
+
+
+def counted(module, given):
+    module.config._attn_implementation = "eager"  # the counter does not see into the fused kernel of processors
+    module.requires_grad_(False)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        module(**given)
+    return counter.get_total_flops() / 2
+
+
+@pytest.mark.parametrize("zero", [False, True], ids=["some", "none"])
+@pytest.mark.parametrize("kinds", [UNITS, SUB_LAYERS, (*UNITS, *SUB_LAYERS)], ids=["units", "sub-layers", "both"])
+@pytest.mark.parametrize("name", ALL)
+def test_formula_saves_what_a_counter_sees_go(name, kinds, zero):
+    for seed in range(3):
+        model = Model.wrap(ALL[name].make(seed))
+        if anatomy_of(model.module).family == "whisper-encoder":
+            model.apply(LiftLength())
+        module = model.module.eval()
+        given, tokens = one_row(ALL[name], module)
+        gating = gated(module, kinds_of(module, kinds), seed=seed, zero=zero)
+        formula = multiply_accumulates(module, anatomy_of(module), gating.places, length=tokens)
+        counts = [float((mask > 0).sum()) for mask in masks_after_training(gating).values()]
+        small = pruned(model, gating).module.float().eval()
+        before, after = counted(module, given), counted(small, given)
+        assert formula.of([float(place.units) for place in gating.places]) == pytest.approx(formula.whole)
+        assert 0 < formula.whole <= before
+        assert formula.whole - formula.of(counts) == pytest.approx(before - after)
 
 
 def test_expected_size_is_the_mean_size_of_sampled_models():
