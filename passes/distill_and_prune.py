@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from passes.goals import Goal
     from passes.lessons import Teacher
 
+Start = Literal["importance", "open", "paper"]
 Unit = Literal["heads", "neurons", "channels", "attention", "feed-forward"]
 TRAVEL = 70.0
 """How far log alpha can go in a training, at the peak rate all the way: some 10 times what turning a gate needs."""
@@ -53,7 +54,11 @@ class DistillAndPrune(Taught):
     macs: float | None = Field(None, gt=0, lt=1, description="fraction of their multiply-accumulates that stays")
     latency: LatencyBudget | None = Field(None, description="a latency to reach, measured on a target of the plan")
     length: int = Field(128, ge=1, description="tokens a row when multiply-accumulates are counted")
-    ramp: float = Field(0.1, ge=0, le=1, description="share of the first stage in which the sparsity asked for rises from 0")
+    start: Start = Field(
+        "importance",
+        description="where gates start: by what each head and neuron adds, all open, or neurons half closed as in DPHuBERT's recipe",
+    )
+    ramp: float = Field(0.6, ge=0, le=1, description="share of the first stage in which the sparsity asked for rises from 0")
     gate_rate: float | None = Field(
         None, gt=0, description="peak learning rate of gates and multipliers; by the number of steps unless given"
     )
@@ -113,7 +118,8 @@ class DistillAndPrune(Taught):
         import torch
 
         from passes.constraint import SizeConstraint
-        from passes.gating import Gating
+        from passes.gate_starts import OPEN, start_by_importance
+        from passes.gating import DROPS, Gating
         from passes.goals import cut
 
         torch.manual_seed(ctx.seed)  # gates and projections are the same ones when a killed run goes on
@@ -122,9 +128,11 @@ class DistillAndPrune(Taught):
         teachers = self.taught_by(student, models, ctx)
         listening = Listening(student, models, ctx)
         anatomy = anatomy_of(student.module)
-        gating = Gating(student.module, anatomy, self.units)
+        gating = Gating(student.module, anatomy, self.units, drops=DROPS if self.start == "paper" else OPEN)
         goal = self._goal(student, gating, ctx)
         goal.check(gating)
+        if self.start == "importance":
+            start_by_importance(gating, student, goal.formula, ctx)
         constraint = SizeConstraint(gating, goal.formula, sparsity=goal.share, ramp=self.ramp)
         first = self._joint(student, teachers, gating, constraint, ctx)
         small = cut(student, gating, goal, ctx)

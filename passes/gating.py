@@ -77,8 +77,10 @@ def _in_block(anatomy: Anatomy, block_id: str) -> Iterator[Place]:
 class Gating(nn.Module):
     """A gate a unit, laid over a model by hooks while it is `attached`. Masks are drawn anew in each forward pass."""
 
-    def __init__(self, module: nn.Module, anatomy: Anatomy, kinds: Sequence[GatedKind]) -> None:
-        """Gates are drawn from torch's generator.
+    def __init__(
+        self, module: nn.Module, anatomy: Anatomy, kinds: Sequence[GatedKind], *, drops: Mapping[GatedKind, float] = DROPS
+    ) -> None:
+        """Gates are drawn from torch's generator; `drops` is where they start, by kind.
 
         Raises:
             UnsupportedModel: the model has no units of one of the kinds.
@@ -86,7 +88,7 @@ class Gating(nn.Module):
         super().__init__()
         self.anatomy = anatomy
         self.places = gated_places(anatomy, module, kinds)
-        self.gates = nn.ModuleList(Gate(place.units, drop=DROPS[place.kind]) for place in self.places)
+        self.gates = nn.ModuleList(Gate(place.units, drop=drops[place.kind]) for place in self.places)
         self._masks: dict[Place, torch.Tensor] = {}
         self._passed: set[Place] = set()
 

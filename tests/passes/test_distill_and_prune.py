@@ -62,7 +62,7 @@ def test_budget_is_met_in_expectation_and_in_fact(tmp_path, sparsity):
     small = step(sparsity=sparsity, epochs=60, round_to=1, recovery_epochs=1, dropout=False).apply(source, ctx)
     curve = series(ctx, "Sparsity")["expected sparsity"]
     assert abs(curve[-1][1] - sparsity) < 0.01
-    assert all(abs(value - sparsity) < 0.02 for at, value in curve if at > 0.5 * curve[-1][0]), "it swings"
+    assert all(abs(value - sparsity) < 0.02 for at, value in curve if at > 0.7 * curve[-1][0]), "it swings after the ramp"
     stack = "bert.encoder.layer."
     whole, left = (
         sum(tensor.numel() for name, tensor in model.module.named_parameters() if name.startswith(stack))

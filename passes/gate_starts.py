@@ -1,0 +1,75 @@
+"""Where gates start: nearly all open, as DPHuBERT's recipe has them, or by how much each unit matters to the model as it is."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+
+from compressor.contracts import Batch, Context, Progress
+from passes.gating import DROPS, GatedKind
+from passes.importance import data_scores
+from passes.side_files import write_side_files
+
+if TYPE_CHECKING:
+    from compressor.model import Model
+    from passes.expected_size import Formula
+    from passes.gating import Gating, Place
+
+OPEN: Mapping[GatedKind, float] = dict.fromkeys(DROPS, 0.01)
+CENTRE, SPREAD = 2.5, 1.5
+"""Mean and standard deviation of log alpha by importance: nearly all are on, and what matters least is the first to go."""
+ROWS, BATCH = 512, 16
+RANKED: tuple[Literal["heads", "neurons"], ...] = ("heads", "neurons")
+
+
+def start_by_importance(gating: Gating, student: Model, formula: Formula, ctx: Context) -> None:
+    """Set the gates of heads and neurons by what each unit adds to the residual stream for what it costs.
+
+    What it adds is a norm, a mean over some training rows, as structured pruning by `activation` has it. In each kind it is scaled
+    to sum to what the kind costs, so that kinds compare. Gates of other kinds stay as they are.
+    """
+    places = [place for place in gating.places if place.kind in RANKED]
+    if not places:
+        return
+    values = _importance(places, gating, student, ctx)
+    cost = {place: _unit_cost(place, gating.places, formula) for place in places}
+    logs: dict[Place, torch.Tensor] = {}
+    for kind in RANKED:
+        mine = [place for place in places if place.kind == kind]
+        worth = sum(float(values[place].sum()) for place in mine) / max(sum(cost[place] * place.units for place in mine), 1e-30)
+        logs |= {place: (values[place] / (worth * cost[place])).clamp(min=1e-9).log() for place in mine}
+    weights = torch.cat([torch.full_like(logs[place], cost[place]) for place in places])
+    every = torch.cat(list(logs.values()))
+    mean = (weights * every).sum() / weights.sum()
+    spread = ((weights * (every - mean).square()).sum() / weights.sum()).sqrt().clamp(min=1e-6)
+    with torch.no_grad():
+        for place in places:
+            gating.gate(place).log_alpha.copy_(CENTRE + SPREAD * (logs[place] - mean) / spread)
+
+
+def _unit_cost(place: Place, places: Sequence[Place], formula: Formula) -> float:
+    """What one unit of a place saves where it is the only one to go."""
+    fewer = [float(each.units - (each == place)) for each in places]
+    return max(formula.of([float(each.units) for each in places]) - formula.of(fewer), 1e-12)
+
+
+def _importance(places: Sequence[Place], gating: Gating, student: Model, ctx: Context) -> dict[Place, torch.Tensor]:
+    kinds = tuple(kind for kind in RANKED if any(place.kind == kind for place in places))
+    module: Any = student.copy().module
+    module.to(ctx.device).eval().requires_grad_(False)
+    found = data_scores(module, gating.anatomy, kinds, importance="activation", task=ctx.task, batches=_some_rows(student, ctx))
+    by_place = {(kind, where): scores for (kind, where), scores in found.items()}
+    return {place: torch.tensor(by_place[place.kind, place.where]) for place in places}  # type: ignore[index]
+
+
+def _some_rows(student: Model, ctx: Context) -> Iterator[Batch]:
+    rows, files = ctx.data.split("train"), ctx.folder / "files"
+    write_side_files(student, files)
+    chosen = sorted(random.Random(ctx.seed).sample(range(len(rows)), min(ROWS, len(rows))))
+    total = -(-len(chosen) // BATCH)
+    for done, batch in enumerate(ctx.task.batches(rows.select(chosen), files, batch_size=BATCH), start=1):
+        yield {name: tensor.to(ctx.device) for name, tensor in batch.items()}
+        ctx.tell(Progress("importance", done, total, "batches"))
