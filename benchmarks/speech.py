@@ -122,7 +122,7 @@ def widths(report: Report) -> dict[str, list[int]]:
     found: dict[str, list[int]] = {"heads": [], "neurons": []}
     notes = [note for stage in report.stages for note in stage.notes]
     for row in next(note for note in notes if isinstance(note, Table) and note.title == "What is left").rows:
-        found[str(row[1])].append(int(row[-1]))
+        found[str(row[1])].append(int(str(row[-1])))
     return found
 
 

@@ -66,8 +66,14 @@ def _mentions(draft: Draft, step: Drafted, index: int) -> Iterator[Fault]:
         what = _unusable(draft, step.keys.start, index)
         if what:
             yield step.fault(what, "from")
-    if isinstance(step.step, Pass) and step.step.needs_classes() and not draft.classes:
-        yield step.fault(f"learns from classes, and the task '{draft.task}' has none: {_without_classes(step)}")
+    if isinstance(step.step, Pass) and draft.task is not None:
+        if step.step.needs_classes() and not draft.task.classes:
+            yield step.fault(f"learns from classes, and the task '{draft.task_name}' has none: {_without_classes(step)}")
+        if step.step.needs_repeats() and not draft.task.repeats():
+            yield step.fault(
+                f"keeps what teachers answer to a row, and the task '{draft.task_name}' draws its inputs anew in every epoch: "
+                "leave cache_teacher out, or the task's crop"
+            )
     mentions = step.mentions()
     for name in mentions.teachers:
         what = _unusable(draft, name, index)

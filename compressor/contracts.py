@@ -300,6 +300,10 @@ class Pass(Step, ABC):
         """True where it works with the task's loss or with logits as those of classes: not every task has them."""
         return False
 
+    def needs_repeats(self) -> bool:
+        """True where it needs the inputs of a row to be the same in every epoch."""
+        return False
+
     def check(self, given: Path, origins: Mapping[str, Path]) -> None:
         """Refuse what cannot work, before anything runs.
 
@@ -376,6 +380,10 @@ class Task(Step, ABC):
     @abstractmethod
     def forward(self, module: torch.nn.Module, batch: Batch, want: Want = Want()) -> Outputs:
         """Run the model and capture what is wanted."""
+
+    def repeats(self) -> bool:
+        """Whether a row makes the same training inputs in every epoch; not so where they are cropped at random."""
+        return True
 
     def answer(self, module: torch.nn.Module, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """The main output of a model for inputs by name, as the exported model gives it: its logits."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from compressor.contracts import Dialect, Pass, Step
+from compressor.contracts import Dialect, Pass, Step, Task
 from compressor.entries import Entry
 from compressor.errors import Fault
 from compressor.specs import Accept, StepKeys
@@ -96,10 +96,9 @@ class Draft:
     models: Mapping[str, Located]
     reference: str
     reference_at: Located
-    task: str = ""
-    """Name of the task."""
-    classes: bool = True
-    """Whether the task has classes."""
+    task_name: str = ""
+    task: Task | None = None
+    """None where it could not be read."""
 
     def dialects(self) -> dict[str, Dialect]:
         """Dialect by target's name, where the target is known."""

@@ -131,11 +131,7 @@ class _Reader:
         accept = self._accept()
         reference = head.reference if head else "source"
         at = self.sections.get("reference", self.plan)
-        self.faults += faults_of(
-            Draft(
-                steps, targets, probes, accept, self._mapping("models"), reference, at, task_name, task.classes if task else True
-            )
-        )
+        self.faults += faults_of(Draft(steps, targets, probes, accept, self._mapping("models"), reference, at, task_name, task))
         if self.faults or not (head and model and task and data):
             return None
         return Bound(

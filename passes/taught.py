@@ -95,6 +95,11 @@ class Taught(Pass, TrainingSettings):
         return self.task_loss > 0 or bool(given.get("weight", 1.0) if isinstance(given, dict) else given)
 
     @override
+    def needs_repeats(self) -> bool:
+        """Where answers are kept."""
+        return self._answers_kept()
+
+    @override
     def check(self, given: Path, origins: Mapping[str, Path]) -> None:
         """Teachers that would have to run on what the student reads, and read something else."""
         if self._answers_kept() and all(each.looks_at() == "logits" for each in self._objectives().values()):

@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 
 PREPROCESSOR = "preprocessor_config.json"
 RAW, MEL = "Wav2Vec2FeatureExtractor", "WhisperFeatureExtractor"
+BATCHES_SORTED = 50
+"""Batches among whose sounds those of like lengths are put together."""
+SHORTEST = 0.25
+"""Seconds: a batch with a shorter sound is padded to this, as some models cannot take less."""
 INSTALL = "pip install 'compressor-toolchain[audio]'"
 
 
@@ -82,6 +86,29 @@ class Sounds(Task):
 
         return Feeds(make, groups)
 
+    def cropped_feeds(self, rows: Dataset, files: Path, batch_size: int, seed: int) -> Feeds:
+        """Groups of sounds of like lengths, in an order drawn from `seed`; each sound is cropped at a place drawn from it too."""
+        import numpy as np
+
+        values, sounds = settings(files), _undecoded(rows, self.audio)
+        rate = int(values["sampling_rate"])
+        most, least = round(self.seconds * rate), round(SHORTEST * rate)
+        draw = np.random.default_rng(seed)
+        seconds = [_seconds(sounds[number][self.audio]) for number in range(len(rows))]
+        order = draw.permutation(len(rows)).tolist()
+        alike = [number for part in grouped(order, batch_size * BATCHES_SORTED) for number in sorted(part, key=seconds.__getitem__)]
+        groups = grouped(alike, batch_size)
+        places = draw.random(len(rows))
+
+        def make(chosen: Sequence[int]) -> Feed:
+            waves = [decoded(sounds[number][self.audio], rate) for number in chosen]
+            samples = max(least, min(most, *(len(wave) for wave in waves)))
+            starts = [int(places[number] * (max(len(wave) - samples, 0) + 1)) for number, wave in zip(chosen, waves, strict=True)]
+            cut = [wave[start : start + samples] for start, wave in zip(starts, waves, strict=True)]
+            return _extracted(values, cut, samples)
+
+        return Feeds(make, [groups[number] for number in draw.permutation(len(groups))])
+
 
 def side_files(source: Path) -> dict[str, bytes]:
     """The settings of the feature extractor, checked, as they lie beside the model.
@@ -128,6 +155,15 @@ def decoded(content: Mapping[str, Any], sampling_rate: int) -> NDArray[np.float3
         raise SourceError(f"{content['path'] or 'a row'} cannot be read as a sound: {error}") from error
     wave: NDArray[np.float32] = samples.mean(axis=1)
     return wave if rate == sampling_rate else soxr.resample(wave, rate, sampling_rate)
+
+
+def _seconds(content: Mapping[str, Any]) -> float:
+    """Length of a sound file `{bytes, path}` by its head."""
+    import soundfile
+
+    given = content["bytes"]
+    found = soundfile.info(io.BytesIO(given) if given is not None else content["path"])
+    return float(found.frames / found.samplerate)
 
 
 def _undecoded(rows: Dataset, column: str) -> Dataset:

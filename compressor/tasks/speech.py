@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -12,6 +12,7 @@ from compressor.contracts import Batch, Evaluation, Feed, Outputs, Port, Want
 from compressor.errors import CompressorError, SourceError
 from compressor.records import Interval, Metric, Scores
 from compressor.tasks.classification import NOT_INPUTS, RESAMPLES, captured
+from compressor.tasks.lazy import Batches
 from compressor.tasks.sounds import Sounds, frame_mask, frames_of, side_files
 
 if TYPE_CHECKING:
@@ -53,6 +54,21 @@ class Speech(Sounds):
         min_length=1,
         description="By name; the first one's label is what rows are split by.",
     )
+
+    crop: bool = Field(
+        default=False,
+        description="Sounds of a training batch are of like lengths and cropped to the shortest, at random: nothing is padded.",
+    )
+
+    def repeats(self) -> bool:
+        """Not where sounds are cropped at random."""
+        return not self.crop
+
+    def batches(self, rows: Dataset, files: Path, *, batch_size: int, shuffle_seed: int | None = None) -> Iterable[Batch]:
+        """Sounds of one length; with `crop` and a seed, those of each batch are as long as the shortest of them."""
+        if not self.crop or shuffle_seed is None:
+            return super().batches(rows, files, batch_size=batch_size, shuffle_seed=shuffle_seed)
+        return Batches(self.cropped_feeds(rows, files, batch_size, shuffle_seed), list(rows[self.columns()[-1]]))
 
     def columns(self) -> tuple[str, ...]:
         """Sound, columns of groups and of other labels, and the label of the first probe."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import datasets
 import numpy as np
 import pytest
 import soundfile
@@ -15,10 +16,11 @@ from pydantic import ValidationError
 
 from compressor.contracts import Artifact, Want
 from compressor.data import load_data
-from compressor.errors import CompressorError, SourceError
+from compressor.errors import CompressorError, PlanError, SourceError
 from compressor.model import Model
+from compressor.plan import load_plan
 from compressor.specs import DataSpec
-from compressor.tasks.sounds import MEL, PREPROCESSOR, RAW
+from compressor.tasks.sounds import MEL, PREPROCESSOR, RAW, decoded
 from compressor.tasks.speech import Speech, _right
 from targets.onnxruntime import OnnxRuntime
 from targets.openvino import OpenVino
@@ -206,3 +208,77 @@ def test_table_that_names_no_sounds_is_refused(tmp_path, row, message):
     soundfile.write(tmp_path / "0.wav", np.zeros(100), RATE)
     with pytest.raises(SourceError, match=message):
         read(tmp_path)
+
+
+# ------------------------------------------------------------------ crops
+
+CROPPED = TASK.model_copy(update={"crop": True, "seconds": 0.37})
+
+
+@pytest.fixture
+def raw(tmp_path):
+    settings = {"feature_extractor_type": RAW, "feature_size": 1, "sampling_rate": RATE, "do_normalize": False}
+    (tmp_path / PREPROCESSOR).write_text(json.dumps({**settings, "return_attention_mask": False}))
+    return tmp_path
+
+
+def test_crops_are_as_long_as_the_shortest_of_their_batch_and_never_padded(data, raw):
+    batches = list(CROPPED.batches(data.split("train"), raw, batch_size=4, shuffle_seed=0))
+    assert sorted(row for batch in batches for row in batch["row"].tolist()) == list(range(len(data.split("train"))))
+    lengths = []
+    for batch in batches:
+        own = [len(samples(data.split("train"), row)) for row in batch["row"].tolist()]
+        lengths.append(batch["input_values"].shape[1])
+        assert lengths[-1] == min(*own, round(0.37 * RATE))
+        assert max(own) - min(own) < 400, "lengths of a batch are alike"
+    assert len(set(lengths)) > 3
+
+
+def test_crops_are_pieces_of_the_sounds_drawn_by_the_seed(data, raw):
+    def first(seed):
+        return next(iter(CROPPED.batches(data.split("train"), raw, batch_size=48, shuffle_seed=seed)))
+
+    one, again, other = first(0), first(0), first(1)
+    assert torch.equal(one["input_values"], again["input_values"])
+    by_row = [dict(zip(each["row"].tolist(), each["input_values"], strict=True)) for each in (one, other)]
+    assert sum(not torch.equal(by_row[0][row], by_row[1][row]) for row in by_row[0]) > 10
+    for row, wave in by_row[0].items():
+        whole = torch.from_numpy(samples(data.split("train"), row))
+        pieces = whole.unfold(0, len(wave), 1)
+        assert float((pieces - wave).abs().max(dim=1).values.min()) < 1e-6
+
+
+def test_what_is_scored_is_not_cropped(data, raw):
+    plain, cropped = (
+        task.batches(data.split("test"), raw, batch_size=4) for task in (TASK, CROPPED.model_copy(update={"seconds": 0.4}))
+    )
+    for one, other in zip(plain, cropped, strict=True):
+        assert torch.equal(one["input_values"], other["input_values"])
+
+
+def samples(rows, number):
+    content = rows.cast_column("audio", datasets.Audio(decode=False))[number]["audio"]
+    return decoded(content, RATE)
+
+
+PLAN = """
+model: {folder: model}
+task: {speech: {crop: true}}
+data: {files: sounds, format: audiofolder}
+passes:
+  - distill: {teacher: source, objectives: {layer-to-layer: 1.0}, cache_teacher: CACHE}
+targets: [onnxruntime]
+"""
+
+
+def test_kept_answers_of_teachers_are_refused_where_sounds_are_cropped_at_random(tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "sounds").mkdir()
+    path = tmp_path / "plan.yaml"
+    path.write_text(PLAN.replace("CACHE", "true"))
+    with pytest.raises(
+        PlanError, match=r"plan.yaml:6: passes.distill: keeps what teachers answer to a row.*leave cache_teacher out"
+    ):
+        load_plan(path)
+    path.write_text(PLAN.replace("CACHE", "false"))
+    assert load_plan(path).task.crop
