@@ -15,12 +15,28 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from benchmarks import ablation
-from compressor.records import Report, Table
+from compressor.anatomy import anatomy_of
+from compressor.cli_store import open_store
+from compressor.contracts import Want
+from compressor.data import load_data
+from compressor.model import Model
+from compressor.plan import load_plan
+from compressor.records import LatencyRecord, Report, Table
+from compressor.report.findings import Findings
+from compressor.tasks.speech import Speech
+from compressor.tasks.speech import right as probe_right
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from numpy.typing import NDArray
 
 RUNS = Path("runs/speech")
+OUT = Path("docs/results/speech.md")
 TEST_TAKES = 15
 """Takes of each speaker and digit that are tested on: 900 of 3,000 recordings."""
 SEEDS = (0, 1, 2)
@@ -31,7 +47,11 @@ AS_LONG = 13
 """Epochs that the others get through in the time that both stages take."""
 LAYER_PARAMETERS = 7_096_320
 BUDGET = LAYER_PARAMETERS // 4
+REST = 8_208_384 - LAYER_PARAMETERS
+"""Parameters outside of the layers, which stay."""
 TAUGHT = [2, 4]
+LENGTHS = {"1 s": 16_000, "5 s": 80_000}
+RATED = ("joint", "pruned", "uniform", "one-layer")
 PROBES = {
     "digit": {"label": "digit", "groups": "speaker"},
     "speaker": {"label": "speaker"},
@@ -78,8 +98,7 @@ def passes(cell: Cell) -> Iterator[dict[str, Any]]:
         stages = {"epochs": FIRST, "recovery_epochs": SECOND, "sparsity": 0.75}
         yield {"distill-and-prune": {**common, **stages, "objectives": imitation(TAUGHT)}}
         return
-    whole = 8_208_384 - LAYER_PARAMETERS + BUDGET
-    budget = {"parameters": whole, "importance": "activation", "min_heads": 0}
+    budget = {"parameters": REST + BUDGET, "importance": "activation", "min_heads": 0}
     if cell.method == "uniform":
         yield {"prune-structure": {**budget, "scope": "layer"}}
     elif cell.method == "pruned":
@@ -145,6 +164,19 @@ class Lab:
         """The report of a cell."""
         return ablation.run(plan(cell, self.model, self.data), self.runs / cell.name)
 
+    def timed(self, cell: Cell) -> Report:
+        """The report of a cell that is quantised too and timed on both targets."""
+        laid = plan(cell, self.model, self.data)
+        steps = [*laid["passes"], {"quantize-static": None}]
+        targets = [{"onnxruntime": {"threads": 1}}, {"openvino": {"threads": 1}}]
+        probes = [{"latency": {"batch": [1], "length": list(LENGTHS.values()), "seconds": 60}}]
+        whole = {**laid, "stages": "all", "passes": steps, "targets": targets, "probes": probes}
+        return ablation.run(whole, self.runs / f"timed-{cell.name}")
+
+    def student(self, cell: Cell) -> Path:
+        """The folder of the trained model of a cell."""
+        return open_store(None).entry(self.run(cell).stages[-1].key) / "files"
+
     def best_rate(self, method: str) -> float:
         """The learning rate whose student has the best probes on validation rows, by seed 0."""
         return max(RATES, key=lambda rate: validation(self.run(Cell(method, SEEDS[0], rate))))
@@ -152,7 +184,7 @@ class Lab:
 
 def cells(lab: Lab) -> Iterator[Cell]:
     """All cells, in the order in which a page can be made of them."""
-    rates = {method: lab.best_rate(method) for method in ("joint", "pruned", "uniform", "one-layer")}
+    rates = {method: lab.best_rate(method) for method in RATED}
     for seed in SEEDS:
         joint = Cell("joint", seed, rates["joint"])
         yield joint
@@ -160,6 +192,258 @@ def cells(lab: Lab) -> Iterator[Cell]:
         yield Cell("random", seed, rates["joint"], widths=widths(lab.run(joint)))
     for seed in SEEDS:
         yield from (Cell(method, seed, rates[method], AS_LONG) for method in ("pruned", "uniform", "one-layer"))
+
+
+# ------------------------------------------------------------------ features
+
+
+def states(task: Speech, folder: Path, rows: Dataset) -> list[NDArray[np.float32]]:
+    """What leaves each block, `[rows, frames, features]`."""
+    import torch
+
+    module = Model.load(folder).module
+    want = Want(tuple(block.id for block in anatomy_of(module).blocks))
+    with torch.no_grad():
+        found = [task.forward(module, batch, want).hidden_states for batch in task.batches(rows, folder, batch_size=30)]
+    return [np.concatenate([each[block].numpy() for each in found]) for block in want.hidden_states]
+
+
+def feature_errors(
+    student: Sequence[NDArray[np.float32]], teacher: Sequence[NDArray[np.float32]], *, fitted_on: int
+) -> list[float]:
+    """By layer of the teacher, the share of its variance that the best linear map from the student's layer misses on unseen rows.
+
+    The student's layer is the one of the same number, or its last. The map is fitted on the first rows by ridge regression.
+    """
+    errors = []
+    for at, target in enumerate(teacher):
+        mine = student[min(at, len(student) - 1)]
+        learned, asked = (flat(mine[:fitted_on]), flat(target[:fitted_on])), (flat(mine[fitted_on:]), flat(target[fitted_on:]))
+        squares = learned[0].T @ learned[0]
+        ridge = 1e-4 * np.trace(squares) / len(squares) * np.eye(len(squares))
+        weights = np.linalg.solve(squares + ridge, learned[0].T @ learned[1])
+        mean = learned[1].mean(axis=0)
+        errors.append(float(np.square(asked[0] @ weights - asked[1]).sum() / np.square(asked[1] - mean).sum()))
+    return errors
+
+
+def flat(states: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Frames `[rows * frames, features + 1]`, the last feature 1."""
+    frames = states.reshape(-1, states.shape[-1]).astype(np.float64)
+    return np.concatenate([frames, np.ones((len(frames), 1))], axis=1)
+
+
+def probes_by_layer(task: Speech, teacher: Sequence[NDArray[np.float32]], rows: Dataset) -> dict[str, list[float]]:
+    """By probe, its accuracy on the mean over frames of what leaves each block of the teacher."""
+    return {
+        name: [float(probe_right(layer.mean(axis=1), rows, probe, name).mean()) for layer in teacher]
+        for name, probe in task.probes.items()
+    }
+
+
+# ------------------------------------------------------------------ the page
+
+
+def mean_and_interval(values: Sequence[float]) -> str:
+    """Mean over seeds with Student's 95 % interval."""
+    from scipy.stats import t
+
+    mean = float(np.mean(values))
+    half = float(t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5)
+    return f"{mean:.2f} ± {half:.2f}"
+
+
+def differences(mine: Sequence[float], theirs: Sequence[float]) -> str:
+    """Mean of the paired differences with Student's 95 % interval; bold where it leaves 0 out."""
+    from scipy.stats import t
+
+    apart = np.asarray(mine) - np.asarray(theirs)
+    half = float(t.ppf(0.975, len(apart) - 1) * apart.std(ddof=1) / len(apart) ** 0.5)
+    text = f"{apart.mean():+.2f} ± {half:.2f}"
+    return f"**{text}**" if abs(apart.mean()) > half else text
+
+
+def probes(report: Report, stage: str) -> dict[str, float]:
+    """Accuracy of each probe on test rows in percent."""
+    scores = next(each.scores for each in report.candidates if each.stage == stage and each.scores)
+    return {metric.name.removesuffix(" probe"): 100 * metric.value for metric in scores.metrics[1:]}
+
+
+TITLES = {
+    "one-layer": "one layer, distilled",
+    "uniform": "equal widths, distilled",
+    "pruned": "pruned, then distilled",
+    "random": "joint's widths, random units",
+    "joint": "joint",
+}
+TEACHER = "teacher"
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one cell ended with."""
+
+    parameters: int
+    """Of the blocks."""
+    seconds: float
+    """That its steps took."""
+    errors: Sequence[float]
+    """Feature errors by layer of the teacher, in percent."""
+    probes: Mapping[str, float]
+
+
+def row(lab: Lab, cell: Cell, teacher: Sequence[NDArray[np.float32]], task: Speech, rows: Dataset) -> Row:
+    """Measured on the test rows."""
+    report = lab.run(cell)
+    errors = feature_errors(states(task, lab.student(cell), rows), teacher, fitted_on=len(rows) // 2)
+    weights = report.stages[-1].weights or 0
+    seconds = sum(stage.seconds for stage in report.stages[1:])
+    return Row(weights - REST, seconds, [100 * each for each in errors], probes(report, "final"))
+
+
+def table(rows: Mapping[str, Sequence[Row]], source: Mapping[str, float]) -> Iterator[str]:
+    """A line a method: means over seeds with intervals."""
+    names = list(source)
+    yield f"| | layer parameters | feature error, % of variance, layer 1 / 2 / 3 / 4 | {' | '.join(names)} |"
+    yield f"| --- | ---: | ---: |{' ---: |' * len(names)}"
+    yield f"| {TEACHER} | {LAYER_PARAMETERS:,} | 0 | {' | '.join(f'{source[name]:.2f}' for name in names)} |"
+    for method, found in rows.items():
+        errors = " / ".join(f"{np.mean([each.errors[at] for each in found]):.1f}" for at in range(len(found[0].errors)))
+        cells = " | ".join(mean_and_interval([each.probes[name] for each in found]) for name in names)
+        yield f"| {TITLES[method]} | {np.mean([each.parameters for each in found]):,.0f} | {errors} | {cells} |"
+    yield ""
+
+
+def paired(rows: Mapping[str, Sequence[Row]], others: Mapping[str, Sequence[Row]], names: Sequence[str]) -> Iterator[str]:
+    """Joint minus each of the others, seed by seed."""
+    yield f"| joint minus | feature error, layer 4 | {' | '.join(names)} |"
+    yield f"| --- | ---: |{' ---: |' * len(names)}"
+    mine = rows["joint"]
+    for method, found in others.items():
+        error = differences([each.errors[-1] for each in mine], [each.errors[-1] for each in found])
+        cells = [differences([each.probes[name] for each in mine], [each.probes[name] for each in found]) for name in names]
+        yield f"| {TITLES[method]} | {error} | {' | '.join(cells)} |"
+    yield ""
+
+
+def latencies(reports: Mapping[str, Report]) -> Iterator[str]:
+    """A line a method: medians by target, precision and length; the ratio is to the teacher in ONNX Runtime, in fp32."""
+    yield "| | target | precision | 1 s, ms | against the teacher in ONNX Runtime, fp32 | 5 s, ms | against it |"
+    yield "| --- | --- | --- | ---: | ---: | ---: | ---: |"
+    for method, report in reports.items():
+        findings = Findings(report)
+        (latency,) = (probe for probe in report.probes if isinstance(probe, LatencyRecord))
+        trained = [stage.name for stage in report.stages if stage.target is None][-1]
+        stages = {TEACHER: ("source", "fp32"), TITLES[method]: (trained, "fp32"), f"{TITLES[method]}, int8": ("final", "int8")}
+        for title, (stage, precision) in stages.items():
+            if title == TEACHER and method != "joint":
+                continue
+            for target in findings.targets:
+                cells = [timed(latency, f"{stage}@{target}", length) for length in LENGTHS.values()]
+                yield f"| {title} | {target} | {precision} | {' | '.join(cells)} |"
+    yield ""
+
+
+def timed(latency: LatencyRecord, candidate: str, length: int) -> str:
+    """Median and ratio to the teacher."""
+    found = next((each for each in latency.rows if each.candidate == candidate and each.length == length), None)
+    if found is None:
+        return "- | -"
+    ratio = next((each for each in latency.ratios if each.of == candidate and each.length == length), None)
+    against = f"{ratio.value:.2f}x [{ratio.interval.low:.2f}, {ratio.interval.high:.2f}]" if ratio else "1"
+    return f"{found.median_ms:.2f} | {against}"
+
+
+def rate_table(lab: Lab) -> Iterator[str]:
+    """The mean of the probes on validation rows by learning rate."""
+    yield f"| | {' | '.join(f'{rate:g}' for rate in RATES)} |"
+    yield f"| --- |{' ---: |' * len(RATES)}"
+    for method in RATED:
+        found = {rate: 100 * validation(lab.run(Cell(method, SEEDS[0], rate))) for rate in RATES}
+        best = max(found.values())
+        cells = " | ".join(f"**{value:.2f}**" if value == best else f"{value:.2f}" for value in found.values())
+        yield f"| {TITLES[method]} | {cells} |"
+    yield ""
+
+
+def document(lab: Lab) -> str:
+    """The page."""
+    made = list(cells(lab))
+    first = lab.run(made[0])
+    bound = load_plan(lab.runs / made[0].name / "plan.yaml")
+    assert isinstance(bound.task, Speech)
+    rows = load_data(bound.data, columns=bound.task.columns(), seed=SEEDS[0], folder=bound.folder).split("test")
+    mixed = rows.select(np.random.default_rng(0).permutation(len(rows)).tolist())
+    teacher = states(bound.task, open_store(None).entry(first.stages[0].key) / "files", mixed)
+    found: dict[int, dict[str, list[Row]]] = {}
+    for cell in made:
+        by_method = found.setdefault(cell.epochs, {method: [] for method in TITLES})
+        by_method[cell.method].append(row(lab, cell, teacher, bound.task, mixed))
+    equal_steps = found[FIRST + SECOND]
+    equal_time = {method: each for method, each in found[AS_LONG].items() if each}
+    source = probes(first, "source")
+    seconds = {method: np.mean([each.seconds for each in cells]) for method, cells in equal_time.items()}
+    timed = {method: lab.timed(next(cell for cell in made if cell.method == method)) for method in TITLES}
+    joint_seconds = np.mean([each.seconds for each in equal_steps["joint"]])
+    layers = probes_by_layer(bound.task, teacher, mixed)
+    return "\n".join(
+        [
+            "# Joint distillation and pruning of an encoder of speech: what was measured",
+            "",
+            "`python -m benchmarks.speech MODEL RECORDINGS` remakes this page.",
+            "",
+            *machine_lines(first),
+            f"- Model: the encoder of Whisper-tiny, {LAYER_PARAMETERS:,} parameters in four layers; {BUDGET:,} are to stay, one layer's worth.",
+            "- Data: Free Spoken Digit Dataset (CC BY-SA 4.0), sounds of 1 s; training on 1,800 without labels, validation on 300,",
+            f"  test on {len(rows)}, takes 0 to {TEST_TAKES - 1} of each speaker and digit.",
+            "- Probes: logistic regression on the mean over frames of the frozen encoder's output. `digit`: three folds, two of six",
+            "  speakers held out in each; `speaker`: five folds over clips; `-10`: fitted on ten clips of each class.",
+            "- Feature error: what the best linear map from a student's layer misses of the teacher's, on clips that it was not fitted on.",
+            f"- Intervals: Student's t over seeds {', '.join(map(str, SEEDS))}, 95 %; bold where a difference leaves out 0.",
+            "",
+            "## Equal steps",
+            "",
+            f"{FIRST + SECOND} epochs each, of batches of 16 in the same order: joint's two stages count as {FIRST} and {SECOND}.",
+            "",
+            *table(equal_steps, source),
+            *paired(equal_steps, {name: each for name, each in equal_steps.items() if name != "joint"}, list(source)),
+            "## Equal time",
+            "",
+            f"The others train for {AS_LONG} epochs, about as long as joint does ({joint_seconds:.0f} s; the others "
+            + ", ".join(f"{value:.0f} s" for value in seconds.values())
+            + ").",
+            "",
+            *table({**equal_time, "joint": equal_steps["joint"]}, source),
+            *paired(equal_steps, equal_time, list(source)),
+            "## Learning rates",
+            "",
+            "Mean of the probes on validation rows, seed 0; the best is taken for all seeds. Random units take joint's.",
+            "",
+            *rate_table(lab),
+            "## What the teacher's layers tell",
+            "",
+            "The same probes on each layer of the teacher, in percent. (The encoder's output is its last layer behind a norm.)",
+            "",
+            f"| layer | {' | '.join(layers)} |",
+            f"| --- |{' ---: |' * len(layers)}",
+            *(f"| {at + 1} | {' | '.join(f'{100 * each[at]:.2f}' for each in layers.values())} |" for at in range(len(teacher))),
+            "",
+            "## Latency",
+            "",
+            "Students of seed 0, batch 1, one thread, in interleaved rounds with the teacher.",
+            "",
+            *latencies(timed),
+        ]
+    )
+
+
+def machine_lines(report: Report) -> Iterator[str]:
+    """Where and with what."""
+    here = report.machine
+    yield f"- Machine: {here.processor}, {here.cores} cores, {', '.join(here.features)}; {here.memory_bytes / 2**30:.0f} GiB."
+    names = ("torch", "transformers", "onnxruntime", "openvino", "nncf")
+    yield f"- Versions: {', '.join(f'{name} {report.versions[name]}' for name in names if name in report.versions)}; Python {here.python}."
+    yield f"- Date: {report.started[:10]}."
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -172,6 +456,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     lab = Lab(given.model, prepared(given.recordings, given.runs / "data"), given.runs)
     for cell in cells(lab):
         lab.run(cell)
+    OUT.write_text(document(lab), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -96,7 +96,9 @@ class Sounds(Task):
         draw = np.random.default_rng(seed)
         seconds = [_seconds(sounds[number][self.audio]) for number in range(len(rows))]
         order = draw.permutation(len(rows)).tolist()
-        alike = [number for part in grouped(order, batch_size * BATCHES_SORTED) for number in sorted(part, key=seconds.__getitem__)]
+        alike = [
+            number for part in grouped(order, batch_size * BATCHES_SORTED) for number in sorted(part, key=seconds.__getitem__)
+        ]
         groups = grouped(alike, batch_size)
         places = draw.random(len(rows))
 

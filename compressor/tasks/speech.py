@@ -125,8 +125,8 @@ class Speech(Sounds):
         from scipy.stats import binomtest
 
         features = self.predicted(predict, rows, files)
-        right = {name: _right(features, rows, probe, name) for name, probe in self.probes.items()}
-        correct: NDArray[np.float64] = np.stack(list(right.values())).mean(axis=0)
+        found = {name: right(features, rows, probe, name) for name, probe in self.probes.items()}
+        correct: NDArray[np.float64] = np.stack(list(found.values())).mean(axis=0)
         draws = np.random.default_rng(0).integers(0, len(rows), (RESAMPLES, len(rows)))
         low, high = np.quantile(correct[draws].mean(axis=1), [0.025, 0.975])
         metrics = [
@@ -137,14 +137,14 @@ class Speech(Sounds):
                 interval=Interval(low=float(low), high=float(high), method="bootstrap over rows"),
             )
         ]
-        for name, each in right.items():
+        for name, each in found.items():
             bounds = binomtest(int(each.sum()), len(each)).proportion_ci(method="wilson")
             interval = Interval(low=float(bounds.low), high=float(bounds.high), method="Wilson")
             metrics.append(Metric(name=f"{name} probe", value=float(each.mean()), n=len(each), interval=interval))
         return Evaluation(Scores(split=split, metric=self.metric, metrics=tuple(metrics)), features, correct)
 
 
-def _right(features: NDArray[np.float32], rows: Dataset, probe: Probe, name: str) -> NDArray[np.float64]:
+def right(features: NDArray[np.float32], rows: Dataset, probe: Probe, name: str) -> NDArray[np.float64]:
     """Whether each row is told right by a probe that has seen neither it nor its group."""
     import numpy as np
     from sklearn.linear_model import LogisticRegression
@@ -159,15 +159,15 @@ def _right(features: NDArray[np.float32], rows: Dataset, probe: Probe, name: str
     if count < 2:
         raise SourceError(f"{len(labels)} rows are too few for the probe '{name}': a class or group has one row only")
     folds = StratifiedKFold(count, shuffle=True, random_state=0) if groups is None else GroupKFold(count)
-    right = np.zeros(len(labels))
+    hits = np.zeros(len(labels))
     for number, (learned, told) in enumerate(folds.split(features, labels, groups)):
         chosen = learned if probe.shots is None else _few(labels, learned, probe.shots, seed=number)
         if len(np.unique(labels[chosen])) == 1:  # all that such a probe can say
-            right[told] = labels[told] == labels[chosen[0]]
+            hits[told] = labels[told] == labels[chosen[0]]
             continue
         fitted = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000)).fit(features[chosen], labels[chosen])
-        right[told] = fitted.predict(features[told]) == labels[told]
-    return right
+        hits[told] = fitted.predict(features[told]) == labels[told]
+    return hits
 
 
 def _few(labels: NDArray[Any], learned: NDArray[np.int64], shots: int, *, seed: int) -> NDArray[np.int64]:

@@ -21,7 +21,7 @@ from compressor.model import Model
 from compressor.plan import load_plan
 from compressor.specs import DataSpec
 from compressor.tasks.sounds import MEL, PREPROCESSOR, RAW, decoded
-from compressor.tasks.speech import Speech, _right
+from compressor.tasks.speech import Speech, right
 from targets.onnxruntime import OnnxRuntime
 from targets.openvino import OpenVino
 
@@ -156,8 +156,8 @@ def test_probe_never_sees_the_group_it_tells():
     """Features that say who speaks, with words that are one speaker's alone: a probe that saw the speaker would be right."""
     rows = {"word": [f"word {n % 4}" for n in range(80)], "speaker": [f"speaker {n % 4}" for n in range(80)]}
     told = features(rows["speaker"])
-    alone = _right(told, rows, TASK.probes["word"].model_copy(update={"groups": None}), "word")
-    apart = _right(told, rows, TASK.probes["word"], "word")
+    alone = right(told, rows, TASK.probes["word"].model_copy(update={"groups": None}), "word")
+    apart = right(told, rows, TASK.probes["word"], "word")
     assert alone.mean() == 1.0
     assert apart.mean() == 0.0
 
@@ -166,7 +166,7 @@ def test_probe_of_few_shots_learns_from_no_more():
     labels = ["a", "b"] * 40
     noisy = features(labels, spread=1.5)
     many, few = (
-        _right(noisy, {"word": labels}, probe, "word").mean()
+        right(noisy, {"word": labels}, probe, "word").mean()
         for probe in (
             TASK.probes["word"].model_copy(update={"groups": None}),
             TASK.probes["word"].model_copy(update={"groups": None, "shots": 1}),
@@ -177,7 +177,7 @@ def test_probe_of_few_shots_learns_from_no_more():
 
 def test_too_few_rows_for_a_probe_are_told():
     with pytest.raises(SourceError, match="3 rows are too few for the probe 'word': a class or group has one row only"):
-        _right(
+        right(
             np.zeros((3, 2), np.float32),
             {"word": ["a", "a", "b"]},
             TASK.probes["word"].model_copy(update={"groups": None}),
