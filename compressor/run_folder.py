@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -36,6 +37,8 @@ def finished(folder: Path, plan: str) -> bool:
 def claimed(folder: Path, plan: str) -> Iterator[None]:
     """The folder for this process alone, made or gone on with; `plan` is the plan's text, which stays in it.
 
+    Where the run fails without a report nothing stays, so that a plan that was mended may have the folder.
+
     Raises:
         StoreError: another process runs in it, it holds something else than an unfinished run of this plan, or it is no folder.
     """
@@ -43,7 +46,7 @@ def claimed(folder: Path, plan: str) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StoreError(f"{folder} cannot be a folder ({error.strerror}): name another one with --out") from error
-    with writing(folder), tried(folder / LOCK, work="running a plan") as ours:
+    with _gone_if_empty(folder), writing(folder), tried(folder / LOCK, work="running a plan") as ours:
         if not ours:
             raise StoreError(
                 f"{folder} is in use by {holder(folder / LOCK)}: wait for its end, or name another folder with --out"
@@ -59,7 +62,28 @@ def claimed(folder: Path, plan: str) -> Iterator[None]:
         for name in names - {PLAN}:  # what a killed run left: all of it is built and measured anew
             remove(folder / name)
         put(folder / PLAN, plan)
+        try:
+            yield
+        except Exception:
+            _emptied(folder)
+            raise
+
+
+@contextmanager
+def _gone_if_empty(folder: Path) -> Iterator[None]:
+    try:
         yield
+    finally:
+        with suppress(OSError):  # it holds something
+            folder.rmdir()
+
+
+def _emptied(folder: Path) -> None:
+    """Remove what a run without a report wrote: all of it would be built and measured anew."""
+    if not (folder / REPORT).is_file():
+        for name in WRITTEN - {LOCK}:
+            if os.path.lexists(folder / name):
+                remove(folder / name)
 
 
 def _unfinished(folder: Path, plan: str) -> bool:

@@ -28,6 +28,31 @@ def test_unfinished_run_of_the_same_plan_is_gone_on_with(tmp_path, left):
         assert {path.name for path in tmp_path.iterdir()} == {"plan.yaml", ".lock"}
 
 
+def fail(why, *wrote):
+    for path in wrote:
+        path.mkdir(parents=True) if path.suffix == "" else path.touch()
+    raise ValueError(why)
+
+
+@pytest.mark.parametrize("wrote", [(), ("artifacts", "gates")])
+def test_folder_of_a_run_that_failed_is_free_for_a_mended_plan(tmp_path, wrote):
+    folder = tmp_path / "run"
+    with pytest.raises(ValueError, match="no such column"), claimed(folder, PLAN):
+        fail("no such column", *(folder / name / "half" for name in wrote))
+    assert not folder.exists()
+    with claimed(folder, "name: mended\n"):
+        pass
+    assert (folder / "plan.yaml").read_text() == "name: mended\n"
+
+
+def test_folder_of_a_run_that_was_interrupted_or_has_a_report_stays(tmp_path):
+    with pytest.raises(KeyboardInterrupt), claimed(tmp_path / "one", PLAN):
+        raise KeyboardInterrupt
+    with pytest.raises(ValueError, match="gate"), claimed(tmp_path / "two", PLAN):
+        fail("gate", tmp_path / "two" / "report.json")
+    assert all((tmp_path / name / "plan.yaml").is_file() for name in ("one", "two"))
+
+
 def test_what_a_link_in_an_unfinished_run_leads_to_stays(tmp_path):
     (tmp_path / "outside").mkdir()
     (tmp_path / "outside" / "kept").touch()
