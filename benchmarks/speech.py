@@ -40,7 +40,7 @@ OUT = Path("docs/results/speech.md")
 TEST_TAKES = 15
 """Takes of each speaker and digit that are tested on: 900 of 3,000 recordings."""
 SEEDS = (0, 1, 2)
-RATES = (5e-4, 1e-3, 2e-3)
+RATES = (5e-4, 1e-3, 2e-3, 4e-3)
 FIRST, SECOND = 4, 2
 """Epochs of both stages; the others have as many steps in one."""
 AS_LONG = 13
@@ -49,6 +49,8 @@ LAYER_PARAMETERS = 7_096_320
 BUDGET = LAYER_PARAMETERS // 4
 REST = 8_208_384 - LAYER_PARAMETERS
 """Parameters outside of the layers, which stay."""
+EQUAL = {"heads": [2] * 4, "neurons": [316] * 4}
+"""Equal widths that make just the parameters that joint's and pruning's widths come to."""
 TAUGHT = [2, 4]
 LENGTHS = {"1 s": 16_000, "5 s": 80_000}
 RATED = ("joint", "pruned", "uniform", "one-layer")
@@ -98,11 +100,10 @@ def passes(cell: Cell) -> Iterator[dict[str, Any]]:
         stages = {"epochs": FIRST, "recovery_epochs": SECOND, "sparsity": 0.75}
         yield {"distill-and-prune": {**common, **stages, "objectives": imitation(TAUGHT)}}
         return
-    budget = {"parameters": REST + BUDGET, "importance": "activation", "min_heads": 0}
     if cell.method == "uniform":
-        yield {"prune-structure": {**budget, "scope": "layer"}}
+        yield {"prune-structure": {"widths": EQUAL, "importance": "activation"}}
     elif cell.method == "pruned":
-        yield {"prune-structure": {**budget, "scope": "global"}}
+        yield {"prune-structure": {"parameters": REST + BUDGET, "importance": "activation", "min_heads": 0, "scope": "global"}}
     elif cell.method == "random":
         yield {"prune-structure": {"widths": cell.widths, "importance": "random"}}
     cut = {"init": "first", "layers": 1} if cell.method == "one-layer" else {}

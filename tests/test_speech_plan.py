@@ -19,7 +19,7 @@ from compressor.testing.tiny import furnish, scratch
 ROOT = Path(__file__).parents[1]
 PLAN = """
 model: {folder: pretrained}
-task: {audio-classification: {seconds: 0.5}}
+task: {TASK: {seconds: 0.5}}
 data: {files: sounds, format: audiofolder, split: {validation: 12, test: 12}, calibration: 8}
 reference: source
 stages: quality
@@ -48,29 +48,39 @@ def masked(folder):
 
 
 MODELS = {
-    "hubert": ("[heads, neurons, channels]", lambda folder: None),
-    "hubert with masks": ("[heads, neurons]", masked),
-    "whisper": ("[heads, neurons, channels, attention]", whisper),
+    "hubert": ("audio-classification", "[heads, neurons, channels]", lambda folder: None),
+    "hubert with masks": ("audio-classification", "[heads, neurons]", masked),
+    "whisper": ("audio-classification", "[heads, neurons, channels, attention]", whisper),
+    "hubert with masks, features": ("speech", "[heads, neurons]", masked),
+    "whisper, features": ("speech", "[heads, neurons]", whisper),
 }
 
 
 @pytest.fixture(scope="module", params=MODELS)
 def ran(request):
     folder = scratch()
-    units, change = MODELS[request.param]
-    furnish(folder, registry.load("task", "audio-classification")(seconds=0.5))
+    task, units, change = MODELS[request.param]
+    furnish(folder, registry.load("task", task)(seconds=0.5))
     change(folder / "pretrained")
-    (folder / "plan.yaml").write_text(PLAN.replace("UNITS", units))
-    command = [sys.executable, "-m", "compressor.cli", "run", "plan.yaml", "--store", "store", "--out", "run"]
+    (folder / "plan.yaml").write_text(PLAN.replace("UNITS", units).replace("TASK", task))
+    command("run", "plan.yaml", "--store", "store", "--out", "run", folder=folder)
+    return folder, task
+
+
+def command(*words, folder):
     done = subprocess.run(
-        command, cwd=folder, capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": str(ROOT)}
+        [sys.executable, "-m", "compressor.cli", *words],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    return folder
 
 
 def test_model_is_smaller_and_its_files_compute_what_torch_does(ran):
-    report = read_report(ran / "run")
+    report = read_report(ran[0] / "run")
     stages = {stage.name: stage for stage in report.stages}
     assert stages["distill-and-prune"].weights < 0.75 * stages["source"].weights
     for candidate in report.candidates:
@@ -80,32 +90,37 @@ def test_model_is_smaller_and_its_files_compute_what_torch_does(ran):
 
 
 @pytest.mark.parametrize("target", ["onnxruntime", "openvino"])
-def test_export_labels_a_file_without_this_project_as_the_run_did(ran, target):
-    out = ran / f"exported-{target}"
-    export = [sys.executable, "-m", "compressor.cli", "export", "run", str(out), "--target", target]
-    done = subprocess.run(
-        export, cwd=ran, capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": str(ROOT)}
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    spoken = {}
-    for path in sorted((ran / "sounds").rglob("*.wav"))[::9]:
+def test_exported_example_says_of_a_file_without_this_project_what_the_run_did(ran, target):
+    folder, task = ran
+    out = folder / f"exported-{target}"
+    command("export", "run", str(out), "--target", target, folder=folder)
+    for path in sorted((folder / "sounds").rglob("*.wav"))[::9]:
         example = [sys.executable, "-I", str(out / "example.py"), str(path)]
         done = subprocess.run(example, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
-        spoken[path] = done.stdout.strip()
-    assert spoken == {path: by_the_run(ran, target, path) for path in spoken}
+        expected = by_the_run(folder, task, target, path)
+        if task == "speech":
+            np.testing.assert_allclose(json.loads(done.stdout), expected, rtol=1e-3, atol=1e-4)
+        else:
+            labels = json.loads((out / "labels.json").read_text())
+            assert done.stdout.strip() == labels[int(np.argmax(expected))]
+    assert (out / "labels.json").exists() == (task != "speech")
 
 
-def by_the_run(ran, target, path):
-    """What the built file says of one sound, by way of the task."""
+def by_the_run(folder, task, target, path):
+    """What the built file makes of one sound, by way of the task."""
     import datasets
 
-    built = ran / "run" / "artifacts" / f"final@{target}"
-    task = registry.load("task", "audio-classification")(seconds=0.5)
+    built = folder / "run" / "artifacts" / f"final@{target}"
     rows = datasets.Dataset.from_dict(
         {"audio": [{"bytes": None, "path": str(path)}]},
         features=datasets.Features({"audio": {"bytes": datasets.Value("binary"), "path": datasets.Value("string")}}),
     ).cast_column("audio", datasets.Audio(decode=False))
-    (feed,) = task.feeds(rows, built)
-    logits = registry.load("target", target)().open(built).run(feed)[0]["logits"]
-    return json.loads((built / "task.json").read_text())["labels"][int(np.argmax(logits))]
+    (feed,) = registry.load("task", task)(seconds=0.5).feeds(rows, built)
+    return next(iter(registry.load("target", target)().open(built).run(feed)[0].values()))[0]
+
+
+def test_plan_on_features_is_rehearsed(ran):
+    folder, task = ran
+    if task == "speech":
+        command("rehearse", "plan.yaml", folder=folder)

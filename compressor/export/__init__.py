@@ -108,7 +108,7 @@ def _fill(folder: Path, built: Path, *, deployed: Deployed, report: Report) -> N
             shutil.copyfile(built / name, folder / name)
     check_files(folder, deployed.candidate)
     texts = {
-        "labels.json": _json(deployed.labels),
+        **({"labels.json": _json(deployed.labels)} if deployed.classes else {}),
         "spec.json": _json(spec_of(deployed)),
         "example.py": example(deployed),
         "README.md": readme(report, deployed),

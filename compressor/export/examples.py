@@ -8,7 +8,7 @@ from pathlib import Path
 from compressor.export.spec import TEXT_INPUTS, Deployed, settings_of
 
 PACKAGES = {"onnxruntime": "onnxruntime", "openvino": "openvino", "torch": "torch safetensors transformers"}
-KINDS = {"text-classification": "text", "image-classification": "image", "audio-classification": "audio"}
+KINDS = {"text-classification": "text", "image-classification": "image", "audio-classification": "audio", "speech": "audio"}
 
 
 def requirements(deployed: Deployed) -> str:
@@ -43,6 +43,7 @@ def example(deployed: Deployed) -> str:
         names={port.name: TEXT_INPUTS.get(port.name, "") for port in deployed.inputs},
         dtype=deployed.inputs[0].dtype,
         output=deployed.outputs[0].name,
+        features=not deployed.classes,
     )
 
 

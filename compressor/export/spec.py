@@ -37,6 +37,11 @@ class Deployed:
     """True for an eager model whose structure no stock configuration expresses."""
 
     @property
+    def classes(self) -> bool:
+        """Whether it tells classes apart; else it gives features."""
+        return self.task != "speech"
+
+    @property
     def file(self) -> str:
         return next(name for name, runtime in RUNTIMES.items() if runtime == self.runtime)
 
@@ -165,7 +170,7 @@ def _read(path: Path, advice: str) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-PREPROCESSING = {"text-classification": _text, "image-classification": _image, "audio-classification": _audio}
+PREPROCESSING = {"text-classification": _text, "image-classification": _image, "audio-classification": _audio, "speech": _audio}
 
 
 def spec_of(deployed: Deployed) -> dict[str, Any]:
@@ -178,7 +183,7 @@ def spec_of(deployed: Deployed) -> dict[str, Any]:
         "inputs": [asdict(port) for port in deployed.inputs],
         "outputs": [asdict(port) for port in deployed.outputs],
         "preprocessing": deployed.preprocessing,
-        "labels": "labels.json",
+        **({"labels": "labels.json"} if deployed.classes else {}),
         "measured": deployed.candidate.facts,
     }
 

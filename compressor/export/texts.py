@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from compressor.export.examples import requirements
+from compressor.export.examples import KINDS, requirements
 from compressor.export.spec import Deployed
 from compressor.records import Candidate, Report
 from compressor.report import wording
@@ -20,14 +20,15 @@ def readme(report: Report, deployed: Deployed) -> str:
 
 
 def _use(report: Report, deployed: Deployed) -> Iterator[str]:
-    argument = '"some text"' if deployed.task == "text-classification" else "picture.jpg"
+    argument = {"text": '"some text"', "image": "picture.jpg", "audio": "sound.wav"}[KINDS[deployed.task]]
     commands = f"pip install {requirements(deployed)}", "sha256sum -c SHA256SUMS", f"python example.py {argument}"
     yield from (f"# {escaped(report.name)}, {deployed.task} for {escaped(deployed.candidate.target)}", "")
     yield from ("```", *commands, "```", "")
     if deployed.needs_this_project:
         yield "The layers of this model have widths of their own, which no stock configuration can say:"
         yield from ("it is opened with `compressor.model.Model.load`.", "")
-    yield f"`{deployed.file}` is the model, `spec.json` says what it takes and gives, `labels.json` names its classes in order."
+    named = ", `labels.json` names its classes in order" if deployed.classes else "; it gives features, not classes"
+    yield f"`{deployed.file}` is the model, `spec.json` says what it takes and gives{named}."
     yield ""
     if deployed.runtime == "onnxruntime":
         yield "From release 1.29 on, onnxruntime reports its use to Microsoft; `ORT_DISABLE_TELEMETRY=1`, which `example.py` sets, stops it."
