@@ -440,9 +440,13 @@ class Objective(Step, ABC):
         """What is trained beside the student and thrown away afterwards; None where nothing is."""
         return None
 
+    def project(self, student: Outputs, projections: torch.nn.Module | None) -> Outputs:
+        """The student's outputs as they are compared, through the projections; in the precision that it is trained in."""
+        return student
+
     @abstractmethod
-    def loss(self, student: Outputs, teacher: Outputs, batch: Batch, projections: torch.nn.Module | None) -> torch.Tensor:
-        """The loss of one batch, before its weight."""
+    def loss(self, student: Outputs, teacher: Outputs, batch: Batch) -> torch.Tensor:
+        """The loss of one batch before its weight, of the student's projected outputs and the teacher's; both in float32."""
 
 
 @dataclass(frozen=True)

@@ -30,9 +30,13 @@ class Lesson:
     teacher: Want
     projections: nn.Module | None
 
-    def loss(self, student: Outputs, teacher: Outputs, batch: Batch) -> torch.Tensor:
-        """The loss before its weight; the objective sees what it asked for, in the order it asked."""
-        return self.objective.loss(_chosen(student, self.student), _chosen(teacher, self.teacher), batch, self.projections)
+    def projected(self, student: Outputs) -> Outputs:
+        """What the objective asked for of the student, in the order it asked, through its projections."""
+        return self.objective.project(_chosen(student, self.student), self.projections)
+
+    def loss(self, projected: Outputs, teacher: Outputs, batch: Batch) -> torch.Tensor:
+        """The loss before its weight."""
+        return self.objective.loss(in_float32(projected), in_float32(_chosen(teacher, self.teacher)), batch)
 
 
 @dataclass(frozen=True)
@@ -82,14 +86,15 @@ def losses(teachers: Sequence[Teacher], task: Task, student: nn.Module, batch: B
     _quiet(student, want.attention_maps)
     with all_layers(student) if want != Want() else nullcontext():
         outputs = task.forward(student, batch, want)
-    taught = [teacher.outputs(task, batch, outputs) for teacher in teachers]
-    found = {}
+    taught = [
+        (lesson, lesson.projected(outputs), theirs)
+        for teacher in teachers
+        for theirs in [teacher.outputs(task, batch, outputs)]
+        for lesson in teacher.lessons
+    ]
     with torch.autocast(outputs.logits.device.type, enabled=False):
-        mine = in_float32(outputs)
-        for teacher, theirs in zip(teachers, taught, strict=True):
-            for lesson in teacher.lessons:
-                found[lesson.name] = lesson.loss(mine, in_float32(theirs), batch)
-    return mine, found
+        found = {lesson.name: lesson.loss(mine, theirs, batch) for lesson, mine, theirs in taught}
+        return in_float32(outputs), found
 
 
 @contextmanager

@@ -121,7 +121,7 @@ def _loss(subject: Subject, pair: _Pair, *, padding: int = 0) -> torch.Tensor:
             sides.append(_chosen(run.task.forward(module.eval(), batch, want), want))
     objective: Objective = subject.plugin
     with subject.during("loss"):
-        return objective.loss(sides[0], sides[1], batch, pair.projections)
+        return objective.loss(objective.project(sides[0], pair.projections), sides[1], batch)
 
 
 def _value(loss: torch.Tensor) -> float:

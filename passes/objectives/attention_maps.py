@@ -63,7 +63,7 @@ class AttentionMaps(Objective):
         return Want(attention_maps=tuple(mine for mine, _ in pairs)), Want(attention_maps=tuple(theirs for _, theirs in pairs))
 
     @override
-    def loss(self, student: Outputs, teacher: Outputs, batch: Batch, projections: torch.nn.Module | None) -> torch.Tensor:
+    def loss(self, student: Outputs, teacher: Outputs, batch: Batch) -> torch.Tensor:
         """The mean over pairs of one batch."""
         import torch
 

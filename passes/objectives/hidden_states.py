@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
@@ -54,6 +55,7 @@ def identity_projections(sizes: Sequence[tuple[int, int]]) -> torch.nn.ModuleLis
 class HiddenStates(Objective):
     """Imitate the outputs of the teacher's blocks, through a projection where sizes differ."""
 
+    version: ClassVar[int] = 2
     paper: ClassVar[str] = (
         "Romero et al., FitNets, 2015, arXiv:1412.6550; Jiao et al., TinyBERT, 2020, arXiv:1909.10351; "
         "identity start: Peng et al., DPHuBERT, 2023, arXiv:2305.17651"
@@ -89,20 +91,20 @@ class HiddenStates(Objective):
         return identity_projections([sizes] * len(layer_pairs(self.layers, student, teacher)))
 
     @override
-    def loss(
-        self,
-        student: Outputs,
-        teacher: Outputs,
-        batch: Batch,
-        projections: torch.nn.Module | None,
-    ) -> torch.Tensor:
+    def project(self, student: Outputs, projections: torch.nn.Module | None) -> Outputs:
+        """States of the teacher's size."""
+        import torch
+
+        if not isinstance(projections, torch.nn.ModuleList):
+            return student
+        pairs = zip(projections, student.hidden_states.items(), strict=True)
+        return replace(student, hidden_states={block: project(states) for project, (block, states) in pairs})
+
+    @override
+    def loss(self, student: Outputs, teacher: Outputs, batch: Batch) -> torch.Tensor:
         """The mean over pairs of one batch."""
         import torch
 
-        mine, theirs = list(student.hidden_states.values()), list(teacher.hidden_states.values())
-        if isinstance(projections, torch.nn.ModuleList):
-            mine = [project(states) for project, states in zip(projections, mine, strict=True)]
-        losses = [
-            hidden_state_loss(ours, other, student.mask, distance=self.distance) for ours, other in zip(mine, theirs, strict=True)
-        ]
+        pairs = zip(student.hidden_states.values(), teacher.hidden_states.values(), strict=True)
+        losses = [hidden_state_loss(ours, other, student.mask, distance=self.distance) for ours, other in pairs]
         return torch.stack(losses).mean()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
@@ -49,6 +50,7 @@ def layer_to_layer_loss(
 class LayerToLayer(Objective):
     """Imitate states between the teacher's blocks by their L1 distance and their direction."""
 
+    version: ClassVar[int] = 2
     paper: ClassVar[str] = "Peng et al., DPHuBERT, 2023, arXiv:2305.17651; Chang et al., DistilHuBERT, 2022, arXiv:2110.01900"
 
     layers: (
@@ -105,28 +107,27 @@ class LayerToLayer(Objective):
         return made
 
     @override
-    def loss(self, student: Outputs, teacher: Outputs, batch: Batch, projections: torch.nn.Module | None) -> torch.Tensor:
+    def project(self, student: Outputs, projections: torch.nn.Module | None) -> Outputs:
+        """A state for each layer that is imitated, of the teacher's size; named by number, as one may imitate several."""
+        import torch
+
+        states = list(student.hidden_states.values())
+        if isinstance(self.layers, dict):
+            states = [each for each, others in zip(states, self.layers.values(), strict=True) for _ in _several(others)]
+        if isinstance(projections, torch.nn.ModuleList):
+            states = [project(each) for project, each in zip(projections, states, strict=True)]
+        return replace(student, hidden_states={str(number): each for number, each in enumerate(states)})
+
+    @override
+    def loss(self, student: Outputs, teacher: Outputs, batch: Batch) -> torch.Tensor:
         """The mean over pairs of one batch."""
         import torch
 
-        theirs = list(teacher.hidden_states.values())
-        mine = [
-            states
-            for states, times in zip(student.hidden_states.values(), self._times(len(theirs)), strict=True)
-            for _ in range(times)
-        ]
-        if projections is not None:
-            assert isinstance(projections, torch.nn.ModuleList)
-            mine = [project(states) for project, states in zip(projections, mine, strict=True)]
         losses = [
             layer_to_layer_loss(ours, other, student.mask, l1=self.l1, cosine=self.cosine, mse=self.mse, form=self.cosine_form)
-            for ours, other in zip(mine, theirs, strict=True)
+            for ours, other in zip(student.hidden_states.values(), teacher.hidden_states.values(), strict=True)
         ]
         return torch.stack(losses).mean()
-
-    def _times(self, pairs: int) -> tuple[int, ...]:
-        """How many layers of the teacher each state of the student imitates, in the order of the pairs."""
-        return tuple(len(_several(others)) for others in self.layers.values()) if isinstance(self.layers, dict) else (1,) * pairs
 
     def _pairs(self, student: Anatomy, teacher: Anatomy) -> tuple[tuple[int, int], ...]:
         depths = len(student.blocks), len(teacher.blocks)

@@ -97,7 +97,7 @@ class Relations(Objective):
         return Want(hidden_states=ids(student)[-1:]), Want(hidden_states=ids(teacher)[-1:])
 
     @override
-    def loss(self, student: Outputs, teacher: Outputs, batch: Batch, projections: torch.nn.Module | None) -> torch.Tensor:
+    def loss(self, student: Outputs, teacher: Outputs, batch: Batch) -> torch.Tensor:
         """The loss of one batch; 0 for a single row, which relates to nothing."""
         ours, others = self._rows(student), self._rows(teacher)
         if len(ours) < 2:

@@ -87,7 +87,6 @@ class SoftTargets(Objective):
         student: Outputs,
         teacher: Outputs,
         batch: Batch,
-        projections: torch.nn.Module | None,
     ) -> torch.Tensor:
         """The divergence of one batch."""
         return soft_target_loss(

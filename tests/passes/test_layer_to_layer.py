@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from compressor.contracts import Outputs
 from compressor.errors import UnsupportedModel
+from passes.lessons import lessons
 from passes.objectives.layer_to_layer import LayerToLayer, layer_to_layer_loss
 
 
@@ -75,7 +76,7 @@ def test_one_state_imitates_several_layers_each_by_its_own_projection():
     assert len({id(each) for each in made}) == 3
     mine = {"stack": drawn(0, 2, 3, 8).float(), "layer.0": drawn(1, 2, 3, 8).float()}
     theirs = {"stack": drawn(2, 2, 3, 8).float(), "layer.1": drawn(3, 2, 3, 8).float(), "layer.3": drawn(4, 2, 3, 8).float()}
-    found = lesson.loss(outputs(mine), outputs(theirs), {}, made)
+    found = lesson.loss(lesson.project(outputs(mine), made), outputs(theirs), {})
     pairs = [("stack", "stack"), ("layer.0", "layer.1"), ("layer.0", "layer.3")]
     expected = sum((mine[one] - theirs[other]).square().mean() for one, other in pairs) / 3
     assert found.item() == pytest.approx(expected.item(), rel=1e-5)
@@ -99,3 +100,15 @@ def test_one_state_cannot_be_several_layers_without_projections_of_their_own(pro
 def test_layers_that_do_not_fit_are_refused(layers, depths, message):
     with pytest.raises(UnsupportedModel, match=message):
         LayerToLayer(layers=layers, projection="own").wants(anatomy(depths[0]), anatomy(depths[1]))
+
+
+def test_projections_run_in_the_precision_of_the_training_and_losses_in_float32():
+    lesson, sides = LayerToLayer(layers=(1,), projection="own"), (anatomy(1), anatomy(1))
+    (only,) = lessons(*sides, {"layer-to-layer": lesson})
+    mine, theirs = (outputs({"layer.0": drawn(seed, 2, 3, 8).float()}) for seed in (0, 1))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        projected = only.projected(mine)
+        assert projected.hidden_states["0"].dtype == torch.bfloat16
+    found = only.loss(projected, theirs, {})
+    assert found.dtype == torch.float32
+    assert found.item() == pytest.approx(lesson.loss(lesson.project(mine, only.projections), theirs, {}).item(), rel=1e-2)

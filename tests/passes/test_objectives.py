@@ -167,8 +167,8 @@ def test_hidden_states_through_a_fresh_projection_equal_those_without_when_sizes
     assert plain.projections(student, teacher) is None
     projections = projected.projections(student, teacher)
     assert projections is not None
-    loss = projected.loss(outputs[0], outputs[1], {}, projections)
-    torch.testing.assert_close(loss, plain.loss(outputs[0], outputs[1], {}, None))
+    loss = projected.loss(projected.project(outputs[0], projections), outputs[1], {})
+    torch.testing.assert_close(loss, plain.loss(outputs[0], outputs[1], {}))
 
 
 def test_hidden_states_project_only_when_sizes_differ():
@@ -297,7 +297,7 @@ def test_relations_keep_finite_gradients_when_rows_coincide(loss):
 def test_relations_of_a_single_row_are_zero_and_still_differentiable():
     states = drawn(0, 1, 3, 8).requires_grad_()
     outputs = Outputs(logits=torch.zeros(1, 2), hidden_states={"layer.1": states})
-    loss = Relations().loss(outputs, outputs, {}, None)
+    loss = Relations().loss(outputs, outputs, {})
     loss.backward()
     assert loss.item() == 0.0
 
@@ -311,7 +311,7 @@ def test_relations_of_pooled_states_do_not_see_padding(seed, relation):
 
     def loss() -> float:
         sides = [Outputs(logits=torch.zeros(3, 2), hidden_states={"layer.1": states}, mask=mask) for states in (student, teacher)]
-        return objective.loss(sides[0], sides[1], {}, None).item()
+        return objective.loss(sides[0], sides[1], {}).item()
 
     expected = loss()
     student[mask == 0] = 50.0

@@ -42,7 +42,7 @@ class Correlation(Objective):
         return Want(), Want()
 
     @override
-    def loss(self, student: Outputs, teacher: Outputs, batch: Batch, projections: torch.nn.Module | None) -> torch.Tensor:
+    def loss(self, student: Outputs, teacher: Outputs, batch: Batch) -> torch.Tensor:
         """The loss of one batch."""
         ours, theirs = ((each.logits / self.temperature).softmax(dim=-1) for each in (student, teacher))
         return correlation_loss(ours, theirs, dim=-1) + self.rows * correlation_loss(ours, theirs, dim=0)

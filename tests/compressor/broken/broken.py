@@ -273,21 +273,21 @@ class NeverEnds(Objective):
     def wants(self, student, teacher):
         return Want(), Want()
 
-    def loss(self, student, teacher, batch, projections):
+    def loss(self, student, teacher, batch):
         return (student.logits - teacher.logits).square().mean() + 1.0
 
 
 class TeachesNothing(NeverEnds):
     """Has no gradient."""
 
-    def loss(self, student, teacher, batch, projections):
+    def loss(self, student, teacher, batch):
         return (student.logits.detach() - teacher.logits).square().mean().requires_grad_()
 
 
 class WeighsItself(NeverEnds):
     """Applies the weight that the pass applies."""
 
-    def loss(self, student, teacher, batch, projections):
+    def loss(self, student, teacher, batch):
         return self.weight * (student.logits - teacher.logits).square().mean()
 
 
@@ -297,7 +297,7 @@ class CountsPadding(NeverEnds):
     def wants(self, student, teacher):
         return tuple(Want(hidden_states=(side.blocks[0].id,)) for side in (student, teacher))
 
-    def loss(self, student, teacher, batch, projections):
+    def loss(self, student, teacher, batch):
         ours, theirs = (next(iter(side.hidden_states.values())) for side in (student, teacher))
         return (ours - theirs).square().mean()
 
