@@ -13,7 +13,7 @@ import argparse
 import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -177,6 +177,8 @@ class Lab:
     model: Path
     data: Path
     runs: Path
+    found: dict[str, list[float]] = field(default_factory=dict)
+    """Feature errors by cell and split."""
 
     def run(self, cell: Cell) -> Report:
         """The report of a cell."""
@@ -207,9 +209,12 @@ class Lab:
 
     def errors(self, cell: Cell, split: str) -> list[float]:
         """Feature errors of a cell by layer of the teacher, in percent."""
-        ground = self.grounds[split]
-        mine = states(ground.task, self.student(cell), ground.rows)
-        return [100 * each for each in feature_errors(mine, ground.teacher, fitted_on=len(ground.rows) // 2)]
+        key = f"{cell.name} on {split}"
+        if key not in self.found:
+            ground = self.grounds[split]
+            mine = states(ground.task, self.student(cell), ground.rows)
+            self.found[key] = [100 * each for each in feature_errors(mine, ground.teacher, fitted_on=len(ground.rows) // 2)]
+        return self.found[key]
 
     def best_rate(self, method: str) -> float:
         """The learning rate whose student has the least feature errors on validation rows, by seed 0."""
