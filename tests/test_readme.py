@@ -32,6 +32,15 @@ def test_message_is_what_a_typo_gives(plan):
     assert f"`{said.value}`".replace(str(plan), "plan.yaml") in README
 
 
+def test_part_of_a_plan_that_distils_and_prunes_is_taken(tmp_path):
+    _, part, *_ = re.findall(r"```yaml\n(.*?)```", README, flags=re.DOTALL)
+    for name in ("model", "clips/train", "clips/test"):
+        (tmp_path / name).mkdir(parents=True)
+    path = tmp_path / "plan.yaml"
+    path.write_text(f"model: {{folder: model}}\n{part}targets: [openvino]\n")
+    assert [step.name for step in load_plan(path).passes] == ["distill-and-prune", "quantize-static"]
+
+
 @pytest.mark.parametrize("link", re.findall(r"\]\(([^)#:]+)\)", README))
 def test_link_leads_somewhere(link):
     assert (ROOT / link).exists()
