@@ -73,10 +73,11 @@ def plan(model: Path, sounds: Path) -> dict[str, Any]:
 def run(sounds: Path, runs: Path) -> tuple[Report, int]:
     """The report, and the most memory in bytes that a process of the run took."""
     path, out, peak = runs / "plan.yaml", runs / "run", runs / "peak.json"
-    if not peak.is_file():
+    text = yaml.safe_dump(plan(source(runs / "model"), sounds), sort_keys=False)
+    if not peak.is_file() or path.read_text(encoding="utf-8") != text:
         shutil.rmtree(out, ignore_errors=True)
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(yaml.safe_dump(plan(source(runs / "model"), sounds), sort_keys=False), encoding="utf-8")
+        path.write_text(text, encoding="utf-8")
         command = [sys.executable, "-m", "compressor.cli", "run", str(path), "--out", str(out), "--store", str(runs / "store")]
         subprocess.run(command, check=True)
         peak.write_text(json.dumps(1024 * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss), encoding="utf-8")
@@ -94,7 +95,7 @@ def document(report: Report, peak_bytes: int) -> Iterator[str]:
     yield f"- Parameters: {report.stages[0].weights:,} before, {stage.weights:,} after."
     yield f"- {steps[0]} steps with gates on heads, neurons and channels, {steps[1]} without; batches of {BATCH} sounds of {SECONDS:g} s."
     yield f"- The step took {stage.seconds:,.0f} s, {stage.seconds / sum(steps):.2f} s a step of training, scoring included."
-    yield f"- Peak memory of the whole run: {peak_bytes / 2**30:.1f} GiB."
+    yield f"- Peak memory of the process that trains: {peak_bytes / 2**30:.1f} GiB."
     yield from (f"- {note.text}" for note in stage.notes if isinstance(note, Remark) and "were to go" in note.text)
     yield from ("", "| target | model | median ms | against the source in ONNX Runtime |", "| --- | --- | ---: | ---: |")
     for target in Findings(report).targets:

@@ -3,8 +3,8 @@
     python -m benchmarks.step_costs MODEL ROWS
 
 MODEL is a folder of an encoder of speech, ROWS an audiofolder with the columns digit and speaker, as `benchmarks.speech` writes it.
-The parts are timed apart: the teacher's forward pass, and the student's forward and backward pass with the same gates, precision and
-batch, but without losses, multipliers, optimiser or data.
+The parts are timed apart: the teacher's forward pass, and the student's forward and backward pass in the same precision and with the
+same batch, but without gates, losses, multipliers, optimiser or data.
 """
 
 from __future__ import annotations

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
@@ -15,9 +14,23 @@ from compressor.report import EVALUATIONS, TIMED_FEEDS
 from compressor.seal import SUMS
 from compressor.store import remove
 
-PLAN, REPORT, LOCK = "plan.yaml", "report.json", ".lock"
+PLAN, REPORT, LOCK, UNFINISHED = "plan.yaml", "report.json", ".lock", ".unfinished"
 PART = f".{PLAN}.part"
-WRITTEN = {PLAN, LOCK, PART, REPORT, "report.html", "report.md", SUMS, EVALUATIONS, TIMED_FEEDS, "artifacts", "bench", "gates"}
+WRITTEN = {
+    PLAN,
+    LOCK,
+    UNFINISHED,
+    PART,
+    REPORT,
+    "report.html",
+    "report.md",
+    SUMS,
+    EVALUATIONS,
+    TIMED_FEEDS,
+    "artifacts",
+    "bench",
+    "gates",
+}
 """All that a run writes into its folder, beside parts of the report on their way."""
 
 
@@ -37,7 +50,7 @@ def finished(folder: Path, plan: str) -> bool:
 def claimed(folder: Path, plan: str) -> Iterator[None]:
     """The folder for this process alone, made or gone on with; `plan` is the plan's text, which stays in it.
 
-    Where the run fails without a report nothing stays, so that a plan that was mended may have the folder.
+    What a run left that failed or was killed may be taken by a run of another plan: the plan was mended, and nothing is lost.
 
     Raises:
         StoreError: another process runs in it, it holds something else than an unfinished run of this plan, or it is no folder.
@@ -46,7 +59,7 @@ def claimed(folder: Path, plan: str) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StoreError(f"{folder} cannot be a folder ({error.strerror}): name another one with --out") from error
-    with _gone_if_empty(folder), writing(folder), tried(folder / LOCK, work="running a plan") as ours:
+    with writing(folder), tried(folder / LOCK, work="running a plan") as ours:
         if not ours:
             raise StoreError(
                 f"{folder} is in use by {holder(folder / LOCK)}: wait for its end, or name another folder with --out"
@@ -54,36 +67,17 @@ def claimed(folder: Path, plan: str) -> Iterator[None]:
         if (folder / REPORT).is_file():
             raise StoreError(f"{folder} is not empty, it holds a run that has ended: name another folder with --out")
         names = {path.name for path in folder.iterdir()} - {LOCK, PART}
-        if names and _plan_of(folder) != plan:
+        if names - {UNFINISHED} and UNFINISHED not in names and _plan_of(folder) != plan:
             raise StoreError(f"{folder} is not empty, and no unfinished run of this plan: name another folder with --out")
         for name in sorted(names - WRITTEN):
             if not (name.startswith(".") and name.endswith(".part")):
                 raise StoreError(f"{folder} holds '{name}', which no run writes: name another folder with --out")
         for name in names - {PLAN}:  # what a killed run left: all of it is built and measured anew
             remove(folder / name)
+        (folder / UNFINISHED).touch()
         put(folder / PLAN, plan)
-        try:
-            yield
-        except Exception:
-            _emptied(folder)
-            raise
-
-
-@contextmanager
-def _gone_if_empty(folder: Path) -> Iterator[None]:
-    try:
         yield
-    finally:
-        with suppress(OSError):  # it holds something
-            folder.rmdir()
-
-
-def _emptied(folder: Path) -> None:
-    """Remove what a run without a report wrote: all of it would be built and measured anew."""
-    if not (folder / REPORT).is_file():
-        for name in WRITTEN - {LOCK}:
-            if os.path.lexists(folder / name):
-                remove(folder / name)
+        (folder / UNFINISHED).unlink(missing_ok=True)
 
 
 def _unfinished(folder: Path, plan: str) -> bool:

@@ -13,7 +13,7 @@ from compressor.contracts import Context, Size
 from compressor.records import Series
 from compressor.training import OwnRate, TrainingLog, TrainingSettings, train
 from passes.latency_budget import LatencyBudget
-from passes.lessons import all_layers
+from passes.lessons import unabridged
 from passes.taught import Listening, Taught, projections
 from passes.teaching import COMPARED_ROWS, thinned
 
@@ -133,7 +133,7 @@ class DistillAndPrune(Taught):
         goal.check(gating)
         if self.start == "importance":
             start_by_importance(gating, student, goal.formula, ctx)
-        constraint = SizeConstraint(gating, goal.formula, sparsity=goal.share, ramp=self.ramp)
+        constraint = SizeConstraint(gating, goal.trained_by, sparsity=goal.share, ramp=self.ramp)
         first = self._joint(student, teachers, gating, constraint, ctx)
         small = cut(student, gating, goal, ctx)
         second = self._recovered(small, teachers, ctx) if self.recovery_epochs != 0 else None
@@ -156,7 +156,7 @@ class DistillAndPrune(Taught):
 
         def step(batch: Any, done: float) -> dict[str, torch.Tensor]:
             gating.train()  # also where dropout is off
-            with all_layers(module):
+            with unabridged(module):
                 found = self.losses(module, teachers, batch, ctx.task)
             gating.check_seen()
             return {**found, "constraint": constraint.loss(done)}

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 OPEN: Mapping[GatedKind, float] = dict.fromkeys(DROPS, 0.01)
 CENTRE, SPREAD = 2.5, 1.5
 """Mean and standard deviation of log alpha by importance: nearly all are on, and what matters least is the first to go."""
+LEAST = 1e-30
 ROWS, BATCH = 512, 16
 RANKED: tuple[Literal["heads", "neurons"], ...] = ("heads", "neurons")
 
@@ -29,25 +30,37 @@ def start_by_importance(gating: Gating, student: Model, formula: Formula, ctx: C
     """Set the gates of heads and neurons by what each unit adds to the residual stream for what it costs.
 
     What it adds is a norm, a mean over some training rows, as structured pruning by `activation` has it. In each kind it is scaled
-    to sum to what the kind costs, so that kinds compare. Gates of other kinds stay as they are.
+    to sum to what the kind costs, so that kinds compare. log alpha is normally distributed over the cost, by rank: neither units that do
+    nothing nor outliers take a gate out of reach. Gates of other kinds stay as they are.
     """
     places = [place for place in gating.places if place.kind in RANKED]
     if not places:
         return
     values = _importance(places, gating, student, ctx)
     cost = {place: _unit_cost(place, gating.places, formula) for place in places}
-    logs: dict[Place, torch.Tensor] = {}
+    worth: dict[Place, torch.Tensor] = {}
     for kind in RANKED:
         mine = [place for place in places if place.kind == kind]
-        worth = sum(float(values[place].sum()) for place in mine) / max(sum(cost[place] * place.units for place in mine), 1e-30)
-        logs |= {place: (values[place] / (worth * cost[place])).clamp(min=1e-9).log() for place in mine}
-    weights = torch.cat([torch.full_like(logs[place], cost[place]) for place in places])
-    every = torch.cat(list(logs.values()))
-    mean = (weights * every).sum() / weights.sum()
-    spread = ((weights * (every - mean).square()).sum() / weights.sum()).sqrt().clamp(min=1e-6)
+        per_cost = sum(float(values[place].sum()) for place in mine) / max(
+            sum(cost[place] * place.units for place in mine), LEAST
+        )
+        worth |= {place: values[place] / (max(per_cost, LEAST) * cost[place]) for place in mine}
+    below = _share_below(
+        torch.cat([worth[place] for place in places]), torch.tensor([c for p in places for c in [cost[p]] * p.units])
+    )
+    starts = CENTRE + SPREAD * torch.special.ndtri(below)
     with torch.no_grad():
-        for place in places:
-            gating.gate(place).log_alpha.copy_(CENTRE + SPREAD * (logs[place] - mean) / spread)
+        for place, start in zip(places, starts.split([place.units for place in places]), strict=True):
+            gating.gate(place).log_alpha.copy_(start)
+
+
+def _share_below(values: torch.Tensor, costs: torch.Tensor) -> torch.Tensor:
+    """For each unit the share in (0, 1) of all cost that matters less, half of its own included."""
+    order = torch.argsort(values, stable=True)
+    ranked = costs[order].double()
+    shares = torch.empty_like(ranked)
+    shares[order] = (ranked.cumsum(0) - ranked / 2) / ranked.sum()
+    return shares
 
 
 def _unit_cost(place: Place, places: Sequence[Place], formula: Formula) -> float:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from compressor.contracts import Context
 from compressor.errors import CompressorError
+from compressor.group import Group
 from compressor.records import Remark, Table
 from passes.block_costs import Site
 from passes.constraint import choose
@@ -53,9 +55,14 @@ class Goal:
         if most < self.share:
             kinds = ", ".join(dict.fromkeys(place.kind for place in gating.places))
             raise CompressorError(
-                f"{self.share:.1%} of the {self.unit} cannot go: {most:.1%} do with all gone that may go ({kinds}); "
-                "ask for less, or let more kinds of units go"
+                f"{self.share:.1%} of the {self.unit} cannot go: {most:.1%} do with all gone that may go ({kinds}); ask for less"
+                + ("" if self.latency else ", or let more kinds of units go")
             )
+
+    @property
+    def trained_by(self) -> Formula:
+        """The formula that gates learn by."""
+        return self.formula.hull() if isinstance(self.formula, LatencyFormula) else self.formula
 
     def widths(self, gating: Gating, share: float) -> dict[Place, tuple[int, ...]]:
         """Which units stay at each place where so much goes."""
@@ -81,8 +88,10 @@ def latency_goal(student: Model, gating: Gating, limits: Limits, *, budget: Late
     """A latency on a target, by a table that is measured now unless this machine has it.
 
     Raises:
-        CompressorError: the model is as fast as that.
+        CompressorError: the model is as fast as that, or other processes compute beside this one.
     """
+    if Group().size > 1:
+        raise CompressorError("a latency is measured while nothing else runs: run this plan without --processes")
     table = latency_table(Site(student, gating.anatomy, tuple(_ladders(gating, limits)), ctx), budget)
     left = budget.ratio if budget.ratio is not None else (budget.ms or 0.0) / table.full_ms
     if left >= 1:
@@ -105,11 +114,7 @@ def _ladders(gating: Gating, limits: Limits) -> list[Ladder]:
 
 
 def cut(student: Model, gating: Gating, goal: Goal, ctx: Context) -> Model:
-    """The student without the units that are off; a latency is measured, and units are chosen anew while it is missed by over 5 %.
-
-    Raises:
-        CompressorError: a latency cannot be reached.
-    """
+    """The student without the units that are off; a latency is measured, and units are chosen anew while it is missed by over 5 %."""
     expected = [float(count.detach()) for count in gating.expected()]
     gating.eval()
     chosen = goal.widths(gating, goal.share) if goal.latency is None else _measured(student, gating, goal, ctx)
@@ -140,7 +145,20 @@ def _measured(student: Model, gating: Gating, goal: Goal, ctx: Context) -> dict[
         everything = all(len(units) <= goal.limits.lowest(place) for place, units in chosen.items())
         return Choice(tuple(chosen.items()), goal.cost(chosen), lambda: make(chosen), everything)
 
-    best = reach(student, budget, table, choice, ctx)
+    gates = hashlib.sha256(b"".join(gate.detach().cpu().numpy().tobytes() for gate in gating.parameters())).hexdigest()
+
+    def measure(choice: Choice, small: Model) -> tuple[float, float]:
+        """Remembered, so that a killed run that goes on takes the same widths."""
+        left = [[str(place), len(units)] for place, units in choice.what]  # type: ignore[attr-defined]
+        what = {"latency of": left, "gates": gates, **budget.model_dump(mode="json")}
+
+        def timed() -> list[float]:
+            return list(ctx.measure([student, small], budget.target, batch=budget.batch, length=budget.length))
+
+        before, after = ctx.remember(what, timed)
+        return before, after
+
+    best = reach(budget, table, choice, measure, ctx)
     assert isinstance(best.choice.what, tuple)
     return dict(best.choice.what)
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from compressor.anatomy import Anatomy, Block
-from compressor.contracts import Batch, Outputs, Task
+from compressor.contracts import Batch, Outputs, Task, Want
 from compressor.errors import UnsupportedModel
 from passes.removal import Kind
 
@@ -114,7 +114,7 @@ def data_scores(
     rows = 0
     for batch in batches:
         with _watching(module, anatomy, wanted) as seen, torch.set_grad_enabled(importance == "taylor"):
-            outputs = task.forward(module, batch)
+            outputs = task.forward(module, batch, Want((anatomy.blocks[0].id,)))  # with states comes the mask of their tokens
             _check_seen(wanted, seen, anatomy)
             count = outputs.logits.shape[0]
             scores = _taylor(seen, anatomy, task.loss(outputs, batch) * count, count) if importance == "taylor" else None

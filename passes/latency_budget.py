@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
@@ -39,7 +39,7 @@ class LatencyBudget(BaseModel):
     ratio: Share | None = Field(None, description="latency as a fraction of the input model's")
     ms: float | None = Field(None, gt=0, description="latency in milliseconds")
     batch: int = Field(1, ge=1)
-    length: int = Field(128, ge=1)
+    length: int = Field(128, ge=1, description="tokens, pixels or samples of the rows that are timed")
     points: int = Field(3, ge=1, le=16, description="narrower variants measured for each kind of unit")
 
     @model_validator(mode="after")
@@ -143,6 +143,20 @@ def _rising(points: Sequence[tuple[float, float]]) -> tuple[tuple[float, float],
     return tuple(reversed(result))
 
 
+def _lower_hull(points: Sequence[tuple[float, float]]) -> tuple[tuple[float, float], ...]:
+    """Of points by rising count those on the lower convex hull: slopes rise with the count."""
+    hull: list[tuple[float, float]] = []
+    for count, ms in points:
+        while len(hull) > 1 and _slope(hull[-2], hull[-1]) >= _slope(hull[-2], (count, ms)):
+            hull.pop()
+        hull.append((count, ms))
+    return tuple(hull)
+
+
+def _slope(one: tuple[float, float], other: tuple[float, float]) -> float:
+    return (other[1] - one[1]) / (other[0] - one[0])
+
+
 def _between(points: Sequence[tuple[float, float]], count: Number) -> Number:
     """Linear interpolation, constant beyond the ends; a tensor stays one."""
     found: Any = points[-1][1] + 0 * count
@@ -178,6 +192,11 @@ class LatencyFormula:
         found: Number = total
         return found
 
+    def hull(self) -> LatencyFormula:
+        """The same with each curve's lower convex hull: what gates learn by, for a flat stretch would not say that less is faster."""
+        points = {kind: _lower_hull(curve) for kind, curve in self.table.points.items()}
+        return replace(self, table=replace(self.table, points=points))
+
 
 # ------------------------------------------------------------------ search
 
@@ -209,14 +228,18 @@ class Outcome:
         return self.ms / self.goal_ms - 1
 
 
-def reach(model: Model, budget: LatencyBudget, table: LatencyTable, choose: Callable[[float], Choice], ctx: Context) -> Outcome:
+def reach(
+    budget: LatencyBudget,
+    table: LatencyTable,
+    choose: Callable[[float], Choice],
+    measure: Callable[[Choice, Model], tuple[float, float]],
+    ctx: Context,
+) -> Outcome:
     """Remove what the table says the budget takes; measure; correct by what was really saved while it misses by over 5 %.
 
     Args:
         choose: what goes to save so many milliseconds by the table.
-
-    Raises:
-        CompressorError: the budget is missed with all gone that may go.
+        measure: milliseconds of the input model and of what is left, side by side.
     """
     excess = table.full_ms - (budget.ms or (budget.ratio or 1.0) * table.full_ms)
     outcomes: list[Outcome] = []
@@ -224,18 +247,13 @@ def reach(model: Model, budget: LatencyBudget, table: LatencyTable, choose: Call
         choice = choose(excess)
         if any(choice.what == earlier.choice.what for earlier in outcomes):
             break
-        last = _outcome(model, budget, choice, ctx)
+        last = _outcome(budget, choice, measure, ctx)
         outcomes.append(last)
         if abs(last.miss) <= TOLERANCE:
             break
         really_saved = last.input_ms - last.ms
         excess *= (last.input_ms - last.goal_ms) / really_saved if really_saved > 0 else 2.0
     best = _best(outcomes)
-    if best.miss > TOLERANCE and best.choice.everything:
-        raise CompressorError(
-            f"the latency budget cannot be met on {budget.target}: {best.goal_ms:.3g} ms is the goal, {best.input_ms:.3g} ms the "
-            f"input model, {best.ms:.3g} ms with all gone that may go; raise the budget, or let layers go too"
-        )
     _tell(budget, table, best, tries=len(outcomes), ctx=ctx)
     return best
 
@@ -260,15 +278,26 @@ def prune_to_latency(site: Site, budget: LatencyBudget, shed: Shed) -> tuple[tup
             taken, table.full_ms - saved(site.ladders, cost, taken), lambda: site.pruned(taken), everything=taken == everything
         )
 
-    best = reach(site.model, budget, table, choose, site.ctx)
+    def measure(_: Choice, pruned: Model) -> tuple[float, float]:
+        before, after = site.ctx.measure([site.model, pruned], budget.target, batch=budget.batch, length=budget.length)
+        return before, after
+
+    best = reach(budget, table, choose, measure, site.ctx)
+    if best.miss > TOLERANCE and best.choice.everything:
+        raise CompressorError(
+            f"the latency budget cannot be met on {budget.target}: {best.goal_ms:.3g} ms is the goal, {best.input_ms:.3g} ms the "
+            f"input model, {best.ms:.3g} ms with all gone that may go; raise the budget, or let layers go too"
+        )
     taken = best.choice.what
     assert isinstance(taken, tuple)
     return taken, best.pruned
 
 
-def _outcome(model: Model, budget: LatencyBudget, choice: Choice, ctx: Context) -> Outcome:
+def _outcome(
+    budget: LatencyBudget, choice: Choice, measure: Callable[[Choice, Model], tuple[float, float]], ctx: Context
+) -> Outcome:
     pruned = choice.pruned()
-    input_ms, ms = ctx.measure([model, pruned], budget.target, batch=budget.batch, length=budget.length)
+    input_ms, ms = measure(choice, pruned)
     goal_ms = budget.ms or (budget.ratio or 1.0) * input_ms
     ctx.tell(Message(f"{ms:.3g} ms on {budget.target}, predicted {choice.predicted_ms:.3g}, goal {goal_ms:.3g}"))
     return Outcome(choice, pruned, ms, input_ms, goal_ms)

@@ -84,7 +84,7 @@ def losses(teachers: Sequence[Teacher], task: Task, student: nn.Module, batch: B
 
     want = union(lesson.student for teacher in teachers for lesson in teacher.lessons)
     _quiet(student, want.attention_maps)
-    with all_layers(student) if want != Want() else nullcontext():
+    with unabridged(student) if want != Want() else nullcontext():
         outputs = task.forward(student, batch, want)
     taught = [
         (lesson, lesson.projected(outputs), theirs)
@@ -98,19 +98,26 @@ def losses(teachers: Sequence[Teacher], task: Task, student: nn.Module, batch: B
 
 
 @contextmanager
-def all_layers(module: nn.Module) -> Iterator[None]:
-    """No layer drop meanwhile: a block that is left out has no states to imitate, and gates that do not act."""
+def unabridged(module: nn.Module) -> Iterator[None]:
+    """No layer drop and no masked frames meanwhile.
+
+    A block that is left out has no states to imitate, and gates that do not act; a teacher sees what a mask hides from its student.
+    """
     config: Any = getattr(module, "config", None)
-    held: list[tuple[Any, float]] = [
-        (part, part.layerdrop) for part in (config, *module.modules()) if isinstance(getattr(part, "layerdrop", None), float)
+    held: list[tuple[Any, str, Any]] = [
+        (part, "layerdrop", part.layerdrop)
+        for part in (config, *module.modules())
+        if isinstance(getattr(part, "layerdrop", None), float)
     ]
-    for part, _ in held:
-        part.layerdrop = 0.0
+    if getattr(config, "apply_spec_augment", False):
+        held.append((config, "apply_spec_augment", True))
+    for part, name, _ in held:
+        setattr(part, name, type(getattr(part, name))(0))
     try:
         yield
     finally:
-        for part, before in held:
-            part.layerdrop = before
+        for part, name, before in held:
+            setattr(part, name, before)
 
 
 def _quiet(student: nn.Module, blocks: Sequence[str]) -> None:

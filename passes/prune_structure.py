@@ -45,7 +45,7 @@ class PruneStructure(Pass):
     macs: Share | None = Field(None, description="fraction of the blocks' multiply-accumulates")
     latency: LatencyBudget | None = Field(None, description="a latency to reach, measured on a target of the plan")
     widths: dict[Literal["heads", "neurons"], tuple[Annotated[int, Field(ge=0)], ...]] | None = Field(
-        None, description="how many units stay, by kind and block: another model's shape, say"
+        None, min_length=1, description="how many units stay, by kind and block: another model's shape, say"
     )
     length: int = Field(128, ge=1, description="tokens a row when multiply-accumulates are counted")
     round_to: int = Field(16, ge=1, description="feed-forward widths become multiples of this")
@@ -60,8 +60,8 @@ class PruneStructure(Pass):
             raise ValueError(
                 f"give exactly one of keep, parameters, macs, latency and widths, found {' and '.join(given) or 'none'}"
             )
-        if self.widths is not None and "what" in self.model_fields_set:
-            raise ValueError("widths names the kinds: leave `what` out")
+        if self.widths is not None and (beside := self.model_fields_set & {"what", "scope", "round_to", "min_heads"}):
+            raise ValueError(f"widths says all: leave {', '.join(sorted(beside))} out")
         if len(set(self.what)) < len(self.what):
             raise ValueError(f"what names a kind twice: {', '.join(self.what)}")
         if isinstance(self.keep, dict):

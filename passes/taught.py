@@ -121,7 +121,9 @@ class Taught(Pass, TrainingSettings):
     def _answers_kept(self) -> bool:
         """Whether the teachers run once a row: where that was asked for, and by itself where only their logits are wanted."""
         if self.cache_teacher is None:
-            return all(each.looks_at() == "logits" for each in self._objectives().values())
+            known = registry.names("objective")  # others are faults that the plan's check tells
+            made = (objective(name, given) for name, given in self.objectives.items() if name in known)
+            return all(each.looks_at() == "logits" for each in made if each.weight > 0)
         return self.cache_teacher
 
     def taught_by(self, student: Model, models: Mapping[str, Model], ctx: Context) -> tuple[Teacher, ...]:

@@ -94,7 +94,7 @@ class Sounds(Task):
         rate = int(values["sampling_rate"])
         most, least = round(self.seconds * rate), round(SHORTEST * rate)
         draw = np.random.default_rng(seed)
-        seconds = [_seconds(sounds[number][self.audio]) for number in range(len(rows))]
+        seconds = _lengths(rows, self.audio)
         order = draw.permutation(len(rows)).tolist()
         alike = [
             number for part in grouped(order, batch_size * BATCHES_SORTED) for number in sorted(part, key=seconds.__getitem__)
@@ -159,13 +159,20 @@ def decoded(content: Mapping[str, Any], sampling_rate: int) -> NDArray[np.float3
     return wave if rate == sampling_rate else soxr.resample(wave, rate, sampling_rate)
 
 
-def _seconds(content: Mapping[str, Any]) -> float:
-    """Length of a sound file `{bytes, path}` by its head."""
+@lru_cache(maxsize=4)
+def _lengths(rows: Dataset, column: str) -> Sequence[float]:
+    """Seconds of each sound, by the heads of the files; read once for a split."""
     import soundfile
 
-    given = content["bytes"]
-    found = soundfile.info(io.BytesIO(given) if given is not None else content["path"])
-    return float(found.frames / found.samplerate)
+    found = []
+    for row in _undecoded(rows.select_columns([column]), column):
+        given, path = row[column]["bytes"], row[column]["path"]
+        try:
+            head = soundfile.info(io.BytesIO(given) if given is not None else path)
+        except (OSError, RuntimeError) as error:  # what the library raises for a file that is no sound
+            raise SourceError(f"{path or 'a row'} cannot be read as a sound: {error}") from error
+        found.append(head.frames / head.samplerate)
+    return found
 
 
 def _undecoded(rows: Dataset, column: str) -> Dataset:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from compressor.contracts import Batch, Evaluation, Feed, Outputs, Port, Want
 from compressor.errors import CompressorError, SourceError
 from compressor.records import Interval, Metric, Scores
 from compressor.tasks.classification import NOT_INPUTS, RESAMPLES, captured
 from compressor.tasks.lazy import Batches
-from compressor.tasks.sounds import Sounds, frame_mask, frames_of, side_files
+from compressor.tasks.sounds import SHORTEST, Sounds, frame_mask, frames_of, side_files
 
 if TYPE_CHECKING:
     import numpy as np
@@ -57,8 +57,15 @@ class Speech(Sounds):
 
     crop: bool = Field(
         default=False,
-        description="Sounds of a training batch are of like lengths and cropped to the shortest, at random: nothing is padded.",
+        description="Sounds of a training batch are of like lengths and cropped to the shortest, at random: none is padded, but those "
+        "under a quarter of a second.",
     )
+
+    @model_validator(mode="after")
+    def _croppable(self) -> Self:
+        if self.crop and self.seconds < SHORTEST:
+            raise ValueError(f"crop needs seconds of {SHORTEST} or more, found {self.seconds:g}")
+        return self
 
     def repeats(self) -> bool:
         """Not where sounds are cropped at random."""

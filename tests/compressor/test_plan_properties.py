@@ -80,7 +80,7 @@ BEYOND_SCHEMA = {
     "two columns": r"content and label are both column",
     "what a pass asks of its parameters together": r"give exactly one of|names a kind twice|keep speaks of|layers go beside|"
     r"a latency budget needs either|layers needs init|cache_teacher keeps no attention maps|compile: true hides |"
-    r"units names a kind twice|latency is known by heads|widths names the kinds|attention-maps needs heads to look at|"
+    r"units names a kind twice|latency is known by heads|widths says all|attention-maps needs heads to look at|"
     r"init: \w+ needs layers|teacher names one twice|nothing to learn|found -[\d.]+, expected 0 or more|"
     r"expected one of speedup|input should be ",
     "whole numbers without a point, which JSON does not tell apart": r"found -?[\d.e+]+\.0|found -?[\d.]+e\+\d+",

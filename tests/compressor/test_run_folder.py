@@ -25,7 +25,7 @@ def test_unfinished_run_of_the_same_plan_is_gone_on_with(tmp_path, left):
         else:
             (tmp_path / name).write_text(PLAN if name == "plan.yaml" else "")
     with claimed(tmp_path, PLAN):
-        assert {path.name for path in tmp_path.iterdir()} == {"plan.yaml", ".lock"}
+        assert {path.name for path in tmp_path.iterdir()} == {"plan.yaml", ".lock", ".unfinished"}
 
 
 def fail(why, *wrote):
@@ -34,23 +34,24 @@ def fail(why, *wrote):
     raise ValueError(why)
 
 
-@pytest.mark.parametrize("wrote", [(), ("artifacts", "gates")])
-def test_folder_of_a_run_that_failed_is_free_for_a_mended_plan(tmp_path, wrote):
+@pytest.mark.parametrize("wrote", [(), ("artifacts", "gates", ".report.html.part")])
+def test_folder_of_a_run_that_failed_may_be_taken_by_a_mended_plan(tmp_path, wrote):
     folder = tmp_path / "run"
     with pytest.raises(ValueError, match="no such column"), claimed(folder, PLAN):
-        fail("no such column", *(folder / name / "half" for name in wrote))
-    assert not folder.exists()
+        fail("no such column", *(folder / name for name in wrote))
+    assert (folder / "plan.yaml").read_text() == PLAN
     with claimed(folder, "name: mended\n"):
-        pass
+        assert {path.name for path in folder.iterdir()} == {"plan.yaml", ".lock", ".unfinished"}
+    assert [path.name for path in folder.iterdir()] == ["plan.yaml"]
     assert (folder / "plan.yaml").read_text() == "name: mended\n"
 
 
-def test_folder_of_a_run_that_was_interrupted_or_has_a_report_stays(tmp_path):
-    with pytest.raises(KeyboardInterrupt), claimed(tmp_path / "one", PLAN):
-        raise KeyboardInterrupt
-    with pytest.raises(ValueError, match="gate"), claimed(tmp_path / "two", PLAN):
-        fail("gate", tmp_path / "two" / "report.json")
-    assert all((tmp_path / name / "plan.yaml").is_file() for name in ("one", "two"))
+def test_what_is_not_a_run_is_not_taken_though_a_run_failed_in_it(tmp_path):
+    with pytest.raises(ValueError, match="late"), claimed(tmp_path, PLAN):
+        fail("late", tmp_path / "thesis.tex")
+    with pytest.raises(StoreError, match=r"holds 'thesis\.tex', which no run writes"), claimed(tmp_path, "name: mended\n"):
+        pass
+    assert (tmp_path / "thesis.tex").exists()
 
 
 def test_what_a_link_in_an_unfinished_run_leads_to_stays(tmp_path):

@@ -14,7 +14,7 @@ from compressor.errors import PluginError, UnsupportedModel
 from compressor.model import Model
 from compressor.records import Remark, Series
 from passes.distill import Distill
-from passes.lessons import all_layers, lessons, losses
+from passes.lessons import lessons, losses, unabridged
 from passes.objectives.hidden_states import HiddenStates
 from passes.objectives.relations import Relations
 from passes.objectives.soft_targets import SoftTargets
@@ -301,7 +301,7 @@ def test_no_layer_is_dropped_while_states_are_looked_at(name):
         module.get_submodule(block.id).register_forward_hook(lambda *_: seen.append(1))
     FAMILIES[name].outputs(module)
     assert seen == []
-    with all_layers(module):
+    with unabridged(module):
         FAMILIES[name].outputs(module)
     assert len(seen) == len(anatomy_of(module).blocks)
     assert held

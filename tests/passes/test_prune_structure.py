@@ -485,7 +485,8 @@ def test_latency_budget_out_of_reach_is_refused_with_the_figures(ctx):
         ('{"parameters": 1.5}', "a fraction below 1 or a whole number"),
         ('{"latency": {"target": "cpu"}}', "either `ratio` or `ms`"),
         ('{"latency": {"target": "cpu", "ratio": 0.5, "ms": 3}}', "either `ratio` or `ms`"),
-        ('{"what": ["heads"], "widths": {"heads": [1]}}', "leave `what` out"),
+        ('{"what": ["heads"], "widths": {"heads": [1]}}', "leave what out"),
+        ('{"widths": {}}', "at least 1"),
         ('{"keep": 0.5, "importence": "taylor"}', "Extra inputs"),
     ],
 )
