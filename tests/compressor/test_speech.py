@@ -14,6 +14,7 @@ from families import WHISPER
 from furnished import lowered
 from pydantic import ValidationError
 
+from compressor.anatomy import anatomy_of
 from compressor.contracts import Artifact, Want
 from compressor.data import load_data
 from compressor.errors import CompressorError, PlanError, SourceError
@@ -22,6 +23,7 @@ from compressor.plan import load_plan
 from compressor.specs import DataSpec
 from compressor.tasks.sounds import MEL, PREPROCESSOR, RAW, decoded
 from compressor.tasks.speech import Speech, right
+from passes.importance import data_scores
 from targets.onnxruntime import OnnxRuntime
 from targets.openvino import OpenVino
 
@@ -282,3 +284,42 @@ def test_kept_answers_of_teachers_are_refused_where_sounds_are_cropped_at_random
         load_plan(path)
     path.write_text(PLAN.replace("CACHE", "false"))
     assert load_plan(path).task.crop
+
+
+def test_misspelt_objective_is_told_with_its_line_though_answers_may_be_kept(tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "sounds").mkdir()
+    path = tmp_path / "plan.yaml"
+    path.write_text(PLAN.replace("layer-to-layer: 1.0}, cache_teacher: CACHE", "layer-to-layr: 1.0}"))
+    with pytest.raises(PlanError, match=r"plan.yaml:6: .*no objective named 'layer-to-layr'"):
+        load_plan(path)
+
+
+def test_crops_of_less_than_a_quarter_of_a_second_are_refused():
+    with pytest.raises(ValidationError, match=r"crop needs seconds of 0\.25 or more"):
+        Speech(crop=True, seconds=0.2)
+
+
+def test_broken_sound_is_told_by_its_path_where_lengths_are_read(data, raw, tmp_path):
+    (tmp_path / "broken.wav").write_bytes(b"no sound")
+    split = data.split("train").select(range(3))
+    column = [{"bytes": None, "path": str(tmp_path / "broken.wav")}] * 3
+    undecoded = split.remove_columns("audio").add_column("audio", column).cast_column("audio", datasets.Audio(decode=False))
+    with pytest.raises(SourceError, match=r"broken.wav cannot be read as a sound"):
+        CROPPED.batches(undecoded, raw, batch_size=2, shuffle_seed=0)
+
+
+def test_importance_does_not_count_padding(data, stored):
+    module = Model.load(stored).module
+    if anatomy_of(module).family != "hubert":
+        return  # spectra have no mask
+    rows = data.split("train").select(range(4))
+
+    def scores(seconds):
+        task = TASK.model_copy(update={"seconds": seconds})
+        batches = task.batches(rows, stored, batch_size=4)
+        return data_scores(module, anatomy_of(module), ("heads",), importance="activation", task=task, batches=batches)
+
+    short, long = scores(0.4), scores(1.2)
+    for place, values in short.items():
+        np.testing.assert_allclose(values, long[place], rtol=0.05)

@@ -308,6 +308,24 @@ def test_no_layer_is_dropped_while_states_are_looked_at(name):
     assert all(part.layerdrop == 1.0 for part in held)
 
 
+@pytest.mark.parametrize("name", ["hubert", "wav2vec2"])
+def test_no_frame_is_masked_while_states_are_imitated(name):
+    module = FAMILIES[name].make().train()
+    for part in module.modules():
+        if isinstance(part, torch.nn.Dropout):
+            part.p = 0.0
+        if isinstance(getattr(part, "dropout", None), float):
+            part.dropout = 0.0
+    config = module.config
+    config.mask_time_prob, config.mask_time_length, config.layerdrop = 0.9, 2, 0.0
+    plain = FAMILIES[name].outputs(module.eval())
+    module.train()
+    assert not torch.allclose(FAMILIES[name].outputs(module), plain, atol=1e-3)
+    with unabridged(module):
+        torch.testing.assert_close(FAMILIES[name].outputs(module), plain)
+    assert config.apply_spec_augment
+
+
 def test_cache_is_refused_for_attention_maps():
     with pytest.raises(ValidationError, match="cache_teacher keeps no attention maps, and attention-maps looks at them: leave"):
         step(objectives={"attention-maps": 1.0}, cache_teacher=True)

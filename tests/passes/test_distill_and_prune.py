@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -10,6 +11,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -299,8 +302,13 @@ class Timed(Context):
         self.measured.append(len(models))
         return [self.clock(model) for model in models]
 
+    known: dict[str, Any] = field(default_factory=dict)
+
     def remember(self, what, make):
-        return make()
+        key = json.dumps(what, sort_keys=True)
+        if key not in self.known:
+            self.known[key] = make()
+        return self.known[key]
 
 
 def counted(model):
@@ -352,3 +360,27 @@ def test_latency_out_of_reach_is_refused_before_training(tmp_path):
 
 def test_target_of_a_latency_is_one_of_the_plan():
     assert step(sparsity=None, latency={"target": "cpu", "ratio": 0.5}).targets() == ("cpu",)
+
+
+def test_run_that_goes_on_takes_the_widths_that_were_measured_though_the_clock_is_noisy(tmp_path):
+    noise = np.random.default_rng(0)
+
+    def noisy(model):
+        return crossed(model) * (1 + 0.1 * noise.random())
+
+    asked = step(sparsity=None, latency={"target": "cpu", "ratio": 0.5}, epochs=3, round_to=2, recovery_epochs=1, dropout=False)
+    one, again = (Timed(tmp_path / name, {"source": bert(STUDENT)}, clock=noisy) for name in ("one", "again"))
+    first = asked.apply(bert(STUDENT), one)
+    again.known.update(one.known)
+    second = asked.apply(bert(STUDENT), again)
+    for mine, other in zip(first.module.parameters(), second.module.parameters(), strict=True):
+        assert torch.equal(mine, other)
+    assert one.measured
+    assert again.measured == [], "what is known is measured again"
+
+
+def test_latency_is_refused_beside_other_processes(tmp_path, monkeypatch):
+    monkeypatch.setattr(goals, "Group", lambda: SimpleNamespace(size=2))
+    ctx = Timed(tmp_path, {"source": bert(STUDENT)}, clock=straight)
+    with pytest.raises(CompressorError, match="run this plan without --processes"):
+        step(sparsity=None, latency={"target": "cpu", "ratio": 0.5}).apply(bert(STUDENT), ctx)
