@@ -21,16 +21,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from compressor.anatomy import anatomy_of
+from compressor import registry
 from compressor.context import eager
 from compressor.contracts import Batch, Event, Progress, Task
 from compressor.data import load_data
 from compressor.machine import machine
 from compressor.specs import DataSpec
 from compressor.tasks.speech import Probe, Speech
-from passes.distill_and_prune import DistillAndPrune
-from passes.gating import Gating
-from passes.side_files import write_side_files
 
 if TYPE_CHECKING:
     import torch
@@ -70,7 +67,7 @@ class Watch:
 
     def files(self, model: Model) -> Path:
         """What lies beside a model."""
-        return write_side_files(model, self.folder / "beside")
+        return beside(model, self.folder / "beside")
 
     def tell(self, event: Event) -> None:
         """Keep the time of each step of a training."""
@@ -81,9 +78,18 @@ class Watch:
         """Notes are not kept."""
 
 
+def beside(model: Model, folder: Path) -> Path:
+    """Write what lies beside a model's weights into a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in model.files.items():
+        (folder / name).write_bytes(content)
+    return folder
+
+
 def step_seconds(source: Model, task: Task, data: Data, *, precision: str, cache: bool) -> dict[str, float]:
     """Median time of a step in both stages."""
-    step = DistillAndPrune.model_validate(
+    kind: Any = registry.load("pass", "distill-and-prune")
+    step = kind.model_validate(
         {
             "teacher": "source",
             "sparsity": 0.75,
@@ -102,14 +108,13 @@ def step_seconds(source: Model, task: Task, data: Data, *, precision: str, cache
 
 
 def parts_seconds(source: Model, task: Task, batch: Batch, *, bf16: bool) -> dict[str, float]:
-    """Median time of a teacher's forward pass and of a student's forward and backward pass, with and without gates."""
+    """Median time of a teacher's forward pass and of a student's forward and backward pass."""
     import torch
 
     teacher: Any = source.copy().module
     student: Any = source.copy().module
     teacher.requires_grad_(False)
     student.train().requires_grad_(True)
-    gating = Gating(student, anatomy_of(student), ("heads", "neurons"))
 
     def forward(module: Any) -> torch.Tensor:
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
@@ -123,9 +128,7 @@ def parts_seconds(source: Model, task: Task, batch: Batch, *, bf16: bool) -> dic
         torch.autograd.backward(forward(student).float().square().mean())
         student.zero_grad(set_to_none=True)
 
-    with gating.attached(student):
-        gated = timed(learned)
-    return {"teacher forward": timed(taught), "student forward and backward": timed(learned), "the same with gates": gated}
+    return {"teacher forward": timed(taught), "student forward and backward": timed(learned)}
 
 
 def timed(call: Callable[[], None]) -> float:
@@ -179,7 +182,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     data = load_data(spec, columns=task.columns(), seed=0, folder=Path())
     source = task.load(given.model, data, seed=0)
     with tempfile.TemporaryDirectory(prefix="compressor-step-costs-") as folder:
-        batches = task.batches(data.split("train"), write_side_files(source, Path(folder)), batch_size=BATCH)
+        batches = task.batches(data.split("train"), beside(source, Path(folder)), batch_size=BATCH)
         batch = next(iter(batches))
     parts = parts_seconds(source, task, batch, bf16=given.precision == "bf16")
     live, kept = (step_seconds(source, task, data, precision=given.precision, cache=cache) for cache in (False, True))
