@@ -103,7 +103,7 @@ def step_seconds(source: Model, task: Task, data: Data, *, precision: str, cache
     )
     with tempfile.TemporaryDirectory(prefix="compressor-step-costs-") as folder:
         watch = Watch(Path(folder), task, data, source)
-        step.apply(source, watch)  # type: ignore[arg-type]
+        step.apply(source, watch)
         return {stage: float(np.median(np.diff(watch.ends[work])[WARM_UP:])) for stage, work in STAGES.items()}
 
 
