@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from compressor.contracts import Batch, Context, Progress
+from compressor.contracts import Context
 from passes.gating import DROPS, GatedKind
-from passes.importance import data_scores
-from passes.side_files import write_side_files
+from passes.importance import data_scores, some_batches
 
 if TYPE_CHECKING:
     from compressor.model import Model
@@ -73,16 +71,7 @@ def _importance(places: Sequence[Place], gating: Gating, student: Model, ctx: Co
     kinds = tuple(kind for kind in RANKED if any(place.kind == kind for place in places))
     module: Any = student.copy().module
     module.to(ctx.device).eval().requires_grad_(False)
-    found = data_scores(module, gating.anatomy, kinds, importance="activation", task=ctx.task, batches=_some_rows(student, ctx))
-    by_place = {(kind, where): scores for (kind, where), scores in found.items()}
-    return {place: torch.tensor(by_place[place.kind, place.where]) for place in places}  # type: ignore[index]
-
-
-def _some_rows(student: Model, ctx: Context) -> Iterator[Batch]:
-    rows, files = ctx.data.split("train"), ctx.folder / "files"
-    write_side_files(student, files)
-    chosen = sorted(random.Random(ctx.seed).sample(range(len(rows)), min(ROWS, len(rows))))
-    total = -(-len(chosen) // BATCH)
-    for done, batch in enumerate(ctx.task.batches(rows.select(chosen), files, batch_size=BATCH), start=1):
-        yield {name: tensor.to(ctx.device) for name, tensor in batch.items()}
-        ctx.tell(Progress("importance", done, total, "batches"))
+    batches = some_batches(student, ctx, rows=ROWS, batch_size=BATCH)
+    found = data_scores(module, gating.anatomy, kinds, importance="activation", task=ctx.task, batches=batches)
+    scores: dict[tuple[str, str], tuple[float, ...]] = {(kind, where): values for (kind, where), values in found.items()}
+    return {place: torch.tensor(scores[place.kind, place.where]) for place in places}

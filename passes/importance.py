@@ -8,13 +8,16 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from compressor.anatomy import Anatomy, Block
-from compressor.contracts import Batch, Outputs, Task, Want
+from compressor.contracts import Batch, Context, Outputs, Progress, Task, Want
 from compressor.errors import UnsupportedModel
 from passes.removal import Kind
+from passes.side_files import write_side_files
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
+
+    from compressor.model import Model
 
 Importance: TypeAlias = Literal["magnitude", "taylor", "activation", "random"]
 Place: TypeAlias = tuple[Kind, str]
@@ -84,6 +87,16 @@ def _wiring(block: Block, kind: Kind) -> tuple[str, int, tuple[str, ...]]:
 
 
 # ------------------------------------------------------------------ scores that need data
+
+
+def some_batches(model: Model, ctx: Context, *, rows: int, batch_size: int) -> Iterator[Batch]:
+    """At most so many training rows, drawn by the step's seed, on the step's device."""
+    split, files = ctx.data.split("train"), write_side_files(model, ctx.folder / "files")
+    chosen = sorted(random.Random(ctx.seed).sample(range(len(split)), min(rows, len(split))))
+    total = -(-len(chosen) // batch_size)
+    for done, batch in enumerate(ctx.task.batches(split.select(chosen), files, batch_size=batch_size), start=1):
+        yield {name: tensor.to(ctx.device) for name, tensor in batch.items()}
+        ctx.tell(Progress("importance", done, total, "batches"))
 
 
 def data_scores(

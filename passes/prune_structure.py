@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 from typing_extensions import override
 
 from compressor.anatomy import Anatomy, anatomy_of
-from compressor.contracts import Batch, Context, Pass, Progress, Size
+from compressor.contracts import Context, Pass, Size
 from compressor.errors import CompressorError, UnsupportedModel
 from compressor.records import Bars, Remark, Table
 from passes import removal
 from passes.block_costs import Site, macs_cost, saved, weights_cost
-from passes.importance import Importance, Scores, data_scores, magnitude_scores, places, random_scores
+from passes.importance import Importance, Scores, data_scores, magnitude_scores, places, random_scores, some_batches
 from passes.latency_budget import LatencyBudget, Share, prune_to_latency
 from passes.removal import Cost, Kind, Ladder
-from passes.side_files import write_side_files
 
 if TYPE_CHECKING:
     from compressor.model import Model
@@ -145,18 +143,8 @@ class PruneStructure(Pass):
             return magnitude_scores(model.module, anatomy, kinds)
         module: Any = model.copy().module
         module.to(ctx.device).eval().requires_grad_(self.importance == "taylor")
-        batches = self._batches(model, ctx)
+        batches = some_batches(model, ctx, rows=self.rows, batch_size=self.batch_size)
         return data_scores(module, anatomy, kinds, importance=self.importance, task=ctx.task, batches=batches)
-
-    def _batches(self, model: Model, ctx: Context) -> Iterable[Batch]:
-        rows = ctx.data.split("train")
-        chosen = sorted(random.Random(ctx.seed).sample(range(len(rows)), min(self.rows, len(rows))))
-        files = ctx.folder / "files"
-        write_side_files(model, files)
-        total = -(-len(chosen) // self.batch_size)
-        for done, batch in enumerate(ctx.task.batches(rows.select(chosen), files, batch_size=self.batch_size), start=1):
-            yield {name: tensor.to(ctx.device) for name, tensor in batch.items()}
-            ctx.tell(Progress("importance", done, total, "batches"))
 
     # -------------------------------------------------------------- budgets
 
