@@ -86,3 +86,11 @@ def test_differences_are_paired_and_bold_where_they_leave_out_zero():
     assert pages.differences([90.0, 80.0, 70.0], [89.0, 79.1, 68.9]) == "**+1.00 ± 0.25**"
     assert pages.differences([90.0, 80.0, 70.0], [91.0, 78.0, 70.0]) == "+0.33 ± 3.79"
     assert pages.mean_and_interval([1.0, 2.0, 3.0]) == "2.00 ± 2.48"
+
+
+@pytest.mark.parametrize("target", ["onnxruntime", "openvino"])
+def test_plans_to_a_latency_are_sound(target, folder, monkeypatch):
+    monkeypatch.setattr(speech.ablation, "run", lambda plan, _: bound(plan, folder))
+    found = speech.Lab(folder / "model", folder, folder).budgeted(target, 0.4, 1e-3)
+    assert found.passes[0].step.latency.ratio == 0.4
+    assert found.passes[0].step.targets() == (target,)
