@@ -20,7 +20,7 @@ from typing import Any
 
 import yaml
 
-from benchmarks.pages import machine_lines
+from benchmarks.pages import against, machine_lines
 from compressor.records import LatencyRecord, Remark, Report, Table
 from compressor.report import read_report
 from compressor.report.findings import Findings
@@ -102,8 +102,7 @@ def document(report: Report, peak_bytes: int) -> Iterator[str]:
         for name in ("source", "final"):
             row = next(each for each in latency.rows if each.candidate == f"{name}@{target}")
             ratio = next((each for each in latency.ratios if each.of == row.candidate), None)
-            against = f"{ratio.value:.2f}x [{ratio.interval.low:.2f}, {ratio.interval.high:.2f}]" if ratio else "1"
-            yield f"| {target} | {name} | {row.median_ms:.1f} | {against} |"
+            yield f"| {target} | {name} | {row.median_ms:.1f} | {against(ratio)} |"
     left = next(note for note in stage.notes if isinstance(note, Table) and note.title == "What is left")
     yield from ("", f"| {' | '.join(left.columns)} |", f"|{' --- |' * len(left.columns)}")
     yield from (f"| {' | '.join(map(str, row))} |" for row in left.rows)

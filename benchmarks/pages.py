@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from compressor.records import Report
+from compressor.records import Ratio, Report
 
 
 def mean_and_interval(values: Sequence[float]) -> str:
@@ -26,6 +26,11 @@ def differences(mine: Sequence[float], theirs: Sequence[float]) -> str:
     half = float(t.ppf(0.975, len(apart) - 1) * apart.std(ddof=1) / len(apart) ** 0.5)
     text = f"{apart.mean():+.2f} ± {half:.2f}"
     return f"**{text}**" if abs(apart.mean()) > half else text
+
+
+def against(ratio: Ratio | None) -> str:
+    """A speed-up with its interval; 1 for what all is held against."""
+    return f"{ratio.value:.2f}x [{ratio.interval.low:.2f}, {ratio.interval.high:.2f}]" if ratio else "1"
 
 
 def machine_lines(report: Report) -> Iterator[str]:

@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from benchmarks import ablation, newsgroups
+from benchmarks.pages import machine_lines
 from compressor.plan import load_plan
 from compressor.records import Ratio, Report
 from compressor.report.findings import Findings, Shape
@@ -70,7 +71,9 @@ def document(timed: Mapping[str, Report], ablated: Mapping[str, Report], newsgro
             "`make results` remakes this page. Speed-ups are held against the source model in ONNX Runtime in fp32, optimised as it",
             "optimises by itself (`graph_optimization: all`), with the same threads, lengths and provider; intervals are 95 %.",
             "",
-            *machine(whole),
+            *machine_lines(whole),
+            f"- Seed {whole.seed}.",
+            "",
             "## The plan on BBC News",
             "",
             f"Rows: {rows(whole)}. Quality is held against the fine-tuned model.",
@@ -91,16 +94,6 @@ def document(timed: Mapping[str, Report], ablated: Mapping[str, Report], newsgro
             *plan(whole),
         ]
     )
-
-
-def machine(report: Report) -> Iterator[str]:
-    """Where and with what."""
-    here = report.machine
-    yield f"- Machine: {here.processor}, {here.cores} cores, {', '.join(here.features)}; {here.memory_bytes / 2**30:.0f} GiB."
-    names = ("torch", "transformers", "onnxruntime", "openvino", "nncf")
-    yield f"- Versions: {', '.join(f'{name} {report.versions[name]}' for name in names)}; Python {here.python}."
-    yield f"- Date: {report.started[:10]}; seed {report.seed}."
-    yield ""
 
 
 def speeds(timed: Mapping[str, Report]) -> Iterator[str]:

@@ -2,7 +2,7 @@
 
     python -m benchmarks.text
 
-What ran before is read from `runs/text`; remove that folder to measure everything anew. Some two hours on two cores.
+What ran before is read from `runs/text`; remove that folder to measure everything anew.
 """
 
 from __future__ import annotations
