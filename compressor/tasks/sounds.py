@@ -30,6 +30,8 @@ BATCHES_SORTED = 50
 """Batches among whose sounds those of like lengths are put together."""
 SHORTEST = 0.25
 """Seconds: a batch with a shorter sound is padded to this, as some models cannot take less."""
+FRAME = 0.025
+"""Seconds that the models here look at for one frame."""
 INSTALL = "pip install 'compressor-toolchain[audio]'"
 
 
@@ -68,7 +70,14 @@ class Sounds(Task):
     def feeds(
         self, rows: Dataset, files: Path, *, batch: int = 1, length: int | None = None, count: int | None = None
     ) -> Sequence[Feed]:
-        """Real sounds in full batches; `length` is in samples, whatever the model makes of them."""
+        """Real sounds in full batches; `length` is in samples, whatever the model makes of them.
+
+        Raises:
+            SourceError: so few samples are less than a frame.
+        """
+        rate = int(settings(files)["sampling_rate"])
+        if length is not None and length < FRAME * rate:
+            raise SourceError(f"length counts samples: {length} of them are {1e3 * length / rate:.0f} ms of sound, 1 s is {rate}")
         return list(self._feeds(rows, files, full_groups(len(rows), batch, count), length))
 
     def scored_feeds(self, rows: Dataset, files: Path) -> tuple[Sequence[Feed], Sequence[int]]:

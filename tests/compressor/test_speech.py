@@ -322,3 +322,9 @@ def test_importance_does_not_count_padding(data, stored):
     short, long = scores(0.4), scores(1.2)
     for place, values in short.items():
         np.testing.assert_allclose(values, long[place], rtol=0.05)
+
+
+def test_length_that_is_meant_in_tokens_is_told_to_count_samples(data, raw):
+    with pytest.raises(SourceError, match=r"length counts samples: 128 of them are 16 ms of sound, 1 s is 8000"):
+        TASK.feeds(data.split("test"), raw, length=128)
+    assert TASK.feeds(data.split("test"), raw, length=4000, count=1)[0]["input_values"].shape == (1, 4000)
