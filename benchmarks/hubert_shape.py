@@ -14,27 +14,32 @@ import resource
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 
-from benchmarks.pages import against, machine_lines
-from compressor.records import LatencyRecord, Remark, Report, Table
+from benchmarks import step_costs
+from benchmarks.pages import against, latency_of, machine_lines, milliseconds, ratio_of
+from compressor.machine import machine
+from compressor.records import Remark, Report, Table
 from compressor.report import read_report
 from compressor.report.findings import Findings
+from compressor.tasks.speech import Probe, Speech
 
 RUNS = Path("runs/hubert-shape")
 OUT = Path("docs/results/hubert-shape.md")
 SPARSITY, BATCH, EPOCHS, RECOVERY = 0.75, 4, 3, 1
 ROWS = {"train": 256, "validation": 60, "test": 60}
 SECONDS = 1.0
+LENGTH = round(16_000 * SECONDS)
+BASELINE = "source@onnxruntime"
 
 
 def source(folder: Path) -> Path:
     """HuBERT-base with random weights, in Hugging Face layout."""
-    import torch
     import transformers
 
     if not (folder / "model.safetensors").is_file():
@@ -66,7 +71,7 @@ def plan(model: Path, sounds: Path) -> dict[str, Any]:
         "stages": "quality",
         "passes": [{"distill-and-prune": {**step, **stages}}],
         "targets": [{"onnxruntime": {"threads": 2}}, {"openvino": {"threads": 2}}],
-        "probes": [{"latency": {"batch": [1], "length": [round(16_000 * SECONDS)], "seconds": 40}}],
+        "probes": [{"latency": {"batch": [1], "length": [LENGTH], "seconds": 40}}],
     }
 
 
@@ -75,7 +80,8 @@ def run(sounds: Path, runs: Path) -> tuple[Report, int]:
     path, out, peak = runs / "plan.yaml", runs / "run", runs / "peak.json"
     text = yaml.safe_dump(plan(source(runs / "model"), sounds), sort_keys=False)
     if not peak.is_file() or path.read_text(encoding="utf-8") != text:
-        shutil.rmtree(out, ignore_errors=True)
+        for folder in (out, runs / "store"):  # what was stored is not computed again, and takes no memory
+            shutil.rmtree(folder, ignore_errors=True)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
         command = [sys.executable, "-m", "compressor.cli", "run", str(path), "--out", str(out), "--store", str(runs / "store")]
@@ -84,25 +90,37 @@ def run(sounds: Path, runs: Path) -> tuple[Report, int]:
     return read_report(out), json.loads(peak.read_text(encoding="utf-8"))
 
 
-def document(report: Report, peak_bytes: int) -> Iterator[str]:
+def step_seconds(sounds: Path, runs: Path) -> dict[str, float]:
+    """Median time of a step in both stages."""
+    torch.set_num_threads(machine().cores)
+    task = Speech(seconds=SECONDS, probes={"digit": Probe(label="digit")})
+    data = step_costs.read(task, sounds, BATCH)
+    given = plan(runs / "model", sounds)["passes"][0]["distill-and-prune"]
+    found, _ = step_costs.steps(task.load(runs / "model", data, seed=0), task, data, {**given, "epochs": 1, "recovery_epochs": 1})
+    return found
+
+
+def document(report: Report, peak_bytes: int, steps: Mapping[str, float]) -> Iterator[str]:
     """The page's lines."""
     stage = report.stages[-1]
-    steps = [-(-ROWS["train"] // BATCH) * epochs for epochs in (EPOCHS, RECOVERY)]
-    (latency,) = (probe for probe in report.probes if isinstance(probe, LatencyRecord))
+    taken = [-(-ROWS["train"] // BATCH) * epochs for epochs in (EPOCHS, RECOVERY)]
+    latency = latency_of(report)
     yield from ("# `distill-and-prune` at the size of HuBERT-base: what was measured", "")
     yield from ("`python -m benchmarks.hubert_shape SOUNDS` remakes this page.", "", *machine_lines(report))
     yield "- Weights are random, since no registry of packages ships HuBERT's."
     yield f"- Parameters: {report.stages[0].weights:,} before, {stage.weights:,} after."
-    yield f"- {steps[0]} steps with gates on heads, neurons and channels, {steps[1]} without; batches of {BATCH} sounds of {SECONDS:g} s."
-    yield f"- The step took {stage.seconds:,.0f} s, {stage.seconds / sum(steps):.2f} s a step of training, scoring included."
-    yield f"- Peak memory of the process that trains: {peak_bytes / 2**30:.1f} GiB."
+    yield f"- {taken[0]} steps with gates on heads, neurons and channels, {taken[1]} without; batches of {BATCH} sounds of {SECONDS:g} s;"
+    yield f"  {stage.seconds:,.0f} s in all, with importance, cutting and scoring."
+    first, second = steps["first"], steps["second"]
+    yield f"- A step takes {first:.2f} s in the first stage and {second:.2f} s in the second, medians of {step_costs.STEPS}."
+    yield f"- The most memory that a process of the run took: {peak_bytes / 2**30:.1f} GiB."
     yield from (f"- {note.text}" for note in stage.notes if isinstance(note, Remark) and "were to go" in note.text)
     yield from ("", "| target | model | median ms | against the source in ONNX Runtime |", "| --- | --- | ---: | ---: |")
     for target in Findings(report).targets:
         for name in ("source", "final"):
-            row = next(each for each in latency.rows if each.candidate == f"{name}@{target}")
-            ratio = next((each for each in latency.ratios if each.of == row.candidate), None)
-            yield f"| {target} | {name} | {row.median_ms:.1f} | {against(ratio)} |"
+            file = f"{name}@{target}"
+            ratio = "-" if file == BASELINE else against(ratio_of(latency, file, to=BASELINE, length=LENGTH))
+            yield f"| {target} | {name} | {milliseconds(latency, file, length=LENGTH):.1f} | {ratio} |"
     left = next(note for note in stage.notes if isinstance(note, Table) and note.title == "What is left")
     yield from ("", f"| {' | '.join(left.columns)} |", f"|{' --- |' * len(left.columns)}")
     yield from (f"| {' | '.join(map(str, row))} |" for row in left.rows)
@@ -114,7 +132,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("sounds", type=Path)
     parser.add_argument("--runs", type=Path, default=RUNS)
     given = parser.parse_args(arguments)
-    OUT.write_text("\n".join(document(*run(given.sounds, given.runs))) + "\n", encoding="utf-8")
+    lines = document(*run(given.sounds, given.runs), step_seconds(given.sounds, given.runs))
+    OUT.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,29 +31,48 @@ def states(task: Speech, folder: Path, rows: Dataset) -> list[NDArray[np.float32
     return [np.concatenate([each[block].numpy() for each in found]) for block in want.hidden_states]
 
 
+def sounding(task: Speech, rows: Dataset, frames: int) -> NDArray[np.bool_]:
+    """Frames `[rows, frames]` that hold sound: the others are padding up to the task's seconds."""
+    import soundfile
+    from datasets import Audio
+
+    lengths = []
+    for row in rows.select_columns([task.audio]).cast_column(task.audio, Audio(decode=False)):
+        given = row[task.audio]
+        head = soundfile.info(given["path"] if given["bytes"] is None else io.BytesIO(given["bytes"]))
+        lengths.append(np.ceil(frames * head.frames / head.samplerate / task.seconds))
+    return np.arange(frames) < np.asarray(lengths)[:, None]
+
+
 def feature_errors(
-    student: Sequence[NDArray[np.float32]], teacher: Sequence[NDArray[np.float32]], *, fitted_on: int
+    student: Sequence[NDArray[np.float32]],
+    teacher: Sequence[NDArray[np.float32]],
+    valid: NDArray[np.bool_],
+    *,
+    fitted_on: int,
 ) -> list[float]:
     """By layer of the teacher, the share of its variance that the best linear map from the student's layer misses on unseen rows.
 
-    The student's layer is the one of the same number, or its last. The map is fitted on the first rows by ridge regression.
+    The student's layer is the one of the same number, or its last. The map is fitted on the first rows by ridge regression. Frames
+    `valid` of `[rows, frames]` count.
     """
+    learned, asked = slice(fitted_on), slice(fitted_on, None)
     errors = []
     for at, target in enumerate(teacher):
         mine = student[min(at, len(student) - 1)]
-        learned, asked = (flat(mine[:fitted_on]), flat(target[:fitted_on])), (flat(mine[fitted_on:]), flat(target[fitted_on:]))
-        squares = learned[0].T @ learned[0]
+        x, y = extended(mine[learned][valid[learned]]), target[learned][valid[learned]].astype(np.float64)
+        squares = x.T @ x
         ridge = 1e-4 * np.trace(squares) / len(squares) * np.eye(len(squares))
-        weights = np.linalg.solve(squares + ridge, learned[0].T @ learned[1])
-        mean = learned[1].mean(axis=0)
-        errors.append(float(np.square(asked[0] @ weights - asked[1]).sum() / np.square(asked[1] - mean).sum()))
+        weights = np.linalg.solve(squares + ridge, x.T @ y)
+        wanted = target[asked][valid[asked]].astype(np.float64)
+        missed = extended(mine[asked][valid[asked]]) @ weights - wanted
+        errors.append(float(np.square(missed).sum() / np.square(wanted - y.mean(axis=0)).sum()))
     return errors
 
 
-def flat(states: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Frames `[rows * frames, features + 1]`, the last feature 1."""
-    frames = states.reshape(-1, states.shape[-1]).astype(np.float64)
-    return np.concatenate([frames, np.ones((len(frames), 1))], axis=1)
+def extended(frames: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Frames `[frames, features + 1]`, the last feature 1."""
+    return np.concatenate([frames.astype(np.float64), np.ones((len(frames), 1))], axis=1)
 
 
 def probes_by_layer(task: Speech, teacher: Sequence[NDArray[np.float32]], rows: Dataset) -> dict[str, list[float]]:

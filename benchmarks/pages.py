@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from compressor.records import Ratio, Report
+from compressor.records import LatencyRecord, Ratio, Report
 
 
 def mean_and_interval(values: Sequence[float]) -> str:
@@ -18,19 +18,53 @@ def mean_and_interval(values: Sequence[float]) -> str:
     return f"{mean:.2f} ± {half:.2f}"
 
 
-def differences(mine: Sequence[float], theirs: Sequence[float]) -> str:
-    """Mean of the paired differences with Student's 95 % interval; bold where it leaves 0 out."""
+def apart(mine: Sequence[float], theirs: Sequence[float]) -> tuple[float, float]:
+    """Student's 95 % interval of the mean of the paired differences."""
     from scipy.stats import t
 
-    apart = np.asarray(mine) - np.asarray(theirs)
-    half = float(t.ppf(0.975, len(apart) - 1) * apart.std(ddof=1) / len(apart) ** 0.5)
-    text = f"{apart.mean():+.2f} ± {half:.2f}"
-    return f"**{text}**" if abs(apart.mean()) > half else text
+    found = np.asarray(mine) - np.asarray(theirs)
+    half = float(t.ppf(0.975, len(found) - 1) * found.std(ddof=1) / len(found) ** 0.5)
+    return float(found.mean()) - half, float(found.mean()) + half
 
 
-def against(ratio: Ratio | None) -> str:
-    """A speed-up with its interval; 1 for what all is held against."""
-    return f"{ratio.value:.2f}x [{ratio.interval.low:.2f}, {ratio.interval.high:.2f}]" if ratio else "1"
+def differences(mine: Sequence[float], theirs: Sequence[float]) -> str:
+    """Mean of the paired differences with Student's 95 % interval; bold where it leaves 0 out."""
+    low, high = apart(mine, theirs)
+    text = f"{(low + high) / 2:+.2f} ± {(high - low) / 2:.2f}"
+    return f"**{text}**" if low > 0 or high < 0 else text
+
+
+def ratio_of(latency: LatencyRecord, candidate: str, *, to: str, length: int | None) -> Ratio:
+    """How many times as fast a candidate is as another at a length."""
+    return next(each for each in latency.ratios if (each.of, each.to, each.length) == (candidate, to, length))
+
+
+def against(ratio: Ratio) -> str:
+    """A speed-up with its interval; marked where the baseline differed from itself."""
+    doubt = ", undecided" if ratio.outcome == "undecided" else ""
+    return f"{ratio.value:.2f}x [{ratio.interval.low:.2f}, {ratio.interval.high:.2f}]{doubt}"
+
+
+def milliseconds(latency: LatencyRecord, candidate: str, *, length: int | None) -> float:
+    """A candidate's median at a length."""
+    return next(each for each in latency.rows if (each.candidate, each.length) == (candidate, length)).median_ms
+
+
+def controls(records: Sequence[LatencyRecord]) -> str:
+    """What the baselines gave against themselves."""
+    found = [control for record in records for control in record.controls]
+    ratios = [control.ratio for control in found]
+    failed = sum(not control.passed for control in found)
+    return (
+        f"The baseline against itself gave {min(ratios):.3f} to {max(ratios):.3f} in {len(found)} series; {failed} of them are beyond "
+        "what is allowed, and what they say is marked as undecided."
+    )
+
+
+def latency_of(report: Report) -> LatencyRecord:
+    """The report's latency probe."""
+    (found,) = (probe for probe in report.probes if isinstance(probe, LatencyRecord))
+    return found
 
 
 def machine_lines(report: Report) -> Iterator[str]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from benchmarks import ablation
-from benchmarks.likeness import feature_errors, states
+from benchmarks.likeness import feature_errors, probes_by_layer, sounding, states
 from compressor.cli_store import open_store
 from compressor.data import load_data
 from compressor.plan import load_plan
@@ -36,11 +36,15 @@ BUDGET = LAYER_PARAMETERS // 4
 REST = 8_208_384 - LAYER_PARAMETERS
 """Parameters outside of the layers, which stay."""
 EQUAL = {"heads": [2] * 4, "neurons": [316] * 4}
-"""Equal widths that make just the parameters that joint's and pruning's widths come to."""
+"""Equal widths that make just the parameters that joint's and pruning's widths come to; theirs are multiples of 16, these are not."""
 TAUGHT = [2, 4]
+"""Layers of the teacher that are imitated, counted from 1."""
 LENGTHS = {"1 s": 16_000, "5 s": 80_000}
 RATIOS = (0.5, 0.3)
-RATED = ("joint", "pruned", "uniform", "one-layer")
+TARGETS = ("onnxruntime", "openvino")
+INT8 = "int8"
+SPARSITY = 0.75
+METHODS = ("joint", "one-layer", "uniform", "pruned", "random")
 PROBES = {
     "digit": {"label": "digit", "groups": "speaker"},
     "speaker": {"label": "speaker"},
@@ -84,7 +88,7 @@ def passes(cell: Cell) -> Iterator[dict[str, Any]]:
     """Steps of a cell; all imitate the same layers through projections of their own, with the same rows in the same order."""
     common = {"teacher": "source", "learning_rate": cell.rate, "cache_teacher": True, "keep": "last"}
     if cell.method == "joint":
-        stages = {"epochs": FIRST, "recovery_epochs": SECOND, "sparsity": 0.75}
+        stages = {"epochs": FIRST, "recovery_epochs": SECOND, "sparsity": SPARSITY}
         yield {"distill-and-prune": {**common, **stages, "objectives": imitation(TAUGHT)}}
         return
     if cell.method == "uniform":
@@ -147,12 +151,23 @@ class Ground:
     task: Speech
     rows: Dataset
     teacher: list[NDArray[np.float32]]
+    sounding: NDArray[np.bool_]
+    """Frames that are not padding."""
+    place: NDArray[np.int64]
+    """Of each row of the split among these."""
 
     @classmethod
     def of(cls, task: Speech, rows: Dataset, teacher: Path) -> Ground:
         """The rows mixed, the teacher run over them."""
-        mixed = rows.select(np.random.default_rng(0).permutation(len(rows)).tolist())
-        return cls(task, mixed, states(task, teacher, mixed))
+        order = np.random.default_rng(0).permutation(len(rows))
+        mixed = rows.select(order.tolist())
+        found = states(task, teacher, mixed)
+        return cls(task, mixed, found, sounding(task, mixed, found[0].shape[1]), np.argsort(order))
+
+    def probes_by_layer(self) -> dict[str, list[float]]:
+        """By probe, its accuracy on each layer of the teacher; rows in the order of the split, which folds and draws go by."""
+        layers = [layer[self.place] for layer in self.teacher]
+        return probes_by_layer(self.task, layers, self.rows.select(self.place.tolist()))
 
 
 @dataclass
@@ -169,14 +184,16 @@ class Lab:
         """The report of a cell."""
         return ablation.run(plan(cell, self.model, self.data), self.runs / cell.name)
 
-    def timed(self, cell: Cell) -> Report:
-        """The report of a cell that is quantised too and timed on both targets."""
-        laid = plan(cell, self.model, self.data)
-        steps = [*laid["passes"], {"quantize-static": None}]
-        targets = [{"onnxruntime": {"threads": 1}}, {"openvino": {"threads": 1}}]
+    def timed(self, cell: Cell | None) -> Report:
+        """The report of a cell, in fp32 and in int8, scored and timed on both targets; the teacher's own without a cell."""
+        laid = plan(cell or Cell("teacher", SEEDS[0], RATES[0]), self.model, self.data)
+        small = {name: f"{name}-{INT8}" for name in TARGETS}
+        targets: list[dict[str, Any]] = [{name: {"threads": 1}} for name in TARGETS]
+        targets += [{name: {"threads": 1}, "name": other} for name, other in small.items()]
+        steps = [*(laid["passes"] if cell else []), {"quantize-static": None, "only": list(small.values())}]
         probes = [{"latency": {"batch": [1], "length": list(LENGTHS.values()), "seconds": 60}}]
-        whole = {**laid, "stages": "all", "passes": steps, "targets": targets, "probes": probes}
-        return ablation.run(whole, self.runs / f"timed-{cell.name}")
+        whole = {**laid, "passes": steps, "targets": targets, "probes": probes}
+        return ablation.run(whole, self.runs / f"timed-{cell.name if cell else 'teacher'}")
 
     def budgeted(self, target: str, ratio: float, rate: float) -> Report:
         """The report of a short joint training to a latency on a target."""
@@ -207,31 +224,46 @@ class Lab:
         if key not in self.found:
             ground = self.grounds[split]
             mine = states(ground.task, self.student(cell), ground.rows)
-            self.found[key] = [100 * each for each in feature_errors(mine, ground.teacher, fitted_on=len(ground.rows) // 2)]
+            errors = feature_errors(mine, ground.teacher, ground.sounding, fitted_on=len(ground.rows) // 2)
+            self.found[key] = [100 * each for each in errors]
         return self.found[key]
 
+    def cell(self, method: str, seed: int, rate: float) -> Cell:
+        """A cell of equal steps; random units are of the widths that joint training left with the same seed at its own rate."""
+        if method != "random":
+            return Cell(method, seed, rate)
+        return Cell(method, seed, rate, widths=widths(self.run(Cell("joint", seed, self.best_rate("joint")))))
+
+    def taught_error(self, method: str, rate: float) -> float:
+        """Mean feature error of the imitated layers on validation rows, with the first seed."""
+        errors = self.errors(self.cell(method, SEEDS[0], rate), "validation")
+        return float(np.mean([errors[layer - 1] for layer in TAUGHT]))
+
     def best_rate(self, method: str) -> float:
-        """The learning rate whose student has the least feature errors on validation rows, by seed 0."""
-        return min(RATES, key=lambda rate: float(np.mean(self.errors(Cell(method, SEEDS[0], rate), "validation"))))
+        """The learning rate of the least feature error of the imitated layers on validation rows."""
+        return min(RATES, key=lambda rate: self.taught_error(method, rate))
+
+    def times(self, method: str) -> list[float]:
+        """Seconds that training with equal steps took: all rates and seeds, which do the same work."""
+        seeds = [(SEEDS[0], rate) for rate in RATES] + [(seed, self.best_rate(method)) for seed in SEEDS[1:]]
+        return [seconds(self.run(self.cell(method, seed, rate))) for seed, rate in seeds]
 
 
-def cells(lab: Lab) -> Iterator[Cell]:
-    """All cells, in the order in which a page can be made of them."""
-    rates = {method: lab.best_rate(method) for method in RATED}
+def equal_steps(lab: Lab) -> Iterator[Cell]:
+    """A cell for each seed and method."""
     for seed in SEEDS:
-        joint = Cell("joint", seed, rates["joint"])
-        yield joint
-        yield from (Cell(method, seed, rates[method]) for method in ("pruned", "uniform", "one-layer"))
-        yield Cell("random", seed, rates["joint"], widths=widths(lab.run(joint)))
-    for method in RATED[1:]:
-        epochs = as_long(lab, method, rates)
-        yield from (Cell(method, seed, rates[method], epochs) for seed in SEEDS)
+        yield from (lab.cell(method, seed, lab.best_rate(method)) for method in METHODS)
 
 
-def as_long(lab: Lab, method: str, rates: Mapping[str, float]) -> int:
-    """Epochs that a method gets through in the time that joint takes, by what both took for equal steps with the last seed."""
-    took = {each: seconds(lab.run(Cell(each, SEEDS[-1], rates[each]))) for each in ("joint", method)}
-    return round((FIRST + SECOND) * took["joint"] / took[method])
+def equal_time(lab: Lab) -> Iterator[Cell]:
+    """A cell for each seed and method with as many epochs as take the time that joint training does, by the medians of all runs.
+
+    Random units are left out: they are a control of where units are kept, not a way to make a model.
+    """
+    took = {method: float(np.median(lab.times(method))) for method in METHODS}
+    for method in ("one-layer", "uniform", "pruned"):
+        epochs = round((FIRST + SECOND) * took["joint"] / took[method])
+        yield from (Cell(method, seed, lab.best_rate(method), epochs) for seed in SEEDS)
 
 
 def seconds(report: Report) -> float:
