@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 OUT = Path("docs/results/step-costs.md")
 BATCHES = (16, 32)
-REPEATS = 5
+REPEATS = 3
 WARM_UP, STEPS = 5, 30
 OF_PARTS, FASTER = 1.15, {"first": 1.15, "second": 1.8}
 """What is asked for: a step of the first stage by its parts, at most; how much faster by keeping answers, at least."""
