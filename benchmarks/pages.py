@@ -55,10 +55,12 @@ def controls(records: Sequence[LatencyRecord]) -> str:
     found = [control for record in records for control in record.controls]
     ratios = [control.ratio for control in found]
     failed = sum(not control.passed for control in found)
-    return (
-        f"The baseline against itself gave {min(ratios):.3f} to {max(ratios):.3f} in {len(found)} series; {failed} of them are beyond "
-        "what is allowed, and what they say is marked as undecided."
+    doubt = (
+        f"; {failed} of them are beyond what is allowed, and their ratios are undecided"
+        if failed
+        else ", all within what is allowed"
     )
+    return f"The baseline against itself gave {min(ratios):.3f} to {max(ratios):.3f} in {len(found)} series{doubt}."
 
 
 def latency_of(report: Report) -> LatencyRecord:

@@ -104,8 +104,8 @@ def ran(lab: Lab, cells: Iterable[Cell]) -> list[Cell]:
 
 
 def spread(times: Sequence[float]) -> str:
-    """Least and most seconds."""
-    return f"{min(times):.0f} to {max(times):.0f} s"
+    """Median, least and most seconds."""
+    return f"{np.median(times):.0f} s ({min(times):.0f} to {max(times):.0f})"
 
 
 def table(found: Mapping[str, Sequence[Row]], source: Mapping[str, float]) -> Iterator[str]:
@@ -245,8 +245,9 @@ def document(lab: Lab, steps: Sequence[Cell], times: Sequence[Cell], chain: Sequ
             *paired(by_steps["joint"], {name: each for name, each in by_steps.items() if name != "joint"}),
             "## Equal time",
             "",
-            f"Training with equal steps took, over rates and seeds, scoring after each epoch included: {took}. By the medians the others",
-            f"get more epochs here: {long}. Random units are a control of where units are kept, not a way to make a",
+            "Training with equal steps took, scoring after each epoch included, median, least and most over rates and seeds:",
+            f"{took}. By these medians the others get more epochs here:",
+            f"{long}. Random units are a control of where units are kept, not a way to make a",
             "model, and left out.",
             "",
             *table({**by_time, "joint": by_steps["joint"]}, source),
