@@ -31,11 +31,13 @@ from compressor.tasks.speech import Probe, Speech
 
 RUNS = Path("runs/hubert-shape")
 OUT = Path("docs/results/hubert-shape.md")
-SPARSITY, BATCH, EPOCHS, RECOVERY = 0.75, 4, 3, 1
+BATCH, EPOCHS, RECOVERY = 4, 3, 1
 ROWS = {"train": 256, "validation": 60, "test": 60}
 SECONDS = 1.0
 LENGTH = round(16_000 * SECONDS)
 BASELINE = "source@onnxruntime"
+BUDGETS: dict[str, dict[str, Any]] = {"sparsity": {"sparsity": 0.75}, "macs": {"macs": 0.25, "length": LENGTH}}
+"""By the name of a run's folder."""
 
 
 def source(folder: Path) -> Path:
@@ -51,10 +53,10 @@ def source(folder: Path) -> Path:
     return folder
 
 
-def plan(model: Path, sounds: Path) -> dict[str, Any]:
+def plan(model: Path, sounds: Path, budget: str) -> dict[str, Any]:
     """Heads, neurons and the channels of all convolutions may go."""
     taught = {"layer-to-layer": {"layers": [0, 4, 8, 12]}}
-    step = {"teacher": "source", "units": ["heads", "neurons", "channels"], "sparsity": SPARSITY, "objectives": taught}
+    step = {"teacher": "source", "units": ["heads", "neurons", "channels"], **BUDGETS[budget], "objectives": taught}
     stages = {"epochs": EPOCHS, "recovery_epochs": RECOVERY, "batch_size": BATCH, "learning_rate": 2e-4}
     return {
         "name": "hubert-shape",
@@ -75,16 +77,17 @@ def plan(model: Path, sounds: Path) -> dict[str, Any]:
     }
 
 
-def run(sounds: Path, runs: Path) -> tuple[Report, int]:
+def run(sounds: Path, runs: Path, budget: str) -> tuple[Report, int]:
     """The report, and the most memory in bytes that a process of the run took."""
-    path, out, peak = runs / "plan.yaml", runs / "run", runs / "peak.json"
-    text = yaml.safe_dump(plan(source(runs / "model"), sounds), sort_keys=False)
+    place = runs / budget
+    path, out, peak = place / "plan.yaml", place / "run", place / "peak.json"
+    text = yaml.safe_dump(plan(source(runs / "model"), sounds, budget), sort_keys=False)
     if not peak.is_file() or path.read_text(encoding="utf-8") != text:
-        for folder in (out, runs / "store"):  # what was stored is not computed again, and takes no memory
+        for folder in (out, place / "store"):  # what was stored is not computed again, and takes no memory
             shutil.rmtree(folder, ignore_errors=True)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
-        command = [sys.executable, "-m", "compressor.cli", "run", str(path), "--out", str(out), "--store", str(runs / "store")]
+        command = [sys.executable, "-m", "compressor.cli", "run", str(path), "--out", str(out), "--store", str(place / "store")]
         subprocess.run(command, check=True)
         peak.write_text(json.dumps(1024 * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss), encoding="utf-8")
     return read_report(out), json.loads(peak.read_text(encoding="utf-8"))
@@ -95,26 +98,32 @@ def step_seconds(sounds: Path, runs: Path) -> dict[str, float]:
     torch.set_num_threads(machine().cores)
     task = Speech(seconds=SECONDS, probes={"digit": Probe(label="digit")})
     data = step_costs.read(task, sounds, BATCH)
-    given = plan(runs / "model", sounds)["passes"][0]["distill-and-prune"]
+    given = plan(runs / "model", sounds, "sparsity")["passes"][0]["distill-and-prune"]
     found, _ = step_costs.steps(task.load(runs / "model", data, seed=0), task, data, {**given, "epochs": 1, "recovery_epochs": 1})
     return found
 
 
-def document(report: Report, peak_bytes: int, steps: Mapping[str, float]) -> Iterator[str]:
+def document(found: Mapping[str, tuple[Report, int]], steps: Mapping[str, float]) -> Iterator[str]:
     """The page's lines."""
-    stage = report.stages[-1]
+    report, _ = found["sparsity"]
+    first, second = steps["first"], steps["second"]
     taken = [-(-ROWS["train"] // BATCH) * epochs for epochs in (EPOCHS, RECOVERY)]
-    latency = latency_of(report)
     yield from ("# `distill-and-prune` at the size of HuBERT-base: what was measured", "")
     yield from ("`python -m benchmarks.hubert_shape SOUNDS` remakes this page.", "", *machine_lines(report))
-    yield "- Weights are random, since no registry of packages ships HuBERT's."
-    yield f"- Parameters: {report.stages[0].weights:,} before, {stage.weights:,} after."
-    yield f"- {taken[0]} steps with gates on heads, neurons and channels, {taken[1]} without; batches of {BATCH} sounds of {SECONDS:g} s;"
-    yield f"  {stage.seconds:,.0f} s in all, with importance, cutting and scoring."
-    first, second = steps["first"], steps["second"]
+    yield f"- {report.stages[0].weights:,} parameters; weights are random, since no registry of packages ships HuBERT's."
+    yield f"- {taken[0]} steps with gates on heads, neurons and channels, {taken[1]} without; batches of {BATCH} sounds of {SECONDS:g} s."
     yield f"- A step takes {first:.2f} s in the first stage and {second:.2f} s in the second, medians of {step_costs.STEPS}."
-    yield f"- The most memory that a process of the run took: {peak_bytes / 2**30:.1f} GiB."
+    for budget, (each, peak_bytes) in found.items():
+        yield from ("", f"## `{', '.join(f'{name}: {value:g}' for name, value in BUDGETS[budget].items())}`", "")
+        yield from section(each, peak_bytes)
+
+
+def section(report: Report, peak_bytes: int) -> Iterator[str]:
+    """What one budget came to."""
+    stage, latency = report.stages[-1], latency_of(report)
     yield from (f"- {note.text}" for note in stage.notes if isinstance(note, Remark) and "were to go" in note.text)
+    yield f"- The pass took {stage.seconds:,.0f} s, with importance, cutting and scoring."
+    yield f"- The most memory that a process of the run took: {peak_bytes / 2**30:.1f} GiB."
     yield from ("", "| target | model | median ms | against the source in ONNX Runtime |", "| --- | --- | ---: | ---: |")
     for target in Findings(report).targets:
         for name in ("source", "final"):
@@ -132,7 +141,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("sounds", type=Path)
     parser.add_argument("--runs", type=Path, default=RUNS)
     given = parser.parse_args(arguments)
-    lines = document(*run(given.sounds, given.runs), step_seconds(given.sounds, given.runs))
+    found = {budget: run(given.sounds, given.runs, budget) for budget in BUDGETS}
+    lines = document(found, step_seconds(given.sounds, given.runs))
     OUT.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 

@@ -56,8 +56,11 @@ def test_plans_on_text_are_sound(data, method, folder):
     assert found.passes[-1].step.teachers() == ("finetune",)
 
 
-def test_plan_at_the_size_of_hubert_is_sound(folder):
-    assert "channels" in bound(hubert_shape.plan(folder / "model", folder), folder).passes[0].step.units
+@pytest.mark.parametrize("budget", hubert_shape.BUDGETS)
+def test_plans_at_the_size_of_hubert_are_sound(budget, folder):
+    step = bound(hubert_shape.plan(folder / "model", folder, budget), folder).passes[0].step
+    assert "channels" in step.units
+    assert getattr(step, budget) is not None
 
 
 def test_recordings_become_an_audiofolder(tmp_path):
