@@ -35,8 +35,10 @@ BATCH, EPOCHS, RECOVERY = 4, 3, 1
 ROWS = {"train": 256, "validation": 60, "test": 60}
 SECONDS = 1.0
 LENGTH = round(16_000 * SECONDS)
+FRAMES = 49
+"""That the convolutions make of so many samples."""
 BASELINE = "source@onnxruntime"
-BUDGETS: dict[str, dict[str, Any]] = {"sparsity": {"sparsity": 0.75}, "macs": {"macs": 0.25, "length": LENGTH}}
+BUDGETS: dict[str, dict[str, Any]] = {"sparsity": {"sparsity": 0.75}, "macs": {"macs": 0.25, "tokens": FRAMES}}
 """By the name of a run's folder."""
 
 

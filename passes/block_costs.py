@@ -30,16 +30,16 @@ def weights_cost(module: nn.Module, anatomy: Anatomy) -> Cost:
     return _constant(units, layers)
 
 
-def macs_cost(module: nn.Module, anatomy: Anatomy, *, length: int) -> Cost:
-    """Multiply-accumulates of the blocks for one row of `length` tokens: projections, and scores and sums of attention."""
+def macs_cost(module: nn.Module, anatomy: Anatomy, *, tokens: int) -> Cost:
+    """Multiply-accumulates of the blocks for one row of so many tokens: projections, and scores and sums of attention."""
     units: dict[Place, float] = {}
     layers = []
     for block in anatomy.blocks:
         whole = 0.0
         for kind, count, projections in _parts(block):
-            macs = float(length * sum(module.get_submodule(path).get_parameter("weight").numel() for path in projections))
+            macs = float(tokens * sum(module.get_submodule(path).get_parameter("weight").numel() for path in projections))
             if kind == "heads" and block.attention:
-                macs += 2 * length**2 * block.attention.heads * block.attention.head_size
+                macs += 2 * tokens**2 * block.attention.heads * block.attention.head_size
             units[kind, block.id] = macs / count
             whole += macs
         layers.append(whole)

@@ -53,7 +53,7 @@ class DistillAndPrune(Taught):
     )
     macs: float | None = Field(None, gt=0, lt=1, description="fraction of their multiply-accumulates that stays")
     latency: LatencyBudget | None = Field(None, description="a latency to reach, measured on a target of the plan")
-    length: int = Field(128, ge=1, description="tokens a row when multiply-accumulates are counted")
+    tokens: int = Field(128, ge=1, description="length of a row when multiply-accumulates are counted: tokens, patches or frames")
     start: Start = Field(
         "importance",
         description="where gates start: by what each head and neuron adds, all open, or neurons half closed as in DPHuBERT's recipe",
@@ -196,7 +196,7 @@ class DistillAndPrune(Taught):
         if self.latency is not None:
             return goals.latency_goal(student, gating, limits, budget=self.latency, ctx=ctx)
         if self.macs is not None:
-            return goals.macs_goal(student, gating, limits, macs=self.macs, length=self.length)
+            return goals.macs_goal(student, gating, limits, macs=self.macs, tokens=self.tokens)
         assert self.sparsity is not None
         return goals.size_goal(student, gating, limits, sparsity=self.sparsity)
 

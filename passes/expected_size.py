@@ -75,21 +75,21 @@ def parameters(module: nn.Module, anatomy: Anatomy, places: Sequence[Place]) -> 
     return _formula(total, added, terms, places)
 
 
-def multiply_accumulates(module: nn.Module, anatomy: Anatomy, places: Sequence[Place], *, length: int) -> SizeFormula:
-    """Multiply-accumulates for one row of `length` tokens: of the blocks and, where channels are gated, of the extractor.
+def multiply_accumulates(module: nn.Module, anatomy: Anatomy, places: Sequence[Place], *, tokens: int) -> SizeFormula:
+    """Multiply-accumulates for one row of so many tokens: of the blocks and, where channels are gated, of the extractor.
 
     They are those of projections and convolutions, and of the scores and sums of attention.
     """
 
     def unit(inner: Place) -> float:
-        macs = float(length * _unit_weights(module, anatomy, inner))
-        return macs + 2 * length**2 * inner.size if inner.kind == "heads" else macs
+        macs = float(tokens * _unit_weights(module, anatomy, inner))
+        return macs + 2 * tokens**2 * inner.size if inner.kind == "heads" else macs
 
     every = [place for block in anatomy.blocks for place in _inner_places(anatomy, block.id)]
     terms, total = _in_blocks(places, unit, anatomy), sum(place.units * unit(place) for place in every)
     if any(place.kind == "channels" for place in places):
         at = {(place.kind, place.where): number for number, place in enumerate(places)}
-        channel_terms = _channel_macs(module, anatomy, at, length=length)
+        channel_terms = _channel_macs(module, anatomy, at, tokens=tokens)
         terms += channel_terms
         total += SizeFormula(0.0, 0.0, tuple(channel_terms)).of([float(place.units) for place in places])
     return _formula(total, 0.0, terms, places)
@@ -185,10 +185,10 @@ def _channels(module: nn.Module, anatomy: Anatomy, at: dict[tuple[Any, str], int
     return terms, added
 
 
-def _channel_macs(module: nn.Module, anatomy: Anatomy, at: dict[tuple[Any, str], int], *, length: int) -> list[Term]:
-    """Terms of all convolutions and of what reads the last one, which puts out `length` tokens."""
+def _channel_macs(module: nn.Module, anatomy: Anatomy, at: dict[tuple[Any, str], int], *, tokens: int) -> list[Term]:
+    """Terms of all convolutions and of what reads the last one, which puts out so many tokens."""
     terms: list[Term] = []
-    frames = length
+    frames = tokens
     for each in reversed(anatomy.extractor):
         number, conv, reader = at["channels", each.conv], module.get_submodule(each.conv), module.get_submodule(each.reader)
         assert isinstance(conv, torch.nn.Conv1d)

@@ -78,9 +78,9 @@ def size_goal(student: Model, gating: Gating, limits: Limits, *, sparsity: float
     return Goal(parameters(student.module, gating.anatomy, gating.places), sparsity, "parameters", limits)
 
 
-def macs_goal(student: Model, gating: Gating, limits: Limits, *, macs: float, length: int) -> Goal:
-    """So much of the multiply-accumulates of a row of `length` tokens stays."""
-    formula = multiply_accumulates(student.module, gating.anatomy, gating.places, length=length)
+def macs_goal(student: Model, gating: Gating, limits: Limits, *, macs: float, tokens: int) -> Goal:
+    """So much of the multiply-accumulates of a row of so many tokens stays."""
+    formula = multiply_accumulates(student.module, gating.anatomy, gating.places, tokens=tokens)
     return Goal(formula, 1 - macs, "multiply-accumulates", limits)
 
 

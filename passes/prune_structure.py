@@ -45,7 +45,7 @@ class PruneStructure(Pass):
     widths: dict[Literal["heads", "neurons"], tuple[Annotated[int, Field(ge=0)], ...]] | None = Field(
         None, min_length=1, description="how many units stay, by kind and block: another model's shape, say"
     )
-    length: int = Field(128, ge=1, description="tokens a row when multiply-accumulates are counted")
+    tokens: int = Field(128, ge=1, description="length of a row when multiply-accumulates are counted: tokens, patches or frames")
     round_to: int = Field(16, ge=1, description="feed-forward widths become multiples of this")
     min_heads: int = Field(1, ge=0, description="heads that stay in every block")
     rows: int = Field(512, ge=1, description="training rows that importance is estimated on")
@@ -157,7 +157,7 @@ class PruneStructure(Pass):
         if self.keep is not None:
             return self._to_share(ladders, weights, self.keep)
         if self.macs is not None:
-            cost = macs_cost(module, anatomy, length=self.length)
+            cost = macs_cost(module, anatomy, tokens=self.tokens)
             everything = [self._ladder(*place, [0.0] * count) for place, count in places(anatomy, ("heads", "neurons")).items()]
             before = removal.total(everything, cost, [0] * len(everything))
             return self._to_limit(ladders, cost, before=before, limit=self.macs * before, unit="multiply-accumulates")

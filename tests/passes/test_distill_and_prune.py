@@ -273,7 +273,7 @@ if __name__ == "__main__":
 def test_budget_in_multiply_accumulates_is_met(tmp_path):
     ctx = context(tmp_path)
     source = bert(STUDENT)
-    small = step(sparsity=None, macs=0.5, length=6, epochs=40, round_to=1, recovery_epochs=0, dropout=False).apply(source, ctx)
+    small = step(sparsity=None, macs=0.5, tokens=6, epochs=40, round_to=1, recovery_epochs=0, dropout=False).apply(source, ctx)
     cost = [macs_of(model, length=6) for model in (source, small)]
     assert 0.48 < cost[1] / cost[0] <= 0.5
     assert abs(series(ctx, "Sparsity")["expected sparsity"][-1][1] - 0.5) < 0.01

@@ -176,7 +176,7 @@ def test_formula_saves_what_a_counter_sees_go(name, kinds, zero):
         module = model.module.eval()
         given, tokens = one_row(ALL[name], module)
         gating = gated(module, kinds_of(module, kinds), seed=seed, zero=zero)
-        formula = multiply_accumulates(module, anatomy_of(module), gating.places, length=tokens)
+        formula = multiply_accumulates(module, anatomy_of(module), gating.places, tokens=tokens)
         counts = [float((mask > 0).sum()) for mask in masks_after_training(gating).values()]
         small = pruned(model, gating).module.float().eval()
         before, after = counted(module, given), counted(small, given)

@@ -370,13 +370,13 @@ def test_cost_in_parameters_is_what_the_model_really_loses(ctx):
 @pytest.mark.parametrize("scope", ["global", "layer"])
 def test_budget_in_macs_is_met(ctx, scope):
     model = bert()
-    pruned = PruneStructure(macs=0.5, importance="magnitude", scope=scope, round_to=4, length=16).apply(model, ctx)
+    pruned = PruneStructure(macs=0.5, importance="magnitude", scope=scope, round_to=4, tokens=16).apply(model, ctx)
 
     def macs(given: Model) -> float:
         return sum(16 * (4 * 32 * 8 * heads + 2 * 32 * width) + 2 * 16**2 * 8 * heads for heads, width in counts(given))
 
     anatomy = anatomy_of(model.module)
-    cost = macs_cost(model.module, anatomy, length=16)
+    cost = macs_cost(model.module, anatomy, tokens=16)
     assert cost(ladder("layers", "", [0.0] * 3), 3) == pytest.approx(macs(model))
     assert macs(pruned) <= 0.5 * macs(model)
     assert macs(pruned) > 0.35 * macs(model)
