@@ -87,6 +87,7 @@ def run(sounds: Path, runs: Path, budget: str) -> tuple[Report, int]:
     if not peak.is_file() or path.read_text(encoding="utf-8") != text:
         for folder in (out, place / "store"):  # what was stored is not computed again, and takes no memory
             shutil.rmtree(folder, ignore_errors=True)
+        peak.unlink(missing_ok=True)  # a run that is killed leaves none
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
         command = [sys.executable, "-m", "compressor.cli", "run", str(path), "--out", str(out), "--store", str(place / "store")]

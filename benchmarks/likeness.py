@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +11,7 @@ import numpy as np
 from compressor.anatomy import anatomy_of
 from compressor.contracts import Want
 from compressor.model import Model
+from compressor.tasks.sounds import lengths
 from compressor.tasks.speech import Speech
 from compressor.tasks.speech import right as probe_right
 
@@ -33,15 +33,8 @@ def states(task: Speech, folder: Path, rows: Dataset) -> list[NDArray[np.float32
 
 def sounding(task: Speech, rows: Dataset, frames: int) -> NDArray[np.bool_]:
     """Frames `[rows, frames]` that hold sound: the others are padding up to the task's seconds."""
-    import soundfile
-    from datasets import Audio
-
-    lengths = []
-    for row in rows.select_columns([task.audio]).cast_column(task.audio, Audio(decode=False)):
-        given = row[task.audio]
-        head = soundfile.info(given["path"] if given["bytes"] is None else io.BytesIO(given["bytes"]))
-        lengths.append(np.ceil(frames * head.frames / head.samplerate / task.seconds))
-    return np.arange(frames) < np.asarray(lengths)[:, None]
+    ends = np.ceil(frames * np.asarray(lengths(rows, task.audio)) / task.seconds)
+    return np.arange(frames) < ends[:, None]
 
 
 def feature_errors(

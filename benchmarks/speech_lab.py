@@ -16,6 +16,7 @@ from benchmarks import ablation
 from benchmarks.likeness import feature_errors, probes_by_layer, sounding, states
 from compressor.cli_store import open_store
 from compressor.data import load_data
+from compressor.disk import put
 from compressor.plan import load_plan
 from compressor.records import Report, Table
 from compressor.tasks.speech import Speech
@@ -71,7 +72,7 @@ class Cell:
 
 def prepared(recordings: Path, folder: Path) -> Path:
     """The recordings as an audiofolder with the columns digit and speaker, unless it is there."""
-    if not (folder / "train" / "metadata.jsonl").is_file():
+    if not all((folder / split / "metadata.jsonl").is_file() for split in ("train", "test")):
         rows: dict[str, list[str]] = {"train": [], "test": []}
         for path in sorted(recordings.glob("*.wav")):
             digit, speaker, take = path.stem.split("_")
@@ -80,7 +81,7 @@ def prepared(recordings: Path, folder: Path) -> Path:
             shutil.copyfile(path, folder / split / path.name)
             rows[split].append(json.dumps({"file_name": path.name, "digit": digit, "speaker": speaker}) + "\n")
         for split, lines in rows.items():
-            (folder / split / "metadata.jsonl").write_text("".join(lines), encoding="utf-8")
+            put(folder / split / "metadata.jsonl", "".join(lines))
     return folder
 
 

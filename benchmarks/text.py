@@ -19,6 +19,7 @@ import numpy as np
 from benchmarks import ablation, newsgroups
 from benchmarks.pages import differences, machine_lines, mean_and_interval
 from compressor.data import load_data
+from compressor.disk import put
 from compressor.records import Report
 from compressor.specs import DataSpec
 
@@ -103,7 +104,7 @@ def prepared(data: str, runs: Path) -> Path:
     for name, taken in parts.items():
         labels = splits.split(name).features["label"]
         found = [{"text": row["text"], "label": labels.int2str(row["label"])} for each in taken for row in splits.split(each)]
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in found), encoding="utf-8")
+        put(folder / f"{name}.jsonl", "".join(json.dumps(row) + "\n" for row in found))
     return folder
 
 

@@ -103,7 +103,7 @@ class Sounds(Task):
         rate = int(values["sampling_rate"])
         most, least = round(self.seconds * rate), round(SHORTEST * rate)
         draw = np.random.default_rng(seed)
-        seconds = _lengths(rows, self.audio)
+        seconds = lengths(rows, self.audio)
         order = draw.permutation(len(rows)).tolist()
         alike = [
             number for part in grouped(order, batch_size * BATCHES_SORTED) for number in sorted(part, key=seconds.__getitem__)
@@ -169,7 +169,7 @@ def decoded(content: Mapping[str, Any], sampling_rate: int) -> NDArray[np.float3
 
 
 @lru_cache(maxsize=4)
-def _lengths(rows: Dataset, column: str) -> Sequence[float]:
+def lengths(rows: Dataset, column: str) -> Sequence[float]:
     """Seconds of each sound, by the heads of the files; read once for a split."""
     import soundfile
 
