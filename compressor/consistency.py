@@ -24,6 +24,8 @@ def faults_of(draft: Draft) -> Iterator[Fault]:
     yield from order_faults(draft)
     for index, step in enumerate(draft.steps):
         yield from _mentions(draft, step, index)
+    for probe in draft.probes:
+        yield from _lengths(draft, probe)
     yield from _reference(draft)
     yield from _limits(draft)
 
@@ -74,6 +76,7 @@ def _mentions(draft: Draft, step: Drafted, index: int) -> Iterator[Fault]:
                 f"keeps what teachers answer to a row, and the task '{draft.task_name}' draws its inputs anew in every epoch: "
                 "leave cache_teacher out, or the task's crop"
             )
+    yield from _lengths(draft, step)
     mentions = step.mentions()
     for name in mentions.teachers:
         what = _unusable(draft, name, index)
@@ -83,6 +86,13 @@ def _mentions(draft: Draft, step: Drafted, index: int) -> Iterator[Fault]:
     for name in mentions.targets:
         if name not in targets:
             yield step.mention(name, f"no target is named '{name}'{did_you_mean(name, targets)}")
+
+
+def _lengths(draft: Draft, step: Drafted) -> Iterator[Fault]:
+    """Rows are timed at lengths that the task has."""
+    if isinstance(step.step, Pass | Probe) and draft.task is not None:
+        lengths = dict.fromkeys(length for _, length in step.step.shapes() if length is not None)
+        yield from (step.fault(f"length {why}") for length in lengths if (why := draft.task.refuses(length)))
 
 
 def _without_classes(step: Drafted) -> str:

@@ -10,16 +10,19 @@ from typing import TYPE_CHECKING, Any
 
 from compressor import registry
 from compressor.bench import ProcessBench
-from compressor.contracts import Artifact, Candidate, Dialect, Evaluation, Event, Feed, Probe, Target, Task
+from compressor.contracts import Artifact, Candidate, Dialect, Evaluation, Event, Feed, Message, Probe, Target, Task
 from compressor.errors import MissingDependency
 from compressor.keys import step_parts
 from compressor.lowering import Foundry
 from compressor.machine import machine
 from compressor.model import Model
-from compressor.records import LatencyRecord, Note
+from compressor.records import LatencyRecord, Note, Remark
 from compressor.store import Made, Store
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from compressor.data import Data
 
 MEASURE_SECONDS_A_MODEL = 5.0
@@ -47,17 +50,17 @@ class StepContext:
         """An earlier step's model, an entry of `models:`, or `source`."""
         return self.models(name)
 
-    def evaluate(self, model: Model | Artifact, split: str, *, limit: int | None = None) -> Evaluation:
-        """Score a model on the first `limit` rows of a split."""
+    def evaluate(self, model: Model | Artifact, split: str) -> Evaluation:
+        """Score a model on a split."""
+        predict, files = self._running(model)
+        return self.task.score(predict, self.data.split(split), files, split=split)
+
+    def outputs(self, model: Model | Artifact, split: str, *, limit: int) -> NDArray[np.float32]:
+        """The main output of a model for rows spread evenly over a split, as files often have like rows side by side."""
         rows = self.data.split(split)
-        rows = rows if limit is None else rows.select(range(min(limit, len(rows))))
-        if isinstance(model, Model):
-            files = self._files(model)
-            return self.task.score(eager(self.task, model, self.device), rows, files, split=split)
-        assert self.target is not None, "a graph is evaluated in a target's branch only"
-        built = self.folder / "evaluated"
-        candidate, _ = self.foundry.build(_unkept(model), stage="step", name="evaluated", target=self.target, out=built)
-        return self.task.score(opened(candidate.runtime, candidate.built), rows, model.path, split=split)
+        count = min(limit, len(rows))
+        predict, files = self._running(model)
+        return self.task.predicted(predict, rows.select([at * len(rows) // count for at in range(count)]), files)
 
     def feeds(self, model: Model | Artifact, split: str, *, limit: int | None = None) -> Sequence[Feed]:
         """Real inputs of a split, one row each."""
@@ -82,6 +85,13 @@ class StepContext:
             seed=self.seed,
             tell=self.tell,
         )
+        if unsteady := [control for control in record.controls if not control.passed]:
+            text = (
+                f"The machine was not steady when latency on {target} was measured: two processes of one model differed by "
+                f"{abs(unsteady[0].ratio - 1):.1%}. What was decided by it may be off by as much."
+            )
+            self.tell(Message(text))
+            self.note(Remark(text=text))
         medians = {row.candidate: row.median_ms for row in record.rows}
         return [medians[candidate.id] for candidate in candidates]
 
@@ -104,6 +114,15 @@ class StepContext:
     def note(self, note: Note) -> None:
         """Add to this step's part of the report."""
         self.notes.append(note)
+
+    def _running(self, model: Model | Artifact) -> tuple[Callable[[Feed], Feed], Path]:
+        """A model as a function of a feed, and the folder of what lies beside it."""
+        if isinstance(model, Model):
+            return eager(self.task, model, self.device), self._files(model)
+        assert self.target is not None, "a graph runs in a target's branch only"
+        built = self.folder / "evaluated"
+        candidate, _ = self.foundry.build(_unkept(model), stage="step", name="evaluated", target=self.target, out=built)
+        return opened(candidate.runtime, candidate.built), model.path
 
     def _files(self, model: Model) -> Path:
         folder = self.folder / "files"

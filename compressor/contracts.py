@@ -224,8 +224,12 @@ class Context(Protocol):
         """An earlier step's model, an entry of `models:`, or `source`; a fresh copy, in eval mode."""
         ...
 
-    def evaluate(self, model: Model | Artifact, split: str, *, limit: int | None = None) -> Evaluation:
-        """Score a torch model eagerly, or a graph on this branch's target, on the first `limit` rows of a split."""
+    def evaluate(self, model: Model | Artifact, split: str) -> Evaluation:
+        """Score a torch model eagerly, or a graph on this branch's target, on a split."""
+        ...
+
+    def outputs(self, model: Model | Artifact, split: str, *, limit: int) -> NDArray[np.float32]:
+        """The main output for at most `limit` rows, spread evenly over a split, in their order: `[rows, ...]`."""
         ...
 
     def feeds(self, model: Model | Artifact, split: str, *, limit: int | None = None) -> Sequence[Feed]:
@@ -292,8 +296,16 @@ class Pass(Step, ABC):
         """
         return {}
 
+    def imitated(self) -> tuple[str, ...]:
+        """Those of its teachers whose logits it learns from: none whose head was only just drawn."""
+        return ()
+
     def targets(self) -> tuple[str, ...]:
         """Names of targets of the plan its parameters mention (for latency budgets)."""
+        return ()
+
+    def shapes(self) -> tuple[tuple[int, int], ...]:
+        """`(batch, length)` of the rows that its parameters have it time."""
         return ()
 
     def needs_classes(self) -> bool:
@@ -360,6 +372,14 @@ class Task(Step, ABC):
     @abstractmethod
     def load(self, source: Path, data: Data, *, seed: int) -> Model:
         """The source model from a folder; a fresh, seeded head where it has none that fits the data's labels."""
+
+    def headless(self, source: Path) -> bool:
+        """Whether `load` draws a head for the model in a folder, as it has none: what it answers then means nothing yet."""
+        return False
+
+    def refuses(self, length: int) -> str | None:
+        """What a length is, where no input can be of this one as far as that can be told without a model; None where it can."""
+        return None
 
     @abstractmethod
     def inputs(self, model: Model | Path) -> tuple[Port, ...]:

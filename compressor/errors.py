@@ -101,10 +101,13 @@ class GateStopped(CompressorError):
     exit_code = 3
 
 
+def near_name(name: str, known: Iterable[str]) -> str:
+    """`" (did you mean 'x'?)"` for the nearest known name, or nothing."""
+    near = difflib.get_close_matches(name, sorted(set(known)), n=1, cutoff=0.6)
+    return f" (did you mean '{near[0]}'?)" if near else ""
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """`" (did you mean 'x'?)"` for the nearest known name, or the short list of what is known."""
     names = sorted(set(known))
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
-    if near:
-        return f" (did you mean '{near[0]}'?)"
-    return f" (known: {', '.join(names)})" if 0 < len(names) <= 12 else ""
+    return near_name(name, names) or (f" (known: {', '.join(names)})" if 0 < len(names) <= 12 else "")

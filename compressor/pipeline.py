@@ -26,6 +26,7 @@ from compressor.launch import ALONE, Job, Processes, train_apart
 from compressor.lowering import Foundry, model_files
 from compressor.model import Model, check_finite
 from compressor.plan import Bound, BoundStep, BoundTarget
+from compressor.preflight import check_steps
 from compressor.records import LatencyRecord, Note, ProbeRecord, Stage, Verdict
 from compressor.report import EVALUATIONS, TIMED_FEEDS, write_report
 from compressor.results import Built, Found, Results, load_evaluation, save_evaluation, verdict_of_plan
@@ -84,7 +85,7 @@ class Runner:
         for name in self.bound.models:
             with self.watch.time("load", name):
                 self._made(name)  # a teacher at fault is found now, not hours later at the step that it teaches
-        self._check_steps()
+        check_steps(self.bound, {name: self._made(name).path for name in ("source", *self.bound.models)})
         try:
             final = self._trunk()
             for target in self.bound.targets:
@@ -99,15 +100,6 @@ class Runner:
         report = results.report(self._found(), probes=probes, accept=accept, seconds=time.monotonic() - clock)
         write_report(report, self.folder)
         return report
-
-    def _check_steps(self) -> None:
-        """What each step can refuse is refused before the first one runs."""
-        origins = {"source": self.standings["source"].made.path, **{name: self._made(name).path for name in self.bound.models}}
-        current = "source"
-        for step in (step for step in self.bound.passes if step.trunk):
-            given = origins[step.start or current]
-            step.step.check(given, origins)
-            origins[step.name], current = given, step.name
 
     def _found(self) -> Found:
         source = self.standings["source"].made.path

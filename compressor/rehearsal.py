@@ -139,8 +139,8 @@ def reduced(bound: Bound, part: Part, models: Mapping[str, Source]) -> Iterator[
     for name, source in models.items():
         if source.folder is not None:
             yield _setting("model" if name == "source" else f"models.{name}", {"folder": str(source.folder.resolve())})
-    for name in training:
-        yield _setting(f"passes.{name}.epochs", 1)
+    for name, settings in training.items():
+        yield from (_setting(f"passes.{name}.{parameter}", value) for parameter, value in settings.shortened().items())
     for step in bound.passes:
         if step.gate is not None and part.complete:
             yield _setting(f"passes.{step.name}.gate.on_fail", "warn")

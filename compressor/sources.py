@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from compressor.errors import SourceError
+from compressor.errors import SourceError, near_name
 from compressor.paths import stays_inside
 from compressor.specs import DataSpec, Files, ModelSource
 
@@ -71,7 +71,10 @@ def _check_weights(path: Path, sha256: str | None) -> None:
                 f"{path / pickled} is a pickle, which could run code when it is read: convert it where you trust it, with "
                 "`from_pretrained(...)` followed by `save_pretrained(...)`, which writes safetensors"
             )
-        raise SourceError(f"{path} holds no {WEIGHTS}: is it a model folder in Hugging Face layout?")
+        raise SourceError(
+            f"{path} holds no {WEIGHTS}: is it a model folder in Hugging Face layout? Of a hub's model only safetensors are fetched; "
+            "one that has pickles only has to be converted where you trust it"
+        )
     files = [weights] if weights.is_file() else [index, *_shards(index)]
     if sha256:
         total = hashlib.sha256()
@@ -134,9 +137,14 @@ def read_rows(spec: DataSpec, folder: Path, columns: Sequence[str]) -> tuple[dic
         where = f"package {spec.files.installed}: " if spec.files.installed else ""
         source = where + ", ".join(path for paths in spec.files.parts().values() for path in paths)
     for name, rows in parts.items():
-        if absent := [column for column in columns if column not in rows.column_names]:
-            raise SourceError(f"{source}: {name} has no column '{absent[0]}' (columns: {', '.join(rows.column_names)})")
+        _check_columns(columns, rows.column_names, f"{source}: {name}")
     return {name: _spelled(rows.select_columns(list(columns)), columns[-1]) for name, rows in parts.items()}, source
+
+
+def _check_columns(wanted: Sequence[str], there: Sequence[str], where: str) -> None:
+    for column in wanted:
+        if column not in there:
+            raise SourceError(f"{where} has no column '{column}'{near_name(column, there)} (columns: {', '.join(there)})")
 
 
 def _hub_rows(name: str, spec: DataSpec) -> dict[str, Dataset]:
@@ -158,7 +166,7 @@ def _file_rows(spec: DataSpec, files: Files, root: Path, paths: Sequence[str], c
     if described and kind == "audiofolder":
         return _described(found, columns)
     if files.layout == "folder-per-label" or (kind in ("imagefolder", "audiofolder") and not described):
-        return _folder_per_label(found, columns)
+        return _folder_per_label(found, columns, described_by=METADATA if kind == "audiofolder" else ())
     return _through_datasets(kind, found)
 
 
@@ -207,20 +215,28 @@ def _through_datasets(kind: str, found: Sequence[Path]) -> Dataset:
             raise SourceError(f"{found[0]} cannot be read as {kind}: {' '.join(str(cause).split())}") from error
 
 
-def _folder_per_label(roots: Sequence[Path], columns: Sequence[str]) -> Dataset:
-    """A row for each file; its label is the name of the folder directly below the root."""
+def _folder_per_label(roots: Sequence[Path], columns: Sequence[str], *, described_by: Sequence[str] = ()) -> Dataset:
+    """A row for each file; its label is the name of the folder directly below the root.
+
+    `described_by`: names of tables that could have named the files instead, and are not there.
+    """
     from datasets import Dataset, Value
 
+    described = f"or a table that names the files in a column `file_name`: {' or '.join(described_by)}"
     paths, labels = [], []
     for root in roots:
         if not root.is_dir():
+            if described_by:
+                raise SourceError(f"{root} is a file; `format: audiofolder` needs a folder, {described}")
             raise SourceError(f"{root} is a file; `layout: folder-per-label` needs a folder with one folder for each label")
         for folder in sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith((".", "_"))):
             inside = sorted(each for each in folder.rglob("*") if each.is_file() and not each.name.startswith("."))
             paths += inside
             labels += [folder.name] * len(inside)
     if not paths:
-        raise SourceError(f"{roots[0]}: no folders with files below it")
+        raise SourceError(
+            f"{roots[0]}: no folders with files below it" + (f"; it needs them, {described}" if described_by else "")
+        )
     if set(labels) <= SPLIT_FOLDERS:
         raise SourceError(
             f"{roots[0]} holds the folders {sorted(set(labels))}: name them as splits, `files: {{train: ..., test: ...}}`"
@@ -250,7 +266,8 @@ def _described(roots: Sequence[Path], columns: Sequence[str]) -> Dataset:
             if not stays_inside(name) or not (root / name).is_file():
                 raise SourceError(f"{path} names '{name}', which is no file in {root}")
         cells = [{"bytes": None, "path": str(root / name)} for name in names]
-        kept = {column: list(table[column]) for column in columns[1:] if column in table.column_names}
+        _check_columns(columns[1:], [name for name in table.column_names if name != "file_name"], str(path))
+        kept = {column: list(table[column]) for column in columns[1:]}
         stored = {"bytes": Value("binary"), "path": Value("string")}
         features: Any = _features({columns[0]: stored, **{name: table.features[name] for name in kept}})
         parts.append(

@@ -65,6 +65,10 @@ class TrainingSettings(BaseModel):
     compile: bool = Field(default=False, description="Compile the model by torch.compile; on a CPU this needs a C++ compiler.")
     keep: Literal["best", "last"] = Field(default="best", description="Which epoch's weights stay, by the metric on validation.")
 
+    def shortened(self) -> Mapping[str, int]:
+        """What is laid over these settings to train as little as can be, for `compressor rehearse`."""
+        return {"epochs": 1}
+
 
 @dataclass(frozen=True)
 class OwnRate:

@@ -60,9 +60,9 @@ def choose(
 ) -> dict[Place, tuple[int, ...]]:
     """Which units stay at each place: widths that are multiples by kind, as near below the allowed size as they come.
 
-    Widths start from what is expected, rounded down. What the rounding leaves of the budget goes to the units that are most
-    probably on, wherever they are; where too much is expected to stay, the least probable go first. So rounding moves what the
-    gates are undecided about, and takes no sub-layer that is on.
+    Widths start from what is expected at each place, rounded down, but to one step where half of one is expected or more: rounding
+    empties no place that is on. What this leaves of the budget goes to the units that are most probably on, wherever they are;
+    where too much would stay, the least probable go first, and a place may become empty by that.
     """
     order = [torch.argsort(gating.gate(place).log_alpha.detach(), descending=True).tolist() for place in gating.places]
     on = [gating.gate(place).on().detach().double().tolist() for place in gating.places]
@@ -70,7 +70,7 @@ def choose(
     lows = [min(place.units, least.get(place.kind, 0)) for place in gating.places]
     expected = [round(float(count.detach())) for count in gating.expected()]
     counts = [
-        max(low, count // step * step if count < place.units else count)
+        max(low, _start(count, step, place.units))
         for place, count, step, low in zip(gating.places, expected, steps, lows, strict=True)
     ]
     allowed = (1 - sparsity) * formula.whole
@@ -80,6 +80,12 @@ def choose(
     while more := size.best_addition(order, on, steps, [place.units for place in gating.places], allowed):
         size.change(*more)
     return {place: tuple(sorted(order[at][: size.counts[at]])) for at, place in enumerate(gating.places)}
+
+
+def _start(count: int, step: int, units: int) -> int:
+    if count == units:
+        return count
+    return min(step, units) if step <= 2 * count < 2 * step else count // step * step
 
 
 class _Size:

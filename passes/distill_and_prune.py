@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 Start = Literal["importance", "open", "paper"]
 Unit = Literal["heads", "neurons", "channels", "attention", "feed-forward"]
+CONSTRAINT = "constraint"
+TOKENS = 128
 TRAVEL = 70.0
 """How far log alpha can go in a training, at the peak rate all the way: some 10 times what turning a gate needs."""
 LEAST_RATE = 0.02
@@ -38,7 +40,8 @@ class DistillAndPrune(Taught):
     """Train a student that loses heads, neurons, channels or sub-layers while it imitates its teachers, then train what is left.
 
     The student starts as the step's input. In the first stage every unit has a gate, and multipliers hold the expected size to the
-    budget. Then what is off is cut away, the rest of each mask folded into the weights, and the second stage distils without gates.
+    budget. Then what is off is cut away, the rest of each mask folded into the weights, and the second stage distils without gates;
+    `keep` chooses among its epochs.
     """
 
     paper: ClassVar[str] = (
@@ -49,11 +52,18 @@ class DistillAndPrune(Taught):
 
     units: tuple[Unit, ...] = Field(("heads", "neurons"), min_length=1, description="what may go; whole sub-layers are units too")
     sparsity: float | None = Field(
-        None, gt=0, lt=1, description="share of the parameters of the blocks, and of gated convolutions, that goes"
+        None,
+        gt=0,
+        lt=1,
+        description="share of the parameters of the blocks, and of gated convolutions, that goes; embeddings do not count",
     )
     macs: float | None = Field(None, gt=0, lt=1, description="fraction of their multiply-accumulates that stays")
     latency: LatencyBudget | None = Field(None, description="a latency to reach, measured on a target of the plan")
-    tokens: int = Field(128, ge=1, description="length of a row when multiply-accumulates are counted: tokens, patches or frames")
+    tokens: int = Field(
+        TOKENS,
+        ge=1,
+        description="length of a row when multiply-accumulates are counted: tokens, patches or frames (50 a second of sound)",
+    )
     start: Start = Field(
         "importance",
         description="where gates start: by what each head and neuron adds, all open, or neurons half closed as in DPHuBERT's recipe",
@@ -82,9 +92,17 @@ class DistillAndPrune(Taught):
             raise ValueError(f"latency is known by heads and neurons: leave {', '.join(sorted(others))} out of units")
         if self.compile:
             raise ValueError("compile: true hides the gates: leave compile out")
-        given = self.objectives.get("attention-maps")
-        if given and ("attention" in self.units or ("heads" in self.units and not self.min_heads)):
-            raise ValueError("attention-maps needs heads to look at: give min_heads, 1 or more, and leave attention out of units")
+        maps = [name for name, each in self.known_objectives().items() if each.weight and each.looks_at() == "maps"]
+        if maps and ("attention" in self.units or ("heads" in self.units and not self.min_heads)):
+            raise ValueError(f"{maps[0]} needs heads to look at: give min_heads, 1 or more, and leave attention out of units")
+        unheard = {
+            "recovery_rate, as recovery_epochs is 0": self.recovery_rate is not None and self.recovery_epochs == 0,
+            "tokens, as macs is not given": self.tokens != TOKENS and self.macs is None,
+            "min_heads, as neither heads nor attention may go": self.min_heads > 0
+            and not {"heads", "attention"} & set(self.units),
+        }
+        if told := [name for name, ignored in unheard.items() if ignored]:
+            raise ValueError(f"nothing would heed {told[0]}: leave it out")
         return self
 
     @override
@@ -93,9 +111,22 @@ class DistillAndPrune(Taught):
         return (self.latency.target,) if self.latency else ()
 
     @override
+    def shapes(self) -> tuple[tuple[int, int], ...]:
+        """Of the rows that latency is measured with."""
+        return ((self.latency.batch, self.latency.length),) if self.latency else ()
+
+    @override
     def plugins(self) -> Mapping[str, tuple[str, ...]]:
         """The objectives and the edits."""
         return {**super().plugins(), "edit": ("keep-heads", "keep-neurons", "keep-channels")}
+
+    @override
+    def shortened(self) -> Mapping[str, int]:
+        """One epoch in each stage that there is."""
+        return {
+            **super().shortened(),
+            **({} if self.recovery_epochs is None else {"recovery_epochs": min(1, self.recovery_epochs)}),
+        }
 
     @override
     def work(self, size: Size) -> float:
@@ -138,7 +169,7 @@ class DistillAndPrune(Taught):
         small = cut(student, gating, goal, ctx)
         second = self._recovered(small, teachers, ctx) if self.recovery_epochs != 0 else None
         self._show(first, second, ctx)
-        listening.tell(small, (second or first).losses)
+        listening.tell(small, {name: curve for name, curve in first.losses.items() if name != CONSTRAINT})
         return small
 
     # -------------------------------------------------------------- stage one
@@ -159,7 +190,7 @@ class DistillAndPrune(Taught):
             with unabridged(module):
                 found = self.losses(module, teachers, batch, ctx.task)
             gating.check_seen()
-            return {**found, "constraint": constraint.loss(done)}
+            return {**found, CONSTRAINT: constraint.loss(done)}
 
         def evaluate() -> float:
             return ctx.evaluate(student, "validation").scores.main.value

@@ -64,7 +64,10 @@ class SizeFormula:
 
 
 def parameters(module: nn.Module, anatomy: Anatomy, places: Sequence[Place]) -> SizeFormula:
-    """Parameters of the blocks and, where channels are gated, of all that comes before them except embeddings of position."""
+    """Parameters of the blocks and, where channels are gated, of the convolutions with their norms and of what reads them.
+
+    What never changes is not part of it: embeddings, of position too, and norms before the first and behind the last block.
+    """
     at = {(place.kind, place.where): number for number, place in enumerate(places)}
     terms, added = _in_blocks(places, lambda inner: _unit_parameters(module, anatomy, inner), anatomy), 0.0
     if any(place.kind == "channels" for place in places):

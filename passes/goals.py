@@ -116,6 +116,7 @@ def _ladders(gating: Gating, limits: Limits) -> list[Ladder]:
 def cut(student: Model, gating: Gating, goal: Goal, ctx: Context) -> Model:
     """The student without the units that are off; a latency is measured, and units are chosen anew while it is missed by over 5 %."""
     expected = [float(count.detach()) for count in gating.expected()]
+    learned = goal.trained_by
     gating.eval()
     chosen = goal.widths(gating, goal.share) if goal.latency is None else _measured(student, gating, goal, ctx)
     gating.keep(chosen)
@@ -123,7 +124,7 @@ def cut(student: Model, gating: Gating, goal: Goal, ctx: Context) -> Model:
     whole = goal.formula.whole
     ctx.note(
         Remark(
-            text=f"{goal.share:.1%} of {_number(whole)} {goal.unit} were to go; {1 - goal.formula.of(expected) / whole:.1%} were "
+            text=f"{goal.share:.1%} of {_number(whole)} {goal.unit} were to go; {1 - learned.of(expected) / learned.whole:.1%} were "
             f"expected to at the end of the first stage, and {1 - goal.cost(chosen) / whole:.1%} went"
             f"{' by the table' if goal.latency else ''}: {small.weights:,} of {student.weights:,} parameters are left."
         )

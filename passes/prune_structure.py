@@ -77,6 +77,11 @@ class PruneStructure(Pass):
         return (self.latency.target,) if self.latency else ()
 
     @override
+    def shapes(self) -> tuple[tuple[int, int], ...]:
+        """Of the rows that latency is measured with."""
+        return ((self.latency.batch, self.latency.length),) if self.latency else ()
+
+    @override
     def plugins(self) -> Mapping[str, tuple[str, ...]]:
         """The edits."""
         return {"edit": ("keep-heads", "keep-neurons", "keep-blocks")}

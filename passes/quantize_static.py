@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from compressor.contracts import Artifact, Context, Evaluation, Pass, Progress, Size
+from compressor.contracts import Artifact, Context, Pass, Progress, Size
 from passes.quantizers.bits import Bits, sums_bytes_fast, weight_bits
 from passes.side_files import carry_side_files
 
@@ -125,19 +125,19 @@ class _Search:
     model: Artifact
     ctx: Context
 
-    def evaluate(self, left_in_float: Collection[str], *, limit: int | None) -> Evaluation:
-        folder = self._folder()
+    def written(self, left_in_float: Collection[str]) -> Artifact:
+        """The quantised graph, some layers left as they were."""
+        folder = carry_side_files(self.model.path, self.ctx.folder / "tried")
         self.quantized.write(folder, left_in_float)
-        return self.ctx.evaluate(Artifact(self.model.rung, folder), "validation", limit=limit)
+        return Artifact(self.model.rung, folder)
 
     def sensitivities(self) -> dict[str, float]:
         """By layer: how much divergence from the float graph goes away when it alone stays in float."""
-        exact = self.ctx.evaluate(self.model, "validation", limit=SENSITIVITY_ROWS)
-        layers = self.quantized.layers
-        whole = _divergence(exact, self.evaluate((), limit=SENSITIVITY_ROWS))
+        exact, layers = self._outputs(self.model), self.quantized.layers
+        whole = _divergence(exact, self._outputs(self.written(())))
         costs = {}
         for done, layer in enumerate(layers, start=1):
-            costs[layer] = whole - _divergence(exact, self.evaluate((layer,), limit=SENSITIVITY_ROWS))
+            costs[layer] = whole - _divergence(exact, self._outputs(self.written((layer,))))
             self.ctx.tell(Progress("sensitivity", done, len(layers), "layers"))
         return costs
 
@@ -148,7 +148,7 @@ class _Search:
         worst = sorted(costs, key=lambda layer: -costs[layer])
         for count in range(len(worst) + 1):
             left = tuple(worst[:count])
-            if 100 * (exact - self.evaluate(left, limit=None).scores.main.value) <= self.step.max_drop:
+            if 100 * (exact - self.ctx.evaluate(self.written(left), "validation").scores.main.value) <= self.step.max_drop:
                 return left
         return tuple(worst)
 
@@ -165,15 +165,15 @@ class _Search:
             )
         )
 
-    def _folder(self) -> Path:
-        return carry_side_files(self.model.path, self.ctx.folder / "tried")
+    def _outputs(self, model: Artifact) -> NDArray[np.float32]:
+        return self.ctx.outputs(model, "validation", limit=SENSITIVITY_ROWS)
 
 
-def _divergence(exact: Evaluation, other: Evaluation) -> float:
-    """Mean KL(exact || other) over rows."""
+def _divergence(exact: NDArray[np.float32], other: NDArray[np.float32]) -> float:
+    """Mean KL(exact || other) over rows of logits."""
     import numpy as np
     from scipy.special import log_softmax
 
-    p: NDArray[np.float64] = log_softmax(exact.outputs, axis=-1)
-    q: NDArray[np.float64] = log_softmax(other.outputs, axis=-1)
+    p: NDArray[np.float64] = log_softmax(exact, axis=-1)
+    q: NDArray[np.float64] = log_softmax(other, axis=-1)
     return float((np.exp(p) * (p - q)).sum(-1).mean())

@@ -25,16 +25,16 @@ from passes.teaching import (
     files_read,
     silent,
     teacher,
-    validation_outputs,
 )
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import numpy as np
     import torch
+    from numpy.typing import NDArray
     from torch import nn
 
-    from compressor.contracts import Evaluation
     from compressor.model import Model
 
 Weight = Annotated[float, Field(ge=0)]
@@ -56,15 +56,15 @@ class Taught(Pass, TrainingSettings):
     task_loss: float = Field(0.0, ge=0, description="weight of the supervised loss on the labels")
     cache_teacher: bool | None = Field(
         None,
-        description="run the teacher once a row and keep what it answers, inner states on disk; by itself where only logits are wanted",
+        description="run the teacher once a row and keep what it answers, inner states on disk (tokens x features x 2 bytes a row and state "
+        "in bf16); on unless false where only logits are wanted",
     )
 
     @model_validator(mode="after")
     def _something_to_learn(self) -> Self:
         if isinstance(self.teacher, tuple) and len(set(self.teacher)) < len(self.teacher):
             raise ValueError(f"teacher names one twice: {', '.join(self.teacher)}")
-        known = registry.names("objective")
-        made = {name: objective(name, given) for name, given in self.objectives.items() if name in known}
+        made = self.known_objectives()
         if len(made) == len(self.objectives) and not self.task_loss and not any(each.weight for each in made.values()):
             raise ValueError("nothing to learn: every weight of objectives is 0, and so is task_loss")
         looks = {name: each.looks_at() for name, each in made.items() if each.weight}
@@ -82,6 +82,11 @@ class Taught(Pass, TrainingSettings):
     def teachers(self) -> tuple[str, ...]:
         """Names of the teachers."""
         return (self.teacher,) if isinstance(self.teacher, str) else tuple(self.teacher)
+
+    @override
+    def imitated(self) -> tuple[str, ...]:
+        """All teachers, where an objective compares logits."""
+        return self.teachers() if any(each.looks_at() == "logits" for each in self._objectives().values()) else ()
 
     @override
     def plugins(self) -> Mapping[str, tuple[str, ...]]:
@@ -121,8 +126,7 @@ class Taught(Pass, TrainingSettings):
     def _answers_kept(self) -> bool:
         """Whether the teachers run once a row: where that was asked for, and by itself where only their logits are wanted."""
         if self.cache_teacher is None:
-            known = registry.names("objective")  # others are faults that the plan's check tells
-            made = (objective(name, given) for name, given in self.objectives.items() if name in known)
+            made = self.known_objectives().values()
             return all(each.looks_at() == "logits" for each in made if each.weight > 0)
         return self.cache_teacher
 
@@ -140,6 +144,11 @@ class Taught(Pass, TrainingSettings):
             taught = lessons(mine, anatomy_of(model.module), wanted, share=shares[name] / whole, suffix=suffix)
             made.append(teacher(name, model, taught, student=student, ctx=ctx, settings=self, cache=self._answers_kept()))
         return tuple(made)
+
+    def known_objectives(self) -> dict[str, Objective]:
+        """The objectives that are installed, by name; others are faults that the plan's check tells."""
+        known = registry.names("objective")
+        return {name: objective(name, given) for name, given in self.objectives.items() if name in known}
 
     def _objectives(self) -> dict[str, Objective]:
         """The objectives that count, by name."""
@@ -169,17 +178,20 @@ class Listening:
 
     def __init__(self, student: Model, models: Mapping[str, Model], ctx: Context) -> None:
         self._ctx = ctx
-        self._taught: Mapping[str, Evaluation] = validation_outputs(models, ctx)
+        self._taught = {name: self._outputs(model) for name, model in models.items()}
         self._before = self._agreements(student)
 
     def tell(self, student: Model, curves: Mapping[str, Sequence[tuple[float, float]]]) -> None:
         """Into the report: agreement, and losses that stood still."""
-        for remark in (*agreement_remarks(self._before, self._agreements(student), self._taught, self._ctx), *silent(curves)):
+        after, rows = self._agreements(student), min(len(each) for each in self._taught.values())
+        for remark in (*agreement_remarks(self._before, after, rows=rows, ctx=self._ctx), *silent(curves)):
             self._ctx.note(Remark(text=remark))
 
     def _agreements(self, student: Model) -> dict[str, float]:
-        found = self._ctx.evaluate(student, "validation", limit=COMPARED_ROWS)
-        return agreements(found, self._taught, classes=self._ctx.task.classes)
+        return agreements(self._outputs(student), self._taught, classes=self._ctx.task.classes)
+
+    def _outputs(self, model: Model) -> NDArray[np.float32]:
+        return self._ctx.outputs(model, "validation", limit=COMPARED_ROWS)
 
 
 def objective(name: str, given: float | dict[str, Any]) -> Objective:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from compressor.contracts import Context, Evaluation, Message
+from compressor.contracts import Context, Message
 from compressor.errors import UnsupportedModel
 from compressor.training import TrainingSettings
 from passes.answers import answers
@@ -71,15 +71,10 @@ def _check_classes(name: str, model: Model, student: Model) -> None:
 # ------------------------------------------------------------------ how well they were heard
 
 
-def validation_outputs(models: Mapping[str, Model], ctx: Context) -> dict[str, Evaluation]:
-    """What each teacher answers on validation data."""
-    return {name: ctx.evaluate(model, "validation", limit=COMPARED_ROWS) for name, model in models.items()}
-
-
-def agreements(student: Evaluation, taught: Mapping[str, Evaluation], *, classes: bool) -> dict[str, float]:
+def agreements(student: NDArray[np.float32], taught: Mapping[str, NDArray[np.float32]], *, classes: bool) -> dict[str, float]:
     """Share of the compared rows on which the student predicts what each teacher does; without classes the mean cosine."""
     agreed = _same_class if classes else _cosine
-    return {name: agreed(student.outputs[:COMPARED_ROWS], each.outputs) for name, each in taught.items()}
+    return {name: agreed(student, each) for name, each in taught.items()}
 
 
 def _same_class(mine: NDArray[np.float32], theirs: NDArray[np.float32]) -> float:
@@ -93,17 +88,14 @@ def _cosine(mine: NDArray[np.float32], theirs: NDArray[np.float32]) -> float:
     return float(((mine * theirs).sum(-1) / np.maximum(lengths, 1e-30)).mean())
 
 
-def agreement_remarks(
-    before: Mapping[str, float], after: Mapping[str, float], taught: Mapping[str, Evaluation], ctx: Context
-) -> Iterator[str]:
+def agreement_remarks(before: Mapping[str, float], after: Mapping[str, float], *, rows: int, ctx: Context) -> Iterator[str]:
     """A sentence for each teacher."""
-    for name, evaluation in taught.items():
-        main = evaluation.scores.main
+    for name in before:
         if ctx.task.classes:
-            found = f"agree on {after[name]:.1%} of {main.n} validation rows, {before[name]:.1%} before"
+            found = f"agree on {after[name]:.1%} of {rows} validation rows, {before[name]:.1%} before"
         else:
-            found = f"have features at a mean cosine of {after[name]:.3f} on {main.n} validation rows, {before[name]:.3f} before"
-        yield f"Student and teacher {name} {found}; the teacher's own {main.name} there is {main.value:.1%}."
+            found = f"have features at a mean cosine of {after[name]:.3f} on {rows} validation rows, {before[name]:.3f} before"
+        yield f"Student and teacher {name} {found}."
         if after[name] < before[name] < ALIKE:
             ctx.tell(Message(f"the student agrees less with {name} than before: try a lower learning_rate or more epochs"))
 

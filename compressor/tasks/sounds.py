@@ -28,10 +28,14 @@ PREPROCESSOR = "preprocessor_config.json"
 RAW, MEL = "Wav2Vec2FeatureExtractor", "WhisperFeatureExtractor"
 BATCHES_SORTED = 50
 """Batches among whose sounds those of like lengths are put together."""
+LONGEST = 30
+"""Seconds: what Whisper has embeddings of position for."""
 SHORTEST = 0.25
 """Seconds: a batch with a shorter sound is padded to this, as some models cannot take less."""
 FRAME = 0.025
 """Seconds that the models here look at for one frame."""
+LOWEST_RATE = 8000
+"""Samples a second of telephones, the least that models of speech are made for."""
 INSTALL = "pip install 'compressor-toolchain[audio]'"
 
 
@@ -43,8 +47,14 @@ class Sounds(Task):
 
     audio: str = Field(default="audio", description="Column of the sound.")
     seconds: float = Field(
-        default=5.0, gt=0, le=30, description="Length of all inputs: longer sounds are cut, shorter ones padded."
+        default=5.0, gt=0, le=LONGEST, description="Length of all inputs: longer sounds are cut, shorter ones padded."
     )
+
+    def refuses(self, length: int) -> str | None:
+        """Fewer samples than a frame has at the lowest rate in use: a length in tokens, most likely."""
+        if length >= FRAME * LOWEST_RATE:
+            return None
+        return f"counts samples of sound, and {length} are less than one frame: 16000 is 1 s at 16 kHz"
 
     def inputs(self, model: Model | Path) -> tuple[Port, ...]:
         """Samples `[batch, samples]` with their mask where the model heeds one, or spectra `[batch, mels, frames]`."""
@@ -73,11 +83,13 @@ class Sounds(Task):
         """Real sounds in full batches; `length` is in samples, whatever the model makes of them.
 
         Raises:
-            SourceError: so few samples are less than a frame.
+            SourceError: so few samples are less than a frame, or more than any sound may have.
         """
         rate = int(settings(files)["sampling_rate"])
         if length is not None and length < FRAME * rate:
             raise SourceError(f"length counts samples: {length} of them are {1e3 * length / rate:.0f} ms of sound, 1 s is {rate}")
+        if length is not None and length > LONGEST * rate:
+            raise SourceError(f"length {length} is beyond {LONGEST} s of sound, which are {LONGEST * rate} samples")
         return list(self._feeds(rows, files, full_groups(len(rows), batch, count), length))
 
     def scored_feeds(self, rows: Dataset, files: Path) -> tuple[Sequence[Feed], Sequence[int]]:

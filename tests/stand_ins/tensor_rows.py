@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from transformers import BertConfig, BertForSequenceClassification
 
+from compressor.context import eager
 from compressor.contracts import Event
 from compressor.model import Model
 from compressor.records import Note
@@ -103,15 +104,12 @@ class Context:
     def model(self, name: str) -> Model:
         return self.models[name].copy()
 
-    def evaluate(self, model, split, *, limit=None):
+    def evaluate(self, model, split):
+        return self.task.score(eager(self.task, model, self.device), self.data.split(split), self.folder, split=split)
+
+    def outputs(self, model, split, *, limit):
         rows = self.data.split(split)
-        module = model.module.eval()
-
-        def predict(feed):
-            with torch.no_grad():
-                return {"logits": module(**{name: torch.as_tensor(array) for name, array in feed.items()}).logits.numpy()}
-
-        return self.task.score(predict, rows, self.folder, split=split)
+        return self.task.predicted(eager(self.task, model, self.device), rows.select(range(min(limit, len(rows)))), self.folder)
 
     def tell(self, event: Event) -> None:
         self.events.append(event)
