@@ -275,7 +275,7 @@ def reach(
         really_saved = last.input_ms - last.ms
         excess *= (last.input_ms - last.goal_ms) / really_saved if really_saved > 0 else 2.0
     best = _best(outcomes)
-    if best.miss > TOLERANCE and best.choice.everything:
+    if best.miss > TOLERANCE and any(each.choice.everything for each in outcomes):
         raise CompressorError(
             f"the latency budget cannot be met on {budget.target}: {best.goal_ms:.3g} ms is the goal, {best.input_ms:.3g} ms the "
             f"input model, {best.ms:.3g} ms with all gone that may go; raise the budget, or let layers go too"

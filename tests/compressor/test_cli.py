@@ -45,6 +45,15 @@ def test_explain_shows_parameters():
     assert "compressor-toolchain" in shown
 
 
+def test_explain_shows_values_and_what_a_parameter_is_made_of():
+    lines = command("explain", "distill-and-prune").stdout.splitlines()
+    at = next(number for number, line in enumerate(lines) if line.startswith("  latency = None"))
+    assert lines[at + 1].startswith("    target = (required)")
+    assert lines[at + 2].startswith("    ratio = None")
+    assert any("one of heads, neurons, channels, attention, feed-forward" in line for line in lines)
+    assert "    groups = None  Rows of one group" in command("explain", "speech").stdout
+
+
 @pytest.mark.parametrize(
     ("name", "said"),
     [("keep-heads", "Keep these attention heads"), ("bert", "Reads models of type bert."), ("onnxruntime", "own operators")],

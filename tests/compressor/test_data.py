@@ -201,6 +201,8 @@ def test_load_data_raises_when_a_column_is_missing(tmp_path):
     write_csv(tmp_path / "rows.csv", rows(4))
     with pytest.raises(SourceError, match=r"no column 'body' \(columns: text, label\)"):
         load(tmp_path, "rows.csv", columns=("body", "label"))
+    with pytest.raises(SourceError, match=r"no column 'texts' \(did you mean 'text'\?\) \(columns: text, label\)"):
+        load(tmp_path, "rows.csv", columns=("texts", "label"))
 
 
 @pytest.mark.parametrize(

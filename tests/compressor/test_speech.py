@@ -212,6 +212,22 @@ def test_table_that_names_no_sounds_is_refused(tmp_path, row, message):
         read(tmp_path)
 
 
+def test_column_that_the_table_lacks_is_told_with_those_that_it_has(tmp_path):
+    (tmp_path / "metadata.jsonl").write_text(json.dumps({"file_name": "0.wav", "words": "a", "speaker": "b", "age": 3}))
+    soundfile.write(tmp_path / "0.wav", np.zeros(100), RATE)
+    with pytest.raises(SourceError, match=r"no column 'word' \(did you mean 'words'\?\) \(columns: words, speaker, age\)"):
+        read(tmp_path)
+
+
+def test_folder_of_sounds_without_table_or_folders_says_what_it_needs(tmp_path):
+    soundfile.write(tmp_path / "0.wav", np.zeros(100), RATE)
+    needed = r"or a table that names the files in a column `file_name`: metadata.csv or metadata.jsonl or metadata.parquet"
+    with pytest.raises(SourceError, match=f"no folders with files below it; it needs them, {needed}"):
+        read(tmp_path)
+    with pytest.raises(SourceError, match=f"0.wav is a file; `format: audiofolder` needs a folder, {needed}"):
+        read(tmp_path, files=str(tmp_path / "0.wav"))
+
+
 # ------------------------------------------------------------------ crops
 
 CROPPED = TASK.model_copy(update={"crop": True, "seconds": 0.37})
@@ -328,3 +344,31 @@ def test_length_that_is_meant_in_tokens_is_told_to_count_samples(data, raw):
     with pytest.raises(SourceError, match=r"length counts samples: 128 of them are 16 ms of sound, 1 s is 8000"):
         TASK.feeds(data.split("test"), raw, length=128)
     assert TASK.feeds(data.split("test"), raw, length=4000, count=1)[0]["input_values"].shape == (1, 4000)
+    with pytest.raises(SourceError, match=r"length 240001 is beyond 30 s of sound, which are 240000 samples"):
+        TASK.feeds(data.split("test"), raw, length=240_001)
+
+
+LENGTHS = """
+model: {folder: model}
+task: speech
+data: {files: sounds, format: audiofolder}
+passes:
+  - distill-and-prune: {teacher: source, latency: {target: onnxruntime, ratio: 0.5}, objectives: {layer-to-layer: 1.0}}
+  - prune-structure: {latency: {target: onnxruntime, ratio: 0.5, length: 16000}, importance: activation}
+targets: [onnxruntime]
+probes:
+  - latency: {length: [16000, 100]}
+"""
+
+
+def test_lengths_that_no_sound_has_are_faults_of_the_plan(tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "sounds").mkdir()
+    (tmp_path / "plan.yaml").write_text(LENGTHS)
+    with pytest.raises(PlanError) as found:
+        load_plan(tmp_path / "plan.yaml")
+    text = "length counts samples of sound, and {} are less than one frame: 16000 is 1 s at 16 kHz"
+    assert [(fault.line, fault.where, fault.what) for fault in found.value.faults] == [
+        (6, "passes.distill-and-prune", text.format(128)),
+        (10, "probes.latency", text.format(100)),
+    ]

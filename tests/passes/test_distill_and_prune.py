@@ -139,6 +139,18 @@ def test_rounding_takes_no_sub_layer_that_is_on():
         assert all(len(units) == place.units for place, units in chosen.items() if place.kind != "neurons")
 
 
+def test_rounding_empties_no_place_that_is_on():
+    module = bert(STUDENT).module
+    gating = Gating(module, anatomy_of(module), ("neurons",))
+    for place, on in zip(gating.places, (12, 28, 64, 64), strict=True):
+        gating.gate(place).log_alpha.data = torch.where(torch.arange(place.units) < on, 8.0, -12.0)
+    formula = parameters(module, anatomy_of(module), gating.places)
+    left = [16.0, 16.0, 64.0, 64.0]
+    sparsity = 1 - formula.of(left) / formula.whole
+    chosen = choose(gating, formula, sparsity=sparsity, multiples={"neurons": 16}, least={})
+    assert [len(units) for units in chosen.values()] == left
+
+
 def test_table_of_what_is_left_counts_nothing_in_a_sub_layer_that_is_off(tmp_path, monkeypatch):
     choose_ = constraint.choose
 
@@ -197,11 +209,27 @@ def test_constraint_rises_to_its_target_and_pulls_towards_it():
         ({"sparsity": 1.0}, "less than 1"),
         ({"objectives": {"attention-maps": 1.0}}, "attention-maps needs heads to look at: give min_heads"),
         ({"objectives": {"layer-to-layer": {"layers": {}}}}, "layers"),
+        (
+            {"recovery_epochs": 0, "recovery_rate": 1e-3},
+            "nothing would heed recovery_rate, as recovery_epochs is 0: leave it out",
+        ),
+        ({"tokens": 50}, "nothing would heed tokens, as macs is not given"),
+        ({"units": ("neurons",), "min_heads": 1}, "nothing would heed min_heads"),
     ],
 )
 def test_parameters_that_do_not_fit_are_refused(settings, message):
     with pytest.raises(ValidationError, match=message):
         step(**settings)
+
+
+def test_maps_with_no_weight_ask_for_no_heads():
+    step(objectives={"soft-targets": 1.0, "attention-maps": {"weight": 0.0}})
+
+
+def test_rehearsal_cuts_both_stages_down():
+    assert step(recovery_epochs=100).shortened() == {"epochs": 1, "recovery_epochs": 1}
+    assert step(recovery_epochs=0).shortened() == {"epochs": 1, "recovery_epochs": 0}
+    assert step().shortened() == {"epochs": 1}
 
 
 def test_sparsity_out_of_reach_is_told_before_anything_is_trained(tmp_path):
@@ -358,8 +386,34 @@ def test_latency_out_of_reach_is_refused_before_training(tmp_path):
     assert not any(isinstance(event, Progress) and event.work == "distill and prune" for event in ctx.events)
 
 
-def test_target_of_a_latency_is_one_of_the_plan():
-    assert step(sparsity=None, latency={"target": "cpu", "ratio": 0.5}).targets() == ("cpu",)
+def test_latency_that_is_missed_with_all_gone_is_no_result(tmp_path):
+    """A table of one kind at a time promises what no model keeps: that without heads nor neurons takes longer than it says."""
+    least = counted(bert(STUDENT))
+
+    def sticky(model):
+        heads, neurons = counted(model)
+        return 10.0 if heads < least[0] and neurons < least[1] else straight(model)
+
+    ctx = Timed(tmp_path, {"source": bert(STUDENT)}, clock=sticky)
+    with pytest.raises(CompressorError, match="the latency budget cannot be met on cpu"):
+        step(sparsity=None, latency={"target": "cpu", "ratio": 0.15}, epochs=1, round_to=2).apply(bert(STUDENT), ctx)
+
+
+def test_what_is_said_to_be_expected_is_what_gates_learned_by(tmp_path):
+    def flat(model):
+        heads, neurons = counted(model)
+        return 1 + 0.5 * heads + 0.02 * max(neurons, 200)
+
+    ctx = Timed(tmp_path, {"source": bert(STUDENT)}, clock=flat)
+    asked = step(sparsity=None, latency={"target": "cpu", "ratio": 0.5}, epochs=20, round_to=2, recovery_epochs=0, dropout=False)
+    asked.apply(bert(STUDENT), ctx)
+    (said,) = (note.text for note in ctx.notes if isinstance(note, Remark) and "were expected to" in note.text)
+    assert f"{series(ctx, 'Sparsity')['expected sparsity'][-1][1]:.1%} were expected to" in said
+
+
+def test_target_and_rows_of_a_latency_are_told():
+    asked = step(sparsity=None, latency={"target": "cpu", "ratio": 0.5, "batch": 2, "length": 64})
+    assert (asked.targets(), asked.shapes()) == (("cpu",), ((2, 64),))
 
 
 def test_run_that_goes_on_takes_the_widths_that_were_measured_though_the_clock_is_noisy(tmp_path):

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from passes.latency_budget import LatencyFormula, LatencyTable
+from passes.removal import ladder
 
 TABLE = LatencyTable(10.0, {"heads": ((0.0, 6.0), (8.0, 10.0), (12.0, 10.0)), "neurons": ((0.0, 4.0), (32.0, 7.0), (64.0, 10.0))})
 FORMULA = LatencyFormula(TABLE, (("heads", 12), ("neurons", 64), ("heads", 12), ("neurons", 64)))
@@ -46,3 +47,23 @@ def test_hull_lies_below_and_meets_the_ends():
         assert hull.of([heads, 64.0, 12.0, 64.0]) <= FORMULA.of([heads, 64.0, 12.0, 64.0]) + 1e-9
     for counts in ([0.0] * 4, [12.0, 64.0, 12.0, 64.0]):
         assert hull.of(counts) == pytest.approx(FORMULA.of(counts))
+
+
+UNEQUAL = (("neurons", 1000), ("neurons", 100))
+WIDE = LatencyTable(12.0, {"neurons": ((0.0, 1.0), (275.0, 6.5), (550.0, 12.0))})
+"""1 ms, and a hundredth of one for each neuron, measured as both blocks keep like shares."""
+
+
+@pytest.mark.parametrize(("counts", "ms"), [((1000, 100), 12), ((0, 0), 1), ((600, 100), 8), ((1000, 0), 11), ((300, 50), 4.5)])
+def test_blocks_of_other_widths_count_by_their_units(counts, ms):
+    formula = LatencyFormula(WIDE, UNEQUAL)
+    assert formula.of([float(count) for count in counts]) == pytest.approx(ms, abs=1e-3)
+    ladders = [ladder("neurons", str(units), [0.0] * units, least=0) for _, units in UNEQUAL]
+    cost = WIDE.cost(ladders)
+    assert 1 + sum(cost(each, count) for each, count in zip(ladders, counts, strict=True)) == pytest.approx(ms)
+
+
+def test_every_unit_of_a_wide_block_is_seen_to_cost_time():
+    counts = torch.tensor([900.0, 100.0], requires_grad=True)
+    (slope,) = torch.autograd.grad(LatencyFormula(WIDE, UNEQUAL).of(list(counts)), counts)
+    assert slope.tolist() == pytest.approx([0.01, 0.01], rel=1e-2)
