@@ -117,7 +117,7 @@ def verdict(found: Sequence[Point]) -> str:
     most = max(each.lost(teacher) for each in asked)
     lost = f"the most that a probe lost is {most:.2f} points" if most > 0 else f"each probe gained {-most:.2f} points or more"
     return (
-        f"Asked for: at least {FASTER:g}x, with the whole interval, and at most {LOST:g} point lost on each probe, by the int8 file in "
+        f"The goal: at least {FASTER:g}x, with the whole interval, and at most {LOST:g} point lost on each probe, by the int8 file in "
         f"OpenVINO. {sum(each.meets(teacher) for each in asked)} of {len(asked)} seeds of joint training meet both: the slowest has "
         f"{against(slowest)}, and {lost}."
     )

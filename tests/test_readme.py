@@ -32,13 +32,18 @@ def test_message_is_what_a_typo_gives(plan):
     assert f"`{said.value}`".replace(str(plan), "plan.yaml") in README
 
 
-def test_part_of_a_plan_that_distils_and_prunes_is_taken(tmp_path):
+def test_plan_that_distils_and_prunes_is_shown_as_it_is_shipped():
     _, part, *_ = re.findall(r"```yaml\n(.*?)```", README, flags=re.DOTALL)
-    for name in ("model", "clips/train", "clips/test"):
-        (tmp_path / name).mkdir(parents=True)
-    path = tmp_path / "plan.yaml"
-    path.write_text(f"model: {{folder: model}}\n{part}targets: [openvino]\n")
-    assert [step.name for step in load_plan(path).passes] == ["distill-and-prune", "quantize-static"]
+    assert part in (ROOT / "plans" / "joint-speech.yaml").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", [path.name for path in (ROOT / "plans").glob("*.yaml")])
+def test_plan_that_is_shipped_is_taken(tmp_path, name):
+    for folder in ("whisper-tiny.en", "clips/train", "clips/test"):
+        (tmp_path / folder).mkdir(parents=True)
+    path = tmp_path / name
+    path.write_text((ROOT / "plans" / name).read_text(encoding="utf-8"))
+    assert load_plan(path).passes[-1].name == "quantize-static"
 
 
 @pytest.mark.parametrize("link", re.findall(r"\]\(([^)#:]+)\)", README))

