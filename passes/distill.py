@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 class Distill(Taught):
     """Train a student, which starts from the step's input model, to imitate one or several teachers."""
 
+    version: ClassVar[int] = 2
     paper: ClassVar[str] = (
         "Hinton et al., Distilling the Knowledge in a Neural Network, 2015, arXiv:1503.02531; students from every other layer: "
         "Sanh et al., DistilBERT, 2019, arXiv:1910.01108"

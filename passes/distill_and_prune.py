@@ -44,6 +44,7 @@ class DistillAndPrune(Taught):
     `keep` chooses among its epochs.
     """
 
+    version: ClassVar[int] = 2
     paper: ClassVar[str] = (
         "Peng et al., DPHuBERT, 2023, arXiv:2305.17651; gates: Louizos et al., L0 regularization, 2018, arXiv:1712.01312; "
         "constraint: Wang, Wohlwend and Lei, 2020, arXiv:1910.04732"

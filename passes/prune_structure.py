@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 class PruneStructure(Pass):
     """Remove attention heads, feed-forward neurons or whole layers, the least important first, until a budget is met."""
 
+    version: ClassVar[int] = 2
     requires: ClassVar[tuple[str, ...]] = ("torch", "transformers")
     paper: ClassVar[str] = (
         "taylor: Michel et al., Are Sixteen Heads Really Better than One?, 2019, arXiv:1905.10650, and Molchanov et al., "
