@@ -21,6 +21,8 @@ from benchmarks.pages import differences, machine_lines, mean_and_interval
 from compressor.data import load_data
 from compressor.disk import put
 from compressor.records import Report
+from compressor.report import EVALUATIONS
+from compressor.results import load_evaluation
 from compressor.specs import DataSpec
 
 RUNS = Path("runs/text")
@@ -165,28 +167,67 @@ def accuracy(report: Report, stage: str) -> float:
     return 100 * scores.main.value
 
 
+@dataclass(frozen=True)
+class Row:
+    """What one cell ended with on test rows."""
+
+    accuracy: float
+    agreement: float
+    """Rows in percent that it tells as its teacher does."""
+    divergence: float
+    """Mean KL(teacher || student) over rows, in thousandths of a nat."""
+
+
+MEASURES = {"accuracy": "accuracy", "agreement": "tells what its teacher does", "divergence": "KL to its teacher, 10⁻³"}
+
+
+def row(lab: Lab, cell: Cell) -> Row:
+    """A student beside the teacher of the same run."""
+    from scipy.special import log_softmax
+
+    report = lab.run(cell)
+    outputs = lab.runs / cell.name / "run" / EVALUATIONS
+    teacher, student = (load_evaluation(outputs / f"{stage}@onnxruntime").outputs for stage in ("finetune", "final"))
+    p, q = (log_softmax(each.astype(np.float64), axis=-1) for each in (teacher, student))
+    alike = float((teacher.argmax(-1) == student.argmax(-1)).mean())
+    return Row(accuracy(report, "final"), 100 * alike, 1e3 * float((np.exp(p) * (p - q)).sum(-1).mean()))
+
+
 def table(lab: Lab, data: str) -> Iterator[str]:
-    """A line for each sparsity and method."""
-    yield "| layer parameters that go | method | learning rate | layer parameters left | seconds, fastest run | accuracy on test | joint minus it |"
-    yield "| ---: | --- | ---: | ---: | ---: | ---: | ---: |"
+    """A line for each sparsity and method, then joint beside the other, seed by seed."""
+    yield f"| layer parameters that go | method | learning rate | layer parameters left | seconds, fastest run | {' | '.join(MEASURES.values())} |"
+    yield f"| ---: | --- |{' ---: |' * (3 + len(MEASURES))}"
+    columns: dict[float, dict[str, list[Row]]] = {}
     for sparsity in SPARSITIES:
-        found = {method: [lab.run(cell) for cell in lab.cells(data, method, sparsity)] for method in METHODS}
-        scores = {method: [accuracy(report, "final") for report in reports] for method, reports in found.items()}
+        columns[sparsity] = {method: [row(lab, cell) for cell in lab.cells(data, method, sparsity)] for method in METHODS}
         for method, title in METHODS.items():
-            rate = lab.best_rate(data, method)
-            left = np.mean([(report.stages[-1].weights or 0) - rest(data) for report in found[method]])
-            took = min(sum(stage.seconds for stage in report.stages[2:]) for report in found[method])
-            apart = "" if method == "joint" else differences(scores["joint"], scores[method])
-            yield f"| {sparsity:.0%} | {title} | {rate:g} | {left:,.0f} | {took:.0f} | {mean_and_interval(scores[method])} | {apart} |"
+            reports = [lab.run(cell) for cell in lab.cells(data, method, sparsity)]
+            left = np.mean([(report.stages[-1].weights or 0) - rest(data) for report in reports])
+            took = min(sum(stage.seconds for stage in report.stages[2:]) for report in reports)
+            scores = " | ".join(mean_and_interval(values(columns[sparsity][method], name)) for name in MEASURES)
+            yield f"| {sparsity:.0%} | {title} | {lab.best_rate(data, method):g} | {left:,.0f} | {took:.0f} | {scores} |"
+    yield ""
+    yield f"| joint minus {METHODS['pruned']} | {' | '.join(MEASURES.values())} |"
+    yield f"| ---: |{' ---: |' * len(MEASURES)}"
+    for sparsity, found in columns.items():
+        apart = " | ".join(differences(values(found["joint"], name), values(found["pruned"], name)) for name in MEASURES)
+        yield f"| {sparsity:.0%} | {apart} |"
     yield ""
 
 
+def values(rows: Sequence[Row], name: str) -> list[float]:
+    """A measure, seed by seed."""
+    return [float(getattr(each, name)) for each in rows]
+
+
 def rate_table(lab: Lab, data: str) -> Iterator[str]:
-    """Accuracy on validation rows by learning rate."""
+    """By learning rate, accuracy on validation rows, by which it is chosen, and likeness to the teacher on test rows."""
     yield f"| | {' | '.join(f'{rate:g}' for rate in RATES)} |"
     yield f"| --- |{' ---: |' * len(RATES)}"
     for method, title in METHODS.items():
-        yield f"| {title} | {' | '.join(f'{100 * each:.2f}' for each in lab.tried(data, method).values())} |"
+        unlike = {rate: row(lab, Cell(data, method, TRIED, SEEDS[0], rate)).divergence for rate in RATES}
+        tried = lab.tried(data, method)
+        yield f"| {title} | {' | '.join(f'{100 * tried[rate]:.2f}, {unlike[rate]:.1f}' for rate in RATES)} |"
     yield ""
 
 
@@ -204,7 +245,7 @@ def document(lab: Lab) -> str:
             f"has {mean_and_interval(teachers)} on test.",
             "",
             *table(lab, data),
-            f"Accuracy on validation rows by learning rate, {TRIED:.0%}, first seed:",
+            f"By learning rate, {TRIED:.0%}, first seed: accuracy on validation rows, and KL to the teacher on test rows.",
             "",
             *rate_table(lab, data),
         ]
