@@ -63,9 +63,10 @@ from benchmarks.speech_lab import (
     validation,
 )
 from compressor.records import Remark
-from passes.latency_budget import TOLERANCE
 
 OUT = Path("docs/results/speech.md")
+TOLERANCE = 0.05
+"""How far above a budget of latency counts as met, as the pass itself has it."""
 
 
 @dataclass(frozen=True)

@@ -321,15 +321,15 @@ def _parameters(schema: dict[str, Any]) -> Iterator[str]:
     return _fields(schema.get("properties", {}), schema, indent="  ")
 
 
-def _fields(fields: dict[str, Any], schema: dict[str, Any], *, indent: str) -> Iterator[str]:
+def _fields(fields: dict[str, Any], schema: dict[str, Any], *, indent: str, above: tuple[str, ...] = ()) -> Iterator[str]:
     for name, field in fields.items():
         parts = list(_within(field))
         values = list(dict.fromkeys(value for part in parts for value in part.get("enum", ())))
         told = [str(field.get("description", "")).rstrip("."), f"one of {', '.join(map(str, values))}" if values else ""]
         yield f"{indent}{name} = {field.get('default', '(required)')}  {'; '.join(filter(None, told))}".rstrip()
-        for path in dict.fromkeys(part["$ref"] for part in parts if "$ref" in part):
+        for path in dict.fromkeys(part["$ref"] for part in parts if "$ref" in part and part["$ref"] not in above):
             below = schema["$defs"][path.rpartition("/")[2]]
-            yield from _fields(below.get("properties", {}), schema, indent=indent + "  ")
+            yield from _fields(below.get("properties", {}), schema, indent=indent + "  ", above=(*above, path))
 
 
 def _within(field: dict[str, Any]) -> Iterator[dict[str, Any]]:

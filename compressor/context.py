@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import TypeAdapter
+
 from compressor import registry
 from compressor.bench import ProcessBench
 from compressor.contracts import Artifact, Candidate, Dialect, Evaluation, Event, Feed, Message, Probe, Target, Task
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from compressor.data import Data
 
 MEASURE_SECONDS_A_MODEL = 5.0
+NOTES: TypeAdapter[list[Note]] = TypeAdapter(list[Note])
 
 
 @dataclass(frozen=True)
@@ -96,16 +99,23 @@ class StepContext:
         return [medians[candidate.id] for candidate in candidates]
 
     def remember(self, what: Mapping[str, Any], make: Callable[[], Any]) -> Any:
-        """A JSON value measured once on this machine."""
+        """A JSON value measured once on this machine, and what was noted meanwhile."""
 
         def write(out: Path) -> Mapping[str, Any]:
-            (out / "value.json").write_text(json.dumps(make()), encoding="utf-8")
+            before = len(self.notes)
+            value = make()
+            noted, self.notes[before:] = [note.model_dump(mode="json") for note in self.notes[before:]], []
+            (out / "value.json").write_text(json.dumps({"value": value, "notes": noted}), encoding="utf-8")
             return {}
 
         versions = self.foundry.common.get("versions")
         runtimes = {name: step_parts(type(target).__name__, target) for name, target in self.targets.items()}
-        parts = {"remembered": what, "machine": machine().fingerprint, "versions": versions, "targets": runtimes}
-        return json.loads((self.store.obtain(parts, write).path / "value.json").read_text(encoding="utf-8"))
+        parts = {"remembered": what, "with": "notes", "machine": machine().fingerprint, "versions": versions, "targets": runtimes}
+        found = json.loads((self.store.obtain(parts, write).path / "value.json").read_text(encoding="utf-8"))
+        for note in NOTES.validate_python(found["notes"]):
+            if note not in self.notes:
+                self.note(note)
+        return found["value"]
 
     def tell(self, event: Event) -> None:
         """Say how far the work has come."""

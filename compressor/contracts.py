@@ -373,12 +373,8 @@ class Task(Step, ABC):
     def load(self, source: Path, data: Data, *, seed: int) -> Model:
         """The source model from a folder; a fresh, seeded head where it has none that fits the data's labels."""
 
-    def headless(self, source: Path) -> bool:
-        """Whether `load` draws a head for the model in a folder, as it has none: what it answers then means nothing yet."""
-        return False
-
-    def refuses(self, length: int) -> str | None:
-        """What a length is, where no input can be of this one as far as that can be told without a model; None where it can."""
+    def refuses(self, length: int, files: Path | None = None) -> str | None:
+        """What a length is, where no input of a model can be of this one; None where it can. `files` lie beside the model, if it is known."""
         return None
 
     @abstractmethod

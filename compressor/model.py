@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -45,16 +45,18 @@ class Model:
     components: dict[str, Component]
     files: dict[str, bytes] = field(default_factory=dict)
     """By path relative to the model's folder, with forward slashes."""
+    drawn: tuple[str, ...] = ()
+    """Parameters that its source lacked and that were drawn at random when it was loaded: a fresh head. Which they are is not saved."""
 
     @classmethod
-    def wrap(cls, module: PreTrainedModel, files: Mapping[str, bytes] | None = None) -> Model:
+    def wrap(cls, module: PreTrainedModel, files: Mapping[str, bytes] | None = None, *, drawn: Sequence[str] = ()) -> Model:
         """A model of one component from a module that transformers made; weights and configuration are written by `save`.
 
         Raises:
             UnsupportedModel: the module's class is not one of transformers.
         """
         kept = {name: content for name, content in (files or {}).items() if name not in (BLUEPRINT, CONFIG, WEIGHTS)}
-        return cls({"model": Component(module, blueprint_of(module))}, kept)
+        return cls({"model": Component(module, blueprint_of(module))}, kept, tuple(drawn))
 
     @classmethod
     def load(cls, folder: Path, device: str = "cpu") -> Model:

@@ -85,7 +85,9 @@ class Runner:
         for name in self.bound.models:
             with self.watch.time("load", name):
                 self._made(name)  # a teacher at fault is found now, not hours later at the step that it teaches
-        check_steps(self.bound, {name: self._made(name).path for name in ("source", *self.bound.models)})
+        made = {name: self._made(name) for name in ("source", *self.bound.models)}
+        drawn = (name for name, each in made.items() if each.facts.get("drawn"))
+        check_steps(self.bound, {name: each.path for name, each in made.items()}, drawn)
         try:
             final = self._trunk()
             for target in self.bound.targets:
@@ -149,7 +151,7 @@ class Runner:
             anatomy_of(model.module)  # a model that no row fits is refused now, not when a pass or the report asks
             check_finite(model, path)
             model.save(out)
-            return {}
+            return {"drawn": list(model.drawn)} if model.drawn else {}
 
         return self.store.obtain(self.keys.source(source_digest(path)), make)
 

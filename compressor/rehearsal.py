@@ -191,17 +191,22 @@ def survey(plan: Path, settings: Sequence[str], folder: Path, *, tell: Callable[
     """Read all rows and models of a plan, and write the models cut to each depth into `folder`."""
     quiet()
     from compressor.data import load_data, resolve
+    from compressor.preflight import check_steps
 
     bound = load_plan(plan, settings=settings)
     tell(Message("rehearse: read rows and models"))
     data = load_data(bound.data, columns=bound.task.columns(), seed=bound.seed, folder=bound.folder)
     whole: dict[str, ModelSize] = {}
     cut: dict[int, dict[str, Source]] = {part.blocks: {} for part in (REHEARSAL, SECOND) if part.blocks is not None}
+    folders, drawn = dict[str, Path](), list[str]()
     for name, source in {"source": bound.model, **bound.models}.items():
-        model = bound.task.load(resolve(source, bound.folder), data, seed=bound.seed)
+        folders[name] = resolve(source, bound.folder)
+        model = bound.task.load(folders[name], data, seed=bound.seed)
+        drawn += [name] if model.drawn else []
         whole[name] = ModelSize.of(model.layer_bytes())
         for depth, models in sorted(cut.items(), reverse=True):  # from deep to shallow: each is cut from the one before
             models[name] = _cut(model, depth, folder / f"{name}-{depth}", whole[name])
+    check_steps(bound, folders, drawn)  # on models as they are: what is cut comes with a head
     return Survey(Scale({split.name: split.rows for split in data.record.splits}, whole), cut)
 
 

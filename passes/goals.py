@@ -15,7 +15,7 @@ from passes.block_costs import Site
 from passes.constraint import choose
 from passes.expected_size import Formula, multiply_accumulates, parameters
 from passes.gating import Gating, Place, masks_after_training, pruned
-from passes.latency_budget import Choice, LatencyBudget, LatencyFormula, LatencyTable, latency_table, reach
+from passes.latency_budget import Choice, LatencyBudget, LatencyFormula, LatencyTable, check_reachable, latency_table, reach
 from passes.removal import Ladder, ladder
 
 if TYPE_CHECKING:
@@ -88,15 +88,17 @@ def latency_goal(student: Model, gating: Gating, limits: Limits, *, budget: Late
     """A latency on a target, by a table that is measured now unless this machine has it.
 
     Raises:
-        CompressorError: the model is as fast as that, or other processes compute beside this one.
+        CompressorError: the model is as fast as that, is not with all gone that may go, or other processes compute beside this one.
     """
     if Group().size > 1:
         raise CompressorError("a latency is measured while nothing else runs: run this plan without --processes")
-    table = latency_table(Site(student, gating.anatomy, tuple(_ladders(gating, limits)), ctx), budget)
+    site = Site(student, gating.anatomy, tuple(_ladders(gating, limits)), ctx)
+    table = latency_table(site, budget)
     left = budget.ratio if budget.ratio is not None else (budget.ms or 0.0) / table.full_ms
     if left >= 1:
         raise CompressorError(f"the model takes {table.full_ms:.3g} ms on {budget.target}, which is within {budget.ms:.3g} ms")
-    formula = LatencyFormula(table, tuple((each.kind, each.units) for each in _ladders(gating, limits)))
+    check_reachable(site, budget)
+    formula = LatencyFormula(table, tuple((each.kind, each.units) for each in site.ladders))
     return Goal(formula, 1 - left, f"ms on {budget.target}", limits, (budget, table))
 
 

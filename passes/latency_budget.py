@@ -258,9 +258,6 @@ def reach(
     Args:
         choose: what goes to save so many milliseconds by the table.
         measure: milliseconds of the input model and of what is left, side by side.
-
-    Raises:
-        CompressorError: the budget is missed with all gone that may go.
     """
     excess = table.full_ms - (budget.ms or (budget.ratio or 1.0) * table.full_ms)
     outcomes: list[Outcome] = []
@@ -275,11 +272,6 @@ def reach(
         really_saved = last.input_ms - last.ms
         excess *= (last.input_ms - last.goal_ms) / really_saved if really_saved > 0 else 2.0
     best = _best(outcomes)
-    if best.miss > TOLERANCE and any(each.choice.everything for each in outcomes):
-        raise CompressorError(
-            f"the latency budget cannot be met on {budget.target}: {best.goal_ms:.3g} ms is the goal, {best.input_ms:.3g} ms the "
-            f"input model, {best.ms:.3g} ms with all gone that may go; raise the budget, or let layers go too"
-        )
     _tell(budget, table, best, tries=len(outcomes), ctx=ctx)
     return best
 
@@ -309,9 +301,38 @@ def prune_to_latency(site: Site, budget: LatencyBudget, shed: Shed) -> tuple[tup
         return before, after
 
     best = reach(budget, table, choose, measure, site.ctx)
+    if best.miss > TOLERANCE and best.choice.everything:
+        raise CompressorError(
+            f"{_unreachable(budget, best.goal_ms, best.input_ms, best.ms)}; raise the budget, or let layers go too"
+        )
     taken = best.choice.what
     assert isinstance(taken, tuple)
     return taken, best.pruned
+
+
+def check_reachable(site: Site, budget: LatencyBudget) -> None:
+    """Measure what is left with all gone that may go, before anything is trained.
+
+    Raises:
+        CompressorError: that still takes longer than the budget allows.
+    """
+    everything = [len(each.rungs) for each in site.ladders]
+
+    def timed() -> list[float]:
+        pair = [site.model, site.pruned(everything)]
+        return list(site.ctx.measure(pair, budget.target, batch=budget.batch, length=budget.length))
+
+    input_ms, ms = site.ctx.remember({**_shape(site, budget), "table": "latency with all gone that may go"}, timed)
+    goal_ms = budget.ms or (budget.ratio or 1.0) * input_ms
+    if ms > (1 + TOLERANCE) * goal_ms:
+        raise CompressorError(f"{_unreachable(budget, goal_ms, input_ms, ms)}; ask for less")
+
+
+def _unreachable(budget: LatencyBudget, goal_ms: float, input_ms: float, ms: float) -> str:
+    return (
+        f"the latency budget cannot be met on {budget.target}: {goal_ms:.3g} ms is the goal, {input_ms:.3g} ms the input model, "
+        f"{ms:.3g} ms with all gone that may go"
+    )
 
 
 def _outcome(

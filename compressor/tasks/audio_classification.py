@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 class AudioClassification(Sounds, Classification):
     """One label for each sound, by a transformers model for audio classification."""
 
-    head: ClassVar[str] = "ForAudioClassification"
-
     label: str = Field(default="label", description="Column of the label.")
 
     def columns(self) -> tuple[str, ...]:
@@ -38,13 +36,16 @@ class AudioClassification(Sounds, Classification):
         Raises:
             SourceError: the folder is not usable, or the model has a trained head for other labels.
         """
+        from transformers import AutoModelForAudioClassification
+
         from compressor.anatomy import anatomy_of
         from compressor.edits import LiftLength
         from compressor.model import Model
         from compressor.tasks.heads import load_classifier
 
         files = side_files(source)
-        model = Model.wrap(load_classifier(self.head, source, data.labels, seed=seed), files)
+        module, drawn = load_classifier(AutoModelForAudioClassification, source, data.labels, seed=seed)
+        model = Model.wrap(module, files, drawn=drawn)
         if anatomy_of(model.module).family == "whisper-encoder":
             model.apply(LiftLength())
         return model

@@ -27,8 +27,6 @@ class Classification(Task):
     """One label for each row."""
 
     metric: ClassVar[str] = "accuracy"
-    head: ClassVar[str]
-    """What the architectures of transformers that have the head end with, as `ForSequenceClassification`."""
 
     @model_validator(mode="after")
     def _reads_two_columns(self) -> Self:
@@ -36,12 +34,6 @@ class Classification(Task):
         if content == label:
             raise ValueError(f"content and label are both column '{label}'")
         return self
-
-    def headless(self, source: Path) -> bool:
-        """Where none of the model's architectures has the head."""
-        from compressor.tasks.heads import headed
-
-        return not headed(self.head, source)
 
     def outputs(self) -> tuple[Port, ...]:
         """Logits `[batch, classes]`."""

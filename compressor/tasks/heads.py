@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def load_classifier(kind: str, source: Path, labels: Sequence[str], *, seed: int) -> PreTrainedModel:
-    """The model in `source` in float32 and eval mode, its classes named and ordered as `labels`.
+def load_classifier(auto: Any, source: Path, labels: Sequence[str], *, seed: int) -> tuple[PreTrainedModel, tuple[str, ...]]:
+    """The model in `source` in float32 and eval mode, its classes named and ordered as `labels`; and parameters that were drawn.
 
     Args:
-        kind: what architectures of transformers end with that have such a head, as `ForSequenceClassification`.
+        auto: the class of transformers that picks the architecture, as `AutoModelForSequenceClassification`.
         source: a folder in Hugging Face layout with safetensors.
         labels: the data's labels, in order.
         seed: of a fresh head; torch's own generator is left as it was.
@@ -28,11 +28,9 @@ def load_classifier(kind: str, source: Path, labels: Sequence[str], *, seed: int
         SourceError: the folder cannot be read, has a head for other labels, or lacks weights of the model itself.
     """
     import torch
-    import transformers
 
-    auto = getattr(transformers, f"AutoModel{kind}")
     try:
-        order = _order(source, labels) if headed(kind, source) else None
+        order = _order(auto, source, labels)
         with torch.random.fork_rng(devices=[]), quiet():
             torch.manual_seed(seed)
             module, found = auto.from_pretrained(
@@ -56,13 +54,7 @@ def load_classifier(kind: str, source: Path, labels: Sequence[str], *, seed: int
     _check_complete(module, sorted(found["missing_keys"]), source, headed=order is not None)
     if order is not None and order != sorted(order):
         _reorder(module, order, source)
-    classifier: PreTrainedModel = module.eval()
-    return classifier
-
-
-def headed(kind: str, source: Path) -> bool:
-    """Whether the model in `source` comes with a head of this kind."""
-    return any(name.endswith(kind) for name in _config(source).architectures or ())
+    return module.eval(), tuple(sorted(found["missing_keys"]))
 
 
 def load_encoder(source: Path) -> PreTrainedModel:
@@ -118,9 +110,14 @@ def quiet() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _order(source: Path, labels: Sequence[str]) -> list[int]:
-    """For each label of the data the row of the trained head."""
-    config = _config(source)
+def _order(auto: Any, source: Path, labels: Sequence[str]) -> list[int] | None:
+    """For each label of the data the row of the trained head, or None where there is no such head."""
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(source, trust_remote_code=False, local_files_only=True)
+    kinds = (auto.__name__.removeprefix("AutoModel"), "ForSequenceClassification")  # what HuBERT and wav2vec 2.0 call theirs
+    if not any(name.endswith(kinds) for name in config.architectures or ()):
+        return None
     names = [config.id2label[number] for number in sorted(config.id2label)]
     if names == [f"LABEL_{number}" for number in range(len(names))]:
         names = [name.removeprefix("LABEL_") for name in names]
@@ -130,12 +127,6 @@ def _order(source: Path, labels: Sequence[str]) -> list[int]:
             "or take the model without its head"
         )
     return [names.index(name) for name in labels]
-
-
-def _config(source: Path) -> Any:
-    from transformers import AutoConfig
-
-    return AutoConfig.from_pretrained(source, trust_remote_code=False, local_files_only=True)
 
 
 def _some(names: Sequence[str]) -> str:

@@ -34,7 +34,6 @@ class ImageClassification(Classification):
     """One label for each image, by a transformers model for image classification."""
 
     modality: ClassVar[Literal["text", "image", "audio"]] = "image"
-    head: ClassVar[str] = "ForImageClassification"
     requires: ClassVar[tuple[str, ...]] = ("pillow",)
 
     image: str = Field(default="image", description="Column of the image.")
@@ -50,6 +49,8 @@ class ImageClassification(Classification):
         Raises:
             SourceError: the folder is not usable, or the model has a trained head for other labels.
         """
+        from transformers import AutoModelForImageClassification
+
         from compressor.model import Model
         from compressor.tasks.heads import load_classifier, told
 
@@ -58,9 +59,9 @@ class ImageClassification(Classification):
             _Preprocessing.of(preprocessor, source)
         except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
             raise SourceError(f"{source / PREPROCESSOR} cannot be read: {told(error)}") from error
-        module = load_classifier(self.head, source, data.labels, seed=seed)
+        module, drawn = load_classifier(AutoModelForImageClassification, source, data.labels, seed=seed)
         content = json.dumps(preprocessor, indent=2, sort_keys=True) + "\n"
-        return Model.wrap(module, {PREPROCESSOR: content.encode()})
+        return Model.wrap(module, {PREPROCESSOR: content.encode()}, drawn=drawn)
 
     def inputs(self, model: Model | Path) -> tuple[Port, ...]:
         """Pixels `[batch, channels, height, width]`; only the batch is dynamic."""

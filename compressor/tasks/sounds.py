@@ -50,11 +50,19 @@ class Sounds(Task):
         default=5.0, gt=0, le=LONGEST, description="Length of all inputs: longer sounds are cut, shorter ones padded."
     )
 
-    def refuses(self, length: int) -> str | None:
-        """Fewer samples than a frame has at the lowest rate in use: a length in tokens, most likely."""
-        if length >= FRAME * LOWEST_RATE:
-            return None
-        return f"counts samples of sound, and {length} are less than one frame: 16000 is 1 s at 16 kHz"
+    def refuses(self, length: int, files: Path | None = None) -> str | None:
+        """Fewer samples than a frame has, which most likely are meant as tokens, or more than there are embeddings of position for.
+
+        Where the model is not known, fewer than a frame has at the lowest rate in use.
+        """
+        values: dict[str, Any] = settings(files) if files else {"sampling_rate": LOWEST_RATE, "feature_extractor_type": RAW}
+        rate = int(values["sampling_rate"])
+        if length < FRAME * rate:
+            second = f"{rate} is 1 s" if files else "16000 is 1 s at 16 kHz"
+            return f"counts samples of sound, and {length} are less than one frame: {second}"
+        if length > LONGEST * rate and values["feature_extractor_type"] == MEL:
+            return f"counts samples of sound, and {length} are beyond the {LONGEST} s that the model has positions for: {rate} is 1 s"
+        return None
 
     def inputs(self, model: Model | Path) -> tuple[Port, ...]:
         """Samples `[batch, samples]` with their mask where the model heeds one, or spectra `[batch, mels, frames]`."""
@@ -83,13 +91,10 @@ class Sounds(Task):
         """Real sounds in full batches; `length` is in samples, whatever the model makes of them.
 
         Raises:
-            SourceError: so few samples are less than a frame, or more than any sound may have.
+            SourceError: the model takes no sound of that length.
         """
-        rate = int(settings(files)["sampling_rate"])
-        if length is not None and length < FRAME * rate:
-            raise SourceError(f"length counts samples: {length} of them are {1e3 * length / rate:.0f} ms of sound, 1 s is {rate}")
-        if length is not None and length > LONGEST * rate:
-            raise SourceError(f"length {length} is beyond {LONGEST} s of sound, which are {LONGEST * rate} samples")
+        if length is not None and (why := self.refuses(length, files)):
+            raise SourceError(f"length {why}")
         return list(self._feeds(rows, files, full_groups(len(rows), batch, count), length))
 
     def scored_feeds(self, rows: Dataset, files: Path) -> tuple[Sequence[Feed], Sequence[int]]:

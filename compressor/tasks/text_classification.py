@@ -44,7 +44,6 @@ class TextClassification(Classification):
     """One label for each text, by a transformers model for sequence classification."""
 
     modality: ClassVar[Literal["text", "image", "audio"]] = "text"
-    head: ClassVar[str] = "ForSequenceClassification"
     examples: ClassVar[tuple[Mapping[str, Any], ...]] = ({"max_length": 16},)
 
     text: str = Field(default="text", description="Column of the text.")
@@ -61,15 +60,17 @@ class TextClassification(Classification):
         Raises:
             SourceError: the folder is not usable, the model has a trained head for other labels, or too few positions.
         """
+        from transformers import AutoModelForSequenceClassification
+
         from compressor.model import Model
         from compressor.tasks.heads import load_classifier
 
         tokenizer = _read_tokenizer(source)
-        module = load_classifier(self.head, source, data.labels, seed=seed)
+        module, drawn = load_classifier(AutoModelForSequenceClassification, source, data.labels, seed=seed)
         positions = getattr(module.config, "max_position_embeddings", None)
         if positions is not None and self.max_length > positions:
             raise SourceError(f"max_length {self.max_length} is beyond the {positions} positions of {source}")
-        return Model.wrap(module, _side_files(tokenizer, source, module))
+        return Model.wrap(module, _side_files(tokenizer, source, module), drawn=drawn)
 
     def inputs(self, model: Model | Path) -> tuple[Port, ...]:
         """Token ids, attention mask, and token types where the tokenizer makes them."""

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import pytest
 from furnished import rows, write_model, write_rows
 
 from compressor.errors import UnsupportedModel
+from compressor.pipeline import run_plan
 from compressor.plan import load_plan
 from compressor.preflight import check_steps
+from compressor.store import Store
+from compressor.tasks.text_classification import TextClassification
 
 PLAN = """
 model: {{folder: model}}
@@ -28,13 +33,11 @@ FINETUNE = "  - finetune:"
 def checked(tmp_path):
     def check(*passes, reference="", accept="", trained=False):
         folder = write_model(tmp_path)
-        if trained:
-            config = folder / "config.json"
-            config.write_text(config.read_text().replace('"BertModel"', '"BertForSequenceClassification"'))
         write_rows(tmp_path / "rows.jsonl", rows())
         plan = tmp_path / "plan.yaml"
         plan.write_text(PLAN.format(passes="\n".join(passes), reference=reference, accept=accept))
-        check_steps(load_plan(plan), dict.fromkeys(("source", "other"), folder))
+        names = ("source", "other")
+        check_steps(load_plan(plan), dict.fromkeys(names, folder), () if trained else names)
 
     return check
 
@@ -48,7 +51,7 @@ def checked(tmp_path):
     ],
 )
 def test_no_step_learns_logits_of_a_head_that_was_only_drawn(checked, step):
-    with pytest.raises(UnsupportedModel, match=r"learns what \w+ answers, which has a head that was only just drawn at random"):
+    with pytest.raises(UnsupportedModel, match=r"learns from the answers of \w+, whose head was drawn at random"):
         checked(step)
     checked(step, trained=True)
 
@@ -59,16 +62,44 @@ def test_inner_states_are_learned_whatever_the_head(checked):
 
 def test_pruning_trains_no_head_and_finetuning_does(checked):
     teacher = "  - distill: {teacher: prune-structure}"
-    with pytest.raises(UnsupportedModel, match="learns what prune-structure answers"):
+    with pytest.raises(UnsupportedModel, match="learns from the answers of prune-structure"):
         checked("  - prune-structure: {keep: 0.5}", teacher)
     checked(FINETUNE, "  - prune-structure: {keep: 0.5}", teacher)
 
 
+def test_imitating_inner_states_trains_no_head(checked):
+    joint = "  - distill-and-prune: {teacher: source, sparsity: 0.5, objectives: {layer-to-layer: 1.0}TASK}"
+    teacher = "  - distill: {teacher: distill-and-prune}"
+    with pytest.raises(UnsupportedModel, match="learns from the answers of distill-and-prune"):
+        checked(joint.replace("TASK", ""), teacher)
+    checked(joint.replace("TASK", ", task_loss: 1.0"), teacher)
+
+
 def test_quality_is_not_held_against_a_head_that_was_only_drawn(checked):
-    with pytest.raises(UnsupportedModel, match=r"max_drop is held against source, .* and name that as `reference`"):
+    with pytest.raises(UnsupportedModel, match=r"max_drop is held against source, .* and name that step as `reference`"):
         checked(FINETUNE, accept=ACCEPT)
     with pytest.raises(UnsupportedModel, match="max_drop is held against source"):
         checked(FINETUNE + "\n    gate: {max_drop: 1}")
     checked(FINETUNE, reference="reference: finetune", accept=ACCEPT)
     checked(FINETUNE, accept=ACCEPT, trained=True)
     checked(FINETUNE)
+
+
+@pytest.mark.parametrize("labels", [(), ("blue", "red")])
+def test_a_run_knows_whether_its_source_has_a_head(tmp_path, labels):
+    write_model(tmp_path, labels)
+    write_rows(tmp_path / "rows.jsonl", rows())
+    (tmp_path / "plan.yaml").write_text(PLAN.format(passes="  - fold:", reference="", accept=ACCEPT))
+    for again in (False, True):  # what a store holds says so too
+        told = []
+        with nullcontext() if labels else pytest.raises(UnsupportedModel, match="max_drop is held against source"):
+            bound = load_plan(tmp_path / "plan.yaml")
+            run_plan(bound, store=Store(tmp_path / "store"), folder=tmp_path / str(again), command="", tell=told.append)
+
+
+def test_lengths_that_the_model_does_not_take_are_refused(checked, monkeypatch):
+    monkeypatch.setattr(TextClassification, "refuses", lambda _, length, files=None: "is odd" if files and length % 2 else None)
+    slim = "  - prune-structure: {latency: {target: onnxruntime, ratio: 0.5, length: LENGTH}}"
+    checked(slim.replace("LENGTH", "16"))
+    with pytest.raises(UnsupportedModel, match="prune-structure: length is odd"):
+        checked(slim.replace("LENGTH", "15"))

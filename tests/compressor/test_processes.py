@@ -97,8 +97,12 @@ def test_gates_of_two_processes_are_learned_and_cut_as_those_of_one(folder):
         for stage in stages
     ]
     assert ends == pytest.approx([0.5, 0.5], abs=0.05)
-    assert abs(stages[0].weights - stages[1].weights) < 0.05 * stages[0].weights
-    assert stages[1].scores is not None
+    left = [
+        [row[-1] for row in next(note for note in stage.notes if getattr(note, "title", "") == "What is left").rows]
+        for stage in stages
+    ]
+    assert left[0] == pytest.approx(left[1], abs=16)
+    assert 0 < sum(left[0]) < 2 * (4 + 64)
 
 
 def test_progress_of_several_processes_is_told_once(alone, together):

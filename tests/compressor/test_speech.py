@@ -341,11 +341,14 @@ def test_importance_does_not_count_padding(data, stored):
 
 
 def test_length_that_is_meant_in_tokens_is_told_to_count_samples(data, raw):
-    with pytest.raises(SourceError, match=r"length counts samples: 128 of them are 16 ms of sound, 1 s is 8000"):
+    with pytest.raises(SourceError, match=r"length counts samples of sound, and 128 are less than one frame: 8000 is 1 s"):
         TASK.feeds(data.split("test"), raw, length=128)
     assert TASK.feeds(data.split("test"), raw, length=4000, count=1)[0]["input_values"].shape == (1, 4000)
-    with pytest.raises(SourceError, match=r"length 240001 is beyond 30 s of sound, which are 240000 samples"):
-        TASK.feeds(data.split("test"), raw, length=240_001)
+    assert TASK.refuses(240_001, raw) is None, "such models take sounds of any length"
+    spectra = json.loads((raw / PREPROCESSOR).read_text()) | {"feature_extractor_type": MEL}
+    (raw / PREPROCESSOR).write_text(json.dumps(spectra))
+    assert "240001 are beyond the 30 s that the model has positions for" in TASK.refuses(240_001, raw)
+    assert TASK.refuses(240_000, raw) is None
 
 
 LENGTHS = """
