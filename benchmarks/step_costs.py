@@ -102,9 +102,7 @@ class Watch:
 
 def beside(model: Model, folder: Path) -> Path:
     """Write what lies beside a model's weights into a folder."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, content in model.files.items():
-        (folder / name).write_bytes(content)
+    model.save_files(folder)
     return folder
 
 

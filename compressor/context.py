@@ -136,11 +136,7 @@ class StepContext:
 
     def _files(self, model: Model) -> Path:
         folder = self.folder / "files"
-        for name, content in model.files.items():
-            path = folder / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(content)
-        folder.mkdir(parents=True, exist_ok=True)
+        model.save_files(folder)
         (folder / "config.json").write_text(model.module.config.to_json_string(), encoding="utf-8")  # it has the labels' names
         return folder
 

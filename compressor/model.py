@@ -90,6 +90,11 @@ class Model:
             for name, component in self.components.items():
                 _save_component(component, folder / _component_name(name), {"format": FORMAT})
             _write_json(folder / BLUEPRINT, {**index, "components": list(self.components)})
+        self.save_files(folder)
+
+    def save_files(self, folder: Path) -> None:
+        """Write only what lies beside the weights."""
+        folder.mkdir(parents=True, exist_ok=True)
         for name, content in self.files.items():
             path = folder / _side_file(name)
             path.parent.mkdir(parents=True, exist_ok=True)

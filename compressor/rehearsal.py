@@ -200,13 +200,14 @@ def survey(plan: Path, settings: Sequence[str], folder: Path, *, tell: Callable[
     cut: dict[int, dict[str, Source]] = {part.blocks: {} for part in (REHEARSAL, SECOND) if part.blocks is not None}
     folders, drawn = dict[str, Path](), list[str]()
     for name, source in {"source": bound.model, **bound.models}.items():
-        folders[name] = resolve(source, bound.folder)
-        model = bound.task.load(folders[name], data, seed=bound.seed)
+        model = bound.task.load(resolve(source, bound.folder), data, seed=bound.seed)
+        folders[name] = folder / f"{name}-files"
+        model.save_files(folders[name])
         drawn += [name] if model.drawn else []
         whole[name] = ModelSize.of(model.layer_bytes())
         for depth, models in sorted(cut.items(), reverse=True):  # from deep to shallow: each is cut from the one before
             models[name] = _cut(model, depth, folder / f"{name}-{depth}", whole[name])
-    check_steps(bound, folders, drawn)  # on models as they are: what is cut comes with a head
+    check_steps(bound, folders, drawn)  # here, since a cut model is saved with its head as if it came with one
     return Survey(Scale({split.name: split.rows for split in data.record.splits}, whole), cut)
 
 

@@ -13,10 +13,7 @@ if TYPE_CHECKING:
 
 def write_side_files(model: Model, folder: Path) -> Path:
     """Write the files that `model` carries, without weights, into `folder`."""
-    for name, content in model.files.items():
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
+    model.save_files(folder)
     return folder
 
 

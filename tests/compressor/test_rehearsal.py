@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 from furnished import rows, write_model, write_rows
 
+from compressor.errors import UnsupportedModel
 from compressor.plan import load_plan
 from compressor.rehearsal import REHEARSAL, SECOND, Part, Source, reduced, run_small, survey
 from compressor.scaling import REST, Forecast, ModelSize
@@ -63,6 +65,29 @@ def folder(tmp_path_factory):
 def rehearse(folder, *arguments):
     command = [sys.executable, "-m", "compressor.cli", "rehearse", *arguments]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=500)
+
+
+def test_what_a_run_would_refuse_of_whole_models_is_refused_before_they_are_cut(folder, tmp_path):
+    (folder / "blind.yaml").write_text(DEEP.replace("teacher: finetune", "teacher: source"))
+    with pytest.raises(UnsupportedModel, match="distill learns from the answers of source, whose head was drawn at random"):
+        survey(folder / "blind.yaml", (), tmp_path, tell=lambda _: None)
+
+
+def test_files_beside_models_are_compared_as_a_run_has_them(folder, tmp_path):
+    """A run completes a tokenizer's files when it loads a model."""
+    other = shutil.copytree(folder / "model", folder / "other")
+    (other / "vocab.txt").unlink()
+    shutil.copytree(folder / "model", folder / "bare")
+    (folder / "bare" / "tokenizer.json").unlink()
+    plan = DEEP.replace("model: {folder: model}", "model: {folder: bare}\nmodels: {other: {folder: OTHER}}")
+    plan = plan.replace("teacher: finetune", "teacher: other, objectives: {hidden-states: 1.0}")
+    (folder / "teacher.yaml").write_text(plan.replace("OTHER", "bare"))
+    survey(folder / "teacher.yaml", (), tmp_path / "same", tell=lambda _: None)
+    (folder / "teacher.yaml").write_text(plan.replace("OTHER", "other"))
+    with pytest.raises(UnsupportedModel, match=r"read different inputs \(.*vocab.txt"):
+        survey(folder / "teacher.yaml", (), tmp_path / "differ", tell=lambda _: None)
+    files = {path.name for path in (tmp_path / "same" / "source-files").iterdir()}
+    assert "tokenizer.json" in files, "it was made, as the run makes it"
 
 
 # ------------------------------------------------------------------ the small plan
