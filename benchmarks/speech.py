@@ -66,7 +66,7 @@ from compressor.records import Remark
 
 OUT = Path("docs/results/speech.md")
 TOLERANCE = 0.05
-"""How far above a budget of latency counts as met, as the pass itself has it."""
+"""How far above a budget of latency counts as met on this page, whatever the pass itself aims at."""
 
 
 @dataclass(frozen=True)
