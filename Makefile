@@ -19,7 +19,7 @@ quickstart: .venv/installed
 
 # docs/results/quickstart.md, measured anew: about an hour on a machine that does nothing else
 results: .venv/installed
-	$(BIN)/python -m benchmarks.quickstart
+	$(BIN)/python -m benchmarks.studies.quickstart
 
 test: .venv/installed
 	$(BIN)/pytest -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder

@@ -12,7 +12,7 @@ from benchmarks.rounds import LEAD_IN_CALLS, LEAD_IN_SECONDS, STEADY_TOLERANCE, 
 from compressor.contracts import Bench, Candidate, Feed, Message, Probe
 
 if TYPE_CHECKING:
-    from compressor.records import Control, LatencyRecord, LatencyRow, Ratio
+    from compressor.contracts.records import Control, LatencyRecord, LatencyRow, Ratio
 
 Shape: TypeAlias = "tuple[int, int | None]"
 
@@ -77,7 +77,7 @@ class Latency(Probe):
         Raises:
             WorkerFailed: a candidate's process died or hangs.
         """
-        from compressor.records import LatencyRecord
+        from compressor.contracts.records import LatencyRecord
 
         meter = Meter(bench, work="latency", total=len(self.shapes()) * self._plan().ticks(len(candidates) + 1))
         before = bench.load()
@@ -117,7 +117,7 @@ class Latency(Probe):
 
     def _control(self, timings: Sequence[Timing], shape: Shape, *, seed: int, attempts: int) -> Control:
         from benchmarks.statistics import ratio_with_interval
-        from compressor.records import Control
+        from compressor.contracts.records import Control
 
         ratio, interval = ratio_with_interval(timings[0].rounds_s, timings[-1].rounds_s, seed=seed)
         return Control(
@@ -175,7 +175,7 @@ class _Series:
 
     def _ratio(self, of: Timing, to: Timing, seed: int) -> Ratio:
         from benchmarks.statistics import judge, ratio_with_interval
-        from compressor.records import Ratio
+        from compressor.contracts.records import Ratio
 
         value, interval = ratio_with_interval(to.rounds_s, of.rounds_s, seed=seed)
         noise = self.control.interval
@@ -197,7 +197,7 @@ def _spelled(shape: Shape) -> str:
 
 def _row(timing: Timing, shape: Shape, *, seed: int) -> LatencyRow:
     from benchmarks.statistics import median_with_interval, percentile
-    from compressor.records import LatencyRow
+    from compressor.contracts.records import LatencyRow
 
     samples_ms = tuple(tuple(round(1e3 * s, 6) for s in samples) for samples in timing.samples_s)
     rounds_ms = tuple(1e3 * s for s in timing.rounds_s)

@@ -10,7 +10,7 @@ from pydantic import Field, PositiveInt
 from compressor.contracts import Bench, Candidate, Feed, Probe, Progress
 
 if TYPE_CHECKING:
-    from compressor.records import MemoryRecord, MemoryRow
+    from compressor.contracts.records import MemoryRecord, MemoryRow
 
 
 class Memory(Probe):
@@ -46,7 +46,7 @@ class Memory(Probe):
         Raises:
             WorkerFailed: a candidate's process died or hangs.
         """
-        from compressor.records import MemoryRecord
+        from compressor.contracts.records import MemoryRecord
 
         wanted = [(candidate, shape) for shape in self.shapes() for candidate in candidates]
         rows = []
@@ -56,7 +56,7 @@ class Memory(Probe):
         return MemoryRecord(rows=tuple(rows))
 
     def _row(self, candidate: Candidate, shape: tuple[int, int | None], feeds: Sequence[Feed], bench: Bench) -> MemoryRow:
-        from compressor.records import MemoryRow
+        from compressor.contracts.records import MemoryRow
 
         worker = bench.worker(candidate)
         try:

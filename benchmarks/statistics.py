@@ -8,7 +8,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 from scipy.special import ndtr, stdtrit
 
-from compressor.records import Interval
+from compressor.contracts.records import Interval
 
 PERCENTILE_FLOORS = {90: 64, 99: 662}
 """Fewest samples from which a percentile is told; the query counts that MLPerf's early stopping asks for at 99 % confidence."""

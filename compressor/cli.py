@@ -16,9 +16,9 @@ from compressor.cli_store import StorePath, open_store
 from compressor.cli_store import app as store_app
 
 if TYPE_CHECKING:
-    from compressor.launch import Processes
-    from compressor.plan import Bound
-    from compressor.records import Report
+    from compressor.contracts.records import Report
+    from compressor.plan.bound import Bound
+    from compressor.training.launch import Processes
 
 app = typer.Typer(
     help="One plan takes a trained model to a smaller, faster one that is proved to be so on its target.",
@@ -66,8 +66,8 @@ def run(
 
     A run that was killed or interrupted goes on when the same command is given again.
     """
-    from compressor import run_folder
-    from compressor.plan import load_plan
+    from compressor.plan.bound import load_plan
+    from compressor.run import run_folder
 
     group = _processes(processes, nodes, rendezvous)
     bound = load_plan(plan, settings=settings or ())
@@ -93,10 +93,10 @@ def run(
 
 
 def _run(bound: Bound, store: Path | None, folder: Path, processes: Processes) -> Report:
-    from compressor.terminal import Bars
+    from compressor.report.terminal import Bars
 
     _quiet()
-    from compressor.pipeline import run_plan
+    from compressor.run.pipeline import run_plan
 
     with Bars() as bars:
         opened = open_store(store, plan=bound.name, tell=bars.line)
@@ -115,8 +115,8 @@ def join(
     import tempfile
 
     _quiet()
-    from compressor.launch import join as lend
-    from compressor.terminal import Bars
+    from compressor.report.terminal import Bars
+    from compressor.training.launch import join as lend
 
     group = _processes(processes, nodes, rendezvous)
     if node >= nodes:
@@ -128,12 +128,12 @@ def join(
 @app.command()
 def check(plan: PlanPath, settings: Settings = None, store: StorePath = None, processes: Each = 1, nodes: Nodes = 1) -> None:
     """Say what would run, what is found in the store and what is missing here. Runs nothing."""
-    from compressor.plan import load_plan
+    from compressor.plan.bound import load_plan
 
     bound = load_plan(plan, settings=settings or ())
     _quiet()
-    from compressor.launch import Processes
-    from compressor.outlook import outlook
+    from compressor.run.preview import outlook
+    from compressor.training.launch import Processes
 
     for line in outlook(bound, open_store(store), Processes(processes, nodes)):
         typer.echo(line)
@@ -142,8 +142,8 @@ def check(plan: PlanPath, settings: Settings = None, store: StorePath = None, pr
 @app.command()
 def rehearse(plan: PlanPath, settings: Settings = None, as_json: AsJson = False) -> None:
     """Run a plan on two blocks and a few rows, export and measuring included, and forecast the real run. Keeps nothing."""
-    from compressor.rehearsal import rehearse as play
-    from compressor.terminal import Bars, forecast_table
+    from compressor.report.terminal import Bars, forecast_table
+    from compressor.run.rehearsal import rehearse as play
 
     with Bars() as bars:
         forecast = play(plan, settings=settings or (), tell=_unheard if as_json else bars.hear)
@@ -153,7 +153,7 @@ def rehearse(plan: PlanPath, settings: Settings = None, as_json: AsJson = False)
 @app.command(name="list")
 def list_(kind: Annotated[Kind, typer.Argument(help="What to list.")]) -> None:
     """List what is installed: passes, targets, probes, tasks, objectives, edits, anatomies or rungs."""
-    from compressor import registry
+    from compressor.contracts import registry
 
     for name in registry.names(KINDS[kind]):
         step = registry.load(KINDS[kind], name)
@@ -165,7 +165,7 @@ def explain(
     name: Annotated[str, typer.Argument(help="Name of a pass, target, probe, task, objective, edit, anatomy or rung.")],
 ) -> None:
     """What a plug-in does, its parameters and where it comes from."""
-    from compressor import registry
+    from compressor.contracts import registry
     from compressor.errors import did_you_mean
 
     found = [(kind, registry.load(kind, name)) for kind in KINDS.values() if name in registry.names(kind)]
@@ -196,8 +196,8 @@ def compare(
     as_json: AsJson = False,
 ) -> None:
     """What changed between two runs, their qualities on the same rows with intervals, and their times."""
-    from compressor.comparison import compare_runs, measure
-    from compressor.terminal import Bars, comparison_tables
+    from compressor.report.terminal import Bars, comparison_tables
+    from compressor.run.comparison import compare_runs, measure
 
     _quiet()
     comparison = compare_runs(first, second)
@@ -226,7 +226,7 @@ def schema() -> None:
     """Print the JSON Schema of plans over everything installed, for editors."""
     import json
 
-    from compressor.schema import plan_schema
+    from compressor.plan.schema import plan_schema
 
     typer.echo(json.dumps(plan_schema(), indent=1))
 
@@ -234,8 +234,8 @@ def schema() -> None:
 @app.command()
 def doctor() -> None:
     """What this machine has, and what each target and extra lacks."""
-    from compressor import registry
-    from compressor.machine import extras, machine, versions
+    from compressor.contracts import registry
+    from compressor.deploy.machine import extras, machine, versions
 
     here = machine()
     typer.echo(
@@ -277,7 +277,7 @@ def _fail(text: str, code: int) -> None:
 
 
 def _processes(each: int, nodes: int, rendezvous: str) -> Processes:
-    from compressor.launch import Processes
+    from compressor.training.launch import Processes
 
     host, _, port = rendezvous.rpartition(":")
     if nodes > 1 and not (host and port.isdecimal()):
@@ -286,7 +286,7 @@ def _processes(each: int, nodes: int, rendezvous: str) -> Processes:
 
 
 def _quiet() -> None:
-    from compressor.telemetry import quiet
+    from compressor.deploy.telemetry import quiet
 
     quiet()
 
@@ -300,7 +300,7 @@ def _command() -> str:
 
 
 def _show(report: Report) -> None:
-    from compressor.terminal import table
+    from compressor.report.terminal import table
 
     table(report)
 

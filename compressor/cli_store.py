@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from compressor.store import Store
+    from compressor.store.store import Store
 
 app = typer.Typer(help="Look after stored results: list, size, verify, prune.", no_args_is_help=True)
 
@@ -21,7 +21,7 @@ StorePath = Annotated[
 @app.command(name="list")
 def list_(store: StorePath = None) -> None:
     """Every result, least recently used first: step, when it was made, bytes, seconds it took, key, plans that used it."""
-    from compressor.upkeep import survey
+    from compressor.store.maintenance import survey
 
     typer.echo(f"{'step':18} {'made':25} {'bytes':>13} {'seconds':>9}  {'key':12}  plans")
     for kept in survey(open_store(store)):
@@ -32,7 +32,7 @@ def list_(store: StorePath = None) -> None:
 @app.command()
 def size(store: StorePath = None) -> None:
     """How much the store holds, by step."""
-    from compressor.upkeep import survey
+    from compressor.store.maintenance import survey
 
     opened = open_store(store)
     kept = survey(opened)
@@ -45,7 +45,7 @@ def size(store: StorePath = None) -> None:
 @app.command()
 def verify(store: StorePath = None) -> None:
     """Check every result against its digest; exit code 1 when one is damaged. A run makes damaged results again."""
-    from compressor.upkeep import verify as verified
+    from compressor.store.maintenance import verify as verified
 
     found = verified(open_store(store))
     for folder, why in found.damaged.items():
@@ -76,8 +76,8 @@ def prune(
     store: StorePath = None,
 ) -> None:
     """Remove results and unfinished work; several conditions narrow one another. What a living run uses stays."""
-    from compressor import upkeep
     from compressor.errors import StoreError
+    from compressor.store import maintenance as upkeep
 
     if older_than is None and to_size is None and plan is None:
         raise StoreError("say what may go: --older-than 30d, --to-size 5GB or --plan PLAN")
@@ -97,7 +97,7 @@ def open_store(path: Path | None, *, plan: str | None = None, tell: Callable[[st
     """The store at `path`, or the user's own; another folder is refused."""
     import os
 
-    from compressor.store import NO_PLAN, Store
+    from compressor.store.store import NO_PLAN, Store
 
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     opened = Store(path or cache / "compressor", plan=plan or NO_PLAN, tell=tell)
@@ -108,6 +108,6 @@ def open_store(path: Path | None, *, plan: str | None = None, tell: Callable[[st
 def _name(plan: str) -> str:
     if not Path(plan).is_file():
         return plan
-    from compressor.plan import load_plan
+    from compressor.plan.bound import load_plan
 
     return load_plan(Path(plan)).name

@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 from compressor.contracts import Batch, Context, Pass, Size
-from compressor.training import TrainingSettings
+from compressor.training.loop import TrainingSettings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     import torch
 
-    from compressor.model import Model
+    from compressor.contracts import Model
 
 
 class Finetune(TrainingSettings, Pass):
@@ -35,8 +35,8 @@ class Finetune(TrainingSettings, Pass):
 
     def apply(self, model: Model, ctx: Context) -> Model:
         """Minimise the task's loss; the curves go into the report."""
-        from compressor.records import Series
-        from compressor.training import train
+        from compressor.contracts.notes import Series
+        from compressor.training.loop import train
         from passes.side_files import write_side_files
 
         files = write_side_files(model, ctx.folder / "files")

@@ -24,8 +24,8 @@ class Fold(Pass):
         import onnx
         from onnxscript import optimizer
 
-        from compressor.formats import strip
-        from compressor.records import Table
+        from compressor.contracts.notes import Table
+        from compressor.deploy.onnx import strip
 
         before = onnx.load(model.path / "model.onnx")
         after = optimizer.optimize(before)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from compressor.lowering import beside
+from compressor.deploy.build import beside
 
 if TYPE_CHECKING:
-    from compressor.model import Model
+    from compressor.contracts import Model
 
 
 def write_side_files(model: Model, folder: Path) -> Path:

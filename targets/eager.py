@@ -11,7 +11,7 @@ from pydantic import Field
 from compressor.contracts import Artifact, Dialect, Feed, Missing, Session, Target
 
 if TYPE_CHECKING:
-    from compressor.model import Model
+    from compressor.model.model import Model
 
 
 class EagerTorch(Target):
@@ -41,7 +41,7 @@ class EagerTorch(Target):
         """Load the model."""
         import torch
 
-        from compressor.model import Model
+        from compressor.model.model import Model
 
         torch.set_num_threads(self.threads)
         return _EagerSession(Model.load(built, device=self.device), self.device)

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field
 
 from compressor.contracts import Artifact, Dialect, Feed, Missing, Session, Target
+from compressor.deploy.machine import accelerators
 from compressor.errors import MissingDependency
-from compressor.machine import accelerators
 from targets.onnx_operators import Operator, operators
 
 if TYPE_CHECKING:

@@ -55,7 +55,7 @@ class OpenVino(Target):
         return (*lines, f"{left} FakeQuantize left by itself") if left else tuple(lines)
 
     def _compiled(self, built: Path) -> Any:
-        from compressor.telemetry import silence
+        from compressor.deploy.telemetry import silence
 
         silence()
         import openvino

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from compressor.telemetry import SWITCHES
+from compressor.deploy.telemetry import SWITCHES
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_OFFLINE"] = "1"

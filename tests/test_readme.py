@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from compressor.errors import PlanError
-from compressor.plan import load_plan
+from compressor.plan.bound import load_plan
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from compressor import registry
+from compressor.contracts import registry
 from compressor.report import read_report
 from compressor.testing.tiny import furnish, scratch
 

@@ -12,16 +12,16 @@ from pathlib import Path
 
 import psutil
 
-from compressor.disk import writing
+from compressor.contracts.records import Candidate, Report
+from compressor.deploy.build import TASK_FILE
 from compressor.errors import StoreError, did_you_mean
 from compressor.export.examples import example
 from compressor.export.spec import Deployed, read_deployed, spec_of
 from compressor.export.texts import licences, readme
-from compressor.lowering import TASK_FILE
-from compressor.records import Candidate, Report
 from compressor.report import read_report
-from compressor.seal import SUMS, check_below, names_in, sums_text
-from compressor.store import remove, sha256_of
+from compressor.store.checksums import SUMS, check_below, names_in, sums_text
+from compressor.store.disk import writing
+from compressor.store.store import remove, sha256_of
 
 __all__ = ["check_free", "export"]
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from compressor.contracts import Port
+from compressor.contracts.records import Candidate
+from compressor.deploy.build import TASK_FILE
 from compressor.errors import StoreError, UnsupportedModel
-from compressor.lowering import TASK_FILE
-from compressor.records import Candidate
 
 Runtime = Literal["onnxruntime", "openvino", "torch"]
 RUNTIMES: dict[str, Runtime] = {"model.onnx": "onnxruntime", "model.xml": "openvino", "model.safetensors": "torch"}
@@ -76,7 +76,7 @@ def _port(values: dict[str, Any]) -> Port:
 
 
 def _opens_without_us(built: Path) -> bool:
-    from compressor.model import Model, plain
+    from compressor.model.model import Model, plain
 
     return plain(Model.load(built))
 

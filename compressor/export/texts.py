@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from compressor.contracts.records import Candidate, Report
 from compressor.export.examples import KINDS, requirements
 from compressor.export.spec import Deployed
-from compressor.records import Candidate, Report
 from compressor.report import wording
 from compressor.report.findings import Findings, Row
 from compressor.report.markdown import escaped, spread, table

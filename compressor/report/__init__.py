@@ -11,12 +11,12 @@ from pydantic import ValidationError
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core.core_schema import FloatSchema
 
-from compressor.disk import put
+from compressor.contracts.records import REPORT_VERSION, Report
 from compressor.errors import StoreError
-from compressor.records import REPORT_VERSION, Report
 from compressor.report.findings import answer
-from compressor.seal import SUMS, check_file, names_in, sums_text
-from compressor.store import sha256_of
+from compressor.store.checksums import SUMS, check_file, names_in, sums_text
+from compressor.store.disk import put
+from compressor.store.store import sha256_of
 
 __all__ = ["answer", "read_report", "report_schema", "write_report"]
 

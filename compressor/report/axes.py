@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from compressor.records import Interval, Metric
+from compressor.contracts.records import Interval, Metric
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

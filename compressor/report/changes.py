@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from compressor.records import Candidate, ClassScore
+from compressor.contracts.records import Candidate, ClassScore
 from compressor.report import wording
 from compressor.report.axes import beside
 from compressor.report.drawing import (

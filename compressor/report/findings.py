@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
-from compressor.records import (
+from compressor.contracts.records import (
     Candidate,
     Control,
     LatencyRecord,

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from compressor.records import Bars, Note, Report, Series
+from compressor.contracts.notes import Bars, Note, Series
+from compressor.contracts.records import Report
 from compressor.report import changes, notes, timings, wording
 from compressor.report.drawing import Chart
 from compressor.report.findings import QUANTITIES, Findings, Row, Shape, answer, margin, speed_up

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
-from compressor.records import Ratio, Report
+from compressor.contracts.records import Ratio, Report
 from compressor.report import wording
 from compressor.report.findings import QUANTITIES, Findings, Row, answer, margin
 

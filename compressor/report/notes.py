@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from compressor.records import Bars, Series
+from compressor.contracts.notes import Bars, Series
 from compressor.report import wording
 from compressor.report.drawing import ACCENT, ACCENT_SOFT, DASHES, INK, MARKERS, MUTED, SECOND, SECOND_SOFT, Chart, bare, draw
 

@@ -6,7 +6,7 @@ import random
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from compressor.records import LatencyRow
+from compressor.contracts.records import LatencyRow
 from compressor.report import wording
 from compressor.report.drawing import ACCENT, ACCENT_SOFT, INK, MUTED, PAPER, Chart, bare, draw
 from compressor.report.findings import Findings, Shape

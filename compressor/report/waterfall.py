@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from compressor.records import Interval
+from compressor.contracts.records import Interval
 from compressor.report import wording
 from compressor.report.axes import beside, padded, whiskers
 from compressor.report.drawing import (

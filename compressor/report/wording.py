@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import datetime
 
-from compressor.records import Interval, Metric, Ratio
+from compressor.contracts.records import Interval, Metric, Ratio
 
 NOTHING = "\N{EN DASH}"
 SPACE = "\N{NO-BREAK SPACE}"

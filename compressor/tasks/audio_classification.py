@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from compressor.contracts import Batch, Outputs, Want
+from compressor.tasks.audio import Sounds, frame_mask, frames_of, side_files
 from compressor.tasks.classification import Classification
-from compressor.tasks.sounds import Sounds, frame_mask, frames_of, side_files
 
 if TYPE_CHECKING:
     import torch
 
-    from compressor.data import Data
-    from compressor.model import Model
+    from compressor.contracts.task import Data
+    from compressor.model.model import Model
 
 
 class AudioClassification(Sounds, Classification):
@@ -38,10 +38,10 @@ class AudioClassification(Sounds, Classification):
         """
         from transformers import AutoModelForAudioClassification
 
-        from compressor.anatomy import anatomy_of
-        from compressor.edits import LiftLength
-        from compressor.model import Model
-        from compressor.tasks.heads import load_classifier
+        from compressor.model.anatomy import anatomy_of
+        from compressor.model.edits import LiftLength
+        from compressor.model.model import Model
+        from compressor.model.pretrained import load_classifier
 
         files = side_files(source)
         module, drawn = load_classifier(AutoModelForAudioClassification, source, data.labels, seed=seed)

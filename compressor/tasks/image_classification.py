@@ -12,16 +12,16 @@ from pydantic import Field
 
 from compressor.contracts import Batch, Feed, Port
 from compressor.errors import SourceError
+from compressor.tasks.batches import Batches, Feeds, full_groups, grouped, order_of
 from compressor.tasks.classification import SCORED_BATCH, Classification
-from compressor.tasks.lazy import Batches, Feeds, full_groups, grouped, order_of
 
 if TYPE_CHECKING:
     import numpy as np
     from datasets import Dataset
     from numpy.typing import NDArray
 
-    from compressor.data import Data
-    from compressor.model import Model
+    from compressor.contracts import Model
+    from compressor.contracts.task import Data
 
 PREPROCESSOR, CONFIG = "preprocessor_config.json", "config.json"
 BILINEAR = 2
@@ -51,8 +51,8 @@ class ImageClassification(Classification):
         """
         from transformers import AutoModelForImageClassification
 
-        from compressor.model import Model
-        from compressor.tasks.heads import load_classifier, told
+        from compressor import model as models
+        from compressor.model.pretrained import load_classifier, told
 
         try:
             preprocessor = _completed(_json(source / PREPROCESSOR), _json(source / CONFIG))
@@ -61,7 +61,7 @@ class ImageClassification(Classification):
             raise SourceError(f"{source / PREPROCESSOR} cannot be read: {told(error)}") from error
         module, drawn = load_classifier(AutoModelForImageClassification, source, data.labels, seed=seed)
         content = json.dumps(preprocessor, indent=2, sort_keys=True) + "\n"
-        return Model.wrap(module, {PREPROCESSOR: content.encode()}, drawn=drawn)
+        return models.Model.wrap(module, {PREPROCESSOR: content.encode()}, drawn=drawn)
 
     def inputs(self, model: Model | Path) -> tuple[Port, ...]:
         """Pixels `[batch, channels, height, width]`; only the batch is dynamic."""

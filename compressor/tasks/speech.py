@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from compressor.contracts import Batch, Evaluation, Feed, Outputs, Port, Want
+from compressor.contracts.records import Interval, Metric, Scores
 from compressor.errors import CompressorError, SourceError
-from compressor.records import Interval, Metric, Scores
-from compressor.tasks.classification import NOT_INPUTS, RESAMPLES, captured
-from compressor.tasks.lazy import Batches
-from compressor.tasks.sounds import SHORTEST, Sounds, frame_mask, frames_of, side_files
+from compressor.model.capture import captured
+from compressor.tasks.audio import SHORTEST, Sounds, frame_mask, frames_of, side_files
+from compressor.tasks.batches import Batches
+from compressor.tasks.classification import NOT_INPUTS, RESAMPLES
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from numpy.typing import NDArray
 
-    from compressor.data import Data
-    from compressor.model import Model
+    from compressor.contracts.task import Data
+    from compressor.model.model import Model
 
 FOLDS = 5
 GROUP_FOLDS = 3
@@ -89,10 +90,10 @@ class Speech(Sounds):
         Raises:
             SourceError: the folder is not usable, or lacks weights.
         """
-        from compressor.anatomy import anatomy_of
-        from compressor.edits import LiftLength
-        from compressor.model import Model
-        from compressor.tasks.heads import load_encoder
+        from compressor.model.anatomy import anatomy_of
+        from compressor.model.edits import LiftLength
+        from compressor.model.model import Model
+        from compressor.model.pretrained import load_encoder
 
         files = side_files(source)
         model = Model.wrap(load_encoder(source), files)

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from transformers import PreTrainedModel
 
-    from compressor.data import Data
-    from compressor.model import Model
+    from compressor.contracts import Model
+    from compressor.contracts.task import Data
 
 BATCH_MULTIPLE = 8
 TOKENIZER_CONFIG = "tokenizer_config.json"
@@ -62,15 +62,15 @@ class TextClassification(Classification):
         """
         from transformers import AutoModelForSequenceClassification
 
-        from compressor.model import Model
-        from compressor.tasks.heads import load_classifier
+        from compressor import model as models
+        from compressor.model.pretrained import load_classifier
 
         tokenizer = _read_tokenizer(source)
         module, drawn = load_classifier(AutoModelForSequenceClassification, source, data.labels, seed=seed)
         positions = getattr(module.config, "max_position_embeddings", None)
         if positions is not None and self.max_length > positions:
             raise SourceError(f"max_length {self.max_length} is beyond the {positions} positions of {source}")
-        return Model.wrap(module, _side_files(tokenizer, source, module), drawn=drawn)
+        return models.Model.wrap(module, _side_files(tokenizer, source, module), drawn=drawn)
 
     def inputs(self, model: Model | Path) -> tuple[Port, ...]:
         """Token ids, attention mask, and token types where the tokenizer makes them."""
@@ -188,7 +188,7 @@ def _tokenizer_files(folder: Path) -> list[Path]:
 def _read_tokenizer(folder: Path) -> Any:
     from transformers import AutoTokenizer
 
-    from compressor.tasks.heads import quiet, told
+    from compressor.model.pretrained import quiet, told
 
     if not _tokenizer_files(folder):
         raise SourceError(f"{folder} has no tokenizer ({' or '.join(TOKENIZER_FILES[:2])})")

@@ -22,9 +22,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from compressor import registry
-from compressor.anatomy import Row
-from compressor.contracts import Edit, Objective, Pass, Probe, Target, Task
+from compressor.contracts import Edit, Objective, Pass, Probe, Target, Task, registry
+from compressor.contracts.anatomy import Row
 from compressor.testing.anatomies import ANATOMY
 from compressor.testing.edits import EDIT
 from compressor.testing.objectives import OBJECTIVE

@@ -5,8 +5,9 @@ from __future__ import annotations
 import copy
 from typing import TYPE_CHECKING, Any
 
-from compressor.anatomy import Anatomy, Attention, Block, FeedForward, Row, anatomy_of
-from compressor.edits import KeepBlocks, KeepHeads, KeepNeurons
+from compressor.contracts.anatomy import Anatomy, Attention, Block, FeedForward, Row
+from compressor.model.anatomy import anatomy_of
+from compressor.model.edits import KeepBlocks, KeepHeads, KeepNeurons
 from compressor.testing.subject import Subject, Unchecked
 from compressor.testing.tiny import shaken
 
@@ -198,7 +199,7 @@ def _unchanged(subject: Subject, module: PreTrainedModel, edit: KeepHeads | Keep
 
 def _captured(module: Any, anatomy: Anatomy) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
     from compressor.contracts import Want
-    from compressor.tasks.classification import captured
+    from compressor.model.capture import captured
 
     blocks = tuple(block.id for block in anatomy.blocks)
     with captured(module, Want(hidden_states=blocks, attention_maps=blocks)) as (states, maps):

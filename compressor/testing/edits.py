@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from compressor.contracts import Edit
 from compressor.errors import UnsupportedModel
-from compressor.store import digest_of
+from compressor.store.store import digest_of
 from compressor.testing.subject import Subject
 from compressor.testing.tiny import short_lived, tiny_feed, tiny_model
 
@@ -59,8 +59,8 @@ def loads_to_the_bit(subject: Subject) -> None:
     """A model with it computes finite outputs, the same ones to the bit once saved and loaded, and saves to equal bytes again."""
     import numpy as np
 
-    from compressor.context import eager
-    from compressor.model import Model
+    from compressor.deploy.session import eager
+    from compressor.model.model import Model
 
     edit: Edit = subject.plugin
     task, feed = tiny_feed(edit.tried_on)

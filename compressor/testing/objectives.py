@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from compressor.anatomy import anatomy_of
 from compressor.contracts import Batch, Objective, Outputs, Want
-from compressor.edits import KeepBlocks
+from compressor.model.anatomy import anatomy_of
+from compressor.model.edits import KeepBlocks
 from compressor.testing.steps import STEP
 from compressor.testing.subject import Subject
 from compressor.testing.tiny import SPREAD, tiny_run
@@ -15,7 +15,7 @@ from compressor.testing.tiny import SPREAD, tiny_run
 if TYPE_CHECKING:
     import torch
 
-    from compressor.model import Model
+    from compressor.contracts import Model
 
 ZERO = 1e-5
 SAME = 1e-4

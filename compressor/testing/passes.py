@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from compressor.contracts import Artifact, Feed, Pass, Target
-from compressor.lowering import MODEL_FILES
-from compressor.store import Made, digest_of, sha256_of
+from compressor.deploy.build import MODEL_FILES
+from compressor.store.store import Made, digest_of, sha256_of
 from compressor.testing.steps import STEP
 from compressor.testing.subject import Subject, Unchecked
 from compressor.testing.tiny import TinyRun, ready_target, short_lived, stranger, tiny_run
@@ -28,7 +28,7 @@ def gives_equal_bytes(subject: Subject) -> None:
 
 def refuses_strangers(subject: Subject) -> None:
     """A model of a family that nothing here knows is worked on, or refused with an error that names it."""
-    from compressor.model import Model
+    from compressor.model.model import Model
 
     step: Pass = subject.plugin
     if "torch" not in step.accepts:
@@ -45,8 +45,8 @@ PASS = (*STEP, gives_equal_bytes, refuses_strangers)
 def _check_on_torch(subject: Subject, folder: Path) -> None:
     import numpy as np
 
-    from compressor.context import eager
-    from compressor.model import Model
+    from compressor.deploy.session import eager
+    from compressor.model.model import Model
 
     run = tiny_run()
     applied = [_on_torch(subject, run, folder / str(number), seed=number) for number in (1, 2)]
@@ -63,7 +63,7 @@ def _check_on_torch(subject: Subject, folder: Path) -> None:
 
 
 def _on_torch(subject: Subject, run: TinyRun, folder: Path, *, seed: int) -> tuple[Any, Path]:
-    from compressor.model import Model
+    from compressor.model.model import Model
 
     step: Pass = subject.plugin
     _unsettle(seed)
@@ -81,7 +81,7 @@ def _on_torch(subject: Subject, run: TinyRun, folder: Path, *, seed: int) -> tup
 def _check_below_torch(subject: Subject, rung: str, folder: Path) -> None:
     import numpy as np
 
-    from compressor.context import opened
+    from compressor.deploy.session import opened
 
     run, target = tiny_run(), ready_target(rung)
     parent = run.lowered(target, rung)

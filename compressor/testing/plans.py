@@ -6,14 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from compressor import registry
-from compressor.contracts import Pass, Step, Target
+from compressor.contracts import Pass, Step, Target, registry
+from compressor.contracts.registry import rung_for
 from compressor.errors import PlanError
-from compressor.order import rung_for
-from compressor.plan import load_plan
+from compressor.plan.bound import load_plan
+from compressor.plan.yaml_source import write_yaml
 from compressor.testing.subject import Subject
 from compressor.testing.tiny import short_lived
-from compressor.yaml_source import write_yaml
 
 PLAN = "plan.yaml"
 

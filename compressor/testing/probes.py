@@ -6,9 +6,9 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
-from compressor.bench import ProcessBench
 from compressor.contracts import Artifact, Candidate, Event, Probe
-from compressor.records import ProbeRecord
+from compressor.contracts.records import ProbeRecord
+from compressor.deploy.bench import ProcessBench
 from compressor.testing.stand_in import BagOfTokens
 from compressor.testing.steps import STEP
 from compressor.testing.subject import Subject

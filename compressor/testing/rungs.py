@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from compressor import registry
-from compressor.contracts import Artifact
-from compressor.order import way_down
-from compressor.store import sha256_of
+from compressor.contracts import Artifact, registry
+from compressor.contracts.registry import way_down
+from compressor.store.store import sha256_of
 from compressor.testing.subject import Subject
 from compressor.testing.tiny import ready_target, short_lived, tiny_run
 

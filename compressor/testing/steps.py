@@ -10,13 +10,13 @@ from collections.abc import Iterator
 from typing import Any, TypeVar
 
 from compressor.contracts import Pass, Step
-from compressor.keys import step_parts
-from compressor.store import key_of
+from compressor.contracts.step import step_parts
+from compressor.plan.validation import validated
+from compressor.plan.yaml_source import read_yaml, write_yaml
+from compressor.store.store import key_of
 from compressor.testing.plans import faults_of, parameters, plan_around, written
 from compressor.testing.subject import Subject
 from compressor.testing.tiny import short_lived
-from compressor.validation import validated
-from compressor.yaml_source import read_yaml, write_yaml
 
 HEAVY = ("torch", "transformers", "onnx", "onnxruntime", "openvino", "nncf", "datasets")
 """Libraries that nothing imports while a plan is checked."""

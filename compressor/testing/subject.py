@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 from unittest import SkipTest
 
-from compressor import registry
+from compressor.contracts import registry
 from compressor.errors import CompressorError, PluginError
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compressor.contracts import Artifact, Feed, Missing, Session, Target
-from compressor.lowering import beside, model_files
-from compressor.store import digest_of
+from compressor.deploy.build import beside, model_files
+from compressor.store.store import digest_of
 from compressor.testing.steps import STEP, variants
 from compressor.testing.subject import Subject, Unchecked
 from compressor.testing.tiny import TinyRun, short_lived, tiny_run
@@ -108,7 +108,7 @@ def _built(subject: Subject, run: TinyRun, out: Path) -> Path:
 def _check_outputs(subject: Subject, run: TinyRun, sessions: Sequence[Session], feed: Feed) -> None:
     import numpy as np
 
-    from compressor.context import eager
+    from compressor.deploy.session import eager
 
     given = {name: array.copy() for name, array in feed.items()}
     with subject.during("run"):

@@ -5,10 +5,9 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from compressor import registry
-from compressor.anatomy import anatomy_of
-from compressor.contracts import Batch, Feed, Port, Task, Want
-from compressor.store import digest_of
+from compressor.contracts import Batch, Feed, Port, Task, Want, registry
+from compressor.model.anatomy import anatomy_of
+from compressor.store.store import digest_of
 from compressor.testing.steps import STEP
 from compressor.testing.subject import Subject, Unchecked
 from compressor.testing.tiny import TinyRun, run_of, short_lived
@@ -95,7 +94,7 @@ def scores_rows_in_their_order(subject: Subject) -> None:
     """Scores have the main metric with n and interval; outputs and right answers belong to their rows, each in [0, 1]."""
     import numpy as np
 
-    from compressor.context import eager
+    from compressor.deploy.session import eager
 
     run = _run(subject)
     rows = run.data.split("test")

@@ -13,22 +13,22 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from compressor import registry
-from compressor.contracts import Event, Feed, Target, Task
-from compressor.data import Data, load_data
+from compressor.contracts import Event, Feed, Target, Task, registry
+from compressor.contracts.registry import way_down
+from compressor.contracts.task import Data
+from compressor.deploy.build import Foundry
 from compressor.errors import PluginError
-from compressor.lowering import Foundry
-from compressor.order import way_down
-from compressor.specs import DataSpec
-from compressor.store import Made, Store
-from compressor.tasks.heads import quiet
+from compressor.model.pretrained import quiet
+from compressor.plan.specs import DataSpec
+from compressor.store.store import Made, Store
+from compressor.tasks.data import load_data
 from compressor.testing.subject import Unchecked
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from compressor.context import StepContext
-    from compressor.model import Model
+    from compressor.model.model import Model
+    from compressor.run.context import StepContext
 
 LABELS = ("blue", "green", "red")
 WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", *LABELS, *(f"word{number}" for number in range(40)))
@@ -56,7 +56,7 @@ class TinyRun:
 
     def model(self) -> Model:
         """A fresh copy of the source model."""
-        from compressor.model import Model
+        from compressor.model.model import Model
 
         return Model.load(self.source.path)
 
@@ -78,7 +78,7 @@ class TinyRun:
         tell: Callable[[Event], None] = lambda _: None,
     ) -> StepContext:
         """What a pass sees: in the trunk, or in the branch of `target`; `others` are names of targets that it may measure on."""
-        from compressor.context import StepContext
+        from compressor.run.context import StepContext
 
         return StepContext(
             task=self.task,
@@ -111,7 +111,7 @@ def tiny_model(family: str) -> Model:
     """A fresh copy of the tiny model that edits are tried on: `bert`, `hubert` or `whisper`."""
     import transformers
 
-    from compressor.model import Model
+    from compressor.model.model import Model
 
     if family != "whisper":
         return {"bert": tiny_run, "hubert": _audio_run}[family]().model()
@@ -182,7 +182,7 @@ def stranger() -> Model:
     """A model of a family that no built-in anatomy row fits, with the tokenizer of `tiny_run`."""
     import transformers
 
-    from compressor.model import Model
+    from compressor.model.model import Model
 
     sizes: dict[str, Any] = {**SIZES, **TEXT, "embedding_size": SIZES["hidden_size"], "num_labels": len(LABELS)}
     config = transformers.ElectraConfig(**sizes)

@@ -15,7 +15,7 @@ from passes.objectives.reductions import mean_over_valid
 if TYPE_CHECKING:
     import torch
 
-    from compressor.anatomy import Anatomy
+    from compressor.contracts.anatomy import Anatomy
 
 
 def attention_map_loss(student: torch.Tensor, teacher: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:

@@ -17,7 +17,7 @@ from passes.objectives.reductions import mean_over_valid
 if TYPE_CHECKING:
     import torch
 
-    from compressor.anatomy import Anatomy
+    from compressor.contracts.anatomy import Anatomy
 
 Distance = Literal["mse", "cosine", "l1"]
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 from compressor.errors import UnsupportedModel
 
 if TYPE_CHECKING:
-    from compressor.anatomy import Anatomy
+    from compressor.contracts.anatomy import Anatomy
 
 LayerMap: TypeAlias = Literal["uniform", "last"] | tuple[tuple[int, int], ...] | dict[int, int]
 """`uniform`, `last`, or pairs of block numbers (student, teacher), counted from 0, or from the end when negative."""

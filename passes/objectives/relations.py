@@ -15,7 +15,7 @@ from passes.objectives.reductions import pooled
 if TYPE_CHECKING:
     import torch
 
-    from compressor.anatomy import Anatomy
+    from compressor.contracts.anatomy import Anatomy
 
 EPSILON = 1e-8
 """Added to squared lengths: keeps gradients finite where two rows coincide."""

@@ -13,7 +13,7 @@ from compressor.contracts import Batch, Objective, Outputs, Want
 if TYPE_CHECKING:
     import torch
 
-    from compressor.anatomy import Anatomy
+    from compressor.contracts.anatomy import Anatomy
 
 Divergence = Literal["forward", "reverse", "jensen-shannon"]
 

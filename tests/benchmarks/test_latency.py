@@ -8,10 +8,10 @@ from pydantic import ValidationError
 
 from benchmarks.latency import Latency
 from benchmarks.rounds import LEAD_IN_CALLS
-from compressor.bench import ProcessBench
 from compressor.contracts import Candidate, Message, Progress
+from compressor.contracts.records import LatencyRecord
+from compressor.deploy.bench import ProcessBench
 from compressor.errors import WorkerFailed
-from compressor.records import LatencyRecord
 
 STAND_INS = Path(__file__).parents[1] / "stand_ins"
 SHAPE = (1, None)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from benchmarks.memory import Memory
-from compressor.bench import ProcessBench
 from compressor.contracts import Candidate, Progress
+from compressor.deploy.bench import ProcessBench
 
 STAND_INS = Path(__file__).parents[1] / "stand_ins"
 

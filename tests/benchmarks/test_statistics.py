@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from benchmarks.statistics import is_steady, judge, median_with_interval, percentile, ratio_with_interval
-from compressor.records import Interval
+from compressor.contracts.records import Interval
 
 EXPERIMENTS = 400
 

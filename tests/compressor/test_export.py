@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from compressor import records as r
+from compressor.contracts import records as r
 from compressor.errors import StoreError, UnsupportedModel
 from compressor.export import export
 from compressor.report import read_report, write_report
@@ -467,8 +467,8 @@ def test_torch_example_needs_this_project_only_when_no_stock_configuration_fits(
     import torch
     from transformers import BertConfig, BertForSequenceClassification
 
-    from compressor.edits import KeepNeurons
-    from compressor.model import Model
+    from compressor.model.edits import KeepNeurons
+    from compressor.model.model import Model
 
     torch.manual_seed(0)
     config = BertConfig(
@@ -478,7 +478,7 @@ def test_torch_example_needs_this_project_only_when_no_stock_configuration_fits(
         BertForSequenceClassification(config).eval(), {"tokenizer.json": (minilm() / "tokenizer.json").read_bytes()}
     )
     if uneven:
-        from compressor.anatomy import anatomy_of
+        from compressor.model.anatomy import anatomy_of
 
         model.apply(KeepNeurons(block=anatomy_of(model.module).blocks[0].id, neurons=tuple(range(16))))
     model.save(run.built)

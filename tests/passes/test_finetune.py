@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 import torch
 
-from compressor.context import eager
 from compressor.contracts import Event, Progress
-from compressor.data import Data, load_data, resolve
-from compressor.model import Model
-from compressor.records import Note
-from compressor.specs import DataSpec, ModelSource
+from compressor.contracts.notes import Note
+from compressor.contracts.task import Data
+from compressor.deploy.session import eager
+from compressor.model.model import Model
+from compressor.plan.specs import DataSpec, ModelSource
+from compressor.tasks.data import load_data, resolve
 from compressor.tasks.text_classification import TextClassification
 from passes.finetune import Finetune
 

@@ -14,11 +14,11 @@ import torch
 from safetensors import safe_open
 from tensor_rows import Context, bert
 
-from compressor.checkpoint import INDEX, INTERVAL, RESCUED
 from compressor.contracts import Message, Progress
 from compressor.errors import TrainingDiverged
-from compressor.model import Model
-from passes.distill import Distill
+from compressor.model.model import Model
+from compressor.training.checkpoint import INDEX, INTERVAL, RESCUED
+from passes.distillation.distill import Distill
 from passes.finetune import Finetune
 
 QUICK = {"epochs": 3, "batch_size": 4, "learning_rate": 3e-3, "precision": "fp32"}

@@ -7,9 +7,8 @@ import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from compressor import registry
-from compressor.contracts import Artifact, Dialect, Task
-from compressor.order import way_down
+from compressor.contracts import Artifact, Dialect, Task, registry
+from compressor.contracts.registry import way_down
 
 SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "vocab.txt")
@@ -21,7 +20,7 @@ def write_model(folder: Path, labels: Sequence[str] = (), **config: float) -> Pa
     import torch
     from transformers import BertConfig, BertForSequenceClassification, BertModel
 
-    from compressor.sources import inside_package
+    from compressor.model.sources import inside_package
 
     torch.manual_seed(0)
     settings = BertConfig(**{**SIZES, "max_position_embeddings": 32, **config})

@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from transformers import BertConfig, BertForSequenceClassification
 
-from compressor.context import eager
 from compressor.contracts import Event
-from compressor.model import Model
-from compressor.records import Note
+from compressor.contracts.notes import Note
+from compressor.deploy.session import eager
+from compressor.model.model import Model
 from compressor.tasks.classification import Classification
 
 LENGTH = 6

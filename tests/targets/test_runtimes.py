@@ -11,13 +11,13 @@ from furnished import lowered
 from transformers import BertConfig, BertForSequenceClassification
 
 from compressor.contracts import Artifact
-from compressor.data import resolve
+from compressor.contracts.registry import way_down
+from compressor.deploy.build import Foundry, beside
 from compressor.errors import MissingDependency, PluginError
-from compressor.lowering import Foundry, beside
-from compressor.model import Model
-from compressor.order import way_down
-from compressor.specs import ModelSource
-from compressor.store import Store
+from compressor.model.model import Model
+from compressor.plan.specs import ModelSource
+from compressor.store.store import Store
+from compressor.tasks.data import resolve
 from compressor.tasks.text_classification import TextClassification
 from targets.eager import EagerTorch
 from targets.onnxruntime import OnnxRuntime

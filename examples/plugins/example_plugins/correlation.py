@@ -12,7 +12,7 @@ from compressor.contracts import Batch, Objective, Outputs, Want
 if TYPE_CHECKING:
     import torch
 
-    from compressor.anatomy import Anatomy
+    from compressor.contracts.anatomy import Anatomy
 
 
 def correlation_loss(student: torch.Tensor, teacher: torch.Tensor, *, dim: int) -> torch.Tensor:

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
-from compressor.anatomy import anatomy_of
 from compressor.contracts import Context, Pass
+from compressor.contracts.notes import Bars
 from compressor.errors import UnsupportedModel
-from compressor.records import Bars
+from compressor.model.anatomy import anatomy_of
 from example_plugins.factor_linear import FactorLinear
 
 if TYPE_CHECKING:
-    from compressor.model import Model
+    from compressor.contracts import Model
 
 
 class LowRank(Pass):

@@ -6,9 +6,11 @@ import time
 
 from pydantic import ConfigDict, Field, model_validator
 
-from compressor.anatomy import BERT, Row
 from compressor.contracts import Artifact, Dialect, Edit, Missing, Objective, Pass, Probe, Rung, Target, Want
-from compressor.records import OtherRecord, Remark
+from compressor.contracts.anatomy import Row
+from compressor.contracts.notes import Remark
+from compressor.contracts.records import OtherRecord
+from compressor.model.anatomy import BERT
 from compressor.tasks.text_classification import TextClassification
 
 
@@ -125,7 +127,7 @@ class Good(Target):
         shutil.copytree(source.path, out, dirs_exist_ok=True)
 
     def open(self, built):
-        from compressor.model import Model
+        from compressor.model.model import Model
 
         return Session(Model.load(built))
 

@@ -8,7 +8,7 @@ from statistics import median, quantiles
 
 import pytest
 
-from compressor import records as r
+from compressor.contracts import records as r
 
 TOPICS = ("business", "entertainment", "politics", "sport", "tech")
 BLOCKS = tuple(f"encoder.layer.{place}.{part}" for place in range(6) for part in ("attention", "feed_forward"))

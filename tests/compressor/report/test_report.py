@@ -10,14 +10,15 @@ from xml.etree import ElementTree
 import jsonschema
 import pytest
 
+from compressor.contracts.notes import Bars, Remark, Series, Table
+from compressor.contracts.records import REPORT_VERSION, LatencyRecord, Parity, Report, Stage, Verdict
 from compressor.errors import StoreError
-from compressor.records import REPORT_VERSION, Bars, LatencyRecord, Parity, Remark, Report, Series, Stage, Table, Verdict
 from compressor.report import answer, read_report, report_schema, wording, write_report
 from compressor.report.drawing import VARIABLES
 from compressor.report.findings import Findings, margin
 from compressor.report.html import page
 from compressor.report.markdown import document
-from compressor.terminal import table as report_table
+from compressor.report.terminal import table as report_table
 
 HOSTILE = '<script>alert(1)</script> $\\frac{1}$ & "x" | `y` id="z"'
 

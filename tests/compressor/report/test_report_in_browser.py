@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from compressor.records import LatencyRecord, Report
+from compressor.contracts.records import LatencyRecord, Report
 from compressor.report.html import page
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chromium-browser"))), None)

@@ -1,0 +1,1 @@
+"""Scripts that remake the pages under docs/results."""

@@ -1,0 +1,43 @@
+"""What a plug-in author imports: the steps of a plan, and what the core hands to them and expects back.
+
+Light on purpose (no torch, numpy, onnx): a plan is checked with nothing but this and the modules of the steps it names.
+"""
+
+from compressor.contracts.model import Component, Edit, Model
+from compressor.contracts.passes import Context, Objective, Pass, Size
+from compressor.contracts.probe import Bench, Candidate, Probe, Worker
+from compressor.contracts.step import Event, Message, Progress, Step
+from compressor.contracts.target import Artifact, Dialect, Missing, Rung, Session, Target
+from compressor.contracts.task import Batch, Data, Evaluation, Feed, Outputs, Port, Task, Want
+
+__all__ = [
+    "Artifact",
+    "Batch",
+    "Bench",
+    "Candidate",
+    "Component",
+    "Context",
+    "Data",
+    "Dialect",
+    "Edit",
+    "Evaluation",
+    "Event",
+    "Feed",
+    "Message",
+    "Missing",
+    "Model",
+    "Objective",
+    "Outputs",
+    "Pass",
+    "Port",
+    "Probe",
+    "Progress",
+    "Rung",
+    "Session",
+    "Size",
+    "Step",
+    "Target",
+    "Task",
+    "Want",
+    "Worker",
+]

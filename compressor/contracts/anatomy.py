@@ -1,0 +1,151 @@
+"""Where the parts of a model are, as plain data: blocks with their attention and feed-forward, embeddings, convolutions, norms, head."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from compressor.errors import UnsupportedModel, did_you_mean
+
+
+@dataclass(frozen=True)
+class Attention:
+    """Multi-head attention of one block; all paths lead from the root module."""
+
+    module: str
+    """What returns `(output, maps)`; it holds the projections, except that BERT keeps `output` beside it."""
+    query: str
+    key: str
+    value: str
+    output: str
+    heads: int
+    head_size: int
+    key_value_groups: int = 1
+    """Query heads that share one key and value head."""
+
+
+@dataclass(frozen=True)
+class FeedForward:
+    """`down(act(up(x)))`, or `down(act(gate(x)) * up(x))` where there is a gate; paths lead from the root module."""
+
+    up: str
+    gate: str | None
+    down: str
+    width: int
+    """Number of inner neurons."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """One layer of the stack. A sub-layer that has nothing left but its bias is None."""
+
+    id: str
+    """Path from the root module, as in `bert.encoder.layer.3`."""
+    attention: Attention | None
+    feed_forward: FeedForward | None
+    norms: tuple[str, ...] = ()
+    """Paths of the norm of the attention and of the norm of the feed-forward."""
+
+
+@dataclass(frozen=True)
+class Convolution:
+    """A convolution before the blocks whose output channels only one other module reads; paths lead from the root module."""
+
+    conv: str
+    norm: str | None
+    """Norm of its own output, before the activation."""
+    reader: str
+    """The convolution or the linear layer that reads the channels."""
+    through: str | None = None
+    """A norm over the channels that they pass on the way to the reader."""
+
+    @property
+    def entry(self) -> str:
+        """The first module that the channels enter."""
+        return self.through or self.reader
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """The parts of one module, as paths from its root."""
+
+    family: str
+    stack: str
+    """Path of the `ModuleList` of the blocks."""
+    blocks: tuple[Block, ...]
+    embeddings: tuple[str, ...]
+    """Modules and parameters that come before the first block."""
+    convolutions: tuple[str, ...]
+    extractor: tuple[Convolution, ...]
+    """Those of them whose channels can go, in order; what writes the residual stream is none of them."""
+    head: tuple[str, ...]
+    hidden_size: int
+    row: Row
+    """The row of the table that this was read by."""
+
+    def block(self, block_id: str) -> Block:
+        """The block of that id.
+
+        Raises:
+            UnsupportedModel: there is none; the message has a near name.
+        """
+        for block in self.blocks:
+            if block.id == block_id:
+                return block
+        known = [block.id for block in self.blocks]
+        raise UnsupportedModel(f"this {self.family} model has no block '{block_id}'{did_you_mean(block_id, known)}")
+
+    def part_of(self, parameter: str) -> str:
+        """`embeddings`, `layer 3 attention`, `layer 3 feed-forward`, `head` or `other`: what a parameter belongs to."""
+        if _under(parameter, (self.stack,)):
+            index, inner = parameter[len(self.stack) + 1 :].split(".", 1)
+            return f"layer {index} {'attention' if _under(inner, self.row.attention_part) else 'feed-forward'}"
+        if _under(parameter, self.embeddings):
+            return "embeddings"
+        return "head" if _under(parameter, self.head) else "other"
+
+
+@dataclass(frozen=True)
+class Row:
+    """How a family names its parts. Paths lead from the trunk, those of a block from the block."""
+
+    family: str
+    model_types: tuple[str, ...]
+    trunks: tuple[str, ...]
+    """Where the trunk may lie: the root itself (empty), or under the name that a model with a task head gives it."""
+    stack: str
+    attention: str
+    projections: tuple[str, str, str, str]
+    """Query, key, value and output."""
+    up: str
+    down: str
+    norms: tuple[str, str]
+    embeddings: tuple[str, ...]
+    head: tuple[str, ...] = ()
+    """Parts of the trunk that belong to the head; what stands beside the trunk always does."""
+    gate: str | None = None
+    gated: tuple[str, str] | None = None
+    """`up` and `down` of the variant that has a gate."""
+    heads_attributes: tuple[str, ...] = ("num_heads",)
+    """Attributes of the attention module that hold the number of heads."""
+    head_size_attribute: str = "head_dim"
+    config_width: str = "intermediate_size"
+    """Config field of one width for all blocks."""
+    config_head_size: str | None = None
+    """Config field that sets heads free from hidden size, where the family has one."""
+    width_in_hidden_sizes: bool = False
+    """True where the config gives the width in multiples of the hidden size."""
+    chain: tuple[str, ...] = ()
+    """Convolutions that read one another; the last one writes the residual stream."""
+    extractor: str | None = None
+    """A list of layers, each with its `conv` and perhaps a `layer_norm`."""
+    projection: tuple[str, str] | None = None
+    """The norm, which may be absent, and the linear layer that read the extractor."""
+
+    @property
+    def attention_part(self) -> tuple[str, ...]:
+        """Parts of a block that count as its attention: the modules that hold it, and its norm and layer scale."""
+        return (self.attention.split(".")[0], self.norms[0], "layer_scale1")
+
+
+def _under(name: str, paths: tuple[str, ...]) -> bool:
+    return any(name == path or name.startswith(f"{path}.") for path in paths)

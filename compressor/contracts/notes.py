@@ -1,0 +1,47 @@
+"""What a pass wants shown in the report: curves, bars, tables, remarks."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, TypeAlias
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
+
+
+class Series(Record):
+    """Curves over one axis: losses over steps, sparsity over steps."""
+
+    kind: Literal["series"] = "series"
+    title: str
+    x: str
+    y: str
+    curves: dict[str, tuple[tuple[float, float], ...]]
+
+
+class Bars(Record):
+    """One value a label: sensitivities, widths, sizes. `marked` labels are drawn apart and explained by `mark`."""
+
+    kind: Literal["bars"] = "bars"
+    title: str
+    unit: str
+    values: dict[str, float]
+    marked: tuple[str, ...] = ()
+    mark: str = ""
+
+
+class Table(Record):
+    kind: Literal["table"] = "table"
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str | float | int | None, ...], ...]
+
+
+class Remark(Record):
+    kind: Literal["remark"] = "remark"
+    text: str
+
+
+Note: TypeAlias = Annotated[Series | Bars | Table | Remark, Field(discriminator="kind")]

@@ -1,0 +1,182 @@
+"""Passes and objectives, and what the core hands to them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+
+from compressor.contracts.model import Model
+from compressor.contracts.step import Event, Step
+from compressor.contracts.target import Artifact, Dialect
+from compressor.contracts.task import Batch, Data, Evaluation, Feed, Outputs, Task, Want
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+
+    from compressor.contracts.anatomy import Anatomy
+    from compressor.contracts.notes import Note
+
+
+class Context(Protocol):
+    """What the core hands to a pass. A pass neither prints nor times nor decides where files go."""
+
+    @property
+    def task(self) -> Task: ...
+    @property
+    def data(self) -> Data: ...
+    @property
+    def seed(self) -> int: ...
+    @property
+    def device(self) -> str: ...
+    @property
+    def folder(self) -> Path:
+        """Scratch folder of this step: graphs below torch are written here; it survives a killed run."""
+        ...
+
+    @property
+    def dialect(self) -> Dialect | None:
+        """The target's dialect when the step runs in a target's branch, None in the trunk."""
+        ...
+
+    def model(self, name: str) -> Model:
+        """An earlier step's model, an entry of `models:`, or `source`; a fresh copy, in eval mode."""
+        ...
+
+    def evaluate(self, model: Model | Artifact, split: str) -> Evaluation:
+        """Score a torch model eagerly, or a graph on this branch's target, on a split."""
+        ...
+
+    def outputs(self, model: Model | Artifact, split: str, *, limit: int) -> NDArray[np.float32]:
+        """The main output for at most `limit` rows, spread evenly over a split, in their order: `[rows, ...]`."""
+        ...
+
+    def feeds(self, model: Model | Artifact, split: str, *, limit: int | None = None) -> Sequence[Feed]:
+        """Real inputs of a split, one row each, as the exported model takes them."""
+        ...
+
+    def measure(self, models: Sequence[Model], target: str, *, batch: int, length: int) -> Sequence[float]:
+        """Median latency in ms of each model on a named target of the plan, measured interleaved."""
+        ...
+
+    def remember(self, what: Mapping[str, Any], make: Callable[[], Any]) -> Any:
+        """A JSON value measured once on this machine: found by `what` and the machine's fingerprint, else made and kept."""
+        ...
+
+    def tell(self, event: Event) -> None:
+        """Say how far the work has come."""
+        ...
+
+    def note(self, note: Note) -> None:
+        """Add a chart, table or remark to this step's part of the report."""
+        ...
+
+
+@dataclass(frozen=True)
+class Size:
+    """How large a step's task is, as far as its time depends on it."""
+
+    rows: Mapping[str, int]
+    """By split."""
+    blocks: int
+    """Of the model it starts from."""
+    weights: float
+    """Parameters in the blocks of the model it starts from: multiply-accumulates a token."""
+    result: float
+    """Parameters in the blocks of the model it makes."""
+    teachers: float = 0.0
+    """Parameters in the blocks of all its teachers together."""
+
+
+class Pass(Step, ABC):
+    """Model in, model out.
+
+    `accepts` lists the rungs it can work on. `("torch",)` puts it into the trunk. A pass below torch runs once in each
+    target's branch: on the target's own rung where `accepts` has it, else on the first rung in `accepts` that lies on the way down.
+    """
+
+    accepts: ClassVar[tuple[str, ...]] = ("torch",)
+    quantizes: ClassVar[bool] = False
+    """True for passes that write quantised tensors: two of them in one plan are a fault."""
+    trains: ClassVar[bool] = False
+
+    @abstractmethod
+    def apply(self, model: Any, ctx: Context) -> Any:
+        """`Model -> Model` on the torch rung; below it `Artifact -> Artifact`, written under `ctx.folder`."""
+
+    def teachers(self) -> tuple[str, ...]:
+        """Names of the models this step reads beside its input: earlier steps, entries of `models:`, or `source`."""
+        return ()
+
+    def plugins(self) -> Mapping[str, tuple[str, ...]]:
+        """Names of plug-ins it works with, by kind: objectives that its parameters name, edits that it makes of a model.
+
+        They are checked with the plan, and their versions belong into the key.
+        """
+        return {}
+
+    def imitated(self) -> tuple[str, ...]:
+        """Those of its teachers whose logits it learns from: none whose head was only just drawn."""
+        return ()
+
+    def targets(self) -> tuple[str, ...]:
+        """Names of targets of the plan its parameters mention (for latency budgets)."""
+        return ()
+
+    def shapes(self) -> tuple[tuple[int, int], ...]:
+        """`(batch, length)` of the rows that its parameters have it time."""
+        return ()
+
+    def needs_classes(self) -> bool:
+        """True where it works with the task's loss or with logits as those of classes: not every task has them."""
+        return False
+
+    def needs_repeats(self) -> bool:
+        """True where it needs the inputs of a row to be the same in every epoch."""
+        return False
+
+    def check(self, given: Path, origins: Mapping[str, Path]) -> None:
+        """Refuse what cannot work, before anything runs.
+
+        Args:
+            given: folder of the source model that the step's input comes from.
+            origins: for every earlier step, entry of `models:` and `source`, the folder of the model it comes from.
+        """
+
+    def work(self, size: Size) -> float:
+        """What its time grows with beside a fixed part, in any unit: `compressor rehearse` scales by it. By itself the model's size."""
+        return size.weights
+
+
+class Objective(Step, ABC):
+    """A distillation loss: a mean over the batch (and over valid tokens), 0 when student and teacher agree, `KL(teacher || student)`.
+
+    The mathematics is a plain function beside the class; the class holds its parameters and says which features it needs.
+    """
+
+    weight: float = 1.0
+    """What the loss is multiplied with before losses are added up."""
+
+    def looks_at(self) -> Literal["logits", "states", "maps"]:
+        """The innermost that it needs. A student that is looked into cannot be compiled, and a teacher's maps are not kept."""
+        return "states"
+
+    @abstractmethod
+    def wants(self, student: Anatomy, teacher: Anatomy) -> tuple[Want, Want]:
+        """Features to capture on the student and on the teacher."""
+
+    def projections(self, student: Anatomy, teacher: Anatomy) -> torch.nn.Module | None:
+        """What is trained beside the student and thrown away afterwards; None where nothing is."""
+        return None
+
+    def project(self, student: Outputs, projections: torch.nn.Module | None) -> Outputs:
+        """The student's outputs as they are compared, through the projections; in the precision that it is trained in."""
+        return student
+
+    @abstractmethod
+    def loss(self, student: Outputs, teacher: Outputs, batch: Batch) -> torch.Tensor:
+        """The loss of one batch before its weight, of the student's projected outputs and the teacher's; both in float32."""

@@ -1,0 +1,82 @@
+"""Probes and the processes they measure in."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, Self
+
+from compressor.contracts.records import ProbeRecord
+from compressor.contracts.step import Event, Step
+from compressor.contracts.target import Target
+from compressor.contracts.task import Feed
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A built model on a target, ready to be measured."""
+
+    id: str
+    """`stage@target`, unique in the run."""
+    stage: str
+    target: str
+    runtime: Target
+    built: Path
+
+
+class Worker(Protocol):
+    """A fresh process that holds one candidate."""
+
+    @property
+    def facts(self) -> Mapping[str, str]:
+        """The session's facts, with `load_seconds` and `first_call_seconds` once known."""
+        ...
+
+    def put(self, feeds: Sequence[Feed]) -> None:
+        """Hand over the inputs that later calls cycle through."""
+        ...
+
+    def run(self, calls: int) -> Sequence[float]:
+        """Wall time in seconds of each of `calls` calls, inputs in turn; the clock runs inside the worker."""
+        ...
+
+    def peak_bytes(self) -> int:
+        """Peak resident memory of the process so far."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class Bench(Protocol):
+    """Starts measuring processes; one a candidate, ended when the probe is done."""
+
+    def worker(self, candidate: Candidate) -> Worker: ...
+    def load(self) -> float:
+        """Share of the machine's processors that other processes keep busy, 0 to 1."""
+        ...
+
+    def tell(self, event: Event) -> None: ...
+
+
+class Probe(Step, ABC):
+    """Measures candidates side by side."""
+
+    @abstractmethod
+    def shapes(self) -> tuple[tuple[int, int | None], ...]:
+        """`(batch, length)` of the inputs it wants."""
+
+    @abstractmethod
+    def measure(
+        self, candidates: Sequence[Candidate], feeds: Mapping[tuple[int, int | None], Sequence[Feed]], bench: Bench, *, seed: int
+    ) -> ProbeRecord:
+        """One record over all candidates; the first candidate is the baseline of every ratio unless the probe says otherwise."""
+
+    def shortened(self) -> Self:
+        """This probe in as little time as it can run in, for `compressor rehearse`: nobody reads what it finds."""
+        return self
+
+    def expected_seconds(self, short: Self, took_seconds: float) -> float:
+        """How long it will take over as many candidates as `short`, its `shortened()`, took so long over."""
+        return took_seconds

@@ -1,0 +1,422 @@
+"""What a run found out, as frozen data: `report.json` is a `Report`, and its JSON Schema is made from these classes.
+
+Points are hundredths of a metric; times are milliseconds and sizes bytes unless a name says otherwise.
+What could not be measured has no value and says why in `not_measured`.
+"""
+
+from __future__ import annotations
+
+from pathlib import PurePosixPath
+from typing import Annotated, Any, Literal, TypeAlias
+
+from pydantic import AfterValidator, Field
+
+from compressor.contracts.notes import Note, Record
+
+REPORT_VERSION = 1
+
+
+def stays_inside(name: str) -> bool:
+    """True for a relative path with forward slashes that does not climb out of the folder it starts in."""
+    path = PurePosixPath(name)
+    return bool(path.parts) and not path.is_absolute() and ".." not in path.parts and "\\" not in name and "\0" not in name
+
+
+def _inside(name: str) -> str:
+    if not stays_inside(name):
+        raise ValueError(f"'{name}' leads out of its folder")
+    return name
+
+
+class Interval(Record):
+    low: float
+    high: float
+    level: float = 0.95
+    method: str
+
+
+class Metric(Record):
+    name: str
+    value: float
+    n: int
+    interval: Interval | None = None
+
+
+class ClassScore(Record):
+    label: str
+    n: int
+    precision: float
+    recall: float
+    f1: float
+
+
+class Scores(Record):
+    split: str
+    metric: str
+    """Name of the main metric among `metrics`."""
+    metrics: tuple[Metric, ...]
+    per_class: tuple[ClassScore, ...] = ()
+
+    @property
+    def main(self) -> Metric:
+        return next(metric for metric in self.metrics if metric.name == self.metric)
+
+
+class Difference(Record):
+    """Candidate minus reference on the same rows, in points of the main metric (negative: worse)."""
+
+    reference: str
+    points: float
+    interval: Interval
+    n: int
+    changed: int
+    """Rows whose prediction differs."""
+
+
+class Parity(Record):
+    """Raw outputs of a built file against the same model run eagerly in float32."""
+
+    against: str
+    max_abs: float
+    cosine: float
+    agreement: float
+    n: int
+    finite: bool
+
+
+# ------------------------------------------------------------------ notes: what a pass wants shown
+
+
+# ------------------------------------------------------------------ stages, candidates
+
+
+class Verdict(Record):
+    """One quantity of one gate, and how it came out."""
+
+    gate: str
+    """Where it stands in the plan: `passes.distill.gate`, `accept[0]`."""
+    candidate: str
+    quantity: Literal["max_drop", "min_speedup", "max_latency_ms", "max_size"]
+    limit: float
+    value: float | None
+    interval: Interval | None = None
+    judged_by: Literal["point", "bound"]
+    outcome: Literal["met", "not met", "undecided"]
+    on_fail: Literal["stop", "roll back", "warn"] = "stop"
+    why: str = ""
+
+
+class Stage(Record):
+    """One step of the plan as it ran: in the trunk, or in one target's branch."""
+
+    name: str
+    step: str
+    """The plug-in's name (`prune-structure`), or `source`, `lower`."""
+    target: str | None = None
+    """None in the trunk, else the target whose branch it ran in."""
+    parameters: dict[str, Any] = {}
+    key: str = ""
+    digest: str = ""
+    found: bool = False
+    """True when the store had it."""
+    seconds: float = 0.0
+    """Seconds it took when it was made, which may have been an earlier run."""
+    weights: int | None = None
+    """Number of parameters, on the torch rung."""
+    bytes: int = 0
+    layer_bytes: dict[str, int] = {}
+    """Bytes by part of the model: embeddings, each block's attention and feed-forward, head, other."""
+    scores: Scores | None = None
+    """On validation data."""
+    difference: Difference | None = None
+    edits: tuple[str, ...] = ()
+    notes: tuple[Note, ...] = ()
+    verdicts: tuple[Verdict, ...] = ()
+    rolled_back: bool = False
+
+
+class File(Record):
+    name: Annotated[str, AfterValidator(_inside)]
+    """Relative to the folder of its candidate."""
+    bytes: int
+    sha256: str
+
+
+class Candidate(Record):
+    """A stage built for a target: what is scored, timed and exported."""
+
+    id: str = Field(pattern="^[A-Za-z0-9_-]+@[A-Za-z0-9_-]+$")
+    """`stage@target`; also the name of its folder below `artifacts`."""
+    stage: str
+    target: str
+    files: tuple[File, ...] = ()
+    bytes: int = 0
+    facts: dict[str, str] = {}
+    """What really ran: precision, device, threads, asked of the runtime."""
+    scores: Scores | None = None
+    """On test data."""
+    difference: Difference | None = None
+    parity: Parity | None = None
+    diagnosis: tuple[str, ...] = ()
+    not_measured: str | None = None
+
+
+# ------------------------------------------------------------------ probes
+
+
+class Ratio(Record):
+    """Speed-up of `of` over `to`: time of `to` divided by time of `of`."""
+
+    of: str
+    to: str
+    batch: int
+    length: int | None
+    value: float
+    interval: Interval
+    outcome: Literal["faster", "slower", "no measurable change", "undecided"]
+
+
+class LatencyRow(Record):
+    candidate: str
+    batch: int
+    length: int | None
+    n: int
+    median_ms: float
+    interval: Interval
+    p90_ms: float | None = None
+    p99_ms: float | None = None
+    throughput_per_s: float
+    """Rows a second: batch divided by the median."""
+    load_s: float
+    first_call_ms: float
+    warm_up_calls: int
+    rounds_ms: tuple[float, ...]
+    """Median of each round, in the order they ran."""
+    samples_ms: tuple[tuple[float, ...], ...]
+    """Raw samples of each round."""
+
+
+class Control(Record):
+    """A/A control: the baseline against a second process of itself, in the same rounds."""
+
+    batch: int
+    length: int | None
+    ratio: float
+    interval: Interval
+    limit: float
+    passed: bool
+    attempts: int
+
+
+class LatencyRecord(Record):
+    probe: Literal["latency"] = "latency"
+    rows: tuple[LatencyRow, ...]
+    ratios: tuple[Ratio, ...]
+    controls: tuple[Control, ...]
+    load_before: float
+    load_after: float
+    protocol: dict[str, Any]
+
+
+class MemoryRow(Record):
+    candidate: str
+    peak_bytes: int
+    batch: int
+    length: int | None
+
+
+class MemoryRecord(Record):
+    probe: Literal["memory"] = "memory"
+    rows: tuple[MemoryRow, ...]
+
+
+class OtherRecord(Record):
+    """What a third party's probe found: shown as its notes."""
+
+    probe: str
+    notes: tuple[Note, ...]
+
+
+ProbeRecord: TypeAlias = LatencyRecord | MemoryRecord | OtherRecord
+
+
+# ------------------------------------------------------------------ the whole
+
+
+class Machine(Record):
+    fingerprint: str
+    """sha256 prefix over processor, cores, memory, accelerator and kernel."""
+    processor: str
+    cores: int
+    memory_bytes: int
+    features: tuple[str, ...]
+    """Instruction sets that matter here: avx2, avx512f, avx512_vnni, avx512_bf16, amx_int8 ..."""
+    accelerators: tuple[str, ...]
+    system: str
+    python: str
+    load: float | None = None
+
+
+class SplitRecord(Record):
+    name: str
+    rows: int
+    digest: str
+    classes: dict[str, int] = {}
+
+
+class DataRecord(Record):
+    source: str
+    digest: str
+    splits: tuple[SplitRecord, ...]
+    removed: dict[str, int] = {}
+    """Rows removed, by reason."""
+
+
+class Disagreement(Record):
+    """A test row on which reference and final differ."""
+
+    candidate: str
+    row: int
+    text: str
+    label: str
+    reference: str
+    final: str
+    kind: Literal["broken", "mended", "both wrong"]
+
+
+class ModelRecord(Record):
+    source: str
+    sha256: str | None = None
+    licence: str = ""
+    family: str
+    weights: int
+    bytes: int
+
+
+Work: TypeAlias = Literal["data", "load", "step", "evaluate", "gate", "lower", "build", "score", "parity", "probe"]
+"""Pieces of work that a run's time is told by. `evaluate` is on validation data, `score` on test data."""
+
+
+class Spent(Record):
+    """Wall time of one piece of work in this run; next to nothing where the store had its result."""
+
+    work: Work
+    of: str
+    """Name of the stage or probe."""
+    target: str | None = None
+    seconds: float
+
+
+class Report(Record):
+    version: int = REPORT_VERSION
+    name: str
+    outcome: Literal["accepted", "not accepted", "undecided", "stopped", "measured"]
+    """`measured`: the plan has no `accept:`."""
+    exit_code: int
+    summary: str
+    """The answer in one or two sentences."""
+    started: str
+    seconds: float
+    command: str
+    plan: str
+    """The plan's text, includes and settings resolved."""
+    seed: int
+    task: str
+    machine: Machine
+    versions: dict[str, str]
+    model: ModelRecord
+    data: DataRecord
+    reference: str
+    stages: tuple[Stage, ...]
+    candidates: tuple[Candidate, ...]
+    probes: tuple[ProbeRecord, ...] = ()
+    verdicts: tuple[Verdict, ...] = ()
+    """Of `accept:`; those of gates stand with their stages."""
+    disagreements: tuple[Disagreement, ...] = ()
+    """The first rows of test, by candidate, on which the reference and a final model differ."""
+    changed: dict[str, dict[str, int]] = {}
+    """How many rows differ in all: by candidate, then by kind."""
+    missing: dict[str, str] = {}
+    """Targets that could not build or run here, and why."""
+    spent: tuple[Spent, ...] = ()
+    """Where the time of this run went, in the order it was spent."""
+    error: str | None = None
+
+
+class Change(Record):
+    """A value that differs; None where a run has no such thing."""
+
+    what: str
+    """`plan`, `data`, `model`, `versions`, `machine`, `stages` or `files`."""
+    where: str
+    first: str | None
+    second: str | None
+
+
+class Quality(Record):
+    """A candidate's main metric on test data in both runs, and the second less the first on the same rows."""
+
+    candidate: str
+    first: Metric | None
+    second: Metric | None
+    difference: Difference | None = None
+    unpaired: str = ""
+    """Why there is no difference."""
+
+
+class Times(Record):
+    """Medians of one candidate as each run measured them."""
+
+    candidate: str
+    batch: int
+    length: int | None
+    first: LatencyRow
+    second: LatencyRow
+
+
+class SideBySide(Record):
+    """The final files of both runs on one target, timed in the same rounds; the ratio is the speed-up of the second."""
+
+    target: str
+    ratio: Ratio
+    control: Control
+
+
+class Comparison(Record):
+    first: str
+    second: str
+    """Folders of the runs."""
+    changes: tuple[Change, ...]
+    qualities: tuple[Quality, ...]
+    times: tuple[Times, ...]
+    warnings: tuple[str, ...]
+    measured: tuple[SideBySide, ...] = ()
+
+
+ASSUMPTIONS = (
+    "one process, an empty store, and a machine as busy as during the rehearsal",
+    "time grows with rows, epochs and blocks; every step keeps the share of the model that it kept in the rehearsal",
+    "no gate stops the run or rolls a step back, and no control of the timing makes it measure again",
+)
+
+
+class ForecastRow(Record):
+    step: str
+    rehearsed_seconds: float
+    seconds: float
+
+
+class Forecast(Record):
+    """What the real run of a plan is expected to take; nothing in it was measured on that run."""
+
+    name: str
+    rows: tuple[ForecastRow, ...]
+    seconds: float
+    memory_bytes: int
+    """Peak of the run's process."""
+    disk_bytes: int
+    """Of the store and the run's folder."""
+    rehearsal_seconds: float
+    trials: tuple[str, ...]
+    """What was run instead, in words."""
+    assumptions: tuple[str, ...] = ASSUMPTIONS

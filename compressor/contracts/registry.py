@@ -1,0 +1,136 @@
+"""Plug-ins by kind and name, from the entry points of what is installed; a module is imported only when it is asked for."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+from compressor import contracts
+from compressor.contracts.target import Dialect
+from compressor.errors import PluginError, did_you_mean
+
+TORCH = "torch"
+"""The format of stored models; every other one is made from it."""
+
+KINDS: dict[str, type | None] = {
+    "pass": contracts.Pass,
+    "target": contracts.Target,
+    "probe": contracts.Probe,
+    "task": contracts.Task,
+    "objective": contracts.Objective,
+    "edit": contracts.Edit,
+    "anatomy": None,
+    "rung": contracts.Rung,
+}
+"""Kinds of plug-ins, the entry point group of each being `compressor.KIND`, and the class that those of a kind derive from."""
+
+
+def names(kind: str) -> tuple[str, ...]:
+    """Names of the installed plug-ins of a kind, sorted; imports none of them."""
+    return tuple(sorted(_installed(kind)))
+
+
+def load(kind: str, name: str) -> Any:
+    """Import a plug-in: a class, or for `anatomy` a table row.
+
+    Raises:
+        PluginError: there is none of that name, two distributions offer it, it cannot be imported, or it is of the wrong kind.
+    """
+    point = _entry(kind, name)
+    try:
+        found = point.load()
+    except Exception as error:  # importing what a third party wrote can raise anything
+        raise PluginError(
+            f"{_described(kind, point)} cannot be imported ({point.value}): {type(error).__name__}: {error}; "
+            f"repair or uninstall {_owner(point)}"
+        ) from error
+    _check(kind, point, found)
+    return found
+
+
+def distribution(kind: str, name: str) -> str:
+    """Name and version of the distribution that brings a plug-in: `acme-passes 1.2`.
+
+    Raises:
+        PluginError: there is no plug-in of that name, or two distributions offer it.
+    """
+    return _owner(_entry(kind, name))
+
+
+def _entry(kind: str, name: str) -> EntryPoint:
+    installed = _installed(kind)
+    if name not in installed:
+        raise PluginError(f"no {kind} named '{name}' is installed{did_you_mean(name, installed)}")
+    points = installed[name]
+    if len(points) > 1:
+        owners = " and ".join(sorted(_owner(point) for point in points))
+        raise PluginError(f"{kind} '{name}' is offered by {owners}; uninstall one of them")
+    return points[0]
+
+
+def _installed(kind: str) -> dict[str, tuple[EntryPoint, ...]]:
+    if kind not in KINDS:
+        raise PluginError(f"no kind of plug-in named '{kind}'{did_you_mean(kind, KINDS)}")
+    return _scan(tuple(sys.path)).get(kind, {})
+
+
+@cache
+def _scan(_path: tuple[str, ...]) -> dict[str, dict[str, tuple[EntryPoint, ...]]]:
+    """All plug-ins by kind and name. Reading every installed distribution takes a while, hence once a search path."""
+    points = entry_points()
+    found: dict[str, dict[str, tuple[EntryPoint, ...]]] = {}
+    for kind in KINDS:
+        for point in points.select(group=f"compressor.{kind}"):
+            by_name = found.setdefault(kind, {})
+            by_name[point.name] = (*by_name.get(point.name, ()), point)
+    return found
+
+
+def _check(kind: str, point: EntryPoint, found: Any) -> None:
+    expected = KINDS[kind]
+    if expected is None:
+        return
+    if not (isinstance(found, type) and issubclass(found, expected)):
+        raise PluginError(
+            f"{_described(kind, point)} is {found!r}, expected a class derived from compressor.contracts.{expected.__name__}; "
+            f"repair or uninstall {_owner(point)}"
+        )
+    lacking = [name for name in dir(found) if getattr(getattr(found, name, None), "__isabstractmethod__", False)]
+    if lacking:
+        raise PluginError(f"{_described(kind, point)} lacks {', '.join(lacking)}; repair or uninstall {_owner(point)}")
+
+
+def _described(kind: str, point: EntryPoint) -> str:
+    return f"{kind} '{point.name}' of {_owner(point)}"
+
+
+def _owner(point: EntryPoint) -> str:
+    return f"{point.dist.name} {point.dist.version}" if point.dist else "an unknown distribution"
+
+
+def way_down(rung: str, *, start: str = TORCH) -> tuple[str, ...]:
+    """Rungs from just below `start` to `rung`: `("onnx", "openvino")` for `openvino`, none for `torch`.
+
+    Raises:
+        PluginError: no such rung is installed, `start` is not above it, or the rungs lead in a circle.
+    """
+    way: list[str] = []
+    while rung != start:
+        if rung == TORCH:
+            raise PluginError(f"there is no way down from '{start}' to '{way[-1] if way else rung}'")
+        if rung in way:
+            raise PluginError(f"the rungs {', '.join(way)} lead in a circle")
+        way.insert(0, rung)
+        rung = load("rung", rung).above
+    return tuple(way)
+
+
+def rung_for(accepts: Iterable[str], dialect: Dialect) -> str | None:
+    """The rung a pass works on in a target's branch: its own, else the first in `accepts` on the way down, else None."""
+    way = way_down(dialect.rung)
+    if dialect.rung in accepts:
+        return dialect.rung
+    return next((rung for rung in accepts if rung in way), None)

@@ -1,0 +1,63 @@
+"""A step of a plan: its parameters, its version, and what it adds to a key; and the events that long work tells."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from typing import Any, ClassVar, TypeAlias
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Step(BaseModel):
+    """Anything a plan names: its fields are its parameters and nothing else; it keeps no run state."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=(), use_attribute_docstrings=True
+    )
+
+    version: ClassVar[int] = 1
+    """Raised whenever equal parameters give other results."""
+    requires: ClassVar[tuple[str, ...]] = ()
+    """Distributions whose versions can change the result: they belong into the key."""
+    paper: ClassVar[str] = ""
+    """Where the method comes from, for `compressor explain`."""
+    examples: ClassVar[tuple[Mapping[str, Any], ...]] = ({},)
+    """Parameters that `compressor.testing` tries it with, on a tiny model and a few rows; needed where defaults do not do."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a long piece of work has come."""
+
+    work: str
+    done: int
+    total: int
+    unit: str = "steps"
+    values: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Message:
+    """One line worth telling."""
+
+    text: str
+
+
+Event: TypeAlias = Progress | Message
+
+
+def step_parts(name: str, step: Step) -> dict[str, Any]:
+    """What a step alone adds to a key: its name, version and parameters, and the versions of what it requires."""
+    return {"step": name, "parameters": step.model_dump(mode="json"), **code_parts(type(step))}
+
+
+def code_parts(plugin: Any) -> dict[str, Any]:
+    """What the code of a plug-in adds to a key: its version and those of what it requires."""
+    return {"version": plugin.version, "requires": versions_of(getattr(plugin, "requires", ()))}
+
+
+def versions_of(distributions: Iterable[str]) -> dict[str, str]:
+    """Installed versions by name of distribution."""
+    return {name: version(name) for name in distributions}

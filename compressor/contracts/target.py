@@ -1,0 +1,103 @@
+"""Targets and the formats that models are lowered through: what a runtime takes, builds and opens."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Literal, Protocol
+
+from compressor.contracts.step import Step
+from compressor.contracts.task import Feed, Task
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """What a target's graphs may contain and what it runs well, as data that passes and exporters read."""
+
+    rung: str
+    """The rung the target takes: `torch`, `onnx`, `onnxruntime`, `openvino`, ..."""
+    quantizer: str = ""
+    """Whose int8 graphs run fast here: `onnxruntime`, `nncf`, or empty for none."""
+    activations: Literal["unsigned", "signed"] = "unsigned"
+    """Signedness of int8 activations that has fast kernels."""
+    symmetric_activations: bool = False
+    """True where a nonzero zero point is refused."""
+    opset: int = 20
+    precisions: tuple[str, ...] = ("fp32",)
+    """Precisions that really have kernels."""
+
+
+@dataclass(frozen=True)
+class Missing:
+    """Why a target cannot build or cannot run here; None where it can. The two differ: engines may build where they cannot run."""
+
+    build: str | None = None
+    run: str | None = None
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A model as files: a folder on some rung. The files beside the model (tokenizer, config) lie in the same folder."""
+
+    rung: str
+    path: Path
+
+
+class Session(Protocol):
+    """A model ready to be called. `run` returns when the outputs are there, so that timing stays honest."""
+
+    def run(self, feed: Feed, state: object | None = None) -> tuple[Feed, object | None]:
+        """Outputs by name, and the opaque state (a KV cache, say) for the next call."""
+        ...
+
+    def facts(self) -> dict[str, str]:
+        """What really runs: at least `precision`, `device` and `threads`, asked of the runtime and not of the plan."""
+        ...
+
+
+class Target(Step, ABC):
+    """A runtime that a model is built for, opened on and measured on."""
+
+    dialect: ClassVar[Dialect]
+    file: ClassVar[str]
+    """Name of the main file that `build` writes."""
+
+    threads: int = 1
+    """Threads of one operator."""
+
+    @abstractmethod
+    def missing(self) -> Missing:
+        """Why it cannot build or run on this machine; must not raise and must be quick."""
+
+    @abstractmethod
+    def build(self, source: Artifact, out: Path) -> None:
+        """Write the deployable files for `source` (on the dialect's rung) into the empty folder `out`."""
+
+    @abstractmethod
+    def open(self, built: Path) -> Session:
+        """Load what `build` wrote."""
+
+    def environment(self) -> dict[str, str]:
+        """Environment of the measuring process (thread counts, telemetry switches)."""
+        return {}
+
+    def diagnose(self, built: Path) -> tuple[str, ...]:
+        """What can be proved about why this file is not faster: float operators left, fake quantisation, reformatting nodes."""
+        return ()
+
+
+class Rung(ABC):
+    """A form of models below torch, and how a model gets down to it from the rung above."""
+
+    name: ClassVar[str]
+    above: ClassVar[str]
+    """The rung it is made from: `torch`, or another one."""
+    version: ClassVar[int] = 1
+    """Raised whenever the same model comes down as other files."""
+    requires: ClassVar[tuple[str, ...]] = ()
+    """Distributions whose versions can change the result: they belong into the key."""
+
+    @abstractmethod
+    def lower(self, artifact: Artifact, out: Path, *, task: Task, dialect: Dialect) -> None:
+        """Write the model that lies on the rung above into the folder `out`; equal models give equal bytes."""

@@ -1,0 +1,172 @@
+"""The measuring process: opens one built model in a fresh interpreter and times calls inside itself.
+
+Started as `python -P -m compressor.deploy.worker`; requests and answers are JSON lines on its first standard input and output,
+arrays travel beside them as `.npz` files. It ends when its input ends, so it never outlives the process that asked.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import importlib
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+from compressor.contracts import Feed, Session, Target
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+PR_SET_PDEATHSIG = 1
+
+
+class Worker:
+    """One opened model and the inputs it is timed on; each public method answers the request of its name."""
+
+    def __init__(self) -> None:
+        self._session: Session | None = None
+        self._feeds: list[Feed] = []
+        self._next = 0
+        self._facts: dict[str, str] = {}
+
+    def open(self, *, target: str, parameters: str, built: str, threads: int, parent: int) -> dict[str, Any]:
+        """Pin the process, then load the model; the time includes importing the runtime."""
+        die_with(parent)
+        cpus = pin(threads)
+        runtime = load_target(target, parameters)
+        start = time.perf_counter()
+        self._session = runtime.open(Path(built))
+        seconds = time.perf_counter() - start
+        gc.collect()
+        gc.freeze()  # else each collection between timings walks through all that the runtime imported
+        self._facts = {"load_seconds": f"{seconds:.6f}"} | ({"cpus": cpus} if cpus else {})
+        return self._answer_facts()
+
+    def put(self, *, path: str) -> dict[str, Any]:
+        self._feeds = read_feeds(Path(path))
+        self._next = 0
+        return {}
+
+    def run(self, *, calls: int) -> dict[str, Any]:
+        session = self._opened()
+        feeds = [self._feeds[(self._next + i) % len(self._feeds)] for i in range(calls)]
+        self._next = (self._next + calls) % len(self._feeds)
+        nanoseconds = time_calls(session, feeds)
+        if "first_call_seconds" in self._facts:
+            return {"nanoseconds": nanoseconds}
+        self._facts["first_call_seconds"] = f"{nanoseconds[0] / 1e9:.9f}"
+        return {"nanoseconds": nanoseconds} | self._answer_facts()
+
+    def peak(self) -> dict[str, Any]:
+        return {"bytes": peak_bytes()}
+
+    def _opened(self) -> Session:
+        if self._session is None or not self._feeds:
+            raise RuntimeError("asked to run before a model was opened and inputs were put")
+        return self._session
+
+    def _answer_facts(self) -> dict[str, Any]:
+        return {"facts": (dict(self._session.facts()) if self._session else {}) | self._facts}
+
+
+def time_calls(session: Session, feeds: Sequence[Feed]) -> list[int]:
+    """Nanoseconds of one call for each feed; the garbage collector rests meanwhile."""
+    clock, run = time.perf_counter_ns, session.run
+    nanoseconds = []
+    gc.collect()
+    gc.disable()
+    try:
+        for feed in feeds:
+            start = clock()
+            run(feed)
+            nanoseconds.append(clock() - start)
+    finally:
+        gc.enable()
+    return nanoseconds
+
+
+def load_target(name: str, parameters: str) -> Target:
+    """The target `module:Class` with its parameters from JSON."""
+    module, _, attribute = name.partition(":")
+    found = getattr(importlib.import_module(module), attribute)
+    if not (isinstance(found, type) and issubclass(found, Target)):
+        raise TypeError(f"{name} is {found!r}, expected a class derived from compressor.contracts.Target")
+    return found.model_validate_json(parameters)
+
+
+def read_feeds(path: Path) -> list[Feed]:
+    """Feeds from an archive whose members are named `INDEX/INPUT`."""
+    import numpy as np
+
+    feeds: dict[int, Feed] = {}
+    with np.load(path, allow_pickle=False) as archive:
+        for member in archive.files:
+            index, _, name = member.partition("/")
+            feeds.setdefault(int(index), {})[name] = archive[member]
+    return [feeds[index] for index in sorted(feeds)]
+
+
+def pin(threads: int) -> str:
+    """Keep to the first `threads` allowed processors and name them; empty where the system cannot."""
+    if not hasattr(os, "sched_setaffinity"):
+        return ""
+    cpus = sorted(os.sched_getaffinity(0))[:threads]
+    os.sched_setaffinity(0, cpus)
+    return ",".join(str(cpu) for cpu in cpus)
+
+
+def die_with(parent: int) -> None:
+    """Have the kernel end this process when the thread that started it ends, even in the middle of a call (Linux)."""
+    if sys.platform != "linux":
+        return
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it ended before the kernel was told
+        raise SystemExit(f"the process that asked, {parent}, has ended")
+
+
+def peak_bytes() -> int:
+    """Peak resident memory of this process. Linux: VmHWM, since ru_maxrss also counts what the parent held before exec."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        fields = dict(line.split(":", 1) for line in status.read_text().splitlines() if ":" in line)
+        return int(fields["VmHWM"].split()[0]) * 1024
+    import psutil
+
+    memory = psutil.Process().memory_info()
+    return int(getattr(memory, "peak_wset", memory.rss))
+
+
+def take_pipes() -> tuple[TextIO, TextIO]:
+    """The pipes to the parent, moved out of reach: what libraries print goes to standard error from here on."""
+    requests, answers = os.dup(0), os.dup(1)
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.close(null)
+    os.dup2(2, 1)
+    return open(requests, encoding="utf-8"), open(answers, "w", encoding="utf-8")  # noqa: PTH123 - descriptors, not paths
+
+
+def main() -> None:
+    """Answer requests until there are no more. An error ends the process: its traceback is the parent's to show."""
+    requests, answers = take_pipes()
+    worker = Worker()
+    operations: dict[str, Callable[..., dict[str, Any]]] = {
+        "open": worker.open,
+        "put": worker.put,
+        "run": worker.run,
+        "peak": worker.peak,
+    }
+    for line in requests:
+        request = json.loads(line)
+        answer = operations[request.pop("ask")](**request)
+        answers.write(json.dumps(answer) + "\n")
+        answers.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,255 @@
+"""Where the parts of a model are: blocks with their attention and feed-forward, embeddings, convolutions, norms and head.
+
+Stock families are rows of a table; what differs from block to block (heads, widths) is read from the modules themselves.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+from compressor.contracts import registry
+from compressor.contracts.anatomy import Anatomy, Attention, Block, Convolution, FeedForward, Row
+from compressor.errors import UnsupportedModel
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+BERT = Row(
+    family="bert",
+    model_types=("bert",),
+    trunks=("", "bert"),
+    stack="encoder.layer",
+    attention="attention.self",
+    projections=("attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense"),
+    up="intermediate.dense",
+    down="output.dense",
+    norms=("attention.output.LayerNorm", "output.LayerNorm"),
+    embeddings=("embeddings",),
+    head=("pooler",),
+    heads_attributes=("num_attention_heads",),
+    head_size_attribute="attention_head_size",
+)
+
+ROBERTA = Row(
+    family="roberta",
+    model_types=("roberta", "xlm-roberta", "camembert"),
+    trunks=("", "roberta"),
+    stack="encoder.layer",
+    attention="attention.self",
+    projections=("attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense"),
+    up="intermediate.dense",
+    down="output.dense",
+    norms=("attention.output.LayerNorm", "output.LayerNorm"),
+    embeddings=("embeddings",),
+    head=("pooler",),
+    heads_attributes=("num_attention_heads",),
+    head_size_attribute="attention_head_size",
+)
+
+DISTILBERT = Row(
+    family="distilbert",
+    model_types=("distilbert",),
+    trunks=("", "distilbert"),
+    stack="transformer.layer",
+    attention="attention",
+    projections=("attention.q_lin", "attention.k_lin", "attention.v_lin", "attention.out_lin"),
+    up="ffn.lin1",
+    down="ffn.lin2",
+    norms=("sa_layer_norm", "output_layer_norm"),
+    embeddings=("embeddings",),
+    heads_attributes=("n_heads",),
+    head_size_attribute="attention_head_size",
+    config_width="hidden_dim",
+)
+
+VIT = Row(
+    family="vit",
+    model_types=("vit",),
+    trunks=("", "vit"),
+    stack="layers",
+    attention="attention",
+    projections=("attention.q_proj", "attention.k_proj", "attention.v_proj", "attention.o_proj"),
+    up="mlp.fc1",
+    down="mlp.fc2",
+    norms=("layernorm_before", "layernorm_after"),
+    embeddings=("embeddings",),
+    head=("pooler",),
+    heads_attributes=("num_attention_heads",),
+    config_head_size="head_dim",
+)
+
+DINOV2 = Row(
+    family="dinov2",
+    model_types=("dinov2",),
+    trunks=("", "dinov2"),
+    stack="encoder.layer",
+    attention="attention",
+    projections=("attention.q_proj", "attention.k_proj", "attention.v_proj", "attention.o_proj"),
+    up="mlp.fc1",
+    down="mlp.fc2",
+    gate="mlp.gate_proj",
+    gated=("mlp.up_proj", "mlp.down_proj"),
+    norms=("norm1", "norm2"),
+    embeddings=("embeddings",),
+    heads_attributes=("num_attention_heads",),
+    config_width="mlp_ratio",
+    config_head_size="head_dim",
+    width_in_hidden_sizes=True,
+)
+
+WHISPER_ENCODER = Row(
+    family="whisper-encoder",
+    model_types=("whisper",),
+    trunks=("", "encoder", "model.encoder"),
+    stack="layers",
+    attention="self_attn",
+    projections=("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.out_proj"),
+    up="fc1",
+    down="fc2",
+    norms=("self_attn_layer_norm", "final_layer_norm"),
+    embeddings=("conv1", "conv2", "embed_positions"),
+    chain=("conv1", "conv2"),
+    config_width="encoder_ffn_dim",
+)
+
+WAV2VEC2 = Row(
+    family="wav2vec2",
+    model_types=("wav2vec2",),
+    trunks=("", "wav2vec2"),
+    stack="encoder.layers",
+    attention="attention",
+    projections=("attention.q_proj", "attention.k_proj", "attention.v_proj", "attention.out_proj"),
+    up="feed_forward.intermediate_dense",
+    down="feed_forward.output_dense",
+    norms=("layer_norm", "final_layer_norm"),
+    embeddings=("feature_extractor", "feature_projection", "masked_spec_embed", "encoder.pos_conv_embed"),
+    extractor="feature_extractor.conv_layers",
+    projection=("feature_projection.layer_norm", "feature_projection.projection"),
+)
+
+HUBERT = Row(
+    family="hubert",
+    model_types=("hubert",),
+    trunks=("", "hubert"),
+    stack="encoder.layers",
+    attention="attention",
+    projections=("attention.q_proj", "attention.k_proj", "attention.v_proj", "attention.out_proj"),
+    up="feed_forward.intermediate_dense",
+    down="feed_forward.output_dense",
+    norms=("layer_norm", "final_layer_norm"),
+    embeddings=("feature_extractor", "feature_projection", "masked_spec_embed", "encoder.pos_conv_embed"),
+    extractor="feature_extractor.conv_layers",
+    projection=("feature_projection.layer_norm", "feature_projection.projection"),
+)
+
+
+def anatomy_of(module: nn.Module) -> Anatomy:
+    """Read the parts of a model, also of one on meta and of one whose blocks were cut to different sizes.
+
+    Raises:
+        UnsupportedModel: no row of the table fits; the message names the closest ones.
+    """
+    model_type = str(getattr(getattr(module, "config", None), "model_type", ""))
+    rows = [registry.load("anatomy", name) for name in registry.names("anatomy")]
+    for row in rows:
+        if model_type in row.model_types:
+            for trunk in row.trunks:
+                if _find(module, _join(trunk, row.stack)) is not None:
+                    return _read(module, row, trunk)
+    raise UnsupportedModel(_refusal(module, model_type, rows))
+
+
+def _read(root: Any, row: Row, trunk: str) -> Anatomy:
+    stack = _join(trunk, row.stack)
+    return Anatomy(
+        family=row.family,
+        stack=stack,
+        blocks=tuple(_block(root, row, f"{stack}.{index}") for index, _ in root.get_submodule(stack).named_children()),
+        embeddings=tuple(path for name in row.embeddings if _find(root, path := _join(trunk, name)) is not None),
+        convolutions=tuple(_convolutions(root, trunk)),
+        extractor=tuple(_extractor(root, row, trunk)),
+        head=tuple(_head(root, row, trunk)),
+        hidden_size=root.config.hidden_size,
+        row=row,
+    )
+
+
+def _block(root: nn.Module, row: Row, path: str) -> Block:
+    block = root.get_submodule(path)
+    norms = tuple(f"{path}.{name}" for name in row.norms if _find(block, name) is not None)
+    return Block(path, _attention(block, row, path), _feed_forward(block, row, path), norms)
+
+
+def _attention(block: nn.Module, row: Row, path: str) -> Attention | None:
+    query, key, *_ = (_find(block, name) for name in row.projections)
+    if query is None:
+        return None
+    head_size: int = getattr(_find(block, row.attention), row.head_size_attribute)
+    query_rows, key_rows = query.weight.shape[0], key.weight.shape[0]
+    names = ("module", "query", "key", "value", "output")
+    paths = {name: f"{path}.{inner}" for name, inner in zip(names, (row.attention, *row.projections), strict=True)}
+    return Attention(**paths, heads=query_rows // head_size, head_size=head_size, key_value_groups=query_rows // key_rows)
+
+
+def _feed_forward(block: nn.Module, row: Row, path: str) -> FeedForward | None:
+    gate = row.gate if row.gate is not None and _find(block, row.gate) is not None else None
+    up, down = row.gated if gate is not None and row.gated is not None else (row.up, row.down)
+    weight = getattr(_find(block, up), "weight", None)
+    if weight is None:
+        return None
+    return FeedForward(f"{path}.{up}", gate and f"{path}.{gate}", f"{path}.{down}", weight.shape[0])
+
+
+def _convolutions(root: nn.Module, trunk: str) -> Iterator[str]:
+    from torch import nn
+
+    kinds = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+    return (_join(trunk, name) for name, module in root.get_submodule(trunk).named_modules() if isinstance(module, kinds))
+
+
+def _extractor(root: nn.Module, row: Row, trunk: str) -> Iterator[Convolution]:
+    for conv, reader in pairwise(_join(trunk, name) for name in row.chain):
+        yield Convolution(conv, None, reader)
+    if row.extractor is None or row.projection is None:
+        return
+    stack = _join(trunk, row.extractor)
+    layers = [f"{stack}.{name}" for name, _ in root.get_submodule(stack).named_children()]
+    through, reader = (_join(trunk, name) for name in row.projection)
+    ends = [*((f"{layer}.conv", None) for layer in layers[1:]), (reader, through if _find(root, through) is not None else None)]
+    for layer, (read_by, passed) in zip(layers, ends, strict=True):
+        norm = f"{layer}.layer_norm"
+        yield Convolution(f"{layer}.conv", norm if _find(root, norm) is not None else None, read_by, passed)
+
+
+def _head(root: nn.Module, row: Row, trunk: str) -> Iterator[str]:
+    yield from (path for name in row.head if _find(root, path := _join(trunk, name)) is not None)
+    if trunk:
+        top = trunk.split(".")[0]
+        yield from (name for name, child in root.named_children() if name != top and any(True for _ in child.parameters()))
+        yield from (name for name, _ in root.named_parameters(recurse=False))
+
+
+def _refusal(module: nn.Module, model_type: str, rows: list[Row]) -> str:
+    families = {name: row.family for row in rows for name in (*row.model_types, row.family)}
+    near = difflib.get_close_matches(model_type, families, n=3, cutoff=0.4)
+    closest = sorted({families[name] for name in near}) or sorted(set(families.values()))
+    what = f"{type(module).__name__} (model type '{model_type}')" if model_type else type(module).__name__
+    return (
+        f"no anatomy row fits {what}; closest: {', '.join(closest)}; another row is one entry point of 'compressor.model.anatomy'"
+    )
+
+
+def _find(module: nn.Module, path: str) -> Any:
+    """The submodule or parameter at a path, or None."""
+    found: Any = module
+    for name in path.split("."):
+        found = getattr(found, name, None)
+    return found
+
+
+def _join(trunk: str, path: str) -> str:
+    return f"{trunk}.{path}" if trunk else path

@@ -1,0 +1,341 @@
+"""The edits that the built-in passes share: keep these heads, these feed-forward neurons, these channels, these blocks.
+
+Indices and block ids are those of the module as the edit finds it, after the edits before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from pydantic import AfterValidator, Field, NonNegativeInt
+
+from compressor.contracts import Edit
+from compressor.contracts.anatomy import Anatomy, Attention, Convolution, FeedForward
+from compressor.errors import UnsupportedModel, did_you_mean
+from compressor.model.anatomy import anatomy_of
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from compressor.model.modules import Constant
+
+
+def _ascending(indices: tuple[int, ...]) -> tuple[int, ...]:
+    if list(indices) != sorted(set(indices)):
+        raise ValueError(f"indices must ascend without repeats, got {indices}")
+    return indices
+
+
+Indices = Annotated[tuple[NonNegativeInt, ...], AfterValidator(_ascending)]
+
+
+class KeepHeads(Edit):
+    """Keep these attention heads of one block, in their order; without any, the attention adds only its output bias."""
+
+    kind: ClassVar[str] = "keep-heads"
+    examples: ClassVar[tuple[Mapping[str, Any], ...]] = (
+        {"block": "bert.encoder.layer.0", "heads": (0, 2)},
+        {"block": "bert.encoder.layer.1", "heads": ()},
+    )
+
+    block: str
+    heads: Indices
+
+    def apply(self, module: nn.Module) -> None:
+        anatomy = anatomy_of(module)
+        attention = anatomy.block(self.block).attention
+        if attention is None:
+            raise UnsupportedModel(f"{self.block} has no attention heads left to choose from")
+        if self.heads and attention.key_value_groups != 1:
+            raise UnsupportedModel(
+                f"{self.block} shares each key and value head among {attention.key_value_groups} heads; "
+                "single heads cannot be removed from it"
+            )
+        _check(self.heads, attention.heads, f"heads of {self.block}")
+        if self.heads:
+            _slice_heads(module, attention, self.heads, anatomy.row.heads_attributes)
+        else:
+            _remove_attention(module, attention)
+
+    def describe(self) -> str:
+        return f"{self.block}: keep {_count(self.heads, 'head')}"
+
+
+class KeepNeurons(Edit):
+    """Keep these inner neurons of one block's feed-forward, in their order; without any, it adds only its output bias."""
+
+    kind: ClassVar[str] = "keep-neurons"
+    examples: ClassVar[tuple[Mapping[str, Any], ...]] = (
+        {"block": "bert.encoder.layer.0", "neurons": tuple(range(0, 64, 3))},
+        {"block": "bert.encoder.layer.1", "neurons": ()},
+    )
+
+    block: str
+    neurons: Indices
+
+    def apply(self, module: nn.Module) -> None:
+        feed_forward = anatomy_of(module).block(self.block).feed_forward
+        if feed_forward is None:
+            raise UnsupportedModel(f"{self.block} has no feed-forward neurons left to choose from")
+        _check(self.neurons, feed_forward.width, f"neurons of {self.block}")
+        if self.neurons:
+            _slice_neurons(module, feed_forward, self.neurons)
+        else:
+            _remove_feed_forward(module, feed_forward)
+
+    def describe(self) -> str:
+        return f"{self.block}: keep {_count(self.neurons, 'feed-forward neuron')}"
+
+
+class KeepChannels(Edit):
+    """Keep these output channels of a convolution before the blocks, in their order, and the inputs that read them.
+
+    With `scale`, a vector of ones comes before the norm that the channels pass: what a mask leaves of them is stored there.
+    """
+
+    kind: ClassVar[str] = "keep-channels"
+    tried_on: ClassVar[Literal["bert", "hubert", "whisper"]] = "hubert"
+    examples: ClassVar[tuple[Mapping[str, Any], ...]] = (
+        {"conv": "hubert.feature_extractor.conv_layers.0.conv", "channels": (0, 2, 5)},
+        {"conv": "hubert.feature_extractor.conv_layers.1.conv", "channels": (1, 3), "scale": True},
+    )
+
+    conv: str
+    channels: Annotated[Indices, Field(min_length=1)]
+    scale: bool = False
+
+    def apply(self, module: nn.Module) -> None:
+        anatomy = anatomy_of(module)
+        known = [each.conv for each in anatomy.extractor]
+        if self.conv not in known:
+            raise UnsupportedModel(
+                f"this {anatomy.family} model has no convolution '{self.conv}' whose channels can go{did_you_mean(self.conv, known)}"
+            )
+        found = anatomy.extractor[known.index(self.conv)]
+        _check(self.channels, module.get_submodule(self.conv).get_parameter("weight").shape[0], f"channels of {self.conv}")
+        if self.scale and found.through is None:
+            raise UnsupportedModel(f"no norm comes after {self.conv}: there is no place for a scale")
+        _slice_channels(module, found, self.channels)
+        if self.scale:
+            _scale(module, found, len(self.channels))
+
+    def describe(self) -> str:
+        return f"{self.conv}: keep {_count(self.channels, 'channel')}"
+
+
+class KeepBlocks(Edit):
+    """Keep these blocks of the stack, in their order, and number them anew."""
+
+    kind: ClassVar[str] = "keep-blocks"
+    examples: ClassVar[tuple[Mapping[str, Any], ...]] = ({"blocks": ("bert.encoder.layer.1",)},)
+
+    blocks: tuple[str, ...]
+
+    def apply(self, module: nn.Module) -> None:
+        anatomy = anatomy_of(module)
+        order = [block.id for block in anatomy.blocks]
+        kept = [order.index(anatomy.block(block).id) for block in self.blocks]
+        if not kept:
+            raise UnsupportedModel(f"at least one of the {len(order)} blocks of {anatomy.stack} must stay")
+        if kept != sorted(set(kept)):
+            raise UnsupportedModel(f"blocks must be kept in their order and once each, got {', '.join(self.blocks)}")
+        _slice_stack(module, anatomy, kept)
+        _cut_config(module, len(order), kept)
+
+    def describe(self) -> str:
+        return f"keep {_count(self.blocks, 'block')}: {', '.join(block.rsplit('.', 1)[-1] for block in self.blocks)}"
+
+
+class LiftLength(Edit):
+    """Let a Whisper encoder take inputs of any length up to its positions, not of 30 seconds only."""
+
+    kind: ClassVar[str] = "lift-length"
+    tried_on: ClassVar[Literal["bert", "hubert", "whisper"]] = "whisper"
+
+    def apply(self, module: nn.Module) -> None:
+        from transformers.models.whisper.modeling_whisper import WhisperEncoder
+
+        from compressor.model.whisper import WhisperEncoder as Free
+
+        found = [part for part in module.modules() if type(part) is WhisperEncoder]
+        if not found:
+            raise UnsupportedModel("lift-length fits encoders of Whisper only, and there is none here that has its length fixed")
+        for encoder in found:
+            encoder.__class__ = Free
+
+    def describe(self) -> str:
+        return "take inputs of any length"
+
+
+def _count(things: Sequence[object], name: str) -> str:
+    return f"{len(things) or 'no'} {name}{'' if len(things) == 1 else 's'}"
+
+
+def _check(indices: tuple[int, ...], count: int, what: str) -> None:
+    if indices and indices[-1] >= count:
+        raise UnsupportedModel(f"{what}: {indices[-1]} is out of range, there are {count} (0 to {count - 1})")
+
+
+# ------------------------------------------------------------------ heads
+
+
+def _slice_heads(module: nn.Module, attention: Attention, heads: tuple[int, ...], attributes: tuple[str, ...]) -> None:
+    size = attention.head_size
+    channels = [head * size + channel for head in heads for channel in range(size)]
+    for path in (attention.query, attention.key, attention.value):
+        _keep(module.get_submodule(path), rows=channels)
+    _keep(module.get_submodule(attention.output), columns=channels)
+    core: Any = module.get_submodule(attention.module)
+    for name in attributes:
+        setattr(core, name, len(heads))
+    if hasattr(core, "all_head_size"):
+        core.all_head_size = len(channels)
+
+
+def _remove_attention(module: nn.Module, attention: Attention) -> None:
+    from compressor.model.modules import NoHeads
+
+    constant = _constant(module.get_submodule(attention.output))
+    inside = attention.output.startswith(f"{attention.module}.")
+    if inside:
+        _put(module, attention.module, NoHeads((attention.output[len(attention.module) + 1 :], constant)))
+    else:
+        _put(module, attention.output, constant)
+        _put(module, attention.module, NoHeads())
+
+
+# ------------------------------------------------------------------ neurons
+
+
+def _slice_neurons(module: nn.Module, feed_forward: FeedForward, neurons: tuple[int, ...]) -> None:
+    for path in (feed_forward.up, feed_forward.gate):
+        if path is not None:
+            _keep(module.get_submodule(path), rows=neurons)
+    _keep(module.get_submodule(feed_forward.down), columns=neurons)
+
+
+def _remove_feed_forward(module: nn.Module, feed_forward: FeedForward) -> None:
+    from compressor.model.modules import Narrow
+
+    _put(module, feed_forward.down, _constant(module.get_submodule(feed_forward.down)))
+    for path in (feed_forward.up, feed_forward.gate):
+        if path is not None:
+            _put(module, path, Narrow())
+
+
+# ------------------------------------------------------------------ channels
+
+
+def _slice_channels(module: nn.Module, found: Convolution, channels: tuple[int, ...]) -> None:
+    conv: Any = module.get_submodule(found.conv)
+    _keep_convolution(conv, rows=channels)
+    for path in (found.norm, found.through):
+        if path is not None:
+            _keep_norm(module.get_submodule(path), channels)
+    reader: Any = module.get_submodule(found.reader)
+    if hasattr(reader, "in_channels"):
+        _keep_convolution(reader, columns=channels)
+    else:
+        _keep(reader, columns=channels)
+
+
+def _keep_convolution(conv: Any, *, rows: Sequence[int] | None = None, columns: Sequence[int] | None = None) -> None:
+    if rows is not None:
+        _replace(conv, "weight", dim=0, kept=rows)
+        if conv.bias is not None:
+            _replace(conv, "bias", dim=0, kept=rows)
+        conv.out_channels = len(rows)
+    if columns is not None:
+        _replace(conv, "weight", dim=1, kept=columns)
+        conv.in_channels = len(columns)
+
+
+def _keep_norm(norm: Any, channels: Sequence[int]) -> None:
+    """A layer norm over the channels, one by channel, or one with a scale before it."""
+    if hasattr(norm, "scale"):
+        _replace(norm, "scale", dim=0, kept=channels)
+        norm = norm.norm
+    for name in ("weight", "bias"):
+        _replace(norm, name, dim=0, kept=channels)
+    if hasattr(norm, "num_groups"):
+        norm.num_groups = norm.num_channels = len(channels)
+    else:
+        norm.normalized_shape = (len(channels),)
+
+
+def _scale(module: nn.Module, found: Convolution, channels: int) -> None:
+    from compressor.model.modules import ScaledNorm
+
+    assert found.through is not None
+    norm = module.get_submodule(found.through)
+    if not isinstance(norm, ScaledNorm):
+        _put(module, found.through, ScaledNorm(norm, channels))
+
+
+# ------------------------------------------------------------------ blocks
+
+
+def _slice_stack(module: Any, anatomy: Anatomy, kept: list[int]) -> None:
+    from torch import nn
+
+    stack = module.get_submodule(anatomy.stack)
+    blocks = list(stack.children())
+    for index, old in enumerate(kept):
+        for part in blocks[old].modules():
+            if getattr(part, "layer_idx", None) is not None:
+                part.layer_idx = index
+    _put(module, anatomy.stack, nn.ModuleList(blocks[old] for old in kept))
+    owner = module.get_submodule(anatomy.stack.rpartition(".")[0])
+    if hasattr(owner, "n_layers"):
+        owner.n_layers = len(kept)
+    # a weighted sum over hidden states has one weight for what enters the first block and one a block
+    weights = getattr(module, "layer_weights", None)
+    if weights is not None:
+        _replace(module, "layer_weights", dim=0, kept=[0, *(old + 1 for old in kept)])
+
+
+def _cut_config(module: Any, count: int, kept: list[int]) -> None:
+    config = module.config
+    layer_types = getattr(config, "layer_types", None)
+    if layer_types is not None and len(layer_types) == count:
+        config.layer_types = [layer_types[old] for old in kept]
+    config.num_hidden_layers = len(kept)
+    if hasattr(config, "stage_names"):
+        config.stage_names = config.stage_names[: len(kept) + 1]
+        config.set_output_features_output_indices(out_features=None, out_indices=None)
+
+
+# ------------------------------------------------------------------ tensors
+
+
+def _keep(linear: Any, *, rows: Sequence[int] | None = None, columns: Sequence[int] | None = None) -> None:
+    """Slice a linear layer's outputs (`rows`) or inputs (`columns`) in place."""
+    if rows is not None:
+        _replace(linear, "weight", dim=0, kept=rows)
+        if linear.bias is not None:
+            _replace(linear, "bias", dim=0, kept=rows)
+        linear.out_features = len(rows)
+    if columns is not None:
+        _replace(linear, "weight", dim=1, kept=columns)
+        linear.in_features = len(columns)
+
+
+def _replace(owner: nn.Module, name: str, *, dim: int, kept: Sequence[int]) -> None:
+    import torch
+
+    old = owner.get_parameter(name)
+    index = torch.tensor(list(kept), dtype=torch.long, device=old.device)
+    setattr(owner, name, torch.nn.Parameter(old.detach().index_select(dim, index), requires_grad=old.requires_grad))
+
+
+def _constant(linear: Any) -> Constant:
+    from compressor.model.modules import Constant
+
+    return Constant(linear.weight.shape[0], linear.bias)
+
+
+def _put(module: nn.Module, path: str, part: nn.Module) -> None:
+    part.train(module.get_submodule(path).training)
+    owner, _, name = path.rpartition(".")
+    setattr(module.get_submodule(owner), name, part)

@@ -1,0 +1,163 @@
+"""A classifier from a model folder: with the head it has where that fits the data's labels, else with a fresh one."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from compressor.errors import CompressorError, SourceError
+from compressor.model.anatomy import anatomy_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def load_classifier(auto: Any, source: Path, labels: Sequence[str], *, seed: int) -> tuple[PreTrainedModel, tuple[str, ...]]:
+    """The model in `source` in float32 and eval mode, its classes named and ordered as `labels`; and parameters that were drawn.
+
+    Args:
+        auto: the class of transformers that picks the architecture, as `AutoModelForSequenceClassification`.
+        source: a folder in Hugging Face layout with safetensors.
+        labels: the data's labels, in order.
+        seed: of a fresh head; torch's own generator is left as it was.
+
+    Raises:
+        SourceError: the folder cannot be read, has a head for other labels, or lacks weights of the model itself.
+    """
+    import torch
+
+    try:
+        order = _order(auto, source, labels)
+        with torch.random.fork_rng(devices=[]), quiet():
+            torch.manual_seed(seed)
+            module, found = auto.from_pretrained(
+                source,
+                num_labels=len(labels),
+                id2label=dict(enumerate(labels)),
+                label2id={name: number for number, name in enumerate(labels)},
+                use_safetensors=True,
+                trust_remote_code=False,
+                local_files_only=True,
+                dtype=torch.float32,
+                ignore_mismatched_sizes=True,  # told below, with the names
+                output_loading_info=True,
+            )
+    except CompressorError:
+        raise
+    except Exception as error:  # what a malformed folder makes the library raise can be anything
+        raise SourceError(f"{source} cannot be read as a model: {told(error)}") from error
+    for name, has, expected in sorted(found["mismatched_keys"]):
+        raise SourceError(f"{source}: {name} is {list(has)} in the weights and {list(expected)} by config.json")
+    _check_complete(module, sorted(found["missing_keys"]), source, headed=order is not None)
+    if order is not None and order != sorted(order):
+        _reorder(module, order, source)
+    return module.eval(), tuple(sorted(found["missing_keys"]))
+
+
+def load_encoder(source: Path) -> PreTrainedModel:
+    """The model in `source` without a head, in float32 and eval mode; of one that has a decoder too, the encoder.
+
+    Raises:
+        SourceError: the folder cannot be read, or lacks weights.
+    """
+    import torch
+    from transformers import AutoModel
+
+    auto: Any = AutoModel
+    try:
+        with torch.random.fork_rng(devices=[]), quiet():
+            module, found = auto.from_pretrained(
+                source,
+                use_safetensors=True,
+                trust_remote_code=False,
+                local_files_only=True,
+                dtype=torch.float32,
+                output_loading_info=True,
+            )
+    except Exception as error:  # what a malformed folder makes the library raise can be anything
+        raise SourceError(f"{source} cannot be read as a model: {told(error)}") from error
+    encoder: PreTrainedModel = module.encoder if module.config.is_encoder_decoder else module
+    lacking = sorted(name for name in found["missing_keys"] if encoder is module or name.startswith("encoder."))
+    if lacking:
+        raise SourceError(f"{source} lacks {len(lacking)} weights of {type(encoder).__name__}: {', '.join(lacking[:3])}")
+    encoder.train(False)
+    return encoder
+
+
+def told(error: Exception) -> str:
+    """An error of a library in one line of bounded length."""
+    text = textwrap.shorten(str(error), width=300, placeholder=" ...")
+    return text if isinstance(error, OSError | ValueError | RuntimeError) else f"{type(error).__name__}: {text}"
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without the progress bars and tables that transformers writes while it loads."""
+    from transformers.utils import logging as library_logging
+
+    logging: Any = library_logging
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def _order(auto: Any, source: Path, labels: Sequence[str]) -> list[int] | None:
+    """For each label of the data the row of the trained head, or None where there is no such head."""
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(source, trust_remote_code=False, local_files_only=True)
+    kinds = (auto.__name__.removeprefix("AutoModel"), "ForSequenceClassification")  # what HuBERT and wav2vec 2.0 call theirs
+    if not any(name.endswith(kinds) for name in config.architectures or ()):
+        return None
+    names = [config.id2label[number] for number in sorted(config.id2label)]
+    if names == [f"LABEL_{number}" for number in range(len(names))]:
+        names = [name.removeprefix("LABEL_") for name in names]
+    if sorted(names) != sorted(labels):
+        raise SourceError(
+            f"{source} classifies {_some(names)}, the data has {_some(labels)}: not the same labels; rename those of the data, "
+            "or take the model without its head"
+        )
+    return [names.index(name) for name in labels]
+
+
+def _some(names: Sequence[str]) -> str:
+    return f"{sorted(names)[:5]}{f' and {len(names) - 5} more' if len(names) > 5 else ''}"
+
+
+def _check_complete(module: PreTrainedModel, missing: Sequence[str], source: Path, *, headed: bool) -> None:
+    """A fresh head is drawn, and a fresh pooler below it; anything else that is not in the file must not be made up."""
+    head = anatomy_of(module).head if missing else ()
+    trunk = [name for name in missing if not any(name == path or name.startswith(f"{path}.") for path in head)]
+    if lacking := list(missing) if headed else trunk:
+        raise SourceError(
+            f"{source} lacks {len(lacking)} weights of {type(module).__name__}: "
+            f"{', '.join(lacking[:3])}{', ...' if len(lacking) > 3 else ''}"
+        )
+
+
+def _reorder(module: PreTrainedModel, order: Sequence[int], source: Path) -> None:
+    """Put the classes of a trained head into the data's order."""
+    import torch
+
+    prefix = f"{module.base_model_prefix}."
+    heads = [
+        each
+        for name, each in module.named_modules()
+        if isinstance(each, torch.nn.Linear) and not name.startswith(prefix) and each.out_features == len(order)
+    ]
+    if not heads:
+        raise SourceError(
+            f"{source} names its classes in another order than the data, and its head does not end in a linear layer"
+        )
+    with torch.no_grad():
+        for tensor in heads[-1].parameters():
+            tensor.copy_(tensor[list(order)])

@@ -1,0 +1,1 @@
+"""A plan: read, checked whole, bound to the plug-ins that it names."""

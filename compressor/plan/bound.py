@@ -1,0 +1,311 @@
+"""A plan file, read and checked whole before anything heavy is imported: every fault at once, each with file and line."""
+
+from __future__ import annotations
+
+import glob
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal, TypeVar
+
+from pydantic import BaseModel
+
+from compressor.contracts import Pass, Probe, Step, Target, Task, registry
+from compressor.contracts.registry import rung_for
+from compressor.errors import Fault, PlanError, PluginError, did_you_mean
+from compressor.plan.composition import compose
+from compressor.plan.consistency import faults_of, plugin_faults
+from compressor.plan.draft import Draft, Drafted
+from compressor.plan.entries import KEYS, KINDS, MAX_ENTRIES, Entry, read_entry
+from compressor.plan.specs import Accept, DataSpec, Gate, Head, ModelSource, StepKeys
+from compressor.plan.validation import validated
+from compressor.plan.yaml_source import Located, write_yaml
+
+SECTIONS = (*Head.model_fields, "model", "models", "task", "data", "passes", "targets", "probes", "accept")
+"""Keys at the top of a plan, beside `include`."""
+
+Spec = TypeVar("Spec", bound=BaseModel)
+
+
+@dataclass(frozen=True)
+class BoundStep:
+    """A step of the plan, ready to run."""
+
+    name: str
+    plugin: str
+    step: Pass
+    gate: Gate | None
+    start: str | None
+    """The earlier step, entry of `models:` or `source` that it starts from; None for the step before it."""
+    only: tuple[str, ...]
+    """Targets in whose branches it runs, where the plan names them; empty for all."""
+    rungs: Mapping[str, str]
+    """Below torch: the rung it works on, by the name of each target in whose branch it runs."""
+    trunk: bool
+    """True if it works on the torch model, once for all targets."""
+    line: int
+
+
+@dataclass(frozen=True)
+class BoundTarget:
+    """A target of the plan under its name there."""
+
+    name: str
+    plugin: str
+    target: Target
+
+
+@dataclass(frozen=True)
+class BoundProbe:
+    """A probe of the plan under its name there."""
+
+    name: str
+    plugin: str
+    probe: Probe
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A plan without faults: names found, parameters typed, order and rungs checked."""
+
+    name: str
+    seed: int
+    text: str
+    """The whole plan as YAML, includes and settings resolved."""
+    folder: Path
+    """Folder of the plan file; relative paths in the plan start here."""
+    model: ModelSource
+    models: Mapping[str, ModelSource]
+    task: Task
+    task_name: str
+    data: DataSpec
+    reference: str
+    """`source`, or the name of a step on the torch model."""
+    passes: tuple[BoundStep, ...]
+    targets: tuple[BoundTarget, ...]
+    probes: tuple[BoundProbe, ...]
+    accept: tuple[Accept, ...]
+    stages: Literal["all", "quality"]
+
+
+def load_plan(path: Path, *, settings: Sequence[str] = (), folder: Path | None = None) -> Bound:
+    """Read a plan and check everything that can be known without its model and data.
+
+    Args:
+        path: the plan file.
+        settings: values laid over it, as `passes.distill.epochs=1`; each value is YAML.
+        folder: where relative paths in it start; the folder of the plan file unless given.
+
+    Raises:
+        PlanError: the plan is at fault; it carries every fault found.
+    """
+    plan, faults = compose(path, settings)
+    reader = _Reader(plan, path.parent if folder is None else folder, list(faults))
+    bound = reader.bound(default_name=re.sub("[^A-Za-z0-9_-]+", "-", path.stem).strip("-_")[:64] or "plan")
+    if bound is None or reader.faults:
+        raise PlanError(tuple(dict.fromkeys(reader.faults)))
+    return bound
+
+
+class _Reader:
+    """Reads section after section and goes on where one is at fault."""
+
+    def __init__(self, plan: Located, folder: Path, faults: list[Fault]) -> None:
+        self.plan = plan
+        self.sections = plan.items()
+        self.folder = folder
+        self.faults = faults
+
+    def bound(self, *, default_name: str) -> Bound | None:
+        self._strangers()
+        head = self._spec(
+            Head, replace(self.plan, data={key: self.sections[key] for key in Head.model_fields if key in self.sections}), ""
+        )
+        model = self._model("model", self._section("model"))
+        models = {name: self._model(f"models.{name}", at) for name, at in self._mapping("models").items()}
+        task_name, task = self._task()
+        data = self._data()
+        steps, targets, probes = (self._entries(section) for section in ("passes", "targets", "probes"))
+        accept = self._accept()
+        reference = head.reference if head else "source"
+        at = self.sections.get("reference", self.plan)
+        self.faults += faults_of(Draft(steps, targets, probes, accept, self._mapping("models"), reference, at, task_name, task))
+        if self.faults or not (head and model and task and data):
+            return None
+        return Bound(
+            name=head.name or default_name,
+            seed=head.seed,
+            text=write_yaml(self.plan.plain()),
+            folder=self.folder,
+            model=model,
+            models={name: source for name, source in models.items() if source},
+            task=task,
+            task_name=task_name,
+            data=data,
+            reference=reference,
+            passes=tuple(_bound_step(step, targets) for step in steps),
+            targets=tuple(
+                BoundTarget(each.name, each.entry.plugin, each.step) for each in targets if isinstance(each.step, Target)
+            ),
+            probes=tuple(BoundProbe(each.name, each.entry.plugin, each.step) for each in probes if isinstance(each.step, Probe)),
+            accept=tuple(each for _, _, each in accept if each),
+            stages=head.stages,
+        )
+
+    def _strangers(self) -> None:
+        for key, at in self.sections.items():
+            if key not in SECTIONS:
+                self._fault(at, key, f"no such key of a plan{did_you_mean(key, [*SECTIONS, 'include'])}")
+
+    def _section(self, key: str) -> Located | None:
+        """A section that every plan has."""
+        at = self.sections.get(key)
+        if at is None or at.data is None:
+            self._fault(at or self.plan, key, f"missing; {_NEEDED[key]}")
+            return None
+        return at
+
+    def _mapping(self, key: str) -> dict[str, Located]:
+        at = self.sections.get(key)
+        if at is not None and at.data is not None and not isinstance(at.data, dict):
+            self._fault(at, key, f"found {at}, expected a mapping")
+        return at.items() if at else {}
+
+    def _list(self, key: str) -> list[Located]:
+        at = self.sections.get(key)
+        if at is not None and at.data is not None and not isinstance(at.data, list):
+            self._fault(at, key, f"found {at}, expected a list: begin each entry with a dash")
+        elif key in _NEEDED and not (at and at.values()):
+            self._fault(at or self.plan, key, f"{'missing' if at is None else 'empty'}; {_NEEDED[key]}")
+        elif at is not None and len(at.values()) > MAX_ENTRIES:
+            self._fault(at, key, f"has {len(at.values())} entries, expected at most {MAX_ENTRIES}")
+            return []
+        return at.values() if at else []
+
+    def _model(self, where: str, at: Located | None) -> ModelSource | None:
+        source = self._spec(ModelSource, at, where)
+        if at and source and source.folder and not _is_folder(self.folder / source.folder):
+            self._fault(
+                at.items().get("folder", at),
+                f"{where}.folder",
+                f"no such folder: {source.folder}{self._from_here(source.folder)}",
+            )
+        return source
+
+    def _data(self) -> DataSpec | None:
+        at = self._section("data")
+        data = self._spec(DataSpec, at, "data")
+        if at and data and data.files and not data.files.installed:
+            place = at.items().get("files", at)
+            for path in (path for paths in data.files.parts().values() for path in paths):
+                if not any(glob.iglob(str(self.folder / path))):  # noqa: PTH207  (an absolute pattern is allowed)
+                    self._fault(_mentioned(place, path), "data.files", f"no such file or folder: {path}{self._from_here(path)}")
+        return data
+
+    def _from_here(self, path: str) -> str:
+        return "" if Path(path).is_absolute() else f" (seen from {self.folder.resolve()})"
+
+    def _task(self) -> tuple[str, Task | None]:
+        at = self._section("task")
+        if at is None:
+            return "", None
+        named = [at.data] if isinstance(at.data, str) else list(at.items())
+        if len(named) != 1:
+            found = f"{len(named)} keys" if isinstance(at.data, dict) else str(at)
+            self._fault(
+                at,
+                "task",
+                f"found {found}, expected one task's name with its parameters{did_you_mean('', registry.names('task'))}",
+            )
+            return "", None
+        parameters = at.items().get(named[0], replace(at, data=None))
+        kind = self._plugin("task", named[0], parameters, "task")
+        task = self._spec(kind, parameters, f"task.{named[0]}", what="parameter") if kind else None
+        return named[0], task if isinstance(task, Task) else None
+
+    def _entries(self, section: str) -> list[Drafted]:
+        known = registry.names(KINDS[section])
+        drafted = []
+        for index, item in enumerate(self._list(section)):
+            entry, faults = read_entry(section, index, item, known)
+            self.faults += faults
+            if entry:
+                drafted.append(self._drafted(section, entry))
+        return drafted
+
+    def _drafted(self, section: str, entry: Entry) -> Drafted:
+        keys = self._spec(KEYS[section], entry.beside, entry.where)
+        kind = self._plugin(KINDS[section], entry.plugin, entry.parameters, entry.where)
+        step, faults = validated(kind, entry.parameters, entry.where, what="parameter") if kind else (None, ())
+        drafted = Drafted(entry, kind, step, keys if isinstance(keys, StepKeys) else StepKeys())
+        inner = tuple(plugin_faults(drafted))
+        # what is wrong inside a plug-in's parameters is told there, not once more for the step as a whole
+        self.faults += [*inner, *(fault for fault in faults if not (inner and fault.where == entry.where))]
+        return drafted
+
+    def _accept(self) -> list[tuple[str, Located, Accept | None]]:
+        items = enumerate(self._list("accept"))
+        return [(f"accept[{index}]", at, self._spec(Accept, at, f"accept[{index}]")) for index, at in items]
+
+    def _plugin(self, kind: str, name: str, at: Located, where: str) -> type[Step] | None:
+        try:
+            found: type[Step] = registry.load(kind, name)
+        except PluginError as error:
+            self._fault(at, where, str(error))
+            return None
+        return found
+
+    def _spec(self, spec: type[Spec], at: Located | None, where: str, *, what: str = "key") -> Spec | None:
+        if at is None:
+            return None
+        value, faults = validated(spec, at, where, what=what)
+        self.faults += faults
+        return value
+
+    def _fault(self, at: Located, where: str, what: str) -> None:
+        self.faults.append(at.fault(where, what))
+
+
+_NEEDED = {
+    "model": "say where the model comes from: `folder:`, `installed:` or `hub:`",
+    "task": "name what the model is for, with its parameters",
+    "data": "say where the rows come from: `files:` or `hub:`",
+    "passes": "a plan has at least one pass",
+    "targets": "a plan has at least one target",
+}
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
+
+
+def _mentioned(at: Located, text: str) -> Located:
+    return next((value for _, _, value in at.walk() if value.data == text), at)
+
+
+def _bound_step(drafted: Drafted, targets: Sequence[Drafted]) -> BoundStep:
+    assert isinstance(drafted.step, Pass)
+    keys = drafted.keys
+    return BoundStep(
+        name=drafted.name,
+        plugin=drafted.entry.plugin,
+        step=drafted.step,
+        gate=keys.gate,
+        start=keys.start,
+        only=keys.only or (),
+        rungs={} if drafted.trunk else dict(_rungs(drafted, targets)),
+        trunk=drafted.trunk,
+        line=drafted.entry.beside.line,
+    )
+
+
+def _rungs(drafted: Drafted, targets: Sequence[Drafted]) -> Iterator[tuple[str, str]]:
+    for target in targets:
+        if isinstance(target.step, Target) and (not drafted.keys.only or target.name in drafted.keys.only):
+            rung = rung_for(drafted.accepts, target.step.dialect)
+            if rung:
+                yield target.name, rung

@@ -1,0 +1,198 @@
+"""What the parts of a plan ask of each other: names they mention, gates that can be judged, and the order of the passes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+
+from compressor.contracts import Pass, Probe, registry
+from compressor.errors import Fault, PluginError, did_you_mean
+from compressor.plan.draft import Draft, Drafted
+from compressor.plan.order import order_faults, works
+from compressor.plan.specs import NAME, Accept, Limits
+from compressor.plan.validation import validated
+from compressor.plan.yaml_source import Located
+
+RESERVED = ("source", "final")
+"""Names of stages that every run has."""
+
+
+def faults_of(draft: Draft) -> Iterator[Fault]:
+    """Everything that makes the parts of a plan not fit together."""
+    yield from _names(draft)
+    yield from order_faults(draft)
+    for index, step in enumerate(draft.steps):
+        yield from _mentions(draft, step, index)
+    for probe in draft.probes:
+        yield from _lengths(draft, probe)
+    yield from _reference(draft)
+    yield from _limits(draft)
+
+
+# ------------------------------------------------------------------ names
+
+
+def _names(draft: Draft) -> Iterator[Fault]:
+    yield from _twice(draft.steps, "step")
+    yield from _twice(draft.targets, "target")
+    yield from _twice(draft.probes, "probe")
+    for step in draft.steps:
+        if step.name in RESERVED:
+            yield step.fault(f"'{step.name}' is a name of its own in every run; give the step another with `name:`")
+        if step.name in draft.models:
+            yield step.fault(f"'{step.name}' is also an entry of models; give the step another name with `name:`")
+    for name, at in draft.models.items():
+        if not re.fullmatch(NAME, name):
+            yield at.fault(
+                "models", f"{name!r} is no name: expected letters, digits, '-' and '_', at most 64, a letter or digit first"
+            )
+        if name in RESERVED:
+            yield at.fault(f"models.{name}", f"'{name}' is a name of its own in every run; take another")
+
+
+def _twice(entries: Sequence[Drafted], what: str) -> Iterator[Fault]:
+    first: dict[str, Drafted] = {}
+    for each in entries:
+        if each.name in first:
+            line = first[each.name].entry.beside.line
+            yield each.fault(f"a {what} of this name stands on line {line} already; give one of them another with `name:`")
+        first.setdefault(each.name, each)
+
+
+# ------------------------------------------------------------------ names that parameters mention
+
+
+def _mentions(draft: Draft, step: Drafted, index: int) -> Iterator[Fault]:
+    if step.keys.start:
+        what = _unusable(draft, step.keys.start, index)
+        if what:
+            yield step.fault(what, "from")
+    if isinstance(step.step, Pass) and draft.task is not None:
+        if step.step.needs_classes() and not draft.task.classes:
+            yield step.fault(f"learns from classes, and the task '{draft.task_name}' has none: {_without_classes(step)}")
+        if step.step.needs_repeats() and not draft.task.repeats():
+            yield step.fault(
+                f"keeps what teachers answer to a row, and the task '{draft.task_name}' draws its inputs anew in every epoch: "
+                "leave cache_teacher out, or the task's crop"
+            )
+    yield from _lengths(draft, step)
+    mentions = step.mentions()
+    for name in mentions.teachers:
+        what = _unusable(draft, name, index)
+        if what:
+            yield step.mention(name, what)
+    targets = {target.name for target in draft.targets}
+    for name in mentions.targets:
+        if name not in targets:
+            yield step.mention(name, f"no target is named '{name}'{did_you_mean(name, targets)}")
+
+
+def _lengths(draft: Draft, step: Drafted) -> Iterator[Fault]:
+    """Rows are timed at lengths that the task has."""
+    if isinstance(step.step, Pass | Probe) and draft.task is not None:
+        lengths = dict.fromkeys(length for _, length in step.step.shapes() if length is not None)
+        yield from (step.fault(f"length {why}") for length in lengths if (why := draft.task.refuses(length)))
+
+
+def _without_classes(step: Drafted) -> str:
+    parameters = step.kind.model_fields if step.kind else {}
+    if "objectives" in parameters:
+        return "name objectives that look inside, as layer-to-layer, and no task_loss"
+    return "say importance: activation" if "importance" in parameters else "leave it out"
+
+
+def plugin_faults(step: Drafted) -> Iterator[Fault]:
+    """Faults in the names and parameters of the plug-ins that a pass's parameters speak of, such as objectives."""
+    for kind, names in step.mentions().plugins.items():
+        for name in names:
+            try:
+                plugin = registry.load(kind, name)
+            except PluginError as error:
+                yield step.mention(name, str(error))
+                continue
+            for path, key, value in step.entry.parameters.walk(step.entry.where):
+                if key == name and isinstance(value.data, dict):
+                    yield from validated(plugin, value, path, what="parameter")[1]
+
+
+def _unusable(draft: Draft, name: str, index: int) -> str | None:
+    """Why the step at `index` cannot read the model `name`; None if it can."""
+    if name == "source" or name in draft.models:
+        return None
+    steps = [step.name for step in draft.steps]
+    earlier = [step.name for step in draft.steps[:index] if not step.below]
+    if name in earlier:
+        return None
+    if name == steps[index]:
+        return f"'{name}' is this step itself; expected a step before it{_listed(['source', *draft.models, *earlier])}"
+    if name not in steps:
+        return f"no step or model is named '{name}'{did_you_mean(name, ['source', *draft.models, *earlier])}"
+    if draft.steps[steps.index(name)].below:
+        return f"'{name}' works below torch, where there is no model to learn from or start with"
+    moved = [other for at, other in enumerate(steps) if at != index]
+    moved.insert(moved.index(name) + 1, steps[index])
+    return f"step '{name}' comes later; {works(moved)}"
+
+
+def _listed(names: Iterable[str]) -> str:
+    return f" ({', '.join(names)})"
+
+
+def _reference(draft: Draft) -> Iterator[Fault]:
+    if draft.reference == "source":
+        return
+    steps = {step.name: step for step in reversed(draft.steps)}
+    step = steps.get(draft.reference)
+    if step is None:
+        near = did_you_mean(draft.reference, ["source", *(name for name in steps if not steps[name].below)])
+        yield draft.reference_at.fault("reference", f"no step is named '{draft.reference}'{near}")
+    elif step.below:
+        yield draft.reference_at.fault("reference", f"'{draft.reference}' works below torch; the reference is a torch model")
+    else:
+        names = [each.name for each in draft.steps]
+        for early in draft.steps[: names.index(draft.reference) + 1]:
+            gate = early.keys.gate
+            if gate and gate.max_drop is not None:
+                later = "is the reference itself" if early is step else f"comes before the reference '{draft.reference}'"
+                yield early.fault(f"max_drop cannot be judged: the step {later}", "gate")
+
+
+# ------------------------------------------------------------------ gates
+
+
+def _limits(draft: Draft) -> Iterator[Fault]:
+    targets = {target.name for target in draft.targets}
+    for step in draft.steps:
+        if step.keys.gate and not _timed(draft, step.keys.gate):
+            yield step.fault(_NO_CLOCK, "gate")
+    for where, at, accept in draft.accept:
+        if accept is None:
+            continue
+        for key, name in (("target", accept.target), ("against", accept.against)):
+            if name is not None and name not in targets:
+                what = f"no target is named '{name}'{did_you_mean(name, targets)}"
+                yield at.items().get(key, at).fault(f"{where}.{key}", what)
+        if not _timed(draft, accept):
+            yield at.fault(where, _NO_CLOCK)
+        yield from _shape(draft, where, at, accept)
+
+
+_NO_CLOCK = "a limit on speed or latency needs a measurement; add `- latency` to probes"
+
+
+def _timed(draft: Draft, limits: Limits) -> bool:
+    return not limits.timed or any(probe.entry.plugin == "latency" for probe in draft.probes)
+
+
+def _shape(draft: Draft, where: str, at: Located, accept: Accept) -> Iterator[Fault]:
+    """The batch and length a limit speaks of are measured."""
+    probes = [probe.step for probe in draft.probes if probe.entry.plugin == "latency"]
+    if not (accept.timed and probes) or not all(isinstance(probe, Probe) for probe in probes):
+        return
+    shapes = [shape for probe in probes if isinstance(probe, Probe) for shape in probe.shapes()]
+    fitting = [shape for shape in shapes if accept.batch in (None, shape[0]) and accept.length in (None, shape[1])]
+    if not fitting:
+        key = "batch" if accept.batch is not None else "length"
+        measured = ", ".join(f"batch {batch}" + (f" length {length}" if length else "") for batch, length in shapes)
+        wanted = " ".join(f"{key} {value}" for key, value in (("batch", accept.batch), ("length", accept.length)) if value)
+        yield at.items().get(key, at).fault(f"{where}.{key}", f"{wanted} is not measured; probes measure {measured}")

@@ -1,0 +1,118 @@
+"""Rungs and the order of passes: a model only goes down, and its tensors are quantised once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from compressor.contracts import Dialect, Pass
+from compressor.contracts.registry import TORCH, rung_for, way_down
+from compressor.errors import Fault, PluginError, did_you_mean
+from compressor.plan.draft import Draft, Drafted
+
+
+def order_faults(draft: Draft) -> Iterator[Fault]:
+    """Passes that have no place on the way to a target, that would have to climb, or that quantise twice."""
+    yield from _targets(draft)
+    yield from _places(draft)
+    yield from _order(draft)
+    yield from _quantized_twice(draft)
+
+
+def works(names: Iterable[str]) -> str:
+    """How a message names an order that works."""
+    return f"an order that works: {', '.join(names)}"
+
+
+def _targets(draft: Draft) -> Iterator[Fault]:
+    """Targets whose rung nobody can get down to."""
+    dialects = draft.dialects()
+    for target in draft.targets:
+        try:
+            way_down(dialects[target.name].rung if target.name in dialects else TORCH)
+        except PluginError as error:
+            yield target.fault(str(error))
+
+
+def _places(draft: Draft) -> Iterator[Fault]:
+    targets = {target.name for target in draft.targets}
+    for step in draft.steps:
+        for name in step.keys.only or ():
+            if name not in targets:
+                yield step.fault(f"no target is named '{name}'{did_you_mean(name, targets)}", "only")
+        if step.trunk and step.keys.only:
+            yield step.fault(f"'{step.name}' works on the torch model, once for all targets; leave `only` out", "only")
+        if step.below and step.keys.start:
+            yield step.fault(f"'{step.name}' works below torch, on what the torch passes end with; leave `from` out", "from")
+        if step.below:
+            yield from _unfit(draft, step)
+
+
+def _unfit(draft: Draft, step: Drafted) -> Iterator[Fault]:
+    unfit = [name for name, dialect in draft.acts_on(step).items() if _rung(step, dialect) is None]
+    fit = [name for name, dialect in draft.dialects().items() if _rung(step, dialect) is not None]
+    if not unfit:
+        return
+    rungs = ", ".join(f"'{name}' ({draft.dialects()[name].rung})" for name in unfit)
+    advice = f"write `only: [{', '.join(fit)}]` beside it" if fit else "no target of this plan can take it; leave it out"
+    yield step.fault(f"works on {' or '.join(step.accepts)} and has no place on the way to {rungs}; {advice}")
+
+
+def _rung(step: Drafted, dialect: Dialect) -> str | None:
+    try:
+        return rung_for(step.accepts, dialect)
+    except PluginError:  # told at the target
+        return step.accepts[0]
+
+
+def _depth(step: Drafted, dialect: Dialect) -> int:
+    """0 for torch, 1 for the first rung below it, and so on."""
+    rung = None if step.trunk else _rung(step, dialect)
+    try:
+        way = way_down(dialect.rung)
+    except PluginError:
+        return 0
+    return way.index(rung) + 1 if rung in way else 0
+
+
+def _order(draft: Draft) -> Iterator[Fault]:
+    """A model only goes down: the first step of each that would have to climb is a fault."""
+    for index, step in enumerate(draft.steps):
+        if not step.known:
+            continue
+        before = draft.steps[:index]
+        blocking = next((other for other in before if _must_follow(draft, other, step)), None)
+        if blocking:
+            rungs = " or ".join(step.accepts)
+            yield step.fault(f"works on {rungs} and comes after '{blocking.name}', which is below that; {works(_sorted(draft))}")
+
+
+def _must_follow(draft: Draft, first: Drafted, second: Drafted) -> bool:
+    """True if `first` leaves some target's model on a lower rung than `second` takes."""
+    if second.trunk:
+        return first.below
+    on = draft.acts_on(second)
+    return first.below and any(
+        _depth(first, dialect) > _depth(second, dialect) for name, dialect in draft.acts_on(first).items() if name in on
+    )
+
+
+def _sorted(draft: Draft) -> list[str]:
+    """The steps' names with torch first, then rung by rung."""
+
+    def depth(step: Drafted) -> int:
+        return max((_depth(step, dialect) for dialect in draft.acts_on(step).values()), default=1) if step.below else 0
+
+    return [step.name for step in sorted(draft.steps, key=depth)]
+
+
+def _quantized_twice(draft: Draft) -> Iterator[Fault]:
+    quantizing = [step for step in draft.steps if step.kind and issubclass(step.kind, Pass) and step.kind.quantizes]
+    for index, step in enumerate(quantizing):
+        for other in quantizing[:index]:
+            both = [name for name in draft.acts_on(step) if name in draft.acts_on(other)]
+            if both:
+                yield step.fault(
+                    f"quantises what '{other.name}' has quantised already for {', '.join(both)}; "
+                    "leave one of them out, or give each its own targets with `only:`"
+                )
+                break

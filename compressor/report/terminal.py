@@ -1,0 +1,196 @@
+"""What the command line draws: progress bars with an ETA while a plan runs, and the table at its end."""
+
+from __future__ import annotations
+
+import sys
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Column, Table
+
+from compressor.contracts import Event, Message
+from compressor.contracts import Progress as Told
+from compressor.contracts.records import LatencyRecord, Report
+
+if TYPE_CHECKING:
+    from compressor.contracts.records import Comparison, Forecast
+
+
+class Bars:
+    """Listens to a run: a bar for each piece of work, a line for each message."""
+
+    def __init__(self) -> None:
+        self._console = Console(file=sys.stdout)  # of this moment: a step may keep what its library draws off the later one
+        self._bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("ETA"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[values]}"),
+            console=self._console,
+            transient=True,
+            disable=not self._console.is_terminal,
+        )
+        self._tasks: dict[str, TaskID] = {}
+
+    def __enter__(self) -> Bars:
+        self._bars.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._bars.stop()
+
+    def line(self, text: str) -> None:
+        """Print a line above the bars."""
+        self._bars.console.print(text, markup=False, highlight=False)
+
+    def hear(self, event: Event) -> None:
+        """Show an event."""
+        if isinstance(event, Message):
+            self.line(event.text)
+        else:
+            self._move(event)
+
+    def _move(self, told: Told) -> None:
+        values = " ".join(f"{name} {value:.3g}" for name, value in told.values.items())
+        if told.work not in self._tasks:
+            self._tasks[told.work] = self._bars.add_task(told.work, total=told.total, values=values)
+        self._bars.update(self._tasks[told.work], completed=told.done, total=told.total, values=values)
+        if told.done >= told.total:
+            self._bars.remove_task(self._tasks.pop(told.work))
+
+
+def table(report: Report) -> None:
+    """Print the answer and a row for each candidate."""
+    console = Console()
+    console.print(report.summary, markup=False, highlight=False)
+    shown = Table("model", "quality on test", "bytes", "shape", "median ms", "speed-up", "precision")
+    latency = next((record for record in report.probes if isinstance(record, LatencyRecord)), None)
+    for candidate in report.candidates:
+        quality = f"{candidate.scores.main.value:.4f}" if candidate.scores else "-"
+        size = f"{candidate.bytes / 1e6:.1f} MB" if candidate.bytes else "-"
+        rows = [row for row in latency.rows if row.candidate == candidate.id] if latency else []
+        precision = candidate.facts.get("precision", "")
+        if not rows:
+            shown.add_row(candidate.id, quality, size, "", candidate.not_measured or "not timed", "", precision)
+        for row in rows:
+            assert latency is not None
+            ratio = next(
+                (
+                    each
+                    for each in latency.ratios
+                    if each.of == candidate.id
+                    and each.to == f"source@{candidate.target}"
+                    and (each.batch, each.length) == (row.batch, row.length)
+                ),
+                None,
+            )
+            speed = f"{ratio.value:.2f}x [{ratio.interval.low:.2f}, {ratio.interval.high:.2f}]" if ratio else ""
+            speed = f"{speed} undecided" if ratio and ratio.outcome == "undecided" else speed
+            shown.add_row(
+                candidate.id, quality, size, f"{row.batch} x {row.length or 'own'}", f"{row.median_ms:.2f}", speed, precision
+            )
+    console.print(shown)
+    for verdict in report.verdicts:
+        value = f"{verdict.value:.4g}" if verdict.value is not None else verdict.why
+        console.print(
+            f"{verdict.gate} {verdict.candidate}: {verdict.quantity} {verdict.limit:g}: {value}: {verdict.outcome}", markup=False
+        )
+
+
+def forecast_table(forecast: Forecast) -> None:
+    """Print what a run is expected to take, step by step, and against what this machine has."""
+    import shutil
+
+    import psutil
+
+    console = Console()
+    shown = Table("step", "rehearsed", "forecast", show_footer=True, title=f"Forecast of {forecast.name}: expected, not measured")
+    for column in shown.columns[1:]:
+        column.justify = "right"
+    for row in forecast.rows:
+        shown.add_row(row.step, f"{row.rehearsed_seconds:.1f} s", _time(row.seconds))
+    shown.columns[0].footer, shown.columns[2].footer = "in all", _time(forecast.seconds)
+    shown.columns[1].footer = f"{sum(row.rehearsed_seconds for row in forecast.rows):.1f} s"
+    console.print(shown)
+    here, free = psutil.virtual_memory().total, shutil.disk_usage(".").free
+    for name, needed, there in (("memory", forecast.memory_bytes, here), ("disk", forecast.disk_bytes, free)):
+        short = ": NOT ENOUGH" if needed > there else ""
+        console.print(f"{name}: {_size(needed)} of {_size(there)}{short}", markup=False, highlight=False)
+    lines = [
+        f"Rehearsed in {forecast.rehearsal_seconds:.0f} s: {'; then '.join(forecast.trials)}. Everything ran; its verdicts mean nothing."
+    ]
+    for line in (*lines, "The forecast assumes:", *(f"- {each}" for each in forecast.assumptions)):
+        console.print(line, markup=False, highlight=False)
+
+
+def comparison_tables(comparison: Comparison) -> None:
+    """Print what changed, the qualities and the times of two runs."""
+    console = Console()
+    console.print(f"first: {comparison.first}\nsecond: {comparison.second}", markup=False, highlight=False)
+    if comparison.changes:
+        changed = Table("", Column("what changed", overflow="fold"), "first", "second")
+        for change in comparison.changes:
+            changed.add_row(*map(escape, (change.what, change.where, _shown(change.first), _shown(change.second))))
+        console.print(changed)
+    else:
+        console.print("nothing changed: plan, data, model, versions, machine and all digests are equal")
+    console.print(_qualities(comparison))
+    if comparison.times:
+        console.print(_times(comparison))
+    for each in comparison.measured:
+        of, control = each.ratio.interval, each.control
+        console.print(
+            f"{each.target}, timed side by side: the second is {each.ratio.value:.3f} times as fast [{of.low:.3f}, {of.high:.3f}]: "
+            f"{each.ratio.outcome}; A/A control {control.ratio:.3f} {'passed' if control.passed else 'FAILED'}",
+            markup=False,
+            highlight=False,
+        )
+    for warning in comparison.warnings:
+        console.print(f"note: {warning}", markup=False, highlight=False)
+
+
+def _qualities(comparison: Comparison) -> Table:
+    shown = Table(
+        Column("model", overflow="fold"), "quality on test", "first", "second", "difference in points, same rows", "rows changed"
+    )
+    for each in comparison.qualities:
+        metric = each.first or each.second
+        values = [f"{found.value:.4f}" if found else "-" for found in (each.first, each.second)]
+        difference, changed = each.unpaired, ""
+        if each.difference is not None:
+            of = each.difference.interval
+            difference = f"{each.difference.points:+.2f} [{of.low:+.2f}, {of.high:+.2f}]"
+            changed = f"{each.difference.changed} of {each.difference.n}"
+        shown.add_row(each.candidate, metric.name if metric else "", *values, escape(difference), changed)
+    return shown
+
+
+def _times(comparison: Comparison) -> Table:
+    shown = Table(Column("model", overflow="fold"), "shape", "first, as measured", "second, as measured")
+    for each in comparison.times:
+        medians = [
+            f"{row.median_ms:.3f} ms [{row.interval.low:.3f}, {row.interval.high:.3f}]" for row in (each.first, each.second)
+        ]
+        shown.add_row(each.candidate, f"{each.batch} x {each.length or 'own'}", *map(escape, medians))
+    return shown
+
+
+def _shown(value: str | None) -> str:
+    return "-" if value is None else value
+
+
+def _time(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return (
+        f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s"
+    )
+
+
+def _size(count: float) -> str:
+    return f"{count / 2**30:.2f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"

@@ -1,0 +1,1 @@
+"""One run of a plan, and what is reported of it before and after."""

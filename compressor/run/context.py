@@ -1,0 +1,190 @@
+"""What a step sees of the run while it works: `StepContext` is the core's `contracts.Context`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import TypeAdapter
+
+from compressor.contracts import (
+    Artifact,
+    Candidate,
+    Dialect,
+    Evaluation,
+    Event,
+    Feed,
+    Message,
+    Model,
+    Probe,
+    Target,
+    Task,
+    registry,
+)
+from compressor.contracts.notes import Note, Remark
+from compressor.contracts.records import LatencyRecord
+from compressor.contracts.step import step_parts
+from compressor.deploy.bench import ProcessBench
+from compressor.deploy.build import Foundry
+from compressor.deploy.machine import machine
+from compressor.deploy.session import eager, opened
+from compressor.errors import MissingDependency
+from compressor.store.store import Made, Store
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from compressor.contracts.task import Data
+
+MEASURE_SECONDS_A_MODEL = 5.0
+NOTES: TypeAdapter[list[Note]] = TypeAdapter(list[Note])
+
+
+@dataclass(frozen=True)
+class StepContext:
+    """The run as one step sees it; notes gather in `notes`."""
+
+    task: Task
+    data: Data
+    seed: int
+    device: str
+    folder: Path
+    dialect: Dialect | None
+    target: Target | None
+    targets: Mapping[str, Target]
+    store: Store
+    foundry: Foundry
+    models: Callable[[str], Model]
+    listener: Callable[[Event], None]
+    notes: list[Note] = field(default_factory=list)
+
+    def model(self, name: str) -> Model:
+        """An earlier step's model, an entry of `models:`, or `source`."""
+        return self.models(name)
+
+    def evaluate(self, model: Model | Artifact, split: str) -> Evaluation:
+        """Score a model on a split."""
+        predict, files = self._running(model)
+        return self.task.score(predict, self.data.split(split), files, split=split)
+
+    def outputs(self, model: Model | Artifact, split: str, *, limit: int) -> NDArray[np.float32]:
+        """The main output of a model for rows spread evenly over a split, as files often have like rows side by side."""
+        rows = self.data.split(split)
+        count = min(limit, len(rows))
+        predict, files = self._running(model)
+        return self.task.predicted(predict, rows.select([at * len(rows) // count for at in range(count)]), files)
+
+    def feeds(self, model: Model | Artifact, split: str, *, limit: int | None = None) -> Sequence[Feed]:
+        """Real inputs of a split, one row each."""
+        files = model.path if isinstance(model, Artifact) else self._files(model)
+        return self.task.feeds(self.data.split(split), files, batch=1, count=limit)
+
+    def measure(self, models: Sequence[Model], target: str, *, batch: int, length: int) -> Sequence[float]:
+        """Median latency in ms of each model on a target, measured interleaved."""
+        runtime = self.targets[target]
+        if reason := runtime.missing().build or runtime.missing().run:
+            raise MissingDependency(f"latency on '{target}' decides this step, and cannot be measured here: {reason}")
+        candidates = [self._built(model, number, runtime, target) for number, model in enumerate(models)]
+        record = time_candidates(
+            candidates,
+            {
+                (batch, length): self.task.feeds(
+                    self.data.split("train"), candidates[0].built, batch=batch, length=length, count=16
+                )
+            },
+            folder=self.folder / "bench",
+            seconds=MEASURE_SECONDS_A_MODEL * (len(models) + 1),
+            seed=self.seed,
+            tell=self.tell,
+        )
+        if unsteady := [control for control in record.controls if not control.passed]:
+            text = (
+                f"The machine was not steady when latency on {target} was measured: two processes of one model differed by "
+                f"{abs(unsteady[0].ratio - 1):.1%}. What was decided by it may be off by as much."
+            )
+            self.tell(Message(text))
+            self.note(Remark(text=text))
+        medians = {row.candidate: row.median_ms for row in record.rows}
+        return [medians[candidate.id] for candidate in candidates]
+
+    def remember(self, what: Mapping[str, Any], make: Callable[[], Any]) -> Any:
+        """A JSON value measured once on this machine, and what was noted meanwhile."""
+
+        def write(out: Path) -> Mapping[str, Any]:
+            before = len(self.notes)
+            value = make()
+            noted, self.notes[before:] = [note.model_dump(mode="json") for note in self.notes[before:]], []
+            (out / "value.json").write_text(json.dumps({"value": value, "notes": noted}), encoding="utf-8")
+            return {}
+
+        versions = self.foundry.common.get("versions")
+        runtimes = {name: step_parts(type(target).__name__, target) for name, target in self.targets.items()}
+        parts = {"remembered": what, "with": "notes", "machine": machine().fingerprint, "versions": versions, "targets": runtimes}
+        found = json.loads((self.store.obtain(parts, write).path / "value.json").read_text(encoding="utf-8"))
+        for note in NOTES.validate_python(found["notes"]):
+            if note not in self.notes:
+                self.note(note)
+        return found["value"]
+
+    def tell(self, event: Event) -> None:
+        """Say how far the work has come."""
+        self.listener(event)
+
+    def note(self, note: Note) -> None:
+        """Add to this step's part of the report."""
+        self.notes.append(note)
+
+    def _running(self, model: Model | Artifact) -> tuple[Callable[[Feed], Feed], Path]:
+        """A model as a function of a feed, and the folder of what lies beside it."""
+        if not isinstance(model, Artifact):
+            return eager(self.task, model, self.device), self._files(model)
+        assert self.target is not None, "a graph runs in a target's branch only"
+        built = self.folder / "evaluated"
+        candidate, _ = self.foundry.build(_unkept(model), stage="step", name="evaluated", target=self.target, out=built)
+        return opened(candidate.runtime, candidate.built), model.path
+
+    def _files(self, model: Model) -> Path:
+        folder = self.folder / "files"
+        model.save_files(folder)
+        (folder / "config.json").write_text(model.module.config.to_json_string(), encoding="utf-8")  # it has the labels' names
+        return folder
+
+    def _built(self, model: Model, number: int, runtime: Target, name: str) -> Candidate:
+        folder = self.folder / "measured" / str(number)
+        model.save(folder / "torch")
+        lowered = self.foundry.lower(_saved(folder / "torch"), "torch", runtime.dialect.rung, runtime)
+        return self.foundry.build(lowered, stage=f"variant-{number}", name=name, target=runtime, out=folder / "built")[0]
+
+
+def time_candidates(
+    candidates: Sequence[Candidate],
+    feeds: Mapping[tuple[int, int | None], Sequence[Feed]],
+    *,
+    folder: Path,
+    seconds: float,
+    seed: int,
+    tell: Callable[[Event], None],
+) -> LatencyRecord:
+    """Time candidates by the `latency` probe in about `seconds`."""
+    ((batch, length),) = feeds
+    probe: Probe = registry.load("probe", "latency").model_validate(
+        {"batch": (batch,), "length": () if length is None else (length,), "seconds": seconds}
+    )
+    with ProcessBench(folder, tell=tell) as bench:
+        record = probe.measure(candidates, feeds, bench, seed=seed)
+    assert isinstance(record, LatencyRecord)
+    return record
+
+
+def _saved(path: Path) -> Made:
+    from compressor.store.store import digest_of
+
+    return Made("", digest_of(path), path, {}, 0.0, found=False)
+
+
+def _unkept(artifact: Artifact) -> Made:
+    return Made("", "", artifact.path, {}, 0.0, found=False)

@@ -1,0 +1,70 @@
+"""Keys of stored results: everything that can change a result, and nothing that cannot."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from compressor.contracts import Dialect, Target, registry
+from compressor.contracts.step import code_parts, step_parts, versions_of
+from compressor.deploy.machine import features, machine, read_cpuinfo
+from compressor.plan.bound import Bound, BoundStep
+from compressor.store.store import sha256_of
+
+READ_SUFFIXES = (".safetensors", ".json", ".txt", ".model")
+"""Files of a source model folder that are read."""
+
+
+class Keys:
+    """Parts of keys for one plan on one set of rows."""
+
+    def __init__(self, bound: Bound, data_digest: str, labels: tuple[str, ...], device: str, processes: int = 1) -> None:
+        self._bound = bound
+        self._processes = processes
+        self._labels = labels
+        self.common: dict[str, Any] = {
+            "versions": versions_of(("compressor-toolchain", "torch", "transformers", "onnx", "onnxscript")),
+            "task": {bound.task_name: bound.task.model_dump(mode="json"), **code_parts(bound.task)},
+            "data": data_digest,
+            "seed": bound.seed,
+            "device": device,
+        }
+
+    def source(self, digest: str) -> dict[str, Any]:
+        """Parts of the source model's key: the files it was read from and the labels its head is for."""
+        return {**self.common, "step": "source", "files": digest, "labels": list(self._labels)}
+
+    def step(self, step: BoundStep, parent: str, teachers: Mapping[str, str], dialect: Dialect | None) -> dict[str, Any]:
+        """Parts of a pass's key."""
+        named = [(kind, name) for kind, names in sorted(step.step.plugins().items()) for name in sorted(names)]
+        return {
+            **self.common,
+            **step_parts(step.plugin, step.step),
+            "parent": parent,
+            "teachers": dict(teachers),
+            "measured": self._measured(step.step.targets()),
+            "plugins": {f"{kind}:{name}": code_parts(registry.load(kind, name)) for kind, name in named},
+            "dialect": asdict(dialect) if dialect else None,
+            "quantizer": versions_of([dialect.quantizer] if dialect and dialect.quantizer and step.step.quantizes else []),
+            "processes": self._processes if step.step.trains else 1,
+            "processor": list(features(read_cpuinfo())),
+        }
+
+    def _measured(self, targets: Iterable[str]) -> dict[str, Any]:
+        """What a step that measures on targets depends on: how they are set up, and the machine."""
+        found = {each.name: step_parts(each.plugin, each.target) for each in self._bound.targets if each.name in set(targets)}
+        return {**found, "machine": machine().fingerprint} if found else {}
+
+    def evaluation(self, digest: str, rung: str, split: str, target: Target | None) -> dict[str, Any]:
+        """Parts of the key of a model's scores on a split."""
+        runtime = step_parts(type(target).__name__, target) if target else None
+        return {**self.common, "step": "evaluate", "parent": digest, "rung": rung, "split": split, "target": runtime}
+
+
+def source_digest(folder: Path) -> str:
+    """sha256 over the files of a model folder that are read."""
+    files = sorted(path for path in folder.iterdir() if path.is_file() and path.suffix in READ_SUFFIXES)
+    return hashlib.sha256("".join(f"{path.name}\0{sha256_of(path)}\n" for path in files).encode()).hexdigest()

@@ -1,0 +1,47 @@
+"""What a plan would do, step by step, without doing it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from compressor.contracts import Event
+from compressor.plan.bound import Bound
+from compressor.run.keys import source_digest
+from compressor.run.pipeline import Runner
+from compressor.store.store import Store
+from compressor.tasks.data import resolve
+from compressor.training.launch import ALONE, Processes
+
+
+def outlook(bound: Bound, store: Store, processes: Processes = ALONE) -> Iterator[str]:
+    """A line for the data, the source, each step and each target."""
+    runner = Runner(bound, store, Path(), "check", _unheard, processes)
+    splits = ", ".join(f"{split.rows} {split.name}" for split in runner.data.record.splits)
+    removed = ", ".join(f"{count} {why}" for why, count in runner.data.record.removed.items())
+    yield f"data: {splits}{f'; removed: {removed}' if removed else ''}"
+    digests: dict[str, str | None] = {}
+    for name, source in {"source": bound.model, **bound.models}.items():
+        made = store.find(runner.keys.source(source_digest(resolve(source, bound.folder))))
+        yield f"{name}: {'found in the store' if made else 'to be loaded'}"
+        digests[name] = made.digest if made else None
+    current = "source"
+    for step in bound.passes:
+        if not step.trunk:
+            where = ", ".join(f"{rung} for {name}" for name, rung in step.rungs.items())
+            yield f"{step.name}: to be looked up when its branch is lowered ({where})"
+            continue
+        parent = digests.get(step.start or current)
+        teachers = {name: digests.get(name) for name in step.step.teachers()}
+        found = None
+        if parent and all(teachers.values()):
+            found = store.find(runner.keys.step(step, parent, {name: digest or "" for name, digest in teachers.items()}, None))
+        yield f"{step.name}: {'found in the store' if found else 'to be run'}"
+        digests[step.name], current = (found.digest if found else None), step.name
+    for target in bound.targets:
+        missing = target.target.missing()
+        yield f"{target.name}: {missing.build or missing.run or 'ready'}"
+
+
+def _unheard(_: Event) -> None:
+    """Nothing is said while nothing runs."""

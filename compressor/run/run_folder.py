@@ -1,0 +1,94 @@
+"""The folder of a run: one process at a time, gone on with while it has no report, never overwritten once it has one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+
+from compressor.errors import StoreError
+from compressor.report import EVALUATIONS, TIMED_FEEDS
+from compressor.store.checksums import SUMS
+from compressor.store.disk import put, writing
+from compressor.store.locks import holder, tried
+from compressor.store.store import remove
+
+PLAN, REPORT, LOCK, UNFINISHED = "plan.yaml", "report.json", ".lock", ".unfinished"
+PART = f".{PLAN}.part"
+WRITTEN = {
+    PLAN,
+    LOCK,
+    UNFINISHED,
+    PART,
+    REPORT,
+    "report.html",
+    "report.md",
+    SUMS,
+    EVALUATIONS,
+    TIMED_FEEDS,
+    "artifacts",
+    "bench",
+    "gates",
+}
+"""All that a run writes into its folder, beside parts of the report on their way."""
+
+
+def choose(name: str, plan: str) -> Path:
+    """`runs/NAME/TIME`: the newest that this plan was run in and that has no report yet, else a new one."""
+    runs = Path("runs") / name
+    left = [folder for folder in sorted(runs.glob("*"), reverse=True) if _unfinished(folder, plan)]
+    return left[0] if left else runs / datetime.now().strftime("%Y%m%d-%H%M%S")
+
+
+def finished(folder: Path, plan: str) -> bool:
+    """Whether the folder holds the report of a run of this plan."""
+    return (folder / REPORT).is_file() and _plan_of(folder) == plan
+
+
+@contextmanager
+def claimed(folder: Path, plan: str) -> Iterator[None]:
+    """The folder for this process alone, made or gone on with; `plan` is the plan's text, which stays in it.
+
+    What a run left that failed or was killed may be taken by a run of another plan: the plan was mended, and nothing is lost.
+
+    Raises:
+        StoreError: another process runs in it, it holds something else than an unfinished run of this plan, or it is no folder.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(f"{folder} cannot be a folder ({error.strerror}): name another one with --out") from error
+    with writing(folder), tried(folder / LOCK, work="running a plan") as ours:
+        if not ours:
+            raise StoreError(
+                f"{folder} is in use by {holder(folder / LOCK)}: wait for its end, or name another folder with --out"
+            )
+        if (folder / REPORT).is_file():
+            raise StoreError(f"{folder} is not empty, it holds a run that has ended: name another folder with --out")
+        names = {path.name for path in folder.iterdir()} - {LOCK, PART}
+        if names - {UNFINISHED} and UNFINISHED not in names and _plan_of(folder) != plan:
+            raise StoreError(f"{folder} is not empty, and no unfinished run of this plan: name another folder with --out")
+        for name in sorted(names - WRITTEN):
+            if not (name.startswith(".") and name.endswith(".part")):
+                raise StoreError(f"{folder} holds '{name}', which no run writes: name another folder with --out")
+        for name in names - {PLAN}:  # what a killed run left: all of it is built and measured anew
+            remove(folder / name)
+        (folder / UNFINISHED).touch()
+        put(folder / PLAN, plan)
+        yield
+        (folder / UNFINISHED).unlink(missing_ok=True)
+
+
+def _unfinished(folder: Path, plan: str) -> bool:
+    if (folder / REPORT).exists() or _plan_of(folder) != plan:
+        return False
+    with tried(folder / LOCK, work="looking for an unfinished run") as ours:
+        return ours
+
+
+def _plan_of(folder: Path) -> str | None:
+    try:
+        return (folder / PLAN).read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return None

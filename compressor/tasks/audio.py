@@ -1,0 +1,262 @@
+"""What tasks on sounds share: decoding, feature extraction, feeds of one length; samples (wav2vec 2.0, HuBERT) or spectra (Whisper)."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from compressor.contracts import Batch, Feed, Port, Task
+from compressor.errors import MissingDependency, SourceError
+from compressor.tasks.batches import Batches, Feeds, full_groups, grouped, order_of
+from compressor.tasks.classification import SCORED_BATCH
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from datasets import Dataset
+    from numpy.typing import NDArray
+
+    from compressor.contracts import Model
+
+PREPROCESSOR = "preprocessor_config.json"
+RAW, MEL = "Wav2Vec2FeatureExtractor", "WhisperFeatureExtractor"
+BATCHES_SORTED = 50
+"""Batches among whose sounds those of like lengths are put together."""
+LONGEST = 30
+"""Seconds: what Whisper has embeddings of position for."""
+SHORTEST = 0.25
+"""Seconds: a batch with a shorter sound is padded to this, as some models cannot take less."""
+FRAME = 0.025
+"""Seconds that the models here look at for one frame."""
+LOWEST_RATE = 8000
+"""Samples a second of telephones, the least that models of speech are made for."""
+INSTALL = "pip install 'compressor-toolchain[audio]'"
+
+
+class Sounds(Task):
+    """Sounds of one length as the model's feature extractor makes inputs of them."""
+
+    modality: ClassVar[Literal["text", "image", "audio"]] = "audio"
+    requires: ClassVar[tuple[str, ...]] = ("transformers", "soundfile", "soxr")
+
+    audio: str = Field(default="audio", description="Column of the sound.")
+    seconds: float = Field(
+        default=5.0, gt=0, le=LONGEST, description="Length of all inputs: longer sounds are cut, shorter ones padded."
+    )
+
+    def refuses(self, length: int, files: Path | None = None) -> str | None:
+        """Fewer samples than a frame has, which most likely are meant as tokens, or more than there are embeddings of position for.
+
+        Where the model is not known, fewer than a frame has at the lowest rate in use.
+        """
+        values: dict[str, Any] = settings(files) if files else {"sampling_rate": LOWEST_RATE, "feature_extractor_type": RAW}
+        rate = int(values["sampling_rate"])
+        if length < FRAME * rate:
+            second = f"{rate} is 1 s" if files else "16000 is 1 s at 16 kHz"
+            return f"counts samples of sound, and {length} are less than one frame: {second}"
+        if length > LONGEST * rate and values["feature_extractor_type"] == MEL:
+            return f"counts samples of sound, and {length} are beyond the {LONGEST} s that the model has positions for: {rate} is 1 s"
+        return None
+
+    def inputs(self, model: Model | Path) -> tuple[Port, ...]:
+        """Samples `[batch, samples]` with their mask where the model heeds one, or spectra `[batch, mels, frames]`."""
+        values = settings(model) if isinstance(model, Path) else json.loads(model.files[PREPROCESSOR])
+        if values["feature_extractor_type"] == MEL:
+            return (Port("input_features", "float32", ("batch", int(values["feature_size"]), "frames")),)
+        mask = (Port("attention_mask", "int64", ("batch", "samples")),) if values.get("return_attention_mask") else ()
+        return (Port("input_values", "float32", ("batch", "samples")), *mask)
+
+    def example(self, files: Path, *, batch: int, length: int) -> Feed:  # noqa: ARG002 - an export needs more than a few samples
+        """A made-up sound of half a second."""
+        import numpy as np
+
+        samples = _extractor(json.dumps(settings(files))).sampling_rate // 2
+        waves = [np.sin(np.arange(samples, dtype=np.float32) * (0.05 + 0.01 * number)) for number in range(batch)]
+        return _extracted(settings(files), waves, samples)
+
+    def batches(self, rows: Dataset, files: Path, *, batch_size: int, shuffle_seed: int | None = None) -> Iterable[Batch]:
+        """Sounds of one length, decoded as they are asked for; `row` is the index in the split."""
+        groups = grouped(order_of(len(rows), shuffle_seed), batch_size)
+        return Batches(self._feeds(rows, files, groups), list(rows[self.columns()[-1]]))
+
+    def feeds(
+        self, rows: Dataset, files: Path, *, batch: int = 1, length: int | None = None, count: int | None = None
+    ) -> Sequence[Feed]:
+        """Real sounds in full batches; `length` is in samples, whatever the model makes of them.
+
+        Raises:
+            SourceError: the model takes no sound of that length.
+        """
+        if length is not None and (why := self.refuses(length, files)):
+            raise SourceError(f"length {why}")
+        return list(self._feeds(rows, files, full_groups(len(rows), batch, count), length))
+
+    def scored_feeds(self, rows: Dataset, files: Path) -> tuple[Sequence[Feed], Sequence[int]]:
+        """All rows in order, decoded as they are asked for."""
+        order = range(len(rows))
+        return self._feeds(rows, files, grouped(order, SCORED_BATCH)), order
+
+    def _feeds(self, rows: Dataset, files: Path, groups: Sequence[Sequence[int]], length: int | None = None) -> Feeds:
+        values, sounds = settings(files), _undecoded(rows, self.audio)
+        rate = int(values["sampling_rate"])
+        samples = length or round(self.seconds * rate)
+
+        def make(chosen: Sequence[int]) -> Feed:
+            return _extracted(values, [decoded(sounds[number][self.audio], rate)[:samples] for number in chosen], samples)
+
+        return Feeds(make, groups)
+
+    def cropped_feeds(self, rows: Dataset, files: Path, batch_size: int, seed: int) -> Feeds:
+        """Groups of sounds of like lengths, in an order drawn from `seed`; each sound is cropped at a place drawn from it too."""
+        import numpy as np
+
+        values, sounds = settings(files), _undecoded(rows, self.audio)
+        rate = int(values["sampling_rate"])
+        most, least = round(self.seconds * rate), round(SHORTEST * rate)
+        draw = np.random.default_rng(seed)
+        seconds = lengths(rows, self.audio)
+        order = draw.permutation(len(rows)).tolist()
+        alike = [
+            number for part in grouped(order, batch_size * BATCHES_SORTED) for number in sorted(part, key=seconds.__getitem__)
+        ]
+        groups = grouped(alike, batch_size)
+        places = draw.random(len(rows))
+
+        def make(chosen: Sequence[int]) -> Feed:
+            waves = [decoded(sounds[number][self.audio], rate) for number in chosen]
+            samples = max(least, min(most, *(len(wave) for wave in waves)))
+            starts = [int(places[number] * (max(len(wave) - samples, 0) + 1)) for number, wave in zip(chosen, waves, strict=True)]
+            cut = [wave[start : start + samples] for start, wave in zip(starts, waves, strict=True)]
+            return _extracted(values, cut, samples)
+
+        return Feeds(make, [groups[number] for number in draw.permutation(len(groups))])
+
+
+def side_files(source: Path) -> dict[str, bytes]:
+    """The settings of the feature extractor, checked, as they lie beside the model.
+
+    Raises:
+        SourceError: there are none, or they are of another kind.
+    """
+    values = settings(source)
+    _extractor(json.dumps(values))
+    return {PREPROCESSOR: (json.dumps(values, indent=2, sort_keys=True) + "\n").encode()}
+
+
+def frames_of(states: Mapping[str, torch.Tensor], maps: Mapping[str, torch.Tensor]) -> int | None:
+    """How many frames captured states `[B, T, D]` or attention maps `[B, H, T, T]` have; None where nothing was captured."""
+    shape = next((each.shape[1] for each in states.values()), None)
+    return shape if shape is not None else next((each.shape[-1] for each in maps.values()), None)
+
+
+def frame_mask(module: torch.nn.Module, mask: torch.Tensor, frames: int) -> torch.Tensor:
+    """From a mask of samples to that of the frames which the module's convolutions make of them."""
+    trunk: Any = getattr(module, getattr(module, "base_model_prefix", ""), module)
+    found: torch.Tensor = trunk._get_feature_vector_attention_mask(frames, mask)
+    return found
+
+
+def decoded(content: Mapping[str, Any], sampling_rate: int) -> NDArray[np.float32]:
+    """Samples of a sound file `{bytes, path}`, its channels averaged, resampled where it has another rate.
+
+    Raises:
+        SourceError: it cannot be read as a sound.
+        MissingDependency: the libraries that read sounds are not installed.
+    """
+    try:
+        import soundfile
+        import soxr
+    except ImportError as error:
+        raise MissingDependency(f"{error.name} is not installed: {INSTALL}") from error
+    given = content["bytes"]
+    try:
+        samples, rate = soundfile.read(
+            io.BytesIO(given) if given is not None else content["path"], dtype="float32", always_2d=True
+        )
+    except (OSError, RuntimeError) as error:  # what the library raises for a file that is no sound
+        raise SourceError(f"{content['path'] or 'a row'} cannot be read as a sound: {error}") from error
+    wave: NDArray[np.float32] = samples.mean(axis=1)
+    return wave if rate == sampling_rate else soxr.resample(wave, rate, sampling_rate)
+
+
+@lru_cache(maxsize=4)
+def lengths(rows: Dataset, column: str) -> Sequence[float]:
+    """Seconds of each sound, by the heads of the files; read once for a split."""
+    import soundfile
+
+    found = []
+    for row in _undecoded(rows.select_columns([column]), column):
+        given, path = row[column]["bytes"], row[column]["path"]
+        try:
+            head = soundfile.info(io.BytesIO(given) if given is not None else path)
+        except (OSError, RuntimeError) as error:  # what the library raises for a file that is no sound
+            raise SourceError(f"{path or 'a row'} cannot be read as a sound: {error}") from error
+        found.append(head.frames / head.samplerate)
+    return found
+
+
+def _undecoded(rows: Dataset, column: str) -> Dataset:
+    """Sounds as the bytes of their files: they are decoded here."""
+    from datasets import Audio
+
+    if not isinstance(rows.features[column], Audio):
+        raise SourceError(f"column '{column}' holds no sounds: a folder of sounds is read by `format: audiofolder`")
+    return rows.cast_column(column, Audio(decode=False))
+
+
+# ------------------------------------------------------------------ feature extractors
+
+
+def settings(folder: Path) -> dict[str, Any]:
+    """What the model's feature extractor is set to.
+
+    Raises:
+        SourceError: there is none, or it is of another kind.
+    """
+    path = folder / PREPROCESSOR
+    try:
+        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        kind = values.get("feature_extractor_type")
+    except (OSError, ValueError, AttributeError) as error:
+        raise SourceError(f"{path} cannot be read: it says how sounds become inputs ({type(error).__name__})") from error
+    if kind not in (RAW, MEL):
+        raise SourceError(f"{path}: feature_extractor_type is {kind!r}, expected {RAW} or {MEL}")
+    return values
+
+
+@lru_cache(maxsize=4)
+def _extractor(settings: str) -> Any:
+    from transformers import Wav2Vec2FeatureExtractor, WhisperFeatureExtractor
+
+    values = json.loads(settings)
+    kind = {RAW: Wav2Vec2FeatureExtractor, MEL: WhisperFeatureExtractor}[values.pop("feature_extractor_type")]
+    values.pop("processor_class", None)
+    try:
+        return kind(**values)
+    except (TypeError, ValueError) as error:
+        raise SourceError(f"{PREPROCESSOR} is malformed: {error}") from error
+
+
+def _extracted(values: Mapping[str, Any], waves: Sequence[NDArray[np.float32]], samples: int) -> Feed:
+    """Inputs of the model: sounds cut or padded to so many samples."""
+    import numpy as np
+
+    extractor = _extractor(json.dumps(values))
+    masked = values["feature_extractor_type"] == RAW and bool(values.get("return_attention_mask"))
+    found = extractor(
+        list(waves),
+        sampling_rate=extractor.sampling_rate,
+        padding="max_length",
+        max_length=samples,
+        truncation=True,
+        return_attention_mask=masked,
+        return_tensors="np",
+    )
+    dtypes = {"attention_mask": np.int64}
+    return {name: np.ascontiguousarray(array, dtype=dtypes.get(name, np.float32)) for name, array in found.items()}

@@ -1,0 +1,279 @@
+"""Rows of a plan: cleaned, de-duplicated, split, and known by a digest of their content."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from compressor.contracts import Data
+from compressor.contracts.records import DataRecord, SplitRecord
+from compressor.errors import MissingDependency, SourceError
+from compressor.model.sources import resolve
+from compressor.plan.specs import DataSpec
+from compressor.tasks.sources import read_rows
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+__all__ = ["Data", "load_data", "resolve"]
+
+GIVEN = ("test", "validation", "train")
+"""Splits that a source may give, in the order in which equal rows are kept."""
+
+
+def load_data(spec: DataSpec, *, columns: Sequence[str], seed: int, folder: Path) -> Data:
+    """Read, clean and split the rows that a task asks for.
+
+    Args:
+        spec: the plan's `data:`.
+        columns: content columns first, the label last.
+        seed: of the split and of calibration rows.
+        folder: relative paths start here.
+
+    Raises:
+        SourceError: a file is missing, a column is not there, the rows do not match `sha256`, a split would be empty
+            or of one class, or two splits share a row.
+    """
+    parts, source = read_rows(spec, folder, columns)
+    label = columns[-1]
+    for name, rows in parts.items():
+        _check_files(rows, name)
+    read = _whole_digest({name: _digest(rows) for name, rows in parts.items()})
+    if spec.files and spec.files.sha256 and not read.startswith(spec.files.sha256):
+        raise SourceError(f"the rows of {source} have sha256 {read[:16]}..., the plan says {spec.files.sha256}")
+    removed: Counter[str] = Counter()
+    parts = {name: _clean(rows, columns, removed) for name, rows in parts.items()}
+    parts = _apart(parts, spec.deduplicate, label, removed)
+    for name, rows in parts.items():
+        if not len(rows):
+            raise SourceError(f"{source}: no row of {name} has content and a label ({_told(removed)})")
+    labels = _labels(parts["train"][label])
+    if len(labels) < 2:
+        raise SourceError(f"{source}: all rows of train have the one label '{labels[0]}'; at least 2 labels are needed")
+    parts = {name: _encoded(rows, label, labels, name) for name, rows in parts.items()}
+    parts = _split(parts, spec, label, seed)
+    parts["calibration"] = _drawn(parts["train"], spec.calibration, seed + 1)
+    digests = {name: _digest(rows) for name, rows in parts.items()}
+    splits = tuple(
+        SplitRecord(name=name, rows=len(rows), digest=digests[name], classes=_classes(rows, label, labels))
+        for name, rows in parts.items()
+    )
+    record = DataRecord(source=source, digest=read, splits=splits, removed=dict(+removed))
+    return Data(parts, labels, record, _whole_digest({**digests, "labels": "\0".join(labels)}))
+
+
+def _labels(spelled: Iterable[str]) -> tuple[str, ...]:
+    """Names in order: numbers by value, all else by letter."""
+    names = set(spelled)
+    return tuple(sorted(names, key=int) if all(name.isdecimal() for name in names) else sorted(names))
+
+
+def _classes(rows: Dataset, label: str, labels: Sequence[str]) -> dict[str, int]:
+    counts = Counter(rows[label])
+    return {name: counts[number] for number, name in enumerate(labels)}
+
+
+def _check_files(rows: Dataset, split: str) -> None:
+    """Read every image, and the head of every sound, so that a broken one is found now and not when its split is."""
+    from datasets import Audio, Image
+
+    for column, feature in rows.features.items():
+        check = {Image: _check_image, Audio: _check_sound}.get(type(feature))
+        for number, row in enumerate(_undecoded(rows.select_columns([column]))) if check else ():
+            content = row[column]
+            if check and not _empty(content):
+                check(content, content["path"] or f"row {number} of {split}")
+
+
+def _check_image(content: Mapping[str, Any], where: str) -> None:
+    from PIL import Image
+
+    try:
+        Image.open(BytesIO(_bytes(content))).verify()
+    except (OSError, SyntaxError, ValueError) as error:  # what a broken file makes the library raise
+        raise SourceError(f"{where} cannot be read as an image: {error}") from error
+
+
+def _check_sound(content: Mapping[str, Any], where: str) -> None:
+    try:
+        import soundfile
+    except ImportError as error:
+        raise MissingDependency("soundfile is not installed: pip install 'compressor-toolchain[audio]'") from error
+    try:
+        frames = soundfile.info(BytesIO(_bytes(content))).frames
+    except (OSError, RuntimeError) as error:
+        raise SourceError(f"{where} cannot be read as a sound: {error}") from error
+    if not frames:
+        raise SourceError(f"{where} is a sound without a sample")
+
+
+# ------------------------------------------------------------------ cleaning
+
+
+def _clean(rows: Dataset, columns: Sequence[str], removed: Counter[str]) -> Dataset:
+    kept = []
+    for number, row in enumerate(_undecoded(rows)):
+        if not row[columns[-1]]:
+            removed["without a label"] += 1
+        elif any(_empty(row[column]) for column in columns[:-1]):
+            removed["without content"] += 1
+        else:
+            kept.append(number)
+    return _selected(rows, kept)
+
+
+def _empty(value: Any) -> bool:
+    if isinstance(value, dict) and value.keys() == {"bytes", "path"}:
+        return value["bytes"] is None and value["path"] is None
+    return value is None or (isinstance(value, str) and not value.strip())
+
+
+def _told(removed: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {why}" for why, count in removed.items()) or "the file is empty"
+
+
+def _selected(rows: Dataset, kept: Sequence[int]) -> Dataset:
+    return rows if len(kept) == len(rows) else rows.select(kept)
+
+
+def _apart(parts: Mapping[str, Dataset], remove: bool | None, label: str, removed: Counter[str]) -> dict[str, Dataset]:
+    """Splits that share no row, nor will once the missing ones are cut from train."""
+    apart = dict(parts)
+    for name, owners in _equal_to_earlier(parts, label).items():
+        cut = name == "train" and len(parts) < len(GIVEN)
+        risky = {number for number, owner in owners.items() if owner != name or cut}
+        gone = set(owners) if remove else {number for number in risky if owners[number] == name and remove is None}
+        if risky - gone:
+            raise SourceError(_shared(name, {number: owners[number] for number in sorted(risky - gone)}))
+        for number in gone:
+            removed["duplicates" if owners[number] == name else "in two splits"] += 1
+        apart[name] = _selected(parts[name], [number for number in range(len(parts[name])) if number not in gone])
+    return apart
+
+
+def _equal_to_earlier(parts: Mapping[str, Dataset], label: str) -> dict[str, dict[int, str]]:
+    """By split the rows whose content an earlier row has, and the split of that row; test comes first, train last."""
+    first: dict[str, str] = {}
+    equal: dict[str, dict[int, str]] = {name: {} for name in GIVEN if name in parts}
+    for name in equal:
+        for number, row in enumerate(_undecoded(parts[name])):
+            identity = _identity([row[column] for column in row if column != label])
+            if identity in first:
+                equal[name][number] = first[identity]
+            first.setdefault(identity, name)
+    return equal
+
+
+def _shared(name: str, owners: Mapping[int, str]) -> str:
+    number, owner = next(iter(owners.items()))
+    if owner == name:
+        return (
+            f"{_counted(len(owners))} of {name} {'repeat' if len(owners) > 1 else 'repeats'} another (first: row {number}), and "
+            "equal rows can come to stand in two splits: leave `deduplicate: false` out, or give all splits by hand"
+        )
+    return (
+        f"{_counted(len(owners))} of {name} {'stand' if len(owners) > 1 else 'stands'} in {owner} too (first: row {number}), "
+        f"so that scores would flatter: say `deduplicate: true` to keep them in {owner} only"
+    )
+
+
+def _counted(rows: int) -> str:
+    return f"{rows} row{'s' if rows > 1 else ''}"
+
+
+def _undecoded(rows: Dataset) -> Iterator[dict[str, Any]]:
+    """Rows with images and sounds as the bytes of their files, so that nothing is decoded just to be compared."""
+    from datasets import Audio, Image
+
+    for name, feature in rows.features.items():
+        if isinstance(feature, Image | Audio):
+            rows = rows.cast_column(name, type(feature)(decode=False))
+    return iter(rows)
+
+
+def _identity(values: Iterable[Any]) -> str:
+    """sha256 of the content: letters folded and blanks run together, images and sounds by the bytes of their files."""
+    total = hashlib.sha256()
+    for value in values:
+        total.update(" ".join(value.casefold().split()).encode() if isinstance(value, str) else _bytes(value))
+        total.update(b"\0")
+    return total.hexdigest()
+
+
+def _bytes(value: Any) -> bytes:
+    if isinstance(value, dict) and value.keys() == {"bytes", "path"}:
+        return value["bytes"] if value["bytes"] is not None else Path(value["path"]).read_bytes()
+    return json.dumps(value, sort_keys=True, default=str).encode()
+
+
+def _digest(rows: Dataset) -> str:
+    total = hashlib.sha256()
+    for row in _undecoded(rows):
+        for name in sorted(row):
+            content = row[name].encode() if isinstance(row[name], str) else _bytes(row[name])
+            total.update(len(content).to_bytes(8, "little"))
+            total.update(content)
+    return total.hexdigest()
+
+
+def _whole_digest(digests: Mapping[str, str]) -> str:
+    return hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest()
+
+
+# ------------------------------------------------------------------ splitting
+
+
+def _encoded(rows: Dataset, label: str, labels: Sequence[str], split: str) -> Dataset:
+    from datasets import ClassLabel
+
+    numbers = {name: number for number, name in enumerate(labels)}
+    spelled = list(rows[label])
+    if strangers := sorted(set(spelled) - set(labels)):
+        raise SourceError(f"{split} has the label '{strangers[0]}', which no row of train has")
+    encoded = [numbers[value] for value in spelled]
+    return rows.remove_columns(label).add_column(label, encoded, feature=ClassLabel(names=list(labels)))
+
+
+def _split(parts: dict[str, Dataset], spec: DataSpec, label: str, seed: int) -> dict[str, Dataset]:
+    """Cut what is missing from train, stratified by label; then keep to the limits."""
+    train, total = parts["train"], len(parts["train"])
+    for name in ("test", "validation"):
+        if name not in parts:
+            share = getattr(spec.split, name)
+            count = round(share * total) if share < 1 else int(share)
+            train, parts[name] = _cut(train, count, label, seed, name)
+    parts["train"] = train
+    for name in ("test", "validation"):
+        if strangers := sorted(set(parts[name][label]) - set(train[label])):
+            lost = train.features[label].int2str(strangers[0])
+            raise SourceError(
+                f"every row with the label '{lost}' went to {name}, train has none: give more rows of it, or splits by hand"
+            )
+    limits: dict[str, int | None] = spec.limit.model_dump()
+    return {name: _drawn(parts[name], limit, seed) if limit else parts[name] for name, limit in limits.items()}
+
+
+def _cut(rows: Dataset, count: int, label: str, seed: int, name: str) -> tuple[Dataset, Dataset]:
+    from sklearn.model_selection import train_test_split
+
+    numbers = list(rows[label])
+    if count < 1 or count >= len(rows):
+        raise SourceError(f"cannot cut {count} rows of {name} from {len(rows)}: give more rows or another `split:`")
+    classes = len(set(numbers))
+    rare = min(Counter(numbers).values()) < 2 or count < classes or len(rows) - count < classes
+    kept, taken = train_test_split(list(range(len(rows))), test_size=count, random_state=seed, stratify=None if rare else numbers)
+    return rows.select(sorted(kept)), rows.select(sorted(taken))
+
+
+def _drawn(rows: Dataset, count: int, seed: int) -> Dataset:
+    import numpy as np
+
+    if count >= len(rows):
+        return rows
+    chosen = np.random.default_rng(seed).permutation(len(rows))[:count]
+    return rows.select(sorted(int(number) for number in chosen))

@@ -1,0 +1,203 @@
+"""Where a training stands, kept in a folder so that a killed one goes on: tensors as safetensors, the rest as JSON."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from compressor.contracts import Event, Message
+from compressor.errors import CompressorError
+from compressor.store.disk import settle
+
+if TYPE_CHECKING:
+    import torch
+
+INDEX = "checkpoint.json"
+FORMAT = 2
+RESCUED = "last-good.safetensors"
+INTERVAL = "COMPRESSOR_CHECKPOINT_SECONDS"
+"""Environment variable: seconds between two checkpoints; 0 for one after every step."""
+INTERVAL_SECONDS = 60.0
+MOST_SHARE = 0.02
+"""Share of the time that writing may take: where one takes long, the next one comes later."""
+
+
+def holds_checkpoint(folder: Path) -> bool:
+    """Whether a folder holds a checkpoint: of all that a step writes on its way, what is there whole or not at all."""
+    return (folder / INDEX).is_file()
+
+
+class Checkpoints:
+    """The last checkpoint of one training.
+
+    `INDEX` names the file of tensors and its sha256. It is replaced only once that file is on disk, so a process killed at any
+    moment leaves a whole checkpoint: this one or the one before.
+    """
+
+    def __init__(self, folder: Path, identity: str, tell: Callable[[Event], None]) -> None:
+        """`identity` stands for all that decides how the training goes; a checkpoint of another identity is not read."""
+        self.folder = folder
+        self._identity = identity
+        self._tell = tell
+        self._last = time.monotonic()
+        self._took = 0.0
+        self._step: int | None = None
+        self._every = _interval()
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time to write."""
+        pause = max(self._every, self._took / MOST_SHARE) if self._every else 0.0
+        return time.monotonic() - self._last >= pause
+
+    def read(self) -> tuple[dict[str, Any], dict[str, torch.Tensor]] | None:
+        """Values and tensors as they were written last, or None; what is damaged or of another training is said and passed over."""
+        from safetensors import SafetensorError
+
+        path = self.folder / INDEX
+        if not path.is_file():
+            return None
+        try:
+            index = json.loads(path.read_bytes())
+            if index["format"] != FORMAT or index["identity"] != self._identity:
+                self._say(f"{path} belongs to another training: this one starts at its beginning")
+                return None
+            tensors = _tensors(self.folder / Path(index["file"]).name, index["sha256"])
+            self._step = index["step"]
+            return index["values"], tensors
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+            self._say(f"{path} is damaged ({error}): training starts at its beginning")
+            return None
+
+    def write(self, values: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], *, step: int) -> None:
+        """Replace the checkpoint. A training does not end because this cannot be written: it is said, and it goes on."""
+        from safetensors import SafetensorError
+
+        started = time.monotonic()
+        try:
+            self._write(values, tensors, step)
+            self._step = step
+        except (OSError, SafetensorError) as error:
+            self._say(f"no checkpoint at step {step} ({error}): training goes on without")
+        self._last = time.monotonic()
+        self._took = self._last - started
+
+    def _write(self, values: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], step: int) -> None:
+        from safetensors.torch import save_file
+
+        name = f"step-{step}.safetensors"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        unfinished = self.folder / f"{name}.unfinished"
+        save_file({key: tensor.detach().contiguous() for key, tensor in tensors.items()}, unfinished)
+        digest = _sha256(unfinished)
+        settle(unfinished, self.folder / name)
+        index = {
+            "format": FORMAT,
+            "identity": self._identity,
+            "step": step,
+            "file": name,
+            "sha256": digest,
+            "values": values,
+        }
+        unfinished = self.folder / f"{INDEX}.unfinished"
+        unfinished.write_text(json.dumps(index), encoding="utf-8")
+        settle(unfinished, self.folder / INDEX)
+        for path in self.folder.iterdir():
+            if path.name not in (INDEX, name):
+                path.unlink()
+
+    def rescue(self, tensors: Mapping[str, torch.Tensor]) -> Path | None:
+        """Keep weights for their own sake, no training goes on from them; None where they cannot be written."""
+        from safetensors import SafetensorError
+        from safetensors.torch import save_file
+
+        path = self.folder / RESCUED
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            unfinished = path.with_name(f"{RESCUED}.unfinished")
+            save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, unfinished)
+            settle(unfinished, path)
+        except (OSError, SafetensorError) as error:
+            self._say(f"{path} cannot be written ({error})")
+            return None
+        return path
+
+    def described(self) -> str:
+        """Which checkpoint there is, in words."""
+        return (
+            "no checkpoint was due yet" if self._step is None else f"the checkpoint of step {self._step} is kept in {self.folder}"
+        )
+
+    def _say(self, text: str) -> None:
+        self._tell(Message(text))
+
+
+def _interval() -> float:
+    given = os.environ.get(INTERVAL)
+    try:
+        return INTERVAL_SECONDS if given is None else float(given)
+    except ValueError:
+        raise CompressorError(f"{INTERVAL} is '{given}', expected a number of seconds") from None
+
+
+def identity_of(what: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> str:
+    """sha256 over JSON values and over names, types, shapes and contents of tensors."""
+    import torch
+
+    total = hashlib.sha256(json.dumps(what, sort_keys=True).encode())
+    for name, tensor in tensors.items():
+        total.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
+        total.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return total.hexdigest()
+
+
+def random_states() -> dict[str, Any]:
+    """States of all generators that training draws from (python, numpy, torch, the GPU's), as JSON values."""
+    import numpy as np
+    import torch
+
+    name, keys, *rest = np.random.get_state()
+    gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    return {
+        "python": random.getstate(),
+        "numpy": [name, np.asarray(keys).tolist(), *rest],
+        "torch": [_spelled(state) for state in (torch.get_rng_state(), *gpus)],
+    }
+
+
+def set_random_states(states: Mapping[str, Any]) -> None:
+    """Put generators where `random_states` found them."""
+    import numpy as np
+    import torch
+
+    version, numbers, gauss = states["python"]
+    random.setstate((version, tuple(numbers), gauss))
+    name, keys, *rest = states["numpy"]
+    np.random.set_state((name, np.asarray(keys, dtype=np.uint32), *rest))
+    own, *gpus = [torch.frombuffer(bytearray.fromhex(text), dtype=torch.uint8) for text in states["torch"]]
+    torch.set_rng_state(own)
+    if gpus:
+        torch.cuda.set_rng_state_all(gpus)
+
+
+def _spelled(state: torch.Tensor) -> str:
+    return state.cpu().numpy().tobytes().hex()
+
+
+def _tensors(path: Path, sha256: str) -> dict[str, torch.Tensor]:
+    from safetensors.torch import load_file
+
+    if _sha256(path) != sha256:
+        raise ValueError(f"the digest of {path.name} does not match")
+    return {name: tensor.clone() for name, tensor in load_file(path).items()}  # not mapped from a file about to be replaced
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

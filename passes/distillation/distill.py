@@ -1,0 +1,108 @@
+"""Distillation: train a student to imitate one or several teachers, by objectives that are found by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+from typing_extensions import override
+
+from compressor.contracts import Context, Size
+from compressor.contracts.notes import Series
+from compressor.errors import UnsupportedModel
+from compressor.model.anatomy import anatomy_of
+from compressor.model.edits import KeepBlocks
+from compressor.training.loop import train
+from passes.distillation.distillation import Listening, Taught, projections
+from passes.distillation.teachers import COMPARED_ROWS, thinned
+from passes.objectives.layer_maps import ids, spread
+
+if TYPE_CHECKING:
+    from compressor.contracts import Model
+
+
+class Distill(Taught):
+    """Train a student, which starts from the step's input model, to imitate one or several teachers."""
+
+    version: ClassVar[int] = 2
+    paper: ClassVar[str] = (
+        "Hinton et al., Distilling the Knowledge in a Neural Network, 2015, arXiv:1503.02531; students from every other layer: "
+        "Sanh et al., DistilBERT, 2019, arXiv:1910.01108"
+    )
+    examples: ClassVar[tuple[Mapping[str, Any], ...]] = ({"teacher": "source", "init": "every-other"},)
+
+    init: Literal["self", "every-other", "first", "last"] = Field(
+        "self", description="which layers of the input model the student takes"
+    )
+    layers: int | None = Field(None, ge=1, description="how many layers it takes; half of them for every-other unless given")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.init == "self" and self.layers is not None:
+            raise ValueError("layers needs init: every-other, first or last")
+        if self.init in ("first", "last") and self.layers is None:
+            raise ValueError(f"init: {self.init} needs layers, the number of layers to take")
+        return self
+
+    @override
+    def plugins(self) -> Mapping[str, tuple[str, ...]]:
+        """The objectives, and the edit that makes a student of fewer layers."""
+        return {**super().plugins(), "edit": ("keep-blocks",)}
+
+    @override
+    def work(self, size: Size) -> float:
+        """The student's epochs and the teachers' answers."""
+        train, validation = size.rows["train"], size.rows["validation"]
+        student = self.epochs * (3 * train + validation) + min(COMPARED_ROWS, validation)
+        return student * size.result + self.answers(size, self.epochs)
+
+    @override
+    def apply(self, model: Model, ctx: Context) -> Model:
+        """The trained student, a model of its own.
+
+        Raises:
+            UnsupportedModel: a teacher or objective does not fit the student, or there are too few layers.
+            TrainingDiverged: the loss is not finite.
+        """
+        import torch
+
+        torch.manual_seed(ctx.seed)  # projections that start at random are the same ones when a killed run goes on
+        student = self._student(model)
+        models = {name: ctx.model(name) for name in self.teachers()}
+        teachers = self.taught_by(student, models, ctx)
+        listening = Listening(student, models, ctx)
+        log = train(
+            torch.nn.ModuleList([student.module, *projections(teachers)]),
+            batches=self.batches(student, ctx, first_seed=ctx.seed),
+            step=lambda batch, _: self.losses(student.module, teachers, batch, ctx.task),
+            settings=self,
+            seed=ctx.seed,
+            device=ctx.device,
+            tell=ctx.tell,
+            work="distill",
+            folder=ctx.folder,
+            evaluate=lambda: ctx.evaluate(student, "validation").scores.main.value,
+        )
+        curves = {name: thinned(curve) for name, curve in log.losses.items()}
+        ctx.note(Series(title=f"Losses by weight ({log.precision})", x="step", y="loss", curves=curves))
+        ctx.note(Series(title="Validation", x="step", y=ctx.task.metric, curves={ctx.task.metric: log.validation}))
+        listening.tell(student, log.losses)
+        return student
+
+    def _student(self, model: Model) -> Model:
+        """A copy of the input model, or of some of its layers."""
+        student = model.copy()
+        if self.init == "self":
+            return student
+        blocks = ids(anatomy_of(student.module))
+        count = self.layers or (len(blocks) + 1) // 2
+        if count > len(blocks):
+            raise UnsupportedModel(f"the student is to take {count} layers of a model that has {len(blocks)}")
+        chosen = {
+            "first": range(count),
+            "last": range(len(blocks) - count, len(blocks)),
+            "every-other": spread(count, len(blocks)),
+        }
+        student.apply(KeepBlocks(blocks=tuple(blocks[at] for at in chosen[self.init])))
+        return student

@@ -1,0 +1,211 @@
+"""What all steps that learn from teachers share: who teaches, by which objectives, and how a training is made of that."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
+
+from pydantic import Field, ValidationError, model_validator
+from typing_extensions import override
+
+from compressor.contracts import Batch, Context, Objective, Pass, Size, Task, registry
+from compressor.contracts.notes import Remark
+from compressor.errors import UnsupportedModel, did_you_mean
+from compressor.model.anatomy import anatomy_of
+from compressor.training.loop import TrainingSettings
+from passes.distillation.losses import Teacher, lessons, losses
+from passes.distillation.teachers import COMPARED_ROWS, INPUT_FILES, agreement_remarks, agreements, files_read, silent, teacher
+from passes.side_files import write_side_files
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+    from torch import nn
+
+    from compressor.contracts import Model
+
+Weight = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(gt=0)]
+
+
+class Taught(Pass, TrainingSettings):
+    """A training by teachers; what is done to the student is the step's own."""
+
+    requires: ClassVar[tuple[str, ...]] = ("torch", "transformers", "accelerate")
+    trains: ClassVar[bool] = True
+
+    teacher: str | Annotated[tuple[str, ...], Field(min_length=1)] | Annotated[dict[str, Share], Field(min_length=1)] = Field(
+        description="an earlier step, an entry of models, or source; several as a list, or with a share each"
+    )
+    objectives: dict[str, Weight | dict[str, Any]] = Field(
+        {"soft-targets": 1.0}, description="losses by name: a weight, or parameters with `weight` among them"
+    )
+    task_loss: float = Field(0.0, ge=0, description="weight of the supervised loss on the labels")
+    cache_teacher: bool | None = Field(
+        None,
+        description="run the teacher once a row and keep what it answers, inner states on disk (tokens x features x 2 bytes a row and state "
+        "in bf16); on unless false where only logits are wanted",
+    )
+
+    @model_validator(mode="after")
+    def _something_to_learn(self) -> Self:
+        if isinstance(self.teacher, tuple) and len(set(self.teacher)) < len(self.teacher):
+            raise ValueError(f"teacher names one twice: {', '.join(self.teacher)}")
+        made = self.known_objectives()
+        if len(made) == len(self.objectives) and not self.task_loss and not any(each.weight for each in made.values()):
+            raise ValueError("nothing to learn: every weight of objectives is 0, and so is task_loss")
+        looks = {name: each.looks_at() for name, each in made.items() if each.weight}
+        maps = [name for name, at in looks.items() if at == "maps"]
+        if maps and self.cache_teacher:
+            raise ValueError(
+                f"cache_teacher keeps no attention maps, and {', '.join(maps)} looks at them: leave cache_teacher out"
+            )
+        inside = [name for name, at in looks.items() if at != "logits"]
+        if inside and self.compile:
+            raise ValueError(f"compile: true hides what {', '.join(inside)} looks at inside of the student: leave compile out")
+        return self
+
+    @override
+    def teachers(self) -> tuple[str, ...]:
+        """Names of the teachers."""
+        return (self.teacher,) if isinstance(self.teacher, str) else tuple(self.teacher)
+
+    @override
+    def imitated(self) -> tuple[str, ...]:
+        """All teachers, where an objective compares logits."""
+        return self.teachers() if any(each.looks_at() == "logits" for each in self._objectives().values()) else ()
+
+    @override
+    def plugins(self) -> Mapping[str, tuple[str, ...]]:
+        """The objectives."""
+        return {"objective": tuple(self.objectives)}
+
+    @override
+    def needs_classes(self) -> bool:
+        """Where the task's loss or the teachers' classes are part of the lessons."""
+        given = self.objectives.get("soft-targets", 0.0)
+        return self.task_loss > 0 or bool(given.get("weight", 1.0) if isinstance(given, dict) else given)
+
+    @override
+    def needs_repeats(self) -> bool:
+        """Where answers are kept."""
+        return self._answers_kept()
+
+    @override
+    def check(self, given: Path, origins: Mapping[str, Path]) -> None:
+        """Teachers that would have to run on what the student reads, and read something else."""
+        if self._answers_kept() and all(each.looks_at() == "logits" for each in self._objectives().values()):
+            return  # they run on what they read themselves
+        mine = files_read(given)
+        for name in self.teachers():
+            theirs = files_read(origins[name])
+            if other := [file for file in INPUT_FILES if mine.get(file) != theirs.get(file)]:
+                raise UnsupportedModel(
+                    f"teacher {name} and student read different inputs ({', '.join(other)} differ): "
+                    "such a teacher gives soft-targets only, with cache_teacher: true"
+                )
+
+    def answers(self, size: Size, epochs: int) -> float:
+        """Work of the teachers: once a row where their answers are kept, else anew in every epoch."""
+        train, compared = size.rows["train"], min(COMPARED_ROWS, size.rows["validation"])
+        return ((1 if self._answers_kept() else epochs) * train + compared) * size.teachers
+
+    def _answers_kept(self) -> bool:
+        """Whether the teachers run once a row: where that was asked for, and by itself where only their logits are wanted."""
+        if self.cache_teacher is None:
+            made = self.known_objectives().values()
+            return all(each.looks_at() == "logits" for each in made if each.weight > 0)
+        return self.cache_teacher
+
+    def taught_by(self, student: Model, models: Mapping[str, Model], ctx: Context) -> tuple[Teacher, ...]:
+        """The teachers, ready to teach; their shares sum to 1.
+
+        Raises:
+            UnsupportedModel: a teacher or objective does not fit the student.
+        """
+        shares = self.teacher if isinstance(self.teacher, dict) else dict.fromkeys(self.teachers(), 1.0)
+        whole, mine, wanted = sum(shares.values()), anatomy_of(student.module), self._objectives()
+        made = []
+        for name, model in models.items():
+            suffix = f" of {name}" if len(models) > 1 else ""
+            taught = lessons(mine, anatomy_of(model.module), wanted, share=shares[name] / whole, suffix=suffix)
+            made.append(teacher(name, model, taught, student=student, ctx=ctx, settings=self, cache=self._answers_kept()))
+        return tuple(made)
+
+    def known_objectives(self) -> dict[str, Objective]:
+        """The objectives that are installed, by name; others are faults that the plan's check tells."""
+        known = registry.names("objective")
+        return {name: objective(name, given) for name, given in self.objectives.items() if name in known}
+
+    def _objectives(self) -> dict[str, Objective]:
+        """The objectives that count, by name."""
+        made = {name: objective(name, given) for name, given in self.objectives.items()}
+        return {name: each for name, each in made.items() if each.weight > 0}
+
+    def batches(self, student: Model, ctx: Context, *, first_seed: int) -> Callable[[int], Iterable[Batch]]:
+        """Training rows of an epoch, shuffled by its number from `first_seed` on."""
+        rows, files = ctx.data.split("train"), write_side_files(student, ctx.folder / "files")
+        return lambda epoch: ctx.task.batches(rows, files, batch_size=self.batch_size, shuffle_seed=first_seed + epoch)
+
+    def losses(self, student: nn.Module, teachers: Sequence[Teacher], batch: Batch, task: Task) -> dict[str, torch.Tensor]:
+        """Losses by name, weighted."""
+        outputs, found = losses(teachers, task, student, batch)
+        weights = {lesson.name: lesson.weight for each in teachers for lesson in each.lessons}
+        weighted = {name: weights[name] * loss for name, loss in found.items()}
+        return weighted | ({"task": self.task_loss * task.loss(outputs, batch)} if self.task_loss else {})
+
+
+def projections(teachers: Sequence[Teacher]) -> list[nn.Module]:
+    """What the lessons train beside the student."""
+    return [lesson.projections for each in teachers for lesson in each.lessons if lesson.projections is not None]
+
+
+class Listening:
+    """How well a student agrees with its teachers before and after."""
+
+    def __init__(self, student: Model, models: Mapping[str, Model], ctx: Context) -> None:
+        self._ctx = ctx
+        self._taught = {name: self._outputs(model) for name, model in models.items()}
+        self._before = self._agreements(student)
+
+    def tell(self, student: Model, curves: Mapping[str, Sequence[tuple[float, float]]]) -> None:
+        """Into the report: agreement, and losses that stood still."""
+        after, rows = self._agreements(student), min(len(each) for each in self._taught.values())
+        for remark in (*agreement_remarks(self._before, after, rows=rows, ctx=self._ctx), *silent(curves)):
+            self._ctx.note(Remark(text=remark))
+
+    def _agreements(self, student: Model) -> dict[str, float]:
+        return agreements(self._outputs(student), self._taught, classes=self._ctx.task.classes)
+
+    def _outputs(self, model: Model) -> NDArray[np.float32]:
+        return self._ctx.outputs(model, "validation", limit=COMPARED_ROWS)
+
+
+def objective(name: str, given: float | dict[str, Any]) -> Objective:
+    """The objective of that name with what the plan says of it: its weight, or its parameters.
+
+    Raises:
+        PluginError: there is none of that name.
+        ValueError: it does not take these parameters; says all that is wrong.
+    """
+    kind: type[Objective] = registry.load("objective", name)
+    parameters = given if isinstance(given, dict) else {"weight": given}
+    try:
+        made = kind.model_validate_json(json.dumps(parameters), strict=True)
+    except ValidationError as error:
+        faults = (_fault(name, kind, details["loc"], details["type"], details["msg"]) for details in error.errors())
+        raise ValueError("; ".join(faults)) from None
+    if made.weight < 0:
+        raise ValueError(f"{name}.weight: found {made.weight:g}, expected 0 or more")
+    return made
+
+
+def _fault(name: str, kind: type[Objective], where: tuple[int | str, ...], what: str, message: str) -> str:
+    path = ".".join([name, *map(str, where)])
+    if what == "extra_forbidden":
+        return f"{path}: no such parameter{did_you_mean(str(where[-1]), kind.model_fields)}"
+    return f"{path}: {message[:1].lower()}{message[1:]}"

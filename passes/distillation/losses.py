@@ -1,0 +1,158 @@
+"""What a student learns from each of its teachers: features captured once, objectives summed by weight."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from compressor.contracts import Batch, Objective, Outputs, Task, Want
+from compressor.contracts.anatomy import Anatomy
+from compressor.model.anatomy import anatomy_of
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from passes.distillation.teacher_cache import Answers
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """One objective with one teacher."""
+
+    name: str
+    """How its curve is called: the objective's name, with the teacher's where there are several."""
+    objective: Objective
+    weight: float
+    """The objective's weight times the teacher's share."""
+    student: Want
+    teacher: Want
+    projections: nn.Module | None
+
+    def projected(self, student: Outputs) -> Outputs:
+        """What the objective asked for of the student, in the order it asked, through its projections."""
+        return self.objective.project(_chosen(student, self.student), self.projections)
+
+    def loss(self, projected: Outputs, teacher: Outputs, batch: Batch) -> torch.Tensor:
+        """The loss before its weight."""
+        return self.objective.loss(in_float32(projected), in_float32(_chosen(teacher, self.teacher)), batch)
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A frozen model and the lessons it gives; with `answers` they are looked up by row and the model is not run."""
+
+    module: nn.Module
+    lessons: tuple[Lesson, ...]
+    answers: Answers | None = None
+
+    @property
+    def want(self) -> Want:
+        """What all its lessons capture on it."""
+        return union(lesson.teacher for lesson in self.lessons)
+
+    def outputs(self, task: Task, batch: Batch, like: Outputs) -> Outputs:
+        """What it makes of a batch, without gradients; `like` are the student's outputs."""
+        import torch
+
+        if self.answers is not None:
+            return self.answers.of(batch, like)
+        with torch.no_grad():
+            return task.forward(self.module, batch, self.want)
+
+
+def lessons(
+    student: Anatomy, teacher: Anatomy, objectives: Mapping[str, Objective], *, share: float = 1.0, suffix: str = ""
+) -> tuple[Lesson, ...]:
+    """One lesson an objective, its projections freshly made."""
+    return tuple(
+        Lesson(
+            f"{name}{suffix}",
+            objective,
+            objective.weight * share,
+            *objective.wants(student, teacher),
+            objective.projections(student, teacher),
+        )
+        for name, objective in objectives.items()
+    )
+
+
+def losses(teachers: Sequence[Teacher], task: Task, student: nn.Module, batch: Batch) -> tuple[Outputs, dict[str, torch.Tensor]]:
+    """The student's outputs and each lesson's loss before its weight, in float32 whatever the forward pass runs in."""
+    import torch
+
+    want = union(lesson.student for teacher in teachers for lesson in teacher.lessons)
+    _quiet(student, want.attention_maps)
+    with unabridged(student) if want != Want() else nullcontext():
+        outputs = task.forward(student, batch, want)
+    taught = [
+        (lesson, lesson.projected(outputs), theirs)
+        for teacher in teachers
+        for theirs in [teacher.outputs(task, batch, outputs)]
+        for lesson in teacher.lessons
+    ]
+    with torch.autocast(outputs.logits.device.type, enabled=False):
+        found = {lesson.name: lesson.loss(mine, theirs, batch) for lesson, mine, theirs in taught}
+        return in_float32(outputs), found
+
+
+@contextmanager
+def unabridged(module: nn.Module) -> Iterator[None]:
+    """No layer drop and no masked frames meanwhile.
+
+    A block that is left out has no states to imitate, and gates that do not act; a teacher sees what a mask hides from its student.
+    """
+    config: Any = getattr(module, "config", None)
+    held: list[tuple[Any, str, Any]] = [
+        (part, "layerdrop", part.layerdrop)
+        for part in (config, *module.modules())
+        if isinstance(getattr(part, "layerdrop", None), float)
+    ]
+    if getattr(config, "apply_spec_augment", False):
+        held.append((config, "apply_spec_augment", True))
+    for part, name, _ in held:
+        setattr(part, name, type(getattr(part, name))(0))
+    try:
+        yield
+    finally:
+        for part, name, before in held:
+            setattr(part, name, before)
+
+
+def _quiet(student: nn.Module, blocks: Sequence[str]) -> None:
+    """Switch dropout off in attention that hands out its maps: they come after it, and a dropped entry is no probability."""
+    if blocks:
+        anatomy = anatomy_of(student)
+        for attention in (anatomy.block(block).attention for block in blocks):
+            if attention is not None:
+                student.get_submodule(attention.module).eval()
+
+
+def union(wants: Iterable[Want]) -> Want:
+    """All that any of `wants` asks for, each block once."""
+    hidden: dict[str, None] = {}
+    maps: dict[str, None] = {}
+    for want in wants:
+        hidden |= dict.fromkeys(want.hidden_states)
+        maps |= dict.fromkeys(want.attention_maps)
+    return Want(tuple(hidden), tuple(maps))
+
+
+def in_float32(outputs: Outputs) -> Outputs:
+    """The same outputs with every number in float32."""
+    return replace(
+        outputs,
+        logits=outputs.logits.float(),
+        hidden_states={block: states.float() for block, states in outputs.hidden_states.items()},
+        attention_maps={block: maps.float() for block, maps in outputs.attention_maps.items()},
+    )
+
+
+def _chosen(outputs: Outputs, want: Want) -> Outputs:
+    return replace(
+        outputs,
+        hidden_states={block: outputs.hidden_states[block] for block in want.hidden_states},
+        attention_maps={block: outputs.attention_maps[block] for block in want.attention_maps},
+    )

@@ -1,0 +1,1 @@
+"""Joint distillation and pruning by gates that are learned."""

@@ -1,0 +1,54 @@
+"""Int8 weights without calibration."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from pydantic import Field
+
+from compressor.contracts import Artifact, Context, Pass
+from passes.quantization.quantizers.bits import Bits, weight_bits
+from passes.side_files import carry_side_files
+
+
+class QuantizeDynamic(Pass):
+    """Int8 weights; activations are quantised at run time by ONNX Runtime, and stay in float in OpenVINO."""
+
+    version: ClassVar[int] = 2
+    accepts: ClassVar[tuple[str, ...]] = ("onnx", "onnxruntime", "openvino")
+    quantizes: ClassVar[bool] = True
+    requires: ClassVar[tuple[str, ...]] = ("onnx",)
+    paper: ClassVar[str] = (
+        "Jacob et al., Quantization and Training of Neural Networks for Integer-Only Inference, 2018, arXiv:1712.05877"
+    )
+
+    weights: Bits = Field(
+        default="auto",
+        description="Bits of weights, stored as int8; auto: 8, or 7 where the processor lacks VNNI and sums of 8 overflow.",
+    )
+    embeddings: bool = Field(default=True, description="Quantise embedding tables too (on ONNX; NNCF always does).")
+    per_channel: bool = Field(default=True, description="One scale for each output channel of a weight (on ONNX).")
+    exclude: tuple[str, ...] = Field(
+        default=(), description="Layers whose module path contains one of these stay in float (on ONNX)."
+    )
+
+    def apply(self, model: Artifact, ctx: Context) -> Artifact:
+        """Quantise by the library that the target's rung belongs to."""
+        out = carry_side_files(model.path, ctx.folder / "quantized")
+        if model.rung == "openvino":
+            from compressor.contracts.notes import Remark
+            from passes.quantization.quantizers import nncf
+
+            nncf.compress_weights(model.path / "model.xml", out / "model.xml")
+            ctx.note(Remark(text="NNCF compressed weights and embeddings to int8; the runtime computes in float."))
+        else:
+            from passes.quantization.quantizers import onnxruntime
+
+            onnxruntime.quantize_dynamic(
+                model.path / "model.onnx",
+                bits=weight_bits(self.weights, ctx),
+                per_channel=self.per_channel,
+                embeddings=self.embeddings,
+                exclude=self.exclude,
+            ).write(out)
+        return Artifact(model.rung, out)

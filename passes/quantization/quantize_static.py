@@ -1,0 +1,179 @@
+"""Int8 weights and activations with ranges from calibration rows, by the quantiser that the target runs well."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from compressor.contracts import Artifact, Context, Pass, Progress, Size
+from passes.quantization.quantizers.bits import Bits, sums_bytes_fast, weight_bits
+from passes.side_files import carry_side_files
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from passes.quantization.quantizers.layers import Quantized
+
+SENSITIVITY_ROWS = 64
+LAYERS_IN_A_BLOCK = 6
+"""Quantised layers in a block of a transformer."""
+CALIBRATION_PASSES = 3
+"""How much longer a row takes that ranges are read from."""
+
+
+class QuantizeStatic(Pass):
+    """Post-training static quantisation: ONNX Runtime's own quantiser on ONNX, NNCF's on OpenVINO's representation."""
+
+    version: ClassVar[int] = 3
+    accepts: ClassVar[tuple[str, ...]] = ("onnx", "onnxruntime", "openvino")
+    quantizes: ClassVar[bool] = True
+    requires: ClassVar[tuple[str, ...]] = ("onnx",)
+    paper: ClassVar[str] = (
+        "Jacob et al., Quantization and Training of Neural Networks for Integer-Only Inference, 2018, arXiv:1712.05877; "
+        "smoothing on OpenVINO: Xiao et al., SmoothQuant, 2023, arXiv:2211.10438"
+    )
+    examples: ClassVar[tuple[Mapping[str, Any], ...]] = ({"calibration": 4, "sensitivity": False},)
+
+    weights: Bits = Field(
+        default="auto",
+        description="Bits of weights, stored as int8; auto: 8, or 7 where the processor lacks VNNI and sums of 8 overflow.",
+    )
+    activations: Literal["auto", 8] = Field(
+        default="auto",
+        description="Bits of activations; auto: 8, or float in OpenVINO on processors without VNNI, where it has no fast int8 products.",
+    )
+    calibration: int = Field(default=128, ge=1, description="Rows of the calibration split to take ranges from.")
+    embeddings: bool = Field(default=True, description="Quantise embedding tables too (on ONNX; NNCF always does).")
+    per_channel: bool = Field(
+        default=True, description="One scale for each output channel of a weight (on ONNX; NNCF always does)."
+    )
+    exclude: tuple[str, ...] = Field(default=(), description="Layers whose module path contains one of these stay in float.")
+    sensitivity: bool = Field(default=True, description="Measure what each layer costs.")
+    max_drop: float | None = Field(
+        default=None,
+        ge=0,
+        le=100,
+        description="Points that may be lost on validation; the costliest layers are restored until it holds.",
+    )
+
+    def work(self, size: Size) -> float:
+        """Forward passes: calibration, which writes every range, and a few rows for each layer's sensitivity."""
+        calibration = CALIBRATION_PASSES * min(self.calibration, size.rows["calibration"])
+        measured = self.sensitivity or self.max_drop is not None
+        sensitivity = LAYERS_IN_A_BLOCK * size.blocks * min(SENSITIVITY_ROWS, size.rows["validation"]) if measured else 0
+        return (calibration + sensitivity) * size.weights
+
+    def apply(self, model: Artifact, ctx: Context) -> Artifact:
+        """Calibrate, quantise, measure sensitivities, restore layers where `max_drop` asks for it."""
+        out = carry_side_files(model.path, ctx.folder / "quantized")
+        if self.activations == "auto" and model.rung == "openvino" and not sums_bytes_fast():
+            return self._weights_only(model, out, ctx)
+        search = _Search(self, self._quantized(model, ctx), model, ctx)
+        costs = search.sensitivities() if self.sensitivity or self.max_drop is not None else {}
+        restored = search.restored(costs) if self.max_drop is not None else ()
+        if costs:
+            search.show(costs, restored)
+        search.quantized.write(out, restored)
+        return Artifact(model.rung, out)
+
+    @staticmethod
+    def _weights_only(model: Artifact, out: Path, ctx: Context) -> Artifact:
+        from compressor.contracts.notes import Remark
+        from passes.quantization.quantizers import nncf
+
+        nncf.compress_weights(model.path / "model.xml", out / "model.xml")
+        ctx.note(
+            Remark(
+                text="Activations stay in float: this processor has no VNNI, and OpenVINO's int8 products without it are slower than "
+                "float. NNCF compressed weights and embeddings to int8; calibration, sensitivity, max_drop and exclude have no part "
+                "in that. `activations: 8` quantises activations all the same."
+            )
+        )
+        return Artifact(model.rung, out)
+
+    def _quantized(self, model: Artifact, ctx: Context) -> Quantized:
+        bits, rows = weight_bits(self.weights, ctx), ctx.feeds(model, "calibration", limit=self.calibration)
+        if model.rung == "openvino":
+            from passes.quantization.quantizers import nncf
+
+            return nncf.quantize_static(model.path / "model.xml", rows, bits=bits, exclude=self.exclude)
+        from passes.quantization.quantizers import onnxruntime
+
+        return onnxruntime.quantize_static(
+            model.path / "model.onnx",
+            rows,
+            bits=bits,
+            per_channel=self.per_channel,
+            embeddings=self.embeddings,
+            exclude=self.exclude,
+            signed=ctx.dialect is not None and ctx.dialect.activations == "signed",
+            symmetric=ctx.dialect is not None and ctx.dialect.symmetric_activations,
+        )
+
+
+@dataclass(frozen=True)
+class _Search:
+    """What each layer costs, and which are worth restoring."""
+
+    step: QuantizeStatic
+    quantized: Quantized
+    model: Artifact
+    ctx: Context
+
+    def written(self, left_in_float: Collection[str]) -> Artifact:
+        """The quantised graph, some layers left as they were."""
+        folder = carry_side_files(self.model.path, self.ctx.folder / "tried")
+        self.quantized.write(folder, left_in_float)
+        return Artifact(self.model.rung, folder)
+
+    def sensitivities(self) -> dict[str, float]:
+        """By layer: how much divergence from the float graph goes away when it alone stays in float."""
+        exact, layers = self._outputs(self.model), self.quantized.layers
+        whole = _divergence(exact, self._outputs(self.written(())))
+        costs = {}
+        for done, layer in enumerate(layers, start=1):
+            costs[layer] = whole - _divergence(exact, self._outputs(self.written((layer,))))
+            self.ctx.tell(Progress("sensitivity", done, len(layers), "layers"))
+        return costs
+
+    def restored(self, costs: Mapping[str, float]) -> tuple[str, ...]:
+        """The costliest layers, as many as `max_drop` asks for."""
+        assert self.step.max_drop is not None
+        exact = self.ctx.evaluate(self.model, "validation").scores.main.value
+        worst = sorted(costs, key=lambda layer: -costs[layer])
+        for count in range(len(worst) + 1):
+            left = tuple(worst[:count])
+            if 100 * (exact - self.ctx.evaluate(self.written(left), "validation").scores.main.value) <= self.step.max_drop:
+                return left
+        return tuple(worst)
+
+    def show(self, costs: Mapping[str, float], restored: tuple[str, ...]) -> None:
+        from compressor.contracts.notes import Bars
+
+        self.ctx.note(
+            Bars(
+                title=f"Sensitivity: divergence that quantising each layer adds ({SENSITIVITY_ROWS} validation rows)",
+                unit="KL",
+                values=dict(costs),
+                marked=restored,
+                mark="restored to float" if restored else "",
+            )
+        )
+
+    def _outputs(self, model: Artifact) -> NDArray[np.float32]:
+        return self.ctx.outputs(model, "validation", limit=SENSITIVITY_ROWS)
+
+
+def _divergence(exact: NDArray[np.float32], other: NDArray[np.float32]) -> float:
+    """Mean KL(exact || other) over rows of logits."""
+    import numpy as np
+    from scipy.special import log_softmax
+
+    p: NDArray[np.float64] = log_softmax(exact, axis=-1)
+    q: NDArray[np.float64] = log_softmax(other, axis=-1)
+    return float((np.exp(p) * (p - q)).sum(-1).mean())

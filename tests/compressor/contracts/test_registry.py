@@ -1,0 +1,107 @@
+"""Plug-ins found by entry points: what is there, and what is said of those that are broken."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from compressor.contracts import Pass, registry
+from compressor.errors import PluginError
+
+
+@pytest.fixture
+def installed(tmp_path, monkeypatch):
+    """Install a distribution that offers plug-ins."""
+
+    def installed(name, group, *lines, version="2.0"):
+        info = tmp_path / name / f"{name}-{version}.dist-info"
+        info.mkdir(parents=True)
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+        (info / "entry_points.txt").write_text(f"[{group}]\n" + "\n".join(lines))
+        monkeypatch.syspath_prepend(str(tmp_path / name))
+        return tmp_path / name
+
+    return installed
+
+
+def test_built_in_plugins_come_in_by_entry_points():
+    assert {"finetune", "distill", "prune-structure", "quantize-static"} <= set(registry.names("pass"))
+    assert {"torch", "onnxruntime", "openvino"} <= set(registry.names("target"))
+    assert registry.distribution("pass", "finetune").startswith("compressor-toolchain ")
+
+
+def test_third_party_plugin_is_found_beside_the_built_in_ones(toys):
+    assert {"toy-train", "finetune"} <= set(registry.names("pass"))
+    assert issubclass(registry.load("pass", "toy-train"), Pass)
+    assert registry.distribution("pass", "toy-train") == "toys 1.0"
+
+
+def test_names_are_gone_when_the_search_path_changes():
+    assert "toy-train" not in registry.names("pass")
+
+
+def test_listing_imports_no_plugin():
+    code = (
+        "import sys; from compressor import registry; [registry.names(kind) for kind in registry.KINDS];"
+        "print([name for name in sys.modules if name.split('.')[0] in ('passes', 'targets', 'benchmarks', 'torch', 'numpy')])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_unknown_name_is_told_with_a_near_one(toys):
+    with pytest.raises(PluginError, match=r"no pass named 'toy-trian' is installed \(did you mean 'toy-train'\?\)"):
+        registry.load("pass", "toy-trian")
+
+
+def test_unknown_kind_is_told_with_a_near_one():
+    with pytest.raises(PluginError, match=r"no kind of plug-in named 'pas' \(did you mean 'pass'\?\)"):
+        registry.names("pas")
+
+
+def test_two_distributions_with_one_name_are_told_apart(toys, installed):
+    installed("rivals", "compressor.pass", "toy-train = toys:Shrink")
+    with pytest.raises(PluginError, match=r"pass 'toy-train' is offered by rivals 2.0 and toys 1.0; uninstall one of them"):
+        registry.load("pass", "toy-train")
+    with pytest.raises(PluginError, match="offered by"):
+        registry.distribution("pass", "toy-train")
+    assert issubclass(registry.load("pass", "toy-shrink"), Pass)
+
+
+def test_missing_module_names_the_distribution(toys):
+    with pytest.raises(PluginError, match=r"pass 'toy-broken' of toys 1.0 cannot be imported .*; repair or uninstall toys 1.0"):
+        registry.load("pass", "toy-broken")
+
+
+@pytest.mark.parametrize("body", ["1 / 0", "def (", "raise RuntimeError('no')", "x = 3"])
+def test_module_that_fails_is_a_plugin_error(installed, body):
+    folder = installed("failing", "compressor.pass", "failing-pass = failing_module:Pass")
+    (folder / "failing_module.py").write_text(body)
+    sys.modules.pop("failing_module", None)
+    with pytest.raises(PluginError, match=r"of failing 2.0 cannot be imported \(failing_module:Pass\): \w+Error"):
+        registry.load("pass", "failing-pass")
+
+
+def test_wrong_class_is_a_plugin_error(toys):
+    with pytest.raises(PluginError, match=r"toys.NotAPass.*expected a class derived from compressor.contracts.Pass"):
+        registry.load("pass", "toy-untyped")
+
+
+def test_class_of_another_kind_is_a_plugin_error(toys, installed):
+    installed("mixed", "compressor.target", "mixed-target = toys:Train")
+    with pytest.raises(PluginError, match=r"expected a class derived from compressor.contracts.Target"):
+        registry.load("target", "mixed-target")
+
+
+def test_unfinished_class_says_what_it_lacks(toys):
+    with pytest.raises(PluginError, match=r"pass 'toy-half' of toys 1.0 lacks apply"):
+        registry.load("pass", "toy-half")
+
+
+@pytest.mark.parametrize("kind", registry.KINDS)
+def test_every_built_in_plugin_loads(kind):
+    assert registry.names(kind)
+    for name in registry.names(kind):
+        assert registry.load(kind, name) is not None

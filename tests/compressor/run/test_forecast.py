@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+import pytest
+
+from compressor.contracts.records import Spent, Stage
+from compressor.plan.bound import load_plan
+from compressor.run.forecast import REST, ModelSize, Scale, Trial, forecast, line
+
+PLAN = """
+model: {folder: .}
+task: {text-classification: {}}
+data: {files: rows.jsonl}
+passes:
+  - finetune: {epochs: 1}
+  - prune-structure: {keep: {layers: 0.5, neurons: 0.25}}
+  - distill: {teacher: finetune, epochs: 6}
+targets:
+  - onnxruntime
+probes:
+  - latency: {seconds: 60}
+"""
+
+
+@pytest.mark.parametrize(
+    ("points", "at", "expected"),
+    [
+        ([(2, 5), (4, 9)], 10, 21),  # one fixed, two for each
+        ([(4, 9), (2, 5)], 10, 21),
+        ([(2, 5), (4, 4)], 10, 4.5),  # does not rise: a constant with noise
+        ([(2, 1), (4, 3)], 8, 6),  # would start below zero: through zero
+        ([(2, 5)], 10, 25),
+        ([(2, 5), (2, 7)], 2, 6),
+        ([(0, 5)], 10, 5),
+    ],
+)
+def test_line_reads_off_fixed_and_growing_parts(points, at, expected):
+    assert line(points, at) == pytest.approx(expected)
+
+
+def test_model_size_grows_by_its_blocks_and_keeps_the_rest():
+    size = ModelSize.of(
+        {"embeddings": 400, "layer 0 attention": 40, "layer 0 feed-forward": 80, "layer 1 attention": 120, "head": 8}
+    )
+    assert (size.blocks, size.weights, size.bytes) == (2, 60, 648)
+    assert size.times(3) == ModelSize(6, 180, 408 + 720)
+
+
+# ------------------------------------------------------------------ runs of which the law is known
+
+WIDTH = 100.0
+"""Parameters in a block before pruning; the pruned model has half of the blocks, and a quarter of each."""
+
+
+def sizes(blocks):
+    whole = {f"layer {n} attention": int(4 * WIDTH) for n in range(blocks)} | {"embeddings": 4000}
+    pruned = {f"layer {n} attention": int(WIDTH) for n in range(blocks // 2)} | {"embeddings": 4000}
+    return {"source": whole, "finetune": whole, "prune-structure": pruned, "distill": pruned}
+
+
+def law(blocks, rows, epochs, probe_seconds):
+    """Seconds by piece of work: one, and what grows as such work does."""
+    full, small, scored = blocks * WIDTH, blocks * WIDTH / 8, rows // 2
+    taught = (epochs * (3 * rows + scored) + min(500, scored)) * small + (rows + min(500, scored)) * full
+    return {
+        ("data", "rows", None): 2.0,
+        ("load", "source", None): 1 + 1e-3 * full,
+        ("step", "finetune", None): 1 + 1e-5 * (3 * rows + scored) * full,
+        ("evaluate", "finetune", None): 1 + 1e-5 * scored * full,
+        ("step", "distill", None): 1 + 1e-5 * taught,
+        ("lower", "final", "onnxruntime"): 1 + 1e-3 * small,
+        ("score", "final", "onnxruntime"): 1 + 1e-5 * scored * small,
+        ("parity", "final", "onnxruntime"): 1 + 1e-5 * min(64, scored) * small,
+        ("gate", "prune-structure", None): 15.0,
+        ("probe", "latency", None): probe_seconds,
+    }
+
+
+def scale(blocks, rows):
+    by_split = {"train": rows, "validation": rows // 2, "test": rows // 2, "calibration": min(rows, 256)}
+    return Scale(by_split, {"source": ModelSize.of(sizes(blocks)["source"])})
+
+
+@pytest.fixture(scope="module")
+def plan(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("scaling")
+    (folder / "rows.jsonl").touch()
+    (folder / "plan.yaml").write_text(PLAN)
+    return folder / "plan.yaml"
+
+
+def trial(plan, blocks, rows, *, complete):
+    seconds = law(blocks, rows, epochs=1, probe_seconds=11.0)
+    if not complete:
+        seconds = {key: took for key, took in seconds.items() if key[0] not in ("gate", "probe")}
+    return Trial(
+        what=f"{blocks} blocks",
+        bound=load_plan(plan, settings=["passes.distillation.distill.epochs=1"]),
+        scale=scale(blocks, rows),
+        stages=tuple(Stage(name=name, step=name, layer_bytes=parts) for name, parts in sizes(blocks).items()),
+        spent=tuple(Spent(work=work, of=of, target=target, seconds=took) for (work, of, target), took in seconds.items()),
+        seconds=sum(seconds.values()) + 8,
+        memory_bytes=10_000 + 16 * blocks,
+        disk_bytes=5_000 + 4 * blocks,
+    )
+
+
+@pytest.fixture(scope="module")
+def forecasted(plan):
+    trials = (trial(plan, 2, 32, complete=True), trial(plan, 4, 96, complete=False))
+    return forecast(load_plan(plan), scale(12, 5000), trials, rehearsal_seconds=60)
+
+
+def test_forecast_follows_the_law_of_the_runs_it_was_made_from(forecasted):
+    expected = law(12, 5000, epochs=6, probe_seconds=60.0)
+    rows = {row.step: row.seconds for row in forecasted.rows}
+    assert rows["rows"] == 2.0
+    assert rows["prune-structure"] == 15.0  # a gate takes what it takes
+    assert rows["finetune"] == pytest.approx(sum(took for key, took in expected.items() if key[1] == "finetune"), abs=0.1)
+    assert rows["distill"] == pytest.approx(expected["step", "distill", None], abs=0.1)
+    files = [took for key, took in expected.items() if key[2] == "onnxruntime"]
+    assert rows["files for onnxruntime"] == pytest.approx(sum(files), abs=0.1)
+    assert rows["measure latency"] == 60.0  # the plan's own seconds: loading left the rounds more than half of them
+    assert rows[REST] == 8.0
+    assert forecasted.seconds == pytest.approx(sum(expected.values()) + 8, abs=0.5)
+
+
+def test_forecast_of_memory_and_disk_grows_with_the_blocks(forecasted):
+    assert forecasted.memory_bytes == 10_000 + 16 * 12
+    assert forecasted.disk_bytes == 5_000 + 4 * 12
+
+
+def test_forecast_from_one_scale_takes_work_for_proportional(plan):
+    one = trial(plan, 2, 32, complete=True)
+    found = forecast(load_plan(plan), scale(2, 320), (one, one), rehearsal_seconds=60)
+    rows = {row.step: row for row in found.rows}
+    assert rows["finetune"].seconds == pytest.approx(10 * rows["finetune"].rehearsed_seconds, rel=0.05)

@@ -1,0 +1,83 @@
+"""Keys of stored results change with what can change a result: targets that are measured on, machines, versions of libraries."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from compressor.contracts import Task
+from compressor.deploy.build import Foundry
+from compressor.deploy.machine import machine
+from compressor.deploy.onnx import Onnx
+from compressor.plan.bound import load_plan
+from compressor.run import keys as keys_module
+from compressor.run.keys import Keys
+from compressor.store.store import Made
+from compressor.tasks.text_classification import TextClassification
+from targets.openvino import OpenVino
+
+PLAN = """
+model: {folder: model}
+task: text-classification
+data: {files: rows.csv}
+passes:
+  - prune-structure: {latency: {target: ort, ratio: 0.5}}
+  - quantize-static
+targets:
+  - onnxruntime: {threads: 1}
+    name: ort
+  - openvino
+"""
+
+
+@pytest.fixture
+def bound(tmp_path):
+    """Reads the plan with texts replaced."""
+    (tmp_path / "model").mkdir()
+    (tmp_path / "rows.csv").write_text("text,label\na,b\n")
+
+    def bound(old="", new=""):
+        (tmp_path / "plan.yaml").write_text(PLAN.replace(old, new))
+        return load_plan(tmp_path / "plan.yaml")
+
+    return bound
+
+
+def key(bound, number, dialect=None):
+    return json.dumps(Keys(bound, "rows", ("a", "b"), "cpu").step(bound.passes[number], "parent", {}, dialect), sort_keys=True)
+
+
+def test_step_that_measures_on_a_target_is_another_one_where_that_target_or_the_machine_changes(bound, monkeypatch):
+    before, quantised = key(bound(), 0), key(bound(), 1)
+    other = bound("threads: 1", "threads: 2")
+    assert key(other, 0) != before
+    assert key(other, 1) == quantised, "it measures nothing"
+    elsewhere = machine().model_copy(update={"fingerprint": "another"})
+    monkeypatch.setattr(keys_module, "machine", lambda: elsewhere)
+    assert key(bound(), 0) != before
+    assert key(bound(), 1) == quantised
+
+
+def test_quantiser_of_the_branch_is_in_the_key_with_its_version(bound, monkeypatch):
+    before = key(bound(), 1, OpenVino.dialect)
+    monkeypatch.setattr(keys_module, "version", lambda name: "99" if name == "nncf" else "1")
+    after = key(bound(), 1, OpenVino.dialect)
+    assert '"quantizer": {"nncf": "99"}' in after
+    assert after != before
+
+
+def test_lowering_depends_on_every_rung_on_the_way(tmp_path):
+    asked = []
+
+    class Listening:
+        def obtain(self, parts, _make):
+            asked.append(parts)
+            return Made("", "", tmp_path, {}, 0.0, found=True)
+
+    task: Task = TextClassification()
+    foundry = Foundry(Listening(), task, "text-classification", ("a", "b"), {})
+    foundry.lower(Made("", "digest", tmp_path, {}, 0.0, found=True), "torch", "openvino", OpenVino())
+    assert [(each["from"], each["to"]) for each in asked] == [("torch", "onnx"), ("onnx", "openvino")]
+    assert [set(each["requires"]) for each in asked] == [{"torch", "onnx", "onnxscript"}, {"openvino"}]
+    assert asked[0]["version"] == Onnx.version

@@ -1,0 +1,105 @@
+"""What is refused before the first step: heads that were only just drawn are nobody's teacher and no measure of quality."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+
+import pytest
+from furnished import rows, write_model, write_rows
+
+from compressor.errors import UnsupportedModel
+from compressor.plan.bound import load_plan
+from compressor.run.pipeline import run_plan
+from compressor.run.preflight import check_steps
+from compressor.store.store import Store
+from compressor.tasks.text_classification import TextClassification
+
+PLAN = """
+model: {{folder: model}}
+models: {{other: {{folder: model}}}}
+task: {{text-classification: {{max_length: 16}}}}
+data: {{files: rows.jsonl}}
+{reference}
+passes:
+{passes}
+targets: [onnxruntime]
+{accept}
+"""
+ACCEPT = "accept: [{target: onnxruntime, max_drop: 1}]"
+FINETUNE = "  - finetune:"
+
+
+@pytest.fixture
+def checked(tmp_path):
+    def check(*passes, reference="", accept="", trained=False):
+        folder = write_model(tmp_path)
+        write_rows(tmp_path / "rows.jsonl", rows())
+        plan = tmp_path / "plan.yaml"
+        plan.write_text(PLAN.format(passes="\n".join(passes), reference=reference, accept=accept))
+        names = ("source", "other")
+        check_steps(load_plan(plan), dict.fromkeys(names, folder), () if trained else names)
+
+    return check
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        "  - distill: {teacher: source}",
+        "  - distill: {teacher: other}",
+        "  - distill-and-prune: {teacher: source, sparsity: 0.5, objectives: {hidden-states: 1.0, soft-targets: 1.0}}",
+    ],
+)
+def test_no_step_learns_logits_of_a_head_that_was_only_drawn(checked, step):
+    with pytest.raises(UnsupportedModel, match=r"learns from the answers of \w+, whose head was drawn at random"):
+        checked(step)
+    checked(step, trained=True)
+
+
+def test_inner_states_are_learned_whatever_the_head(checked):
+    checked("  - distill: {teacher: source, objectives: {hidden-states: 1.0}, task_loss: 1.0}")
+
+
+def test_pruning_trains_no_head_and_finetuning_does(checked):
+    teacher = "  - distill: {teacher: prune-structure}"
+    with pytest.raises(UnsupportedModel, match="learns from the answers of prune-structure"):
+        checked("  - prune-structure: {keep: 0.5}", teacher)
+    checked(FINETUNE, "  - prune-structure: {keep: 0.5}", teacher)
+
+
+def test_imitating_inner_states_trains_no_head(checked):
+    joint = "  - distill-and-prune: {teacher: source, sparsity: 0.5, objectives: {layer-to-layer: 1.0}TASK}"
+    teacher = "  - distill: {teacher: distill-and-prune}"
+    with pytest.raises(UnsupportedModel, match="learns from the answers of distill-and-prune"):
+        checked(joint.replace("TASK", ""), teacher)
+    checked(joint.replace("TASK", ", task_loss: 1.0"), teacher)
+
+
+def test_quality_is_not_held_against_a_head_that_was_only_drawn(checked):
+    with pytest.raises(UnsupportedModel, match=r"max_drop is held against source, .* and name that step as `reference`"):
+        checked(FINETUNE, accept=ACCEPT)
+    with pytest.raises(UnsupportedModel, match="max_drop is held against source"):
+        checked(FINETUNE + "\n    gate: {max_drop: 1}")
+    checked(FINETUNE, reference="reference: finetune", accept=ACCEPT)
+    checked(FINETUNE, accept=ACCEPT, trained=True)
+    checked(FINETUNE)
+
+
+@pytest.mark.parametrize("labels", [(), ("blue", "red")])
+def test_a_run_knows_whether_its_source_has_a_head(tmp_path, labels):
+    write_model(tmp_path, labels)
+    write_rows(tmp_path / "rows.jsonl", rows())
+    (tmp_path / "plan.yaml").write_text(PLAN.format(passes="  - fold:", reference="", accept=ACCEPT))
+    for again in (False, True):  # what a store holds says so too
+        told = []
+        with nullcontext() if labels else pytest.raises(UnsupportedModel, match="max_drop is held against source"):
+            bound = load_plan(tmp_path / "plan.yaml")
+            run_plan(bound, store=Store(tmp_path / "store"), folder=tmp_path / str(again), command="", tell=told.append)
+
+
+def test_lengths_that_the_model_does_not_take_are_refused(checked, monkeypatch):
+    monkeypatch.setattr(TextClassification, "refuses", lambda _, length, files=None: "is odd" if files and length % 2 else None)
+    slim = "  - prune-structure: {latency: {target: onnxruntime, ratio: 0.5, length: LENGTH}}"
+    checked(slim.replace("LENGTH", "16"))
+    with pytest.raises(UnsupportedModel, match="prune-structure: length is odd"):
+        checked(slim.replace("LENGTH", "15"))

