@@ -8,6 +8,7 @@ from statistics import median, quantiles
 
 import pytest
 
+from compressor.contracts import notes as noted
 from compressor.contracts import records as r
 
 TOPICS = ("business", "entertainment", "politics", "sport", "tech")
@@ -66,16 +67,16 @@ LAYER_BYTES = {"embeddings": 47_600_000, **dict.fromkeys(BLOCKS, 3_550_000), "he
 PRUNED_BYTES = {name: size // 2 if name in BLOCKS else size for name, size in LAYER_BYTES.items()}
 
 
-def losses() -> r.Series:
+def losses() -> noted.Series:
     dice = random.Random(1)
     curve = tuple((float(step), 1.6 / (1 + step / 30) + dice.uniform(0, 0.05)) for step in range(0, 400, 2))
     halved = tuple((x, y / 2) for x, y in curve)
-    return r.Series(title="Losses", x="step", y="loss", curves={"soft-targets": curve, "hidden-states": halved})
+    return noted.Series(title="Losses", x="step", y="loss", curves={"soft-targets": curve, "hidden-states": halved})
 
 
-def sensitivity() -> r.Bars:
+def sensitivity() -> noted.Bars:
     dice = random.Random(2)
-    return r.Bars(
+    return noted.Bars(
         title="Quality lost when one layer is quantised alone",
         unit="points",
         values={block: round(dice.uniform(-0.1, 1.4), 2) for block in BLOCKS},
@@ -112,7 +113,7 @@ def branch(target: str) -> r.Stage:
 
 
 def pruned() -> r.Stage:
-    widths = r.Table(
+    widths = noted.Table(
         title="Widths kept", columns=("block", "heads", "share"), rows=tuple((block, 6, 0.5) for block in BLOCKS[:4])
     )
     gate = r.Verdict(
@@ -126,7 +127,7 @@ def pruned() -> r.Stage:
         outcome="met",
     )
     edits = tuple(f"{block}: keep 768 of 1536 neurons" for block in BLOCKS[1::2])
-    notes = (widths, r.Remark(text="Taylor importance."))
+    notes = (widths, noted.Remark(text="Taylor importance."))
     return trunk("prune-structure", layer_bytes=PRUNED_BYTES, edits=edits, notes=notes, verdicts=(gate,))
 
 
