@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import datetime
 
-from compressor.contracts.records import Interval, Metric, Ratio
+from compressor.contracts.records import Interval, LatencyRow, Metric, Ratio
 
 NOTHING = "\N{EN DASH}"
 SPACE = "\N{NO-BREAK SPACE}"
@@ -129,8 +129,12 @@ def first_line(text: str, limit: int = 120) -> str:
     return shortened(next((line.strip() for line in text.splitlines() if line.strip()), ""), limit)
 
 
-def shape(batch: int, length: int | None) -> str:
-    return f"batch {batch}" + ("" if length is None else f", length {length}")
+def throughput_unit(unit: str) -> str:
+    return f"{unit} per second"
+
+
+def throughput(row: LatencyRow) -> str:
+    return f"{significant(row.throughput_per_s)}{SPACE}{row.unit}/s"
 
 
 def shortened(text: str, limit: int = 34) -> str:
