@@ -6,6 +6,7 @@ Light on purpose (no torch, numpy, onnx): a plan is checked with nothing but thi
 from compressor.contracts.model import Component, Edit, Model
 from compressor.contracts.passes import Context, Objective, Pass, Size
 from compressor.contracts.probe import Bench, Candidate, Probe, Worker
+from compressor.contracts.records import Workload
 from compressor.contracts.step import Event, Message, Progress, Step
 from compressor.contracts.target import Artifact, Dialect, Missing, Rung, Session, Target
 from compressor.contracts.task import Batch, Columns, Data, Evaluation, Feed, Measure, Outputs, Port, Task, Want
@@ -42,4 +43,5 @@ __all__ = [
     "Task",
     "Want",
     "Worker",
+    "Workload",
 ]

@@ -133,7 +133,7 @@ def reduced(bound: Bound, part: Part, models: Mapping[str, Source]) -> Iterator[
     training = _training(bound)
     batch = max((each.batch_size for each in training.values()), default=TrainingSettings().batch_size)
     own: dict[str, int | None] = bound.data.limit.model_dump()
-    timed = max((shape[0] for each in bound.probes for shape in each.probe.shapes()), default=1)
+    timed = max((workload.batch for each in bound.probes for workload in each.probe.workloads()), default=1)
     wanted = {"train": max(part.batches * batch, timed), "validation": part.rows, "test": max(part.rows, timed)}
     yield _setting("data.limit", {name: min(rows, own[name] or rows) for name, rows in wanted.items()})
     for name, source in models.items():

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 from typing_extensions import override
 
-from compressor.contracts import Context, Size
+from compressor.contracts import Context, Size, Workload
 from compressor.contracts.notes import Series
 from compressor.model.anatomy import anatomy_of
 from compressor.training.loop import OwnRate, TrainingLog, TrainingSettings, train
@@ -112,9 +112,9 @@ class DistillAndPrune(Taught):
         return (self.latency.target,) if self.latency else ()
 
     @override
-    def shapes(self) -> tuple[tuple[int, int], ...]:
+    def workloads(self) -> tuple[Workload, ...]:
         """Of the rows that latency is measured with."""
-        return ((self.latency.batch, self.latency.length),) if self.latency else ()
+        return (self.latency.workload,) if self.latency else ()
 
     @override
     def plugins(self) -> Mapping[str, tuple[str, ...]]:
