@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from compressor.contracts import Candidate, Data, Evaluation, records
+from compressor.contracts.model import WEIGHTS
 from compressor.contracts.records import (
     Difference,
     Disagreement,
@@ -34,7 +35,6 @@ from compressor.run.verify import Measured, compare, judge
 
 MOST_DISAGREEMENTS = 200
 TEXT_CHARACTERS = 400
-WEIGHTS = "model.safetensors"
 
 
 @dataclass(frozen=True)

@@ -79,6 +79,8 @@ class Measured:
     latency_ms: tuple[float, Interval] | None = None
     size: float | None = None
     why: str = ""
+    size_of: str = ""
+    """Which bytes `size` is of, where a reader could take it for others."""
 
 
 def judge(limits: Limits, measured: Measured, *, gate: str, candidate: str) -> tuple[Verdict, ...]:
@@ -90,7 +92,15 @@ def judge(limits: Limits, measured: Measured, *, gate: str, candidate: str) -> t
         "max_size": None if measured.size is None else (measured.size, None),
     }
     return tuple(
-        _verdict(limits, quantity, limit, found[quantity], gate=gate, candidate=candidate, why=measured.why)
+        _verdict(
+            limits,
+            quantity,
+            limit,
+            found[quantity],
+            gate=gate,
+            candidate=candidate,
+            why=measured.why if found[quantity] is None else measured.size_of if quantity == "max_size" else "",
+        )
         for quantity in found
         if (limit := getattr(limits, quantity)) is not None
     )
@@ -133,6 +143,6 @@ def _verdict(
             "judged_by": limits.judged_by,
             "outcome": outcome,
             "on_fail": limits.on_fail if isinstance(limits, Gate) else getattr(limits, "on_fail", "stop"),
-            "why": why if value is None else "",
+            "why": why,
         }
     )

@@ -7,6 +7,7 @@ import json
 import pytest
 
 from compressor.contracts import Task
+from compressor.contracts import step as step_module
 from compressor.deploy.build import Foundry
 from compressor.deploy.machine import machine
 from compressor.deploy.onnx import Onnx
@@ -61,7 +62,7 @@ def test_step_that_measures_on_a_target_is_another_one_where_that_target_or_the_
 
 def test_quantiser_of_the_branch_is_in_the_key_with_its_version(bound, monkeypatch):
     before = key(bound(), 1, OpenVino.dialect)
-    monkeypatch.setattr(keys_module, "version", lambda name: "99" if name == "nncf" else "1")
+    monkeypatch.setattr(step_module, "version", lambda name: "99" if name == "nncf" else "1")
     after = key(bound(), 1, OpenVino.dialect)
     assert '"quantizer": {"nncf": "99"}' in after
     assert after != before
