@@ -55,7 +55,9 @@ def scores(stage: str, split: str) -> r.Scores:
 
 def difference(stage: str, n: int) -> r.Difference:
     moved = 100 * (ACCURACY[stage] - ACCURACY["finetune"])
-    return r.Difference(reference="finetune", points=moved, interval=interval(moved, width=0.7), n=n, changed=6)
+    return r.Difference(
+        reference="finetune", metric="accuracy", change=moved, interval=interval(moved, width=0.7), n=n, changed=6
+    )
 
 
 # ------------------------------------------------------------------ stages
@@ -133,7 +135,7 @@ def stages() -> tuple[r.Stage, ...]:
         trunk("source", seconds=0.4),
         trunk("finetune", parameters={"epochs": 3, "learning_rate": 1e-4}, found=True),
         pruned(),
-        trunk("distill", layer_bytes=PRUNED_BYTES, notes=(losses(),), difference=difference("distill", 212)),
+        trunk("distill", layer_bytes=PRUNED_BYTES, notes=(losses(),), differences=(difference("distill", 212),)),
         r.Stage(name="lower", step="lower", target="onnxruntime", bytes=66_400_000),
         branch("onnxruntime"),
         branch("openvino"),
@@ -155,7 +157,7 @@ def candidate(name: str) -> r.Candidate:
         files=(main, r.File(name="tokenizer.json", bytes=466_000, sha256=digest("tokenizer"))),
         facts={"precision": "int8 + fp32" if final else "fp32", "device": "CPU", "threads": "2"},
         scores=scores(stage, "test"),
-        difference=difference(stage, 425),
+        differences=(difference(stage, 425),),
         parity=r.Parity(against=stage, max_abs=0.31 if final else 2.4e-6, cosine=0.99993, agreement=0.9976, n=425, finite=True),
         diagnosis=("2 of 38 MatMul stayed in float32",) if name == "final@onnxruntime" else (),
     )
