@@ -91,6 +91,8 @@ class Runner:
         """
         started, clock = datetime.now(UTC), time.monotonic()
         results = Results(self.bound, self.data, started=started.isoformat(timespec="seconds"), command=self.command)
+        for notice in self.bound.notices:
+            self._say(notice)
         self._say("source: load the model")
         with self.watch.time("load", "source"):
             source = self._source()

@@ -15,7 +15,8 @@ from compressor.training.launch import ALONE, Processes
 
 
 def outlook(bound: Bound, store: Store, processes: Processes = ALONE) -> Iterator[str]:
-    """A line for the data, the source, each step and each target."""
+    """A line for each notice, the data, the source, each step and each target."""
+    yield from bound.notices
     runner = Runner(bound, store, Path(), "check", _unheard, processes)
     splits = ", ".join(f"{split.rows} {split.name}" for split in runner.data.record.splits)
     removed = ", ".join(f"{count} {why}" for why, count in runner.data.record.removed.items())

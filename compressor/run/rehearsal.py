@@ -17,7 +17,7 @@ from compressor.errors import ChildFailed
 from compressor.plan.bound import Bound, load_plan
 from compressor.run.child import in_child
 from compressor.run.forecast import ModelSize, Scale, Trial, forecast
-from compressor.training.loop import TrainingSettings
+from compressor.training.settings import TrainingSettings
 
 if TYPE_CHECKING:
     from compressor.contracts import Model

@@ -49,7 +49,7 @@ PLANS = (
         "data": {"hub": "org/set", "split": {"validation": 0.2, "test": 40}, "limit": {"train": 9}, "deduplicate": False},
         "reference": "distill",
         "passes": [
-            {"finetune": {"epochs": 2, "keep": "last"}},
+            {"finetune": {"epochs": 2, "checkpoint": "last"}},
             {"distill": {"teacher": ["big", "finetune"], "objectives": {"soft-targets": 1, "hidden-states": {"weight": 0.5}}}},
             {"prune-structure": {"keep": {"heads": 0.5, "neurons": 0.5}}, "name": "slim", "gate": {"max_drop": 3}},
             {"quantize-static": None, "only": ["ort"]},
