@@ -20,6 +20,7 @@ from compressor.contracts.step import step_parts
 from compressor.contracts.task import Data
 from compressor.deploy.bench import ProcessBench, write_feeds
 from compressor.deploy.build import Foundry, model_files
+from compressor.deploy.machine import device
 from compressor.deploy.session import eager, opened
 from compressor.deploy.timing import time_candidates
 from compressor.errors import GateStopped
@@ -138,9 +139,7 @@ class Runner:
 
     @cached_property
     def device(self) -> str:
-        import torch
-
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        return device()
 
     @cached_property
     def foundry(self) -> Foundry:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from compressor.contracts import Artifact, Feed, Pass, Target, Workload
-from compressor.deploy.build import MODEL_FILES, of_model
+from compressor.deploy.build import of_model
 from compressor.store.store import Made, digest_of, sha256_of
 from compressor.testing.steps import STEP
 from compressor.testing.subject import Subject, Unchecked
