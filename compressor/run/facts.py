@@ -6,6 +6,7 @@ A run asks nothing here: it reads and hashes anew.
 from __future__ import annotations
 
 import platform
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from compressor.contracts.notes import Record
