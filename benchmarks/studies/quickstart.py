@@ -141,7 +141,7 @@ def spelled(ratio: Ratio | None) -> str:
 
 def overtaken(report: Report) -> Iterator[str]:
     """What a gain over the reference means, where there is one."""
-    gains = [each.difference.points for each in report.candidates if each.stage == "final" and each.difference]
+    gains = [each.difference.change for each in report.candidates if each.stage == "final" and each.difference]
     if gains and min(gains) > 0:
         yield "The reference is fine-tuned for one epoch here too, which is too little for twenty topics: the student, which learns from it"
         yield "and from the labels for six more, overtakes it. What compression costs a model that has learned all it can is not shown by this."

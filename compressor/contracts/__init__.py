@@ -9,13 +9,14 @@ from compressor.contracts.probe import Bench, Candidate, Probe, Worker
 from compressor.contracts.records import Workload
 from compressor.contracts.step import Event, Message, Progress, Step
 from compressor.contracts.target import Artifact, Dialect, Missing, Rung, Session, Target
-from compressor.contracts.task import Batch, Data, Evaluation, Feed, Outputs, Port, Task, Want
+from compressor.contracts.task import Batch, Columns, Data, Evaluation, Feed, Measure, Outputs, Port, Task, Want
 
 __all__ = [
     "Artifact",
     "Batch",
     "Bench",
     "Candidate",
+    "Columns",
     "Component",
     "Context",
     "Data",
@@ -24,6 +25,7 @@ __all__ = [
     "Evaluation",
     "Event",
     "Feed",
+    "Measure",
     "Message",
     "Missing",
     "Model",

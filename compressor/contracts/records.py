@@ -40,6 +40,9 @@ class Metric(Record):
     value: float
     n: int
     interval: Interval | None = None
+    better: Literal["higher", "lower"] = "higher"
+    drop: Literal["points", "percent"] = "points"
+    """What a loss of it is counted in: points (hundredths of a fraction in [0, 1]), or per cent of the reference's value."""
 
 
 class ClassScore(Record):
@@ -53,24 +56,32 @@ class ClassScore(Record):
 class Scores(Record):
     split: str
     metric: str
-    """Name of the main metric among `metrics`."""
+    """Name of the metric among `metrics` that quality is held by."""
     metrics: tuple[Metric, ...]
     per_class: tuple[ClassScore, ...] = ()
 
     @property
     def main(self) -> Metric:
-        return next(metric for metric in self.metrics if metric.name == self.metric)
+        return self.of(self.metric)
+
+    def of(self, name: str) -> Metric:
+        """The metric of that name."""
+        return next(metric for metric in self.metrics if metric.name == name)
 
 
 class Difference(Record):
-    """Candidate minus reference on the same rows, in points of the main metric (negative: worse)."""
+    """Candidate against reference on the same rows, by one metric; negative means worse, whichever way the metric goes."""
 
     reference: str
-    points: float
-    interval: Interval
+    metric: str
+    change: float
+    unit: Literal["points", "percent"] = "points"
+    """Points are hundredths of the metric; per cent are of the reference's value."""
+    interval: Interval | None
+    """None where the metric is a property of the whole set and has no interval of its difference."""
     n: int
-    changed: int
-    """Rows whose prediction differs."""
+    changed: int | None = None
+    """Rows whose prediction differs; None where rows have no prediction."""
 
 
 class Parity(Record):
@@ -79,7 +90,8 @@ class Parity(Record):
     against: str
     max_abs: float
     cosine: float
-    agreement: float
+    agreement: float | None
+    """Share of the rows with the same prediction; None where rows have none."""
     n: int
     finite: bool
 
@@ -97,6 +109,10 @@ class Verdict(Record):
     """Where it stands in the plan: `passes.distill.gate`, `accept[0]`."""
     candidate: str
     quantity: Literal["max_drop", "min_speedup", "max_latency_ms", "max_size"]
+    metric: str | None = None
+    """What `max_drop` is about."""
+    unit: Literal["points", "percent"] = "points"
+    """What `max_drop` is counted in."""
     limit: float
     value: float | None
     interval: Interval | None = None
@@ -128,11 +144,17 @@ class Stage(Record):
     """Bytes by part of the model: embeddings, each block's attention and feed-forward, head, other."""
     scores: Scores | None = None
     """On validation data."""
-    difference: Difference | None = None
+    differences: tuple[Difference, ...] = ()
+    """Against the reference, by metric; the one that quality is held by comes first."""
     edits: tuple[str, ...] = ()
     notes: tuple[Note, ...] = ()
     verdicts: tuple[Verdict, ...] = ()
     rolled_back: bool = False
+
+    @property
+    def difference(self) -> Difference | None:
+        """By the metric that quality is held by."""
+        return self.differences[0] if self.differences else None
 
 
 class File(Record):
@@ -155,10 +177,16 @@ class Candidate(Record):
     """What really ran: precision, device, threads, asked of the runtime."""
     scores: Scores | None = None
     """On test data."""
-    difference: Difference | None = None
+    differences: tuple[Difference, ...] = ()
+    """Against the reference, by metric; the one that quality is held by comes first."""
     parity: Parity | None = None
     diagnosis: tuple[str, ...] = ()
     not_measured: str | None = None
+
+    @property
+    def difference(self) -> Difference | None:
+        """By the metric that quality is held by."""
+        return self.differences[0] if self.differences else None
 
 
 # ------------------------------------------------------------------ probes

@@ -26,6 +26,7 @@ def faults_of(draft: Draft) -> Iterator[Fault]:
     for probe in draft.probes:
         yield from _lengths(draft, probe)
     yield from _reference(draft)
+    yield from _metrics(draft)
     yield from _limits(draft)
 
 
@@ -155,6 +156,25 @@ def _reference(draft: Draft) -> Iterator[Fault]:
             if gate and gate.max_drop is not None:
                 later = "is the reference itself" if early is step else f"comes before the reference '{draft.reference}'"
                 yield early.fault(f"max_drop cannot be judged: the step {later}", "gate")
+
+
+def _metrics(draft: Draft) -> Iterator[Fault]:
+    """Metrics that the task does not have."""
+    if draft.task is None:
+        return
+    known = [measure.name for measure in draft.task.measures()]
+
+    def unknown(name: str) -> str:
+        return f"the task '{draft.task_name}' has no metric '{name}'{did_you_mean(name, known)} (metrics: {', '.join(known)})"
+
+    if draft.metric is not None and draft.metric not in known and draft.metric_at is not None:
+        yield draft.metric_at.fault("metric", unknown(draft.metric))
+    for step in draft.steps:
+        if step.keys.gate and step.keys.gate.metric and step.keys.gate.metric not in known:
+            yield step.fault(unknown(step.keys.gate.metric), "gate")
+    for where, at, accept in draft.accept:
+        if accept and accept.metric and accept.metric not in known:
+            yield at.items()["metric"].fault(f"{where}.metric", unknown(accept.metric))
 
 
 # ------------------------------------------------------------------ gates

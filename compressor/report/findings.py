@@ -10,6 +10,7 @@ from functools import cached_property
 from compressor.contracts.records import (
     Candidate,
     Control,
+    Difference,
     LatencyRecord,
     LatencyRow,
     MemoryRecord,
@@ -175,13 +176,16 @@ def proved_speed_up(row: Row) -> float:
     return ratio.value if ratio and ratio.outcome == "faster" else 0.0
 
 
-def _unsigned_points(value: float | None) -> str:
-    return wording.points(value).lstrip("+")
+def writer(verdict: Verdict) -> Callable[[float | None], str]:
+    """How the values of a verdict are written."""
+    if verdict.quantity != "max_drop":
+        return QUANTITIES[verdict.quantity][1]
+    return lambda value: wording.in_unit(verdict.unit)(value).lstrip("+")
 
 
 LIMIT_IS_A_FLOOR = frozenset({"min_speedup"})
 QUANTITIES: dict[str, tuple[str, Callable[[float | None], str]]] = {
-    "max_drop": ("quality lost", _unsigned_points),
+    "max_drop": ("quality lost", wording.points),
     "min_speedup": ("speed-up", wording.factor),
     "max_latency_ms": ("latency", wording.milliseconds),
     "max_size": ("size against the reference", wording.percent),
@@ -201,7 +205,7 @@ def margin(verdict: Verdict) -> str:
     value = deciding(verdict)
     if value is None:
         return ""
-    write = QUANTITIES[verdict.quantity][1]
+    write = writer(verdict)
     spare = value - verdict.limit if verdict.quantity in LIMIT_IS_A_FLOOR else verdict.limit - value
     return f"{write(abs(spare))} to spare" if spare >= 0 else f"missed by {write(abs(spare))}"
 
@@ -221,10 +225,17 @@ def _sentence(row: Row) -> str:
     if row.share:
         parts.append(f"{wording.factor(1 / row.share).removesuffix(wording.TIMES)} times smaller")
     if row.candidate.difference is not None:
-        moved = row.candidate.difference.points
-        word = "lost" if moved < 0 else "gained"
-        parts.append("no points lost" if abs(moved) < 0.05 else f"{wording.points(abs(moved)).lstrip('+')} {word}")
+        parts.append(_moved(row.candidate.difference))
     return f"{row.candidate.target}: {', '.join(parts)}." if parts else ""
+
+
+def _moved(difference: Difference) -> str:
+    """What quality was lost or gained; a metric other than a fraction is named."""
+    if abs(difference.change) < 0.05:
+        return "no points lost" if difference.unit == "points" else f"no {difference.metric} lost"
+    amount = wording.in_unit(difference.unit)(abs(difference.change)).lstrip("+")
+    what = "" if difference.unit == "points" else f" of {difference.metric}"
+    return f"{amount}{what} {'lost' if difference.change < 0 else 'gained'}"
 
 
 def _speed(ratio: Ratio) -> str:

@@ -10,7 +10,7 @@ from compressor.contracts.notes import Bars, Note, Series
 from compressor.contracts.records import Report, Workload
 from compressor.report import changes, notes, timings, wording
 from compressor.report.drawing import Chart
-from compressor.report.findings import QUANTITIES, Findings, Row, answer, margin, speed_up
+from compressor.report.findings import QUANTITIES, Findings, Row, answer, margin, speed_up, writer
 from compressor.report.trade_off import trade_off
 from compressor.report.waterfall import waterfall
 
@@ -40,7 +40,7 @@ def page(report: Report) -> str:
     environment = Environment(
         loader=FileSystemLoader(here), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.globals |= {"w": wording, "margin": margin, "quantities": QUANTITIES, "marks": MARKS}
+    environment.globals |= {"w": wording, "margin": margin, "quantities": QUANTITIES, "writer": writer, "marks": MARKS}
     environment.globals |= {"tones": {name: TONES[mark] for name, mark in MARKS.items()}, "most_rows": MOST_ROWS}
     css = (here / "report.css").read_text(encoding="utf-8")
     return environment.get_template("report.html.jinja").render(css=css, **_content(Findings(report)))

@@ -152,17 +152,16 @@ def comparison_tables(comparison: Comparison) -> None:
 
 
 def _qualities(comparison: Comparison) -> Table:
-    shown = Table(
-        Column("model", overflow="fold"), "quality on test", "first", "second", "difference in points, same rows", "rows changed"
-    )
+    shown = Table(Column("model", overflow="fold"), "quality on test", "first", "second", "difference, same rows", "rows changed")
     for each in comparison.qualities:
         metric = each.first or each.second
         values = [f"{found.value:.4f}" if found else "-" for found in (each.first, each.second)]
         difference, changed = each.unpaired, ""
         if each.difference is not None:
-            of = each.difference.interval
-            difference = f"{each.difference.points:+.2f} [{of.low:+.2f}, {of.high:+.2f}]"
-            changed = f"{each.difference.changed} of {each.difference.n}"
+            found = each.difference
+            around = f" [{found.interval.low:+.2f}, {found.interval.high:+.2f}]" if found.interval else ""
+            difference = f"{found.change:+.2f}{around} {'points' if found.unit == 'points' else '%'}"
+            changed = "" if found.changed is None else f"{found.changed} of {found.n}"
         shown.add_row(each.candidate, metric.name if metric else "", *values, escape(difference), changed)
     return shown
 

@@ -20,8 +20,18 @@ def upgraded(values: Any) -> Any:
 
 
 def _second(values: Values) -> Values:
-    """Version 2 names the workload that something was measured at, where version 1 had a batch and a length."""
-    return {**values, "probes": [_measured(record) for record in values.get("probes", ())]}
+    """Version 2 names the workload that something was measured at, where version 1 had a batch and a length, and holds a
+    difference by every metric, where version 1 had the main one's in points."""
+    held = {name: [_with_differences(each) for each in values.get(name, ())] for name in ("stages", "candidates")}
+    return {**values, **held, "probes": [_measured(record) for record in values.get("probes", ())]}
+
+
+def _with_differences(values: Mapping[str, Any]) -> Values:
+    rest = {name: value for name, value in values.items() if name != "difference"}
+    if not (difference := values.get("difference")):
+        return rest
+    metric = {"metric": values["scores"]["metric"], "change": difference["points"]}
+    return {**rest, "differences": [{name: value for name, value in difference.items() if name != "points"} | metric]}
 
 
 def _measured(record: Mapping[str, Any]) -> Values:

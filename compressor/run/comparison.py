@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from compressor.contracts import Candidate as Timed
-from compressor.contracts import Evaluation, Event, Feed, Probe, Target, Workload, registry
+from compressor.contracts import Evaluation, Event, Feed, Probe, Target, Task, Workload, registry
 from compressor.contracts.records import (
     Candidate,
     Change,
@@ -31,7 +31,6 @@ from compressor.export import check_files
 from compressor.plan.entries import KEYS, as_mapping, keys_of, name_of
 from compressor.plan.yaml_source import read_yaml
 from compressor.report import EVALUATIONS, TIMED_FEEDS, read_report
-from compressor.run import verify
 from compressor.run.results import load_evaluation
 from compressor.store.checksums import check_below, check_file
 
@@ -81,6 +80,14 @@ class Run:
             raise StoreError(f"{folder} cannot be read: {error}") from error
         if found.scores != candidate.scores:
             raise StoreError(f"{folder} does not hold the scores that the report has: it was altered, or belongs to another run")
+        return found
+
+    def task(self) -> Task:
+        """The task as the plan of this run has it."""
+        plan, _ = read_yaml(self.report.plan.encode(), "plan")
+        found: Task = registry.load("task", self.report.task).model_validate(
+            plan.items()["task"].items()[self.report.task].plain()
+        )
         return found
 
     def target(self, name: str) -> Target:
@@ -212,7 +219,8 @@ def _paired(one: Run, other: Run, name: str) -> tuple[Difference | None, str]:
         return None, "a run kept no outputs by row"
     if before.scores.metric != after.scores.metric:
         return None, "the runs have other metrics"
-    return verify.compare(after, before, name=f"{name} of {one.folder}", seed=one.report.seed), ""
+    held = f"{name} of {one.folder}"
+    return one.task().compare(after, before, metric=before.scores.metric, name=held, seed=one.report.seed), ""
 
 
 def _test(report: Report) -> tuple[str, tuple[str, ...]] | None:

@@ -50,6 +50,8 @@ class StepContext:
     task: Task
     data: Data
     seed: int
+    metric: str
+    """The measure that quality is held by."""
     device: str
     folder: Path
     dialect: Dialect | None
@@ -68,14 +70,16 @@ class StepContext:
     def evaluate(self, model: Model | Artifact, split: str) -> Evaluation:
         """Score a model on a split."""
         predict, files = self._running(model)
-        return self.task.score(predict, self.data.split(split), files, split=split)
+        return self.task.evaluate(predict, self.data.split(split), files, split=split).held_by(self.metric)
 
     def outputs(self, model: Model | Artifact, split: str, *, limit: int) -> NDArray[np.float32]:
         """The main output of a model for rows spread evenly over a split, as files often have like rows side by side."""
         rows = self.data.split(split)
         count = min(limit, len(rows))
         predict, files = self._running(model)
-        return self.task.predicted(predict, rows.select([at * len(rows) // count for at in range(count)]), files)
+        few = rows.select([at * len(rows) // count for at in range(count)])
+        found: NDArray[np.float32] = self.task.predicted(predict, few, files)[self.task.outputs()[0].name]
+        return found
 
     def feeds(self, model: Model | Artifact, split: str, *, limit: int | None = None) -> Sequence[Feed]:
         """Real inputs of a split, one row each."""

@@ -31,9 +31,18 @@ from compressor.report import EVALUATIONS, TIMED_FEEDS, write_report
 from compressor.run.context import StepContext
 from compressor.run.keys import Keys, source_digest
 from compressor.run.preflight import check_steps
-from compressor.run.results import PARITY_ROWS, Built, Found, Results, load_evaluation, save_evaluation, verdict_of_plan
+from compressor.run.results import (
+    PARITY_ROWS,
+    Built,
+    Found,
+    Results,
+    differences,
+    load_evaluation,
+    save_evaluation,
+    verdict_of_plan,
+)
 from compressor.run.stopwatch import Stopwatch
-from compressor.run.verify import Measured, compare, judge, parity
+from compressor.run.verify import Measured, judge, parity
 from compressor.store.disk import writing
 from compressor.store.store import Made, Store
 from compressor.tasks.data import load_data, resolve
@@ -205,9 +214,7 @@ class Runner:
         self, name: str, made: Made, evaluation: Evaluation | None, *, step: BoundStep | None, target: str | None
     ) -> Stage:
         reference = self.standings.get(self.bound.reference)
-        difference = None
-        if evaluation and reference and reference.evaluation and name != self.bound.reference:
-            difference = compare(evaluation, reference.evaluation, name=self.bound.reference, seed=self.bound.seed)
+        held = reference.evaluation if reference and name != self.bound.reference else None
         return Stage(
             name=name,
             step=step.plugin if step else "source",
@@ -221,7 +228,7 @@ class Runner:
             if target
             else 0,
             scores=evaluation.scores if evaluation else None,
-            difference=difference,
+            differences=differences(self.bound, evaluation, held) if evaluation and held else (),
             notes=NOTES.validate_python(tuple(made.facts.get("notes", ()))),
         )
 
@@ -265,6 +272,7 @@ class Runner:
             task=self.bound.task,
             data=self.data,
             seed=self.bound.seed,
+            metric=self.bound.metric,
             device=self.device,
             folder=scratch,
             dialect=runtime.dialect if runtime else None,
@@ -307,14 +315,18 @@ class Runner:
                     made, stage="validation", name=target.name, target=target.target, out=out / "built"
                 )
                 predict, files = opened(target.target, candidate.built), candidate.built
-            evaluation = self.bound.task.score(predict, rows, files, split=split)
+            evaluation = self.bound.task.evaluate(predict, rows, files, split=split)
             if target is not None:
                 _remove(out / "built")
             save_evaluation(evaluation, out)
             return {}
 
         parts = self.keys.evaluation(made.digest, rung, split, target.target if target else None)
-        return load_evaluation(self.store.obtain(parts, make).path)
+        return self._held(load_evaluation(self.store.obtain(parts, make).path))
+
+    def _held(self, evaluation: Evaluation) -> Evaluation:
+        """By the metric that the plan chose."""
+        return evaluation.held_by(self.bound.metric)
 
     def _gated(self, step: BoundStep, standing: Standing, target: BoundTarget | None) -> Standing:
         if step.gate is None:
@@ -343,7 +355,7 @@ class Runner:
     def _measured_for_gate(self, gate: Gate, standing: Standing, target: BoundTarget | None) -> Measured:
         reference = self.standings[self.bound.reference]
         size = standing.stage.bytes / reference.stage.bytes
-        measured = Measured(difference=standing.stage.difference, size=size)
+        measured = Measured(differences=standing.stage.differences, size=size)
         return self._timed_for_gate(measured, standing, target or self.bound.targets[0]) if gate.timed else measured
 
     def _timed_for_gate(self, measured: Measured, standing: Standing, target: BoundTarget) -> Measured:
@@ -425,7 +437,7 @@ class Runner:
         if name in ("final", self.bound.reference):  # a source that is not held against anything is only timed
             rows = self.data.split("test")
             with self.watch.time("score", name, target.name):
-                evaluation = self.bound.task.score(lambda feed: session.run(feed)[0], rows, out, split="test")
+                evaluation = self._held(self.bound.task.evaluate(lambda feed: session.run(feed)[0], rows, out, split="test"))
             save_evaluation(evaluation, self.folder / EVALUATIONS / candidate.id)
             with self.watch.time("parity", name, target.name):
                 checked = self._parity(evaluation, eager_of or standing)
@@ -436,7 +448,8 @@ class Runner:
         few = rows.select(range(min(PARITY_ROWS, len(rows))))
         run = eager(self.bound.task, Model.load(standing.made.path), self.device)
         same = self.bound.task.predicted(run, few, standing.made.path)
-        return parity(evaluation.outputs[: len(few)], same, against=f"{standing.stage.name}, eager float32")
+        first = {name: array[: len(few)] for name, array in evaluation.outputs.items()}
+        return parity(self.bound.task, first, same, against=f"{standing.stage.name}, eager float32")
 
     # -------------------------------------------------------------- probes and verdicts
 
@@ -467,9 +480,7 @@ class Runner:
         return tuple(
             verdict
             for number, accept in enumerate(self.bound.accept)
-            for verdict in verdict_of_plan(
-                accept, number, self.built, latencies, reference=self.bound.reference, seed=self.bound.seed
-            )
+            for verdict in verdict_of_plan(accept, number, self.built, latencies, self.bound)
         )
 
 

@@ -83,7 +83,7 @@ class Sounds(Task):
     def batches(self, rows: Dataset, files: Path, *, batch_size: int, shuffle_seed: int | None = None) -> Iterable[Batch]:
         """Sounds of one length, decoded as they are asked for; `row` is the index in the split."""
         groups = grouped(order_of(len(rows), shuffle_seed), batch_size)
-        return Batches(self._feeds(rows, files, groups), list(rows[self.columns()[-1]]))
+        return Batches(self._feeds(rows, files, groups), list(rows[self.columns().label]))
 
     def feeds(self, rows: Dataset, files: Path, workload: Workload = Workload(), *, count: int | None = None) -> Sequence[Feed]:
         """Real sounds in full batches; the length is in samples, whatever the model makes of them.

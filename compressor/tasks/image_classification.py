@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from compressor.contracts import Batch, Feed, Port, Workload
+from compressor.contracts import Batch, Columns, Feed, Port, Workload
 from compressor.errors import SourceError
 from compressor.tasks.batches import Batches, Feeds, full_groups, grouped, order_of
 from compressor.tasks.classification import SCORED_BATCH, Classification
@@ -39,9 +39,9 @@ class ImageClassification(Classification):
     image: str = Field(default="image", description="Column of the image.")
     label: str = Field(default="label", description="Column of the label.")
 
-    def columns(self) -> tuple[str, ...]:
+    def columns(self) -> Columns:
         """Image and label."""
-        return (self.image, self.label)
+        return Columns((self.image,), self.label)
 
     def load(self, source: Path, data: Data, *, seed: int) -> Model:
         """The source with its own head where that has the data's labels, else with a fresh head drawn from `seed`.

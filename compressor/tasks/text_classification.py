@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from compressor.contracts import Batch, Feed, Port, Workload
+from compressor.contracts import Batch, Columns, Feed, Port, Workload
 from compressor.errors import SourceError
 from compressor.tasks.classification import SCORED_BATCH, Classification
 
@@ -50,9 +50,9 @@ class TextClassification(Classification):
     label: str = Field(default="label", description="Column of the label.")
     max_length: int = Field(default=128, ge=2, le=8192, description="Longest input in tokens; longer texts are cut.")
 
-    def columns(self) -> tuple[str, ...]:
+    def columns(self) -> Columns:
         """Text and label."""
-        return (self.text, self.label)
+        return Columns((self.text,), self.label)
 
     def load(self, source: Path, data: Data, *, seed: int) -> Model:
         """The source with its own head where that has the data's labels, else with a fresh head drawn from `seed`.

@@ -84,6 +84,7 @@ class TinyRun:
             task=self.task,
             data=self.data,
             seed=0,
+            metric=self.task.metric,
             device="cpu",
             folder=folder,
             dialect=target.dialect if target else None,
@@ -265,7 +266,7 @@ def _text_model(folder: Path, sizes: Mapping[str, Any]) -> None:
 
 def _texts(root: Path, task: Task) -> DataSpec:
     """Texts of 1 to 12 words with the name of their label among them."""
-    text, label = task.columns()[0], task.columns()[-1]
+    (text, *_), label = task.columns().content, task.columns().label or "label"
     rows = []
     for number in range(ROWS):
         words = [f"word{(7 * number + 3 * at) % 40}" for at in range(number % 12)]

@@ -118,7 +118,7 @@ def test_plan_is_checked_without_heavy_imports(folder):
     toys = Path(__file__).parents[1] / "toys"
     code = (
         f"import sys; sys.path.insert(0, {str(toys)!r})\n"
-        "from pathlib import Path\nfrom compressor.plan import load_plan\nimport compressor.schema\n"
+        "from pathlib import Path\nfrom compressor.plan import load_plan\nimport compressor.plan.schema\n"
         "load_plan(Path('plan.yaml'))\n"
         "heavy = {'torch', 'transformers', 'onnx', 'onnxruntime', 'openvino', 'nncf', 'numpy', 'datasets', 'sklearn', 'scipy'}\n"
         "print(sorted(heavy & set(sys.modules)))"

@@ -8,6 +8,7 @@ from statistics import median, quantiles
 
 import pytest
 
+from compressor.contracts import notes as noted
 from compressor.contracts import records as r
 
 TOPICS = ("business", "entertainment", "politics", "sport", "tech")
@@ -55,7 +56,9 @@ def scores(stage: str, split: str) -> r.Scores:
 
 def difference(stage: str, n: int) -> r.Difference:
     moved = 100 * (ACCURACY[stage] - ACCURACY["finetune"])
-    return r.Difference(reference="finetune", points=moved, interval=interval(moved, width=0.7), n=n, changed=6)
+    return r.Difference(
+        reference="finetune", metric="accuracy", change=moved, interval=interval(moved, width=0.7), n=n, changed=6
+    )
 
 
 # ------------------------------------------------------------------ stages
@@ -64,16 +67,16 @@ LAYER_BYTES = {"embeddings": 47_600_000, **dict.fromkeys(BLOCKS, 3_550_000), "he
 PRUNED_BYTES = {name: size // 2 if name in BLOCKS else size for name, size in LAYER_BYTES.items()}
 
 
-def losses() -> r.Series:
+def losses() -> noted.Series:
     dice = random.Random(1)
     curve = tuple((float(step), 1.6 / (1 + step / 30) + dice.uniform(0, 0.05)) for step in range(0, 400, 2))
     halved = tuple((x, y / 2) for x, y in curve)
-    return r.Series(title="Losses", x="step", y="loss", curves={"soft-targets": curve, "hidden-states": halved})
+    return noted.Series(title="Losses", x="step", y="loss", curves={"soft-targets": curve, "hidden-states": halved})
 
 
-def sensitivity() -> r.Bars:
+def sensitivity() -> noted.Bars:
     dice = random.Random(2)
-    return r.Bars(
+    return noted.Bars(
         title="Quality lost when one layer is quantised alone",
         unit="points",
         values={block: round(dice.uniform(-0.1, 1.4), 2) for block in BLOCKS},
@@ -110,7 +113,7 @@ def branch(target: str) -> r.Stage:
 
 
 def pruned() -> r.Stage:
-    widths = r.Table(
+    widths = noted.Table(
         title="Widths kept", columns=("block", "heads", "share"), rows=tuple((block, 6, 0.5) for block in BLOCKS[:4])
     )
     gate = r.Verdict(
@@ -124,7 +127,7 @@ def pruned() -> r.Stage:
         outcome="met",
     )
     edits = tuple(f"{block}: keep 768 of 1536 neurons" for block in BLOCKS[1::2])
-    notes = (widths, r.Remark(text="Taylor importance."))
+    notes = (widths, noted.Remark(text="Taylor importance."))
     return trunk("prune-structure", layer_bytes=PRUNED_BYTES, edits=edits, notes=notes, verdicts=(gate,))
 
 
@@ -133,7 +136,7 @@ def stages() -> tuple[r.Stage, ...]:
         trunk("source", seconds=0.4),
         trunk("finetune", parameters={"epochs": 3, "learning_rate": 1e-4}, found=True),
         pruned(),
-        trunk("distill", layer_bytes=PRUNED_BYTES, notes=(losses(),), difference=difference("distill", 212)),
+        trunk("distill", layer_bytes=PRUNED_BYTES, notes=(losses(),), differences=(difference("distill", 212),)),
         r.Stage(name="lower", step="lower", target="onnxruntime", bytes=66_400_000),
         branch("onnxruntime"),
         branch("openvino"),
@@ -155,7 +158,7 @@ def candidate(name: str) -> r.Candidate:
         files=(main, r.File(name="tokenizer.json", bytes=466_000, sha256=digest("tokenizer"))),
         facts={"precision": "int8 + fp32" if final else "fp32", "device": "CPU", "threads": "2"},
         scores=scores(stage, "test"),
-        difference=difference(stage, 425),
+        differences=(difference(stage, 425),),
         parity=r.Parity(against=stage, max_abs=0.31 if final else 2.4e-6, cosine=0.99993, agreement=0.9976, n=425, finite=True),
         diagnosis=("2 of 38 MatMul stayed in float32",) if name == "final@onnxruntime" else (),
     )

@@ -18,7 +18,7 @@ def test_outputs_are_of_rows_spread_over_the_split(tmp_path):
     rows, model = len(run.data.split("validation")), run.model()
     every = ctx.outputs(model, "validation", limit=10_000)
     assert len(every) == rows
-    assert np.array_equal(every, ctx.evaluate(model, "validation").outputs)
+    assert np.array_equal(every, ctx.evaluate(model, "validation").outputs["logits"])
     few = ctx.outputs(model, "validation", limit=rows // 2)
     np.testing.assert_allclose(few, every[[at * rows // (rows // 2) for at in range(rows // 2)]], rtol=1e-4, atol=1e-5)
     assert not np.allclose(few, every[: rows // 2], atol=1e-5), "the first rows, and not from all over"

@@ -14,7 +14,7 @@ from families import WHISPER
 from furnished import lowered
 from pydantic import ValidationError
 
-from compressor.contracts import Artifact, Want, Workload
+from compressor.contracts import Artifact, Columns, Want, Workload
 from compressor.errors import CompressorError, PlanError, SourceError
 from compressor.model.anatomy import anatomy_of
 from compressor.model.model import Model
@@ -97,7 +97,7 @@ def eager(folder):
 
 
 def test_columns_name_all_that_probes_need_and_the_first_label_last():
-    assert TASK.columns() == ("audio", "speaker", "word")
+    assert TASK.columns() == Columns(("audio",), "word", ("speaker",))
 
 
 def test_encoder_is_loaded_without_a_head(stored):
@@ -105,12 +105,12 @@ def test_encoder_is_loaded_without_a_head(stored):
 
 
 def test_scores_hold_each_probe_and_their_mean(data, stored):
-    evaluation = TASK.score(eager(stored), data.split("test"), stored, split="test")
+    evaluation = TASK.evaluate(eager(stored), data.split("test"), stored, split="test")
     found = {metric.name: metric for metric in evaluation.scores.metrics}
     assert list(found) == ["probes", "word probe", "word, 2 shots probe", "speaker probe"]
     assert evaluation.scores.main.value == pytest.approx(np.mean([found[name].value for name in list(found)[1:]]))
-    assert evaluation.outputs.shape == (24, 32)
-    assert evaluation.correct.mean() == pytest.approx(found["probes"].value)
+    assert evaluation.outputs["features"].shape == (24, 32)
+    assert evaluation.gains["probes"].mean() == pytest.approx(found["probes"].value)
     assert found["word probe"].value > 0.8, "two tones, an octave and more apart"
     assert all(metric.interval.low <= metric.value <= metric.interval.high for metric in found.values())
 

@@ -192,7 +192,7 @@ def perfect(task, rows, minilm, wrong=()):
 
 
 def test_score_is_one_with_wilsons_interval_when_all_is_right(task, rows, minilm, trained):
-    found = task.score(perfect(task, rows, minilm), rows, trained[0], split="test")
+    found = task.evaluate(perfect(task, rows, minilm), rows, trained[0], split="test")
     accuracy, f1 = found.scores.metrics
     n = len(rows)
     assert (accuracy.value, f1.value, accuracy.n, found.scores.split) == (1.0, 1.0, n, "test")
@@ -200,15 +200,15 @@ def test_score_is_one_with_wilsons_interval_when_all_is_right(task, rows, minilm
     assert accuracy.interval.method == "Wilson"
     assert accuracy.interval.high == pytest.approx(1)
     assert accuracy.interval.low == pytest.approx(n / (n + 1.959964**2), abs=1e-6)
-    assert found.correct.tolist() == [1.0] * n
+    assert found.gains["accuracy"].tolist() == [1.0] * n
     assert [each.label for each in found.scores.per_class] == list(LABELS)
 
 
 def test_score_puts_outputs_in_the_order_of_the_rows_and_counts_what_is_wrong(task, rows, minilm, trained):
-    found = task.score(perfect(task, rows, minilm, wrong=(1, 5)), rows, trained[0], split="validation")
+    found = task.evaluate(perfect(task, rows, minilm, wrong=(1, 5)), rows, trained[0], split="validation")
     n = len(rows)
     wilson = binomtest(n - 2, n).proportion_ci(method="wilson")
-    assert np.flatnonzero(found.correct == 0).tolist() == [1, 5]
+    assert np.flatnonzero(found.gains["accuracy"] == 0).tolist() == [1, 5]
     assert found.scores.main.value == pytest.approx((n - 2) / n)
     assert found.scores.main.interval is not None
     assert (found.scores.main.interval.low, found.scores.main.interval.high) == pytest.approx((wilson.low, wilson.high))

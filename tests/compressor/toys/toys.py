@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field, model_validator
 
-from compressor.contracts import Dialect, Missing, Objective, Pass, Probe, Rung, Target, Task, Workload
+from compressor.contracts import Columns, Dialect, Measure, Missing, Objective, Pass, Probe, Rung, Target, Task, Workload
 
 
 class Train(Pass):
@@ -155,13 +155,15 @@ class Stopwatch(Clock):
 class Guess(Task):
     """Guesses."""
 
-    metric = "luck"
     modality = "text"
     text: str = "text"
     max_length: int = 8
 
     def columns(self):
-        return (self.text,)
+        return Columns((self.text,))
+
+    def measures(self):
+        return (Measure("luck"),)
 
     def load(self, source, data, *, seed): ...
     def inputs(self, model): ...
@@ -172,7 +174,8 @@ class Guess(Task):
     def loss(self, outputs, batch): ...
     def feeds(self, rows, files, workload=None, *, count=None): ...
     def scored_feeds(self, rows, files): ...
-    def score(self, predict, rows, files, *, split): ...
+    def truth(self, rows): ...
+    def score(self, outputs, truth, *, split): ...
 
 
 class Loss(Objective):
