@@ -3,6 +3,7 @@
 Light on purpose (no torch, numpy, onnx): a plan is checked with nothing but this and the modules of the steps it names.
 """
 
+from compressor.contracts.library import Library, Loaded
 from compressor.contracts.model import Component, Edit, Model
 from compressor.contracts.passes import Context, Objective, Pass, Size
 from compressor.contracts.probe import Bench, Candidate, Probe, Worker
@@ -25,6 +26,8 @@ __all__ = [
     "Evaluation",
     "Event",
     "Feed",
+    "Library",
+    "Loaded",
     "Measure",
     "Message",
     "Missing",

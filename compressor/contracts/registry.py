@@ -24,6 +24,8 @@ KINDS: dict[str, type | None] = {
     "edit": contracts.Edit,
     "anatomy": None,
     "rung": contracts.Rung,
+    "library": contracts.Library,
+    "network": None,
 }
 """Kinds of plug-ins, the entry point group of each being `compressor.KIND`, and the class that those of a kind derive from."""
 
@@ -34,7 +36,7 @@ def names(kind: str) -> tuple[str, ...]:
 
 
 def load(kind: str, name: str) -> Any:
-    """Import a plug-in: a class, or for `anatomy` a table row.
+    """Import a plug-in: a class (for `network` a torch module), or for `anatomy` a table row.
 
     Raises:
         PluginError: there is none of that name, two distributions offer it, it cannot be imported, or it is of the wrong kind.

@@ -155,6 +155,10 @@ class Task(Step, ABC):
     def loss(self, outputs: Outputs, batch: Batch) -> torch.Tensor:
         """The supervised loss, a mean over the batch."""
 
+    def weight(self, batch: Batch) -> float:
+        """What parts of a batch are weighed by: the count that the loss is a mean over, its rows unless a task counts valid tokens."""
+        return len(next(iter(batch.values())))
+
     @abstractmethod
     def feeds(self, rows: Dataset, files: Path, workload: Workload = Workload(), *, count: int | None = None) -> Sequence[Feed]:
         """Real inputs as the exported model takes them, at most `count` of them, each a batch of the workload's length."""

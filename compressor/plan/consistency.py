@@ -165,7 +165,7 @@ def _metrics(draft: Draft) -> Iterator[Fault]:
     known = [measure.name for measure in draft.task.measures()]
 
     def unknown(name: str) -> str:
-        return f"the task '{draft.task_name}' has no metric '{name}'{did_you_mean(name, known)} (metrics: {', '.join(known)})"
+        return f"the task '{draft.task_name}' has no metric '{name}'{did_you_mean(name, known)}"
 
     if draft.metric is not None and draft.metric not in known and draft.metric_at is not None:
         yield draft.metric_at.fault("metric", unknown(draft.metric))

@@ -20,18 +20,33 @@ def upgraded(values: Any) -> Any:
 
 
 def _second(values: Values) -> Values:
-    """Version 2 names the workload that something was measured at, where version 1 had a batch and a length, and holds a
-    difference by every metric, where version 1 had the main one's in points."""
-    held = {name: [_with_differences(each) for each in values.get(name, ())] for name in ("stages", "candidates")}
-    return {**values, **held, "probes": [_measured(record) for record in values.get("probes", ())]}
+    """Version 2 names the workload of a measurement, where version 1 had a batch and a length, and holds differences by metric."""
+    return {
+        **values,
+        "probes": [_measured(record) for record in values.get("probes", ())],
+        **{name: [_by_metric(each) for each in values.get(name, ())] for name in ("stages", "candidates")},
+        "verdicts": [_about(verdict, _metric(values)) for verdict in values.get("verdicts", ())],
+    }
 
 
-def _with_differences(values: Mapping[str, Any]) -> Values:
-    rest = {name: value for name, value in values.items() if name != "difference"}
-    if not (difference := values.get("difference")):
+def _by_metric(held: Mapping[str, Any]) -> Values:
+    """A stage or candidate: its one difference was by the main metric, in points."""
+    found, metric = held.get("difference"), (held.get("scores") or {}).get("metric", "")
+    rest = {name: value for name, value in held.items() if name != "difference"}
+    if "verdicts" in rest:
+        rest["verdicts"] = [_about(verdict, metric) for verdict in rest["verdicts"]]
+    if found is None:
         return rest
-    metric = {"metric": values["scores"]["metric"], "change": difference["points"]}
-    return {**rest, "differences": [{name: value for name, value in difference.items() if name != "points"} | metric]}
+    kept = {name: value for name, value in found.items() if name != "points"}
+    return {**rest, "differences": [{**kept, "metric": metric, "change": found["points"], "unit": "points"}]}
+
+
+def _about(verdict: Mapping[str, Any], metric: str) -> Values:
+    return {**verdict, **({"metric": metric} if verdict["quantity"] == "max_drop" else {})}
+
+
+def _metric(values: Values) -> str:
+    return next((each["scores"]["metric"] for each in values.get("candidates", ()) if each.get("scores")), "")
 
 
 def _measured(record: Mapping[str, Any]) -> Values:

@@ -150,7 +150,6 @@ class StepContext:
     def _files(self, model: Model) -> Path:
         folder = self.folder / "files"
         model.save_files(folder)
-        (folder / "config.json").write_text(model.module.config.to_json_string(), encoding="utf-8")  # it has the labels' names
         return folder
 
     def _built(self, model: Model, number: int, runtime: Target, name: str) -> Candidate:

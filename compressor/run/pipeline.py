@@ -20,6 +20,7 @@ from compressor.contracts.step import step_parts
 from compressor.contracts.task import Data
 from compressor.deploy.bench import ProcessBench, write_feeds
 from compressor.deploy.build import Foundry, model_files
+from compressor.deploy.machine import device
 from compressor.deploy.session import eager, opened
 from compressor.deploy.timing import time_candidates
 from compressor.errors import GateStopped
@@ -91,6 +92,8 @@ class Runner:
         """
         started, clock = datetime.now(UTC), time.monotonic()
         results = Results(self.bound, self.data, started=started.isoformat(timespec="seconds"), command=self.command)
+        for notice in self.bound.notices:
+            self._say(notice)
         self._say("source: load the model")
         with self.watch.time("load", "source"):
             source = self._source()
@@ -136,9 +139,7 @@ class Runner:
 
     @cached_property
     def device(self) -> str:
-        import torch
-
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        return device()
 
     @cached_property
     def foundry(self) -> Foundry:
@@ -203,7 +204,7 @@ class Runner:
         stage = self._stage(name, made, evaluation, step=step, target=None).model_copy(
             update={
                 "weights": model.weights,
-                "bytes": sum(model.layer_bytes().values()),
+                "bytes": model.stored_bytes(),
                 "layer_bytes": model.layer_bytes(),
                 "edits": tuple(edit.describe() for edit in model.edits),
             }
@@ -353,10 +354,22 @@ class Runner:
         return standing
 
     def _measured_for_gate(self, gate: Gate, standing: Standing, target: BoundTarget | None) -> Measured:
-        reference = self.standings[self.bound.reference]
-        size = standing.stage.bytes / reference.stage.bytes
-        measured = Measured(differences=standing.stage.differences, size=size)
+        size, of = self._size_for_gate(standing, target) if gate.max_size is not None else (None, "")
+        measured = Measured(differences=standing.stage.differences, size=size, size_of=of)
         return self._timed_for_gate(measured, standing, target or self.bound.targets[0]) if gate.timed else measured
+
+    def _size_for_gate(self, standing: Standing, target: BoundTarget | None) -> tuple[float, str]:
+        """Size against the reference: in a branch of what its target deploys, on the trunk of the torch models; and which it is."""
+        if target is None:
+            others = [each.name for each in self.bound.targets if each.target.dialect.rung != standing.rung]
+            of = f"bytes of the torch model, not of what {', '.join(others)} will deploy" if others else ""
+            return standing.stage.bytes / self.standings[self.bound.reference].stage.bytes, of
+        held = next(each for each in self.built if each.name == f"{self.bound.reference}@{target.name}")
+        lowered = self.foundry.lower(standing.made, standing.rung, target.target.dialect.rung, target.target)
+        out = self.folder / "gates" / standing.stage.name / "deployed"
+        _, files = self.foundry.build(lowered, stage=standing.stage.name, name=target.name, target=target.target, out=out)
+        _remove(out)
+        return sum(file.bytes for file in files) / held.bytes, f"bytes of what {target.name} deploys"
 
     def _timed_for_gate(self, measured: Measured, standing: Standing, target: BoundTarget) -> Measured:
         """Time the stage against the source on a target."""

@@ -17,7 +17,7 @@ from compressor.errors import ChildFailed
 from compressor.plan.bound import Bound, load_plan
 from compressor.run.child import in_child
 from compressor.run.forecast import ModelSize, Scale, Trial, forecast
-from compressor.training.loop import TrainingSettings
+from compressor.training.settings import TrainingSettings
 
 if TYPE_CHECKING:
     from compressor.contracts import Model
@@ -204,7 +204,7 @@ def survey(plan: Path, settings: Sequence[str], folder: Path, *, tell: Callable[
         folders[name] = folder / f"{name}-files"
         model.save_files(folders[name])
         drawn += [name] if model.drawn else []
-        whole[name] = ModelSize.of(model.layer_bytes())
+        whole[name] = ModelSize.of(model.layer_bytes(), model.weights)
         for depth, models in sorted(cut.items(), reverse=True):  # from deep to shallow: each is cut from the one before
             models[name] = _cut(model, depth, folder / f"{name}-{depth}", whole[name])
     check_steps(bound, folders, drawn)  # here, since a cut model is saved with its head as if it came with one
@@ -224,4 +224,4 @@ def _cut(model: Model, depth: int, folder: Path, whole: ModelSize) -> Source:
     if not plain(model):
         return Source(None, whole)
     model.save(folder)
-    return Source(folder, ModelSize.of(model.layer_bytes()))
+    return Source(folder, ModelSize.of(model.layer_bytes(), model.weights))

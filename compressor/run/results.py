@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from compressor.contracts import Candidate, Data, Evaluation, records
+from compressor.contracts.model import WEIGHTS
 from compressor.contracts.records import (
     Difference,
     Disagreement,
@@ -33,7 +34,6 @@ from compressor.report.findings import answer
 from compressor.run.verify import Measured, judge
 
 MOST_DISAGREEMENTS = 200
-WEIGHTS = "model.safetensors"
 FIRST_OUTPUT = "logits"
 """What the one output is called that runs of report version 1 kept."""
 

@@ -49,6 +49,12 @@ class Measured:
     latency_ms: tuple[float, Interval] | None = None
     size: float | None = None
     why: str = ""
+    size_of: str = ""
+    """Which bytes `size` is of, where a reader could take it for others."""
+
+    def told(self, quantity: str) -> str:
+        """What a size is of; of the rest, why it was not measured."""
+        return self.size_of if quantity == "max_size" and self.size is not None else self.why
 
 
 def judge(limits: Limits, measured: Measured, *, gate: str, candidate: str) -> tuple[Verdict, ...]:
@@ -61,7 +67,16 @@ def judge(limits: Limits, measured: Measured, *, gate: str, candidate: str) -> t
         "max_size": None if measured.size is None else (measured.size, None),
     }
     return tuple(
-        _verdict(limits, quantity, limit, found[quantity], gate=gate, candidate=candidate, why=measured.why, about=difference)
+        _verdict(
+            limits,
+            quantity,
+            limit,
+            found[quantity],
+            gate=gate,
+            candidate=candidate,
+            why=measured.told(quantity),
+            about=difference,
+        )
         for quantity in found
         if (limit := getattr(limits, quantity)) is not None
     )
@@ -107,6 +122,6 @@ def _verdict(
             "judged_by": limits.judged_by,
             "outcome": outcome,
             "on_fail": limits.on_fail if isinstance(limits, Gate) else getattr(limits, "on_fail", "stop"),
-            "why": why if value is None else "",
+            "why": why if value is None or quantity == "max_size" else "",
         }
     )

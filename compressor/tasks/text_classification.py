@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     import numpy as np
     from datasets import Dataset
     from numpy.typing import NDArray
-    from transformers import PreTrainedModel
 
     from compressor.contracts import Model
     from compressor.contracts.task import Data
@@ -203,7 +202,7 @@ def _tokenizer(files: _TokenizerFiles) -> Any:
     return _read_tokenizer(files.folder)
 
 
-def _side_files(tokenizer: Any, source: Path, module: PreTrainedModel) -> dict[str, bytes]:
+def _side_files(tokenizer: Any, source: Path, module: Any) -> dict[str, bytes]:
     """The tokenizer's files, complete without the model's configuration: which inputs there are stands in them too."""
     accepted = inspect.signature(module.forward).parameters
     tokenizer.model_input_names = [name for name in tokenizer.model_input_names if name in accepted]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from compressor.contracts import Artifact, Feed, Pass, Target, Workload
-from compressor.deploy.build import MODEL_FILES
+from compressor.deploy.build import of_model
 from compressor.store.store import Made, digest_of, sha256_of
 from compressor.testing.steps import STEP
 from compressor.testing.subject import Subject, Unchecked
@@ -148,4 +148,4 @@ def _same(first: Path, second: Path) -> bool:
 
 def _side_files(folder: Path) -> list[str]:
     names = (path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.is_file())
-    return [name for name in names if name not in MODEL_FILES]
+    return [name for name in names if not of_model(name)]

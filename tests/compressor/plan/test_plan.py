@@ -594,3 +594,10 @@ def test_quickstart_is_checked_without_heavy_imports():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_old_name_of_a_training_setting_works_with_one_notice(load):
+    bound = load(SOUND.replace("  - toy-train: {epochs: 2}", "  - finetune: {keep: last}\n    name: toy-train", 1))
+    assert bound.passes[0].step.checkpoint == "last"
+    assert bound.notices == ("plan.yaml:8: passes.toy-train.keep is called checkpoint now; the old name will go",)
+    assert load(SOUND).notices == ()

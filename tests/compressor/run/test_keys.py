@@ -7,11 +7,11 @@ import json
 import pytest
 
 from compressor.contracts import Task
+from compressor.contracts import step as step_module
 from compressor.deploy.build import Foundry
 from compressor.deploy.machine import machine
 from compressor.deploy.onnx import Onnx
 from compressor.plan.bound import load_plan
-from compressor.run import keys as keys_module
 from compressor.run.keys import Keys
 from compressor.store.store import Made
 from compressor.tasks.text_classification import TextClassification
@@ -54,14 +54,14 @@ def test_step_that_measures_on_a_target_is_another_one_where_that_target_or_the_
     assert key(other, 0) != before
     assert key(other, 1) == quantised, "it measures nothing"
     elsewhere = machine().model_copy(update={"fingerprint": "another"})
-    monkeypatch.setattr(keys_module, "machine", lambda: elsewhere)
+    monkeypatch.setattr("compressor.run.keys.machine", lambda: elsewhere)
     assert key(bound(), 0) != before
     assert key(bound(), 1) == quantised
 
 
 def test_quantiser_of_the_branch_is_in_the_key_with_its_version(bound, monkeypatch):
     before = key(bound(), 1, OpenVino.dialect)
-    monkeypatch.setattr(keys_module, "version", lambda name: "99" if name == "nncf" else "1")
+    monkeypatch.setattr(step_module, "version", lambda name: "99" if name == "nncf" else "1")
     after = key(bound(), 1, OpenVino.dialect)
     assert '"quantizer": {"nncf": "99"}' in after
     assert after != before

@@ -26,7 +26,7 @@ from compressor.errors import CompressorError, UnsupportedModel
 from compressor.model.anatomy import anatomy_of
 from compressor.model.model import Model
 from compressor.training.checkpoint import INTERVAL
-from compressor.training.loop import OwnRate
+from compressor.training.learners import Learner
 from passes.gating import budgets as goals
 from passes.gating import constraint, distill_and_prune
 from passes.gating.constraint import SizeConstraint, choose
@@ -76,7 +76,7 @@ def test_budget_is_met_in_expectation_and_in_fact(tmp_path, sparsity):
 
 
 def test_multipliers_that_descend_miss_the_budget(tmp_path, monkeypatch):
-    monkeypatch.setattr(distill_and_prune, "OwnRate", lambda parameters, rate, **_: OwnRate(parameters, rate))
+    monkeypatch.setattr(distill_and_prune, "Learner", lambda name, parameters, rate, **_: Learner(name, parameters, rate))
     ctx = context(tmp_path)
     step(epochs=60, round_to=1, recovery_epochs=0, dropout=False).apply(bert(STUDENT), ctx)
     assert abs(series(ctx, "Sparsity")["expected sparsity"][-1][1] - 0.5) > 0.1
@@ -104,11 +104,10 @@ def test_second_stage_goes_on_with_the_projections_of_the_first(tmp_path, monkey
     seen = []
     train = distill_and_prune.train
 
-    def spy(trained, **given):
-        seen.append(
-            [id(part) for part in trained.modules() if isinstance(part, torch.nn.Linear) and part.weight.shape == (32, 32)]
-        )
-        return train(trained, **given)
+    def spy(training, ctx, **given):
+        modules = training.trained.modules()
+        seen.append([id(part) for part in modules if isinstance(part, torch.nn.Linear) and part.weight.shape == (32, 32)])
+        return train(training, ctx, **given)
 
     monkeypatch.setattr(distill_and_prune, "train", spy)
     step(epochs=1).apply(bert(STUDENT), context(tmp_path))
