@@ -109,6 +109,56 @@ def _rows(tensor: Any, kept: torch.Tensor, dimension: int) -> nn.Parameter:
     return nn.Parameter(tensor.detach().index_select(dimension, kept.to(tensor.device)), requires_grad=tensor.requires_grad)
 
 
+class TernaryLinear(nn.Module):
+    """A linear layer that trains and runs in floats, and is stored with two bits a weight."""
+
+    def __init__(self, layer: nn.Linear) -> None:
+        super().__init__()
+        self.weight, self.bias = layer.weight, layer.bias
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        scale = self.weight.abs().mean()
+        return nn.functional.linear(inputs, (self.weight / scale).round().clamp(-1, 1) * scale, self.bias)
+
+    def stored_bytes(self) -> int:
+        return -(-self.weight.numel() // 4) + 4 + 4 * self.bias.numel()
+
+
+class MakeTernary(Edit):
+    """Round the weights of a linear layer to -1, 0 and 1 wherever it runs."""
+
+    kind: ClassVar[str] = "make-ternary"
+    examples: ClassVar[tuple[Mapping[str, Any], ...]] = ({"layer": "bert.encoder.layer.0.intermediate.dense"},)
+
+    layer: str
+
+    def apply(self, module: nn.Module) -> None:
+        owner, _, name = self.layer.rpartition(".")
+        try:
+            found = module.get_submodule(self.layer)
+        except AttributeError:
+            found = None
+        if not isinstance(found, nn.Linear):
+            raise UnsupportedModel(f"{self.layer} is no linear layer")
+        setattr(module.get_submodule(owner), name, TernaryLinear(found))
+
+    def describe(self) -> str:
+        return f"{self.layer} is ternary"
+
+
+class Ternarise(Pass):
+    """Make all linear layers ternary that lie in a stack of layers."""
+
+    def work(self, size: Size) -> float:
+        return size.result
+
+    def apply(self, model: Model, ctx: Context) -> Model:
+        names = [name for name, each in model.module.named_modules() if isinstance(each, nn.Linear) and ".layer." in name]
+        for name in names:
+            model.apply(MakeTernary(layer=name))
+        return model
+
+
 class Denoise(TrainingSettings, Pass):
     """Train the denoiser to tell the noise in an image, with the noise levels of the scheduler beside it."""
 
