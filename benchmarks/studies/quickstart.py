@@ -15,9 +15,9 @@ import yaml
 
 from benchmarks.studies import ablation, newsgroups
 from benchmarks.studies.pages import machine_lines
-from compressor.contracts.records import Ratio, Report
+from compressor.contracts.records import Ratio, Report, Workload
 from compressor.plan.bound import load_plan
-from compressor.report.findings import Findings, Shape
+from compressor.report.findings import Findings
 
 PLAN = Path("plans/quickstart.yaml")
 RUNS = Path("runs/results")
@@ -103,22 +103,22 @@ def speeds(timed: Mapping[str, Report]) -> Iterator[str]:
     for name, report in timed.items():
         findings = Findings(report)
         for target in findings.targets:
-            for shape in findings.shapes:
-                yield speed(findings, target, shape, threads=name.partition(" ")[0])
+            for workload in findings.workloads:
+                yield speed(findings, target, workload, threads=name.partition(" ")[0])
     yield ""
 
 
-def speed(findings: Findings, target: str, shape: Shape, *, threads: str) -> str:
+def speed(findings: Findings, target: str, workload: Workload, *, threads: str) -> str:
     """One row."""
     candidate = findings.candidates[f"final@{target}"]
-    found, baseline = findings.row(candidate, shape), findings.rows[findings.baseline or "", shape]
-    control = next(each for each in findings.controls if (each.batch, each.length) == shape)
+    found, baseline = findings.row(candidate, workload), findings.rows[findings.baseline or "", workload]
+    control = next(each for each in findings.controls if each.workload == workload)
     assert found.quality
     assert found.latency
     cells = (
         f"{target} ({candidate.facts.get('precision', '')})",
         threads,
-        shape[0],
+        workload.batch,
         f"{found.quality.value:.4f}",
         ablation.points(candidate.difference),
         f"{candidate.bytes / 1e6:.1f} MB",

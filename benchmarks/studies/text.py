@@ -77,7 +77,7 @@ def passes(cell: Cell) -> Iterator[dict[str, Any]]:
         "teacher": "finetune",
         "learning_rate": cell.rate,
         "cache_teacher": True,
-        "keep": "last",
+        "checkpoint": "last",
         "objectives": objectives,
         "task_loss": 0.5,
     }

@@ -7,6 +7,7 @@ from compressor.contracts.library import Library, Loaded
 from compressor.contracts.model import Component, Edit, Model
 from compressor.contracts.passes import Context, Objective, Pass, Size
 from compressor.contracts.probe import Bench, Candidate, Probe, Worker
+from compressor.contracts.records import Workload
 from compressor.contracts.step import Event, Message, Progress, Step
 from compressor.contracts.target import Artifact, Dialect, Missing, Rung, Session, Target
 from compressor.contracts.task import Batch, Columns, Data, Evaluation, Feed, Measure, Outputs, Port, Task, Want
@@ -45,4 +46,5 @@ __all__ = [
     "Task",
     "Want",
     "Worker",
+    "Workload",
 ]

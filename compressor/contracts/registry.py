@@ -113,6 +113,18 @@ def _owner(point: EntryPoint) -> str:
     return f"{point.dist.name} {point.dist.version}" if point.dist else "an unknown distribution"
 
 
+def latency_probes() -> tuple[str, ...]:
+    """Names of the installed probes that measure latency; one that cannot be imported is left out."""
+    return tuple(name for name in names("probe") if _measures_latency(name))
+
+
+def _measures_latency(name: str) -> bool:
+    try:
+        return bool(load("probe", name).measures_latency)
+    except PluginError:  # told where a plan names it
+        return False
+
+
 def way_down(rung: str, *, start: str = TORCH) -> tuple[str, ...]:
     """Rungs from just below `start` to `rung`: `("onnx", "openvino")` for `openvino`, none for `torch`.
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
 from compressor.contracts.model import Model
-from compressor.contracts.records import DataRecord, Difference, Disagreement, Interval, Metric, Scores
+from compressor.contracts.records import DataRecord, Difference, Disagreement, Interval, Metric, Scores, Workload
 from compressor.contracts.step import Step
 from compressor.errors import SourceError
 
@@ -155,11 +155,13 @@ class Task(Step, ABC):
     def loss(self, outputs: Outputs, batch: Batch) -> torch.Tensor:
         """The supervised loss, a mean over the batch."""
 
+    def weight(self, batch: Batch) -> float:
+        """What parts of a batch are weighed by: the count that the loss is a mean over, its rows unless a task counts valid tokens."""
+        return len(next(iter(batch.values())))
+
     @abstractmethod
-    def feeds(
-        self, rows: Dataset, files: Path, *, batch: int = 1, length: int | None = None, count: int | None = None
-    ) -> Sequence[Feed]:
-        """Real inputs as the exported model takes them; `length` fixes the length in tokens, pixels or samples."""
+    def feeds(self, rows: Dataset, files: Path, workload: Workload = Workload(), *, count: int | None = None) -> Sequence[Feed]:
+        """Real inputs as the exported model takes them, at most `count` of them, each a batch of the workload's length."""
 
     @abstractmethod
     def scored_feeds(self, rows: Dataset, files: Path) -> tuple[Sequence[Feed], Sequence[int]]:

@@ -55,8 +55,8 @@ def _quality(row: Row) -> Iterator[tuple[str, str]]:
 
 
 def _speed(findings: Findings, candidate: Candidate) -> Iterator[tuple[str, str]]:
-    for shape in findings.shapes:
-        at, row = wording.shape(*shape), findings.row(candidate, shape)
+    for at in findings.workloads:
+        row = findings.row(candidate, at)
         if timed := row.latency:
             around = wording.interval(timed.interval, wording.milliseconds)
             yield f"median latency at {at}", spread(wording.milliseconds(timed.median_ms), around)

@@ -22,7 +22,7 @@ HUB_FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "LICENSE*", "README.
 
 
 def resolve(source: ModelSource, folder: Path) -> Path:
-    """The local folder of a model; an installed package is found, never imported.
+    """The local folder of a model, its weights checked.
 
     Args:
         source: the plan's `model:`.
@@ -30,6 +30,17 @@ def resolve(source: ModelSource, folder: Path) -> Path:
 
     Raises:
         SourceError: it is not there, its weights do not match `sha256`, or it has pickled weights only.
+    """
+    path = located(source, folder)
+    check_weights(path, source.sha256)
+    return path
+
+
+def located(source: ModelSource, folder: Path) -> Path:
+    """The local folder of a model, whatever is in it; an installed package is found, never imported.
+
+    Raises:
+        SourceError: it is not there.
     """
     if source.hub:
         path = _from_hub(source.hub, source.revision)
@@ -39,7 +50,6 @@ def resolve(source: ModelSource, folder: Path) -> Path:
         path = folder / str(source.folder)
     if not path.is_dir():
         raise SourceError(f"{path}: no such folder")
-    _check_weights(path, source.sha256)
     return path
 
 
@@ -54,7 +64,12 @@ def _from_hub(name: str, revision: str | None) -> Path:
         ) from error
 
 
-def _check_weights(path: Path, sha256: str | None) -> None:
+def check_weights(path: Path, sha256: str | None) -> None:
+    """Hold the weights in a model folder against a digest.
+
+    Raises:
+        SourceError: they do not match, or there are none, or pickles only.
+    """
     files = _weights(path)
     if not files:
         pickled = next((found for pattern in PICKLED for found in sorted(path.rglob(pattern))), None)

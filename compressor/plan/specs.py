@@ -9,6 +9,8 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from compressor.contracts.records import Kind, Workload
+
 PLAN_VERSION: Literal[1] = 1
 
 Sha256: TypeAlias = Annotated[str, Field(pattern="^[0-9a-f]{12,64}$")]
@@ -226,8 +228,15 @@ class Accept(Limits):
     """Batch size at which latency counts; the first one that is measured where it is not given."""
     length: int | None = Field(default=None, ge=1)
     """Input length at which latency counts; the first one that is measured where it is not given."""
+    workload: Kind | None = None
+    """What a call does whose latency counts; the first kind that is measured where it is not given."""
     on_fail: Literal["stop", "warn"] = "stop"
     """`warn`: say so, and accept all the same."""
+
+    def fits(self, workload: Workload) -> bool:
+        """Whether latency at a workload is what its limits speak of."""
+        wanted = ((self.workload, workload.kind), (self.batch, workload.batch), (self.length, workload.length))
+        return all(asked in (None, measured) for asked, measured in wanted)
 
 
 class EntryKeys(Spec):

@@ -21,15 +21,14 @@ from compressor.contracts.records import (
     Report,
     Stage,
     Verdict,
+    Workload,
 )
 from compressor.report import wording
-
-Shape = tuple[int, int | None]
 
 
 @dataclass(frozen=True)
 class Row:
-    """One candidate with all that was found out about it at one shape."""
+    """One candidate with all that was found out about it at one workload."""
 
     candidate: Candidate
     latency: LatencyRow | None
@@ -75,12 +74,12 @@ class Findings:
         return tuple(record for record in self.report.probes if isinstance(record, LatencyRecord))
 
     @cached_property
-    def rows(self) -> dict[tuple[str, Shape], LatencyRow]:
-        return {(row.candidate, (row.batch, row.length)): row for record in self.latencies for row in record.rows}
+    def rows(self) -> dict[tuple[str, Workload], LatencyRow]:
+        return {(row.candidate, row.workload): row for record in self.latencies for row in record.rows}
 
     @cached_property
-    def ratios(self) -> dict[tuple[str, str, Shape], Ratio]:
-        return {(ratio.of, ratio.to, (ratio.batch, ratio.length)): ratio for record in self.latencies for ratio in record.ratios}
+    def ratios(self) -> dict[tuple[str, str, Workload], Ratio]:
+        return {(ratio.of, ratio.to, ratio.workload): ratio for record in self.latencies for ratio in record.ratios}
 
     @cached_property
     def controls(self) -> tuple[Control, ...]:
@@ -95,8 +94,8 @@ class Findings:
         return tuple(record for record in self.report.probes if isinstance(record, OtherRecord))
 
     @cached_property
-    def shapes(self) -> tuple[Shape, ...]:
-        return tuple(dict.fromkeys(shape for _, shape in self.rows))
+    def workloads(self) -> tuple[Workload, ...]:
+        return tuple(dict.fromkeys(workload for _, workload in self.rows))
 
     @cached_property
     def candidates(self) -> dict[str, Candidate]:
@@ -111,9 +110,9 @@ class Findings:
     def targets(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(candidate.target for candidate in self.report.candidates))
 
-    def row(self, candidate: Candidate, shape: Shape | None = None) -> Row:
-        """Everything about a candidate at a shape; the first shape measured unless told."""
-        at = shape or (self.shapes[0] if self.shapes else (1, None))
+    def row(self, candidate: Candidate, workload: Workload | None = None) -> Row:
+        """Everything about a candidate at a workload; the first one measured unless told."""
+        at = workload or (self.workloads[0] if self.workloads else Workload())
         source = self.candidates.get(f"source@{candidate.target}")
         return Row(
             candidate,
@@ -141,7 +140,7 @@ class Findings:
     def _step(self, stage: Stage, target: str, *, last: bool) -> Step:
         own = self.candidates.get(f"{stage.name}@{target}")
         candidate = self.candidates.get(f"final@{target}", own) if last else own
-        latency = self.rows.get((candidate.id, self.shapes[0])) if candidate and self.shapes else None
+        latency = self.rows.get((candidate.id, self.workloads[0])) if candidate and self.workloads else None
         metric = stage.scores.main if stage.scores else None
         built = candidate.bytes if candidate else 0
         weight = (built or stage.bytes) if last or not stage.bytes else stage.bytes

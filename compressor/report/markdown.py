@@ -39,7 +39,7 @@ def _opening(report: Report) -> Iterator[str]:
     if report.error:
         yield from (f"Error: {escaped(report.error)}", "")
     if findings.finals:
-        at = f" at {wording.shape(*findings.shapes[0])}" if findings.shapes else ""
+        at = f" at {findings.workloads[0]}" if findings.workloads else ""
         yield from (f"Final models{at}, with 95 % intervals; the baseline is {escaped(findings.baseline or 'not measured')}.", "")
         columns = (
             "target",
@@ -125,27 +125,26 @@ def _speed(report: Report) -> Iterator[str]:
         return
     yield from ("## Latency", "")
     rows = []
-    for (name, shape), row in findings.rows.items():
-        against = _ratio(findings.ratios.get((name, findings.baseline or "", shape)))
+    for (name, workload), row in findings.rows.items():
+        against = _ratio(findings.ratios.get((name, findings.baseline or "", workload)))
         median = spread(wording.milliseconds(row.median_ms), wording.interval(row.interval, wording.milliseconds))
         rows.append(
             (
                 name,
-                wording.shape(*shape),
+                str(workload),
                 row.n,
                 median,
                 wording.milliseconds(row.p90_ms),
-                wording.significant(row.throughput_per_s),
+                wording.throughput(row),
                 against,
             )
         )
-    columns = ("candidate", "shape", "calls", "median", "90th percentile", "rows a second", RATIOS[1])
+    columns = ("candidate", "workload", "calls", "median", "90th percentile", "throughput", RATIOS[1])
     yield from table(columns, rows, numbers=range(2, 7))
     for control in findings.controls:
         outcome = "passed" if control.passed else "failed"
         spreading = wording.interval(control.interval, wording.near_one)
-        at = wording.shape(control.batch, control.length)
-        yield f"A/A control at {at}: {outcome}, {wording.near_one(control.ratio)} ({spreading})."
+        yield f"A/A control at {control.workload}: {outcome}, {wording.near_one(control.ratio)} ({spreading})."
         yield ""
 
 

@@ -39,7 +39,7 @@ def trade_off(findings: Findings) -> Chart | None:
         bare(axes, grid="both")
         _limit_trade_off(axes, rows, reference=findings.report.reference)
         points = [_mark_trade_off(axes, row, findings.targets.index(row.candidate.target)) for row in rows]
-        axes.set_xlabel(f"median latency in ms at {wording.shape(*findings.shapes[0])} (left is faster)")
+        axes.set_xlabel(f"median latency in ms at {findings.workloads[0]} (left is faster)")
         axes.set_ylabel(f"{metric.name} on test{' in %' if metric.drop == 'points' else ''}")
         _legend_of_targets(
             axes, [target for target in findings.targets if any(row.candidate.target == target for row in rows)], findings

@@ -30,7 +30,7 @@ ROW_INCHES = 0.34
 def waterfall(findings: Findings, target: str) -> Chart:
     """Quality, latency and size after each step, and what each step changed."""
     steps = findings.chain(target)
-    at = f" at {wording.shape(*findings.shapes[0])}" if findings.shapes else ""
+    at = f" at {findings.workloads[0]}" if findings.workloads else ""
     metric = next((step.quality.name for step in steps if step.quality), "quality")
 
     def paint(figure: Figure) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Literal, TypeAlias
 
-from compressor.contracts.records import Difference, Interval, Metric, Ratio
+from compressor.contracts.records import Difference, Interval, LatencyRow, Metric, Ratio
 
 Unit: TypeAlias = Literal["points", "percent"]
 NOTHING = "\N{EN DASH}"
@@ -163,8 +163,12 @@ def first_line(text: str, limit: int = 120) -> str:
     return shortened(next((line.strip() for line in text.splitlines() if line.strip()), ""), limit)
 
 
-def shape(batch: int, length: int | None) -> str:
-    return f"batch {batch}" + ("" if length is None else f", length {length}")
+def throughput_unit(unit: str) -> str:
+    return f"{unit} per second"
+
+
+def throughput(row: LatencyRow) -> str:
+    return f"{significant(row.throughput_per_s)}{SPACE}{row.unit}/s"
 
 
 def shortened(text: str, limit: int = 34) -> str:

@@ -13,21 +13,23 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter
 
-from compressor.contracts import Artifact, Evaluation, Event, Message, Target
+from compressor.contracts import Artifact, Evaluation, Event, Feed, Message, Target, Workload
 from compressor.contracts.notes import Note
 from compressor.contracts.records import LatencyRecord, ProbeRecord, Stage, Verdict
 from compressor.contracts.step import step_parts
 from compressor.contracts.task import Data
 from compressor.deploy.bench import ProcessBench, write_feeds
 from compressor.deploy.build import Foundry, model_files
+from compressor.deploy.machine import device
 from compressor.deploy.session import eager, opened
+from compressor.deploy.timing import time_candidates
 from compressor.errors import GateStopped
 from compressor.model.anatomy import anatomy_of
 from compressor.model.model import Model, check_finite
 from compressor.plan.bound import Bound, BoundStep, BoundTarget
 from compressor.plan.specs import Gate, ModelSource
 from compressor.report import EVALUATIONS, TIMED_FEEDS, write_report
-from compressor.run.context import StepContext, time_candidates
+from compressor.run.context import StepContext
 from compressor.run.keys import Keys, source_digest
 from compressor.run.preflight import check_steps
 from compressor.run.results import (
@@ -90,6 +92,8 @@ class Runner:
         """
         started, clock = datetime.now(UTC), time.monotonic()
         results = Results(self.bound, self.data, started=started.isoformat(timespec="seconds"), command=self.command)
+        for notice in self.bound.notices:
+            self._say(notice)
         self._say("source: load the model")
         with self.watch.time("load", "source"):
             source = self._source()
@@ -135,9 +139,7 @@ class Runner:
 
     @cached_property
     def device(self) -> str:
-        import torch
-
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        return device()
 
     @cached_property
     def foundry(self) -> Foundry:
@@ -380,10 +382,11 @@ class Runner:
             lowered = self.foundry.lower(each.made, each.rung, target.target.dialect.rung, target.target)
             out = self.folder / "gates" / standing.stage.name / f"{name}@{target.name}"
             candidates.append(self.foundry.build(lowered, stage=name, name=target.name, target=target.target, out=out)[0])
-        shape = self._shapes()[0]
+        workload = self._workloads()[0]
         record = time_candidates(
             candidates,
-            {shape: self._feeds(shape)},
+            self._feeds(workload),
+            workload,
             folder=self.folder / "bench",
             seconds=15,
             seed=self.bound.seed,
@@ -463,13 +466,13 @@ class Runner:
 
     # -------------------------------------------------------------- probes and verdicts
 
-    def _shapes(self) -> list[tuple[int, int | None]]:
-        shapes = [shape for probe in self.bound.probes for shape in probe.probe.shapes()]
-        return list(dict.fromkeys(shapes)) or [(1, None)]
+    def _workloads(self) -> list[Workload]:
+        workloads = [workload for each in self.bound.probes for workload in each.probe.workloads()]
+        return list(dict.fromkeys(workloads)) or [Workload()]
 
-    def _feeds(self, shape: tuple[int, int | None]) -> Sequence[Any]:
+    def _feeds(self, workload: Workload) -> Sequence[Feed]:
         files = self.standings["source"].made.path
-        return self.bound.task.feeds(self.data.split("test"), files, batch=shape[0], length=shape[1], count=FEEDS)
+        return self.bound.task.feeds(self.data.split("test"), files, workload, count=FEEDS)
 
     def _probe(self) -> tuple[ProbeRecord, ...]:
         timed = [built.candidate for built in self.built if built.candidate and built.timed]
@@ -477,10 +480,10 @@ class Runner:
         if not timed:
             return ()
         records: list[ProbeRecord] = []
-        write_feeds(self.folder / TIMED_FEEDS, self._feeds(self._shapes()[0]))
+        write_feeds(self.folder / TIMED_FEEDS, self._feeds(self._workloads()[0]))
         for probe in self.bound.probes:
             self._say(f"{probe.name}: measure {len(timed)} candidates")
-            feeds = {shape: self._feeds(shape) for shape in probe.probe.shapes()}
+            feeds = {workload: self._feeds(workload) for workload in probe.probe.workloads()}
             with self.watch.time("probe", probe.name), ProcessBench(self.folder / "bench", tell=self.tell) as bench:
                 records.append(probe.probe.measure(timed, feeds, bench, seed=self.bound.seed))
         return tuple(records)

@@ -51,7 +51,7 @@ def _check_teachers(step: BoundStep, untrained: Set[str]) -> None:
 def _lengths(bound: Bound) -> Iterator[tuple[str, int]]:
     """Who times rows of which length."""
     timed = {
-        **{step.name: step.step.shapes() for step in bound.passes},
-        **{each.name: each.probe.shapes() for each in bound.probes},
+        **{step.name: step.step.workloads() for step in bound.passes},
+        **{each.name: each.probe.workloads() for each in bound.probes},
     }
-    yield from ((name, length) for name, shapes in timed.items() for _, length in shapes if length is not None)
+    yield from ((name, each.length) for name, found in timed.items() for each in found if each.length is not None)

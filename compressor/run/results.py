@@ -84,26 +84,19 @@ def verdict_of_plan(
 
 def _with_times(measured: Measured, accept: Accept, final: str, latencies: Sequence[LatencyRecord]) -> Measured:
     rows = [
-        (latency, row)
-        for latency in latencies
-        for row in latency.rows
-        if row.candidate == final and _shape_fits(accept, row.batch, row.length)
+        (latency, row) for latency in latencies for row in latency.rows if row.candidate == final and accept.fits(row.workload)
     ]
     if not rows:
-        return replace(measured, why="no latency at this batch and length was measured")
+        return replace(measured, why="no latency at this workload was measured")
     latency, row = rows[0]
     to = f"source@{accept.against or accept.target}"
     ratio = next(
-        (each for each in latency.ratios if (each.of, each.to, each.batch, each.length) == (final, to, row.batch, row.length)),
+        (each for each in latency.ratios if (each.of, each.to, each.workload) == (final, to, row.workload)),
         None,
     )
     if ratio is None or ratio.outcome == "undecided":
         return replace(measured, why="the A/A control failed: the machine is too noisy" if ratio else f"{to} was not timed")
     return replace(measured, speedup=(ratio.value, ratio.interval), latency_ms=(row.median_ms, row.interval))
-
-
-def _shape_fits(accept: Accept, batch: int, length: int | None) -> bool:
-    return accept.batch in (None, batch) and accept.length in (None, length)
 
 
 def differences(bound: Bound, candidate: Evaluation, reference: Evaluation) -> tuple[Difference, ...]:

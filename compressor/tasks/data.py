@@ -39,7 +39,11 @@ def load_data(spec: DataSpec, *, columns: Columns, seed: int, folder: Path) -> D
         SourceError: a file is missing, a column is not there, the rows do not match `sha256`, a split would be empty
             or of one class, or two splits share a row.
     """
-    parts, source = read_rows(spec, folder, columns)
+    return split_rows(*read_rows(spec, folder, columns), spec, columns=columns, seed=seed)
+
+
+def split_rows(parts: dict[str, Dataset], source: str, spec: DataSpec, *, columns: Columns, seed: int) -> Data:
+    """Clean and split what `read_rows` read; see `load_data`."""
     label = columns.label
     for name, rows in parts.items():
         _check_files(rows, name)
@@ -130,7 +134,7 @@ def _clean(rows: Dataset, columns: Columns, removed: Counter[str]) -> Dataset:
 
 
 def _empty(value: Any) -> bool:
-    if isinstance(value, dict) and value.keys() == {"bytes", "path"}:
+    if _is_file_cell(value):
         return value["bytes"] is None and value["path"] is None
     return value is None or (isinstance(value, str) and not value.strip())
 
@@ -207,8 +211,20 @@ def _identity(values: Iterable[Any]) -> str:
     return total.hexdigest()
 
 
+def named_files(parts: Mapping[str, Dataset]) -> tuple[Path, ...]:
+    """Files that the rows name instead of holding what is in them: images and sounds."""
+    values = (value for rows in parts.values() for row in _undecoded(rows) for value in row.values())
+    return tuple(
+        sorted({Path(value["path"]) for value in values if _is_file_cell(value) and value["bytes"] is None and value["path"]})
+    )
+
+
+def _is_file_cell(value: Any) -> bool:
+    return isinstance(value, dict) and value.keys() == {"bytes", "path"}
+
+
 def _bytes(value: Any) -> bytes:
-    if isinstance(value, dict) and value.keys() == {"bytes", "path"}:
+    if _is_file_cell(value):
         return value["bytes"] if value["bytes"] is not None else Path(value["path"]).read_bytes()
     return json.dumps(value, sort_keys=True, default=str).encode()
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from compressor.contracts import Batch, Columns, Feed, Port
+from compressor.contracts import Batch, Columns, Feed, Port, Workload
 from compressor.errors import SourceError
 from compressor.tasks.batches import Batches, Feeds, full_groups, grouped, order_of
 from compressor.tasks.classification import SCORED_BATCH, Classification
@@ -87,13 +87,12 @@ class ImageClassification(Classification):
         self,
         rows: Dataset,
         files: Path,
+        workload: Workload = Workload(),
         *,
-        batch: int = 1,
-        length: int | None = None,  # noqa: ARG002 - the model fixes the size of its images
         count: int | None = None,
     ) -> Sequence[Feed]:
-        """Real images in full batches, at the size that the model takes, whatever `length` says."""
-        return list(self._feeds(rows, files, full_groups(len(rows), batch, count)))
+        """Real images in full batches, at the size that the model takes, whatever the workload's length is."""
+        return list(self._feeds(rows, files, full_groups(len(rows), workload.batch, count)))
 
     def scored_feeds(self, rows: Dataset, files: Path) -> tuple[Sequence[Feed], Sequence[int]]:
         """All rows in order, read as they are asked for."""

@@ -42,7 +42,7 @@ def read_rows(spec: DataSpec, folder: Path, columns: Columns) -> tuple[dict[str,
         parts, source = _hub_rows(spec.hub, spec), f"hub {spec.hub}"
     else:
         assert spec.files is not None
-        root = inside_package(spec.files.installed, "") if spec.files.installed else folder
+        root = _root(spec.files, folder)
         parts = {name: _file_rows(spec, spec.files, root, paths, columns) for name, paths in spec.files.parts().items()}
         where = f"package {spec.files.installed}: " if spec.files.installed else ""
         source = where + ", ".join(path for paths in spec.files.parts().values() for path in paths)
@@ -50,6 +50,24 @@ def read_rows(spec: DataSpec, folder: Path, columns: Columns) -> tuple[dict[str,
         _check_columns(columns.all, rows.column_names, f"{source}: {name}")
     chosen = {name: rows.select_columns(list(columns.all)) for name, rows in parts.items()}
     return {name: _spelled(rows, columns.label) if columns.label else rows for name, rows in chosen.items()}, source
+
+
+def files_of(spec: DataSpec, folder: Path) -> list[Path]:
+    """Files and folders that rows are read from, as far as the plan names them; none of the hub's.
+
+    Raises:
+        SourceError: one is not there.
+    """
+    files = spec.files
+    return (
+        [path for paths in files.parts().values() for each in paths for path in _matches(_root(files, folder), each)]
+        if files
+        else []
+    )
+
+
+def _root(files: Files, folder: Path) -> Path:
+    return inside_package(files.installed, "") if files.installed else folder
 
 
 def _check_columns(wanted: Sequence[str], there: Sequence[str], where: str) -> None:

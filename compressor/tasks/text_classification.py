@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from compressor.contracts import Batch, Columns, Feed, Port
+from compressor.contracts import Batch, Columns, Feed, Port, Workload
 from compressor.errors import SourceError
 from compressor.tasks.classification import SCORED_BATCH, Classification
 
@@ -92,10 +92,9 @@ class TextClassification(Classification):
         texts = _encoded(self, rows, files)
         return _Batches(texts, [int(each) for each in order], batch_size, list(rows[self.label]), self.max_length)
 
-    def feeds(
-        self, rows: Dataset, files: Path, *, batch: int = 1, length: int | None = None, count: int | None = None
-    ) -> Sequence[Feed]:
-        """Real texts; with `length`, the texts that reach it come first, so that times are of real lengths."""
+    def feeds(self, rows: Dataset, files: Path, workload: Workload = Workload(), *, count: int | None = None) -> Sequence[Feed]:
+        """Real texts; with a length, the texts that reach it come first, so that times are of real lengths."""
+        batch, length = workload.batch, workload.length
         texts = _encoded(self, rows, files, reach=length or 0)
         order = list(range(len(texts)))
         if length is not None:

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from compressor.contracts import Artifact, Feed, Pass, Target
+from compressor.contracts import Artifact, Feed, Pass, Target, Workload
 from compressor.deploy.build import of_model
 from compressor.store.store import Made, digest_of, sha256_of
 from compressor.testing.steps import STEP
@@ -118,7 +118,7 @@ def _below_torch(subject: Subject, run: TinyRun, parent: Made, rung: str, target
 
 
 def _feeds(run: TinyRun, files: Path) -> list[Feed]:
-    return list(run.task.feeds(run.data.split("test"), files, batch=4, count=1))
+    return list(run.task.feeds(run.data.split("test"), files, Workload(batch=4), count=1))
 
 
 def _unsettle(seed: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from compressor.contracts import Batch, Feed, Port, Task, Want, registry
+from compressor.contracts import Batch, Feed, Port, Task, Want, Workload, registry
 from compressor.model.anatomy import anatomy_of
 from compressor.store.store import digest_of
 from compressor.testing.steps import STEP
@@ -61,7 +61,7 @@ def gives_feeds_as_its_ports_say(subject: Subject) -> None:
         _check_feed(subject, "example", ports, run.task.example(run.source.path, batch=2, length=8), batch=2)
     for batch in (1, 3):
         with subject.during("feeds"):
-            feeds = run.task.feeds(run.data.split("test"), run.source.path, batch=batch, count=2)
+            feeds = run.task.feeds(run.data.split("test"), run.source.path, Workload(batch=batch), count=2)
         subject.require(len(feeds) == 2, f"feeds gives {len(feeds)} of the 2 that were asked for")
         for feed in feeds:
             _check_feed(subject, "feeds", ports, feed, batch=batch)

@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from compressor.contracts import Event, Feed, Target, Task, registry
+from compressor.contracts import Event, Feed, Target, Task, Workload, registry
 from compressor.contracts.registry import way_down
 from compressor.contracts.task import Data
 from compressor.deploy.build import Foundry
@@ -134,7 +134,7 @@ def tiny_feed(family: str) -> tuple[Task, Feed]:
     run = _audio_run() if family == "hubert" else tiny_run()
     if family == "whisper":
         return run.task, {"input_features": np.sin(np.arange(2 * MELS * 12, dtype=np.float32)).reshape(2, MELS, 12)}
-    return run.task, run.task.feeds(run.data.split("test"), run.source.path, batch=4, count=1)[0]
+    return run.task, run.task.feeds(run.data.split("test"), run.source.path, Workload(batch=4), count=1)[0]
 
 
 def run_of(name: str, task: Task) -> TinyRun:

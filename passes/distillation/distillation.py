@@ -13,7 +13,7 @@ from compressor.contracts import Batch, Context, Objective, Pass, Size, Task, re
 from compressor.contracts.notes import Remark
 from compressor.errors import UnsupportedModel, did_you_mean
 from compressor.model.anatomy import anatomy_of
-from compressor.training.loop import TrainingSettings
+from compressor.training.settings import TrainingSettings
 from passes.distillation.losses import Teacher, lessons, losses
 from passes.distillation.teachers import COMPARED_ROWS, INPUT_FILES, agreement_remarks, agreements, files_read, silent, teacher
 from passes.side_files import write_side_files
@@ -109,7 +109,7 @@ class Taught(Pass, TrainingSettings):
                     "such a teacher gives soft-targets only, with cache_teacher: true"
                 )
 
-    def answers(self, size: Size, epochs: int) -> float:
+    def answers(self, size: Size, epochs: float) -> float:
         """Work of the teachers: once a row where their answers are kept, else anew in every epoch."""
         train, compared = size.rows["train"], min(COMPARED_ROWS, size.rows["validation"])
         return ((1 if self._answers_kept() else epochs) * train + compared) * size.teachers

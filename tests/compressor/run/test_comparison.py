@@ -10,6 +10,7 @@ import pytest
 from furnished import rows, write_model, write_rows
 
 from benchmarks.latency import Latency
+from compressor.contracts import Workload
 from compressor.errors import StoreError
 from compressor.plan.bound import load_plan
 from compressor.run.comparison import Run, changes, compare_runs, measure
@@ -94,8 +95,8 @@ def test_compare_pairs_the_qualities_of_the_same_test_rows(runs):
 def test_compare_gives_the_times_of_both_and_what_they_are_worth(runs, other):
     found = compare_runs(*runs)
     final = next(each for each in found.times if each.candidate == "final@onnxruntime")
-    assert (final.batch, final.length) == (1, 16)
-    assert final.first == Run.read(runs[0]).latencies["final@onnxruntime", 1, 16]
+    assert final.workload == Workload(length=16)
+    assert final.first == Run.read(runs[0]).latencies["final@onnxruntime", Workload(length=16)]
     assert "two moments" in found.warnings[0]
 
     def elsewhere(report):

@@ -12,7 +12,6 @@ from compressor.deploy.build import Foundry
 from compressor.deploy.machine import machine
 from compressor.deploy.onnx import Onnx
 from compressor.plan.bound import load_plan
-from compressor.run import keys as keys_module
 from compressor.run.keys import Keys, source_digest
 from compressor.store.store import Made
 from compressor.tasks.text_classification import TextClassification
@@ -55,7 +54,7 @@ def test_step_that_measures_on_a_target_is_another_one_where_that_target_or_the_
     assert key(other, 0) != before
     assert key(other, 1) == quantised, "it measures nothing"
     elsewhere = machine().model_copy(update={"fingerprint": "another"})
-    monkeypatch.setattr(keys_module, "machine", lambda: elsewhere)
+    monkeypatch.setattr("compressor.run.keys.machine", lambda: elsewhere)
     assert key(bound(), 0) != before
     assert key(bound(), 1) == quantised
 

@@ -115,7 +115,7 @@ def test_small_plan_keeps_every_probe_shortened():
     bound = small(QUICKSTART, REHEARSAL)
     assert [probe.name for probe in bound.probes] == ["latency", "memory"]
     assert bound.probes[0].probe.seconds <= 2
-    assert bound.probes[0].probe.shapes() == load_plan(QUICKSTART).probes[0].probe.shapes()
+    assert bound.probes[0].probe.workloads() == load_plan(QUICKSTART).probes[0].probe.workloads()
     assert bound.model == load_plan(QUICKSTART).model
 
 

@@ -11,7 +11,7 @@ import transformers
 from furnished import lowered
 from PIL import Image
 
-from compressor.contracts import Artifact, Port
+from compressor.contracts import Artifact, Port, Workload
 from compressor.errors import SourceError
 from compressor.model.model import Model
 from compressor.plan.specs import DataSpec
@@ -105,10 +105,12 @@ def test_batches_hold_every_row_once(data, stored):
 
 def test_feeds_are_full_batches(data, stored):
     rows = data.split("test")
-    assert [feed["pixel_values"].shape[0] for feed in TASK.feeds(rows, stored, batch=4, length=128)] == [4] * (len(rows) // 4)
+    assert [feed["pixel_values"].shape[0] for feed in TASK.feeds(rows, stored, Workload(batch=4, length=128))] == [4] * (
+        len(rows) // 4
+    )
     assert len(TASK.feeds(rows, stored, count=2)) == 2
     with pytest.raises(SourceError, match="too few"):
-        TASK.feeds(rows, stored, batch=100)
+        TASK.feeds(rows, stored, Workload(batch=100))
 
 
 @pytest.mark.parametrize(

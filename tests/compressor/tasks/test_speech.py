@@ -14,7 +14,7 @@ from families import WHISPER
 from furnished import lowered
 from pydantic import ValidationError
 
-from compressor.contracts import Artifact, Columns, Want
+from compressor.contracts import Artifact, Columns, Want, Workload
 from compressor.errors import CompressorError, PlanError, SourceError
 from compressor.model.anatomy import anatomy_of
 from compressor.model.model import Model
@@ -123,14 +123,14 @@ def test_exported_encoder_gives_the_same_features(data, stored, tmp_path, target
     target().build(graph, built)
     session, ours = target().open(built), eager(stored)
     for length, batch in ((3200, 2), (6400, 1)):
-        for feed in TASK.feeds(data.split("test"), stored, batch=batch, length=length, count=2):
+        for feed in TASK.feeds(data.split("test"), stored, Workload(batch=batch, length=length), count=2):
             np.testing.assert_allclose(session.run(feed)[0]["features"], ours(feed)["features"], atol=1e-4)
 
 
 def test_padding_has_no_part_in_features_where_there_is_a_mask(data, tmp_path):
     TASK.load(save(tmp_path / "source", "hubert"), data, seed=0).save(tmp_path / "stored")
     rows, predict = data.split("test"), eager(tmp_path / "stored")
-    short, long = (next(iter(TASK.feeds(rows, tmp_path / "stored", length=length, count=1))) for length in (3200, 6400))
+    short, long = (next(iter(TASK.feeds(rows, tmp_path / "stored", Workload(length=length), count=1))) for length in (3200, 6400))
     np.testing.assert_allclose(predict(short)["features"], predict(long)["features"], atol=2e-2)
 
 
@@ -342,8 +342,8 @@ def test_importance_does_not_count_padding(data, stored):
 
 def test_length_that_is_meant_in_tokens_is_told_to_count_samples(data, raw):
     with pytest.raises(SourceError, match=r"length counts samples of sound, and 128 are less than one frame: 8000 is 1 s"):
-        TASK.feeds(data.split("test"), raw, length=128)
-    assert TASK.feeds(data.split("test"), raw, length=4000, count=1)[0]["input_values"].shape == (1, 4000)
+        TASK.feeds(data.split("test"), raw, Workload(length=128))
+    assert TASK.feeds(data.split("test"), raw, Workload(length=4000), count=1)[0]["input_values"].shape == (1, 4000)
     assert TASK.refuses(240_001, raw) is None, "such models take sounds of any length"
     spectra = json.loads((raw / PREPROCESSOR).read_text()) | {"feature_extractor_type": MEL}
     (raw / PREPROCESSOR).write_text(json.dumps(spectra))
