@@ -8,7 +8,9 @@ from __future__ import annotations
 import platform
 from typing import TYPE_CHECKING
 
-from compressor.contracts.records import DataRecord, Record
+from pydantic import BaseModel
+
+from compressor.contracts.records import DataRecord
 from compressor.deploy.machine import versions
 from compressor.model.sources import check_weights, located
 from compressor.run.keys import source_digest
@@ -29,7 +31,7 @@ FACTS = 1
 READERS = ("compressor-toolchain", "datasets", "numpy", "pandas", "pillow", "pyarrow", "scikit-learn", "soundfile")
 
 
-class Rows(Record):
+class Rows(BaseModel):
     """What the rows of a plan are, without the rows."""
 
     record: DataRecord
