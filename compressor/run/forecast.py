@@ -26,9 +26,12 @@ class ModelSize:
 
     @classmethod
     def of(cls, layer_bytes: Mapping[str, int]) -> ModelSize:
-        """From bytes by part, as a `Stage` has them."""
+        """From bytes by part, as a `Stage` has them; where blocks are not known the whole model is one."""
         inner = {part: size for part, size in layer_bytes.items() if part.startswith("layer ")}
-        return cls(len({part.split()[1] for part in inner}), sum(inner.values()) / FLOAT_BYTES, sum(layer_bytes.values()))
+        whole = sum(layer_bytes.values())
+        if not inner:
+            return cls(1, whole / FLOAT_BYTES, whole)
+        return cls(len({part.split()[1] for part in inner}), sum(inner.values()) / FLOAT_BYTES, whole)
 
     def times(self, share: float) -> ModelSize:
         """A model of so many times the blocks, each as wide as before."""
