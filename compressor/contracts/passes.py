@@ -140,6 +140,13 @@ class Pass(Step, ABC):
         """True where it needs the inputs of a row to be the same in every epoch."""
         return False
 
+    def looks_inside(self) -> tuple[str, ...]:
+        """Parts that it works on: `heads`, `neurons`, `channels`, `layers` of its input, `features` of its teachers too.
+
+        Only where there are none can the model be of any architecture: no anatomy row need fit it.
+        """
+        return ()
+
     def check(self, given: Path, origins: Mapping[str, Path]) -> None:
         """Refuse what cannot work, before anything runs.
 

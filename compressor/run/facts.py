@@ -9,8 +9,8 @@ import platform
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from compressor.contracts.notes import Record
 from pydantic import BaseModel
+
 from compressor.contracts.records import DataRecord
 from compressor.deploy.machine import versions
 from compressor.model.sources import check_weights, located

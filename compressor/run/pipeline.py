@@ -24,7 +24,7 @@ from compressor.deploy.machine import device
 from compressor.deploy.session import eager, opened
 from compressor.deploy.timing import time_candidates
 from compressor.errors import GateStopped
-from compressor.model.anatomy import anatomy_of
+from compressor.model.anatomy import anatomy_or_bare
 from compressor.model.model import Model, check_finite
 from compressor.plan.bound import Bound, BoundStep, BoundTarget
 from compressor.plan.specs import Gate, ModelSource
@@ -51,6 +51,7 @@ from compressor.training.checkpoint import holds_checkpoint
 from compressor.training.launch import ALONE, Job, Processes, train_apart
 
 if TYPE_CHECKING:
+    from compressor.contracts.anatomy import Anatomy
     from compressor.contracts.records import Report
 
 FEEDS = 16
@@ -103,7 +104,7 @@ class Runner:
                 self._made(name)  # a teacher at fault is found now, not hours later at the step that it teaches
         made = {name: self._made(name) for name in ("source", *self.bound.models)}
         drawn = (name for name, each in made.items() if each.facts.get("drawn"))
-        check_steps(self.bound, {name: each.path for name, each in made.items()}, drawn)
+        check_steps(self.bound, {name: each.path for name, each in made.items()}, drawn, lambda name: _anatomy(made[name].path))
         try:
             final = self._trunk()
             for target in self.bound.targets:
@@ -162,7 +163,6 @@ class Runner:
 
         def make(out: Path) -> Mapping[str, Any]:
             model = self.bound.task.load(path, self.data, seed=self.bound.seed)
-            anatomy_of(model.module)  # a model that no row fits is refused now, not when a pass or the report asks
             check_finite(model, path)
             model.save(out)
             return {"drawn": list(model.drawn)} if model.drawn else {}
@@ -514,6 +514,11 @@ def run_plan(
     """
     with store.running(), writing(folder):
         return Runner(bound, store, folder, command, tell, processes).run()
+
+
+def _anatomy(folder: Path) -> Anatomy:
+    """The parts of a stored model, read without its weights."""
+    return anatomy_or_bare(Model.load(folder, device="meta").module)
 
 
 def _copy(source: Path, out: Path) -> None:

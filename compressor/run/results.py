@@ -202,7 +202,7 @@ class Results:
         return report if error else report.model_copy(update={"summary": answer(report)})
 
     def _model(self, weights: int, size: int, stored: Path) -> ModelRecord:
-        from compressor.model.anatomy import anatomy_of
+        from compressor.model.anatomy import family_of
         from compressor.model.model import Model
         from compressor.store.store import sha256_of
 
@@ -211,7 +211,7 @@ class Results:
             source=_spelled(self.bound.model),
             sha256=sha256_of(path) if path.is_file() else None,
             licence=_licence(self.bound.model, path.parent),
-            family=anatomy_of(Model.load(stored).module).family,
+            family=family_of(Model.load(stored, device="meta").module),
             weights=weights,
             bytes=size,
         )

@@ -94,14 +94,13 @@ class Speech(Sounds):
         Raises:
             SourceError: the folder is not usable, or lacks weights.
         """
-        from compressor.model.anatomy import anatomy_of
         from compressor.model.edits import LiftLength
         from compressor.model.model import Model
         from compressor.model.pretrained import load_encoder
 
         files = side_files(source)
         model = Model.wrap(load_encoder(source), files)
-        if anatomy_of(model.module).family == "whisper-encoder":
+        if model.module.config.model_type == "whisper":
             model.apply(LiftLength())
         return model
 

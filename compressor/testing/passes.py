@@ -33,7 +33,7 @@ def refuses_strangers(subject: Subject) -> None:
     step: Pass = subject.plugin
     if "torch" not in step.accepts:
         raise Unchecked("a graph below torch has no family")
-    with short_lived() as folder, subject.refusing("a model of an unknown family", naming=("electra",)):
+    with short_lived() as folder, subject.refusing("a model of an unknown family", naming=("deberta",)):
         ctx = tiny_run().context(folder, others=step.targets(), models=lambda _: stranger())
         result = step.apply(stranger(), ctx)
         subject.require(isinstance(result, Model), f"gives back {type(result).__name__}, expected a Model")

@@ -51,6 +51,11 @@ class Distill(Taught):
         return {**super().plugins(), "edit": ("keep-blocks",)}
 
     @override
+    def looks_inside(self) -> tuple[str, ...]:
+        """The layers that the student takes, and what the objectives look at."""
+        return (*super().looks_inside(), *(() if self.init == "self" else ("layers",)))
+
+    @override
     def work(self, size: Size) -> float:
         """The student's epochs and the teachers' answers."""
         train, validation = size.rows["train"], size.rows["validation"]

@@ -125,6 +125,12 @@ class DistillAndPrune(Taught):
         return {**super().plugins(), "edit": ("keep-heads", "keep-neurons", "keep-channels")}
 
     @override
+    def looks_inside(self) -> tuple[str, ...]:
+        """What has gates, and what the objectives look at."""
+        whole = {"attention": "heads", "feed-forward": "neurons"}
+        return tuple(dict.fromkeys((*super().looks_inside(), *(whole.get(unit, unit) for unit in self.units))))
+
+    @override
     def shortened(self) -> Mapping[str, int]:
         """One epoch in each stage that there is."""
         return {

@@ -89,6 +89,11 @@ class PruneStructure(Pass):
         return {"edit": ("keep-heads", "keep-neurons", "keep-blocks")}
 
     @override
+    def looks_inside(self) -> tuple[str, ...]:
+        """The kinds of units that may go."""
+        return tuple(kind for kinds in self._rounds() for kind in kinds)
+
+    @override
     def needs_classes(self) -> bool:
         """Taylor importance is what the task's loss says."""
         return self.importance == "taylor"
