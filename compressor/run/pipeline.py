@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,8 +23,6 @@ from compressor.deploy.build import Foundry, model_files
 from compressor.deploy.machine import device
 from compressor.deploy.session import eager, opened
 from compressor.errors import GateStopped
-from compressor.model.anatomy import anatomy_of
-from compressor.model.model import Model, check_finite
 from compressor.plan.bound import Bound, BoundStep, BoundTarget
 from compressor.plan.specs import Gate, ModelSource
 from compressor.report import EVALUATIONS, TIMED_FEEDS, write_report
@@ -41,9 +39,14 @@ from compressor.training.checkpoint import holds_checkpoint
 from compressor.training.launch import ALONE, Job, Processes, train_apart
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from compressor.contracts.records import Report
+    from compressor.model.model import Model
 
 FEEDS = 16
+OUTPUTS = "outputs.npy"
 NOTES: TypeAdapter[tuple[Note, ...]] = TypeAdapter(tuple[Note, ...])
 
 
@@ -108,8 +111,8 @@ class Runner:
         return report
 
     def _found(self) -> Found:
-        source = self.standings["source"].made.path
-        return Found(source, tuple(self.stages), tuple(self.built), dict(self.missing), tuple(self.watch.spent))
+        family = self._described(self.standings["source"].made)["family"]
+        return Found(family, tuple(self.stages), tuple(self.built), dict(self.missing), tuple(self.watch.spent))
 
     # -------------------------------------------------------------- what everything stands on
 
@@ -149,6 +152,9 @@ class Runner:
         path = resolve(source, self.bound.folder)
 
         def make(out: Path) -> Mapping[str, Any]:
+            from compressor.model.anatomy import anatomy_of
+            from compressor.model.model import check_finite
+
             model = self.bound.task.load(path, self.data, seed=self.bound.seed)
             anatomy_of(model.module)  # a model that no row fits is refused now, not when a pass or the report asks
             check_finite(model, path)
@@ -159,7 +165,7 @@ class Runner:
 
     def _model(self, name: str) -> Model:
         """A model by the name of a step, an entry of `models:` or `source`; a fresh copy in eval mode."""
-        model = Model.load(self._made(name).path)
+        model = _load(self._made(name).path)
         model.module.train(False)
         return model
 
@@ -186,18 +192,27 @@ class Runner:
         return Standing(made, "torch", Stage(name=step.start, step="source"))
 
     def _trunk_stage(self, name: str, made: Made, *, step: BoundStep | None) -> Standing:
-        model = Model.load(made.path)
+        loaded = cache(lambda: _load(made.path))
+        described = self._described(made, loaded)
         with self.watch.time("evaluate", name):
-            evaluation = self._evaluated(made, "torch", None, "validation", model=model)
+            evaluation = self._evaluated(made, "torch", None, "validation", loaded)
         stage = self._stage(name, made, evaluation, step=step, target=None).model_copy(
             update={
-                "weights": model.weights,
-                "bytes": sum(model.layer_bytes().values()),
-                "layer_bytes": model.layer_bytes(),
-                "edits": tuple(edit.describe() for edit in model.edits),
+                "weights": described["weights"],
+                "bytes": sum(described["layer_bytes"].values()),
+                "layer_bytes": described["layer_bytes"],
+                "edits": tuple(described["edits"]),
             }
         )
         return self._keep(name, Standing(made, "torch", stage, evaluation))
+
+    def _described(self, made: Made, loaded: Callable[[], Model] | None = None) -> Mapping[str, Any]:
+        """What a report says of a torch model. Kept, so that a run in which all is found builds none of them."""
+
+        def make(_: Path) -> Mapping[str, Any]:
+            return _description(loaded() if loaded else _load(made.path))
+
+        return self.store.obtain(self.keys.description(made.digest), make).facts
 
     def _stage(
         self, name: str, made: Made, evaluation: Evaluation | None, *, step: BoundStep | None, target: str | None
@@ -250,7 +265,7 @@ class Runner:
             if step.step.trains and rung is None and self.processes.size > 1:
                 return {"notes": train_apart(self._job(step, parent, ctx.folder, out), self.processes, self.listener)}
             if rung is None:
-                model = Model.load(parent.made.path)
+                model = _load(parent.made.path)
                 step.step.apply(model, ctx).save(out)
             else:
                 _copy(step.step.apply(Artifact(rung, parent.made.path), ctx).path, out)
@@ -291,14 +306,14 @@ class Runner:
         )
 
     def _evaluated(
-        self, made: Made, rung: str, target: BoundTarget | None, split: str, *, model: Model | None = None
+        self, made: Made, rung: str, target: BoundTarget | None, split: str, loaded: Callable[[], Model] | None = None
     ) -> Evaluation:
         """Scores that guide a run (never those that decide it) are kept in the store."""
         rows = self.data.split(split)
 
         def make(out: Path) -> Mapping[str, Any]:
             if target is None:
-                predict = eager(self.bound.task, model or Model.load(made.path), self.device)
+                predict = eager(self.bound.task, loaded() if loaded else _load(made.path), self.device)
                 files = made.path
             else:
                 candidate, _ = self.foundry.build(
@@ -429,11 +444,24 @@ class Runner:
         self.built.append(Built(candidate, files, session.facts(), evaluation, checked, timed=timed))
 
     def _parity(self, evaluation: Evaluation, standing: Standing) -> Any:
+        same = self._eager_outputs(standing.made)
+        return parity(evaluation.outputs[: len(same)], same, against=f"{standing.stage.name}, eager float32")
+
+    def _eager_outputs(self, made: Made) -> NDArray[np.float32]:
+        """The first outputs of a torch model on test, run eagerly in float32. Kept like scores that guide: they decide nothing."""
+        import numpy as np
+
         rows = self.data.split("test")
         few = rows.select(range(min(PARITY_ROWS, len(rows))))
-        run = eager(self.bound.task, Model.load(standing.made.path), self.device)
-        same = self.bound.task.predicted(run, few, standing.made.path)
-        return parity(evaluation.outputs[: len(few)], same, against=f"{standing.stage.name}, eager float32")
+
+        def make(out: Path) -> Mapping[str, Any]:
+            run = eager(self.bound.task, _load(made.path), self.device)
+            np.save(out / OUTPUTS, self.bound.task.predicted(run, few, made.path), allow_pickle=False)
+            return {}
+
+        found = self.store.obtain(self.keys.outputs(made.digest, "test", len(few)), make)
+        outputs: NDArray[np.float32] = np.load(found.path / OUTPUTS, allow_pickle=False)
+        return outputs
 
     # -------------------------------------------------------------- probes and verdicts
 
@@ -495,3 +523,20 @@ def _copy(source: Path, out: Path) -> None:
 
 def _remove(folder: Path) -> None:
     shutil.rmtree(folder)
+
+
+def _load(path: Path) -> Model:
+    from compressor.model.model import Model
+
+    return Model.load(path)
+
+
+def _description(model: Model) -> dict[str, Any]:
+    from compressor.model.anatomy import anatomy_of
+
+    return {
+        "weights": model.weights,
+        "layer_bytes": model.layer_bytes(),
+        "edits": [edit.describe() for edit in model.edits],
+        "family": anatomy_of(model.module).family,
+    }

@@ -11,6 +11,7 @@ from pydantic import model_validator
 from compressor.contracts import Batch, Evaluation, Feed, Outputs, Port, Task, Want
 from compressor.contracts.records import ClassScore, Interval, Metric, Scores
 from compressor.model.capture import captured
+from compressor.tasks.metrics import by_class, wilson
 
 if TYPE_CHECKING:
     import numpy as np
@@ -80,22 +81,19 @@ def _class_names(rows: Dataset, label: str) -> tuple[str, ...]:
 def scores(outputs: NDArray[np.float32], labels: NDArray[np.int64], names: Sequence[str], split: str) -> Scores:
     """Metrics of logits `[n, classes]` against labels `[n]`."""
     import numpy as np
-    from scipy.stats import binomtest
-    from sklearn.metrics import precision_recall_fscore_support
 
     predicted, n, classes = outputs.argmax(-1), len(labels), list(range(outputs.shape[-1]))
     right = int((predicted == labels).sum())
-    wilson = binomtest(right, n).proportion_ci(method="wilson")
-    precision, recall, f1, support = precision_recall_fscore_support(labels, predicted, labels=classes, zero_division=0.0)
+    figures = by_class(predicted, labels, len(classes))
     low, high = _macro_f1_interval(predicted, labels, len(classes))
     return Scores(
         split=split,
         metric="accuracy",
         metrics=(
-            Metric(name="accuracy", value=right / n, n=n, interval=Interval(low=wilson.low, high=wilson.high, method="Wilson")),
+            Metric(name="accuracy", value=right / n, n=n, interval=wilson(right, n)),
             Metric(
                 name="macro-F1",
-                value=float(np.mean(f1)),
+                value=float(np.mean(figures.f1)),
                 n=n,
                 interval=Interval(low=low, high=high, method="bootstrap over rows"),
             ),
@@ -103,10 +101,10 @@ def scores(outputs: NDArray[np.float32], labels: NDArray[np.int64], names: Seque
         per_class=tuple(
             ClassScore(
                 label=names[number] if number < len(names) else str(number),
-                n=int(support[number]),
-                precision=float(precision[number]),
-                recall=float(recall[number]),
-                f1=float(f1[number]),
+                n=int(figures.n[number]),
+                precision=float(figures.precision[number]),
+                recall=float(figures.recall[number]),
+                f1=float(figures.f1[number]),
             )
             for number in classes
         ),

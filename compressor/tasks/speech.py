@@ -15,6 +15,7 @@ from compressor.model.capture import captured
 from compressor.tasks.audio import SHORTEST, Sounds, frame_mask, frames_of, side_files
 from compressor.tasks.batches import Batches
 from compressor.tasks.classification import NOT_INPUTS, RESAMPLES
+from compressor.tasks.metrics import wilson
 
 if TYPE_CHECKING:
     import numpy as np
@@ -130,7 +131,6 @@ class Speech(Sounds):
     def score(self, predict: Callable[[Feed], Feed], rows: Dataset, files: Path, *, split: str) -> Evaluation:
         """Accuracy of each probe with Wilson's interval, and their mean with a bootstrap interval over rows."""
         import numpy as np
-        from scipy.stats import binomtest
 
         features = self.predicted(predict, rows, files)
         found = {name: right(features, rows, probe, name) for name, probe in self.probes.items()}
@@ -146,8 +146,7 @@ class Speech(Sounds):
             )
         ]
         for name, each in found.items():
-            bounds = binomtest(int(each.sum()), len(each)).proportion_ci(method="wilson")
-            interval = Interval(low=float(bounds.low), high=float(bounds.high), method="Wilson")
+            interval = wilson(int(each.sum()), len(each))
             metrics.append(Metric(name=f"{name} probe", value=float(each.mean()), n=len(each), interval=interval))
         return Evaluation(Scores(split=split, metric=self.metric, metrics=tuple(metrics)), features, correct)
 
