@@ -50,4 +50,5 @@ def _shares(sizes: NDArray[np.int64], count: int, draw: np.random.RandomState) -
         chosen = draw.choice(equals, size=min(len(equals), left), replace=False)
         shares[chosen] += 1
         left -= len(chosen)
-    return shares.astype(np.int64)
+    whole: NDArray[np.int64] = shares.astype(np.int64)
+    return whole
