@@ -61,6 +61,14 @@ class Keys:
         runtime = step_parts(type(target).__name__, target) if target else None
         return {**self.common, "step": "evaluate", "parent": digest, "rung": rung, "split": split, "target": runtime}
 
+    def description(self, digest: str) -> dict[str, Any]:
+        """Parts of the key of what a report says of a torch model, whatever it is for."""
+        return {"step": "describe", "versions": self.common["versions"], "parent": digest}
+
+    def outputs(self, digest: str, split: str, rows: int) -> dict[str, Any]:
+        """Parts of the key of a torch model's outputs on the first rows of a split."""
+        return {**self.common, "step": "outputs", "parent": digest, "split": split, "rows": rows}
+
 
 def source_digest(folder: Path) -> str:
     """sha256 over the files of a model folder that are read, those of its components' folders too; hidden folders are passed over."""
