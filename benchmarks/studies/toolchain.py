@@ -22,9 +22,11 @@ from typing import Any
 from benchmarks.statistics import median_with_interval
 from benchmarks.studies.cli_start import start_seconds
 from compressor.deploy.machine import machine, versions
+from compressor.plan.specs import DataSpec
 from compressor.plan.yaml_source import write_yaml
 from compressor.store.store import Store
-from compressor.testing.tiny import WORDS, furnish, run_in
+from compressor.tasks.tiny import WORDS, text_model, texts
+from compressor.testing.tiny import run_in
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "docs" / "results" / "toolchain.md"
@@ -159,7 +161,8 @@ def _train(folder: Path, sizes: dict[str, int]) -> tuple[float, dict[str, float]
     from compressor.contracts import registry
 
     task = registry.load("task", "text-classification")(max_length=TOKENS)
-    rows = furnish(folder, task, max_position_embeddings=TOKENS, **sizes)
+    text_model(folder / "pretrained", max_position_embeddings=TOKENS, **sizes)
+    rows = DataSpec.model_validate(texts(folder, task.columns()))
     _write_long_rows(folder / "rows.jsonl")
     run = run_in(folder, "text-classification", task, rows)
     model = run.model()
@@ -254,7 +257,8 @@ def write_plan(folder: Path, *, passes: Sequence[dict[str, Any]], **sizes: int) 
     """A plan for ONNX Runtime with a random model of those sizes and its rows."""
     from compressor.contracts import registry
 
-    furnish(folder, registry.load("task", "text-classification")(), **sizes)
+    text_model(folder / "pretrained", **sizes)
+    texts(folder, registry.load("task", "text-classification")().columns())
     plan = {
         "model": {"folder": "pretrained"},
         "task": {"text-classification": {"max_length": 16}},

@@ -11,7 +11,7 @@ from compressor.contracts.probe import Bench, Candidate, Probe, Worker
 from compressor.contracts.records import Workload
 from compressor.contracts.step import Event, Message, Progress, Step
 from compressor.contracts.target import Artifact, Dialect, Missing, Rung, Scheme, Target
-from compressor.contracts.task import Batch, Columns, Data, Evaluation, Measure, Outputs, Task, Want
+from compressor.contracts.task import Batch, Columns, Data, Deployment, Evaluation, Measure, Outputs, Prediction, Task, Want
 
 __all__ = [
     "Artifact",
@@ -22,6 +22,7 @@ __all__ = [
     "Component",
     "Context",
     "Data",
+    "Deployment",
     "Dialect",
     "Edit",
     "Evaluation",
@@ -39,6 +40,7 @@ __all__ = [
     "Outputs",
     "Pass",
     "Port",
+    "Prediction",
     "Probe",
     "Progress",
     "Rung",

@@ -69,3 +69,8 @@ def full_groups(rows: int, size: int, count: int | None) -> list[Sequence[int]]:
     if not groups:
         raise SourceError(f"{rows} rows are too few for one batch of {size}")
     return groups
+
+
+def as_file(content: Any) -> dict[str, Any]:
+    """A picture or sound as rows hold it: the path of its file, or its bytes."""
+    return {"bytes": content, "path": None} if isinstance(content, bytes) else {"bytes": None, "path": str(content)}

@@ -10,13 +10,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
-from compressor.contracts import Batch, Columns, Feed, Graph, Port, Workload
+from compressor.contracts import Batch, Columns, Deployment, Feed, Graph, Port, Workload
 from compressor.errors import SourceError
 from compressor.tasks.classification import SCORED_BATCH, Classification
+from compressor.tasks.preprocessing import of_text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -42,7 +43,6 @@ TOKENIZER_FILES = (
 class TextClassification(Classification):
     """One label for each text, by a transformers model for sequence classification."""
 
-    modality: ClassVar[Literal["text", "image", "audio"]] = "text"
     examples: ClassVar[tuple[Mapping[str, Any], ...]] = ({"max_length": 16},)
 
     text: str = Field(default="text", description="Column of the text.")
@@ -76,6 +76,23 @@ class TextClassification(Classification):
         """Token ids, attention mask, and token types where the tokenizer makes them."""
         names = _names(model) if isinstance(model, Path) else json.loads(model.files[TOKENIZER_CONFIG])["model_input_names"]
         return tuple(Port(name, "int64", ("batch", "length")) for name in names)
+
+    def tiny(self, folder: Path) -> dict[str, Any]:
+        """A tiny random model and its rows."""
+        from compressor.tasks.tiny import text_model, texts
+
+        text_model(folder / "pretrained")
+        return texts(folder, self.columns())
+
+    def deployment(self, files: Path, inputs: Sequence[Port]) -> Deployment:
+        """By the tokenizer."""
+        return Deployment("text", of_text(files, inputs, max_length=self.max_length), classes=True)
+
+    def feed(self, content: Any, files: Path) -> Feed:
+        """Inputs of one text."""
+        from datasets import Dataset
+
+        return self.feeds(Dataset.from_dict({self.text: [str(content)]}), files)[0]
 
     def example(self, files: Path, graph: Graph, *, batch: int, length: int) -> Feed:  # noqa: ARG002 - there is one
         """Ids of a made-up text, no padding."""
