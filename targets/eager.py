@@ -42,10 +42,10 @@ class EagerTorch(Target):
         """
         import torch
 
-        from compressor.deploy.graphs import task_of
+        from compressor.deploy.graphs import graphs_of, task_of
         from compressor.deploy.session import EagerSession
         from compressor.model.model import Model
 
         task = task_of(built)
         torch.set_num_threads(self.threads)
-        return EagerSession(task, Model.load(built, device=self.device), self.device)
+        return EagerSession(task, Model.load(built, device=self.device), graphs_of(built), self.device)

@@ -13,6 +13,7 @@ from transformers import BertConfig, BertForSequenceClassification
 from compressor.contracts import Artifact
 from compressor.contracts.registry import way_down
 from compressor.deploy.build import Foundry, beside
+from compressor.deploy.graphs import describe
 from compressor.errors import MissingDependency, PluginError
 from compressor.model.model import Model
 from compressor.plan.specs import ModelSource
@@ -60,6 +61,8 @@ def built(artifacts, tmp_path_factory):
     for name, target in TARGETS.items():
         (root / name).mkdir()
         target().build(artifacts[target.dialect.rung], root / name)
+        beside(artifacts["torch"].path, root / name)
+        describe(root / name, TextClassification(), "text-classification", ("a", "b", "c"))
     return {name: root / name for name in TARGETS}
 
 

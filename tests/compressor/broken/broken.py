@@ -121,7 +121,7 @@ class Good(Target):
     def missing(self):
         return Missing()
 
-    def build(self, source, out):
+    def build(self, source, out, **_):
         import shutil
 
         shutil.copytree(source.path, out, dirs_exist_ok=True)
@@ -136,7 +136,7 @@ class Session:
     def __init__(self, model):
         self.model = model
 
-    def run(self, feed, state=None):
+    def run(self, feed, *, graph="model", state=None):
         import torch
 
         with torch.inference_mode():
@@ -205,8 +205,8 @@ class GivesItsOwnMemory(Good):
             memory[: len(logits)] = logits
             return memory[: len(logits)]
 
-        def run(feed, state=None):
-            outputs, state = Session.run(session, feed, state)
+        def run(feed, *, graph="model", state=None):
+            outputs, state = Session.run(session, feed, graph=graph, state=state)
             return outputs, state
 
         session.turned, session.run = turned, run

@@ -38,7 +38,7 @@ class Task(TextClassification):
     def inputs(self, model):
         return tuple(Port(name, "int64", ("batch", "length")) for name in ("input_ids", "attention_mask"))
 
-    def example(self, files, *, batch, length):
+    def example(self, files, graph, *, batch, length):
         return feed(batch, length)
 
 
