@@ -1,14 +1,18 @@
-"""A causal language model as somebody else's task: no labels, perplexity, and a cache of keys and values that goes round between calls."""
+"""A causal language model as somebody else's task: no labels, perplexity, and a cache of keys and values that goes round between calls.
+
+Measuring processes import this module too: torch is imported where it is needed.
+"""
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
-import torch
 from pydantic import Field
 
 from compressor.contracts import Columns, Evaluation, Graph, Measure, Outputs, Port, Task, Want, Workload
 from compressor.contracts.records import Interval, Scores
-from compressor.model import Model
 
 VOCABULARY, PAD = 128, 0
 PERPLEXITY = Measure("perplexity", better="lower", drop="percent")
@@ -18,7 +22,6 @@ BATCH = 8
 class CausalLM(Task):
     """Characters of texts, each told from those before it; a character is a token."""
 
-    classes = False
     modality = "text"
 
     text: str = "text"
@@ -32,6 +35,8 @@ class CausalLM(Task):
 
     def load(self, source, data, *, seed):
         from transformers import LlamaForCausalLM
+
+        from compressor.model import Model
 
         return Model.wrap(LlamaForCausalLM.from_pretrained(source, local_files_only=True))
 
@@ -98,6 +103,8 @@ class CausalLM(Task):
     # -------------------------------------------------------------- rows
 
     def batches(self, rows, files, *, batch_size, shuffle_seed=None):
+        import torch
+
         order = np.arange(len(rows)) if shuffle_seed is None else np.random.default_rng(shuffle_seed).permutation(len(rows))
         ids = self._ids(rows)
         groups = [order[at : at + batch_size] for at in range(0, len(order), batch_size)]
@@ -107,6 +114,8 @@ class CausalLM(Task):
         return Outputs(module(input_ids=batch["input_ids"]).logits)
 
     def loss(self, outputs, batch):
+        import torch
+
         ahead = batch["input_ids"][:, 1:]
         return torch.nn.functional.cross_entropy(outputs.logits[:, :-1].flatten(0, 1), ahead.flatten(), ignore_index=PAD)
 
@@ -148,11 +157,10 @@ class CausalLM(Task):
 
 
 def _config(files):
-    import json
-
-    if isinstance(files, Model):
-        return files.module.config.to_dict()
-    return json.loads((files / "config.json").read_text(encoding="utf-8"))
+    """Of a model, or of what lies in its folder."""
+    if isinstance(files, Path):
+        return json.loads((files / "config.json").read_text(encoding="utf-8"))
+    return files.module.config.to_dict()
 
 
 def _likeliest(found):
