@@ -14,7 +14,7 @@ from compressor.contracts import Artifact, Dialect, Missing, Session, Target
 class EagerTorch(Target):
     """The model folder, run by torch without compilation."""
 
-    dialect: ClassVar[Dialect] = Dialect(rung="torch", precisions=("fp32", "bf16"))
+    dialect: ClassVar[Dialect] = Dialect(format="torch", precisions=("fp32", "bf16"))
     file: ClassVar[str] = "model.safetensors"
     requires: ClassVar[tuple[str, ...]] = ("torch", "transformers")
 

@@ -9,8 +9,9 @@ from compressor.contracts.model import Component, Edit, Model
 from compressor.contracts.passes import Context, Needs, Objective, Pass, Size
 from compressor.contracts.probe import Bench, Candidate, Probe, Worker
 from compressor.contracts.records import Workload
+from compressor.contracts.renamed import old_names
 from compressor.contracts.step import Event, Message, Progress, Step
-from compressor.contracts.target import Artifact, Dialect, Missing, Rung, Scheme, Target
+from compressor.contracts.target import Artifact, Dialect, Format, Missing, Scheme, Target
 from compressor.contracts.task import Batch, Columns, Data, Evaluation, Measure, Outputs, Task, Want
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "Evaluation",
     "Event",
     "Feed",
+    "Format",
     "Graph",
     "Library",
     "Loaded",
@@ -41,7 +43,6 @@ __all__ = [
     "Port",
     "Probe",
     "Progress",
-    "Rung",
     "Scheme",
     "Session",
     "Size",
@@ -52,3 +53,5 @@ __all__ = [
     "Worker",
     "Workload",
 ]
+
+__getattr__ = old_names(__name__, {"Rung": "Format"}, globals())

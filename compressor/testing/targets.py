@@ -99,7 +99,7 @@ def _built(subject: Subject, run: TinyRun, out: Path) -> Path:
     with subject.during("build"):
         workloads = tuple(Workload(batch=batch, length=length) for batch, length in SHAPES)
         graphs = run.task.graphs(lowered.path)
-        target.build(Artifact(target.dialect.rung, lowered.path), out, graphs=graphs, workloads=workloads)
+        target.build(Artifact(target.dialect.format, lowered.path), out, graphs=graphs, workloads=workloads)
     subject.require(digest_of(lowered.path) == before, "build writes into its source; write into `out` only")
     subject.require((out / target.file).is_file(), f"build writes no {target.file}, which `file` names")
     names = {path.relative_to(out).as_posix() for path in model_files(out, lowered.path, main=target.file)}

@@ -13,7 +13,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from benchmarks.latency import Latency
 from compressor.contracts import Candidate, Workload
 from compressor.deploy.bench import ProcessBench
-from compressor.deploy.build import Foundry
+from compressor.deploy.build import Builder
 from compressor.model import Model
 from compressor.store import Store
 from targets.eager import EagerTorch
@@ -54,7 +54,7 @@ def candidates(task, module, tmp_path_factory) -> dict[str, Candidate]:
     """The model built for every target."""
     root = tmp_path_factory.mktemp("causal")
     store = Store(root / "store")
-    foundry = Foundry(store, task, "causal-lm", (), {})
+    builder = Builder(store, task, "causal-lm", (), {})
 
     def save(out):
         Model.wrap(module).save(out)
@@ -62,8 +62,8 @@ def candidates(task, module, tmp_path_factory) -> dict[str, Candidate]:
 
     source, built = store.obtain({"step": "source"}, save), {}
     for name, kind in TARGETS.items():
-        lowered = foundry.lower(source, "torch", kind.dialect.rung, kind())
-        built[name] = foundry.build(lowered, stage="final", name=name, target=kind(), out=root / name)[0]
+        lowered = builder.lower(source, "torch", kind.dialect.format, kind())
+        built[name] = builder.build(lowered, stage="final", name=name, target=kind(), out=root / name)[0]
     return built
 
 

@@ -38,7 +38,7 @@ class SleepingSession:
 class Sleeping(Target):
     """Sleeps for `ms` milliseconds a call, plus what the input `ms` says."""
 
-    dialect: ClassVar[Dialect] = Dialect(rung="torch")
+    dialect: ClassVar[Dialect] = Dialect(format="torch")
     file: ClassVar[str] = "none"
 
     ms: float = 1.0

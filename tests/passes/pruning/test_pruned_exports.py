@@ -82,7 +82,7 @@ def test_files_compute_what_torch_does_at_any_batch_and_length(name, tmp_path):
     for target in (OnnxRuntime, OpenVino):
         graph = lowered(
             Artifact("torch", tmp_path / "torch"),
-            target.dialect.rung,
+            target.dialect.format,
             tmp_path / target.__name__,
             task=task,
             dialect=target.dialect,
