@@ -3,6 +3,8 @@
 Light on purpose (no torch, numpy, onnx): a plan is checked with nothing but this and the modules of the steps it names.
 """
 
+from typing import TYPE_CHECKING
+
 from compressor.contracts.graph import Feed, Graph, Port, Session
 from compressor.contracts.library import Library, Loaded
 from compressor.contracts.model import Component, Edit, Model
@@ -54,4 +56,5 @@ __all__ = [
     "Workload",
 ]
 
-__getattr__ = old_names(__name__, {"Rung": "Format"}, globals())
+if not TYPE_CHECKING:  # a type checker would believe that every name is there
+    __getattr__ = old_names(__name__, {"Rung": "Format"}, globals())

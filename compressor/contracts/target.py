@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from compressor.contracts.graph import Graph, Session
 from compressor.contracts.records import Workload
@@ -130,4 +130,5 @@ class Format(ABC):
         """Write the model that lies on the format above into the folder `out`; equal models give equal bytes."""
 
 
-__getattr__ = old_names(__name__, {"Rung": "Format"}, globals())
+if not TYPE_CHECKING:  # a type checker would believe that every name is there
+    __getattr__ = old_names(__name__, {"Rung": "Format"}, globals())

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
@@ -196,4 +196,5 @@ def _owner(kind: str, name: str) -> str:
     return registry.distribution(kind, name).rpartition(" ")[0]
 
 
-__getattr__ = old_names(__name__, {"check_rung": "check_format"}, globals())
+if not TYPE_CHECKING:  # a type checker would believe that every name is there
+    __getattr__ = old_names(__name__, {"check_rung": "check_format"}, globals())
