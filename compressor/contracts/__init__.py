@@ -3,14 +3,17 @@
 Light on purpose (no torch, numpy, onnx): a plan is checked with nothing but this and the modules of the steps it names.
 """
 
+from typing import TYPE_CHECKING
+
 from compressor.contracts.graph import Feed, Graph, Port, Session
 from compressor.contracts.library import Library, Loaded
 from compressor.contracts.model import Component, Edit, Model
 from compressor.contracts.passes import Context, Needs, Objective, Pass, Size
 from compressor.contracts.probe import Bench, Candidate, Probe, Worker
 from compressor.contracts.records import Workload
+from compressor.contracts.renamed import old_names
 from compressor.contracts.step import Event, Message, Progress, Step
-from compressor.contracts.target import Artifact, Dialect, Missing, Rung, Scheme, Target
+from compressor.contracts.target import Artifact, Dialect, Missing, Rung, Scheme, Target, Format
 from compressor.contracts.task import Batch, Columns, Data, Deployment, Evaluation, Measure, Outputs, Prediction, Task, Want
 
 __all__ = [
@@ -28,6 +31,7 @@ __all__ = [
     "Evaluation",
     "Event",
     "Feed",
+    "Format",
     "Graph",
     "Library",
     "Loaded",
@@ -43,7 +47,6 @@ __all__ = [
     "Prediction",
     "Probe",
     "Progress",
-    "Rung",
     "Scheme",
     "Session",
     "Size",
@@ -54,3 +57,6 @@ __all__ = [
     "Worker",
     "Workload",
 ]
+
+if not TYPE_CHECKING:  # a type checker would believe that every name is there
+    __getattr__ = old_names(__name__, {"Rung": "Format"}, globals())

@@ -133,8 +133,8 @@ class Needs:
 class Pass(Step, ABC):
     """Model in, model out.
 
-    `accepts` lists the rungs it can work on. `("torch",)` puts it into the trunk. A pass below torch runs once in each
-    target's branch: on the target's own rung where `accepts` has it, else on the first rung in `accepts` that lies on the way down.
+    `accepts` lists the formats it can work on. `("torch",)` puts it into the trunk. A pass below torch runs once in each
+    target's branch: on the target's own format where `accepts` has it, else on the first format in `accepts` that lies on the way down.
     """
 
     accepts: ClassVar[tuple[str, ...]] = ("torch",)
@@ -144,7 +144,7 @@ class Pass(Step, ABC):
 
     @abstractmethod
     def apply(self, model: Any, ctx: Context) -> Any:
-        """`Model -> Model` on the torch rung; below it `Artifact -> Artifact`, written under `ctx.folder`."""
+        """`Model -> Model` on the torch format; below it `Artifact -> Artifact`, written under `ctx.folder`."""
 
     def needs(self) -> Needs:
         """What it needs beside its input, as far as its parameters say; asked before anything runs."""

@@ -56,10 +56,12 @@ class Keys:
         found = {each.name: step_parts(each.plugin, each.target) for each in self._bound.targets if each.name in set(targets)}
         return {**found, "machine": machine().fingerprint} if found else {}
 
-    def evaluation(self, digest: str, rung: str, split: str, target: Target | None) -> dict[str, Any]:
+    def evaluation(self, digest: str, form: str, split: str, target: Target | None) -> dict[str, Any]:
         """Parts of the key of a model's scores on a split."""
         runtime = step_parts(type(target).__name__, target) if target else None
-        return {**self.common, "step": "evaluate", "parent": digest, "rung": rung, "split": split, "target": runtime}
+        workloads = [workload.model_dump(mode="json") for each in self._bound.probes for workload in each.probe.workloads()]
+        built = {"workloads": workloads} if target and target.keeps_builds else {}  # other builds do not depend on them
+        return {**self.common, "step": "evaluate", "parent": digest, "format": form, "split": split, "target": runtime, **built}
 
     def description(self, digest: str) -> dict[str, Any]:
         """Parts of the key of what a report says of a torch model, whatever it is for."""

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compressor.contracts import Event, Feed, Target, Task, Workload, registry
-from compressor.contracts.registry import way_down
+from compressor.contracts.registry import lowering
 from compressor.contracts.task import Data
-from compressor.deploy.build import Foundry
+from compressor.deploy.build import Foundry, Builder
 from compressor.errors import PluginError, UnsupportedModel
 from compressor.model.pretrained import quiet
 from compressor.plan.specs import DataSpec
@@ -48,12 +48,12 @@ class TinyRun:
         return Model.load(self.source.path)
 
     @property
-    def foundry(self) -> Foundry:
-        return Foundry(self.store, self.task, self.task_name, self.data.labels, {})
+    def builder(self) -> Builder:
+        return Builder(self.store, self.task, self.task_name, self.data.labels, {})
 
-    def lowered(self, target: Target, rung: str | None = None) -> Made:
-        """The source model on a target's rung, or on `rung` where that is given."""
-        return self.foundry.lower(self.source, "torch", rung or target.dialect.rung, target)
+    def lowered(self, target: Target, form: str | None = None) -> Made:
+        """The source model on a target's format, or on `format` where that is given."""
+        return self.builder.lower(self.source, "torch", form or target.dialect.format, target)
 
     def context(
         self,
@@ -78,7 +78,7 @@ class TinyRun:
             target=target,
             targets={name: ready_target("torch") for name in others},
             store=self.store,
-            foundry=self.foundry,
+            builder=self.builder,
             models=models or (lambda _: self.model()),
             listener=tell,
         )
@@ -172,8 +172,8 @@ def stranger() -> Model:
     return Model.wrap(shaken(lambda: transformers.DebertaV2ForSequenceClassification(config)), tiny_run().model().files)
 
 
-def ready_target(rung: str) -> Target:
-    """An installed target that can build and run here, with its default parameters: on a rung, else below it.
+def ready_target(form: str) -> Target:
+    """An installed target that can build and run here, with its default parameters: on a format, else below it.
 
     Raises:
         Unchecked: there is none.
@@ -183,20 +183,20 @@ def ready_target(rung: str) -> Target:
     for name in registry.names("target"):
         try:
             kind: type[Target] = registry.load("target", name)
-            if rung not in (kind.dialect.rung, *way_down(kind.dialect.rung)):
+            if form not in (kind.dialect.format, *lowering(kind.dialect.format)):
                 continue
             missing = kind().missing()
         except (PluginError, ValueError):  # broken, which its own checks tell, or in need of parameters
             continue
         if reason := missing.build or missing.run:
             reasons.append(f"{name}: {reason}")
-        elif kind.dialect.rung == rung:
+        elif kind.dialect.format == form:
             return kind()
         else:
             below.append(kind())
     if below:
         return below[0]
-    raise Unchecked(f"no target on the rung '{rung}' or below it is ready here{': ' if reasons else ''}{'; '.join(reasons)}")
+    raise Unchecked(f"no target on the format '{form}' or below it is ready here{': ' if reasons else ''}{'; '.join(reasons)}")
 
 
 def scratch() -> Path:

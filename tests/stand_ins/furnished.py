@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from compressor.contracts import Artifact, Dialect, Task, registry
-from compressor.contracts.registry import way_down
+from compressor.contracts.registry import lowering
 
 SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "vocab.txt")
@@ -52,10 +52,10 @@ def write_files(folder: Path, made: Iterable[Mapping[str, str]]) -> Path:
     return folder
 
 
-def lowered(artifact: Artifact, rung: str, folder: Path, *, task: Task, dialect: Dialect) -> Artifact:
-    """A model on a lower rung; each rung on the way has a folder in `folder`."""
-    for name in way_down(rung, start=artifact.rung):
+def lowered(artifact: Artifact, form: str, folder: Path, *, task: Task, dialect: Dialect) -> Artifact:
+    """A model on a lower format; each format on the way has a folder in `folder`."""
+    for name in lowering(form, start=artifact.format):
         (folder / name).mkdir(parents=True, exist_ok=True)
-        registry.load("rung", name)().lower(artifact, folder / name, task=task, dialect=dialect)
+        registry.load("format", name)().lower(artifact, folder / name, task=task, dialect=dialect)
         artifact = Artifact(name, folder / name)
     return artifact

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from scipy.stats import binomtest
 from transformers import BertConfig, BertForSequenceClassification
 
-from compressor.contracts import Want, Workload
+from compressor.contracts import Graph, Want, Workload
 from compressor.errors import SourceError
 from compressor.plan.specs import ModelSource
 from compressor.tasks.data import resolve
@@ -153,7 +153,7 @@ def test_feeds_raise_when_rows_are_too_few(task, minilm, rows):
 
 
 def test_example_has_the_ports_of_the_model(task, minilm):
-    example = task.example(minilm, batch=2, length=16)
+    example = task.example(minilm, Graph(), batch=2, length=16)
     assert list(example) == [port.name for port in task.inputs(minilm)]
     assert all(array.shape == (2, 16) for array in example.values())
 
