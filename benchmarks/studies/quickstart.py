@@ -28,7 +28,7 @@ CONDITIONS = {
     "1 thread": ["targets.onnxruntime.threads=1", "targets.openvino.threads=1"],
     "2 threads": ["targets.onnxruntime.threads=2", "targets.openvino.threads=2"],
 }
-SHORTER = {"without prune-structure": ["passes.distillation.distill.epochs=1"]}
+SHORTER = {"without prune-structure": ["passes.distill.epochs=1"]}
 """The whole model imitates itself well enough after one epoch, and six take twenty minutes."""
 LIMITS = {"train": 3000, "validation": 300, "test": 1000}
 """Rows of 20 Newsgroups: with all of them the plan takes two hours on two cores."""

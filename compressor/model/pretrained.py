@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from compressor.errors import CompressorError, SourceError
-from compressor.model.anatomy import anatomy_of
 
 
 def load_classifier(auto: Any, source: Path, labels: Sequence[str], *, seed: int) -> tuple[Any, tuple[str, ...]]:
@@ -132,13 +131,16 @@ def _some(names: Sequence[str]) -> str:
 
 def _check_complete(module: Any, missing: Sequence[str], source: Path, *, headed: bool) -> None:
     """A fresh head is drawn, and a fresh pooler below it; anything else that is not in the file must not be made up."""
-    head = anatomy_of(module).head if missing else ()
-    trunk = [name for name in missing if not any(name == path or name.startswith(f"{path}.") for path in head)]
-    if lacking := list(missing) if headed else trunk:
+    if lacking := [name for name in missing if headed or not _of_head(name, module.base_model_prefix)]:
         raise SourceError(
             f"{source} lacks {len(lacking)} weights of {type(module).__name__}: "
             f"{', '.join(lacking[:3])}{', ...' if len(lacking) > 3 else ''}"
         )
+
+
+def _of_head(name: str, trunk: str) -> bool:
+    """Whether a parameter stands beside the trunk, or in the pooler that ends it."""
+    return not name.startswith(f"{trunk}.") or "pooler" in name.split(".")
 
 
 def _reorder(module: Any, order: Sequence[int], source: Path) -> None:

@@ -9,7 +9,8 @@ import platform
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from compressor.contracts.notes import Record
+from pydantic import BaseModel
+
 from compressor.contracts.records import DataRecord
 from compressor.deploy.machine import versions
 from compressor.model.sources import check_weights, located
@@ -31,7 +32,7 @@ FACTS = 1
 READERS = ("compressor-toolchain", "datasets", "numpy", "pandas", "pillow", "pyarrow", "scikit-learn", "soundfile")
 
 
-class Rows(Record):
+class Rows(BaseModel):
     """What the rows of a plan are, without the rows."""
 
     record: DataRecord

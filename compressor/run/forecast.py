@@ -29,11 +29,15 @@ class ModelSize:
 
     @classmethod
     def of(cls, layer_bytes: Mapping[str, int], weights: int) -> ModelSize:
-        """From bytes by part and the number of parameters, as a `Stage` has them; all parts are of one type of number."""
+        """From bytes by part and the number of parameters, as a `Stage` has them; all parts are of one type of number.
+
+        Where blocks are not known the whole model is one.
+        """
         inner = {part: size for part, size in layer_bytes.items() if part.startswith("layer ")}
         whole = sum(layer_bytes.values())
         inside = sum(inner.values()) if inner else whole
-        return cls(len({part.split()[1] for part in inner}), weights * inside / max(whole, 1), inside, whole)
+        blocks = len({part.split()[1] for part in inner}) or 1
+        return cls(blocks, weights * inside / max(whole, 1), inside, whole)
 
     def times(self, share: float) -> ModelSize:
         """A model of so many times the blocks, each as wide as before."""
@@ -166,7 +170,7 @@ class _Yardstick:
                 blocks=given.blocks,
                 weights=given.weights,
                 result=self._size(step.name).weights,
-                teachers=sum(self.sizes[name].weights for name in step.step.teachers()),
+                teachers=sum(self.sizes[name].weights for name in step.step.needs().teachers),
             )
         )
 

@@ -37,13 +37,13 @@ class Keys:
 
     def step(self, step: BoundStep, parent: str, teachers: Mapping[str, str], dialect: Dialect | None) -> dict[str, Any]:
         """Parts of a pass's key."""
-        named = [(kind, name) for kind, names in sorted(step.step.plugins().items()) for name in sorted(names)]
+        named = [(kind, name) for kind, names in sorted(step.step.needs().plugins.items()) for name in sorted(names)]
         return {
             **self.common,
             **step_parts(step.plugin, step.step),
             "parent": parent,
             "teachers": dict(teachers),
-            "measured": self._measured(step.step.targets()),
+            "measured": self._measured(step.step.needs().targets),
             "plugins": {f"{kind}:{name}": code_parts(registry.load(kind, name)) for kind, name in named},
             "dialect": asdict(dialect) if dialect else None,
             "quantizer": versions_of([dialect.quantizer] if dialect and dialect.quantizer and step.step.quantizes else []),
@@ -60,6 +60,14 @@ class Keys:
         """Parts of the key of a model's scores on a split."""
         runtime = step_parts(type(target).__name__, target) if target else None
         return {**self.common, "step": "evaluate", "parent": digest, "rung": rung, "split": split, "target": runtime}
+
+    def description(self, digest: str) -> dict[str, Any]:
+        """Parts of the key of what a report says of a torch model, whatever it is for."""
+        return {"step": "describe", "versions": self.common["versions"], "parent": digest}
+
+    def outputs(self, digest: str, split: str, rows: int) -> dict[str, Any]:
+        """Parts of the key of a torch model's outputs on the first rows of a split."""
+        return {**self.common, "step": "outputs", "parent": digest, "split": split, "rows": rows}
 
 
 def source_digest(folder: Path) -> str:

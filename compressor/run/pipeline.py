@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,8 +24,7 @@ from compressor.deploy.machine import device
 from compressor.deploy.session import eager, opened
 from compressor.deploy.timing import time_candidates
 from compressor.errors import GateStopped
-from compressor.model.anatomy import anatomy_of
-from compressor.model.model import Model, check_finite
+from compressor.model.model import Model
 from compressor.plan.bound import Bound, BoundStep, BoundTarget
 from compressor.plan.specs import Gate, ModelSource
 from compressor.report import EVALUATIONS, TIMED_FEEDS, write_report
@@ -51,9 +50,12 @@ from compressor.training.checkpoint import holds_checkpoint
 from compressor.training.launch import ALONE, Job, Processes, train_apart
 
 if TYPE_CHECKING:
+    from compressor.contracts.anatomy import Anatomy
     from compressor.contracts.records import Report
+    from compressor.model.model import Model
 
 FEEDS = 16
+OUTPUTS = "outputs.npz"
 NOTES: TypeAdapter[tuple[Note, ...]] = TypeAdapter(tuple[Note, ...])
 
 
@@ -103,7 +105,7 @@ class Runner:
                 self._made(name)  # a teacher at fault is found now, not hours later at the step that it teaches
         made = {name: self._made(name) for name in ("source", *self.bound.models)}
         drawn = (name for name, each in made.items() if each.facts.get("drawn"))
-        check_steps(self.bound, {name: each.path for name, each in made.items()}, drawn)
+        check_steps(self.bound, {name: each.path for name, each in made.items()}, drawn, lambda name: _anatomy(made[name].path))
         try:
             final = self._trunk()
             for target in self.bound.targets:
@@ -120,8 +122,8 @@ class Runner:
         return report
 
     def _found(self) -> Found:
-        source = self.standings["source"].made.path
-        return Found(source, tuple(self.stages), tuple(self.built), dict(self.missing), tuple(self.watch.spent))
+        family = self._described(self.standings["source"].made)["family"]
+        return Found(family, tuple(self.stages), tuple(self.built), dict(self.missing), tuple(self.watch.spent))
 
     # -------------------------------------------------------------- what everything stands on
 
@@ -161,8 +163,9 @@ class Runner:
         path = resolve(source, self.bound.folder)
 
         def make(out: Path) -> Mapping[str, Any]:
+            from compressor.model.model import check_finite
+
             model = self.bound.task.load(path, self.data, seed=self.bound.seed)
-            anatomy_of(model.module)  # a model that no row fits is refused now, not when a pass or the report asks
             check_finite(model, path)
             model.save(out)
             return {"drawn": list(model.drawn)} if model.drawn else {}
@@ -171,7 +174,7 @@ class Runner:
 
     def _model(self, name: str) -> Model:
         """A model by the name of a step, an entry of `models:` or `source`; a fresh copy in eval mode."""
-        model = Model.load(self._made(name).path)
+        model = _load(self._made(name).path)
         model.module.train(False)
         return model
 
@@ -198,18 +201,27 @@ class Runner:
         return Standing(made, "torch", Stage(name=step.start, step="source"))
 
     def _trunk_stage(self, name: str, made: Made, *, step: BoundStep | None) -> Standing:
-        model = Model.load(made.path)
+        loaded = cache(lambda: _load(made.path))
+        described = self._described(made, loaded)
         with self.watch.time("evaluate", name):
-            evaluation = self._evaluated(made, "torch", None, "validation", model=model)
+            evaluation = self._evaluated(made, "torch", None, "validation", loaded)
         stage = self._stage(name, made, evaluation, step=step, target=None).model_copy(
             update={
-                "weights": model.weights,
-                "bytes": model.stored_bytes(),
-                "layer_bytes": model.layer_bytes(),
-                "edits": tuple(edit.describe() for edit in model.edits),
+                "weights": described["weights"],
+                "bytes": described["bytes"],
+                "layer_bytes": described["layer_bytes"],
+                "edits": tuple(described["edits"]),
             }
         )
         return self._keep(name, Standing(made, "torch", stage, evaluation))
+
+    def _described(self, made: Made, loaded: Callable[[], Model] | None = None) -> Mapping[str, Any]:
+        """What a report says of a torch model. Kept, so that a run in which all is found builds none of them."""
+
+        def make(_: Path) -> Mapping[str, Any]:
+            return _description(loaded() if loaded else _load(made.path))
+
+        return self.store.obtain(self.keys.description(made.digest), make).facts
 
     def _stage(
         self, name: str, made: Made, evaluation: Evaluation | None, *, step: BoundStep | None, target: str | None
@@ -249,7 +261,7 @@ class Runner:
 
     def _apply(self, step: BoundStep, parent: Standing, target: BoundTarget | None, rung: str | None) -> Made:
         runtime = target.target if target else None
-        teachers = {name: self._made(name).digest for name in step.step.teachers()}
+        teachers = {name: self._made(name).digest for name in step.step.needs().teachers}
         parts = self.keys.step(step, parent.made.digest, teachers, runtime.dialect if runtime else None)
         if target:
             parts = {**parts, "target": step_parts(target.plugin, target.target), "rung": rung}
@@ -260,7 +272,7 @@ class Runner:
             if step.step.trains and rung is None and self.processes.size > 1:
                 return {"notes": train_apart(self._job(step, parent, ctx.folder, out), self.processes, self.listener)}
             if rung is None:
-                model = Model.load(parent.made.path)
+                model = _load(parent.made.path)
                 step.step.apply(model, ctx).save(out)
             else:
                 _copy(step.step.apply(Artifact(rung, parent.made.path), ctx).path, out)
@@ -295,21 +307,21 @@ class Runner:
             step=step.name,
             data=self.data.digest,
             parent=parent.made.path.absolute(),
-            teachers={name: self._made(name).path.absolute() for name in step.step.teachers()},
+            teachers={name: self._made(name).path.absolute() for name in step.step.needs().teachers},
             store=self.store.root.absolute(),
             scratch=scratch.absolute(),
             out=out.absolute(),
         )
 
     def _evaluated(
-        self, made: Made, rung: str, target: BoundTarget | None, split: str, *, model: Model | None = None
+        self, made: Made, rung: str, target: BoundTarget | None, split: str, loaded: Callable[[], Model] | None = None
     ) -> Evaluation:
         """Scores that guide a run (never those that decide it) are kept in the store."""
         rows = self.data.split(split)
 
         def make(out: Path) -> Mapping[str, Any]:
             if target is None:
-                predict = eager(self.bound.task, model or Model.load(made.path), self.device)
+                predict = eager(self.bound.task, loaded() if loaded else _load(made.path), self.device)
                 files = made.path
             else:
                 candidate, _ = self.foundry.build(
@@ -457,12 +469,25 @@ class Runner:
         self.built.append(Built(candidate, files, session.facts(), evaluation, checked, timed=timed))
 
     def _parity(self, evaluation: Evaluation, standing: Standing) -> Any:
+        same = self._eager_outputs(standing.made)
+        first = {name: array[: len(same[name])] for name, array in evaluation.outputs.items()}
+        return parity(self.bound.task, first, same, against=f"{standing.stage.name}, eager float32")
+
+    def _eager_outputs(self, made: Made) -> Feed:
+        """The first outputs of a torch model on test, run eagerly in float32. Kept like scores that guide: they decide nothing."""
+        import numpy as np
+
         rows = self.data.split("test")
         few = rows.select(range(min(PARITY_ROWS, len(rows))))
-        run = eager(self.bound.task, Model.load(standing.made.path), self.device)
-        same = self.bound.task.predicted(run, few, standing.made.path)
-        first = {name: array[: len(few)] for name, array in evaluation.outputs.items()}
-        return parity(self.bound.task, first, same, against=f"{standing.stage.name}, eager float32")
+
+        def make(out: Path) -> Mapping[str, Any]:
+            run = eager(self.bound.task, _load(made.path), self.device)
+            np.savez(out / OUTPUTS, **self.bound.task.predicted(run, few, made.path))  # type: ignore[arg-type]
+            return {}
+
+        found = self.store.obtain(self.keys.outputs(made.digest, "test", len(few)), make)
+        with np.load(found.path / OUTPUTS, allow_pickle=False) as outputs:
+            return dict(outputs)
 
     # -------------------------------------------------------------- probes and verdicts
 
@@ -516,9 +541,35 @@ def run_plan(
         return Runner(bound, store, folder, command, tell, processes).run()
 
 
+def _anatomy(folder: Path) -> Anatomy:
+    """The parts of a stored model, read without its weights."""
+    from compressor.model.anatomy import anatomy_or_bare
+    from compressor.model.model import Model
+
+    return anatomy_or_bare(Model.load(folder, device="meta").module)
+
+
 def _copy(source: Path, out: Path) -> None:
     shutil.copytree(source, out, dirs_exist_ok=True)
 
 
 def _remove(folder: Path) -> None:
     shutil.rmtree(folder)
+
+
+def _load(path: Path) -> Model:
+    from compressor.model.model import Model
+
+    return Model.load(path)
+
+
+def _description(model: Model) -> dict[str, Any]:
+    from compressor.model.anatomy import family_of
+
+    return {
+        "weights": model.weights,
+        "bytes": model.stored_bytes(),
+        "layer_bytes": model.layer_bytes(),
+        "edits": [edit.describe() for edit in model.edits],
+        "family": family_of(model.module),
+    }

@@ -142,8 +142,8 @@ def load_evaluation(folder: Path) -> Evaluation:
 class Found:
     """What a run has found so far."""
 
-    source: Path
-    """The source model as it was stored."""
+    family: str
+    """Of the source model."""
     stages: tuple[Stage, ...]
     """The source comes first."""
     built: tuple[Built, ...]
@@ -186,7 +186,7 @@ class Results:
             task=self.bound.task_name,
             machine=machine(load=load_of_others((), window_seconds=LOAD_WINDOW_SECONDS)),
             versions=versions(),
-            model=self._model(source.weights or 0, source.bytes, found.source),
+            model=self._model(source.weights or 0, source.bytes, found.family),
             data=self.data.record,
             reference=self.bound.reference,
             stages=found.stages,
@@ -201,9 +201,7 @@ class Results:
         )
         return report if error else report.model_copy(update={"summary": answer(report)})
 
-    def _model(self, weights: int, size: int, stored: Path) -> ModelRecord:
-        from compressor.model.anatomy import anatomy_of
-        from compressor.model.model import Model
+    def _model(self, weights: int, size: int, family: str) -> ModelRecord:
         from compressor.store.store import sha256_of
 
         path = resolve(self.bound.model, self.bound.folder) / WEIGHTS
@@ -211,7 +209,7 @@ class Results:
             source=_spelled(self.bound.model),
             sha256=sha256_of(path) if path.is_file() else None,
             licence=_licence(self.bound.model, path.parent),
-            family=anatomy_of(Model.load(stored).module).family,
+            family=family,
             weights=weights,
             bytes=size,
         )

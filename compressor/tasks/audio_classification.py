@@ -38,7 +38,6 @@ class AudioClassification(Sounds, Classification):
         """
         from transformers import AutoModelForAudioClassification
 
-        from compressor.model.anatomy import anatomy_of
         from compressor.model.edits import LiftLength
         from compressor.model.model import Model
         from compressor.model.pretrained import load_classifier
@@ -46,7 +45,7 @@ class AudioClassification(Sounds, Classification):
         files = side_files(source)
         module, drawn = load_classifier(AutoModelForAudioClassification, source, data.labels, seed=seed)
         model = Model.wrap(module, files, drawn=drawn)
-        if anatomy_of(model.module).family == "whisper-encoder":
+        if module.config.model_type == "whisper":
             model.apply(LiftLength())
         return model
 

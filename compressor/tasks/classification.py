@@ -12,6 +12,7 @@ from compressor.contracts.records import ClassScore, Difference, Disagreement, I
 from compressor.contracts.statistics import PAIRED_BOOTSTRAP
 from compressor.contracts.statistics import RESAMPLES as PAIRED_RESAMPLES
 from compressor.model.capture import captured
+from compressor.tasks.metrics import by_class, wilson
 
 if TYPE_CHECKING:
     import numpy as np
@@ -119,28 +120,25 @@ def _text(value: object, row: int) -> str:
 def scores(outputs: NDArray[np.float32], labels: NDArray[np.int64], names: Sequence[str], split: str) -> Scores:
     """Metrics of logits `[n, classes]` against labels `[n]`."""
     import numpy as np
-    from scipy.stats import binomtest
-    from sklearn.metrics import precision_recall_fscore_support
 
     predicted, n, classes = outputs.argmax(-1), len(labels), list(range(outputs.shape[-1]))
     right = int((predicted == labels).sum())
-    wilson = binomtest(right, n).proportion_ci(method="wilson")
-    precision, recall, f1, support = precision_recall_fscore_support(labels, predicted, labels=classes, zero_division=0.0)
+    figures = by_class(predicted, labels, len(classes))
     low, high = _macro_f1_interval(predicted, labels, len(classes))
     return Scores(
         split=split,
         metric=ACCURACY.name,
         metrics=(
-            ACCURACY.metric(right / n, n, Interval(low=wilson.low, high=wilson.high, method="Wilson")),
-            MACRO_F1.metric(float(np.mean(f1)), n, Interval(low=low, high=high, method="bootstrap over rows")),
+            ACCURACY.metric(right / n, n, wilson(right, n)),
+            MACRO_F1.metric(float(np.mean(figures.f1)), n, Interval(low=low, high=high, method="bootstrap over rows")),
         ),
         per_class=tuple(
             ClassScore(
                 label=names[number] if number < len(names) else str(number),
-                n=int(support[number]),
-                precision=float(precision[number]),
-                recall=float(recall[number]),
-                f1=float(f1[number]),
+                n=int(figures.n[number]),
+                precision=float(figures.precision[number]),
+                recall=float(figures.recall[number]),
+                f1=float(figures.f1[number]),
             )
             for number in classes
         ),

@@ -16,6 +16,7 @@ from compressor.errors import MissingDependency, SourceError
 from compressor.model.sources import resolve
 from compressor.plan.specs import DataSpec
 from compressor.tasks.sources import read_rows
+from compressor.tasks.split import cut
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -277,15 +278,10 @@ def _split(parts: dict[str, Dataset], spec: DataSpec, label: str | None, seed: i
 
 
 def _cut(rows: Dataset, count: int, label: str | None, seed: int, name: str) -> tuple[Dataset, Dataset]:
-    from sklearn.model_selection import train_test_split
-
-    numbers = list(rows[label]) if label else [0] * len(rows)
     if count < 1 or count >= len(rows):
         raise SourceError(f"cannot cut {count} rows of {name} from {len(rows)}: give more rows or another `split:`")
-    classes = len(set(numbers))
-    rare = not label or min(Counter(numbers).values()) < 2 or count < classes or len(rows) - count < classes
-    kept, taken = train_test_split(list(range(len(rows))), test_size=count, random_state=seed, stratify=None if rare else numbers)
-    return rows.select(sorted(kept)), rows.select(sorted(taken))
+    stay, taken = cut(list(rows[label]) if label else [0] * len(rows), count, seed=seed)
+    return rows.select(stay), rows.select(taken)
 
 
 def _drawn(rows: Dataset, count: int, seed: int) -> Dataset:

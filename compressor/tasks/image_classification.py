@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 PREPROCESSOR, CONFIG = "preprocessor_config.json", "config.json"
 BILINEAR = 2
+UNCROPPED = 384
+"""Pixels from which on `crop_pct` is not heeded."""
 HALF = (0.5,)
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 MODES = {1: "L", 3: "RGB"}
@@ -203,9 +205,23 @@ def _completed(preprocessor: Mapping[str, Any], config: Mapping[str, Any]) -> di
     }
     values.setdefault("do_center_crop", "crop_size" in values)
     values["size"] = _spelled(values["size"], square=values.get("default_to_square", True))
+    if "crop_pct" in values:
+        values |= _cropped(values.pop("crop_pct"), values["size"])
     if values["do_center_crop"]:
         values["crop_size"] = _spelled(values.get("crop_size", values["size"]))
     return values
+
+
+def _cropped(share: float, size: Any) -> dict[str, Any]:
+    """The way of ConvNeXt and ResNet to give the share of the edge that a crop keeps, said as a resize and a crop."""
+    edge = _size(size)
+    if not isinstance(edge, int):
+        raise ValueError(f"crop_pct goes with a shortest_edge, found {size}")
+    square = {"height": edge, "width": edge}
+    kind = {"image_processor_type": "CLIPImageProcessor"}  # the library's way with a resize and a crop in full
+    if edge >= UNCROPPED:
+        return {**kind, "size": square, "do_center_crop": False}
+    return {**kind, "size": {"shortest_edge": int(edge / share)}, "do_center_crop": True, "crop_size": square}
 
 
 def _spelled(value: Any, *, square: bool = True) -> Any:

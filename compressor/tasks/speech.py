@@ -15,6 +15,7 @@ from compressor.model.capture import captured
 from compressor.tasks.audio import SHORTEST, Sounds, frame_mask, frames_of, side_files
 from compressor.tasks.batches import Batches
 from compressor.tasks.classification import NOT_INPUTS, RESAMPLES
+from compressor.tasks.metrics import wilson
 
 if TYPE_CHECKING:
     import numpy as np
@@ -47,7 +48,8 @@ class Speech(Sounds):
     Rows, folds and shots are the same for every model, so differences are paired.
     """
 
-    classes: ClassVar[bool] = False
+    trainable: ClassVar[bool] = False
+    logits: ClassVar[bool] = False
     examples: ClassVar[tuple[Mapping[str, Any], ...]] = ({"seconds": 0.5, "probes": {"label": {"label": "label"}}},)
 
     probes: dict[str, Probe] = Field(
@@ -94,14 +96,13 @@ class Speech(Sounds):
         Raises:
             SourceError: the folder is not usable, or lacks weights.
         """
-        from compressor.model.anatomy import anatomy_of
         from compressor.model.edits import LiftLength
         from compressor.model.model import Model
         from compressor.model.pretrained import load_encoder
 
         files = side_files(source)
         model = Model.wrap(load_encoder(source), files)
-        if anatomy_of(model.module).family == "whisper-encoder":
+        if model.module.config.model_type == "whisper":
             model.apply(LiftLength())
         return model
 
@@ -141,7 +142,6 @@ class Speech(Sounds):
     def score(self, outputs: Feed, truth: Feed, *, split: str) -> Evaluation:
         """Accuracy of each probe with Wilson's interval, and their mean with a bootstrap interval over rows."""
         import numpy as np
-        from scipy.stats import binomtest
 
         features = outputs[self.outputs()[0].name]
         found = {f"{name} probe": right(features, truth, probe, name) for name, probe in self.probes.items()}
@@ -151,9 +151,7 @@ class Speech(Sounds):
         interval = Interval(low=float(low), high=float(high), method="bootstrap over rows")
         metrics = [PROBES.metric(float(mean.mean()), len(mean), interval)]
         for name, each in found.items():
-            bounds = binomtest(int(each.sum()), len(each)).proportion_ci(method="wilson")
-            interval = Interval(low=float(bounds.low), high=float(bounds.high), method="Wilson")
-            metrics.append(Measure(name).metric(float(each.mean()), len(each), interval))
+            metrics.append(Measure(name).metric(float(each.mean()), len(each), wilson(int(each.sum()), len(each))))
         scores = Scores(split=split, metric=PROBES.name, metrics=tuple(metrics))
         return Evaluation(scores, outputs, gains={PROBES.name: mean, **found}, truth=truth)
 

@@ -183,9 +183,9 @@ def stranger() -> Model:
 
     from compressor.model.model import Model
 
-    sizes: dict[str, Any] = {**SIZES, **TEXT, "embedding_size": SIZES["hidden_size"], "num_labels": len(LABELS)}
-    config = transformers.ElectraConfig(**sizes)
-    return Model.wrap(shaken(lambda: transformers.ElectraForSequenceClassification(config)), tiny_run().model().files)
+    sizes: dict[str, Any] = {**SIZES, **TEXT, "num_labels": len(LABELS)}
+    config = transformers.DebertaV2Config(**sizes)
+    return Model.wrap(shaken(lambda: transformers.DebertaV2ForSequenceClassification(config)), tiny_run().model().files)
 
 
 def shaken(make: Callable[[], Any]) -> Any:

@@ -78,10 +78,10 @@ def test_latency_keeps_every_sample_and_what_went_before(sleeping, tmp_path):
 def test_latency_measures_again_when_the_control_fails_once(sleeping, tmp_path):
     record, heard = measured([candidate("source@a", sleeping.Fickle(ms=12.0, fickle_processes=2), tmp_path)], tmp_path)
     assert (record.controls[0].attempts, record.controls[0].passed) == (2, True)
-    (ratio,) = record.protocol["discarded_controls"]["batch 1, natural length"]
+    (ratio,) = record.protocol["discarded_controls"]["batch 1"]
     assert ratio == pytest.approx(2.0, rel=0.35)
     (said,) = [event.text for event in heard if isinstance(event, Message)]
-    assert said == f"batch 1, natural length: the baseline against itself gave {ratio:.3f}; measuring again"
+    assert said == f"batch 1: the baseline against itself gave {ratio:.3f}; measuring again"
     assert heard[-1] == Progress("latency", 28, 28, unit="blocks")
 
 

@@ -46,6 +46,15 @@ def test_version_1_is_read_with_everything_that_was_measured():
     assert {row.unit for row in latency.rows} == {"rows"}
 
 
+def test_differences_of_version_1_are_those_of_the_main_metric():
+    raw, report = json.loads((FIRST / "report.json").read_text()), read_report(FIRST)
+    (stored,) = (each["difference"] for each in raw["candidates"] if each["stage"] == "final")
+    (final,) = (each for each in report.candidates if each.stage == "final")
+    assert final.difference == final.differences[0]
+    assert (final.difference.metric, final.difference.unit, final.difference.change) == ("accuracy", "points", stored["points"])
+    assert report.stages[0].differences == ()
+
+
 def test_what_is_of_this_version_is_left_as_it_is():
     values = json.loads(read_report(FIRST).model_dump_json())
     assert upgraded(values) is values

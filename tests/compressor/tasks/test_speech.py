@@ -295,7 +295,7 @@ def test_kept_answers_of_teachers_are_refused_where_sounds_are_cropped_at_random
     path = tmp_path / "plan.yaml"
     path.write_text(PLAN.replace("CACHE", "true"))
     with pytest.raises(
-        PlanError, match=r"plan.yaml:6: passes.distillation.distill: keeps what teachers answer to a row.*leave cache_teacher out"
+        PlanError, match=r"plan.yaml:6: passes.distill: keeps what teachers answer to a row.*leave cache_teacher out"
     ):
         load_plan(path)
     path.write_text(PLAN.replace("CACHE", "false"))
