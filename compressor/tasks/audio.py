@@ -13,7 +13,7 @@ from pydantic import Field
 
 from compressor.contracts import Batch, Feed, Port, Task
 from compressor.errors import MissingDependency, SourceError
-from compressor.tasks.batches import Batches, Feeds, full_groups, grouped, order_of
+from compressor.tasks.batches import Batches, Feeds, alike, full_groups, grouped, order_of
 from compressor.tasks.classification import SCORED_BATCH
 
 if TYPE_CHECKING:
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
 PREPROCESSOR = "preprocessor_config.json"
 RAW, MEL = "Wav2Vec2FeatureExtractor", "WhisperFeatureExtractor"
-BATCHES_SORTED = 50
-"""Batches among whose sounds those of like lengths are put together."""
 LONGEST = 30
 """Seconds: what Whisper has embeddings of position for."""
 SHORTEST = 0.25
@@ -121,11 +119,7 @@ class Sounds(Task):
         most, least = round(self.seconds * rate), round(SHORTEST * rate)
         draw = np.random.default_rng(seed)
         seconds = lengths(rows, self.audio)
-        order = draw.permutation(len(rows)).tolist()
-        alike = [
-            number for part in grouped(order, batch_size * BATCHES_SORTED) for number in sorted(part, key=seconds.__getitem__)
-        ]
-        groups = grouped(alike, batch_size)
+        groups = alike(seconds, batch_size, draw)
         places = draw.random(len(rows))
 
         def make(chosen: Sequence[int]) -> Feed:
@@ -135,7 +129,7 @@ class Sounds(Task):
             cut = [wave[start : start + samples] for start, wave in zip(starts, waves, strict=True)]
             return _extracted(values, cut, samples)
 
-        return Feeds(make, [groups[number] for number in draw.permutation(len(groups))])
+        return Feeds(make, groups)
 
 
 def side_files(source: Path) -> dict[str, bytes]:
