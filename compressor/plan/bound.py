@@ -82,6 +82,8 @@ class Bound:
     data: DataSpec
     reference: str
     """`source`, or the name of a step on the torch model."""
+    metric: str
+    """The measure that quality is held by."""
     passes: tuple[BoundStep, ...]
     targets: tuple[BoundTarget, ...]
     probes: tuple[BoundProbe, ...]
@@ -133,7 +135,9 @@ class _Reader:
         accept = self._accept()
         reference = head.reference if head else "source"
         at = self.sections.get("reference", self.plan)
-        self.faults += faults_of(Draft(steps, targets, probes, accept, self._mapping("models"), reference, at, task_name, task))
+        metric = (head.metric if head else None, self.sections.get("metric", self.plan))
+        draft = Draft(steps, targets, probes, accept, self._mapping("models"), reference, at, task_name, task, *metric)
+        self.faults += faults_of(draft)
         if self.faults or not (head and model and task and data):
             return None
         return Bound(
@@ -146,6 +150,7 @@ class _Reader:
             task=task,
             task_name=task_name,
             data=data,
+            metric=head.metric or task.metric,
             reference=reference,
             passes=tuple(_bound_step(step, targets) for step in steps),
             targets=tuple(

@@ -2,38 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from pathlib import Path
 
+from compressor.contracts.anatomy import Anatomy
 from compressor.errors import UnsupportedModel
+from compressor.model.anatomy import refusal
 from compressor.plan.bound import Bound, BoundStep
 
 DRAWN = "whose head was drawn at random, as the model came without one; train it first, with finetune for one"
 
 
-def check_steps(bound: Bound, folders: Mapping[str, Path], drawn: Iterable[str]) -> None:
+def check_steps(bound: Bound, folders: Mapping[str, Path], drawn: Iterable[str], anatomy: Callable[[str], Anatomy]) -> None:
     """Refuse steps that cannot work, and qualities that would be held against a model that knows nothing.
 
     Args:
         bound: the plan.
         folders: of `source` and of every entry of `models:`, as they were loaded.
         drawn: those of them whose head was drawn at random.
+        anatomy: of one of them by its name, bare where no row fits; asked for only where a step looks inside.
 
     Raises:
         CompressorError: what a step itself finds.
-        UnsupportedModel: a step learns from the logits of a head that knows nothing, a limit is held against it, or rows
-            are to be timed at a length that the model does not take.
+        UnsupportedModel: a step works on parts that are not known of its model, learns from the logits of a head that knows
+            nothing, a limit is held against it, or rows are to be timed at a length that the model does not take.
     """
     origins, untrained = dict(folders), set(drawn)
+    _check_insides(bound, folders, anatomy)
     current = "source"
     for step in (step for step in bound.passes if step.trunk):
         start = step.start or current
+        needs = step.step.needs()
         step.step.check(origins[start], origins)
         _check_teachers(step, untrained)
-        origins[step.name], current = origins[start], step.name
-        learns = step.step.trains and step.step.needs_classes()
+        origins |= dict.fromkeys(made_by(step), origins[start])
+        current = step.name
+        learns = step.step.trains and (needs.loss or needs.logits)
         if start in untrained and not learns:
-            untrained.add(step.name)
+            untrained |= {*made_by(step)}
     limits = (*(step.gate for step in bound.passes if step.gate), *bound.accept)
     if bound.reference in untrained and any(each.max_drop is not None for each in limits):
         raise UnsupportedModel(f"max_drop is held against {bound.reference}, {DRAWN}, and name that step as `reference`")
@@ -42,8 +48,43 @@ def check_steps(bound: Bound, folders: Mapping[str, Path], drawn: Iterable[str])
             raise UnsupportedModel(f"{name}: length {why}")
 
 
+def _check_insides(bound: Bound, names: Iterable[str], anatomy: Callable[[str], Anatomy]) -> None:
+    """Refuse models that steps look into and no row fits, and parts of which a row says that they cannot be worked on."""
+    needs = _needs(bound, names)
+    for name in dict.fromkeys(name for name, _ in needs):
+        found, wanted = anatomy(name), {step: parts for (model, step), parts in needs.items() if model == name}
+        if not found.blocks:
+            who = "; ".join(f"{step} works on {' and '.join(parts)}" for step, parts in wanted.items())
+            raise UnsupportedModel(f"{name}: {refusal(found.family)} ({who}; steps that look at nothing inside take any model)")
+        for step, parts in wanted.items():
+            if part := next((part for part in parts if part in found.row.without), None):
+                raise UnsupportedModel(
+                    f"{step} works on {part}, and {name} is of family {found.family}: {found.row.without[part]}"
+                )
+
+
+def _needs(bound: Bound, names: Iterable[str]) -> dict[tuple[str, str], tuple[str, ...]]:
+    """What each step works on of which model, by the names of model and step: features are its teachers' too."""
+    origins, current, needs = {name: name for name in names}, "source", dict[tuple[str, str], tuple[str, ...]]()
+    for step in (step for step in bound.passes if step.trunk):
+        parts = step.step.needs().inside
+        origins |= dict.fromkeys(made_by(step), origins[step.start or current])
+        current = step.name
+        read = step.step.needs().teachers if "features" in parts else ()
+        found = {origins[step.name]: parts} | {
+            origins[name]: ("features",) for name in read if origins[name] != origins[step.name]
+        }
+        needs |= {(name, step.name): each for name, each in found.items() if each}
+    return needs
+
+
+def made_by(step: BoundStep) -> tuple[str, ...]:
+    """Names of the models that a step makes, its own first."""
+    return (step.name, *(f"{step.name}.{name}" for name in step.step.needs().products))
+
+
 def _check_teachers(step: BoundStep, untrained: Set[str]) -> None:
-    for name in step.step.imitated():
+    for name in step.step.needs().logits_of:
         if name in untrained:
             raise UnsupportedModel(f"{step.name} learns from the answers of {name}, {DRAWN}")
 
@@ -51,7 +92,7 @@ def _check_teachers(step: BoundStep, untrained: Set[str]) -> None:
 def _lengths(bound: Bound) -> Iterator[tuple[str, int]]:
     """Who times rows of which length."""
     timed = {
-        **{step.name: step.step.shapes() for step in bound.passes},
-        **{each.name: each.probe.shapes() for each in bound.probes},
+        **{step.name: step.step.needs().workloads for step in bound.passes},
+        **{each.name: each.probe.workloads() for each in bound.probes},
     }
-    yield from ((name, length) for name, shapes in timed.items() for _, length in shapes if length is not None)
+    yield from ((name, each.length) for name, found in timed.items() for each in found if each.length is not None)

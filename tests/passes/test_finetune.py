@@ -46,7 +46,7 @@ class Context:
 
     def evaluate(self, model, split):
         files = self.folder / "files"  # a training pass has put them there
-        return self.task.score(eager(self.task, model, self.device), self.data.split(split), files, split=split)
+        return self.task.evaluate(eager(self.task, model, self.device), self.data.split(split), files, split=split)
 
 
 @pytest.fixture(scope="module")

@@ -28,7 +28,14 @@ def ctx(tmp_path):
 
 
 def step(**parameters: Any) -> Distill:
-    quick = {"teacher": "finetune", "epochs": 8, "batch_size": 12, "learning_rate": 3e-3, "precision": "fp32", "keep": "last"}
+    quick = {
+        "teacher": "finetune",
+        "epochs": 8,
+        "batch_size": 12,
+        "learning_rate": 3e-3,
+        "precision": "fp32",
+        "checkpoint": "last",
+    }
     return Distill.model_validate({**quick, **parameters})
 
 
@@ -139,16 +146,16 @@ def test_several_teachers_share_the_loss_by_weight(ctx):
     assert taught.weights == lone.weights
 
 
-@pytest.mark.parametrize("keep", ["best", "last"])
-def test_notes_show_curves_and_agreement(ctx, keep):
-    trained = step(keep=keep).apply(bert(9), ctx)
+@pytest.mark.parametrize("checkpoint", ["best", "last"])
+def test_notes_show_curves_and_agreement(ctx, checkpoint):
+    trained = step(checkpoint=checkpoint).apply(bert(9), ctx)
     losses_note, validation, remark = ctx.notes
     assert isinstance(losses_note, Series)
     assert len(losses_note.curves["soft-targets"]) == 24
     assert isinstance(validation, Series)
     assert len(validation.curves["accuracy"]) == 8
     assert isinstance(remark, Remark)
-    mine, theirs = (ctx.evaluate(model, "validation").outputs.argmax(-1) for model in (trained, ctx.models["finetune"]))
+    mine, theirs = (ctx.evaluate(model, "validation").outputs["logits"].argmax(-1) for model in (trained, ctx.models["finetune"]))
     assert f"Student and teacher finetune agree on {(mine == theirs).mean():.1%} of 30 validation rows" in remark.text
 
 
@@ -253,13 +260,13 @@ def test_parameters_that_mean_nothing_are_refused(text, message):
 )
 def test_teachers_and_objectives_are_named_for_the_plan(text, expected):
     made = Distill.model_validate_json(text, strict=True)
-    assert made.teachers() == expected
-    assert made.plugins()["objective"] == ("soft-targets",)
+    assert made.needs().teachers == expected
+    assert made.needs().plugins["objective"] == ("soft-targets",)
 
 
 def test_unknown_objective_is_left_to_the_check_of_plugins():
     made = Distill.model_validate_json('{"teacher": "a", "objectives": {"soft-target": 1.0}}', strict=True)
-    assert made.plugins()["objective"] == ("soft-target",)
+    assert made.needs().plugins["objective"] == ("soft-target",)
     with pytest.raises(PluginError, match="did you mean 'soft-targets'"):
         made._objectives()
 
