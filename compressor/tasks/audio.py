@@ -13,7 +13,7 @@ from pydantic import Field
 
 from compressor.contracts import Batch, Deployment, Feed, Graph, Port, Task, Workload
 from compressor.errors import MissingDependency, SourceError
-from compressor.tasks.batches import Batches, Feeds, as_file, full_groups, grouped, order_of
+from compressor.tasks.batches import Batches, Feeds, as_file, full_groups, grouped, order_of, alike
 from compressor.tasks.classification import SCORED_BATCH
 from compressor.tasks.preprocessing import of_audio
 
@@ -30,8 +30,6 @@ RAW, MEL = "Wav2Vec2FeatureExtractor", "WhisperFeatureExtractor"
 PATCHES, STACKED = "ASTFeatureExtractor", "SeamlessM4TFeatureExtractor"
 KINDS = (RAW, MEL, PATCHES, STACKED)
 """Samples, spectra as Whisper has them, spectra of one length for all sounds, and spectra of several frames at a time."""
-BATCHES_SORTED = 50
-"""Batches among whose sounds those of like lengths are put together."""
 USUAL: Mapping[str, Mapping[str, Any]] = {
     PATCHES: {"sampling_rate": 16000, "num_mel_bins": 128, "max_length": 1024},
     STACKED: {"sampling_rate": 16000, "num_mel_bins": 80, "stride": 2},
@@ -152,11 +150,7 @@ class Sounds(Task):
         most, least = round(self.seconds * rate), round(SHORTEST * rate)
         draw = np.random.default_rng(seed)
         seconds = lengths(rows, self.audio)
-        order = draw.permutation(len(rows)).tolist()
-        alike = [
-            number for part in grouped(order, batch_size * BATCHES_SORTED) for number in sorted(part, key=seconds.__getitem__)
-        ]
-        groups = grouped(alike, batch_size)
+        groups = alike(seconds, batch_size, draw)
         places = draw.random(len(rows))
 
         def make(chosen: Sequence[int]) -> Feed:
@@ -166,7 +160,7 @@ class Sounds(Task):
             cut = [wave[start : start + samples] for start, wave in zip(starts, waves, strict=True)]
             return _extracted(values, cut, samples)
 
-        return Feeds(make, [groups[number] for number in draw.permutation(len(groups))])
+        return Feeds(make, groups)
 
 
 def side_files(source: Path) -> dict[str, bytes]:
