@@ -134,21 +134,21 @@ PLANS = {
     ),
     "unknown teacher": (
         ("- finetune: {epochs: 1, precision: fp32}", "- finetune\n  - distill: {teacher: big}"),
-        "plan.yaml:9: passes.distillation.distill.teacher: no step or model is named 'big' (known: finetune, source)",
+        "plan.yaml:9: passes.distill.teacher: no step or model is named 'big' (known: finetune, source)",
     ),
     "a cache of what cannot be kept": (
         (
             "- finetune: {epochs: 1, precision: fp32}",
             "- finetune\n  - distill: {teacher: source, objectives: {attention-maps: 1.0}, cache_teacher: true}",
         ),
-        "plan.yaml:9: passes.distillation.distill: cache_teacher keeps no attention maps, and attention-maps looks at them: leave cache_teacher out",
+        "plan.yaml:9: passes.distill: cache_teacher keeps no attention maps, and attention-maps looks at them: leave cache_teacher out",
     ),
     "compiling what is looked into": (
         (
             "- finetune: {epochs: 1, precision: fp32}",
             "- finetune\n  - distill: {teacher: source, objectives: {relations: 1.0}, compile: true}",
         ),
-        "plan.yaml:9: passes.distillation.distill: compile: true hides what relations looks at inside of the student: leave compile out",
+        "plan.yaml:9: passes.distill: compile: true hides what relations looks at inside of the student: leave compile out",
     ),
     "wrong type": (("epochs: 1", "epochs: one"), "plan.yaml:8: passes.finetune.epochs: found 'one', expected a whole number"),
     "out of range": (
@@ -305,11 +305,10 @@ def headed(*labels):
     return make
 
 
-def albert(folder):
-    from transformers import AlbertConfig, AlbertModel
+def deberta(folder):
+    from transformers import DebertaV2Config, DebertaV2Model
 
-    config = AlbertConfig(hidden_size=16, num_attention_heads=2, intermediate_size=16, embedding_size=8, vocab_size=30522)
-    AlbertModel(config).save_pretrained(folder)
+    DebertaV2Model(DebertaV2Config(**SIZES, vocab_size=30522)).save_pretrained(folder)
 
 
 def flipped(folder):
@@ -358,11 +357,6 @@ MODELS = {
         lambda folder: (folder / "model.safetensors").unlink(),
         "bad holds no model.safetensors: is it a model folder in Hugging Face layout?",
     ),
-    "no row of the anatomy": (
-        albert,
-        "no anatomy row fits AlbertForSequenceClassification (model type 'albert'); closest: bert, hubert, roberta; "
-        "another row is one entry point of 'compressor.anatomy'",
-    ),
     "a head for other labels": (
         headed("cat", "dog"),
         "bad classifies ['cat', 'dog'], the data has ['blue', 'red']: not the same labels; rename those of the data, or take "
@@ -409,6 +403,21 @@ def test_model_at_fault(run, place, spoil, message):
     code, said = run(("folder: model", "folder: bad"))
     assert (code, said[: len(message)]) == (1, message)
     assert len(said.splitlines()) == 1
+
+
+def test_no_row_of_the_anatomy(run, place):
+    shutil.rmtree(place / "bad", ignore_errors=True)
+    shutil.copytree(place / "model", place / "bad")
+    deberta(place / "bad")
+    prune = (
+        "- finetune: {epochs: 1, precision: fp32}",
+        "- finetune: {epochs: 1, precision: fp32}\n  - prune-structure: {keep: 0.5}",
+    )
+    assert run(("folder: model", "folder: bad"), prune) == (
+        1,
+        "source: no anatomy row fits model type 'deberta-v2'; closest: bert, roberta; another row is one entry point of "
+        "'compressor.anatomy' (prune-structure works on heads and neurons; steps that look at nothing inside take any model)",
+    )
 
 
 def test_altered_weights(run):

@@ -115,7 +115,8 @@ def points(difference: Difference | None) -> str:
     """Points against the reference, with their interval."""
     if difference is None:
         return "-"
-    return f"{difference.points:+.2f} [{difference.interval.low:+.2f}, {difference.interval.high:+.2f}]"
+    around = f" [{difference.interval.low:+.2f}, {difference.interval.high:+.2f}]" if difference.interval else ""
+    return f"{difference.change:+.2f}{around}"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

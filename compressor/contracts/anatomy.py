@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from compressor.errors import UnsupportedModel, did_you_mean
 
@@ -82,6 +83,12 @@ class Anatomy:
     row: Row
     """The row of the table that this was read by."""
 
+    @classmethod
+    def bare(cls, family: str, hidden_size: int) -> Anatomy:
+        """Of a model that no row fits: it has a family, and no block that is known."""
+        row = Row(family, (), (), "", "", ("", "", "", ""), "", "", ("", ""), ())
+        return cls(family, "", (), (), (), (), (), hidden_size, row)
+
     def block(self, block_id: str) -> Block:
         """The block of that id.
 
@@ -140,6 +147,9 @@ class Row:
     """A list of layers, each with its `conv` and perhaps a `layer_norm`."""
     projection: tuple[str, str] | None = None
     """The norm, which may be absent, and the linear layer that read the extractor."""
+
+    without: Mapping[str, str] = field(default_factory=dict, hash=False)
+    """Parts that no pass can work on, each with the reason: `heads`, `neurons`, `channels`, `layers` or `features`."""
 
     @property
     def attention_part(self) -> tuple[str, ...]:

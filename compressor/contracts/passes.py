@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 from compressor.contracts.model import Model
+from compressor.contracts.records import Workload
 from compressor.contracts.step import Event, Step
 from compressor.contracts.target import Artifact, Dialect
 from compressor.contracts.task import Batch, Data, Evaluation, Feed, Outputs, Task, Want
@@ -59,7 +60,7 @@ class Context(Protocol):
         """Real inputs of a split, one row each, as the exported model takes them."""
         ...
 
-    def measure(self, models: Sequence[Model], target: str, *, batch: int, length: int) -> Sequence[float]:
+    def measure(self, models: Sequence[Model], target: str, workload: Workload) -> Sequence[float]:
         """Median latency in ms of each model on a named target of the plan, measured interleaved."""
         ...
 
@@ -127,8 +128,8 @@ class Pass(Step, ABC):
         """Names of targets of the plan its parameters mention (for latency budgets)."""
         return ()
 
-    def shapes(self) -> tuple[tuple[int, int], ...]:
-        """`(batch, length)` of the rows that its parameters have it time."""
+    def workloads(self) -> tuple[Workload, ...]:
+        """What its parameters have it time models at."""
         return ()
 
     def needs_classes(self) -> bool:
@@ -138,6 +139,13 @@ class Pass(Step, ABC):
     def needs_repeats(self) -> bool:
         """True where it needs the inputs of a row to be the same in every epoch."""
         return False
+
+    def looks_inside(self) -> tuple[str, ...]:
+        """Parts that it works on: `heads`, `neurons`, `channels`, `layers` of its input, `features` of its teachers too.
+
+        Only where there are none can the model be of any architecture: no anatomy row need fit it.
+        """
+        return ()
 
     def check(self, given: Path, origins: Mapping[str, Path]) -> None:
         """Refuse what cannot work, before anything runs.

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from compressor.contracts import Candidate, Event, Feed, Target
+from compressor.contracts import Candidate, Event, Feed, Target, Workload
 from compressor.deploy.telemetry import SWITCHES
 from compressor.errors import WorkerFailed
 
@@ -119,8 +119,8 @@ class ProcessWorker:
         """The session's facts, `cpus` (where the process is pinned), `load_seconds`, and once known `first_call_seconds`."""
         return dict(self._facts)
 
-    def put(self, feeds: Sequence[Feed]) -> None:
-        """Hand over the inputs that later calls cycle through, from the first on.
+    def put(self, feeds: Sequence[Feed], workload: Workload = Workload()) -> None:
+        """Hand over the inputs that later calls cycle through, from the first on, and what a call does with one of them.
 
         Raises:
             ValueError: there are none.
@@ -130,7 +130,7 @@ class ProcessWorker:
             raise ValueError(f"{self._id}: no inputs to measure with")
         path = self._folder / "feeds.npz"
         write_feeds(path, feeds)
-        self._ask("put", path=str(path))
+        self._ask("put", path=str(path), workload=workload.model_dump(mode="json"))
         path.unlink()
 
     def run(self, calls: int) -> Sequence[float]:

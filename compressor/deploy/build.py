@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from compressor.contracts import Artifact, Candidate, Dialect, Port, Rung, Target, Task, registry
+from compressor.contracts.model import BLUEPRINT, WEIGHTS
 from compressor.contracts.records import File
 from compressor.contracts.registry import way_down
 from compressor.contracts.step import code_parts
 from compressor.store.store import Made, Store, sha256_of
 
-MODEL_FILES = ("blueprint.json", "model.safetensors", "model.onnx", "model.onnx.data", "model.xml", "model.bin")
+MODEL_FILES = (BLUEPRINT, WEIGHTS, "model.onnx", "model.onnx.data", "model.xml", "model.bin")
 TASK_FILE = "task.json"
 """Written beside every built model: task, its parameters, labels, inputs and outputs."""
 
@@ -82,12 +83,17 @@ class Foundry:
         (out / TASK_FILE).write_text(json.dumps(description, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
+def of_model(name: str) -> bool:
+    """Whether a file is a part of a model itself, by its name; libraries have names of their own for weights."""
+    return name in MODEL_FILES or name.endswith(".safetensors")
+
+
 def model_files(folder: Path, source: Path, *, main: str = "") -> tuple[Path, ...]:
     """The files of a model itself: not those that lie beside the model in `source` too (tokenizer, configuration)."""
     return tuple(
         path
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and (path.name in (*MODEL_FILES, main) or not (source / path.relative_to(folder)).exists())
+        if path.is_file() and (path.name == main or of_model(path.name) or not (source / path.relative_to(folder)).exists())
     )
 
 
@@ -95,7 +101,7 @@ def beside(source: Path, out: Path) -> None:
     """Copy what lies beside a model (tokenizer, configuration) and is not there yet."""
     for path in sorted(source.rglob("*")):
         to = out / path.relative_to(source)
-        if path.is_file() and path.name not in MODEL_FILES and not to.exists():
+        if path.is_file() and not of_model(path.name) and not to.exists():
             to.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, to)
 

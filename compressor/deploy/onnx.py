@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import logging
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -12,6 +13,7 @@ from compressor.contracts import Artifact, Dialect, Rung, Task
 
 if TYPE_CHECKING:
     import onnx
+    import torch
 
 TRACED_BATCH, TRACED_LENGTH = 2, 16
 MOST_BYTES_IN_ONE_FILE = 1_800_000_000
@@ -32,8 +34,7 @@ class Onnx(Rung):
         from compressor.model.model import Model
 
         module: Any = Model.load(artifact.path).module.train(False)
-        if hasattr(module, "set_attn_implementation"):
-            module.set_attn_implementation("eager")  # the plainest graph, known to all runtimes, and its masks are finite
+        _as_plain_graph(module)
         feed = task.example(artifact.path, batch=TRACED_BATCH, length=TRACED_LENGTH)
         inputs = {name: torch.as_tensor(array) for name, array in feed.items()}
         ports = {port.name: port for port in task.inputs(artifact.path)}
@@ -41,6 +42,7 @@ class Onnx(Rung):
         shapes = {name: {i: axis for i, axis in enumerate(ports[name].axes) if isinstance(axis, str)} for name in inputs}
         # it warns at every export of torchvision operators, which nothing here has
         logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
+        logging.getLogger("onnxscript.optimizer").setLevel(logging.ERROR)  # it tells what it leaves alone
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")  # the exporter warns of itself
             program = torch.onnx.export(
@@ -77,6 +79,25 @@ class OnnxRuntimeGraph(Rung):
         graph = fuse(onnx.load(artifact.path / "model.onnx"))
         strip(graph)
         save(graph, out)
+
+
+def _as_plain_graph(module: Any) -> None:
+    """Have a module compute by operators that all runtimes know and that rewrites of the graph expect."""
+    from transformers.pytorch_utils import Conv1D
+
+    from compressor.model.pretrained import quiet
+
+    if hasattr(module, "set_attn_implementation"):
+        with quiet():  # it warns of towers that a model has left out
+            module.set_attn_implementation("eager")  # the plainest graph, and its masks are finite
+    for layer in (part for part in module.modules() if isinstance(part, Conv1D)):
+        # GPT-2 flattens rows and tokens for it, and the rewrites of attention then give a wrong shape
+        vars(layer)["forward"] = partial(_product, layer)
+
+
+def _product(layer: Any, states: torch.Tensor) -> torch.Tensor:
+    product: torch.Tensor = states @ layer.weight + layer.bias
+    return product
 
 
 def save(graph: onnx.ModelProto, folder: Path) -> None:

@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from compressor.contracts import Feed, Session, Target
+from compressor.contracts import Feed, Session, Target, Workload
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -31,6 +31,7 @@ class Worker:
     def __init__(self) -> None:
         self._session: Session | None = None
         self._feeds: list[Feed] = []
+        self._workload = Workload()
         self._next = 0
         self._facts: dict[str, str] = {}
 
@@ -47,8 +48,8 @@ class Worker:
         self._facts = {"load_seconds": f"{seconds:.6f}"} | ({"cpus": cpus} if cpus else {})
         return self._answer_facts()
 
-    def put(self, *, path: str) -> dict[str, Any]:
-        self._feeds = read_feeds(Path(path))
+    def put(self, *, path: str, workload: dict[str, Any]) -> dict[str, Any]:
+        self._feeds, self._workload = read_feeds(Path(path)), Workload.model_validate(workload)
         self._next = 0
         return {}
 

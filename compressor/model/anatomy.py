@@ -160,7 +160,24 @@ def anatomy_of(module: nn.Module) -> Anatomy:
             for trunk in row.trunks:
                 if _find(module, _join(trunk, row.stack)) is not None:
                     return _read(module, row, trunk)
-    raise UnsupportedModel(_refusal(module, model_type, rows))
+    raise UnsupportedModel(refusal(model_type, type(module).__name__))
+
+
+def anatomy_or_bare(module: nn.Module) -> Anatomy:
+    """The parts of a model; where no row fits, an anatomy without blocks: such a model can be run and trained, not looked into."""
+    try:
+        return anatomy_of(module)
+    except UnsupportedModel:
+        return Anatomy.bare(
+            family_of(module), hidden_size=int(getattr(getattr(module, "config", None), "hidden_size", None) or 0)
+        )
+
+
+def family_of(module: nn.Module) -> str:
+    """The family that a model's row names, else its model type, else its class."""
+    model_type = str(getattr(getattr(module, "config", None), "model_type", ""))
+    rows = (registry.load("anatomy", name) for name in registry.names("anatomy"))
+    return next((row.family for row in rows if model_type in row.model_types), model_type or type(module).__name__)
 
 
 def _read(root: Any, row: Row, trunk: str) -> Anatomy:
@@ -233,14 +250,15 @@ def _head(root: nn.Module, row: Row, trunk: str) -> Iterator[str]:
         yield from (name for name, _ in root.named_parameters(recurse=False))
 
 
-def _refusal(module: nn.Module, model_type: str, rows: list[Row]) -> str:
+def refusal(model_type: str, class_name: str = "") -> str:
+    """That no row fits a model, and which rows are closest."""
+    rows = [registry.load("anatomy", name) for name in registry.names("anatomy")]
     families = {name: row.family for row in rows for name in (*row.model_types, row.family)}
     near = difflib.get_close_matches(model_type, families, n=3, cutoff=0.4)
     closest = sorted({families[name] for name in near}) or sorted(set(families.values()))
-    what = f"{type(module).__name__} (model type '{model_type}')" if model_type else type(module).__name__
-    return (
-        f"no anatomy row fits {what}; closest: {', '.join(closest)}; another row is one entry point of 'compressor.model.anatomy'"
-    )
+    kind = f"model type '{model_type}'"
+    what = (f"{class_name} ({kind})" if model_type else class_name) if class_name else kind
+    return f"no anatomy row fits {what}; closest: {', '.join(closest)}; another row is one entry point of 'compressor.anatomy'"
 
 
 def _find(module: nn.Module, path: str) -> Any:

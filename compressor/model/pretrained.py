@@ -6,16 +6,12 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from compressor.errors import CompressorError, SourceError
-from compressor.model.anatomy import anatomy_of
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 
-def load_classifier(auto: Any, source: Path, labels: Sequence[str], *, seed: int) -> tuple[PreTrainedModel, tuple[str, ...]]:
+def load_classifier(auto: Any, source: Path, labels: Sequence[str], *, seed: int) -> tuple[Any, tuple[str, ...]]:
     """The model in `source` in float32 and eval mode, its classes named and ordered as `labels`; and parameters that were drawn.
 
     Args:
@@ -57,7 +53,7 @@ def load_classifier(auto: Any, source: Path, labels: Sequence[str], *, seed: int
     return module.eval(), tuple(sorted(found["missing_keys"]))
 
 
-def load_encoder(source: Path) -> PreTrainedModel:
+def load_encoder(source: Path) -> Any:
     """The model in `source` without a head, in float32 and eval mode; of one that has a decoder too, the encoder.
 
     Raises:
@@ -79,7 +75,7 @@ def load_encoder(source: Path) -> PreTrainedModel:
             )
     except Exception as error:  # what a malformed folder makes the library raise can be anything
         raise SourceError(f"{source} cannot be read as a model: {told(error)}") from error
-    encoder: PreTrainedModel = module.encoder if module.config.is_encoder_decoder else module
+    encoder: Any = module.encoder if module.config.is_encoder_decoder else module
     lacking = sorted(name for name in found["missing_keys"] if encoder is module or name.startswith("encoder."))
     if lacking:
         raise SourceError(f"{source} lacks {len(lacking)} weights of {type(encoder).__name__}: {', '.join(lacking[:3])}")
@@ -133,18 +129,21 @@ def _some(names: Sequence[str]) -> str:
     return f"{sorted(names)[:5]}{f' and {len(names) - 5} more' if len(names) > 5 else ''}"
 
 
-def _check_complete(module: PreTrainedModel, missing: Sequence[str], source: Path, *, headed: bool) -> None:
+def _check_complete(module: Any, missing: Sequence[str], source: Path, *, headed: bool) -> None:
     """A fresh head is drawn, and a fresh pooler below it; anything else that is not in the file must not be made up."""
-    head = anatomy_of(module).head if missing else ()
-    trunk = [name for name in missing if not any(name == path or name.startswith(f"{path}.") for path in head)]
-    if lacking := list(missing) if headed else trunk:
+    if lacking := [name for name in missing if headed or not _of_head(name, module.base_model_prefix)]:
         raise SourceError(
             f"{source} lacks {len(lacking)} weights of {type(module).__name__}: "
             f"{', '.join(lacking[:3])}{', ...' if len(lacking) > 3 else ''}"
         )
 
 
-def _reorder(module: PreTrainedModel, order: Sequence[int], source: Path) -> None:
+def _of_head(name: str, trunk: str) -> bool:
+    """Whether a parameter stands beside the trunk, or in the pooler that ends it."""
+    return not name.startswith(f"{trunk}.") or "pooler" in name.split(".")
+
+
+def _reorder(module: Any, order: Sequence[int], source: Path) -> None:
     """Put the classes of a trained head into the data's order."""
     import torch
 

@@ -26,6 +26,7 @@ def faults_of(draft: Draft) -> Iterator[Fault]:
     for probe in draft.probes:
         yield from _lengths(draft, probe)
     yield from _reference(draft)
+    yield from _metrics(draft)
     yield from _limits(draft)
 
 
@@ -90,7 +91,7 @@ def _mentions(draft: Draft, step: Drafted, index: int) -> Iterator[Fault]:
 def _lengths(draft: Draft, step: Drafted) -> Iterator[Fault]:
     """Rows are timed at lengths that the task has."""
     if isinstance(step.step, Pass | Probe) and draft.task is not None:
-        lengths = dict.fromkeys(length for _, length in step.step.shapes() if length is not None)
+        lengths = dict.fromkeys(each.length for each in step.step.workloads() if each.length is not None)
         yield from (step.fault(f"length {why}") for length in lengths if (why := draft.task.refuses(length)))
 
 
@@ -157,6 +158,25 @@ def _reference(draft: Draft) -> Iterator[Fault]:
                 yield early.fault(f"max_drop cannot be judged: the step {later}", "gate")
 
 
+def _metrics(draft: Draft) -> Iterator[Fault]:
+    """Metrics that the task does not have."""
+    if draft.task is None:
+        return
+    known = [measure.name for measure in draft.task.measures()]
+
+    def unknown(name: str) -> str:
+        return f"the task '{draft.task_name}' has no metric '{name}'{did_you_mean(name, known)}"
+
+    if draft.metric is not None and draft.metric not in known and draft.metric_at is not None:
+        yield draft.metric_at.fault("metric", unknown(draft.metric))
+    for step in draft.steps:
+        if step.keys.gate and step.keys.gate.metric and step.keys.gate.metric not in known:
+            yield step.fault(unknown(step.keys.gate.metric), "gate")
+    for where, at, accept in draft.accept:
+        if accept and accept.metric and accept.metric not in known:
+            yield at.items()["metric"].fault(f"{where}.metric", unknown(accept.metric))
+
+
 # ------------------------------------------------------------------ gates
 
 
@@ -164,7 +184,7 @@ def _limits(draft: Draft) -> Iterator[Fault]:
     targets = {target.name for target in draft.targets}
     for step in draft.steps:
         if step.keys.gate and not _timed(draft, step.keys.gate):
-            yield step.fault(_NO_CLOCK, "gate")
+            yield step.fault(_no_clock(), "gate")
     for where, at, accept in draft.accept:
         if accept is None:
             continue
@@ -173,26 +193,32 @@ def _limits(draft: Draft) -> Iterator[Fault]:
                 what = f"no target is named '{name}'{did_you_mean(name, targets)}"
                 yield at.items().get(key, at).fault(f"{where}.{key}", what)
         if not _timed(draft, accept):
-            yield at.fault(where, _NO_CLOCK)
-        yield from _shape(draft, where, at, accept)
+            yield at.fault(where, _no_clock())
+        yield from _workload(draft, where, at, accept)
 
 
-_NO_CLOCK = "a limit on speed or latency needs a measurement; add `- latency` to probes"
+def _no_clock() -> str:
+    named = next((f"`- {name}`" for name in registry.latency_probes()), "a probe that measures latency")
+    return f"a limit on speed or latency needs a measurement; add {named} to probes"
 
 
 def _timed(draft: Draft, limits: Limits) -> bool:
-    return not limits.timed or any(probe.entry.plugin == "latency" for probe in draft.probes)
+    return not limits.timed or any(map(_measures_latency, draft.probes))
 
 
-def _shape(draft: Draft, where: str, at: Located, accept: Accept) -> Iterator[Fault]:
-    """The batch and length a limit speaks of are measured."""
-    probes = [probe.step for probe in draft.probes if probe.entry.plugin == "latency"]
+def _measures_latency(probe: Drafted) -> bool:
+    return probe.kind is not None and issubclass(probe.kind, Probe) and probe.kind.measures_latency
+
+
+def _workload(draft: Draft, where: str, at: Located, accept: Accept) -> Iterator[Fault]:
+    """The workload a limit speaks of is measured."""
+    probes = [probe.step for probe in draft.probes if _measures_latency(probe)]
     if not (accept.timed and probes) or not all(isinstance(probe, Probe) for probe in probes):
         return
-    shapes = [shape for probe in probes if isinstance(probe, Probe) for shape in probe.shapes()]
-    fitting = [shape for shape in shapes if accept.batch in (None, shape[0]) and accept.length in (None, shape[1])]
-    if not fitting:
-        key = "batch" if accept.batch is not None else "length"
-        measured = ", ".join(f"batch {batch}" + (f" length {length}" if length else "") for batch, length in shapes)
-        wanted = " ".join(f"{key} {value}" for key, value in (("batch", accept.batch), ("length", accept.length)) if value)
-        yield at.items().get(key, at).fault(f"{where}.{key}", f"{wanted} is not measured; probes measure {measured}")
+    workloads = [workload for probe in probes if isinstance(probe, Probe) for workload in probe.workloads()]
+    if not any(map(accept.fits, workloads)):
+        wanted = {key: value for key in ("workload", "batch", "length") if (value := getattr(accept, key)) is not None}
+        key = next(iter(wanted))
+        spelled = " ".join(f"{name} {value}" for name, value in wanted.items())
+        measured = "; ".join(map(str, workloads))
+        yield at.items().get(key, at).fault(f"{where}.{key}", f"{spelled} is not measured; probes measure {measured}")

@@ -98,6 +98,8 @@ class Draft:
     task_name: str = ""
     task: Task | None = None
     """None where it could not be read."""
+    metric: str | None = None
+    metric_at: Located | None = None
 
     def dialects(self) -> dict[str, Dialect]:
         """Dialect by target's name, where the target is known."""

@@ -19,18 +19,16 @@ from compressor.contracts import (
     Feed,
     Message,
     Model,
-    Probe,
     Target,
     Task,
-    registry,
+    Workload,
 )
 from compressor.contracts.notes import Note, Remark
-from compressor.contracts.records import LatencyRecord
 from compressor.contracts.step import step_parts
-from compressor.deploy.bench import ProcessBench
 from compressor.deploy.build import Foundry
 from compressor.deploy.machine import machine
 from compressor.deploy.session import eager, opened
+from compressor.deploy.timing import time_candidates
 from compressor.errors import MissingDependency
 from compressor.store.store import Made, Store
 
@@ -41,6 +39,7 @@ if TYPE_CHECKING:
     from compressor.contracts.task import Data
 
 MEASURE_SECONDS_A_MODEL = 5.0
+MEASURED_FEEDS = 16
 NOTES: TypeAdapter[list[Note]] = TypeAdapter(list[Note])
 
 
@@ -51,6 +50,8 @@ class StepContext:
     task: Task
     data: Data
     seed: int
+    metric: str
+    """The measure that quality is held by."""
     device: str
     folder: Path
     dialect: Dialect | None
@@ -69,21 +70,23 @@ class StepContext:
     def evaluate(self, model: Model | Artifact, split: str) -> Evaluation:
         """Score a model on a split."""
         predict, files = self._running(model)
-        return self.task.score(predict, self.data.split(split), files, split=split)
+        return self.task.evaluate(predict, self.data.split(split), files, split=split).held_by(self.metric)
 
     def outputs(self, model: Model | Artifact, split: str, *, limit: int) -> NDArray[np.float32]:
         """The main output of a model for rows spread evenly over a split, as files often have like rows side by side."""
         rows = self.data.split(split)
         count = min(limit, len(rows))
         predict, files = self._running(model)
-        return self.task.predicted(predict, rows.select([at * len(rows) // count for at in range(count)]), files)
+        few = rows.select([at * len(rows) // count for at in range(count)])
+        found: NDArray[np.float32] = self.task.predicted(predict, few, files)[self.task.outputs()[0].name]
+        return found
 
     def feeds(self, model: Model | Artifact, split: str, *, limit: int | None = None) -> Sequence[Feed]:
         """Real inputs of a split, one row each."""
         files = model.path if isinstance(model, Artifact) else self._files(model)
-        return self.task.feeds(self.data.split(split), files, batch=1, count=limit)
+        return self.task.feeds(self.data.split(split), files, count=limit)
 
-    def measure(self, models: Sequence[Model], target: str, *, batch: int, length: int) -> Sequence[float]:
+    def measure(self, models: Sequence[Model], target: str, workload: Workload) -> Sequence[float]:
         """Median latency in ms of each model on a target, measured interleaved."""
         runtime = self.targets[target]
         if reason := runtime.missing().build or runtime.missing().run:
@@ -91,11 +94,8 @@ class StepContext:
         candidates = [self._built(model, number, runtime, target) for number, model in enumerate(models)]
         record = time_candidates(
             candidates,
-            {
-                (batch, length): self.task.feeds(
-                    self.data.split("train"), candidates[0].built, batch=batch, length=length, count=16
-                )
-            },
+            self.task.feeds(self.data.split("train"), candidates[0].built, workload, count=MEASURED_FEEDS),
+            workload,
             folder=self.folder / "bench",
             seconds=MEASURE_SECONDS_A_MODEL * (len(models) + 1),
             seed=self.seed,
@@ -150,7 +150,6 @@ class StepContext:
     def _files(self, model: Model) -> Path:
         folder = self.folder / "files"
         model.save_files(folder)
-        (folder / "config.json").write_text(model.module.config.to_json_string(), encoding="utf-8")  # it has the labels' names
         return folder
 
     def _built(self, model: Model, number: int, runtime: Target, name: str) -> Candidate:
@@ -158,26 +157,6 @@ class StepContext:
         model.save(folder / "torch")
         lowered = self.foundry.lower(_saved(folder / "torch"), "torch", runtime.dialect.rung, runtime)
         return self.foundry.build(lowered, stage=f"variant-{number}", name=name, target=runtime, out=folder / "built")[0]
-
-
-def time_candidates(
-    candidates: Sequence[Candidate],
-    feeds: Mapping[tuple[int, int | None], Sequence[Feed]],
-    *,
-    folder: Path,
-    seconds: float,
-    seed: int,
-    tell: Callable[[Event], None],
-) -> LatencyRecord:
-    """Time candidates by the `latency` probe in about `seconds`."""
-    ((batch, length),) = feeds
-    probe: Probe = registry.load("probe", "latency").model_validate(
-        {"batch": (batch,), "length": () if length is None else (length,), "seconds": seconds}
-    )
-    with ProcessBench(folder, tell=tell) as bench:
-        record = probe.measure(candidates, feeds, bench, seed=seed)
-    assert isinstance(record, LatencyRecord)
-    return record
 
 
 def _saved(path: Path) -> Made:

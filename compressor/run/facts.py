@@ -6,6 +6,7 @@ A run asks nothing here: it reads and hashes anew.
 from __future__ import annotations
 
 import platform
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from pydantic import BaseModel
@@ -53,14 +54,14 @@ def rows_of(bound: Bound, store: Store) -> Rows:
     def find() -> Fact:
         parts, source = read_rows(spec, bound.folder, columns)
         data = split_rows(parts, source, spec, columns=columns, seed=bound.seed)
-        rows = Rows(record=data.record, labels=data.labels, digest=data.digest, lengths=_lengths(data, columns[0]))
+        rows = Rows(record=data.record, labels=data.labels, digest=data.digest, lengths=_lengths(data, columns.content[0]))
         return Fact(rows.model_dump(mode="json"), named_files(parts))
 
     asked = {
         "fact": "rows",
         **_code(),
         "data": spec.model_dump(mode="json"),
-        "columns": list(columns),
+        "columns": asdict(columns),
         "seed": bound.seed,
         "folder": str(bound.folder.resolve()),
     }

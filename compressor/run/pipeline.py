@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter
 
-from compressor.contracts import Artifact, Evaluation, Event, Message, Target
+from compressor.contracts import Artifact, Evaluation, Event, Feed, Message, Target, Workload
 from compressor.contracts.notes import Note
 from compressor.contracts.records import LatencyRecord, ProbeRecord, Stage, Verdict
 from compressor.contracts.step import step_parts
@@ -22,16 +22,26 @@ from compressor.deploy.bench import ProcessBench, write_feeds
 from compressor.deploy.build import Foundry, model_files
 from compressor.deploy.machine import device
 from compressor.deploy.session import eager, opened
+from compressor.deploy.timing import time_candidates
 from compressor.errors import GateStopped
 from compressor.plan.bound import Bound, BoundStep, BoundTarget
 from compressor.plan.specs import Gate, ModelSource
 from compressor.report import EVALUATIONS, TIMED_FEEDS, write_report
-from compressor.run.context import StepContext, time_candidates
+from compressor.run.context import StepContext
 from compressor.run.keys import Keys, source_digest
 from compressor.run.preflight import check_steps
-from compressor.run.results import PARITY_ROWS, Built, Found, Results, load_evaluation, save_evaluation, verdict_of_plan
+from compressor.run.results import (
+    PARITY_ROWS,
+    Built,
+    Found,
+    Results,
+    differences,
+    load_evaluation,
+    save_evaluation,
+    verdict_of_plan,
+)
 from compressor.run.stopwatch import Stopwatch
-from compressor.run.verify import Measured, compare, judge, parity
+from compressor.run.verify import Measured, judge, parity
 from compressor.store.disk import writing
 from compressor.store.store import Made, Store
 from compressor.tasks.data import load_data, resolve
@@ -42,11 +52,12 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from compressor.contracts.anatomy import Anatomy
     from compressor.contracts.records import Report
     from compressor.model.model import Model
 
 FEEDS = 16
-OUTPUTS = "outputs.npy"
+OUTPUTS = "outputs.npz"
 NOTES: TypeAdapter[tuple[Note, ...]] = TypeAdapter(tuple[Note, ...])
 
 
@@ -85,6 +96,8 @@ class Runner:
         """
         started, clock = datetime.now(UTC), time.monotonic()
         results = Results(self.bound, self.data, started=started.isoformat(timespec="seconds"), command=self.command)
+        for notice in self.bound.notices:
+            self._say(notice)
         self._say("source: load the model")
         with self.watch.time("load", "source"):
             source = self._source()
@@ -94,7 +107,7 @@ class Runner:
                 self._made(name)  # a teacher at fault is found now, not hours later at the step that it teaches
         made = {name: self._made(name) for name in ("source", *self.bound.models)}
         drawn = (name for name, each in made.items() if each.facts.get("drawn"))
-        check_steps(self.bound, {name: each.path for name, each in made.items()}, drawn)
+        check_steps(self.bound, {name: each.path for name, each in made.items()}, drawn, lambda name: _anatomy(made[name].path))
         try:
             final = self._trunk()
             for target in self.bound.targets:
@@ -152,11 +165,9 @@ class Runner:
         path = resolve(source, self.bound.folder)
 
         def make(out: Path) -> Mapping[str, Any]:
-            from compressor.model.anatomy import anatomy_of
             from compressor.model.model import check_finite
 
             model = self.bound.task.load(path, self.data, seed=self.bound.seed)
-            anatomy_of(model.module)  # a model that no row fits is refused now, not when a pass or the report asks
             check_finite(model, path)
             model.save(out)
             return {"drawn": list(model.drawn)} if model.drawn else {}
@@ -199,7 +210,7 @@ class Runner:
         stage = self._stage(name, made, evaluation, step=step, target=None).model_copy(
             update={
                 "weights": described["weights"],
-                "bytes": sum(described["layer_bytes"].values()),
+                "bytes": described["bytes"],
                 "layer_bytes": described["layer_bytes"],
                 "edits": tuple(described["edits"]),
             }
@@ -218,9 +229,7 @@ class Runner:
         self, name: str, made: Made, evaluation: Evaluation | None, *, step: BoundStep | None, target: str | None
     ) -> Stage:
         reference = self.standings.get(self.bound.reference)
-        difference = None
-        if evaluation and reference and reference.evaluation and name != self.bound.reference:
-            difference = compare(evaluation, reference.evaluation, name=self.bound.reference, seed=self.bound.seed)
+        held = reference.evaluation if reference and name != self.bound.reference else None
         return Stage(
             name=name,
             step=step.plugin if step else "source",
@@ -234,7 +243,7 @@ class Runner:
             if target
             else 0,
             scores=evaluation.scores if evaluation else None,
-            difference=difference,
+            differences=differences(self.bound, evaluation, held) if evaluation and held else (),
             notes=NOTES.validate_python(tuple(made.facts.get("notes", ()))),
         )
 
@@ -278,6 +287,7 @@ class Runner:
             task=self.bound.task,
             data=self.data,
             seed=self.bound.seed,
+            metric=self.bound.metric,
             device=self.device,
             folder=scratch,
             dialect=runtime.dialect if runtime else None,
@@ -320,14 +330,18 @@ class Runner:
                     made, stage="validation", name=target.name, target=target.target, out=out / "built"
                 )
                 predict, files = opened(target.target, candidate.built), candidate.built
-            evaluation = self.bound.task.score(predict, rows, files, split=split)
+            evaluation = self.bound.task.evaluate(predict, rows, files, split=split)
             if target is not None:
                 _remove(out / "built")
             save_evaluation(evaluation, out)
             return {}
 
         parts = self.keys.evaluation(made.digest, rung, split, target.target if target else None)
-        return load_evaluation(self.store.obtain(parts, make).path)
+        return self._held(load_evaluation(self.store.obtain(parts, make).path))
+
+    def _held(self, evaluation: Evaluation) -> Evaluation:
+        """By the metric that the plan chose."""
+        return evaluation.held_by(self.bound.metric)
 
     def _gated(self, step: BoundStep, standing: Standing, target: BoundTarget | None) -> Standing:
         if step.gate is None:
@@ -354,10 +368,22 @@ class Runner:
         return standing
 
     def _measured_for_gate(self, gate: Gate, standing: Standing, target: BoundTarget | None) -> Measured:
-        reference = self.standings[self.bound.reference]
-        size = standing.stage.bytes / reference.stage.bytes
-        measured = Measured(difference=standing.stage.difference, size=size)
+        size, of = self._size_for_gate(standing, target) if gate.max_size is not None else (None, "")
+        measured = Measured(differences=standing.stage.differences, size=size, size_of=of)
         return self._timed_for_gate(measured, standing, target or self.bound.targets[0]) if gate.timed else measured
+
+    def _size_for_gate(self, standing: Standing, target: BoundTarget | None) -> tuple[float, str]:
+        """Size against the reference: in a branch of what its target deploys, on the trunk of the torch models; and which it is."""
+        if target is None:
+            others = [each.name for each in self.bound.targets if each.target.dialect.rung != standing.rung]
+            of = f"bytes of the torch model, not of what {', '.join(others)} will deploy" if others else ""
+            return standing.stage.bytes / self.standings[self.bound.reference].stage.bytes, of
+        held = next(each for each in self.built if each.name == f"{self.bound.reference}@{target.name}")
+        lowered = self.foundry.lower(standing.made, standing.rung, target.target.dialect.rung, target.target)
+        out = self.folder / "gates" / standing.stage.name / "deployed"
+        _, files = self.foundry.build(lowered, stage=standing.stage.name, name=target.name, target=target.target, out=out)
+        _remove(out)
+        return sum(file.bytes for file in files) / held.bytes, f"bytes of what {target.name} deploys"
 
     def _timed_for_gate(self, measured: Measured, standing: Standing, target: BoundTarget) -> Measured:
         """Time the stage against the source on a target."""
@@ -370,10 +396,11 @@ class Runner:
             lowered = self.foundry.lower(each.made, each.rung, target.target.dialect.rung, target.target)
             out = self.folder / "gates" / standing.stage.name / f"{name}@{target.name}"
             candidates.append(self.foundry.build(lowered, stage=name, name=target.name, target=target.target, out=out)[0])
-        shape = self._shapes()[0]
+        workload = self._workloads()[0]
         record = time_candidates(
             candidates,
-            {shape: self._feeds(shape)},
+            self._feeds(workload),
+            workload,
             folder=self.folder / "bench",
             seconds=15,
             seed=self.bound.seed,
@@ -437,7 +464,7 @@ class Runner:
         if name in ("final", self.bound.reference):  # a source that is not held against anything is only timed
             rows = self.data.split("test")
             with self.watch.time("score", name, target.name):
-                evaluation = self.bound.task.score(lambda feed: session.run(feed)[0], rows, out, split="test")
+                evaluation = self._held(self.bound.task.evaluate(lambda feed: session.run(feed)[0], rows, out, split="test"))
             save_evaluation(evaluation, self.folder / EVALUATIONS / candidate.id)
             with self.watch.time("parity", name, target.name):
                 checked = self._parity(evaluation, eager_of or standing)
@@ -445,9 +472,10 @@ class Runner:
 
     def _parity(self, evaluation: Evaluation, standing: Standing) -> Any:
         same = self._eager_outputs(standing.made)
-        return parity(evaluation.outputs[: len(same)], same, against=f"{standing.stage.name}, eager float32")
+        first = {name: evaluation.outputs[name][: len(array)] for name, array in same.items()}
+        return parity(self.bound.task, first, same, against=f"{standing.stage.name}, eager float32")
 
-    def _eager_outputs(self, made: Made) -> NDArray[np.float32]:
+    def _eager_outputs(self, made: Made) -> Feed:
         """The first outputs of a torch model on test, run eagerly in float32. Kept like scores that guide: they decide nothing."""
         import numpy as np
 
@@ -456,22 +484,22 @@ class Runner:
 
         def make(out: Path) -> Mapping[str, Any]:
             run = eager(self.bound.task, _load(made.path), self.device)
-            np.save(out / OUTPUTS, self.bound.task.predicted(run, few, made.path), allow_pickle=False)
+            np.savez(out / OUTPUTS, **self.bound.task.predicted(run, few, made.path))
             return {}
 
         found = self.store.obtain(self.keys.outputs(made.digest, "test", len(few)), make)
-        outputs: NDArray[np.float32] = np.load(found.path / OUTPUTS, allow_pickle=False)
-        return outputs
+        with np.load(found.path / OUTPUTS, allow_pickle=False) as outputs:
+            return {name: outputs[name] for name in outputs.files}
 
     # -------------------------------------------------------------- probes and verdicts
 
-    def _shapes(self) -> list[tuple[int, int | None]]:
-        shapes = [shape for probe in self.bound.probes for shape in probe.probe.shapes()]
-        return list(dict.fromkeys(shapes)) or [(1, None)]
+    def _workloads(self) -> list[Workload]:
+        workloads = [workload for each in self.bound.probes for workload in each.probe.workloads()]
+        return list(dict.fromkeys(workloads)) or [Workload()]
 
-    def _feeds(self, shape: tuple[int, int | None]) -> Sequence[Any]:
+    def _feeds(self, workload: Workload) -> Sequence[Feed]:
         files = self.standings["source"].made.path
-        return self.bound.task.feeds(self.data.split("test"), files, batch=shape[0], length=shape[1], count=FEEDS)
+        return self.bound.task.feeds(self.data.split("test"), files, workload, count=FEEDS)
 
     def _probe(self) -> tuple[ProbeRecord, ...]:
         timed = [built.candidate for built in self.built if built.candidate and built.timed]
@@ -479,10 +507,10 @@ class Runner:
         if not timed:
             return ()
         records: list[ProbeRecord] = []
-        write_feeds(self.folder / TIMED_FEEDS, self._feeds(self._shapes()[0]))
+        write_feeds(self.folder / TIMED_FEEDS, self._feeds(self._workloads()[0]))
         for probe in self.bound.probes:
             self._say(f"{probe.name}: measure {len(timed)} candidates")
-            feeds = {shape: self._feeds(shape) for shape in probe.probe.shapes()}
+            feeds = {workload: self._feeds(workload) for workload in probe.probe.workloads()}
             with self.watch.time("probe", probe.name), ProcessBench(self.folder / "bench", tell=self.tell) as bench:
                 records.append(probe.probe.measure(timed, feeds, bench, seed=self.bound.seed))
         return tuple(records)
@@ -492,9 +520,7 @@ class Runner:
         return tuple(
             verdict
             for number, accept in enumerate(self.bound.accept)
-            for verdict in verdict_of_plan(
-                accept, number, self.built, latencies, reference=self.bound.reference, seed=self.bound.seed
-            )
+            for verdict in verdict_of_plan(accept, number, self.built, latencies, self.bound)
         )
 
 
@@ -517,6 +543,11 @@ def run_plan(
         return Runner(bound, store, folder, command, tell, processes).run()
 
 
+def _anatomy(folder: Path) -> Anatomy:
+    """The parts of a stored model, read without its weights."""
+    return anatomy_or_bare(Model.load(folder, device="meta").module)
+
+
 def _copy(source: Path, out: Path) -> None:
     shutil.copytree(source, out, dirs_exist_ok=True)
 
@@ -532,11 +563,12 @@ def _load(path: Path) -> Model:
 
 
 def _description(model: Model) -> dict[str, Any]:
-    from compressor.model.anatomy import anatomy_of
+    from compressor.model.anatomy import family_of
 
     return {
         "weights": model.weights,
+        "bytes": model.stored_bytes(),
         "layer_bytes": model.layer_bytes(),
         "edits": [edit.describe() for edit in model.edits],
-        "family": anatomy_of(model.module).family,
+        "family": family_of(model.module),
     }

@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from pathlib import Path
 
+from compressor.contracts.anatomy import Anatomy
 from compressor.errors import UnsupportedModel
+from compressor.model.anatomy import refusal
 from compressor.plan.bound import Bound, BoundStep
 
 DRAWN = "whose head was drawn at random, as the model came without one; train it first, with finetune for one"
 
 
-def check_steps(bound: Bound, folders: Mapping[str, Path], drawn: Iterable[str]) -> None:
+def check_steps(bound: Bound, folders: Mapping[str, Path], drawn: Iterable[str], anatomy: Callable[[str], Anatomy]) -> None:
     """Refuse steps that cannot work, and qualities that would be held against a model that knows nothing.
 
     Args:
         bound: the plan.
         folders: of `source` and of every entry of `models:`, as they were loaded.
         drawn: those of them whose head was drawn at random.
+        anatomy: of one of them by its name, bare where no row fits; asked for only where a step looks inside.
 
     Raises:
         CompressorError: what a step itself finds.
-        UnsupportedModel: a step learns from the logits of a head that knows nothing, a limit is held against it, or rows
-            are to be timed at a length that the model does not take.
+        UnsupportedModel: a step works on parts that are not known of its model, learns from the logits of a head that knows
+            nothing, a limit is held against it, or rows are to be timed at a length that the model does not take.
     """
     origins, untrained = dict(folders), set(drawn)
+    _check_insides(bound, folders, anatomy)
     current = "source"
     for step in (step for step in bound.passes if step.trunk):
         start = step.start or current
@@ -42,6 +46,35 @@ def check_steps(bound: Bound, folders: Mapping[str, Path], drawn: Iterable[str])
             raise UnsupportedModel(f"{name}: length {why}")
 
 
+def _check_insides(bound: Bound, names: Iterable[str], anatomy: Callable[[str], Anatomy]) -> None:
+    """Refuse models that steps look into and no row fits, and parts of which a row says that they cannot be worked on."""
+    needs = _needs(bound, names)
+    for name in dict.fromkeys(name for name, _ in needs):
+        found, wanted = anatomy(name), {step: parts for (model, step), parts in needs.items() if model == name}
+        if not found.blocks:
+            who = "; ".join(f"{step} works on {' and '.join(parts)}" for step, parts in wanted.items())
+            raise UnsupportedModel(f"{name}: {refusal(found.family)} ({who}; steps that look at nothing inside take any model)")
+        for step, parts in wanted.items():
+            if part := next((part for part in parts if part in found.row.without), None):
+                raise UnsupportedModel(
+                    f"{step} works on {part}, and {name} is of family {found.family}: {found.row.without[part]}"
+                )
+
+
+def _needs(bound: Bound, names: Iterable[str]) -> dict[tuple[str, str], tuple[str, ...]]:
+    """What each step works on of which model, by the names of model and step: features are its teachers' too."""
+    origins, current, needs = {name: name for name in names}, "source", dict[tuple[str, str], tuple[str, ...]]()
+    for step in (step for step in bound.passes if step.trunk):
+        parts, origins[step.name] = step.step.looks_inside(), origins[step.start or current]
+        current = step.name
+        read = step.step.teachers() if "features" in parts else ()
+        found = {origins[step.name]: parts} | {
+            origins[name]: ("features",) for name in read if origins[name] != origins[step.name]
+        }
+        needs |= {(name, step.name): each for name, each in found.items() if each}
+    return needs
+
+
 def _check_teachers(step: BoundStep, untrained: Set[str]) -> None:
     for name in step.step.imitated():
         if name in untrained:
@@ -51,7 +84,7 @@ def _check_teachers(step: BoundStep, untrained: Set[str]) -> None:
 def _lengths(bound: Bound) -> Iterator[tuple[str, int]]:
     """Who times rows of which length."""
     timed = {
-        **{step.name: step.step.shapes() for step in bound.passes},
-        **{each.name: each.probe.shapes() for each in bound.probes},
+        **{step.name: step.step.workloads() for step in bound.passes},
+        **{each.name: each.probe.workloads() for each in bound.probes},
     }
-    yield from ((name, length) for name, shapes in timed.items() for _, length in shapes if length is not None)
+    yield from ((name, each.length) for name, found in timed.items() for each in found if each.length is not None)

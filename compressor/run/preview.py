@@ -13,7 +13,8 @@ from compressor.training.launch import ALONE, Processes
 
 
 def outlook(bound: Bound, store: Store, processes: Processes = ALONE) -> Iterator[str]:
-    """Lines for the data, and one for the source, each step and each target."""
+    """Lines for notices and the data, and one for the source, each step and each target."""
+    yield from bound.notices
     rows = rows_of(bound, store)
     yield from _told(rows)
     keys = Keys(bound, rows.digest, rows.labels, device(), processes.size)

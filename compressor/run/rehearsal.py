@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compressor.contracts import Event, Message
+from compressor.contracts.anatomy import Anatomy
 from compressor.contracts.records import Forecast, Report
 from compressor.deploy.telemetry import quiet
 from compressor.errors import ChildFailed
 from compressor.plan.bound import Bound, load_plan
 from compressor.run.child import in_child
 from compressor.run.forecast import ModelSize, Scale, Trial, forecast
-from compressor.training.loop import TrainingSettings
+from compressor.training.settings import TrainingSettings
 
 if TYPE_CHECKING:
     from compressor.contracts import Model
@@ -133,7 +134,7 @@ def reduced(bound: Bound, part: Part, models: Mapping[str, Source]) -> Iterator[
     training = _training(bound)
     batch = max((each.batch_size for each in training.values()), default=TrainingSettings().batch_size)
     own: dict[str, int | None] = bound.data.limit.model_dump()
-    timed = max((shape[0] for each in bound.probes for shape in each.probe.shapes()), default=1)
+    timed = max((workload.batch for each in bound.probes for workload in each.probe.workloads()), default=1)
     wanted = {"train": max(part.batches * batch, timed), "validation": part.rows, "test": max(part.rows, timed)}
     yield _setting("data.limit", {name: min(rows, own[name] or rows) for name, rows in wanted.items()})
     for name, source in models.items():
@@ -190,6 +191,7 @@ def run_small(
 def survey(plan: Path, settings: Sequence[str], folder: Path, *, tell: Callable[[Event], None]) -> Survey:
     """Read all rows and models of a plan, and write the models cut to each depth into `folder`."""
     quiet()
+    from compressor.model.anatomy import anatomy_or_bare
     from compressor.run.preflight import check_steps
     from compressor.tasks.data import load_data, resolve
 
@@ -198,30 +200,33 @@ def survey(plan: Path, settings: Sequence[str], folder: Path, *, tell: Callable[
     data = load_data(bound.data, columns=bound.task.columns(), seed=bound.seed, folder=bound.folder)
     whole: dict[str, ModelSize] = {}
     cut: dict[int, dict[str, Source]] = {part.blocks: {} for part in (REHEARSAL, SECOND) if part.blocks is not None}
-    folders, drawn = dict[str, Path](), list[str]()
+    folders, drawn, anatomies = dict[str, Path](), list[str](), dict[str, Anatomy]()
     for name, source in {"source": bound.model, **bound.models}.items():
         model = bound.task.load(resolve(source, bound.folder), data, seed=bound.seed)
         folders[name] = folder / f"{name}-files"
         model.save_files(folders[name])
         drawn += [name] if model.drawn else []
-        whole[name] = ModelSize.of(model.layer_bytes())
+        anatomies[name] = anatomy_or_bare(model.module)
+        whole[name] = ModelSize.of(model.layer_bytes(), model.weights)
         for depth, models in sorted(cut.items(), reverse=True):  # from deep to shallow: each is cut from the one before
             models[name] = _cut(model, depth, folder / f"{name}-{depth}", whole[name])
-    check_steps(bound, folders, drawn)  # here, since a cut model is saved with its head as if it came with one
+    check_steps(
+        bound, folders, drawn, anatomies.__getitem__
+    )  # here, since a cut model is saved with its head as if it came with one
     return Survey(Scale({split.name: split.rows for split in data.record.splits}, whole), cut)
 
 
 def _cut(model: Model, depth: int, folder: Path, whole: ModelSize) -> Source:
-    """Keep the first blocks, where there are more and a stock configuration can say so: only such a folder is a source."""
-    from compressor.model.anatomy import anatomy_of
+    """Keep the first blocks, where they are known, there are more, and a stock configuration can say so: only that is a source."""
+    from compressor.model.anatomy import anatomy_or_bare
     from compressor.model.edits import KeepBlocks
     from compressor.model.model import plain
 
-    blocks = [block.id for block in anatomy_of(model.module).blocks]
+    blocks = [block.id for block in anatomy_or_bare(model.module).blocks]
     if len(blocks) <= depth:
         return Source(None, whole)
     model.apply(KeepBlocks(blocks=tuple(blocks[:depth])))
     if not plain(model):
         return Source(None, whole)
     model.save(folder)
-    return Source(folder, ModelSize.of(model.layer_bytes()))
+    return Source(folder, ModelSize.of(model.layer_bytes(), model.weights))

@@ -78,6 +78,7 @@ def _train(job: Job, rank: int, device: str, tell: Callable[[Event], None]) -> N
         task=bound.task,
         data=data,
         seed=bound.seed,
+        metric=bound.metric,
         device=device,
         folder=folder,
         dialect=None,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from compressor.contracts import Batch, Feed, Port, Task
+from compressor.contracts import Batch, Feed, Port, Task, Workload
 from compressor.errors import MissingDependency, SourceError
 from compressor.tasks.batches import Batches, Feeds, full_groups, grouped, order_of
 from compressor.tasks.classification import SCORED_BATCH
@@ -26,8 +26,16 @@ if TYPE_CHECKING:
 
 PREPROCESSOR = "preprocessor_config.json"
 RAW, MEL = "Wav2Vec2FeatureExtractor", "WhisperFeatureExtractor"
+PATCHES, STACKED = "ASTFeatureExtractor", "SeamlessM4TFeatureExtractor"
+KINDS = (RAW, MEL, PATCHES, STACKED)
+"""Samples, spectra as Whisper has them, spectra of one length for all sounds, and spectra of several frames at a time."""
 BATCHES_SORTED = 50
 """Batches among whose sounds those of like lengths are put together."""
+USUAL: Mapping[str, Mapping[str, Any]] = {
+    PATCHES: {"sampling_rate": 16000, "num_mel_bins": 128, "max_length": 1024},
+    STACKED: {"sampling_rate": 16000, "num_mel_bins": 80, "stride": 2},
+}
+"""What the library takes where a configuration is silent."""
 LONGEST = 30
 """Seconds: what Whisper has embeddings of position for."""
 SHORTEST = 0.25
@@ -65,10 +73,17 @@ class Sounds(Task):
         return None
 
     def inputs(self, model: Model | Path) -> tuple[Port, ...]:
-        """Samples `[batch, samples]` with their mask where the model heeds one, or spectra `[batch, mels, frames]`."""
+        """Samples `[batch, samples]` with their mask where the model heeds one, or spectra: `[batch, mels, frames]` for Whisper,
+        `[batch, frames, mels]` for the audio spectrogram transformer, with a mask for wav2vec2-bert."""
         values = settings(model) if isinstance(model, Path) else json.loads(model.files[PREPROCESSOR])
         if values["feature_extractor_type"] == MEL:
             return (Port("input_features", "float32", ("batch", int(values["feature_size"]), "frames")),)
+        if values["feature_extractor_type"] == PATCHES:
+            return (Port("input_values", "float32", ("batch", int(values["max_length"]), int(values["num_mel_bins"]))),)
+        if values["feature_extractor_type"] == STACKED:
+            wide = int(values["num_mel_bins"]) * int(values["stride"])
+            axes = ("batch", "frames")
+            return (Port("input_features", "float32", (*axes, wide)), Port("attention_mask", "int64", axes))
         mask = (Port("attention_mask", "int64", ("batch", "samples")),) if values.get("return_attention_mask") else ()
         return (Port("input_values", "float32", ("batch", "samples")), *mask)
 
@@ -83,19 +98,17 @@ class Sounds(Task):
     def batches(self, rows: Dataset, files: Path, *, batch_size: int, shuffle_seed: int | None = None) -> Iterable[Batch]:
         """Sounds of one length, decoded as they are asked for; `row` is the index in the split."""
         groups = grouped(order_of(len(rows), shuffle_seed), batch_size)
-        return Batches(self._feeds(rows, files, groups), list(rows[self.columns()[-1]]))
+        return Batches(self._feeds(rows, files, groups), list(rows[self.columns().label]))
 
-    def feeds(
-        self, rows: Dataset, files: Path, *, batch: int = 1, length: int | None = None, count: int | None = None
-    ) -> Sequence[Feed]:
-        """Real sounds in full batches; `length` is in samples, whatever the model makes of them.
+    def feeds(self, rows: Dataset, files: Path, workload: Workload = Workload(), *, count: int | None = None) -> Sequence[Feed]:
+        """Real sounds in full batches; the length is in samples, whatever the model makes of them.
 
         Raises:
             SourceError: the model takes no sound of that length.
         """
-        if length is not None and (why := self.refuses(length, files)):
+        if workload.length is not None and (why := self.refuses(workload.length, files)):
             raise SourceError(f"length {why}")
-        return list(self._feeds(rows, files, full_groups(len(rows), batch, count), length))
+        return list(self._feeds(rows, files, full_groups(len(rows), workload.batch, count), workload.length))
 
     def scored_feeds(self, rows: Dataset, files: Path) -> tuple[Sequence[Feed], Sequence[int]]:
         """All rows in order, decoded as they are asked for."""
@@ -225,17 +238,17 @@ def settings(folder: Path) -> dict[str, Any]:
         kind = values.get("feature_extractor_type")
     except (OSError, ValueError, AttributeError) as error:
         raise SourceError(f"{path} cannot be read: it says how sounds become inputs ({type(error).__name__})") from error
-    if kind not in (RAW, MEL):
-        raise SourceError(f"{path}: feature_extractor_type is {kind!r}, expected {RAW} or {MEL}")
-    return values
+    if kind not in KINDS:
+        raise SourceError(f"{path}: feature_extractor_type is {kind!r}, expected {', '.join(KINDS[:-1])} or {KINDS[-1]}")
+    return {**USUAL.get(kind, {}), **values}
 
 
 @lru_cache(maxsize=4)
 def _extractor(settings: str) -> Any:
-    from transformers import Wav2Vec2FeatureExtractor, WhisperFeatureExtractor
+    import transformers
 
     values = json.loads(settings)
-    kind = {RAW: Wav2Vec2FeatureExtractor, MEL: WhisperFeatureExtractor}[values.pop("feature_extractor_type")]
+    kind = getattr(transformers, values.pop("feature_extractor_type"))
     values.pop("processor_class", None)
     try:
         return kind(**values)
@@ -248,15 +261,27 @@ def _extracted(values: Mapping[str, Any], waves: Sequence[NDArray[np.float32]], 
     import numpy as np
 
     extractor = _extractor(json.dumps(values))
-    masked = values["feature_extractor_type"] == RAW and bool(values.get("return_attention_mask"))
+    if values["feature_extractor_type"] == PATCHES:
+        cut = [wave[:samples] for wave in waves]
+        found = extractor(cut, sampling_rate=extractor.sampling_rate, return_tensors="np")
+        return {"input_values": np.ascontiguousarray(found["input_values"], dtype=np.float32)}
+    stacked = values["feature_extractor_type"] == STACKED
+    masked = stacked or (values["feature_extractor_type"] == RAW and bool(values.get("return_attention_mask")))
     found = extractor(
-        list(waves),
+        [wave[:samples] for wave in waves] if stacked else list(waves),
         sampling_rate=extractor.sampling_rate,
         padding="max_length",
-        max_length=samples,
+        max_length=_frames(values, samples) if stacked else samples,
         truncation=True,
         return_attention_mask=masked,
         return_tensors="np",
     )
     dtypes = {"attention_mask": np.int64}
     return {name: np.ascontiguousarray(array, dtype=dtypes.get(name, np.float32)) for name, array in found.items()}
+
+
+def _frames(values: Mapping[str, Any], samples: int) -> int:
+    """Frames of 25 ms, one every 10 ms, in so many samples: whole stacks of them, at least one."""
+    rate, stride = int(values["sampling_rate"]), int(values["stride"])
+    frames = 1 + max(0, samples - round(FRAME * rate)) // round(0.01 * rate)
+    return max(1, frames // stride) * stride

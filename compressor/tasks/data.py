@@ -10,7 +10,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from compressor.contracts import Data
+from compressor.contracts import Columns, Data
 from compressor.contracts.records import DataRecord, SplitRecord
 from compressor.errors import MissingDependency, SourceError
 from compressor.model.sources import resolve
@@ -27,12 +27,12 @@ GIVEN = ("test", "validation", "train")
 """Splits that a source may give, in the order in which equal rows are kept."""
 
 
-def load_data(spec: DataSpec, *, columns: Sequence[str], seed: int, folder: Path) -> Data:
+def load_data(spec: DataSpec, *, columns: Columns, seed: int, folder: Path) -> Data:
     """Read, clean and split the rows that a task asks for.
 
     Args:
         spec: the plan's `data:`.
-        columns: content columns first, the label last.
+        columns: what the task reads; without a label rows are split at random and no class is counted.
         seed: of the split and of calibration rows.
         folder: relative paths start here.
 
@@ -43,9 +43,9 @@ def load_data(spec: DataSpec, *, columns: Sequence[str], seed: int, folder: Path
     return split_rows(*read_rows(spec, folder, columns), spec, columns=columns, seed=seed)
 
 
-def split_rows(parts: dict[str, Dataset], source: str, spec: DataSpec, *, columns: Sequence[str], seed: int) -> Data:
+def split_rows(parts: dict[str, Dataset], source: str, spec: DataSpec, *, columns: Columns, seed: int) -> Data:
     """Clean and split what `read_rows` read; see `load_data`."""
-    label = columns[-1]
+    label = columns.label
     for name, rows in parts.items():
         _check_files(rows, name)
     read = _whole_digest({name: _digest(rows) for name, rows in parts.items()})
@@ -56,11 +56,13 @@ def split_rows(parts: dict[str, Dataset], source: str, spec: DataSpec, *, column
     parts = _apart(parts, spec.deduplicate, label, removed)
     for name, rows in parts.items():
         if not len(rows):
-            raise SourceError(f"{source}: no row of {name} has content and a label ({_told(removed)})")
-    labels = _labels(parts["train"][label])
-    if len(labels) < 2:
-        raise SourceError(f"{source}: all rows of train have the one label '{labels[0]}'; at least 2 labels are needed")
-    parts = {name: _encoded(rows, label, labels, name) for name, rows in parts.items()}
+            raise SourceError(f"{source}: no row of {name} has content{' and a label' if label else ''} ({_told(removed)})")
+    labels: tuple[str, ...] = ()
+    if label:
+        labels = _labels(parts["train"][label])
+        if len(labels) < 2:
+            raise SourceError(f"{source}: all rows of train have the one label '{labels[0]}'; at least 2 labels are needed")
+        parts = {name: _encoded(rows, label, labels, name) for name, rows in parts.items()}
     parts = _split(parts, spec, label, seed)
     parts["calibration"] = _drawn(parts["train"], spec.calibration, seed + 1)
     digests = {name: _digest(rows) for name, rows in parts.items()}
@@ -78,8 +80,8 @@ def _labels(spelled: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted(names, key=int) if all(name.isdecimal() for name in names) else sorted(names))
 
 
-def _classes(rows: Dataset, label: str, labels: Sequence[str]) -> dict[str, int]:
-    counts = Counter(rows[label])
+def _classes(rows: Dataset, label: str | None, labels: Sequence[str]) -> dict[str, int]:
+    counts = Counter(rows[label] if label else ())
     return {name: counts[number] for number, name in enumerate(labels)}
 
 
@@ -120,12 +122,12 @@ def _check_sound(content: Mapping[str, Any], where: str) -> None:
 # ------------------------------------------------------------------ cleaning
 
 
-def _clean(rows: Dataset, columns: Sequence[str], removed: Counter[str]) -> Dataset:
+def _clean(rows: Dataset, columns: Columns, removed: Counter[str]) -> Dataset:
     kept = []
     for number, row in enumerate(_undecoded(rows)):
-        if not row[columns[-1]]:
+        if columns.label and not row[columns.label]:
             removed["without a label"] += 1
-        elif any(_empty(row[column]) for column in columns[:-1]):
+        elif any(_empty(row[column]) for column in (*columns.content, *columns.kept)):
             removed["without content"] += 1
         else:
             kept.append(number)
@@ -146,7 +148,7 @@ def _selected(rows: Dataset, kept: Sequence[int]) -> Dataset:
     return rows if len(kept) == len(rows) else rows.select(kept)
 
 
-def _apart(parts: Mapping[str, Dataset], remove: bool | None, label: str, removed: Counter[str]) -> dict[str, Dataset]:
+def _apart(parts: Mapping[str, Dataset], remove: bool | None, label: str | None, removed: Counter[str]) -> dict[str, Dataset]:
     """Splits that share no row, nor will once the missing ones are cut from train."""
     apart = dict(parts)
     for name, owners in _equal_to_earlier(parts, label).items():
@@ -161,7 +163,7 @@ def _apart(parts: Mapping[str, Dataset], remove: bool | None, label: str, remove
     return apart
 
 
-def _equal_to_earlier(parts: Mapping[str, Dataset], label: str) -> dict[str, dict[int, str]]:
+def _equal_to_earlier(parts: Mapping[str, Dataset], label: str | None) -> dict[str, dict[int, str]]:
     """By split the rows whose content an earlier row has, and the split of that row; test comes first, train last."""
     first: dict[str, str] = {}
     equal: dict[str, dict[int, str]] = {name: {} for name in GIVEN if name in parts}
@@ -256,8 +258,8 @@ def _encoded(rows: Dataset, label: str, labels: Sequence[str], split: str) -> Da
     return rows.remove_columns(label).add_column(label, encoded, feature=ClassLabel(names=list(labels)))
 
 
-def _split(parts: dict[str, Dataset], spec: DataSpec, label: str, seed: int) -> dict[str, Dataset]:
-    """Cut what is missing from train, stratified by label; then keep to the limits."""
+def _split(parts: dict[str, Dataset], spec: DataSpec, label: str | None, seed: int) -> dict[str, Dataset]:
+    """Cut what is missing from train, stratified by label where there is one; then keep to the limits."""
     train, total = parts["train"], len(parts["train"])
     for name in ("test", "validation"):
         if name not in parts:
@@ -266,7 +268,7 @@ def _split(parts: dict[str, Dataset], spec: DataSpec, label: str, seed: int) -> 
             train, parts[name] = _cut(train, count, label, seed, name)
     parts["train"] = train
     for name in ("test", "validation"):
-        if strangers := sorted(set(parts[name][label]) - set(train[label])):
+        if label and (strangers := sorted(set(parts[name][label]) - set(train[label]))):
             lost = train.features[label].int2str(strangers[0])
             raise SourceError(
                 f"every row with the label '{lost}' went to {name}, train has none: give more rows of it, or splits by hand"
@@ -275,10 +277,11 @@ def _split(parts: dict[str, Dataset], spec: DataSpec, label: str, seed: int) -> 
     return {name: _drawn(parts[name], limit, seed) if limit else parts[name] for name, limit in limits.items()}
 
 
-def _cut(rows: Dataset, count: int, label: str, seed: int, name: str) -> tuple[Dataset, Dataset]:
+def _cut(rows: Dataset, count: int, label: str | None, seed: int, name: str) -> tuple[Dataset, Dataset]:
     if count < 1 or count >= len(rows):
         raise SourceError(f"cannot cut {count} rows of {name} from {len(rows)}: give more rows or another `split:`")
-    stay, taken = cut(list(rows[label]), count, seed=seed)
+    kinds = list(rows[label]) if label else list(range(len(rows)))  # without labels, every row is of its own kind
+    stay, taken = cut(kinds, count, seed=seed)
     return rows.select(stay), rows.select(taken)
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from compressor.contracts import Batch, Feed, Port
+from compressor.contracts import Batch, Columns, Feed, Port, Workload
 from compressor.errors import SourceError
 from compressor.tasks.batches import Batches, Feeds, full_groups, grouped, order_of
 from compressor.tasks.classification import SCORED_BATCH, Classification
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 PREPROCESSOR, CONFIG = "preprocessor_config.json", "config.json"
 BILINEAR = 2
+UNCROPPED = 384
+"""Pixels from which on `crop_pct` is not heeded."""
 HALF = (0.5,)
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 MODES = {1: "L", 3: "RGB"}
@@ -39,9 +41,9 @@ class ImageClassification(Classification):
     image: str = Field(default="image", description="Column of the image.")
     label: str = Field(default="label", description="Column of the label.")
 
-    def columns(self) -> tuple[str, ...]:
+    def columns(self) -> Columns:
         """Image and label."""
-        return (self.image, self.label)
+        return Columns((self.image,), self.label)
 
     def load(self, source: Path, data: Data, *, seed: int) -> Model:
         """The source with its own head where that has the data's labels, else with a fresh head drawn from `seed`.
@@ -87,13 +89,12 @@ class ImageClassification(Classification):
         self,
         rows: Dataset,
         files: Path,
+        workload: Workload = Workload(),
         *,
-        batch: int = 1,
-        length: int | None = None,  # noqa: ARG002 - the model fixes the size of its images
         count: int | None = None,
     ) -> Sequence[Feed]:
-        """Real images in full batches, at the size that the model takes, whatever `length` says."""
-        return list(self._feeds(rows, files, full_groups(len(rows), batch, count)))
+        """Real images in full batches, at the size that the model takes, whatever the workload's length is."""
+        return list(self._feeds(rows, files, full_groups(len(rows), workload.batch, count)))
 
     def scored_feeds(self, rows: Dataset, files: Path) -> tuple[Sequence[Feed], Sequence[int]]:
         """All rows in order, read as they are asked for."""
@@ -204,9 +205,23 @@ def _completed(preprocessor: Mapping[str, Any], config: Mapping[str, Any]) -> di
     }
     values.setdefault("do_center_crop", "crop_size" in values)
     values["size"] = _spelled(values["size"], square=values.get("default_to_square", True))
+    if "crop_pct" in values:
+        values |= _cropped(values.pop("crop_pct"), values["size"])
     if values["do_center_crop"]:
         values["crop_size"] = _spelled(values.get("crop_size", values["size"]))
     return values
+
+
+def _cropped(share: float, size: Any) -> dict[str, Any]:
+    """The way of ConvNeXt and ResNet to give the share of the edge that a crop keeps, said as a resize and a crop."""
+    edge = _size(size)
+    if not isinstance(edge, int):
+        raise ValueError(f"crop_pct goes with a shortest_edge, found {size}")
+    square = {"height": edge, "width": edge}
+    kind = {"image_processor_type": "CLIPImageProcessor"}  # the library's way with a resize and a crop in full
+    if edge >= UNCROPPED:
+        return {**kind, "size": square, "do_center_crop": False}
+    return {**kind, "size": {"shortest_edge": int(edge / share)}, "do_center_crop": True, "crop_size": square}
 
 
 def _spelled(value: Any, *, square: bool = True) -> Any:

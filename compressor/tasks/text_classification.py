@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from compressor.contracts import Batch, Feed, Port
+from compressor.contracts import Batch, Columns, Feed, Port, Workload
 from compressor.errors import SourceError
 from compressor.tasks.classification import SCORED_BATCH, Classification
 
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     import numpy as np
     from datasets import Dataset
     from numpy.typing import NDArray
-    from transformers import PreTrainedModel
 
     from compressor.contracts import Model
     from compressor.contracts.task import Data
@@ -50,9 +49,9 @@ class TextClassification(Classification):
     label: str = Field(default="label", description="Column of the label.")
     max_length: int = Field(default=128, ge=2, le=8192, description="Longest input in tokens; longer texts are cut.")
 
-    def columns(self) -> tuple[str, ...]:
+    def columns(self) -> Columns:
         """Text and label."""
-        return (self.text, self.label)
+        return Columns((self.text,), self.label)
 
     def load(self, source: Path, data: Data, *, seed: int) -> Model:
         """The source with its own head where that has the data's labels, else with a fresh head drawn from `seed`.
@@ -70,7 +69,8 @@ class TextClassification(Classification):
         positions = getattr(module.config, "max_position_embeddings", None)
         if positions is not None and self.max_length > positions:
             raise SourceError(f"max_length {self.max_length} is beyond the {positions} positions of {source}")
-        return models.Model.wrap(module, _side_files(tokenizer, source, module), drawn=drawn)
+        padding = _agree_on_padding(tokenizer, module, source)
+        return models.Model.wrap(module, _side_files(tokenizer, source, module, padding), drawn=drawn)
 
     def inputs(self, model: Model | Path) -> tuple[Port, ...]:
         """Token ids, attention mask, and token types where the tokenizer makes them."""
@@ -93,10 +93,9 @@ class TextClassification(Classification):
         texts = _encoded(self, rows, files)
         return _Batches(texts, [int(each) for each in order], batch_size, list(rows[self.label]), self.max_length)
 
-    def feeds(
-        self, rows: Dataset, files: Path, *, batch: int = 1, length: int | None = None, count: int | None = None
-    ) -> Sequence[Feed]:
-        """Real texts; with `length`, the texts that reach it come first, so that times are of real lengths."""
+    def feeds(self, rows: Dataset, files: Path, workload: Workload = Workload(), *, count: int | None = None) -> Sequence[Feed]:
+        """Real texts; with a length, the texts that reach it come first, so that times are of real lengths."""
+        batch, length = workload.batch, workload.length
         texts = _encoded(self, rows, files, reach=length or 0)
         order = list(range(len(texts)))
         if length is not None:
@@ -190,7 +189,7 @@ def _read_tokenizer(folder: Path) -> Any:
 
     from compressor.model.pretrained import quiet, told
 
-    if not _tokenizer_files(folder):
+    if not (_tokenizer_files(folder) or any(folder.glob("*.model"))):  # what SentencePiece writes
         raise SourceError(f"{folder} has no tokenizer ({' or '.join(TOKENIZER_FILES[:2])})")
     try:
         with quiet():
@@ -204,7 +203,25 @@ def _tokenizer(files: _TokenizerFiles) -> Any:
     return _read_tokenizer(files.folder)
 
 
-def _side_files(tokenizer: Any, source: Path, module: PreTrainedModel) -> dict[str, bytes]:
+def _agree_on_padding(tokenizer: Any, module: Any, source: Path) -> dict[str, str]:
+    """Settings of the tokenizer that it lacks: the end of text pads where no padding token is named.
+
+    A head that reads the last token is told what texts are padded with.
+
+    Raises:
+        SourceError: there is neither.
+    """
+    lacks = tokenizer.pad_token is None
+    if lacks:
+        if tokenizer.eos_token is None:
+            raise SourceError(f"the tokenizer in {source} has neither a padding token nor an end of text: name one as pad_token")
+        tokenizer.pad_token = tokenizer.eos_token
+    if hasattr(module, "score"):
+        module.config.pad_token_id = tokenizer.pad_token_id
+    return {"pad_token": tokenizer.pad_token} if lacks else {}
+
+
+def _side_files(tokenizer: Any, source: Path, module: Any, padding: Mapping[str, str]) -> dict[str, bytes]:
     """The tokenizer's files, complete without the model's configuration: which inputs there are stands in them too."""
     accepted = inspect.signature(module.forward).parameters
     tokenizer.model_input_names = [name for name in tokenizer.model_input_names if name in accepted]
@@ -215,6 +232,7 @@ def _side_files(tokenizer: Any, source: Path, module: PreTrainedModel) -> dict[s
     files = {**made, **kept} if TOKENIZER_FILES[0] not in kept else dict(kept)
     config = json.loads(files.get(TOKENIZER_CONFIG) or made[TOKENIZER_CONFIG])
     config["model_input_names"] = tokenizer.model_input_names
+    config |= padding
     files[TOKENIZER_CONFIG] = (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode()
     return files
 

@@ -7,8 +7,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from compressor.contracts import Artifact, Feed, Pass, Target
-from compressor.deploy.build import MODEL_FILES
+from compressor.contracts import Artifact, Feed, Pass, Target, Workload
+from compressor.deploy.build import of_model
 from compressor.store.store import Made, digest_of, sha256_of
 from compressor.testing.steps import STEP
 from compressor.testing.subject import Subject, Unchecked
@@ -33,7 +33,7 @@ def refuses_strangers(subject: Subject) -> None:
     step: Pass = subject.plugin
     if "torch" not in step.accepts:
         raise Unchecked("a graph below torch has no family")
-    with short_lived() as folder, subject.refusing("a model of an unknown family", naming=("electra",)):
+    with short_lived() as folder, subject.refusing("a model of an unknown family", naming=("deberta",)):
         ctx = tiny_run().context(folder, others=step.targets(), models=lambda _: stranger())
         result = step.apply(stranger(), ctx)
         subject.require(isinstance(result, Model), f"gives back {type(result).__name__}, expected a Model")
@@ -118,7 +118,7 @@ def _below_torch(subject: Subject, run: TinyRun, parent: Made, rung: str, target
 
 
 def _feeds(run: TinyRun, files: Path) -> list[Feed]:
-    return list(run.task.feeds(run.data.split("test"), files, batch=4, count=1))
+    return list(run.task.feeds(run.data.split("test"), files, Workload(batch=4), count=1))
 
 
 def _unsettle(seed: int) -> None:
@@ -148,4 +148,4 @@ def _same(first: Path, second: Path) -> bool:
 
 def _side_files(folder: Path) -> list[str]:
     names = (path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.is_file())
-    return [name for name in names if name not in MODEL_FILES]
+    return [name for name in names if not of_model(name)]

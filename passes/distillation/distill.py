@@ -13,7 +13,7 @@ from compressor.contracts.notes import Series
 from compressor.errors import UnsupportedModel
 from compressor.model.anatomy import anatomy_of
 from compressor.model.edits import KeepBlocks
-from compressor.training.loop import train
+from compressor.training.loop import Training, train
 from passes.distillation.distillation import Listening, Taught, projections
 from passes.distillation.teachers import COMPARED_ROWS, thinned
 from passes.objectives.layer_maps import ids, spread
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 class Distill(Taught):
     """Train a student, which starts from the step's input model, to imitate one or several teachers."""
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     paper: ClassVar[str] = (
         "Hinton et al., Distilling the Knowledge in a Neural Network, 2015, arXiv:1503.02531; students from every other layer: "
         "Sanh et al., DistilBERT, 2019, arXiv:1910.01108"
@@ -51,11 +51,16 @@ class Distill(Taught):
         return {**super().plugins(), "edit": ("keep-blocks",)}
 
     @override
+    def looks_inside(self) -> tuple[str, ...]:
+        """The layers that the student takes, and what the objectives look at."""
+        return (*super().looks_inside(), *(() if self.init == "self" else ("layers",)))
+
+    @override
     def work(self, size: Size) -> float:
         """The student's epochs and the teachers' answers."""
         train, validation = size.rows["train"], size.rows["validation"]
-        student = self.epochs * (3 * train + validation) + min(COMPARED_ROWS, validation)
-        return student * size.result + self.answers(size, self.epochs)
+        student = self.passes(train) * (3 * train + validation) + min(COMPARED_ROWS, validation)
+        return student * size.result + self.answers(size, self.passes(train))
 
     @override
     def apply(self, model: Model, ctx: Context) -> Model:
@@ -72,18 +77,14 @@ class Distill(Taught):
         models = {name: ctx.model(name) for name in self.teachers()}
         teachers = self.taught_by(student, models, ctx)
         listening = Listening(student, models, ctx)
-        log = train(
+        training = Training(
             torch.nn.ModuleList([student.module, *projections(teachers)]),
             batches=self.batches(student, ctx, first_seed=ctx.seed),
             step=lambda batch, _: self.losses(student.module, teachers, batch, ctx.task),
             settings=self,
-            seed=ctx.seed,
-            device=ctx.device,
-            tell=ctx.tell,
-            work="distill",
-            folder=ctx.folder,
             evaluate=lambda: ctx.evaluate(student, "validation").scores.main.value,
         )
+        log = train(training, ctx, work="distill")
         curves = {name: thinned(curve) for name, curve in log.losses.items()}
         ctx.note(Series(title=f"Losses by weight ({log.precision})", x="step", y="loss", curves=curves))
         ctx.note(Series(title="Validation", x="step", y=ctx.task.metric, curves={ctx.task.metric: log.validation}))

@@ -12,8 +12,8 @@ from typing_extensions import override
 from compressor.contracts import Batch, Context, Objective, Pass, Size, Task, registry
 from compressor.contracts.notes import Remark
 from compressor.errors import UnsupportedModel, did_you_mean
-from compressor.model.anatomy import anatomy_of
-from compressor.training.loop import TrainingSettings
+from compressor.model.anatomy import anatomy_of, anatomy_or_bare
+from compressor.training.settings import TrainingSettings
 from passes.distillation.losses import Teacher, lessons, losses
 from passes.distillation.teachers import COMPARED_ROWS, INPUT_FILES, agreement_remarks, agreements, files_read, silent, teacher
 from passes.side_files import write_side_files
@@ -91,6 +91,11 @@ class Taught(Pass, TrainingSettings):
         return self.task_loss > 0 or bool(given.get("weight", 1.0) if isinstance(given, dict) else given)
 
     @override
+    def looks_inside(self) -> tuple[str, ...]:
+        """Features, unless logits are all that the objectives look at."""
+        return ("features",) if any(each.looks_at() != "logits" for each in self._objectives().values()) else ()
+
+    @override
     def needs_repeats(self) -> bool:
         """Where answers are kept."""
         return self._answers_kept()
@@ -109,7 +114,7 @@ class Taught(Pass, TrainingSettings):
                     "such a teacher gives soft-targets only, with cache_teacher: true"
                 )
 
-    def answers(self, size: Size, epochs: int) -> float:
+    def answers(self, size: Size, epochs: float) -> float:
         """Work of the teachers: once a row where their answers are kept, else anew in every epoch."""
         train, compared = size.rows["train"], min(COMPARED_ROWS, size.rows["validation"])
         return ((1 if self._answers_kept() else epochs) * train + compared) * size.teachers
@@ -128,11 +133,12 @@ class Taught(Pass, TrainingSettings):
             UnsupportedModel: a teacher or objective does not fit the student.
         """
         shares = self.teacher if isinstance(self.teacher, dict) else dict.fromkeys(self.teachers(), 1.0)
-        whole, mine, wanted = sum(shares.values()), anatomy_of(student.module), self._objectives()
+        read = anatomy_of if self.looks_inside() else anatomy_or_bare
+        whole, mine, wanted = sum(shares.values()), read(student.module), self._objectives()
         made = []
         for name, model in models.items():
             suffix = f" of {name}" if len(models) > 1 else ""
-            taught = lessons(mine, anatomy_of(model.module), wanted, share=shares[name] / whole, suffix=suffix)
+            taught = lessons(mine, read(model.module), wanted, share=shares[name] / whole, suffix=suffix)
             made.append(teacher(name, model, taught, student=student, ctx=ctx, settings=self, cache=self._answers_kept()))
         return tuple(made)
 

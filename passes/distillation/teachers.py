@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from compressor.contracts import Context, Message
 from compressor.errors import UnsupportedModel
-from compressor.training.loop import TrainingSettings
+from compressor.training.settings import TrainingSettings
 from passes.distillation.losses import Lesson, Teacher
 from passes.distillation.teacher_cache import answers
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 from typing_extensions import override
 
-from compressor.contracts import Context, Pass, Size
+from compressor.contracts import Context, Pass, Size, Workload
 from compressor.contracts.anatomy import Anatomy
 from compressor.contracts.notes import Bars, Remark, Table
 from compressor.errors import CompressorError, UnsupportedModel
@@ -79,14 +79,19 @@ class PruneStructure(Pass):
         return (self.latency.target,) if self.latency else ()
 
     @override
-    def shapes(self) -> tuple[tuple[int, int], ...]:
+    def workloads(self) -> tuple[Workload, ...]:
         """Of the rows that latency is measured with."""
-        return ((self.latency.batch, self.latency.length),) if self.latency else ()
+        return (self.latency.workload,) if self.latency else ()
 
     @override
     def plugins(self) -> Mapping[str, tuple[str, ...]]:
         """The edits."""
         return {"edit": ("keep-heads", "keep-neurons", "keep-blocks")}
+
+    @override
+    def looks_inside(self) -> tuple[str, ...]:
+        """The kinds of units that may go."""
+        return tuple(kind for kinds in self._rounds() for kind in kinds)
 
     @override
     def needs_classes(self) -> bool:

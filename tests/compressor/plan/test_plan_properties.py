@@ -49,7 +49,7 @@ PLANS = (
         "data": {"hub": "org/set", "split": {"validation": 0.2, "test": 40}, "limit": {"train": 9}, "deduplicate": False},
         "reference": "distill",
         "passes": [
-            {"finetune": {"epochs": 2, "keep": "last"}},
+            {"finetune": {"epochs": 2, "checkpoint": "last"}},
             {"distill": {"teacher": ["big", "finetune"], "objectives": {"soft-targets": 1, "hidden-states": {"weight": 0.5}}}},
             {"prune-structure": {"keep": {"heads": 0.5, "neurons": 0.5}}, "name": "slim", "gate": {"max_drop": 3}},
             {"quantize-static": None, "only": ["ort"]},
@@ -74,7 +74,8 @@ BEYOND_SCHEMA = {
     "gates that can be judged": r"max_drop cannot be judged|a limit on speed or latency needs|is not measured; probes measure",
     "one source": r"expected one of |expected 'path' \(all rows\)|'\w+' goes with ",
     "splits that add up": r"take [\d.e+]+ of the rows|is a fraction below 1 or a whole number",
-    "a limit in each gate": r"no limit given",
+    "a limit in each gate": r"no limit given|'metric' says what 'max_drop' is about",
+    "metrics that the task has": r"has no metric ",
     "classes to learn from": r"learns from classes, and the task",
     "inputs that repeat": r"draws its inputs anew in every epoch",
     "two columns": r"content and label are both column",

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from dataclasses import replace
 
 import pytest
 from furnished import rows, write_model, write_rows
 
+from compressor.contracts.anatomy import Anatomy, Block
 from compressor.errors import UnsupportedModel
+from compressor.model.anatomy import BERT
 from compressor.plan.bound import load_plan
 from compressor.run.pipeline import run_plan
 from compressor.run.preflight import check_steps
@@ -25,19 +28,22 @@ passes:
 targets: [onnxruntime]
 {accept}
 """
+BARE = Anatomy.bare("some-net", 32)
+WHOLE = replace(BARE, family="bert", blocks=(Block("layer.0", None, None),))
+FUSED = replace(WHOLE, row=replace(BERT, without={"heads": "they are fused"}))
 ACCEPT = "accept: [{target: onnxruntime, max_drop: 1}]"
 FINETUNE = "  - finetune:"
 
 
 @pytest.fixture
 def checked(tmp_path):
-    def check(*passes, reference="", accept="", trained=False):
+    def check(*passes, reference="", accept="", trained=False, anatomy=WHOLE):
         folder = write_model(tmp_path)
         write_rows(tmp_path / "rows.jsonl", rows())
         plan = tmp_path / "plan.yaml"
         plan.write_text(PLAN.format(passes="\n".join(passes), reference=reference, accept=accept))
         names = ("source", "other")
-        check_steps(load_plan(plan), dict.fromkeys(names, folder), () if trained else names)
+        check_steps(load_plan(plan), dict.fromkeys(names, folder), () if trained else names, lambda _: anatomy)
 
     return check
 
@@ -103,3 +109,25 @@ def test_lengths_that_the_model_does_not_take_are_refused(checked, monkeypatch):
     checked(slim.replace("LENGTH", "16"))
     with pytest.raises(UnsupportedModel, match="prune-structure: length is odd"):
         checked(slim.replace("LENGTH", "15"))
+
+
+JOINT = "  - distill-and-prune: {teacher: other, sparsity: 0.5, objectives: {soft-targets: 1.0}}"
+
+
+def test_a_model_that_no_row_fits_is_refused_by_the_steps_that_look_inside_and_no_other(checked):
+    told = (
+        r"source: no anatomy row fits model type 'some-net'; closest: .*\(prune-structure works on heads and neurons; "
+        r"distill works on features and layers; steps that look at nothing inside take any model\)"
+    )
+    inner = "  - distill: {teacher: other, init: first, layers: 1, objectives: {hidden-states: 1.0}}"
+    with pytest.raises(UnsupportedModel, match=told):
+        checked(FINETUNE, "  - prune-structure: {keep: 0.5}", inner, trained=True, anatomy=BARE)
+    with pytest.raises(UnsupportedModel, match="distill-and-prune works on heads and neurons"):
+        checked(JOINT, trained=True, anatomy=BARE)
+    checked(FINETUNE, "  - distill: {teacher: other}", "  - quantize-dynamic:", trained=True, anatomy=BARE)
+
+
+def test_parts_that_a_row_says_cannot_go_are_refused_with_its_reason(checked):
+    with pytest.raises(UnsupportedModel, match="prune-structure works on heads, and source is of family bert: they are fused"):
+        checked("  - prune-structure: {keep: 0.5}", trained=True, anatomy=FUSED)
+    checked("  - prune-structure: {keep: 0.5, what: [neurons]}", trained=True, anatomy=FUSED)

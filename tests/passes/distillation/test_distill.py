@@ -148,7 +148,7 @@ def test_notes_show_curves_and_agreement(ctx, keep):
     assert isinstance(validation, Series)
     assert len(validation.curves["accuracy"]) == 8
     assert isinstance(remark, Remark)
-    mine, theirs = (ctx.evaluate(model, "validation").outputs.argmax(-1) for model in (trained, ctx.models["finetune"]))
+    mine, theirs = (ctx.evaluate(model, "validation").outputs["logits"].argmax(-1) for model in (trained, ctx.models["finetune"]))
     assert f"Student and teacher finetune agree on {(mine == theirs).mean():.1%} of 30 validation rows" in remark.text
 
 
