@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from compressor.contracts import Context, Pass, Size
+from compressor.contracts import Context, Needs, Pass, Size
 from compressor.training.settings import TrainingSettings
 
 if TYPE_CHECKING:
@@ -22,9 +22,9 @@ class Finetune(TrainingSettings, Pass):
         "arXiv:1711.05101"
     )
 
-    def needs_classes(self) -> bool:
+    def needs(self) -> Needs:
         """It minimises the task's loss."""
-        return True
+        return Needs(loss=True)
 
     def work(self, size: Size) -> float:
         """Backward is twice forward: three passes over a training row, one over a validation row, an epoch."""

@@ -5,7 +5,7 @@ Light on purpose (no torch, numpy, onnx): a plan is checked with nothing but thi
 
 from compressor.contracts.library import Library, Loaded
 from compressor.contracts.model import Component, Edit, Model
-from compressor.contracts.passes import Context, Objective, Pass, Size
+from compressor.contracts.passes import Context, Needs, Objective, Pass, Size
 from compressor.contracts.probe import Bench, Candidate, Probe, Worker
 from compressor.contracts.records import Workload
 from compressor.contracts.step import Event, Message, Progress, Step
@@ -32,6 +32,7 @@ __all__ = [
     "Message",
     "Missing",
     "Model",
+    "Needs",
     "Objective",
     "Outputs",
     "Pass",

@@ -97,8 +97,10 @@ class Outputs:
 class Task(Step, ABC):
     """Loads, feeds, trains and scores one kind of model."""
 
-    classes: ClassVar[bool] = True
-    """False where models tell no classes apart: there is no loss on labels, and the main output is a feature vector."""
+    trainable: ClassVar[bool] = True
+    """False where it has no loss of its own, so that its models learn from teachers only."""
+    logits: ClassVar[bool] = True
+    """False where the main output is no logits: features, say, or noise."""
     modality: ClassVar[Literal["text", "image", "audio"]]
 
     @abstractmethod

@@ -21,6 +21,10 @@ Name: TypeAlias = Annotated[str, Field(pattern=NAME)]
 """A name that can stand in a file name, in `--set a.b=c` and in `stage@target`."""
 
 
+MadeName: TypeAlias = Annotated[str, Field(pattern=rf"{NAME[:-1]}(\.{NAME[1:-1]})?$")]
+"""Name of a model: a step's, an entry's of `models:`, `source`, or `STEP.NAME` for a further model that a step makes."""
+
+
 class Spec(BaseModel):
     """Frozen part of a plan; an unknown key is a fault."""
 
@@ -249,7 +253,7 @@ class EntryKeys(Spec):
 class StepKeys(EntryKeys):
     """What may stand beside the pass of a step."""
 
-    start: Name | None = Field(default=None, alias="from")
+    start: MadeName | None = Field(default=None, alias="from")
     """Start from this earlier step, entry of `models:` or `source`, instead of from the step before."""
     gate: Gate | None = None
     """What the step has to keep, on validation data."""

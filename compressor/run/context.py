@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,8 +29,8 @@ from compressor.deploy.build import Foundry
 from compressor.deploy.machine import machine
 from compressor.deploy.session import eager, opened
 from compressor.deploy.timing import time_candidates
-from compressor.errors import MissingDependency
-from compressor.store.store import Made, Store
+from compressor.errors import CompressorError, MissingDependency, did_you_mean
+from compressor.store.store import Made, Store, digest_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from compressor.contracts.task import Data
 
 MEASURE_SECONDS_A_MODEL = 5.0
+OWN = "model"
+"""Folder of a step's own model, where it makes others too."""
 MEASURED_FEEDS = 16
 NOTES: TypeAdapter[list[Note]] = TypeAdapter(list[Note])
 
@@ -61,7 +63,10 @@ class StepContext:
     foundry: Foundry
     models: Callable[[str], Model]
     listener: Callable[[Event], None]
+    produces: tuple[str, ...] = ()
+    """Names of the further models that the step makes."""
     notes: list[Note] = field(default_factory=list)
+    products: dict[str, Model] = field(default_factory=dict)
 
     def model(self, name: str) -> Model:
         """An earlier step's model, an entry of `models:`, or `source`."""
@@ -130,6 +135,28 @@ class StepContext:
                 self.note(note)
         return found["value"]
 
+    def produce(self, name: str, model: Model) -> None:
+        """Keep a further model of this step.
+
+        Raises:
+            CompressorError: the step's needs do not name it.
+        """
+        if name not in self.produces:
+            raise CompressorError(f"the step makes '{name}', which its needs do not name{did_you_mean(name, self.produces)}")
+        self.products[name] = model
+
+    def save(self, model: Model, out: Path) -> None:
+        """Write what the step has made into an empty folder: the model itself, or with products each in a folder of its name.
+
+        Raises:
+            CompressorError: a product is missing.
+        """
+        if lacking := [name for name in self.produces if name not in self.products]:
+            raise CompressorError(f"the step's needs name '{lacking[0]}' among its products, and it made none of that name")
+        model.save(out / OWN if self.produces else out)
+        for name, product in self.products.items():
+            product.save(out / name)
+
     def tell(self, event: Event) -> None:
         """Say how far the work has come."""
         self.listener(event)
@@ -159,9 +186,12 @@ class StepContext:
         return self.foundry.build(lowered, stage=f"variant-{number}", name=name, target=runtime, out=folder / "built")[0]
 
 
-def _saved(path: Path) -> Made:
-    from compressor.store.store import digest_of
+def of_step(made: Made, name: str = OWN) -> Made:
+    """One of the models of a step that makes several, as a result of its own."""
+    return replace(made, digest=digest_of(made.path / name), path=made.path / name)
 
+
+def _saved(path: Path) -> Made:
     return Made("", digest_of(path), path, {}, 0.0, found=False)
 
 

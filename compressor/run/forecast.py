@@ -170,7 +170,7 @@ class _Yardstick:
                 blocks=given.blocks,
                 weights=given.weights,
                 result=self._size(step.name).weights,
-                teachers=sum(self.sizes[name].weights for name in step.step.teachers()),
+                teachers=sum(self.sizes[name].weights for name in step.step.needs().teachers),
             )
         )
 

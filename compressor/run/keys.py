@@ -37,13 +37,13 @@ class Keys:
 
     def step(self, step: BoundStep, parent: str, teachers: Mapping[str, str], dialect: Dialect | None) -> dict[str, Any]:
         """Parts of a pass's key."""
-        named = [(kind, name) for kind, names in sorted(step.step.plugins().items()) for name in sorted(names)]
+        named = [(kind, name) for kind, names in sorted(step.step.needs().plugins.items()) for name in sorted(names)]
         return {
             **self.common,
             **step_parts(step.plugin, step.step),
             "parent": parent,
             "teachers": dict(teachers),
-            "measured": self._measured(step.step.targets()),
+            "measured": self._measured(step.step.needs().targets),
             "plugins": {f"{kind}:{name}": code_parts(registry.load(kind, name)) for kind, name in named},
             "dialect": asdict(dialect) if dialect else None,
             "quantizer": versions_of([dialect.quantizer] if dialect and dialect.quantizer and step.step.quantizes else []),

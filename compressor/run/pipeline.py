@@ -263,7 +263,7 @@ class Runner:
 
     def _apply(self, step: BoundStep, parent: Standing, target: BoundTarget | None, rung: str | None) -> Made:
         runtime = target.target if target else None
-        teachers = {name: self._made(name).digest for name in step.step.teachers()}
+        teachers = {name: self._made(name).digest for name in step.step.needs().teachers}
         parts = self.keys.step(step, parent.made.digest, teachers, runtime.dialect if runtime else None)
         if target:
             parts = {**parts, "target": step_parts(target.plugin, target.target), "rung": rung}
@@ -309,7 +309,7 @@ class Runner:
             step=step.name,
             data=self.data.digest,
             parent=parent.made.path.absolute(),
-            teachers={name: self._made(name).path.absolute() for name in step.step.teachers()},
+            teachers={name: self._made(name).path.absolute() for name in step.step.needs().teachers},
             store=self.store.root.absolute(),
             scratch=scratch.absolute(),
             out=out.absolute(),

@@ -30,7 +30,7 @@ def outlook(bound: Bound, store: Store, processes: Processes = ALONE) -> Iterato
             yield f"{step.name}: to be looked up when its branch is lowered ({where})"
             continue
         parent = digests.get(step.start or current)
-        teachers = {name: digests.get(name) for name in step.step.teachers()}
+        teachers = {name: digests.get(name) for name in step.step.needs().teachers}
         found = None
         if parent and all(teachers.values()):
             found = store.find(keys.step(step, parent, {name: digest or "" for name, digest in teachers.items()}, None))

@@ -48,7 +48,8 @@ class Speech(Sounds):
     Rows, folds and shots are the same for every model, so differences are paired.
     """
 
-    classes: ClassVar[bool] = False
+    trainable: ClassVar[bool] = False
+    logits: ClassVar[bool] = False
     examples: ClassVar[tuple[Mapping[str, Any], ...]] = ({"seconds": 0.5, "probes": {"label": {"label": "label"}}},)
 
     probes: dict[str, Probe] = Field(

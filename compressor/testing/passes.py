@@ -34,7 +34,7 @@ def refuses_strangers(subject: Subject) -> None:
     if "torch" not in step.accepts:
         raise Unchecked("a graph below torch has no family")
     with short_lived() as folder, subject.refusing("a model of an unknown family", naming=("deberta",)):
-        ctx = tiny_run().context(folder, others=step.targets(), models=lambda _: stranger())
+        ctx = tiny_run().context(folder, others=step.needs().targets, models=lambda _: stranger())
         result = step.apply(stranger(), ctx)
         subject.require(isinstance(result, Model), f"gives back {type(result).__name__}, expected a Model")
 
@@ -69,9 +69,12 @@ def _on_torch(subject: Subject, run: TinyRun, folder: Path, *, seed: int) -> tup
     _unsettle(seed)
     (folder / "scratch").mkdir(parents=True)
     with subject.during("apply on a tiny BERT"):
-        model = step.apply(run.model(), run.context(folder / "scratch", others=step.targets()))
+        model = step.apply(run.model(), run.context(folder / "scratch", others=step.needs().targets))
     subject.require(isinstance(model, Model), f"gives back {type(model).__name__}, expected a Model")
-    unnamed = {edit.kind for edit in model.edits} - {*(edit.kind for edit in run.model().edits), *step.plugins().get("edit", ())}
+    unnamed = {edit.kind for edit in model.edits} - {
+        *(edit.kind for edit in run.model().edits),
+        *step.needs().plugins.get("edit", ()),
+    }
     subject.require(not unnamed, f"makes edits that its `plugins()` does not name: {', '.join(sorted(unnamed))}")
     with subject.during("saving what it gives back"):
         model.save(folder / "saved")

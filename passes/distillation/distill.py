@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 from typing_extensions import override
 
-from compressor.contracts import Context, Size
+from compressor.contracts import Context, Needs, Size
 from compressor.contracts.notes import Series
 from compressor.errors import UnsupportedModel
 from compressor.model.anatomy import anatomy_of
@@ -46,14 +47,11 @@ class Distill(Taught):
         return self
 
     @override
-    def plugins(self) -> Mapping[str, tuple[str, ...]]:
-        """The objectives, and the edit that makes a student of fewer layers."""
-        return {**super().plugins(), "edit": ("keep-blocks",)}
-
-    @override
-    def looks_inside(self) -> tuple[str, ...]:
-        """The layers that the student takes, and what the objectives look at."""
-        return (*super().looks_inside(), *(() if self.init == "self" else ("layers",)))
+    def needs(self) -> Needs:
+        """What the objectives need; a student of fewer layers is an edit of the layers."""
+        found = super().needs()
+        layers = () if self.init == "self" else ("layers",)
+        return replace(found, plugins={**found.plugins, "edit": ("keep-blocks",)}, inside=(*found.inside, *layers))
 
     @override
     def work(self, size: Size) -> float:

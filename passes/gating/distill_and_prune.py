@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 from typing_extensions import override
 
-from compressor.contracts import Context, Size, Workload
+from compressor.contracts import Context, Needs, Size
 from compressor.contracts.notes import Series
 from compressor.model.anatomy import anatomy_of
 from compressor.training.course import TrainingLog
@@ -110,25 +111,16 @@ class DistillAndPrune(Taught):
         return self
 
     @override
-    def targets(self) -> tuple[str, ...]:
-        """The target that latency is measured on."""
-        return (self.latency.target,) if self.latency else ()
-
-    @override
-    def workloads(self) -> tuple[Workload, ...]:
-        """Of the rows that latency is measured with."""
-        return (self.latency.workload,) if self.latency else ()
-
-    @override
-    def plugins(self) -> Mapping[str, tuple[str, ...]]:
-        """The objectives and the edits."""
-        return {**super().plugins(), "edit": ("keep-heads", "keep-neurons", "keep-channels")}
-
-    @override
-    def looks_inside(self) -> tuple[str, ...]:
-        """What has gates, and what the objectives look at."""
-        whole = {"attention": "heads", "feed-forward": "neurons"}
-        return tuple(dict.fromkeys((*super().looks_inside(), *(whole.get(unit, unit) for unit in self.units))))
+    def needs(self) -> Needs:
+        """What the objectives need, what has gates, and the clock of a latency budget."""
+        found, whole = super().needs(), {"attention": "heads", "feed-forward": "neurons"}
+        return replace(
+            found,
+            targets=(self.latency.target,) if self.latency else (),
+            workloads=(self.latency.workload,) if self.latency else (),
+            plugins={**found.plugins, "edit": ("keep-heads", "keep-neurons", "keep-channels")},
+            inside=tuple(dict.fromkeys((*found.inside, *(whole.get(unit, unit) for unit in self.units)))),
+        )
 
     @override
     def shortened(self) -> Mapping[str, int]:

@@ -275,7 +275,10 @@ CASES = {
         ("teacher: toy-train", "teacher: toy-trian"),
         "plan.yaml:11: passes.learn.teacher: no step or model is named 'toy-trian' (did you mean 'toy-train'?)",
     ),
-    "own teacher": (("teacher: toy-train", "teacher: learn"), "plan.yaml:11: passes.learn.teacher: 'learn' is this step itself"),
+    "own teacher": (
+        ("teacher: toy-train", "teacher: learn"),
+        "plan.yaml:11: passes.learn.teacher: 'learn' is of this step itself",
+    ),
     "branch teacher": (
         ("epochs: 2", "teacher: toy-round"),
         "plan.yaml:8: passes.toy-train.teacher: 'toy-round' works below torch, where there is no model",
@@ -538,7 +541,7 @@ def test_from_starts_a_side_chain(load):
 def test_models_are_teachers(load):
     bound = load(SOUND.replace("teacher: toy-train", "teacher: big").replace("seed: 3", "models: {big: {hub: a/b, revision: c}}"))
     assert bound.models["big"].revision == "c"
-    assert bound.passes[2].step.teachers() == ("big",)
+    assert bound.passes[2].step.needs().teachers == ("big",)
 
 
 # ------------------------------------------------------------------ the built-in plug-ins

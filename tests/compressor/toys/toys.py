@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field, model_validator
 
-from compressor.contracts import Columns, Dialect, Measure, Missing, Objective, Pass, Probe, Rung, Target, Task, Workload
+from compressor.contracts import Columns, Dialect, Measure, Missing, Needs, Objective, Pass, Probe, Rung, Target, Task, Workload
 
 
 class Train(Pass):
@@ -21,11 +21,8 @@ class Train(Pass):
     def apply(self, model, ctx):
         return model
 
-    def teachers(self):
-        return (self.teacher,) if self.teacher else ()
-
-    def plugins(self):
-        return {"objective": tuple(self.objectives)}
+    def needs(self):
+        return Needs(teachers=(self.teacher,) if self.teacher else (), plugins={"objective": tuple(self.objectives)})
 
 
 class Shrink(Pass):
@@ -44,8 +41,8 @@ class Shrink(Pass):
     def apply(self, model, ctx):
         return model
 
-    def targets(self):
-        return (self.budget_on,) if self.budget_on else ()
+    def needs(self):
+        return Needs(targets=(self.budget_on,) if self.budget_on else ())
 
 
 class Tidy(Pass):

@@ -416,7 +416,7 @@ def test_what_is_said_to_be_expected_is_what_gates_learned_by(tmp_path):
 
 def test_target_and_rows_of_a_latency_are_told():
     asked = step(sparsity=None, latency={"target": "cpu", "ratio": 0.5, "batch": 2, "length": 64})
-    assert (asked.targets(), asked.workloads()) == (("cpu",), (Workload(batch=2, length=64),))
+    assert (asked.needs().targets, asked.needs().workloads) == (("cpu",), (Workload(batch=2, length=64),))
 
 
 def test_run_that_goes_on_takes_the_widths_that_were_measured_though_the_clock_is_noisy(tmp_path):

@@ -499,7 +499,7 @@ def test_plan_values_are_read_strictly():
     text = '{"what": ["heads"], "latency": {"target": "cpu", "ratio": 0.5, "batch": 8}}'
     step = PruneStructure.model_validate_json(text, strict=True)
     assert step.what == ("heads",)
-    assert step.targets() == ("cpu",)
+    assert step.needs().targets == ("cpu",)
 
 
 def test_budget_out_of_reach_is_refused_with_the_figures(ctx):
