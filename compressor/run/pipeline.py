@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cache, cached_property
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import TypeAdapter
 
 from compressor.contracts import Artifact, Evaluation, Event, Feed, Message, Target, Workload
+from compressor.contracts.anatomy import Insides
 from compressor.contracts.notes import Note
 from compressor.contracts.records import LatencyRecord, ProbeRecord, Stage, Verdict
 from compressor.contracts.step import step_parts
@@ -49,10 +50,6 @@ from compressor.training.checkpoint import holds_checkpoint
 from compressor.training.launch import ALONE, Job, Processes, train_apart
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from compressor.contracts.anatomy import Anatomy
     from compressor.contracts.records import Report
     from compressor.model.model import Model
 
@@ -107,7 +104,7 @@ class Runner:
                 self._made(name)  # a teacher at fault is found now, not hours later at the step that it teaches
         made = {name: self._made(name) for name in ("source", *self.bound.models)}
         drawn = (name for name, each in made.items() if each.facts.get("drawn"))
-        check_steps(self.bound, {name: each.path for name, each in made.items()}, drawn, lambda name: _anatomy(made[name].path))
+        check_steps(self.bound, {name: each.path for name, each in made.items()}, drawn, lambda name: self._insides(made[name]))
         try:
             final = self._trunk()
             for target in self.bound.targets:
@@ -124,8 +121,10 @@ class Runner:
         return report
 
     def _found(self) -> Found:
-        family = self._described(self.standings["source"].made)["family"]
-        return Found(family, tuple(self.stages), tuple(self.built), dict(self.missing), tuple(self.watch.spent))
+        source = self.standings["source"].made
+        return Found(
+            self._insides(source).family, tuple(self.stages), tuple(self.built), dict(self.missing), tuple(self.watch.spent)
+        )
 
     # -------------------------------------------------------------- what everything stands on
 
@@ -224,6 +223,9 @@ class Runner:
             return _description(loaded() if loaded else _load(made.path))
 
         return self.store.obtain(self.keys.description(made.digest), make).facts
+
+    def _insides(self, made: Made) -> Insides:
+        return Insides(**self._described(made)["insides"])
 
     def _stage(
         self, name: str, made: Made, evaluation: Evaluation | None, *, step: BoundStep | None, target: str | None
@@ -484,7 +486,8 @@ class Runner:
 
         def make(out: Path) -> Mapping[str, Any]:
             run = eager(self.bound.task, _load(made.path), self.device)
-            np.savez(out / OUTPUTS, **self.bound.task.predicted(run, few, made.path))
+            arrays: dict[str, Any] = self.bound.task.predicted(run, few, made.path)
+            np.savez(out / OUTPUTS, **arrays)
             return {}
 
         found = self.store.obtain(self.keys.outputs(made.digest, "test", len(few)), make)
@@ -543,11 +546,6 @@ def run_plan(
         return Runner(bound, store, folder, command, tell, processes).run()
 
 
-def _anatomy(folder: Path) -> Anatomy:
-    """The parts of a stored model, read without its weights."""
-    return anatomy_or_bare(Model.load(folder, device="meta").module)
-
-
 def _copy(source: Path, out: Path) -> None:
     shutil.copytree(source, out, dirs_exist_ok=True)
 
@@ -563,12 +561,12 @@ def _load(path: Path) -> Model:
 
 
 def _description(model: Model) -> dict[str, Any]:
-    from compressor.model.anatomy import family_of
+    from compressor.model.anatomy import anatomy_or_bare
 
     return {
         "weights": model.weights,
         "bytes": model.stored_bytes(),
         "layer_bytes": model.layer_bytes(),
         "edits": [edit.describe() for edit in model.edits],
-        "family": family_of(model.module),
+        "insides": asdict(anatomy_or_bare(model.module).insides),
     }
