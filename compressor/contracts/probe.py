@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Protocol, Self
 
+from compressor.contracts.graph import Feed
 from compressor.contracts.records import ProbeRecord, Workload
 from compressor.contracts.step import Event, Step
 from compressor.contracts.target import Target
-from compressor.contracts.task import Feed
+from compressor.contracts.task import Task
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,8 @@ class Candidate:
     target: str
     runtime: Target
     built: Path
+    task: Task | None = None
+    """Its `call` is what is timed; without a task, one run of the session."""
 
 
 class Worker(Protocol):

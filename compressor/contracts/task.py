@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
+from compressor.contracts.graph import Feed, Graph, Port, Session
 from compressor.contracts.model import Model
 from compressor.contracts.records import DataRecord, Difference, Disagreement, Interval, Metric, Scores, Workload
 from compressor.contracts.step import Step
@@ -20,8 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-Feed: TypeAlias = "dict[str, NDArray[Any]]"
-"""Named input or output arrays of one call."""
+Answer: TypeAlias = "torch.Tensor | Sequence[torch.Tensor] | Mapping[str, torch.Tensor]"
 
 
 Batch: TypeAlias = "dict[str, torch.Tensor]"
@@ -65,15 +65,6 @@ class Evaluation:
     def held_by(self, metric: str) -> Evaluation:
         """The same, with another metric as the one that quality is held by."""
         return replace(self, scores=self.scores.model_copy(update={"metric": metric}))
-
-
-@dataclass(frozen=True)
-class Port:
-    """An input or output of an exported model; named axes are dynamic."""
-
-    name: str
-    dtype: str
-    axes: tuple[str | int, ...]
 
 
 @dataclass(frozen=True)
@@ -126,15 +117,19 @@ class Task(Step, ABC):
 
     @abstractmethod
     def inputs(self, model: Model | Path) -> tuple[Port, ...]:
-        """Inputs of the exported model."""
+        """Inputs of one call of the model, without those of its state."""
 
     @abstractmethod
     def outputs(self) -> tuple[Port, ...]:
-        """Outputs of the exported model."""
+        """Outputs of one call of the model, without those of its state."""
+
+    def graphs(self, files: Model | Path) -> tuple[Graph, ...]:
+        """What the model is exported as: one graph, `model`, unless the task has several, or a state that goes round."""
+        return (Graph(inputs=self.inputs(files), outputs=self.outputs()),)
 
     @abstractmethod
-    def example(self, files: Path, *, batch: int, length: int) -> Feed:
-        """A well-formed input to trace an export with."""
+    def example(self, files: Path, graph: Graph, *, batch: int, length: int) -> Feed:
+        """A well-formed input to trace the export of a graph with, its state included."""
 
     @abstractmethod
     def batches(self, rows: Dataset, files: Path, *, batch_size: int, shuffle_seed: int | None = None) -> Iterable[Batch]:
@@ -148,10 +143,34 @@ class Task(Step, ABC):
         """Whether a row makes the same training inputs in every epoch; not so where they are cropped at random."""
         return True
 
-    def answer(self, module: torch.nn.Module, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """The main output of a model for inputs by name, as the exported model gives it: its logits."""
+    def answer(self, module: torch.nn.Module, graph: Graph, inputs: Mapping[str, torch.Tensor]) -> Answer:
+        """What a graph of the model answers to its inputs by name: the logits. Exports and eager runs are made of it.
+
+        Args:
+            module: the graph's component.
+            graph: which graph of the model.
+            inputs: its inputs by name, those of the state included.
+
+        Returns:
+            Its only output, several in their order, or a mapping by name.
+        """
         found: torch.Tensor = module(**inputs).logits
         return found
+
+    def prepare(self, session: Session, feed: Feed, workload: Workload) -> object:
+        """What a call of a workload starts from, made once per feed and not timed: a filled cache, say. None needs nothing."""
+        return None
+
+    def call(self, session: Session, feed: Feed, workload: Workload = Workload(), prepared: object = None) -> Feed:
+        """One call, as it is timed and scored: the loop around a model's graphs, in numpy alone. It runs in measuring processes too.
+
+        Args:
+            session: the built model.
+            feed: what `feeds` gave for the workload.
+            workload: what to do with it; `Workload()` where rows are scored.
+            prepared: what `prepare` gave for this feed; it is used again, so it stays as it is.
+        """
+        return session.run(feed)[0]
 
     @abstractmethod
     def loss(self, outputs: Outputs, batch: Batch) -> torch.Tensor:

@@ -23,7 +23,7 @@ from compressor.contracts.records import (
     SideBySide,
     Times,
 )
-from compressor.deploy.build import TASK_FILE
+from compressor.deploy.graphs import graphs_of, task_of
 from compressor.deploy.timing import time_candidates
 from compressor.deploy.worker import read_feeds
 from compressor.errors import StoreError, UnsupportedModel
@@ -271,15 +271,14 @@ def _side_by_side(
     one: Run, other: Run, target: str, feeds: Sequence[Feed], probe: Probe | None, tell: Callable[[Event], None]
 ) -> SideBySide:
     timed = [_timed(run, target, label) for run, label in ((one, "first"), (other, "second"))]
-    names = [sorted(port["name"] for port in json.loads((each.built / TASK_FILE).read_text())["inputs"]) for each in timed]
+    names = [sorted(f"{graph.name}.{port.name}" for graph in graphs_of(each.built) for port in graph.fed) for each in timed]
     if names[0] != names[1]:
         raise UnsupportedModel(f"the final models for {target} take different inputs: {names[0]} and {names[1]}")
-    batch = len(next(iter(feeds[0].values())))
     with tempfile.TemporaryDirectory(prefix="compressor-compare-") as folder:
         record = time_candidates(
             timed,
             feeds,
-            Workload(batch=batch),
+            _workload(one, feeds),
             folder=Path(folder),
             seconds=MEASURE_SECONDS,
             seed=one.report.seed,
@@ -290,6 +289,13 @@ def _side_by_side(
     return SideBySide(target=target, ratio=ratio, control=record.controls[0])
 
 
+def _workload(run: Run, feeds: Sequence[Feed]) -> Workload:
+    """What the feeds that a run kept were timed at: the first workload of its report, where it is of their batch size."""
+    batch = len(next(iter(feeds[0].values())))
+    first = next((workload for _, workload in run.latencies), Workload())
+    return first if first.batch == batch else Workload(batch=batch)
+
+
 def _timed(run: Run, target: str, label: str) -> Timed:
     candidate = run.candidates[f"final@{target}"]
     built = run.folder / "artifacts" / candidate.id
@@ -298,7 +304,7 @@ def _timed(run: Run, target: str, label: str) -> Timed:
     missing = runtime.missing()
     if reason := missing.build or missing.run:
         raise UnsupportedModel(f"{target} cannot run here: {reason}")
-    return Timed(f"{label}:{candidate.id}", label, target, runtime, built)
+    return Timed(f"{label}:{candidate.id}", label, target, runtime, built, task_of(built))
 
 
 def _feeds(run: Run) -> Sequence[Feed]:

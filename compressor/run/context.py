@@ -172,7 +172,7 @@ class StepContext:
         assert self.target is not None, "a graph runs in a target's branch only"
         built = self.folder / "evaluated"
         candidate, _ = self.foundry.build(_unkept(model), stage="step", name="evaluated", target=self.target, out=built)
-        return opened(candidate.runtime, candidate.built), model.path
+        return opened(self.task, candidate.runtime, candidate.built), model.path
 
     def _files(self, model: Model) -> Path:
         folder = self.folder / "files"

@@ -22,7 +22,7 @@ from compressor.contracts.task import Data
 from compressor.deploy.bench import ProcessBench, write_feeds
 from compressor.deploy.build import Foundry, model_files
 from compressor.deploy.machine import device
-from compressor.deploy.session import eager, opened
+from compressor.deploy.session import eager, opened, predictor
 from compressor.deploy.timing import time_candidates
 from compressor.errors import GateStopped
 from compressor.plan.bound import Bound, BoundStep, BoundTarget
@@ -331,7 +331,7 @@ class Runner:
                 candidate, _ = self.foundry.build(
                     made, stage="validation", name=target.name, target=target.target, out=out / "built"
                 )
-                predict, files = opened(target.target, candidate.built), candidate.built
+                predict, files = opened(self.bound.task, target.target, candidate.built), candidate.built
             evaluation = self.bound.task.evaluate(predict, rows, files, split=split)
             if target is not None:
                 _remove(out / "built")
@@ -466,7 +466,7 @@ class Runner:
         if name in ("final", self.bound.reference):  # a source that is not held against anything is only timed
             rows = self.data.split("test")
             with self.watch.time("score", name, target.name):
-                evaluation = self._held(self.bound.task.evaluate(lambda feed: session.run(feed)[0], rows, out, split="test"))
+                evaluation = self._held(self.bound.task.evaluate(predictor(self.bound.task, session), rows, out, split="test"))
             save_evaluation(evaluation, self.folder / EVALUATIONS / candidate.id)
             with self.watch.time("parity", name, target.name):
                 checked = self._parity(evaluation, eager_of or standing)
@@ -497,8 +497,9 @@ class Runner:
     # -------------------------------------------------------------- probes and verdicts
 
     def _workloads(self) -> list[Workload]:
-        workloads = [workload for each in self.bound.probes for workload in each.probe.workloads()]
-        return list(dict.fromkeys(workloads)) or [Workload()]
+        """All that is measured, latency first."""
+        probes = sorted((each.probe for each in self.bound.probes), key=lambda probe: not probe.measures_latency)
+        return list(dict.fromkeys(workload for probe in probes for workload in probe.workloads())) or [Workload()]
 
     def _feeds(self, workload: Workload) -> Sequence[Feed]:
         files = self.standings["source"].made.path

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from compressor.contracts import Batch, Feed, Port, Task, Workload
+from compressor.contracts import Batch, Feed, Graph, Port, Task, Workload
 from compressor.errors import MissingDependency, SourceError
 from compressor.tasks.batches import Batches, Feeds, full_groups, grouped, order_of
 from compressor.tasks.classification import SCORED_BATCH
@@ -87,7 +87,7 @@ class Sounds(Task):
         mask = (Port("attention_mask", "int64", ("batch", "samples")),) if values.get("return_attention_mask") else ()
         return (Port("input_values", "float32", ("batch", "samples")), *mask)
 
-    def example(self, files: Path, *, batch: int, length: int) -> Feed:  # noqa: ARG002 - an export needs more than a few samples
+    def example(self, files: Path, graph: Graph, *, batch: int, length: int) -> Feed:  # noqa: ARG002 - an export needs more than a few samples
         """A made-up sound of half a second."""
         import numpy as np
 

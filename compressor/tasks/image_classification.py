@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from compressor.contracts import Batch, Columns, Feed, Port, Workload
+from compressor.contracts import Batch, Columns, Feed, Graph, Port, Workload
 from compressor.errors import SourceError
 from compressor.tasks.batches import Batches, Feeds, full_groups, grouped, order_of
 from compressor.tasks.classification import SCORED_BATCH, Classification
@@ -74,7 +74,7 @@ class ImageClassification(Classification):
             preprocessing = _Preprocessing.of(_completed(values, model.module.config.to_dict()), PREPROCESSOR)
         return (Port("pixel_values", "float32", ("batch", *preprocessing.shape)),)
 
-    def example(self, files: Path, *, batch: int, length: int) -> Feed:  # noqa: ARG002 - the model fixes the size of its images
+    def example(self, files: Path, graph: Graph, *, batch: int, length: int) -> Feed:  # noqa: ARG002 - the model fixes the size of its images
         """Made-up images; `length` says nothing of them."""
         import numpy as np
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from compressor.contracts import Batch, Columns, Evaluation, Feed, Measure, Outputs, Port, Want
+from compressor.contracts import Batch, Columns, Evaluation, Feed, Graph, Measure, Outputs, Port, Want
 from compressor.contracts.records import Interval, Scores
 from compressor.errors import CompressorError, SourceError
 from compressor.model.capture import captured
@@ -110,8 +110,11 @@ class Speech(Sounds):
         """Features of each row, a mean over its frames: `[batch, features]`."""
         return (Port("features", "float32", ("batch", "features")),)
 
-    def answer(self, module: torch.nn.Module, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    def answer(self, module: torch.nn.Module, graph: Graph, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:  # noqa: ARG002
         """Mean over valid frames of what leaves the encoder."""
+        return self._pooled(module, inputs)
+
+    def _pooled(self, module: torch.nn.Module, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
         found: torch.Tensor = module(**inputs).last_hidden_state
         mask = inputs.get("attention_mask")
         if mask is None:
@@ -123,7 +126,7 @@ class Speech(Sounds):
         """Pooled features in the place of logits; the mask is that of frames."""
         inputs = {name: tensor for name, tensor in batch.items() if name not in NOT_INPUTS}
         with captured(module, want) as (hidden_states, attention_maps):
-            features = self.answer(module, inputs)
+            features = self._pooled(module, inputs)
         frames, mask = frames_of(hidden_states, attention_maps), batch.get("attention_mask")
         valid = frame_mask(module, mask, frames) if mask is not None and frames is not None else None
         return Outputs(features, dict(hidden_states), dict(attention_maps), valid)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from compressor.contracts import Batch, Columns, Feed, Port, Workload
+from compressor.contracts import Batch, Columns, Feed, Graph, Port, Workload
 from compressor.errors import SourceError
 from compressor.tasks.classification import SCORED_BATCH, Classification
 
@@ -77,7 +77,7 @@ class TextClassification(Classification):
         names = _names(model) if isinstance(model, Path) else json.loads(model.files[TOKENIZER_CONFIG])["model_input_names"]
         return tuple(Port(name, "int64", ("batch", "length")) for name in names)
 
-    def example(self, files: Path, *, batch: int, length: int) -> Feed:
+    def example(self, files: Path, graph: Graph, *, batch: int, length: int) -> Feed:  # noqa: ARG002 - there is one
         """Ids of a made-up text, no padding."""
         import numpy as np
 

@@ -97,7 +97,7 @@ def _check_below_torch(subject: Subject, rung: str, folder: Path) -> None:
         lowered = run.foundry.lower(made, rung, target.dialect.rung, target)
         candidate, _ = run.foundry.build(lowered, stage="final", name="checked", target=target, out=folder / "built")
         feed = _feeds(run, candidate.built)[0]
-        outputs = opened(target, candidate.built)(feed)
+        outputs = opened(run.task, target, candidate.built)(feed)
     for port in run.task.outputs():
         subject.require(port.name in outputs, f"the graph it gives back lacks the output '{port.name}'")
         subject.require(bool(np.isfinite(outputs[port.name]).all()), f"output '{port.name}' is not finite after it")

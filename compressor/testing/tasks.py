@@ -57,8 +57,13 @@ def gives_feeds_as_its_ports_say(subject: Subject) -> None:
     run = _run(subject)
     ports = run.task.inputs(run.source.path)
     subject.require(ports == run.task.inputs(run.model()), "inputs differ between a model and its folder")
-    with subject.during("example"):
-        _check_feed(subject, "example", ports, run.task.example(run.source.path, batch=2, length=8), batch=2)
+    with subject.during("graphs"):
+        graphs = run.task.graphs(run.source.path)
+    subject.require(graphs == run.task.graphs(run.model()), "graphs differ between a model and its folder")
+    for graph in graphs:
+        with subject.during(f"example of {graph.name}"):
+            example = run.task.example(run.source.path, graph, batch=2, length=8)
+        _check_feed(subject, f"example of {graph.name}", graph.inputs, example, batch=2)
     for batch in (1, 3):
         with subject.during("feeds"):
             feeds = run.task.feeds(run.data.split("test"), run.source.path, Workload(batch=batch), count=2)

@@ -53,9 +53,15 @@ def write_files(folder: Path, made: Iterable[Mapping[str, str]]) -> Path:
 
 
 def lowered(artifact: Artifact, rung: str, folder: Path, *, task: Task, dialect: Dialect) -> Artifact:
-    """A model on a lower rung; each rung on the way has a folder in `folder`."""
+    """A model on a lower rung; each rung on the way has a folder in `folder`.
+
+    What lies there serves again: all calls with one folder are of one model, and targets share what they lower it to alike.
+    """
     for name in way_down(rung, start=artifact.rung):
-        (folder / name).mkdir(parents=True, exist_ok=True)
-        registry.load("rung", name)().lower(artifact, folder / name, task=task, dialect=dialect)
+        made = folder / name / f"opset-{dialect.opset}.made"
+        if not made.exists():
+            (folder / name).mkdir(parents=True, exist_ok=True)
+            registry.load("rung", name)().lower(artifact, folder / name, task=task, dialect=dialect)
+            made.touch()
         artifact = Artifact(name, folder / name)
     return artifact
