@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import chdir
 from pathlib import Path
 
 from compressor.contracts import Artifact, Dialect, Task, registry
@@ -58,10 +59,18 @@ def lowered(artifact: Artifact, rung: str, folder: Path, *, task: Task, dialect:
     What lies there serves again: all calls with one folder are of one model, and targets share what they lower it to alike.
     """
     for name in way_down(rung, start=artifact.rung):
-        made = folder / name / f"opset-{dialect.opset}.made"
+        made = folder / f"{name}-opset-{dialect.opset}.made"
         if not made.exists():
             (folder / name).mkdir(parents=True, exist_ok=True)
             registry.load("rung", name)().lower(artifact, folder / name, task=task, dialect=dialect)
             made.touch()
         artifact = Artifact(name, folder / name)
     return artifact
+
+
+def command(folder: Path, *words: str) -> None:
+    """The command line in this process, in a folder: for tests to which its own process and imports are not the point."""
+    from compressor.cli import app
+
+    with chdir(folder):
+        assert app(list(words), standalone_mode=False) in (0, None), words

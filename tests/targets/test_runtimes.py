@@ -158,9 +158,14 @@ def test_onnxruntime_gives_the_same_logits_when_it_optimises_less(level, built, 
 # ------------------------------------------------------------------ the way down
 
 
+@pytest.fixture(scope="module")
+def elsewhere(tmp_path_factory):
+    return tmp_path_factory.mktemp("elsewhere")
+
+
 @pytest.mark.parametrize("rung", ["onnx", "onnxruntime"])
-def test_lower_gives_equal_bytes_in_another_folder(rung, artifacts, tmp_path):
-    again = lowered(artifacts["torch"], rung, tmp_path / "else", task=TextClassification(), dialect=OnnxRuntime.dialect)
+def test_lower_gives_equal_bytes_in_another_folder(rung, artifacts, elsewhere):
+    again = lowered(artifacts["torch"], rung, elsewhere, task=TextClassification(), dialect=OnnxRuntime.dialect)
     assert (again.path / "model.onnx").read_bytes() == (artifacts[rung].path / "model.onnx").read_bytes()
 
 

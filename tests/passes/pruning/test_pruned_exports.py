@@ -83,12 +83,12 @@ def test_files_compute_what_torch_does_at_any_batch_and_length(name, tmp_path):
         graph = lowered(
             Artifact("torch", tmp_path / "torch"),
             target.dialect.rung,
-            tmp_path / target.__name__,
+            tmp_path / "formats",
             task=task,
             dialect=target.dialect,
         )
         built = tmp_path / target.__name__ / "built"
-        built.mkdir()
+        built.mkdir(parents=True)
         target().build(graph, built)
         session = target().open(built)
         for batch, which in ((1, 0), (3, 1), (2, 0)):
