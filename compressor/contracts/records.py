@@ -167,7 +167,7 @@ class File(Record):
 class Candidate(Record):
     """A stage built for a target: what is scored, timed and exported."""
 
-    id: str = Field(pattern="^[A-Za-z0-9_-]+@[A-Za-z0-9_-]+$")
+    id: str = Field(pattern="^[A-Za-z0-9_.-]+@[A-Za-z0-9_-]+$")
     """`stage@target`; also the name of its folder below `artifacts`."""
     stage: str
     target: str

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from compressor.deploy.machine import device
-from compressor.plan.bound import Bound
+from compressor.plan.bound import Bound, BoundStep
+from compressor.run.context import of_step
 from compressor.run.facts import Rows, files_digest, rows_of
 from compressor.run.keys import Keys
-from compressor.store.store import Store
+from compressor.store.store import Made, Store
 from compressor.training.launch import ALONE, Processes
 
 
@@ -35,10 +36,19 @@ def outlook(bound: Bound, store: Store, processes: Processes = ALONE) -> Iterato
         if parent and all(teachers.values()):
             found = store.find(keys.step(step, parent, {name: digest or "" for name, digest in teachers.items()}, None))
         yield f"{step.name}: {'found in the store' if found else 'to be run'}"
-        digests[step.name], current = (found.digest if found else None), step.name
+        digests |= _digests(step, found)
+        current = step.name
     for target in bound.targets:
         missing = target.target.missing()
         yield f"{target.name}: {missing.build or missing.run or 'ready'}"
+
+
+def _digests(step: BoundStep, found: Made | None) -> dict[str, str | None]:
+    """Digests of the models that a step made, by name; None where they are not known."""
+    products = step.step.needs().products
+    if found is None or not products:
+        return dict.fromkeys((step.name, *(f"{step.name}.{name}" for name in products)), found.digest if found else None)
+    return {step.name: of_step(found).digest, **{f"{step.name}.{name}": of_step(found, name).digest for name in products}}
 
 
 def _told(rows: Rows) -> Iterator[str]:

@@ -13,7 +13,7 @@ from furnished import write_rows
 
 from compressor.plan.bound import load_plan
 from compressor.run import facts
-from compressor.run.pipeline import Runner
+from compressor.run.ground import Ground
 from compressor.run.preview import outlook
 from compressor.store.known import KNOWN, UNSETTLED_NS
 from compressor.store.store import CHECKSUM, Store, key_of
@@ -220,8 +220,8 @@ def test_run_trusts_no_known_fact(texts):
     del forged[CHECKSUM]
     path.write_text(json.dumps({**forged, CHECKSUM: key_of(forged)}))
     assert facts.rows_of(texts.bound(), texts.store).digest == "f" * 64
-    runner = Runner(texts.bound(), texts.store, texts.folder / "run", "run", lambda _: None)
-    assert "f" * 64 not in (runner.data.digest, runner.data.record.digest)
+    ground = Ground(texts.bound(), texts.store, lambda _: None)
+    assert "f" * 64 not in (ground.data.digest, ground.data.record.digest)
 
 
 def test_check_of_what_is_known_imports_nothing_heavy(texts):
