@@ -91,7 +91,8 @@ def eager(folder):
 
     def predict(feed):
         with torch.no_grad():
-            return {"features": TASK.answer(module, {name: torch.from_numpy(array) for name, array in feed.items()}).numpy()}
+            inputs = {name: torch.from_numpy(array) for name, array in feed.items()}
+            return {"features": TASK.answer(module, TASK.graphs(folder)[0], inputs).numpy()}
 
     return predict
 
