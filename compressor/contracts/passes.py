@@ -140,7 +140,8 @@ class Pass(Step, ABC):
         return False
 
     def looks_inside(self) -> tuple[str, ...]:
-        """Parts that it works on: `heads`, `neurons`, `channels`, `layers` of its input, `features` of its teachers too.
+        """Parts that it works on: kinds of units of its input as `Anatomy.units` has them, `features` and `attention maps` of its
+        teachers too.
 
         Only where there are none can the model be of any architecture: no anatomy row need fit it.
         """

@@ -178,10 +178,19 @@ def plain_config(module: PreTrainedModel, blueprint: Blueprint) -> dict[str, Any
     if not all(isinstance(edit, KeepHeads | KeepNeurons | KeepBlocks) for edit in blueprint.edits):
         return None
     anatomy = anatomy_of(module)
-    for candidate in (values, values | _uniform(anatomy)):
+    for candidate in (values, _laid_over(values, _uniform(anatomy))):
         if _same(candidate, module, anatomy):
             return candidate
     return None
+
+
+def _laid_over(values: dict[str, Any], fields: dict[str, Any]) -> dict[str, Any]:
+    """A configuration with other sizes of its trunk, which a model of two towers describes apart."""
+    if "vision_config" in values:
+        return {**values, "vision_config": {**values["vision_config"], **fields}}
+    if "num_key_value_heads" in values and "num_attention_heads" in fields:
+        fields = {**fields, "num_key_value_heads": fields["num_attention_heads"]}
+    return values | fields
 
 
 def _uniform(anatomy: Anatomy) -> dict[str, Any]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from pathlib import Path
 
-from compressor.contracts.anatomy import Anatomy
+from compressor.contracts.anatomy import Anatomy, Block
 from compressor.errors import UnsupportedModel
 from compressor.model.anatomy import refusal
 from compressor.plan.bound import Bound, BoundStep
 
+FEATURES = ("features", "attention maps")
 DRAWN = "whose head was drawn at random, as the model came without one; train it first, with finetune for one"
 
 
@@ -55,10 +56,21 @@ def _check_insides(bound: Bound, names: Iterable[str], anatomy: Callable[[str], 
             who = "; ".join(f"{step} works on {' and '.join(parts)}" for step, parts in wanted.items())
             raise UnsupportedModel(f"{name}: {refusal(found.family)} ({who}; steps that look at nothing inside take any model)")
         for step, parts in wanted.items():
-            if part := next((part for part in parts if part in found.row.without), None):
-                raise UnsupportedModel(
-                    f"{step} works on {part}, and {name} is of family {found.family}: {found.row.without[part]}"
-                )
+            for part in parts:
+                if why := _why_not(found, part):
+                    raise UnsupportedModel(f"{step} works on {part}, and {name} is of family {found.family}: {why}")
+
+
+def _why_not(anatomy: Anatomy, part: str) -> str | None:
+    """Why a part of a model cannot be worked on; None where it can."""
+    shared = next((each.attention for each in anatomy.blocks if _shares(each)), None)
+    if part == "heads" and shared:
+        return f"{shared.key_value_groups} heads share one key and value each, take neurons or layers"
+    return anatomy.row.without.get(part)
+
+
+def _shares(block: Block) -> bool:
+    return block.attention is not None and block.attention.key_value_groups > 1
 
 
 def _needs(bound: Bound, names: Iterable[str]) -> dict[tuple[str, str], tuple[str, ...]]:
@@ -67,7 +79,8 @@ def _needs(bound: Bound, names: Iterable[str]) -> dict[tuple[str, str], tuple[st
     for step in (step for step in bound.passes if step.trunk):
         parts, origins[step.name] = step.step.looks_inside(), origins[step.start or current]
         current = step.name
-        read = step.step.teachers() if "features" in parts else ()
+        seen = tuple(part for part in parts if part in FEATURES)
+        read = step.step.teachers() if seen else ()
         found = {origins[step.name]: parts} | {
             origins[name]: ("features",) for name in read if origins[name] != origins[step.name]
         }

@@ -92,8 +92,9 @@ class Taught(Pass, TrainingSettings):
 
     @override
     def looks_inside(self) -> tuple[str, ...]:
-        """Features, unless logits are all that the objectives look at."""
-        return ("features",) if any(each.looks_at() != "logits" for each in self._objectives().values()) else ()
+        """Features, unless logits are all that the objectives look at; attention maps where one does."""
+        seen = {each.looks_at() for each in self._objectives().values()}
+        return (*(("features",) if seen - {"logits"} else ()), *(("attention maps",) if "maps" in seen else ()))
 
     @override
     def needs_repeats(self) -> bool:

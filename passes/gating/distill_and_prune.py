@@ -124,8 +124,7 @@ class DistillAndPrune(Taught):
     @override
     def looks_inside(self) -> tuple[str, ...]:
         """What has gates, and what the objectives look at."""
-        whole = {"attention": "heads", "feed-forward": "neurons"}
-        return tuple(dict.fromkeys((*super().looks_inside(), *(whole.get(unit, unit) for unit in self.units))))
+        return (*super().looks_inside(), *self.units)
 
     @override
     def shortened(self) -> Mapping[str, int]:
@@ -166,7 +165,7 @@ class DistillAndPrune(Taught):
         teachers = self.taught_by(student, models, ctx)
         listening = Listening(student, models, ctx)
         anatomy = anatomy_of(student.module)
-        gating = Gating(student.module, anatomy, self.units, drops=DROPS if self.start == "paper" else OPEN)
+        gating = Gating(anatomy, self.units, drops=DROPS if self.start == "paper" else OPEN)
         goal = self._goal(student, gating, ctx)
         goal.check(gating)
         if self.start == "importance":
@@ -229,7 +228,11 @@ class DistillAndPrune(Taught):
 
         limits = goals.Limits(
             multiples={"neurons": self.round_to, "channels": self.round_to},
-            least={"heads": self.min_heads, "channels": self.round_to, "attention": min(1, self.min_heads)},
+            least={
+                "heads": max(self.min_heads, int("attention" in gating.anatomy.row.without)),
+                "channels": self.round_to,
+                "attention": min(1, self.min_heads),
+            },
         )
         if self.latency is not None:
             return goals.latency_goal(student, gating, limits, budget=self.latency, ctx=ctx)
