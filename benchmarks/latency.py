@@ -4,50 +4,46 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
+from benchmarks.grid import Grid
 from benchmarks.rounds import LEAD_IN_CALLS, LEAD_IN_SECONDS, STEADY_TOLERANCE, Meter, Rounds, Timing
-from compressor.contracts import Bench, Candidate, Feed, Message, Probe
+from compressor.contracts import Bench, Candidate, Feed, Message, Workload
 
 if TYPE_CHECKING:
     from compressor.contracts.records import Control, LatencyRecord, LatencyRow, Ratio
-
-Shape: TypeAlias = "tuple[int, int | None]"
 
 ATTEMPTS = 3
 EFFECT_FLOOR = 0.02
 
 
-class Latency(Probe):
+class Latency(Grid):
     """Time single calls of every candidate in interleaved rounds and compare them with their intervals.
 
-    For each shape, each candidate and a second process of the first candidate (the A/A control) are loaded in fresh
+    For each workload, each candidate and a second process of the first candidate (the A/A control) are loaded in fresh
     processes, warmed up until the medians of three blocks agree, then run in `rounds` rounds, one block of calls each in
     an order drawn anew every round, the others idle meanwhile. A block is whole turns through the same real inputs, so
     that rows of different lengths weigh equally for all. The time of a round is the median of its block; the time of a
     candidate the median of its rounds; a ratio the median of the round-wise ratios.
 
-    The control passes when it differs from the baseline by at most `control_limit`. Otherwise the shape is measured again
-    with new processes, at most twice; after that all ratios of the shape are undecided. "Faster" asks for an interval
+    The control passes when it differs from the baseline by at most `control_limit`. Otherwise the workload is measured again
+    with new processes, at most twice; after that all ratios of the workload are undecided. "Faster" asks for an interval
     that excludes 1 and for an effect above 2 % and beyond the control's own interval: on a noisy machine small effects
     are not told, large ones still are.
     """
 
+    measures_latency: ClassVar[bool] = True
     paper: ClassVar[str] = "Georges, Buytaert, Eeckhout: Statistically Rigorous Java Performance Evaluation, OOPSLA 2007"
     examples: ClassVar[tuple[Mapping[str, Any], ...]] = (
         {"length": (8,), "rounds": 5, "seconds": 1.0, "warm_up_seconds": 0.05, "control_limit": 0.9},
     )
 
-    batch: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (1,)
-    """Batch sizes."""
-    length: tuple[PositiveInt, ...] = ()
-    """Lengths in tokens, pixels or samples; empty for the natural length of each row."""
     rounds: Annotated[int, Field(ge=5)] = 9
     """Rounds in which every candidate runs one block of calls."""
     seconds: PositiveFloat = 90.0
-    """Time to spend over all shapes, loading included, as long as nothing must be measured again. What is slow overruns it."""
+    """Time to spend over all workloads, loading included, as long as nothing must be measured again. What is slow overruns it."""
     inputs: PositiveInt = 16
     """Most different inputs to run in turn."""
     warm_up_seconds: PositiveFloat = 1.0
@@ -55,9 +51,9 @@ class Latency(Probe):
     control_limit: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.03
     """How far the baseline's second process may be from its first, as a fraction, for the machine to be believed."""
 
-    def shapes(self) -> tuple[Shape, ...]:
-        """Every batch size at every length."""
-        return tuple((batch, length) for batch in self.batch for length in self.length or (None,))
+    def only(self, workload: Workload, *, seconds: float) -> Self:
+        """One workload in about `seconds`."""
+        return self.at(workload).model_copy(update={"seconds": seconds})
 
     def shortened(self) -> Self:
         """Fewest rounds, hardly any warm-up, and no second attempt."""
@@ -70,21 +66,23 @@ class Latency(Probe):
         return max(self.seconds, loading_seconds + self.seconds / 2)
 
     def measure(
-        self, candidates: Sequence[Candidate], feeds: Mapping[Shape, Sequence[Feed]], bench: Bench, *, seed: int
+        self, candidates: Sequence[Candidate], feeds: Mapping[Workload, Sequence[Feed]], bench: Bench, *, seed: int
     ) -> LatencyRecord:
-        """Time all candidates at all shapes; the first candidate is the baseline, and so is every `source` stage.
+        """Time all candidates at all workloads; the first candidate is the baseline, and so is every `source` stage.
 
         Raises:
             WorkerFailed: a candidate's process died or hangs.
         """
         from compressor.contracts.records import LatencyRecord
 
-        meter = Meter(bench, work="latency", total=len(self.shapes()) * self._plan().ticks(len(candidates) + 1))
+        meter = Meter(bench, work="latency", total=len(self.workloads()) * self._plan().ticks(len(candidates) + 1))
         before = bench.load()
         series = [
-            self._measure_shape(candidates, feeds[shape], bench, shape=shape, seed=seed, meter=meter) for shape in self.shapes()
+            self._measure_at(workload, candidates, feeds[workload], bench, seed=seed, meter=meter)
+            for workload in self.workloads()
         ]
         return LatencyRecord(
+            probe="latency",
             rows=tuple(row for one in series for row in one.rows(seed)),
             ratios=tuple(ratio for one in series for ratio in one.ratios(seed)),
             controls=tuple(one.control for one in series),
@@ -94,10 +92,10 @@ class Latency(Probe):
         )
 
     def _plan(self) -> Rounds:
-        return Rounds(self.rounds, seconds=self.seconds / len(self.shapes()), warm_up_seconds=self.warm_up_seconds)
+        return Rounds(self.rounds, seconds=self.seconds / len(self.workloads()), warm_up_seconds=self.warm_up_seconds)
 
-    def _measure_shape(
-        self, candidates: Sequence[Candidate], feeds: Sequence[Feed], bench: Bench, *, shape: Shape, seed: int, meter: Meter
+    def _measure_at(
+        self, workload: Workload, candidates: Sequence[Candidate], feeds: Sequence[Feed], bench: Bench, *, seed: int, meter: Meter
     ) -> _Series:
         """Measure until the control passes, at most `ATTEMPTS` times."""
         import numpy as np
@@ -105,24 +103,23 @@ class Latency(Probe):
         plan, everyone = self._plan(), (*candidates, candidates[0])
         discarded: list[float] = []
         for attempt in range(1, ATTEMPTS + 1):
-            rng = np.random.default_rng((seed, shape[0], shape[1] or 0, attempt))
-            timings = plan.run(everyone, feeds[: self.inputs], bench, rng=rng, meter=meter)
-            control = self._control(timings, shape, seed=seed, attempts=attempt)
+            rng = np.random.default_rng((seed, workload.batch, workload.length or 0, attempt))
+            timings = plan.run(everyone, feeds[: self.inputs], workload, bench, rng=rng, meter=meter)
+            control = self._control(timings, workload, seed=seed, attempts=attempt)
             if control.passed or attempt == ATTEMPTS:
                 break
             discarded.append(control.ratio)
             meter.extend(plan.ticks(len(everyone)))
-            bench.tell(Message(f"{_spelled(shape)}: the baseline against itself gave {control.ratio:.3f}; measuring again"))
-        return _Series(shape, tuple(timings[:-1]), timings[-1], control, tuple(discarded))
+            bench.tell(Message(f"{workload}: the baseline against itself gave {control.ratio:.3f}; measuring again"))
+        return _Series(workload, tuple(timings[:-1]), timings[-1], control, tuple(discarded))
 
-    def _control(self, timings: Sequence[Timing], shape: Shape, *, seed: int, attempts: int) -> Control:
+    def _control(self, timings: Sequence[Timing], workload: Workload, *, seed: int, attempts: int) -> Control:
         from benchmarks.statistics import ratio_with_interval
         from compressor.contracts.records import Control
 
         ratio, interval = ratio_with_interval(timings[0].rounds_s, timings[-1].rounds_s, seed=seed)
         return Control(
-            batch=shape[0],
-            length=shape[1],
+            workload=workload,
             ratio=ratio,
             interval=interval,
             limit=self.control_limit,
@@ -144,17 +141,17 @@ class Latency(Probe):
             "steady_tolerance": STEADY_TOLERANCE,
             "effect_floor": f"{EFFECT_FLOOR}, or the farther end of the control's interval where that is more",
             "percentile_floors": {f"p{percent}": n for percent, n in PERCENTILE_FLOORS.items()},
-            "unsteady": [f"{timing.candidate.id} at {_spelled(one.shape)}" for one in series for timing in one.unsteady()],
-            "discarded_controls": {_spelled(one.shape): list(one.discarded) for one in series if one.discarded},
-            "control_rounds_ms": {_spelled(one.shape): [1e3 * s for s in one.second.rounds_s] for one in series},
+            "unsteady": [f"{timing.candidate.id} at {one.workload}" for one in series for timing in one.unsteady()],
+            "discarded_controls": {str(one.workload): list(one.discarded) for one in series if one.discarded},
+            "control_rounds_ms": {str(one.workload): [1e3 * s for s in one.second.rounds_s] for one in series},
         }
 
 
 @dataclass(frozen=True)
 class _Series:
-    """All that was measured at one shape."""
+    """All that was measured at one workload."""
 
-    shape: Shape
+    workload: Workload
     timings: tuple[Timing, ...]
     second: Timing
     """The baseline's second process."""
@@ -163,7 +160,7 @@ class _Series:
     """Ratios of the controls of attempts that were thrown away."""
 
     def rows(self, seed: int) -> list[LatencyRow]:
-        return [_row(timing, self.shape, seed=seed) for timing in self.timings]
+        return [_row(timing, self.workload, seed=seed) for timing in self.timings]
 
     def ratios(self, seed: int) -> list[Ratio]:
         """Of each candidate to the baseline and to every source, itself excepted."""
@@ -183,19 +180,14 @@ class _Series:
         return Ratio(
             of=of.candidate.id,
             to=to.candidate.id,
-            batch=self.shape[0],
-            length=self.shape[1],
+            workload=self.workload,
             value=value,
             interval=interval,
             outcome=judge(value, interval, floor=floor) if self.control.passed else "undecided",
         )
 
 
-def _spelled(shape: Shape) -> str:
-    return f"batch {shape[0]}, " + ("natural length" if shape[1] is None else f"length {shape[1]}")
-
-
-def _row(timing: Timing, shape: Shape, *, seed: int) -> LatencyRow:
+def _row(timing: Timing, workload: Workload, *, seed: int) -> LatencyRow:
     from benchmarks.statistics import median_with_interval, percentile
     from compressor.contracts.records import LatencyRow
 
@@ -205,14 +197,14 @@ def _row(timing: Timing, shape: Shape, *, seed: int) -> LatencyRow:
     median_ms, interval = median_with_interval(rounds_ms, seed=seed)
     return LatencyRow(
         candidate=timing.candidate.id,
-        batch=shape[0],
-        length=shape[1],
+        workload=workload,
         n=len(pooled),
         median_ms=median_ms,
         interval=interval,
         p90_ms=percentile(pooled, 90),
         p99_ms=percentile(pooled, 99),
-        throughput_per_s=1e3 * shape[0] / median_ms,
+        throughput_per_s=1e3 * workload.units / median_ms,
+        unit=workload.unit,
         load_s=float(timing.facts["load_seconds"]),
         first_call_ms=1e3 * float(timing.facts["first_call_seconds"]),
         warm_up_calls=timing.warm_up_calls,

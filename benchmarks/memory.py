@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from pydantic import Field, PositiveInt
+from pydantic import PositiveInt
 
-from compressor.contracts import Bench, Candidate, Feed, Probe, Progress
+from benchmarks.grid import Grid
+from compressor.contracts import Bench, Candidate, Feed, Progress, Workload
 
 if TYPE_CHECKING:
     from compressor.contracts.records import MemoryRecord, MemoryRow
 
 
-class Memory(Probe):
+class Memory(Grid):
     """Peak resident memory of a fresh process that loads a candidate and calls it some times.
 
     It counts all that the process ever held at once: the interpreter and the runtime's libraries (alike for all candidates
@@ -22,46 +23,38 @@ class Memory(Probe):
 
     examples: ClassVar[tuple[Mapping[str, Any], ...]] = ({"length": (8,), "calls": 2},)
 
-    batch: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (1,)
-    """Batch sizes."""
-    length: tuple[PositiveInt, ...] = ()
-    """Lengths in tokens, pixels or samples; empty for the natural length of each row."""
     calls: PositiveInt = 8
     """Calls before the peak is read."""
-
-    def shapes(self) -> tuple[tuple[int, int | None], ...]:
-        """Every batch size at every length."""
-        return tuple((batch, length) for batch in self.batch for length in self.length or (None,))
 
     def measure(
         self,
         candidates: Sequence[Candidate],
-        feeds: Mapping[tuple[int, int | None], Sequence[Feed]],
+        feeds: Mapping[Workload, Sequence[Feed]],
         bench: Bench,
         *,
         seed: int,  # noqa: ARG002 - nothing is drawn here
     ) -> MemoryRecord:
-        """One row a candidate and shape.
+        """One row per candidate and workload.
 
         Raises:
             WorkerFailed: a candidate's process died or hangs.
         """
         from compressor.contracts.records import MemoryRecord
 
-        wanted = [(candidate, shape) for shape in self.shapes() for candidate in candidates]
+        wanted = [(candidate, workload) for workload in self.workloads() for candidate in candidates]
         rows = []
-        for done, (candidate, shape) in enumerate(wanted, start=1):
-            rows.append(self._row(candidate, shape, feeds[shape], bench))
+        for done, (candidate, workload) in enumerate(wanted, start=1):
+            rows.append(self._row(candidate, workload, feeds[workload], bench))
             bench.tell(Progress("memory", done, len(wanted), unit="processes"))
-        return MemoryRecord(rows=tuple(rows))
+        return MemoryRecord(probe="memory", rows=tuple(rows))
 
-    def _row(self, candidate: Candidate, shape: tuple[int, int | None], feeds: Sequence[Feed], bench: Bench) -> MemoryRow:
+    def _row(self, candidate: Candidate, workload: Workload, feeds: Sequence[Feed], bench: Bench) -> MemoryRow:
         from compressor.contracts.records import MemoryRow
 
         worker = bench.worker(candidate)
         try:
-            worker.put(feeds[: self.calls])
+            worker.put(feeds[: self.calls], workload)
             worker.run(self.calls)
-            return MemoryRow(candidate=candidate.id, peak_bytes=worker.peak_bytes(), batch=shape[0], length=shape[1])
+            return MemoryRow(candidate=candidate.id, peak_bytes=worker.peak_bytes(), workload=workload)
         finally:
             worker.close()

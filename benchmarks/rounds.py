@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from compressor.contracts import Bench, Candidate, Feed, Progress, Worker
+from compressor.contracts import Bench, Candidate, Feed, Progress, Worker, Workload
 
 if TYPE_CHECKING:
     import numpy as np
@@ -72,7 +72,14 @@ class Rounds:
         return candidates * (2 + self.rounds)
 
     def run(
-        self, candidates: Sequence[Candidate], feeds: Sequence[Feed], bench: Bench, *, rng: np.random.Generator, meter: Meter
+        self,
+        candidates: Sequence[Candidate],
+        feeds: Sequence[Feed],
+        workload: Workload,
+        bench: Bench,
+        *,
+        rng: np.random.Generator,
+        meter: Meter,
     ) -> list[Timing]:
         """Time every candidate in a fresh process, one block each in every round, in an order drawn anew.
 
@@ -81,7 +88,7 @@ class Rounds:
         """
         started = time.monotonic()
         with ExitStack() as stack:
-            lanes = [self._load(candidate, feeds, bench, stack=stack, meter=meter) for candidate in candidates]
+            lanes = [self._load(candidate, feeds, workload, bench, stack=stack, meter=meter) for candidate in candidates]
             turn = feeds[: self._inputs_that_fit(lanes, len(feeds))]
             lanes = [self._warm_up(lane, turn, meter=meter) for lane in lanes]
             left_seconds = max(self.seconds - (time.monotonic() - started), self.seconds / 2)
@@ -94,13 +101,15 @@ class Rounds:
                     meter.tick()
             return [lane.timing(rounds) for lane, rounds in zip(lanes, samples, strict=True)]
 
-    def _load(self, candidate: Candidate, feeds: Sequence[Feed], bench: Bench, *, stack: ExitStack, meter: Meter) -> _Lane:
+    def _load(
+        self, candidate: Candidate, feeds: Sequence[Feed], workload: Workload, bench: Bench, *, stack: ExitStack, meter: Meter
+    ) -> _Lane:
         """Start a worker and see roughly how fast it is; its very first call is among its facts and not counted."""
         worker = bench.worker(candidate)
         stack.callback(worker.close)
-        worker.put(feeds)
+        worker.put(feeds, workload)
         worker.run(1)
-        lane = _Lane(candidate, worker, call_seconds=median(worker.run(3)))
+        lane = _Lane(candidate, worker, workload, call_seconds=median(worker.run(3)))
         meter.tick()
         return lane
 
@@ -114,7 +123,7 @@ class Rounds:
         """Run whole turns until three blocks agree, within the shortest and longest time."""
         from benchmarks.statistics import is_steady
 
-        lane.worker.put(turn)
+        lane.worker.put(turn, lane.workload)
         block = _calls(lane.call_seconds, len(turn), self.warm_up_seconds / WARM_UP_BLOCKS)
         medians: list[float] = []
         spent_seconds, steady = 0.0, False
@@ -133,6 +142,7 @@ class _Lane:
 
     candidate: Candidate
     worker: Worker
+    workload: Workload
     call_seconds: float
     warm_up_calls: int = 0
     steady: bool = False

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from compressor.contracts import Batch, Context, Pass, Size
-from compressor.training.loop import TrainingSettings
+from compressor.contracts import Context, Needs, Pass, Size
+from compressor.training.settings import TrainingSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    import torch
-
     from compressor.contracts import Model
 
 
 class Finetune(TrainingSettings, Pass):
     """Train the whole model on the labels of the training rows."""
 
+    version: ClassVar[int] = 2
     trains: ClassVar[bool] = True
     requires: ClassVar[tuple[str, ...]] = ("accelerate", "transformers")
     paper: ClassVar[str] = (
@@ -25,38 +22,32 @@ class Finetune(TrainingSettings, Pass):
         "arXiv:1711.05101"
     )
 
-    def needs_classes(self) -> bool:
+    def needs(self) -> Needs:
         """It minimises the task's loss."""
-        return True
+        return Needs(loss=True)
 
     def work(self, size: Size) -> float:
         """Backward is twice forward: three passes over a training row, one over a validation row, an epoch."""
-        return self.epochs * (3 * size.rows["train"] + size.rows["validation"]) * size.result
+        train = size.rows["train"]
+        return self.passes(train) * (3 * train + size.rows["validation"]) * size.result
 
     def apply(self, model: Model, ctx: Context) -> Model:
         """Minimise the task's loss; the curves go into the report."""
         from compressor.contracts.notes import Series
-        from compressor.training.loop import train
+        from compressor.training.loop import Training, train
         from passes.side_files import write_side_files
 
         files = write_side_files(model, ctx.folder / "files")
         rows = ctx.data.split("train")
 
-        def step(batch: Batch, _: float) -> Mapping[str, torch.Tensor]:
-            return {"task": ctx.task.loss(ctx.task.forward(model.module, batch), batch)}
-
-        log = train(
+        training = Training(
             model.module,
             batches=lambda epoch: ctx.task.batches(rows, files, batch_size=self.batch_size, shuffle_seed=ctx.seed + epoch),
-            step=step,
+            step=lambda batch, _: {"task": ctx.task.loss(ctx.task.forward(model.module, batch), batch)},
             settings=self,
-            seed=ctx.seed,
-            device=ctx.device,
-            tell=ctx.tell,
-            work="finetune",
-            folder=ctx.folder,
             evaluate=lambda: ctx.evaluate(model, "validation").scores.main.value,
         )
+        log = train(training, ctx, work="finetune")
         ctx.note(Series(title=f"Training loss ({log.precision})", x="step", y="loss", curves=dict(log.losses)))
         ctx.note(Series(title="Validation", x="step", y=ctx.task.metric, curves={ctx.task.metric: log.validation}))
         return model

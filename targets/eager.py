@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from compressor.contracts import Artifact, Dialect, Feed, Missing, Session, Target
-
-if TYPE_CHECKING:
-    from compressor.model.model import Model
+from compressor.contracts import Artifact, Dialect, Missing, Session, Target
 
 
 class EagerTorch(Target):
@@ -33,35 +30,22 @@ class EagerTorch(Target):
                 return Missing(run="no CUDA device")
         return Missing()
 
-    def build(self, source: Artifact, out: Path) -> None:
+    def build(self, source: Artifact, out: Path, **_: object) -> None:
         """Copy the model folder."""
         shutil.copytree(source.path, out, dirs_exist_ok=True)
 
     def open(self, built: Path) -> Session:
-        """Load the model."""
+        """Load the model, and the task that knows what it answers.
+
+        Raises:
+            StoreError: there is no `task.json` beside it.
+        """
         import torch
 
+        from compressor.deploy.graphs import task_of
+        from compressor.deploy.session import EagerSession
         from compressor.model.model import Model
 
+        task = task_of(built)
         torch.set_num_threads(self.threads)
-        return _EagerSession(Model.load(built, device=self.device), self.device)
-
-
-class _EagerSession:
-    def __init__(self, model: Model, device: str) -> None:
-        self._module = model.module.train(False)
-        self._device = device
-
-    def run(self, feed: Feed, state: object | None = None) -> tuple[Feed, object | None]:
-        import torch
-
-        with torch.inference_mode():
-            inputs = {name: torch.as_tensor(array, device=self._device) for name, array in feed.items()}
-            outputs = self._module(**inputs)
-            return {"logits": outputs.logits.float().cpu().numpy()}, state
-
-    def facts(self) -> dict[str, str]:
-        import torch
-
-        precision = str(next(self._module.parameters()).dtype).removeprefix("torch.").replace("float", "fp")
-        return {"precision": precision, "device": self._device, "threads": str(torch.get_num_threads())}
+        return EagerSession(task, Model.load(built, device=self.device), self.device)

@@ -5,18 +5,19 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from compressor.contracts import Artifact, Dialect, Feed, Missing, Session, Target
+from compressor.contracts import Artifact, Dialect, Feed, Graph, Missing, Scheme, Session, Target
+from compressor.deploy.graphs import graphs_of
 from compressor.deploy.machine import accelerators
 from compressor.errors import MissingDependency
-from targets.onnx_operators import Operator, operators
 
 if TYPE_CHECKING:
+    import onnx
     import onnxruntime
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
@@ -30,10 +31,16 @@ PRODUCTS = ("MatMul", "Gemm", "Conv", "FusedMatMul", "FusedGemm", "FusedConv", "
 CONVERSIONS = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear")
 
 
+SCHEMES = (Scheme("int8", "uint8", "channel"), Scheme("int8", "uint8", "tensor"))
+"""What its own quantiser makes, and has int8 products for."""
+
+
 class OnnxRuntime(Target):
     """One ONNX file, optimised by ONNX Runtime when it is loaded."""
 
-    dialect: ClassVar[Dialect] = Dialect(rung="onnxruntime", quantizer="onnxruntime", precisions=("fp32", "int8"))
+    dialect: ClassVar[Dialect] = Dialect(
+        rung="onnxruntime", quantizer="onnxruntime", precisions=("fp32", "int8"), schemes=SCHEMES
+    )
     file: ClassVar[str] = "model.onnx"
     requires: ClassVar[tuple[str, ...]] = ("onnxruntime",)
 
@@ -58,9 +65,9 @@ class OnnxRuntime(Target):
             return Missing(run="no CUDA device")
         return Missing()
 
-    def build(self, source: Artifact, out: Path) -> None:
-        """Copy the graph."""
-        for path in source.path.glob("model.onnx*"):
+    def build(self, source: Artifact, out: Path, *, graphs: tuple[Graph, ...] = (Graph(),), **_: object) -> None:
+        """Copy the graphs."""
+        for path in (path for graph in graphs for path in source.path.glob(f"{graph.name}.onnx*")):
             shutil.copyfile(path, out / path.name)
 
     def open(self, built: Path) -> Session:
@@ -69,19 +76,24 @@ class OnnxRuntime(Target):
         Raises:
             MissingDependency: ONNX Runtime fell back to another provider than was asked for.
         """
-        session = self._session(built / self.file)
-        if PROVIDERS[self.provider] not in session.get_providers():
-            raise MissingDependency(f"asked for {PROVIDERS[self.provider]}, onnxruntime runs {session.get_providers()}")
-        return _OnnxSession(session, self, built / self.file)
+        loaded = {
+            graph.name: _Loaded(self._session(built / f"{graph.name}.onnx"), graph, self.provider) for graph in graphs_of(built)
+        }
+        for each in loaded.values():
+            if PROVIDERS[self.provider] not in each.session.get_providers():
+                raise MissingDependency(f"asked for {PROVIDERS[self.provider]}, onnxruntime runs {each.session.get_providers()}")
+        return _OnnxSession(loaded, self, built)
 
     def diagnose(self, built: Path) -> tuple[str, ...]:
-        """Products that compute in float, and conversions between float and int8, in the graph that really runs."""
-        with tempfile.TemporaryDirectory(prefix="compressor-optimised-") as folder:
-            optimised = Path(folder) / "optimised.onnx"
-            self._session(built / self.file, optimised=optimised)
-            found = operators(optimised)
-        fake = Counter(each.kind for each in fake_quantised(found))
-        real = Counter(each.kind for each in found) - fake
+        """Products that compute in float, and conversions between float and int8, in the graphs that really run."""
+        found: list[onnx.NodeProto] = []
+        for graph in graphs_of(built):
+            with tempfile.TemporaryDirectory(prefix="compressor-optimised-") as folder:
+                optimised = Path(folder) / "optimised.onnx"
+                self._session(built / f"{graph.name}.onnx", optimised=optimised)
+                found += nodes(optimised)
+        fake = Counter(each.op_type for each in fake_quantised(found))
+        real = Counter(each.op_type for each in found) - fake
         lines = [f"{count} {kind} in float on values that were quantised and dequantised" for kind, count in sorted(fake.items())]
         lines += [f"{real[kind]} {kind} in float" for kind in PRODUCTS if real[kind]]
         return (*lines, *(f"{real[kind]} {kind} between float and int8" for kind in CONVERSIONS if real[kind]))
@@ -98,32 +110,76 @@ class OnnxRuntime(Target):
         return onnxruntime.InferenceSession(str(file), options, providers=[PROVIDERS[self.provider]])
 
 
-class _OnnxSession:
-    def __init__(self, session: onnxruntime.InferenceSession, target: OnnxRuntime, file: Path) -> None:
-        self._session = session
-        self._target = target
-        self._file = file
+class _Loaded:
+    """One graph, loaded. The values of a state are bound from one run to the next and stay on the device."""
+
+    def __init__(self, session: onnxruntime.InferenceSession, graph: Graph, provider: str) -> None:
+        self.session = session
+        self._graph = graph
+        self._device = "cpu" if provider == "cpu" else "cuda"
         self._inputs = {each.name for each in session.get_inputs()}
         self._outputs = [each.name for each in session.get_outputs()]
 
-    def run(self, feed: Feed, state: object | None = None) -> tuple[Feed, object | None]:
-        found = self._session.run(self._outputs, {name: array for name, array in feed.items() if name in self._inputs})
-        return dict(zip(self._outputs, found, strict=True)), state
+    def run(self, feed: Feed, state: Mapping[str, Any] | None) -> tuple[Feed, Mapping[str, Any] | None]:
+        given = {name: array for name, array in feed.items() if name in self._inputs}
+        if self._graph.state:
+            return self._run_bound(given, self._first(feed) if state is None else state)
+        return dict(zip(self._outputs, self.session.run(self._outputs, given), strict=True)), None
+
+    def _run_bound(self, given: Feed, state: Mapping[str, Any]) -> tuple[Feed, Mapping[str, Any]]:
+        import numpy as np
+
+        kept, binding = dict(self._graph.state), self.session.io_binding()
+        for name, array in given.items():
+            binding.bind_cpu_input(name, np.ascontiguousarray(array))
+        for name, value in state.items():
+            binding.bind_ortvalue_input(name, value)
+        for name in self._outputs:
+            binding.bind_output(name, self._device if name in kept else "cpu")
+        self.session.run_with_iobinding(binding)
+        found = dict(zip(self._outputs, binding.get_outputs(), strict=True))
+        outputs = {name: value.numpy() for name, value in found.items() if name not in kept}
+        return outputs, {becomes: found[output] for output, becomes in kept.items()}
+
+    def _first(self, feed: Feed) -> dict[str, Any]:
+        import onnxruntime
+
+        make = onnxruntime.OrtValue.ortvalue_from_numpy
+        return {name: make(array, self._device) for name, array in self._graph.first_state(feed).items()}
+
+
+class _OnnxSession:
+    def __init__(self, graphs: Mapping[str, _Loaded], target: OnnxRuntime, built: Path) -> None:
+        self._graphs = graphs
+        self._target = target
+        self._built = built
+
+    def run(self, feed: Feed, *, graph: str = "model", state: Any = None) -> tuple[Feed, object | None]:
+        """The state is an `OrtValue` by name of the input that it becomes."""
+        return self._graphs[graph].run(feed, state)
 
     def facts(self) -> dict[str, str]:
         """Q/DQ pairs count as int8 only where ONNX Runtime makes int8 operators of them: from `extended` on."""
-        found = operators(self._file)
+        found = [node for name in self._graphs for node in nodes(self._built / f"{name}.onnx")]
         fused = bool(fake_quantised(found)) and self._target.graph_optimization in ("extended", "all")
-        int8 = fused or any(each.kind in INT8_OPERATORS for each in found)
+        int8 = fused or any(each.op_type in INT8_OPERATORS for each in found)
+        session = next(iter(self._graphs.values())).session
         return {
             "precision": "int8 + fp32" if int8 else "fp32",
-            "device": self._session.get_providers()[0].removesuffix("ExecutionProvider"),
-            "threads": str(self._session.get_session_options().intra_op_num_threads),
+            "device": session.get_providers()[0].removesuffix("ExecutionProvider"),
+            "threads": str(session.get_session_options().intra_op_num_threads),
             "graph_optimization": self._target.graph_optimization,
         }
 
 
-def fake_quantised(found: Sequence[Operator]) -> list[Operator]:
+def nodes(path: Path) -> list[onnx.NodeProto]:
+    """The operators of a graph's file."""
+    import onnx
+
+    return list(onnx.load(path, load_external_data=False).graph.node)
+
+
+def fake_quantised(found: Sequence[onnx.NodeProto]) -> list[onnx.NodeProto]:
     """Products whose first two inputs come straight from `DequantizeLinear`."""
-    dequantised = {name for each in found if each.kind == "DequantizeLinear" for name in each.outputs}
-    return [each for each in found if each.kind in ("MatMul", "Gemm", "Conv") and dequantised.issuperset(each.inputs[:2])]
+    dequantised = {name for each in found if each.op_type == "DequantizeLinear" for name in each.output}
+    return [each for each in found if each.op_type in ("MatMul", "Gemm", "Conv") and dequantised.issuperset(each.input[:2])]

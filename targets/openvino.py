@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from compressor.contracts import Artifact, Dialect, Feed, Missing, Session, Target
+from compressor.contracts import Artifact, Dialect, Feed, Graph, Missing, Scheme, Session, Target
+from compressor.deploy.graphs import graphs_of
 
 PRODUCTS = ("MatMul", "FullyConnected", "Convolution", "Gemm", "Subgraph")
 """Layers that do the bulk of the arithmetic, by OpenVINO's names; a subgraph may hold an attention."""
 INT8 = ("i8", "u8")
+SCHEMES = (Scheme("int8", "uint8"), Scheme("int8", kernels=False))
+"""What NNCF makes: int8 products, and int8 weights that are brought back to float."""
 
 
 class OpenVino(Target):
     """OpenVINO's intermediate representation, compiled for the processor when it is loaded."""
 
-    dialect: ClassVar[Dialect] = Dialect(rung="openvino", quantizer="nncf", precisions=("fp32", "bf16", "int8"))
+    dialect: ClassVar[Dialect] = Dialect(rung="openvino", quantizer="nncf", precisions=("fp32", "bf16", "int8"), schemes=SCHEMES)
     file: ClassVar[str] = "model.xml"
     requires: ClassVar[tuple[str, ...]] = ("openvino",)
 
@@ -37,24 +41,25 @@ class OpenVino(Target):
             return Missing(build=reason, run=reason)
         return Missing()
 
-    def build(self, source: Artifact, out: Path) -> None:
-        """Copy the representation."""
-        for name in ("model.xml", "model.bin"):
-            shutil.copyfile(source.path / name, out / name)
+    def build(self, source: Artifact, out: Path, *, graphs: tuple[Graph, ...] = (Graph(),), **_: object) -> None:
+        """Copy the representation of each graph."""
+        for graph in graphs:
+            for name in (f"{graph.name}.xml", f"{graph.name}.bin"):
+                shutil.copyfile(source.path / name, out / name)
 
     def open(self, built: Path) -> Session:
         """Compile for latency: one stream."""
-        return _OpenVinoSession(self._compiled(built))
+        return _OpenVinoSession({graph.name: _Compiled(self._compiled(built, graph), graph) for graph in graphs_of(built)})
 
     def diagnose(self, built: Path) -> tuple[str, ...]:
-        """Products that compute in float, and quantisation that was not fused, in the compiled graph."""
-        counts = Counter(layers(self._compiled(built)))
+        """Products that compute in float, and quantisation that was not fused, in the compiled graphs."""
+        counts = Counter(layer for graph in graphs_of(built) for layer in layers(self._compiled(built, graph)))
         float_products = {each: count for each, count in counts.items() if each[0] in PRODUCTS and each[1] not in INT8}
         lines = [f"{count} {kind} in {_name(precision)}" for (kind, precision), count in sorted(float_products.items())]
         left = sum(count for (kind, _), count in counts.items() if kind == "FakeQuantize")
         return (*lines, f"{left} FakeQuantize left by itself") if left else tuple(lines)
 
-    def _compiled(self, built: Path) -> Any:
+    def _compiled(self, built: Path, graph: Graph) -> Any:
         from compressor.deploy.telemetry import silence
 
         silence()
@@ -68,29 +73,57 @@ class OpenVino(Target):
         }
         if self.precision != "default":
             options["INFERENCE_PRECISION_HINT"] = self.precision
-        return openvino.Core().compile_model(str(built / self.file), "CPU", options)
+        return openvino.Core().compile_model(str(built / f"{graph.name}.xml"), "CPU", options)
+
+
+class _Compiled:
+    """One compiled graph. The tensors of a state go from one request into the next and never through numpy."""
+
+    def __init__(self, compiled: Any, graph: Graph) -> None:
+        self.compiled = compiled
+        self._graph = graph
+        self._request = compiled.create_infer_request()
+        self._inputs = {name for port in compiled.inputs for name in port.get_names()}
+        self._outputs = {name: place for place, port in enumerate(compiled.outputs) for name in port.get_names()}
+        kept = {name for name, _ in graph.state}
+        self._given = [port.get_any_name() for port in compiled.outputs if not kept & port.get_names()]
+
+    def run(self, feed: Feed, state: Mapping[str, Any] | None) -> tuple[Feed, Mapping[str, Any] | None]:
+        given: dict[str, Any] = {name: array for name, array in feed.items() if name in self._inputs}
+        kept = self._graph.first_state(feed) if state is None else state
+        after = {becomes: self._fresh(output) for output, becomes in self._graph.state}
+        self._request.infer({**given, **kept}, share_inputs=True)
+        return {name: self._request.get_output_tensor(self._outputs[name]).data.copy() for name in self._given}, after or None
+
+    def _fresh(self, output: str) -> Any:
+        """A new tensor for an output to be written into, at its own size: the last state stays as it is."""
+        import openvino
+
+        port = self.compiled.outputs[self._outputs[output]]
+        shape = [axis.get_length() if axis.is_static else 0 for axis in port.get_partial_shape()]
+        tensor = openvino.Tensor(port.get_element_type(), openvino.Shape(shape))
+        self._request.set_output_tensor(self._outputs[output], tensor)
+        return tensor
 
 
 class _OpenVinoSession:
-    def __init__(self, compiled: Any) -> None:
-        self._compiled = compiled
-        self._request = compiled.create_infer_request()
-        self._inputs = {name for port in compiled.inputs for name in port.get_names()}
-        self._outputs = [port.get_any_name() for port in compiled.outputs]
+    def __init__(self, graphs: Mapping[str, _Compiled]) -> None:
+        self._graphs = graphs
 
-    def run(self, feed: Feed, state: object | None = None) -> tuple[Feed, object | None]:
-        self._request.infer({name: array for name, array in feed.items() if name in self._inputs}, share_inputs=True)
-        return {name: self._request.get_output_tensor(i).data.copy() for i, name in enumerate(self._outputs)}, state
+    def run(self, feed: Feed, *, graph: str = "model", state: Any = None) -> tuple[Feed, object | None]:
+        """The state is an OpenVINO tensor by name of the input that it becomes."""
+        return self._graphs[graph].run(feed, state)
 
     def facts(self) -> dict[str, str]:
-        """Precisions of the products in the compiled graph, and of what is left where all of them are int8."""
-        precisions = {precision for kind, precision in layers(self._compiled) if kind in PRODUCTS}
-        hint = self._compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
+        """Precisions of the products in the compiled graphs, and of what is left where all of them are int8."""
+        compiled = [each.compiled for each in self._graphs.values()]
+        precisions = {precision for each in compiled for kind, precision in layers(each) if kind in PRODUCTS}
+        hint = compiled[0].get_property("INFERENCE_PRECISION_HINT").to_string()
         real = sorted(_name(precision) for precision in (precisions - set(INT8)) or {hint})
         return {
             "precision": " + ".join([*(["int8"] if precisions & set(INT8) else []), *real]),
             "device": "CPU",
-            "threads": str(self._compiled.get_property("INFERENCE_NUM_THREADS")),
+            "threads": str(compiled[0].get_property("INFERENCE_NUM_THREADS")),
         }
 
 

@@ -134,21 +134,21 @@ PLANS = {
     ),
     "unknown teacher": (
         ("- finetune: {epochs: 1, precision: fp32}", "- finetune\n  - distill: {teacher: big}"),
-        "plan.yaml:9: passes.distillation.distill.teacher: no step or model is named 'big' (known: finetune, source)",
+        "plan.yaml:9: passes.distill.teacher: no step or model is named 'big' (known: finetune, source)",
     ),
     "a cache of what cannot be kept": (
         (
             "- finetune: {epochs: 1, precision: fp32}",
             "- finetune\n  - distill: {teacher: source, objectives: {attention-maps: 1.0}, cache_teacher: true}",
         ),
-        "plan.yaml:9: passes.distillation.distill: cache_teacher keeps no attention maps, and attention-maps looks at them: leave cache_teacher out",
+        "plan.yaml:9: passes.distill: cache_teacher keeps no attention maps, and attention-maps looks at them: leave cache_teacher out",
     ),
     "compiling what is looked into": (
         (
             "- finetune: {epochs: 1, precision: fp32}",
             "- finetune\n  - distill: {teacher: source, objectives: {relations: 1.0}, compile: true}",
         ),
-        "plan.yaml:9: passes.distillation.distill: compile: true hides what relations looks at inside of the student: leave compile out",
+        "plan.yaml:9: passes.distill: compile: true hides what relations looks at inside of the student: leave compile out",
     ),
     "wrong type": (("epochs: 1", "epochs: one"), "plan.yaml:8: passes.finetune.epochs: found 'one', expected a whole number"),
     "out of range": (

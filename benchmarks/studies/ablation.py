@@ -49,7 +49,7 @@ def without(plan: Mapping[str, Any], bound: Bound, number: int) -> dict[str, Any
     """The plan without its step of that number."""
     left, made = bound.passes[number], copy.deepcopy(dict(plan))
     later = bound.passes[number + 1 :]
-    needed = left.name == bound.reference or any(left.name in step.step.teachers() for step in later)
+    needed = left.name == bound.reference or any(left.name in step.step.needs().teachers for step in later)
     following = next((place for place, step in enumerate(bound.passes) if place > number and step.trunk), None)
     if needed and left.trunk and following is not None:
         before = left.start or next((step.name for step in reversed(bound.passes[:number]) if step.trunk), "source")
@@ -115,7 +115,8 @@ def points(difference: Difference | None) -> str:
     """Points against the reference, with their interval."""
     if difference is None:
         return "-"
-    return f"{difference.points:+.2f} [{difference.interval.low:+.2f}, {difference.interval.high:+.2f}]"
+    around = f" [{difference.interval.low:+.2f}, {difference.interval.high:+.2f}]" if difference.interval else ""
+    return f"{difference.change:+.2f}{around}"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -15,9 +15,9 @@ import yaml
 
 from benchmarks.studies import ablation, newsgroups
 from benchmarks.studies.pages import machine_lines
-from compressor.contracts.records import Ratio, Report
+from compressor.contracts.records import Ratio, Report, Workload
 from compressor.plan.bound import load_plan
-from compressor.report.findings import Findings, Shape
+from compressor.report.findings import Findings
 
 PLAN = Path("plans/quickstart.yaml")
 RUNS = Path("runs/results")
@@ -28,7 +28,7 @@ CONDITIONS = {
     "1 thread": ["targets.onnxruntime.threads=1", "targets.openvino.threads=1"],
     "2 threads": ["targets.onnxruntime.threads=2", "targets.openvino.threads=2"],
 }
-SHORTER = {"without prune-structure": ["passes.distillation.distill.epochs=1"]}
+SHORTER = {"without prune-structure": ["passes.distill.epochs=1"]}
 """The whole model imitates itself well enough after one epoch, and six take twenty minutes."""
 LIMITS = {"train": 3000, "validation": 300, "test": 1000}
 """Rows of 20 Newsgroups: with all of them the plan takes two hours on two cores."""
@@ -103,22 +103,22 @@ def speeds(timed: Mapping[str, Report]) -> Iterator[str]:
     for name, report in timed.items():
         findings = Findings(report)
         for target in findings.targets:
-            for shape in findings.shapes:
-                yield speed(findings, target, shape, threads=name.partition(" ")[0])
+            for workload in findings.workloads:
+                yield speed(findings, target, workload, threads=name.partition(" ")[0])
     yield ""
 
 
-def speed(findings: Findings, target: str, shape: Shape, *, threads: str) -> str:
+def speed(findings: Findings, target: str, workload: Workload, *, threads: str) -> str:
     """One row."""
     candidate = findings.candidates[f"final@{target}"]
-    found, baseline = findings.row(candidate, shape), findings.rows[findings.baseline or "", shape]
-    control = next(each for each in findings.controls if (each.batch, each.length) == shape)
+    found, baseline = findings.row(candidate, workload), findings.rows[findings.baseline or "", workload]
+    control = next(each for each in findings.controls if each.workload == workload)
     assert found.quality
     assert found.latency
     cells = (
         f"{target} ({candidate.facts.get('precision', '')})",
         threads,
-        shape[0],
+        workload.batch,
         f"{found.quality.value:.4f}",
         ablation.points(candidate.difference),
         f"{candidate.bytes / 1e6:.1f} MB",
@@ -141,7 +141,7 @@ def spelled(ratio: Ratio | None) -> str:
 
 def overtaken(report: Report) -> Iterator[str]:
     """What a gain over the reference means, where there is one."""
-    gains = [each.difference.points for each in report.candidates if each.stage == "final" and each.difference]
+    gains = [each.difference.change for each in report.candidates if each.stage == "final" and each.difference]
     if gains and min(gains) > 0:
         yield "The reference is fine-tuned for one epoch here too, which is too little for twenty topics: the student, which learns from it"
         yield "and from the labels for six more, overtakes it. What compression costs a model that has learned all it can is not shown by this."

@@ -88,7 +88,7 @@ def prepared(recordings: Path, folder: Path) -> Path:
 
 def passes(cell: Cell) -> Iterator[dict[str, Any]]:
     """Steps of a cell; all imitate the same layers through projections of their own, with the same rows in the same order."""
-    common = {"teacher": "source", "learning_rate": cell.rate, "cache_teacher": True, "keep": "last"}
+    common = {"teacher": "source", "learning_rate": cell.rate, "cache_teacher": True, "checkpoint": "last"}
     if cell.method == "joint":
         stages = {"epochs": FIRST, "recovery_epochs": SECOND, "sparsity": SPARSITY}
         yield {"distill-and-prune": {**common, **stages, "objectives": imitation(TAUGHT)}}

@@ -84,7 +84,7 @@ class Watch:
     def outputs(self, model: Model, split: str, *, limit: int) -> NDArray[np.float32]:  # noqa: ARG002
         """Of a few rows: only steps are timed."""
         rows = self.data.split(split).select(range(16))
-        return self.task.predicted(eager(self.task, model, self.device), rows, self.files(model))
+        return self.task.predicted(eager(self.task, model, self.device), rows, self.files(model))["features"]
 
     def files(self, model: Model) -> Path:
         """What lies beside a model."""

@@ -18,6 +18,7 @@ import numpy as np
 
 from benchmarks.studies import ablation, newsgroups
 from benchmarks.studies.pages import differences, machine_lines, mean_and_interval
+from compressor.contracts import Columns
 from compressor.contracts.records import Report
 from compressor.plan.specs import DataSpec
 from compressor.report import EVALUATIONS
@@ -76,7 +77,7 @@ def passes(cell: Cell) -> Iterator[dict[str, Any]]:
         "teacher": "finetune",
         "learning_rate": cell.rate,
         "cache_teacher": True,
-        "keep": "last",
+        "checkpoint": "last",
         "objectives": objectives,
         "task_loss": 0.5,
     }
@@ -100,7 +101,7 @@ def prepared(data: str, runs: Path) -> Path:
         limit = {"train": TRAIN, "validation": 1, "test": TEST}
         given = {"files": files, "split": {"validation": VALIDATION}, "limit": limit}
     spec = DataSpec.model_validate({**given, "deduplicate": True})
-    splits = load_data(spec, columns=("text", "label"), seed=0, folder=Path())
+    splits = load_data(spec, columns=Columns(("text",), "label"), seed=0, folder=Path())
     parts = {"train": ("train",) if data == "newsgroups" else ("train", "validation"), "test": ("test",)}
     folder.mkdir(parents=True, exist_ok=True)
     for name, taken in parts.items():
@@ -187,7 +188,7 @@ def row(lab: Lab, cell: Cell) -> Row:
 
     report = lab.run(cell)
     outputs = lab.runs / cell.name / "run" / EVALUATIONS
-    teacher, student = (load_evaluation(outputs / f"{stage}@onnxruntime").outputs for stage in ("finetune", "final"))
+    teacher, student = (load_evaluation(outputs / f"{stage}@onnxruntime").outputs["logits"] for stage in ("finetune", "final"))
     p, q = (log_softmax(each.astype(np.float64), axis=-1) for each in (teacher, student))
     alike = float((teacher.argmax(-1) == student.argmax(-1)).mean())
     return Row(accuracy(report, "final"), 100 * alike, 1e3 * float((np.exp(p) * (p - q)).sum(-1).mean()))

@@ -45,7 +45,7 @@ TOKENS, TRAINED_ROWS, BATCH_SIZE = 128, 96, 16
 PEAK = """
 import sys
 from compressor.cli import main
-from compressor.worker import peak_bytes
+from compressor.deploy.worker import peak_bytes
 try:
     main()
 finally:

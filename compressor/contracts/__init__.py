@@ -3,18 +3,22 @@
 Light on purpose (no torch, numpy, onnx): a plan is checked with nothing but this and the modules of the steps it names.
 """
 
+from compressor.contracts.graph import Feed, Graph, Port, Session
+from compressor.contracts.library import Library, Loaded
 from compressor.contracts.model import Component, Edit, Model
-from compressor.contracts.passes import Context, Objective, Pass, Size
+from compressor.contracts.passes import Context, Needs, Objective, Pass, Size
 from compressor.contracts.probe import Bench, Candidate, Probe, Worker
+from compressor.contracts.records import Workload
 from compressor.contracts.step import Event, Message, Progress, Step
-from compressor.contracts.target import Artifact, Dialect, Missing, Rung, Session, Target
-from compressor.contracts.task import Batch, Data, Evaluation, Feed, Outputs, Port, Task, Want
+from compressor.contracts.target import Artifact, Dialect, Missing, Rung, Scheme, Target
+from compressor.contracts.task import Batch, Columns, Data, Evaluation, Measure, Outputs, Task, Want
 
 __all__ = [
     "Artifact",
     "Batch",
     "Bench",
     "Candidate",
+    "Columns",
     "Component",
     "Context",
     "Data",
@@ -23,9 +27,14 @@ __all__ = [
     "Evaluation",
     "Event",
     "Feed",
+    "Graph",
+    "Library",
+    "Loaded",
+    "Measure",
     "Message",
     "Missing",
     "Model",
+    "Needs",
     "Objective",
     "Outputs",
     "Pass",
@@ -33,6 +42,7 @@ __all__ = [
     "Probe",
     "Progress",
     "Rung",
+    "Scheme",
     "Session",
     "Size",
     "Step",
@@ -40,4 +50,5 @@ __all__ = [
     "Task",
     "Want",
     "Worker",
+    "Workload",
 ]

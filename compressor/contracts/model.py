@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     import torch
 
 
+BLUEPRINT, CONFIG, WEIGHTS = "blueprint.json", "config.json", "model.safetensors"
+"""Files of a stored model: how it is built, its configuration as its library spells it, its weights as most libraries name them."""
+
+
 class Edit(BaseModel, ABC):
     """A structural change of one component, as data: replayed on a fresh module (also on meta) when the model is loaded."""
 
@@ -68,6 +72,9 @@ class Model(Protocol):
         """By name; a model of one component calls it `model`."""
         ...
 
+    main: str
+    """Name of the main component: the denoiser of a pipeline; the only component where there is one."""
+
     @property
     def module(self) -> Any:
         """The module of the main component."""
@@ -83,8 +90,12 @@ class Model(Protocol):
         """Number of parameters; those that are shared count once."""
         ...
 
+    def stored_bytes(self) -> int:
+        """Bytes of the weights as they are meant to be stored: a packed module says itself how few they are."""
+        ...
+
     def layer_bytes(self) -> dict[str, int]:
-        """Bytes of the parameters by part of the model, inputs first."""
+        """The same by part of the model, inputs first."""
         ...
 
     def component(self, name: str | None = None) -> Component:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
+from compressor.contracts.graph import Feed
 from compressor.contracts.model import Model
+from compressor.contracts.records import Workload
 from compressor.contracts.step import Event, Step
 from compressor.contracts.target import Artifact, Dialect
-from compressor.contracts.task import Batch, Data, Evaluation, Feed, Outputs, Task, Want
+from compressor.contracts.task import Batch, Data, Evaluation, Outputs, Task, Want
 
 if TYPE_CHECKING:
     import numpy as np
@@ -59,12 +61,16 @@ class Context(Protocol):
         """Real inputs of a split, one row each, as the exported model takes them."""
         ...
 
-    def measure(self, models: Sequence[Model], target: str, *, batch: int, length: int) -> Sequence[float]:
+    def measure(self, models: Sequence[Model], target: str, workload: Workload) -> Sequence[float]:
         """Median latency in ms of each model on a named target of the plan, measured interleaved."""
         ...
 
     def remember(self, what: Mapping[str, Any], make: Callable[[], Any]) -> Any:
         """A JSON value measured once on this machine: found by `what` and the machine's fingerprint, else made and kept."""
+        ...
+
+    def produce(self, name: str, model: Model) -> None:
+        """Keep a further model of this step, known to later steps as `STEP.NAME`; `needs` has named it."""
         ...
 
     def tell(self, event: Event) -> None:
@@ -92,6 +98,39 @@ class Size:
     """Parameters in the blocks of all its teachers together."""
 
 
+@dataclass(frozen=True)
+class Needs:
+    """What a step needs beside its input model."""
+
+    teachers: tuple[str, ...] = ()
+    """Models that it reads: earlier steps, their products as `STEP.NAME`, entries of `models:`, or `source`."""
+    logits_of: tuple[str, ...] = ()
+    """Those of them whose logits it learns from: none whose head was newly initialised."""
+    targets: tuple[str, ...] = ()
+    """Targets of the plan that it measures on."""
+    workloads: tuple[Workload, ...] = ()
+    """What it times models at."""
+    plugins: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Plug-ins that it works with, by kind: objectives that its parameters name, edits that it makes of a model.
+
+    They are checked with the plan, and their versions belong into the key.
+    """
+    loss: bool = False
+    """Whether it works with a loss of the task's own: not every task has one."""
+    logits: bool = False
+    """Whether it takes outputs for logits: not every task gives such."""
+    repeats: bool = False
+    """Whether the inputs of a row have to be the same in every epoch."""
+    inside: tuple[str, ...] = ()
+    """Parts that it works on: kinds of units of its input as `Anatomy.units` has them, `features` and `attention maps` of its
+    teachers too.
+
+    Only where there are none can the model be of any architecture: no anatomy row need fit it.
+    """
+    products: tuple[str, ...] = ()
+    """Names of further models that it makes with `ctx.produce`; a later step may start from them or be taught by them."""
+
+
 class Pass(Step, ABC):
     """Model in, model out.
 
@@ -108,44 +147,9 @@ class Pass(Step, ABC):
     def apply(self, model: Any, ctx: Context) -> Any:
         """`Model -> Model` on the torch rung; below it `Artifact -> Artifact`, written under `ctx.folder`."""
 
-    def teachers(self) -> tuple[str, ...]:
-        """Names of the models this step reads beside its input: earlier steps, entries of `models:`, or `source`."""
-        return ()
-
-    def plugins(self) -> Mapping[str, tuple[str, ...]]:
-        """Names of plug-ins it works with, by kind: objectives that its parameters name, edits that it makes of a model.
-
-        They are checked with the plan, and their versions belong into the key.
-        """
-        return {}
-
-    def imitated(self) -> tuple[str, ...]:
-        """Those of its teachers whose logits it learns from: none whose head was only just drawn."""
-        return ()
-
-    def targets(self) -> tuple[str, ...]:
-        """Names of targets of the plan its parameters mention (for latency budgets)."""
-        return ()
-
-    def shapes(self) -> tuple[tuple[int, int], ...]:
-        """`(batch, length)` of the rows that its parameters have it time."""
-        return ()
-
-    def needs_classes(self) -> bool:
-        """True where it works with the task's loss or with logits as those of classes: not every task has them."""
-        return False
-
-    def needs_repeats(self) -> bool:
-        """True where it needs the inputs of a row to be the same in every epoch."""
-        return False
-
-    def looks_inside(self) -> tuple[str, ...]:
-        """Parts that it works on: kinds of units of its input as `Anatomy.units` has them, `features` and `attention maps` of its
-        teachers too.
-
-        Only where there are none can the model be of any architecture: no anatomy row need fit it.
-        """
-        return ()
+    def needs(self) -> Needs:
+        """What it needs beside its input, as far as its parameters say; asked before anything runs."""
+        return Needs()
 
     def check(self, given: Path, origins: Mapping[str, Path]) -> None:
         """Refuse what cannot work, before anything runs.

@@ -6,12 +6,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, Self
+from typing import ClassVar, Protocol, Self
 
-from compressor.contracts.records import ProbeRecord
+from compressor.contracts.graph import Feed
+from compressor.contracts.records import ProbeRecord, Workload
 from compressor.contracts.step import Event, Step
 from compressor.contracts.target import Target
-from compressor.contracts.task import Feed
+from compressor.contracts.task import Task
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,8 @@ class Candidate:
     target: str
     runtime: Target
     built: Path
+    task: Task | None = None
+    """Its `call` is what is timed; without a task, one run of the session."""
 
 
 class Worker(Protocol):
@@ -34,8 +37,8 @@ class Worker(Protocol):
         """The session's facts, with `load_seconds` and `first_call_seconds` once known."""
         ...
 
-    def put(self, feeds: Sequence[Feed]) -> None:
-        """Hand over the inputs that later calls cycle through."""
+    def put(self, feeds: Sequence[Feed], workload: Workload = Workload()) -> None:
+        """Hand over the inputs that later calls cycle through, and what a call does with one of them."""
         ...
 
     def run(self, calls: int) -> Sequence[float]:
@@ -63,13 +66,24 @@ class Bench(Protocol):
 class Probe(Step, ABC):
     """Measures candidates side by side."""
 
+    measures_latency: ClassVar[bool] = False
+    """True where its record is a `LatencyRecord`: limits on speed and latency are judged by it."""
+
     @abstractmethod
-    def shapes(self) -> tuple[tuple[int, int | None], ...]:
-        """`(batch, length)` of the inputs it wants."""
+    def workloads(self) -> tuple[Workload, ...]:
+        """What it measures candidates at."""
+
+    def only(self, workload: Workload, *, seconds: float) -> Self:
+        """This probe at one workload, in about so many seconds; needed where it measures latency.
+
+        Raises:
+            NotImplementedError: it does not measure latency.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not measure latency")
 
     @abstractmethod
     def measure(
-        self, candidates: Sequence[Candidate], feeds: Mapping[tuple[int, int | None], Sequence[Feed]], bench: Bench, *, seed: int
+        self, candidates: Sequence[Candidate], feeds: Mapping[Workload, Sequence[Feed]], bench: Bench, *, seed: int
     ) -> ProbeRecord:
         """One record over all candidates; the first candidate is the baseline of every ratio unless the probe says otherwise."""
 

@@ -7,13 +7,13 @@ What could not be measured has no value and says why in `not_measured`.
 from __future__ import annotations
 
 from pathlib import PurePosixPath
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, Self, TypeAlias
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
 from compressor.contracts.notes import Note, Record
 
-REPORT_VERSION = 1
+REPORT_VERSION = 2
 
 
 def stays_inside(name: str) -> bool:
@@ -40,6 +40,9 @@ class Metric(Record):
     value: float
     n: int
     interval: Interval | None = None
+    better: Literal["higher", "lower"] = "higher"
+    drop: Literal["points", "percent"] = "points"
+    """What a loss of it is counted in: points (hundredths of a fraction in [0, 1]), or per cent of the reference's value."""
 
 
 class ClassScore(Record):
@@ -53,24 +56,32 @@ class ClassScore(Record):
 class Scores(Record):
     split: str
     metric: str
-    """Name of the main metric among `metrics`."""
+    """Name of the metric among `metrics` that quality is held by."""
     metrics: tuple[Metric, ...]
     per_class: tuple[ClassScore, ...] = ()
 
     @property
     def main(self) -> Metric:
-        return next(metric for metric in self.metrics if metric.name == self.metric)
+        return self.of(self.metric)
+
+    def of(self, name: str) -> Metric:
+        """The metric of that name."""
+        return next(metric for metric in self.metrics if metric.name == name)
 
 
 class Difference(Record):
-    """Candidate minus reference on the same rows, in points of the main metric (negative: worse)."""
+    """Candidate against reference on the same rows, by one metric; negative means worse, whichever way the metric goes."""
 
     reference: str
-    points: float
-    interval: Interval
+    metric: str
+    change: float
+    unit: Literal["points", "percent"] = "points"
+    """Points are hundredths of the metric; per cent are of the reference's value."""
+    interval: Interval | None
+    """None where the metric is a property of the whole set and has no interval of its difference."""
     n: int
-    changed: int
-    """Rows whose prediction differs."""
+    changed: int | None = None
+    """Rows whose prediction differs; None where rows have no prediction."""
 
 
 class Parity(Record):
@@ -79,7 +90,8 @@ class Parity(Record):
     against: str
     max_abs: float
     cosine: float
-    agreement: float
+    agreement: float | None
+    """Share of the rows with the same prediction; None where rows have none."""
     n: int
     finite: bool
 
@@ -97,6 +109,10 @@ class Verdict(Record):
     """Where it stands in the plan: `passes.distill.gate`, `accept[0]`."""
     candidate: str
     quantity: Literal["max_drop", "min_speedup", "max_latency_ms", "max_size"]
+    metric: str | None = None
+    """What `max_drop` is about."""
+    unit: Literal["points", "percent"] = "points"
+    """What `max_drop` is counted in."""
     limit: float
     value: float | None
     interval: Interval | None = None
@@ -128,11 +144,17 @@ class Stage(Record):
     """Bytes by part of the model: embeddings, each block's attention and feed-forward, head, other."""
     scores: Scores | None = None
     """On validation data."""
-    difference: Difference | None = None
+    differences: tuple[Difference, ...] = ()
+    """Against the reference, by metric; the one that quality is held by comes first."""
     edits: tuple[str, ...] = ()
     notes: tuple[Note, ...] = ()
     verdicts: tuple[Verdict, ...] = ()
     rolled_back: bool = False
+
+    @property
+    def difference(self) -> Difference | None:
+        """By the metric that quality is held by."""
+        return self.differences[0] if self.differences else None
 
 
 class File(Record):
@@ -145,7 +167,7 @@ class File(Record):
 class Candidate(Record):
     """A stage built for a target: what is scored, timed and exported."""
 
-    id: str = Field(pattern="^[A-Za-z0-9_-]+@[A-Za-z0-9_-]+$")
+    id: str = Field(pattern="^[A-Za-z0-9_.-]+@[A-Za-z0-9_-]+$")
     """`stage@target`; also the name of its folder below `artifacts`."""
     stage: str
     target: str
@@ -155,38 +177,98 @@ class Candidate(Record):
     """What really ran: precision, device, threads, asked of the runtime."""
     scores: Scores | None = None
     """On test data."""
-    difference: Difference | None = None
+    differences: tuple[Difference, ...] = ()
+    """Against the reference, by metric; the one that quality is held by comes first."""
     parity: Parity | None = None
     diagnosis: tuple[str, ...] = ()
     not_measured: str | None = None
+
+    @property
+    def difference(self) -> Difference | None:
+        """By the metric that quality is held by."""
+        return self.differences[0] if self.differences else None
 
 
 # ------------------------------------------------------------------ probes
 
 
-class Ratio(Record):
+Kind: TypeAlias = Literal["forward", "prefill", "decode", "generate", "sample"]
+"""What a timed call is: one pass over whole inputs; one that fills a cache; single tokens on a filled cache; a prompt and the tokens
+after it; a picture or the like drawn in a loop."""
+Unit: TypeAlias = Literal["rows", "tokens", "samples"]
+
+
+class Workload(Record):
+    """What one timed call does; also the key of what was measured at it."""
+
+    kind: Kind = "forward"
+    batch: int = Field(default=1, ge=1)
+    """Rows of one call."""
+    length: int | None = Field(default=None, ge=1)
+    """Of the inputs, in tokens, pixels or samples; for `decode` what the cache holds before. None: each row's own."""
+    steps: int | None = Field(default=None, ge=1)
+    """Calls of the graph that the task makes in its loop; None where it makes one."""
+
+    @model_validator(mode="after")
+    def _countable(self) -> Self:
+        """Tokens of a throughput can be counted."""
+        if self.kind == "prefill" and self.length is None:
+            raise ValueError("prefill needs a length: its tokens are counted")
+        return self
+
+    @property
+    def unit(self) -> Unit:
+        """What its throughput counts."""
+        return {"forward": "rows", "sample": "samples"}.get(self.kind, "tokens")  # type: ignore[return-value]
+
+    @property
+    def units(self) -> int:
+        """How many of them one call makes."""
+        each = {"prefill": self.length or 1, "decode": self.steps or 1, "generate": self.steps or 1}
+        return self.batch * each.get(self.kind, 1)
+
+    def __str__(self) -> str:
+        """`batch 1, length 128`; another kind than forward comes first."""
+        kind = [] if self.kind == "forward" else [self.kind]
+        length = [] if self.length is None else [f"length {self.length}"]
+        steps = [] if self.steps is None else [f"{self.steps} steps"]
+        return ", ".join([*kind, f"batch {self.batch}", *length, *steps])
+
+
+class Timed(Record):
+    """Anything that was measured at a workload."""
+
+    workload: Workload
+
+    @property
+    def batch(self) -> int:
+        return self.workload.batch
+
+    @property
+    def length(self) -> int | None:
+        return self.workload.length
+
+
+class Ratio(Timed):
     """Speed-up of `of` over `to`: time of `to` divided by time of `of`."""
 
     of: str
     to: str
-    batch: int
-    length: int | None
     value: float
     interval: Interval
     outcome: Literal["faster", "slower", "no measurable change", "undecided"]
 
 
-class LatencyRow(Record):
+class LatencyRow(Timed):
     candidate: str
-    batch: int
-    length: int | None
     n: int
     median_ms: float
     interval: Interval
     p90_ms: float | None = None
     p99_ms: float | None = None
     throughput_per_s: float
-    """Rows a second: batch divided by the median."""
+    """In `unit`: what one call makes, divided by the median."""
+    unit: Unit = "rows"
     load_s: float
     first_call_ms: float
     warm_up_calls: int
@@ -196,11 +278,9 @@ class LatencyRow(Record):
     """Raw samples of each round."""
 
 
-class Control(Record):
+class Control(Timed):
     """A/A control: the baseline against a second process of itself, in the same rounds."""
 
-    batch: int
-    length: int | None
     ratio: float
     interval: Interval
     limit: float
@@ -209,7 +289,8 @@ class Control(Record):
 
 
 class LatencyRecord(Record):
-    probe: Literal["latency"] = "latency"
+    kind: Literal["times"] = "times"
+    probe: str
     rows: tuple[LatencyRow, ...]
     ratios: tuple[Ratio, ...]
     controls: tuple[Control, ...]
@@ -218,26 +299,26 @@ class LatencyRecord(Record):
     protocol: dict[str, Any]
 
 
-class MemoryRow(Record):
+class MemoryRow(Timed):
     candidate: str
     peak_bytes: int
-    batch: int
-    length: int | None
 
 
 class MemoryRecord(Record):
-    probe: Literal["memory"] = "memory"
+    kind: Literal["peaks"] = "peaks"
+    probe: str
     rows: tuple[MemoryRow, ...]
 
 
 class OtherRecord(Record):
     """What a third party's probe found: shown as its notes."""
 
+    kind: Literal["notes"] = "notes"
     probe: str
     notes: tuple[Note, ...]
 
 
-ProbeRecord: TypeAlias = LatencyRecord | MemoryRecord | OtherRecord
+ProbeRecord: TypeAlias = Annotated[LatencyRecord | MemoryRecord | OtherRecord, Field(discriminator="kind")]
 
 
 # ------------------------------------------------------------------ the whole
@@ -364,12 +445,10 @@ class Quality(Record):
     """Why there is no difference."""
 
 
-class Times(Record):
+class Times(Timed):
     """Medians of one candidate as each run measured them."""
 
     candidate: str
-    batch: int
-    length: int | None
     first: LatencyRow
     second: LatencyRow
 

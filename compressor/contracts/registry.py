@@ -24,6 +24,8 @@ KINDS: dict[str, type | None] = {
     "edit": contracts.Edit,
     "anatomy": None,
     "rung": contracts.Rung,
+    "library": contracts.Library,
+    "network": None,
 }
 """Kinds of plug-ins, the entry point group of each being `compressor.KIND`, and the class that those of a kind derive from."""
 
@@ -34,7 +36,7 @@ def names(kind: str) -> tuple[str, ...]:
 
 
 def load(kind: str, name: str) -> Any:
-    """Import a plug-in: a class, or for `anatomy` a table row.
+    """Import a plug-in: a class (for `network` a torch module), or for `anatomy` a table row.
 
     Raises:
         PluginError: there is none of that name, two distributions offer it, it cannot be imported, or it is of the wrong kind.
@@ -109,6 +111,18 @@ def _described(kind: str, point: EntryPoint) -> str:
 
 def _owner(point: EntryPoint) -> str:
     return f"{point.dist.name} {point.dist.version}" if point.dist else "an unknown distribution"
+
+
+def latency_probes() -> tuple[str, ...]:
+    """Names of the installed probes that measure latency; one that cannot be imported is left out."""
+    return tuple(name for name in names("probe") if _measures_latency(name))
+
+
+def _measures_latency(name: str) -> bool:
+    try:
+        return bool(load("probe", name).measures_latency)
+    except PluginError:  # told where a plan names it
+        return False
 
 
 def way_down(rung: str, *, start: str = TORCH) -> tuple[str, ...]:

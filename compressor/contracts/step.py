@@ -23,6 +23,8 @@ class Step(BaseModel):
     """Distributions whose versions can change the result: they belong into the key."""
     paper: ClassVar[str] = ""
     """Where the method comes from, for `compressor explain`."""
+    renamed: ClassVar[Mapping[str, str]] = {}
+    """Old names of parameters that plans may go on using, with a notice, by what they are called now."""
     examples: ClassVar[tuple[Mapping[str, Any], ...]] = ({},)
     """Parameters that `compressor.testing` tries it with, on a tiny model and a few rows; needed where defaults do not do."""
 

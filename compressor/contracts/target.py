@@ -5,10 +5,28 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal, Protocol
+from typing import ClassVar, Literal
 
+from compressor.contracts.graph import Graph, Session
+from compressor.contracts.records import Workload
 from compressor.contracts.step import Step
-from compressor.contracts.task import Feed, Task
+from compressor.contracts.task import Task
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """One way of quantising products that a target runs."""
+
+    weights: str
+    """Type of the weights: `int8`, `uint8`, `int4`, `fp8`, ..."""
+    activations: str = "fp32"
+    """Type of the activations in the products; `fp32` where only weights are quantised."""
+    granularity: Literal["tensor", "channel", "group"] = "channel"
+    """What a scale of the weights is for."""
+    group: int | None = None
+    """Weights of one scale where it is for a group."""
+    kernels: bool = True
+    """True where products really run in these types; False where weights are brought back to float first: smaller, no faster."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +44,8 @@ class Dialect:
     opset: int = 20
     precisions: tuple[str, ...] = ("fp32",)
     """Precisions that really have kernels."""
+    schemes: tuple[Scheme, ...] = ()
+    """Ways of quantising that it takes."""
 
 
 @dataclass(frozen=True)
@@ -44,18 +64,6 @@ class Artifact:
     path: Path
 
 
-class Session(Protocol):
-    """A model ready to be called. `run` returns when the outputs are there, so that timing stays honest."""
-
-    def run(self, feed: Feed, state: object | None = None) -> tuple[Feed, object | None]:
-        """Outputs by name, and the opaque state (a KV cache, say) for the next call."""
-        ...
-
-    def facts(self) -> dict[str, str]:
-        """What really runs: at least `precision`, `device` and `threads`, asked of the runtime and not of the plan."""
-        ...
-
-
 class Target(Step, ABC):
     """A runtime that a model is built for, opened on and measured on."""
 
@@ -66,13 +74,27 @@ class Target(Step, ABC):
     threads: int = 1
     """Threads of one operator."""
 
+    keeps_builds: ClassVar[bool] = False
+    """True where building is slow: builds are kept in the store, by what they are built from, for which workloads and how."""
+    builds_for_machine: ClassVar[bool] = False
+    """True where a build runs well only on the machine that made it: what is kept is then kept for that machine."""
+
     @abstractmethod
     def missing(self) -> Missing:
         """Why it cannot build or run on this machine; must not raise and must be quick."""
 
     @abstractmethod
-    def build(self, source: Artifact, out: Path) -> None:
-        """Write the deployable files for `source` (on the dialect's rung) into the empty folder `out`."""
+    def build(
+        self, source: Artifact, out: Path, *, graphs: tuple[Graph, ...] = (Graph(),), workloads: tuple[Workload, ...] = ()
+    ) -> None:
+        """Write the deployable files for `source` (on the dialect's rung) into the empty folder `out`.
+
+        Args:
+            source: a folder with a file for each graph.
+            out: takes the files, one or more per graph.
+            graphs: the graphs of the model.
+            workloads: what the model will be timed at; rows are scored at their natural lengths besides.
+        """
 
     @abstractmethod
     def open(self, built: Path) -> Session:
@@ -97,6 +119,8 @@ class Rung(ABC):
     """Raised whenever the same model comes down as other files."""
     requires: ClassVar[tuple[str, ...]] = ()
     """Distributions whose versions can change the result: they belong into the key."""
+    reads: ClassVar[tuple[str, ...]] = ("opset",)
+    """Fields of the dialect that change the result: they belong into the key, and no other one can be read."""
 
     @abstractmethod
     def lower(self, artifact: Artifact, out: Path, *, task: Task, dialect: Dialect) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
+from compressor.contracts.graph import Feed, Graph, Port, Session
 from compressor.contracts.model import Model
-from compressor.contracts.records import DataRecord, Scores
+from compressor.contracts.records import DataRecord, Difference, Disagreement, Interval, Metric, Scores, Workload
 from compressor.contracts.step import Step
 from compressor.errors import SourceError
 
@@ -20,8 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-Feed: TypeAlias = "dict[str, NDArray[Any]]"
-"""Named input or output arrays of one call."""
+Answer: TypeAlias = "torch.Tensor | Sequence[torch.Tensor] | Mapping[str, torch.Tensor]"
 
 
 Batch: TypeAlias = "dict[str, torch.Tensor]"
@@ -29,23 +29,42 @@ Batch: TypeAlias = "dict[str, torch.Tensor]"
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """Scores of one model on one split, with what paired comparison needs: `outputs[i]` belongs to row i of the split."""
+class Measure:
+    """One way to say how good a model is."""
 
-    scores: Scores
-    outputs: NDArray[np.float32]
-    """Raw outputs by row, `[n, classes]` for classification."""
-    correct: NDArray[np.float64]
-    """The main metric's contribution of each row, in [0, 1]."""
+    name: str
+    better: Literal["higher", "lower"] = "higher"
+    drop: Literal["points", "percent"] = "points"
+    """What a loss is counted in: points (hundredths of a fraction in [0, 1]), or per cent of the reference's value (perplexity)."""
+
+    def metric(self, value: float, n: int, interval: Interval | None = None) -> Metric:
+        """A value of this measure on n rows, as reports hold it."""
+        return Metric(name=self.name, value=value, n=n, interval=interval, better=self.better, drop=self.drop)
 
 
 @dataclass(frozen=True)
-class Port:
-    """An input or output of an exported model; named axes are dynamic."""
+class Evaluation:
+    """Scores of one model on one split, with what paired comparison needs: entry i of an array belongs to row i of the split."""
 
-    name: str
-    dtype: str
-    axes: tuple[str | int, ...]
+    scores: Scores
+    outputs: Feed
+    """Raw outputs by name, `[n, classes]` for the logits of a classifier."""
+    gains: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+    """By measure, what each row adds to it: `[n]`, higher is better, on any scale. A property of the whole set has none."""
+    weights: NDArray[np.float64] | None = None
+    """How much each row counts (its tokens, say): `[n]`; None where all count alike."""
+    truth: Feed = field(default_factory=dict)
+    """What the rows were held against, by name."""
+
+    @property
+    def quality(self) -> float:
+        """The value that quality is held by, turned so that higher is better."""
+        main = self.scores.main
+        return main.value if main.better == "higher" else -main.value
+
+    def held_by(self, metric: str) -> Evaluation:
+        """The same, with another metric as the one that quality is held by."""
+        return replace(self, scores=self.scores.model_copy(update={"metric": metric}))
 
 
 @dataclass(frozen=True)
@@ -69,15 +88,24 @@ class Outputs:
 class Task(Step, ABC):
     """Loads, feeds, trains and scores one kind of model."""
 
-    classes: ClassVar[bool] = True
-    """False where models tell no classes apart: there is no loss on labels, and the main output is a feature vector."""
-    metric: ClassVar[str]
-    """Name of the main metric, a fraction in [0, 1]; gates speak of it in points (hundredths)."""
+    trainable: ClassVar[bool] = True
+    """False where it has no loss of its own, so that its models learn from teachers only."""
+    logits: ClassVar[bool] = True
+    """False where the main output is no logits: features, say, or noise."""
     modality: ClassVar[Literal["text", "image", "audio"]]
 
     @abstractmethod
-    def columns(self) -> tuple[str, ...]:
-        """Columns of the data this task reads, content first and label last."""
+    def measures(self) -> tuple[Measure, ...]:
+        """How its models are judged; a plan's `metric:` chooses, the first one is the default."""
+
+    @property
+    def metric(self) -> str:
+        """Name of the default measure."""
+        return self.measures()[0].name
+
+    @abstractmethod
+    def columns(self) -> Columns:
+        """Columns of the data this task reads."""
 
     @abstractmethod
     def load(self, source: Path, data: Data, *, seed: int) -> Model:
@@ -89,15 +117,19 @@ class Task(Step, ABC):
 
     @abstractmethod
     def inputs(self, model: Model | Path) -> tuple[Port, ...]:
-        """Inputs of the exported model."""
+        """Inputs of one call of the model, without those of its state."""
 
     @abstractmethod
     def outputs(self) -> tuple[Port, ...]:
-        """Outputs of the exported model."""
+        """Outputs of one call of the model, without those of its state."""
+
+    def graphs(self, files: Model | Path) -> tuple[Graph, ...]:
+        """What the model is exported as: one graph, `model`, unless the task has several, or a state that goes round."""
+        return (Graph(inputs=self.inputs(files), outputs=self.outputs()),)
 
     @abstractmethod
-    def example(self, files: Path, *, batch: int, length: int) -> Feed:
-        """A well-formed input to trace an export with."""
+    def example(self, files: Path, graph: Graph, *, batch: int, length: int) -> Feed:
+        """A well-formed input to trace the export of a graph with, its state included."""
 
     @abstractmethod
     def batches(self, rows: Dataset, files: Path, *, batch_size: int, shuffle_seed: int | None = None) -> Iterable[Batch]:
@@ -111,43 +143,132 @@ class Task(Step, ABC):
         """Whether a row makes the same training inputs in every epoch; not so where they are cropped at random."""
         return True
 
-    def answer(self, module: torch.nn.Module, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """The main output of a model for inputs by name, as the exported model gives it: its logits."""
+    def answer(self, module: torch.nn.Module, graph: Graph, inputs: Mapping[str, torch.Tensor]) -> Answer:
+        """What a graph of the model answers to its inputs by name: the logits. Exports and eager runs are made of it.
+
+        Args:
+            module: the graph's component.
+            graph: which graph of the model.
+            inputs: its inputs by name, those of the state included.
+
+        Returns:
+            Its only output, several in their order, or a mapping by name.
+        """
         found: torch.Tensor = module(**inputs).logits
         return found
+
+    def prepare(self, session: Session, feed: Feed, workload: Workload) -> object:
+        """What a call of a workload starts from, made once per feed and not timed: a filled cache, say. None needs nothing."""
+        return None
+
+    def call(self, session: Session, feed: Feed, workload: Workload = Workload(), prepared: object = None) -> Feed:
+        """One call, as it is timed and scored: the loop around a model's graphs, in numpy alone. It runs in measuring processes too.
+
+        Args:
+            session: the built model.
+            feed: what `feeds` gave for the workload.
+            workload: what to do with it; `Workload()` where rows are scored.
+            prepared: what `prepare` gave for this feed; it is used again, so it stays as it is.
+        """
+        return session.run(feed)[0]
 
     @abstractmethod
     def loss(self, outputs: Outputs, batch: Batch) -> torch.Tensor:
         """The supervised loss, a mean over the batch."""
 
+    def weight(self, batch: Batch) -> float:
+        """What parts of a batch are weighed by: the count that the loss is a mean over, its rows unless a task counts valid tokens."""
+        return len(next(iter(batch.values())))
+
     @abstractmethod
-    def feeds(
-        self, rows: Dataset, files: Path, *, batch: int = 1, length: int | None = None, count: int | None = None
-    ) -> Sequence[Feed]:
-        """Real inputs as the exported model takes them; `length` fixes the length in tokens, pixels or samples."""
+    def feeds(self, rows: Dataset, files: Path, workload: Workload = Workload(), *, count: int | None = None) -> Sequence[Feed]:
+        """Real inputs as the exported model takes them, at most `count` of them, each a batch of the workload's length."""
 
     @abstractmethod
     def scored_feeds(self, rows: Dataset, files: Path) -> tuple[Sequence[Feed], Sequence[int]]:
         """All rows as feeds, and the row that each one in turn is."""
 
-    def predicted(self, predict: Callable[[Feed], Feed], rows: Dataset, files: Path) -> NDArray[np.float32]:
-        """The main output of all rows, in their order, by anything that maps a feed to named outputs."""
+    def predicted(self, predict: Callable[[Feed], Feed], rows: Dataset, files: Path) -> Feed:
+        """Outputs of all rows, in their order, by anything that maps a feed to named outputs."""
+        return self.collected(predict, *self.scored_feeds(rows, files))
+
+    def collected(self, predict: Callable[[Feed], Feed], feeds: Sequence[Feed], order: Sequence[int]) -> Feed:
+        """Outputs of all feeds, one entry per row, put back into the order of the rows.
+
+        A task whose outputs are too large to keep (logits of every token) keeps what its score needs instead.
+        """
         import numpy as np
 
-        feeds, order = self.scored_feeds(rows, files)
-        found = np.concatenate([predict(feed)[self.outputs()[0].name] for feed in feeds]).astype(np.float32)
-        ordered = np.empty_like(found)
-        ordered[np.asarray(order)] = found
-        return ordered
+        found = [predict(feed) for feed in feeds]
+        names = [port.name for port in self.outputs()]
+        return {name: _in_order(np.concatenate([each[name] for each in found]).astype(np.float32), order) for name in names}
 
     @abstractmethod
-    def score(self, predict: Callable[[Feed], Feed], rows: Dataset, files: Path, *, split: str) -> Evaluation:
-        """Metrics with n and interval, over anything that maps a feed to named outputs."""
+    def truth(self, rows: Dataset) -> Feed:
+        """What the outputs of rows are held against, as arrays: labels, say, and names of classes."""
+
+    @abstractmethod
+    def score(self, outputs: Feed, truth: Feed, *, split: str) -> Evaluation:
+        """A value with n and interval for every measure, from the arrays that `collected` and `truth` make."""
+
+    def evaluate(self, predict: Callable[[Feed], Feed], rows: Dataset, files: Path, *, split: str) -> Evaluation:
+        """Scores over anything that maps a feed to named outputs."""
+        return self.score(self.predicted(predict, rows, files), self.truth(rows), split=split)
+
+    def predictions(self, outputs: Feed) -> NDArray[Any] | None:
+        """What each row is told to be, by its outputs; None where rows have no prediction."""
+        return None
+
+    def compare(self, candidate: Evaluation, reference: Evaluation, *, metric: str, name: str, seed: int) -> Difference:
+        """Candidate against the reference called `name` on the same rows, by one metric.
+
+        Rows are paired where the measure is made of what each row adds to it. A task overrides this where its measure needs
+        more: a property of the whole set, a mean that is put through a function.
+
+        Raises:
+            ValueError: the two were not evaluated on the same number of rows.
+        """
+        from compressor.contracts.statistics import difference
+
+        mine, theirs = self.predictions(candidate.outputs), self.predictions(reference.outputs)
+        changed = None if mine is None or theirs is None else int((mine != theirs).sum())
+        return difference(candidate, reference, metric=metric, name=name, seed=seed, changed=changed)
+
+    def disagreements(
+        self, candidate: Evaluation, reference: Evaluation, rows: Dataset, labels: Sequence[str], *, name: str
+    ) -> tuple[Disagreement, ...]:
+        """Rows on which the candidate called `name` and the reference differ; none where rows have no prediction."""
+        return ()
+
+
+def _in_order(found: NDArray[Any], order: Sequence[int]) -> NDArray[Any]:
+    import numpy as np
+
+    ordered = np.empty_like(found)
+    ordered[np.asarray(order)] = found
+    return ordered
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Columns of the data that a task reads."""
+
+    content: tuple[str, ...]
+    """What models are fed from; a row without it is left out."""
+    label: str | None = None
+    """What rows are split by and classes are counted of; None where rows have none."""
+    kept: tuple[str, ...] = ()
+    """Further columns that every row needs: groups, other labels."""
+
+    @property
+    def all(self) -> tuple[str, ...]:
+        """Every column, content first and the label last."""
+        return (*self.content, *self.kept, *((self.label,) if self.label else ()))
 
 
 @dataclass(frozen=True)
 class Data:
-    """Rows by split (train, validation, test, calibration); the label column indexes `labels`."""
+    """Rows by split (train, validation, test, calibration); the label column, if there is one, indexes `labels`."""
 
     splits: Mapping[str, Dataset]
     labels: tuple[str, ...]

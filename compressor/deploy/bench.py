@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from compressor.contracts import Candidate, Event, Feed, Target
+from compressor.contracts import Candidate, Event, Feed, Step, Target, Workload
 from compressor.deploy.telemetry import SWITCHES
 from compressor.errors import WorkerFailed
 
@@ -92,15 +92,15 @@ class ProcessWorker:
         self._id = candidate.id
         self._timeout_seconds = timeout_seconds
         self._folder = Path(tempfile.mkdtemp(prefix="worker-", dir=folder))
-        self._facts: dict[str, str] = {}
         self._answers: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self._process = self._start(candidate.runtime)
         self._listener = threading.Thread(target=self._listen, daemon=True)
         self._listener.start()
         self._ask(
             "open",
-            target=f"{type(candidate.runtime).__module__}:{type(candidate.runtime).__qualname__}",
+            target=spelled(candidate.runtime),
             parameters=candidate.runtime.model_dump_json(),
+            task=(spelled(candidate.task), candidate.task.model_dump_json()) if candidate.task else None,
             built=str(candidate.built.resolve()),
             threads=candidate.runtime.threads,
             parent=os.getpid(),
@@ -116,11 +116,17 @@ class ProcessWorker:
 
     @property
     def facts(self) -> Mapping[str, str]:
-        """The session's facts, `cpus` (where the process is pinned), `load_seconds`, and once known `first_call_seconds`."""
-        return dict(self._facts)
+        """The session's facts, `cpus` (where the process is pinned), `load_seconds`, and once known `first_call_seconds`.
 
-    def put(self, feeds: Sequence[Feed]) -> None:
-        """Hand over the inputs that later calls cycle through, from the first on.
+        Asking takes the runtime time, and may take it memory.
+
+        Raises:
+            WorkerFailed: the process died or hangs.
+        """
+        return dict(self._ask("facts")["facts"])
+
+    def put(self, feeds: Sequence[Feed], workload: Workload = Workload()) -> None:
+        """Hand over the inputs that later calls cycle through, from the first on, and what a call does with one of them.
 
         Raises:
             ValueError: there are none.
@@ -130,7 +136,7 @@ class ProcessWorker:
             raise ValueError(f"{self._id}: no inputs to measure with")
         path = self._folder / "feeds.npz"
         write_feeds(path, feeds)
-        self._ask("put", path=str(path))
+        self._ask("put", path=str(path), workload=workload.model_dump(mode="json"))
         path.unlink()
 
     def run(self, calls: int) -> Sequence[float]:
@@ -192,7 +198,6 @@ class ProcessWorker:
         if line is None:
             raise self._failed(f"ended{self._how_it_ended()} while asked to {what}")
         answer: dict[str, Any] = json.loads(line)
-        self._facts = answer.get("facts", self._facts)
         return answer
 
     def _send(self, request: Mapping[str, Any]) -> bool:
@@ -224,6 +229,11 @@ class ProcessWorker:
         said = "\n".join(f"    {line}" for line in lines[-STDERR_TAIL_LINES:]) or "    (nothing)"
         self.close()
         return WorkerFailed(f"{self._id}: the measuring process {how}; the last it said:\n{said}")
+
+
+def spelled(step: Step) -> str:
+    """The class of a target or task as the worker finds it: `module:Class`."""
+    return f"{type(step).__module__}:{type(step).__qualname__}"
 
 
 def worker_environment(runtime: Target) -> dict[str, str]:

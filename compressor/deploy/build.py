@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from compressor.contracts import Artifact, Candidate, Dialect, Port, Rung, Target, Task, registry
+from compressor.contracts import Artifact, Candidate, Dialect, Rung, Target, Task, Workload, registry
+from compressor.contracts.model import BLUEPRINT
 from compressor.contracts.records import File
 from compressor.contracts.registry import way_down
-from compressor.contracts.step import code_parts
-from compressor.store.store import Made, Store, sha256_of
+from compressor.contracts.step import code_parts, step_parts
+from compressor.deploy.graphs import describe
+from compressor.deploy.machine import machine
+from compressor.errors import PluginError
+from compressor.store.store import Made, Store, digest_of, sha256_of
 
-MODEL_FILES = ("blueprint.json", "model.safetensors", "model.onnx", "model.onnx.data", "model.xml", "model.bin")
-TASK_FILE = "task.json"
-"""Written beside every built model: task, its parameters, labels, inputs and outputs."""
+MODEL_SUFFIXES = (".safetensors", ".onnx", ".onnx.data", ".xml", ".bin")
+"""Endings of files that hold a model, or one of its graphs or components."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,8 @@ class Foundry:
     labels: tuple[str, ...]
     common: Mapping[str, Any]
     """Part of every key: versions and data."""
+    workloads: tuple[Workload, ...] = ()
+    """What built models will be timed at."""
 
     def lower(self, made: Made, rung: str, to: str, target: Target) -> Made:
         """The model on a lower rung. What lies between is stored too: another target may need it, and an export takes long."""
@@ -38,21 +42,22 @@ class Foundry:
         return made
 
     def _lowered(self, made: Made, rung: str, to: str, dialect: Dialect) -> Made:
-        """The model on the next rung, from the store where it was lowered before."""
+        """The model on the next rung, from the store where it was lowered before for a dialect that it reads the same of."""
         kind: type[Rung] = registry.load("rung", to)
 
         def make(out: Path) -> Mapping[str, Any]:
-            kind().lower(Artifact(rung, made.path), out, task=self.task, dialect=dialect)
+            kind().lower(Artifact(rung, made.path), out, task=self.task, dialect=read_by(kind, dialect))
             beside(made.path, out)
             return {}
 
+        known = asdict(dialect)
         parts = {
             **self.common,
             "step": "lower",
             "parent": made.digest,
             "from": rung,
             "to": to,
-            "opset": dialect.opset,
+            "dialect": {name: known[name] for name in kind.reads},
             **code_parts(kind),
             "task": self.task.model_dump(mode="json"),
         }
@@ -62,24 +67,65 @@ class Foundry:
         """Build the deployable files into `out`, with `task.json` and the files beside the model; list them with their sha256."""
         shutil.rmtree(out, ignore_errors=True)
         out.mkdir(parents=True)
-        target.build(Artifact(target.dialect.rung, made.path), out)
+        if target.keeps_builds:
+            shutil.copytree(self._kept(made, target).path, out, dirs_exist_ok=True)
+        else:
+            self._build(made, target, out)
         files = tuple(
             File(name=path.relative_to(out).as_posix(), bytes=path.stat().st_size, sha256=sha256_of(path))
             for path in model_files(out, made.path, main=target.file)
         )
         beside(made.path, out)
-        self._describe(out)
-        return Candidate(f"{stage}@{name}", stage, name, target, out), files
+        describe(out, self.task, self.task_name, self.labels)
+        return Candidate(f"{stage}@{name}", stage, name, target, out, self.task), files
 
-    def _describe(self, out: Path) -> None:
-        description = {
-            "task": self.task_name,
-            "parameters": self.task.model_dump(mode="json"),
-            "labels": list(self.labels),
-            "inputs": [_port(port) for port in self.task.inputs(out)],
-            "outputs": [_port(port) for port in self.task.outputs()],
+    def _build(self, made: Made, target: Target, out: Path) -> None:
+        source = Artifact(target.dialect.rung, made.path)
+        target.build(source, out, graphs=self.task.graphs(made.path), workloads=self.workloads)
+
+    def _kept(self, made: Made, target: Target) -> Made:
+        """A build from the store: what it depends on is the model's files, how the target is set up, and the workloads."""
+
+        def make(out: Path) -> Mapping[str, Any]:
+            self._build(made, target, out)
+            return {}
+
+        kind = type(target)
+        parts = {
+            **step_parts(f"{kind.__module__}:{kind.__qualname__}", target),
+            "step": "build",
+            "parent": made.digest or digest_of(made.path),
+            "graphs": [asdict(graph) for graph in self.task.graphs(made.path)],
+            "workloads": [workload.model_dump(mode="json") for workload in self.workloads],
+            "machine": machine().fingerprint if target.builds_for_machine else None,
         }
-        (out / TASK_FILE).write_text(json.dumps(description, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        return self.store.obtain(parts, make)
+
+
+def read_by(kind: type[Rung], dialect: Dialect) -> Dialect:
+    """The dialect as a format may read it: a field that is not among its `reads` would not be in the key of what it makes."""
+    return cast(Dialect, _Readable(kind, dialect))
+
+
+class _Readable:
+    """Hands on the fields that a format says it reads."""
+
+    def __init__(self, kind: type[Rung], dialect: Dialect) -> None:
+        self._kind, self._dialect = kind, dialect
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._dialect, name)
+        if name not in self._kind.reads:
+            raise PluginError(
+                f"format '{self._kind.name}' reads '{name}' of the dialect and does not say so: add it to its `reads`, "
+                f"now {self._kind.reads}, or models lowered for two targets would be taken for one another"
+            )
+        return found
+
+
+def of_model(name: str) -> bool:
+    """Whether a file is a part of a model itself, by its name; graphs and components have names of their own."""
+    return Path(name).name == BLUEPRINT or name.endswith(MODEL_SUFFIXES)
 
 
 def model_files(folder: Path, source: Path, *, main: str = "") -> tuple[Path, ...]:
@@ -87,7 +133,7 @@ def model_files(folder: Path, source: Path, *, main: str = "") -> tuple[Path, ..
     return tuple(
         path
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and (path.name in (*MODEL_FILES, main) or not (source / path.relative_to(folder)).exists())
+        if path.is_file() and (path.name == main or of_model(path.name) or not (source / path.relative_to(folder)).exists())
     )
 
 
@@ -95,10 +141,6 @@ def beside(source: Path, out: Path) -> None:
     """Copy what lies beside a model (tokenizer, configuration) and is not there yet."""
     for path in sorted(source.rglob("*")):
         to = out / path.relative_to(source)
-        if path.is_file() and path.name not in MODEL_FILES and not to.exists():
+        if path.is_file() and not of_model(path.name) and not to.exists():
             to.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, to)
-
-
-def _port(port: Port) -> dict[str, Any]:
-    return {"name": port.name, "dtype": port.dtype, "axes": list(port.axes)}

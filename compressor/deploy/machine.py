@@ -9,6 +9,7 @@ import shutil
 import subprocess
 from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, metadata, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -113,6 +114,17 @@ def usable_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def device() -> str:
+    """Where torch computes: `cuda` where it can, else `cpu`. A build for processors only answers without being imported."""
+    spec = find_spec("torch")
+    names = {path.name for path in (Path(spec.origin).parent / "lib").glob("*torch_*")} if spec and spec.origin else set()
+    if any("torch_cpu" in name for name in names) and not any("torch_cuda" in name or "torch_hip" in name for name in names):
+        return "cpu"
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def accelerators() -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from compressor.contracts import Artifact, Dialect, Rung, Task
+from compressor.contracts import Artifact, Dialect, Feed, Graph, Rung, Task
 
 if TYPE_CHECKING:
     import onnx
@@ -28,39 +28,45 @@ class Onnx(Rung):
     requires: ClassVar[tuple[str, ...]] = ("torch", "onnx", "onnxscript")
 
     def lower(self, artifact: Artifact, out: Path, *, task: Task, dialect: Dialect) -> None:
-        """Export the task's inputs and outputs; equal models give equal bytes."""
-        import torch
-
+        """Export the task's graphs, each into a file of its name; equal models give equal bytes."""
         from compressor.model.model import Model
 
-        module: Any = Model.load(artifact.path).module.train(False)
-        _as_plain_graph(module)
-        feed = task.example(artifact.path, batch=TRACED_BATCH, length=TRACED_LENGTH)
-        inputs = {name: torch.as_tensor(array) for name, array in feed.items()}
-        ports = {port.name: port for port in task.inputs(artifact.path)}
-        outputs = [port.name for port in task.outputs()]
-        shapes = {name: {i: axis for i, axis in enumerate(ports[name].axes) if isinstance(axis, str)} for name in inputs}
+        model = Model.load(artifact.path)
+        for graph in task.graphs(artifact.path):
+            module: Any = model.component(graph.component).module.train(False)
+            _as_plain_graph(module)
+            feed = task.example(artifact.path, graph, batch=TRACED_BATCH, length=TRACED_LENGTH)
+            save(self._exported(module, task, graph, feed, dialect.opset), out, graph.name)
+
+    @staticmethod
+    def _exported(module: Any, task: Task, graph: Graph, feed: Feed, opset: int) -> onnx.ModelProto:
+        import torch
+
+        ports = [port for port in graph.inputs if port.name in feed]
+        inputs = tuple(torch.as_tensor(feed[port.name]) for port in ports)
+        shapes = tuple({i: axis for i, axis in enumerate(port.axes) if isinstance(axis, str)} for port in ports)
+        names = tuple(port.name for port in ports)
         # it warns at every export of torchvision operators, which nothing here has
         logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
         logging.getLogger("onnxscript.optimizer").setLevel(logging.ERROR)  # it tells what it leaves alone
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")  # the exporter warns of itself
             program = torch.onnx.export(
-                _Named(module, tuple(inputs), task),
-                tuple(inputs.values()),
-                input_names=list(inputs),
-                output_names=outputs,
-                dynamic_shapes=(tuple(shapes.values()),),
+                _Wired(module, names, task, graph),
+                inputs,
+                input_names=list(names),
+                output_names=[port.name for port in graph.outputs],
+                dynamic_shapes=(shapes,),
                 dynamo=True,
-                opset_version=dialect.opset,
+                opset_version=opset,
                 optimize=True,
                 verbose=False,
             )
         assert program is not None
-        graph = program.model_proto
-        name_by_scope(graph)
-        strip(graph)
-        save(graph, out)
+        made: onnx.ModelProto = program.model_proto
+        name_by_scope(made)
+        strip(made)
+        return made
 
 
 class OnnxRuntimeGraph(Rung):
@@ -76,9 +82,10 @@ class OnnxRuntimeGraph(Rung):
 
         from compressor.deploy.fusion import fuse
 
-        graph = fuse(onnx.load(artifact.path / "model.onnx"))
-        strip(graph)
-        save(graph, out)
+        for path in sorted(artifact.path.glob("*.onnx")):
+            graph = fuse(onnx.load(path))
+            strip(graph)
+            save(graph, out, path.stem)
 
 
 def _as_plain_graph(module: Any) -> None:
@@ -100,14 +107,15 @@ def _product(layer: Any, states: torch.Tensor) -> torch.Tensor:
     return product
 
 
-def save(graph: onnx.ModelProto, folder: Path) -> None:
-    """Write `model.onnx`, with `model.onnx.data` beside it where one file would be too large for the format."""
+def save(graph: onnx.ModelProto, folder: Path, name: str = "model") -> None:
+    """Write `NAME.onnx`, with `NAME.onnx.data` beside it where one file would be too large for the format."""
     import onnx
 
+    path = folder / f"{name}.onnx"
     if graph.ByteSize() < MOST_BYTES_IN_ONE_FILE:
-        onnx.save(graph, folder / "model.onnx")
+        onnx.save(graph, path)
     else:
-        onnx.save(graph, folder / "model.onnx", save_as_external_data=True, location="model.onnx.data")
+        onnx.save(graph, path, save_as_external_data=True, location=f"{path.name}.data")
 
 
 def name_by_scope(graph: onnx.ModelProto) -> None:
@@ -139,16 +147,19 @@ def _scope(node: onnx.NodeProto) -> str:
     return modules[-1].removeprefix("module").strip(".") if modules else ""
 
 
-def _Named(module: Any, names: tuple[str, ...], task: Task) -> Any:  # noqa: N802 - makes a module class, which needs torch
-    """The module with its inputs in a fixed order and the task's answer as the only output."""
+def _Wired(module: Any, names: tuple[str, ...], task: Task, graph: Graph) -> Any:  # noqa: N802 - makes a module class, which needs torch
+    """The module with its inputs in a fixed order and the task's answer, in the order of the graph's outputs."""
     import torch
 
-    class Named(torch.nn.Module):
+    from compressor.deploy.session import named
+
+    class Wired(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.module = module
 
-        def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
-            return task.answer(self.module, dict(zip(names, inputs, strict=True)))
+        def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            found = named(task.answer(self.module, graph, dict(zip(names, inputs, strict=True))), graph)
+            return tuple(found[port.name] for port in graph.outputs)
 
-    return Named()
+    return Wired()

@@ -23,7 +23,8 @@ class OpenVinoIr(Rung):
         silence()
         import openvino
 
-        save_representation(openvino.convert_model(str(artifact.path / "model.onnx")), out / "model.xml")
+        for path in sorted(artifact.path.glob("*.onnx")):
+            save_representation(openvino.convert_model(str(path)), out / f"{path.stem}.xml")
 
 
 def save_representation(model: Any, path: Path) -> None:

@@ -1,12 +1,13 @@
-"""A model as a function of a feed: run eagerly, or opened on its target."""
+"""A model as a session: run eagerly, or opened on its target; and any session as a function of a feed."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from compressor.contracts import Feed, Target, Task
+from compressor.contracts import Feed, Graph, Session, Target, Task, Workload
 
 if TYPE_CHECKING:
     import torch
@@ -14,23 +15,76 @@ if TYPE_CHECKING:
     from compressor.contracts import Model
 
 
-def eager(task: Task, model: Model, device: str) -> Callable[[Feed], Feed]:
-    """A model run eagerly in float32, as a function of a feed."""
+class EagerSession:
+    """A torch model run as its task answers for it, without export: what every built file is held against."""
+
+    def __init__(self, task: Task, model: Model, device: str) -> None:
+        self._task, self._model, self._device = task, model, device
+
+    @cached_property
+    def _graphs(self) -> Mapping[str, tuple[Graph, torch.nn.Module]]:
+        """By name, with the module of its component in eval mode on the device."""
+        made = {}
+        for graph in self._task.graphs(self._model):
+            module: torch.nn.Module = self._model.component(graph.component).module
+            made[graph.name] = graph, module.to(self._device).train(False)
+        return made
+
+    def run(self, feed: Feed, *, graph: str = "model", state: object | None = None) -> tuple[Feed, object | None]:
+        """The state is a tensor by name of the input that it becomes."""
+        import torch
+
+        wires, module = self._graphs[graph]
+        kept: Any = self._tensors(wires.first_state(feed)) if state is None else state
+        with torch.inference_mode():
+            given = self._tensors({port.name: feed[port.name] for port in wires.fed if port.name in feed})
+            found = named(self._task.answer(module, wires, {**given, **kept}), wires)
+            outputs = {port.name: array_of(found[port.name]) for port in wires.given}
+        return outputs, {becomes: found[output] for output, becomes in wires.state} or None
+
+    def facts(self) -> dict[str, str]:
+        """The precision of the weights."""
+        import torch
+
+        module = next(iter(self._graphs.values()))[1]
+        precision = str(next(module.parameters()).dtype).removeprefix("torch.").replace("float", "fp")
+        return {"precision": precision, "device": self._device, "threads": str(torch.get_num_threads())}
+
+    def _tensors(self, arrays: Feed) -> dict[str, torch.Tensor]:
+        import torch
+
+        return {name: torch.as_tensor(array, device=self._device) for name, array in arrays.items()}
+
+
+def named(answer: torch.Tensor | Sequence[torch.Tensor] | Mapping[str, torch.Tensor], graph: Graph) -> dict[str, torch.Tensor]:
+    """What a task answered, by the graph's outputs: a mapping, tensors in the order of the outputs, or the only one.
+
+    Raises:
+        ValueError: there are not as many answers as outputs.
+    """
     import torch
 
-    module: torch.nn.Module = model.module
-    module.to(device).train(False)
-    names = [port.name for port in task.outputs()]
-
-    def predict(feed: Feed) -> Feed:
-        with torch.inference_mode():
-            batch = {name: torch.as_tensor(array, device=device) for name, array in feed.items()}
-            return {names[0]: task.forward(module, batch).logits.float().cpu().numpy()}
-
-    return predict
+    if isinstance(answer, Mapping):
+        return dict(answer)
+    several = [answer] if isinstance(answer, torch.Tensor) else list(answer)
+    return dict(zip((port.name for port in graph.outputs), several, strict=True))
 
 
-def opened(runtime: Target, built: Path) -> Callable[[Feed], Feed]:
+def array_of(tensor: torch.Tensor) -> Any:
+    """The tensor in numpy; floats in float32."""
+    return (tensor.float() if tensor.is_floating_point() else tensor).cpu().numpy()
+
+
+def predictor(task: Task, session: Session) -> Callable[[Feed], Feed]:
+    """What the task makes of one forward call, as a function of a feed."""
+    return lambda feed: task.call(session, feed, Workload())
+
+
+def eager(task: Task, model: Model, device: str) -> Callable[[Feed], Feed]:
+    """A model run eagerly, as a function of a feed."""
+    return predictor(task, EagerSession(task, model, device))
+
+
+def opened(task: Task, runtime: Target, built: Path) -> Callable[[Feed], Feed]:
     """A built file opened on its target, as a function of a feed."""
-    session = runtime.open(built)
-    return lambda feed: session.run(feed)[0]
+    return predictor(task, runtime.open(built))

@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from compressor.contracts import Feed, Session, Target
+from compressor.contracts import Feed, Session, Step, Target, Task, Workload
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -31,71 +31,92 @@ class Worker:
     def __init__(self) -> None:
         self._session: Session | None = None
         self._feeds: list[Feed] = []
+        self._prepared: list[object] = []
+        self._workload = Workload()
+        self._task: Task | None = None
         self._next = 0
         self._facts: dict[str, str] = {}
 
-    def open(self, *, target: str, parameters: str, built: str, threads: int, parent: int) -> dict[str, Any]:
+    def open(
+        self, *, target: str, parameters: str, task: tuple[str, str] | None, built: str, threads: int, parent: int
+    ) -> dict[str, Any]:
         """Pin the process, then load the model; the time includes importing the runtime."""
         die_with(parent)
         cpus = pin(threads)
-        runtime = load_target(target, parameters)
+        runtime: Target = load_step(Target, target, parameters)
+        self._task = load_step(Task, *task) if task else None
         start = time.perf_counter()
         self._session = runtime.open(Path(built))
         seconds = time.perf_counter() - start
         gc.collect()
         gc.freeze()  # else each collection between timings walks through all that the runtime imported
         self._facts = {"load_seconds": f"{seconds:.6f}"} | ({"cpus": cpus} if cpus else {})
-        return self._answer_facts()
+        return {}
 
-    def put(self, *, path: str) -> dict[str, Any]:
-        self._feeds = read_feeds(Path(path))
-        self._next = 0
+    def put(self, *, path: str, workload: dict[str, Any]) -> dict[str, Any]:
+        """Take inputs, and prepare for a call with each of them."""
+        self._feeds, self._workload, self._next = read_feeds(Path(path)), Workload.model_validate(workload), 0
+        self._prepared = [self._prepare(feed) for feed in self._feeds]
         return {}
 
     def run(self, *, calls: int) -> dict[str, Any]:
-        session = self._opened()
-        feeds = [self._feeds[(self._next + i) % len(self._feeds)] for i in range(calls)]
+        self._opened()
+        turn = [(self._next + i) % len(self._feeds) for i in range(calls)]
         self._next = (self._next + calls) % len(self._feeds)
-        nanoseconds = time_calls(session, feeds)
-        if "first_call_seconds" in self._facts:
-            return {"nanoseconds": nanoseconds}
-        self._facts["first_call_seconds"] = f"{nanoseconds[0] / 1e9:.9f}"
-        return {"nanoseconds": nanoseconds} | self._answer_facts()
+        nanoseconds = time_calls(self._call, [(self._feeds[place], self._prepared[place]) for place in turn])
+        self._facts.setdefault("first_call_seconds", f"{nanoseconds[0] / 1e9:.9f}")
+        return {"nanoseconds": nanoseconds}
 
     def peak(self) -> dict[str, Any]:
         return {"bytes": peak_bytes()}
 
+    def facts(self) -> dict[str, Any]:
+        """What runs, asked of the runtime only when somebody wants to know: the answer may take memory that is measured here."""
+        return {"facts": dict(self._opened().facts()) | self._facts}
+
     def _opened(self) -> Session:
-        if self._session is None or not self._feeds:
-            raise RuntimeError("asked to run before a model was opened and inputs were put")
+        if self._session is None:
+            raise RuntimeError("asked to work before a model was opened")
         return self._session
 
-    def _answer_facts(self) -> dict[str, Any]:
-        return {"facts": (dict(self._session.facts()) if self._session else {}) | self._facts}
+    def _prepare(self, feed: Feed) -> object:
+        return self._task.prepare(self._opened(), feed, self._workload) if self._task else None
+
+    @property
+    def _call(self) -> Callable[[Feed, object], object]:
+        """One call as it is timed: by the task where there is one, else a run of the session."""
+        session, task, workload = self._opened(), self._task, self._workload
+        if task is None:
+            return lambda feed, _: session.run(feed)
+        return lambda feed, prepared: task.call(session, feed, workload, prepared)
 
 
-def time_calls(session: Session, feeds: Sequence[Feed]) -> list[int]:
-    """Nanoseconds of one call for each feed; the garbage collector rests meanwhile."""
-    clock, run = time.perf_counter_ns, session.run
+def time_calls(call: Callable[[Feed, object], object], given: Sequence[tuple[Feed, object]]) -> list[int]:
+    """Nanoseconds of one call for each feed with what was prepared for it; the garbage collector rests meanwhile."""
+    clock = time.perf_counter_ns
     nanoseconds = []
     gc.collect()
     gc.disable()
     try:
-        for feed in feeds:
+        for feed, prepared in given:
             start = clock()
-            run(feed)
+            call(feed, prepared)
             nanoseconds.append(clock() - start)
     finally:
         gc.enable()
     return nanoseconds
 
 
-def load_target(name: str, parameters: str) -> Target:
-    """The target `module:Class` with its parameters from JSON."""
+def load_step(kind: type[Step], name: str, parameters: str) -> Any:
+    """The target or task `module:Class` with its parameters from JSON.
+
+    Raises:
+        TypeError: it is of another kind.
+    """
     module, _, attribute = name.partition(":")
     found = getattr(importlib.import_module(module), attribute)
-    if not (isinstance(found, type) and issubclass(found, Target)):
-        raise TypeError(f"{name} is {found!r}, expected a class derived from compressor.contracts.Target")
+    if not (isinstance(found, type) and issubclass(found, kind)):
+        raise TypeError(f"{name} is {found!r}, expected a class derived from compressor.contracts.{kind.__name__}")
     return found.model_validate_json(parameters)
 
 
@@ -160,6 +181,7 @@ def main() -> None:
         "put": worker.put,
         "run": worker.run,
         "peak": worker.peak,
+        "facts": worker.facts,
     }
     for line in requests:
         request = json.loads(line)

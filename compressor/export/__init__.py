@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 
 from compressor.contracts.records import Candidate, Report
-from compressor.deploy.build import TASK_FILE
+from compressor.deploy.graphs import TASK_FILE
 from compressor.errors import StoreError, did_you_mean
 from compressor.export.examples import example
 from compressor.export.spec import Deployed, read_deployed, spec_of

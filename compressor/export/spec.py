@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from compressor.contracts import Port
 from compressor.contracts.records import Candidate
-from compressor.deploy.build import TASK_FILE
+from compressor.deploy.graphs import TASK_FILE, graphs_of
 from compressor.errors import StoreError, UnsupportedModel
 
 Runtime = Literal["onnxruntime", "openvino", "torch"]
@@ -56,12 +56,15 @@ def read_deployed(built: Path, candidate: Candidate) -> Deployed:
     try:
         task = json.loads((built / TASK_FILE).read_text(encoding="utf-8"))
         name, parameters, labels = task["task"], task["parameters"], [str(label) for label in task["labels"]]
-        inputs, outputs = (tuple(_port(port) for port in task[key]) for key in ("inputs", "outputs"))
+        graph, *others = graphs_of(built)
+        inputs, outputs = tuple(map(_known, graph.inputs)), tuple(map(_known, graph.outputs))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise StoreError(f"{built / TASK_FILE} cannot be read: {error}") from error
     runtime = next((runtime for file, runtime in RUNTIMES.items() if (built / file).is_file()), None)
     if runtime is None:
         raise StoreError(f"{built} holds none of {', '.join(RUNTIMES)}")
+    if others or graph.state:
+        raise UnsupportedModel(f"no example can be written for a model of several graphs or with a state, as {built} holds")
     if name not in PREPROCESSING:
         raise UnsupportedModel(f"no example can be written for the task '{name}' (known: {', '.join(PREPROCESSING)})")
     preprocessing = PREPROCESSING[name](built, parameters, inputs)
@@ -69,10 +72,10 @@ def read_deployed(built: Path, candidate: Candidate) -> Deployed:
     return Deployed(candidate, built, runtime, name, labels, inputs, outputs, preprocessing, needs_this_project=beyond_stock)
 
 
-def _port(values: dict[str, Any]) -> Port:
-    if values["dtype"] not in DTYPES:
-        raise ValueError(f"dtype '{values['dtype']}' is none of {', '.join(DTYPES)}")
-    return Port(name=values["name"], dtype=values["dtype"], axes=tuple(values["axes"]))
+def _known(port: Port) -> Port:
+    if port.dtype not in DTYPES:
+        raise ValueError(f"dtype '{port.dtype}' is none of {', '.join(DTYPES)}")
+    return port
 
 
 def _opens_without_us(built: Path) -> bool:

@@ -49,15 +49,14 @@ def _quality(row: Row) -> Iterator[tuple[str, str]]:
     share = f"{wording.percent(row.share)} of the source" if row.share else ""
     yield "size", spread(wording.size(row.candidate.bytes), share)
     if row.quality:
-        yield f"{row.quality.name} on test", spread(wording.percent(row.quality.value), wording.sample(row.quality))
+        yield f"{row.quality.name} on test", spread(wording.metric(row.quality), wording.sample(row.quality))
     if difference := row.candidate.difference:
-        around = wording.interval(difference.interval, wording.points)
-        yield f"against {difference.reference}", spread(wording.points(difference.points), around)
+        yield f"against {difference.reference}", spread(wording.moved(difference), wording.moved_between(difference))
 
 
 def _speed(findings: Findings, candidate: Candidate) -> Iterator[tuple[str, str]]:
-    for shape in findings.shapes:
-        at, row = wording.shape(*shape), findings.row(candidate, shape)
+    for at in findings.workloads:
+        row = findings.row(candidate, at)
         if timed := row.latency:
             around = wording.interval(timed.interval, wording.milliseconds)
             yield f"median latency at {at}", spread(wording.milliseconds(timed.median_ms), around)

@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 from collections.abc import Mapping
-from contextlib import suppress
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import Any
 
 from pydantic import ValidationError
 
 from compressor.contracts import Edit, registry
-from compressor.contracts.anatomy import Anatomy
-from compressor.errors import SourceError, UnsupportedModel
-from compressor.model.anatomy import anatomy_of
-from compressor.model.edits import KeepBlocks, KeepHeads, KeepNeurons
+from compressor.errors import SourceError
+from compressor.model.libraries import library, library_of
 
-if TYPE_CHECKING:
-    import torch
-    from transformers import PreTrainedModel
-
-ATTENTION_IMPLEMENTATIONS = ("eager", "sdpa")
-"""Implementations that every machine has; a model that uses another one is rebuilt with the library's choice."""
+DTYPES = ("float16", "bfloat16", "float64")
+"""What a blueprint may name as the type of a module's numbers beside `float32`, which it need not."""
 
 
 @dataclass(frozen=True)
@@ -35,24 +27,45 @@ class Blueprint:
     edits: tuple[Edit, ...] = ()
     attention: str | None = None
     """Which of the library's attention implementations runs: they differ in the last bits."""
-    library: str = field(default="transformers")
+    library: str = "transformers"
+    """Name of the entry point of `compressor.library` that finds and builds the class."""
+    dtype: str | None = None
+    """Type of all floating numbers where it is not float32 and the library's configurations have no field for it."""
 
     def extended(self, edit: Edit) -> Blueprint:
         """The same with one more edit at its end."""
         return replace(self, edits=(*self.edits, edit))
 
-    def build(self) -> PreTrainedModel:
+    def build(self) -> Any:
         """The module with its parameters on meta and its buffers in memory, in eval mode.
 
         Raises:
             SourceError: the class is none of the library's models, or it does not take the configuration.
             UnsupportedModel: an edit does not fit.
         """
-        module = build(find_class(self), self.config, attention=self.attention)
+        import torch
+
+        of = library(self.library)
+        module = of.build(of.find(self.class_name, self.config), self.config, attention=self.attention)
         for edit in self.edits:
             edit.apply(module)
+        if self.dtype is not None:
+            module.to(getattr(torch, self.dtype))
         module.train(False)
         return module
+
+    def settled(self, module: Any) -> Blueprint:
+        """The same for the type that the module's numbers have by now."""
+        config = library(self.library).config_of(module)
+        if "dtype" in config:
+            return replace(self, config={**self.config, "dtype": config["dtype"]})
+        types = {str(each.dtype).removeprefix("torch.") for each in module.parameters() if each.is_floating_point()}
+        only = next(iter(types)) if len(types) == 1 else None
+        return replace(self, dtype=only if only in DTYPES else None)
+
+    def plain_config(self, module: Any) -> dict[str, Any] | None:
+        """The configuration by which the library itself builds this very architecture, or None where no configuration says it."""
+        return library(self.library).plain_config(module, self.edits)
 
     def as_json(self) -> dict[str, Any]:
         """JSON values that `from_json` reads back."""
@@ -63,6 +76,7 @@ class Blueprint:
             "config": dict(self.config),
             "attention": self.attention,
             "edits": edits,
+            **({"dtype": self.dtype} if self.dtype else {}),
         }
 
     @staticmethod
@@ -74,155 +88,33 @@ class Blueprint:
             PluginError: an edit's kind is not installed.
         """
         try:
-            if values["attention"] not in (None, *ATTENTION_IMPLEMENTATIONS):
-                raise SourceError(f"attention '{values['attention']}' is none of {', '.join(ATTENTION_IMPLEMENTATIONS)}")
+            attentions = library(str(values["library"])).attentions
+            if values["attention"] not in (None, *attentions):
+                raise SourceError(f"attention '{values['attention']}' is none of {', '.join(attentions) or 'none'}")
+            if values.get("dtype") not in (None, *DTYPES):
+                raise SourceError(f"dtype '{values['dtype']}' is none of {', '.join(DTYPES)}")
             return Blueprint(
-                library=values["library"],
+                library=str(values["library"]),
                 class_name=str(values["class_name"]),
                 config=dict(values["config"]),
                 attention=values["attention"],
                 edits=tuple(_read_edit(dict(edit)) for edit in values["edits"]),
+                dtype=values.get("dtype"),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise SourceError(f"the blueprint is malformed: {type(error).__name__}: {error}") from error
 
 
-def blueprint_of(module: PreTrainedModel) -> Blueprint:
-    """The blueprint of a module as the library made it.
+def blueprint_of(module: Any) -> Blueprint:
+    """The blueprint of a module as its library made it.
 
     Raises:
-        UnsupportedModel: its class is none of the library's models.
+        UnsupportedModel: its class is none of a library's models.
     """
-    attention = module.config._attn_implementation
-    blueprint = Blueprint(
-        class_name=type(module).__name__,
-        config=config_values(module),
-        attention=attention if attention in ATTENTION_IMPLEMENTATIONS else None,
-    )
-    try:
-        found: type | None = find_class(blueprint)
-    except SourceError:
-        found = None
-    if found is not type(module):
-        raise UnsupportedModel(
-            f"{type(module).__module__}.{type(module).__qualname__} is not a model class of transformers: "
-            "it could be saved but not loaded again"
-        )
-    return blueprint
-
-
-def find_class(blueprint: Blueprint) -> type[PreTrainedModel]:
-    """The model class of a blueprint, looked up among those that transformers itself defines and nowhere else.
-
-    Raises:
-        SourceError: there is no such class.
-    """
-    import transformers
-
-    name, model_type = blueprint.class_name, str(blueprint.config.get("model_type", ""))
-    package = model_type.replace("-", "_")
-    found = None
-    if blueprint.library == "transformers" and name.isidentifier() and package.isidentifier():
-        # a few model types live in a package of another name
-        with suppress(ModuleNotFoundError):
-            found = getattr(importlib.import_module(f"transformers.models.{package}.modeling_{package}"), name, None)
-        found = found or getattr(transformers, name, None)
-    if (
-        isinstance(found, type)
-        and issubclass(found, transformers.PreTrainedModel)
-        and found.__module__.startswith("transformers.")
-    ):
-        return found
-    raise SourceError(
-        f"'{name}' of '{blueprint.library}' (model type '{model_type}') is not a model class of "
-        f"transformers {transformers.__version__}; only those are built"
-    )
-
-
-def build(cls: type[PreTrainedModel], config: Mapping[str, Any], *, attention: str | None = None) -> PreTrainedModel:
-    """A module of the class with its parameters on meta; the random state of the caller stays as it was.
-
-    Raises:
-        SourceError: the class does not take the configuration.
-    """
-    import torch
-    from accelerate import init_empty_weights
-    from huggingface_hub.errors import StrictDataclassError
-
-    chosen = {} if attention is None else {"attn_implementation": attention}
-    try:
-        settings = cls.config_class.from_dict(_without_kernels(config))  # type: ignore[union-attr]
-        with torch.random.fork_rng(devices=[]), init_empty_weights(include_buffers=False):
-            module: PreTrainedModel = cls._from_config(settings, **chosen)  # type: ignore[no-untyped-call]
-        # on their way to meta, parameters that are one object become several
-        module.tie_weights()
-        return module
-    except (TypeError, ValueError, AttributeError, LookupError, ArithmeticError, RuntimeError, StrictDataclassError) as error:
-        raise SourceError(f"{cls.__name__} cannot be built from its configuration: {type(error).__name__}: {error}") from error
-
-
-def config_values(module: PreTrainedModel) -> dict[str, Any]:
-    """The configuration of a module as JSON values, with the dtype of its weights and without the folder it came from."""
-    values: dict[str, Any] = json.loads(module.config.to_json_string(use_diff=False))
-    values.pop("_name_or_path", None)
-    values["dtype"] = str(module.dtype).removeprefix("torch.")
-    values["architectures"] = [type(module).__name__]
-    return values
-
-
-def plain_config(module: PreTrainedModel, blueprint: Blueprint) -> dict[str, Any] | None:
-    """The stock configuration that builds this very architecture without any edit, or None where there is none."""
-    values = config_values(module)
-    if not blueprint.edits:
-        return values
-    if not all(isinstance(edit, KeepHeads | KeepNeurons | KeepBlocks) for edit in blueprint.edits):
-        return None
-    anatomy = anatomy_of(module)
-    for candidate in (values, _laid_over(values, _uniform(anatomy))):
-        if _same(candidate, module, anatomy):
-            return candidate
-    return None
-
-
-def _laid_over(values: dict[str, Any], fields: dict[str, Any]) -> dict[str, Any]:
-    """A configuration with other sizes of its trunk, which a model of two towers describes apart."""
-    if "vision_config" in values:
-        return {**values, "vision_config": {**values["vision_config"], **fields}}
-    if "num_key_value_heads" in values and "num_attention_heads" in fields:
-        fields = {**fields, "num_key_value_heads": fields["num_attention_heads"]}
-    return values | fields
-
-
-def _uniform(anatomy: Anatomy) -> dict[str, Any]:
-    """Fields of the configuration that state the first block's sizes for all blocks, as far as it can express them."""
-    row, first, fields = anatomy.row, anatomy.blocks[0], dict[str, Any]()
-    if first.feed_forward is not None and not row.width_in_hidden_sizes:
-        fields[row.config_width] = first.feed_forward.width
-    # a gated width is rounded from its ratio and cannot be turned back into one
-    elif first.feed_forward is not None and first.feed_forward.gate is None:
-        ratio, rest = divmod(first.feed_forward.width, anatomy.hidden_size)
-        fields |= {} if rest else {row.config_width: ratio}
-    if first.attention is not None and row.config_head_size is not None:
-        fields |= {"num_attention_heads": first.attention.heads, row.config_head_size: first.attention.head_size}
-    return fields
-
-
-def _same(values: Mapping[str, Any], module: PreTrainedModel, anatomy: Anatomy) -> bool:
-    try:
-        stock = build(type(module), values)
-    except SourceError:
-        return False
-    return _shapes(stock) == _shapes(module) and anatomy_of(stock) == anatomy
-
-
-def _without_kernels(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration without the fields that can name code on a hub."""
-    kept = {name: value for name, value in config.items() if not name.endswith(("attn_implementation", "experts_implementation"))}
-    return {name: _without_kernels(value) if isinstance(value, Mapping) else value for name, value in kept.items()}
-
-
-def _shapes(module: torch.nn.Module) -> dict[str, torch.Size]:
-    return {name: tensor.shape for name, tensor in module.state_dict().items()}
+    name, of = library_of(module)
+    class_name = of.name_of(module)
+    assert class_name is not None, "the library knows its own"
+    return Blueprint(class_name, of.config_of(module), attention=of.attention_of(module), library=name)
 
 
 def _read_edit(values: dict[str, Any]) -> Edit:

@@ -3,30 +3,26 @@
 from __future__ import annotations
 
 import copy
-import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from compressor.contracts import Edit
 from compressor.contracts import Model as AnyModel
+from compressor.contracts.model import BLUEPRINT, CONFIG
 from compressor.contracts.records import stays_inside
 from compressor.errors import SourceError, UnsupportedModel, did_you_mean
 from compressor.model.anatomy import anatomy_of
-from compressor.model.blueprint import Blueprint, blueprint_of, config_values, plain_config
+from compressor.model.blueprint import Blueprint, blueprint_of
+from compressor.model.libraries import library, reader_of
+from compressor.model.storage import FORMAT, load_module, read_index, save_module, write_json
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
-BLUEPRINT, CONFIG, WEIGHTS = "blueprint.json", "config.json", "model.safetensors"
-FORMAT = 1
-"""Of `blueprint.json`; raised when older code could not read what newer code writes."""
+ONLY = "model"
+"""Name of the component of a model that has one."""
 RANKS = {"embeddings": 0, "other": 2, "head": 3}
 """Order of the parts of a model; the layers lie between."""
 
@@ -35,7 +31,7 @@ RANKS = {"embeddings": 0, "other": 2, "head": 3}
 class Component:
     """A module and how to build it again."""
 
-    module: PreTrainedModel
+    module: Any
     blueprint: Blueprint
 
 
@@ -48,16 +44,50 @@ class Model:
     """By path relative to the model's folder, with forward slashes."""
     drawn: tuple[str, ...] = ()
     """Parameters that its source lacked and that were drawn at random when it was loaded: a fresh head. Which they are is not saved."""
+    main: str = ""
+    """Name of the component that the others serve; left empty, the only one, or the one called `model`."""
+
+    def __post_init__(self) -> None:
+        if not self.main:
+            self.main = next(iter(self.components)) if len(self.components) == 1 else ONLY
 
     @classmethod
-    def wrap(cls, module: PreTrainedModel, files: Mapping[str, bytes] | None = None, *, drawn: Sequence[str] = ()) -> Model:
-        """A model of one component from a module that transformers made; weights and configuration are written by `save`.
+    def wrap(
+        cls,
+        modules: Any,
+        files: Mapping[str, bytes] | None = None,
+        *,
+        drawn: Sequence[str] = (),
+        main: str = "",
+    ) -> Model:
+        """A model from a module, or from several by name, that a library made; weights and configuration are written by `save`.
 
         Raises:
-            UnsupportedModel: the module's class is not one of transformers.
+            UnsupportedModel: a module's class is none that a library defines and no installed network.
         """
-        kept = {name: content for name, content in (files or {}).items() if name not in (BLUEPRINT, CONFIG, WEIGHTS)}
-        return cls({"model": Component(module, blueprint_of(module))}, kept, tuple(drawn))
+        named: Mapping[str, Any] = modules if isinstance(modules, Mapping) else {ONLY: modules}
+        components = {name: Component(module, blueprint_of(module)) for name, module in named.items()}
+        own = _own_files(components)
+        return cls(components, {name: content for name, content in (files or {}).items() if name not in own}, tuple(drawn), main)
+
+    @classmethod
+    def read(cls, source: Path, *, main: str = "") -> Model:
+        """A model from a folder in its library's own layout, in float32, or from one that `save` wrote; in eval mode.
+
+        Args:
+            source: the folder; nothing in it is executed.
+            main: name of the main component, where the library does not know it.
+
+        Raises:
+            SourceError: the folder is in no layout that is known, cannot be read, or lacks weights.
+            PluginError: an edit is of a kind that is not installed.
+        """
+        if (source / BLUEPRINT).is_file():
+            model = cls.load(source)
+            return replace(model, main=main or model.main)
+        loaded = reader_of(source).load(source)
+        files = {name: (source / _side_file(name)).read_bytes() for name in loaded.files}
+        return cls.wrap(loaded.modules, files, main=main or loaded.main)
 
     @classmethod
     def load(cls, folder: Path, device: str = "cpu") -> Model:
@@ -65,60 +95,77 @@ class Model:
 
         Raises:
             SourceError: a file is missing, malformed or a link, or the weights do not fit the blueprint.
-            PluginError: an edit is of a kind that is not installed.
+            PluginError: a library or an edit is of a kind that is not installed.
         """
         if link := next((path for path in folder.rglob("*") if path.is_symlink()), None):
             raise SourceError(f"{link} is a symbolic link: a model's folder holds plain files only")
-        index = _read_index(folder)
+        index = read_index(folder)
         if "components" in index:
             places = {name: folder / _component_name(name) for name in _names(index, "components", folder)}
-            components = {name: _load_component(place, _read_index(place), device) for name, place in places.items()}
+            components = {name: Component(*load_module(read_index(place), place, device)) for name, place in places.items()}
         else:
-            components = {"model": _load_component(folder, index, device)}
-        return cls(components, {name: _read(folder / _side_file(name)) for name in _names(index, "files", folder)})
+            components = {ONLY: Component(*load_module(index, folder, device))}
+        files = {name: _read(folder / _side_file(name)) for name in _names(index, "files", folder)}
+        return cls(components, files, main=str(index.get("main", "")))
 
     def save(self, folder: Path) -> None:
-        """Write the model; equal models give equal bytes. A folder of one plain component opens with `from_pretrained` too.
+        """Write the model; equal models give equal bytes. A folder of plain components opens with their library's own loader too.
 
         Raises:
             UnsupportedModel: a component's parameters are on meta.
+            SourceError: a file beside the model would lie in place of one of its own.
         """
         folder.mkdir(parents=True, exist_ok=True)
         index: dict[str, Any] = {"format": FORMAT, "files": sorted(str(_side_file(name)) for name in self.files)}
-        if list(self.components) == ["model"]:
-            _save_component(self.components["model"], folder, index)
+        if taken := sorted(_own_files(self.components) & self.files.keys()):
+            raise SourceError(f"'{taken[0]}' cannot name a file beside the model: it is one of its own")
+        if list(self.components) == [ONLY]:
+            save_module(*self._parts(ONLY), folder, index)
         else:
-            for name, component in self.components.items():
-                _save_component(component, folder / _component_name(name), {"format": FORMAT})
-            _write_json(folder / BLUEPRINT, {**index, "components": list(self.components)})
-        self.save_files(folder)
+            for name in self.components:
+                save_module(*self._parts(name), folder / _component_name(name), {})
+            chosen = {"main": self.main} if self.main in self.components and len(self.components) > 1 else {}
+            write_json(folder / BLUEPRINT, {**index, **chosen, "components": list(self.components)})
+        self._save_files(folder)
 
     def save_files(self, folder: Path) -> None:
-        """Write only what lies beside the weights."""
+        """Write all but the weights: what lies beside them, and the configurations."""
+        self._save_files(folder)
+        for name, component in self.components.items():
+            place = folder if list(self.components) == [ONLY] else folder / _component_name(name)
+            place.mkdir(parents=True, exist_ok=True)
+            write_json(place / CONFIG, library(component.blueprint.library).config_of(component.module))
+
+    def _save_files(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         for name, content in self.files.items():
             path = folder / _side_file(name)
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
 
+    def _parts(self, name: str) -> tuple[Any, Blueprint]:
+        component = self.components[name]
+        return component.module, component.blueprint
+
     def component(self, name: str | None = None) -> Component:
-        """The component of that name; without one the only component, or the one called `model`.
+        """The component of that name; without one the main one.
 
         Raises:
-            UnsupportedModel: there is none of that name, or several and no name to choose by.
+            UnsupportedModel: there is none of that name, or several and none of them is the main one.
         """
-        if name is None:
-            name = next(iter(self.components)) if len(self.components) == 1 else "model"
+        name = self.main if name is None else name
         if name not in self.components:
             raise UnsupportedModel(f"this model has no component '{name}'{did_you_mean(name, self.components)}")
         return self.components[name]
 
     @property
-    def module(self) -> PreTrainedModel:
+    def module(self) -> Any:
+        """The module of the main component."""
         return self.component().module
 
     @property
     def blueprint(self) -> Blueprint:
+        """The blueprint of the main component."""
         return self.component().blueprint
 
     @property
@@ -132,22 +179,27 @@ class Model:
         return sum(parameter.numel() for component in self.components.values() for parameter in component.module.parameters())
 
     def apply(self, edit: Edit, component: str | None = None) -> None:
-        """Change a component and record how.
+        """Change a component, the main one where none is named, and record how.
 
         Raises:
             UnsupportedModel: the edit does not fit; the component is as it was.
         """
-        changed = self.component(component)
+        name = self.main if component is None else component
+        changed = self.component(name)
         edit.apply(changed.module)
-        name = next(name for name, other in self.components.items() if other is changed)
         self.components[name] = replace(changed, blueprint=changed.blueprint.extended(edit))
 
     def copy(self) -> Model:
         """A model that shares no tensor with this one."""
-        return Model({name: copy.deepcopy(component) for name, component in self.components.items()}, dict(self.files))
+        copies = {name: copy.deepcopy(component) for name, component in self.components.items()}
+        return replace(self, components=copies, files=dict(self.files))
+
+    def stored_bytes(self) -> int:
+        """Bytes of the parameters and saved buffers; a module with a `stored_bytes()` of its own says itself how few it needs."""
+        return sum(self.layer_bytes().values())
 
     def layer_bytes(self) -> dict[str, int]:
-        """Bytes of the parameters by part of the model, inputs first; by top-level module where no anatomy fits."""
+        """The same by part of the model, inputs first; by top-level module where no anatomy fits."""
         sizes: dict[str, int] = {}
         for name, component in self.components.items():
             prefix = f"{name}: " if len(self.components) > 1 else ""
@@ -169,117 +221,47 @@ def check_finite(model: AnyModel, source: Path) -> None:
 
 
 def plain(model: AnyModel) -> bool:
-    """True where a stock Hugging Face configuration expresses every component: `from_pretrained` opens what is saved."""
-    return all(plain_config(component.module, component.blueprint) is not None for component in model.components.values())
+    """True where a stock configuration expresses every component: its library's own loader opens what is saved."""
+    return all(component.blueprint.plain_config(component.module) is not None for component in model.components.values())
 
 
-def _part_bytes(module: PreTrainedModel) -> list[tuple[str, int]]:
+def _part_bytes(module: Any) -> list[tuple[str, int]]:
     try:
         part_of = anatomy_of(module).part_of
     except UnsupportedModel:
         part_of = _top_level
-    sizes = [(part_of(name), tensor.numel() * tensor.element_size()) for name, tensor in module.named_parameters()]
+    sizes = [(part_of(name), size) for name, size in _sizes(module, "", set())]
     return sorted(sizes, key=lambda part: RANKS.get(part[0], 1))
+
+
+def _sizes(module: torch.nn.Module, path: str, seen: set[int]) -> Iterator[tuple[str, int]]:
+    """Bytes of each tensor that is saved, each one once; of a packed module as it says."""
+    said = getattr(module, "stored_bytes", None)
+    if callable(said):
+        yield path.removesuffix(".") or ONLY, said()
+        return
+    buffers = {name: each for name, each in module._buffers.items() if name not in module._non_persistent_buffers_set}
+    tensors = {**module._parameters, **buffers}
+    for name, tensor in tensors.items():
+        if tensor is not None and id(tensor) not in seen:
+            seen.add(id(tensor))
+            yield path + name, tensor.numel() * tensor.element_size()
+    for name, child in module._modules.items():
+        if child is not None and id(child) not in seen:
+            seen.add(id(child))
+            yield from _sizes(child, f"{path}{name}.", seen)
 
 
 def _top_level(parameter: str) -> str:
     return parameter.split(".")[0]
 
 
-# ------------------------------------------------------------------ writing
-
-
-def _save_component(component: Component, folder: Path, index: Mapping[str, Any]) -> None:
-    module, blueprint = component.module, component.blueprint
-    if any(parameter.is_meta for parameter in module.parameters()):
-        raise UnsupportedModel(f"{blueprint.class_name} is on meta: it has no weights to save")
-    folder.mkdir(parents=True, exist_ok=True)
-    config = plain_config(module, blueprint) or config_values(module)
-    blueprint = replace(blueprint, config={**blueprint.config, "dtype": config["dtype"]})
-    _write_json(folder / BLUEPRINT, {**index, "blueprint": blueprint.as_json()})
-    _write_json(folder / CONFIG, config)
-    # a new file put in place, since tensors elsewhere may be mapped from the old one
-    unfinished = folder / f"{WEIGHTS}.unfinished"
-    save_file(_unshared(module), unfinished, metadata={"format": "pt"})
-    unfinished.replace(folder / WEIGHTS)
-
-
-def _unshared(module: PreTrainedModel) -> dict[str, torch.Tensor]:
-    """The state of a module without the targets of tied weights; whatever else shares memory is written in full."""
-    tied, seen, tensors = _tied(module), set[int](), dict[str, torch.Tensor]()
-    for name, tensor in module.state_dict().items():
-        if name in tied:
-            continue
-        tensor = tensor.detach().cpu().contiguous()
-        place = tensor.untyped_storage().data_ptr()
-        tensors[name] = tensor.clone() if place in seen else tensor
-        seen.add(place)
-    return tensors
-
-
-def _tied(module: PreTrainedModel) -> dict[str, str]:
-    """Parameters that are really the same object as the one the library ties them to, by name."""
-    parameters = dict(module.named_parameters(remove_duplicate=False))
-    pairs = module.all_tied_weights_keys.items()
-    return {
-        target: source
-        for target, source in pairs
-        if parameters.get(target) is not None and parameters[target] is parameters.get(source)
-    }
-
-
-def _write_json(path: Path, values: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(values, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-# ------------------------------------------------------------------ reading
-
-
-def _load_component(folder: Path, index: Mapping[str, Any], device: str) -> Component:
-    try:
-        blueprint = Blueprint.from_json(index["blueprint"])
-    except KeyError as error:
-        raise SourceError(f"{folder / BLUEPRINT} holds no blueprint") from error
-    module: Any = blueprint.build()
-    _load_weights(module, folder / WEIGHTS, device)
-    return Component(module.to(device), blueprint)
-
-
-def _load_weights(module: PreTrainedModel, path: Path, device: str) -> None:
-    tensors, expected, tied = _read_tensors(path, device), module.state_dict(), _tied(module)
-    missing = expected.keys() - tensors.keys() - {target for target, source in tied.items() if source in tensors}
-    unexpected = tensors.keys() - expected.keys()
-    misshapen = [name for name in expected.keys() & tensors.keys() if tensors[name].shape != expected[name].shape]
-    for names, what in ((missing, "lacks"), (unexpected, "has beyond the blueprint"), (misshapen, "has in another shape")):
-        if names:
-            raise SourceError(
-                f"{path} {what} {len(names)} tensors: {', '.join(sorted(names)[:3])}{', ...' if len(names) > 3 else ''}"
-            )
-    module.load_state_dict(tensors, strict=False, assign=True)
-    for target, source in tied.items():
-        if target not in tensors:
-            owner, _, name = target.rpartition(".")
-            setattr(module.get_submodule(owner), name, module.get_parameter(source))
-
-
-def _read_tensors(path: Path, device: str) -> dict[str, torch.Tensor]:
-    try:
-        with safe_open(path, framework="pt", device="cpu") as file:
-            # copies: mapped memory follows the file, and its alignment can change the last bits of a product
-            return {name: file.get_tensor(name).to(device, copy=True) for name in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
-        raise SourceError(f"{path} cannot be read as safetensors: {error}") from error
-
-
-def _read_index(folder: Path) -> dict[str, Any]:
-    path = folder / BLUEPRINT
-    try:
-        index = json.loads(_read(path))
-    except (ValueError, RecursionError) as error:
-        raise SourceError(f"{path} is not JSON: {error}") from error
-    if not isinstance(index, dict) or index.get("format") != FORMAT:
-        raise SourceError(f"{path} is not of format {FORMAT}, the only one this version reads")
-    return index
+def _own_files(components: Mapping[str, Component]) -> set[str]:
+    """Files that `save` writes, by their path in the folder."""
+    only = list(components) == [ONLY]
+    weights = {name: library(component.blueprint.library).weights for name, component in components.items()}
+    places = {"" if only else f"{name}/": {BLUEPRINT, CONFIG, weights[name]} for name in components}
+    return {BLUEPRINT, *(place + file for place, files in places.items() for file in files)}
 
 
 def _names(index: Mapping[str, Any], key: str, folder: Path) -> list[str]:
@@ -304,7 +286,7 @@ def _component_name(name: str) -> str:
 
 def _side_file(name: str) -> PurePosixPath:
     path = PurePosixPath(name)
-    if not stays_inside(name) or str(path) in (BLUEPRINT, CONFIG, WEIGHTS):
+    if not stays_inside(name) or str(path) in (BLUEPRINT, CONFIG):
         raise SourceError(
             f"'{name}' cannot name a file beside the model: it must lie in the model's folder and not be one of its own"
         )

@@ -6,15 +6,12 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from compressor.errors import CompressorError, SourceError
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
-
-def load_classifier(auto: Any, source: Path, labels: Sequence[str], *, seed: int) -> tuple[PreTrainedModel, tuple[str, ...]]:
+def load_classifier(auto: Any, source: Path, labels: Sequence[str], *, seed: int) -> tuple[Any, tuple[str, ...]]:
     """The model in `source` in float32 and eval mode, its classes named and ordered as `labels`; and parameters that were drawn.
 
     Args:
@@ -56,7 +53,7 @@ def load_classifier(auto: Any, source: Path, labels: Sequence[str], *, seed: int
     return module.eval(), tuple(sorted(found["missing_keys"]))
 
 
-def load_encoder(source: Path) -> PreTrainedModel:
+def load_encoder(source: Path) -> Any:
     """The model in `source` without a head, in float32 and eval mode; of one that has a decoder too, the encoder.
 
     Raises:
@@ -78,7 +75,7 @@ def load_encoder(source: Path) -> PreTrainedModel:
             )
     except Exception as error:  # what a malformed folder makes the library raise can be anything
         raise SourceError(f"{source} cannot be read as a model: {told(error)}") from error
-    encoder: PreTrainedModel = module.encoder if module.config.is_encoder_decoder else module
+    encoder: Any = module.encoder if module.config.is_encoder_decoder else module
     lacking = sorted(name for name in found["missing_keys"] if encoder is module or name.startswith("encoder."))
     if lacking:
         raise SourceError(f"{source} lacks {len(lacking)} weights of {type(encoder).__name__}: {', '.join(lacking[:3])}")
@@ -132,7 +129,7 @@ def _some(names: Sequence[str]) -> str:
     return f"{sorted(names)[:5]}{f' and {len(names) - 5} more' if len(names) > 5 else ''}"
 
 
-def _check_complete(module: PreTrainedModel, missing: Sequence[str], source: Path, *, headed: bool) -> None:
+def _check_complete(module: Any, missing: Sequence[str], source: Path, *, headed: bool) -> None:
     """A fresh head is drawn, and a fresh pooler below it; anything else that is not in the file must not be made up."""
     if lacking := [name for name in missing if headed or not _of_head(name, module.base_model_prefix)]:
         raise SourceError(
@@ -146,7 +143,7 @@ def _of_head(name: str, trunk: str) -> bool:
     return not name.startswith(f"{trunk}.") or "pooler" in name.split(".")
 
 
-def _reorder(module: PreTrainedModel, order: Sequence[int], source: Path) -> None:
+def _reorder(module: Any, order: Sequence[int], source: Path) -> None:
     """Put the classes of a trained head into the data's order."""
     import torch
 

@@ -6,27 +6,23 @@ import hashlib
 import importlib.util
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
+from compressor.contracts.model import BLUEPRINT, CONFIG, WEIGHTS
 from compressor.contracts.records import stays_inside
 from compressor.errors import SourceError
 from compressor.plan.specs import ModelSource
 
-if TYPE_CHECKING:
-    pass
-
-
-WEIGHTS = "model.safetensors"
-
-
-PICKLED = ("pytorch_model.bin", "model.bin", "pytorch_model.pt", "model.pt", "model.pth")
-
-
+PIPELINE = "model_index.json"
+"""Names the components of a pipeline, each a folder of its own."""
+PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+READ_SUFFIXES = (".safetensors", ".json", ".txt", ".model")
+"""Files of a source model folder that are read."""
 HUB_FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "LICENSE*", "README.md")
 
 
 def resolve(source: ModelSource, folder: Path) -> Path:
-    """The local folder of a model; an installed package is found, never imported.
+    """The local folder of a model, its weights checked.
 
     Args:
         source: the plan's `model:`.
@@ -34,6 +30,17 @@ def resolve(source: ModelSource, folder: Path) -> Path:
 
     Raises:
         SourceError: it is not there, its weights do not match `sha256`, or it has pickled weights only.
+    """
+    path = located(source, folder)
+    check_weights(path, source.sha256)
+    return path
+
+
+def located(source: ModelSource, folder: Path) -> Path:
+    """The local folder of a model, whatever is in it; an installed package is found, never imported.
+
+    Raises:
+        SourceError: it is not there.
     """
     if source.hub:
         path = _from_hub(source.hub, source.revision)
@@ -43,7 +50,6 @@ def resolve(source: ModelSource, folder: Path) -> Path:
         path = folder / str(source.folder)
     if not path.is_dir():
         raise SourceError(f"{path}: no such folder")
-    _check_weights(path, source.sha256)
     return path
 
 
@@ -58,20 +64,24 @@ def _from_hub(name: str, revision: str | None) -> Path:
         ) from error
 
 
-def _check_weights(path: Path, sha256: str | None) -> None:
-    weights, index = path / WEIGHTS, path / f"{WEIGHTS}.index.json"
-    if not weights.is_file() and not index.is_file():
-        pickled = next((name for name in PICKLED if (path / name).is_file()), None)
+def check_weights(path: Path, sha256: str | None) -> None:
+    """Hold the weights in a model folder against a digest.
+
+    Raises:
+        SourceError: they do not match, or there are none, or pickles only.
+    """
+    files = _weights(path)
+    if not files:
+        pickled = next((found for pattern in PICKLED for found in sorted(path.rglob(pattern))), None)
         if pickled:
             raise SourceError(
-                f"{path / pickled} is a pickle, which could run code when it is read: convert it where you trust it, with "
+                f"{pickled} is a pickle, which could run code when it is read: convert it where you trust it, with "
                 "`from_pretrained(...)` followed by `save_pretrained(...)`, which writes safetensors"
             )
         raise SourceError(
             f"{path} holds no {WEIGHTS}: is it a model folder in Hugging Face layout? Of a hub's model only safetensors are fetched; "
             "one that has pickles only has to be converted where you trust it"
         )
-    files = [weights] if weights.is_file() else [index, *_shards(index)]
     if sha256:
         total = hashlib.sha256()
         for each in files:
@@ -82,6 +92,51 @@ def _check_weights(path: Path, sha256: str | None) -> None:
         if not found.startswith(sha256):
             several = " and the files it names" if len(files) > 1 else ""
             raise SourceError(f"{files[0]}{several} has sha256 {found[:16]}..., the plan says {sha256}")
+
+
+def _weights(folder: Path) -> list[Path]:
+    """The files of a model's weights: one, an index and those it names, or those of a pipeline's components."""
+    weights, index = folder / WEIGHTS, folder / f"{WEIGHTS}.index.json"
+    if weights.is_file():
+        return [weights]
+    if index.is_file():
+        return [index, *_shards(index)]
+    parts = (folder, *sorted(path for path in folder.iterdir() if path.is_dir()))
+    return [path for part in parts for path in sorted(part.glob("*.safetensors"))]
+
+
+def holds_weights(folder: Path) -> bool:
+    """Whether a folder itself, not those in it, holds weights of some kind: safetensors or pickles."""
+    return any(found for pattern in ("*.safetensors", *PICKLED) for found in folder.glob(pattern))
+
+
+def beside(folder: Path) -> tuple[str, ...]:
+    """Names of the files of a folder that lie beside a model: read by somebody, and neither its configuration nor its weights."""
+    return tuple(
+        path.name
+        for path in sorted(folder.iterdir())
+        if path.is_file()
+        and path.suffix in READ_SUFFIXES
+        and path.name not in (BLUEPRINT, CONFIG)
+        and not path.name.endswith((".safetensors", ".safetensors.index.json"))
+    )
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object.
+
+    Raises:
+        SourceError: the file cannot be read, or holds something else.
+    """
+    try:
+        values = json.loads(path.read_bytes())
+    except OSError as error:
+        raise SourceError(f"{path} cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise SourceError(f"{path} is not JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise SourceError(f"{path} holds {type(values).__name__}, expected an object of JSON")
+    return values
 
 
 def _shards(index: Path) -> list[Path]:

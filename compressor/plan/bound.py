@@ -19,7 +19,7 @@ from compressor.plan.consistency import faults_of, plugin_faults
 from compressor.plan.draft import Draft, Drafted
 from compressor.plan.entries import KEYS, KINDS, MAX_ENTRIES, Entry, read_entry
 from compressor.plan.specs import Accept, DataSpec, Gate, Head, ModelSource, StepKeys
-from compressor.plan.validation import validated
+from compressor.plan.validation import notices, validated
 from compressor.plan.yaml_source import Located, write_yaml
 
 SECTIONS = (*Head.model_fields, "model", "models", "task", "data", "passes", "targets", "probes", "accept")
@@ -82,11 +82,15 @@ class Bound:
     data: DataSpec
     reference: str
     """`source`, or the name of a step on the torch model."""
+    metric: str
+    """The measure that quality is held by."""
     passes: tuple[BoundStep, ...]
     targets: tuple[BoundTarget, ...]
     probes: tuple[BoundProbe, ...]
     accept: tuple[Accept, ...]
     stages: Literal["all", "quality"]
+    notices: tuple[str, ...] = ()
+    """A line for each old name in the plan, which goes on working for a while."""
 
 
 def load_plan(path: Path, *, settings: Sequence[str] = (), folder: Path | None = None) -> Bound:
@@ -116,6 +120,7 @@ class _Reader:
         self.sections = plan.items()
         self.folder = folder
         self.faults = faults
+        self.notices: list[str] = []
 
     def bound(self, *, default_name: str) -> Bound | None:
         self._strangers()
@@ -130,7 +135,9 @@ class _Reader:
         accept = self._accept()
         reference = head.reference if head else "source"
         at = self.sections.get("reference", self.plan)
-        self.faults += faults_of(Draft(steps, targets, probes, accept, self._mapping("models"), reference, at, task_name, task))
+        metric = (head.metric if head else None, self.sections.get("metric", self.plan))
+        draft = Draft(steps, targets, probes, accept, self._mapping("models"), reference, at, task_name, task, *metric)
+        self.faults += faults_of(draft)
         if self.faults or not (head and model and task and data):
             return None
         return Bound(
@@ -143,6 +150,7 @@ class _Reader:
             task=task,
             task_name=task_name,
             data=data,
+            metric=head.metric or task.metric,
             reference=reference,
             passes=tuple(_bound_step(step, targets) for step in steps),
             targets=tuple(
@@ -151,6 +159,7 @@ class _Reader:
             probes=tuple(BoundProbe(each.name, each.entry.plugin, each.step) for each in probes if isinstance(each.step, Probe)),
             accept=tuple(each for _, _, each in accept if each),
             stages=head.stages,
+            notices=tuple(self.notices),
         )
 
     def _strangers(self) -> None:
@@ -238,6 +247,7 @@ class _Reader:
         keys = self._spec(KEYS[section], entry.beside, entry.where)
         kind = self._plugin(KINDS[section], entry.plugin, entry.parameters, entry.where)
         step, faults = validated(kind, entry.parameters, entry.where, what="parameter") if kind else (None, ())
+        self.notices += notices(kind, entry.parameters, entry.where) if kind else ()
         drafted = Drafted(entry, kind, step, keys if isinstance(keys, StepKeys) else StepKeys())
         inner = tuple(plugin_faults(drafted))
         # what is wrong inside a plug-in's parameters is told there, not once more for the step as a whole
@@ -261,6 +271,7 @@ class _Reader:
             return None
         value, faults = validated(spec, at, where, what=what)
         self.faults += faults
+        self.notices += notices(spec, at, where)
         return value
 
     def _fault(self, at: Located, where: str, what: str) -> None:

@@ -26,6 +26,7 @@ def faults_of(draft: Draft) -> Iterator[Fault]:
     for probe in draft.probes:
         yield from _lengths(draft, probe)
     yield from _reference(draft)
+    yield from _metrics(draft)
     yield from _limits(draft)
 
 
@@ -63,38 +64,41 @@ def _twice(entries: Sequence[Drafted], what: str) -> Iterator[Fault]:
 
 
 def _mentions(draft: Draft, step: Drafted, index: int) -> Iterator[Fault]:
+    needs = step.needs()
     if step.keys.start:
         what = _unusable(draft, step.keys.start, index)
         if what:
             yield step.fault(what, "from")
     if isinstance(step.step, Pass) and draft.task is not None:
-        if step.step.needs_classes() and not draft.task.classes:
-            yield step.fault(f"learns from classes, and the task '{draft.task_name}' has none: {_without_classes(step)}")
-        if step.step.needs_repeats() and not draft.task.repeats():
+        if needs.loss and not draft.task.trainable:
+            yield step.fault(f"needs a loss of the task's own, and '{draft.task_name}' has none: {_without_loss(step)}")
+        if needs.logits and not draft.task.logits:
+            yield step.fault(f"learns from logits, and the task '{draft.task_name}' gives none: {_without_loss(step)}")
+        if needs.repeats and not draft.task.repeats():
             yield step.fault(
                 f"keeps what teachers answer to a row, and the task '{draft.task_name}' draws its inputs anew in every epoch: "
                 "leave cache_teacher out, or the task's crop"
             )
     yield from _lengths(draft, step)
-    mentions = step.mentions()
-    for name in mentions.teachers:
+    for name in needs.teachers:
         what = _unusable(draft, name, index)
         if what:
             yield step.mention(name, what)
     targets = {target.name for target in draft.targets}
-    for name in mentions.targets:
+    for name in needs.targets:
         if name not in targets:
             yield step.mention(name, f"no target is named '{name}'{did_you_mean(name, targets)}")
 
 
 def _lengths(draft: Draft, step: Drafted) -> Iterator[Fault]:
     """Rows are timed at lengths that the task has."""
-    if isinstance(step.step, Pass | Probe) and draft.task is not None:
-        lengths = dict.fromkeys(length for _, length in step.step.shapes() if length is not None)
+    if draft.task is not None:
+        timed = step.step.workloads() if isinstance(step.step, Probe) else step.needs().workloads
+        lengths = dict.fromkeys(each.length for each in timed if each.length is not None)
         yield from (step.fault(f"length {why}") for length in lengths if (why := draft.task.refuses(length)))
 
 
-def _without_classes(step: Drafted) -> str:
+def _without_loss(step: Drafted) -> str:
     parameters = step.kind.model_fields if step.kind else {}
     if "objectives" in parameters:
         return "name objectives that look inside, as layer-to-layer, and no task_loss"
@@ -103,7 +107,7 @@ def _without_classes(step: Drafted) -> str:
 
 def plugin_faults(step: Drafted) -> Iterator[Fault]:
     """Faults in the names and parameters of the plug-ins that a pass's parameters speak of, such as objectives."""
-    for kind, names in step.mentions().plugins.items():
+    for kind, names in step.needs().plugins.items():
         for name in names:
             try:
                 plugin = registry.load(kind, name)
@@ -119,19 +123,28 @@ def _unusable(draft: Draft, name: str, index: int) -> str | None:
     """Why the step at `index` cannot read the model `name`; None if it can."""
     if name == "source" or name in draft.models:
         return None
-    steps = [step.name for step in draft.steps]
-    earlier = [step.name for step in draft.steps[:index] if not step.below]
+    steps = {step.name: step for step in draft.steps}
+    own, _, product = name.partition(".")
+    if product and own in steps and product not in steps[own].needs().products:
+        return f"step '{own}' makes no '{product}'{did_you_mean(product, steps[own].needs().products)}"
+    earlier = [each for step in draft.steps[:index] if not step.below for each in (step.name, *_products(step))]
     if name in earlier:
         return None
-    if name == steps[index]:
-        return f"'{name}' is this step itself; expected a step before it{_listed(['source', *draft.models, *earlier])}"
-    if name not in steps:
+    mine = draft.steps[index].name
+    if own == mine:
+        return f"'{name}' is of this step itself; expected a step before it{_listed(['source', *draft.models, *earlier])}"
+    if own not in steps:
         return f"no step or model is named '{name}'{did_you_mean(name, ['source', *draft.models, *earlier])}"
-    if draft.steps[steps.index(name)].below:
+    if steps[own].below:
         return f"'{name}' works below torch, where there is no model to learn from or start with"
-    moved = [other for at, other in enumerate(steps) if at != index]
-    moved.insert(moved.index(name) + 1, steps[index])
-    return f"step '{name}' comes later; {works(moved)}"
+    moved = [other for other in steps if other != mine]
+    moved.insert(moved.index(own) + 1, mine)
+    return f"step '{own}' comes later; {works(moved)}"
+
+
+def _products(step: Drafted) -> tuple[str, ...]:
+    """Further models of a step, as other steps name them."""
+    return tuple(f"{step.name}.{name}" for name in step.needs().products)
 
 
 def _listed(names: Iterable[str]) -> str:
@@ -157,6 +170,25 @@ def _reference(draft: Draft) -> Iterator[Fault]:
                 yield early.fault(f"max_drop cannot be judged: the step {later}", "gate")
 
 
+def _metrics(draft: Draft) -> Iterator[Fault]:
+    """Metrics that the task does not have."""
+    if draft.task is None:
+        return
+    known = [measure.name for measure in draft.task.measures()]
+
+    def unknown(name: str) -> str:
+        return f"the task '{draft.task_name}' has no metric '{name}'{did_you_mean(name, known)}"
+
+    if draft.metric is not None and draft.metric not in known and draft.metric_at is not None:
+        yield draft.metric_at.fault("metric", unknown(draft.metric))
+    for step in draft.steps:
+        if step.keys.gate and step.keys.gate.metric and step.keys.gate.metric not in known:
+            yield step.fault(unknown(step.keys.gate.metric), "gate")
+    for where, at, accept in draft.accept:
+        if accept and accept.metric and accept.metric not in known:
+            yield at.items()["metric"].fault(f"{where}.metric", unknown(accept.metric))
+
+
 # ------------------------------------------------------------------ gates
 
 
@@ -164,7 +196,7 @@ def _limits(draft: Draft) -> Iterator[Fault]:
     targets = {target.name for target in draft.targets}
     for step in draft.steps:
         if step.keys.gate and not _timed(draft, step.keys.gate):
-            yield step.fault(_NO_CLOCK, "gate")
+            yield step.fault(_no_clock(), "gate")
     for where, at, accept in draft.accept:
         if accept is None:
             continue
@@ -173,26 +205,32 @@ def _limits(draft: Draft) -> Iterator[Fault]:
                 what = f"no target is named '{name}'{did_you_mean(name, targets)}"
                 yield at.items().get(key, at).fault(f"{where}.{key}", what)
         if not _timed(draft, accept):
-            yield at.fault(where, _NO_CLOCK)
-        yield from _shape(draft, where, at, accept)
+            yield at.fault(where, _no_clock())
+        yield from _workload(draft, where, at, accept)
 
 
-_NO_CLOCK = "a limit on speed or latency needs a measurement; add `- latency` to probes"
+def _no_clock() -> str:
+    named = next((f"`- {name}`" for name in registry.latency_probes()), "a probe that measures latency")
+    return f"a limit on speed or latency needs a measurement; add {named} to probes"
 
 
 def _timed(draft: Draft, limits: Limits) -> bool:
-    return not limits.timed or any(probe.entry.plugin == "latency" for probe in draft.probes)
+    return not limits.timed or any(map(_measures_latency, draft.probes))
 
 
-def _shape(draft: Draft, where: str, at: Located, accept: Accept) -> Iterator[Fault]:
-    """The batch and length a limit speaks of are measured."""
-    probes = [probe.step for probe in draft.probes if probe.entry.plugin == "latency"]
+def _measures_latency(probe: Drafted) -> bool:
+    return probe.kind is not None and issubclass(probe.kind, Probe) and probe.kind.measures_latency
+
+
+def _workload(draft: Draft, where: str, at: Located, accept: Accept) -> Iterator[Fault]:
+    """The workload a limit speaks of is measured."""
+    probes = [probe.step for probe in draft.probes if _measures_latency(probe)]
     if not (accept.timed and probes) or not all(isinstance(probe, Probe) for probe in probes):
         return
-    shapes = [shape for probe in probes if isinstance(probe, Probe) for shape in probe.shapes()]
-    fitting = [shape for shape in shapes if accept.batch in (None, shape[0]) and accept.length in (None, shape[1])]
-    if not fitting:
-        key = "batch" if accept.batch is not None else "length"
-        measured = ", ".join(f"batch {batch}" + (f" length {length}" if length else "") for batch, length in shapes)
-        wanted = " ".join(f"{key} {value}" for key, value in (("batch", accept.batch), ("length", accept.length)) if value)
-        yield at.items().get(key, at).fault(f"{where}.{key}", f"{wanted} is not measured; probes measure {measured}")
+    workloads = [workload for probe in probes if isinstance(probe, Probe) for workload in probe.workloads()]
+    if not any(map(accept.fits, workloads)):
+        wanted = {key: value for key in ("workload", "batch", "length") if (value := getattr(accept, key)) is not None}
+        key = next(iter(wanted))
+        spelled = " ".join(f"{name} {value}" for name, value in wanted.items())
+        measured = "; ".join(map(str, workloads))
+        yield at.items().get(key, at).fault(f"{where}.{key}", f"{spelled} is not measured; probes measure {measured}")

@@ -3,23 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 
-from compressor.contracts import Dialect, Pass, Step, Task
+from compressor.contracts import Dialect, Needs, Pass, Step, Task
 from compressor.contracts.registry import TORCH
 from compressor.errors import Fault
 from compressor.plan.entries import Entry
 from compressor.plan.specs import Accept, StepKeys
 from compressor.plan.yaml_source import Located
-
-
-@dataclass(frozen=True)
-class Mentions:
-    """Names in a pass's parameters: models it learns from, targets, and other plug-ins by kind."""
-
-    teachers: tuple[str, ...] = ()
-    targets: tuple[str, ...] = ()
-    plugins: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -54,16 +45,23 @@ class Drafted:
         """True for a pass that runs in the targets' branches."""
         return self.known and not self.trunk
 
-    def mentions(self) -> Mentions:
-        """Names of other things that the parameters speak of, as far as they can be read."""
+    def needs(self) -> Needs:
+        """What the parameters ask for, as far as they can be read."""
         if not (self.kind and issubclass(self.kind, Pass)):
-            return Mentions()
+            return Needs()
         known = {key: value.plain() for key, value in self.entry.parameters.items().items() if key in self.kind.model_fields}
         step = self.step if isinstance(self.step, Pass) else self.kind.model_construct(**known)
         try:
-            return Mentions(_texts(step.teachers()), _texts(step.targets()), {k: _texts(v) for k, v in step.plugins().items()})
+            found = step.needs()
+            return replace(
+                found,
+                teachers=_texts(found.teachers),
+                targets=_texts(found.targets),
+                plugins={kind: _texts(names) for kind, names in found.plugins.items()},
+                products=_texts(found.products),
+            )
         except (TypeError, ValueError, LookupError, AttributeError):  # parameters at fault, which is told where they stand
-            return Mentions()
+            return Needs()
 
     def fault(self, what: str, key: str = "") -> Fault:
         """A fault at the entry, or at one of the keys beside its plug-in."""
@@ -98,6 +96,8 @@ class Draft:
     task_name: str = ""
     task: Task | None = None
     """None where it could not be read."""
+    metric: str | None = None
+    metric_at: Located | None = None
 
     def dialects(self) -> dict[str, Dialect]:
         """Dialect by target's name, where the target is known."""

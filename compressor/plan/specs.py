@@ -9,6 +9,8 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from compressor.contracts.records import Kind, Workload
+
 PLAN_VERSION: Literal[1] = 1
 
 Sha256: TypeAlias = Annotated[str, Field(pattern="^[0-9a-f]{12,64}$")]
@@ -17,6 +19,10 @@ Sha256: TypeAlias = Annotated[str, Field(pattern="^[0-9a-f]{12,64}$")]
 NAME = "^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"
 Name: TypeAlias = Annotated[str, Field(pattern=NAME)]
 """A name that can stand in a file name, in `--set a.b=c` and in `stage@target`."""
+
+
+MadeName: TypeAlias = Annotated[str, Field(pattern=rf"{NAME[:-1]}(\.{NAME[1:-1]})?$")]
+"""Name of a model: a step's, an entry's of `models:`, `source`, or `STEP.NAME` for a further model that a step makes."""
 
 
 class Spec(BaseModel):
@@ -181,7 +187,9 @@ class Limits(Spec):
     """What a gate may ask for; at least one of the four limits is given."""
 
     max_drop: float | None = Field(default=None, ge=0, le=100)
-    """Points of the task's metric (hundredths) that may be lost against the plan's reference."""
+    """What may be lost against the plan's reference: points (hundredths) of a fraction, per cent of any other metric."""
+    metric: str | None = Field(default=None, min_length=1)
+    """The metric that `max_drop` is about; the plan's `metric` where it is not given."""
     min_speedup: float | None = Field(default=None, gt=0)
     """Least speed-up over the source model on the same target."""
     max_latency_ms: float | None = Field(default=None, gt=0)
@@ -196,6 +204,8 @@ class Limits(Spec):
         limits = ("max_drop", "min_speedup", "max_latency_ms", "max_size")
         if all(getattr(self, limit) is None for limit in limits):
             raise ValueError(f"no limit given; expected at least one of {', '.join(limits)}")
+        if self.metric is not None and self.max_drop is None:
+            raise ValueError("'metric' says what 'max_drop' is about; give max_drop, or leave metric out")
         return self
 
     @property
@@ -222,8 +232,15 @@ class Accept(Limits):
     """Batch size at which latency counts; the first one that is measured where it is not given."""
     length: int | None = Field(default=None, ge=1)
     """Input length at which latency counts; the first one that is measured where it is not given."""
+    workload: Kind | None = None
+    """What a call does whose latency counts; the first kind that is measured where it is not given."""
     on_fail: Literal["stop", "warn"] = "stop"
     """`warn`: say so, and accept all the same."""
+
+    def fits(self, workload: Workload) -> bool:
+        """Whether latency at a workload is what its limits speak of."""
+        wanted = ((self.workload, workload.kind), (self.batch, workload.batch), (self.length, workload.length))
+        return all(asked in (None, measured) for asked, measured in wanted)
 
 
 class EntryKeys(Spec):
@@ -236,7 +253,7 @@ class EntryKeys(Spec):
 class StepKeys(EntryKeys):
     """What may stand beside the pass of a step."""
 
-    start: Name | None = Field(default=None, alias="from")
+    start: MadeName | None = Field(default=None, alias="from")
     """Start from this earlier step, entry of `models:` or `source`, instead of from the step before."""
     gate: Gate | None = None
     """What the step has to keep, on validation data."""
@@ -260,6 +277,8 @@ class Head(Spec):
     seed: int = Field(default=0, ge=0, lt=2**32)
     """Seed of everything that is drawn."""
     reference: Name = "source"
-    """What quality is held against: `source` or a step's name. A model with a fresh head is no reference."""
+    """What quality is held against: `source` or a step's name. A model with a newly initialised head is no reference."""
+    metric: str | None = Field(default=None, min_length=1)
+    """The measure that quality is held by, of those that the task has; its first one where it is not given."""
     stages: Literal["all", "quality"] = "all"
     """`all`: each stage is scored and timed; `quality`: stages before the last are scored only."""

@@ -35,13 +35,16 @@ def validated(model: type[Model], value: Located, where: str, *, what: str = "ke
         value = replace(value, data={})
     if not isinstance(value.data, dict):
         return None, (value.fault(where, f"found {value}, expected a mapping of {what}s"),)
+    value, twice = _by_new_names(model, value, where)
+    if twice:
+        return None, twice
     try:
-        return _parsed(model, value.data), ()
+        return _parsed(model, value.items()), ()
     except ValidationError as error:
         faults = _faults(model, value, where, what, error.errors(include_url=False))
         rest = {
             key: kept
-            for key, kept in value.data.items()
+            for key, kept in value.items().items()
             if key not in {entry["loc"][0] for entry in error.errors() if entry["loc"]}
         }
     except PluginError as error:
@@ -52,6 +55,31 @@ def validated(model: type[Model], value: Located, where: str, *, what: str = "ke
         return _parsed(model, rest), faults
     except (ValidationError, PluginError, TypeError, LookupError, ArithmeticError, AttributeError):
         return None, faults
+
+
+def renamings(model: type[BaseModel]) -> dict[str, str]:
+    """Old names of parameters that go on working, and what they are called now: all `renamed` of a class and those it derives from."""
+    return {old: new for each in reversed(model.__mro__) for old, new in vars(each).get("renamed", {}).items()}
+
+
+def notices(model: type[BaseModel], value: Located, where: str) -> tuple[str, ...]:
+    """A line for each old name that a plan still uses."""
+    known = renamings(model)
+    return tuple(
+        f"{at.file}:{at.line}: {where}.{key} is called {known[key]} now; the old name will go"
+        for key, at in value.items().items()
+        if key in known
+    )
+
+
+def _by_new_names(model: type[BaseModel], value: Located, where: str) -> tuple[Located, tuple[Fault, ...]]:
+    known, given = renamings(model), value.items()
+    twice = tuple(
+        given[old].fault(f"{where}.{old}", f"is the old name of {new}, which is given too: leave {old} out")
+        for old, new in known.items()
+        if old in given and new in given
+    )
+    return replace(value, data={known.get(key, key): at for key, at in given.items()}), twice
 
 
 def _parsed(model: type[Model], entries: Mapping[str, Located]) -> Model:

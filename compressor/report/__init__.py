@@ -14,6 +14,7 @@ from pydantic_core.core_schema import FloatSchema
 from compressor.contracts.records import REPORT_VERSION, Report
 from compressor.errors import StoreError
 from compressor.report.findings import answer
+from compressor.report.versions import upgraded
 from compressor.store.checksums import SUMS, check_file, names_in, sums_text
 from compressor.store.disk import put
 from compressor.store.store import sha256_of
@@ -24,7 +25,7 @@ __all__ = ["answer", "read_report", "report_schema", "write_report"]
 EVALUATIONS = "evaluations"
 """Folder in a run's folder: by candidate, its scores and raw outputs on test data."""
 TIMED_FEEDS = "feeds.npz"
-"""File in a run's folder: the inputs of the first shape that was timed."""
+"""File in a run's folder: the inputs of the first workload that was timed."""
 SEALED = ("artifacts", EVALUATIONS)
 
 
@@ -67,7 +68,9 @@ def read_report(folder: Path) -> Report:
             f"{path} has version {version}, this program reads up to {REPORT_VERSION}: update compressor-toolchain to read it"
         )
     try:
-        report = Report.model_validate_json(path.read_bytes())
+        report = Report.model_validate_json(json.dumps(upgraded(found)), extra="ignore")
+    except (AttributeError, KeyError, TypeError) as error:
+        raise StoreError(f"{path} is no report of version {version}: {type(error).__name__}: {error}") from error
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))

@@ -27,8 +27,10 @@ def padded(metrics: Sequence[Metric]) -> tuple[float, float]:
     ]
     if not ends:
         return 0.0, 1.0
-    room = max(0.08 * (max(ends) - min(ends)), 0.004)
-    return max(min(ends) - room, -0.02), min(max(ends) + room, 1.02)
+    fraction = metrics[0].drop == "points"
+    room = max(0.08 * (max(ends) - min(ends)), 0.004 if fraction else 0.004 * max(map(abs, ends)))
+    low, high = min(ends) - room, max(ends) + room
+    return (max(low, -0.02), min(high, 1.02)) if fraction else (low, high)
 
 
 def beside(axes: Axes, place: int, text: str, color: str, *, column: int = 0) -> None:

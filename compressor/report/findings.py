@@ -10,6 +10,7 @@ from functools import cached_property
 from compressor.contracts.records import (
     Candidate,
     Control,
+    Difference,
     LatencyRecord,
     LatencyRow,
     MemoryRecord,
@@ -20,15 +21,14 @@ from compressor.contracts.records import (
     Report,
     Stage,
     Verdict,
+    Workload,
 )
 from compressor.report import wording
-
-Shape = tuple[int, int | None]
 
 
 @dataclass(frozen=True)
 class Row:
-    """One candidate with all that was found out about it at one shape."""
+    """One candidate with all that was found out about it at one workload."""
 
     candidate: Candidate
     latency: LatencyRow | None
@@ -74,12 +74,12 @@ class Findings:
         return tuple(record for record in self.report.probes if isinstance(record, LatencyRecord))
 
     @cached_property
-    def rows(self) -> dict[tuple[str, Shape], LatencyRow]:
-        return {(row.candidate, (row.batch, row.length)): row for record in self.latencies for row in record.rows}
+    def rows(self) -> dict[tuple[str, Workload], LatencyRow]:
+        return {(row.candidate, row.workload): row for record in self.latencies for row in record.rows}
 
     @cached_property
-    def ratios(self) -> dict[tuple[str, str, Shape], Ratio]:
-        return {(ratio.of, ratio.to, (ratio.batch, ratio.length)): ratio for record in self.latencies for ratio in record.ratios}
+    def ratios(self) -> dict[tuple[str, str, Workload], Ratio]:
+        return {(ratio.of, ratio.to, ratio.workload): ratio for record in self.latencies for ratio in record.ratios}
 
     @cached_property
     def controls(self) -> tuple[Control, ...]:
@@ -94,8 +94,8 @@ class Findings:
         return tuple(record for record in self.report.probes if isinstance(record, OtherRecord))
 
     @cached_property
-    def shapes(self) -> tuple[Shape, ...]:
-        return tuple(dict.fromkeys(shape for _, shape in self.rows))
+    def workloads(self) -> tuple[Workload, ...]:
+        return tuple(dict.fromkeys(workload for _, workload in self.rows))
 
     @cached_property
     def candidates(self) -> dict[str, Candidate]:
@@ -110,9 +110,9 @@ class Findings:
     def targets(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(candidate.target for candidate in self.report.candidates))
 
-    def row(self, candidate: Candidate, shape: Shape | None = None) -> Row:
-        """Everything about a candidate at a shape; the first shape measured unless told."""
-        at = shape or (self.shapes[0] if self.shapes else (1, None))
+    def row(self, candidate: Candidate, workload: Workload | None = None) -> Row:
+        """Everything about a candidate at a workload; the first one measured unless told."""
+        at = workload or (self.workloads[0] if self.workloads else Workload())
         source = self.candidates.get(f"source@{candidate.target}")
         return Row(
             candidate,
@@ -140,7 +140,7 @@ class Findings:
     def _step(self, stage: Stage, target: str, *, last: bool) -> Step:
         own = self.candidates.get(f"{stage.name}@{target}")
         candidate = self.candidates.get(f"final@{target}", own) if last else own
-        latency = self.rows.get((candidate.id, self.shapes[0])) if candidate and self.shapes else None
+        latency = self.rows.get((candidate.id, self.workloads[0])) if candidate and self.workloads else None
         metric = stage.scores.main if stage.scores else None
         built = candidate.bytes if candidate else 0
         weight = (built or stage.bytes) if last or not stage.bytes else stage.bytes
@@ -176,13 +176,16 @@ def proved_speed_up(row: Row) -> float:
     return ratio.value if ratio and ratio.outcome == "faster" else 0.0
 
 
-def _unsigned_points(value: float | None) -> str:
-    return wording.points(value).lstrip("+")
+def writer(verdict: Verdict) -> Callable[[float | None], str]:
+    """How the values of a verdict are written."""
+    if verdict.quantity != "max_drop":
+        return QUANTITIES[verdict.quantity][1]
+    return lambda value: wording.in_unit(verdict.unit)(value).lstrip("+")
 
 
 LIMIT_IS_A_FLOOR = frozenset({"min_speedup"})
 QUANTITIES: dict[str, tuple[str, Callable[[float | None], str]]] = {
-    "max_drop": ("quality lost", _unsigned_points),
+    "max_drop": ("quality lost", wording.points),
     "min_speedup": ("speed-up", wording.factor),
     "max_latency_ms": ("latency", wording.milliseconds),
     "max_size": ("size against the reference", wording.percent),
@@ -202,7 +205,7 @@ def margin(verdict: Verdict) -> str:
     value = deciding(verdict)
     if value is None:
         return ""
-    write = QUANTITIES[verdict.quantity][1]
+    write = writer(verdict)
     spare = value - verdict.limit if verdict.quantity in LIMIT_IS_A_FLOOR else verdict.limit - value
     return f"{write(abs(spare))} to spare" if spare >= 0 else f"missed by {write(abs(spare))}"
 
@@ -222,10 +225,17 @@ def _sentence(row: Row) -> str:
     if row.share:
         parts.append(f"{wording.factor(1 / row.share).removesuffix(wording.TIMES)} times smaller")
     if row.candidate.difference is not None:
-        moved = row.candidate.difference.points
-        word = "lost" if moved < 0 else "gained"
-        parts.append("no points lost" if abs(moved) < 0.05 else f"{wording.points(abs(moved)).lstrip('+')} {word}")
+        parts.append(_moved(row.candidate.difference))
     return f"{row.candidate.target}: {', '.join(parts)}." if parts else ""
+
+
+def _moved(difference: Difference) -> str:
+    """What quality was lost or gained; a metric other than a fraction is named."""
+    if abs(difference.change) < 0.05:
+        return "no points lost" if difference.unit == "points" else f"no {difference.metric} lost"
+    amount = wording.in_unit(difference.unit)(abs(difference.change)).lstrip("+")
+    what = "" if difference.unit == "points" else f" of {difference.metric}"
+    return f"{amount}{what} {'lost' if difference.change < 0 else 'gained'}"
 
 
 def _speed(ratio: Ratio) -> str:

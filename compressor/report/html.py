@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from compressor.contracts.notes import Bars, Note, Series
-from compressor.contracts.records import Report
+from compressor.contracts.records import Report, Workload
 from compressor.report import changes, notes, timings, wording
 from compressor.report.drawing import Chart
-from compressor.report.findings import QUANTITIES, Findings, Row, Shape, answer, margin, speed_up
+from compressor.report.findings import QUANTITIES, Findings, Row, answer, margin, speed_up, writer
 from compressor.report.trade_off import trade_off
 from compressor.report.waterfall import waterfall
 
@@ -40,7 +40,7 @@ def page(report: Report) -> str:
     environment = Environment(
         loader=FileSystemLoader(here), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.globals |= {"w": wording, "margin": margin, "quantities": QUANTITIES, "marks": MARKS}
+    environment.globals |= {"w": wording, "margin": margin, "quantities": QUANTITIES, "writer": writer, "marks": MARKS}
     environment.globals |= {"tones": {name: TONES[mark] for name, mark in MARKS.items()}, "most_rows": MOST_ROWS}
     css = (here / "report.css").read_text(encoding="utf-8")
     return environment.get_template("report.html.jinja").render(css=css, **_content(Findings(report)))
@@ -56,9 +56,9 @@ def _content(findings: Findings) -> dict[str, Any]:
         "speed": speed_up(headline) if headline else None,
         "metric": next((row.quality.name for row in findings.finals if row.quality), "quality"),
         "answer_rows": list(_answer_rows(findings)),
-        "shape_text": f" at {wording.shape(*findings.shapes[0])}" if findings.shapes else "",
+        "workload_text": f" at {findings.workloads[0]}" if findings.workloads else "",
         "all_rows": [findings.row(candidate) for candidate in findings.report.candidates],
-        "rows_at": lambda shape: _rows_at(findings, shape),
+        "rows_at": lambda workload: _rows_at(findings, workload),
         "not_measured": _not_measured(report),
         "diagnosed": [candidate for candidate in report.candidates if candidate.diagnosis],
         "parities": [candidate for candidate in report.candidates if candidate.parity],
@@ -77,8 +77,8 @@ def _charts(findings: Findings) -> dict[str, Any]:
     return {
         "waterfalls": [waterfall(findings, target) for target in findings.targets if findings.chain(target)],
         "trade_off": trade_off(findings),
-        "distributions": [timings.distribution(findings, shape) for shape in findings.shapes],
-        "throughput": timings.throughput(findings) if findings.shapes else None,
+        "distributions": [timings.distribution(findings, workload) for workload in findings.workloads],
+        "throughput": timings.throughput(findings) if findings.workloads else None,
         "layers": [drawn for target in findings.targets if (drawn := changes.layers(findings, target))],
         "classes": [drawn for before, after in pairs if (drawn := changes.classes(before, after))],
         "note_charts": dict(_note_charts(findings)),
@@ -106,8 +106,8 @@ def _answer_rows(findings: Findings) -> Iterator[Row]:
             yield findings.row(source)
 
 
-def _rows_at(findings: Findings, shape: Shape) -> list[Row]:
-    rows = [findings.row(candidate, shape) for candidate in findings.report.candidates]
+def _rows_at(findings: Findings, workload: Workload) -> list[Row]:
+    rows = [findings.row(candidate, workload) for candidate in findings.report.candidates]
     return [row for row in rows if row.latency is not None]
 
 

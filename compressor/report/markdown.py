@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from compressor.contracts.records import Ratio, Report
 from compressor.report import wording
-from compressor.report.findings import QUANTITIES, Findings, Row, answer, margin
+from compressor.report.findings import QUANTITIES, Findings, Row, answer, margin, writer
 
 RATIOS = ("speed-up over own source", "speed-up over baseline")
 
@@ -39,7 +39,7 @@ def _opening(report: Report) -> Iterator[str]:
     if report.error:
         yield from (f"Error: {escaped(report.error)}", "")
     if findings.finals:
-        at = f" at {wording.shape(*findings.shapes[0])}" if findings.shapes else ""
+        at = f" at {findings.workloads[0]}" if findings.workloads else ""
         yield from (f"Final models{at}, with 95 % intervals; the baseline is {escaped(findings.baseline or 'not measured')}.", "")
         columns = (
             "target",
@@ -67,10 +67,8 @@ def _final(row: Row) -> tuple[str, ...]:
     ratios = map(_ratio, (row.against_source, row.against_baseline))
     return (
         row.candidate.target,
-        spread(wording.percent(row.quality.value), wording.sample(row.quality)) if row.quality else wording.NOTHING,
-        spread(wording.points(difference.points), wording.interval(difference.interval, wording.points))
-        if difference
-        else wording.NOTHING,
+        spread(wording.metric(row.quality), wording.sample(row.quality)) if row.quality else wording.NOTHING,
+        spread(wording.moved(difference), wording.moved_between(difference)) if difference else wording.NOTHING,
         spread(wording.size(row.candidate.bytes), f"{wording.percent(row.share)} of source" if row.share else ""),
         spread(wording.milliseconds(latency.median_ms), wording.interval(latency.interval, wording.milliseconds))
         if latency
@@ -92,7 +90,7 @@ def _gates(report: Report) -> Iterator[str]:
     yield from ("## Gates", "")
     rows = []
     for _, verdict in gates:
-        words, write = QUANTITIES[verdict.quantity]
+        words, write = QUANTITIES[verdict.quantity][0], writer(verdict)
         found = (
             wording.NOTHING if verdict.value is None else spread(write(verdict.value), wording.interval(verdict.interval, write))
         )
@@ -110,7 +108,7 @@ def _steps(report: Report) -> Iterator[str]:
         rows = [
             (
                 step.name + (" (rolled back)" if step.rolled_back else ""),
-                spread(wording.metric(step.quality), wording.interval(step.quality.interval, wording.percent))
+                spread(wording.metric(step.quality), wording.interval(step.quality.interval, wording.on_scale(step.quality.drop)))
                 if step.quality
                 else wording.NOTHING,
                 wording.milliseconds(step.latency.median_ms if step.latency else None),
@@ -127,27 +125,26 @@ def _speed(report: Report) -> Iterator[str]:
         return
     yield from ("## Latency", "")
     rows = []
-    for (name, shape), row in findings.rows.items():
-        against = _ratio(findings.ratios.get((name, findings.baseline or "", shape)))
+    for (name, workload), row in findings.rows.items():
+        against = _ratio(findings.ratios.get((name, findings.baseline or "", workload)))
         median = spread(wording.milliseconds(row.median_ms), wording.interval(row.interval, wording.milliseconds))
         rows.append(
             (
                 name,
-                wording.shape(*shape),
+                str(workload),
                 row.n,
                 median,
                 wording.milliseconds(row.p90_ms),
-                wording.significant(row.throughput_per_s),
+                wording.throughput(row),
                 against,
             )
         )
-    columns = ("candidate", "shape", "calls", "median", "90th percentile", "rows a second", RATIOS[1])
+    columns = ("candidate", "workload", "calls", "median", "90th percentile", "throughput", RATIOS[1])
     yield from table(columns, rows, numbers=range(2, 7))
     for control in findings.controls:
         outcome = "passed" if control.passed else "failed"
         spreading = wording.interval(control.interval, wording.near_one)
-        at = wording.shape(control.batch, control.length)
-        yield f"A/A control at {at}: {outcome}, {wording.near_one(control.ratio)} ({spreading})."
+        yield f"A/A control at {control.workload}: {outcome}, {wording.near_one(control.ratio)} ({spreading})."
         yield ""
 
 

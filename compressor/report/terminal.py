@@ -69,7 +69,7 @@ def table(report: Report) -> None:
     """Print the answer and a row for each candidate."""
     console = Console()
     console.print(report.summary, markup=False, highlight=False)
-    shown = Table("model", "quality on test", "bytes", "shape", "median ms", "speed-up", "precision")
+    shown = Table("model", "quality on test", "bytes", "workload", "median ms", "speed-up", "precision")
     latency = next((record for record in report.probes if isinstance(record, LatencyRecord)), None)
     for candidate in report.candidates:
         quality = f"{candidate.scores.main.value:.4f}" if candidate.scores else "-"
@@ -84,17 +84,13 @@ def table(report: Report) -> None:
                 (
                     each
                     for each in latency.ratios
-                    if each.of == candidate.id
-                    and each.to == f"source@{candidate.target}"
-                    and (each.batch, each.length) == (row.batch, row.length)
+                    if each.of == candidate.id and each.to == f"source@{candidate.target}" and each.workload == row.workload
                 ),
                 None,
             )
             speed = f"{ratio.value:.2f}x [{ratio.interval.low:.2f}, {ratio.interval.high:.2f}]" if ratio else ""
             speed = f"{speed} undecided" if ratio and ratio.outcome == "undecided" else speed
-            shown.add_row(
-                candidate.id, quality, size, f"{row.batch} x {row.length or 'own'}", f"{row.median_ms:.2f}", speed, precision
-            )
+            shown.add_row(candidate.id, quality, size, str(row.workload), f"{row.median_ms:.2f}", speed, precision)
     console.print(shown)
     for verdict in report.verdicts:
         value = f"{verdict.value:.4g}" if verdict.value is not None else verdict.why
@@ -156,28 +152,27 @@ def comparison_tables(comparison: Comparison) -> None:
 
 
 def _qualities(comparison: Comparison) -> Table:
-    shown = Table(
-        Column("model", overflow="fold"), "quality on test", "first", "second", "difference in points, same rows", "rows changed"
-    )
+    shown = Table(Column("model", overflow="fold"), "quality on test", "first", "second", "difference, same rows", "rows changed")
     for each in comparison.qualities:
         metric = each.first or each.second
         values = [f"{found.value:.4f}" if found else "-" for found in (each.first, each.second)]
         difference, changed = each.unpaired, ""
         if each.difference is not None:
-            of = each.difference.interval
-            difference = f"{each.difference.points:+.2f} [{of.low:+.2f}, {of.high:+.2f}]"
-            changed = f"{each.difference.changed} of {each.difference.n}"
+            found = each.difference
+            around = f" [{found.interval.low:+.2f}, {found.interval.high:+.2f}]" if found.interval else ""
+            difference = f"{found.change:+.2f}{around} {'points' if found.unit == 'points' else '%'}"
+            changed = "" if found.changed is None else f"{found.changed} of {found.n}"
         shown.add_row(each.candidate, metric.name if metric else "", *values, escape(difference), changed)
     return shown
 
 
 def _times(comparison: Comparison) -> Table:
-    shown = Table(Column("model", overflow="fold"), "shape", "first, as measured", "second, as measured")
+    shown = Table(Column("model", overflow="fold"), "workload", "first, as measured", "second, as measured")
     for each in comparison.times:
         medians = [
             f"{row.median_ms:.3f} ms [{row.interval.low:.3f}, {row.interval.high:.3f}]" for row in (each.first, each.second)
         ]
-        shown.add_row(each.candidate, f"{each.batch} x {each.length or 'own'}", *map(escape, medians))
+        shown.add_row(each.candidate, str(each.workload), *map(escape, medians))
     return shown
 
 

@@ -6,10 +6,10 @@ import random
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from compressor.contracts.records import LatencyRow
+from compressor.contracts.records import LatencyRow, Workload
 from compressor.report import wording
 from compressor.report.drawing import ACCENT, ACCENT_SOFT, INK, MUTED, PAPER, Chart, bare, draw
-from compressor.report.findings import Findings, Shape
+from compressor.report.findings import Findings
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,9 +19,9 @@ POINTS_DRAWN = 150
 """Calls drawn as points, by candidate: the rest only shapes the box. `report.json` has them all."""
 
 
-def distribution(findings: Findings, shape: Shape) -> Chart:
-    """All calls of every candidate at one shape, as boxes over points."""
-    rows = [row for (_, at), row in findings.rows.items() if at == shape]
+def distribution(findings: Findings, workload: Workload) -> Chart:
+    """All calls of every candidate at one workload, as boxes over points."""
+    rows = [row for (_, at), row in findings.rows.items() if at == workload]
 
     def paint(figure: Figure) -> None:
         axes = figure.subplots()
@@ -35,16 +35,17 @@ def distribution(findings: Findings, shape: Shape) -> Chart:
 
     drawn = f"; at most {POINTS_DRAWN} of the calls are drawn" if any(row.n > POINTS_DRAWN for row in rows) else ""
     return draw(
-        f"distribution-{_slug(shape)}",
+        f"distribution-{_slug(workload)}",
         paint,
-        title=f"Every call at {wording.shape(*shape)}",
+        title=f"Every call at {workload}",
         caption=f"Box: quartiles and median; whiskers: 5th and 95th percentile; points: single calls{drawn}.",
         height_inches=0.75 + 0.42 * len(rows),
     )
 
 
-def _slug(shape: Shape) -> str:
-    return f"{shape[0]}-{shape[1] or 'any'}"
+def _slug(workload: Workload) -> str:
+    kind = "" if workload.kind == "forward" else f"{workload.kind}-"
+    return f"{kind}{workload.batch}-{workload.length or 'any'}"
 
 
 def _box_and_points(axes: Axes, place: int, row: LatencyRow) -> None:
@@ -104,25 +105,25 @@ def _log_milliseconds(axes: Axes, rows: Sequence[LatencyRow]) -> None:
 
 
 def throughput(findings: Findings) -> Chart:
-    """Rows a second of every candidate, one panel a shape."""
+    """Throughput of every candidate, one panel per workload."""
     names = list(dict.fromkeys(candidate for candidate, _ in findings.rows))
-    shapes = findings.shapes[:4]
+    workloads = findings.workloads[:4]
 
     def paint(figure: Figure) -> None:
-        panels = figure.subplots(1, len(shapes), sharey=True, squeeze=False)[0]
-        for axes, shape in zip(panels, shapes, strict=True):
+        panels = figure.subplots(1, len(workloads), sharey=True, squeeze=False)[0]
+        for axes, workload in zip(panels, workloads, strict=True):
             bare(axes, grid="x")
             for place, name in enumerate(names):
-                _throughput_bar(axes, place, findings.rows.get((name, shape)))
-            axes.set_title(wording.shape(*shape))
-            axes.set_xlabel("rows a second")
+                _throughput_bar(axes, place, findings.rows.get((name, workload)))
+            axes.set_title(str(workload))
+            axes.set_xlabel(wording.throughput_unit(workload.unit))
             axes.locator_params(axis="x", nbins=3)
             axes.margins(x=0.3)
             axes.set_xlim(left=0)
         panels[0].set_yticks(range(len(names)), [wording.shortened(name, 40) for name in names])
         panels[0].set_ylim(len(names) - 0.4, -0.6)
 
-    caption = "Rows a second: the batch divided by its median latency. Longer is better; hatched is the final model."
+    caption = "What one call makes divided by its median latency. Longer is better; hatched is the final model."
     return draw("throughput", paint, title="Throughput", caption=caption, height_inches=0.9 + 0.3 * len(names))
 
 

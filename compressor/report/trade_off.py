@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from compressor.contracts.records import Metric
 from compressor.report import wording
 from compressor.report.axes import padded, whiskers
 from compressor.report.drawing import (
@@ -29,15 +30,17 @@ def trade_off(findings: Findings) -> Chart | None:
     rows = [row for row in map(findings.row, findings.report.candidates) if row.latency and row.quality]
     if not rows:
         return None
-    metric = rows[0].candidate.scores.metric if rows[0].candidate.scores else "quality"
+    metric = next(row.quality for row in rows if row.quality)
+
+    upside_down = "" if metric.better == "higher" else f" (the axis of {metric.name} is upside down)"
 
     def paint(figure: Figure) -> None:
         axes = figure.subplots()
         bare(axes, grid="both")
         _limit_trade_off(axes, rows, reference=findings.report.reference)
         points = [_mark_trade_off(axes, row, findings.targets.index(row.candidate.target)) for row in rows]
-        axes.set_xlabel(f"median latency in ms at {wording.shape(*findings.shapes[0])} (left is faster)")
-        axes.set_ylabel(f"{metric} on test in %")
+        axes.set_xlabel(f"median latency in ms at {findings.workloads[0]} (left is faster)")
+        axes.set_ylabel(f"{metric.name} on test{' in %' if metric.drop == 'points' else ''}")
         _legend_of_targets(
             axes, [target for target in findings.targets if any(row.candidate.target == target for row in rows)], findings
         )
@@ -47,7 +50,7 @@ def trade_off(findings: Findings) -> Chart | None:
         "trade-off",
         paint,
         title="Quality against latency",
-        caption="Every candidate that was scored and timed on the same file. Up and left is better; bars are intervals; "
+        caption=f"Every candidate that was scored and timed on the same file. Up and left is better{upside_down}; bars are intervals; "
         "the marker tells the target, filled is the final model. A hollow triangle at the edge lies outside the axis.",
         height_inches=4.4,
     )
@@ -55,8 +58,9 @@ def trade_off(findings: Findings) -> Chart | None:
 
 def _limit_trade_off(axes: Axes, rows: Sequence[Row], *, reference: str) -> None:
     trained = [row for row in rows if row.candidate.stage != "source" or reference == "source"] or rows
-    low, high = padded([row.quality for row in trained if row.quality])
-    axes.set_ylim(100 * low, 100 * high)
+    shown = [row.quality for row in trained if row.quality]
+    low, high = (_scale(shown[0]) * end for end in padded(shown))
+    axes.set_ylim((low, high) if shown[0].better == "higher" else (high, low))
     times = [row.latency.median_ms for row in rows if row.latency]
     if max(times) > 4 * min(times):
         from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
@@ -73,19 +77,26 @@ def _limit_trade_off(axes: Axes, rows: Sequence[Row], *, reference: str) -> None
 def _mark_trade_off(axes: Axes, row: Row, target: int) -> Named:
     if row.latency is None or row.quality is None:  # both are there: the caller filtered on it
         raise AssertionError(row.candidate.id)
-    x, y, final = row.latency.median_ms, 100 * row.quality.value, row.candidate.stage == "final"
+    scale = _scale(row.quality)
+    x, y, final = row.latency.median_ms, scale * row.quality.value, row.candidate.stage == "final"
     color, fill = (ACCENT, ACCENT) if final else (MUTED, PAPER)
-    low, high = axes.get_ylim()
-    if not low <= y <= high:
-        edge = low if y < low else high
-        axes.plot(x, edge, "v" if y < low else "^", color=color, mfc="none", ms=7, clip_on=False)
-        return Named(x, edge, f"{wording.shortened(row.candidate.id, 30)}, {wording.percent(y / 100)}")
+    bottom, top = axes.get_ylim()
+    if not min(bottom, top) <= y <= max(bottom, top):
+        below = (y < bottom) == (bottom < top)
+        edge = bottom if below else top
+        axes.plot(x, edge, "v" if below else "^", color=color, mfc="none", ms=7, clip_on=False)
+        return Named(x, edge, f"{wording.shortened(row.candidate.id, 30)}, {wording.metric(row.quality)}")
     across, along = row.latency.interval, row.quality.interval
-    percent = None if along is None else along.model_copy(update={"low": 100 * along.low, "high": 100 * along.high})
-    axes.errorbar(x, y, xerr=whiskers(x, across), yerr=whiskers(y, percent), fmt="none", ecolor=color, lw=0.9, alpha=0.8)
+    scaled = None if along is None else along.model_copy(update={"low": scale * along.low, "high": scale * along.high})
+    axes.errorbar(x, y, xerr=whiskers(x, across), yerr=whiskers(y, scaled), fmt="none", ecolor=color, lw=0.9, alpha=0.8)
     axes.plot(x, y, MARKERS[target % len(MARKERS)], color=color, mfc=fill, ms=7.5, mew=1.3, zorder=3)
-    lines = [(across.low, y, across.high, y), *([(x, percent.low, x, percent.high)] if percent else [])]
+    lines = [(across.low, y, across.high, y), *([(x, scaled.low, x, scaled.high)] if scaled else [])]
     return Named(x, y, wording.shortened(row.candidate.id if final else row.candidate.stage, 30), tuple(lines))
+
+
+def _scale(metric: Metric) -> float:
+    """Fractions are drawn in per cent, all else as it is."""
+    return 100.0 if metric.drop == "points" else 1.0
 
 
 def _legend_of_targets(axes: Axes, targets: Sequence[str], findings: Findings) -> None:

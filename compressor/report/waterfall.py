@@ -30,7 +30,7 @@ ROW_INCHES = 0.34
 def waterfall(findings: Findings, target: str) -> Chart:
     """Quality, latency and size after each step, and what each step changed."""
     steps = findings.chain(target)
-    at = f" at {wording.shape(*findings.shapes[0])}" if findings.shapes else ""
+    at = f" at {findings.workloads[0]}" if findings.workloads else ""
     metric = next((step.quality.name for step in steps if step.quality), "quality")
 
     def paint(figure: Figure) -> None:
@@ -58,6 +58,7 @@ def _quality_steps(axes: Axes, steps: Sequence[Step], *, reference: str) -> None
     axes.set_xlim(*_quality_limits(steps, reference))
     axes.tick_params(axis="y", pad=9)
     before: float | None = None
+    write = wording.on_scale(next((step.quality.drop for step in steps if step.quality), "points"))
     for place, step in enumerate(steps):
         if step.quality is None:
             beside(axes, place, "not measured", MUTED)
@@ -66,10 +67,10 @@ def _quality_steps(axes: Axes, steps: Sequence[Step], *, reference: str) -> None
         if before is not None:
             axes.plot([before, value], [place - 1, place], color=MUTED, lw=0.7, zorder=1)
         _quality_mark(axes, value, place, interval=step.quality.interval)
-        beside(axes, place, wording.percent(value), INK)
-        beside(axes, place, "" if before is None else wording.points(100 * (value - before), unit=False), MUTED, column=1)
+        beside(axes, place, write(value), INK)
+        beside(axes, place, "" if before is None else wording.step_between(before, step.quality), MUTED, column=1)
         before = value
-    _few_ticks(axes, wording.percent)
+    _few_ticks(axes, write)
 
 
 def _quality_limits(steps: Sequence[Step], reference: str) -> tuple[float, float]:

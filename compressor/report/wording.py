@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime
+from typing import Literal, TypeAlias
 
-from compressor.contracts.records import Interval, Metric, Ratio
+from compressor.contracts.records import Difference, Interval, LatencyRow, Metric, Ratio
 
+Unit: TypeAlias = Literal["points", "percent"]
 NOTHING = "\N{EN DASH}"
 SPACE = "\N{NO-BREAK SPACE}"
 MINUS = "\N{MINUS SIGN}"
@@ -82,6 +84,38 @@ def points(value: float | None, *, unit: bool = True) -> str:
     return text.replace("-", MINUS) + (f"{SPACE}points" if unit else "")
 
 
+def per_cent(value: float | None, *, unit: bool = True) -> str:
+    """Signed per cent of the reference's value; 0.04 and less either way is written as 0.0 without a sign."""
+    return points(value, unit=False) + (f"{SPACE}%" if unit and value is not None else "")
+
+
+def in_unit(unit: Unit) -> Callable[[float | None], str]:
+    """How a change of a metric is written: in points, or in per cent."""
+    return points if unit == "points" else per_cent
+
+
+def on_scale(unit: Unit) -> Callable[[float | None], str]:
+    """How values are written of a metric whose losses are counted so: fractions in per cent, all else as they are."""
+    return percent if unit == "points" else lambda value: NOTHING if value is None else significant(value)
+
+
+def moved(found: Difference | None) -> str:
+    """A difference with its unit: `-0.9 points`, `+3.1 %`."""
+    return NOTHING if found is None else in_unit(found.unit)(found.change)
+
+
+def moved_between(found: Difference | None) -> str:
+    """The interval of a difference; empty where it has none."""
+    return interval(found.interval, in_unit(found.unit)) if found else ""
+
+
+def step_between(before: float, after: Metric) -> str:
+    """What a step changed of a metric: points without their unit, or per cent."""
+    if after.drop == "points":
+        return points(100 * (after.value - before), unit=False)
+    return per_cent(100 * (after.value / before - 1)) if before else ""
+
+
 def factor(value: float | None) -> str:
     """A ratio of times or sizes: 0.98, 4.32, 12.3 times."""
     return NOTHING if value is None else f"{value:.{2 if abs(value) < 10 else 1}f}{TIMES}"
@@ -115,12 +149,12 @@ def around(ratio: Ratio) -> str:
 
 
 def metric(found: Metric | None) -> str:
-    return NOTHING if found is None else percent(found.value)
+    return NOTHING if found is None else on_scale(found.drop)(found.value)
 
 
 def sample(found: Metric) -> str:
     """Interval and n of a metric: `96.1 to 98.5 %, n = 425`."""
-    spread = interval(found.interval, percent)
+    spread = interval(found.interval, on_scale(found.drop))
     return f"{spread}, n{SPACE}={SPACE}{found.n}" if spread else f"n{SPACE}={SPACE}{found.n}"
 
 
@@ -129,8 +163,12 @@ def first_line(text: str, limit: int = 120) -> str:
     return shortened(next((line.strip() for line in text.splitlines() if line.strip()), ""), limit)
 
 
-def shape(batch: int, length: int | None) -> str:
-    return f"batch {batch}" + ("" if length is None else f", length {length}")
+def throughput_unit(unit: str) -> str:
+    return f"{unit} per second"
+
+
+def throughput(row: LatencyRow) -> str:
+    return f"{significant(row.throughput_per_s)}{SPACE}{row.unit}/s"
 
 
 def shortened(text: str, limit: int = 34) -> str:

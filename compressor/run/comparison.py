@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from compressor.contracts import Candidate as Timed
-from compressor.contracts import Evaluation, Event, Feed, Probe, Target, registry
+from compressor.contracts import Evaluation, Event, Feed, Probe, Target, Task, Workload, registry
 from compressor.contracts.records import (
     Candidate,
     Change,
@@ -23,15 +23,14 @@ from compressor.contracts.records import (
     SideBySide,
     Times,
 )
-from compressor.deploy.bench import ProcessBench
-from compressor.deploy.build import TASK_FILE
+from compressor.deploy.graphs import graphs_of, task_of
+from compressor.deploy.timing import time_candidates
 from compressor.deploy.worker import read_feeds
 from compressor.errors import StoreError, UnsupportedModel
 from compressor.export import check_files
 from compressor.plan.entries import KEYS, as_mapping, keys_of, name_of
 from compressor.plan.yaml_source import read_yaml
 from compressor.report import EVALUATIONS, TIMED_FEEDS, read_report
-from compressor.run import verify
 from compressor.run.results import load_evaluation
 from compressor.store.checksums import check_below, check_file
 
@@ -61,9 +60,9 @@ class Run:
         return {candidate.id: candidate for candidate in self.report.candidates}
 
     @property
-    def latencies(self) -> dict[tuple[str, int, int | None], LatencyRow]:
+    def latencies(self) -> dict[tuple[str, Workload], LatencyRow]:
         records = [record for record in self.report.probes if isinstance(record, LatencyRecord)]
-        return {(row.candidate, row.batch, row.length): row for record in records for row in record.rows}
+        return {(row.candidate, row.workload): row for record in records for row in record.rows}
 
     def evaluation(self, candidate: Candidate) -> Evaluation | None:
         """Scores and outputs by row; None where the run kept none.
@@ -81,6 +80,14 @@ class Run:
             raise StoreError(f"{folder} cannot be read: {error}") from error
         if found.scores != candidate.scores:
             raise StoreError(f"{folder} does not hold the scores that the report has: it was altered, or belongs to another run")
+        return found
+
+    def task(self) -> Task:
+        """The task as the plan of this run has it."""
+        plan, _ = read_yaml(self.report.plan.encode(), "plan")
+        found: Task = registry.load("task", self.report.task).model_validate(
+            plan.items()["task"].items()[self.report.task].plain()
+        )
         return found
 
     def target(self, name: str) -> Target:
@@ -107,7 +114,7 @@ def compare_runs(first: Path, second: Path) -> Comparison:
         changes=tuple(changes(one.report, other.report)),
         qualities=tuple(_qualities(one, other)),
         times=tuple(
-            Times(candidate=key[0], batch=key[1], length=key[2], first=row, second=other.latencies[key])
+            Times(candidate=key[0], workload=key[1], first=row, second=other.latencies[key])
             for key, row in one.latencies.items()
             if key in other.latencies
         ),
@@ -212,7 +219,8 @@ def _paired(one: Run, other: Run, name: str) -> tuple[Difference | None, str]:
         return None, "a run kept no outputs by row"
     if before.scores.metric != after.scores.metric:
         return None, "the runs have other metrics"
-    return verify.compare(after, before, name=f"{name} of {one.folder}", seed=one.report.seed), ""
+    held = f"{name} of {one.folder}"
+    return one.task().compare(after, before, metric=before.scores.metric, name=held, seed=one.report.seed), ""
 
 
 def _test(report: Report) -> tuple[str, tuple[str, ...]] | None:
@@ -233,7 +241,7 @@ def _warnings(one: Run, other: Run) -> Iterator[str]:
         for record in run.report.probes:
             for control in record.controls if isinstance(record, LatencyRecord) else ():
                 if not control.passed:
-                    yield f"{run.folder}: the A/A control at batch {control.batch} failed ({control.ratio:.3f})"
+                    yield f"{run.folder}: the A/A control at {control.workload} failed ({control.ratio:.3f})"
 
 
 # ------------------------------------------------------------------ measured afresh
@@ -263,17 +271,29 @@ def _side_by_side(
     one: Run, other: Run, target: str, feeds: Sequence[Feed], probe: Probe | None, tell: Callable[[Event], None]
 ) -> SideBySide:
     timed = [_timed(run, target, label) for run, label in ((one, "first"), (other, "second"))]
-    names = [sorted(port["name"] for port in json.loads((each.built / TASK_FILE).read_text())["inputs"]) for each in timed]
+    names = [sorted(f"{graph.name}.{port.name}" for graph in graphs_of(each.built) for port in graph.fed) for each in timed]
     if names[0] != names[1]:
         raise UnsupportedModel(f"the final models for {target} take different inputs: {names[0]} and {names[1]}")
-    batch = len(next(iter(feeds[0].values())))
-    probe = probe or registry.load("probe", "latency").model_validate({"batch": (batch,), "seconds": MEASURE_SECONDS})
-    assert probe is not None
-    with tempfile.TemporaryDirectory(prefix="compressor-compare-") as folder, ProcessBench(Path(folder), tell=tell) as bench:
-        record = probe.measure(timed, dict.fromkeys(probe.shapes(), feeds), bench, seed=one.report.seed)
-    assert isinstance(record, LatencyRecord)
+    with tempfile.TemporaryDirectory(prefix="compressor-compare-") as folder:
+        record = time_candidates(
+            timed,
+            feeds,
+            _workload(one, feeds),
+            folder=Path(folder),
+            seconds=MEASURE_SECONDS,
+            seed=one.report.seed,
+            tell=tell,
+            probe=probe,
+        )
     ratio = next(each for each in record.ratios if (each.of, each.to) == (timed[1].id, timed[0].id))
     return SideBySide(target=target, ratio=ratio, control=record.controls[0])
+
+
+def _workload(run: Run, feeds: Sequence[Feed]) -> Workload:
+    """What the feeds that a run kept were timed at: the first workload of its report, where it is of their batch size."""
+    batch = len(next(iter(feeds[0].values())))
+    first = next((workload for _, workload in run.latencies), Workload())
+    return first if first.batch == batch else Workload(batch=batch)
 
 
 def _timed(run: Run, target: str, label: str) -> Timed:
@@ -284,7 +304,7 @@ def _timed(run: Run, target: str, label: str) -> Timed:
     missing = runtime.missing()
     if reason := missing.build or missing.run:
         raise UnsupportedModel(f"{target} cannot run here: {reason}")
-    return Timed(f"{label}:{candidate.id}", label, target, runtime, built)
+    return Timed(f"{label}:{candidate.id}", label, target, runtime, built, task_of(built))
 
 
 def _feeds(run: Run) -> Sequence[Feed]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,20 +19,18 @@ from compressor.contracts import (
     Feed,
     Message,
     Model,
-    Probe,
     Target,
     Task,
-    registry,
+    Workload,
 )
 from compressor.contracts.notes import Note, Remark
-from compressor.contracts.records import LatencyRecord
 from compressor.contracts.step import step_parts
-from compressor.deploy.bench import ProcessBench
 from compressor.deploy.build import Foundry
 from compressor.deploy.machine import machine
 from compressor.deploy.session import eager, opened
-from compressor.errors import MissingDependency
-from compressor.store.store import Made, Store
+from compressor.deploy.timing import time_candidates
+from compressor.errors import CompressorError, MissingDependency, did_you_mean
+from compressor.store.store import Made, Store, digest_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -41,6 +39,9 @@ if TYPE_CHECKING:
     from compressor.contracts.task import Data
 
 MEASURE_SECONDS_A_MODEL = 5.0
+OWN = "model"
+"""Folder of a step's own model, where it makes others too."""
+MEASURED_FEEDS = 16
 NOTES: TypeAdapter[list[Note]] = TypeAdapter(list[Note])
 
 
@@ -51,6 +52,8 @@ class StepContext:
     task: Task
     data: Data
     seed: int
+    metric: str
+    """The measure that quality is held by."""
     device: str
     folder: Path
     dialect: Dialect | None
@@ -60,7 +63,10 @@ class StepContext:
     foundry: Foundry
     models: Callable[[str], Model]
     listener: Callable[[Event], None]
+    produces: tuple[str, ...] = ()
+    """Names of the further models that the step makes."""
     notes: list[Note] = field(default_factory=list)
+    products: dict[str, Model] = field(default_factory=dict)
 
     def model(self, name: str) -> Model:
         """An earlier step's model, an entry of `models:`, or `source`."""
@@ -69,21 +75,23 @@ class StepContext:
     def evaluate(self, model: Model | Artifact, split: str) -> Evaluation:
         """Score a model on a split."""
         predict, files = self._running(model)
-        return self.task.score(predict, self.data.split(split), files, split=split)
+        return self.task.evaluate(predict, self.data.split(split), files, split=split).held_by(self.metric)
 
     def outputs(self, model: Model | Artifact, split: str, *, limit: int) -> NDArray[np.float32]:
         """The main output of a model for rows spread evenly over a split, as files often have like rows side by side."""
         rows = self.data.split(split)
         count = min(limit, len(rows))
         predict, files = self._running(model)
-        return self.task.predicted(predict, rows.select([at * len(rows) // count for at in range(count)]), files)
+        few = rows.select([at * len(rows) // count for at in range(count)])
+        found: NDArray[np.float32] = self.task.predicted(predict, few, files)[self.task.outputs()[0].name]
+        return found
 
     def feeds(self, model: Model | Artifact, split: str, *, limit: int | None = None) -> Sequence[Feed]:
         """Real inputs of a split, one row each."""
         files = model.path if isinstance(model, Artifact) else self._files(model)
-        return self.task.feeds(self.data.split(split), files, batch=1, count=limit)
+        return self.task.feeds(self.data.split(split), files, count=limit)
 
-    def measure(self, models: Sequence[Model], target: str, *, batch: int, length: int) -> Sequence[float]:
+    def measure(self, models: Sequence[Model], target: str, workload: Workload) -> Sequence[float]:
         """Median latency in ms of each model on a target, measured interleaved."""
         runtime = self.targets[target]
         if reason := runtime.missing().build or runtime.missing().run:
@@ -91,11 +99,8 @@ class StepContext:
         candidates = [self._built(model, number, runtime, target) for number, model in enumerate(models)]
         record = time_candidates(
             candidates,
-            {
-                (batch, length): self.task.feeds(
-                    self.data.split("train"), candidates[0].built, batch=batch, length=length, count=16
-                )
-            },
+            self.task.feeds(self.data.split("train"), candidates[0].built, workload, count=MEASURED_FEEDS),
+            workload,
             folder=self.folder / "bench",
             seconds=MEASURE_SECONDS_A_MODEL * (len(models) + 1),
             seed=self.seed,
@@ -130,6 +135,28 @@ class StepContext:
                 self.note(note)
         return found["value"]
 
+    def produce(self, name: str, model: Model) -> None:
+        """Keep a further model of this step.
+
+        Raises:
+            CompressorError: the step's needs do not name it.
+        """
+        if name not in self.produces:
+            raise CompressorError(f"the step makes '{name}', which its needs do not name{did_you_mean(name, self.produces)}")
+        self.products[name] = model
+
+    def save(self, model: Model, out: Path) -> None:
+        """Write what the step has made into an empty folder: the model itself, or with products each in a folder of its name.
+
+        Raises:
+            CompressorError: a product is missing.
+        """
+        if lacking := [name for name in self.produces if name not in self.products]:
+            raise CompressorError(f"the step's needs name '{lacking[0]}' among its products, and it made none of that name")
+        model.save(out / OWN if self.produces else out)
+        for name, product in self.products.items():
+            product.save(out / name)
+
     def tell(self, event: Event) -> None:
         """Say how far the work has come."""
         self.listener(event)
@@ -145,12 +172,11 @@ class StepContext:
         assert self.target is not None, "a graph runs in a target's branch only"
         built = self.folder / "evaluated"
         candidate, _ = self.foundry.build(_unkept(model), stage="step", name="evaluated", target=self.target, out=built)
-        return opened(candidate.runtime, candidate.built), model.path
+        return opened(self.task, candidate.runtime, candidate.built), model.path
 
     def _files(self, model: Model) -> Path:
         folder = self.folder / "files"
         model.save_files(folder)
-        (folder / "config.json").write_text(model.module.config.to_json_string(), encoding="utf-8")  # it has the labels' names
         return folder
 
     def _built(self, model: Model, number: int, runtime: Target, name: str) -> Candidate:
@@ -160,29 +186,12 @@ class StepContext:
         return self.foundry.build(lowered, stage=f"variant-{number}", name=name, target=runtime, out=folder / "built")[0]
 
 
-def time_candidates(
-    candidates: Sequence[Candidate],
-    feeds: Mapping[tuple[int, int | None], Sequence[Feed]],
-    *,
-    folder: Path,
-    seconds: float,
-    seed: int,
-    tell: Callable[[Event], None],
-) -> LatencyRecord:
-    """Time candidates by the `latency` probe in about `seconds`."""
-    ((batch, length),) = feeds
-    probe: Probe = registry.load("probe", "latency").model_validate(
-        {"batch": (batch,), "length": () if length is None else (length,), "seconds": seconds}
-    )
-    with ProcessBench(folder, tell=tell) as bench:
-        record = probe.measure(candidates, feeds, bench, seed=seed)
-    assert isinstance(record, LatencyRecord)
-    return record
+def of_step(made: Made, name: str = OWN) -> Made:
+    """One of the models of a step that makes several, as a result of its own."""
+    return replace(made, digest=digest_of(made.path / name), path=made.path / name)
 
 
 def _saved(path: Path) -> Made:
-    from compressor.store.store import digest_of
-
     return Made("", digest_of(path), path, {}, 0.0, found=False)
 
 

@@ -10,7 +10,6 @@ from compressor.contracts.records import Forecast, ForecastRow, Spent, Stage
 from compressor.plan.bound import Bound, BoundStep
 from compressor.run.results import PARITY_ROWS
 
-FLOAT_BYTES = 4
 REST = "start, report and export"
 FILES = ("lower", "build", "score", "parity")
 """Work on a target's files, told in one row."""
@@ -18,25 +17,32 @@ FILES = ("lower", "build", "score", "parity")
 
 @dataclass(frozen=True)
 class ModelSize:
-    """Blocks of a model, the parameters in them, and the bytes of the whole model."""
+    """Blocks of a model, the parameters in them, their bytes, and the bytes of the whole model.
+
+    A model without blocks that are known counts as one that cannot be cut: all of it is inside.
+    """
 
     blocks: int
     weights: float
+    inside: float
     bytes: int
 
     @classmethod
-    def of(cls, layer_bytes: Mapping[str, int]) -> ModelSize:
-        """From bytes by part, as a `Stage` has them; where blocks are not known the whole model is one."""
+    def of(cls, layer_bytes: Mapping[str, int], weights: int) -> ModelSize:
+        """From bytes by part and the number of parameters, as a `Stage` has them; all parts are of one type of number.
+
+        Where blocks are not known the whole model is one.
+        """
         inner = {part: size for part, size in layer_bytes.items() if part.startswith("layer ")}
         whole = sum(layer_bytes.values())
-        if not inner:
-            return cls(1, whole / FLOAT_BYTES, whole)
-        return cls(len({part.split()[1] for part in inner}), sum(inner.values()) / FLOAT_BYTES, whole)
+        inside = sum(inner.values()) if inner else whole
+        blocks = len({part.split()[1] for part in inner}) or 1
+        return cls(blocks, weights * inside / max(whole, 1), inside, whole)
 
     def times(self, share: float) -> ModelSize:
         """A model of so many times the blocks, each as wide as before."""
-        outside = self.bytes - FLOAT_BYTES * self.weights
-        return ModelSize(round(self.blocks * share), self.weights * share, round(outside + FLOAT_BYTES * self.weights * share))
+        inside = self.inside * share
+        return ModelSize(round(self.blocks * share), self.weights * share, inside, round(self.bytes - self.inside + inside))
 
 
 @dataclass(frozen=True)
@@ -164,7 +170,7 @@ class _Yardstick:
                 blocks=given.blocks,
                 weights=given.weights,
                 result=self._size(step.name).weights,
-                teachers=sum(self.sizes[name].weights for name in step.step.teachers()),
+                teachers=sum(self.sizes[name].weights for name in step.step.needs().teachers),
             )
         )
 
@@ -200,7 +206,7 @@ def _last(bound: Bound) -> str:
 
 def _stages(trial: Trial) -> dict[str, ModelSize]:
     """Sizes of all torch models of a trial."""
-    trunk = {stage.name: ModelSize.of(stage.layer_bytes) for stage in trial.stages if stage.target is None}
+    trunk = {stage.name: ModelSize.of(stage.layer_bytes, stage.weights or 0) for stage in trial.stages if stage.target is None}
     return {**trial.scale.models, **trunk}
 
 
@@ -210,7 +216,7 @@ def _grown(bound: Bound, whole: Scale, trial: Trial) -> dict[str, ModelSize]:
 
     def share(name: str) -> float:
         if name in whole.models:
-            return whole.models[name].blocks / trial.scale.models[name].blocks
+            return whole.models[name].weights / trial.scale.models[name].weights
         return share(parents[name])
 
     return {name: size.times(share(name)) for name, size in sizes.items()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,11 +11,9 @@ from typing import Any
 from compressor.contracts import Dialect, Target, registry
 from compressor.contracts.step import code_parts, step_parts, versions_of
 from compressor.deploy.machine import features, machine, read_cpuinfo
+from compressor.model.sources import READ_SUFFIXES
 from compressor.plan.bound import Bound, BoundStep
 from compressor.store.store import sha256_of
-
-READ_SUFFIXES = (".safetensors", ".json", ".txt", ".model")
-"""Files of a source model folder that are read."""
 
 
 class Keys:
@@ -39,13 +37,13 @@ class Keys:
 
     def step(self, step: BoundStep, parent: str, teachers: Mapping[str, str], dialect: Dialect | None) -> dict[str, Any]:
         """Parts of a pass's key."""
-        named = [(kind, name) for kind, names in sorted(step.step.plugins().items()) for name in sorted(names)]
+        named = [(kind, name) for kind, names in sorted(step.step.needs().plugins.items()) for name in sorted(names)]
         return {
             **self.common,
             **step_parts(step.plugin, step.step),
             "parent": parent,
             "teachers": dict(teachers),
-            "measured": self._measured(step.step.targets()),
+            "measured": self._measured(step.step.needs().targets),
             "plugins": {f"{kind}:{name}": code_parts(registry.load(kind, name)) for kind, name in named},
             "dialect": asdict(dialect) if dialect else None,
             "quantizer": versions_of([dialect.quantizer] if dialect and dialect.quantizer and step.step.quantizes else []),
@@ -63,8 +61,28 @@ class Keys:
         runtime = step_parts(type(target).__name__, target) if target else None
         return {**self.common, "step": "evaluate", "parent": digest, "rung": rung, "split": split, "target": runtime}
 
+    def description(self, digest: str) -> dict[str, Any]:
+        """Parts of the key of what a report says of a torch model, whatever it is for."""
+        return {"step": "describe", "versions": self.common["versions"], "parent": digest}
+
+    def outputs(self, digest: str, split: str, rows: int) -> dict[str, Any]:
+        """Parts of the key of a torch model's outputs on the first rows of a split."""
+        return {**self.common, "step": "outputs", "parent": digest, "split": split, "rows": rows}
+
 
 def source_digest(folder: Path) -> str:
-    """sha256 over the files of a model folder that are read."""
-    files = sorted(path for path in folder.iterdir() if path.is_file() and path.suffix in READ_SUFFIXES)
-    return hashlib.sha256("".join(f"{path.name}\0{sha256_of(path)}\n" for path in files).encode()).hexdigest()
+    """sha256 over the files of a model folder that are read, those of its components' folders too; hidden folders are passed over."""
+    files = sorted(path for path in _files(folder, set()) if path.suffix in READ_SUFFIXES)
+    return hashlib.sha256(
+        "".join(f"{path.relative_to(folder).as_posix()}\0{sha256_of(path)}\n" for path in files).encode()
+    ).hexdigest()
+
+
+def _files(folder: Path, seen: set[Path]) -> Iterator[Path]:
+    """All files of a folder, and of those in it; a folder that is linked to more than once is looked into once."""
+    seen.add(folder.resolve())
+    for path in sorted(folder.iterdir()):
+        if path.is_file():
+            yield path
+        elif path.is_dir() and not path.name.startswith(".") and path.resolve() not in seen:
+            yield from _files(path, seen)

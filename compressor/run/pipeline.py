@@ -1,4 +1,4 @@
-"""The only loop over passes and targets: source, trunk, one branch a target, verification, report."""
+"""The only loop over passes and targets: source, trunk, one branch per target, verification, report."""
 
 from __future__ import annotations
 
@@ -7,71 +7,62 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter
 
-from compressor.contracts import Artifact, Evaluation, Event, Message, Target
+from compressor.contracts import Artifact, Evaluation, Event
 from compressor.contracts.notes import Note
-from compressor.contracts.records import LatencyRecord, ProbeRecord, Stage, Verdict
+from compressor.contracts.records import LatencyRecord, Parity, ProbeRecord, Stage, Verdict
 from compressor.contracts.step import step_parts
-from compressor.contracts.task import Data
 from compressor.deploy.bench import ProcessBench, write_feeds
-from compressor.deploy.build import Foundry, model_files
-from compressor.deploy.session import eager, opened
+from compressor.deploy.build import model_files
+from compressor.deploy.session import predictor
 from compressor.errors import GateStopped
-from compressor.model.anatomy import anatomy_or_bare
-from compressor.model.model import Model, check_finite
 from compressor.plan.bound import Bound, BoundStep, BoundTarget
-from compressor.plan.specs import Gate, ModelSource
 from compressor.report import EVALUATIONS, TIMED_FEEDS, write_report
-from compressor.run.context import StepContext, time_candidates
-from compressor.run.keys import Keys, source_digest
+from compressor.run.context import of_step
+from compressor.run.gates import Gates, stop_where_failed
+from compressor.run.ground import Ground, load_model
 from compressor.run.preflight import check_steps
-from compressor.run.results import PARITY_ROWS, Built, Found, Results, load_evaluation, save_evaluation, verdict_of_plan
-from compressor.run.stopwatch import Stopwatch
-from compressor.run.verify import Measured, compare, judge, parity
+from compressor.run.results import Built, Found, Results, differences, save_evaluation, verdict_of_plan
+from compressor.run.state import StageState
+from compressor.run.verify import parity
 from compressor.store.disk import writing
 from compressor.store.store import Made, Store
-from compressor.tasks.data import load_data, resolve
 from compressor.training.checkpoint import holds_checkpoint
 from compressor.training.launch import ALONE, Job, Processes, train_apart
 
 if TYPE_CHECKING:
     from compressor.contracts.anatomy import Anatomy
     from compressor.contracts.records import Report
+    from compressor.model.model import Model
 
-FEEDS = 16
 NOTES: TypeAdapter[tuple[Note, ...]] = TypeAdapter(tuple[Note, ...])
-
-
-@dataclass(frozen=True)
-class Standing:
-    """A stage as it stands: its stored files, their rung, its record and its validation scores."""
-
-    made: Made
-    rung: str
-    stage: Stage
-    evaluation: Evaluation | None = None
 
 
 @dataclass
 class Runner:
     """One run of a plan; `run` is the whole of it."""
 
-    bound: Bound
-    store: Store
+    ground: Ground
     folder: Path
     command: str
-    listener: Callable[[Event], None]
-    processes: Processes = ALONE
-    standings: dict[str, Standing] = field(default_factory=dict)
+    states: dict[str, StageState] = field(default_factory=dict)
     stages: list[Stage] = field(default_factory=list)
     built: list[Built] = field(default_factory=list)
     missing: dict[str, str] = field(default_factory=dict)
-    watch: Stopwatch = field(default_factory=Stopwatch)
+
+    @property
+    def bound(self) -> Bound:
+        return self.ground.bound
+
+    @cached_property
+    def gates(self) -> Gates:
+        """They see what is made and built as the run adds it."""
+        return Gates(self.ground, self.folder, self.states, self.built)
 
     def run(self) -> Report:
         """Run the plan to its report.
@@ -81,17 +72,10 @@ class Runner:
             CompressorError: a step failed.
         """
         started, clock = datetime.now(UTC), time.monotonic()
-        results = Results(self.bound, self.data, started=started.isoformat(timespec="seconds"), command=self.command)
-        self._say("source: load the model")
-        with self.watch.time("load", "source"):
-            source = self._source()
-        self._trunk_stage("source", source, step=None)
-        for name in self.bound.models:
-            with self.watch.time("load", name):
-                self._made(name)  # a teacher at fault is found now, not hours later at the step that it teaches
-        made = {name: self._made(name) for name in ("source", *self.bound.models)}
-        drawn = (name for name, each in made.items() if each.facts.get("drawn"))
-        check_steps(self.bound, {name: each.path for name, each in made.items()}, drawn, lambda name: _anatomy(made[name].path))
+        results = Results(self.bound, self.ground.data, started=started.isoformat(timespec="seconds"), command=self.command)
+        for notice in self.bound.notices:
+            self.ground.say(notice)
+        self._load()
         try:
             final = self._trunk()
             for target in self.bound.targets:
@@ -102,111 +86,84 @@ class Runner:
             raise
         probes = self._probe()
         accept = self._accept(probes)
-        self._say("report: write")
+        self.ground.say("report: write")
         report = results.report(self._found(), probes=probes, accept=accept, seconds=time.monotonic() - clock)
         write_report(report, self.folder)
         return report
 
     def _found(self) -> Found:
-        source = self.standings["source"].made.path
-        return Found(source, tuple(self.stages), tuple(self.built), dict(self.missing), tuple(self.watch.spent))
+        family = self.ground.described(self.states["source"].made)["family"]
+        return Found(family, tuple(self.stages), tuple(self.built), dict(self.missing), tuple(self.ground.watch.spent))
 
-    # -------------------------------------------------------------- what everything stands on
+    # -------------------------------------------------------------- models
 
-    @cached_property
-    def data(self) -> Data:
-        """The plan's rows, read once."""
-        self._say("data: read and split")
-        with self.watch.time("data", "rows"):
-            return load_data(self.bound.data, columns=self.bound.task.columns(), seed=self.bound.seed, folder=self.bound.folder)
+    def _load(self) -> None:
+        """Every model of the plan; one at fault is found now, not hours later at the step that it teaches."""
+        self.ground.say("source: load the model")
+        with self.ground.watch.time("load", "source"):
+            source = self.ground.load(self.bound.model)
+        self._trunk_stage("source", source, step=None)
+        for name, given in self.bound.models.items():
+            with self.ground.watch.time("load", name):
+                self.ground.load(given)
+        made = {name: self._made(name) for name in ("source", *self.bound.models)}
+        drawn = (name for name, each in made.items() if each.facts.get("drawn"))
+        check_steps(self.bound, {name: each.path for name, each in made.items()}, drawn, lambda name: _anatomy(made[name].path))
 
-    @cached_property
-    def keys(self) -> Keys:
-        """Keys of everything this run stores."""
-        return Keys(self.bound, self.data.digest, self.data.labels, self.device, self.processes.size)
+    def _model(self, name: str) -> Model:
+        """A model by the name of a step, a product, an entry of `models:` or `source`; a fresh copy in eval mode."""
+        return load_model(self._made(name).path)
 
-    @cached_property
-    def device(self) -> str:
-        import torch
-
-        return "cuda" if torch.cuda.is_available() else "cpu"
-
-    @cached_property
-    def foundry(self) -> Foundry:
-        return Foundry(self.store, self.bound.task, self.bound.task_name, self.data.labels, self.keys.common)
-
-    def tell(self, event: Event) -> None:
-        """Pass on what is told."""
-        self.listener(event)
-
-    def _say(self, text: str) -> None:
-        self.listener(Message(text))
+    def _made(self, name: str) -> Made:
+        if name in self.bound.models:
+            return self.ground.load(self.bound.models[name])
+        return self.states[name].made
 
     # -------------------------------------------------------------- trunk
 
-    def _source(self) -> Made:
-        return self._loaded(self.bound.model)
-
-    def _loaded(self, source: ModelSource) -> Made:
-        path = resolve(source, self.bound.folder)
-
-        def make(out: Path) -> Mapping[str, Any]:
-            model = self.bound.task.load(path, self.data, seed=self.bound.seed)
-            check_finite(model, path)
-            model.save(out)
-            return {"drawn": list(model.drawn)} if model.drawn else {}
-
-        return self.store.obtain(self.keys.source(source_digest(path)), make)
-
-    def _model(self, name: str) -> Model:
-        """A model by the name of a step, an entry of `models:` or `source`; a fresh copy in eval mode."""
-        model = Model.load(self._made(name).path)
-        model.module.train(False)
-        return model
-
-    def _made(self, name: str) -> Made:
-        return self._loaded(self.bound.models[name]) if name in self.bound.models else self.standings[name].made
-
-    def _trunk(self) -> Standing:
-        current = self.standings["source"]
+    def _trunk(self) -> StageState:
+        current = self.states["source"]
         for step in (step for step in self.bound.passes if step.trunk):
             parent = self._start(step, current)
-            with self.watch.time("step", step.name):
+            with self.ground.watch.time("step", step.name):
                 made = self._apply(step, parent, None, None)
-            standing = self._trunk_stage(step.name, made, step=step)
-            standing = self._gated(step, standing, None)
-            current = parent if standing.stage.rolled_back else standing
+            products = step.step.needs().products
+            state = self._trunk_stage(step.name, of_step(made) if products else made, step=step)
+            for name in products:
+                self._trunk_stage(f"{step.name}.{name}", of_step(made, name), step=step)
+            state = self._gated(step, state, None)
+            current = parent if state.stage.rolled_back else state
         return current
 
-    def _start(self, step: BoundStep, current: Standing) -> Standing:
+    def _start(self, step: BoundStep, current: StageState) -> StageState:
         if step.start is None:
             return current
-        if step.start in self.standings:
-            return self.standings[step.start]
-        made = self._loaded(self.bound.models[step.start])
-        return Standing(made, "torch", Stage(name=step.start, step="source"))
+        if step.start in self.states:
+            return self.states[step.start]
+        made = self.ground.load(self.bound.models[step.start])
+        return StageState(made, "torch", Stage(name=step.start, step="source"))
 
-    def _trunk_stage(self, name: str, made: Made, *, step: BoundStep | None) -> Standing:
-        model = Model.load(made.path)
-        with self.watch.time("evaluate", name):
-            evaluation = self._evaluated(made, "torch", None, "validation", model=model)
+    def _trunk_stage(self, name: str, made: Made, *, step: BoundStep | None) -> StageState:
+        loaded = cache(lambda: load_model(made.path))
+        described = self.ground.described(made, loaded)
+        with self.ground.watch.time("evaluate", name):
+            evaluation = self.ground.evaluated(made, "torch", None, "validation", loaded)
         stage = self._stage(name, made, evaluation, step=step, target=None).model_copy(
             update={
-                "weights": model.weights,
-                "bytes": sum(model.layer_bytes().values()),
-                "layer_bytes": model.layer_bytes(),
-                "edits": tuple(edit.describe() for edit in model.edits),
+                "weights": described["weights"],
+                "bytes": described["bytes"],
+                "layer_bytes": described["layer_bytes"],
+                "edits": tuple(described["edits"]),
             }
         )
-        return self._keep(name, Standing(made, "torch", stage, evaluation))
+        return self._keep(name, StageState(made, "torch", stage, evaluation))
 
     def _stage(
         self, name: str, made: Made, evaluation: Evaluation | None, *, step: BoundStep | None, target: str | None
     ) -> Stage:
-        reference = self.standings.get(self.bound.reference)
-        difference = None
-        if evaluation and reference and reference.evaluation and name != self.bound.reference:
-            difference = compare(evaluation, reference.evaluation, name=self.bound.reference, seed=self.bound.seed)
+        reference = self.states.get(self.bound.reference)
+        held = reference.evaluation if reference and name != self.bound.reference else None
+        files = model_files(made.path, self.states["source"].made.path) if target else ()
         return Stage(
             name=name,
             step=step.plugin if step else "source",
@@ -216,66 +173,52 @@ class Runner:
             digest=made.digest,
             found=made.found,
             seconds=made.seconds,
-            bytes=sum(path.stat().st_size for path in model_files(made.path, self.standings["source"].made.path))
-            if target
-            else 0,
+            bytes=sum(path.stat().st_size for path in files),
             scores=evaluation.scores if evaluation else None,
-            difference=difference,
+            differences=differences(self.bound, evaluation, held) if evaluation and held else (),
             notes=NOTES.validate_python(tuple(made.facts.get("notes", ()))),
         )
 
-    def _keep(self, name: str, standing: Standing) -> Standing:
-        self.standings[name] = standing
-        self.stages.append(standing.stage)
-        score = (
-            f"{standing.stage.scores.main.name} {standing.stage.scores.main.value:.4f} on validation"
-            if standing.stage.scores
-            else ""
-        )
-        seconds = "found in the store" if standing.stage.found else f"{standing.stage.seconds:.1f} s"
-        self._say(f"{name}: {seconds}{', ' + score if score else ''}")
-        return standing
+    def _keep(self, name: str, state: StageState) -> StageState:
+        self.states[name] = state
+        self.stages.append(state.stage)
+        main = state.stage.scores.main if state.stage.scores else None
+        score = f", {main.name} {main.value:.4f} on validation" if main else ""
+        seconds = "found in the store" if state.stage.found else f"{state.stage.seconds:.1f} s"
+        self.ground.say(f"{name}: {seconds}{score}")
+        return state
+
+    def _gated(self, step: BoundStep, state: StageState, target: BoundTarget | None) -> StageState:
+        judged = self.gates.passed(step, state, target)
+        self.stages[self.stages.index(state.stage)] = judged.stage
+        self.states[next(name for name, each in self.states.items() if each is state)] = judged
+        stop_where_failed(step, judged.stage.verdicts)
+        return judged
 
     # -------------------------------------------------------------- one step
 
-    def _apply(self, step: BoundStep, parent: Standing, target: BoundTarget | None, rung: str | None) -> Made:
-        runtime = target.target if target else None
-        teachers = {name: self._made(name).digest for name in step.step.teachers()}
-        parts = self.keys.step(step, parent.made.digest, teachers, runtime.dialect if runtime else None)
+    def _apply(self, step: BoundStep, parent: StageState, target: BoundTarget | None, rung: str | None) -> Made:
+        runtime, store = (target.target if target else None), self.ground.store
+        teachers = {name: self._made(name).digest for name in step.step.needs().teachers}
+        parts = self.ground.keys.step(step, parent.made.digest, teachers, runtime.dialect if runtime else None)
         if target:
             parts = {**parts, "target": step_parts(target.plugin, target.target), "rung": rung}
 
         def make(out: Path) -> Mapping[str, Any]:
-            self._say(f"{step.name}{f' for {target.name}' if target else ''}: start")
-            ctx = self._context(runtime, self.store.scratch(parts, keep=holds_checkpoint))
-            if step.step.trains and rung is None and self.processes.size > 1:
-                return {"notes": train_apart(self._job(step, parent, ctx.folder, out), self.processes, self.listener)}
+            self.ground.say(f"{step.name}{f' for {target.name}' if target else ''}: start")
+            ctx = self.ground.context(store.scratch(parts, keep=holds_checkpoint), self._model, step=step, runtime=runtime)
+            if step.step.trains and rung is None and self.ground.processes.size > 1:
+                job = self._job(step, parent, ctx.folder, out)
+                return {"notes": train_apart(job, self.ground.processes, self.ground.listener)}
             if rung is None:
-                model = Model.load(parent.made.path)
-                step.step.apply(model, ctx).save(out)
+                ctx.save(step.step.apply(load_model(parent.made.path), ctx), out)
             else:
                 _copy(step.step.apply(Artifact(rung, parent.made.path), ctx).path, out)
             return {"notes": [note.model_dump(mode="json") for note in ctx.notes]}
 
-        return self.store.obtain(parts, make)
+        return store.obtain(parts, make)
 
-    def _context(self, runtime: Target | None, scratch: Path) -> StepContext:
-        return StepContext(
-            task=self.bound.task,
-            data=self.data,
-            seed=self.bound.seed,
-            device=self.device,
-            folder=scratch,
-            dialect=runtime.dialect if runtime else None,
-            target=runtime,
-            targets={each.name: each.target for each in self.bound.targets},
-            store=self.store,
-            foundry=self.foundry,
-            models=self._model,
-            listener=self.listener,
-        )
-
-    def _job(self, step: BoundStep, parent: Standing, scratch: Path, out: Path) -> Job:
+    def _job(self, step: BoundStep, parent: StageState, scratch: Path, out: Path) -> Job:
         """A training step for processes of their own."""
         plan = scratch / "plan.yaml"
         plan.write_text(self.bound.text, encoding="utf-8")
@@ -283,168 +226,76 @@ class Runner:
             plan=plan.absolute(),
             folder=self.bound.folder.absolute(),
             step=step.name,
-            data=self.data.digest,
+            data=self.ground.data.digest,
             parent=parent.made.path.absolute(),
-            teachers={name: self._made(name).path.absolute() for name in step.step.teachers()},
-            store=self.store.root.absolute(),
+            teachers={name: self._made(name).path.absolute() for name in step.step.needs().teachers},
+            store=self.ground.store.root.absolute(),
             scratch=scratch.absolute(),
             out=out.absolute(),
         )
 
-    def _evaluated(
-        self, made: Made, rung: str, target: BoundTarget | None, split: str, *, model: Model | None = None
-    ) -> Evaluation:
-        """Scores that guide a run (never those that decide it) are kept in the store."""
-        rows = self.data.split(split)
-
-        def make(out: Path) -> Mapping[str, Any]:
-            if target is None:
-                predict = eager(self.bound.task, model or Model.load(made.path), self.device)
-                files = made.path
-            else:
-                candidate, _ = self.foundry.build(
-                    made, stage="validation", name=target.name, target=target.target, out=out / "built"
-                )
-                predict, files = opened(target.target, candidate.built), candidate.built
-            evaluation = self.bound.task.score(predict, rows, files, split=split)
-            if target is not None:
-                _remove(out / "built")
-            save_evaluation(evaluation, out)
-            return {}
-
-        parts = self.keys.evaluation(made.digest, rung, split, target.target if target else None)
-        return load_evaluation(self.store.obtain(parts, make).path)
-
-    def _gated(self, step: BoundStep, standing: Standing, target: BoundTarget | None) -> Standing:
-        if step.gate is None:
-            return standing
-        with self.watch.time("gate", step.name, target.name if target else None):
-            measured = self._measured_for_gate(step.gate, standing, target)
-        verdicts = judge(step.gate, measured, gate=f"passes.{step.name}.gate", candidate=standing.stage.name)
-        failed = [verdict for verdict in verdicts if verdict.outcome != "met"]
-        stage = standing.stage.model_copy(
-            update={"verdicts": verdicts, "rolled_back": bool(failed) and step.gate.on_fail == "roll back"}
-        )
-        self.stages[-1] = stage
-        standing = replace(standing, stage=stage)
-        self.standings[standing.stage.name] = standing
-        for verdict in failed:
-            shown = "not measured" if verdict.value is None else f"{verdict.value:.4g}"
-            self._say(
-                f"{step.name}: gate {verdict.quantity} {verdict.limit:g} is {verdict.outcome} ({shown}): {step.gate.on_fail}"
-            )
-        if failed and step.gate.on_fail == "stop":
-            worst = failed[0]
-            shown = f"not measured: {worst.why}" if worst.value is None else f"{worst.value:.4g}"
-            raise GateStopped(f"{worst.gate}: {worst.quantity} {worst.limit:g} is {worst.outcome} ({shown})")
-        return standing
-
-    def _measured_for_gate(self, gate: Gate, standing: Standing, target: BoundTarget | None) -> Measured:
-        reference = self.standings[self.bound.reference]
-        size = standing.stage.bytes / reference.stage.bytes
-        measured = Measured(difference=standing.stage.difference, size=size)
-        return self._timed_for_gate(measured, standing, target or self.bound.targets[0]) if gate.timed else measured
-
-    def _timed_for_gate(self, measured: Measured, standing: Standing, target: BoundTarget) -> Measured:
-        """Time the stage against the source on a target."""
-        missing = target.target.missing()
-        if reason := missing.build or missing.run:
-            return replace(measured, why=f"{target.name}: {reason}")
-        source = self.standings["source"]
-        candidates = []
-        for name, each in (("source", source), (standing.stage.name, standing)):
-            lowered = self.foundry.lower(each.made, each.rung, target.target.dialect.rung, target.target)
-            out = self.folder / "gates" / standing.stage.name / f"{name}@{target.name}"
-            candidates.append(self.foundry.build(lowered, stage=name, name=target.name, target=target.target, out=out)[0])
-        shape = self._shapes()[0]
-        record = time_candidates(
-            candidates,
-            {shape: self._feeds(shape)},
-            folder=self.folder / "bench",
-            seconds=15,
-            seed=self.bound.seed,
-            tell=self.tell,
-        )
-        ratio = next(each for each in record.ratios if each.of == candidates[1].id and each.to == candidates[0].id)
-        row = next(each for each in record.rows if each.candidate == candidates[1].id)
-        if ratio.outcome == "undecided":
-            return replace(measured, why="the A/A control failed")
-        return replace(measured, speedup=(ratio.value, ratio.interval), latency_ms=(row.median_ms, row.interval))
-
     # -------------------------------------------------------------- branches
 
-    def _branch(self, target: BoundTarget, final: Standing) -> None:
+    def _branch(self, target: BoundTarget, final: StageState) -> None:
         missing = target.target.missing()
         if reason := missing.build or missing.run:
             self.missing[target.name] = reason
             for stage in ("source", "final"):
                 self.built.append(Built.not_measured(stage, target, reason))
-            self._say(f"{target.name}: not measured: {reason}")
+            self.ground.say(f"{target.name}: not measured: {reason}")
             return
-        self._say(f"{target.name}: lower, build, score on test")
-        reference = self.standings[self.bound.reference]
-        self._candidate("source", self.standings["source"], target, timed=True)
+        self.ground.say(f"{target.name}: lower, build, score on test")
+        self._candidate("source", self.states["source"], target, timed=True)
         if self.bound.stages == "all" and target is self.bound.targets[0]:
-            for standing in [each for name, each in self.standings.items() if name != "source" and each.rung == "torch"]:
-                self._candidate(standing.stage.name, standing, target, timed=True)
+            for state in [each for name, each in self.states.items() if name != "source" and each.rung == "torch"]:
+                self._candidate(state.stage.name, state, target, timed=True)
         elif self.bound.reference != "source":
-            self._candidate(self.bound.reference, reference, target, timed=False)
+            self._candidate(self.bound.reference, self.states[self.bound.reference], target, timed=False)
         branch = final
         for step in (step for step in self.bound.passes if not step.trunk and target.name in step.rungs):
             branch = self._branch_step(step, branch, target)
         self._candidate("final", branch, target, timed=True, eager_of=final)
 
-    def _branch_step(self, step: BoundStep, parent: Standing, target: BoundTarget) -> Standing:
-        rung = step.rungs[target.name]
-        with self.watch.time("lower", parent.stage.name, target.name):
-            lowered = replace(parent, made=self.foundry.lower(parent.made, parent.rung, rung, target.target), rung=rung)
-        with self.watch.time("step", step.name, target.name):
+    def _branch_step(self, step: BoundStep, parent: StageState, target: BoundTarget) -> StageState:
+        rung, foundry, watch = step.rungs[target.name], self.ground.foundry, self.ground.watch
+        with watch.time("lower", parent.stage.name, target.name):
+            lowered = replace(parent, made=foundry.lower(parent.made, parent.rung, rung, target.target), rung=rung)
+        with watch.time("step", step.name, target.name):
             made = self._apply(step, lowered, target, rung)
-        with self.watch.time("evaluate", step.name, target.name):
-            kept = self.foundry.lower(made, rung, target.target.dialect.rung, target.target)
-            evaluation = self._evaluated(kept, target.target.dialect.rung, target, "validation")
+        with watch.time("evaluate", step.name, target.name):
+            kept = foundry.lower(made, rung, target.target.dialect.rung, target.target)
+            evaluation = self.ground.evaluated(kept, target.target.dialect.rung, target, "validation")
         stage = self._stage(step.name, made, evaluation, step=step, target=target.name)
-        name = f"{step.name}@{target.name}"
-        standing = self._keep(name, Standing(made, rung, stage, evaluation))
-        standing = self._gated(step, standing, target)
-        return lowered if standing.stage.rolled_back else standing
+        state = self._keep(f"{step.name}@{target.name}", StageState(made, rung, stage, evaluation))
+        state = self._gated(step, state, target)
+        return lowered if state.stage.rolled_back else state
 
     def _candidate(
-        self, name: str, standing: Standing, target: BoundTarget, *, timed: bool, eager_of: Standing | None = None
+        self, name: str, state: StageState, target: BoundTarget, *, timed: bool, eager_of: StageState | None = None
     ) -> None:
-        runtime = target.target
-        with self.watch.time("lower", name, target.name):
-            lowered = self.foundry.lower(standing.made, standing.rung, runtime.dialect.rung, runtime)
+        runtime, foundry, watch = target.target, self.ground.foundry, self.ground.watch
+        with watch.time("lower", name, target.name):
+            lowered = foundry.lower(state.made, state.rung, runtime.dialect.rung, runtime)
         out = self.folder / "artifacts" / f"{name}@{target.name}"
-        with self.watch.time("build", name, target.name):
-            candidate, files = self.foundry.build(lowered, stage=name, name=target.name, target=runtime, out=out)
+        with watch.time("build", name, target.name):
+            candidate, files = foundry.build(lowered, stage=name, name=target.name, target=runtime, out=out)
             session = runtime.open(out)
         evaluation = checked = None
         if name in ("final", self.bound.reference):  # a source that is not held against anything is only timed
-            rows = self.data.split("test")
-            with self.watch.time("score", name, target.name):
-                evaluation = self.bound.task.score(lambda feed: session.run(feed)[0], rows, out, split="test")
+            task, rows = self.bound.task, self.ground.data.split("test")
+            with watch.time("score", name, target.name):
+                evaluation = task.evaluate(predictor(task, session), rows, out, split="test").held_by(self.bound.metric)
             save_evaluation(evaluation, self.folder / EVALUATIONS / candidate.id)
-            with self.watch.time("parity", name, target.name):
-                checked = self._parity(evaluation, eager_of or standing)
+            with watch.time("parity", name, target.name):
+                checked = self._parity(evaluation, eager_of or state)
         self.built.append(Built(candidate, files, session.facts(), evaluation, checked, timed=timed))
 
-    def _parity(self, evaluation: Evaluation, standing: Standing) -> Any:
-        rows = self.data.split("test")
-        few = rows.select(range(min(PARITY_ROWS, len(rows))))
-        run = eager(self.bound.task, Model.load(standing.made.path), self.device)
-        same = self.bound.task.predicted(run, few, standing.made.path)
-        return parity(evaluation.outputs[: len(few)], same, against=f"{standing.stage.name}, eager float32")
+    def _parity(self, evaluation: Evaluation, state: StageState) -> Parity:
+        same = self.ground.eager_outputs(state.made)
+        first = {name: array[: len(same[name])] for name, array in evaluation.outputs.items()}
+        return parity(self.bound.task, first, same, against=f"{state.stage.name}, eager float32")
 
     # -------------------------------------------------------------- probes and verdicts
-
-    def _shapes(self) -> list[tuple[int, int | None]]:
-        shapes = [shape for probe in self.bound.probes for shape in probe.probe.shapes()]
-        return list(dict.fromkeys(shapes)) or [(1, None)]
-
-    def _feeds(self, shape: tuple[int, int | None]) -> Sequence[Any]:
-        files = self.standings["source"].made.path
-        return self.bound.task.feeds(self.data.split("test"), files, batch=shape[0], length=shape[1], count=FEEDS)
 
     def _probe(self) -> tuple[ProbeRecord, ...]:
         timed = [built.candidate for built in self.built if built.candidate and built.timed]
@@ -452,11 +303,12 @@ class Runner:
         if not timed:
             return ()
         records: list[ProbeRecord] = []
-        write_feeds(self.folder / TIMED_FEEDS, self._feeds(self._shapes()[0]))
+        ground, files = self.ground, self.states["source"].made.path
+        write_feeds(self.folder / TIMED_FEEDS, ground.feeds(ground.workloads()[0], files))
         for probe in self.bound.probes:
-            self._say(f"{probe.name}: measure {len(timed)} candidates")
-            feeds = {shape: self._feeds(shape) for shape in probe.probe.shapes()}
-            with self.watch.time("probe", probe.name), ProcessBench(self.folder / "bench", tell=self.tell) as bench:
+            ground.say(f"{probe.name}: measure {len(timed)} candidates")
+            feeds = {workload: ground.feeds(workload, files) for workload in probe.probe.workloads()}
+            with ground.watch.time("probe", probe.name), ProcessBench(self.folder / "bench", tell=ground.listener) as bench:
                 records.append(probe.probe.measure(timed, feeds, bench, seed=self.bound.seed))
         return tuple(records)
 
@@ -465,9 +317,7 @@ class Runner:
         return tuple(
             verdict
             for number, accept in enumerate(self.bound.accept)
-            for verdict in verdict_of_plan(
-                accept, number, self.built, latencies, reference=self.bound.reference, seed=self.bound.seed
-            )
+            for verdict in verdict_of_plan(accept, number, self.built, latencies, self.bound)
         )
 
 
@@ -487,17 +337,16 @@ def run_plan(
         CompressorError: a step failed, or a disk is full.
     """
     with store.running(), writing(folder):
-        return Runner(bound, store, folder, command, tell, processes).run()
+        return Runner(Ground(bound, store, tell, processes), folder, command).run()
 
 
 def _anatomy(folder: Path) -> Anatomy:
     """The parts of a stored model, read without its weights."""
+    from compressor.model.anatomy import anatomy_or_bare
+    from compressor.model.model import Model
+
     return anatomy_or_bare(Model.load(folder, device="meta").module)
 
 
 def _copy(source: Path, out: Path) -> None:
     shutil.copytree(source, out, dirs_exist_ok=True)
-
-
-def _remove(folder: Path) -> None:
-    shutil.rmtree(folder)

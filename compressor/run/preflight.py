@@ -33,12 +33,14 @@ def check_steps(bound: Bound, folders: Mapping[str, Path], drawn: Iterable[str],
     current = "source"
     for step in (step for step in bound.passes if step.trunk):
         start = step.start or current
+        needs = step.step.needs()
         step.step.check(origins[start], origins)
         _check_teachers(step, untrained)
-        origins[step.name], current = origins[start], step.name
-        learns = step.step.trains and step.step.needs_classes()
+        origins |= dict.fromkeys(made_by(step), origins[start])
+        current = step.name
+        learns = step.step.trains and (needs.loss or needs.logits)
         if start in untrained and not learns:
-            untrained.add(step.name)
+            untrained |= {*made_by(step)}
     limits = (*(step.gate for step in bound.passes if step.gate), *bound.accept)
     if bound.reference in untrained and any(each.max_drop is not None for each in limits):
         raise UnsupportedModel(f"max_drop is held against {bound.reference}, {DRAWN}, and name that step as `reference`")
@@ -77,19 +79,23 @@ def _needs(bound: Bound, names: Iterable[str]) -> dict[tuple[str, str], tuple[st
     """What each step works on of which model, by the names of model and step: features are its teachers' too."""
     origins, current, needs = {name: name for name in names}, "source", dict[tuple[str, str], tuple[str, ...]]()
     for step in (step for step in bound.passes if step.trunk):
-        parts, origins[step.name] = step.step.looks_inside(), origins[step.start or current]
+        parts = step.step.needs().inside
+        origins |= dict.fromkeys(made_by(step), origins[step.start or current])
         current = step.name
         seen = tuple(part for part in parts if part in FEATURES)
-        read = step.step.teachers() if seen else ()
-        found = {origins[step.name]: parts} | {
-            origins[name]: ("features",) for name in read if origins[name] != origins[step.name]
-        }
+        read = step.step.needs().teachers if seen else ()
+        found = {origins[step.name]: parts} | {origins[name]: seen for name in read if origins[name] != origins[step.name]}
         needs |= {(name, step.name): each for name, each in found.items() if each}
     return needs
 
 
+def made_by(step: BoundStep) -> tuple[str, ...]:
+    """Names of the models that a step makes, its own first."""
+    return (step.name, *(f"{step.name}.{name}" for name in step.step.needs().products))
+
+
 def _check_teachers(step: BoundStep, untrained: Set[str]) -> None:
-    for name in step.step.imitated():
+    for name in step.step.needs().logits_of:
         if name in untrained:
             raise UnsupportedModel(f"{step.name} learns from the answers of {name}, {DRAWN}")
 
@@ -97,7 +103,7 @@ def _check_teachers(step: BoundStep, untrained: Set[str]) -> None:
 def _lengths(bound: Bound) -> Iterator[tuple[str, int]]:
     """Who times rows of which length."""
     timed = {
-        **{step.name: step.step.shapes() for step in bound.passes},
-        **{each.name: each.probe.shapes() for each in bound.probes},
+        **{step.name: step.step.needs().workloads for step in bound.passes},
+        **{each.name: each.probe.workloads() for each in bound.probes},
     }
-    yield from ((name, length) for name, shapes in timed.items() for _, length in shapes if length is not None)
+    yield from ((name, each.length) for name, found in timed.items() for each in found if each.length is not None)

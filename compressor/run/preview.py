@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
-from compressor.contracts import Event
-from compressor.plan.bound import Bound
-from compressor.run.keys import source_digest
-from compressor.run.pipeline import Runner
-from compressor.store.store import Store
-from compressor.tasks.data import resolve
+from compressor.deploy.machine import device
+from compressor.plan.bound import Bound, BoundStep
+from compressor.run.context import of_step
+from compressor.run.facts import Rows, files_digest, rows_of
+from compressor.run.keys import Keys
+from compressor.store.store import Made, Store
 from compressor.training.launch import ALONE, Processes
 
 
 def outlook(bound: Bound, store: Store, processes: Processes = ALONE) -> Iterator[str]:
-    """A line for the data, the source, each step and each target."""
-    runner = Runner(bound, store, Path(), "check", _unheard, processes)
-    splits = ", ".join(f"{split.rows} {split.name}" for split in runner.data.record.splits)
-    removed = ", ".join(f"{count} {why}" for why, count in runner.data.record.removed.items())
-    yield f"data: {splits}{f'; removed: {removed}' if removed else ''}"
+    """Lines for notices and the data, and one for the source, each step and each target."""
+    yield from bound.notices
+    rows = rows_of(bound, store)
+    yield from _told(rows)
+    keys = Keys(bound, rows.digest, rows.labels, device(), processes.size)
     digests: dict[str, str | None] = {}
     for name, source in {"source": bound.model, **bound.models}.items():
-        made = store.find(runner.keys.source(source_digest(resolve(source, bound.folder))))
+        made = store.find(keys.source(files_digest(source, bound.folder, store)))
         yield f"{name}: {'found in the store' if made else 'to be loaded'}"
         digests[name] = made.digest if made else None
     current = "source"
@@ -32,16 +31,30 @@ def outlook(bound: Bound, store: Store, processes: Processes = ALONE) -> Iterato
             yield f"{step.name}: to be looked up when its branch is lowered ({where})"
             continue
         parent = digests.get(step.start or current)
-        teachers = {name: digests.get(name) for name in step.step.teachers()}
+        teachers = {name: digests.get(name) for name in step.step.needs().teachers}
         found = None
         if parent and all(teachers.values()):
-            found = store.find(runner.keys.step(step, parent, {name: digest or "" for name, digest in teachers.items()}, None))
+            found = store.find(keys.step(step, parent, {name: digest or "" for name, digest in teachers.items()}, None))
         yield f"{step.name}: {'found in the store' if found else 'to be run'}"
-        digests[step.name], current = (found.digest if found else None), step.name
+        digests |= _digests(step, found)
+        current = step.name
     for target in bound.targets:
         missing = target.target.missing()
         yield f"{target.name}: {missing.build or missing.run or 'ready'}"
 
 
-def _unheard(_: Event) -> None:
-    """Nothing is said while nothing runs."""
+def _digests(step: BoundStep, found: Made | None) -> dict[str, str | None]:
+    """Digests of the models that a step made, by name; None where they are not known."""
+    products = step.step.needs().products
+    if found is None or not products:
+        return dict.fromkeys((step.name, *(f"{step.name}.{name}" for name in products)), found.digest if found else None)
+    return {step.name: of_step(found).digest, **{f"{step.name}.{name}": of_step(found, name).digest for name in products}}
+
+
+def _told(rows: Rows) -> Iterator[str]:
+    splits = ", ".join(f"{split.rows} {split.name}" for split in rows.record.splits)
+    removed = ", ".join(f"{count} {why}" for why, count in rows.record.removed.items())
+    yield f"data: {splits}{f'; removed: {removed}' if removed else ''}"
+    if rows.lengths:
+        least, middle, most = rows.lengths
+        yield f"lengths: {least} to {most} characters, median {middle}"

@@ -18,7 +18,7 @@ from compressor.errors import ChildFailed
 from compressor.plan.bound import Bound, load_plan
 from compressor.run.child import in_child
 from compressor.run.forecast import ModelSize, Scale, Trial, forecast
-from compressor.training.loop import TrainingSettings
+from compressor.training.settings import TrainingSettings
 
 if TYPE_CHECKING:
     from compressor.contracts import Model
@@ -134,7 +134,7 @@ def reduced(bound: Bound, part: Part, models: Mapping[str, Source]) -> Iterator[
     training = _training(bound)
     batch = max((each.batch_size for each in training.values()), default=TrainingSettings().batch_size)
     own: dict[str, int | None] = bound.data.limit.model_dump()
-    timed = max((shape[0] for each in bound.probes for shape in each.probe.shapes()), default=1)
+    timed = max((workload.batch for each in bound.probes for workload in each.probe.workloads()), default=1)
     wanted = {"train": max(part.batches * batch, timed), "validation": part.rows, "test": max(part.rows, timed)}
     yield _setting("data.limit", {name: min(rows, own[name] or rows) for name, rows in wanted.items()})
     for name, source in models.items():
@@ -207,7 +207,7 @@ def survey(plan: Path, settings: Sequence[str], folder: Path, *, tell: Callable[
         model.save_files(folders[name])
         drawn += [name] if model.drawn else []
         anatomies[name] = anatomy_or_bare(model.module)
-        whole[name] = ModelSize.of(model.layer_bytes())
+        whole[name] = ModelSize.of(model.layer_bytes(), model.weights)
         for depth, models in sorted(cut.items(), reverse=True):  # from deep to shallow: each is cut from the one before
             models[name] = _cut(model, depth, folder / f"{name}-{depth}", whole[name])
     check_steps(
@@ -230,4 +230,4 @@ def _cut(model: Model, depth: int, folder: Path, whole: ModelSize) -> Source:
     if not plain(model):
         return Source(None, whole)
     model.save(folder)
-    return Source(folder, ModelSize.of(model.layer_bytes()))
+    return Source(folder, ModelSize.of(model.layer_bytes(), model.weights))

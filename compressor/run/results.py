@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from compressor.contracts import Candidate, Data, Evaluation, records
+from compressor.contracts.model import WEIGHTS
 from compressor.contracts.records import (
     Difference,
     Disagreement,
@@ -30,11 +31,11 @@ from compressor.model.sources import resolve
 from compressor.plan.bound import Bound, BoundTarget
 from compressor.plan.specs import Accept, ModelSource
 from compressor.report.findings import answer
-from compressor.run.verify import Measured, compare, judge
+from compressor.run.verify import Measured, judge
 
 MOST_DISAGREEMENTS = 200
-TEXT_CHARACTERS = 400
-WEIGHTS = "model.safetensors"
+FIRST_OUTPUT = "logits"
+"""What the one output is called that runs of report version 1 kept."""
 
 
 @dataclass(frozen=True)
@@ -65,16 +66,17 @@ class Built:
 
 
 def verdict_of_plan(
-    accept: Accept, number: int, built: Sequence[Built], latencies: Sequence[LatencyRecord], *, reference: str, seed: int
+    accept: Accept, number: int, built: Sequence[Built], latencies: Sequence[LatencyRecord], bound: Bound
 ) -> tuple[Verdict, ...]:
     """Verdicts of one entry of `accept:`."""
     by_name = {each.name: each for each in built}
-    final, held = by_name[f"final@{accept.target}"], by_name.get(f"{reference}@{accept.target}")
+    final, held = by_name[f"final@{accept.target}"], by_name.get(f"{bound.reference}@{accept.target}")
     gate = f"accept[{number}]"
     if final.why_not or held is None:
         return judge(accept, Measured(why=final.why_not or "no reference"), gate=gate, candidate=final.name)
-    difference = _difference(final, held, reference, seed)
-    measured = Measured(difference=difference, size=final.bytes / held.bytes, why="latency was not measured")
+    measured = Measured(
+        differences=_differences(bound, final, held), size=final.bytes / held.bytes, why="latency was not measured"
+    )
     if latencies:
         measured = _with_times(measured, accept, final.name, latencies)
     return judge(accept, measured, gate=gate, candidate=final.name)
@@ -82,17 +84,14 @@ def verdict_of_plan(
 
 def _with_times(measured: Measured, accept: Accept, final: str, latencies: Sequence[LatencyRecord]) -> Measured:
     rows = [
-        (latency, row)
-        for latency in latencies
-        for row in latency.rows
-        if row.candidate == final and _shape_fits(accept, row.batch, row.length)
+        (latency, row) for latency in latencies for row in latency.rows if row.candidate == final and accept.fits(row.workload)
     ]
     if not rows:
-        return replace(measured, why="no latency at this batch and length was measured")
+        return replace(measured, why="no latency at this workload was measured")
     latency, row = rows[0]
     to = f"source@{accept.against or accept.target}"
     ratio = next(
-        (each for each in latency.ratios if (each.of, each.to, each.batch, each.length) == (final, to, row.batch, row.length)),
+        (each for each in latency.ratios if (each.of, each.to, each.workload) == (final, to, row.workload)),
         None,
     )
     if ratio is None or ratio.outcome == "undecided":
@@ -100,14 +99,16 @@ def _with_times(measured: Measured, accept: Accept, final: str, latencies: Seque
     return replace(measured, speedup=(ratio.value, ratio.interval), latency_ms=(row.median_ms, row.interval))
 
 
-def _shape_fits(accept: Accept, batch: int, length: int | None) -> bool:
-    return accept.batch in (None, batch) and accept.length in (None, length)
+def differences(bound: Bound, candidate: Evaluation, reference: Evaluation) -> tuple[Difference, ...]:
+    """A candidate against the plan's reference by every measure; the one that quality is held by comes first."""
+    names = sorted((each.name for each in bound.task.measures()), key=lambda name: name != candidate.scores.metric)
+    return tuple(bound.task.compare(candidate, reference, metric=name, name=bound.reference, seed=bound.seed) for name in names)
 
 
-def _difference(each: Built, held: Built, reference: str, seed: int) -> Difference | None:
-    if each.evaluation is None or held.evaluation is None or each is held:
-        return None
-    return compare(each.evaluation, held.evaluation, name=reference, seed=seed)
+def _differences(bound: Bound, each: Built, held: Built | None) -> tuple[Difference, ...]:
+    if held is None or each.evaluation is None or held.evaluation is None or each is held:
+        return ()
+    return differences(bound, each.evaluation, held.evaluation)
 
 
 def save_evaluation(evaluation: Evaluation, folder: Path) -> None:
@@ -116,24 +117,33 @@ def save_evaluation(evaluation: Evaluation, folder: Path) -> None:
 
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "scores.json").write_text(evaluation.scores.model_dump_json(), encoding="utf-8")
-    np.savez(folder / "rows.npz", outputs=evaluation.outputs, correct=evaluation.correct)
+    weights = {} if evaluation.weights is None else {"weights": evaluation.weights}
+    arrays = {"outputs": evaluation.outputs, "gains": evaluation.gains, "truth": evaluation.truth, "rows": weights}
+    named = {f"{kind}/{name}": array for kind, of_kind in arrays.items() for name, array in of_kind.items()}
+    np.savez(folder / "rows.npz", **named)  # type: ignore[arg-type]
 
 
 def load_evaluation(folder: Path) -> Evaluation:
-    """Read what `save_evaluation` wrote."""
+    """Read what `save_evaluation` wrote, or a run of report version 1."""
     import numpy as np
 
+    scores = Scores.model_validate_json((folder / "scores.json").read_bytes())
     with np.load(folder / "rows.npz", allow_pickle=False) as rows:
-        scores = Scores.model_validate_json((folder / "scores.json").read_bytes())
-        return Evaluation(scores=scores, outputs=rows["outputs"], correct=rows["correct"])
+        if "correct" in rows.files:  # version 1 kept one output and the main metric
+            return Evaluation(scores, {FIRST_OUTPUT: rows["outputs"]}, {scores.metric: rows["correct"]})
+        arrays: dict[str, dict[str, Any]] = {"outputs": {}, "gains": {}, "truth": {}, "rows": {}}
+        for member in rows.files:
+            kind, _, name = member.partition("/")
+            arrays[kind][name] = rows[member]
+    return Evaluation(scores, arrays["outputs"], arrays["gains"], arrays["rows"].get("weights"), arrays["truth"])
 
 
 @dataclass(frozen=True)
 class Found:
     """What a run has found so far."""
 
-    source: Path
-    """The source model as it was stored."""
+    family: str
+    """Of the source model."""
     stages: tuple[Stage, ...]
     """The source comes first."""
     built: tuple[Built, ...]
@@ -176,7 +186,7 @@ class Results:
             task=self.bound.task_name,
             machine=machine(load=load_of_others((), window_seconds=LOAD_WINDOW_SECONDS)),
             versions=versions(),
-            model=self._model(source.weights or 0, source.bytes, found.source),
+            model=self._model(source.weights or 0, source.bytes, found.family),
             data=self.data.record,
             reference=self.bound.reference,
             stages=found.stages,
@@ -191,9 +201,7 @@ class Results:
         )
         return report if error else report.model_copy(update={"summary": answer(report)})
 
-    def _model(self, weights: int, size: int, stored: Path) -> ModelRecord:
-        from compressor.model.anatomy import family_of
-        from compressor.model.model import Model
+    def _model(self, weights: int, size: int, family: str) -> ModelRecord:
         from compressor.store.store import sha256_of
 
         path = resolve(self.bound.model, self.bound.folder) / WEIGHTS
@@ -201,7 +209,7 @@ class Results:
             source=_spelled(self.bound.model),
             sha256=sha256_of(path) if path.is_file() else None,
             licence=_licence(self.bound.model, path.parent),
-            family=family_of(Model.load(stored, device="meta").module),
+            family=family,
             weights=weights,
             bytes=size,
         )
@@ -217,44 +225,25 @@ class Results:
             bytes=each.bytes,
             facts=dict(each.facts),
             scores=each.evaluation.scores if each.evaluation else None,
-            difference=_difference(each, held, self.bound.reference, self.bound.seed) if held else None,
+            differences=_differences(self.bound, each, held),
             parity=each.parity,
             diagnosis=each.candidate.runtime.diagnose(each.candidate.built) if each.candidate and stage == "final" else (),
             not_measured=each.why_not,
         )
 
-    def _differing(self, built: Sequence[Built]) -> dict[str, list[Disagreement]]:
-        """Rows of test on which reference and final differ, by candidate; none where models tell no classes apart."""
-        found: dict[str, list[Disagreement]] = {}
-        if not self.bound.task.classes:
-            return found
+    def _differing(self, built: Sequence[Built]) -> dict[str, tuple[Disagreement, ...]]:
+        """Rows of test on which reference and final differ, by candidate."""
+        found: dict[str, tuple[Disagreement, ...]] = {}
         for target in self.bound.targets:
-            pair = [
-                each.evaluation
+            held, final = (
+                next((each.evaluation for each in built if each.name == f"{name}@{target.name}"), None)
                 for name in (self.bound.reference, "final")
-                for each in built
-                if each.name == f"{name}@{target.name}" and each.evaluation
-            ]
-            if len(pair) == 2 and (rows := self._changed(pair[0], pair[1], f"final@{target.name}")):
-                found[f"final@{target.name}"] = rows
-        return found
-
-    def _changed(self, held: Evaluation, final: Evaluation, candidate: str) -> list[Disagreement]:
-        rows, labels = self.data.split("test"), self.data.labels
-        content, label = self.bound.task.columns()[0], self.bound.task.columns()[-1]
-        before, after = held.outputs.argmax(-1), final.outputs.argmax(-1)
-        return [
-            Disagreement(
-                candidate=candidate,
-                row=int(row),
-                text=_text(rows[int(row)][content], int(row)),
-                label=labels[rows[int(row)][label]],
-                reference=labels[int(before[row])],
-                final=labels[int(after[row])],
-                kind="broken" if held.correct[row] else "mended" if final.correct[row] else "both wrong",
             )
-            for row in (before != after).nonzero()[0]
-        ]
+            name = f"final@{target.name}"
+            if held and final:
+                rows = self.bound.task.disagreements(final, held, self.data.split("test"), self.data.labels, name=name)
+                found |= {name: rows} if rows else {}
+        return found
 
 
 def _outcome(accept: Sequence[Verdict], error: str | None) -> tuple[Any, int]:
@@ -266,10 +255,6 @@ def _outcome(accept: Sequence[Verdict], error: str | None) -> tuple[Any, int]:
     if "undecided" in binding:
         return "undecided", 3
     return ("accepted" if accept else "measured"), 0
-
-
-def _text(value: object, row: int) -> str:
-    return value[:TEXT_CHARACTERS] if isinstance(value, str) else f"row {row}"
 
 
 def _spelled(source: ModelSource) -> str:

@@ -53,45 +53,22 @@ def work(path: str) -> None:
 
 
 def _train(job: Job, rank: int, device: str, tell: Callable[[Event], None]) -> None:
-    """Apply the step; the first process writes the model and its notes."""
-    from compressor.deploy.build import Foundry
-    from compressor.model.model import Model
+    """Apply the step; the first process writes what it made and its notes."""
     from compressor.plan.bound import load_plan
-    from compressor.run.context import StepContext
+    from compressor.run.ground import Ground, load_model
     from compressor.store.store import Store
-    from compressor.tasks.data import load_data
 
-    bound = load_plan(job.plan, folder=job.folder)
-    data = load_data(bound.data, columns=bound.task.columns(), seed=bound.seed, folder=bound.folder)
-    if data.digest != job.data:
-        raise SourceError(f"the rows of {data.record.source} are not those that the run has read: they changed meanwhile")
-
-    def model(name: str) -> Model:
-        found = Model.load(job.teachers[name])
-        found.module.train(False)
-        return found
-
+    ground = Ground(load_plan(job.plan, folder=job.folder), Store(job.store), tell, device=device)
+    if ground.data.digest != job.data:
+        source = ground.data.record.source
+        raise SourceError(f"the rows of {source} are not those that the run has read: they changed meanwhile")
     folder = job.scratch / f"process-{rank}" if rank else job.scratch
     folder.mkdir(parents=True, exist_ok=True)
-    store = Store(job.store)
-    ctx = StepContext(
-        task=bound.task,
-        data=data,
-        seed=bound.seed,
-        device=device,
-        folder=folder,
-        dialect=None,
-        target=None,
-        targets={each.name: each.target for each in bound.targets},
-        store=store,
-        foundry=Foundry(store, bound.task, bound.task_name, data.labels, {}),
-        models=model,
-        listener=tell,
-    )
-    step = next(each.step for each in bound.passes if each.name == job.step)
-    made = step.apply(Model.load(job.parent), ctx)
+    step = next(each for each in ground.bound.passes if each.name == job.step)
+    ctx = ground.context(folder, lambda name: load_model(job.teachers[name]), step=step)
+    made = step.step.apply(load_model(job.parent), ctx)
     if rank == 0:
-        made.save(job.out)
+        ctx.save(made, job.out)
         notes = [note.model_dump(mode="json") for note in ctx.notes]
         (job.scratch / NOTES).write_text(json.dumps(notes), encoding="utf-8")
 

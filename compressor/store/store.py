@@ -5,6 +5,7 @@ results/ab/KEY/files/       what was made
 results/ab/KEY/used/        a file for each plan whose runs used it, dated by the last
 staging/KEY/                where a result is made, under its lock
 scratch/KEY/                what a step writes on its way; a killed run goes on from there
+known/                      what `check` read off files, beside how they looked
 locks/, runs/               who makes which result, which runs live; gone with the process
 """
 
@@ -100,7 +101,7 @@ class Store:
         Raises:
             StoreError: the store cannot be written, or a newer version of this program wrote the result.
         """
-        self._open()
+        self.ensure()
         key = key_of(parts)
         step = str(parts.get("step", "a result"))
         with self._lock(key, step):
@@ -119,7 +120,7 @@ class Store:
         Of what a killed process left in it, only that stays which `keep` says is whole. To be asked for by the maker of that
         result only: its lock keeps others out of the folder.
         """
-        self._open()
+        self.ensure()
         folder = self.root / "scratch" / key_of(parts)
         if folder.is_symlink():
             remove(folder)
@@ -132,7 +133,7 @@ class Store:
     @contextmanager
     def running(self) -> Iterator[None]:
         """A run of this process: what it uses stays as long as it lives. What killed runs left is removed first."""
-        self._open()
+        self.ensure()
         name = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}.lock"
         with held(self.root / "runs" / name, work=self.plan, waits=self._tell):
             self._clean()
@@ -165,8 +166,12 @@ class Store:
         """Whether this is a store from before they were marked: nothing but its rooms, and results where they lie."""
         return names <= ROOMS and any(re.fullmatch(KEY, path.parent.name) for path in self.root.glob(f"results/??/*/{ENTRY}"))
 
-    def _open(self) -> None:
-        """Make the folder a store, where it is new or empty."""
+    def ensure(self) -> None:
+        """Make the folder a store, where it is new or empty.
+
+        Raises:
+            StoreError: it is another folder, or cannot be written.
+        """
         self.check()
         with writing(self.root):
             try:

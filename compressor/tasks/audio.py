@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from compressor.contracts import Batch, Feed, Port, Task
+from compressor.contracts import Batch, Feed, Graph, Port, Task, Workload
 from compressor.errors import MissingDependency, SourceError
 from compressor.tasks.batches import Batches, Feeds, full_groups, grouped, order_of
 from compressor.tasks.classification import SCORED_BATCH
@@ -87,7 +87,7 @@ class Sounds(Task):
         mask = (Port("attention_mask", "int64", ("batch", "samples")),) if values.get("return_attention_mask") else ()
         return (Port("input_values", "float32", ("batch", "samples")), *mask)
 
-    def example(self, files: Path, *, batch: int, length: int) -> Feed:  # noqa: ARG002 - an export needs more than a few samples
+    def example(self, files: Path, graph: Graph, *, batch: int, length: int) -> Feed:  # noqa: ARG002 - an export needs more than a few samples
         """A made-up sound of half a second."""
         import numpy as np
 
@@ -98,19 +98,17 @@ class Sounds(Task):
     def batches(self, rows: Dataset, files: Path, *, batch_size: int, shuffle_seed: int | None = None) -> Iterable[Batch]:
         """Sounds of one length, decoded as they are asked for; `row` is the index in the split."""
         groups = grouped(order_of(len(rows), shuffle_seed), batch_size)
-        return Batches(self._feeds(rows, files, groups), list(rows[self.columns()[-1]]))
+        return Batches(self._feeds(rows, files, groups), list(rows[self.columns().label]))
 
-    def feeds(
-        self, rows: Dataset, files: Path, *, batch: int = 1, length: int | None = None, count: int | None = None
-    ) -> Sequence[Feed]:
-        """Real sounds in full batches; `length` is in samples, whatever the model makes of them.
+    def feeds(self, rows: Dataset, files: Path, workload: Workload = Workload(), *, count: int | None = None) -> Sequence[Feed]:
+        """Real sounds in full batches; the length is in samples, whatever the model makes of them.
 
         Raises:
             SourceError: the model takes no sound of that length.
         """
-        if length is not None and (why := self.refuses(length, files)):
+        if workload.length is not None and (why := self.refuses(workload.length, files)):
             raise SourceError(f"length {why}")
-        return list(self._feeds(rows, files, full_groups(len(rows), batch, count), length))
+        return list(self._feeds(rows, files, full_groups(len(rows), workload.batch, count), workload.length))
 
     def scored_feeds(self, rows: Dataset, files: Path) -> tuple[Sequence[Feed], Sequence[int]]:
         """All rows in order, decoded as they are asked for."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from compressor.contracts import Batch, Outputs, Want
+from compressor.contracts import Batch, Columns, Outputs, Want
 from compressor.tasks.audio import Sounds, frame_mask, frames_of, side_files
 from compressor.tasks.classification import Classification
 
@@ -24,9 +24,9 @@ class AudioClassification(Sounds, Classification):
 
     label: str = Field(default="label", description="Column of the label.")
 
-    def columns(self) -> tuple[str, ...]:
+    def columns(self) -> Columns:
         """Sound and label."""
-        return (self.audio, self.label)
+        return Columns((self.audio,), self.label)
 
     def load(self, source: Path, data: Data, *, seed: int) -> Model:
         """The source with its own head where that has the data's labels, else with a fresh head drawn from `seed`.

@@ -1,16 +1,18 @@
-"""What text and image classification share: capture of inner features, the loss, and scores with intervals."""
+"""What tasks share that give one label to each row: the loss, and scores with intervals."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import model_validator
 
-from compressor.contracts import Batch, Evaluation, Feed, Outputs, Port, Task, Want
-from compressor.contracts.records import ClassScore, Interval, Metric, Scores
+from compressor.contracts import Batch, Evaluation, Feed, Measure, Outputs, Port, Task, Want
+from compressor.contracts.records import ClassScore, Difference, Disagreement, Interval, Scores
+from compressor.contracts.statistics import PAIRED_BOOTSTRAP
+from compressor.contracts.statistics import RESAMPLES as PAIRED_RESAMPLES
 from compressor.model.capture import captured
+from compressor.tasks.metrics import by_class, wilson
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,19 +23,24 @@ if TYPE_CHECKING:
 NOT_INPUTS = ("labels", "row")
 SCORED_BATCH = 8
 RESAMPLES = 1000
+TEXT_CHARACTERS = 400
+"""Of a row's text, so much is shown with a disagreement."""
+ACCURACY, MACRO_F1 = Measure("accuracy"), Measure("macro-F1")
 
 
 class Classification(Task):
     """One label for each row."""
 
-    metric: ClassVar[str] = "accuracy"
-
     @model_validator(mode="after")
     def _reads_two_columns(self) -> Self:
-        content, label = self.columns()
-        if content == label:
-            raise ValueError(f"content and label are both column '{label}'")
+        columns = self.columns()
+        if columns.label in columns.content:
+            raise ValueError(f"content and label are both column '{columns.label}'")
         return self
+
+    def measures(self) -> tuple[Measure, ...]:
+        """Accuracy, and the mean F1 of the classes."""
+        return (ACCURACY, MACRO_F1)
 
     def outputs(self) -> tuple[Port, ...]:
         """Logits `[batch, classes]`."""
@@ -52,61 +59,86 @@ class Classification(Task):
 
         return torch.nn.functional.cross_entropy(outputs.logits.float(), batch["labels"])
 
-    def score(self, predict: Callable[[Feed], Feed], rows: Dataset, files: Path, *, split: str) -> Evaluation:
-        """Accuracy with Wilson's interval, macro-F1 with a bootstrap interval, and precision, recall, F1 by class."""
+    def truth(self, rows: Dataset) -> Feed:
+        """The `labels` of the rows, `[n]`, and the `names` of the classes in order."""
         import numpy as np
 
-        outputs = self.predicted(predict, rows, files)
-        labels = np.asarray(rows[self.columns()[-1]])
+        label = self.columns().label
+        names = np.asarray(getattr(rows.features[label], "names", ()), dtype=np.str_)
+        return {"labels": np.asarray(rows[label], dtype=np.int64), "names": names}
+
+    def predictions(self, outputs: Feed) -> NDArray[np.int64]:
+        """The class with the largest logit."""
+        found: NDArray[np.int64] = outputs[self.outputs()[0].name].argmax(-1)
+        return found
+
+    def score(self, outputs: Feed, truth: Feed, *, split: str) -> Evaluation:
+        """Accuracy with Wilson's interval, macro-F1 with a bootstrap interval, and precision, recall, F1 by class."""
+        logits, labels = outputs[self.outputs()[0].name], truth["labels"]
         return Evaluation(
-            scores=scores(outputs, labels, _class_names(rows, self.columns()[-1]) or self.names(files), split),
+            scores=scores(logits, labels, [str(name) for name in truth["names"]], split),
             outputs=outputs,
-            correct=(outputs.argmax(-1) == labels) * 1.0,
+            gains={ACCURACY.name: (logits.argmax(-1) == labels) * 1.0},
+            truth=truth,
         )
 
-    def names(self, files: Path) -> tuple[str, ...]:
-        """Names of the classes, in order, as the model's configuration has them."""
-        import json
+    def compare(self, candidate: Evaluation, reference: Evaluation, *, metric: str, name: str, seed: int) -> Difference:
+        """Candidate against reference; macro-F1, which no row adds to, gets the interval of a bootstrap over rows, paired."""
+        found = super().compare(candidate, reference, metric=metric, name=name, seed=seed)
+        if metric != MACRO_F1.name:
+            return found
+        low, high = _f1_difference(
+            candidate, reference, [self.predictions(each.outputs) for each in (candidate, reference)], seed
+        )
+        return found.model_copy(update={"interval": Interval(low=100 * low, high=100 * high, method=PAIRED_BOOTSTRAP)})
 
-        config = json.loads((files / "config.json").read_text(encoding="utf-8")) if (files / "config.json").is_file() else {}
-        names = config.get("id2label", {})
-        return tuple(names[key] for key in sorted(names, key=int))
+    def disagreements(
+        self, candidate: Evaluation, reference: Evaluation, rows: Dataset, labels: Sequence[str], *, name: str
+    ) -> tuple[Disagreement, ...]:
+        """Rows that the two put into different classes, each with its content where that is text."""
+        content = self.columns().content[0]
+        before, after = self.predictions(reference.outputs), self.predictions(candidate.outputs)
+        true = reference.truth["labels"]
+        return tuple(
+            Disagreement(
+                candidate=name,
+                row=row,
+                text=_text(rows[row][content], row),
+                label=labels[int(true[row])],
+                reference=labels[int(before[row])],
+                final=labels[int(after[row])],
+                kind="broken" if before[row] == true[row] else "mended" if after[row] == true[row] else "both wrong",
+            )
+            for row in (int(each) for each in (before != after).nonzero()[0])
+        )
 
 
-def _class_names(rows: Dataset, label: str) -> tuple[str, ...]:
-    return tuple(getattr(rows.features[label], "names", ()))
+def _text(value: object, row: int) -> str:
+    return value[:TEXT_CHARACTERS] if isinstance(value, str) else f"row {row}"
 
 
 def scores(outputs: NDArray[np.float32], labels: NDArray[np.int64], names: Sequence[str], split: str) -> Scores:
     """Metrics of logits `[n, classes]` against labels `[n]`."""
     import numpy as np
-    from scipy.stats import binomtest
-    from sklearn.metrics import precision_recall_fscore_support
 
     predicted, n, classes = outputs.argmax(-1), len(labels), list(range(outputs.shape[-1]))
     right = int((predicted == labels).sum())
-    wilson = binomtest(right, n).proportion_ci(method="wilson")
-    precision, recall, f1, support = precision_recall_fscore_support(labels, predicted, labels=classes, zero_division=0.0)
+    figures = by_class(predicted, labels, len(classes))
     low, high = _macro_f1_interval(predicted, labels, len(classes))
     return Scores(
         split=split,
-        metric="accuracy",
+        metric=ACCURACY.name,
         metrics=(
-            Metric(name="accuracy", value=right / n, n=n, interval=Interval(low=wilson.low, high=wilson.high, method="Wilson")),
-            Metric(
-                name="macro-F1",
-                value=float(np.mean(f1)),
-                n=n,
-                interval=Interval(low=low, high=high, method="bootstrap over rows"),
-            ),
+            ACCURACY.metric(right / n, n, wilson(right, n)),
+            MACRO_F1.metric(float(np.mean(figures.f1)), n, Interval(low=low, high=high, method="bootstrap over rows")),
         ),
         per_class=tuple(
             ClassScore(
                 label=names[number] if number < len(names) else str(number),
-                n=int(support[number]),
-                precision=float(precision[number]),
-                recall=float(recall[number]),
-                f1=float(f1[number]),
+                n=int(figures.n[number]),
+                precision=float(figures.precision[number]),
+                recall=float(figures.recall[number]),
+                f1=float(figures.f1[number]),
             )
             for number in classes
         ),
@@ -119,9 +151,33 @@ def _macro_f1_interval(predicted: NDArray[np.int64], labels: NDArray[np.int64], 
 
     cells, counts = np.unique(labels * classes + predicted, return_counts=True)
     draws = np.random.default_rng(0).multinomial(len(labels), counts / len(labels), size=RESAMPLES)
-    true, found = np.divmod(cells, classes)
+    low, high = np.quantile(_macro_f1(draws, *np.divmod(cells, classes), classes), (0.025, 0.975))
+    return float(low), float(high)
+
+
+def _macro_f1(draws: NDArray[np.int64], true: NDArray[np.int64], found: NDArray[np.int64], classes: int) -> NDArray[np.float64]:
+    """Macro-F1 of each draw, `[draws]`: so many rows, `[draws, cells]`, of each cell's true class and the class it was told."""
+    import numpy as np
+
     every = np.arange(classes)
     of_class, as_class = (true[:, None] == every) * 1.0, (found[:, None] == every) * 1.0
     f1 = 2 * (draws @ (of_class * as_class)) / np.maximum(draws @ (of_class + as_class), 1)
-    low, high = np.quantile(f1.mean(-1), (0.025, 0.975))
+    mean: NDArray[np.float64] = f1.mean(-1)
+    return mean
+
+
+def _f1_difference(
+    candidate: Evaluation, reference: Evaluation, predicted: Sequence[NDArray[np.int64]], seed: int
+) -> tuple[float, float]:
+    """Ends of the 95 % interval of candidate minus reference: both are drawn on the same rows."""
+    import numpy as np
+
+    labels, (mine, theirs) = reference.truth["labels"], predicted
+    classes = int(max(labels.max(), mine.max(), theirs.max())) + 1
+    classes = max(classes, len(candidate.scores.per_class), len(reference.scores.per_class))
+    cells, counts = np.unique((labels * classes + mine) * classes + theirs, return_counts=True)
+    draws = np.random.default_rng(seed).multinomial(len(labels), counts / len(labels), size=PAIRED_RESAMPLES)
+    true, mine_told, theirs_told = cells // classes**2, cells // classes % classes, cells % classes
+    gained = _macro_f1(draws, true, mine_told, classes) - _macro_f1(draws, true, theirs_told, classes)
+    low, high = np.quantile(gained, (0.025, 0.975))
     return float(low), float(high)

@@ -10,12 +10,13 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from compressor.contracts import Data
+from compressor.contracts import Columns, Data
 from compressor.contracts.records import DataRecord, SplitRecord
 from compressor.errors import MissingDependency, SourceError
 from compressor.model.sources import resolve
 from compressor.plan.specs import DataSpec
 from compressor.tasks.sources import read_rows
+from compressor.tasks.split import cut
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -26,12 +27,12 @@ GIVEN = ("test", "validation", "train")
 """Splits that a source may give, in the order in which equal rows are kept."""
 
 
-def load_data(spec: DataSpec, *, columns: Sequence[str], seed: int, folder: Path) -> Data:
+def load_data(spec: DataSpec, *, columns: Columns, seed: int, folder: Path) -> Data:
     """Read, clean and split the rows that a task asks for.
 
     Args:
         spec: the plan's `data:`.
-        columns: content columns first, the label last.
+        columns: what the task reads; without a label rows are split at random and no class is counted.
         seed: of the split and of calibration rows.
         folder: relative paths start here.
 
@@ -39,8 +40,12 @@ def load_data(spec: DataSpec, *, columns: Sequence[str], seed: int, folder: Path
         SourceError: a file is missing, a column is not there, the rows do not match `sha256`, a split would be empty
             or of one class, or two splits share a row.
     """
-    parts, source = read_rows(spec, folder, columns)
-    label = columns[-1]
+    return split_rows(*read_rows(spec, folder, columns), spec, columns=columns, seed=seed)
+
+
+def split_rows(parts: dict[str, Dataset], source: str, spec: DataSpec, *, columns: Columns, seed: int) -> Data:
+    """Clean and split what `read_rows` read; see `load_data`."""
+    label = columns.label
     for name, rows in parts.items():
         _check_files(rows, name)
     read = _whole_digest({name: _digest(rows) for name, rows in parts.items()})
@@ -51,11 +56,13 @@ def load_data(spec: DataSpec, *, columns: Sequence[str], seed: int, folder: Path
     parts = _apart(parts, spec.deduplicate, label, removed)
     for name, rows in parts.items():
         if not len(rows):
-            raise SourceError(f"{source}: no row of {name} has content and a label ({_told(removed)})")
-    labels = _labels(parts["train"][label])
-    if len(labels) < 2:
-        raise SourceError(f"{source}: all rows of train have the one label '{labels[0]}'; at least 2 labels are needed")
-    parts = {name: _encoded(rows, label, labels, name) for name, rows in parts.items()}
+            raise SourceError(f"{source}: no row of {name} has content{' and a label' if label else ''} ({_told(removed)})")
+    labels: tuple[str, ...] = ()
+    if label:
+        labels = _labels(parts["train"][label])
+        if len(labels) < 2:
+            raise SourceError(f"{source}: all rows of train have the one label '{labels[0]}'; at least 2 labels are needed")
+        parts = {name: _encoded(rows, label, labels, name) for name, rows in parts.items()}
     parts = _split(parts, spec, label, seed)
     parts["calibration"] = _drawn(parts["train"], spec.calibration, seed + 1)
     digests = {name: _digest(rows) for name, rows in parts.items()}
@@ -73,8 +80,8 @@ def _labels(spelled: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted(names, key=int) if all(name.isdecimal() for name in names) else sorted(names))
 
 
-def _classes(rows: Dataset, label: str, labels: Sequence[str]) -> dict[str, int]:
-    counts = Counter(rows[label])
+def _classes(rows: Dataset, label: str | None, labels: Sequence[str]) -> dict[str, int]:
+    counts = Counter(rows[label] if label else ())
     return {name: counts[number] for number, name in enumerate(labels)}
 
 
@@ -115,12 +122,12 @@ def _check_sound(content: Mapping[str, Any], where: str) -> None:
 # ------------------------------------------------------------------ cleaning
 
 
-def _clean(rows: Dataset, columns: Sequence[str], removed: Counter[str]) -> Dataset:
+def _clean(rows: Dataset, columns: Columns, removed: Counter[str]) -> Dataset:
     kept = []
     for number, row in enumerate(_undecoded(rows)):
-        if not row[columns[-1]]:
+        if columns.label and not row[columns.label]:
             removed["without a label"] += 1
-        elif any(_empty(row[column]) for column in columns[:-1]):
+        elif any(_empty(row[column]) for column in (*columns.content, *columns.kept)):
             removed["without content"] += 1
         else:
             kept.append(number)
@@ -128,7 +135,7 @@ def _clean(rows: Dataset, columns: Sequence[str], removed: Counter[str]) -> Data
 
 
 def _empty(value: Any) -> bool:
-    if isinstance(value, dict) and value.keys() == {"bytes", "path"}:
+    if _is_file_cell(value):
         return value["bytes"] is None and value["path"] is None
     return value is None or (isinstance(value, str) and not value.strip())
 
@@ -141,7 +148,7 @@ def _selected(rows: Dataset, kept: Sequence[int]) -> Dataset:
     return rows if len(kept) == len(rows) else rows.select(kept)
 
 
-def _apart(parts: Mapping[str, Dataset], remove: bool | None, label: str, removed: Counter[str]) -> dict[str, Dataset]:
+def _apart(parts: Mapping[str, Dataset], remove: bool | None, label: str | None, removed: Counter[str]) -> dict[str, Dataset]:
     """Splits that share no row, nor will once the missing ones are cut from train."""
     apart = dict(parts)
     for name, owners in _equal_to_earlier(parts, label).items():
@@ -156,7 +163,7 @@ def _apart(parts: Mapping[str, Dataset], remove: bool | None, label: str, remove
     return apart
 
 
-def _equal_to_earlier(parts: Mapping[str, Dataset], label: str) -> dict[str, dict[int, str]]:
+def _equal_to_earlier(parts: Mapping[str, Dataset], label: str | None) -> dict[str, dict[int, str]]:
     """By split the rows whose content an earlier row has, and the split of that row; test comes first, train last."""
     first: dict[str, str] = {}
     equal: dict[str, dict[int, str]] = {name: {} for name in GIVEN if name in parts}
@@ -205,8 +212,20 @@ def _identity(values: Iterable[Any]) -> str:
     return total.hexdigest()
 
 
+def named_files(parts: Mapping[str, Dataset]) -> tuple[Path, ...]:
+    """Files that the rows name instead of holding what is in them: images and sounds."""
+    values = (value for rows in parts.values() for row in _undecoded(rows) for value in row.values())
+    return tuple(
+        sorted({Path(value["path"]) for value in values if _is_file_cell(value) and value["bytes"] is None and value["path"]})
+    )
+
+
+def _is_file_cell(value: Any) -> bool:
+    return isinstance(value, dict) and value.keys() == {"bytes", "path"}
+
+
 def _bytes(value: Any) -> bytes:
-    if isinstance(value, dict) and value.keys() == {"bytes", "path"}:
+    if _is_file_cell(value):
         return value["bytes"] if value["bytes"] is not None else Path(value["path"]).read_bytes()
     return json.dumps(value, sort_keys=True, default=str).encode()
 
@@ -239,8 +258,8 @@ def _encoded(rows: Dataset, label: str, labels: Sequence[str], split: str) -> Da
     return rows.remove_columns(label).add_column(label, encoded, feature=ClassLabel(names=list(labels)))
 
 
-def _split(parts: dict[str, Dataset], spec: DataSpec, label: str, seed: int) -> dict[str, Dataset]:
-    """Cut what is missing from train, stratified by label; then keep to the limits."""
+def _split(parts: dict[str, Dataset], spec: DataSpec, label: str | None, seed: int) -> dict[str, Dataset]:
+    """Cut what is missing from train, stratified by label where there is one; then keep to the limits."""
     train, total = parts["train"], len(parts["train"])
     for name in ("test", "validation"):
         if name not in parts:
@@ -249,7 +268,7 @@ def _split(parts: dict[str, Dataset], spec: DataSpec, label: str, seed: int) -> 
             train, parts[name] = _cut(train, count, label, seed, name)
     parts["train"] = train
     for name in ("test", "validation"):
-        if strangers := sorted(set(parts[name][label]) - set(train[label])):
+        if label and (strangers := sorted(set(parts[name][label]) - set(train[label]))):
             lost = train.features[label].int2str(strangers[0])
             raise SourceError(
                 f"every row with the label '{lost}' went to {name}, train has none: give more rows of it, or splits by hand"
@@ -258,16 +277,11 @@ def _split(parts: dict[str, Dataset], spec: DataSpec, label: str, seed: int) -> 
     return {name: _drawn(parts[name], limit, seed) if limit else parts[name] for name, limit in limits.items()}
 
 
-def _cut(rows: Dataset, count: int, label: str, seed: int, name: str) -> tuple[Dataset, Dataset]:
-    from sklearn.model_selection import train_test_split
-
-    numbers = list(rows[label])
+def _cut(rows: Dataset, count: int, label: str | None, seed: int, name: str) -> tuple[Dataset, Dataset]:
     if count < 1 or count >= len(rows):
         raise SourceError(f"cannot cut {count} rows of {name} from {len(rows)}: give more rows or another `split:`")
-    classes = len(set(numbers))
-    rare = min(Counter(numbers).values()) < 2 or count < classes or len(rows) - count < classes
-    kept, taken = train_test_split(list(range(len(rows))), test_size=count, random_state=seed, stratify=None if rare else numbers)
-    return rows.select(sorted(kept)), rows.select(sorted(taken))
+    stay, taken = cut(list(rows[label]) if label else [0] * len(rows), count, seed=seed)
+    return rows.select(stay), rows.select(taken)
 
 
 def _drawn(rows: Dataset, count: int, seed: int) -> Dataset:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from compressor.contracts import Batch, Feed, Port
+from compressor.contracts import Batch, Columns, Feed, Graph, Port, Workload
 from compressor.errors import SourceError
 from compressor.tasks.batches import Batches, Feeds, full_groups, grouped, order_of
 from compressor.tasks.classification import SCORED_BATCH, Classification
@@ -41,9 +41,9 @@ class ImageClassification(Classification):
     image: str = Field(default="image", description="Column of the image.")
     label: str = Field(default="label", description="Column of the label.")
 
-    def columns(self) -> tuple[str, ...]:
+    def columns(self) -> Columns:
         """Image and label."""
-        return (self.image, self.label)
+        return Columns((self.image,), self.label)
 
     def load(self, source: Path, data: Data, *, seed: int) -> Model:
         """The source with its own head where that has the data's labels, else with a fresh head drawn from `seed`.
@@ -74,7 +74,7 @@ class ImageClassification(Classification):
             preprocessing = _Preprocessing.of(_completed(values, model.module.config.to_dict()), PREPROCESSOR)
         return (Port("pixel_values", "float32", ("batch", *preprocessing.shape)),)
 
-    def example(self, files: Path, *, batch: int, length: int) -> Feed:  # noqa: ARG002 - the model fixes the size of its images
+    def example(self, files: Path, graph: Graph, *, batch: int, length: int) -> Feed:  # noqa: ARG002 - the model fixes the size of its images
         """Made-up images; `length` says nothing of them."""
         import numpy as np
 
@@ -89,13 +89,12 @@ class ImageClassification(Classification):
         self,
         rows: Dataset,
         files: Path,
+        workload: Workload = Workload(),
         *,
-        batch: int = 1,
-        length: int | None = None,  # noqa: ARG002 - the model fixes the size of its images
         count: int | None = None,
     ) -> Sequence[Feed]:
-        """Real images in full batches, at the size that the model takes, whatever `length` says."""
-        return list(self._feeds(rows, files, full_groups(len(rows), batch, count)))
+        """Real images in full batches, at the size that the model takes, whatever the workload's length is."""
+        return list(self._feeds(rows, files, full_groups(len(rows), workload.batch, count)))
 
     def scored_feeds(self, rows: Dataset, files: Path) -> tuple[Sequence[Feed], Sequence[int]]:
         """All rows in order, read as they are asked for."""

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from compressor.contracts import Columns
 from compressor.contracts.records import stays_inside
 from compressor.errors import SourceError, near_name
 from compressor.model.sources import inside_package
@@ -27,7 +28,7 @@ SPLIT_FOLDERS = {"train", "test", "validation", "valid", "val", "dev"}
 # ------------------------------------------------------------------ rows
 
 
-def read_rows(spec: DataSpec, folder: Path, columns: Sequence[str]) -> tuple[dict[str, Dataset], str]:
+def read_rows(spec: DataSpec, folder: Path, columns: Columns) -> tuple[dict[str, Dataset], str]:
     """Rows by split as the source has them, of the named columns only, and the source in words. Labels are strings or None.
 
     Raises:
@@ -41,13 +42,32 @@ def read_rows(spec: DataSpec, folder: Path, columns: Sequence[str]) -> tuple[dic
         parts, source = _hub_rows(spec.hub, spec), f"hub {spec.hub}"
     else:
         assert spec.files is not None
-        root = inside_package(spec.files.installed, "") if spec.files.installed else folder
+        root = _root(spec.files, folder)
         parts = {name: _file_rows(spec, spec.files, root, paths, columns) for name, paths in spec.files.parts().items()}
         where = f"package {spec.files.installed}: " if spec.files.installed else ""
         source = where + ", ".join(path for paths in spec.files.parts().values() for path in paths)
     for name, rows in parts.items():
-        _check_columns(columns, rows.column_names, f"{source}: {name}")
-    return {name: _spelled(rows.select_columns(list(columns)), columns[-1]) for name, rows in parts.items()}, source
+        _check_columns(columns.all, rows.column_names, f"{source}: {name}")
+    chosen = {name: rows.select_columns(list(columns.all)) for name, rows in parts.items()}
+    return {name: _spelled(rows, columns.label) if columns.label else rows for name, rows in chosen.items()}, source
+
+
+def files_of(spec: DataSpec, folder: Path) -> list[Path]:
+    """Files and folders that rows are read from, as far as the plan names them; none of the hub's.
+
+    Raises:
+        SourceError: one is not there.
+    """
+    files = spec.files
+    return (
+        [path for paths in files.parts().values() for each in paths for path in _matches(_root(files, folder), each)]
+        if files
+        else []
+    )
+
+
+def _root(files: Files, folder: Path) -> Path:
+    return inside_package(files.installed, "") if files.installed else folder
 
 
 def _check_columns(wanted: Sequence[str], there: Sequence[str], where: str) -> None:
@@ -68,7 +88,7 @@ def _hub_rows(name: str, spec: DataSpec) -> dict[str, Dataset]:
     return {split: loaded[split] for split in ("train", "validation", "test") if split in loaded}
 
 
-def _file_rows(spec: DataSpec, files: Files, root: Path, paths: Sequence[str], columns: Sequence[str]) -> Dataset:
+def _file_rows(spec: DataSpec, files: Files, root: Path, paths: Sequence[str], columns: Columns) -> Dataset:
     found = [path for pattern in paths for path in _matches(root, pattern)]
     kind = spec.format or ("" if files.layout == "folder-per-label" else _format(found[0]))
     described = any((path / name).is_file() for path in found for name in METADATA)
@@ -124,7 +144,7 @@ def _through_datasets(kind: str, found: Sequence[Path]) -> Dataset:
             raise SourceError(f"{found[0]} cannot be read as {kind}: {' '.join(str(cause).split())}") from error
 
 
-def _folder_per_label(roots: Sequence[Path], columns: Sequence[str], *, described_by: Sequence[str] = ()) -> Dataset:
+def _folder_per_label(roots: Sequence[Path], columns: Columns, *, described_by: Sequence[str] = ()) -> Dataset:
     """A row for each file; its label is the name of the folder directly below the root.
 
     `described_by`: names of tables that could have named the files instead, and are not there.
@@ -153,12 +173,14 @@ def _folder_per_label(roots: Sequence[Path], columns: Sequence[str], *, describe
     cells, feature = _cells(paths)
     # a file as the library keeps it: its own way to make one of a path decodes sounds by a package that is not needed here
     stored = feature if isinstance(feature, Value) else {"bytes": Value("binary"), "path": Value("string")}
-    features: Features = _features({columns[0]: stored, columns[-1]: Value("string")})
-    rows = Dataset.from_dict({columns[0]: cells, columns[-1]: labels}, features=features)
-    return rows if isinstance(feature, Value) else rows.cast_column(columns[0], feature)
+    (content, *_), label = columns.content, columns.label
+    labelled = {label: labels} if label else {}
+    features: Features = _features({content: stored, **{name: Value("string") for name in labelled}})
+    rows = Dataset.from_dict({content: cells, **labelled}, features=features)
+    return rows if isinstance(feature, Value) else rows.cast_column(content, feature)
 
 
-def _described(roots: Sequence[Path], columns: Sequence[str]) -> Dataset:
+def _described(roots: Sequence[Path], columns: Columns) -> Dataset:
     """Sounds that a table beside them names in its column `file_name`, with its other columns."""
     from datasets import Audio, Dataset, Value, concatenate_datasets
 
@@ -175,13 +197,12 @@ def _described(roots: Sequence[Path], columns: Sequence[str]) -> Dataset:
             if not stays_inside(name) or not (root / name).is_file():
                 raise SourceError(f"{path} names '{name}', which is no file in {root}")
         cells = [{"bytes": None, "path": str(root / name)} for name in names]
-        _check_columns(columns[1:], [name for name in table.column_names if name != "file_name"], str(path))
-        kept = {column: list(table[column]) for column in columns[1:]}
+        content, *others = columns.all
+        _check_columns(others, [name for name in table.column_names if name != "file_name"], str(path))
+        kept = {column: list(table[column]) for column in others}
         stored = {"bytes": Value("binary"), "path": Value("string")}
-        features: Any = _features({columns[0]: stored, **{name: table.features[name] for name in kept}})
-        parts.append(
-            Dataset.from_dict({columns[0]: cells, **kept}, features=features).cast_column(columns[0], Audio(decode=False))
-        )
+        features: Any = _features({content: stored, **{name: table.features[name] for name in kept}})
+        parts.append(Dataset.from_dict({content: cells, **kept}, features=features).cast_column(content, Audio(decode=False)))
     return concatenate_datasets(parts)
 
 

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from compressor.contracts import Batch, Evaluation, Feed, Outputs, Port, Want
-from compressor.contracts.records import Interval, Metric, Scores
+from compressor.contracts import Batch, Columns, Evaluation, Feed, Graph, Measure, Outputs, Port, Want
+from compressor.contracts.records import Interval, Scores
 from compressor.errors import CompressorError, SourceError
 from compressor.model.capture import captured
 from compressor.tasks.audio import SHORTEST, Sounds, frame_mask, frames_of, side_files
 from compressor.tasks.batches import Batches
 from compressor.tasks.classification import NOT_INPUTS, RESAMPLES
+from compressor.tasks.metrics import wilson
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from compressor.contracts.task import Data
     from compressor.model.model import Model
 
+PROBES = Measure("probes")
 FOLDS = 5
 GROUP_FOLDS = 3
 
@@ -46,8 +48,8 @@ class Speech(Sounds):
     Rows, folds and shots are the same for every model, so differences are paired.
     """
 
-    classes: ClassVar[bool] = False
-    metric: ClassVar[str] = "probes"
+    trainable: ClassVar[bool] = False
+    logits: ClassVar[bool] = False
     examples: ClassVar[tuple[Mapping[str, Any], ...]] = ({"seconds": 0.5, "probes": {"label": {"label": "label"}}},)
 
     probes: dict[str, Probe] = Field(
@@ -76,13 +78,17 @@ class Speech(Sounds):
         """Sounds of one length; with `crop` and a seed, those of each batch are as long as the shortest of them."""
         if not self.crop or shuffle_seed is None:
             return super().batches(rows, files, batch_size=batch_size, shuffle_seed=shuffle_seed)
-        return Batches(self.cropped_feeds(rows, files, batch_size, shuffle_seed), list(rows[self.columns()[-1]]))
+        return Batches(self.cropped_feeds(rows, files, batch_size, shuffle_seed), list(rows[self.columns().label]))
 
-    def columns(self) -> tuple[str, ...]:
+    def measures(self) -> tuple[Measure, ...]:
+        """The mean accuracy of all probes, and that of each."""
+        return (PROBES, *(Measure(f"{name} probe") for name in self.probes))
+
+    def columns(self) -> Columns:
         """Sound, columns of groups and of other labels, and the label of the first probe."""
         first, *others = self.probes.values()
         named = [name for each in (first, *others) for name in (each.label, each.groups) if name]
-        return (self.audio, *dict.fromkeys(name for name in named if name != first.label), first.label)
+        return Columns((self.audio,), first.label, tuple(dict.fromkeys(name for name in named if name != first.label)))
 
     def load(self, source: Path, data: Data, *, seed: int) -> Model:  # noqa: ARG002 - nothing is drawn
         """The encoder of the source, without a head; that of Whisper is made to take inputs of any length.
@@ -104,8 +110,11 @@ class Speech(Sounds):
         """Features of each row, a mean over its frames: `[batch, features]`."""
         return (Port("features", "float32", ("batch", "features")),)
 
-    def answer(self, module: torch.nn.Module, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    def answer(self, module: torch.nn.Module, graph: Graph, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:  # noqa: ARG002
         """Mean over valid frames of what leaves the encoder."""
+        return self._pooled(module, inputs)
+
+    def _pooled(self, module: torch.nn.Module, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
         found: torch.Tensor = module(**inputs).last_hidden_state
         mask = inputs.get("attention_mask")
         if mask is None:
@@ -117,7 +126,7 @@ class Speech(Sounds):
         """Pooled features in the place of logits; the mask is that of frames."""
         inputs = {name: tensor for name, tensor in batch.items() if name not in NOT_INPUTS}
         with captured(module, want) as (hidden_states, attention_maps):
-            features = self.answer(module, inputs)
+            features = self._pooled(module, inputs)
         frames, mask = frames_of(hidden_states, attention_maps), batch.get("attention_mask")
         valid = frame_mask(module, mask, frames) if mask is not None and frames is not None else None
         return Outputs(features, dict(hidden_states), dict(attention_maps), valid)
@@ -126,33 +135,32 @@ class Speech(Sounds):
         """Refused: there is nothing to supervise."""
         raise CompressorError("the task speech has no loss of its own: distil it, or name the task audio-classification")
 
-    def score(self, predict: Callable[[Feed], Feed], rows: Dataset, files: Path, *, split: str) -> Evaluation:
+    def truth(self, rows: Dataset) -> Feed:
+        """Every column that a probe reads, by its name: `[n]`."""
+        import numpy as np
+
+        columns = self.columns()
+        return {name: np.asarray(rows[name]) for name in columns.all if name not in columns.content}
+
+    def score(self, outputs: Feed, truth: Feed, *, split: str) -> Evaluation:
         """Accuracy of each probe with Wilson's interval, and their mean with a bootstrap interval over rows."""
         import numpy as np
-        from scipy.stats import binomtest
 
-        features = self.predicted(predict, rows, files)
-        found = {name: right(features, rows, probe, name) for name, probe in self.probes.items()}
-        correct: NDArray[np.float64] = np.stack(list(found.values())).mean(axis=0)
-        draws = np.random.default_rng(0).integers(0, len(rows), (RESAMPLES, len(rows)))
-        low, high = np.quantile(correct[draws].mean(axis=1), [0.025, 0.975])
-        metrics = [
-            Metric(
-                name=self.metric,
-                value=float(correct.mean()),
-                n=len(rows),
-                interval=Interval(low=float(low), high=float(high), method="bootstrap over rows"),
-            )
-        ]
+        features = outputs[self.outputs()[0].name]
+        found = {f"{name} probe": right(features, truth, probe, name) for name, probe in self.probes.items()}
+        mean: NDArray[np.float64] = np.stack(list(found.values())).mean(axis=0)
+        draws = np.random.default_rng(0).integers(0, len(mean), (RESAMPLES, len(mean)))
+        low, high = np.quantile(mean[draws].mean(axis=1), [0.025, 0.975])
+        interval = Interval(low=float(low), high=float(high), method="bootstrap over rows")
+        metrics = [PROBES.metric(float(mean.mean()), len(mean), interval)]
         for name, each in found.items():
-            bounds = binomtest(int(each.sum()), len(each)).proportion_ci(method="wilson")
-            interval = Interval(low=float(bounds.low), high=float(bounds.high), method="Wilson")
-            metrics.append(Metric(name=f"{name} probe", value=float(each.mean()), n=len(each), interval=interval))
-        return Evaluation(Scores(split=split, metric=self.metric, metrics=tuple(metrics)), features, correct)
+            metrics.append(Measure(name).metric(float(each.mean()), len(each), wilson(int(each.sum()), len(each))))
+        scores = Scores(split=split, metric=PROBES.name, metrics=tuple(metrics))
+        return Evaluation(scores, outputs, gains={PROBES.name: mean, **found}, truth=truth)
 
 
-def right(features: NDArray[np.float32], rows: Dataset, probe: Probe, name: str) -> NDArray[np.float64]:
-    """Whether each row is told right by a probe that has seen neither it nor its group."""
+def right(features: NDArray[np.float32], rows: Mapping[str, Any], probe: Probe, name: str) -> NDArray[np.float64]:
+    """Whether each row is told right by a probe that has seen neither it nor its group; `rows` are labels and groups by column."""
     import numpy as np
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import GroupKFold, StratifiedKFold

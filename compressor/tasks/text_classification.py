@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from compressor.contracts import Batch, Feed, Port
+from compressor.contracts import Batch, Columns, Feed, Graph, Port, Workload
 from compressor.errors import SourceError
 from compressor.tasks.classification import SCORED_BATCH, Classification
 
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     import numpy as np
     from datasets import Dataset
     from numpy.typing import NDArray
-    from transformers import PreTrainedModel
 
     from compressor.contracts import Model
     from compressor.contracts.task import Data
@@ -50,9 +49,9 @@ class TextClassification(Classification):
     label: str = Field(default="label", description="Column of the label.")
     max_length: int = Field(default=128, ge=2, le=8192, description="Longest input in tokens; longer texts are cut.")
 
-    def columns(self) -> tuple[str, ...]:
+    def columns(self) -> Columns:
         """Text and label."""
-        return (self.text, self.label)
+        return Columns((self.text,), self.label)
 
     def load(self, source: Path, data: Data, *, seed: int) -> Model:
         """The source with its own head where that has the data's labels, else with a fresh head drawn from `seed`.
@@ -78,7 +77,7 @@ class TextClassification(Classification):
         names = _names(model) if isinstance(model, Path) else json.loads(model.files[TOKENIZER_CONFIG])["model_input_names"]
         return tuple(Port(name, "int64", ("batch", "length")) for name in names)
 
-    def example(self, files: Path, *, batch: int, length: int) -> Feed:
+    def example(self, files: Path, graph: Graph, *, batch: int, length: int) -> Feed:  # noqa: ARG002 - there is one
         """Ids of a made-up text, no padding."""
         import numpy as np
 
@@ -94,10 +93,9 @@ class TextClassification(Classification):
         texts = _encoded(self, rows, files)
         return _Batches(texts, [int(each) for each in order], batch_size, list(rows[self.label]), self.max_length)
 
-    def feeds(
-        self, rows: Dataset, files: Path, *, batch: int = 1, length: int | None = None, count: int | None = None
-    ) -> Sequence[Feed]:
-        """Real texts; with `length`, the texts that reach it come first, so that times are of real lengths."""
+    def feeds(self, rows: Dataset, files: Path, workload: Workload = Workload(), *, count: int | None = None) -> Sequence[Feed]:
+        """Real texts; with a length, the texts that reach it come first, so that times are of real lengths."""
+        batch, length = workload.batch, workload.length
         texts = _encoded(self, rows, files, reach=length or 0)
         order = list(range(len(texts)))
         if length is not None:
@@ -205,7 +203,7 @@ def _tokenizer(files: _TokenizerFiles) -> Any:
     return _read_tokenizer(files.folder)
 
 
-def _agree_on_padding(tokenizer: Any, module: PreTrainedModel, source: Path) -> dict[str, str]:
+def _agree_on_padding(tokenizer: Any, module: Any, source: Path) -> dict[str, str]:
     """Settings of the tokenizer that it lacks: the end of text pads where no padding token is named.
 
     A head that reads the last token is told what texts are padded with.
@@ -223,7 +221,7 @@ def _agree_on_padding(tokenizer: Any, module: PreTrainedModel, source: Path) -> 
     return {"pad_token": tokenizer.pad_token} if lacks else {}
 
 
-def _side_files(tokenizer: Any, source: Path, module: PreTrainedModel, padding: Mapping[str, str]) -> dict[str, bytes]:
+def _side_files(tokenizer: Any, source: Path, module: Any, padding: Mapping[str, str]) -> dict[str, bytes]:
     """The tokenizer's files, complete without the model's configuration: which inputs there are stands in them too."""
     accepted = inspect.signature(module.forward).parameters
     tokenizer.model_input_names = [name for name in tokenizer.model_input_names if name in accepted]

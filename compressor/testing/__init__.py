@@ -26,11 +26,12 @@ from compressor.contracts import Edit, Objective, Pass, Probe, Target, Task, reg
 from compressor.contracts.anatomy import Row
 from compressor.testing.anatomies import ANATOMY
 from compressor.testing.edits import EDIT
+from compressor.testing.libraries import LIBRARY, NETWORK
 from compressor.testing.objectives import OBJECTIVE
 from compressor.testing.passes import PASS
 from compressor.testing.probes import PROBE
 from compressor.testing.rungs import RUNG
-from compressor.testing.subject import CheckFunction, Nonconformity, Subject, Unchecked, documented
+from compressor.testing.subject import AS_THEY_ARE, CheckFunction, Nonconformity, Subject, Unchecked, documented
 from compressor.testing.targets import TARGET
 from compressor.testing.tasks import TASK
 
@@ -58,6 +59,8 @@ CHECKS: dict[str, tuple[CheckFunction, ...]] = {
     "edit": EDIT,
     "anatomy": ANATOMY,
     "rung": RUNG,
+    "library": LIBRARY,
+    "network": NETWORK,
 }
 """What is demanded of a plug-in, by its kind."""
 
@@ -92,7 +95,7 @@ class Check:
 
     def _subject(self) -> Subject:
         found = registry.load(self.kind, self.name)
-        if self.kind in ("anatomy", "rung"):
+        if self.kind in AS_THEY_ARE:
             return Subject(self.kind, self.name, found)
         example = found.examples[self.example]
         try:
@@ -184,7 +187,7 @@ def _checks(kind: str, name: str) -> Iterator[Check]:
         plugin = registry.load(kind, name)
     except Exception:  # told by the check when it runs
         plugin = None
-    for example in range(len(getattr(plugin, "examples", ({},)))):
+    for example in range(1 if kind in AS_THEY_ARE else len(getattr(plugin, "examples", ({},)))):
         yield from (Check(kind, name, example, function) for function in CHECKS[kind])
 
 

@@ -7,8 +7,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from compressor.contracts import Artifact, Feed, Pass, Target
-from compressor.deploy.build import MODEL_FILES
+from compressor.contracts import Artifact, Feed, Pass, Target, Workload
+from compressor.deploy.build import of_model
 from compressor.store.store import Made, digest_of, sha256_of
 from compressor.testing.steps import STEP
 from compressor.testing.subject import Subject, Unchecked
@@ -34,7 +34,7 @@ def refuses_strangers(subject: Subject) -> None:
     if "torch" not in step.accepts:
         raise Unchecked("a graph below torch has no family")
     with short_lived() as folder, subject.refusing("a model of an unknown family", naming=("deberta",)):
-        ctx = tiny_run().context(folder, others=step.targets(), models=lambda _: stranger())
+        ctx = tiny_run().context(folder, others=step.needs().targets, models=lambda _: stranger())
         result = step.apply(stranger(), ctx)
         subject.require(isinstance(result, Model), f"gives back {type(result).__name__}, expected a Model")
 
@@ -69,9 +69,12 @@ def _on_torch(subject: Subject, run: TinyRun, folder: Path, *, seed: int) -> tup
     _unsettle(seed)
     (folder / "scratch").mkdir(parents=True)
     with subject.during("apply on a tiny BERT"):
-        model = step.apply(run.model(), run.context(folder / "scratch", others=step.targets()))
+        model = step.apply(run.model(), run.context(folder / "scratch", others=step.needs().targets))
     subject.require(isinstance(model, Model), f"gives back {type(model).__name__}, expected a Model")
-    unnamed = {edit.kind for edit in model.edits} - {*(edit.kind for edit in run.model().edits), *step.plugins().get("edit", ())}
+    unnamed = {edit.kind for edit in model.edits} - {
+        *(edit.kind for edit in run.model().edits),
+        *step.needs().plugins.get("edit", ()),
+    }
     subject.require(not unnamed, f"makes edits that its `plugins()` does not name: {', '.join(sorted(unnamed))}")
     with subject.during("saving what it gives back"):
         model.save(folder / "saved")
@@ -94,7 +97,7 @@ def _check_below_torch(subject: Subject, rung: str, folder: Path) -> None:
         lowered = run.foundry.lower(made, rung, target.dialect.rung, target)
         candidate, _ = run.foundry.build(lowered, stage="final", name="checked", target=target, out=folder / "built")
         feed = _feeds(run, candidate.built)[0]
-        outputs = opened(target, candidate.built)(feed)
+        outputs = opened(run.task, target, candidate.built)(feed)
     for port in run.task.outputs():
         subject.require(port.name in outputs, f"the graph it gives back lacks the output '{port.name}'")
         subject.require(bool(np.isfinite(outputs[port.name]).all()), f"output '{port.name}' is not finite after it")
@@ -118,7 +121,7 @@ def _below_torch(subject: Subject, run: TinyRun, parent: Made, rung: str, target
 
 
 def _feeds(run: TinyRun, files: Path) -> list[Feed]:
-    return list(run.task.feeds(run.data.split("test"), files, batch=4, count=1))
+    return list(run.task.feeds(run.data.split("test"), files, Workload(batch=4), count=1))
 
 
 def _unsettle(seed: int) -> None:
@@ -148,4 +151,4 @@ def _same(first: Path, second: Path) -> bool:
 
 def _side_files(folder: Path) -> list[str]:
     names = (path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.is_file())
-    return [name for name in names if name not in MODEL_FILES]
+    return [name for name in names if not of_model(name)]

@@ -37,7 +37,7 @@ def plan_around(subject: Subject, given: Mapping[str, Any]) -> str:
     elif subject.kind == "task":
         plan["task"] = entry
         plan["passes"] = (
-            [{"finetune": {}}] if subject.plugin.classes else [{"prune-structure": {"keep": 0.5, "importance": "magnitude"}}]
+            [{"finetune": {}}] if subject.plugin.trainable else [{"prune-structure": {"keep": 0.5, "importance": "magnitude"}}]
         )
     elif subject.kind in ("target", "probe"):
         plan[f"{subject.kind}s"] = [entry]
@@ -60,8 +60,8 @@ def faults_of(text: str) -> tuple[str, ...]:
 
 def _surroundings(step: Pass) -> dict[str, Any]:
     """The models and targets that a pass speaks of, and a target in whose branch it has a place."""
-    teachers = [name for name in step.teachers() if name != "source"]
-    targets = [{"torch": {}, "name": name} for name in step.targets()]
+    teachers = [name for name in step.needs().teachers if name != "source"]
+    targets = [{"torch": {}, "name": name} for name in step.needs().targets]
     if "torch" not in step.accepts:
         targets = [{target_for(step): {}}]
     return {"models": {name: {"folder": "."} for name in teachers}, "targets": targets or [{"torch": {}}]}

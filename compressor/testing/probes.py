@@ -1,4 +1,4 @@
-"""What holds for probes: shapes that feeds can be made of, and one record over all candidates."""
+"""What holds for probes: workloads that feeds can be made of, and one record over all candidates."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
-from compressor.contracts import Artifact, Candidate, Event, Probe
-from compressor.contracts.records import ProbeRecord
+from compressor.contracts import Artifact, Candidate, Event, Probe, Workload
+from compressor.contracts.records import LatencyRecord, ProbeRecord
 from compressor.deploy.bench import ProcessBench
 from compressor.testing.stand_in import BagOfTokens
 from compressor.testing.steps import STEP
@@ -17,15 +17,19 @@ from compressor.testing.tiny import short_lived, tiny_run
 RECORD: TypeAdapter[ProbeRecord] = TypeAdapter(ProbeRecord)
 
 
-def has_shapes(subject: Subject) -> None:
-    """It asks for inputs of at least one shape: a batch size and a length, or None for the rows' own."""
+def has_workloads(subject: Subject) -> None:
+    """It measures at one workload at least, and where it measures latency at any single one."""
     probe: Probe = subject.plugin
-    with subject.during("shapes"):
-        shapes = probe.shapes()
-    subject.require(bool(shapes), "shapes() is empty: it would measure nothing")
-    for batch, length in shapes:
-        fits = isinstance(batch, int) and batch > 0 and (length is None or (isinstance(length, int) and length > 0))
-        subject.require(fits, f"shapes() has {(batch, length)!r}, expected a batch size and a length or None")
+    with subject.during("workloads"):
+        workloads = probe.workloads()
+    subject.require(bool(workloads), "workloads() is empty: it would measure nothing")
+    for each in workloads:
+        subject.require(isinstance(each, Workload), f"workloads() has {each!r}, expected a Workload")
+    if probe.measures_latency:
+        alone = Workload(batch=3, length=7)
+        with subject.during("only"):
+            found = probe.only(alone, seconds=1.0).workloads()
+        subject.require(found == (alone,), f"only({alone!r}) measures at {found!r}")
 
 
 def measures_every_candidate(subject: Subject) -> None:
@@ -33,11 +37,15 @@ def measures_every_candidate(subject: Subject) -> None:
     probe: Probe = subject.plugin
     run = tiny_run()
     rows, files = run.data.split("test"), run.source.path
-    feeds = {shape: run.task.feeds(rows, files, batch=shape[0], length=shape[1], count=4) for shape in probe.shapes()}
+    feeds = {workload: run.task.feeds(rows, files, workload, count=4) for workload in probe.workloads()}
     with short_lived() as folder:
         candidates = [_candidate(stage, folder / stage) for stage in ("source", "final")]
         with subject.during("measure"), ProcessBench(folder / "bench", tell=_unheard) as bench:
             record = probe.measure(candidates, feeds, bench, seed=0)
+    subject.require(
+        isinstance(record, LatencyRecord) == probe.measures_latency,
+        f"says measures_latency = {probe.measures_latency} and gives back a {type(record).__name__}",
+    )
     with subject.during("writing its record as JSON and reading it back"):
         text = RECORD.dump_json(record)
         again = RECORD.validate_json(text)
@@ -46,7 +54,7 @@ def measures_every_candidate(subject: Subject) -> None:
     subject.require(not absent, f"its record does not speak of {', '.join(absent)}")
 
 
-PROBE = (*STEP, has_shapes, measures_every_candidate)
+PROBE = (*STEP, has_workloads, measures_every_candidate)
 
 
 def _candidate(stage: str, built: Path) -> Candidate:

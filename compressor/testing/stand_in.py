@@ -23,7 +23,7 @@ class BagOfTokens(Target):
         """Nothing."""
         return Missing()
 
-    def build(self, source: Artifact, out: Path) -> None:  # noqa: ARG002 - the same table whatever the model
+    def build(self, source: Artifact, out: Path, **_: object) -> None:  # noqa: ARG002 - the same table whatever the model
         """Write the table."""
         import numpy as np
 
@@ -41,7 +41,7 @@ class _Session:
         self._table = table
         self._threads = threads
 
-    def run(self, feed: Feed, state: object | None = None) -> tuple[Feed, object | None]:
+    def run(self, feed: Feed, *, graph: str = "model", state: object | None = None) -> tuple[Feed, object | None]:  # noqa: ARG002
         return {"logits": self._table[feed["input_ids"]].mean(axis=1)}, state
 
     def facts(self) -> dict[str, str]:

@@ -144,7 +144,7 @@ def variants(step: AnyStep) -> Iterator[tuple[str, AnyStep]]:
 
 
 def _key(name: str, step: Step) -> str:
-    named = step.plugins() if isinstance(step, Pass) else {}
+    named = step.needs().plugins if isinstance(step, Pass) else {}
     return key_of({**step_parts(name, step), "plugins": {kind: sorted(names) for kind, names in named.items()}})
 
 

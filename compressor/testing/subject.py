@@ -12,6 +12,9 @@ from unittest import SkipTest
 from compressor.contracts import registry
 from compressor.errors import CompressorError, PluginError
 
+AS_THEY_ARE = ("anatomy", "rung", "library", "network")
+"""Kinds of plug-ins without parameters of a plan: a row, or a class."""
+
 
 class Nonconformity(AssertionError):
     """A plug-in does not keep its contract; the message says which plug-in, what it does, and what it should do."""
@@ -28,7 +31,7 @@ class Subject:
     kind: str
     name: str
     plugin: Any
-    """An instance with its parameters; for an anatomy its row, for a rung its class."""
+    """An instance with its parameters; of the kinds in `AS_THEY_ARE` what the entry point names."""
 
     @classmethod
     def of(cls, kind: str, plugin: Any) -> Subject:
@@ -37,8 +40,7 @@ class Subject:
         Raises:
             Nonconformity: no entry point names it.
         """
-        kept_as_it_is = kind in ("anatomy", "rung")
-        looked_for = plugin if kept_as_it_is else type(plugin)
+        looked_for = plugin if kind in AS_THEY_ARE else type(plugin)
         for name in registry.names(kind):
             try:
                 found = registry.load(kind, name)

@@ -11,7 +11,7 @@ from importlib.metadata import packages_distributions, requires
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from compressor.contracts import Artifact, Feed, Missing, Session, Target
+from compressor.contracts import Artifact, Feed, Missing, Session, Target, Workload
 from compressor.deploy.build import beside, model_files
 from compressor.store.store import digest_of
 from compressor.testing.steps import STEP, variants
@@ -59,7 +59,7 @@ def builds_and_runs(subject: Subject) -> None:
         with subject.during("open"):
             sessions = [target.open(built) for built in (first, second)]
         for batch, length in SHAPES:
-            feed = run.task.feeds(run.data.split("test"), run.source.path, batch=batch, length=length, count=1)[0]
+            feed = run.task.feeds(run.data.split("test"), run.source.path, Workload(batch=batch, length=length), count=1)[0]
             _check_outputs(subject, run, sessions, feed)
         _check_memory(subject, run, sessions[0])
         _check_facts(subject, sessions[0])
@@ -131,7 +131,7 @@ def _check_memory(subject: Subject, run: TinyRun, session: Session) -> None:
     """What a session gave stays as it is when it is called again."""
     import numpy as np
 
-    feeds = run.task.feeds(run.data.split("test"), run.source.path, batch=2, length=8, count=2)
+    feeds = run.task.feeds(run.data.split("test"), run.source.path, Workload(batch=2, length=8), count=2)
     outputs = session.run(feeds[0])[0]
     kept = {name: array.copy() for name, array in outputs.items()}
     session.run(feeds[1])

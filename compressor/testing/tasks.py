@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from compressor.contracts import Batch, Feed, Port, Task, Want, registry
+from compressor.contracts import Batch, Feed, Port, Task, Want, Workload, registry
 from compressor.model.anatomy import anatomy_of
 from compressor.store.store import digest_of
 from compressor.testing.steps import STEP
@@ -21,7 +21,7 @@ BATCH_SIZE = 8
 def loads_by_its_seed(subject: Subject) -> None:
     """A source without a head gets one that the seed decides: equal seeds give equal files, other seeds other ones."""
     run = _run(subject)
-    if not run.task.classes:
+    if not run.task.logits:
         raise Unchecked("it has no head to draw")
     with short_lived() as folder:
         for name, seed in (("first", 1), ("second", 1), ("third", 2)):
@@ -57,11 +57,16 @@ def gives_feeds_as_its_ports_say(subject: Subject) -> None:
     run = _run(subject)
     ports = run.task.inputs(run.source.path)
     subject.require(ports == run.task.inputs(run.model()), "inputs differ between a model and its folder")
-    with subject.during("example"):
-        _check_feed(subject, "example", ports, run.task.example(run.source.path, batch=2, length=8), batch=2)
+    with subject.during("graphs"):
+        graphs = run.task.graphs(run.source.path)
+    subject.require(graphs == run.task.graphs(run.model()), "graphs differ between a model and its folder")
+    for graph in graphs:
+        with subject.during(f"example of {graph.name}"):
+            example = run.task.example(run.source.path, graph, batch=2, length=8)
+        _check_feed(subject, f"example of {graph.name}", graph.inputs, example, batch=2)
     for batch in (1, 3):
         with subject.during("feeds"):
-            feeds = run.task.feeds(run.data.split("test"), run.source.path, batch=batch, count=2)
+            feeds = run.task.feeds(run.data.split("test"), run.source.path, Workload(batch=batch), count=2)
         subject.require(len(feeds) == 2, f"feeds gives {len(feeds)} of the 2 that were asked for")
         for feed in feeds:
             _check_feed(subject, "feeds", ports, feed, batch=batch)
@@ -72,7 +77,7 @@ def trains(subject: Subject) -> None:
     import torch
 
     run = _run(subject)
-    if not run.task.classes:
+    if not run.task.trainable:
         raise Unchecked("it has no loss on labels")
     module: Any = run.model().module
     batch = _batch(run)
@@ -100,18 +105,28 @@ def scores_rows_in_their_order(subject: Subject) -> None:
     rows = run.data.split("test")
     predict = eager(run.task, run.model(), "cpu")
     with subject.during("score"):
-        evaluation = run.task.score(predict, rows, run.source.path, split="test")
-    main = evaluation.scores.main
-    subject.require(main.name == run.task.metric, f"its main score is '{main.name}', its metric '{run.task.metric}'")
+        evaluation = run.task.evaluate(predict, rows, run.source.path, split="test")
+    main, measures = evaluation.scores.main, {measure.name: measure for measure in run.task.measures()}
+    subject.require(main.name == run.task.metric, f"its main score is '{main.name}', its first measure '{run.task.metric}'")
+    for metric in evaluation.scores.metrics:
+        measure = measures.pop(metric.name, None)
+        subject.require(measure is not None, f"it scores '{metric.name}', which is none of its measures")
+        same = measure is not None and (metric.better, metric.drop) == (measure.better, measure.drop)
+        subject.require(same, f"the score '{metric.name}' is not as its measure has it: {metric.better}, {metric.drop}")
+    subject.require(not measures, f"it has no score for {', '.join(measures)}")
     subject.require(main.n == len(rows) and main.interval is not None, f"the main score says n {main.n} and {main.interval}")
-    subject.require(len(evaluation.outputs) == len(evaluation.correct) == len(rows), "not one output and one answer for each row")
-    inside = bool(((evaluation.correct >= 0) & (evaluation.correct <= 1)).all())
-    subject.require(inside, "`correct` leaves [0, 1]")
-    for number in (0, len(rows) // 2, len(rows) - 1) if run.task.classes else ():  # a probe cannot be fitted on one row
+    arrays = {**evaluation.outputs, **evaluation.gains}
+    subject.require(all(len(array) == len(rows) for array in arrays.values()), "not one output and one gain for each row")
+    for name, gains in evaluation.gains.items():
+        mean, value = float(np.average(gains, weights=evaluation.weights)), evaluation.scores.of(name).value
+        fraction = evaluation.scores.of(name).drop == "points"
+        subject.require(not fraction or abs(mean - value) < 1e-9, f"gains of '{name}' have the mean {mean}, its score is {value}")
+    for number in (0, len(rows) // 2, len(rows) - 1) if run.task.logits else ():  # a probe cannot be fitted on one row
         with subject.during("score of one row"):
-            alone = run.task.score(predict, rows.select([number]), run.source.path, split="test").outputs[0]
-        close = np.allclose(alone, evaluation.outputs[number], rtol=1e-3, atol=1e-4)
-        subject.require(close, f"outputs[{number}] is not what row {number} gives by itself")
+            alone = run.task.predicted(predict, rows.select([number]), run.source.path)
+        for name, array in evaluation.outputs.items():
+            close = np.allclose(alone[name][0], array[number], rtol=1e-3, atol=1e-4)
+            subject.require(close, f"outputs['{name}'][{number}] is not what row {number} gives by itself")
 
 
 TASK = (

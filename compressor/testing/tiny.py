@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from compressor.contracts import Event, Feed, Target, Task, registry
+from compressor.contracts import Event, Feed, Target, Task, Workload, registry
 from compressor.contracts.registry import way_down
 from compressor.contracts.task import Data
 from compressor.deploy.build import Foundry
@@ -25,8 +25,6 @@ from compressor.tasks.data import load_data
 from compressor.testing.subject import Unchecked
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
     from compressor.model.model import Model
     from compressor.run.context import StepContext
 
@@ -84,6 +82,7 @@ class TinyRun:
             task=self.task,
             data=self.data,
             seed=0,
+            metric=self.task.metric,
             device="cpu",
             folder=folder,
             dialect=target.dialect if target else None,
@@ -135,7 +134,7 @@ def tiny_feed(family: str) -> tuple[Task, Feed]:
     run = _audio_run() if family == "hubert" else tiny_run()
     if family == "whisper":
         return run.task, {"input_features": np.sin(np.arange(2 * MELS * 12, dtype=np.float32)).reshape(2, MELS, 12)}
-    return run.task, run.task.feeds(run.data.split("test"), run.source.path, batch=4, count=1)[0]
+    return run.task, run.task.feeds(run.data.split("test"), run.source.path, Workload(batch=4), count=1)[0]
 
 
 def run_of(name: str, task: Task) -> TinyRun:
@@ -189,7 +188,7 @@ def stranger() -> Model:
     return Model.wrap(shaken(lambda: transformers.DebertaV2ForSequenceClassification(config)), tiny_run().model().files)
 
 
-def shaken(make: Callable[[], PreTrainedModel]) -> PreTrainedModel:
+def shaken(make: Callable[[], Any]) -> Any:
     """A module with every parameter drawn at random, always the same; the caller's random state stays as it was."""
     import torch
 
@@ -265,7 +264,7 @@ def _text_model(folder: Path, sizes: Mapping[str, Any]) -> None:
 
 def _texts(root: Path, task: Task) -> DataSpec:
     """Texts of 1 to 12 words with the name of their label among them."""
-    text, label = task.columns()[0], task.columns()[-1]
+    (text, *_), label = task.columns().content, task.columns().label or "label"
     rows = []
     for number in range(ROWS):
         words = [f"word{(7 * number + 3 * at) % 40}" for at in range(number % 12)]

@@ -1,5 +1,8 @@
 """The one training loop, its checkpoints, and the processes that share it."""
 
-from compressor.training.loop import OwnRate, TrainingLog, TrainingSettings, resolved_precision, train
+from compressor.training.course import TrainingLog
+from compressor.training.learners import Learner
+from compressor.training.loop import Moment, Training, train
+from compressor.training.settings import TrainingSettings, resolved_precision
 
-__all__ = ["OwnRate", "TrainingLog", "TrainingSettings", "resolved_precision", "train"]
+__all__ = ["Learner", "Moment", "Training", "TrainingLog", "TrainingSettings", "resolved_precision", "train"]

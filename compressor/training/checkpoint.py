@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import torch
 
 INDEX = "checkpoint.json"
-FORMAT = 2
+FORMAT = 3
 RESCUED = "last-good.safetensors"
 INTERVAL = "COMPRESSOR_CHECKPOINT_SECONDS"
 """Environment variable: seconds between two checkpoints; 0 for one after every step."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
@@ -26,6 +27,15 @@ class Group:
         state = PartialState()
         self.rank: int = state.process_index
         self.size: int = state.num_processes
+
+    def seed(self, seed: int) -> None:
+        """Seed all generators that training draws from; each process draws its own dropout."""
+        import numpy as np
+        import torch
+
+        random.seed(seed + self.rank)
+        np.random.seed(seed + self.rank)
+        torch.manual_seed(seed + self.rank)
 
     def same(self, tensors: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
         """Give every process the tensors of the first one, in place."""
@@ -66,18 +76,27 @@ class Group:
             gradient.copy_(part.view_as(gradient))
 
 
-def parts(batch: Batch, rank: int, size: int, accumulate: int) -> Iterator[tuple[Batch, float]]:
-    """What process `rank` of `size` computes of a batch: parts of its rows, each with its share of them.
+def rows_of(batch: Batch) -> int:
+    """How many rows a batch has."""
+    return len(next(iter(batch.values())))
+
+
+def parts(
+    batch: Batch, rank: int, size: int, accumulate: int, weight: Callable[[Batch], float] = rows_of
+) -> Iterator[tuple[Batch, float]]:
+    """What process `rank` of `size` computes of a batch: parts of its rows, each with its share of the batch's weight.
 
     A process without a row takes the first one with a share of 0, so that it has gradients to sum.
     """
-    rows, count = len(next(iter(batch.values()))), size * accumulate
+    rows, count = rows_of(batch), size * accumulate
     starts = [start for start in range(rank * accumulate, (rank + 1) * accumulate) if start < rows]
     if count == 1:
         yield batch, 1.0
         return
+    whole = weight(batch)
     for start in starts:
-        yield {name: tensor[start::count] for name, tensor in batch.items()}, len(range(start, rows, count)) / rows
+        part = {name: tensor[start::count] for name, tensor in batch.items()}
+        yield part, weight(part) / whole if whole else 0.0
     if not starts:
         yield {name: tensor[:1] for name, tensor in batch.items()}, 0.0
 

@@ -1,4 +1,4 @@
-"""The one training loop: device placement, mixed precision and processes by `accelerate`, seeded, with a guard against NaN.
+"""The one training loop: device placement, mixed precision and processes, seeded, with a guard against NaN.
 
 It goes on from its last checkpoint where an earlier process was killed, and ends with the same bits as one that was not.
 
@@ -8,238 +8,144 @@ so all of them hold the same weights, and the batch of a step is the same whatev
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, Field
-
-from compressor.contracts import Batch, Event, Message, Progress
-from compressor.errors import OutOfMemory, TrainingDiverged, WorkerFailed
+from compressor.contracts import Batch, Context, Message, Progress
+from compressor.errors import OutOfMemory, PluginError, TrainingDiverged, WorkerFailed
 from compressor.training.checkpoint import Checkpoints, identity_of, random_states, set_random_states
-from compressor.training.group import Group, compiled, parts
+from compressor.training.course import Course, TrainingLog
+from compressor.training.group import Group, compiled, parts, rows_of
+from compressor.training.learners import Learner, Learning, all_learners, averaged, rate
+from compressor.training.settings import TrainingSettings, resolved_precision
 
 if TYPE_CHECKING:
     import torch
 
-Precision = Literal["auto", "fp32", "bf16"]
-DIVERGED = 10.0
-"""A loss that ends an epoch so many times above the first one has diverged."""
-LEAST_LOSS = 0.1
-"""A loss that begins below counts as this: a student that begins as its teacher's copy begins with 0."""
 OUT_OF_MEMORY = re.compile("out of memory|can't allocate memory|alloc_cpu")
 """In what torch says where a processor or GPU has no memory left."""
-LAST_LOSSES = 20
-"""Steps at the end of an epoch, all of which have to be above."""
-CURVES = ("losses", "watched")
 WATCHED_POINTS = 200
 """Points of a curve of what is watched."""
 
 
-class TrainingSettings(BaseModel):
-    """Parameters that every training pass has."""
-
-    epochs: int = Field(default=3, ge=1, le=10_000, description="Passes over the training rows.")
-    batch_size: int = Field(default=16, ge=1, description="Rows a step, over all parts and processes.")
-    accumulate: int = Field(
-        default=1,
-        ge=1,
-        description="Parts in which a process computes its rows, one after the other: less memory, the same step.",
-    )
-    learning_rate: float = Field(default=1e-4, gt=0, lt=1, description="Peak learning rate of AdamW.")
-    weight_decay: float = Field(default=0.01, ge=0, lt=1, description="Of matrices; biases and norms have none.")
-    warmup: float = Field(default=0.1, ge=0, lt=1, description="Share of the steps in which the rate rises from 0.")
-    schedule: Literal["linear", "cosine", "constant"] = Field(default="linear", description="How the rate falls after warm-up.")
-    max_grad_norm: float = Field(default=1.0, gt=0, description="Gradients are clipped to this norm.")
-    precision: Precision = Field(default="auto", description="`auto`: bf16 where the processor or GPU computes in it, else fp32.")
-    dropout: bool = Field(
-        default=True,
-        description="Off: no dropout, layer drop nor masking, which a model that was made small often does not need.",
-    )
-    compile: bool = Field(default=False, description="Compile the model by torch.compile; on a CPU this needs a C++ compiler.")
-    keep: Literal["best", "last"] = Field(default="best", description="Which epoch's weights stay, by the metric on validation.")
-
-    def shortened(self) -> Mapping[str, int]:
-        """What is laid over these settings to train as little as can be, for `compressor rehearse`."""
-        return {"epochs": 1}
-
-
 @dataclass(frozen=True)
-class OwnRate:
-    """Parameters that are learned at a rate of their own, without decay; the schedule is that of all others."""
+class Moment:
+    """Where a training stands when a step is computed."""
 
-    parameters: tuple[torch.nn.Parameter, ...]
-    learning_rate: float
-    maximize: bool = False
-    """True where the losses are to grow by them: multipliers of a constraint."""
+    step: int
+    """Counted from 0."""
+    total: int
+    updates: frozenset[str]
+    """Names of the learners that update in this step; of others no gradient is used."""
 
-
-@dataclass(frozen=True)
-class TrainingLog:
-    """What happened: losses by name and step, what was watched, the metric on validation after each epoch."""
-
-    losses: Mapping[str, tuple[tuple[float, float], ...]]
-    watched: Mapping[str, tuple[tuple[float, float], ...]]
-    validation: tuple[tuple[float, float], ...]
-    kept_epoch: int
-    seconds: float
-    rows_per_second: float
-    precision: str
+    @property
+    def done(self) -> float:
+        """Share of the training that is done, in [0, 1)."""
+        return self.step / self.total
 
 
-@dataclass
-class _Course:
-    """How far a training has come and what it has seen; JSON values only, for a checkpoint keeps them."""
+@dataclass(frozen=True, eq=False)
+class Training:
+    """What is trained, on what, and how."""
 
-    epoch: int = 0
-    """Epochs that are over."""
-    at: int = 0
-    """Batches taken of the epoch under way."""
-    step: int = 0
-    rows: int = 0
-    seconds: float = 0.0
-    """Spent by processes that were killed."""
-    losses: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
-    watched: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
-    validation: list[tuple[float, float]] = field(default_factory=list)
-    best: tuple[float, int] | None = None
-    """Best value on validation and the epoch it came from, counted from 1."""
-
-    @classmethod
-    def read(cls, values: Mapping[str, Any]) -> _Course:
-        """From JSON, which knows no tuples."""
-        curves = {each: {name: [(at, value) for at, value in curve] for name, curve in values[each].items()} for each in CURVES}
-        validation = [(at, value) for at, value in values["validation"]]
-        best = tuple(values["best"]) if values["best"] else None
-        return cls(**{**values, **curves, "validation": validation, "best": best})
+    trained: torch.nn.Module
+    """Everything with parameters to learn, in one module."""
+    batches: Callable[[int], Iterable[Batch]]
+    """The batches of an epoch, by its number from 0; with a length unless the settings count steps."""
+    step: Callable[[Batch, Moment], Mapping[str, torch.Tensor]]
+    """Losses by name for a batch, already weighted; their sum is minimised. Not every step needs to have every one."""
+    settings: TrainingSettings
+    learners: tuple[Learner, ...] = ()
+    """Optimisers for parts of what is trained; the rest is learned by one that follows the settings, in every step."""
+    evaluate: Callable[[], float] | None = None
+    """The metric on validation, higher is better; needed for `checkpoint: best`. It must draw nothing at random."""
+    watch: Callable[[], Mapping[str, float]] = dict
+    """Numbers by name that are worth a curve; asked about `WATCHED_POINTS` times."""
+    may_rise: bool = False
+    """The loss is bound to rise, as where a constraint tightens; else one that ends an epoch far above its start is stopped."""
+    followed: bool = False
+    """Another training follows in this step; the end is written down too, so that a killed run does not come back here."""
 
 
-def train(
-    trained: torch.nn.Module,
-    *,
-    batches: Callable[[int], Iterable[Batch]],
-    step: Callable[[Batch, float], Mapping[str, torch.Tensor]],
-    settings: TrainingSettings,
-    seed: int,
-    device: str,
-    tell: Callable[[Event], None],
-    work: str,
-    folder: Path,
-    evaluate: Callable[[], float] | None = None,
-    own_rates: Sequence[OwnRate] = (),
-    watch: Callable[[], Mapping[str, float]] = dict,
-    may_rise: bool = False,
-    followed: bool = False,
-) -> TrainingLog:
+def train(training: Training, ctx: Context, *, work: str) -> TrainingLog:
     """Train in place.
 
     Args:
-        trained: everything with parameters to learn, in one module.
-        batches: the batches of an epoch, by its number from 0; with a length.
-        step: losses by name for a batch, already weighted, at a share of the training that is done, in [0, 1); their sum is minimised.
+        training: what to do.
+        ctx: gives the task, which weighs parts of a batch, the seed, the device, and the folder of checkpoints, from which a killed
+            training goes on.
         work: what the progress is told of; trainings in one folder differ in it.
-        folder: where checkpoints are kept, and where a killed training goes on from.
-        evaluate: the metric on validation, higher is better; needed for `keep: best`. It must draw nothing at random.
-        own_rates: parts of `trained` that have learning rates of their own.
-        watch: numbers by name that are worth a curve; asked about `WATCHED_POINTS` times.
-        may_rise: the loss is bound to rise, as where a constraint tightens; else one that ends an epoch far above its start is stopped.
-        followed: another training follows in this step; the end is written down too, so that a killed run does not come back here.
 
-    A batch is cut by rows into `accumulate` parts for each process, and losses and gradients are weighted by the rows of a part. For
-    losses that are means over rows this is the loss of the whole batch; those over tokens or pairs of rows see each part by itself.
+    A batch is cut by rows into `accumulate` parts for each process, and losses and gradients are weighted by `Task.weight` of each
+    part: where a loss is a mean over what that counts, this is the loss of the whole batch.
 
     Raises:
-        TrainingDiverged: a loss or a gradient is not finite, or the loss ends an epoch more than `DIVERGED` times as high as it began.
-            The weights before that are kept in the training's folder.
+        TrainingDiverged: a loss or a gradient is not finite, or the loss ends an epoch more than `course.DIVERGED` times as high as it
+            began. The weights before that are kept in the training's folder.
         OutOfMemory: a step needs more memory than there is.
-        MissingDependency: `compile` without a compiler.
+        MissingDependency: there is no compiler to compile with.
+        PluginError: the learners or batches of the pass are at fault.
         WorkerFailed: processes of one group do not see the same checkpoint.
     """
-    from accelerate.utils import set_seed
-
-    loop = _Loop(trained, batches, step, settings, device, tell, work, evaluate, own_rates, watch, may_rise)
-    set_seed(seed, device_specific=True)  # each process draws its own dropout
-    loop.start(folder / f"training-{work}", seed)
-    with compiled(trained, device) if settings.compile else nullcontext():
-        loop.run(followed=followed)
+    loop = _Loop(training, ctx, work)
+    loop.start()
+    with compiled(training.trained, ctx.device) if training.settings.compile else nullcontext():
+        loop.run()
     return loop.log()
 
 
 class _Loop:
     """One training under way."""
 
-    def __init__(
-        self,
-        trained: torch.nn.Module,
-        batches: Callable[[int], Iterable[Batch]],
-        step: Callable[[Batch, float], Mapping[str, torch.Tensor]],
-        settings: TrainingSettings,
-        device: str,
-        tell: Callable[[Event], None],
-        work: str,
-        evaluate: Callable[[], float] | None,
-        own_rates: Sequence[OwnRate],
-        watch: Callable[[], Mapping[str, float]],
-        may_rise: bool,
-    ) -> None:
-        import torch
-        from accelerate import Accelerator
-        from accelerate.state import AcceleratorState
-
+    def __init__(self, training: Training, ctx: Context, work: str) -> None:
         self.started = time.monotonic()
-        self.batches, self.step, self.evaluate, self.watch, self.may_rise = batches, step, evaluate, watch, may_rise
-        self.settings, self.device, self.tell, self.work = settings, device, tell, work
-        self.precision = resolved_precision(settings.precision, device)
-        AcceleratorState._reset_state(reset_partial_state=True)  # else an earlier training's precision and device are kept
-        self.accelerator = Accelerator(cpu=device == "cpu", mixed_precision="bf16" if self.precision == "bf16" else "no")
+        self.training, self.settings, self.ctx, self.work = training, training.settings, ctx, work
+        self.precision = resolved_precision(self.settings.precision, ctx.device)
         self.group = Group()
-        self.trained = trained.to(device).train(settings.dropout)
-        groups = parameter_groups(trained, settings.weight_decay, own_rates)
-        self.optimiser = torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True)  # one pass over memory, not ten
-        self.first = batches(0)
-        self.total = settings.epochs * len(self.first)  # type: ignore[arg-type]
-        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimiser, lambda at: rate(at, self.total, settings))
-        self.course = _Course()
+        self.trained = training.trained.to(ctx.device).train(self.settings.dropout)
+        self.learning = [Learning(each) for each in all_learners(self.trained, training.learners, self.settings)]
+        self.first = training.batches(0)
+        self.total = self.settings.steps or self.settings.epochs * _length(self.first)
+        self.course = Course()
         self.best: dict[str, torch.Tensor] = {}
         self.random: dict[str, Any] | None = None
 
-    def start(self, folder: Path, seed: int) -> None:
-        """Look for a checkpoint of this very training and go on from there."""
+    def start(self) -> None:
+        """Seed, and look for a checkpoint of this very training to go on from."""
         import torch
 
-        folder = self.group.gathered(folder)[0]  # processes have folders of their own; checkpoints lie in that of the first one
+        self.group.seed(self.ctx.seed)
+        folder = self.group.gathered(self.ctx.folder / f"training-{self.work}")[0]  # checkpoints lie in that of the first process
         weights = self.group.same(learned(self.trained))
-        what = {"settings": self.settings.model_dump(mode="json"), "total": self.total, "seed": seed, "torch": torch.__version__}
-        self.checkpoints = Checkpoints(folder, identity_of({**what, "processes": self.group.size}, weights), self.tell)
+        what = {"settings": self.settings.model_dump(mode="json"), "total": self.total, "seed": self.ctx.seed}
+        whole = {
+            **what,
+            "torch": torch.__version__,
+            "processes": self.group.size,
+            "learners": [str(each) for each in self.learning],
+        }
+        self.checkpoints = Checkpoints(folder, identity_of(whole, weights), self.ctx.tell)
         found = self.checkpoints.read()
         if found is not None:
             self._restore(*found)
-            self.tell(Message(f"{self.work}: goes on at step {self.course.step} of {self.total}"))
+            self.ctx.tell(Message(f"{self.work}: goes on at step {self.course.step} of {self.total}"))
         if len(set(self.group.gathered(self.course.step))) > 1:
             raise WorkerFailed(f"the processes do not see the same checkpoint in {folder}: machines have to share this folder")
 
-    def run(self, *, followed: bool) -> None:
-        """Train to the end and leave the weights that `keep` names."""
-        over = self.course.epoch == self.settings.epochs
-        for epoch in range(self.course.epoch, self.settings.epochs):
-            for batch in self._rest(epoch):
-                with out_of_memory_told(self.settings, f"step {self.course.step + 1} of {self.total}"):
-                    due = self._step(batch)
-                self.course.at += 1
-                if due:
-                    self._keep()
-            self._check_level()
-            if self.evaluate is not None:
-                self._validate(self.evaluate, epoch)
-            self.course.epoch, self.course.at = epoch + 1, 0
-        if followed and not over:
+    def run(self) -> None:
+        """Train to the end and leave the weights that `checkpoint` names."""
+        over = self.course.over
+        while not self.course.over:
+            self._epoch()
+        if self.training.followed and not over:
             self._keep()
+        for each in self.learning:
+            each.swap()
         put(self.trained, self.best)
         self.trained.eval()
 
@@ -250,7 +156,7 @@ class _Loop:
             losses={name: tuple(curve) for name, curve in course.losses.items()},
             watched={name: tuple(curve) for name, curve in course.watched.items()},
             validation=tuple(course.validation),
-            kept_epoch=course.best[1] if course.best else self.settings.epochs,
+            kept_epoch=course.best[1] if course.best else course.epoch,
             seconds=seconds,
             rows_per_second=course.rows / seconds,
             precision=self.precision,
@@ -259,67 +165,89 @@ class _Loop:
     def _seconds(self) -> float:
         return self.course.seconds + time.monotonic() - self.started
 
-    def _rest(self, epoch: int) -> Iterator[Batch]:
-        """Batches of an epoch that are still to come."""
-        batches = iter(self.first if epoch == 0 else self.batches(epoch))
+    # -------------------------------------------------------------- epochs and steps
+
+    def _epoch(self) -> None:
+        """The rest of an epoch, and what is looked at when it is over."""
+        course = self.course
+        for batch in self._rest():
+            with out_of_memory_told(self.settings, f"step {course.step + 1} of {self.total}"):
+                due = self._step(batch)
+            course.at += 1
+            if due:
+                self._keep()
+            if course.step == self.total:
+                break
+        if not course.at:
+            raise PluginError(f"{self.work}: epoch {course.epoch + 1} has no batches")
+        if not self.training.may_rise and (risen := course.risen()):
+            last, began = risen
+            raise self._diverged(f"the loss is {last:.3g} or more, and began with {began:.3g},", "of the best epoch", self.best)
+        if self.training.evaluate is not None:
+            self._validate(self.training.evaluate)
+        course.epoch, course.at, course.over = course.epoch + 1, 0, course.step == self.total
+
+    def _rest(self) -> Iterator[Batch]:
+        """Batches of the epoch under way that are still to come."""
+        if self.course.step == self.total:
+            return
+        batches = iter(self.training.batches(self.course.epoch) if self.course.epoch else self.first)
         for _ in range(self.course.at):
             next(batches)
         if self.random is not None:  # only now: batches may draw too
             set_random_states(self.random)
             self.random = None
-        return batches
+        yield from batches
 
     def _step(self, batch: Batch) -> bool:
-        """One step of the optimiser; True where the first process finds a checkpoint due, and all of them are to write it."""
+        """One step of the optimisers; True where the first process finds a checkpoint due, and all of them are to write it."""
         import torch
 
-        course, parameters = self.course, [each for each in self.trained.parameters() if each.requires_grad]
-        names, values = self._losses(batch)
-        *found, due = self.group.summed(torch.stack([*values, torch.tensor(float(self._due), device=self.device)])).tolist()
-        course.step += 1
-        for name, value in zip(names, found, strict=True):
-            self._check_finite(f"the loss '{name}'", value)
-            course.losses.setdefault(name, []).append((float(course.step), value))
+        course = self.course
+        updating = [each for each in self.learning if each.learner.updates_in(course.step)]
+        moment = Moment(course.step, self.total, frozenset(each.learner.name for each in updating))
+        losses = self._losses(batch, moment)
+        due = torch.tensor(float(self.group.rank == 0 and self.checkpoints.due), device=self.ctx.device)
+        found = self.group.summed(torch.stack([*losses.values(), due]))
+        parameters = [parameter for each in updating for parameter in each.learner.parameters]
         self.group.sum_gradients(parameters)
         norm = torch.nn.utils.clip_grad_norm_(parameters, self.settings.max_grad_norm)
-        self._check_finite("the norm of the gradients", float(norm))
-        self.optimiser.step()
-        self.schedule.step()
-        self.optimiser.zero_grad(set_to_none=True)
-        course.rows += len(next(iter(batch.values())))
+        *values, is_due, length = torch.cat([found, norm.reshape(1)]).tolist()  # the one point at which a GPU is waited for
+        course.step += 1
+        course.add(dict(zip(losses, values, strict=True)))
+        self._check_finite({**{f"the loss '{name}'": value for name, value in zip(losses, values, strict=True)}, NORM: length})
+        for each in updating:
+            each.update(rate(moment.step, self.total, self.settings))
+        self.trained.zero_grad(set_to_none=True)
+        course.rows += rows_of(batch)
         if course.step % -(-self.total // WATCHED_POINTS) == 0 or course.step == self.total:
-            for name, value in self.watch().items():
-                course.watched.setdefault(name, []).append((float(course.step), value))
-        self.tell(Progress(self.work, course.step, self.total, values={name: at[-1][1] for name, at in course.losses.items()}))
-        return bool(due)
+            course.watch(self.training.watch())
+        self.ctx.tell(Progress(self.work, course.step, self.total, values=course.latest()))
+        return bool(is_due)
 
-    @property
-    def _due(self) -> bool:
-        return self.group.rank == 0 and self.checkpoints.due
-
-    def _losses(self, batch: Batch) -> tuple[list[str], list[torch.Tensor]]:
-        """Names and values of this process's share of the losses; their gradients are left with the parameters."""
+    def _losses(self, batch: Batch, moment: Moment) -> dict[str, torch.Tensor]:
+        """This process's share of the losses, equal names in all processes; their gradients are left with the parameters."""
         import torch
 
-        total: dict[str, torch.Tensor] = {}
-        for part, share in parts(batch, self.group.rank, self.group.size, self.settings.accumulate):
-            moved = {name: tensor.to(self.device) for name, tensor in part.items()}
-            with self.accelerator.autocast():
-                losses = {name: share * loss for name, loss in self.step(moved, self.course.step / self.total).items()}
-            torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]
-            total = {name: loss.detach().float() + total.get(name, 0.0) for name, loss in losses.items()}
-        return list(total), list(total.values())
+        device, total = torch.device(self.ctx.device), dict[str, torch.Tensor]()
+        for part, share in parts(batch, self.group.rank, self.group.size, self.settings.accumulate, self.ctx.task.weight):
+            moved = {name: tensor.to(device) for name, tensor in part.items()}
+            with torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"):
+                losses = {name: share * loss for name, loss in self.training.step(moved, moment).items()}
+            if losses:
+                torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]
+            total |= {name: loss.detach().float() + total.get(name, 0.0) for name, loss in losses.items()}
+        if self.group.size == 1:
+            return total
+        names = dict.fromkeys(name for found in self.group.gathered(list(total)) for name in found)
+        return {name: total.get(name, torch.zeros((), device=device)) for name in names}
 
-    def _check_finite(self, what: str, value: float) -> None:
-        if not math.isfinite(value):
-            raise self._diverged(f"{what} is {value}", "before that step", learned(self.trained))
+    # -------------------------------------------------------------- what is looked at
 
-    def _check_level(self) -> None:
-        """At the end of an epoch: whether all of the last losses are far above the first one."""
-        totals = [sum(value for _, value in each) for each in zip(*self.course.losses.values(), strict=True)]
-        last, began = min(totals[-LAST_LOSSES:]), totals[0]
-        if not self.may_rise and last > DIVERGED * max(began, LEAST_LOSS):
-            raise self._diverged(f"the loss is {last:.3g} or more, and began with {began:.3g},", "of the best epoch", self.best)
+    def _check_finite(self, values: Mapping[str, float]) -> None:
+        for what, value in values.items():
+            if not math.isfinite(value):
+                raise self._diverged(f"{what} is {value}", "before that step", learned(self.trained))
 
     def _diverged(self, what: str, which: str, good: Mapping[str, torch.Tensor]) -> TrainingDiverged:
         settings, kept = self.settings, self.checkpoints.described()
@@ -329,18 +257,19 @@ class _Loop:
         advice = f"a lower learning_rate (now {settings.learning_rate:g}), a longer warmup (now {settings.warmup:g})"
         return TrainingDiverged(f"{what} at step {self.course.step} of {self.total}: try {advice}, or precision: fp32; {kept}")
 
-    def _validate(self, evaluate: Callable[[], float], epoch: int) -> None:
+    def _validate(self, evaluate: Callable[[], float]) -> None:
         import torch
 
         course = self.course
         self.trained.eval()
-        with torch.compiler.set_stance("force_eager" if self.settings.compile else "default"):
-            value = evaluate()
+        with averaged(self.learning):
+            with torch.compiler.set_stance("force_eager" if self.settings.compile else "default"):
+                value = evaluate()
+            if self.settings.checkpoint == "best" and (course.best is None or value >= course.best[0]):
+                course.best = (value, course.epoch + 1)
+                self.best = {name: tensor.detach().clone() for name, tensor in learned(self.trained).items()}
         self.trained.train(self.settings.dropout)
         course.validation.append((float(course.step), value))
-        if self.settings.keep == "best" and (course.best is None or value >= course.best[0]):
-            course.best = (value, epoch + 1)
-            self.best = {name: tensor.detach().clone() for name, tensor in learned(self.trained).items()}
 
     # -------------------------------------------------------------- checkpoints
 
@@ -349,28 +278,29 @@ class _Loop:
         randoms = self.group.gathered(random_states())
         if self.group.rank != 0:
             return
-        optimiser = self.optimiser.state_dict()
-        moments = {f"{at}.{name}": value for at, each in optimiser["state"].items() for name, value in each.items()}
-        tensors = _prefixed("weights", learned(self.trained)) | _prefixed("best", self.best) | _prefixed("optimiser", moments)
-        values = {
-            "course": {**dataclasses.asdict(self.course), "seconds": self._seconds()},
-            "groups": optimiser["param_groups"],
-            "schedule": self.schedule.state_dict(),
-            "random": randoms,
-        }
+        tensors = _prefixed("weights", learned(self.trained)) | _prefixed("best", self.best)
+        for each in self.learning:
+            tensors |= _prefixed(f"learner {each.learner.name}", each.tensors())
+        values = {"course": self.course.values(seconds=self._seconds()), "random": randoms}
         self.checkpoints.write(values, tensors, step=self.course.step)
 
     def _restore(self, values: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> None:
         put(self.trained, _stripped("weights", tensors))
-        self.best = {name: tensor.to(self.device) for name, tensor in _stripped("best", tensors).items()}
-        moments: dict[int, dict[str, torch.Tensor]] = {}
-        for key, value in _stripped("optimiser", tensors).items():
-            at, _, name = key.partition(".")
-            moments.setdefault(int(at), {})[name] = value
-        self.optimiser.load_state_dict({"state": moments, "param_groups": values["groups"]})
-        self.schedule.load_state_dict(values["schedule"])
-        self.course = _Course.read(values["course"])
+        self.best = {name: tensor.to(self.ctx.device) for name, tensor in _stripped("best", tensors).items()}
+        for each in self.learning:
+            each.load(_stripped(f"learner {each.learner.name}", tensors))
+        self.course = Course.read(values["course"])
         self.random = values["random"][self.group.rank]
+
+
+NORM = "the norm of the gradients"
+
+
+def _length(batches: Iterable[Batch]) -> int:
+    try:
+        return len(batches)  # type: ignore[arg-type]
+    except TypeError:
+        raise PluginError("batches without a length need `steps`, the number of steps") from None
 
 
 @contextmanager
@@ -413,41 +343,3 @@ def _prefixed(prefix: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, tor
 
 def _stripped(prefix: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {name.removeprefix(f"{prefix}/"): tensor for name, tensor in tensors.items() if name.startswith(f"{prefix}/")}
-
-
-def resolved_precision(precision: Precision, device: str) -> Literal["fp32", "bf16"]:
-    """What `auto` means here: bf16 where there are instructions for it, since emulated bf16 is slower than fp32."""
-    import torch
-
-    if precision != "auto":
-        return precision
-    if device.startswith("cuda"):
-        return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
-    from compressor.deploy.machine import features, read_cpuinfo
-
-    return "bf16" if {"avx512_bf16", "amx_bf16"} & set(features(read_cpuinfo())) else "fp32"
-
-
-def parameter_groups(trained: torch.nn.Module, weight_decay: float, own_rates: Sequence[OwnRate] = ()) -> list[dict[str, object]]:
-    """Matrices, which decay, vectors (biases and norms), which do not, and each part that has a rate of its own."""
-    own = {parameter for each in own_rates for parameter in each.parameters}
-    learned = [parameter for parameter in trained.parameters() if parameter.requires_grad and parameter not in own]
-    return [
-        {"params": [each for each in learned if each.ndim > 1], "weight_decay": weight_decay},
-        {"params": [each for each in learned if each.ndim <= 1], "weight_decay": 0.0},
-        *(
-            {"params": list(each.parameters), "lr": each.learning_rate, "weight_decay": 0.0, "maximize": each.maximize}
-            for each in own_rates
-        ),
-    ]
-
-
-def rate(at: int, total: int, settings: TrainingSettings) -> float:
-    """Share of the peak rate at a step."""
-    warm = max(1, round(settings.warmup * total))
-    if at < warm and settings.warmup:
-        return (at + 1) / warm
-    if settings.schedule == "constant":
-        return 1.0
-    left = max(0.0, (total - at) / max(1, total - warm))
-    return left if settings.schedule == "linear" else 0.5 * (1 - math.cos(math.pi * left))

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 from typing_extensions import override
 
-from compressor.contracts import Context, Size
+from compressor.contracts import Context, Needs, Size
 from compressor.contracts.notes import Series
 from compressor.errors import UnsupportedModel
 from compressor.model.anatomy import anatomy_of
 from compressor.model.edits import KeepBlocks
-from compressor.training.loop import train
+from compressor.training.loop import Training, train
 from passes.distillation.distillation import Listening, Taught, projections
 from passes.distillation.teachers import COMPARED_ROWS, thinned
 from passes.objectives.layer_maps import ids, spread
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 class Distill(Taught):
     """Train a student, which starts from the step's input model, to imitate one or several teachers."""
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     paper: ClassVar[str] = (
         "Hinton et al., Distilling the Knowledge in a Neural Network, 2015, arXiv:1503.02531; students from every other layer: "
         "Sanh et al., DistilBERT, 2019, arXiv:1910.01108"
@@ -46,21 +47,18 @@ class Distill(Taught):
         return self
 
     @override
-    def plugins(self) -> Mapping[str, tuple[str, ...]]:
-        """The objectives, and the edit that makes a student of fewer layers."""
-        return {**super().plugins(), "edit": ("keep-blocks",)}
-
-    @override
-    def looks_inside(self) -> tuple[str, ...]:
-        """The layers that the student takes, and what the objectives look at."""
-        return (*super().looks_inside(), *(() if self.init == "self" else ("layers",)))
+    def needs(self) -> Needs:
+        """What the objectives need; a student of fewer layers is an edit of the layers."""
+        found = super().needs()
+        layers = () if self.init == "self" else ("layers",)
+        return replace(found, plugins={**found.plugins, "edit": ("keep-blocks",)}, inside=(*found.inside, *layers))
 
     @override
     def work(self, size: Size) -> float:
         """The student's epochs and the teachers' answers."""
         train, validation = size.rows["train"], size.rows["validation"]
-        student = self.epochs * (3 * train + validation) + min(COMPARED_ROWS, validation)
-        return student * size.result + self.answers(size, self.epochs)
+        student = self.passes(train) * (3 * train + validation) + min(COMPARED_ROWS, validation)
+        return student * size.result + self.answers(size, self.passes(train))
 
     @override
     def apply(self, model: Model, ctx: Context) -> Model:
@@ -77,18 +75,14 @@ class Distill(Taught):
         models = {name: ctx.model(name) for name in self.teachers()}
         teachers = self.taught_by(student, models, ctx)
         listening = Listening(student, models, ctx)
-        log = train(
+        training = Training(
             torch.nn.ModuleList([student.module, *projections(teachers)]),
             batches=self.batches(student, ctx, first_seed=ctx.seed),
             step=lambda batch, _: self.losses(student.module, teachers, batch, ctx.task),
             settings=self,
-            seed=ctx.seed,
-            device=ctx.device,
-            tell=ctx.tell,
-            work="distill",
-            folder=ctx.folder,
             evaluate=lambda: ctx.evaluate(student, "validation").scores.main.value,
         )
+        log = train(training, ctx, work="distill")
         curves = {name: thinned(curve) for name, curve in log.losses.items()}
         ctx.note(Series(title=f"Losses by weight ({log.precision})", x="step", y="loss", curves=curves))
         ctx.note(Series(title="Validation", x="step", y=ctx.task.metric, curves={ctx.task.metric: log.validation}))

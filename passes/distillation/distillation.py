@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
 from pydantic import Field, ValidationError, model_validator
 from typing_extensions import override
 
-from compressor.contracts import Batch, Context, Objective, Pass, Size, Task, registry
+from compressor.contracts import Batch, Context, Needs, Objective, Pass, Size, Task, registry
 from compressor.contracts.notes import Remark
-from compressor.errors import UnsupportedModel, did_you_mean
+from compressor.errors import PluginError, UnsupportedModel, did_you_mean
 from compressor.model.anatomy import anatomy_of, anatomy_or_bare
-from compressor.training.loop import TrainingSettings
+from compressor.training.settings import TrainingSettings
 from passes.distillation.losses import Teacher, lessons, losses
 from passes.distillation.teachers import COMPARED_ROWS, INPUT_FILES, agreement_remarks, agreements, files_read, silent, teacher
 from passes.side_files import write_side_files
@@ -70,36 +71,33 @@ class Taught(Pass, TrainingSettings):
         return self
 
     @override
+    def needs(self) -> Needs:
+        """Teachers, objectives, and what these look at. Objectives at fault are left out: the plan's check tells them."""
+        counted = self._counted()
+        seen = {each.looks_at() for each in counted}
+        given = self.objectives.get("soft-targets", 0.0)
+        soft = bool(given.get("weight", 1.0) if isinstance(given, dict) else given)
+        return Needs(
+            teachers=self.teachers(),
+            logits_of=self.teachers() if "logits" in seen else (),
+            plugins={"objective": tuple(self.objectives)},
+            loss=self.task_loss > 0,
+            logits=soft,
+            repeats=self._answers_kept(counted),
+            inside=(*(("features",) if seen - {"logits"} else ()), *(("attention maps",) if "maps" in seen else ())),
+        )
+
     def teachers(self) -> tuple[str, ...]:
         """Names of the teachers."""
         return (self.teacher,) if isinstance(self.teacher, str) else tuple(self.teacher)
 
-    @override
-    def imitated(self) -> tuple[str, ...]:
-        """All teachers, where an objective compares logits."""
-        return self.teachers() if any(each.looks_at() == "logits" for each in self._objectives().values()) else ()
-
-    @override
-    def plugins(self) -> Mapping[str, tuple[str, ...]]:
-        """The objectives."""
-        return {"objective": tuple(self.objectives)}
-
-    @override
-    def needs_classes(self) -> bool:
-        """Where the task's loss or the teachers' classes are part of the lessons."""
-        given = self.objectives.get("soft-targets", 0.0)
-        return self.task_loss > 0 or bool(given.get("weight", 1.0) if isinstance(given, dict) else given)
-
-    @override
-    def looks_inside(self) -> tuple[str, ...]:
-        """Features, unless logits are all that the objectives look at; attention maps where one does."""
-        seen = {each.looks_at() for each in self._objectives().values()}
-        return (*(("features",) if seen - {"logits"} else ()), *(("attention maps",) if "maps" in seen else ()))
-
-    @override
-    def needs_repeats(self) -> bool:
-        """Where answers are kept."""
-        return self._answers_kept()
+    def _counted(self) -> tuple[Objective, ...]:
+        """Objectives that are installed, take their parameters and count."""
+        found = []
+        for name in (name for name in self.objectives if name in registry.names("objective")):
+            with suppress(PluginError, ValueError):
+                found.append(objective(name, self.objectives[name]))
+        return tuple(each for each in found if each.weight > 0)
 
     @override
     def check(self, given: Path, origins: Mapping[str, Path]) -> None:
@@ -115,16 +113,15 @@ class Taught(Pass, TrainingSettings):
                     "such a teacher gives soft-targets only, with cache_teacher: true"
                 )
 
-    def answers(self, size: Size, epochs: int) -> float:
+    def answers(self, size: Size, epochs: float) -> float:
         """Work of the teachers: once a row where their answers are kept, else anew in every epoch."""
         train, compared = size.rows["train"], min(COMPARED_ROWS, size.rows["validation"])
         return ((1 if self._answers_kept() else epochs) * train + compared) * size.teachers
 
-    def _answers_kept(self) -> bool:
+    def _answers_kept(self, counted: Sequence[Objective] | None = None) -> bool:
         """Whether the teachers run once a row: where that was asked for, and by itself where only their logits are wanted."""
         if self.cache_teacher is None:
-            made = self.known_objectives().values()
-            return all(each.looks_at() == "logits" for each in made if each.weight > 0)
+            return all(each.looks_at() == "logits" for each in (self._counted() if counted is None else counted))
         return self.cache_teacher
 
     def taught_by(self, student: Model, models: Mapping[str, Model], ctx: Context) -> tuple[Teacher, ...]:
@@ -134,7 +131,7 @@ class Taught(Pass, TrainingSettings):
             UnsupportedModel: a teacher or objective does not fit the student.
         """
         shares = self.teacher if isinstance(self.teacher, dict) else dict.fromkeys(self.teachers(), 1.0)
-        read = anatomy_of if self.looks_inside() else anatomy_or_bare
+        read = anatomy_of if self.needs().inside else anatomy_or_bare
         whole, mine, wanted = sum(shares.values()), read(student.module), self._objectives()
         made = []
         for name, model in models.items():
@@ -186,7 +183,7 @@ class Listening:
             self._ctx.note(Remark(text=remark))
 
     def _agreements(self, student: Model) -> dict[str, float]:
-        return agreements(self._outputs(student), self._taught, classes=self._ctx.task.classes)
+        return agreements(self._outputs(student), self._taught, logits=self._ctx.task.logits)
 
     def _outputs(self, model: Model) -> NDArray[np.float32]:
         return self._ctx.outputs(model, "validation", limit=COMPARED_ROWS)

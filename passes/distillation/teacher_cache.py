@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from compressor.contracts import Batch, Context, Outputs, Progress, Want
 from compressor.contracts.notes import Remark
-from compressor.training.loop import TrainingSettings, resolved_precision
+from compressor.training.settings import TrainingSettings, resolved_precision
 from passes.side_files import write_side_files
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from compressor.contracts import Context, Message
 from compressor.errors import UnsupportedModel
-from compressor.training.loop import TrainingSettings
+from compressor.training.settings import TrainingSettings
 from passes.distillation.losses import Lesson, Teacher
 from passes.distillation.teacher_cache import answers
 
@@ -71,9 +71,9 @@ def _check_classes(name: str, model: Model, student: Model) -> None:
 # ------------------------------------------------------------------ how well they were heard
 
 
-def agreements(student: NDArray[np.float32], taught: Mapping[str, NDArray[np.float32]], *, classes: bool) -> dict[str, float]:
-    """Share of the compared rows on which the student predicts what each teacher does; without classes the mean cosine."""
-    agreed = _same_class if classes else _cosine
+def agreements(student: NDArray[np.float32], taught: Mapping[str, NDArray[np.float32]], *, logits: bool) -> dict[str, float]:
+    """Share of the compared rows on which the student predicts what each teacher does; without logits the mean cosine."""
+    agreed = _same_class if logits else _cosine
     return {name: agreed(student, each) for name, each in taught.items()}
 
 
@@ -91,7 +91,7 @@ def _cosine(mine: NDArray[np.float32], theirs: NDArray[np.float32]) -> float:
 def agreement_remarks(before: Mapping[str, float], after: Mapping[str, float], *, rows: int, ctx: Context) -> Iterator[str]:
     """A sentence for each teacher."""
     for name in before:
-        if ctx.task.classes:
+        if ctx.task.logits:
             found = f"agree on {after[name]:.1%} of {rows} validation rows, {before[name]:.1%} before"
         else:
             found = f"have features at a mean cosine of {after[name]:.3f} on {rows} validation rows, {before[name]:.3f} before"

@@ -165,7 +165,7 @@ def _measured(student: Model, gating: Gating, goal: Goal, ctx: Context) -> dict[
         what = {"latency of": left, "gates": gates, **budget.model_dump(mode="json")}
 
         def timed() -> list[float]:
-            return list(ctx.measure([student, small], budget.target, batch=budget.batch, length=budget.length))
+            return list(ctx.measure([student, small], budget.target, budget.workload))
 
         before, after = ctx.remember(what, timed)
         return before, after

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 from typing_extensions import override
 
-from compressor.contracts import Context, Size
+from compressor.contracts import Context, Needs, Size
 from compressor.contracts.notes import Series
 from compressor.model.anatomy import anatomy_of
-from compressor.training.loop import OwnRate, TrainingLog, TrainingSettings, train
+from compressor.training.course import TrainingLog
+from compressor.training.learners import Learner
+from compressor.training.loop import Moment, Training, train
+from compressor.training.settings import TrainingSettings
 from passes.distillation.distillation import Listening, Taught, projections
 from passes.distillation.losses import unabridged
 from passes.distillation.teachers import COMPARED_ROWS, thinned
@@ -41,10 +45,10 @@ class DistillAndPrune(Taught):
 
     The student starts as the step's input. In the first stage every unit has a gate, and multipliers hold the expected size to the
     budget. Then what is off is cut away, the rest of each mask folded into the weights, and the second stage distils without gates;
-    `keep` chooses among its epochs.
+    `checkpoint` chooses among its epochs.
     """
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     paper: ClassVar[str] = (
         "Peng et al., DPHuBERT, 2023, arXiv:2305.17651; gates: Louizos et al., L0 regularization, 2018, arXiv:1712.01312; "
         "constraint: Wang, Wohlwend and Lei, 2020, arXiv:1910.04732"
@@ -107,24 +111,16 @@ class DistillAndPrune(Taught):
         return self
 
     @override
-    def targets(self) -> tuple[str, ...]:
-        """The target that latency is measured on."""
-        return (self.latency.target,) if self.latency else ()
-
-    @override
-    def shapes(self) -> tuple[tuple[int, int], ...]:
-        """Of the rows that latency is measured with."""
-        return ((self.latency.batch, self.latency.length),) if self.latency else ()
-
-    @override
-    def plugins(self) -> Mapping[str, tuple[str, ...]]:
-        """The objectives and the edits."""
-        return {**super().plugins(), "edit": ("keep-heads", "keep-neurons", "keep-channels")}
-
-    @override
-    def looks_inside(self) -> tuple[str, ...]:
-        """What has gates, and what the objectives look at."""
-        return (*super().looks_inside(), *self.units)
+    def needs(self) -> Needs:
+        """What the objectives need, what has gates, and the clock of a latency budget."""
+        found = super().needs()
+        return replace(
+            found,
+            targets=(self.latency.target,) if self.latency else (),
+            workloads=(self.latency.workload,) if self.latency else (),
+            plugins={**found.plugins, "edit": ("keep-heads", "keep-neurons", "keep-channels")},
+            inside=(*found.inside, *self.units),
+        )
 
     @override
     def shortened(self) -> Mapping[str, int]:
@@ -139,9 +135,10 @@ class DistillAndPrune(Taught):
         """Epochs of the whole student, epochs of what is left of it, and the teachers' answers in both."""
         rows = 3 * size.rows["train"] + size.rows["validation"]
         compared = min(COMPARED_ROWS, size.rows["validation"])
-        second = self._second().epochs if self.recovery_epochs != 0 else 0
-        student = (self.epochs * rows + compared) * size.weights + (second * rows + compared) * size.result
-        return student + self.answers(size, self.epochs + second)
+        first = self.passes(size.rows["train"])
+        second = self._second().passes(size.rows["train"]) if self.recovery_epochs != 0 else 0
+        student = (first * rows + compared) * size.weights + (second * rows + compared) * size.result
+        return student + self.answers(size, first + second)
 
     @override
     def apply(self, model: Model, ctx: Context) -> Model:
@@ -187,41 +184,34 @@ class DistillAndPrune(Taught):
         import torch
 
         batches = self.batches(student, ctx, first_seed=ctx.seed)
-        steps = self.epochs * len(batches(0))  # type: ignore[arg-type]
+        steps = self.steps or self.epochs * len(batches(0))  # type: ignore[arg-type]
         rate = self.gate_rate or max(LEAST_RATE, TRAVEL / steps)
         module = student.module
 
-        def step(batch: Any, done: float) -> dict[str, torch.Tensor]:
+        def step(batch: Any, moment: Moment) -> dict[str, torch.Tensor]:
             gating.train()  # also where dropout is off
             with unabridged(module):
                 found = self.losses(module, teachers, batch, ctx.task)
             gating.check_seen()
-            return {**found, CONSTRAINT: constraint.loss(done)}
+            return {**found, CONSTRAINT: constraint.loss(moment.done)}
 
-        def evaluate() -> float:
-            return ctx.evaluate(student, "validation").scores.main.value
-
+        training = Training(
+            torch.nn.ModuleList([module, *projections(teachers), gating, constraint]),
+            batches=batches,
+            step=step,
+            settings=self.model_copy(update={"checkpoint": "last"}),
+            learners=(
+                Learner("gates", tuple(gating.parameters()), rate),
+                Learner("linear multiplier", (constraint.linear,), LINEAR * rate, maximize=True),
+                Learner("quadratic multiplier", (constraint.quadratic,), QUADRATIC * rate, maximize=True),
+            ),
+            evaluate=lambda: ctx.evaluate(student, "validation").scores.main.value,
+            watch=constraint.watched,
+            may_rise=True,
+            followed=True,
+        )
         with gating.attached(module):
-            return train(
-                torch.nn.ModuleList([module, *projections(teachers), gating, constraint]),
-                batches=batches,
-                step=step,
-                settings=self.model_copy(update={"keep": "last"}),
-                seed=ctx.seed,
-                device=ctx.device,
-                tell=ctx.tell,
-                work="distill and prune",
-                folder=ctx.folder,
-                evaluate=evaluate,
-                own_rates=(
-                    OwnRate(tuple(gating.parameters()), rate),
-                    OwnRate((constraint.linear,), LINEAR * rate, maximize=True),
-                    OwnRate((constraint.quadratic,), QUADRATIC * rate, maximize=True),
-                ),
-                watch=constraint.watched,
-                may_rise=True,
-                followed=True,
-            )
+            return train(training, ctx, work="distill and prune")
 
     def _goal(self, student: Model, gating: Gating, ctx: Context) -> Goal:
         from passes.gating import budgets as goals
@@ -246,24 +236,22 @@ class DistillAndPrune(Taught):
     def _second(self) -> TrainingSettings:
         """Settings of the second stage."""
         epochs = self.recovery_epochs if self.recovery_epochs is not None else -(-self.epochs // 2)
-        return self.model_copy(update={"epochs": max(1, epochs), "learning_rate": self.recovery_rate or self.learning_rate / 2})
+        steps = -(-self.steps // 2) if self.steps and self.recovery_epochs is None else None
+        rate = self.recovery_rate or self.learning_rate / 2
+        return self.model_copy(update={"epochs": max(1, epochs), "steps": steps, "learning_rate": rate})
 
     def _recovered(self, small: Model, teachers: Sequence[Teacher], ctx: Context) -> TrainingLog:
         """Distil into what is left, with the projections of the first stage."""
         import torch
 
-        return train(
+        training = Training(
             torch.nn.ModuleList([small.module, *projections(teachers)]),
             batches=self.batches(small, ctx, first_seed=ctx.seed + self.epochs),
             step=lambda batch, _: self.losses(small.module, teachers, batch, ctx.task),
             settings=self._second(),
-            seed=ctx.seed,
-            device=ctx.device,
-            tell=ctx.tell,
-            work="distill",
-            folder=ctx.folder,
             evaluate=lambda: ctx.evaluate(small, "validation").scores.main.value,
         )
+        return train(training, ctx, work="distill")
 
     # -------------------------------------------------------------- report
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from compressor.contracts import Context, Message
+from compressor.contracts import Context, Message, Workload
 from compressor.contracts.notes import Remark, Table
 from compressor.errors import CompressorError
 from passes.pruning.costs import Site, saved
@@ -49,6 +49,11 @@ class LatencyBudget(BaseModel):
         if (self.ratio is None) == (self.ms is None):
             raise ValueError("a latency budget needs either `ratio` or `ms`")
         return self
+
+    @property
+    def workload(self) -> Workload:
+        """What models are timed at."""
+        return Workload(batch=self.batch, length=self.length)
 
 
 # ------------------------------------------------------------------ table
@@ -92,7 +97,7 @@ def latency_table(site: Site, budget: LatencyBudget) -> LatencyTable:
 
     def make() -> dict[str, Any]:
         variants = [site.pruned(taken) for kind in kinds for taken in steps[kind]]
-        full, *rest = site.ctx.measure([site.model, *variants], budget.target, batch=budget.batch, length=budget.length)
+        full, *rest = site.ctx.measure([site.model, *variants], budget.target, budget.workload)
         times = iter(rest)
         return {"full_ms": full, "ms": {kind: [next(times) for _ in steps[kind]] for kind in kinds}}
 
@@ -297,7 +302,7 @@ def prune_to_latency(site: Site, budget: LatencyBudget, shed: Shed) -> tuple[tup
         )
 
     def measure(_: Choice, pruned: Model) -> tuple[float, float]:
-        before, after = site.ctx.measure([site.model, pruned], budget.target, batch=budget.batch, length=budget.length)
+        before, after = site.ctx.measure([site.model, pruned], budget.target, budget.workload)
         return before, after
 
     best = reach(budget, table, choose, measure, site.ctx)
@@ -320,7 +325,7 @@ def check_reachable(site: Site, budget: LatencyBudget) -> None:
 
     def timed() -> list[float]:
         pair = [site.model, site.pruned(everything)]
-        return list(site.ctx.measure(pair, budget.target, batch=budget.batch, length=budget.length))
+        return list(site.ctx.measure(pair, budget.target, budget.workload))
 
     input_ms, ms = site.ctx.remember({**_shape(site, budget), "table": "latency with all gone that may go"}, timed)
     goal_ms = budget.ms or (budget.ratio or 1.0) * input_ms
@@ -352,7 +357,7 @@ def _best(outcomes: Sequence[Outcome]) -> Outcome:
 
 
 def _tell(budget: LatencyBudget, table: LatencyTable, best: Outcome, *, tries: int, ctx: Context) -> None:
-    where = f"{budget.target}, batch {budget.batch}, length {budget.length}"
+    where = f"{budget.target}, {budget.workload}"
     rows = tuple((kind, round(count, 1), round(ms, 4)) for kind, points in table.points.items() for count, ms in points)
     ctx.note(Table(title=f"Latency by what is left in each block ({where})", columns=("kind", "left", "ms"), rows=rows))
     verdict = "met" if best.miss <= TOLERANCE else f"missed by {best.miss:.0%}"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 from typing_extensions import override
 
-from compressor.contracts import Context, Pass, Size
+from compressor.contracts import Context, Needs, Pass, Size
 from compressor.contracts.anatomy import Anatomy, Units
 from compressor.contracts.notes import Bars, Remark, Table
 from compressor.errors import CompressorError, UnsupportedModel
@@ -74,29 +74,15 @@ class PruneStructure(Pass):
         return self
 
     @override
-    def targets(self) -> tuple[str, ...]:
-        """The target that latency is measured on."""
-        return (self.latency.target,) if self.latency else ()
-
-    @override
-    def shapes(self) -> tuple[tuple[int, int], ...]:
-        """Of the rows that latency is measured with."""
-        return ((self.latency.batch, self.latency.length),) if self.latency else ()
-
-    @override
-    def plugins(self) -> Mapping[str, tuple[str, ...]]:
-        """The edits."""
-        return {"edit": ("keep-heads", "keep-neurons", "keep-blocks")}
-
-    @override
-    def looks_inside(self) -> tuple[str, ...]:
-        """The kinds of units that may go."""
-        return tuple(kind for kinds in self._rounds() for kind in kinds)
-
-    @override
-    def needs_classes(self) -> bool:
-        """Taylor importance is what the task's loss says."""
-        return self.importance == "taylor"
+    def needs(self) -> Needs:
+        """The units that may go with their edits, the clock of a latency budget, and for Taylor importance the task's loss."""
+        return Needs(
+            targets=(self.latency.target,) if self.latency else (),
+            workloads=(self.latency.workload,) if self.latency else (),
+            plugins={"edit": ("keep-heads", "keep-neurons", "keep-blocks")},
+            loss=self.importance == "taylor",
+            inside=tuple(kind for kinds in self._rounds() for kind in kinds),
+        )
 
     @override
     def work(self, size: Size) -> float:

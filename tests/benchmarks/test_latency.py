@@ -8,14 +8,14 @@ from pydantic import ValidationError
 
 from benchmarks.latency import Latency
 from benchmarks.rounds import LEAD_IN_CALLS
-from compressor.contracts import Candidate, Message, Progress
+from compressor.contracts import Candidate, Message, Progress, Workload
 from compressor.contracts.records import LatencyRecord
 from compressor.deploy.bench import ProcessBench
 from compressor.errors import WorkerFailed
 
 STAND_INS = Path(__file__).parents[1] / "stand_ins"
-SHAPE = (1, None)
-FEEDS = {SHAPE: [{"x": np.zeros(1)}] * 4}
+NATURAL = Workload()
+FEEDS = {NATURAL: [{"x": np.zeros(1)}] * 4}
 
 
 @pytest.fixture
@@ -78,10 +78,10 @@ def test_latency_keeps_every_sample_and_what_went_before(sleeping, tmp_path):
 def test_latency_measures_again_when_the_control_fails_once(sleeping, tmp_path):
     record, heard = measured([candidate("source@a", sleeping.Fickle(ms=12.0, fickle_processes=2), tmp_path)], tmp_path)
     assert (record.controls[0].attempts, record.controls[0].passed) == (2, True)
-    (ratio,) = record.protocol["discarded_controls"]["batch 1, natural length"]
+    (ratio,) = record.protocol["discarded_controls"]["batch 1"]
     assert ratio == pytest.approx(2.0, rel=0.35)
     (said,) = [event.text for event in heard if isinstance(event, Message)]
-    assert said == f"batch 1, natural length: the baseline against itself gave {ratio:.3f}; measuring again"
+    assert said == f"batch 1: the baseline against itself gave {ratio:.3f}; measuring again"
     assert heard[-1] == Progress("latency", 28, 28, unit="blocks")
 
 
@@ -133,7 +133,7 @@ class SimulatedWorker:
         self.facts = {"load_seconds": "0.1", "first_call_seconds": "0.2"}
         self.turn = 0
 
-    def put(self, feeds) -> None:
+    def put(self, feeds, workload) -> None:
         self.turn = len(feeds)
 
     def run(self, calls: int):
@@ -145,10 +145,10 @@ class SimulatedWorker:
         self.bench.open -= 1
 
 
-def simulated(call_ms, ids=("source@a", "final@a"), *, shape=SHAPE, feeds=16, **parameters):
+def simulated(call_ms, ids=("source@a", "final@a"), *, workload=NATURAL, feeds=16, **parameters):
     bench = SimulatedBench(call_ms)
-    probe = Latency(batch=(shape[0],), length=() if shape[1] is None else (shape[1],), **parameters)
-    record = probe.measure([candidate(id_) for id_ in ids], {shape: [{}] * feeds}, bench, seed=3)
+    probe = Latency(**parameters).at(workload)
+    record = probe.measure([candidate(id_) for id_ in ids], {workload: [{}] * feeds}, bench, seed=3)
     return record, bench
 
 
@@ -179,14 +179,16 @@ class BiasedBench(SimulatedBench):
 @pytest.mark.parametrize(("final_ms", "outcome"), [(9.75, "no measurable change"), (5.0, "faster")])
 def test_only_an_effect_beyond_what_the_control_showed_is_told(final_ms, outcome):
     bench = BiasedBench(lambda id_, block: {"source@a": 10.0, "final@a": final_ms}[id_])
-    record = Latency().measure([candidate("source@a"), candidate("final@a")], {SHAPE: [{}] * 16}, bench, seed=3)
+    record = Latency().measure([candidate("source@a"), candidate("final@a")], {NATURAL: [{}] * 16}, bench, seed=3)
     assert record.controls[0].passed
     assert record.ratios[0].interval.low > 1.0
     assert record.ratios[0].outcome == outcome
 
 
 def test_rounds_are_interleaved_in_changing_order_and_blocks_are_whole_turns():
-    _, bench = simulated(lambda id_, block: 5, ("source@a", "final@a", "other@a"), shape=(8, 128), rounds=9)
+    _, bench = simulated(
+        lambda id_, block: 5, ("source@a", "final@a", "other@a"), workload=Workload(batch=8, length=128), rounds=9
+    )
     blocks = bench.blocks[-9 * 4 :]
     rounds = [tuple(id_ for id_, _, _ in blocks[i : i + 4]) for i in range(0, len(blocks), 4)]
     assert all(sorted(order) == ["final@a", "other@a", "source@a", "source@a"] for order in rounds)
@@ -215,7 +217,7 @@ def test_warm_up_goes_on_until_the_blocks_agree_and_says_when_they_never_do():
     settling, _ = simulated(lambda id_, block: 10)
     assert settling.protocol["unsteady"] == []
     shaking, _ = simulated(lambda id_, block: 10 * (1 + block % 3))
-    assert "final@a at batch 1, natural length" in shaking.protocol["unsteady"]
+    assert "final@a at batch 1" in shaking.protocol["unsteady"]
 
 
 def test_record_survives_json():
@@ -223,9 +225,41 @@ def test_record_survives_json():
     assert LatencyRecord.model_validate_json(record.model_dump_json()) == record
 
 
-def test_shapes_are_every_batch_at_every_length():
-    assert Latency(batch=(1, 8), length=(64, 128)).shapes() == ((1, 64), (1, 128), (8, 64), (8, 128))
-    assert Latency().shapes() == ((1, None),)
+def test_workloads_are_every_kind_with_every_batch_at_every_length():
+    grid = ((1, 64), (1, 128), (8, 64), (8, 128))
+    every = tuple(Workload(batch=batch, length=length) for batch, length in grid)
+    assert Latency(batch=(1, 8), length=(64, 128)).workloads() == every
+    assert Latency().workloads() == (Workload(),)
+    loops = Latency(kinds=("prefill", "decode"), length=(64,), steps=4).workloads()
+    assert loops == (Workload(kind="prefill", length=64), Workload(kind="decode", length=64, steps=4))
+
+
+def test_a_probe_for_one_workload_measures_it_alone_in_the_time_it_is_given():
+    asked = Workload(kind="decode", batch=2, length=64, steps=4)
+    probe = Latency(batch=(1, 8), length=(64, 128), rounds=11).only(asked, seconds=7.0)
+    assert (probe.workloads(), probe.seconds, probe.rounds) == ((asked,), 7.0, 11)
+
+
+@pytest.mark.parametrize(
+    ("workload", "unit", "units"),
+    [
+        (Workload(batch=8, length=128), "rows", 8),
+        (Workload(kind="prefill", batch=2, length=64), "tokens", 128),
+        (Workload(kind="decode", batch=2, length=64, steps=4), "tokens", 8),
+        (Workload(kind="decode", batch=2, length=64), "tokens", 2),
+        (Workload(kind="generate", batch=2, length=64, steps=16), "tokens", 32),
+        (Workload(kind="sample", batch=2, steps=20), "samples", 2),
+    ],
+)
+def test_throughput_counts_what_a_call_makes(workload, unit, units):
+    row = simulated(lambda id_, block: 10, workload=workload)[0].rows[0]
+    assert (row.workload, row.unit) == (workload, unit)
+    assert row.throughput_per_s == pytest.approx(1e3 * units / row.median_ms)
+
+
+def test_prefill_without_a_length_is_refused_with_the_plan():
+    with pytest.raises(ValidationError, match="prefill needs a length"):
+        Latency(kinds=("prefill",))
 
 
 @pytest.mark.parametrize("fault", [{"batch": ()}, {"batch": (0,)}, {"rounds": 2}, {"seconds": 0}, {"control_limit": 1.5}])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks.memory import Memory
-from compressor.contracts import Candidate, Progress
+from compressor.contracts import Candidate, Progress, Workload
 from compressor.deploy.bench import ProcessBench
 
 STAND_INS = Path(__file__).parents[1] / "stand_ins"
@@ -30,7 +30,7 @@ def test_memory_tells_the_difference_that_the_candidates_make(sleeping, tmp_path
         for stage, mebibytes in [("source", 40), ("final", 10)]
     ]
     with ProcessBench(tmp_path / "bench", tell=heard.append) as bench:
-        record = probe.measure(candidates, {(2, 16): [{"x": np.zeros(1)}]}, bench, seed=0)
+        record = probe.measure(candidates, {Workload(batch=2, length=16): [{"x": np.zeros(1)}]}, bench, seed=0)
     source, final = record.rows
     assert (source.candidate, source.batch, source.length) == ("source@s", 2, 16)
     assert source.peak_bytes - final.peak_bytes == pytest.approx(4 * 30 << 20, rel=0.1)
@@ -38,4 +38,4 @@ def test_memory_tells_the_difference_that_the_candidates_make(sleeping, tmp_path
 
 
 def test_memory_asks_for_natural_lengths_when_none_is_given():
-    assert Memory(batch=(1, 8)).shapes() == ((1, None), (8, None))
+    assert Memory(batch=(1, 8)).workloads() == (Workload(batch=1), Workload(batch=8))

@@ -122,8 +122,7 @@ class Run:
         )
         row = r.LatencyRow(
             candidate="final@here",
-            batch=1,
-            length=128,
+            workload=r.Workload(length=128),
             n=60,
             median_ms=6.35,
             interval=r.Interval(low=6.2, high=6.5, method="bootstrap"),

@@ -25,7 +25,7 @@ TINY = (
     "reference=source",
     "passes.finetune.epochs=1",
     "passes.low-rank.energy=0.5",
-    "passes.distillation.distill.epochs=1",
+    "passes.distill.epochs=1",
     "probes=[memory: {calls: 2}]",
 )
 """The example's plan, laid over with a tiny model and its rows."""

@@ -41,7 +41,7 @@ class Context:
 
     def evaluate(self, model, split):
         files = self.folder / "files"  # a training pass has put them there
-        return self.task.score(eager(self.task, model, self.device), self.data.split(split), files, split=split)
+        return self.task.evaluate(eager(self.task, model, self.device), self.data.split(split), files, split=split)
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +78,6 @@ def test_finetune_gives_the_same_bits_when_the_seed_is_the_same(source, data, tm
     made = []
     for seed in (1, 1, 2):
         ctx = Context(tmp_path / str(len(made)), few, seed=seed)
-        made.append(Finetune(epochs=1, keep="last").apply(source.copy(), ctx).module.state_dict())
+        made.append(Finetune(epochs=1, checkpoint="last").apply(source.copy(), ctx).module.state_dict())
     assert all(torch.equal(tensor, made[1][name]) for name, tensor in made[0].items())
     assert any(not torch.equal(tensor, made[2][name]) for name, tensor in made[0].items())

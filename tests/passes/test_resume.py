@@ -23,7 +23,7 @@ from passes.finetune import Finetune
 
 QUICK = {"epochs": 3, "batch_size": 4, "learning_rate": 3e-3, "precision": "fp32"}
 STEPS = {
-    "finetune": Finetune.model_validate({**QUICK, "keep": "best"}),
+    "finetune": Finetune.model_validate({**QUICK, "checkpoint": "best"}),
     "in parts, in bf16": Finetune.model_validate({**QUICK, "precision": "bf16", "accumulate": 2, "schedule": "cosine"}),
     "distill": Distill.model_validate(
         {**QUICK, "teacher": "finetune", "objectives": {"hidden-states": 1.0, "relations": 0.5}, "task_loss": 0.1}

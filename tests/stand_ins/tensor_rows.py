@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from transformers import BertConfig, BertForSequenceClassification
 
-from compressor.contracts import Event
+from compressor.contracts import Columns, Event
 from compressor.contracts.notes import Note
 from compressor.deploy.session import eager
 from compressor.model.model import Model
@@ -69,7 +69,7 @@ class Rows(Classification):
     modality = "text"
 
     def columns(self):
-        return ("input_ids", "labels")
+        return Columns(("input_ids",), "labels")
 
     def batches(self, rows, files, *, batch_size, shuffle_seed=None):
         order = list(range(len(rows)))
@@ -86,7 +86,7 @@ class Rows(Classification):
     def load(self, source, data, *, seed): ...
     def inputs(self, model): ...
     def example(self, files, *, batch, length): ...
-    def feeds(self, rows, files, *, batch=1, length=None, count=None): ...
+    def feeds(self, rows, files, workload=None, *, count=None): ...
 
 
 @dataclass(frozen=True)
@@ -105,11 +105,13 @@ class Context:
         return self.models[name].copy()
 
     def evaluate(self, model, split):
-        return self.task.score(eager(self.task, model, self.device), self.data.split(split), self.folder, split=split)
+        return self.task.evaluate(eager(self.task, model, self.device), self.data.split(split), self.folder, split=split)
 
     def outputs(self, model, split, *, limit):
         rows = self.data.split(split)
-        return self.task.predicted(eager(self.task, model, self.device), rows.select(range(min(limit, len(rows)))), self.folder)
+        return self.task.predicted(eager(self.task, model, self.device), rows.select(range(min(limit, len(rows)))), self.folder)[
+            "logits"
+        ]
 
     def tell(self, event: Event) -> None:
         self.events.append(event)

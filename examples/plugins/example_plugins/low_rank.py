@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
-from compressor.contracts import Context, Pass
+from compressor.contracts import Context, Needs, Pass
 from compressor.contracts.notes import Bars
 from compressor.errors import UnsupportedModel
 from compressor.model.anatomy import anatomy_of
@@ -26,9 +26,9 @@ class LowRank(Pass):
 
     energy: float = Field(0.9, gt=0, le=1, description="share of a matrix's squared singular values that stays")
 
-    def plugins(self) -> Mapping[str, tuple[str, ...]]:
+    def needs(self) -> Needs:
         """The edit that it makes of a model."""
-        return {"edit": (FactorLinear.kind,)}
+        return Needs(plugins={"edit": (FactorLinear.kind,)}, inside=("neurons",))
 
     def apply(self, model: Model, ctx: Context) -> Model:
         """Factor what gets smaller by it, and note the ranks.

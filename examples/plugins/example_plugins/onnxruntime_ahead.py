@@ -28,8 +28,8 @@ class OnnxRuntimeAhead(Target):
         reason = None if find_spec("onnxruntime") else "onnxruntime is not installed: pip install onnxruntime"
         return Missing(build=reason, run=reason)
 
-    def build(self, source: Artifact, out: Path) -> None:
-        """Optimise and save."""
+    def build(self, source: Artifact, out: Path, **_: object) -> None:
+        """Optimise and save the only graph; it serves every workload."""
         self._session(source.path / "model.onnx", f"ORT_ENABLE_{self.level.upper()}", optimised=out / self.file)
 
     def open(self, built: Path) -> Session:
@@ -53,7 +53,7 @@ class _Session:
         self._inputs = {each.name for each in session.get_inputs()}
         self._outputs = [each.name for each in session.get_outputs()]
 
-    def run(self, feed: Feed, state: object | None = None) -> tuple[Feed, object | None]:
+    def run(self, feed: Feed, *, graph: str = "model", state: object | None = None) -> tuple[Feed, object | None]:  # noqa: ARG002
         found = self._session.run(self._outputs, {name: array for name, array in feed.items() if name in self._inputs})
         return dict(zip(self._outputs, found, strict=True)), state
 

@@ -53,7 +53,7 @@ def test_plans_on_text_are_sound(data, method, folder):
     for split in ("train", "test"):
         (folder / f"{split}.jsonl").touch()
     found = bound(text.plan(text.Cell(data, method, 0.5, 0, 1e-4), folder), folder)
-    assert found.passes[-1].step.teachers() == ("finetune",)
+    assert found.passes[-1].step.needs().teachers == ("finetune",)
 
 
 @pytest.mark.parametrize("budget", hubert_shape.BUDGETS)
@@ -117,7 +117,7 @@ def test_plans_to_a_latency_are_sound(target, folder, monkeypatch):
     monkeypatch.setattr(speech_lab.ablation, "run", lambda plan, _: bound(plan, folder))
     found = speech_lab.Lab(folder / "model", folder, folder).budgeted(target, 0.4, 1e-3)
     assert found.passes[0].step.latency.ratio == 0.4
-    assert found.passes[0].step.targets() == (target,)
+    assert found.passes[0].step.needs().targets == (target,)
 
 
 def timed(ratios, *, passed=True):

@@ -6,7 +6,7 @@ import time
 
 from pydantic import ConfigDict, Field, model_validator
 
-from compressor.contracts import Artifact, Dialect, Edit, Missing, Objective, Pass, Probe, Rung, Target, Want
+from compressor.contracts import Artifact, Dialect, Edit, Missing, Objective, Pass, Probe, Rung, Target, Want, Workload
 from compressor.contracts.anatomy import Row
 from compressor.contracts.notes import Remark
 from compressor.contracts.records import OtherRecord
@@ -235,8 +235,8 @@ class OpensAnything(Good):
 class MeasuresTheFirst(Probe):
     """Leaves all but the first candidate out."""
 
-    def shapes(self):
-        return ((1, 8),)
+    def workloads(self):
+        return (Workload(length=8),)
 
     def measure(self, candidates, feeds, bench, *, seed):
         return OtherRecord(probe="first", notes=(Remark(text=f"{candidates[0].id} is quick"),))
@@ -245,7 +245,7 @@ class MeasuresTheFirst(Probe):
 class WantsNoShape(MeasuresTheFirst):
     """Asks for nothing to measure with."""
 
-    def shapes(self):
+    def workloads(self):
         return ()
 
 

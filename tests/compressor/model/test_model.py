@@ -267,11 +267,11 @@ def test_folder_it_came_from_is_not_written(tmp_path):
 
 
 class Homemade(transformers.BertForSequenceClassification):
-    """A class that transformers does not define."""
+    """A class that no library defines."""
 
 
-def test_wrap_refuses_a_class_that_transformers_does_not_define():
-    with pytest.raises(UnsupportedModel, match="Homemade is not a model class of transformers"):
+def test_wrap_refuses_a_class_that_no_library_defines():
+    with pytest.raises(UnsupportedModel, match="Homemade is a model class of none of diffusers, networks, transformers"):
         Model.wrap(Homemade(ALL["bert"].config()))
 
 
@@ -324,7 +324,8 @@ def _tensors(change):
         (_blueprint(lambda values: values.update(format=2)), "is not of format 1"),
         (_blueprint(lambda values: values.pop("blueprint")), "holds no blueprint"),
         (_blueprint(lambda values: values["blueprint"].pop("edits")), "malformed: KeyError: 'edits'"),
-        (_blueprint(lambda values: values["blueprint"].update(library="os")), "of 'os'"),
+        (_blueprint(lambda values: values["blueprint"].update(library="os")), "no library 'os' is installed"),
+        (_blueprint(lambda values: values["blueprint"].update(dtype="quint8")), "dtype 'quint8' is none of float16, bfloat16"),
         (
             _blueprint(lambda values: values["blueprint"]["config"].update(hidden_size=30)),
             "cannot be built from its configuration",

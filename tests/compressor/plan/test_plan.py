@@ -118,7 +118,7 @@ def test_plan_is_checked_without_heavy_imports(folder):
     toys = Path(__file__).parents[1] / "toys"
     code = (
         f"import sys; sys.path.insert(0, {str(toys)!r})\n"
-        "from pathlib import Path\nfrom compressor.plan import load_plan\nimport compressor.schema\n"
+        "from pathlib import Path\nfrom compressor.plan import load_plan\nimport compressor.plan.schema\n"
         "load_plan(Path('plan.yaml'))\n"
         "heavy = {'torch', 'transformers', 'onnx', 'onnxruntime', 'openvino', 'nncf', 'numpy', 'datasets', 'sklearn', 'scipy'}\n"
         "print(sorted(heavy & set(sys.modules)))"
@@ -275,7 +275,10 @@ CASES = {
         ("teacher: toy-train", "teacher: toy-trian"),
         "plan.yaml:11: passes.learn.teacher: no step or model is named 'toy-trian' (did you mean 'toy-train'?)",
     ),
-    "own teacher": (("teacher: toy-train", "teacher: learn"), "plan.yaml:11: passes.learn.teacher: 'learn' is this step itself"),
+    "own teacher": (
+        ("teacher: toy-train", "teacher: learn"),
+        "plan.yaml:11: passes.learn.teacher: 'learn' is of this step itself",
+    ),
     "branch teacher": (
         ("epochs: 2", "teacher: toy-round"),
         "plan.yaml:8: passes.toy-train.teacher: 'toy-round' works below torch, where there is no model",
@@ -538,7 +541,7 @@ def test_from_starts_a_side_chain(load):
 def test_models_are_teachers(load):
     bound = load(SOUND.replace("teacher: toy-train", "teacher: big").replace("seed: 3", "models: {big: {hub: a/b, revision: c}}"))
     assert bound.models["big"].revision == "c"
-    assert bound.passes[2].step.teachers() == ("big",)
+    assert bound.passes[2].step.needs().teachers == ("big",)
 
 
 # ------------------------------------------------------------------ the built-in plug-ins
@@ -547,7 +550,7 @@ def test_models_are_teachers(load):
 def test_limit_on_latency_has_to_be_measured(faults):
     lines = faults(("- toy-clock", "- latency: {batch: [1, 8], length: [128]}"), ("max_drop: 1", "min_speedup: 2, batch: 4"))
     assert lines == [
-        "plan.yaml:23: accept[0].batch: batch 4 is not measured; probes measure batch 1 length 128, batch 8 length 128"
+        "plan.yaml:23: accept[0].batch: batch 4 is not measured; probes measure batch 1, length 128; batch 8, length 128"
     ]
 
 
@@ -555,6 +558,25 @@ def test_limit_on_latency_is_taken_when_it_is_measured(load):
     text = SOUND.replace("- toy-clock", "- latency: {batch: [1, 8], length: [128]}")
     bound = load(text.replace("max_drop: 1", "min_speedup: 2, batch: 8, length: 128"))
     assert bound.accept[0].batch == 8
+
+
+def test_limit_on_latency_speaks_of_a_kind_of_call_that_is_measured(load, faults):
+    probes = ("- toy-clock", "- latency: {kinds: [prefill, decode], length: [64], steps: 8}")
+    limit = ("max_drop: 1", "min_speedup: 2, workload: generate")
+    assert faults(probes, limit) == [
+        "plan.yaml:23: accept[0].workload: workload generate is not measured; "
+        "probes measure prefill, batch 1, length 64; decode, batch 1, length 64, 8 steps"
+    ]
+    bound = load(SOUND.replace(*probes).replace("max_drop: 1", "min_speedup: 2, workload: decode"))
+    assert bound.accept[0].workload == "decode"
+
+
+def test_any_probe_that_measures_latency_will_do(load, faults):
+    limit = ("max_drop: 1", "min_speedup: 2")
+    assert faults(limit) == [
+        "plan.yaml:23: accept[0]: a limit on speed or latency needs a measurement; add `- latency` to probes"
+    ]
+    assert load(SOUND.replace("- toy-clock", "- toy-stopwatch").replace(*limit)).accept[0].timed
 
 
 def test_quickstart_is_sound():
@@ -575,3 +597,10 @@ def test_quickstart_is_checked_without_heavy_imports():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_old_name_of_a_training_setting_works_with_one_notice(load):
+    bound = load(SOUND.replace("  - toy-train: {epochs: 2}", "  - finetune: {keep: last}\n    name: toy-train", 1))
+    assert bound.passes[0].step.checkpoint == "last"
+    assert bound.notices == ("plan.yaml:8: passes.toy-train.keep is called checkpoint now; the old name will go",)
+    assert load(SOUND).notices == ()

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import pytest
 from pydantic import BaseModel, ConfigDict, Field
 
-from compressor.plan.validation import validated
+from compressor.plan.validation import notices, validated
 from compressor.plan.yaml_source import read_yaml
 
 
@@ -59,3 +59,51 @@ def test_value_is_read_without_the_fields_at_fault():
     value, faults = validated(Parameters, read_yaml("{steps: 3, shuffle: 1, stps: 2}", "p")[0], "step")
     assert len(faults) == 2
     assert (value.steps, value.shuffle) == (3, True)
+
+
+# ------------------------------------------------------------------ old names
+
+
+class Renamed(Parameters):
+    renamed: ClassVar = {"count": "steps"}
+
+
+class Further(Renamed):
+    renamed: ClassVar = {"mixed": "shuffle"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "told"),
+    [
+        (Renamed, "count: 3", ["p:1: step.count is called steps now; the old name will go"]),
+        (Renamed, "steps: 3", []),
+        (
+            Further,
+            "count: 3\nmixed: false",
+            [
+                "p:1: step.count is called steps now; the old name will go",
+                "p:2: step.mixed is called shuffle now; the old name will go",
+            ],
+        ),
+    ],
+)
+def test_old_name_of_a_parameter_goes_on_working_with_a_notice(kind, text, told):
+    located = read_yaml(text, "p")[0]
+    value, faults = validated(kind, located, "step", what="parameter")
+    assert (value.steps, value.shuffle, faults) == (3, "mixed" not in text, ())
+    assert list(notices(kind, located, "step")) == told
+
+
+def test_fault_at_an_old_name_is_told_at_its_line():
+    _, (fault,) = validated(Renamed, read_yaml("shuffle: true\ncount: 11", "p")[0], "step", what="parameter")
+    assert str(fault) == "p:2: step.steps: found 11, expected a number less than or equal to 10"
+
+
+def test_old_and_new_name_together_are_a_fault():
+    _, (fault,) = validated(Renamed, read_yaml("{count: 3, steps: 4}", "p")[0], "step", what="parameter")
+    assert str(fault) == "p:1: step.count: is the old name of steps, which is given too: leave count out"
+
+
+def test_name_that_is_old_for_another_kind_is_none_here():
+    _, (fault,) = validated(Parameters, read_yaml("count: 3", "p")[0], "step", what="parameter")
+    assert "no such parameter" in str(fault)

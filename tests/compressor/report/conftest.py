@@ -1,4 +1,4 @@
-"""A report such as a run of seven candidates and two shapes writes: three trunk steps, two targets, one that is missing."""
+"""A report such as a run of seven candidates and two workloads writes: three trunk steps, two targets, one that is missing."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from statistics import median, quantiles
 
 import pytest
 
+from compressor.contracts import notes as noted
 from compressor.contracts import records as r
 
 TOPICS = ("business", "entertainment", "politics", "sport", "tech")
@@ -30,7 +31,7 @@ ACCURACY = {
     "final": 0.9718,
 }
 SIZES = {"source": 90_900_000, "finetune": 90_900_000, "prune-structure": 66_200_000, "distill": 66_200_000, "final": 17_300_000}
-SHAPES = ((1, 128), (8, 128))
+WORKLOADS = (r.Workload(batch=1, length=128), r.Workload(batch=8, length=128))
 HOSTILE = "<script>document.title='taken over'</script> $x_{1}$ & \"quoted\""
 
 
@@ -55,7 +56,9 @@ def scores(stage: str, split: str) -> r.Scores:
 
 def difference(stage: str, n: int) -> r.Difference:
     moved = 100 * (ACCURACY[stage] - ACCURACY["finetune"])
-    return r.Difference(reference="finetune", points=moved, interval=interval(moved, width=0.7), n=n, changed=6)
+    return r.Difference(
+        reference="finetune", metric="accuracy", change=moved, interval=interval(moved, width=0.7), n=n, changed=6
+    )
 
 
 # ------------------------------------------------------------------ stages
@@ -64,16 +67,16 @@ LAYER_BYTES = {"embeddings": 47_600_000, **dict.fromkeys(BLOCKS, 3_550_000), "he
 PRUNED_BYTES = {name: size // 2 if name in BLOCKS else size for name, size in LAYER_BYTES.items()}
 
 
-def losses() -> r.Series:
+def losses() -> noted.Series:
     dice = random.Random(1)
     curve = tuple((float(step), 1.6 / (1 + step / 30) + dice.uniform(0, 0.05)) for step in range(0, 400, 2))
     halved = tuple((x, y / 2) for x, y in curve)
-    return r.Series(title="Losses", x="step", y="loss", curves={"soft-targets": curve, "hidden-states": halved})
+    return noted.Series(title="Losses", x="step", y="loss", curves={"soft-targets": curve, "hidden-states": halved})
 
 
-def sensitivity() -> r.Bars:
+def sensitivity() -> noted.Bars:
     dice = random.Random(2)
-    return r.Bars(
+    return noted.Bars(
         title="Quality lost when one layer is quantised alone",
         unit="points",
         values={block: round(dice.uniform(-0.1, 1.4), 2) for block in BLOCKS},
@@ -110,7 +113,7 @@ def branch(target: str) -> r.Stage:
 
 
 def pruned() -> r.Stage:
-    widths = r.Table(
+    widths = noted.Table(
         title="Widths kept", columns=("block", "heads", "share"), rows=tuple((block, 6, 0.5) for block in BLOCKS[:4])
     )
     gate = r.Verdict(
@@ -124,7 +127,7 @@ def pruned() -> r.Stage:
         outcome="met",
     )
     edits = tuple(f"{block}: keep 768 of 1536 neurons" for block in BLOCKS[1::2])
-    notes = (widths, r.Remark(text="Taylor importance."))
+    notes = (widths, noted.Remark(text="Taylor importance."))
     return trunk("prune-structure", layer_bytes=PRUNED_BYTES, edits=edits, notes=notes, verdicts=(gate,))
 
 
@@ -133,7 +136,7 @@ def stages() -> tuple[r.Stage, ...]:
         trunk("source", seconds=0.4),
         trunk("finetune", parameters={"epochs": 3, "learning_rate": 1e-4}, found=True),
         pruned(),
-        trunk("distill", layer_bytes=PRUNED_BYTES, notes=(losses(),), difference=difference("distill", 212)),
+        trunk("distill", layer_bytes=PRUNED_BYTES, notes=(losses(),), differences=(difference("distill", 212),)),
         r.Stage(name="lower", step="lower", target="onnxruntime", bytes=66_400_000),
         branch("onnxruntime"),
         branch("openvino"),
@@ -155,26 +158,25 @@ def candidate(name: str) -> r.Candidate:
         files=(main, r.File(name="tokenizer.json", bytes=466_000, sha256=digest("tokenizer"))),
         facts={"precision": "int8 + fp32" if final else "fp32", "device": "CPU", "threads": "2"},
         scores=scores(stage, "test"),
-        difference=difference(stage, 425),
+        differences=(difference(stage, 425),),
         parity=r.Parity(against=stage, max_abs=0.31 if final else 2.4e-6, cosine=0.99993, agreement=0.9976, n=425, finite=True),
         diagnosis=("2 of 38 MatMul stayed in float32",) if name == "final@onnxruntime" else (),
     )
 
 
-def latency_row(name: str, *, batch: int, length: int) -> r.LatencyRow:
-    dice, base = random.Random(f"{name} {batch}"), MEDIANS_MS[name] * batch**0.9
+def latency_row(name: str, workload: r.Workload) -> r.LatencyRow:
+    dice, base = random.Random(f"{name} {workload.batch}"), MEDIANS_MS[name] * workload.batch**0.9
     samples = tuple(tuple(base * dice.lognormvariate(0.01, 0.05) for _ in range(60)) for _ in range(5))
     calls = [call for part in samples for call in part]
     middle = median(calls)
     return r.LatencyRow(
         candidate=name,
-        batch=batch,
-        length=length,
+        workload=workload,
         n=len(calls),
         median_ms=middle,
         interval=interval(middle, width=0.02 * middle),
         p90_ms=quantiles(calls, n=10)[-1],
-        throughput_per_s=1000 * batch / middle,
+        throughput_per_s=1000 * workload.batch / middle,
         load_s=0.41,
         first_call_ms=3 * middle,
         warm_up_calls=40,
@@ -183,23 +185,22 @@ def latency_row(name: str, *, batch: int, length: int) -> r.LatencyRow:
     )
 
 
-def ratio(of: str, to: str, *, batch: int, length: int) -> r.Ratio:
+def ratio(of: str, to: str, workload: r.Workload) -> r.Ratio:
     value = MEDIANS_MS[to] / MEDIANS_MS[of]
     outcome = "no measurable change" if abs(value - 1) < 0.03 else "faster" if value > 1 else "slower"
-    return r.Ratio(
-        of=of, to=to, batch=batch, length=length, value=value, interval=interval(value, width=0.03 * value), outcome=outcome
-    )
+    return r.Ratio(of=of, to=to, workload=workload, value=value, interval=interval(value, width=0.03 * value), outcome=outcome)
 
 
 def latency() -> r.LatencyRecord:
-    shapes = [{"batch": batch, "length": length} for batch, length in SHAPES]
     bases = {name: {"source@onnxruntime", f"source@{name.partition('@')[2]}"} - {name} for name in MEDIANS_MS}
     near_one = interval(1.004, width=0.008)
     return r.LatencyRecord(
-        rows=tuple(latency_row(name, **shape) for shape in shapes for name in MEDIANS_MS),
-        ratios=tuple(ratio(of, to, **shape) for shape in shapes for of, tos in bases.items() for to in sorted(tos)),
+        probe="latency",
+        rows=tuple(latency_row(name, workload) for workload in WORKLOADS for name in MEDIANS_MS),
+        ratios=tuple(ratio(of, to, workload) for workload in WORKLOADS for of, tos in bases.items() for to in sorted(tos)),
         controls=tuple(
-            r.Control(ratio=1.004, interval=near_one, limit=0.02, passed=True, attempts=1, **shape) for shape in shapes
+            r.Control(workload=workload, ratio=1.004, interval=near_one, limit=0.02, passed=True, attempts=1)
+            for workload in WORKLOADS
         ),
         load_before=0.03,
         load_after=0.04,
@@ -209,7 +210,8 @@ def latency() -> r.LatencyRecord:
 
 def memory() -> r.MemoryRecord:
     return r.MemoryRecord(
-        rows=tuple(r.MemoryRow(candidate=name, peak_bytes=410_000_000, batch=1, length=128) for name in MEDIANS_MS)
+        probe="memory",
+        rows=tuple(r.MemoryRow(candidate=name, peak_bytes=410_000_000, workload=WORKLOADS[0]) for name in MEDIANS_MS),
     )
 
 

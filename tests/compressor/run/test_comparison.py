@@ -10,6 +10,7 @@ import pytest
 from furnished import rows, write_model, write_rows
 
 from benchmarks.latency import Latency
+from compressor.contracts import Workload
 from compressor.errors import StoreError
 from compressor.plan.bound import load_plan
 from compressor.run.comparison import Run, changes, compare_runs, measure
@@ -76,7 +77,7 @@ def test_compare_tells_the_parameter_that_changed_and_what_it_changed(runs):
 def test_compare_finds_nothing_between_a_run_and_itself(runs):
     found = compare_runs(runs[0], runs[0])
     assert found.changes == ()
-    assert all(each.difference.points == 0 and each.difference.changed == 0 for each in found.qualities)
+    assert all(each.difference.change == 0 and each.difference.changed == 0 for each in found.qualities)
 
 
 def test_compare_pairs_the_qualities_of_the_same_test_rows(runs):
@@ -86,16 +87,16 @@ def test_compare_pairs_the_qualities_of_the_same_test_rows(runs):
     final = found["final@onnxruntime"]
     outputs = [np.load(run / "evaluations" / "final@onnxruntime" / "rows.npz") for run in runs]
     assert final.difference.n == 20
-    assert final.difference.points == pytest.approx(100 * (outputs[1]["correct"] - outputs[0]["correct"]).mean())
-    assert final.difference.interval.low <= final.difference.points <= final.difference.interval.high
+    assert final.difference.change == pytest.approx(100 * (outputs[1]["gains/accuracy"] - outputs[0]["gains/accuracy"]).mean())
+    assert final.difference.interval.low <= final.difference.change <= final.difference.interval.high
     assert found["source@onnxruntime"].difference.changed == 0
 
 
 def test_compare_gives_the_times_of_both_and_what_they_are_worth(runs, other):
     found = compare_runs(*runs)
     final = next(each for each in found.times if each.candidate == "final@onnxruntime")
-    assert (final.batch, final.length) == (1, 16)
-    assert final.first == Run.read(runs[0]).latencies["final@onnxruntime", 1, 16]
+    assert final.workload == Workload(length=16)
+    assert final.first == Run.read(runs[0]).latencies["final@onnxruntime", Workload(length=16)]
     assert "two moments" in found.warnings[0]
 
     def elsewhere(report):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from compressor.contracts import Message
+from compressor.contracts import Message, Workload
 from compressor.contracts.notes import Remark
 from compressor.contracts.records import Control, Interval, LatencyRecord, LatencyRow
 from compressor.run import context
@@ -18,7 +18,7 @@ def test_outputs_are_of_rows_spread_over_the_split(tmp_path):
     rows, model = len(run.data.split("validation")), run.model()
     every = ctx.outputs(model, "validation", limit=10_000)
     assert len(every) == rows
-    assert np.array_equal(every, ctx.evaluate(model, "validation").outputs)
+    assert np.array_equal(every, ctx.evaluate(model, "validation").outputs["logits"])
     few = ctx.outputs(model, "validation", limit=rows // 2)
     np.testing.assert_allclose(few, every[[at * rows // (rows // 2) for at in range(rows // 2)]], rtol=1e-4, atol=1e-5)
     assert not np.allclose(few, every[: rows // 2], atol=1e-5), "the first rows, and not from all over"
@@ -44,7 +44,7 @@ def test_what_was_noted_while_measuring_is_remembered_with_it(tmp_path):
 
 def timed(passed):
     interval = Interval(low=0.9, high=1.2, method="none")
-    row = {"batch": 1, "length": 8}
+    row = {"workload": Workload(length=8)}
     return LatencyRecord.model_construct(
         rows=tuple(LatencyRow.model_construct(candidate=f"variant-{at}@cpu", median_ms=2.0 - at, **row) for at in (0, 1)),
         controls=(Control(ratio=1.07, interval=interval, limit=0.03, passed=passed, attempts=3, **row),),
@@ -56,7 +56,7 @@ def test_latency_measured_on_an_unsteady_machine_is_told_and_noted(tmp_path, mon
         told = []
         monkeypatch.setattr(context, "time_candidates", lambda *_, passed=passed, **__: timed(passed))
         ctx: StepContext = tiny_run().context(tmp_path / str(passed), others=("cpu",), tell=told.append)
-        assert ctx.measure([tiny_run().model()] * 2, "cpu", batch=1, length=8) == [2.0, 1.0]
+        assert ctx.measure([tiny_run().model()] * 2, "cpu", Workload(length=8)) == [2.0, 1.0]
         said = [event.text for event in told if isinstance(event, Message)]
         noted = [note.text for note in ctx.notes if isinstance(note, Remark)]
         assert said == noted

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import pytest
+import torch
+from tensor_rows import bert
 
 from compressor.contracts.records import Spent, Stage
 from compressor.plan.bound import load_plan
@@ -39,10 +41,25 @@ def test_line_reads_off_fixed_and_growing_parts(points, at, expected):
 
 def test_model_size_grows_by_its_blocks_and_keeps_the_rest():
     size = ModelSize.of(
-        {"embeddings": 400, "layer 0 attention": 40, "layer 0 feed-forward": 80, "layer 1 attention": 120, "head": 8}
+        {"embeddings": 400, "layer 0 attention": 40, "layer 0 feed-forward": 80, "layer 1 attention": 120, "head": 8}, 162
     )
     assert (size.blocks, size.weights, size.bytes) == (2, 60, 648)
-    assert size.times(3) == ModelSize(6, 180, 408 + 720)
+    assert size.times(3) == ModelSize(6, 180, 720, 408 + 720)
+
+
+def test_model_size_counts_the_parameters_of_a_model_in_bf16_whole():
+    model = bert()
+    whole = ModelSize.of(model.layer_bytes(), model.weights)
+    model.module.to(torch.bfloat16)
+    half = ModelSize.of(model.layer_bytes(), model.weights)
+    assert (half.blocks, half.weights) == (whole.blocks, whole.weights)
+    assert half.weights == sum(each.numel() for each in model.module.bert.encoder.layer.parameters())
+    assert (2 * half.bytes, 2 * half.times(3).bytes) == (whole.bytes, whole.times(3).bytes)
+
+
+def test_model_without_known_blocks_is_as_large_as_all_its_parameters():
+    size = ModelSize.of({"stem": 40, "stages": 400}, 110)
+    assert (size.blocks, size.weights, size.times(1)) == (0, 110, size)
 
 
 # ------------------------------------------------------------------ runs of which the law is known
@@ -77,7 +94,7 @@ def law(blocks, rows, epochs, probe_seconds):
 
 def scale(blocks, rows):
     by_split = {"train": rows, "validation": rows // 2, "test": rows // 2, "calibration": min(rows, 256)}
-    return Scale(by_split, {"source": ModelSize.of(sizes(blocks)["source"])})
+    return Scale(by_split, {"source": ModelSize.of(sizes(blocks)["source"], sum(sizes(blocks)["source"].values()) // 4)})
 
 
 @pytest.fixture(scope="module")
@@ -94,9 +111,12 @@ def trial(plan, blocks, rows, *, complete):
         seconds = {key: took for key, took in seconds.items() if key[0] not in ("gate", "probe")}
     return Trial(
         what=f"{blocks} blocks",
-        bound=load_plan(plan, settings=["passes.distillation.distill.epochs=1"]),
+        bound=load_plan(plan, settings=["passes.distill.epochs=1"]),
         scale=scale(blocks, rows),
-        stages=tuple(Stage(name=name, step=name, layer_bytes=parts) for name, parts in sizes(blocks).items()),
+        stages=tuple(
+            Stage(name=name, step=name, layer_bytes=parts, weights=sum(parts.values()) // 4)
+            for name, parts in sizes(blocks).items()
+        ),
         spent=tuple(Spent(work=work, of=of, target=target, seconds=took) for (work, of, target), took in seconds.items()),
         seconds=sum(seconds.values()) + 8,
         memory_bytes=10_000 + 16 * blocks,

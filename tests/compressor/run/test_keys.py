@@ -7,12 +7,12 @@ import json
 import pytest
 
 from compressor.contracts import Task
+from compressor.contracts import step as step_module
 from compressor.deploy.build import Foundry
 from compressor.deploy.machine import machine
 from compressor.deploy.onnx import Onnx
 from compressor.plan.bound import load_plan
-from compressor.run import keys as keys_module
-from compressor.run.keys import Keys
+from compressor.run.keys import Keys, source_digest
 from compressor.store.store import Made
 from compressor.tasks.text_classification import TextClassification
 from targets.openvino import OpenVino
@@ -54,14 +54,14 @@ def test_step_that_measures_on_a_target_is_another_one_where_that_target_or_the_
     assert key(other, 0) != before
     assert key(other, 1) == quantised, "it measures nothing"
     elsewhere = machine().model_copy(update={"fingerprint": "another"})
-    monkeypatch.setattr(keys_module, "machine", lambda: elsewhere)
+    monkeypatch.setattr("compressor.run.keys.machine", lambda: elsewhere)
     assert key(bound(), 0) != before
     assert key(bound(), 1) == quantised
 
 
 def test_quantiser_of_the_branch_is_in_the_key_with_its_version(bound, monkeypatch):
     before = key(bound(), 1, OpenVino.dialect)
-    monkeypatch.setattr(keys_module, "version", lambda name: "99" if name == "nncf" else "1")
+    monkeypatch.setattr(step_module, "version", lambda name: "99" if name == "nncf" else "1")
     after = key(bound(), 1, OpenVino.dialect)
     assert '"quantizer": {"nncf": "99"}' in after
     assert after != before
@@ -81,3 +81,25 @@ def test_lowering_depends_on_every_rung_on_the_way(tmp_path):
     assert [(each["from"], each["to"]) for each in asked] == [("torch", "onnx"), ("onnx", "openvino")]
     assert [set(each["requires"]) for each in asked] == [{"torch", "onnx", "onnxscript"}, {"openvino"}]
     assert asked[0]["version"] == Onnx.version
+
+
+def test_digest_of_a_folder_without_subfolders_is_that_of_earlier_versions(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    (tmp_path / "README.md").write_text("not read")
+    assert source_digest(tmp_path) == "9ec0cdbf409d290232d4880f3811897c2575ea24bc891a672ba9b1e4b6e9d9f5"
+
+
+def test_digest_of_a_source_sees_what_lies_in_subfolders_linked_ones_too(tmp_path):
+    (tmp_path / "source" / "unet").mkdir(parents=True)
+    (tmp_path / "source" / ".cache").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "source" / "vae").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "source" / "unet" / "around").symlink_to(tmp_path / "source")
+    found = [source_digest(tmp_path / "source")]
+    for name in ("source/unet/model.safetensors", "source/.cache/x.json", "elsewhere/model.safetensors", "source/unet/notes.md"):
+        (tmp_path / name).write_bytes(b"changed")
+        found.append(source_digest(tmp_path / "source"))
+    empty, unet, hidden, linked, notes = found
+    assert len({empty, unet, linked}) == 3
+    assert (hidden, notes) == (unet, linked), "nobody reads them"

@@ -173,10 +173,10 @@ def test_gate_that_is_not_met_stops_the_run_with_exit_code_3(folder, ran):
         "--out",
         "stopped",
         "--set",
-        "passes.distillation.distill.gate={max_size: 0.01}",
+        "passes.distill.gate={max_size: 0.01}",
     )
     assert stopped.returncode == 3, stopped.stdout + stopped.stderr
-    assert "passes.distillation.distill.gate: max_size 0.01 is not met" in stopped.stderr
+    assert "passes.distill.gate: max_size 0.01 is not met" in stopped.stderr
     assert json.loads((folder / "stopped" / "report.json").read_text())["outcome"] == "stopped"
 
 
@@ -201,7 +201,7 @@ def test_check_says_what_is_found_and_what_is_missing(folder, ran):
     assert checked.returncode == 0, checked.stderr
     assert "finetune: found in the store" in checked.stdout
     assert "cuda: this onnxruntime has no CUDAExecutionProvider" in checked.stdout
-    taught = ("--set", "models={big: {folder: model}}", "--set", "passes.distillation.distill.teacher=big")
+    taught = ("--set", "models={big: {folder: model}}", "--set", "passes.distill.teacher=big")
     assert "big: found in the store" in command(folder, "check", "plan.yaml", "--store", "store", *taught).stdout
 
 

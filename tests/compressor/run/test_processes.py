@@ -238,7 +238,7 @@ def test_killed_run_of_two_processes_leaves_none_and_goes_on_to_the_same_result(
 def test_divergence_in_two_processes_is_told_like_that_of_one(folder):
     bound = load_plan(
         folder / "plan.yaml",
-        settings=["passes.distillation.distill.learning_rate=0.9", "passes.distillation.distill.task_loss=1e38"],
+        settings=["passes.distill.learning_rate=0.9", "passes.distill.task_loss=1e38"],
     )
     with pytest.raises(TrainingDiverged, match=r"at step [0-9]+ of 42: try a lower learning_rate"):
         run_plan(

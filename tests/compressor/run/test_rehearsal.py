@@ -95,7 +95,7 @@ def test_files_beside_models_are_compared_as_a_run_has_them(folder, tmp_path):
 
 
 def small(plan, part, **folders):
-    models = {name: Source(folder, ModelSize(2, 1.0, 1)) for name, folder in {"source": None, **folders}.items()}
+    models = {name: Source(folder, ModelSize(2, 1.0, 1, 1)) for name, folder in {"source": None, **folders}.items()}
     return load_plan(plan, settings=tuple(reduced(load_plan(plan), part, models)))
 
 
@@ -115,7 +115,7 @@ def test_small_plan_keeps_every_probe_shortened():
     bound = small(QUICKSTART, REHEARSAL)
     assert [probe.name for probe in bound.probes] == ["latency", "memory"]
     assert bound.probes[0].probe.seconds <= 2
-    assert bound.probes[0].probe.shapes() == load_plan(QUICKSTART).probes[0].probe.shapes()
+    assert bound.probes[0].probe.workloads() == load_plan(QUICKSTART).probes[0].probe.workloads()
     assert bound.model == load_plan(QUICKSTART).model
 
 

@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np, onnx, onnxruntime, openvino, torch
 from onnx import helper, numpy_helper
 from safetensors.torch import save_file
-from compressor.disk import writing
+from compressor.store.disk import writing
 from compressor.errors import StoreError
-from compressor.run_folder import claimed
+from compressor.run.run_folder import claimed
 from compressor.store import MARK, Store
 
 small, roomy = Path(sys.argv[1]), Path(sys.argv[2])

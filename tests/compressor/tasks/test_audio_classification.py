@@ -14,7 +14,7 @@ from families import FAMILIES, WHISPER
 from furnished import lowered
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
-from compressor.contracts import Artifact, Want
+from compressor.contracts import Artifact, Want, Workload
 from compressor.errors import SourceError, UnsupportedModel
 from compressor.model.edits import LiftLength
 from compressor.model.model import Model
@@ -88,12 +88,12 @@ def predict(module):
 
 def test_inputs_are_of_one_length_whatever_the_sounds_are(data, stored):
     rows = data.split("train")
-    (feed, *_) = TASK.feeds(rows, stored, batch=4)
+    (feed, *_) = TASK.feeds(rows, stored, Workload(batch=4))
     assert {array.shape[-1] for array in feed.values()} in ({8000}, {50})
     assert [port.name for port in TASK.inputs(stored)] == list(feed)
     for batch in TASK.batches(rows, stored, batch_size=3, shuffle_seed=1):
         assert set(batch) == {*feed, "labels", "row"}
-    (longer, *_) = TASK.feeds(rows, stored, length=16000)
+    (longer, *_) = TASK.feeds(rows, stored, Workload(length=16000))
     assert {array.shape[-1] for array in longer.values()} in ({16000}, {100})
 
 
@@ -125,11 +125,11 @@ def test_export_scores_as_torch_does_also_at_other_lengths(data, stored, tmp_pat
     target().build(graph, built)
     session, eager = target().open(built), predict(Model.load(stored).module)
     rows = data.split("test")
-    expected = TASK.score(eager, rows, stored, split="test")
-    found = TASK.score(lambda feed: session.run(feed)[0], rows, stored, split="test")
-    np.testing.assert_allclose(found.outputs, expected.outputs, atol=1e-4)
+    expected = TASK.evaluate(eager, rows, stored, split="test")
+    found = TASK.evaluate(lambda feed: session.run(feed)[0], rows, stored, split="test")
+    np.testing.assert_allclose(found.outputs["logits"], expected.outputs["logits"], atol=1e-4)
     for length, batch in ((16000, 1), (4000, 3)):
-        for feed in TASK.feeds(rows, stored, batch=batch, length=length, count=1):
+        for feed in TASK.feeds(rows, stored, Workload(batch=batch, length=length), count=1):
             np.testing.assert_allclose(session.run(feed)[0]["logits"], eager(feed)["logits"], atol=1e-4)
 
 

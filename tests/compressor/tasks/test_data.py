@@ -8,6 +8,7 @@ from collections import Counter
 
 import pytest
 
+from compressor.contracts import Columns
 from compressor.errors import SourceError
 from compressor.plan.specs import DataSpec, ModelSource
 from compressor.tasks.data import load_data, resolve
@@ -37,7 +38,7 @@ def write_folders(root, made):
         (root / row["label"] / f"{number:03}.txt").write_text(row["text"], encoding="utf-8")
 
 
-def load(folder, files, seed=0, columns=COLUMNS, **spec):
+def load(folder, files, seed=0, columns=Columns(("text",), "label"), **spec):
     return load_data(DataSpec.model_validate({"files": files, **spec}), columns=columns, seed=seed, folder=folder)
 
 
@@ -200,9 +201,9 @@ def test_load_data_raises_when_there_is_one_class(tmp_path):
 def test_load_data_raises_when_a_column_is_missing(tmp_path):
     write_csv(tmp_path / "rows.csv", rows(4))
     with pytest.raises(SourceError, match=r"no column 'body' \(columns: text, label\)"):
-        load(tmp_path, "rows.csv", columns=("body", "label"))
+        load(tmp_path, "rows.csv", columns=Columns(("body",), "label"))
     with pytest.raises(SourceError, match=r"no column 'texts' \(did you mean 'text'\?\) \(columns: text, label\)"):
-        load(tmp_path, "rows.csv", columns=("texts", "label"))
+        load(tmp_path, "rows.csv", columns=Columns(("texts",), "label"))
 
 
 @pytest.mark.parametrize(

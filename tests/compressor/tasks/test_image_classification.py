@@ -11,7 +11,7 @@ import transformers
 from furnished import lowered
 from PIL import Image
 
-from compressor.contracts import Artifact, Port
+from compressor.contracts import Artifact, Port, Workload
 from compressor.errors import SourceError
 from compressor.model.model import Model
 from compressor.plan.specs import DataSpec
@@ -105,10 +105,12 @@ def test_batches_hold_every_row_once(data, stored):
 
 def test_feeds_are_full_batches(data, stored):
     rows = data.split("test")
-    assert [feed["pixel_values"].shape[0] for feed in TASK.feeds(rows, stored, batch=4, length=128)] == [4] * (len(rows) // 4)
+    assert [feed["pixel_values"].shape[0] for feed in TASK.feeds(rows, stored, Workload(batch=4, length=128))] == [4] * (
+        len(rows) // 4
+    )
     assert len(TASK.feeds(rows, stored, count=2)) == 2
     with pytest.raises(SourceError, match="too few"):
-        TASK.feeds(rows, stored, batch=100)
+        TASK.feeds(rows, stored, Workload(batch=100))
 
 
 @pytest.mark.parametrize(
@@ -165,11 +167,11 @@ def test_export_runs_and_scores_as_torch_does(data, stored, tmp_path):
             return {"logits": module(torch.from_numpy(feed["pixel_values"])).logits.numpy()}
 
     rows = data.split("test")
-    expected = TASK.score(eager, rows, stored, split="test")
-    found = TASK.score(lambda feed: session.run(feed)[0], rows, stored, split="test")
-    assert expected.outputs.shape == (len(rows), 3)
+    expected = TASK.evaluate(eager, rows, stored, split="test")
+    found = TASK.evaluate(lambda feed: session.run(feed)[0], rows, stored, split="test")
+    assert expected.outputs["logits"].shape == (len(rows), 3)
     assert [each.label for each in expected.scores.per_class] == ["blue", "green", "red"]
-    np.testing.assert_allclose(found.outputs, expected.outputs, atol=1e-4)
+    np.testing.assert_allclose(found.outputs["logits"], expected.outputs["logits"], atol=1e-4)
     assert found.scores == expected.scores
     one = TASK.feeds(rows, stored, count=1)[0]
-    np.testing.assert_allclose(session.run(one)[0]["logits"], expected.outputs[:1], atol=1e-4)
+    np.testing.assert_allclose(session.run(one)[0]["logits"], expected.outputs["logits"][:1], atol=1e-4)

@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from compressor.contracts import Columns
 from compressor.errors import SourceError
 from compressor.model.sources import resolve
 from compressor.plan.specs import DataSpec, ModelSource
 from compressor.tasks.data import load_data
 
-COLUMNS = ("text", "label")
+COLUMNS = Columns(("text",), "label")
 
 
 def load(folder, files, columns=COLUMNS, seed=0, **spec):
@@ -85,7 +86,7 @@ def test_rows_in_two_given_splits_are_refused_unless_they_are_to_be_removed(tmp_
 @pytest.mark.parametrize("files", ["pictures", {"path": "pictures", "layout": "folder-per-label"}])
 def test_folder_of_images_is_read_by_its_folders(tmp_path, files):
     write_images(tmp_path / "pictures", ("cat", "test"))
-    data = load(tmp_path, files, columns=("picture", "kind"), split={"validation": 2, "test": 4})
+    data = load(tmp_path, files, columns=Columns(("picture",), "kind"), split={"validation": 2, "test": 4})
     assert data.labels == ("cat", "test")
     assert [len(data.split(name)) for name in ("train", "validation", "test")] == [10, 2, 4]
     assert data.split("test")[0]["picture"].size == (5, 6)
@@ -95,8 +96,8 @@ def test_images_are_equal_when_their_files_are(tmp_path):
     write_images(tmp_path / "one", ("cat", "dog"))
     write_images(tmp_path / "two", ("cat", "dog"))
     (tmp_path / "two" / "dog" / "again.png").write_bytes((tmp_path / "two" / "dog" / "0.png").read_bytes())
-    one = load(tmp_path, "one", columns=("image", "label"))
-    two = load(tmp_path, "two", columns=("image", "label"), deduplicate=True)
+    one = load(tmp_path, "one", columns=Columns(("image",), "label"))
+    two = load(tmp_path, "two", columns=Columns(("image",), "label"), deduplicate=True)
     assert two.record.removed == {"duplicates": 1}
     assert one.digest == two.digest
     assert one.record.digest != two.record.digest
@@ -107,7 +108,7 @@ def test_images_with_a_metadata_file_have_its_labels(tmp_path):
     write_images(tmp_path / "set", ("all",), count=12)
     lines = [f"all/{at}.png,{'ab'[at % 2]}" for at in range(12)]
     (tmp_path / "set" / "metadata.csv").write_text("\n".join(["file_name,label", *lines]) + "\n", encoding="utf-8")
-    data = load(tmp_path, "set", columns=("image", "label"), split={"validation": 2, "test": 2})
+    data = load(tmp_path, "set", columns=Columns(("image",), "label"), split={"validation": 2, "test": 2})
     assert data.labels == ("a", "b")
     assert len(data.split("train")) == 8
     gc.collect()  # here the file that `datasets` left open is closed
@@ -135,14 +136,14 @@ def test_images_with_a_metadata_file_have_its_labels(tmp_path):
 def test_load_data_raises_when_the_content_does_not_fit(tmp_path, make, files, message):
     make(tmp_path)
     with pytest.raises(SourceError, match=message):
-        load(tmp_path, files, columns=("image", "label") if files == "x" else COLUMNS)
+        load(tmp_path, files, columns=Columns(("image",), "label") if files == "x" else COLUMNS)
 
 
 def test_load_data_raises_when_images_and_other_files_are_mixed(tmp_path):
     write_images(tmp_path / "set", ("cat", "dog"))
     (tmp_path / "set" / "dog" / "notes.txt").write_text("x")
     with pytest.raises(SourceError, match=r"notes\.txt stands among 16 image files"):
-        load(tmp_path, "set", columns=("image", "label"))
+        load(tmp_path, "set", columns=Columns(("image",), "label"))
 
 
 def test_resolve_checks_the_index_when_weights_are_in_several_files(tmp_path):
@@ -173,10 +174,11 @@ QUIET = """
 import socket, sys, pathlib
 def refuse(*_): raise RuntimeError("the network was asked")
 socket.socket.connect = socket.getaddrinfo = refuse
-from compressor.data import load_data
-from compressor.specs import DataSpec
+from compressor.contracts import Columns
+from compressor.tasks.data import load_data
+from compressor.plan.specs import DataSpec
 folder = pathlib.Path(sys.argv[1])
-print(load_data(DataSpec(files="rows.csv"), columns=("text", "label"), seed=0, folder=folder).digest)
+print(load_data(DataSpec(files="rows.csv"), columns=Columns(("text",), "label"), seed=0, folder=folder).digest)
 """
 
 

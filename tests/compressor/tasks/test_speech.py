@@ -14,7 +14,7 @@ from families import WHISPER
 from furnished import lowered
 from pydantic import ValidationError
 
-from compressor.contracts import Artifact, Want
+from compressor.contracts import Artifact, Columns, Want, Workload
 from compressor.errors import CompressorError, PlanError, SourceError
 from compressor.model.anatomy import anatomy_of
 from compressor.model.model import Model
@@ -97,7 +97,7 @@ def eager(folder):
 
 
 def test_columns_name_all_that_probes_need_and_the_first_label_last():
-    assert TASK.columns() == ("audio", "speaker", "word")
+    assert TASK.columns() == Columns(("audio",), "word", ("speaker",))
 
 
 def test_encoder_is_loaded_without_a_head(stored):
@@ -105,12 +105,12 @@ def test_encoder_is_loaded_without_a_head(stored):
 
 
 def test_scores_hold_each_probe_and_their_mean(data, stored):
-    evaluation = TASK.score(eager(stored), data.split("test"), stored, split="test")
+    evaluation = TASK.evaluate(eager(stored), data.split("test"), stored, split="test")
     found = {metric.name: metric for metric in evaluation.scores.metrics}
     assert list(found) == ["probes", "word probe", "word, 2 shots probe", "speaker probe"]
     assert evaluation.scores.main.value == pytest.approx(np.mean([found[name].value for name in list(found)[1:]]))
-    assert evaluation.outputs.shape == (24, 32)
-    assert evaluation.correct.mean() == pytest.approx(found["probes"].value)
+    assert evaluation.outputs["features"].shape == (24, 32)
+    assert evaluation.gains["probes"].mean() == pytest.approx(found["probes"].value)
     assert found["word probe"].value > 0.8, "two tones, an octave and more apart"
     assert all(metric.interval.low <= metric.value <= metric.interval.high for metric in found.values())
 
@@ -123,14 +123,14 @@ def test_exported_encoder_gives_the_same_features(data, stored, tmp_path, target
     target().build(graph, built)
     session, ours = target().open(built), eager(stored)
     for length, batch in ((3200, 2), (6400, 1)):
-        for feed in TASK.feeds(data.split("test"), stored, batch=batch, length=length, count=2):
+        for feed in TASK.feeds(data.split("test"), stored, Workload(batch=batch, length=length), count=2):
             np.testing.assert_allclose(session.run(feed)[0]["features"], ours(feed)["features"], atol=1e-4)
 
 
 def test_padding_has_no_part_in_features_where_there_is_a_mask(data, tmp_path):
     TASK.load(save(tmp_path / "source", "hubert"), data, seed=0).save(tmp_path / "stored")
     rows, predict = data.split("test"), eager(tmp_path / "stored")
-    short, long = (next(iter(TASK.feeds(rows, tmp_path / "stored", length=length, count=1))) for length in (3200, 6400))
+    short, long = (next(iter(TASK.feeds(rows, tmp_path / "stored", Workload(length=length), count=1))) for length in (3200, 6400))
     np.testing.assert_allclose(predict(short)["features"], predict(long)["features"], atol=2e-2)
 
 
@@ -295,7 +295,7 @@ def test_kept_answers_of_teachers_are_refused_where_sounds_are_cropped_at_random
     path = tmp_path / "plan.yaml"
     path.write_text(PLAN.replace("CACHE", "true"))
     with pytest.raises(
-        PlanError, match=r"plan.yaml:6: passes.distillation.distill: keeps what teachers answer to a row.*leave cache_teacher out"
+        PlanError, match=r"plan.yaml:6: passes.distill: keeps what teachers answer to a row.*leave cache_teacher out"
     ):
         load_plan(path)
     path.write_text(PLAN.replace("CACHE", "false"))
@@ -342,8 +342,8 @@ def test_importance_does_not_count_padding(data, stored):
 
 def test_length_that_is_meant_in_tokens_is_told_to_count_samples(data, raw):
     with pytest.raises(SourceError, match=r"length counts samples of sound, and 128 are less than one frame: 8000 is 1 s"):
-        TASK.feeds(data.split("test"), raw, length=128)
-    assert TASK.feeds(data.split("test"), raw, length=4000, count=1)[0]["input_values"].shape == (1, 4000)
+        TASK.feeds(data.split("test"), raw, Workload(length=128))
+    assert TASK.feeds(data.split("test"), raw, Workload(length=4000), count=1)[0]["input_values"].shape == (1, 4000)
     assert TASK.refuses(240_001, raw) is None, "such models take sounds of any length"
     spectra = json.loads((raw / PREPROCESSOR).read_text()) | {"feature_extractor_type": MEL}
     (raw / PREPROCESSOR).write_text(json.dumps(spectra))

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from scipy.stats import binomtest
 from transformers import BertConfig, BertForSequenceClassification
 
-from compressor.contracts import Want
+from compressor.contracts import Want, Workload
 from compressor.errors import SourceError
 from compressor.plan.specs import ModelSource
 from compressor.tasks.data import resolve
@@ -128,13 +128,13 @@ def test_batches_are_shuffled_by_the_seed(task, minilm, rows):
 @pytest.mark.parametrize("length", [4, 16, 40])
 @pytest.mark.parametrize("batch", [1, 3])
 def test_feeds_have_exactly_the_length_that_is_asked_for(task, minilm, rows, length, batch):
-    feeds = task.feeds(rows, minilm, batch=batch, length=length)
+    feeds = task.feeds(rows, minilm, Workload(batch=batch, length=length))
     assert len(feeds) == len(rows) // batch
     assert all(array.shape == (batch, length) and array.dtype == np.int64 for feed in feeds for array in feed.values())
 
 
 def test_feeds_begin_and_end_as_the_tokenizer_does_when_cut(task, minilm, rows):
-    (feed,) = task.feeds(rows, minilm, length=8, count=1)
+    (feed,) = task.feeds(rows, minilm, Workload(length=8), count=1)
     assert feed["input_ids"][0, 0] == 101  # [CLS]
     assert feed["input_ids"][0, -1] == 102  # [SEP]
     assert feed["attention_mask"].all()
@@ -149,7 +149,7 @@ def test_feeds_are_as_long_as_the_text_when_no_length_is_asked_for(task, minilm,
 
 def test_feeds_raise_when_rows_are_too_few(task, minilm, rows):
     with pytest.raises(SourceError, match="too few for one batch of 50"):
-        task.feeds(rows, minilm, batch=50)
+        task.feeds(rows, minilm, Workload(batch=50))
 
 
 def test_example_has_the_ports_of_the_model(task, minilm):
@@ -192,7 +192,7 @@ def perfect(task, rows, minilm, wrong=()):
 
 
 def test_score_is_one_with_wilsons_interval_when_all_is_right(task, rows, minilm, trained):
-    found = task.score(perfect(task, rows, minilm), rows, trained[0], split="test")
+    found = task.evaluate(perfect(task, rows, minilm), rows, trained[0], split="test")
     accuracy, f1 = found.scores.metrics
     n = len(rows)
     assert (accuracy.value, f1.value, accuracy.n, found.scores.split) == (1.0, 1.0, n, "test")
@@ -200,15 +200,15 @@ def test_score_is_one_with_wilsons_interval_when_all_is_right(task, rows, minilm
     assert accuracy.interval.method == "Wilson"
     assert accuracy.interval.high == pytest.approx(1)
     assert accuracy.interval.low == pytest.approx(n / (n + 1.959964**2), abs=1e-6)
-    assert found.correct.tolist() == [1.0] * n
+    assert found.gains["accuracy"].tolist() == [1.0] * n
     assert [each.label for each in found.scores.per_class] == list(LABELS)
 
 
 def test_score_puts_outputs_in_the_order_of_the_rows_and_counts_what_is_wrong(task, rows, minilm, trained):
-    found = task.score(perfect(task, rows, minilm, wrong=(1, 5)), rows, trained[0], split="validation")
+    found = task.evaluate(perfect(task, rows, minilm, wrong=(1, 5)), rows, trained[0], split="validation")
     n = len(rows)
     wilson = binomtest(n - 2, n).proportion_ci(method="wilson")
-    assert np.flatnonzero(found.correct == 0).tolist() == [1, 5]
+    assert np.flatnonzero(found.gains["accuracy"] == 0).tolist() == [1, 5]
     assert found.scores.main.value == pytest.approx((n - 2) / n)
     assert found.scores.main.interval is not None
     assert (found.scores.main.interval.low, found.scores.main.interval.high) == pytest.approx((wilson.low, wilson.high))

@@ -60,7 +60,7 @@ FAULTS = {
     "target keeps-facts-to-itself builds and runs": "facts do not say 'threads' as text",
     "target opens-anything refuses an empty folder": "opens a folder that holds no model",
     "probe measures-the-first measures every candidate": "its record does not speak of final@stand-in",
-    "probe wants-no-shape has shapes": r"shapes\(\) is empty",
+    "probe wants-no-shape has workloads": r"workloads\(\) is empty",
     "task never-shuffles gives batches of every row": "two seeds shuffle in one way",
     "task mixes-rows-up scores rows in their order": r"outputs\[\d+\] is not what row \d+ gives by itself",
     "objective never-ends learns nothing from its equal": "a student that equals its teacher has the loss 1, expected 0",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field, model_validator
 
-from compressor.contracts import Dialect, Missing, Objective, Pass, Probe, Rung, Target, Task
+from compressor.contracts import Columns, Dialect, Measure, Missing, Needs, Objective, Pass, Probe, Rung, Target, Task, Workload
 
 
 class Train(Pass):
@@ -21,11 +21,8 @@ class Train(Pass):
     def apply(self, model, ctx):
         return model
 
-    def teachers(self):
-        return (self.teacher,) if self.teacher else ()
-
-    def plugins(self):
-        return {"objective": tuple(self.objectives)}
+    def needs(self):
+        return Needs(teachers=(self.teacher,) if self.teacher else (), plugins={"objective": tuple(self.objectives)})
 
 
 class Shrink(Pass):
@@ -44,8 +41,8 @@ class Shrink(Pass):
     def apply(self, model, ctx):
         return model
 
-    def targets(self):
-        return (self.budget_on,) if self.budget_on else ()
+    def needs(self):
+        return Needs(targets=(self.budget_on,) if self.budget_on else ())
 
 
 class Tidy(Pass):
@@ -139,23 +136,31 @@ class Clock(Probe):
 
     batch: list[int] = Field(default=[1])
 
-    def shapes(self):
-        return tuple((batch, None) for batch in self.batch)
+    def workloads(self):
+        return tuple(Workload(batch=batch, length=128) for batch in self.batch)
 
     def measure(self, candidates, feeds, bench, *, seed):
         raise NotImplementedError
 
 
+class Stopwatch(Clock):
+    """Measures latency, under a name of its own."""
+
+    measures_latency = True
+
+
 class Guess(Task):
     """Guesses."""
 
-    metric = "luck"
     modality = "text"
     text: str = "text"
     max_length: int = 8
 
     def columns(self):
-        return (self.text,)
+        return Columns((self.text,))
+
+    def measures(self):
+        return (Measure("luck"),)
 
     def load(self, source, data, *, seed): ...
     def inputs(self, model): ...
@@ -164,9 +169,10 @@ class Guess(Task):
     def batches(self, rows, files, *, batch_size, shuffle_seed=None): ...
     def forward(self, module, batch, want=None): ...
     def loss(self, outputs, batch): ...
-    def feeds(self, rows, files, *, batch=1, length=None, count=None): ...
+    def feeds(self, rows, files, workload=None, *, count=None): ...
     def scored_feeds(self, rows, files): ...
-    def score(self, predict, rows, files, *, split): ...
+    def truth(self, rows): ...
+    def score(self, outputs, truth, *, split): ...
 
 
 class Loss(Objective):

@@ -1,18 +1,22 @@
 from __future__ import annotations
 
+import itertools
 import math
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from compressor.contracts import Progress
-from compressor.errors import MissingDependency, OutOfMemory, TrainingDiverged
-from compressor.training.checkpoint import RESCUED
-from compressor.training.group import parts
-from compressor.training.loop import TrainingSettings, parameter_groups, rate, resolved_precision, train
+from compressor.errors import MissingDependency, OutOfMemory, PluginError, TrainingDiverged
+from compressor.training.checkpoint import INTERVAL, RESCUED
+from compressor.training.group import parts, rows_of
+from compressor.training.learners import Learner, parameter_groups, rate
+from compressor.training.loop import Training, train
+from compressor.training.settings import TrainingSettings, resolved_precision
 
 LOSS = "task"
 
@@ -31,22 +35,30 @@ def batches(epoch):
     return made
 
 
-def run(module, *, step=None, evaluate=None, seed=0, told=None, batches=batches, folder=None, **settings):
+def context(folder=None, *, seed=0, told=None, weight=rows_of):
+    """What a training takes from the run around it."""
+    return SimpleNamespace(
+        task=SimpleNamespace(weight=weight),
+        seed=seed,
+        device="cpu",
+        folder=folder or Path(tempfile.mkdtemp()),
+        tell=(told if told is not None else []).append,
+    )
+
+
+def run(module, *, step=None, evaluate=None, seed=0, told=None, batches=batches, folder=None, learners=(), **settings):
     def usual(batch):
         return {LOSS: torch.nn.functional.cross_entropy(module(batch["inputs"]), batch["labels"])}
 
-    return train(
+    training = Training(
         module,
         batches=batches,
-        step=lambda batch, done: (step or usual)(batch),
+        step=lambda batch, moment: (step or usual)(batch),
         settings=TrainingSettings.model_validate({"learning_rate": 0.02, "precision": "fp32", **settings}),
-        seed=seed,
-        device="cpu",
-        tell=(told if told is not None else []).append,
-        work="finetune",
-        folder=folder or Path(tempfile.mkdtemp()),
+        learners=learners,
         evaluate=evaluate,
     )
+    return train(training, context(folder, seed=seed, told=told), work="finetune")
 
 
 def same(one, two):
@@ -138,7 +150,7 @@ def test_memory_that_runs_out_is_told_with_what_to_do(said):
     )
 
 
-def test_train_restores_the_best_epoch_when_keep_is_best():
+def test_train_restores_the_best_epoch_when_checkpoint_is_best():
     module, states, values = network(), [], iter([0.5, 0.9, 0.7])
 
     def evaluate():
@@ -146,21 +158,21 @@ def test_train_restores_the_best_epoch_when_keep_is_best():
         states.append({name: tensor.clone() for name, tensor in module.state_dict().items()})
         return next(values)
 
-    log = run(module, evaluate=evaluate, keep="best")
+    log = run(module, evaluate=evaluate, checkpoint="best")
     assert log.kept_epoch == 2
     assert log.validation == ((8.0, 0.5), (16.0, 0.9), (24.0, 0.7))
     assert all(torch.equal(tensor, states[1][name]) for name, tensor in module.state_dict().items())
     assert not torch.equal(states[1]["0.weight"], states[2]["0.weight"])
 
 
-def test_train_keeps_the_last_epoch_when_keep_is_last():
+def test_train_keeps_the_last_epoch_when_checkpoint_is_last():
     module, states, values = network(), [], iter([0.9, 0.5])
 
     def evaluate():
         states.append(module.state_dict()["0.weight"].clone())
         return next(values)
 
-    assert run(module, evaluate=evaluate, keep="last", epochs=2).kept_epoch == 2
+    assert run(module, evaluate=evaluate, checkpoint="last", epochs=2).kept_epoch == 2
     assert torch.equal(module.state_dict()["0.weight"], states[1])
 
 
@@ -247,7 +259,7 @@ def test_rate_rises_and_falls_as_the_schedule_says(schedule, expected):
 
 def test_matrices_decay_and_biases_and_norms_do_not():
     module = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.LayerNorm(3))
-    matrices, rest = parameter_groups(module, 0.1)
+    matrices, rest = parameter_groups(Learner("weights", tuple(module.parameters()), 1e-3, 0.1))
     assert [(len(each["params"]), each["weight_decay"]) for each in (matrices, rest)] == [(1, 0.1), (3, 0.0)]
 
 
@@ -319,3 +331,213 @@ def test_compile_is_refused_where_there_is_no_compiler(monkeypatch):
     monkeypatch.setenv("PATH", "")
     with pytest.raises(MissingDependency, match=r"compile: true needs a C\+\+ compiler, and there is no g\+\+"):
         run(network(), compile=True)
+
+
+# ------------------------------------------------------------------ several optimisers
+
+
+CRITIC, GENERATOR = (True, True, True, True, True, False), (False, False, False, False, False, True)
+
+
+class Pair(torch.nn.Module):
+    """Two parts that take turns, five steps to one."""
+
+    def __init__(self):
+        super().__init__()
+        self.critic, self.generator = network(1), network(2)
+
+    def learners(self, ema=0.9):
+        return (
+            Learner("critic", tuple(self.critic.parameters()), 0.02, 0.01, updates=CRITIC),
+            Learner("generator", tuple(self.generator.parameters()), 0.01, updates=GENERATOR, ema=ema),
+        )
+
+    def step(self, batch, moment):
+        whose = "critic" if "critic" in moment.updates else "generator"
+        made = self.critic(batch["inputs"]) + self.generator(batch["inputs"])
+        return {whose: torch.nn.functional.cross_entropy(made, batch["labels"])}
+
+
+def taken(pair, folder=None, *, each_step=lambda moment: None, **settings):
+    """A training of a pair."""
+
+    def step(batch, moment):
+        each_step(moment)
+        return pair.step(batch, moment)
+
+    shape = {"learning_rate": 0.02, "precision": "fp32", "epochs": 3, **settings}
+    settings = TrainingSettings.model_validate(shape)
+    return train(Training(pair, batches, step, settings, learners=pair.learners()), context(folder), work="pair")
+
+
+def copies(module):
+    return [parameter.detach().clone() for parameter in module.parameters()]
+
+
+def test_learners_update_in_their_steps_of_a_cycle_and_in_no_other():
+    pair, seen = Pair(), []
+    log = taken(
+        pair, each_step=lambda moment: seen.append((moment.updates, copies(pair.critic), copies(pair.generator))), steps=13
+    )
+    assert [set(updates) for updates, *_ in seen] == [{"critic"}] * 5 + [{"generator"}] + [{"critic"}] * 5 + [{"generator"}] + [
+        {"critic"}
+    ]
+    for (updates, *before), (_, *after) in itertools.pairwise(seen):
+        changed = [any(not torch.equal(*each) for each in zip(*both, strict=True)) for both in zip(before, after, strict=True)]
+        assert changed == ["critic" in updates, "generator" in updates]
+    assert [at for at, _ in log.losses["generator"]] == [6, 12]
+    assert [at for at, _ in log.losses["critic"]] == [1, 2, 3, 4, 5, 7, 8, 9, 10, 11, 13]
+
+
+def test_training_ends_with_the_average_of_a_learner_that_keeps_one():
+    pair, states, started = Pair(), [], copies(Pair().generator)
+    taken(pair, each_step=lambda _: states.append(copies(pair.generator)), steps=13)
+    expected = started
+    for now in (states[6], states[12]):  # after each update
+        expected = [0.9 * kept + 0.1 * value for kept, value in zip(expected, now, strict=True)]
+    for mine, wanted in zip(pair.generator.parameters(), expected, strict=True):
+        torch.testing.assert_close(mine, wanted)
+        assert not torch.equal(mine, states[12][0])
+
+
+def test_average_is_what_is_evaluated_and_training_goes_on_from_the_weights():
+    pair, during, at = Pair(), [], []
+    training = Training(
+        pair,
+        batches,
+        lambda batch, moment: at.append(copies(pair.generator)) or pair.step(batch, moment),
+        TrainingSettings(precision="fp32", epochs=2, checkpoint="last"),
+        learners=pair.learners(),
+        evaluate=lambda: during.append(copies(pair.generator)) or 0.5,
+    )
+    train(training, context(), work="pair")
+    assert not torch.equal(during[0][0], at[7][0]), "after step 8, where the generator was last updated in step 6"
+    assert torch.equal(at[8][0], at[7][0]), "the critic's turn: the generator's weights came back"
+    assert torch.equal(during[1][0], next(pair.generator.parameters()))
+
+
+def dies(pair, folder, at):
+    """A training that breaks off where a checkpoint was written at every step."""
+
+    class Dead(Exception): ...
+
+    def each_step(moment):
+        if moment.step == at:
+            raise Dead
+
+    with pytest.raises(Dead):
+        taken(pair, folder, each_step=each_step)
+
+
+@pytest.mark.parametrize("at", [3, 5, 6, 8, 20])
+def test_two_optimisers_go_on_where_they_were_with_equal_bytes(tmp_path, monkeypatch, at):
+    unbroken, broken = Pair(), Pair()
+    whole = taken(unbroken)
+    monkeypatch.setenv(INTERVAL, "0")
+    dies(broken, tmp_path, at)
+    steps = []
+    log = taken(Pair(), tmp_path / "other")
+    assert log.losses == whole.losses
+    again = Pair()
+    log = taken(again, tmp_path, each_step=lambda moment: steps.append(moment.step))
+    assert steps == list(range(at, 24))
+    assert log.losses == whole.losses
+    assert same(again, unbroken)
+
+
+def test_learners_that_share_a_parameter_or_a_name_are_refused():
+    module = network()
+    parameters = tuple(module.parameters())
+    for learners, what in (
+        ((Learner("a", parameters, 1e-3), Learner("b", parameters[:1], 1e-3)), "two of a, b share"),
+        ((Learner("a", parameters[:1], 1e-3), Learner("a", parameters[1:], 1e-3)), "names of their own"),
+        ((Learner("weights", parameters, 1e-3),), "other than 'weights'"),
+        ((Learner("a", parameters, 1e-3, updates=(False,)),), "a never updates"),
+    ):
+        with pytest.raises(PluginError, match=what):
+            run(module, learners=learners)
+
+
+def test_losses_that_take_turns_are_judged_by_those_of_their_kind():
+    """A small loss followed by a large one of another name has not risen."""
+    module, steps = network(), []
+
+    def step(batch):
+        steps.append(batch)
+        name, value = ("small", 0.05) if len(steps) % 2 else ("large", 5.0)
+        return {name: module(batch["inputs"]).mean() * 0 + value}
+
+    assert set(run(module, step=step, epochs=6).losses) == {"small", "large"}
+
+
+def test_loss_that_runs_away_among_others_is_stopped():
+    module, steps = network(), []
+
+    def step(batch):
+        steps.append(batch)
+        rare = {"rare": module(batch["inputs"]).mean() * 0 + (0.5 if len(steps) < 9 else 50.0)} if len(steps) % 2 else {}
+        return rare or {"task": module(batch["inputs"]).mean() * 0 + 5.0}
+
+    with pytest.raises(TrainingDiverged, match=r"the loss is 50 or more, and began with 0.5"):
+        run(module, step=step, epochs=9)
+
+
+def test_step_without_a_loss_goes_by():
+    module, steps = network(), []
+
+    def step(batch):
+        steps.append(batch)
+        return {LOSS: module(batch["inputs"]).square().mean()} if len(steps) % 3 == 0 else {}
+
+    assert [at for at, _ in run(module, step=step, epochs=1).losses[LOSS]] == [3, 6]
+
+
+# ------------------------------------------------------------------ steps, and what parts count
+
+
+def test_training_by_steps_takes_as_many_and_evaluates_at_the_end():
+    asked, values = [], []
+
+    def endless(epoch):
+        asked.append(epoch)
+        return (batch for number in itertools.count() for batch in batches(number))
+
+    log = run(network(), batches=endless, steps=21, evaluate=lambda: values.append(1) or 0.5)
+    assert (asked, log.validation, log.kept_epoch) == ([0], ((21.0, 0.5),), 1)
+    log = run(network(), steps=21, evaluate=lambda: 0.5)
+    assert log.validation == ((8.0, 0.5), (16.0, 0.5), (21.0, 0.5))
+
+
+def test_batches_without_a_length_need_steps():
+    with pytest.raises(PluginError, match="need `steps`"):
+        run(network(), batches=lambda epoch: iter(batches(epoch)))
+
+
+@pytest.mark.parametrize("accumulate", [2, 3])
+def test_parts_weighed_by_valid_tokens_give_the_loss_of_the_whole_batch(accumulate):
+    """A loss that is a mean over tokens, of rows with one to five of them."""
+
+    def ragged(epoch):
+        return [{**batch, "mask": (torch.arange(5) <= torch.arange(16)[:, None] % 5).float()} for batch in batches(epoch)]
+
+    def losses(module):
+        def step(batch):
+            each = torch.nn.functional.cross_entropy(module(batch["inputs"]), batch["labels"], reduction="none")
+            return {LOSS: (each[:, None] * batch["mask"]).sum() / batch["mask"].sum()}
+
+        return step
+
+    def trained(parts, weight):
+        module = network()
+        module[2].p = 0.0
+        training = Training(
+            module, ragged, lambda batch, _: losses(module)(batch), TrainingSettings(precision="fp32", accumulate=parts, epochs=1)
+        )
+        log = train(training, context(weight=weight), work="finetune")
+        return [loss for _, loss in log.losses[LOSS]]
+
+    def tokens(batch):
+        return float(batch["mask"].sum())
+
+    assert trained(accumulate, tokens) == pytest.approx(trained(1, tokens), abs=1e-5)
+    assert trained(accumulate, rows_of) != pytest.approx(trained(1, rows_of), abs=1e-5)

@@ -148,7 +148,7 @@ def test_notes_show_curves_and_agreement(ctx, keep):
     assert isinstance(validation, Series)
     assert len(validation.curves["accuracy"]) == 8
     assert isinstance(remark, Remark)
-    mine, theirs = (ctx.evaluate(model, "validation").outputs.argmax(-1) for model in (trained, ctx.models["finetune"]))
+    mine, theirs = (ctx.evaluate(model, "validation").outputs["logits"].argmax(-1) for model in (trained, ctx.models["finetune"]))
     assert f"Student and teacher finetune agree on {(mine == theirs).mean():.1%} of 30 validation rows" in remark.text
 
 
@@ -253,13 +253,13 @@ def test_parameters_that_mean_nothing_are_refused(text, message):
 )
 def test_teachers_and_objectives_are_named_for_the_plan(text, expected):
     made = Distill.model_validate_json(text, strict=True)
-    assert made.teachers() == expected
-    assert made.plugins()["objective"] == ("soft-targets",)
+    assert made.needs().teachers == expected
+    assert made.needs().plugins["objective"] == ("soft-targets",)
 
 
 def test_unknown_objective_is_left_to_the_check_of_plugins():
     made = Distill.model_validate_json('{"teacher": "a", "objectives": {"soft-target": 1.0}}', strict=True)
-    assert made.plugins()["objective"] == ("soft-target",)
+    assert made.needs().plugins["objective"] == ("soft-target",)
     with pytest.raises(PluginError, match="did you mean 'soft-targets'"):
         made._objectives()
 

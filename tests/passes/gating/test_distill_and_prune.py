@@ -20,13 +20,13 @@ import torch
 from pydantic import ValidationError
 from tensor_rows import Context, bert
 
-from compressor.contracts import Message, Progress
+from compressor.contracts import Message, Progress, Workload
 from compressor.contracts.notes import Remark
 from compressor.errors import CompressorError, UnsupportedModel
 from compressor.model.anatomy import anatomy_of
 from compressor.model.model import Model
 from compressor.training.checkpoint import INTERVAL
-from compressor.training.loop import OwnRate
+from compressor.training.learners import Learner
 from passes.gating import budgets as goals
 from passes.gating import constraint, distill_and_prune
 from passes.gating.constraint import SizeConstraint, choose
@@ -76,7 +76,7 @@ def test_budget_is_met_in_expectation_and_in_fact(tmp_path, sparsity):
 
 
 def test_multipliers_that_descend_miss_the_budget(tmp_path, monkeypatch):
-    monkeypatch.setattr(distill_and_prune, "OwnRate", lambda parameters, rate, **_: OwnRate(parameters, rate))
+    monkeypatch.setattr(distill_and_prune, "Learner", lambda name, parameters, rate, **_: Learner(name, parameters, rate))
     ctx = context(tmp_path)
     step(epochs=60, round_to=1, recovery_epochs=0, dropout=False).apply(bert(STUDENT), ctx)
     assert abs(series(ctx, "Sparsity")["expected sparsity"][-1][1] - 0.5) > 0.1
@@ -104,11 +104,10 @@ def test_second_stage_goes_on_with_the_projections_of_the_first(tmp_path, monkey
     seen = []
     train = distill_and_prune.train
 
-    def spy(trained, **given):
-        seen.append(
-            [id(part) for part in trained.modules() if isinstance(part, torch.nn.Linear) and part.weight.shape == (32, 32)]
-        )
-        return train(trained, **given)
+    def spy(training, ctx, **given):
+        modules = training.trained.modules()
+        seen.append([id(part) for part in modules if isinstance(part, torch.nn.Linear) and part.weight.shape == (32, 32)])
+        return train(training, ctx, **given)
 
     monkeypatch.setattr(distill_and_prune, "train", spy)
     step(epochs=1).apply(bert(STUDENT), context(tmp_path))
@@ -327,7 +326,7 @@ class Timed(Context):
     clock: Callable[[Model], float] = lambda model: 0.0
     measured: list[int] = field(default_factory=list)
 
-    def measure(self, models, target, *, batch, length):
+    def measure(self, models, target, workload):
         self.measured.append(len(models))
         return [self.clock(model) for model in models]
 
@@ -417,7 +416,7 @@ def test_what_is_said_to_be_expected_is_what_gates_learned_by(tmp_path):
 
 def test_target_and_rows_of_a_latency_are_told():
     asked = step(sparsity=None, latency={"target": "cpu", "ratio": 0.5, "batch": 2, "length": 64})
-    assert (asked.targets(), asked.shapes()) == (("cpu",), ((2, 64),))
+    assert (asked.needs().targets, asked.needs().workloads) == (("cpu",), (Workload(batch=2, length=64),))
 
 
 def test_run_that_goes_on_takes_the_widths_that_were_measured_though_the_clock_is_noisy(tmp_path):

@@ -31,10 +31,10 @@ def trained(tmp_path, monkeypatch):
         stages = []
         train = distill_and_prune.train
 
-        def spy(modules, **given):
-            gates = [gate.log_alpha.detach().clone() for gate in modules.modules() if hasattr(gate, "log_alpha")]
-            stages.append({**given, "gates": gates})
-            return train(modules, **given)
+        def spy(training, ctx, **given):
+            gates = [gate.log_alpha.detach().clone() for gate in training.trained.modules() if hasattr(gate, "log_alpha")]
+            stages.append({**vars(training), "gates": gates})
+            return train(training, ctx, **given)
 
         monkeypatch.setattr(distill_and_prune, "train", spy)
         step = DistillAndPrune.model_validate({**QUICK, **settings})
@@ -58,21 +58,21 @@ def test_gates_start_by_importance_unless_they_are_to_start_open(trained):
 @pytest.mark.parametrize(("given", "rate"), [({}, max(LEAST_RATE, distill_and_prune.TRAVEL / 18)), ({"gate_rate": 0.5}, 0.5)])
 def test_rate_of_gates_is_as_given_or_by_the_number_of_steps(trained, given, rate):
     (first, _), *_ = trained(**given)
-    gates, linear, quadratic = first["own_rates"]
+    gates, linear, quadratic = first["learners"]
     assert [gates.learning_rate, linear.learning_rate, quadratic.learning_rate] == pytest.approx(
         [rate, LINEAR * rate, QUADRATIC * rate]
     )
-    assert [each.maximize for each in first["own_rates"]] == [False, True, True]
+    assert [each.maximize for each in first["learners"]] == [False, True, True]
 
 
 @pytest.mark.parametrize(
-    ("given", "rate", "epochs"), [({}, 5e-4, 1), ({"recovery_rate": 2e-3, "recovery_epochs": 3, "keep": "last"}, 2e-3, 3)]
+    ("given", "rate", "epochs"), [({}, 5e-4, 1), ({"recovery_rate": 2e-3, "recovery_epochs": 3, "checkpoint": "last"}, 2e-3, 3)]
 )
 def test_second_stage_has_a_rate_and_epochs_of_its_own(trained, given, rate, epochs):
     (first, second), *_ = trained(**given)
-    assert (first["settings"].learning_rate, first["settings"].epochs, first["settings"].keep) == (1e-3, 2, "last")
+    assert (first["settings"].learning_rate, first["settings"].epochs, first["settings"].checkpoint) == (1e-3, 2, "last")
     assert (second["settings"].learning_rate, second["settings"].epochs) == (rate, epochs)
-    assert second["settings"].keep == given.get("keep", "best")
+    assert second["settings"].checkpoint == given.get("checkpoint", "best")
 
 
 def test_answers_that_are_kept_teach_both_stages_what_a_teacher_that_runs_does(trained):

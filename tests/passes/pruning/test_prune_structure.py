@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from transformers import BertConfig, BertForSequenceClassification, ViTConfig, ViTForImageClassification
 
-from compressor.contracts import Event, Outputs
+from compressor.contracts import Event, Outputs, Workload
 from compressor.contracts.notes import Bars, Note, Remark, Table
 from compressor.errors import CompressorError, UnsupportedModel
 from compressor.model.anatomy import anatomy_of
@@ -96,7 +96,7 @@ class Context:
     measured: list[int] = field(default_factory=list)
     known: dict[str, Any] = field(default_factory=dict)
 
-    def measure(self, models: Sequence[Model], target: str, *, batch: int, length: int) -> Sequence[float]:
+    def measure(self, models: Sequence[Model], target: str, workload: Workload) -> Sequence[float]:
         self.measured.append(len(models))
         return [self.clock(model) for model in models]
 
@@ -503,7 +503,7 @@ def test_plan_values_are_read_strictly():
     text = '{"what": ["heads"], "latency": {"target": "cpu", "ratio": 0.5, "batch": 8}}'
     step = PruneStructure.model_validate_json(text, strict=True)
     assert step.what == ("heads",)
-    assert step.targets() == ("cpu",)
+    assert step.needs().targets == ("cpu",)
 
 
 def test_budget_out_of_reach_is_refused_with_the_figures(ctx):

@@ -92,7 +92,7 @@ class Context:
         outputs = self.outputs(model, split, limit=len(HELD_OUT))
         correct = (outputs.argmax(-1) == np.arange(len(outputs)) % 3) * 1.0
         metric = Metric(name="accuracy", value=float(correct.mean()), n=len(correct))
-        return Evaluation(Scores(split=split, metric="accuracy", metrics=(metric,)), outputs, correct)
+        return Evaluation(Scores(split=split, metric="accuracy", metrics=(metric,)), {"logits": outputs}, {"accuracy": correct})
 
     def tell(self, event):
         self.events.append(event)
@@ -253,7 +253,7 @@ def test_static_restores_layers_until_max_drop_holds(onnx_model, tmp_path, monke
         if model is onnx_model:
             return found
         metric = Metric(name="accuracy", value=found_exact - next(drops), n=32)
-        return Evaluation(Scores(split=split, metric="accuracy", metrics=(metric,)), found.outputs, found.correct)
+        return Evaluation(Scores(split=split, metric="accuracy", metrics=(metric,)), found.outputs, found.gains)
 
     found_exact = exact(onnx_model, "validation").scores.main.value
     monkeypatch.setattr(ctx, "evaluate", evaluate)

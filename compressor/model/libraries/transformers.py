@@ -1,0 +1,192 @@
+"""Models of transformers."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from compressor.contracts import Edit, Library, Loaded
+from compressor.contracts.anatomy import Anatomy
+from compressor.contracts.model import CONFIG
+from compressor.errors import SourceError
+from compressor.model.anatomy import anatomy_of
+from compressor.model.edits import KeepBlocks, KeepHeads, KeepNeurons
+from compressor.model.libraries.meta import BUILDING_ERRORS
+from compressor.model.sources import beside, read_json
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Transformers(Library):
+    """Model classes that transformers itself defines."""
+
+    attentions: ClassVar[tuple[str, ...]] = ("eager", "sdpa")
+
+    def name_of(self, module: Any) -> str | None:
+        """The name of its class."""
+        cls = type(module)
+        if not cls.__module__.startswith("transformers."):
+            return None
+        try:
+            found = self.find(cls.__name__, {"model_type": getattr(getattr(module, "config", None), "model_type", "")})
+        except SourceError:
+            return None
+        return cls.__name__ if found is cls else None
+
+    def find(self, class_name: str, config: Mapping[str, Any]) -> type:
+        """Looked up in the package of the model type, then among what transformers offers."""
+        import transformers
+
+        model_type = str(config.get("model_type", ""))
+        package = model_type.replace("-", "_")
+        found = None
+        if class_name.isidentifier() and package.isidentifier():
+            # a few model types live in a package of another name
+            with suppress(ModuleNotFoundError):
+                found = getattr(importlib.import_module(f"transformers.models.{package}.modeling_{package}"), class_name, None)
+            found = found or getattr(transformers, class_name, None)
+        if (
+            isinstance(found, type)
+            and issubclass(found, transformers.PreTrainedModel)
+            and found.__module__.startswith("transformers.")
+        ):
+            return found
+        raise SourceError(
+            f"'{class_name}' (model type '{model_type}') is not a model class of transformers {transformers.__version__}; "
+            "only those are built"
+        )
+
+    def build(self, cls: Any, config: Mapping[str, Any], *, attention: str | None = None) -> Any:
+        """By its configuration class, which checks what it takes."""
+        import torch
+        from accelerate import init_empty_weights
+        from huggingface_hub.errors import StrictDataclassError
+
+        chosen = {} if attention is None else {"attn_implementation": attention}
+        try:
+            settings = cls.config_class.from_dict(_without_kernels(config))
+            with torch.random.fork_rng(devices=[]), init_empty_weights(include_buffers=False):
+                module = cls._from_config(settings, **chosen)
+            # on their way to meta, parameters that are one object become several
+            module.tie_weights()
+            return module
+        except (*BUILDING_ERRORS, StrictDataclassError) as error:
+            raise SourceError(
+                f"{cls.__name__} cannot be built from its configuration: {type(error).__name__}: {error}"
+            ) from error
+
+    def config_of(self, module: Any) -> dict[str, Any]:
+        """All its fields, with the dtype of the weights."""
+        values: dict[str, Any] = json.loads(module.config.to_json_string(use_diff=False))
+        values.pop("_name_or_path", None)
+        values["dtype"] = str(module.dtype).removeprefix("torch.")
+        values["architectures"] = [type(module).__name__]
+        return values
+
+    def attention_of(self, module: Any) -> str | None:
+        """`eager` or `sdpa`: they differ in the last bits."""
+        found = module.config._attn_implementation
+        return found if found in self.attentions else None
+
+    def tied(self, module: Any) -> dict[str, str]:
+        """Those that the library ties, as long as they are really the same object."""
+        parameters = dict(module.named_parameters(remove_duplicate=False))
+        return {
+            target: source
+            for target, source in module.all_tied_weights_keys.items()
+            if parameters.get(target) is not None and parameters[target] is parameters.get(source)
+        }
+
+    def plain_config(self, module: Any, edits: Sequence[Edit]) -> dict[str, Any] | None:
+        """Also of a model whose blocks were all cut alike, where the configuration has fields for it."""
+        values = self.config_of(module)
+        if not edits:
+            return values
+        if not all(isinstance(edit, KeepHeads | KeepNeurons | KeepBlocks) for edit in edits):
+            return None
+        anatomy = anatomy_of(module)
+        for candidate in (values, _laid_over(values, _uniform(anatomy))):
+            if self._same(candidate, module, anatomy):
+                return candidate
+        return None
+
+    def _same(self, values: Mapping[str, Any], module: torch.nn.Module, anatomy: Anatomy) -> bool:
+        try:
+            stock = self.build(type(module), values)
+        except SourceError:
+            return False
+        return _shapes(stock) == _shapes(module) and anatomy_of(stock) == anatomy
+
+    def reads(self, folder: Path) -> bool:
+        """Its configuration names a model type."""
+        return (folder / CONFIG).is_file() and "model_type" in read_json(folder / CONFIG)
+
+    def load(self, folder: Path) -> Loaded:
+        """The class that the configuration names, by the library's own loader."""
+        import torch
+
+        from compressor.model.pretrained import quiet, told
+
+        config = read_json(folder / CONFIG)
+        names = config.get("architectures")
+        cls: Any = self.find(str(names[0]) if isinstance(names, list) and names else "", config)
+        try:
+            with torch.random.fork_rng(devices=[]), quiet():
+                module, found = cls.from_pretrained(
+                    folder,
+                    use_safetensors=True,
+                    trust_remote_code=False,
+                    local_files_only=True,
+                    dtype=torch.float32,
+                    output_loading_info=True,
+                )
+        except Exception as error:  # what a malformed folder makes the library raise can be anything
+            raise SourceError(f"{folder} cannot be read as a model: {told(error)}") from error
+        if lacking := sorted(found["missing_keys"]):
+            raise SourceError(f"{folder} lacks {len(lacking)} weights of {cls.__name__}: {', '.join(lacking[:3])}")
+        return Loaded({"model": module.train(False)}, beside(folder))
+
+    def tiny(self) -> Any:
+        """A BERT of one block whose output is tied to its embeddings."""
+        from transformers import BertConfig, BertForMaskedLM
+
+        shape: dict[str, Any] = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+        return BertForMaskedLM(BertConfig(**shape, vocab_size=16, max_position_embeddings=8))
+
+
+def _laid_over(values: dict[str, Any], fields: dict[str, Any]) -> dict[str, Any]:
+    """A configuration with other sizes of its trunk, which a model of two towers describes apart."""
+    if "vision_config" in values:
+        return {**values, "vision_config": {**values["vision_config"], **fields}}
+    if "num_key_value_heads" in values and "num_attention_heads" in fields:
+        fields = {**fields, "num_key_value_heads": fields["num_attention_heads"]}
+    return values | fields
+
+
+def _uniform(anatomy: Anatomy) -> dict[str, Any]:
+    """Fields of the configuration that state the first block's sizes for all blocks, as far as it can express them."""
+    row, first, fields = anatomy.row, anatomy.blocks[0], dict[str, Any]()
+    if first.feed_forward is not None and not row.width_in_hidden_sizes:
+        fields[row.config_width] = first.feed_forward.width
+    # a gated width is rounded from its ratio and cannot be turned back into one
+    elif first.feed_forward is not None and first.feed_forward.gate is None:
+        ratio, rest = divmod(first.feed_forward.width, anatomy.hidden_size)
+        fields |= {} if rest else {row.config_width: ratio}
+    if first.attention is not None and row.config_head_size is not None:
+        fields |= {"num_attention_heads": first.attention.heads, row.config_head_size: first.attention.head_size}
+    return fields
+
+
+def _without_kernels(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration without the fields that can name code on a hub."""
+    kept = {name: value for name, value in config.items() if not name.endswith(("attn_implementation", "experts_implementation"))}
+    return {name: _without_kernels(value) if isinstance(value, Mapping) else value for name, value in kept.items()}
+
+
+def _shapes(module: torch.nn.Module) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in module.state_dict().items()}

@@ -1,0 +1,96 @@
+"""What `check` needs to know of rows and models: read once, then known for as long as their files look the same.
+
+A run asks nothing here: it reads and hashes anew.
+"""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from pydantic import BaseModel
+
+from compressor.contracts.records import DataRecord
+from compressor.deploy.machine import versions
+from compressor.model.sources import check_weights, located
+from compressor.run.keys import source_digest
+from compressor.store.known import Fact, known
+from compressor.tasks.data import named_files, split_rows
+from compressor.tasks.sources import files_of, read_rows
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from compressor.contracts import Data
+    from compressor.plan.bound import Bound
+    from compressor.plan.specs import ModelSource
+    from compressor.store.store import Store
+
+FACTS = 1
+"""Raised whenever equal files give other facts."""
+READERS = ("compressor-toolchain", "datasets", "numpy", "pandas", "pillow", "pyarrow", "scikit-learn", "soundfile")
+
+
+class Rows(BaseModel):
+    """What the rows of a plan are, without the rows."""
+
+    record: DataRecord
+    labels: tuple[str, ...]
+    digest: str
+    """Of the rows as they are used."""
+    lengths: tuple[int, int, int] | None
+    """Least, median and most characters of a text; None where rows are no texts."""
+
+
+def rows_of(bound: Bound, store: Store) -> Rows:
+    """What the rows of a plan are; those of the hub are read each time, as no files of them are known.
+
+    Raises:
+        SourceError: they cannot be read, or do not fit the plan.
+    """
+    spec, columns = bound.data, bound.task.columns()
+
+    def find() -> Fact:
+        parts, source = read_rows(spec, bound.folder, columns)
+        data = split_rows(parts, source, spec, columns=columns, seed=bound.seed)
+        rows = Rows(record=data.record, labels=data.labels, digest=data.digest, lengths=_lengths(data, columns.content[0]))
+        return Fact(rows.model_dump(mode="json"), named_files(parts))
+
+    asked = {
+        "fact": "rows",
+        **_code(),
+        "data": spec.model_dump(mode="json"),
+        "columns": asdict(columns),
+        "seed": bound.seed,
+        "folder": str(bound.folder.resolve()),
+    }
+    return Rows.model_validate(find().value if spec.hub else known(store, asked, files_of(spec, bound.folder), find))
+
+
+def files_digest(source: ModelSource, folder: Path, store: Store) -> str:
+    """`source_digest` of a model.
+
+    Raises:
+        SourceError: it is not there, or its weights are not those that the plan names.
+    """
+    path = located(source, folder)
+
+    def find() -> Fact:
+        check_weights(path, source.sha256)
+        return Fact(source_digest(path))
+
+    asked = {"fact": "model", **_code(), "sha256": source.sha256, "folder": str(path.resolve())}
+    return str(known(store, asked, [path], find))
+
+
+def _code() -> dict[str, object]:
+    return {"facts": FACTS, "versions": {**versions(READERS), "python": platform.python_version()}}
+
+
+def _lengths(data: Data, column: str) -> tuple[int, int, int] | None:
+    splits = [data.split(name) for name in ("train", "validation", "test")]
+    if any(getattr(rows.features[column], "dtype", None) != "string" for rows in splits):
+        return None
+    lengths = sorted(len(text) for rows in splits for text in rows[column])
+    return lengths[0], lengths[len(lengths) // 2], lengths[-1]

@@ -1,0 +1,19 @@
+"""A stage of a run as it stands."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from compressor.contracts import Evaluation
+from compressor.contracts.records import Stage
+from compressor.store.store import Made
+
+
+@dataclass(frozen=True)
+class StageState:
+    """A stage as it stands: its stored files, their rung, its record and its validation scores."""
+
+    made: Made
+    rung: str
+    stage: Stage
+    evaluation: Evaluation | None = None

@@ -1,0 +1,75 @@
+"""Parameters that every training pass has."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar, Literal, Self
+
+from pydantic import BaseModel, Field, model_validator
+
+Precision = Literal["auto", "fp32", "bf16"]
+
+
+class TrainingSettings(BaseModel):
+    """Parameters that every training pass has."""
+
+    renamed: ClassVar[Mapping[str, str]] = {"keep": "checkpoint"}
+
+    epochs: int = Field(default=3, ge=1, le=10_000, description="Passes over the training rows.")
+    steps: int | None = Field(
+        default=None,
+        ge=1,
+        le=10_000_000,
+        description="Steps of the optimiser instead of epochs, where rows are packed or drawn.",
+    )
+    batch_size: int = Field(default=16, ge=1, description="Rows per step, over all parts and processes.")
+    accumulate: int = Field(
+        default=1,
+        ge=1,
+        description="Parts in which a process computes its rows, one after the other: less memory, the same step.",
+    )
+    learning_rate: float = Field(default=1e-4, gt=0, lt=1, description="Peak learning rate of AdamW.")
+    weight_decay: float = Field(default=0.01, ge=0, lt=1, description="Of matrices; biases and norms have none.")
+    warmup: float = Field(default=0.1, ge=0, lt=1, description="Share of the steps in which the rate rises from 0.")
+    schedule: Literal["linear", "cosine", "constant"] = Field(default="linear", description="How the rate falls after warm-up.")
+    max_grad_norm: float = Field(default=1.0, gt=0, description="Gradients are clipped to this norm.")
+    precision: Precision = Field(default="auto", description="`auto`: bf16 where the processor or GPU computes in it, else fp32.")
+    dropout: bool = Field(
+        default=True,
+        description="Off: no dropout, layer drop nor masking, which a model that was made small often does not need.",
+    )
+    compile: bool = Field(default=False, description="Compile the model by torch.compile; on a CPU this needs a C++ compiler.")
+    checkpoint: Literal["best", "last"] = Field(
+        default="best", description="Which epoch's weights stay: the best by the metric on validation, or the last."
+    )
+
+    @model_validator(mode="after")
+    def _counted_once(self) -> Self:
+        if self.steps is not None and "epochs" in self.model_fields_set:
+            raise ValueError("a training counts epochs or steps: leave one of them out")
+        return self
+
+    def passes(self, rows: int) -> float:
+        """How often each of so many training rows is seen."""
+        return self.epochs if self.steps is None else self.steps * self.batch_size / max(1, rows)
+
+    def shortened(self) -> Mapping[str, int]:
+        """What is laid over these settings to train as little as can be, for `compressor rehearse`."""
+        return {"epochs": 1} if self.steps is None else {"steps": min(self.steps, SHORTENED_STEPS)}
+
+
+SHORTENED_STEPS = 4
+"""Of a training that counts steps, in a rehearsal."""
+
+
+def resolved_precision(precision: Precision, device: str) -> Literal["fp32", "bf16"]:
+    """What `auto` means here: bf16 where there are instructions for it, since emulated bf16 is slower than fp32."""
+    import torch
+
+    if precision != "auto":
+        return precision
+    if device.startswith("cuda"):
+        return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
+    from compressor.deploy.machine import features, read_cpuinfo
+
+    return "bf16" if {"avx512_bf16", "amx_bf16"} & set(features(read_cpuinfo())) else "fp32"
