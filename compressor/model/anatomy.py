@@ -47,8 +47,14 @@ def anatomy_or_bare(module: nn.Module) -> Anatomy:
 def family_of(module: nn.Module) -> str:
     """The family that a model's row names, else its model type, else its class."""
     model_type = str(getattr(getattr(module, "config", None), "model_type", ""))
+    row = row_of(model_type)
+    return row.family if row else model_type or type(module).__name__
+
+
+def row_of(model_type: str) -> Row | None:
+    """The first row for a model type, by name; the model's own modules may still not fit it."""
     rows = (registry.load("anatomy", name) for name in registry.names("anatomy"))
-    return next((row.family for row in rows if model_type in row.model_types), model_type or type(module).__name__)
+    return next((row for row in rows if model_type in row.model_types), None)
 
 
 def _read(root: Any, row: Row, trunk: str) -> Anatomy:

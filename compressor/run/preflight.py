@@ -51,7 +51,7 @@ def check_steps(bound: Bound, folders: Mapping[str, Path], drawn: Iterable[str],
 
 def _check_insides(bound: Bound, names: Iterable[str], anatomy: Callable[[str], Anatomy]) -> None:
     """Refuse models that steps look into and no row fits, and parts of which a row says that they cannot be worked on."""
-    needs = _needs(bound, names)
+    needs = worked_on(bound, names)
     for name in dict.fromkeys(name for name, _ in needs):
         found, wanted = anatomy(name), {step: parts for (model, step), parts in needs.items() if model == name}
         if not found.blocks:
@@ -67,15 +67,20 @@ def _why_not(anatomy: Anatomy, part: str) -> str | None:
     """Why a part of a model cannot be worked on; None where it can."""
     shared = next((each.attention for each in anatomy.blocks if _shares(each)), None)
     if part == "heads" and shared:
-        return f"{shared.key_value_groups} heads share one key and value each, take neurons or layers"
+        return shared_heads(shared.key_value_groups)
     return anatomy.row.without.get(part)
+
+
+def shared_heads(count: int) -> str:
+    """Why heads do not go one by one where so many share a key and a value."""
+    return f"{count} heads share a key and a value: take neurons or layers"
 
 
 def _shares(block: Block) -> bool:
     return block.attention is not None and block.attention.key_value_groups > 1
 
 
-def _needs(bound: Bound, names: Iterable[str]) -> dict[tuple[str, str], tuple[str, ...]]:
+def worked_on(bound: Bound, names: Iterable[str]) -> dict[tuple[str, str], tuple[str, ...]]:
     """What each step works on of which model, by the names of model and step: features are its teachers' too."""
     origins, current, needs = {name: name for name in names}, "source", dict[tuple[str, str], tuple[str, ...]]()
     for step in (step for step in bound.passes if step.trunk):

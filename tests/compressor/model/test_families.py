@@ -9,7 +9,7 @@ from families import HIDDEN, LAYERS, MORE
 from compressor.contracts import registry
 from compressor.errors import UnsupportedModel
 from compressor.model.anatomy import anatomy_of, family_of
-from compressor.model.blueprint import blueprint_of, plain_config
+from compressor.model.blueprint import blueprint_of
 from compressor.model.costs import cost_of, matrix
 from compressor.model.edits import KeepBlocks, KeepHeads, KeepNeurons
 from compressor.model.model import Model
@@ -81,7 +81,7 @@ def test_layers_go_where_the_row_does_not_say_why_not(name):
     blueprint = blueprint_of(module).extended(edit)
     edit.apply(module)
     torch.testing.assert_close(tiny.outputs(module), tiny.outputs(bypassed))
-    assert plain_config(module, blueprint) is not None
+    assert blueprint.plain_config(module) is not None
 
 
 @pytest.mark.parametrize("name", MORE)
