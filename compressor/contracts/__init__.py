@@ -3,6 +3,7 @@
 Light on purpose (no torch, numpy, onnx): a plan is checked with nothing but this and the modules of the steps it names.
 """
 
+from compressor.contracts.features import Feature, FeatureKind, Outputs, Want
 from compressor.contracts.graph import Feed, Graph, Port, Session
 from compressor.contracts.library import Library, Loaded
 from compressor.contracts.model import Component, Edit, Model
@@ -11,7 +12,7 @@ from compressor.contracts.probe import Bench, Candidate, Probe, Worker
 from compressor.contracts.records import Workload
 from compressor.contracts.step import Event, Message, Progress, Step
 from compressor.contracts.target import Artifact, Dialect, Missing, Rung, Scheme, Target
-from compressor.contracts.task import Batch, Columns, Data, Evaluation, Measure, Outputs, Task, Want
+from compressor.contracts.task import Batch, Columns, Data, Evaluation, Measure, Task
 
 __all__ = [
     "Artifact",
@@ -26,6 +27,8 @@ __all__ = [
     "Edit",
     "Evaluation",
     "Event",
+    "Feature",
+    "FeatureKind",
     "Feed",
     "Graph",
     "Library",

@@ -206,13 +206,12 @@ def _unchanged(subject: Subject, module: PreTrainedModel, edit: KeepHeads | Keep
 
 
 def _captured(module: Any, anatomy: Anatomy) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-    from compressor.contracts import Want
+    from compressor.contracts import Outputs, Want
     from compressor.model.capture import captured
 
     blocks = tuple(block.id for block in anatomy.blocks)
-    with captured(module, Want(hidden_states=blocks, attention_maps=() if MAPS in anatomy.row.without else blocks)) as (
-        states,
-        maps,
-    ):
+    want = Want(hidden_states=blocks, attention_maps=() if MAPS in anatomy.row.without else blocks)
+    with captured(module, want) as found:
         outputs_of(module)
-    return states, maps
+    outputs = Outputs(next(iter(found.values())), found)
+    return outputs.of("hidden-state"), outputs.of("attention-map")

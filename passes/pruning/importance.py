@@ -94,14 +94,14 @@ def data_scores(
     """
     import torch
 
-    wanted = anatomy.units(kinds)
+    wanted, first = anatomy.units(kinds), Want(hidden_states=(anatomy.blocks[0].id,))
     sums = {units: torch.zeros(units.count, dtype=torch.float64) for units in wanted}
     rows = 0
     for batch in batches:
         with _watching(module, wanted) as seen, torch.set_grad_enabled(importance == "taylor"):
-            outputs = task.forward(module, batch, Want((anatomy.blocks[0].id,)))  # with states comes the mask of their tokens
+            outputs = task.forward(module, batch, first)  # with states comes the mask of their tokens
             _check_seen(seen)
-            count = outputs.logits.shape[0]
+            count = outputs.main.shape[0]
             scores = _taylor(seen, task.loss(outputs, batch) * count, count) if importance == "taylor" else None
             scores = scores or _activation(seen, module, outputs)
         for units, values in scores.items():
@@ -188,7 +188,7 @@ def _contribution(given: torch.Tensor, weight: torch.Tensor, size: int) -> torch
 
 def _sum_of_row_means(values: torch.Tensor, outputs: Outputs) -> torch.Tensor:
     """Sum over rows of the mean over each row's valid tokens, of values `[B, T, units]`."""
-    rows = outputs.logits.shape[0]
+    rows = outputs.main.shape[0]
     values = values.reshape(rows, -1, values.shape[-1])
     mask = outputs.mask
     if mask is None or mask.shape != values.shape[:2]:

@@ -69,7 +69,7 @@ class Task:
 
     def forward(self, module, batch, want=None):
         given = {name: tensor for name, tensor in batch.items() if name != "labels"}
-        return Outputs(logits=module(**given).logits, mask=batch.get("attention_mask"))
+        return Outputs(module(**given).logits, mask=batch.get("attention_mask"))
 
     def loss(self, outputs, batch):
         return torch.nn.functional.cross_entropy(outputs.logits, batch["labels"])
