@@ -25,10 +25,10 @@ def states(task: Speech, folder: Path, rows: Dataset) -> list[NDArray[np.float32
     import torch
 
     module = Model.load(folder).module
-    want = Want(tuple(block.id for block in anatomy_of(module).blocks))
+    want = Want(hidden_states=tuple(block.id for block in anatomy_of(module).blocks))
     with torch.no_grad():
         found = [task.forward(module, batch, want).hidden_states for batch in task.batches(rows, folder, batch_size=30)]
-    return [np.concatenate([each[block].numpy() for each in found]) for block in want.hidden_states]
+    return [np.concatenate([each[block].numpy() for each in found]) for block in want.of("hidden-state")]
 
 
 def sounding(task: Speech, rows: Dataset, frames: int) -> NDArray[np.bool_]:

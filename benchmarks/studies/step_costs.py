@@ -128,7 +128,7 @@ def forward(task: Task, module: Any, batch: Batch, *, bf16: bool) -> torch.Tenso
     import torch
 
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
-        return task.forward(module, batch).logits
+        return task.forward(module, batch).main
 
 
 def teacher_seconds(model: Model, task: Task, batch: Batch, *, bf16: bool) -> float:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
 
 from compressor.errors import UnsupportedModel, did_you_mean
 
@@ -47,6 +48,29 @@ class Block:
     """Paths of the norm of the attention and of the norm of the feed-forward."""
 
 
+UnitKind: TypeAlias = Literal["channels", "heads", "key-value-groups", "attention", "neurons", "feed-forward", "layers"]
+"""Kinds of units; `attention` and `feed-forward` are whole sub-layers, one unit each."""
+
+
+@dataclass(frozen=True)
+class Units:
+    """Alike parts of one place of a model, which can go one by one."""
+
+    kind: UnitKind
+    where: str
+    """Id of the block, path of the convolution, or path of the stack for whole layers."""
+    count: int
+    size: int
+    """How many inputs of the reader are one unit."""
+    writers: tuple[str, ...]
+    """Modules that write the units: their outputs lie side by side, in the order of the units. Blocks, for layers."""
+    reader: str
+    """The module that reads them: the one that writes a sub-layer's output, or the first that channels enter. The stack, for layers."""
+
+    def __str__(self) -> str:
+        return f"{self.kind} of {self.where}"
+
+
 @dataclass(frozen=True)
 class Convolution:
     """A convolution before the blocks whose output channels only one other module reads; paths lead from the root module."""
@@ -56,6 +80,7 @@ class Convolution:
     """Norm of its own output, before the activation."""
     reader: str
     """The convolution or the linear layer that reads the channels."""
+    channels: int
     through: str | None = None
     """A norm over the channels that they pass on the way to the reader."""
 
@@ -74,6 +99,11 @@ class Insides:
     """Whether a row fits, so that there are parts to work on."""
     without: Mapping[str, str]
     """Why some parts cannot be worked on, by part."""
+
+
+def shared_heads(count: int) -> str:
+    """Why heads do not go one by one where so many share a key and a value."""
+    return f"{count} heads share a key and a value: take neurons or layers"
 
 
 @dataclass(frozen=True)
@@ -97,13 +127,34 @@ class Anatomy:
     @property
     def insides(self) -> Insides:
         """What may be worked on."""
-        return Insides(self.family, bool(self.blocks), self.row.without)
+        groups = max((block.attention.key_value_groups for block in self.blocks if block.attention), default=1)
+        shared = {"heads": shared_heads(groups)} if groups > 1 else {}
+        return Insides(self.family, bool(self.blocks), {**shared, **self.row.without})
 
     @classmethod
     def bare(cls, family: str, hidden_size: int) -> Anatomy:
         """Of a model that no row fits: it has a family, and no block that is known."""
         row = Row(family, (), (), "", "", ("", "", "", ""), "", "", ("", ""), ())
         return cls(family, "", (), (), (), (), (), hidden_size, row)
+
+    def units(self, kinds: Iterable[UnitKind]) -> tuple[Units, ...]:
+        """The units of some kinds, without those of which the row says that nothing can work on them.
+
+        Channels come first, in order, then block by block heads (or groups of heads that share a key and a value), attention,
+        neurons and feed-forward, whole layers last.
+        """
+        wanted = set(kinds) - set(self.row.without)
+        return tuple(units for units in self._every_unit() if units.kind in wanted)
+
+    def _every_unit(self) -> Iterator[Units]:
+        for each in self.extractor:
+            yield Units("channels", each.conv, each.channels, 1, (each.conv,), each.entry)
+        for block in self.blocks:
+            yield from _units_of_attention(block)
+            yield from _units_of_feed_forward(block)
+        if self.blocks:
+            ids = tuple(block.id for block in self.blocks)
+            yield Units("layers", self.stack, len(ids), self.hidden_size, ids, self.stack)
 
     def block(self, block_id: str) -> Block:
         """The block of that id.
@@ -165,12 +216,33 @@ class Row:
     """The norm, which may be absent, and the linear layer that read the extractor."""
 
     without: Mapping[str, str] = field(default_factory=dict, hash=False)
-    """Parts that no pass can work on, each with the reason: `heads`, `neurons`, `channels`, `layers` or `features`."""
+    """Parts that no pass can work on, each with the reason: kinds of units, `features` or `attention maps`."""
 
     @property
     def attention_part(self) -> tuple[str, ...]:
         """Parts of a block that count as its attention: the modules that hold it, and its norm and layer scale."""
-        return (self.attention.split(".")[0], self.norms[0], "layer_scale1")
+        attention, inner = self.attention.split("."), self.up.split(".")
+        shared = next(depth for depth, name in enumerate(attention) if name != inner[depth])
+        return (".".join(attention[: shared + 1]), self.norms[0], "layer_scale1", "lambda_1")
+
+
+def _units_of_attention(block: Block) -> Iterator[Units]:
+    if (each := block.attention) is None:
+        return
+    writers, groups = tuple(dict.fromkeys((each.query, each.key, each.value))), each.key_value_groups
+    if groups == 1:
+        yield Units("heads", block.id, each.heads, each.head_size, writers, each.output)
+    else:
+        yield Units("key-value-groups", block.id, each.heads // groups, groups * each.head_size, writers, each.output)
+    yield Units("attention", block.id, 1, each.heads * each.head_size, writers, each.output)
+
+
+def _units_of_feed_forward(block: Block) -> Iterator[Units]:
+    if (each := block.feed_forward) is None:
+        return
+    writers = tuple(dict.fromkeys(path for path in (each.up, each.gate) if path))
+    yield Units("neurons", block.id, each.width, 1, writers, each.down)
+    yield Units("feed-forward", block.id, 1, each.width, writers, each.down)
 
 
 def _under(name: str, paths: tuple[str, ...]) -> bool:

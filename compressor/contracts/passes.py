@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
+from compressor.contracts.features import Outputs, Want
 from compressor.contracts.graph import Feed
 from compressor.contracts.model import Model
 from compressor.contracts.records import Workload
 from compressor.contracts.step import Event, Step
 from compressor.contracts.target import Artifact, Dialect
-from compressor.contracts.task import Batch, Data, Evaluation, Outputs, Task, Want
+from compressor.contracts.task import Batch, Data, Evaluation, Task
 
 if TYPE_CHECKING:
     import numpy as np
@@ -124,7 +125,8 @@ class Needs:
     repeats: bool = False
     """Whether the inputs of a row have to be the same in every epoch."""
     inside: tuple[str, ...] = ()
-    """Parts that it works on: `heads`, `neurons`, `channels`, `layers` of its input, `features` of its teachers too.
+    """Parts that it works on: kinds of units of its input as `Anatomy.units` has them, `features` and `attention maps` of its
+    teachers too.
 
     Only where there are none can the model be of any architecture: no anatomy row need fit it.
     """

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
+from compressor.contracts.features import Outputs, Want
 from compressor.contracts.graph import Feed, Graph, Port, Session
 from compressor.contracts.model import Model
 from compressor.contracts.records import DataRecord, Difference, Disagreement, Interval, Metric, Scores, Workload
@@ -65,24 +66,6 @@ class Evaluation:
     def held_by(self, metric: str) -> Evaluation:
         """The same, with another metric as the one that quality is held by."""
         return replace(self, scores=self.scores.model_copy(update={"metric": metric}))
-
-
-@dataclass(frozen=True)
-class Want:
-    """Which inner features a forward pass should hand out, by block id of the anatomy; its stack stands for what enters the first."""
-
-    hidden_states: tuple[str, ...] = ()
-    attention_maps: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Outputs:
-    """What a forward pass gave: logits `[B, classes]`, hidden states `[B, T, D]`, attention maps `[B, H, T, T]`, token mask `[B, T]` or None."""
-
-    logits: torch.Tensor
-    hidden_states: Mapping[str, torch.Tensor] = field(default_factory=dict)
-    attention_maps: Mapping[str, torch.Tensor] = field(default_factory=dict)
-    mask: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Where the parts of a model are: blocks with their attention and feed-forward, embeddings, convolutions, norms and head.
 
-Stock families are rows of a table; what differs from block to block (heads, widths) is read from the modules themselves.
+Families are rows of a table; what differs from block to block (heads, widths) is read from the modules themselves.
 """
 
 from __future__ import annotations
@@ -16,135 +16,6 @@ from compressor.errors import UnsupportedModel
 
 if TYPE_CHECKING:
     from torch import nn
-
-
-BERT = Row(
-    family="bert",
-    model_types=("bert",),
-    trunks=("", "bert"),
-    stack="encoder.layer",
-    attention="attention.self",
-    projections=("attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense"),
-    up="intermediate.dense",
-    down="output.dense",
-    norms=("attention.output.LayerNorm", "output.LayerNorm"),
-    embeddings=("embeddings",),
-    head=("pooler",),
-    heads_attributes=("num_attention_heads",),
-    head_size_attribute="attention_head_size",
-)
-
-ROBERTA = Row(
-    family="roberta",
-    model_types=("roberta", "xlm-roberta", "camembert"),
-    trunks=("", "roberta"),
-    stack="encoder.layer",
-    attention="attention.self",
-    projections=("attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense"),
-    up="intermediate.dense",
-    down="output.dense",
-    norms=("attention.output.LayerNorm", "output.LayerNorm"),
-    embeddings=("embeddings",),
-    head=("pooler",),
-    heads_attributes=("num_attention_heads",),
-    head_size_attribute="attention_head_size",
-)
-
-DISTILBERT = Row(
-    family="distilbert",
-    model_types=("distilbert",),
-    trunks=("", "distilbert"),
-    stack="transformer.layer",
-    attention="attention",
-    projections=("attention.q_lin", "attention.k_lin", "attention.v_lin", "attention.out_lin"),
-    up="ffn.lin1",
-    down="ffn.lin2",
-    norms=("sa_layer_norm", "output_layer_norm"),
-    embeddings=("embeddings",),
-    heads_attributes=("n_heads",),
-    head_size_attribute="attention_head_size",
-    config_width="hidden_dim",
-)
-
-VIT = Row(
-    family="vit",
-    model_types=("vit",),
-    trunks=("", "vit"),
-    stack="layers",
-    attention="attention",
-    projections=("attention.q_proj", "attention.k_proj", "attention.v_proj", "attention.o_proj"),
-    up="mlp.fc1",
-    down="mlp.fc2",
-    norms=("layernorm_before", "layernorm_after"),
-    embeddings=("embeddings",),
-    head=("pooler",),
-    heads_attributes=("num_attention_heads",),
-    config_head_size="head_dim",
-)
-
-DINOV2 = Row(
-    family="dinov2",
-    model_types=("dinov2",),
-    trunks=("", "dinov2"),
-    stack="encoder.layer",
-    attention="attention",
-    projections=("attention.q_proj", "attention.k_proj", "attention.v_proj", "attention.o_proj"),
-    up="mlp.fc1",
-    down="mlp.fc2",
-    gate="mlp.gate_proj",
-    gated=("mlp.up_proj", "mlp.down_proj"),
-    norms=("norm1", "norm2"),
-    embeddings=("embeddings",),
-    heads_attributes=("num_attention_heads",),
-    config_width="mlp_ratio",
-    config_head_size="head_dim",
-    width_in_hidden_sizes=True,
-)
-
-WHISPER_ENCODER = Row(
-    family="whisper-encoder",
-    model_types=("whisper",),
-    trunks=("", "encoder", "model.encoder"),
-    stack="layers",
-    attention="self_attn",
-    projections=("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.out_proj"),
-    up="fc1",
-    down="fc2",
-    norms=("self_attn_layer_norm", "final_layer_norm"),
-    embeddings=("conv1", "conv2", "embed_positions"),
-    chain=("conv1", "conv2"),
-    config_width="encoder_ffn_dim",
-)
-
-WAV2VEC2 = Row(
-    family="wav2vec2",
-    model_types=("wav2vec2",),
-    trunks=("", "wav2vec2"),
-    stack="encoder.layers",
-    attention="attention",
-    projections=("attention.q_proj", "attention.k_proj", "attention.v_proj", "attention.out_proj"),
-    up="feed_forward.intermediate_dense",
-    down="feed_forward.output_dense",
-    norms=("layer_norm", "final_layer_norm"),
-    embeddings=("feature_extractor", "feature_projection", "masked_spec_embed", "encoder.pos_conv_embed"),
-    extractor="feature_extractor.conv_layers",
-    projection=("feature_projection.layer_norm", "feature_projection.projection"),
-)
-
-HUBERT = Row(
-    family="hubert",
-    model_types=("hubert",),
-    trunks=("", "hubert"),
-    stack="encoder.layers",
-    attention="attention",
-    projections=("attention.q_proj", "attention.k_proj", "attention.v_proj", "attention.out_proj"),
-    up="feed_forward.intermediate_dense",
-    down="feed_forward.output_dense",
-    norms=("layer_norm", "final_layer_norm"),
-    embeddings=("feature_extractor", "feature_projection", "masked_spec_embed", "encoder.pos_conv_embed"),
-    extractor="feature_extractor.conv_layers",
-    projection=("feature_projection.layer_norm", "feature_projection.projection"),
-)
 
 
 def anatomy_of(module: nn.Module) -> Anatomy:
@@ -176,8 +47,14 @@ def anatomy_or_bare(module: nn.Module) -> Anatomy:
 def family_of(module: nn.Module) -> str:
     """The family that a model's row names, else its model type, else its class."""
     model_type = str(getattr(getattr(module, "config", None), "model_type", ""))
+    row = row_of(model_type)
+    return row.family if row else model_type or type(module).__name__
+
+
+def row_of(model_type: str) -> Row | None:
+    """The first row for a model type, by name; the model's own modules may still not fit it."""
     rows = (registry.load("anatomy", name) for name in registry.names("anatomy"))
-    return next((row.family for row in rows if model_type in row.model_types), model_type or type(module).__name__)
+    return next((row for row in rows if model_type in row.model_types), None)
 
 
 def _read(root: Any, row: Row, trunk: str) -> Anatomy:
@@ -190,9 +67,14 @@ def _read(root: Any, row: Row, trunk: str) -> Anatomy:
         convolutions=tuple(_convolutions(root, trunk)),
         extractor=tuple(_extractor(root, row, trunk)),
         head=tuple(_head(root, row, trunk)),
-        hidden_size=root.config.hidden_size,
+        hidden_size=trunk_config(root).hidden_size,
         row=row,
     )
+
+
+def trunk_config(root: Any) -> Any:
+    """The configuration of the trunk: of a model of two towers that of its vision model."""
+    return getattr(root.config, "vision_config", root.config)
 
 
 def _block(root: nn.Module, row: Row, path: str) -> Block:
@@ -203,10 +85,12 @@ def _block(root: nn.Module, row: Row, path: str) -> Block:
 
 def _attention(block: nn.Module, row: Row, path: str) -> Attention | None:
     query, key, *_ = (_find(block, name) for name in row.projections)
-    if query is None:
+    if getattr(query, "weight", None) is None:
         return None
     head_size: int = getattr(_find(block, row.attention), row.head_size_attribute)
-    query_rows, key_rows = query.weight.shape[0], key.weight.shape[0]
+    query_rows, key_rows = outputs_of(query), outputs_of(key)
+    if query is key:  # one matrix of queries, keys and values
+        query_rows = key_rows = query_rows // 3
     names = ("module", "query", "key", "value", "output")
     paths = {name: f"{path}.{inner}" for name, inner in zip(names, (row.attention, *row.projections), strict=True)}
     return Attention(**paths, heads=query_rows // head_size, head_size=head_size, key_value_groups=query_rows // key_rows)
@@ -215,10 +99,11 @@ def _attention(block: nn.Module, row: Row, path: str) -> Attention | None:
 def _feed_forward(block: nn.Module, row: Row, path: str) -> FeedForward | None:
     gate = row.gate if row.gate is not None and _find(block, row.gate) is not None else None
     up, down = row.gated if gate is not None and row.gated is not None else (row.up, row.down)
-    weight = getattr(_find(block, up), "weight", None)
-    if weight is None:
+    found = _find(block, up)
+    if getattr(found, "weight", None) is None:
         return None
-    return FeedForward(f"{path}.{up}", gate and f"{path}.{gate}", f"{path}.{down}", weight.shape[0])
+    width = outputs_of(found) // (2 if gate == up else 1)
+    return FeedForward(f"{path}.{up}", gate and f"{path}.{gate}", f"{path}.{down}", width)
 
 
 def _convolutions(root: nn.Module, trunk: str) -> Iterator[str]:
@@ -230,7 +115,7 @@ def _convolutions(root: nn.Module, trunk: str) -> Iterator[str]:
 
 def _extractor(root: nn.Module, row: Row, trunk: str) -> Iterator[Convolution]:
     for conv, reader in pairwise(_join(trunk, name) for name in row.chain):
-        yield Convolution(conv, None, reader)
+        yield Convolution(conv, None, reader, _width(root, conv))
     if row.extractor is None or row.projection is None:
         return
     stack = _join(trunk, row.extractor)
@@ -239,7 +124,13 @@ def _extractor(root: nn.Module, row: Row, trunk: str) -> Iterator[Convolution]:
     ends = [*((f"{layer}.conv", None) for layer in layers[1:]), (reader, through if _find(root, through) is not None else None)]
     for layer, (read_by, passed) in zip(layers, ends, strict=True):
         norm = f"{layer}.layer_norm"
-        yield Convolution(f"{layer}.conv", norm if _find(root, norm) is not None else None, read_by, passed)
+        found = norm if _find(root, norm) is not None else None
+        yield Convolution(f"{layer}.conv", found, read_by, _width(root, f"{layer}.conv"), passed)
+
+
+def _width(root: nn.Module, conv: str) -> int:
+    """Output channels."""
+    return root.get_submodule(conv).get_parameter("weight").shape[0]
 
 
 def _head(root: nn.Module, row: Row, trunk: str) -> Iterator[str]:
@@ -259,6 +150,12 @@ def refusal(model_type: str, class_name: str = "") -> str:
     kind = f"model type '{model_type}'"
     what = (f"{class_name} ({kind})" if model_type else class_name) if class_name else kind
     return f"no anatomy row fits {what}; closest: {', '.join(closest)}; another row is one entry point of 'compressor.anatomy'"
+
+
+def outputs_of(layer: Any) -> int:
+    """Outputs of a linear layer; GPT-2 keeps its weight as `[inputs, outputs]`."""
+    rows: int = layer.weight.shape[1 if hasattr(layer, "nf") else 0]
+    return rows
 
 
 def _find(module: nn.Module, path: str) -> Any:

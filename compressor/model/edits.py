@@ -13,7 +13,7 @@ from pydantic import AfterValidator, Field, NonNegativeInt
 from compressor.contracts import Edit
 from compressor.contracts.anatomy import Anatomy, Attention, Convolution, FeedForward
 from compressor.errors import UnsupportedModel, did_you_mean
-from compressor.model.anatomy import anatomy_of
+from compressor.model.anatomy import anatomy_of, outputs_of, trunk_config
 
 if TYPE_CHECKING:
     from torch import nn
@@ -45,6 +45,7 @@ class KeepHeads(Edit):
     def apply(self, module: nn.Module) -> None:
         anatomy = anatomy_of(module)
         attention = anatomy.block(self.block).attention
+        _check_allowed(anatomy, "heads" if self.heads else "attention")
         if attention is None:
             raise UnsupportedModel(f"{self.block} has no attention heads left to choose from")
         if self.heads and attention.key_value_groups != 1:
@@ -75,7 +76,9 @@ class KeepNeurons(Edit):
     neurons: Indices
 
     def apply(self, module: nn.Module) -> None:
-        feed_forward = anatomy_of(module).block(self.block).feed_forward
+        anatomy = anatomy_of(module)
+        feed_forward = anatomy.block(self.block).feed_forward
+        _check_allowed(anatomy, "neurons" if self.neurons else "feed-forward")
         if feed_forward is None:
             raise UnsupportedModel(f"{self.block} has no feed-forward neurons left to choose from")
         _check(self.neurons, feed_forward.width, f"neurons of {self.block}")
@@ -134,6 +137,7 @@ class KeepBlocks(Edit):
 
     def apply(self, module: nn.Module) -> None:
         anatomy = anatomy_of(module)
+        _check_allowed(anatomy, "layers")
         order = [block.id for block in anatomy.blocks]
         kept = [order.index(anatomy.block(block).id) for block in self.blocks]
         if not kept:
@@ -172,6 +176,11 @@ def _count(things: Sequence[object], name: str) -> str:
     return f"{len(things) or 'no'} {name}{'' if len(things) == 1 else 's'}"
 
 
+def _check_allowed(anatomy: Anatomy, part: str) -> None:
+    if part in anatomy.row.without:
+        raise UnsupportedModel(f"{part} of a model of family {anatomy.family} cannot go: {anatomy.row.without[part]}")
+
+
 def _check(indices: tuple[int, ...], count: int, what: str) -> None:
     if indices and indices[-1] >= count:
         raise UnsupportedModel(f"{what}: {indices[-1]} is out of range, there are {count} (0 to {count - 1})")
@@ -183,14 +192,15 @@ def _check(indices: tuple[int, ...], count: int, what: str) -> None:
 def _slice_heads(module: nn.Module, attention: Attention, heads: tuple[int, ...], attributes: tuple[str, ...]) -> None:
     size = attention.head_size
     channels = [head * size + channel for head in heads for channel in range(size)]
-    for path in (attention.query, attention.key, attention.value):
-        _keep(module.get_submodule(path), rows=channels)
+    for path in dict.fromkeys((attention.query, attention.key, attention.value)):
+        _keep(module.get_submodule(path), rows=channels, of=size * attention.heads)
     _keep(module.get_submodule(attention.output), columns=channels)
     core: Any = module.get_submodule(attention.module)
     for name in attributes:
         setattr(core, name, len(heads))
-    if hasattr(core, "all_head_size"):
-        core.all_head_size = len(channels)
+    for name in ("all_head_size", "split_size"):
+        if hasattr(core, name):
+            setattr(core, name, len(channels))
 
 
 def _remove_attention(module: nn.Module, attention: Attention) -> None:
@@ -209,9 +219,8 @@ def _remove_attention(module: nn.Module, attention: Attention) -> None:
 
 
 def _slice_neurons(module: nn.Module, feed_forward: FeedForward, neurons: tuple[int, ...]) -> None:
-    for path in (feed_forward.up, feed_forward.gate):
-        if path is not None:
-            _keep(module.get_submodule(path), rows=neurons)
+    for path in _ups(feed_forward):
+        _keep(module.get_submodule(path), rows=neurons, of=feed_forward.width)
     _keep(module.get_submodule(feed_forward.down), columns=neurons)
 
 
@@ -219,9 +228,14 @@ def _remove_feed_forward(module: nn.Module, feed_forward: FeedForward) -> None:
     from compressor.model.modules import Narrow
 
     _put(module, feed_forward.down, _constant(module.get_submodule(feed_forward.down)))
-    for path in (feed_forward.up, feed_forward.gate):
-        if path is not None:
-            _put(module, path, Narrow())
+    ups = _ups(feed_forward)
+    for path in ups:
+        _put(module, path, Narrow(2 if feed_forward.gate is not None and len(ups) == 1 else 1))
+
+
+def _ups(feed_forward: FeedForward) -> tuple[str, ...]:
+    """What writes the neurons: one module where gate and values are one matrix."""
+    return tuple(dict.fromkeys(path for path in (feed_forward.up, feed_forward.gate) if path is not None))
 
 
 # ------------------------------------------------------------------ channels
@@ -296,7 +310,7 @@ def _slice_stack(module: Any, anatomy: Anatomy, kept: list[int]) -> None:
 
 
 def _cut_config(module: Any, count: int, kept: list[int]) -> None:
-    config = module.config
+    config = trunk_config(module)
     layer_types = getattr(config, "layer_types", None)
     if layer_types is not None and len(layer_types) == count:
         config.layer_types = [layer_types[old] for old in kept]
@@ -309,16 +323,18 @@ def _cut_config(module: Any, count: int, kept: list[int]) -> None:
 # ------------------------------------------------------------------ tensors
 
 
-def _keep(linear: Any, *, rows: Sequence[int] | None = None, columns: Sequence[int] | None = None) -> None:
-    """Slice a linear layer's outputs (`rows`) or inputs (`columns`) in place."""
+def _keep(linear: Any, *, rows: Sequence[int] | None = None, columns: Sequence[int] | None = None, of: int = 0) -> None:
+    """Slice a linear layer's outputs (`rows` of each run of `of`, as some layers are several in one) or its inputs in place."""
+    inward, outward = (1, 0) if not hasattr(linear, "nf") else (0, 1)  # GPT-2 keeps its weights as [inputs, outputs]
     if rows is not None:
-        _replace(linear, "weight", dim=0, kept=rows)
+        every = [start + row for start in range(0, linear.weight.shape[outward], of) for row in rows]
+        _replace(linear, "weight", dim=outward, kept=every)
         if linear.bias is not None:
-            _replace(linear, "bias", dim=0, kept=rows)
-        linear.out_features = len(rows)
+            _replace(linear, "bias", dim=0, kept=every)
+        setattr(linear, "nf" if outward else "out_features", len(every))
     if columns is not None:
-        _replace(linear, "weight", dim=1, kept=columns)
-        linear.in_features = len(columns)
+        _replace(linear, "weight", dim=inward, kept=columns)
+        setattr(linear, "nx" if outward else "in_features", len(columns))
 
 
 def _replace(owner: nn.Module, name: str, *, dim: int, kept: Sequence[int]) -> None:
@@ -332,7 +348,7 @@ def _replace(owner: nn.Module, name: str, *, dim: int, kept: Sequence[int]) -> N
 def _constant(linear: Any) -> Constant:
     from compressor.model.modules import Constant
 
-    return Constant(linear.weight.shape[0], linear.bias)
+    return Constant(outputs_of(linear), linear.bias)
 
 
 def _put(module: nn.Module, path: str, part: nn.Module) -> None:

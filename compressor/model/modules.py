@@ -22,10 +22,17 @@ class Constant(nn.Module):
 
 
 class Narrow(nn.Module):
-    """In place of a projection without outputs: one channel of its input, as runtimes stumble over empty tensors."""
+    """In place of a projection without outputs: one channel of its input, as runtimes stumble over empty tensors.
+
+    Two of them where the projection is two in one.
+    """
+
+    def __init__(self, channels: int = 1) -> None:
+        super().__init__()
+        self.channels = channels
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        return hidden_states[..., :1]
+        return hidden_states[..., : self.channels]
 
 
 class ScaledNorm(nn.Module):

@@ -10,6 +10,7 @@ from compressor.errors import UnsupportedModel
 from compressor.model.anatomy import refusal
 from compressor.plan.bound import Bound, BoundStep
 
+FEATURES = ("features", "attention maps")
 DRAWN = "whose head was drawn at random, as the model came without one; train it first, with finetune for one"
 
 
@@ -50,7 +51,7 @@ def check_steps(bound: Bound, folders: Mapping[str, Path], drawn: Iterable[str],
 
 def _check_insides(bound: Bound, names: Iterable[str], insides: Callable[[str], Insides]) -> None:
     """Refuse models that steps look into and no row fits, and parts of which a row says that they cannot be worked on."""
-    needs = _needs(bound, names)
+    needs = worked_on(bound, names)
     for name in dict.fromkeys(name for name, _ in needs):
         found, wanted = insides(name), {step: parts for (model, step), parts in needs.items() if model == name}
         if not found.known:
@@ -61,17 +62,16 @@ def _check_insides(bound: Bound, names: Iterable[str], insides: Callable[[str], 
                 raise UnsupportedModel(f"{step} works on {part}, and {name} is of family {found.family}: {found.without[part]}")
 
 
-def _needs(bound: Bound, names: Iterable[str]) -> dict[tuple[str, str], tuple[str, ...]]:
+def worked_on(bound: Bound, names: Iterable[str]) -> dict[tuple[str, str], tuple[str, ...]]:
     """What each step works on of which model, by the names of model and step: features are its teachers' too."""
     origins, current, needs = {name: name for name in names}, "source", dict[tuple[str, str], tuple[str, ...]]()
     for step in (step for step in bound.passes if step.trunk):
         parts = step.step.needs().inside
         origins |= dict.fromkeys(made_by(step), origins[step.start or current])
         current = step.name
-        read = step.step.needs().teachers if "features" in parts else ()
-        found = {origins[step.name]: parts} | {
-            origins[name]: ("features",) for name in read if origins[name] != origins[step.name]
-        }
+        seen = tuple(part for part in parts if part in FEATURES)
+        read = step.step.needs().teachers if seen else ()
+        found = {origins[step.name]: parts} | {origins[name]: seen for name in read if origins[name] != origins[step.name]}
         needs |= {(name, step.name): each for name, each in found.items() if each}
     return needs
 

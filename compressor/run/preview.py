@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from compressor.deploy.machine import device
 from compressor.plan.bound import Bound, BoundStep
+from compressor.run.allowance import allowances
 from compressor.run.context import of_step
 from compressor.run.facts import Rows, files_digest, rows_of
 from compressor.run.keys import Keys
@@ -14,7 +15,7 @@ from compressor.training.launch import ALONE, Processes
 
 
 def outlook(bound: Bound, store: Store, processes: Processes = ALONE) -> Iterator[str]:
-    """Lines for notices and the data, and one for the source, each step and each target."""
+    """Lines for notices and the data, one for each model and what its family allows, one for each step and each target."""
     yield from bound.notices
     rows = rows_of(bound, store)
     yield from _told(rows)
@@ -24,6 +25,7 @@ def outlook(bound: Bound, store: Store, processes: Processes = ALONE) -> Iterato
         made = store.find(keys.source(files_digest(source, bound.folder, store)))
         yield f"{name}: {'found in the store' if made else 'to be loaded'}"
         digests[name] = made.digest if made else None
+    yield from allowances(bound)
     current = "source"
     for step in bound.passes:
         if not step.trunk:

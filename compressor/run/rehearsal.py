@@ -222,8 +222,9 @@ def _cut(model: Model, depth: int, folder: Path, whole: ModelSize) -> Source:
     from compressor.model.edits import KeepBlocks
     from compressor.model.model import plain
 
-    blocks = [block.id for block in anatomy_or_bare(model.module).blocks]
-    if len(blocks) <= depth:
+    anatomy = anatomy_or_bare(model.module)
+    blocks = [block.id for block in anatomy.blocks]
+    if len(blocks) <= depth or "layers" in anatomy.row.without:
         return Source(None, whole)
     model.apply(KeepBlocks(blocks=tuple(blocks[:depth])))
     if not plain(model):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
-from compressor.contracts import Batch, Deployment, Feed, Graph, Port, Task, Workload
+from compressor.contracts import Batch, Deployment, Feature, Feed, Graph, Port, Task, Workload
 from compressor.errors import MissingDependency, SourceError
 from compressor.tasks.batches import Batches, Feeds, alike, as_file, full_groups, grouped, order_of
 from compressor.tasks.classification import SCORED_BATCH
@@ -174,10 +174,9 @@ def side_files(source: Path) -> dict[str, bytes]:
     return {PREPROCESSOR: (json.dumps(values, indent=2, sort_keys=True) + "\n").encode()}
 
 
-def frames_of(states: Mapping[str, torch.Tensor], maps: Mapping[str, torch.Tensor]) -> int | None:
-    """How many frames captured states `[B, T, D]` or attention maps `[B, H, T, T]` have; None where nothing was captured."""
-    shape = next((each.shape[1] for each in states.values()), None)
-    return shape if shape is not None else next((each.shape[-1] for each in maps.values()), None)
+def frames_of(features: Mapping[Feature, torch.Tensor]) -> int | None:
+    """How many frames captured features have, `[B, T, D]` or attention maps `[B, H, T, T]`; None where nothing was captured."""
+    return next((each.shape[-1 if feature.kind == "attention-map" else 1] for feature, each in features.items()), None)
 
 
 def frame_mask(module: torch.nn.Module, mask: torch.Tensor, frames: int) -> torch.Tensor:

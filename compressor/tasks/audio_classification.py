@@ -52,7 +52,7 @@ class AudioClassification(Sounds, Classification):
     def forward(self, module: torch.nn.Module, batch: Batch, want: Want = Want()) -> Outputs:
         """Run the model; the mask is that of frames, as hidden states have them."""
         outputs = super().forward(module, batch, want)
-        frames = frames_of(outputs.hidden_states, outputs.attention_maps)
+        frames = frames_of(outputs.features)
         if outputs.mask is None or frames is None:
             return replace(outputs, mask=None)
         return replace(outputs, mask=frame_mask(module, outputs.mask, frames))

@@ -47,17 +47,17 @@ class Classification(Task):
         return (Port("logits", "float32", ("batch", "classes")),)
 
     def forward(self, module: torch.nn.Module, batch: Batch, want: Want = Want()) -> Outputs:
-        """Run the model; hidden states are the outputs of blocks, attention maps those of its attention modules."""
+        """Run the model and capture features of its blocks."""
         inputs: dict[str, Any] = {name: tensor for name, tensor in batch.items() if name not in NOT_INPUTS}
-        with captured(module, want) as (hidden_states, attention_maps):
+        with captured(module, want) as features:
             logits = module(**inputs).logits
-        return Outputs(logits, dict(hidden_states), dict(attention_maps), batch.get("attention_mask"))
+        return Outputs(logits, dict(features), batch.get("attention_mask"))
 
     def loss(self, outputs: Outputs, batch: Batch) -> torch.Tensor:
         """Cross-entropy, a mean over the batch."""
         import torch
 
-        return torch.nn.functional.cross_entropy(outputs.logits.float(), batch["labels"])
+        return torch.nn.functional.cross_entropy(outputs.main.float(), batch["labels"])
 
     def truth(self, rows: Dataset) -> Feed:
         """The `labels` of the rows, `[n]`, and the `names` of the classes in order."""

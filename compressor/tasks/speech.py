@@ -125,11 +125,11 @@ class Speech(Sounds):
     def forward(self, module: torch.nn.Module, batch: Batch, want: Want = Want()) -> Outputs:
         """Pooled features in the place of logits; the mask is that of frames."""
         inputs = {name: tensor for name, tensor in batch.items() if name not in NOT_INPUTS}
-        with captured(module, want) as (hidden_states, attention_maps):
+        with captured(module, want) as found:
             features = self._pooled(module, inputs)
-        frames, mask = frames_of(hidden_states, attention_maps), batch.get("attention_mask")
+        frames, mask = frames_of(found), batch.get("attention_mask")
         valid = frame_mask(module, mask, frames) if mask is not None and frames is not None else None
-        return Outputs(features, dict(hidden_states), dict(attention_maps), valid)
+        return Outputs(features, dict(found), valid)
 
     def loss(self, outputs: Outputs, batch: Batch) -> torch.Tensor:  # noqa: ARG002 - there is none
         """Refused: there is nothing to supervise."""

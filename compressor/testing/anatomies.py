@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from compressor.contracts.anatomy import Anatomy, Attention, Block, FeedForward, Row
 from compressor.model.anatomy import anatomy_of
+from compressor.model.costs import matrix
 from compressor.model.edits import KeepBlocks, KeepHeads, KeepNeurons
 from compressor.tasks.tiny import shaken
 from compressor.testing.subject import Subject, Unchecked
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 SMALL: dict[str, Any] = {
     "hidden_size": 32, "d_model": 32, "dim": 32, "embedding_size": 32,
     "num_hidden_layers": 2, "n_layers": 2, "encoder_layers": 2, "decoder_layers": 1,
-    "num_attention_heads": 4, "n_heads": 4, "encoder_attention_heads": 4, "decoder_attention_heads": 4,
+    "num_attention_heads": 4, "n_heads": 4, "num_key_value_heads": 4, "head_dim": 8, "encoder_attention_heads": 4, "decoder_attention_heads": 4,
     "intermediate_size": 64, "hidden_dim": 64, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64,
     "vocab_size": 64, "max_position_embeddings": 40, "image_size": 16, "patch_size": 8, "num_mel_bins": 8,
     "max_source_positions": 10, "max_target_positions": 8,
@@ -29,6 +30,7 @@ SMALL: dict[str, Any] = {
 }  # fmt: skip
 """Fields of configurations that say how large a model is, by every name that a family has for them."""
 CLOSE = 1e-4
+MAPS = "attention maps"
 
 
 def finds_its_parts(subject: Subject) -> None:
@@ -39,7 +41,8 @@ def finds_its_parts(subject: Subject) -> None:
         anatomy = anatomy_of(module)
     subject.require(anatomy.row is row, f"a model of type '{row.model_types[0]}' is read by the row of '{anatomy.family}'")
     layers = module.config.num_hidden_layers
-    subject.require(len(anatomy.blocks) == layers, f"finds {len(anatomy.blocks)} blocks, the configuration says {layers}")
+    found = len(anatomy.blocks)
+    subject.require(found == layers or "layers" in row.without, f"finds {found} blocks, the configuration says {layers}")
     subject.require(bool(anatomy.embeddings), "finds no embeddings")
     for block in anatomy.blocks:
         _check_block(subject, module, block)
@@ -57,12 +60,14 @@ def cuts_what_it_says(subject: Subject) -> None:
     attention, feed_forward = block.attention, block.feed_forward
     assert attention is not None
     assert feed_forward is not None  # `finds_its_parts` says it better
-    if attention.key_value_groups == 1:
+    if anatomy.units(("heads",)):
         head = slice(attention.head_size, 2 * attention.head_size)
         _zero(module, attention.output, head)
         _unchanged(subject, module, KeepHeads(block=block.id, heads=(0, *range(2, attention.heads))), "a head")
     _zero(module, feed_forward.down, slice(1, 2))
     _unchanged(subject, module, KeepNeurons(block=block.id, neurons=(0, *range(2, feed_forward.width))), "a feed-forward neuron")
+    if "layers" in row.without:
+        return
     edit = KeepBlocks(blocks=(anatomy.blocks[0].id,))
     with subject.during("keeping one block"):
         edit.apply(module)
@@ -74,6 +79,8 @@ def captures_its_blocks(subject: Subject) -> None:
     """Each block puts out hidden states `[B, T, D]`, and each attention module its maps `[B, H, T, T]`."""
     module: Any = tiny_module(subject)
     anatomy = anatomy_of(module)
+    if "features" in anatomy.row.without:
+        raise Unchecked(f"features: {anatomy.row.without['features']}")
     states, maps = _captured(module, anatomy)
     for block in anatomy.blocks:
         subject.require(block.id in states, f"{block.id} is not run")
@@ -82,6 +89,8 @@ def captures_its_blocks(subject: Subject) -> None:
             len(shape) == 3 and shape[-1] == anatomy.hidden_size,
             f"{block.id} puts out {shape}, expected [B, T, {anatomy.hidden_size}]",
         )
+        if MAPS in anatomy.row.without:
+            continue
         assert block.attention is not None
         subject.require(block.id in maps, f"{block.attention.module} gives no attention maps as its second output")
         found = tuple(maps[block.id].shape)
@@ -160,22 +169,21 @@ def _check_attention(subject: Subject, module: PreTrainedModel, attention: Atten
         attention.key: (inner // attention.key_value_groups, None),
         attention.value: (inner // attention.key_value_groups, None),
         attention.output: (None, inner),
-    }
+    } | ({attention.query: (3 * inner, None)} if attention.query == attention.key else {})
     subject.require(attention.heads > 1, f"finds {attention.heads} heads in {attention.module}")
     _check_sizes(subject, module, sizes)
 
 
 def _check_feed_forward(subject: Subject, module: PreTrainedModel, feed_forward: FeedForward) -> None:
-    ups = [path for path in (feed_forward.up, feed_forward.gate) if path]
-    _check_sizes(
-        subject, module, {**dict.fromkeys(ups, (feed_forward.width, None)), feed_forward.down: (None, feed_forward.width)}
-    )
+    ups, width = [path for path in (feed_forward.up, feed_forward.gate) if path], feed_forward.width
+    rows = 2 * width if feed_forward.up == feed_forward.gate else width
+    _check_sizes(subject, module, {**dict.fromkeys(ups, (rows, None)), feed_forward.down: (None, width)})
 
 
 def _check_sizes(subject: Subject, module: PreTrainedModel, sizes: dict[str, tuple[int | None, int | None]]) -> None:
     for path, expected in sizes.items():
         with subject.during(f"looking for {path}"):
-            weight: Any = module.get_submodule(path).weight
+            weight: Any = matrix(module.get_submodule(path))
         fits = weight.ndim == 2 and all(want in (None, size) for want, size in zip(expected, weight.shape, strict=True))
         subject.require(fits, f"{path} is of {tuple(weight.shape)}, expected {expected} (outputs, inputs)")
 
@@ -185,7 +193,7 @@ def _zero(module: PreTrainedModel, path: str, columns: slice) -> None:
     import torch
 
     with torch.no_grad():
-        module.get_parameter(f"{path}.weight")[:, columns] = 0.0
+        matrix(module.get_submodule(path))[:, columns] = 0.0
 
 
 def _unchanged(subject: Subject, module: PreTrainedModel, edit: KeepHeads | KeepNeurons, what: str) -> None:
@@ -198,10 +206,12 @@ def _unchanged(subject: Subject, module: PreTrainedModel, edit: KeepHeads | Keep
 
 
 def _captured(module: Any, anatomy: Anatomy) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-    from compressor.contracts import Want
+    from compressor.contracts import Outputs, Want
     from compressor.model.capture import captured
 
     blocks = tuple(block.id for block in anatomy.blocks)
-    with captured(module, Want(hidden_states=blocks, attention_maps=blocks)) as (states, maps):
+    want = Want(hidden_states=blocks, attention_maps=() if MAPS in anatomy.row.without else blocks)
+    with captured(module, want) as found:
         outputs_of(module)
-    return states, maps
+    outputs = Outputs(next(iter(found.values())), found)
+    return outputs.of("hidden-state"), outputs.of("attention-map")

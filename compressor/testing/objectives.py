@@ -33,8 +33,8 @@ def says_where_it_looks(subject: Subject) -> None:
     anatomy = anatomy_of(tiny_run().model().module)
     with subject.during("wants"):
         wanted = subject.plugin.wants(anatomy, anatomy)
-    states = "states" if any(each.hidden_states for each in wanted) else "logits"
-    at = "maps" if any(each.attention_maps for each in wanted) else states
+    states = "states" if any(wanted) else "logits"
+    at = "maps" if any(each.of("attention-map") for each in wanted) else states
     said = subject.plugin.looks_at()
     subject.require(at == said, f"looks_at says {said}, and it wants {at}")
 
@@ -104,7 +104,7 @@ class _Pair:
         wants = objective.wants(mine, theirs)
         for want, anatomy in zip(wants, (mine, theirs), strict=True):
             known = {block.id for block in anatomy.blocks}
-            wanted = {*want.hidden_states, *want.attention_maps} - {anatomy.stack}
+            wanted = {feature.block for feature in want.features} - {anatomy.stack}
             strange = sorted(wanted - known)
             subject.require(not strange, f"wants features of {', '.join(strange)}, the model has {', '.join(sorted(known))}")
         return cls(student, teacher, wants, objective.projections(mine, theirs))
@@ -119,7 +119,7 @@ def _loss(subject: Subject, pair: _Pair, *, padding: int = 0) -> torch.Tensor:
     for model, want, learns in zip((pair.student, pair.teacher), pair.wants, (True, False), strict=True):
         module: Any = model.module
         with torch.set_grad_enabled(learns):
-            sides.append(_chosen(run.task.forward(module.eval(), batch, want), want))
+            sides.append(run.task.forward(module.eval(), batch, want).chosen(want))
     objective: Objective = subject.plugin
     with subject.during("loss"):
         return objective.loss(objective.project(sides[0], pair.projections), sides[1], batch)
@@ -127,16 +127,6 @@ def _loss(subject: Subject, pair: _Pair, *, padding: int = 0) -> torch.Tensor:
 
 def _value(loss: torch.Tensor) -> float:
     return float(loss.detach())
-
-
-def _chosen(outputs: Outputs, want: Want) -> Outputs:
-    """What was wanted, in the order in which it was."""
-    return Outputs(
-        outputs.logits,
-        {name: outputs.hidden_states[name] for name in want.hidden_states},
-        {name: outputs.attention_maps[name] for name in want.attention_maps},
-        outputs.mask,
-    )
 
 
 def _padded(batch: Batch, padding: int) -> Batch:

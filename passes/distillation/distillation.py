@@ -74,17 +74,18 @@ class Taught(Pass, TrainingSettings):
     def needs(self) -> Needs:
         """Teachers, objectives, and what these look at. Objectives at fault are left out: the plan's check tells them."""
         counted = self._counted()
+        seen = {each.looks_at() for each in counted}
         given = self.objectives.get("soft-targets", 0.0)
         soft = bool(given.get("weight", 1.0) if isinstance(given, dict) else given)
         return Needs(
             teachers=self.teachers(),
             machine=self.attention == "auto",
-            logits_of=self.teachers() if any(each.looks_at() == "logits" for each in counted) else (),
+            logits_of=self.teachers() if "logits" in seen else (),
             plugins={"objective": tuple(self.objectives)},
             loss=self.task_loss > 0,
             logits=soft,
             repeats=self._answers_kept(counted),
-            inside=("features",) if any(each.looks_at() != "logits" for each in counted) else (),
+            inside=(*(("features",) if seen - {"logits"} else ()), *(("attention maps",) if "maps" in seen else ())),
         )
 
     def teachers(self) -> tuple[str, ...]:

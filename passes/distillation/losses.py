@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import reduce
+from operator import or_
 from typing import TYPE_CHECKING, Any
 
 from compressor.contracts import Batch, Objective, Outputs, Task, Want
@@ -33,11 +35,11 @@ class Lesson:
 
     def projected(self, student: Outputs) -> Outputs:
         """What the objective asked for of the student, in the order it asked, through its projections."""
-        return self.objective.project(_chosen(student, self.student), self.projections)
+        return self.objective.project(student.chosen(self.student), self.projections)
 
     def loss(self, projected: Outputs, teacher: Outputs, batch: Batch) -> torch.Tensor:
         """The loss before its weight."""
-        return self.objective.loss(in_float32(projected), in_float32(_chosen(teacher, self.teacher)), batch)
+        return self.objective.loss(in_float32(projected), in_float32(teacher.chosen(self.teacher)), batch)
 
 
 @dataclass(frozen=True)
@@ -84,8 +86,8 @@ def losses(teachers: Sequence[Teacher], task: Task, student: nn.Module, batch: B
     import torch
 
     want = union(lesson.student for teacher in teachers for lesson in teacher.lessons)
-    _quiet(student, want.attention_maps)
-    with unabridged(student) if want != Want() else nullcontext():
+    _quiet(student, want.of("attention-map"))
+    with unabridged(student) if want else nullcontext():
         outputs = task.forward(student, batch, want)
     taught = [
         (lesson, lesson.projected(outputs), theirs)
@@ -93,7 +95,7 @@ def losses(teachers: Sequence[Teacher], task: Task, student: nn.Module, batch: B
         for theirs in [teacher.outputs(task, batch, outputs)]
         for lesson in teacher.lessons
     ]
-    with torch.autocast(outputs.logits.device.type, enabled=False):
+    with torch.autocast(outputs.main.device.type, enabled=False):
         found = {lesson.name: lesson.loss(mine, theirs, batch) for lesson, mine, theirs in taught}
         return in_float32(outputs), found
 
@@ -131,28 +133,14 @@ def _quiet(student: nn.Module, blocks: Sequence[str]) -> None:
 
 
 def union(wants: Iterable[Want]) -> Want:
-    """All that any of `wants` asks for, each block once."""
-    hidden: dict[str, None] = {}
-    maps: dict[str, None] = {}
-    for want in wants:
-        hidden |= dict.fromkeys(want.hidden_states)
-        maps |= dict.fromkeys(want.attention_maps)
-    return Want(tuple(hidden), tuple(maps))
+    """All that any of `wants` asks for, each feature once."""
+    return reduce(or_, wants, Want())
 
 
 def in_float32(outputs: Outputs) -> Outputs:
     """The same outputs with every number in float32."""
     return replace(
         outputs,
-        logits=outputs.logits.float(),
-        hidden_states={block: states.float() for block, states in outputs.hidden_states.items()},
-        attention_maps={block: maps.float() for block, maps in outputs.attention_maps.items()},
-    )
-
-
-def _chosen(outputs: Outputs, want: Want) -> Outputs:
-    return replace(
-        outputs,
-        hidden_states={block: outputs.hidden_states[block] for block in want.hidden_states},
-        attention_maps={block: outputs.attention_maps[block] for block in want.attention_maps},
+        main=outputs.main.float(),
+        features={feature: tensor.float() for feature, tensor in outputs.features.items()},
     )

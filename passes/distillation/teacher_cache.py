@@ -56,14 +56,11 @@ class Answers:
         """The answers to a batch, of as many tokens as the student's own outputs `like` have."""
         import torch
 
-        rows, device = batch["row"], like.logits.device
+        rows, device = batch["row"], like.main.device
         tokens = next((states.shape[1] for states in like.hidden_states.values()), 0)
         numbers = rows.tolist()
-        return Outputs(
-            logits=self.logits[rows.to(self.logits.device)],
-            hidden_states={name: torch.from_numpy(kept.of(numbers, tokens)).to(device) for name, kept in self.states.items()},
-            mask=like.mask,
-        )
+        states = {name: torch.from_numpy(kept.of(numbers, tokens)).to(device) for name, kept in self.states.items()}
+        return Outputs(self.logits[rows.to(self.logits.device)], mask=like.mask).having("hidden-state", states)
 
 
 def answers(name: str, model: Model, want: Want, ctx: Context, settings: TrainingSettings) -> Answers:
@@ -77,13 +74,15 @@ def answers(name: str, model: Model, want: Want, ctx: Context, settings: Trainin
     batches = ctx.task.batches(ctx.data.split("train"), files, batch_size=settings.batch_size)
     total = len(batches)  # type: ignore[arg-type]
     low = resolved_precision(settings.precision, ctx.device) == "bf16"
-    writers = {block: _Writer(ctx.folder / "states" / name / str(at), half=low) for at, block in enumerate(want.hidden_states)}
+    writers = {
+        block: _Writer(ctx.folder / "states" / name / str(at), half=low) for at, block in enumerate(want.of("hidden-state"))
+    }
     logits = []
     for done, batch in enumerate(batches, start=1):
         moved = {key: tensor.to(ctx.device) for key, tensor in batch.items()}
         with torch.no_grad(), torch.autocast(torch.device(ctx.device).type, dtype=torch.bfloat16, enabled=low):
             outputs = ctx.task.forward(model.module, moved, want)
-        logits.append(outputs.logits.float())
+        logits.append(outputs.main.float())
         for block, writer in writers.items():
             writer.add(outputs.hidden_states[block], outputs.mask)
         ctx.tell(Progress(f"answers of {name}", done, total, "batches"))

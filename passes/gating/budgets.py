@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from compressor.contracts import Context
+from compressor.contracts.anatomy import Units
 from compressor.contracts.notes import Remark, Table
 from compressor.errors import CompressorError
 from compressor.training.group import Group
 from passes.gating.constraint import choose
 from passes.gating.expected_size import Formula, multiply_accumulates, parameters
-from passes.gating.gating import Gating, Place, masks_after_training, pruned
+from passes.gating.gating import Gating, masks_after_training, pruned
 from passes.pruning.costs import Site
 from passes.pruning.latency_budget import (
     Choice,
@@ -37,9 +38,9 @@ class Limits:
     multiples: Mapping[str, int]
     least: Mapping[str, int]
 
-    def lowest(self, place: Place) -> int:
+    def lowest(self, place: Units) -> int:
         """The fewest units that stay at a place."""
-        return min(place.units, self.least.get(place.kind, 0))
+        return min(place.count, self.least.get(place.kind, 0))
 
 
 @dataclass(frozen=True)
@@ -72,11 +73,11 @@ class Goal:
         """The formula that gates learn by."""
         return self.formula.hull() if isinstance(self.formula, LatencyFormula) else self.formula
 
-    def widths(self, gating: Gating, share: float) -> dict[Place, tuple[int, ...]]:
+    def widths(self, gating: Gating, share: float) -> dict[Units, tuple[int, ...]]:
         """Which units stay at each place where so much goes."""
         return choose(gating, self.formula, sparsity=share, multiples=self.limits.multiples, least=self.limits.least)
 
-    def cost(self, chosen: Mapping[Place, Sequence[int]]) -> float:
+    def cost(self, chosen: Mapping[Units, Sequence[int]]) -> float:
         """What these units cost."""
         return self.formula.of([float(len(units)) for units in chosen.values()])
 
@@ -116,7 +117,7 @@ def _ladders(gating: Gating, limits: Limits) -> list[Ladder]:
     for place in gating.places:
         assert place.kind in ("heads", "neurons")
         least, round_to = limits.lowest(place), limits.multiples.get(place.kind, 1)
-        made.append(ladder(place.kind, place.where, [0.0] * place.units, round_to=round_to, least=least))
+        made.append(ladder(place.kind, place.where, [0.0] * place.count, round_to=round_to, least=least))
     return made
 
 
@@ -143,11 +144,11 @@ def cut(student: Model, gating: Gating, goal: Goal, ctx: Context) -> Model:
     return small
 
 
-def _measured(student: Model, gating: Gating, goal: Goal, ctx: Context) -> dict[Place, tuple[int, ...]]:
+def _measured(student: Model, gating: Gating, goal: Goal, ctx: Context) -> dict[Units, tuple[int, ...]]:
     assert goal.latency is not None
     budget, table = goal.latency
 
-    def make(chosen: Mapping[Place, tuple[int, ...]]) -> Model:
+    def make(chosen: Mapping[Units, tuple[int, ...]]) -> Model:
         gating.keep(chosen)
         return pruned(student, gating)
 
@@ -180,7 +181,7 @@ def _number(value: float) -> str:
 
 def _table(gating: Gating, expected: Sequence[float]) -> Table:
     rows = tuple(
-        (place.where, place.kind, place.units, round(count, 1), int((mask > 0).sum()))
+        (place.where, place.kind, place.count, round(count, 1), int((mask > 0).sum()))
         for (place, mask), count in zip(masks_after_training(gating).items(), expected, strict=True)
     )
     return Table(title="What is left", columns=("where", "kind", "before", "expected", "after"), rows=rows)

@@ -7,8 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import nn
 
+from compressor.contracts.anatomy import Units
 from passes.gating.expected_size import Formula
-from passes.gating.gating import Gating, Place
+from passes.gating.gating import Gating
 
 
 class SizeConstraint(nn.Module):
@@ -49,7 +50,7 @@ class SizeConstraint(nn.Module):
 
 def _shares(gating: Gating) -> Iterator[tuple[str, float]]:
     for place, expected in zip(gating.places, gating.expected(), strict=True):
-        yield str(place), float(expected) / place.units
+        yield str(place), float(expected) / place.count
 
 
 # ------------------------------------------------------------------ widths
@@ -57,7 +58,7 @@ def _shares(gating: Gating) -> Iterator[tuple[str, float]]:
 
 def choose(
     gating: Gating, formula: Formula, *, sparsity: float, multiples: Mapping[str, int], least: Mapping[str, int]
-) -> dict[Place, tuple[int, ...]]:
+) -> dict[Units, tuple[int, ...]]:
     """Which units stay at each place: widths that are multiples by kind, as near below the allowed size as they come.
 
     Widths start from what is expected at each place, rounded down, but to one step where half of one is expected or more: rounding
@@ -67,17 +68,17 @@ def choose(
     order = [torch.argsort(gating.gate(place).log_alpha.detach(), descending=True).tolist() for place in gating.places]
     on = [gating.gate(place).on().detach().double().tolist() for place in gating.places]
     steps = [multiples.get(place.kind, 1) for place in gating.places]
-    lows = [min(place.units, least.get(place.kind, 0)) for place in gating.places]
+    lows = [min(place.count, least.get(place.kind, 0)) for place in gating.places]
     expected = [round(float(count.detach())) for count in gating.expected()]
     counts = [
-        max(low, _start(count, step, place.units))
+        max(low, _start(count, step, place.count))
         for place, count, step, low in zip(gating.places, expected, steps, lows, strict=True)
     ]
     allowed = (1 - sparsity) * formula.whole
     size = _Size(formula, counts)
     while size.total > allowed and (cut := size.cheapest_cut(order, on, steps, lows)):
         size.change(*cut)
-    while more := size.best_addition(order, on, steps, [place.units for place in gating.places], allowed):
+    while more := size.best_addition(order, on, steps, [place.count for place in gating.places], allowed):
         size.change(*more)
     return {place: tuple(sorted(order[at][: size.counts[at]])) for at, place in enumerate(gating.places)}
 

@@ -113,13 +113,13 @@ class DistillAndPrune(Taught):
     @override
     def needs(self) -> Needs:
         """What the objectives need, what has gates, and the clock of a latency budget."""
-        found, whole = super().needs(), {"attention": "heads", "feed-forward": "neurons"}
+        found = super().needs()
         return replace(
             found,
             targets=(self.latency.target,) if self.latency else (),
             workloads=(self.latency.workload,) if self.latency else (),
             plugins={**found.plugins, "edit": ("keep-heads", "keep-neurons", "keep-channels")},
-            inside=tuple(dict.fromkeys((*found.inside, *(whole.get(unit, unit) for unit in self.units)))),
+            inside=(*found.inside, *self.units),
         )
 
     @override
@@ -162,7 +162,7 @@ class DistillAndPrune(Taught):
         teachers = self.taught_by(student, models, ctx)
         listening = Listening(student, models, ctx)
         anatomy = anatomy_of(student.module)
-        gating = Gating(student.module, anatomy, self.units, drops=DROPS if self.start == "paper" else OPEN)
+        gating = Gating(anatomy, self.units, drops=DROPS if self.start == "paper" else OPEN)
         goal = self._goal(student, gating, ctx)
         goal.check(gating)
         if self.start == "importance":
@@ -218,7 +218,11 @@ class DistillAndPrune(Taught):
 
         limits = goals.Limits(
             multiples={"neurons": self.round_to, "channels": self.round_to},
-            least={"heads": self.min_heads, "channels": self.round_to, "attention": min(1, self.min_heads)},
+            least={
+                "heads": max(self.min_heads, int("attention" in gating.anatomy.row.without)),
+                "channels": self.round_to,
+                "attention": min(1, self.min_heads),
+            },
         )
         if self.latency is not None:
             return goals.latency_goal(student, gating, limits, budget=self.latency, ctx=ctx)

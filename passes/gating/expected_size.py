@@ -7,20 +7,19 @@ numbers of units.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
-from compressor.contracts.anatomy import Anatomy
+from compressor.contracts.anatomy import Anatomy, UnitKind, Units
+from compressor.model.costs import cost_of
 from compressor.model.modules import ScaledNorm
-from passes.gating.gating import Place
+from passes.pruning.ranking import Number
 
 if TYPE_CHECKING:
     from torch import nn
-
-Number = TypeVar("Number", float, "torch.Tensor")
 
 
 @dataclass(frozen=True)
@@ -63,13 +62,13 @@ class SizeFormula:
         return found
 
 
-def parameters(module: nn.Module, anatomy: Anatomy, places: Sequence[Place]) -> SizeFormula:
+def parameters(module: nn.Module, anatomy: Anatomy, places: Sequence[Units]) -> SizeFormula:
     """Parameters of the blocks and, where channels are gated, of the convolutions with their norms and of what reads them.
 
     What never changes is not part of it: embeddings, of position too, and norms before the first and behind the last block.
     """
     at = {(place.kind, place.where): number for number, place in enumerate(places)}
-    terms, added = _in_blocks(places, lambda inner: _unit_parameters(module, anatomy, inner), anatomy), 0.0
+    terms, added = _in_blocks(places, lambda units: cost_of(module, units).parameters), 0.0
     if any(place.kind == "channels" for place in places):
         channel_terms, added = _channels(module, anatomy, at)
         terms += channel_terms
@@ -78,58 +77,46 @@ def parameters(module: nn.Module, anatomy: Anatomy, places: Sequence[Place]) -> 
     return _formula(total, added, terms, places)
 
 
-def multiply_accumulates(module: nn.Module, anatomy: Anatomy, places: Sequence[Place], *, tokens: int) -> SizeFormula:
+def multiply_accumulates(module: nn.Module, anatomy: Anatomy, places: Sequence[Units], *, tokens: int) -> SizeFormula:
     """Multiply-accumulates for one row of so many tokens: of the blocks and, where channels are gated, of the extractor.
 
     They are those of projections and convolutions, and of the scores and sums of attention.
     """
 
-    def unit(inner: Place) -> float:
-        macs = float(tokens * _unit_weights(module, anatomy, inner))
-        return macs + 2 * tokens**2 * inner.size if inner.kind == "heads" else macs
+    def unit(units: Units) -> float:
+        return cost_of(module, units).macs(tokens)
 
-    every = [place for block in anatomy.blocks for place in _inner_places(anatomy, block.id)]
-    terms, total = _in_blocks(places, unit, anatomy), sum(place.units * unit(place) for place in every)
+    terms, total = _in_blocks(places, unit), sum(unit(each) for each in anatomy.units(("attention", "feed-forward")))
     if any(place.kind == "channels" for place in places):
         at = {(place.kind, place.where): number for number, place in enumerate(places)}
         channel_terms = _channel_macs(module, anatomy, at, tokens=tokens)
         terms += channel_terms
-        total += SizeFormula(0.0, 0.0, tuple(channel_terms)).of([float(place.units) for place in places])
+        total += SizeFormula(0.0, 0.0, tuple(channel_terms)).of([float(place.count) for place in places])
     return _formula(total, 0.0, terms, places)
 
 
-def _formula(total: float, added: float, terms: Sequence[Term], places: Sequence[Place]) -> SizeFormula:
+def _formula(total: float, added: float, terms: Sequence[Term], places: Sequence[Units]) -> SizeFormula:
     """What is not in the terms is fixed."""
-    gone = SizeFormula(0.0, 0.0, tuple(terms)).of([float(place.units) for place in places])
+    gone = SizeFormula(0.0, 0.0, tuple(terms)).of([float(place.count) for place in places])
     return SizeFormula(total, total + added - gone, tuple(terms))
 
 
-def _in_blocks(places: Sequence[Place], unit: Callable[[Place], float], anatomy: Anatomy) -> list[Term]:
-    """Terms of heads, neurons and sub-layers; `unit` is what one head or neuron costs."""
+def _in_blocks(places: Sequence[Units], unit: Callable[[Units], float]) -> list[Term]:
+    """Terms of heads, neurons and sub-layers; `unit` is what one unit costs."""
+    whole: dict[UnitKind, UnitKind] = {"heads": "attention", "neurons": "feed-forward"}
+    inner = {sub_layer: kind for kind, sub_layer in whole.items()}
     terms = []
     at = {(place.kind, place.where): number for number, place in enumerate(places)}
     for number, place in enumerate(places):
-        if place.kind in ("heads", "neurons"):
-            whole = at.get(("attention" if place.kind == "heads" else "feed-forward", place.where))
-            terms.append(Term(unit(place), (number,) if whole is None else (number, whole)))
-        elif place.kind != "channels":
-            kind = "heads" if place.kind == "attention" else "neurons"
-            inner = next(each for each in _inner_places(anatomy, place.where) if each.kind == kind)
-            if (kind, place.where) not in at:
-                terms.append(Term(inner.units * unit(inner), (number,)))
+        if place.kind in whole:
+            around = at.get((whole[place.kind], place.where))
+            terms.append(Term(unit(place), (number,) if around is None else (number, around)))
+        elif place.kind in inner and (inner[place.kind], place.where) not in at:
+            terms.append(Term(unit(place), (number,)))
     return terms
 
 
-def _inner_places(anatomy: Anatomy, block_id: str) -> Iterator[Place]:
-    """Heads and neurons of a block, gated or not."""
-    block = anatomy.block(block_id)
-    if block.attention:
-        yield Place("heads", block_id, block.attention.heads, block.attention.output, block.attention.head_size)
-    if block.feed_forward:
-        yield Place("neurons", block_id, block.feed_forward.width, block.feed_forward.down)
-
-
-def _scope(anatomy: Anatomy, places: Sequence[Place]) -> tuple[str, ...]:
+def _scope(anatomy: Anatomy, places: Sequence[Units]) -> tuple[str, ...]:
     """Prefixes of the parameters that count."""
     stack = f"{anatomy.stack}."
     if not any(place.kind == "channels" for place in places):
@@ -140,27 +127,7 @@ def _scope(anatomy: Anatomy, places: Sequence[Place]) -> tuple[str, ...]:
     )
 
 
-def _writers(anatomy: Anatomy, inner: Place) -> tuple[str, ...]:
-    """Projections that write heads or neurons."""
-    block = anatomy.block(inner.where)
-    if inner.kind == "heads":
-        assert block.attention
-        return (block.attention.query, block.attention.key, block.attention.value)
-    assert block.feed_forward
-    return tuple(path for path in (block.feed_forward.up, block.feed_forward.gate) if path)
-
-
-def _unit_parameters(module: nn.Module, anatomy: Anatomy, inner: Place) -> float:
-    weights = sum(tensor.numel() for path in _writers(anatomy, inner) for tensor in module.get_submodule(path).parameters())
-    return (weights + module.get_submodule(inner.reader).get_parameter("weight").numel()) / inner.units
-
-
-def _unit_weights(module: nn.Module, anatomy: Anatomy, inner: Place) -> float:
-    paths = (*_writers(anatomy, inner), inner.reader)
-    return sum(module.get_submodule(path).get_parameter("weight").numel() for path in paths) / inner.units
-
-
-def _channels(module: nn.Module, anatomy: Anatomy, at: dict[tuple[Any, str], int]) -> tuple[list[Term], float]:
+def _channels(module: nn.Module, anatomy: Anatomy, at: Mapping[tuple[UnitKind, str], int]) -> tuple[list[Term], float]:
     """Terms of all convolutions, each coupled to the one before it; and what is added although nothing goes."""
     terms: list[Term] = []
     added = 0.0
@@ -188,7 +155,7 @@ def _channels(module: nn.Module, anatomy: Anatomy, at: dict[tuple[Any, str], int
     return terms, added
 
 
-def _channel_macs(module: nn.Module, anatomy: Anatomy, at: dict[tuple[Any, str], int], *, tokens: int) -> list[Term]:
+def _channel_macs(module: nn.Module, anatomy: Anatomy, at: Mapping[tuple[UnitKind, str], int], *, tokens: int) -> list[Term]:
     """Terms of all convolutions and of what reads the last one, which puts out so many tokens."""
     terms: list[Term] = []
     frames = tokens

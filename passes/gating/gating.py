@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import torch
 from torch import nn
 
-from compressor.contracts.anatomy import Anatomy, Convolution
+from compressor.contracts.anatomy import Anatomy, Convolution, UnitKind, Units
 from compressor.errors import UnsupportedModel
+from compressor.model.costs import matrix
 from compressor.model.edits import KeepChannels, KeepHeads, KeepNeurons
 from compressor.model.modules import ScaledNorm
 from passes.gating.gates import Gate
@@ -20,65 +20,27 @@ if TYPE_CHECKING:
     from compressor.contracts import Edit, Model
 
 GatedKind: TypeAlias = Literal["heads", "neurons", "channels", "attention", "feed-forward"]
-"""`attention` and `feed-forward` are whole sub-layers, one unit each."""
-DROPS: dict[GatedKind, float] = {"heads": 0.01, "neurons": 0.5, "channels": 0.01, "attention": 0.01, "feed-forward": 0.01}
+DROPS: dict[UnitKind, float] = {"heads": 0.01, "neurons": 0.5, "channels": 0.01, "attention": 0.01, "feed-forward": 0.01}
 """Where gates start, as in DPHuBERT's recipe."""
 
 
-@dataclass(frozen=True)
-class Place:
-    """Units of one kind at one place of the model."""
-
-    kind: GatedKind
-    where: str
-    """Id of the block, or path of the convolution."""
-    units: int
-    reader: str
-    """The module that reads the units, or that writes the sub-layer's output."""
-    size: int = 1
-    """How many inputs of the reader are one unit."""
-
-    def __str__(self) -> str:
-        return f"{self.kind} of {self.where}"
-
-
-def gated_places(anatomy: Anatomy, module: nn.Module, kinds: Sequence[GatedKind]) -> tuple[Place, ...]:
+def gated_places(anatomy: Anatomy, kinds: Sequence[UnitKind]) -> tuple[Units, ...]:
     """All places that have units of these kinds, convolutions first, then block by block.
 
     Raises:
         UnsupportedModel: the model has no units of one of the kinds.
     """
-    found = [*_channels(anatomy, module), *(place for block in anatomy.blocks for place in _in_block(anatomy, block.id))]
-    chosen = tuple(place for place in found if place.kind in kinds)
+    chosen = anatomy.units(kinds)
     for kind in kinds:
-        if not any(place.kind == kind for place in chosen):
+        if not any(units.kind == kind for units in chosen):
             raise UnsupportedModel(f"this {anatomy.family} model has no {kind} to gate")
     return chosen
-
-
-def _channels(anatomy: Anatomy, module: nn.Module) -> Iterator[Place]:
-    for each in anatomy.extractor:
-        yield Place("channels", each.conv, module.get_submodule(each.conv).get_parameter("weight").shape[0], each.entry)
-
-
-def _in_block(anatomy: Anatomy, block_id: str) -> Iterator[Place]:
-    block = anatomy.block(block_id)
-    if block.attention is not None:
-        attention = block.attention
-        if attention.key_value_groups == 1:
-            yield Place("heads", block_id, attention.heads, attention.output, attention.head_size)
-        yield Place("attention", block_id, 1, attention.output)
-    if block.feed_forward is not None:
-        yield Place("neurons", block_id, block.feed_forward.width, block.feed_forward.down)
-        yield Place("feed-forward", block_id, 1, block.feed_forward.down)
 
 
 class Gating(nn.Module):
     """A gate a unit, laid over a model by hooks while it is `attached`. Masks are drawn anew in each forward pass."""
 
-    def __init__(
-        self, module: nn.Module, anatomy: Anatomy, kinds: Sequence[GatedKind], *, drops: Mapping[GatedKind, float] = DROPS
-    ) -> None:
+    def __init__(self, anatomy: Anatomy, kinds: Sequence[UnitKind], *, drops: Mapping[UnitKind, float] = DROPS) -> None:
         """Gates are drawn from torch's generator; `drops` is where they start, by kind.
 
         Raises:
@@ -86,18 +48,18 @@ class Gating(nn.Module):
         """
         super().__init__()
         self.anatomy = anatomy
-        self.places = gated_places(anatomy, module, kinds)
-        self.gates = nn.ModuleList(Gate(place.units, drop=drops[place.kind]) for place in self.places)
-        self._masks: dict[Place, torch.Tensor] = {}
-        self._passed: set[Place] = set()
+        self.places = gated_places(anatomy, kinds)
+        self.gates = nn.ModuleList(Gate(place.count, drop=drops[place.kind]) for place in self.places)
+        self._masks: dict[Units, torch.Tensor] = {}
+        self._passed: set[Units] = set()
 
-    def gate(self, place: Place) -> Gate:
+    def gate(self, place: Units) -> Gate:
         """The gate of a place."""
         found = self.gates[self.places.index(place)]
         assert isinstance(found, Gate)
         return found
 
-    def keep(self, chosen: Mapping[Place, Sequence[int]]) -> None:
+    def keep(self, chosen: Mapping[Units, Sequence[int]]) -> None:
         """From now on the masks in eval mode are those of the units chosen at each place."""
         for place, units in chosen.items():
             gate = self.gate(place)
@@ -139,7 +101,7 @@ class Gating(nn.Module):
             for handle in handles:
                 handle.remove()
 
-    def _layer_norms(self, module: nn.Module) -> Iterator[tuple[Place, str]]:
+    def _layer_norms(self, module: nn.Module) -> Iterator[tuple[Units, str]]:
         """Layer norms over gated channels, their statistics change with the channels."""
         for place in self.places:
             for path in _norms(self.anatomy, place):
@@ -148,7 +110,7 @@ class Gating(nn.Module):
                 if isinstance(module.get_submodule(inner), nn.LayerNorm):
                     yield place, inner
 
-    def _masking(self, place: Place, *, channels: bool) -> Callable[..., tuple[torch.Tensor, ...]]:
+    def _masking(self, place: Units, *, channels: bool) -> Callable[..., tuple[torch.Tensor, ...]]:
         """A hook that masks what a module is given: `[..., units * size]`, or `[B, units, T]` where it is a convolution."""
 
         def hook(_: nn.Module, given: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
@@ -158,7 +120,7 @@ class Gating(nn.Module):
 
         return hook
 
-    def _scaling(self, place: Place) -> Callable[..., torch.Tensor]:
+    def _scaling(self, place: Units) -> Callable[..., torch.Tensor]:
         """A hook that masks all that a module puts out."""
 
         def hook(_: nn.Module, __: Any, output: torch.Tensor) -> torch.Tensor:
@@ -167,7 +129,7 @@ class Gating(nn.Module):
 
         return hook
 
-    def _normalising(self, place: Place) -> Callable[..., torch.Tensor]:
+    def _normalising(self, place: Units) -> Callable[..., torch.Tensor]:
         """A hook that makes a layer norm `[..., units]` one over the units that are on, as it will be without the others."""
 
         def hook(norm: nn.LayerNorm, given: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
@@ -217,17 +179,17 @@ def edits(gating: Gating) -> Iterator[Edit]:
         yield from _edits(gating, place, mask)
 
 
-def masks_after_training(gating: Gating) -> dict[Place, torch.Tensor]:
+def masks_after_training(gating: Gating) -> dict[Units, torch.Tensor]:
     """The mask of each place; units in a sub-layer that is off are off themselves."""
     masks = {place: gating.gate(place).mask() for place in gating.places}
-    whole: dict[GatedKind, GatedKind] = {"heads": "attention", "neurons": "feed-forward"}
+    whole: dict[UnitKind, UnitKind] = {"heads": "attention", "neurons": "feed-forward"}
     off = {(place.kind, place.where) for place, mask in masks.items() if not bool(mask.any())}
     return {
         place: torch.zeros_like(mask) if (whole.get(place.kind), place.where) in off else mask for place, mask in masks.items()
     }
 
 
-def _fold(module: nn.Module, place: Place, mask: torch.Tensor) -> None:
+def _fold(module: nn.Module, place: Units, mask: torch.Tensor) -> None:
     """Multiply into what reads the units; a sub-layer's mask into all that makes its output."""
     reader: Any = module.get_submodule(place.reader)
     with torch.no_grad():
@@ -236,20 +198,20 @@ def _fold(module: nn.Module, place: Place, mask: torch.Tensor) -> None:
                 parameter.mul_(mask.to(parameter.dtype))
         elif isinstance(reader, nn.Conv1d):
             reader.weight.mul_(mask.to(reader.weight.dtype)[None, :, None])
-        elif isinstance(reader, nn.Linear):
-            reader.weight.mul_(mask.to(reader.weight.dtype).repeat_interleave(place.size))
+        elif isinstance(reader, nn.Linear) or hasattr(reader, "nf"):
+            matrix(reader).mul_(mask.to(reader.weight.dtype).repeat_interleave(place.size))
 
 
-def _edits(gating: Gating, place: Place, mask: torch.Tensor) -> Iterator[Edit]:
+def _edits(gating: Gating, place: Units, mask: torch.Tensor) -> Iterator[Edit]:
     kept = tuple(int(unit) for unit in mask.nonzero().flatten())
     gated = {(each.kind, each.where) for each in gating.places}
     if place.kind == "channels":
         if not kept:
             raise UnsupportedModel(f"{place.where} would lose all its channels")
         scale = _through(gating.anatomy, place) is not None
-        if scale or len(kept) < place.units:
+        if scale or len(kept) < place.count:
             yield KeepChannels(conv=place.where, channels=kept, scale=scale)
-    elif len(kept) == place.units:
+    elif len(kept) == place.count:
         return
     elif place.kind == "heads" or (place.kind == "attention" and ("heads", place.where) not in gated):
         yield KeepHeads(block=place.where, heads=kept)
@@ -257,17 +219,17 @@ def _edits(gating: Gating, place: Place, mask: torch.Tensor) -> Iterator[Edit]:
         yield KeepNeurons(block=place.where, neurons=kept)
 
 
-def _convolution(anatomy: Anatomy, place: Place) -> Convolution | None:
+def _convolution(anatomy: Anatomy, place: Units) -> Convolution | None:
     return next((each for each in anatomy.extractor if place.kind == "channels" and each.conv == place.where), None)
 
 
-def _through(anatomy: Anatomy, place: Place) -> str | None:
+def _through(anatomy: Anatomy, place: Units) -> str | None:
     """The norm that the channels pass before they are read, which keeps a mask from being folded."""
     found = _convolution(anatomy, place)
     return found.through if found else None
 
 
-def _norms(anatomy: Anatomy, place: Place) -> tuple[str, ...]:
+def _norms(anatomy: Anatomy, place: Units) -> tuple[str, ...]:
     """Norms over the channels, before the activation and before the reader."""
     found = _convolution(anatomy, place)
     return tuple(path for path in (found.norm, found.through) if path is not None) if found else ()

@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from compressor.contracts import Context
-from passes.gating.gating import DROPS, GatedKind
+from compressor.contracts.anatomy import UnitKind, Units
+from passes.gating.gating import DROPS
 from passes.pruning.importance import data_scores, some_batches
 
 if TYPE_CHECKING:
     from compressor.contracts import Model
     from passes.gating.expected_size import Formula
-    from passes.gating.gating import Gating, Place
+    from passes.gating.gating import Gating
 
-OPEN: Mapping[GatedKind, float] = dict.fromkeys(DROPS, 0.01)
+OPEN: Mapping[UnitKind, float] = dict.fromkeys(DROPS, 0.01)
 CENTRE, SPREAD = 2.5, 1.5
 """Mean and standard deviation of log alpha by importance: nearly all are on, and what matters least is the first to go."""
 LEAST = 1e-30
@@ -36,19 +37,19 @@ def start_by_importance(gating: Gating, student: Model, formula: Formula, ctx: C
         return
     values = _importance(places, gating, student, ctx)
     cost = {place: _unit_cost(place, gating.places, formula) for place in places}
-    worth: dict[Place, torch.Tensor] = {}
+    worth: dict[Units, torch.Tensor] = {}
     for kind in RANKED:
         mine = [place for place in places if place.kind == kind]
         per_cost = sum(float(values[place].sum()) for place in mine) / max(
-            sum(cost[place] * place.units for place in mine), LEAST
+            sum(cost[place] * place.count for place in mine), LEAST
         )
         worth |= {place: values[place] / (max(per_cost, LEAST) * cost[place]) for place in mine}
     below = _share_below(
-        torch.cat([worth[place] for place in places]), torch.tensor([c for p in places for c in [cost[p]] * p.units])
+        torch.cat([worth[place] for place in places]), torch.tensor([c for p in places for c in [cost[p]] * p.count])
     )
     starts = CENTRE + SPREAD * torch.special.ndtri(below)
     with torch.no_grad():
-        for place, start in zip(places, starts.split([place.units for place in places]), strict=True):
+        for place, start in zip(places, starts.split([place.count for place in places]), strict=True):
             gating.gate(place).log_alpha.copy_(start)
 
 
@@ -61,17 +62,16 @@ def _share_below(values: torch.Tensor, costs: torch.Tensor) -> torch.Tensor:
     return shares
 
 
-def _unit_cost(place: Place, places: Sequence[Place], formula: Formula) -> float:
+def _unit_cost(place: Units, places: Sequence[Units], formula: Formula) -> float:
     """What one unit of a place saves where it is the only one to go."""
-    fewer = [float(each.units - (each == place)) for each in places]
-    return max(formula.of([float(each.units) for each in places]) - formula.of(fewer), 1e-12)
+    fewer = [float(each.count - (each == place)) for each in places]
+    return max(formula.of([float(each.count) for each in places]) - formula.of(fewer), 1e-12)
 
 
-def _importance(places: Sequence[Place], gating: Gating, student: Model, ctx: Context) -> dict[Place, torch.Tensor]:
+def _importance(places: Sequence[Units], gating: Gating, student: Model, ctx: Context) -> dict[Units, torch.Tensor]:
     kinds = tuple(kind for kind in RANKED if any(place.kind == kind for place in places))
     module: Any = student.copy().module
     module.to(ctx.device).eval().requires_grad_(False)
     batches = some_batches(student, ctx, rows=ROWS, batch_size=BATCH)
     found = data_scores(module, gating.anatomy, kinds, importance="activation", task=ctx.task, batches=batches)
-    scores: dict[tuple[str, str], tuple[float, ...]] = {(kind, where): values for (kind, where), values in found.items()}
-    return {place: torch.tensor(scores[place.kind, place.where]) for place in places}
+    return {place: torch.tensor(found[place]) for place in places}

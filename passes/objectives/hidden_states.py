@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
@@ -98,7 +97,7 @@ class HiddenStates(Objective):
         if not isinstance(projections, torch.nn.ModuleList):
             return student
         pairs = zip(projections, student.hidden_states.items(), strict=True)
-        return replace(student, hidden_states={block: project(states) for project, (block, states) in pairs})
+        return student.having("hidden-state", {block: project(states) for project, (block, states) in pairs})
 
     @override
     def loss(self, student: Outputs, teacher: Outputs, batch: Batch) -> torch.Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
@@ -88,7 +87,7 @@ class LayerToLayer(Objective):
         """
         pairs = self._pairs(student, teacher)
         mine = tuple(dict.fromkeys(_id(student, at) for at, _ in pairs))
-        return Want(mine), Want(tuple(_id(teacher, at) for _, at in pairs))
+        return Want(hidden_states=mine), Want(hidden_states=tuple(_id(teacher, at) for _, at in pairs))
 
     @override
     def projections(self, student: Anatomy, teacher: Anatomy) -> torch.nn.Module | None:
@@ -116,7 +115,7 @@ class LayerToLayer(Objective):
             states = [each for each, others in zip(states, self.layers.values(), strict=True) for _ in _several(others)]
         if isinstance(projections, torch.nn.ModuleList):
             states = [project(each) for project, each in zip(projections, states, strict=True)]
-        return replace(student, hidden_states={str(number): each for number, each in enumerate(states)})
+        return student.having("hidden-state", {str(number): each for number, each in enumerate(states)})
 
     @override
     def loss(self, student: Outputs, teacher: Outputs, batch: Batch) -> torch.Tensor:

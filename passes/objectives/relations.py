@@ -109,5 +109,5 @@ class Relations(Objective):
 
     def _rows(self, outputs: Outputs) -> torch.Tensor:
         if self.features == "logits":
-            return outputs.logits
+            return outputs.main
         return pooled(next(iter(outputs.hidden_states.values())), outputs.mask)

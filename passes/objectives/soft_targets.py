@@ -90,5 +90,5 @@ class SoftTargets(Objective):
     ) -> torch.Tensor:
         """The divergence of one batch."""
         return soft_target_loss(
-            student.logits, teacher.logits, temperature=self.temperature, divergence=self.divergence, beta=self.beta
+            student.main, teacher.main, temperature=self.temperature, divergence=self.divergence, beta=self.beta
         )

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from compressor.contracts import Context, Edit
-from compressor.contracts.anatomy import Anatomy, Block
+from compressor.contracts.anatomy import Anatomy, UnitKind
+from compressor.model.costs import cost_of
 from compressor.model.edits import KeepBlocks, KeepHeads, KeepNeurons
-from passes.pruning.importance import Place
-from passes.pruning.ranking import Cost, Kind, Ladder, total
+from passes.pruning.ranking import Cost, Ladder, total
 
 if TYPE_CHECKING:
     from torch import nn
@@ -20,45 +20,21 @@ if TYPE_CHECKING:
 
 def weights_cost(module: nn.Module, anatomy: Anatomy) -> Cost:
     """Parameters; those of a layer are all that its block holds."""
-    units: dict[Place, float] = {}
-    for block in anatomy.blocks:
-        for kind, count, projections in _parts(block):
-            *written, read = (module.get_submodule(path) for path in projections)
-            weights = sum(each.numel() for part in written for each in part.parameters()) + read.get_parameter("weight").numel()
-            units[kind, block.id] = weights / count
+    units = {(each.kind, each.where): cost_of(module, each).parameters for each in anatomy.units(("heads", "neurons"))}
     layers = tuple(sum(each.numel() for each in module.get_submodule(block.id).parameters()) for block in anatomy.blocks)
     return _constant(units, layers)
 
 
 def macs_cost(module: nn.Module, anatomy: Anatomy, *, tokens: int) -> Cost:
     """Multiply-accumulates of the blocks for one row of so many tokens: projections, and scores and sums of attention."""
-    units: dict[Place, float] = {}
-    layers = []
-    for block in anatomy.blocks:
-        whole = 0.0
-        for kind, count, projections in _parts(block):
-            macs = float(tokens * sum(module.get_submodule(path).get_parameter("weight").numel() for path in projections))
-            if kind == "heads" and block.attention:
-                macs += 2 * tokens**2 * block.attention.heads * block.attention.head_size
-            units[kind, block.id] = macs / count
-            whole += macs
-        layers.append(whole)
-    return _constant(units, tuple(layers))
+    units = {(each.kind, each.where): cost_of(module, each).macs(tokens) for each in anatomy.units(("heads", "neurons"))}
+    layers = dict.fromkeys((block.id for block in anatomy.blocks), 0.0)
+    for each in anatomy.units(("attention", "feed-forward")):
+        layers[each.where] += cost_of(module, each).macs(tokens)
+    return _constant(units, tuple(layers.values()))
 
 
-def _parts(block: Block) -> list[tuple[Kind, int, tuple[str, ...]]]:
-    """Kind, number of units and projections of what the block has; the projection that reads the units comes last."""
-    parts: list[tuple[Kind, int, tuple[str, ...]]] = []
-    if block.attention:
-        attention = block.attention
-        parts.append(("heads", attention.heads, (attention.query, attention.key, attention.value, attention.output)))
-    if block.feed_forward:
-        inner = block.feed_forward
-        parts.append(("neurons", inner.width, (inner.up, *([inner.gate] if inner.gate else []), inner.down)))
-    return parts
-
-
-def _constant(units: Mapping[Place, float], layers: Sequence[float]) -> Cost:
+def _constant(units: Mapping[tuple[UnitKind, str], float], layers: Sequence[float]) -> Cost:
     def cost(ladder: Ladder, count: int) -> float:
         if ladder.kind == "layers":
             return sum(layers[index] for index in ladder.kept(ladder.units - count))

@@ -8,8 +8,9 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from compressor.contracts import Batch, Context, Outputs, Progress, Task, Want
-from compressor.contracts.anatomy import Anatomy, Block
+from compressor.contracts.anatomy import Anatomy, Units
 from compressor.errors import UnsupportedModel
+from compressor.model.costs import matrix
 from passes.pruning.ranking import Kind
 from passes.side_files import write_side_files
 
@@ -20,29 +21,14 @@ if TYPE_CHECKING:
     from compressor.contracts import Model
 
 Importance: TypeAlias = Literal["magnitude", "taylor", "activation", "random"]
-Place: TypeAlias = tuple[Kind, str]
-"""Kind of unit and id of the block; the id is empty for whole layers."""
-Scores: TypeAlias = dict[Place, tuple[float, ...]]
+Scores: TypeAlias = dict[Units, tuple[float, ...]]
 """Importance of each unit, not negative."""
-
-
-def places(anatomy: Anatomy, kinds: Sequence[Kind]) -> dict[Place, int]:
-    """Where units of these kinds are, and how many."""
-    found: dict[Place, int] = {}
-    for block in anatomy.blocks:
-        if "heads" in kinds and block.attention:
-            found["heads", block.id] = block.attention.heads
-        if "neurons" in kinds and block.feed_forward:
-            found["neurons", block.id] = block.feed_forward.width
-    if "layers" in kinds:
-        found["layers", ""] = len(anatomy.blocks)
-    return found
 
 
 def random_scores(anatomy: Anatomy, kinds: Sequence[Kind], *, seed: int) -> Scores:
     """Scores in [0, 1) that say nothing: what the other ways are compared with."""
     draw = random.Random(seed)
-    return {place: tuple(draw.random() for _ in range(count)) for place, count in places(anatomy, kinds).items()}
+    return {units: tuple(draw.random() for _ in range(units.count)) for units in anatomy.units(kinds)}
 
 
 def magnitude_scores(module: nn.Module, anatomy: Anatomy, kinds: Sequence[Kind]) -> Scores:
@@ -50,40 +36,26 @@ def magnitude_scores(module: nn.Module, anatomy: Anatomy, kinds: Sequence[Kind])
     import torch
 
     scores: Scores = {}
-    for kind, block_id in places(anatomy, kinds):
+    for units in anatomy.units(kinds):
         with torch.no_grad():
-            squares = (
-                _layer_squares(module, anatomy) if kind == "layers" else _unit_squares(module, anatomy.block(block_id), kind)
-            )
-            norms = squares.sqrt()
-            scores[kind, block_id] = tuple((norms / norms.mean().clamp(min=1e-12)).tolist())
+            norms = (_layer_squares if units.kind == "layers" else _unit_squares)(module, units).sqrt()
+            scores[units] = tuple((norms / norms.mean().clamp(min=1e-12)).tolist())
     return scores
 
 
-def _unit_squares(module: nn.Module, block: Block, kind: Kind) -> torch.Tensor:
-    consumer, size, sources = _wiring(block, kind)
-    squares = module.get_submodule(consumer).get_parameter("weight").square().sum(dim=0)
-    for source in sources:
-        squares = squares + module.get_submodule(source).get_parameter("weight").square().sum(dim=1)
-    return squares.view(-1, size).sum(dim=1)
+def _unit_squares(module: nn.Module, units: Units) -> torch.Tensor:
+    squares = matrix(module.get_submodule(units.reader)).square().sum(dim=0)
+    for writer in units.writers:
+        rows = matrix(module.get_submodule(writer)).square().sum(dim=1)
+        squares = squares + rows.view(-1, units.count * units.size).sum(dim=0)  # some layers are several in one
+    return squares.view(-1, units.size).sum(dim=1)
 
 
-def _layer_squares(module: nn.Module, anatomy: Anatomy) -> torch.Tensor:
+def _layer_squares(module: nn.Module, units: Units) -> torch.Tensor:
     import torch
 
-    blocks = (module.get_submodule(block.id).parameters() for block in anatomy.blocks)
+    blocks = (module.get_submodule(block).parameters() for block in units.writers)
     return torch.stack([sum((weight.square().sum() for weight in weights), torch.zeros(())) for weights in blocks])
-
-
-def _wiring(block: Block, kind: Kind) -> tuple[str, int, tuple[str, ...]]:
-    """The projection that reads the units of a kind, how many of its inputs are one unit, and the projections that write them."""
-    if kind == "heads":
-        assert block.attention
-        attention = block.attention
-        return attention.output, attention.head_size, (attention.query, attention.key, attention.value)
-    assert block.feed_forward
-    inner = block.feed_forward
-    return inner.down, 1, (inner.up, *([inner.gate] if inner.gate else []))
 
 
 # ------------------------------------------------------------------ scores that need data
@@ -122,40 +94,35 @@ def data_scores(
     """
     import torch
 
-    wanted = places(anatomy, kinds)
-    sums = {place: torch.zeros(count, dtype=torch.float64) for place, count in wanted.items()}
+    wanted, first = anatomy.units(kinds), Want(hidden_states=(anatomy.blocks[0].id,))
+    sums = {units: torch.zeros(units.count, dtype=torch.float64) for units in wanted}
     rows = 0
     for batch in batches:
-        with _watching(module, anatomy, wanted) as seen, torch.set_grad_enabled(importance == "taylor"):
-            outputs = task.forward(module, batch, Want((anatomy.blocks[0].id,)))  # with states comes the mask of their tokens
-            _check_seen(wanted, seen, anatomy)
-            count = outputs.logits.shape[0]
-            scores = _taylor(seen, anatomy, task.loss(outputs, batch) * count, count) if importance == "taylor" else None
-            scores = scores or _activation(seen, module, anatomy, outputs)
-        for place, values in scores.items():
-            sums[place] += values.detach().double().cpu()
+        with _watching(module, wanted) as seen, torch.set_grad_enabled(importance == "taylor"):
+            outputs = task.forward(module, batch, first)  # with states comes the mask of their tokens
+            _check_seen(seen)
+            count = outputs.main.shape[0]
+            scores = _taylor(seen, task.loss(outputs, batch) * count, count) if importance == "taylor" else None
+            scores = scores or _activation(seen, module, outputs)
+        for units, values in scores.items():
+            sums[units] += values.detach().double().cpu()
         rows += count
-    return {place: tuple((values / max(rows, 1)).tolist()) for place, values in sums.items()}
+    return {units: tuple((values / max(rows, 1)).tolist()) for units, values in sums.items()}
 
 
-Seen: TypeAlias = dict[Place, "list[tuple[torch.Tensor, ...]]"]
+Seen: TypeAlias = dict[Units, "list[tuple[torch.Tensor, ...]]"]
 """What passed by: the input of the projection that reads a block's units; for layers (input, output) of each block."""
 
 
 @contextmanager
-def _watching(module: nn.Module, anatomy: Anatomy, wanted: Iterable[Place]) -> Iterator[Seen]:
-    seen: Seen = {place: [] for place in wanted}
+def _watching(module: nn.Module, wanted: Iterable[Units]) -> Iterator[Seen]:
+    seen: Seen = {units: [] for units in wanted}
     handles = []
-    for kind, block_id in seen:
-        if kind == "layers":
-            record = _recorder(seen[kind, block_id], whole=True)
-            handles += [
-                module.get_submodule(block.id).register_forward_hook(record, with_kwargs=True) for block in anatomy.blocks
-            ]
-        else:
-            consumer, _, _ = _wiring(anatomy.block(block_id), kind)
-            record = _recorder(seen[kind, block_id], whole=False)
-            handles.append(module.get_submodule(consumer).register_forward_hook(record, with_kwargs=True))
+    for units, passed in seen.items():
+        layers = units.kind == "layers"
+        record = _recorder(passed, whole=layers)
+        watched = [module.get_submodule(path) for path in (units.writers if layers else (units.reader,))]
+        handles += [part.register_forward_hook(record, with_kwargs=True) for part in watched]
     try:
         yield seen
     finally:
@@ -172,43 +139,40 @@ def _recorder(into: list[tuple[torch.Tensor, ...]], *, whole: bool) -> Callable[
     return record
 
 
-def _check_seen(wanted: dict[Place, int], seen: Seen, anatomy: Anatomy) -> None:
-    for kind, block_id in wanted:
-        expected = len(anatomy.blocks) if kind == "layers" else 1
-        found = len(seen[kind, block_id])
-        if found != expected:
+def _check_seen(seen: Seen) -> None:
+    for units, passed in seen.items():
+        expected = units.count if units.kind == "layers" else 1
+        if len(passed) != expected:
             raise UnsupportedModel(
-                f"{block_id or anatomy.stack}: its {kind} passed by {found} times in one forward pass, expected {expected}; "
+                f"{units.where}: its {units.kind} passed by {len(passed)} times in one forward pass, expected {expected}; "
                 "use importance: magnitude"
             )
 
 
-def _taylor(seen: Seen, anatomy: Anatomy, loss: torch.Tensor, rows: int) -> dict[Place, torch.Tensor]:
+def _taylor(seen: Seen, loss: torch.Tensor, rows: int) -> dict[Units, torch.Tensor]:
     import torch
 
-    watched = [(place, at, tensors) for place, passed in seen.items() for at, tensors in enumerate(passed)]
-    gradients = torch.autograd.grad(loss, [tensors[-1] for _, _, tensors in watched])
-    scores: dict[Place, list[torch.Tensor]] = {}
-    for ((kind, block_id), _, tensors), gradient in zip(watched, gradients, strict=True):
-        change = gradient * (tensors[-1] - tensors[0] if kind == "layers" else tensors[-1])
-        size = change.shape[-1] if kind == "layers" else _wiring(anatomy.block(block_id), kind)[1]
-        by_row = change.float().reshape(rows, -1, change.shape[-1] // size, size).sum(dim=(1, 3))
-        scores.setdefault((kind, block_id), []).append(by_row.abs().sum(dim=0))
-    return {place: torch.cat(values) for place, values in scores.items()}
+    watched = [(units, tensors) for units, passed in seen.items() for tensors in passed]
+    gradients = torch.autograd.grad(loss, [tensors[-1] for _, tensors in watched])
+    scores: dict[Units, list[torch.Tensor]] = {}
+    for (units, tensors), gradient in zip(watched, gradients, strict=True):
+        change = gradient * (tensors[-1] - tensors[0] if units.kind == "layers" else tensors[-1])
+        by_row = change.float().reshape(rows, -1, change.shape[-1] // units.size, units.size).sum(dim=(1, 3))
+        scores.setdefault(units, []).append(by_row.abs().sum(dim=0))
+    return {units: torch.cat(values) for units, values in scores.items()}
 
 
-def _activation(seen: Seen, module: nn.Module, anatomy: Anatomy, outputs: Outputs) -> dict[Place, torch.Tensor]:
+def _activation(seen: Seen, module: nn.Module, outputs: Outputs) -> dict[Units, torch.Tensor]:
     import torch
 
     scores = {}
-    for (kind, block_id), passed in seen.items():
-        if kind == "layers":
+    for units, passed in seen.items():
+        if units.kind == "layers":
             cosines = [1 - torch.cosine_similarity(given.float(), result.float(), dim=-1) for given, result in passed]
             values = torch.stack(cosines, dim=-1)
         else:
-            consumer, size, _ = _wiring(anatomy.block(block_id), kind)
-            values = _contribution(passed[0][0].float(), module.get_submodule(consumer).get_parameter("weight").float(), size)
-        scores[kind, block_id] = _sum_of_row_means(values, outputs)
+            values = _contribution(passed[0][0].float(), matrix(module.get_submodule(units.reader)).float(), units.size)
+        scores[units] = _sum_of_row_means(values, outputs)
     return scores
 
 
@@ -224,7 +188,7 @@ def _contribution(given: torch.Tensor, weight: torch.Tensor, size: int) -> torch
 
 def _sum_of_row_means(values: torch.Tensor, outputs: Outputs) -> torch.Tensor:
     """Sum over rows of the mean over each row's valid tokens, of values `[B, T, units]`."""
-    rows = outputs.logits.shape[0]
+    rows = outputs.main.shape[0]
     values = values.reshape(rows, -1, values.shape[-1])
     mask = outputs.mask
     if mask is None or mask.shape != values.shape[:2]:

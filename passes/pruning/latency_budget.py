@@ -18,7 +18,7 @@ from passes.pruning.ranking import Cost, Kind, Ladder
 
 if TYPE_CHECKING:
     from compressor.contracts import Model
-    from passes.gating.expected_size import Number
+    from passes.pruning.ranking import Number
 
 ATTEMPTS = 4
 """Times that the outcome is measured before the best one is taken."""

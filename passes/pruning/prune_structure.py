@@ -9,13 +9,13 @@ from pydantic import Field, model_validator
 from typing_extensions import override
 
 from compressor.contracts import Context, Needs, Pass, Size
-from compressor.contracts.anatomy import Anatomy
+from compressor.contracts.anatomy import Anatomy, Units
 from compressor.contracts.notes import Bars, Remark, Table
 from compressor.errors import CompressorError, UnsupportedModel
 from compressor.model.anatomy import anatomy_of
 from passes.pruning import ranking as removal
 from passes.pruning.costs import Site, macs_cost, saved, weights_cost
-from passes.pruning.importance import Importance, Scores, data_scores, magnitude_scores, places, random_scores, some_batches
+from passes.pruning.importance import Importance, Scores, data_scores, magnitude_scores, random_scores, some_batches
 from passes.pruning.latency_budget import LatencyBudget, Share, prune_to_latency
 from passes.pruning.ranking import Cost, Kind, Ladder
 
@@ -113,10 +113,10 @@ class PruneStructure(Pass):
     def _round(self, model: Model, kinds: tuple[Kind, ...], ctx: Context) -> Model:
         anatomy = anatomy_of(model.module)
         for kind in kinds:
-            if not places(anatomy, (kind,)):
+            if not anatomy.units((kind,)):
                 raise UnsupportedModel(f"this {anatomy.family} model has no {kind} to remove")
         scores = self._scores(model, anatomy, kinds, ctx)
-        ladders = tuple(self._ladder(*place, values) for place, values in scores.items())
+        ladders = tuple(self._ladder(units, values) for units, values in scores.items())
         site = Site(model, anatomy, ladders, ctx)
         if self.latency:
             taken, pruned = prune_to_latency(site, self.latency, self._shed)
@@ -126,11 +126,13 @@ class PruneStructure(Pass):
         _tell(site, taken, pruned, scores)
         return pruned
 
-    def _ladder(self, kind: Kind, block: str, scores: Sequence[float]) -> Ladder:
+    def _ladder(self, units: Units, scores: Sequence[float]) -> Ladder:
+        assert units.kind in ("heads", "neurons", "layers")
+        kind: Kind = units.kind
         if self.widths is not None:
-            return removal.ladder(kind, block, scores, least=0)
+            return removal.ladder(kind, units.where, scores, least=0)
         round_to = self.round_to if kind == "neurons" else 1
-        return removal.ladder(kind, block, scores, round_to=round_to, least=self.min_heads if kind == "heads" else 1)
+        return removal.ladder(kind, units.where, scores, round_to=round_to, least=self.min_heads if kind == "heads" else 1)
 
     # -------------------------------------------------------------- importance
 
@@ -156,7 +158,7 @@ class PruneStructure(Pass):
             return self._to_share(ladders, weights, self.keep)
         if self.macs is not None:
             cost = macs_cost(module, anatomy, tokens=self.tokens)
-            everything = [self._ladder(*place, [0.0] * count) for place, count in places(anatomy, ("heads", "neurons")).items()]
+            everything = [self._ladder(units, [0.0] * units.count) for units in anatomy.units(("heads", "neurons"))]
             before = removal.total(everything, cost, [0] * len(everything))
             return self._to_limit(ladders, cost, before=before, limit=self.macs * before, unit="multiply-accumulates")
         assert self.parameters is not None
@@ -216,9 +218,7 @@ def _tell(site: Site, taken: Sequence[int], pruned: Model, scores: Scores) -> No
 
 
 def _widths(site: Site, left: Sequence[int]) -> Table:
-    rows = tuple(
-        (each.block or site.anatomy.stack, each.kind, each.units, count) for each, count in zip(site.ladders, left, strict=True)
-    )
+    rows = tuple((each.block, each.kind, each.units, count) for each, count in zip(site.ladders, left, strict=True))
     return Table(title="What is left in each block", columns=("block", "kind", "before", "after"), rows=rows)
 
 
@@ -226,10 +226,11 @@ def _bars(site: Site, kind: Kind, taken: Sequence[int], scores: Scores) -> Bars:
     """Importance of every head or layer, those that went marked; of neurons, which are many, the mean by block."""
     values: dict[str, float] = {}
     gone: list[str] = []
+    by_place = {(units.kind, units.where): values for units, values in scores.items()}
     for ladder, rungs in zip(site.ladders, taken, strict=True):
         if ladder.kind != kind:
             continue
-        mine, number = scores[kind, ladder.block], ladder.block.removeprefix(f"{site.anatomy.stack}.")
+        mine, number = by_place[kind, ladder.block], ladder.block.removeprefix(f"{site.anatomy.stack}.")
         if kind == "neurons":
             values[f"layer {number}"] = sum(mine) / len(mine)
             continue

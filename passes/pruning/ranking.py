@@ -5,7 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias, TypeVar
+
+if TYPE_CHECKING:
+    import torch
+
+Number = TypeVar("Number", float, "torch.Tensor")
+"""A number of units that are left: counted, or expected and then with a gradient."""
 
 Kind: TypeAlias = Literal["heads", "neurons", "layers"]
 
@@ -16,7 +22,7 @@ class Ladder:
 
     kind: Kind
     block: str
-    """Id of the block; empty for the ladder of whole layers."""
+    """Id of the block; path of the stack for the ladder of whole layers."""
     units: int
     rungs: tuple[tuple[int, ...], ...]
     """Indices of the units that each rung removes."""

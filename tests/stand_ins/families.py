@@ -25,6 +25,9 @@ SPEECH = {
     "num_labels": 5,
     "classifier_proj_size": 8,
 }
+SCALED = {"use_relative_position_bias": True, "layer_scale_init_value": 0.1}
+ENDS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+SHARED = {"num_key_value_heads": 2}
 WHISPER = {
     "d_model": HIDDEN,
     "encoder_layers": LAYERS,
@@ -55,6 +58,16 @@ def _distilbert(**changes: Any) -> transformers.PreTrainedConfig:
 def _dinov2(**changes: Any) -> transformers.PreTrainedConfig:
     sizes = {name: size for name, size in SIZES.items() if name != "intermediate_size"}
     return transformers.Dinov2Config(**{**sizes, "mlp_ratio": WIDTH // HIDDEN, **IMAGE, **changes})
+
+
+def _modernbert() -> transformers.PreTrainedConfig:
+    ids = {"pad_token_id": 0, "cls_token_id": 1, "sep_token_id": 2, "bos_token_id": 1, "eos_token_id": 2}
+    return transformers.ModernBertConfig(**SIZES, **TEXT, **ids, local_attention=8)
+
+
+def _gpt2() -> transformers.PreTrainedConfig:
+    sizes = {"n_embd": HIDDEN, "n_layer": LAYERS, "n_head": HEADS, "n_inner": WIDTH, "n_positions": 40}
+    return transformers.GPT2Config(**sizes, **ENDS, vocab_size=50, num_labels=5)
 
 
 def _text_inputs() -> dict[str, torch.Tensor]:
@@ -144,4 +157,50 @@ VARIANTS: dict[str, Tiny] = {
     ),
     "hubert-bare": _t("hubert", t.HubertModel, lambda: t.HubertConfig(**SIZES, **SPEECH), _wave_inputs),
 }
+MORE: dict[str, Tiny] = {
+    "electra": _t(
+        "electra", t.ElectraForSequenceClassification, lambda: t.ElectraConfig(**SIZES, **TEXT, embedding_size=16), _text_inputs
+    ),
+    "mpnet": _t("mpnet", t.MPNetForSequenceClassification, lambda: t.MPNetConfig(**SIZES, **TEXT), _text_inputs),
+    "deit": _t("deit", t.DeiTForImageClassification, lambda: t.DeiTConfig(**SIZES, **IMAGE), _image_inputs),
+    "beit": _t("beit", t.BeitForImageClassification, lambda: t.BeitConfig(**SIZES, **IMAGE, **SCALED), _image_inputs),
+    "siglip": _t(
+        "siglip-vision",
+        t.SiglipForImageClassification,
+        lambda: t.SiglipConfig(vision_config={**SIZES, "image_size": 16, "patch_size": 8}, num_labels=5),
+        _image_inputs,
+    ),
+    "wavlm": _t("wavlm", t.WavLMForSequenceClassification, lambda: t.WavLMConfig(**SIZES, **SPEECH), _wave_inputs),
+    "modernbert": _t("modernbert", t.ModernBertForSequenceClassification, _modernbert, _text_inputs),
+    "llama": _t("llama", t.LlamaForSequenceClassification, lambda: t.LlamaConfig(**SIZES, **TEXT, **ENDS), _text_inputs),
+    "gpt2": _t("gpt2", t.GPT2ForSequenceClassification, _gpt2, _text_inputs),
+    "albert": _t(
+        "albert", t.AlbertForSequenceClassification, lambda: t.AlbertConfig(**SIZES, **TEXT, embedding_size=16), _text_inputs
+    ),
+    "albert-groups": _t(
+        "albert",
+        t.AlbertForSequenceClassification,
+        lambda: t.AlbertConfig(**SIZES, **TEXT, embedding_size=16, num_hidden_groups=LAYERS),
+        _text_inputs,
+    ),
+    "mistral": _t(
+        "mistral", t.MistralForSequenceClassification, lambda: t.MistralConfig(**SIZES, **TEXT, **ENDS, **SHARED), _text_inputs
+    ),
+    "qwen2": _t("qwen", t.Qwen2ForSequenceClassification, lambda: t.Qwen2Config(**SIZES, **TEXT, **ENDS, **SHARED), _text_inputs),
+    "qwen3": _t(
+        "qwen",
+        t.Qwen3ForSequenceClassification,
+        lambda: t.Qwen3Config(**SIZES, **TEXT, **ENDS, **SHARED, head_dim=8),
+        _text_inputs,
+    ),
+    "gemma": _t(
+        "gemma",
+        t.GemmaForSequenceClassification,
+        lambda: t.GemmaConfig(**SIZES, **TEXT, **ENDS, **SHARED, head_dim=8),
+        _text_inputs,
+    ),
+    "smollm": _t("llama", t.LlamaForCausalLM, lambda: t.LlamaConfig(**SIZES, **TEXT, **ENDS, **SHARED), _text_inputs),
+    "gpt2-bare": _t("gpt2", t.GPT2Model, _gpt2, _text_inputs),
+}
+"""Families of which not every part can go."""
 ALL = {**FAMILIES, **VARIANTS}

@@ -110,7 +110,7 @@ class Transformers(Library):
         if not all(isinstance(edit, KeepHeads | KeepNeurons | KeepBlocks) for edit in edits):
             return None
         anatomy = anatomy_of(module)
-        for candidate in (values, values | _uniform(anatomy)):
+        for candidate in (values, _laid_over(values, _uniform(anatomy))):
             if self._same(candidate, module, anatomy):
                 return candidate
         return None
@@ -143,6 +143,15 @@ class Transformers(Library):
 
         shape: dict[str, Any] = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
         return BertForMaskedLM(BertConfig(**shape, vocab_size=16, max_position_embeddings=8))
+
+
+def _laid_over(values: dict[str, Any], fields: dict[str, Any]) -> dict[str, Any]:
+    """A configuration with other sizes of its trunk, which a model of two towers describes apart."""
+    if "vision_config" in values:
+        return {**values, "vision_config": {**values["vision_config"], **fields}}
+    if "num_key_value_heads" in values and "num_attention_heads" in fields:
+        fields = {**fields, "num_key_value_heads": fields["num_attention_heads"]}
+    return values | fields
 
 
 def config_in(folder: Path) -> Any:

@@ -44,5 +44,5 @@ class Correlation(Objective):
     @override
     def loss(self, student: Outputs, teacher: Outputs, batch: Batch) -> torch.Tensor:
         """The loss of one batch."""
-        ours, theirs = ((each.logits / self.temperature).softmax(dim=-1) for each in (student, teacher))
+        ours, theirs = ((each.main / self.temperature).softmax(dim=-1) for each in (student, teacher))
         return correlation_loss(ours, theirs, dim=-1) + self.rows * correlation_loss(ours, theirs, dim=0)

@@ -10,7 +10,7 @@ from compressor.contracts import Artifact, Dialect, Edit, Format, Missing, Objec
 from compressor.contracts.anatomy import Row
 from compressor.contracts.notes import Remark
 from compressor.contracts.records import OtherRecord
-from compressor.model.anatomy import BERT
+from compressor.model.families import BERT
 from compressor.tasks.text_classification import TextClassification
 
 
@@ -360,9 +360,9 @@ class RefusesAnyhow(Scales):
         module.classifier.weight.data.mul_(2)
 
 
-ELECTRA_BACKWARDS = Row(
+ERNIE_BACKWARDS = Row(
     **{name: getattr(BERT, name) for name in BERT.__dataclass_fields__}
-    | {"family": "electra", "model_types": ("electra",), "trunks": ("", "electra"), "up": BERT.down, "down": BERT.up}
+    | {"family": "ernie", "model_types": ("ernie",), "trunks": ("", "ernie"), "up": BERT.down, "down": BERT.up}
 )
 
 

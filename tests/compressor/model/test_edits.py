@@ -223,11 +223,11 @@ def test_emptied_sub_layers_refuse_further_cuts():
 
 
 def test_edits_refuse_a_model_without_anatomy():
-    config = transformers.AlbertConfig(
-        hidden_size=16, num_attention_heads=2, intermediate_size=16, vocab_size=20, embedding_size=8
+    config = transformers.DebertaV2Config(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, vocab_size=20
     )
-    with pytest.raises(UnsupportedModel, match="no anatomy row fits AlbertModel"):
-        KeepBlocks(blocks=("a",)).apply(transformers.AlbertModel(config))
+    with pytest.raises(UnsupportedModel, match="no anatomy row fits DebertaV2Model"):
+        KeepBlocks(blocks=("a",)).apply(transformers.DebertaV2Model(config))
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from furnished import rows, write_model, write_rows
 
 from compressor.contracts.anatomy import Anatomy, Block
 from compressor.errors import UnsupportedModel
-from compressor.model.anatomy import BERT
+from compressor.model.families import BERT
 from compressor.plan.bound import load_plan
 from compressor.run.pipeline import run_plan
 from compressor.run.preflight import check_steps

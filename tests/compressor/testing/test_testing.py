@@ -71,7 +71,7 @@ FAULTS = {
     "edit cannot-do-meta changes alike on meta": "apply on a module on meta raises",
     "edit forgets-on-load loads to the bit": "computes something else once it is saved and loaded",
     "edit refuses-anyhow refuses what it does not fit": "refuses a module with AttributeError: .*; raise UnsupportedModel",
-    "anatomy electra-backwards cuts what it says": "removing a feed-forward neuron",
+    "anatomy ernie-backwards cuts what it says": "removing a feed-forward neuron",
     "format leads-nowhere leads down": "the way down to it raises PluginError: no format named 'nowhere'",
 }
 

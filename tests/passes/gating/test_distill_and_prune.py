@@ -128,22 +128,22 @@ def test_heads_that_have_to_stay_stay_alive(tmp_path):
 def test_rounding_takes_no_sub_layer_that_is_on():
     module = bert(STUDENT).module
     torch.manual_seed(0)
-    gating = Gating(module, anatomy_of(module), ("heads", "neurons", "attention", "feed-forward"))
+    gating = Gating(anatomy_of(module), ("heads", "neurons", "attention", "feed-forward"))
     for place in gating.places:
         if place.kind == "neurons":
-            gating.gate(place).log_alpha.data = 3 * torch.randn(place.units)
+            gating.gate(place).log_alpha.data = 3 * torch.randn(place.count)
     formula = parameters(module, anatomy_of(module), gating.places)
     expected = 1 - float((formula.of(gating.expected()) / formula.whole).detach())
     for excess in (0.0, 0.02, 0.1):
         chosen = choose(gating, formula, sparsity=expected + excess, multiples={"neurons": 8}, least={})
-        assert all(len(units) == place.units for place, units in chosen.items() if place.kind != "neurons")
+        assert all(len(units) == place.count for place, units in chosen.items() if place.kind != "neurons")
 
 
 def test_rounding_empties_no_place_that_is_on():
     module = bert(STUDENT).module
-    gating = Gating(module, anatomy_of(module), ("neurons",))
+    gating = Gating(anatomy_of(module), ("neurons",))
     for place, on in zip(gating.places, (12, 28, 64, 64), strict=True):
-        gating.gate(place).log_alpha.data = torch.where(torch.arange(place.units) < on, 8.0, -12.0)
+        gating.gate(place).log_alpha.data = torch.where(torch.arange(place.count) < on, 8.0, -12.0)
     formula = parameters(module, anatomy_of(module), gating.places)
     left = [16.0, 16.0, 64.0, 64.0]
     sparsity = 1 - formula.of(left) / formula.whole
@@ -170,9 +170,9 @@ def test_table_of_what_is_left_counts_nothing_in_a_sub_layer_that_is_off(tmp_pat
 def test_widths_are_multiples_chosen_inside_the_budget(sparsity, round_to):
     module = bert(STUDENT).module
     torch.manual_seed(int(100 * sparsity))
-    gating = Gating(module, anatomy_of(module), ("heads", "neurons"))
+    gating = Gating(anatomy_of(module), ("heads", "neurons"))
     for place in gating.places:
-        gating.gate(place).log_alpha.data = 3 * torch.randn(place.units)
+        gating.gate(place).log_alpha.data = 3 * torch.randn(place.count)
     formula = parameters(module, anatomy_of(module), gating.places)
     chosen = choose(gating, formula, sparsity=sparsity, multiples={"neurons": round_to}, least={})
     counts = [len(units) for units in chosen.values()]
@@ -182,13 +182,13 @@ def test_widths_are_multiples_chosen_inside_the_budget(sparsity, round_to):
     assert sparsity - 1e-9 <= gone <= sparsity + largest
     for place, units in chosen.items():
         learned = gating.gate(place).log_alpha.detach()
-        out = sorted(set(range(place.units)) - set(units))
+        out = sorted(set(range(place.count)) - set(units))
         assert not units or not out or float(learned[list(units)].min()) >= float(learned[out].max())
 
 
 def test_constraint_rises_to_its_target_and_pulls_towards_it():
     module = bert(STUDENT).module
-    gating = Gating(module, anatomy_of(module), ("heads", "neurons"))
+    gating = Gating(anatomy_of(module), ("heads", "neurons"))
     held = SizeConstraint(gating, parameters(module, anatomy_of(module), gating.places), sparsity=0.6, ramp=0.2)
     assert [round(held.target(done), 3) for done in (0.0, 0.1, 0.2, 0.9)] == [0.0, 0.3, 0.6, 0.6]
     assert set(dict(held.named_parameters())) == {"linear", "quadratic"}

@@ -28,13 +28,13 @@ def gated(module, kinds, *, seed, zero=False):
     """Gates whose choice is random, in float64; with `zero` about half of the places in blocks have none left."""
     torch.manual_seed(seed)
     draw = random.Random(seed)
-    gating = Gating(module, anatomy_of(module), kinds).double().eval()
+    gating = Gating(anatomy_of(module), kinds).double().eval()
     for place in gating.places:
         gate = gating.gate(place)
-        gate.log_alpha.data = torch.randn(place.units, dtype=torch.float64)
+        gate.log_alpha.data = torch.randn(place.count, dtype=torch.float64)
         none = zero and place.kind != "channels" and draw.random() < 0.5
-        count = 0 if none else draw.randint(1, place.units)
-        gate.keep(torch.tensor(sorted(draw.sample(range(place.units), count)), dtype=torch.long))
+        count = 0 if none else draw.randint(1, place.count)
+        gate.keep(torch.tensor(sorted(draw.sample(range(place.count), count)), dtype=torch.long))
     return gating
 
 
@@ -128,7 +128,7 @@ def test_whisper_tiny_has_the_layers_that_the_paper_of_its_model_says():
     with torch.device("meta"):
         module = REAL["whisper-tiny"]()
     anatomy = anatomy_of(module)
-    assert parameters(module, anatomy, Gating(module, anatomy, UNITS).places).whole == 7_096_320
+    assert parameters(module, anatomy, Gating(anatomy, UNITS).places).whole == 7_096_320
 
 
 def one_row(tiny, module):
@@ -180,7 +180,7 @@ def test_formula_saves_what_a_counter_sees_go(name, kinds, zero):
         counts = [float((mask > 0).sum()) for mask in masks_after_training(gating).values()]
         small = pruned(model, gating).module.float().eval()
         before, after = counted(module, given), counted(small, given)
-        assert formula.of([float(place.units) for place in gating.places]) == pytest.approx(formula.whole)
+        assert formula.of([float(place.count) for place in gating.places]) == pytest.approx(formula.whole)
         assert 0 < formula.whole <= before
         assert formula.whole - formula.of(counts) == pytest.approx(before - after)
 
@@ -189,9 +189,9 @@ def test_expected_size_is_the_mean_size_of_sampled_models():
     module = FAMILIES["hubert"].make()
     anatomy = anatomy_of(module)
     torch.manual_seed(0)
-    gating = Gating(module, anatomy, ("heads", "neurons", "channels"))
+    gating = Gating(anatomy, ("heads", "neurons", "channels"))
     for place in gating.places:
-        gating.gate(place).log_alpha.data = torch.randn(place.units)
+        gating.gate(place).log_alpha.data = torch.randn(place.count)
     formula = parameters(module, anatomy, gating.places)
     with torch.no_grad():
         drawn = [[float((gating.gate(place).sample() > 0).sum()) for place in gating.places] for _ in range(4000)]
@@ -206,7 +206,7 @@ def test_masks_are_drawn_anew_in_each_forward_pass_and_leave_the_model_alone():
     module = tiny.make()
     before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
     plain = tiny.outputs(module)
-    gating = Gating(module, anatomy_of(module), UNITS)
+    gating = Gating(anatomy_of(module), UNITS)
     with gating.attached(module):
         one, two = tiny.outputs(module), tiny.outputs(module)
         assert not torch.equal(one, two)
@@ -239,7 +239,7 @@ def test_pruned_model_is_saved_and_loaded_to_the_bit(tmp_path):
 def test_units_that_are_not_there_are_refused():
     module = FAMILIES["bert"].make()
     with pytest.raises(UnsupportedModel, match="this bert model has no channels to gate"):
-        Gating(module, anatomy_of(module), ("heads", "channels"))
+        Gating(anatomy_of(module), ("heads", "channels"))
 
 
 def test_convolution_without_channels_is_refused():

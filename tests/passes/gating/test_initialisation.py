@@ -17,7 +17,7 @@ from passes.gating.initialisation import CENTRE, OPEN, SPREAD, start_by_importan
 
 
 def started(tmp_path, model):
-    gating = Gating(model.module, anatomy_of(model.module), ("heads", "neurons"), drops=OPEN)
+    gating = Gating(anatomy_of(model.module), ("heads", "neurons"), drops=OPEN)
     formula = parameters(model.module, gating.anatomy, gating.places)
     start_by_importance(gating, model, formula, Context(tmp_path, {"source": model}))
     return {str(place): gating.gate(place).log_alpha.detach() for place in gating.places}

@@ -24,7 +24,7 @@ def anatomy(blocks, hidden_size=8):
 
 
 def outputs(states, mask=None):
-    return Outputs(torch.zeros(len(next(iter(states.values()))), 2), states, {}, mask)
+    return Outputs(torch.zeros(len(next(iter(states.values()))), 2), mask=mask).having("hidden-state", states)
 
 
 @pytest.mark.parametrize("form", ["raw", "log-sigmoid"])

@@ -162,7 +162,7 @@ def test_hidden_states_do_not_see_padding(seed, distance, padding):
 def test_hidden_states_through_a_fresh_projection_equal_those_without_when_sizes_agree():
     student, teacher = anatomy(2), anatomy(4)
     mine, theirs = ({f"layer.{at}": drawn(at + seed, 2, 3, 8).float() for at in range(2)} for seed in (0, 9))
-    outputs = [Outputs(logits=torch.zeros(2, 2), hidden_states=states) for states in (mine, theirs)]
+    outputs = [Outputs(torch.zeros(2, 2)).having("hidden-state", states) for states in (mine, theirs)]
     plain, projected = HiddenStates(projection="none"), HiddenStates(projection="linear")
     assert plain.projections(student, teacher) is None
     projections = projected.projections(student, teacher)
@@ -296,7 +296,7 @@ def test_relations_keep_finite_gradients_when_rows_coincide(loss):
 
 def test_relations_of_a_single_row_are_zero_and_still_differentiable():
     states = drawn(0, 1, 3, 8).requires_grad_()
-    outputs = Outputs(logits=torch.zeros(1, 2), hidden_states={"layer.1": states})
+    outputs = Outputs(torch.zeros(1, 2)).having("hidden-state", {"layer.1": states})
     loss = Relations().loss(outputs, outputs, {})
     loss.backward()
     assert loss.item() == 0.0
@@ -310,7 +310,9 @@ def test_relations_of_pooled_states_do_not_see_padding(seed, relation):
     student, teacher = drawn(seed, 3, 3, 8), drawn(seed + 1, 3, 3, 8)
 
     def loss() -> float:
-        sides = [Outputs(logits=torch.zeros(3, 2), hidden_states={"layer.1": states}, mask=mask) for states in (student, teacher)]
+        sides = [
+            Outputs(torch.zeros(3, 2), mask=mask).having("hidden-state", {"layer.1": states}) for states in (student, teacher)
+        ]
         return objective.loss(sides[0], sides[1], {}).item()
 
     expected = loss()

@@ -36,11 +36,11 @@ def small(name):
     if anatomy_of(model.module).family == "whisper-encoder":
         model.apply(LiftLength())
     anatomy, draw = anatomy_of(model.module), random.Random(2)
-    gating = Gating(model.module, anatomy, ("heads", "neurons", *(["channels"] if anatomy.extractor else []))).eval()
+    gating = Gating(anatomy, ("heads", "neurons", *(["channels"] if anatomy.extractor else []))).eval()
     for place in gating.places:
-        count = 0 if place.where == anatomy.blocks[1].id else draw.randint(1, place.units - 1)
-        gating.gate(place).log_alpha.data = torch.randn(place.units)
-        gating.keep({place: sorted(draw.sample(range(place.units), count))})
+        count = 0 if place.where == anatomy.blocks[1].id else draw.randint(1, place.count - 1)
+        gating.gate(place).log_alpha.data = torch.randn(place.count)
+        gating.keep({place: sorted(draw.sample(range(place.count), count))})
     return pruned(model, gating)
 
 

@@ -1,0 +1,103 @@
+"""What a forward pass hands out: the main output, and features of its inside that were asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+if TYPE_CHECKING:
+    import torch
+
+FeatureKind: TypeAlias = Literal[
+    "hidden-state", "attention-map", "attention-score", "attention-output", "query", "key", "value", "router"
+]
+"""`hidden-state`: what leaves a block, `[B, T, D]`; `attention-map`: `[B, H, T, T]`, `attention-score`: the same before its softmax;
+`attention-output`: what attention adds to the residual stream, `[B, T, D]`; `query`, `key`, `value`: `[B, T, heads * size]`, before
+positions are turned into them; `router`: logits of experts, `[B, T, E]`."""
+
+
+@dataclass(frozen=True)
+class Feature:
+    """A feature of one block."""
+
+    kind: FeatureKind
+    block: str
+    """Id of a block; for hidden states the anatomy's stack stands for what enters the first block."""
+
+    def __str__(self) -> str:
+        return f"{self.kind} of {self.block}"
+
+
+@dataclass(frozen=True, init=False)
+class Want:
+    """Which features a forward pass should hand out, each once, in order."""
+
+    features: tuple[Feature, ...]
+
+    def __init__(
+        self, features: Iterable[Feature] = (), *, hidden_states: Iterable[str] = (), attention_maps: Iterable[str] = ()
+    ) -> None:
+        """Any features; hidden states and attention maps by block id."""
+        states = (Feature("hidden-state", block) for block in hidden_states)
+        maps = (Feature("attention-map", block) for block in attention_maps)
+        object.__setattr__(self, "features", tuple(dict.fromkeys((*features, *states, *maps))))
+
+    def __bool__(self) -> bool:
+        return bool(self.features)
+
+    def __or__(self, other: Want) -> Want:
+        return Want((*self.features, *other.features))
+
+    @property
+    def hidden_states(self) -> tuple[str, ...]:
+        """Ids of the blocks whose hidden states are wanted."""
+        return self.of("hidden-state")
+
+    @property
+    def attention_maps(self) -> tuple[str, ...]:
+        """Ids of the blocks whose attention maps are wanted."""
+        return self.of("attention-map")
+
+    def of(self, kind: FeatureKind) -> tuple[str, ...]:
+        """Ids of the blocks whose features of a kind are wanted."""
+        return tuple(feature.block for feature in self.features if feature.kind == kind)
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What a forward pass gave."""
+
+    main: torch.Tensor
+    """Logits `[B, classes]`, or whatever the task's models put out first."""
+    features: Mapping[Feature, torch.Tensor] = field(default_factory=dict)
+    mask: torch.Tensor | None = None
+    """Which tokens are valid, `[B, T]`, as the features have them."""
+
+    @property
+    def logits(self) -> torch.Tensor:
+        """The main output by its older name."""
+        return self.main
+
+    @property
+    def hidden_states(self) -> Mapping[str, torch.Tensor]:
+        """Hidden states by block id."""
+        return self.of("hidden-state")
+
+    @property
+    def attention_maps(self) -> Mapping[str, torch.Tensor]:
+        """Attention maps by block id."""
+        return self.of("attention-map")
+
+    def of(self, kind: FeatureKind) -> dict[str, torch.Tensor]:
+        """Features of one kind by block id."""
+        return {feature.block: tensor for feature, tensor in self.features.items() if feature.kind == kind}
+
+    def having(self, kind: FeatureKind, tensors: Mapping[str, torch.Tensor]) -> Outputs:
+        """The same with these features of one kind in the place of those it has."""
+        others = {feature: tensor for feature, tensor in self.features.items() if feature.kind != kind}
+        return replace(self, features={**others, **{Feature(kind, block): tensor for block, tensor in tensors.items()}})
+
+    def chosen(self, want: Want) -> Outputs:
+        """Only the features that are wanted, in the order in which they are."""
+        return replace(self, features={feature: self.features[feature] for feature in want.features})
