@@ -13,7 +13,7 @@ from compressor.contracts.probe import Bench, Candidate, Probe, Worker
 from compressor.contracts.records import Workload
 from compressor.contracts.renamed import old_names
 from compressor.contracts.step import Event, Message, Progress, Step
-from compressor.contracts.target import Artifact, Dialect, Missing, Rung, Scheme, Target, Format
+from compressor.contracts.target import Artifact, Dialect, Format, Missing, Scheme, Target
 from compressor.contracts.task import Batch, Columns, Data, Deployment, Evaluation, Measure, Outputs, Prediction, Task, Want
 
 __all__ = [

@@ -65,7 +65,8 @@ class Keys:
 
     def description(self, digest: str) -> dict[str, Any]:
         """Parts of the key of what a report says of a torch model, whatever it is for."""
-        return {"step": "describe", "versions": self.common["versions"], "parent": digest}
+        anatomies = {name: registry.distribution("anatomy", name) for name in registry.names("anatomy")}
+        return {"step": "describe", "versions": self.common["versions"], "anatomies": anatomies, "parent": digest}
 
     def outputs(self, digest: str, split: str, rows: int) -> dict[str, Any]:
         """Parts of the key of a torch model's outputs on the first rows of a split."""

@@ -13,7 +13,7 @@ from pydantic import Field
 
 from compressor.contracts import Batch, Deployment, Feed, Graph, Port, Task, Workload
 from compressor.errors import MissingDependency, SourceError
-from compressor.tasks.batches import Batches, Feeds, as_file, full_groups, grouped, order_of, alike
+from compressor.tasks.batches import Batches, Feeds, alike, as_file, full_groups, grouped, order_of
 from compressor.tasks.classification import SCORED_BATCH
 from compressor.tasks.preprocessing import of_audio
 
