@@ -14,7 +14,7 @@ from compressor.contracts.records import Workload
 from compressor.contracts.renamed import old_names
 from compressor.contracts.step import Event, Message, Progress, Step
 from compressor.contracts.target import Artifact, Dialect, Format, Missing, Scheme, Target
-from compressor.contracts.task import Batch, Columns, Data, Evaluation, Measure, Outputs, Task, Want
+from compressor.contracts.task import Batch, Columns, Data, Deployment, Evaluation, Measure, Outputs, Prediction, Task, Want
 
 __all__ = [
     "Artifact",
@@ -25,6 +25,7 @@ __all__ = [
     "Component",
     "Context",
     "Data",
+    "Deployment",
     "Dialect",
     "Edit",
     "Evaluation",
@@ -43,6 +44,7 @@ __all__ = [
     "Outputs",
     "Pass",
     "Port",
+    "Prediction",
     "Probe",
     "Progress",
     "Scheme",

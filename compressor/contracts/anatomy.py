@@ -66,6 +66,17 @@ class Convolution:
 
 
 @dataclass(frozen=True)
+class Insides:
+    """What may be worked on inside of a model: enough to refuse a step before the model is built."""
+
+    family: str
+    known: bool
+    """Whether a row fits, so that there are parts to work on."""
+    without: Mapping[str, str]
+    """Why some parts cannot be worked on, by part."""
+
+
+@dataclass(frozen=True)
 class Anatomy:
     """The parts of one module, as paths from its root."""
 
@@ -82,6 +93,11 @@ class Anatomy:
     hidden_size: int
     row: Row
     """The row of the table that this was read by."""
+
+    @property
+    def insides(self) -> Insides:
+        """What may be worked on."""
+        return Insides(self.family, bool(self.blocks), self.row.without)
 
     @classmethod
     def bare(cls, family: str, hidden_size: int) -> Anatomy:

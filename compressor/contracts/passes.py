@@ -110,6 +110,8 @@ class Needs:
     """Targets of the plan that it measures on."""
     workloads: tuple[Workload, ...] = ()
     """What it times models at."""
+    machine: bool = False
+    """Whether it chooses by what is fast on this machine, apart from targets: another machine's result may differ."""
     plugins: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Plug-ins that it works with, by kind: objectives that its parameters name, edits that it makes of a model.
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compressor.contracts import Evaluation, Event, Feed, Message, Target, Workload
+from compressor.contracts.anatomy import Insides
 from compressor.contracts.task import Data
 from compressor.deploy.build import Builder
 from compressor.deploy.machine import device
@@ -107,6 +108,10 @@ class Ground:
 
         return self.store.obtain(self.keys.description(made.digest), make).facts
 
+    def insides(self, made: Made) -> Insides:
+        """What may be worked on inside a torch model."""
+        return Insides(**self.described(made)["insides"])
+
     def evaluated(
         self, made: Made, form: str, target: BoundTarget | None, split: str, loaded: Callable[[], Model] | None = None
     ) -> Evaluation:
@@ -165,12 +170,12 @@ def load_model(path: Path) -> Model:
 
 
 def _description(model: Model) -> dict[str, Any]:
-    from compressor.model.anatomy import family_of
+    from compressor.model.anatomy import anatomy_or_bare
 
     return {
         "weights": model.weights,
         "bytes": model.stored_bytes(),
         "layer_bytes": model.layer_bytes(),
         "edits": [edit.describe() for edit in model.edits],
-        "family": family_of(model.module),
+        "insides": asdict(anatomy_or_bare(model.module).insides),
     }

@@ -36,7 +36,6 @@ from compressor.training.checkpoint import holds_checkpoint
 from compressor.training.launch import ALONE, Job, Processes, train_apart
 
 if TYPE_CHECKING:
-    from compressor.contracts.anatomy import Anatomy
     from compressor.contracts.records import Report
     from compressor.model.model import Model
 
@@ -92,7 +91,7 @@ class Runner:
         return report
 
     def _found(self) -> Found:
-        family = self.ground.described(self.states["source"].made)["family"]
+        family = self.ground.insides(self.states["source"].made).family
         return Found(family, tuple(self.stages), tuple(self.built), dict(self.missing), tuple(self.ground.watch.spent))
 
     # -------------------------------------------------------------- models
@@ -108,7 +107,9 @@ class Runner:
                 self.ground.load(given)
         made = {name: self._made(name) for name in ("source", *self.bound.models)}
         drawn = (name for name, each in made.items() if each.facts.get("drawn"))
-        check_steps(self.bound, {name: each.path for name, each in made.items()}, drawn, lambda name: _anatomy(made[name].path))
+        check_steps(
+            self.bound, {name: each.path for name, each in made.items()}, drawn, lambda name: self.ground.insides(made[name])
+        )
 
     def _model(self, name: str) -> Model:
         """A model by the name of a step, a product, an entry of `models:` or `source`; a fresh copy in eval mode."""
@@ -338,14 +339,6 @@ def run_plan(
     """
     with store.running(), writing(folder):
         return Runner(Ground(bound, store, tell, processes), folder, command).run()
-
-
-def _anatomy(folder: Path) -> Anatomy:
-    """The parts of a stored model, read without its weights."""
-    from compressor.model.anatomy import anatomy_or_bare
-    from compressor.model.model import Model
-
-    return anatomy_or_bare(Model.load(folder, device="meta").module)
 
 
 def _copy(source: Path, out: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from pathlib import Path
 
-from compressor.contracts.anatomy import Anatomy
+from compressor.contracts.anatomy import Insides
 from compressor.errors import UnsupportedModel
 from compressor.model.anatomy import refusal
 from compressor.plan.bound import Bound, BoundStep
@@ -13,14 +13,14 @@ from compressor.plan.bound import Bound, BoundStep
 DRAWN = "whose head was drawn at random, as the model came without one; train it first, with finetune for one"
 
 
-def check_steps(bound: Bound, folders: Mapping[str, Path], drawn: Iterable[str], anatomy: Callable[[str], Anatomy]) -> None:
+def check_steps(bound: Bound, folders: Mapping[str, Path], drawn: Iterable[str], insides: Callable[[str], Insides]) -> None:
     """Refuse steps that cannot work, and qualities that would be held against a model that knows nothing.
 
     Args:
         bound: the plan.
         folders: of `source` and of every entry of `models:`, as they were loaded.
         drawn: those of them whose head was drawn at random.
-        anatomy: of one of them by its name, bare where no row fits; asked for only where a step looks inside.
+        insides: of one of them by its name; asked for only where a step looks inside.
 
     Raises:
         CompressorError: what a step itself finds.
@@ -28,7 +28,7 @@ def check_steps(bound: Bound, folders: Mapping[str, Path], drawn: Iterable[str],
             nothing, a limit is held against it, or rows are to be timed at a length that the model does not take.
     """
     origins, untrained = dict(folders), set(drawn)
-    _check_insides(bound, folders, anatomy)
+    _check_insides(bound, folders, insides)
     current = "source"
     for step in (step for step in bound.passes if step.trunk):
         start = step.start or current
@@ -48,19 +48,17 @@ def check_steps(bound: Bound, folders: Mapping[str, Path], drawn: Iterable[str],
             raise UnsupportedModel(f"{name}: length {why}")
 
 
-def _check_insides(bound: Bound, names: Iterable[str], anatomy: Callable[[str], Anatomy]) -> None:
+def _check_insides(bound: Bound, names: Iterable[str], insides: Callable[[str], Insides]) -> None:
     """Refuse models that steps look into and no row fits, and parts of which a row says that they cannot be worked on."""
     needs = _needs(bound, names)
     for name in dict.fromkeys(name for name, _ in needs):
-        found, wanted = anatomy(name), {step: parts for (model, step), parts in needs.items() if model == name}
-        if not found.blocks:
+        found, wanted = insides(name), {step: parts for (model, step), parts in needs.items() if model == name}
+        if not found.known:
             who = "; ".join(f"{step} works on {' and '.join(parts)}" for step, parts in wanted.items())
             raise UnsupportedModel(f"{name}: {refusal(found.family)} ({who}; steps that look at nothing inside take any model)")
         for step, parts in wanted.items():
-            if part := next((part for part in parts if part in found.row.without), None):
-                raise UnsupportedModel(
-                    f"{step} works on {part}, and {name} is of family {found.family}: {found.row.without[part]}"
-                )
+            if part := next((part for part in parts if part in found.without), None):
+                raise UnsupportedModel(f"{step} works on {part}, and {name} is of family {found.family}: {found.without[part]}")
 
 
 def _needs(bound: Bound, names: Iterable[str]) -> dict[tuple[str, str], tuple[str, ...]]:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from compressor.contracts.anatomy import Anatomy, Attention, Block, FeedForward, Row
 from compressor.model.anatomy import anatomy_of
 from compressor.model.edits import KeepBlocks, KeepHeads, KeepNeurons
+from compressor.tasks.tiny import shaken
 from compressor.testing.subject import Subject, Unchecked
-from compressor.testing.tiny import shaken
 
 if TYPE_CHECKING:
     import torch

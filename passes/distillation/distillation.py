@@ -78,6 +78,7 @@ class Taught(Pass, TrainingSettings):
         soft = bool(given.get("weight", 1.0) if isinstance(given, dict) else given)
         return Needs(
             teachers=self.teachers(),
+            machine=self.attention == "auto",
             logits_of=self.teachers() if any(each.looks_at() == "logits" for each in counted) else (),
             plugins={"objective": tuple(self.objectives)},
             loss=self.task_loss > 0,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import chdir
 from pathlib import Path
 
 from compressor.contracts import Artifact, Dialect, Task, registry
@@ -53,9 +54,23 @@ def write_files(folder: Path, made: Iterable[Mapping[str, str]]) -> Path:
 
 
 def lowered(artifact: Artifact, form: str, folder: Path, *, task: Task, dialect: Dialect) -> Artifact:
-    """A model on a lower format; each format on the way has a folder in `folder`."""
+    """A model on a lower format; each format on the way has a folder in `folder`.
+
+    What lies there serves again: all calls with one folder are of one model, and targets share what they lower it to alike.
+    """
     for name in lowering(form, start=artifact.format):
-        (folder / name).mkdir(parents=True, exist_ok=True)
-        registry.load("format", name)().lower(artifact, folder / name, task=task, dialect=dialect)
+        made = folder / f"{name}-opset-{dialect.opset}.made"
+        if not made.exists():
+            (folder / name).mkdir(parents=True, exist_ok=True)
+            registry.load("format", name)().lower(artifact, folder / name, task=task, dialect=dialect)
+            made.touch()
         artifact = Artifact(name, folder / name)
     return artifact
+
+
+def command(folder: Path, *words: str) -> None:
+    """The command line in this process, in a folder: for tests to which its own process and imports are not the point."""
+    from compressor.cli import app
+
+    with chdir(folder):
+        assert app(list(words), standalone_mode=False) in (0, None), words

@@ -66,8 +66,6 @@ class Batches:
 class Rows(Classification):
     """Rows that are tensors already; all the rest is the real task."""
 
-    modality = "text"
-
     def columns(self):
         return Columns(("input_ids",), "labels")
 

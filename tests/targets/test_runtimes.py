@@ -161,9 +161,14 @@ def test_onnxruntime_gives_the_same_logits_when_it_optimises_less(level, built, 
 # ------------------------------------------------------------------ the way down
 
 
+@pytest.fixture(scope="module")
+def elsewhere(tmp_path_factory):
+    return tmp_path_factory.mktemp("elsewhere")
+
+
 @pytest.mark.parametrize("form", ["onnx", "onnxruntime"])
-def test_lower_gives_equal_bytes_in_another_folder(form, artifacts, tmp_path):
-    again = lowered(artifacts["torch"], form, tmp_path / "else", task=TextClassification(), dialect=OnnxRuntime.dialect)
+def test_lower_gives_equal_bytes_in_another_folder(form, artifacts, elsewhere):
+    again = lowered(artifacts["torch"], form, elsewhere, task=TextClassification(), dialect=OnnxRuntime.dialect)
     assert (again.path / "model.onnx").read_bytes() == (artifacts[form].path / "model.onnx").read_bytes()
 
 

@@ -112,7 +112,8 @@ def test_scores_hold_each_probe_and_their_mean(data, stored):
 
 @pytest.mark.parametrize("target", [OnnxRuntime, OpenVino])
 def test_exported_encoder_gives_the_same_features(data, stored, tmp_path, target):
-    graph = lowered(Artifact("torch", stored), target.dialect.format, tmp_path / "graph", task=TASK, dialect=target.dialect)
+    formats = stored.with_name(f"{stored.name}-formats")
+    graph = lowered(Artifact("torch", stored), target.dialect.format, formats, task=TASK, dialect=target.dialect)
     built = tmp_path / "built"
     built.mkdir()
     target().build(graph, built)

@@ -239,3 +239,12 @@ def test_load_puts_a_trained_head_into_the_order_of_the_data(tmp_path):
     shutil.copyfile(real / "tokenizer.json", tmp_path / "tokenizer.json")
     loaded = TextClassification().load(tmp_path, SimpleNamespace(labels=("a", "b")), seed=0)
     assert torch.equal(loaded.module.classifier.weight, module.classifier.weight[[1, 0]])
+
+
+def test_shuffled_batches_hold_texts_of_like_lengths(task, minilm, rows):
+    many = datasets.concatenate_datasets([rows] * 6)
+    cells = [
+        sum(batch["attention_mask"].numel() for batch in task.batches(many, minilm, batch_size=4, shuffle_seed=seed))
+        for seed in (None, 1)
+    ]
+    assert cells[1] < cells[0]

@@ -152,7 +152,6 @@ class Stopwatch(Clock):
 class Guess(Task):
     """Guesses."""
 
-    modality = "text"
     text: str = "text"
     max_length: int = 8
 

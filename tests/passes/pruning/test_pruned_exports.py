@@ -55,8 +55,9 @@ def wires(names):
         return feed(names, batch, 1)
 
     ports = tuple(Port(name, "int64" if name in ("input_ids", "attention_mask") else "float32", AXES[name]) for name in names)
-    graph = Graph(inputs=ports, outputs=(Port("found", "float32", ("batch", "found")),))
-    return SimpleNamespace(answer=answer, example=example, graphs=lambda files: (graph,))
+    outputs = (Port("found", "float32", ("batch", "found")),)
+    graph = Graph(inputs=ports, outputs=outputs)
+    return SimpleNamespace(answer=answer, example=example, graphs=lambda files: (graph,), graph=graph)
 
 
 def feed(names, batch, which):
@@ -83,18 +84,18 @@ def test_files_compute_what_torch_does_at_any_batch_and_length(name, tmp_path):
         graph = lowered(
             Artifact("torch", tmp_path / "torch"),
             target.dialect.format,
-            tmp_path / target.__name__,
+            tmp_path / "formats",
             task=task,
             dialect=target.dialect,
         )
         built = tmp_path / target.__name__ / "built"
-        built.mkdir()
+        built.mkdir(parents=True)
         target().build(graph, built)
         session = target().open(built)
         for batch, which in ((1, 0), (3, 1), (2, 0)):
             given = feed(names, batch, which)
             with torch.no_grad():
                 expected = task.answer(
-                    model.module.eval(), Graph(), {key: torch.from_numpy(array) for key, array in given.items()}
+                    model.module.eval(), task.graph, {key: torch.from_numpy(array) for key, array in given.items()}
                 ).numpy()
             np.testing.assert_allclose(session.run(given)[0]["found"], expected, rtol=2e-3, atol=2e-4 * np.abs(expected).max())
