@@ -116,14 +116,14 @@ def tiny_model(family: str) -> Model:
     return Model.wrap(shaken(lambda: transformers.WhisperForAudioClassification(config)))
 
 
-def tiny_feed(family: str) -> tuple[Task, Feed]:
-    """A task, and inputs for a tiny model once an edit was tried on it."""
+def tiny_feed(family: str) -> Feed:
+    """Inputs for a tiny model once an edit was tried on it."""
     import numpy as np
 
     run = _audio_run() if family == "hubert" else tiny_run()
     if family == "whisper":
-        return run.task, {"input_features": np.sin(np.arange(2 * MELS * 12, dtype=np.float32)).reshape(2, MELS, 12)}
-    return run.task, run.task.feeds(run.data.split("test"), run.source.path, Workload(batch=4), count=1)[0]
+        return {"input_features": np.sin(np.arange(2 * MELS * 12, dtype=np.float32)).reshape(2, MELS, 12)}
+    return run.task.feeds(run.data.split("test"), run.source.path, Workload(batch=4), count=1)[0]
 
 
 def run_of(name: str, task: Task) -> TinyRun:
