@@ -108,8 +108,8 @@ def side(kind: str, seed: int, epochs: int, limit: int, scored: bool) -> dict[st
     spec_of = either("DataSpec", "compressor.plan.specs", "compressor.specs").model_validate
     kind_of_step = either("load", "compressor.contracts.registry", "compressor.registry")("pass", "finetune")
     load_data = either("load_data", "compressor.tasks.data", "compressor.data")
-    transformers.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
+    transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     folder, task = Path(tempfile.mkdtemp()), TextClassification(max_length=128)
     split = {"train": limit, "validation": SCORED if scored else 16, "test": 16}
     spec = spec_of({"files": str(rows_of(kind, folder)), "deduplicate": True, "limit": split})
@@ -154,9 +154,11 @@ def bare(module: Any, batches: Sequence[Any], remarks: Sequence[str]) -> float:
     from compressor.training.settings import resolved_precision
 
     module.train()
-    matrices = [each for each in module.parameters() if each.ndim > 1]
+    matrices: list[torch.nn.Parameter] = [each for each in module.parameters() if each.ndim > 1]
     rest = [each for each in module.parameters() if each.ndim <= 1]
-    optimiser = torch.optim.AdamW([{"params": matrices}, {"params": rest, "weight_decay": 0.0}], lr=1e-5, fused=True)
+    optimiser = torch.optim.AdamW(
+        [{"params": matrices, "weight_decay": 0.01}, {"params": rest, "weight_decay": 0.0}], lr=1e-5, fused=True
+    )
     low = resolved_precision("auto", "cpu") == "bf16"
     kind = "eager" if any("training: eager" in each for each in remarks) else "sdpa"
     started = 0.0
@@ -167,7 +169,7 @@ def bare(module: Any, batches: Sequence[Any], remarks: Sequence[str]) -> float:
             inputs = {name: tensor for name, tensor in batch.items() if name not in ("labels", "row")}
             with CheapDropout(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=low):
                 loss = torch.nn.functional.cross_entropy(module(**inputs).logits.float(), batch["labels"])
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
             optimiser.step()
             optimiser.zero_grad(set_to_none=True)
@@ -179,7 +181,7 @@ def bare(module: Any, batches: Sequence[Any], remarks: Sequence[str]) -> float:
 
 def child(checkout: Path, *given: object) -> dict[str, Any]:
     """This file in the checkout's own Python, with the checkout's own modules."""
-    command = [checkout / ".venv" / "bin" / "python", Path(__file__).resolve(), "side", *map(str, given)]
+    command: list[Any] = [checkout / ".venv" / "bin" / "python", Path(__file__).resolve(), "side", *map(str, given)]
     environment = {
         "OMP_NUM_THREADS": str(os.cpu_count()),
         "TOKENIZERS_PARALLELISM": "false",
