@@ -34,7 +34,7 @@ Each = Annotated[int, typer.Option("--processes", min=1, help="Processes on each
 Nodes = Annotated[int, typer.Option("--nodes", min=1, help="Machines that take part in training steps.")]
 RENDEZVOUS = "Where the machines meet: an address of the one that runs the plan, and a free port there."
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
-Kind = Literal["passes", "targets", "probes", "tasks", "objectives", "edits", "anatomies", "rungs"]
+Kind = Literal["passes", "targets", "probes", "tasks", "objectives", "edits", "anatomies", "formats", "libraries", "networks"]
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
 KINDS: dict[str, str] = {
@@ -45,7 +45,9 @@ KINDS: dict[str, str] = {
     "objectives": "objective",
     "edits": "edit",
     "anatomies": "anatomy",
-    "rungs": "rung",
+    "formats": "format",
+    "libraries": "library",
+    "networks": "network",
 }
 
 
@@ -152,7 +154,7 @@ def rehearse(plan: PlanPath, settings: Settings = None, as_json: AsJson = False)
 
 @app.command(name="list")
 def list_(kind: Annotated[Kind, typer.Argument(help="What to list.")]) -> None:
-    """List what is installed: passes, targets, probes, tasks, objectives, edits, anatomies or rungs."""
+    """List what is installed: passes, targets, probes, tasks, objectives, edits, anatomies, formats, libraries or networks."""
     from compressor.contracts import registry
 
     for name in registry.names(KINDS[kind]):
@@ -162,7 +164,9 @@ def list_(kind: Annotated[Kind, typer.Argument(help="What to list.")]) -> None:
 
 @app.command()
 def explain(
-    name: Annotated[str, typer.Argument(help="Name of a pass, target, probe, task, objective, edit, anatomy or rung.")],
+    name: Annotated[
+        str, typer.Argument(help="Name of a pass, target, probe, task, objective, edit, anatomy, format, library or network.")
+    ],
 ) -> None:
     """What a plug-in does, its parameters and where it comes from."""
     from compressor.contracts import registry

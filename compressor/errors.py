@@ -4,7 +4,7 @@ CompressorError            1   something failed while running
 ├── PlanError              2   the plan is at fault; carries every fault found, nothing has run
 ├── PluginError            2   an installed plug-in is broken or clashes with another
 ├── SourceError            1   a model or data source is missing, altered or unreadable
-├── UnsupportedModel       1   no anatomy row, edit or rung fits this model
+├── UnsupportedModel       1   no anatomy row, edit or format fits this model
 ├── MissingDependency      1   a package or device that this needs is not here
 ├── TrainingDiverged       1   the loss became NaN or infinite, or far larger than it was
 ├── OutOfMemory            1   a training step needs more memory than there is
@@ -64,7 +64,7 @@ class SourceError(CompressorError):
 
 
 class UnsupportedModel(CompressorError):
-    """No anatomy row, edit or rung fits the model at hand."""
+    """No anatomy row, edit or format fits the model at hand."""
 
 
 class MissingDependency(CompressorError):

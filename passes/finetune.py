@@ -24,7 +24,7 @@ class Finetune(TrainingSettings, Pass):
 
     def needs(self) -> Needs:
         """It minimises the task's loss."""
-        return Needs(loss=True)
+        return Needs(loss=True, machine=self.attention == "auto")
 
     def work(self, size: Size) -> float:
         """Backward is twice forward: three passes over a training row, one over a validation row, an epoch."""

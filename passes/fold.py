@@ -42,7 +42,7 @@ class Fold(Pass):
                 rows=(("all", counts[0].total(), counts[1].total()), *rows),
             )
         )
-        return Artifact(model.rung, carry_side_files(model.path, out))
+        return Artifact(model.format, carry_side_files(model.path, out))
 
 
 def _operators(graph: onnx.ModelProto) -> Counter[str]:

@@ -14,7 +14,7 @@ from compressor.contracts import Artifact, Dialect, Missing, Session, Target
 class EagerTorch(Target):
     """The model folder, run by torch without compilation."""
 
-    dialect: ClassVar[Dialect] = Dialect(rung="torch", precisions=("fp32", "bf16"))
+    dialect: ClassVar[Dialect] = Dialect(format="torch", precisions=("fp32", "bf16"))
     file: ClassVar[str] = "model.safetensors"
     requires: ClassVar[tuple[str, ...]] = ("torch", "transformers")
 
@@ -42,10 +42,10 @@ class EagerTorch(Target):
         """
         import torch
 
-        from compressor.deploy.graphs import task_of
+        from compressor.deploy.graphs import graphs_of, task_of
         from compressor.deploy.session import EagerSession
         from compressor.model.model import Model
 
         task = task_of(built)
         torch.set_num_threads(self.threads)
-        return EagerSession(task, Model.load(built, device=self.device), self.device)
+        return EagerSession(task, Model.load(built, device=self.device), graphs_of(built), self.device)

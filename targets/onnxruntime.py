@@ -39,7 +39,7 @@ class OnnxRuntime(Target):
     """One ONNX file, optimised by ONNX Runtime when it is loaded."""
 
     dialect: ClassVar[Dialect] = Dialect(
-        rung="onnxruntime", quantizer="onnxruntime", precisions=("fp32", "int8"), schemes=SCHEMES
+        format="onnxruntime", quantizer="onnxruntime", precisions=("fp32", "int8"), schemes=SCHEMES
     )
     file: ClassVar[str] = "model.onnx"
     requires: ClassVar[tuple[str, ...]] = ("onnxruntime",)

@@ -23,7 +23,9 @@ SCHEMES = (Scheme("int8", "uint8"), Scheme("int8", kernels=False))
 class OpenVino(Target):
     """OpenVINO's intermediate representation, compiled for the processor when it is loaded."""
 
-    dialect: ClassVar[Dialect] = Dialect(rung="openvino", quantizer="nncf", precisions=("fp32", "bf16", "int8"), schemes=SCHEMES)
+    dialect: ClassVar[Dialect] = Dialect(
+        format="openvino", quantizer="nncf", precisions=("fp32", "bf16", "int8"), schemes=SCHEMES
+    )
     file: ClassVar[str] = "model.xml"
     requires: ClassVar[tuple[str, ...]] = ("openvino",)
 

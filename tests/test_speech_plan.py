@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+from furnished import command
 
 from compressor.contracts import registry
 from compressor.report import read_report
 from compressor.testing.tiny import furnish, scratch
 
-ROOT = Path(__file__).parents[1]
 PLAN = """
 model: {folder: pretrained}
 task: {TASK: {seconds: 0.5}}
@@ -63,20 +61,8 @@ def ran(request):
     furnish(folder, registry.load("task", task)(seconds=0.5))
     change(folder / "pretrained")
     (folder / "plan.yaml").write_text(PLAN.replace("UNITS", units).replace("TASK", task))
-    command("run", "plan.yaml", "--store", "store", "--out", "run", folder=folder)
+    command(folder, "run", "plan.yaml", "--store", "store", "--out", "run")
     return folder, task
-
-
-def command(*words, folder):
-    done = subprocess.run(
-        [sys.executable, "-m", "compressor.cli", *words],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_model_is_smaller_and_its_files_compute_what_torch_does(ran):
@@ -93,7 +79,7 @@ def test_model_is_smaller_and_its_files_compute_what_torch_does(ran):
 def test_exported_example_says_of_a_file_without_this_project_what_the_run_did(ran, target):
     folder, task = ran
     out = folder / f"exported-{target}"
-    command("export", "run", str(out), "--target", target, folder=folder)
+    command(folder, "export", "run", str(out), "--target", target)
     for path in sorted((folder / "sounds").rglob("*.wav"))[::9]:
         example = [sys.executable, "-I", str(out / "example.py"), str(path)]
         done = subprocess.run(example, capture_output=True, text=True, check=False)
@@ -122,4 +108,4 @@ def by_the_run(folder, task, target, path):
 
 @pytest.mark.parametrize("ran", [name for name, (task, *_) in MODELS.items() if task == "speech"], indirect=True)
 def test_plan_on_features_is_rehearsed(ran):
-    command("rehearse", "plan.yaml", folder=ran[0])
+    command(ran[0], "rehearse", "plan.yaml")

@@ -3,6 +3,8 @@
 Light on purpose (no torch, numpy, onnx): a plan is checked with nothing but this and the modules of the steps it names.
 """
 
+from typing import TYPE_CHECKING
+
 from compressor.contracts.features import Feature, FeatureKind, Outputs, Want
 from compressor.contracts.graph import Feed, Graph, Port, Session
 from compressor.contracts.library import Library, Loaded
@@ -10,9 +12,10 @@ from compressor.contracts.model import Component, Edit, Model
 from compressor.contracts.passes import Context, Needs, Objective, Pass, Size
 from compressor.contracts.probe import Bench, Candidate, Probe, Worker
 from compressor.contracts.records import Workload
+from compressor.contracts.renamed import old_names
 from compressor.contracts.step import Event, Message, Progress, Step
-from compressor.contracts.target import Artifact, Dialect, Missing, Rung, Scheme, Target
-from compressor.contracts.task import Batch, Columns, Data, Evaluation, Measure, Task
+from compressor.contracts.target import Artifact, Dialect, Format, Missing, Scheme, Target
+from compressor.contracts.task import Batch, Columns, Data, Deployment, Evaluation, Measure, Prediction, Task
 
 __all__ = [
     "Artifact",
@@ -23,6 +26,7 @@ __all__ = [
     "Component",
     "Context",
     "Data",
+    "Deployment",
     "Dialect",
     "Edit",
     "Evaluation",
@@ -30,6 +34,7 @@ __all__ = [
     "Feature",
     "FeatureKind",
     "Feed",
+    "Format",
     "Graph",
     "Library",
     "Loaded",
@@ -42,9 +47,9 @@ __all__ = [
     "Outputs",
     "Pass",
     "Port",
+    "Prediction",
     "Probe",
     "Progress",
-    "Rung",
     "Scheme",
     "Session",
     "Size",
@@ -55,3 +60,6 @@ __all__ = [
     "Worker",
     "Workload",
 ]
+
+if not TYPE_CHECKING:  # a type checker would believe that every name is there
+    __getattr__ = old_names(__name__, {"Rung": "Format"}, globals())

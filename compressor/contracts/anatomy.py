@@ -91,6 +91,22 @@ class Convolution:
 
 
 @dataclass(frozen=True)
+class Insides:
+    """What may be worked on inside of a model: enough to refuse a step before the model is built."""
+
+    family: str
+    known: bool
+    """Whether a row fits, so that there are parts to work on."""
+    without: Mapping[str, str]
+    """Why some parts cannot be worked on, by part."""
+
+
+def shared_heads(count: int) -> str:
+    """Why heads do not go one by one where so many share a key and a value."""
+    return f"{count} heads share a key and a value: take neurons or layers"
+
+
+@dataclass(frozen=True)
 class Anatomy:
     """The parts of one module, as paths from its root."""
 
@@ -107,6 +123,13 @@ class Anatomy:
     hidden_size: int
     row: Row
     """The row of the table that this was read by."""
+
+    @property
+    def insides(self) -> Insides:
+        """What may be worked on."""
+        groups = max((block.attention.key_value_groups for block in self.blocks if block.attention), default=1)
+        shared = {"heads": shared_heads(groups)} if groups > 1 else {}
+        return Insides(self.family, bool(self.blocks), {**shared, **self.row.without})
 
     @classmethod
     def bare(cls, family: str, hidden_size: int) -> Anatomy:

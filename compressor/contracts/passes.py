@@ -111,6 +111,8 @@ class Needs:
     """Targets of the plan that it measures on."""
     workloads: tuple[Workload, ...] = ()
     """What it times models at."""
+    machine: bool = False
+    """Whether it chooses by what is fast on this machine, apart from targets: another machine's result may differ."""
     plugins: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Plug-ins that it works with, by kind: objectives that its parameters name, edits that it makes of a model.
 
@@ -135,8 +137,8 @@ class Needs:
 class Pass(Step, ABC):
     """Model in, model out.
 
-    `accepts` lists the rungs it can work on. `("torch",)` puts it into the trunk. A pass below torch runs once in each
-    target's branch: on the target's own rung where `accepts` has it, else on the first rung in `accepts` that lies on the way down.
+    `accepts` lists the formats it can work on. `("torch",)` puts it into the trunk. A pass below torch runs once in each
+    target's branch: on the target's own format where `accepts` has it, else on the first format in `accepts` that lies on the way down.
     """
 
     accepts: ClassVar[tuple[str, ...]] = ("torch",)
@@ -146,7 +148,7 @@ class Pass(Step, ABC):
 
     @abstractmethod
     def apply(self, model: Any, ctx: Context) -> Any:
-        """`Model -> Model` on the torch rung; below it `Artifact -> Artifact`, written under `ctx.folder`."""
+        """`Model -> Model` on the torch format; below it `Artifact -> Artifact`, written under `ctx.folder`."""
 
     def needs(self) -> Needs:
         """What it needs beside its input, as far as its parameters say; asked before anything runs."""

@@ -138,7 +138,7 @@ class Stage(Record):
     seconds: float = 0.0
     """Seconds it took when it was made, which may have been an earlier run."""
     weights: int | None = None
-    """Number of parameters, on the torch rung."""
+    """Number of parameters, on the torch format."""
     bytes: int = 0
     layer_bytes: dict[str, int] = {}
     """Bytes by part of the model: embeddings, each block's attention and feed-forward, head, other."""

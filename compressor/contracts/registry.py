@@ -9,9 +9,12 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from compressor import contracts
+from compressor.contracts.renamed import notice
 from compressor.contracts.target import Dialect
 from compressor.errors import PluginError, did_you_mean
 
+FORMER = {"format": "compressor.rung"}
+"""Groups of entry points that were called otherwise, by kind: what they hold is found all the same."""
 TORCH = "torch"
 """The format of stored models; every other one is made from it."""
 
@@ -23,7 +26,7 @@ KINDS: dict[str, type | None] = {
     "objective": contracts.Objective,
     "edit": contracts.Edit,
     "anatomy": None,
-    "rung": contracts.Rung,
+    "format": contracts.Format,
     "library": contracts.Library,
     "network": None,
 }
@@ -84,8 +87,10 @@ def _scan(_path: tuple[str, ...]) -> dict[str, dict[str, tuple[EntryPoint, ...]]
     """All plug-ins by kind and name. Reading every installed distribution takes a while, hence once a search path."""
     points = entry_points()
     found: dict[str, dict[str, tuple[EntryPoint, ...]]] = {}
-    for kind in KINDS:
-        for point in points.select(group=f"compressor.{kind}"):
+    for kind, group in (*((kind, f"compressor.{kind}") for kind in KINDS), *FORMER.items()):
+        for point in points.select(group=group):
+            if group in FORMER.values():
+                notice(f"the entry point group '{group}' of {_owner(point)}", f"'compressor.{kind}'")
             by_name = found.setdefault(kind, {})
             by_name[point.name] = (*by_name.get(point.name, ()), point)
     return found
@@ -125,26 +130,26 @@ def _measures_latency(name: str) -> bool:
         return False
 
 
-def way_down(rung: str, *, start: str = TORCH) -> tuple[str, ...]:
-    """Rungs from just below `start` to `rung`: `("onnx", "openvino")` for `openvino`, none for `torch`.
+def lowering(form: str, *, start: str = TORCH) -> tuple[str, ...]:
+    """Formats from just below `start` to `format`: `("onnx", "openvino")` for `openvino`, none for `torch`.
 
     Raises:
-        PluginError: no such rung is installed, `start` is not above it, or the rungs lead in a circle.
+        PluginError: no such format is installed, `start` is not above it, or the formats lead in a circle.
     """
     way: list[str] = []
-    while rung != start:
-        if rung == TORCH:
-            raise PluginError(f"there is no way down from '{start}' to '{way[-1] if way else rung}'")
-        if rung in way:
-            raise PluginError(f"the rungs {', '.join(way)} lead in a circle")
-        way.insert(0, rung)
-        rung = load("rung", rung).above
+    while form != start:
+        if form == TORCH:
+            raise PluginError(f"there is no way down from '{start}' to '{way[-1] if way else form}'")
+        if form in way:
+            raise PluginError(f"the formats {', '.join(way)} lead in a circle")
+        way.insert(0, form)
+        form = load("format", form).above
     return tuple(way)
 
 
-def rung_for(accepts: Iterable[str], dialect: Dialect) -> str | None:
-    """The rung a pass works on in a target's branch: its own, else the first in `accepts` on the way down, else None."""
-    way = way_down(dialect.rung)
-    if dialect.rung in accepts:
-        return dialect.rung
-    return next((rung for rung in accepts if rung in way), None)
+def format_for(accepts: Iterable[str], dialect: Dialect) -> str | None:
+    """The format a pass works on in a target's branch: its own, else the first in `accepts` on the way down, else None."""
+    way = lowering(dialect.format)
+    if dialect.format in accepts:
+        return dialect.format
+    return next((form for form in accepts if form in way), None)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from compressor.contracts.graph import Graph, Session
 from compressor.contracts.records import Workload
+from compressor.contracts.renamed import formerly, old_names
 from compressor.contracts.step import Step
 from compressor.contracts.task import Task
 
@@ -29,12 +30,13 @@ class Scheme:
     """True where products really run in these types; False where weights are brought back to float first: smaller, no faster."""
 
 
+@formerly(rung="format")
 @dataclass(frozen=True)
 class Dialect:
     """What a target's graphs may contain and what it runs well, as data that passes and exporters read."""
 
-    rung: str
-    """The rung the target takes: `torch`, `onnx`, `onnxruntime`, `openvino`, ..."""
+    format: str
+    """The format the target takes: `torch`, `onnx`, `onnxruntime`, `openvino`, ..."""
     quantizer: str = ""
     """Whose int8 graphs run fast here: `onnxruntime`, `nncf`, or empty for none."""
     activations: Literal["unsigned", "signed"] = "unsigned"
@@ -56,11 +58,12 @@ class Missing:
     run: str | None = None
 
 
+@formerly(rung="format")
 @dataclass(frozen=True)
 class Artifact:
-    """A model as files: a folder on some rung. The files beside the model (tokenizer, config) lie in the same folder."""
+    """A model as files: a folder in some format. The files beside the model (tokenizer, config) lie in the same folder."""
 
-    rung: str
+    format: str
     path: Path
 
 
@@ -87,7 +90,7 @@ class Target(Step, ABC):
     def build(
         self, source: Artifact, out: Path, *, graphs: tuple[Graph, ...] = (Graph(),), workloads: tuple[Workload, ...] = ()
     ) -> None:
-        """Write the deployable files for `source` (on the dialect's rung) into the empty folder `out`.
+        """Write the deployable files for `source` (on the dialect's format) into the empty folder `out`.
 
         Args:
             source: a folder with a file for each graph.
@@ -109,12 +112,12 @@ class Target(Step, ABC):
         return ()
 
 
-class Rung(ABC):
-    """A form of models below torch, and how a model gets down to it from the rung above."""
+class Format(ABC):
+    """A form of models below torch, and how a model gets down to it from the format above."""
 
     name: ClassVar[str]
     above: ClassVar[str]
-    """The rung it is made from: `torch`, or another one."""
+    """The format it is made from: `torch`, or another one."""
     version: ClassVar[int] = 1
     """Raised whenever the same model comes down as other files."""
     requires: ClassVar[tuple[str, ...]] = ()
@@ -124,4 +127,8 @@ class Rung(ABC):
 
     @abstractmethod
     def lower(self, artifact: Artifact, out: Path, *, task: Task, dialect: Dialect) -> None:
-        """Write the model that lies on the rung above into the folder `out`; equal models give equal bytes."""
+        """Write the model that lies on the format above into the folder `out`; equal models give equal bytes."""
+
+
+if not TYPE_CHECKING:  # a type checker would believe that every name is there
+    __getattr__ = old_names(__name__, {"Rung": "Format"}, globals())

@@ -13,7 +13,7 @@ from compressor.contracts.graph import Feed, Graph, Port, Session
 from compressor.contracts.model import Model
 from compressor.contracts.records import DataRecord, Difference, Disagreement, Interval, Metric, Scores, Workload
 from compressor.contracts.step import Step
-from compressor.errors import SourceError
+from compressor.errors import SourceError, UnsupportedModel
 
 if TYPE_CHECKING:
     import numpy as np
@@ -68,6 +68,29 @@ class Evaluation:
         return replace(self, scores=self.scores.model_copy(update={"metric": metric}))
 
 
+@dataclass(frozen=True)
+class Deployment:
+    """How a deployed model is fed and read without this project: what `spec.json` states and the exported example does."""
+
+    kind: Literal["text", "image", "audio", "arrays"]
+    """What the example is given: a text, a picture or sound file, or the inputs themselves as an `.npz` archive."""
+    preprocessing: Mapping[str, Any] = field(default_factory=dict)
+    """JSON values."""
+    classes: bool = False
+    """Whether outputs are logits of the classes in `labels.json`."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model says of one row, for a person to read."""
+
+    text: str
+    confidence: float | None = None
+    """Probability of what is told, in [0, 1]; None where there is none."""
+    ranking: tuple[tuple[str, float], ...] = ()
+    """Labels with their probabilities, the likeliest first."""
+
+
 class Task(Step, ABC):
     """Loads, feeds, trains and scores one kind of model."""
 
@@ -75,7 +98,6 @@ class Task(Step, ABC):
     """False where it has no loss of its own, so that its models learn from teachers only."""
     logits: ClassVar[bool] = True
     """False where the main output is no logits: features, say, or noise."""
-    modality: ClassVar[Literal["text", "image", "audio"]]
 
     @abstractmethod
     def measures(self) -> tuple[Measure, ...]:
@@ -197,6 +219,36 @@ class Task(Step, ABC):
     def evaluate(self, predict: Callable[[Feed], Feed], rows: Dataset, files: Path, *, split: str) -> Evaluation:
         """Scores over anything that maps a feed to named outputs."""
         return self.score(self.predicted(predict, rows, files), self.truth(rows), split=split)
+
+    def deployment(self, files: Path, inputs: Sequence[Port]) -> Deployment:
+        """How the deployed model in `files` is fed; where a task says nothing else, by arrays."""
+        return Deployment("arrays")
+
+    def feed(self, content: Any, files: Path) -> Feed:
+        """Inputs of one row from what a user has: a text, the path or bytes of a picture or sound.
+
+        Raises:
+            UnsupportedModel: the task takes nothing from users.
+        """
+        raise UnsupportedModel(f"{type(self).__name__} makes no inputs of what a user has: it implements no `feed`")
+
+    def tell(self, outputs: Feed, labels: Sequence[str]) -> tuple[Prediction, ...]:
+        """What a person reads in the outputs of a call, row by row.
+
+        Raises:
+            UnsupportedModel: the task tells nothing.
+        """
+        raise UnsupportedModel(f"{type(self).__name__} says nothing of its outputs: it implements no `tell`")
+
+    def tiny(self, folder: Path) -> Mapping[str, Any]:
+        """Write the smallest model and rows that it works on into a folder: what the conformance suite tries plug-ins with.
+
+        The model goes into `pretrained/` in the layout that `load` reads. Returned is what a plan says under `data:`.
+
+        Raises:
+            UnsupportedModel: the task brings none.
+        """
+        raise UnsupportedModel(f"{type(self).__name__} brings no tiny model: it implements no `tiny`")
 
     def predictions(self, outputs: Feed) -> NDArray[Any] | None:
         """What each row is told to be, by its outputs; None where rows have no prediction."""

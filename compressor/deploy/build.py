@@ -8,10 +8,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from compressor.contracts import Artifact, Candidate, Dialect, Rung, Target, Task, Workload, registry
+from compressor.contracts import Artifact, Candidate, Dialect, Format, Target, Task, Workload, registry
 from compressor.contracts.model import BLUEPRINT
 from compressor.contracts.records import File
-from compressor.contracts.registry import way_down
+from compressor.contracts.registry import lowering
 from compressor.contracts.step import code_parts, step_parts
 from compressor.deploy.graphs import describe
 from compressor.deploy.machine import machine
@@ -23,7 +23,7 @@ MODEL_SUFFIXES = (".safetensors", ".onnx", ".onnx.data", ".xml", ".bin")
 
 
 @dataclass(frozen=True)
-class Foundry:
+class Builder:
     """What lowering and building need to know of the run."""
 
     store: Store
@@ -35,18 +35,18 @@ class Foundry:
     workloads: tuple[Workload, ...] = ()
     """What built models will be timed at."""
 
-    def lower(self, made: Made, rung: str, to: str, target: Target) -> Made:
-        """The model on a lower rung. What lies between is stored too: another target may need it, and an export takes long."""
-        for below in way_down(to, start=rung):
-            made, rung = self._lowered(made, rung, below, target.dialect), below
+    def lower(self, made: Made, form: str, to: str, target: Target) -> Made:
+        """The model on a lower format. What lies between is stored too: another target may need it, and an export takes long."""
+        for below in lowering(to, start=form):
+            made, form = self._lowered(made, form, below, target.dialect), below
         return made
 
-    def _lowered(self, made: Made, rung: str, to: str, dialect: Dialect) -> Made:
-        """The model on the next rung, from the store where it was lowered before for a dialect that it reads the same of."""
-        kind: type[Rung] = registry.load("rung", to)
+    def _lowered(self, made: Made, form: str, to: str, dialect: Dialect) -> Made:
+        """The model on the next format, from the store where it was lowered before for a dialect that it reads the same of."""
+        kind: type[Format] = registry.load("format", to)
 
         def make(out: Path) -> Mapping[str, Any]:
-            kind().lower(Artifact(rung, made.path), out, task=self.task, dialect=read_by(kind, dialect))
+            kind().lower(Artifact(form, made.path), out, task=self.task, dialect=read_by(kind, dialect))
             beside(made.path, out)
             return {}
 
@@ -55,7 +55,7 @@ class Foundry:
             **self.common,
             "step": "lower",
             "parent": made.digest,
-            "from": rung,
+            "from": form,
             "to": to,
             "dialect": {name: known[name] for name in kind.reads},
             **code_parts(kind),
@@ -80,7 +80,7 @@ class Foundry:
         return Candidate(f"{stage}@{name}", stage, name, target, out, self.task), files
 
     def _build(self, made: Made, target: Target, out: Path) -> None:
-        source = Artifact(target.dialect.rung, made.path)
+        source = Artifact(target.dialect.format, made.path)
         target.build(source, out, graphs=self.task.graphs(made.path), workloads=self.workloads)
 
     def _kept(self, made: Made, target: Target) -> Made:
@@ -102,7 +102,7 @@ class Foundry:
         return self.store.obtain(parts, make)
 
 
-def read_by(kind: type[Rung], dialect: Dialect) -> Dialect:
+def read_by(kind: type[Format], dialect: Dialect) -> Dialect:
     """The dialect as a format may read it: a field that is not among its `reads` would not be in the key of what it makes."""
     return cast(Dialect, _Readable(kind, dialect))
 
@@ -110,7 +110,7 @@ def read_by(kind: type[Rung], dialect: Dialect) -> Dialect:
 class _Readable:
     """Hands on the fields that a format says it reads."""
 
-    def __init__(self, kind: type[Rung], dialect: Dialect) -> None:
+    def __init__(self, kind: type[Format], dialect: Dialect) -> None:
         self._kind, self._dialect = kind, dialect
 
     def __getattr__(self, name: str) -> Any:

@@ -1,4 +1,4 @@
-"""The rungs below torch and how a model gets down to each from the one above."""
+"""The formats below torch and how a model gets down to each from the one above."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from compressor.contracts import Artifact, Dialect, Feed, Graph, Rung, Task
+from compressor.contracts import Artifact, Dialect, Feed, Format, Graph, Task
 
 if TYPE_CHECKING:
     import onnx
@@ -19,7 +19,7 @@ TRACED_BATCH, TRACED_LENGTH = 2, 16
 MOST_BYTES_IN_ONE_FILE = 1_800_000_000
 
 
-class Onnx(Rung):
+class Onnx(Format):
     """An ONNX graph of standard operators, exported by `torch.onnx.export` with dynamic axes."""
 
     name: ClassVar[str] = "onnx"
@@ -69,14 +69,14 @@ class Onnx(Rung):
         return made
 
 
-class OnnxRuntimeGraph(Rung):
+class OnnxRuntimeGraph(Format):
     """An ONNX graph with ONNX Runtime's own operators for transformers."""
 
     name: ClassVar[str] = "onnxruntime"
     above: ClassVar[str] = "onnx"
     requires: ClassVar[tuple[str, ...]] = ("onnx", "onnxscript", "onnx-ir")
 
-    def lower(self, artifact: Artifact, out: Path, *, task: Task, dialect: Dialect) -> None:  # noqa: ARG002 - one form for all rungs
+    def lower(self, artifact: Artifact, out: Path, *, task: Task, dialect: Dialect) -> None:  # noqa: ARG002 - one form for all formats
         """Fuse whatever matches."""
         import onnx
 

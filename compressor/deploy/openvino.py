@@ -6,17 +6,17 @@ import re
 from pathlib import Path
 from typing import Any, ClassVar
 
-from compressor.contracts import Artifact, Dialect, Rung, Task
+from compressor.contracts import Artifact, Dialect, Format, Task
 
 
-class OpenVinoIr(Rung):
+class OpenVinoIr(Format):
     """OpenVINO's intermediate representation, converted from ONNX, weights as they are."""
 
     name: ClassVar[str] = "openvino"
     above: ClassVar[str] = "onnx"
     requires: ClassVar[tuple[str, ...]] = ("openvino",)
 
-    def lower(self, artifact: Artifact, out: Path, *, task: Task, dialect: Dialect) -> None:  # noqa: ARG002 - one form for all rungs
+    def lower(self, artifact: Artifact, out: Path, *, task: Task, dialect: Dialect) -> None:  # noqa: ARG002 - one form for all formats
         """Convert; weights stay in float32."""
         from compressor.deploy.telemetry import silence
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,17 +17,11 @@ if TYPE_CHECKING:
 class EagerSession:
     """A torch model run as its task answers for it, without export: what every built file is held against."""
 
-    def __init__(self, task: Task, model: Model, device: str) -> None:
-        self._task, self._model, self._device = task, model, device
-
-    @cached_property
-    def _graphs(self) -> Mapping[str, tuple[Graph, torch.nn.Module]]:
-        """By name, with the module of its component in eval mode on the device."""
-        made = {}
-        for graph in self._task.graphs(self._model):
-            module: torch.nn.Module = self._model.component(graph.component).module
-            made[graph.name] = graph, module.to(self._device).train(False)
-        return made
+    def __init__(self, task: Task, model: Model, graphs: Sequence[Graph], device: str) -> None:
+        self._task, self._device = task, device
+        self._graphs: dict[str, tuple[Graph, torch.nn.Module]] = {
+            graph.name: (graph, model.component(graph.component).module.to(device).train(False)) for graph in graphs
+        }
 
     def run(self, feed: Feed, *, graph: str = "model", state: object | None = None) -> tuple[Feed, object | None]:
         """The state is a tensor by name of the input that it becomes."""
@@ -82,7 +75,7 @@ def predictor(task: Task, session: Session) -> Callable[[Feed], Feed]:
 
 def eager(task: Task, model: Model, device: str) -> Callable[[Feed], Feed]:
     """A model run eagerly, as a function of a feed."""
-    return predictor(task, EagerSession(task, model, device))
+    return predictor(task, EagerSession(task, model, task.graphs(model), device))
 
 
 def opened(task: Task, runtime: Target, built: Path) -> Callable[[Feed], Feed]:

@@ -5,19 +5,22 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from compressor.export.spec import TEXT_INPUTS, Deployed, settings_of
+from compressor.export.spec import Deployed, settings_of
+from compressor.tasks.preprocessing import TEXT_INPUTS
 
 PACKAGES = {"onnxruntime": "onnxruntime", "openvino": "openvino", "torch": "torch safetensors transformers"}
-KINDS = {"text-classification": "text", "image-classification": "image", "audio-classification": "audio", "speech": "audio"}
+READERS = {"text": " tokenizers", "image": " pillow", "audio": " soundfile soxr", "arrays": ""}
+"""What the example needs to read what it is given."""
+ARGUMENTS = {"text": '"some text"', "image": "picture.jpg", "audio": "sound.wav", "arrays": "inputs.npz"}
+"""What the example is called with."""
 
 
 def requirements(deployed: Deployed) -> str:
     """What `pip install` needs for the example."""
     if deployed.needs_this_project:
-        return "compressor-toolchain[audio]" if KINDS[deployed.task] == "audio" else "compressor-toolchain"
-    kind = {"text": "tokenizers", "image": "pillow", "audio": "soundfile soxr"}[KINDS[deployed.task]]
+        return "compressor-toolchain[audio]" if deployed.how.kind == "audio" else "compressor-toolchain"
     gpu = "-gpu" if deployed.runtime == "onnxruntime" and _on_gpu(deployed) else ""
-    return f"numpy {kind} {PACKAGES[deployed.runtime]}{gpu}"
+    return f"numpy{READERS[deployed.how.kind]} {PACKAGES[deployed.runtime]}{gpu}"
 
 
 def example(deployed: Deployed) -> str:
@@ -36,7 +39,8 @@ def example(deployed: Deployed) -> str:
     return environment.get_template("example.py.jinja").render(
         d=deployed,
         p=deployed.preprocessing,
-        kind=KINDS[deployed.task],
+        kind=deployed.how.kind,
+        given=ARGUMENTS[deployed.how.kind],
         requirements=requirements(deployed),
         settings=settings_of(deployed),
         providers=[*(["CUDAExecutionProvider"] if _on_gpu(deployed) else []), "CPUExecutionProvider"],

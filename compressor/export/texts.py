@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from compressor.contracts.records import Candidate, Report
-from compressor.export.examples import KINDS, requirements
+from compressor.export.examples import ARGUMENTS, requirements
 from compressor.export.spec import Deployed
 from compressor.report import wording
 from compressor.report.findings import Findings, Row
@@ -20,8 +20,11 @@ def readme(report: Report, deployed: Deployed) -> str:
 
 
 def _use(report: Report, deployed: Deployed) -> Iterator[str]:
-    argument = {"text": '"some text"', "image": "picture.jpg", "audio": "sound.wav"}[KINDS[deployed.task]]
-    commands = f"pip install {requirements(deployed)}", "sha256sum -c SHA256SUMS", f"python example.py {argument}"
+    commands = (
+        f"pip install {requirements(deployed)}",
+        "sha256sum -c SHA256SUMS",
+        f"python example.py {ARGUMENTS[deployed.how.kind]}",
+    )
     yield from (f"# {escaped(report.name)}, {deployed.task} for {escaped(deployed.candidate.target)}", "")
     yield from ("```", *commands, "```", "")
     if deployed.needs_this_project:

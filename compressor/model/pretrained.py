@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from compressor.errors import CompressorError, SourceError
+from compressor.errors import SourceError
+from compressor.model.libraries.transformers import config_in
 
 
 def load_classifier(auto: Any, source: Path, labels: Sequence[str], *, seed: int) -> tuple[Any, tuple[str, ...]]:
@@ -23,28 +24,11 @@ def load_classifier(auto: Any, source: Path, labels: Sequence[str], *, seed: int
     Raises:
         SourceError: the folder cannot be read, has a head for other labels, or lacks weights of the model itself.
     """
-    import torch
-
-    try:
-        order = _order(auto, source, labels)
-        with torch.random.fork_rng(devices=[]), quiet():
-            torch.manual_seed(seed)
-            module, found = auto.from_pretrained(
-                source,
-                num_labels=len(labels),
-                id2label=dict(enumerate(labels)),
-                label2id={name: number for number, name in enumerate(labels)},
-                use_safetensors=True,
-                trust_remote_code=False,
-                local_files_only=True,
-                dtype=torch.float32,
-                ignore_mismatched_sizes=True,  # told below, with the names
-                output_loading_info=True,
-            )
-    except CompressorError:
-        raise
-    except Exception as error:  # what a malformed folder makes the library raise can be anything
-        raise SourceError(f"{source} cannot be read as a model: {told(error)}") from error
+    config = config_in(source)
+    order = _order(auto, config, source, labels)
+    config.id2label = dict(enumerate(labels))
+    config.label2id = {name: number for number, name in enumerate(labels)}
+    module, found = from_folder(auto, source, config, seed=seed, ignore_mismatched_sizes=True)  # told below, with the names
     for name, has, expected in sorted(found["mismatched_keys"]):
         raise SourceError(f"{source}: {name} is {list(has)} in the weights and {list(expected)} by config.json")
     _check_complete(module, sorted(found["missing_keys"]), source, headed=order is not None)
@@ -59,28 +43,40 @@ def load_encoder(source: Path) -> Any:
     Raises:
         SourceError: the folder cannot be read, or lacks weights.
     """
-    import torch
     from transformers import AutoModel
 
-    auto: Any = AutoModel
-    try:
-        with torch.random.fork_rng(devices=[]), quiet():
-            module, found = auto.from_pretrained(
-                source,
-                use_safetensors=True,
-                trust_remote_code=False,
-                local_files_only=True,
-                dtype=torch.float32,
-                output_loading_info=True,
-            )
-    except Exception as error:  # what a malformed folder makes the library raise can be anything
-        raise SourceError(f"{source} cannot be read as a model: {told(error)}") from error
+    module, found = from_folder(AutoModel, source, config_in(source))
     encoder: Any = module.encoder if module.config.is_encoder_decoder else module
     lacking = sorted(name for name in found["missing_keys"] if encoder is module or name.startswith("encoder."))
     if lacking:
         raise SourceError(f"{source} lacks {len(lacking)} weights of {type(encoder).__name__}: {', '.join(lacking[:3])}")
     encoder.train(False)
     return encoder
+
+
+def from_folder(auto: Any, source: Path, config: Any, *, seed: int = 0, **more: Any) -> tuple[Any, Mapping[str, Any]]:
+    """What a class of transformers reads from a folder, in float32, and what it found missing; random states stay as they were.
+
+    Args:
+        auto: the class, or one that picks it by the configuration.
+        source: a folder with safetensors.
+        config: what `config_in` gave: the folder's own could name code on a hub.
+        seed: of the weights that are missing.
+        more: further arguments of `from_pretrained`.
+
+    Raises:
+        SourceError: the folder cannot be read.
+    """
+    import torch
+
+    given = {"trust_remote_code": False, "local_files_only": True, "use_safetensors": True, "output_loading_info": True}
+    try:
+        with torch.random.fork_rng(devices=[]), quiet():
+            torch.manual_seed(seed)
+            module, found = auto.from_pretrained(source, config=config, dtype=torch.float32, **given, **more)
+            return module, found
+    except Exception as error:  # what a malformed folder makes the library raise can be anything
+        raise SourceError(f"{source} cannot be read as a model: {told(error)}") from error
 
 
 def told(error: Exception) -> str:
@@ -106,11 +102,8 @@ def quiet() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _order(auto: Any, source: Path, labels: Sequence[str]) -> list[int] | None:
+def _order(auto: Any, config: Any, source: Path, labels: Sequence[str]) -> list[int] | None:
     """For each label of the data the row of the trained head, or None where there is no such head."""
-    from transformers import AutoConfig
-
-    config = AutoConfig.from_pretrained(source, trust_remote_code=False, local_files_only=True)
     kinds = (auto.__name__.removeprefix("AutoModel"), "ForSequenceClassification")  # what HuBERT and wav2vec 2.0 call theirs
     if not any(name.endswith(kinds) for name in config.architectures or ()):
         return None
@@ -131,11 +124,19 @@ def _some(names: Sequence[str]) -> str:
 
 def _check_complete(module: Any, missing: Sequence[str], source: Path, *, headed: bool) -> None:
     """A fresh head is drawn, and a fresh pooler below it; anything else that is not in the file must not be made up."""
-    if lacking := [name for name in missing if headed or not _of_head(name, module.base_model_prefix)]:
+    if lacking := [name for name in missing if headed or not _of_head(name, _trunk(module))]:
         raise SourceError(
             f"{source} lacks {len(lacking)} weights of {type(module).__name__}: "
             f"{', '.join(lacking[:3])}{', ...' if len(lacking) > 3 else ''}"
         )
+
+
+def _trunk(module: Any) -> str:
+    """The child that holds the model itself; a few classes do not call it by the prefix of their family."""
+    if hasattr(module, module.base_model_prefix):
+        return str(module.base_model_prefix)
+    sizes = {str(name): sum(each.numel() for each in child.parameters()) for name, child in module.named_children()}
+    return str(max(sizes, key=lambda name: sizes[name]))
 
 
 def _of_head(name: str, trunk: str) -> bool:

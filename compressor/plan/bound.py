@@ -12,7 +12,7 @@ from typing import Literal, TypeVar
 from pydantic import BaseModel
 
 from compressor.contracts import Pass, Probe, Step, Target, Task, registry
-from compressor.contracts.registry import rung_for
+from compressor.contracts.registry import format_for
 from compressor.errors import Fault, PlanError, PluginError, did_you_mean
 from compressor.plan.composition import compose
 from compressor.plan.consistency import faults_of, plugin_faults
@@ -40,8 +40,8 @@ class BoundStep:
     """The earlier step, entry of `models:` or `source` that it starts from; None for the step before it."""
     only: tuple[str, ...]
     """Targets in whose branches it runs, where the plan names them; empty for all."""
-    rungs: Mapping[str, str]
-    """Below torch: the rung it works on, by the name of each target in whose branch it runs."""
+    formats: Mapping[str, str]
+    """Below torch: the format it works on, by the name of each target in whose branch it runs."""
     trunk: bool
     """True if it works on the torch model, once for all targets."""
     line: int
@@ -67,7 +67,7 @@ class BoundProbe:
 
 @dataclass(frozen=True)
 class Bound:
-    """A plan without faults: names found, parameters typed, order and rungs checked."""
+    """A plan without faults: names found, parameters typed, order and formats checked."""
 
     name: str
     seed: int
@@ -308,15 +308,15 @@ def _bound_step(drafted: Drafted, targets: Sequence[Drafted]) -> BoundStep:
         gate=keys.gate,
         start=keys.start,
         only=keys.only or (),
-        rungs={} if drafted.trunk else dict(_rungs(drafted, targets)),
+        formats={} if drafted.trunk else dict(_formats(drafted, targets)),
         trunk=drafted.trunk,
         line=drafted.entry.beside.line,
     )
 
 
-def _rungs(drafted: Drafted, targets: Sequence[Drafted]) -> Iterator[tuple[str, str]]:
+def _formats(drafted: Drafted, targets: Sequence[Drafted]) -> Iterator[tuple[str, str]]:
     for target in targets:
         if isinstance(target.step, Target) and (not drafted.keys.only or target.name in drafted.keys.only):
-            rung = rung_for(drafted.accepts, target.step.dialect)
-            if rung:
-                yield target.name, rung
+            form = format_for(drafted.accepts, target.step.dialect)
+            if form:
+                yield target.name, form

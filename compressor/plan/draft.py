@@ -32,7 +32,7 @@ class Drafted:
 
     @property
     def accepts(self) -> tuple[str, ...]:
-        """Rungs a pass works on."""
+        """Formats a pass works on."""
         return self.kind.accepts if self.kind and issubclass(self.kind, Pass) else ()
 
     @property

@@ -1,11 +1,11 @@
-"""Rungs and the order of passes: a model only goes down, and its tensors are quantised once."""
+"""Formats and the order of passes: a model only goes down, and its tensors are quantised once."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
 from compressor.contracts import Dialect, Pass
-from compressor.contracts.registry import TORCH, rung_for, way_down
+from compressor.contracts.registry import TORCH, format_for, lowering
 from compressor.errors import Fault, PluginError, did_you_mean
 from compressor.plan.draft import Draft, Drafted
 
@@ -24,11 +24,11 @@ def works(names: Iterable[str]) -> str:
 
 
 def _targets(draft: Draft) -> Iterator[Fault]:
-    """Targets whose rung nobody can get down to."""
+    """Targets whose format nobody can get down to."""
     dialects = draft.dialects()
     for target in draft.targets:
         try:
-            way_down(dialects[target.name].rung if target.name in dialects else TORCH)
+            lowering(dialects[target.name].format if target.name in dialects else TORCH)
         except PluginError as error:
             yield target.fault(str(error))
 
@@ -48,30 +48,30 @@ def _places(draft: Draft) -> Iterator[Fault]:
 
 
 def _unfit(draft: Draft, step: Drafted) -> Iterator[Fault]:
-    unfit = [name for name, dialect in draft.acts_on(step).items() if _rung(step, dialect) is None]
-    fit = [name for name, dialect in draft.dialects().items() if _rung(step, dialect) is not None]
+    unfit = [name for name, dialect in draft.acts_on(step).items() if _format(step, dialect) is None]
+    fit = [name for name, dialect in draft.dialects().items() if _format(step, dialect) is not None]
     if not unfit:
         return
-    rungs = ", ".join(f"'{name}' ({draft.dialects()[name].rung})" for name in unfit)
+    formats = ", ".join(f"'{name}' ({draft.dialects()[name].format})" for name in unfit)
     advice = f"write `only: [{', '.join(fit)}]` beside it" if fit else "no target of this plan can take it; leave it out"
-    yield step.fault(f"works on {' or '.join(step.accepts)} and has no place on the way to {rungs}; {advice}")
+    yield step.fault(f"works on {' or '.join(step.accepts)} and has no place on the way to {formats}; {advice}")
 
 
-def _rung(step: Drafted, dialect: Dialect) -> str | None:
+def _format(step: Drafted, dialect: Dialect) -> str | None:
     try:
-        return rung_for(step.accepts, dialect)
+        return format_for(step.accepts, dialect)
     except PluginError:  # told at the target
         return step.accepts[0]
 
 
 def _depth(step: Drafted, dialect: Dialect) -> int:
-    """0 for torch, 1 for the first rung below it, and so on."""
-    rung = None if step.trunk else _rung(step, dialect)
+    """0 for torch, 1 for the first format below it, and so on."""
+    form = None if step.trunk else _format(step, dialect)
     try:
-        way = way_down(dialect.rung)
+        way = lowering(dialect.format)
     except PluginError:
         return 0
-    return way.index(rung) + 1 if rung in way else 0
+    return way.index(form) + 1 if form in way else 0
 
 
 def _order(draft: Draft) -> Iterator[Fault]:
@@ -82,12 +82,14 @@ def _order(draft: Draft) -> Iterator[Fault]:
         before = draft.steps[:index]
         blocking = next((other for other in before if _must_follow(draft, other, step)), None)
         if blocking:
-            rungs = " or ".join(step.accepts)
-            yield step.fault(f"works on {rungs} and comes after '{blocking.name}', which is below that; {works(_sorted(draft))}")
+            formats = " or ".join(step.accepts)
+            yield step.fault(
+                f"works on {formats} and comes after '{blocking.name}', which is below that; {works(_sorted(draft))}"
+            )
 
 
 def _must_follow(draft: Draft, first: Drafted, second: Drafted) -> bool:
-    """True if `first` leaves some target's model on a lower rung than `second` takes."""
+    """True if `first` leaves some target's model on a lower format than `second` takes."""
     if second.trunk:
         return first.below
     on = draft.acts_on(second)
@@ -97,7 +99,7 @@ def _must_follow(draft: Draft, first: Drafted, second: Drafted) -> bool:
 
 
 def _sorted(draft: Draft) -> list[str]:
-    """The steps' names with torch first, then rung by rung."""
+    """The steps' names with torch first, then format by format."""
 
     def depth(step: Drafted) -> int:
         return max((_depth(step, dialect) for dialect in draft.acts_on(step).values()), default=1) if step.below else 0

@@ -6,10 +6,11 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from compressor.contracts.anatomy import shared_heads
 from compressor.model.anatomy import row_of
 from compressor.model.sources import located
 from compressor.plan.bound import Bound
-from compressor.run.preflight import shared_heads, worked_on
+from compressor.run.preflight import worked_on
 
 
 def allowances(bound: Bound) -> Iterator[str]:

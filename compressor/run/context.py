@@ -25,7 +25,7 @@ from compressor.contracts import (
 )
 from compressor.contracts.notes import Note, Remark
 from compressor.contracts.step import step_parts
-from compressor.deploy.build import Foundry
+from compressor.deploy.build import Builder
 from compressor.deploy.machine import machine
 from compressor.deploy.session import eager, opened
 from compressor.deploy.timing import time_candidates
@@ -60,7 +60,7 @@ class StepContext:
     target: Target | None
     targets: Mapping[str, Target]
     store: Store
-    foundry: Foundry
+    builder: Builder
     models: Callable[[str], Model]
     listener: Callable[[Event], None]
     produces: tuple[str, ...] = ()
@@ -96,7 +96,8 @@ class StepContext:
         runtime = self.targets[target]
         if reason := runtime.missing().build or runtime.missing().run:
             raise MissingDependency(f"latency on '{target}' decides this step, and cannot be measured here: {reason}")
-        candidates = [self._built(model, number, runtime, target) for number, model in enumerate(models)]
+        builder = replace(self.builder, workloads=(workload,))
+        candidates = [self._built(model, number, runtime, target, builder) for number, model in enumerate(models)]
         record = time_candidates(
             candidates,
             self.task.feeds(self.data.split("train"), candidates[0].built, workload, count=MEASURED_FEEDS),
@@ -126,7 +127,7 @@ class StepContext:
             (out / "value.json").write_text(json.dumps({"value": value, "notes": noted}), encoding="utf-8")
             return {}
 
-        versions = self.foundry.common.get("versions")
+        versions = self.builder.common.get("versions")
         runtimes = {name: step_parts(type(target).__name__, target) for name, target in self.targets.items()}
         parts = {"remembered": what, "with": "notes", "machine": machine().fingerprint, "versions": versions, "targets": runtimes}
         found = json.loads((self.store.obtain(parts, write).path / "value.json").read_text(encoding="utf-8"))
@@ -171,7 +172,7 @@ class StepContext:
             return eager(self.task, model, self.device), self._files(model)
         assert self.target is not None, "a graph runs in a target's branch only"
         built = self.folder / "evaluated"
-        candidate, _ = self.foundry.build(_unkept(model), stage="step", name="evaluated", target=self.target, out=built)
+        candidate, _ = self.builder.build(_unkept(model), stage="step", name="evaluated", target=self.target, out=built)
         return opened(self.task, candidate.runtime, candidate.built), model.path
 
     def _files(self, model: Model) -> Path:
@@ -179,11 +180,11 @@ class StepContext:
         model.save_files(folder)
         return folder
 
-    def _built(self, model: Model, number: int, runtime: Target, name: str) -> Candidate:
+    def _built(self, model: Model, number: int, runtime: Target, name: str, builder: Builder) -> Candidate:
         folder = self.folder / "measured" / str(number)
         model.save(folder / "torch")
-        lowered = self.foundry.lower(_saved(folder / "torch"), "torch", runtime.dialect.rung, runtime)
-        return self.foundry.build(lowered, stage=f"variant-{number}", name=name, target=runtime, out=folder / "built")[0]
+        lowered = builder.lower(_saved(folder / "torch"), "torch", runtime.dialect.format, runtime)
+        return builder.build(lowered, stage=f"variant-{number}", name=name, target=runtime, out=folder / "built")[0]
 
 
 def of_step(made: Made, name: str = OWN) -> Made:

@@ -56,7 +56,7 @@ class Gates:
         """Size against the reference: in a branch of what its target deploys, on the trunk of the torch models; and which it is."""
         bound = self.ground.bound
         if target is None:
-            others = [each.name for each in bound.targets if each.target.dialect.rung != state.rung]
+            others = [each.name for each in bound.targets if each.target.dialect.format != state.format]
             of = f"bytes of the torch model, not of what {', '.join(others)} will deploy" if others else ""
             return state.stage.bytes / self.states[bound.reference].stage.bytes, of
         held = next(each for each in self.built if each.name == f"{bound.reference}@{target.name}")
@@ -88,10 +88,10 @@ class Gates:
 
     def _deployed(self, state: StageState, name: str, target: BoundTarget) -> tuple[Candidate, int]:
         """A stage built for a target, and the bytes of its files."""
-        foundry, runtime = self.ground.foundry, target.target
-        lowered = foundry.lower(state.made, state.rung, runtime.dialect.rung, runtime)
+        builder, runtime = self.ground.builder, target.target
+        lowered = builder.lower(state.made, state.format, runtime.dialect.format, runtime)
         out = self.folder / "gates" / state.stage.name / f"{name}@{target.name}"
-        candidate, files = foundry.build(lowered, stage=name, name=target.name, target=runtime, out=out)
+        candidate, files = builder.build(lowered, stage=name, name=target.name, target=runtime, out=out)
         return candidate, sum(file.bytes for file in files)
 
 

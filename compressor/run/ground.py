@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compressor.contracts import Evaluation, Event, Feed, Message, Target, Workload
+from compressor.contracts.anatomy import Insides
 from compressor.contracts.task import Data
-from compressor.deploy.build import Foundry
+from compressor.deploy.build import Builder
 from compressor.deploy.machine import device
 from compressor.deploy.session import eager, opened
 from compressor.plan.bound import Bound, BoundStep, BoundTarget
@@ -58,9 +59,11 @@ class Ground:
         return Keys(self.bound, self.data.digest, self.data.labels, self.device, self.processes.size)
 
     @cached_property
-    def foundry(self) -> Foundry:
+    def builder(self) -> Builder:
         """Lowers and builds."""
-        return Foundry(self.store, self.bound.task, self.bound.task_name, self.data.labels, self.keys.common)
+        return Builder(
+            self.store, self.bound.task, self.bound.task_name, self.data.labels, self.keys.common, tuple(self.workloads())
+        )
 
     def context(
         self, folder: Path, models: Callable[[str], Model], *, step: BoundStep | None = None, runtime: Target | None = None
@@ -77,7 +80,7 @@ class Ground:
             target=runtime,
             targets={each.name: each.target for each in self.bound.targets},
             store=self.store,
-            foundry=self.foundry,
+            builder=self.builder,
             models=models,
             listener=self.listener,
             produces=step.step.needs().products if step else (),
@@ -105,8 +108,12 @@ class Ground:
 
         return self.store.obtain(self.keys.description(made.digest), make).facts
 
+    def insides(self, made: Made) -> Insides:
+        """What may be worked on inside a torch model."""
+        return Insides(**self.described(made)["insides"])
+
     def evaluated(
-        self, made: Made, rung: str, target: BoundTarget | None, split: str, loaded: Callable[[], Model] | None = None
+        self, made: Made, form: str, target: BoundTarget | None, split: str, loaded: Callable[[], Model] | None = None
     ) -> Evaluation:
         """Scores that guide a run (never those that decide it), kept in the store, by the plan's metric."""
         rows = self.data.split(split)
@@ -117,13 +124,13 @@ class Ground:
                 evaluation = self.bound.task.evaluate(predict, rows, made.path, split=split)
             else:
                 built, runtime = out / "built", target.target
-                self.foundry.build(made, stage="validation", name=target.name, target=runtime, out=built)
+                self.builder.build(made, stage="validation", name=target.name, target=runtime, out=built)
                 evaluation = self.bound.task.evaluate(opened(self.bound.task, runtime, built), rows, built, split=split)
                 remove(built)
             save_evaluation(evaluation, out)
             return {}
 
-        parts = self.keys.evaluation(made.digest, rung, split, target.target if target else None)
+        parts = self.keys.evaluation(made.digest, form, split, target.target if target else None)
         return load_evaluation(self.store.obtain(parts, make).path).held_by(self.bound.metric)
 
     def eager_outputs(self, made: Made) -> Feed:
@@ -163,12 +170,12 @@ def load_model(path: Path) -> Model:
 
 
 def _description(model: Model) -> dict[str, Any]:
-    from compressor.model.anatomy import family_of
+    from compressor.model.anatomy import anatomy_or_bare
 
     return {
         "weights": model.weights,
         "bytes": model.stored_bytes(),
         "layer_bytes": model.layer_bytes(),
         "edits": [edit.describe() for edit in model.edits],
-        "family": family_of(model.module),
+        "insides": asdict(anatomy_or_bare(model.module).insides),
     }

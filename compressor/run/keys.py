@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from compressor.contracts import Dialect, Target, registry
+from compressor.contracts import Dialect, Needs, Target, registry
 from compressor.contracts.step import code_parts, step_parts, versions_of
 from compressor.deploy.machine import features, machine, read_cpuinfo
 from compressor.model.sources import READ_SUFFIXES
@@ -43,7 +43,7 @@ class Keys:
             **step_parts(step.plugin, step.step),
             "parent": parent,
             "teachers": dict(teachers),
-            "measured": self._measured(step.step.needs().targets),
+            "measured": self._measured(step.step.needs()),
             "plugins": {f"{kind}:{name}": code_parts(registry.load(kind, name)) for kind, name in named},
             "dialect": asdict(dialect) if dialect else None,
             "quantizer": versions_of([dialect.quantizer] if dialect and dialect.quantizer and step.step.quantizes else []),
@@ -51,19 +51,22 @@ class Keys:
             "processor": list(features(read_cpuinfo())),
         }
 
-    def _measured(self, targets: Iterable[str]) -> dict[str, Any]:
-        """What a step that measures on targets depends on: how they are set up, and the machine."""
-        found = {each.name: step_parts(each.plugin, each.target) for each in self._bound.targets if each.name in set(targets)}
-        return {**found, "machine": machine().fingerprint} if found else {}
+    def _measured(self, needs: Needs) -> dict[str, Any]:
+        """What a step that measures depends on: how its targets are set up, and the machine."""
+        found = {each.name: step_parts(each.plugin, each.target) for each in self._bound.targets if each.name in needs.targets}
+        return {**found, "machine": machine().fingerprint} if found or needs.machine else {}
 
-    def evaluation(self, digest: str, rung: str, split: str, target: Target | None) -> dict[str, Any]:
+    def evaluation(self, digest: str, form: str, split: str, target: Target | None) -> dict[str, Any]:
         """Parts of the key of a model's scores on a split."""
         runtime = step_parts(type(target).__name__, target) if target else None
-        return {**self.common, "step": "evaluate", "parent": digest, "rung": rung, "split": split, "target": runtime}
+        workloads = [workload.model_dump(mode="json") for each in self._bound.probes for workload in each.probe.workloads()]
+        built = {"workloads": workloads} if target and target.keeps_builds else {}  # other builds do not depend on them
+        return {**self.common, "step": "evaluate", "parent": digest, "format": form, "split": split, "target": runtime, **built}
 
     def description(self, digest: str) -> dict[str, Any]:
         """Parts of the key of what a report says of a torch model, whatever it is for."""
-        return {"step": "describe", "versions": self.common["versions"], "parent": digest}
+        anatomies = {name: registry.distribution("anatomy", name) for name in registry.names("anatomy")}
+        return {"step": "describe", "versions": self.common["versions"], "anatomies": anatomies, "parent": digest}
 
     def outputs(self, digest: str, split: str, rows: int) -> dict[str, Any]:
         """Parts of the key of a torch model's outputs on the first rows of a split."""

@@ -36,7 +36,6 @@ from compressor.training.checkpoint import holds_checkpoint
 from compressor.training.launch import ALONE, Job, Processes, train_apart
 
 if TYPE_CHECKING:
-    from compressor.contracts.anatomy import Anatomy
     from compressor.contracts.records import Report
     from compressor.model.model import Model
 
@@ -92,7 +91,7 @@ class Runner:
         return report
 
     def _found(self) -> Found:
-        family = self.ground.described(self.states["source"].made)["family"]
+        family = self.ground.insides(self.states["source"].made).family
         return Found(family, tuple(self.stages), tuple(self.built), dict(self.missing), tuple(self.ground.watch.spent))
 
     # -------------------------------------------------------------- models
@@ -108,7 +107,9 @@ class Runner:
                 self.ground.load(given)
         made = {name: self._made(name) for name in ("source", *self.bound.models)}
         drawn = (name for name, each in made.items() if each.facts.get("drawn"))
-        check_steps(self.bound, {name: each.path for name, each in made.items()}, drawn, lambda name: _anatomy(made[name].path))
+        check_steps(
+            self.bound, {name: each.path for name, each in made.items()}, drawn, lambda name: self.ground.insides(made[name])
+        )
 
     def _model(self, name: str) -> Model:
         """A model by the name of a step, a product, an entry of `models:` or `source`; a fresh copy in eval mode."""
@@ -197,23 +198,23 @@ class Runner:
 
     # -------------------------------------------------------------- one step
 
-    def _apply(self, step: BoundStep, parent: StageState, target: BoundTarget | None, rung: str | None) -> Made:
+    def _apply(self, step: BoundStep, parent: StageState, target: BoundTarget | None, form: str | None) -> Made:
         runtime, store = (target.target if target else None), self.ground.store
         teachers = {name: self._made(name).digest for name in step.step.needs().teachers}
         parts = self.ground.keys.step(step, parent.made.digest, teachers, runtime.dialect if runtime else None)
         if target:
-            parts = {**parts, "target": step_parts(target.plugin, target.target), "rung": rung}
+            parts = {**parts, "target": step_parts(target.plugin, target.target), "format": form}
 
         def make(out: Path) -> Mapping[str, Any]:
             self.ground.say(f"{step.name}{f' for {target.name}' if target else ''}: start")
             ctx = self.ground.context(store.scratch(parts, keep=holds_checkpoint), self._model, step=step, runtime=runtime)
-            if step.step.trains and rung is None and self.ground.processes.size > 1:
+            if step.step.trains and form is None and self.ground.processes.size > 1:
                 job = self._job(step, parent, ctx.folder, out)
                 return {"notes": train_apart(job, self.ground.processes, self.ground.listener)}
-            if rung is None:
+            if form is None:
                 ctx.save(step.step.apply(load_model(parent.made.path), ctx), out)
             else:
-                _copy(step.step.apply(Artifact(rung, parent.made.path), ctx).path, out)
+                _copy(step.step.apply(Artifact(form, parent.made.path), ctx).path, out)
             return {"notes": [note.model_dump(mode="json") for note in ctx.notes]}
 
         return store.obtain(parts, make)
@@ -247,38 +248,38 @@ class Runner:
         self.ground.say(f"{target.name}: lower, build, score on test")
         self._candidate("source", self.states["source"], target, timed=True)
         if self.bound.stages == "all" and target is self.bound.targets[0]:
-            for state in [each for name, each in self.states.items() if name != "source" and each.rung == "torch"]:
+            for state in [each for name, each in self.states.items() if name != "source" and each.format == "torch"]:
                 self._candidate(state.stage.name, state, target, timed=True)
         elif self.bound.reference != "source":
             self._candidate(self.bound.reference, self.states[self.bound.reference], target, timed=False)
         branch = final
-        for step in (step for step in self.bound.passes if not step.trunk and target.name in step.rungs):
+        for step in (step for step in self.bound.passes if not step.trunk and target.name in step.formats):
             branch = self._branch_step(step, branch, target)
         self._candidate("final", branch, target, timed=True, eager_of=final)
 
     def _branch_step(self, step: BoundStep, parent: StageState, target: BoundTarget) -> StageState:
-        rung, foundry, watch = step.rungs[target.name], self.ground.foundry, self.ground.watch
+        form, builder, watch = step.formats[target.name], self.ground.builder, self.ground.watch
         with watch.time("lower", parent.stage.name, target.name):
-            lowered = replace(parent, made=foundry.lower(parent.made, parent.rung, rung, target.target), rung=rung)
+            lowered = replace(parent, made=builder.lower(parent.made, parent.format, form, target.target), format=form)
         with watch.time("step", step.name, target.name):
-            made = self._apply(step, lowered, target, rung)
+            made = self._apply(step, lowered, target, form)
         with watch.time("evaluate", step.name, target.name):
-            kept = foundry.lower(made, rung, target.target.dialect.rung, target.target)
-            evaluation = self.ground.evaluated(kept, target.target.dialect.rung, target, "validation")
+            kept = builder.lower(made, form, target.target.dialect.format, target.target)
+            evaluation = self.ground.evaluated(kept, target.target.dialect.format, target, "validation")
         stage = self._stage(step.name, made, evaluation, step=step, target=target.name)
-        state = self._keep(f"{step.name}@{target.name}", StageState(made, rung, stage, evaluation))
+        state = self._keep(f"{step.name}@{target.name}", StageState(made, form, stage, evaluation))
         state = self._gated(step, state, target)
         return lowered if state.stage.rolled_back else state
 
     def _candidate(
         self, name: str, state: StageState, target: BoundTarget, *, timed: bool, eager_of: StageState | None = None
     ) -> None:
-        runtime, foundry, watch = target.target, self.ground.foundry, self.ground.watch
+        runtime, builder, watch = target.target, self.ground.builder, self.ground.watch
         with watch.time("lower", name, target.name):
-            lowered = foundry.lower(state.made, state.rung, runtime.dialect.rung, runtime)
+            lowered = builder.lower(state.made, state.format, runtime.dialect.format, runtime)
         out = self.folder / "artifacts" / f"{name}@{target.name}"
         with watch.time("build", name, target.name):
-            candidate, files = foundry.build(lowered, stage=name, name=target.name, target=runtime, out=out)
+            candidate, files = builder.build(lowered, stage=name, name=target.name, target=runtime, out=out)
             session = runtime.open(out)
         evaluation = checked = None
         if name in ("final", self.bound.reference):  # a source that is not held against anything is only timed
@@ -338,14 +339,6 @@ def run_plan(
     """
     with store.running(), writing(folder):
         return Runner(Ground(bound, store, tell, processes), folder, command).run()
-
-
-def _anatomy(folder: Path) -> Anatomy:
-    """The parts of a stored model, read without its weights."""
-    from compressor.model.anatomy import anatomy_or_bare
-    from compressor.model.model import Model
-
-    return anatomy_or_bare(Model.load(folder, device="meta").module)
 
 
 def _copy(source: Path, out: Path) -> None:

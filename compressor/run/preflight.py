@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from pathlib import Path
 
-from compressor.contracts.anatomy import Anatomy, Block
+from compressor.contracts.anatomy import Insides
 from compressor.errors import UnsupportedModel
 from compressor.model.anatomy import refusal
 from compressor.plan.bound import Bound, BoundStep
@@ -14,14 +14,14 @@ FEATURES = ("features", "attention maps")
 DRAWN = "whose head was drawn at random, as the model came without one; train it first, with finetune for one"
 
 
-def check_steps(bound: Bound, folders: Mapping[str, Path], drawn: Iterable[str], anatomy: Callable[[str], Anatomy]) -> None:
+def check_steps(bound: Bound, folders: Mapping[str, Path], drawn: Iterable[str], insides: Callable[[str], Insides]) -> None:
     """Refuse steps that cannot work, and qualities that would be held against a model that knows nothing.
 
     Args:
         bound: the plan.
         folders: of `source` and of every entry of `models:`, as they were loaded.
         drawn: those of them whose head was drawn at random.
-        anatomy: of one of them by its name, bare where no row fits; asked for only where a step looks inside.
+        insides: of one of them by its name; asked for only where a step looks inside.
 
     Raises:
         CompressorError: what a step itself finds.
@@ -29,7 +29,7 @@ def check_steps(bound: Bound, folders: Mapping[str, Path], drawn: Iterable[str],
             nothing, a limit is held against it, or rows are to be timed at a length that the model does not take.
     """
     origins, untrained = dict(folders), set(drawn)
-    _check_insides(bound, folders, anatomy)
+    _check_insides(bound, folders, insides)
     current = "source"
     for step in (step for step in bound.passes if step.trunk):
         start = step.start or current
@@ -49,35 +49,17 @@ def check_steps(bound: Bound, folders: Mapping[str, Path], drawn: Iterable[str],
             raise UnsupportedModel(f"{name}: length {why}")
 
 
-def _check_insides(bound: Bound, names: Iterable[str], anatomy: Callable[[str], Anatomy]) -> None:
+def _check_insides(bound: Bound, names: Iterable[str], insides: Callable[[str], Insides]) -> None:
     """Refuse models that steps look into and no row fits, and parts of which a row says that they cannot be worked on."""
     needs = worked_on(bound, names)
     for name in dict.fromkeys(name for name, _ in needs):
-        found, wanted = anatomy(name), {step: parts for (model, step), parts in needs.items() if model == name}
-        if not found.blocks:
+        found, wanted = insides(name), {step: parts for (model, step), parts in needs.items() if model == name}
+        if not found.known:
             who = "; ".join(f"{step} works on {' and '.join(parts)}" for step, parts in wanted.items())
             raise UnsupportedModel(f"{name}: {refusal(found.family)} ({who}; steps that look at nothing inside take any model)")
         for step, parts in wanted.items():
-            for part in parts:
-                if why := _why_not(found, part):
-                    raise UnsupportedModel(f"{step} works on {part}, and {name} is of family {found.family}: {why}")
-
-
-def _why_not(anatomy: Anatomy, part: str) -> str | None:
-    """Why a part of a model cannot be worked on; None where it can."""
-    shared = next((each.attention for each in anatomy.blocks if _shares(each)), None)
-    if part == "heads" and shared:
-        return shared_heads(shared.key_value_groups)
-    return anatomy.row.without.get(part)
-
-
-def shared_heads(count: int) -> str:
-    """Why heads do not go one by one where so many share a key and a value."""
-    return f"{count} heads share a key and a value: take neurons or layers"
-
-
-def _shares(block: Block) -> bool:
-    return block.attention is not None and block.attention.key_value_groups > 1
+            if part := next((part for part in parts if part in found.without), None):
+                raise UnsupportedModel(f"{step} works on {part}, and {name} is of family {found.family}: {found.without[part]}")
 
 
 def worked_on(bound: Bound, names: Iterable[str]) -> dict[tuple[str, str], tuple[str, ...]]:

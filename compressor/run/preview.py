@@ -29,7 +29,7 @@ def outlook(bound: Bound, store: Store, processes: Processes = ALONE) -> Iterato
     current = "source"
     for step in bound.passes:
         if not step.trunk:
-            where = ", ".join(f"{rung} for {name}" for name, rung in step.rungs.items())
+            where = ", ".join(f"{form} for {name}" for name, form in step.formats.items())
             yield f"{step.name}: to be looked up when its branch is lowered ({where})"
             continue
         parent = digests.get(step.start or current)

@@ -211,7 +211,7 @@ def survey(plan: Path, settings: Sequence[str], folder: Path, *, tell: Callable[
         for depth, models in sorted(cut.items(), reverse=True):  # from deep to shallow: each is cut from the one before
             models[name] = _cut(model, depth, folder / f"{name}-{depth}", whole[name])
     check_steps(
-        bound, folders, drawn, anatomies.__getitem__
+        bound, folders, drawn, lambda name: anatomies[name].insides
     )  # here, since a cut model is saved with its head as if it came with one
     return Survey(Scale({split.name: split.rows for split in data.record.splits}, whole), cut)
 

@@ -11,9 +11,9 @@ from compressor.store.store import Made
 
 @dataclass(frozen=True)
 class StageState:
-    """A stage as it stands: its stored files, their rung, its record and its validation scores."""
+    """A stage as it stands: its stored files, their format, its record and its validation scores."""
 
     made: Made
-    rung: str
+    format: str
     stage: Stage
     evaluation: Evaluation | None = None

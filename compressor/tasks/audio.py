@@ -7,14 +7,15 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
-from compressor.contracts import Batch, Feature, Feed, Graph, Port, Task, Workload
+from compressor.contracts import Batch, Deployment, Feature, Feed, Graph, Port, Task, Workload
 from compressor.errors import MissingDependency, SourceError
-from compressor.tasks.batches import Batches, Feeds, full_groups, grouped, order_of
+from compressor.tasks.batches import Batches, Feeds, alike, as_file, full_groups, grouped, order_of
 from compressor.tasks.classification import SCORED_BATCH
+from compressor.tasks.preprocessing import of_audio
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,8 +30,6 @@ RAW, MEL = "Wav2Vec2FeatureExtractor", "WhisperFeatureExtractor"
 PATCHES, STACKED = "ASTFeatureExtractor", "SeamlessM4TFeatureExtractor"
 KINDS = (RAW, MEL, PATCHES, STACKED)
 """Samples, spectra as Whisper has them, spectra of one length for all sounds, and spectra of several frames at a time."""
-BATCHES_SORTED = 50
-"""Batches among whose sounds those of like lengths are put together."""
 USUAL: Mapping[str, Mapping[str, Any]] = {
     PATCHES: {"sampling_rate": 16000, "num_mel_bins": 128, "max_length": 1024},
     STACKED: {"sampling_rate": 16000, "num_mel_bins": 80, "stride": 2},
@@ -50,7 +49,6 @@ INSTALL = "pip install 'compressor-toolchain[audio]'"
 class Sounds(Task):
     """Sounds of one length as the model's feature extractor makes inputs of them."""
 
-    modality: ClassVar[Literal["text", "image", "audio"]] = "audio"
     requires: ClassVar[tuple[str, ...]] = ("transformers", "soundfile", "soxr")
 
     audio: str = Field(default="audio", description="Column of the sound.")
@@ -86,6 +84,24 @@ class Sounds(Task):
             return (Port("input_features", "float32", (*axes, wide)), Port("attention_mask", "int64", axes))
         mask = (Port("attention_mask", "int64", ("batch", "samples")),) if values.get("return_attention_mask") else ()
         return (Port("input_values", "float32", ("batch", "samples")), *mask)
+
+    def tiny(self, folder: Path) -> dict[str, Any]:
+        """A tiny random model and its rows."""
+        from compressor.tasks.tiny import audio_model, recordings
+
+        audio_model(folder / "pretrained")
+        return recordings(folder)
+
+    def deployment(self, files: Path, inputs: Sequence[Port]) -> Deployment:
+        """By the feature extractor."""
+        return Deployment("audio", of_audio(files, inputs, seconds=self.seconds), classes=self.logits)
+
+    def feed(self, content: Any, files: Path) -> Feed:
+        """Samples or spectra of one recording, given by its path or its bytes."""
+        from datasets import Audio, Dataset, Features
+
+        features = Features({self.audio: Audio(decode=False)})
+        return self.feeds(Dataset.from_dict({self.audio: [as_file(content)]}, features=features), files)[0]
 
     def example(self, files: Path, graph: Graph, *, batch: int, length: int) -> Feed:  # noqa: ARG002 - an export needs more than a few samples
         """A made-up sound of half a second."""
@@ -134,11 +150,7 @@ class Sounds(Task):
         most, least = round(self.seconds * rate), round(SHORTEST * rate)
         draw = np.random.default_rng(seed)
         seconds = lengths(rows, self.audio)
-        order = draw.permutation(len(rows)).tolist()
-        alike = [
-            number for part in grouped(order, batch_size * BATCHES_SORTED) for number in sorted(part, key=seconds.__getitem__)
-        ]
-        groups = grouped(alike, batch_size)
+        groups = alike(seconds, batch_size, draw)
         places = draw.random(len(rows))
 
         def make(chosen: Sequence[int]) -> Feed:
@@ -148,7 +160,7 @@ class Sounds(Task):
             cut = [wave[start : start + samples] for start, wave in zip(starts, waves, strict=True)]
             return _extracted(values, cut, samples)
 
-        return Feeds(make, [groups[number] for number in draw.permutation(len(groups))])
+        return Feeds(make, groups)
 
 
 def side_files(source: Path) -> dict[str, bytes]:

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from compressor.contracts import Batch, Feed
 from compressor.errors import SourceError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+GROUPS_SORTED = 50
+"""Groups among whose rows those of like lengths are put together."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +65,21 @@ def grouped(order: Sequence[int], size: int) -> list[Sequence[int]]:
     return [order[start : start + size] for start in range(0, len(order), size)]
 
 
+def alike(lengths: Sequence[float], size: int, draw: np.random.Generator, *, spread: float = 0.0) -> list[Sequence[int]]:
+    """All rows in groups of `size` and of like lengths: little is padded, and order and company are drawn anew by each generator.
+
+    Rows are shuffled and sorted by length within each `GROUPS_SORTED` groups; then the groups are shuffled.
+
+    Args:
+        spread: up to so much is added to each length at random before, so that rows of few lengths do not always meet the same ones.
+    """
+    order = draw.permutation(len(lengths)).tolist()
+    jittered = [length + spread * extra for length, extra in zip(lengths, draw.random(len(lengths)).tolist(), strict=True)]
+    near = [number for part in grouped(order, size * GROUPS_SORTED) for number in sorted(part, key=jittered.__getitem__)]
+    groups = grouped(near, size)
+    return [groups[number] for number in draw.permutation(len(groups))]
+
+
 def full_groups(rows: int, size: int, count: int | None) -> list[Sequence[int]]:
     """The first groups that are full, at most `count` of them.
 
@@ -69,3 +90,8 @@ def full_groups(rows: int, size: int, count: int | None) -> list[Sequence[int]]:
     if not groups:
         raise SourceError(f"{rows} rows are too few for one batch of {size}")
     return groups
+
+
+def as_file(content: Any) -> dict[str, Any]:
+    """A picture or sound as rows hold it: the path of its file, or its bytes."""
+    return {"bytes": content, "path": None} if isinstance(content, bytes) else {"bytes": None, "path": str(content)}

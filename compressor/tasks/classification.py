@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import model_validator
 
-from compressor.contracts import Batch, Evaluation, Feed, Measure, Outputs, Port, Task, Want
+from compressor.contracts import Batch, Evaluation, Feed, Measure, Outputs, Port, Prediction, Task, Want
 from compressor.contracts.records import ClassScore, Difference, Disagreement, Interval, Scores
 from compressor.contracts.statistics import PAIRED_BOOTSTRAP
 from compressor.contracts.statistics import RESAMPLES as PAIRED_RESAMPLES
@@ -91,6 +91,16 @@ class Classification(Task):
             candidate, reference, [self.predictions(each.outputs) for each in (candidate, reference)], seed
         )
         return found.model_copy(update={"interval": Interval(low=100 * low, high=100 * high, method=PAIRED_BOOTSTRAP)})
+
+    def tell(self, outputs: Feed, labels: Sequence[str]) -> tuple[Prediction, ...]:
+        """The likeliest class of each row with its probability, and all others after it."""
+        import numpy as np
+
+        logits = outputs[self.outputs()[0].name].astype(np.float64)
+        shares = np.exp(logits - logits.max(-1, keepdims=True))
+        shares /= shares.sum(-1, keepdims=True)
+        ranked = [[(labels[at], float(row[at])) for at in np.argsort(-row, kind="stable")] for row in shares]
+        return tuple(Prediction(first[0], first[1], (first, *others)) for first, *others in ranked)
 
     def disagreements(
         self, candidate: Evaluation, reference: Evaluation, rows: Dataset, labels: Sequence[str], *, name: str

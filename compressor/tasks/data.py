@@ -280,7 +280,8 @@ def _split(parts: dict[str, Dataset], spec: DataSpec, label: str | None, seed: i
 def _cut(rows: Dataset, count: int, label: str | None, seed: int, name: str) -> tuple[Dataset, Dataset]:
     if count < 1 or count >= len(rows):
         raise SourceError(f"cannot cut {count} rows of {name} from {len(rows)}: give more rows or another `split:`")
-    stay, taken = cut(list(rows[label]) if label else [0] * len(rows), count, seed=seed)
+    kinds = list(rows[label]) if label else list(range(len(rows)))  # without labels, every row is of its own kind
+    stay, taken = cut(kinds, count, seed=seed)
     return rows.select(stay), rows.select(taken)
 
 

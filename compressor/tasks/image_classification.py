@@ -6,14 +6,15 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
-from compressor.contracts import Batch, Columns, Feed, Graph, Port, Workload
+from compressor.contracts import Batch, Columns, Deployment, Feed, Graph, Port, Workload
 from compressor.errors import SourceError
-from compressor.tasks.batches import Batches, Feeds, full_groups, grouped, order_of
+from compressor.tasks.batches import Batches, Feeds, as_file, full_groups, grouped, order_of
 from compressor.tasks.classification import SCORED_BATCH, Classification
+from compressor.tasks.preprocessing import of_image
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,7 +36,6 @@ MODES = {1: "L", 3: "RGB"}
 class ImageClassification(Classification):
     """One label for each image, by a transformers model for image classification."""
 
-    modality: ClassVar[Literal["text", "image", "audio"]] = "image"
     requires: ClassVar[tuple[str, ...]] = ("pillow",)
 
     image: str = Field(default="image", description="Column of the image.")
@@ -73,6 +73,23 @@ class ImageClassification(Classification):
             values = json.loads(model.files.get(PREPROCESSOR, b"{}"))
             preprocessing = _Preprocessing.of(_completed(values, model.module.config.to_dict()), PREPROCESSOR)
         return (Port("pixel_values", "float32", ("batch", *preprocessing.shape)),)
+
+    def tiny(self, folder: Path) -> dict[str, Any]:
+        """A tiny random model and its rows."""
+        from compressor.tasks.tiny import image_model, images
+
+        image_model(folder / "pretrained")
+        return images(folder)
+
+    def deployment(self, files: Path, inputs: Sequence[Port]) -> Deployment:
+        """By the image processor."""
+        return Deployment("image", of_image(files, inputs), classes=True)
+
+    def feed(self, content: Any, files: Path) -> Feed:
+        """Pixels of one picture, given by its path or its bytes."""
+        from datasets import Dataset, Features, Image
+
+        return self.feeds(Dataset.from_dict({self.image: [as_file(content)]}, features=Features({self.image: Image()})), files)[0]
 
     def example(self, files: Path, graph: Graph, *, batch: int, length: int) -> Feed:  # noqa: ARG002 - the model fixes the size of its images
         """Made-up images; `length` says nothing of them."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from compressor.contracts import Batch, Columns, Evaluation, Feed, Graph, Measure, Outputs, Port, Want
+from compressor.contracts import Batch, Columns, Evaluation, Feed, Graph, Measure, Outputs, Port, Prediction, Want
 from compressor.contracts.records import Interval, Scores
 from compressor.errors import CompressorError, SourceError
 from compressor.model.capture import captured
@@ -141,6 +141,13 @@ class Speech(Sounds):
 
         columns = self.columns()
         return {name: np.asarray(rows[name]) for name in columns.all if name not in columns.content}
+
+    def tell(self, outputs: Feed, labels: Sequence[str]) -> tuple[Prediction, ...]:  # noqa: ARG002 - features have no names
+        """How many features each row has, and how long the vector is."""
+        import numpy as np
+
+        features = outputs[self.outputs()[0].name]
+        return tuple(Prediction(f"{len(row)} features of length {float(np.linalg.norm(row)):.4g}") for row in features)
 
     def score(self, outputs: Feed, truth: Feed, *, split: str) -> Evaluation:
         """Accuracy of each probe with Wilson's interval, and their mean with a bootstrap interval over rows."""

@@ -6,17 +6,19 @@ import hashlib
 import inspect
 import json
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
-from compressor.contracts import Batch, Columns, Feed, Graph, Port, Workload
+from compressor.contracts import Batch, Columns, Deployment, Feed, Graph, Port, Workload
 from compressor.errors import SourceError
+from compressor.tasks.batches import Batches, Feeds, alike, grouped
 from compressor.tasks.classification import SCORED_BATCH, Classification
+from compressor.tasks.preprocessing import of_text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -42,7 +44,6 @@ TOKENIZER_FILES = (
 class TextClassification(Classification):
     """One label for each text, by a transformers model for sequence classification."""
 
-    modality: ClassVar[Literal["text", "image", "audio"]] = "text"
     examples: ClassVar[tuple[Mapping[str, Any], ...]] = ({"max_length": 16},)
 
     text: str = Field(default="text", description="Column of the text.")
@@ -77,6 +78,23 @@ class TextClassification(Classification):
         names = _names(model) if isinstance(model, Path) else json.loads(model.files[TOKENIZER_CONFIG])["model_input_names"]
         return tuple(Port(name, "int64", ("batch", "length")) for name in names)
 
+    def tiny(self, folder: Path) -> dict[str, Any]:
+        """A tiny random model and its rows."""
+        from compressor.tasks.tiny import text_model, texts
+
+        text_model(folder / "pretrained")
+        return texts(folder, self.columns())
+
+    def deployment(self, files: Path, inputs: Sequence[Port]) -> Deployment:
+        """By the tokenizer."""
+        return Deployment("text", of_text(files, inputs, max_length=self.max_length), classes=True)
+
+    def feed(self, content: Any, files: Path) -> Feed:
+        """Inputs of one text."""
+        from datasets import Dataset
+
+        return self.feeds(Dataset.from_dict({self.text: [str(content)]}), files)[0]
+
     def example(self, files: Path, graph: Graph, *, batch: int, length: int) -> Feed:  # noqa: ARG002 - there is one
         """Ids of a made-up text, no padding."""
         import numpy as np
@@ -86,12 +104,21 @@ class TextClassification(Classification):
         return {name: made[name] for name in _names(files)}
 
     def batches(self, rows: Dataset, files: Path, *, batch_size: int, shuffle_seed: int | None = None) -> Iterable[Batch]:
-        """Tensors padded to the longest text of the batch; `row` is the index in the split."""
+        """Tensors padded to the longest text of the batch; `row` is the index in the split. Shuffled texts are batched by length."""
         import numpy as np
 
-        order = np.arange(len(rows)) if shuffle_seed is None else np.random.default_rng(shuffle_seed).permutation(len(rows))
         texts = _encoded(self, rows, files)
-        return _Batches(texts, [int(each) for each in order], batch_size, list(rows[self.label]), self.max_length)
+        if shuffle_seed is None:
+            groups = grouped(range(len(texts)), batch_size)
+        else:
+            lengths = [texts.length(number) for number in range(len(texts))]
+            groups = alike(lengths, batch_size, np.random.default_rng(shuffle_seed), spread=BATCH_MULTIPLE)
+
+        def make(chosen: Sequence[int]) -> Feed:
+            longest = max(texts.length(number) for number in chosen)
+            return texts.arrays(chosen, min(self.max_length, -(-longest // BATCH_MULTIPLE) * BATCH_MULTIPLE))
+
+        return Batches(Feeds(make, groups), list(rows[self.label]))
 
     def feeds(self, rows: Dataset, files: Path, workload: Workload = Workload(), *, count: int | None = None) -> Sequence[Feed]:
         """Real texts; with a length, the texts that reach it come first, so that times are of real lengths."""
@@ -138,28 +165,6 @@ class _Texts:
                 if len(values) > width:
                     arrays[name][at, -1] = values[-1]  # the closing token stays
         return arrays
-
-
-@dataclass(frozen=True)
-class _Batches:
-    texts: _Texts
-    order: Sequence[int]
-    batch_size: int
-    labels: Sequence[int]
-    max_length: int
-
-    def __len__(self) -> int:
-        return -(-len(self.order) // self.batch_size)
-
-    def __iter__(self) -> Iterator[Batch]:
-        import torch
-
-        for start in range(0, len(self.order), self.batch_size):
-            chosen = self.order[start : start + self.batch_size]
-            longest = max(self.texts.length(number) for number in chosen)
-            width = min(self.max_length, -(-longest // BATCH_MULTIPLE) * BATCH_MULTIPLE)
-            batch = {name: torch.from_numpy(array) for name, array in self.texts.arrays(chosen, width).items()}
-            yield {**batch, "labels": torch.tensor([self.labels[number] for number in chosen]), "row": torch.tensor(chosen)}
 
 
 # ------------------------------------------------------------------ tokenizer

@@ -18,19 +18,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
 from compressor.contracts import Edit, Objective, Pass, Probe, Target, Task, registry
 from compressor.contracts.anatomy import Row
+from compressor.contracts.renamed import old_names
 from compressor.testing.anatomies import ANATOMY
 from compressor.testing.edits import EDIT
+from compressor.testing.formats import FORMAT
 from compressor.testing.libraries import LIBRARY, NETWORK
 from compressor.testing.objectives import OBJECTIVE
 from compressor.testing.passes import PASS
 from compressor.testing.probes import PROBE
-from compressor.testing.rungs import RUNG
 from compressor.testing.subject import AS_THEY_ARE, CheckFunction, Nonconformity, Subject, Unchecked, documented
 from compressor.testing.targets import TARGET
 from compressor.testing.tasks import TASK
@@ -41,10 +42,10 @@ __all__ = [
     "Unchecked",
     "check_anatomy",
     "check_edit",
+    "check_format",
     "check_objective",
     "check_pass",
     "check_probe",
-    "check_rung",
     "check_target",
     "check_task",
     "checks",
@@ -58,7 +59,7 @@ CHECKS: dict[str, tuple[CheckFunction, ...]] = {
     "objective": OBJECTIVE,
     "edit": EDIT,
     "anatomy": ANATOMY,
-    "rung": RUNG,
+    "format": FORMAT,
     "library": LIBRARY,
     "network": NETWORK,
 }
@@ -164,9 +165,9 @@ def check_anatomy(row: Row) -> None:
     _hold("anatomy", row)
 
 
-def check_rung(rung: type[Any]) -> None:
-    """Hold a rung against its contract."""
-    _hold("rung", rung)
+def check_format(form: type[Any]) -> None:
+    """Hold a format against its contract."""
+    _hold("format", form)
 
 
 def _hold(kind: str, plugin: Any) -> None:
@@ -193,3 +194,7 @@ def _checks(kind: str, name: str) -> Iterator[Check]:
 
 def _owner(kind: str, name: str) -> str:
     return registry.distribution(kind, name).rpartition(" ")[0]
+
+
+if not TYPE_CHECKING:  # a type checker would believe that every name is there
+    __getattr__ = old_names(__name__, {"check_rung": "check_format"}, globals())

@@ -9,8 +9,8 @@ from compressor.contracts.anatomy import Anatomy, Attention, Block, FeedForward,
 from compressor.model.anatomy import anatomy_of
 from compressor.model.costs import matrix
 from compressor.model.edits import KeepBlocks, KeepHeads, KeepNeurons
+from compressor.tasks.tiny import shaken
 from compressor.testing.subject import Subject, Unchecked
-from compressor.testing.tiny import shaken
 
 if TYPE_CHECKING:
     import torch

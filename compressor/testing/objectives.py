@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 from compressor.contracts import Batch, Objective, Outputs, Want
 from compressor.model.anatomy import anatomy_of
 from compressor.model.edits import KeepBlocks
+from compressor.tasks.tiny import SPREAD
 from compressor.testing.steps import STEP
 from compressor.testing.subject import Subject
-from compressor.testing.tiny import SPREAD, tiny_run
+from compressor.testing.tiny import tiny_run
 
 if TYPE_CHECKING:
     import torch

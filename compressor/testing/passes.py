@@ -22,8 +22,8 @@ def gives_equal_bytes(subject: Subject) -> None:
         if "torch" in step.accepts:
             _check_on_torch(subject, folder)
             return
-        for rung in step.accepts:
-            _check_below_torch(subject, rung, folder / rung)
+        for form in step.accepts:
+            _check_below_torch(subject, form, folder / form)
 
 
 def refuses_strangers(subject: Subject) -> None:
@@ -81,21 +81,21 @@ def _on_torch(subject: Subject, run: TinyRun, folder: Path, *, seed: int) -> tup
     return model, folder / "saved"
 
 
-def _check_below_torch(subject: Subject, rung: str, folder: Path) -> None:
+def _check_below_torch(subject: Subject, form: str, folder: Path) -> None:
     import numpy as np
 
     from compressor.deploy.session import opened
 
-    run, target = tiny_run(), ready_target(rung)
-    parent = run.lowered(target, rung)
-    first, second = (_below_torch(subject, run, parent, rung, target, folder / str(seed), seed=seed) for seed in (1, 2))
+    run, target = tiny_run(), ready_target(form)
+    parent = run.lowered(target, form)
+    first, second = (_below_torch(subject, run, parent, form, target, folder / str(seed), seed=seed) for seed in (1, 2))
     _require_equal(subject, first, second)
     lacking = [name for name in _side_files(parent.path) if not (first / name).is_file()]
     subject.require(not lacking, f"loses files beside the graph: {', '.join(lacking)}")
-    with subject.during(f"running what it gives back on the rung '{rung}'"):
+    with subject.during(f"running what it gives back on the format '{form}'"):
         made = Made("", digest_of(first), first, {}, 0.0, found=False)
-        lowered = run.foundry.lower(made, rung, target.dialect.rung, target)
-        candidate, _ = run.foundry.build(lowered, stage="final", name="checked", target=target, out=folder / "built")
+        lowered = run.builder.lower(made, form, target.dialect.format, target)
+        candidate, _ = run.builder.build(lowered, stage="final", name="checked", target=target, out=folder / "built")
         feed = _feeds(run, candidate.built)[0]
         outputs = opened(run.task, target, candidate.built)(feed)
     for port in run.task.outputs():
@@ -103,20 +103,20 @@ def _check_below_torch(subject: Subject, rung: str, folder: Path) -> None:
         subject.require(bool(np.isfinite(outputs[port.name]).all()), f"output '{port.name}' is not finite after it")
 
 
-def _below_torch(subject: Subject, run: TinyRun, parent: Made, rung: str, target: Target, folder: Path, *, seed: int) -> Path:
+def _below_torch(subject: Subject, run: TinyRun, parent: Made, form: str, target: Target, folder: Path, *, seed: int) -> Path:
     _unsettle(seed)
     given, work = folder / "given", folder / "work"
     shutil.copytree(parent.path, given)  # what lies in the store is not put at risk
     work.mkdir()
     before = given.stat().st_mtime_ns
-    with subject.during(f"apply on the rung '{rung}'"):
-        result = subject.plugin.apply(Artifact(rung, given), run.context(work, target=target))
+    with subject.during(f"apply on the format '{form}'"):
+        result = subject.plugin.apply(Artifact(form, given), run.context(work, target=target))
     subject.require(isinstance(result, Artifact), f"gives back {type(result).__name__}, expected an Artifact")
-    subject.require(result.rung == rung, f"was given a model on '{rung}' and gives back one on '{result.rung}'")
+    subject.require(result.format == form, f"was given a model on '{form}' and gives back one on '{result.format}'")
     inside = result.path.resolve().is_relative_to(work.resolve())
     subject.require(inside, f"writes to {result.path}; its place is under ctx.folder")
     untouched = digest_of(given) == parent.digest and given.stat().st_mtime_ns == before
-    subject.require(untouched, f"writes into its input on '{rung}', if only for a while; write under ctx.folder")
+    subject.require(untouched, f"writes into its input on '{form}', if only for a while; write under ctx.folder")
     return Path(result.path)
 
 

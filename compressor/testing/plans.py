@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from compressor.contracts import Pass, Step, Target, registry
-from compressor.contracts.registry import rung_for
+from compressor.contracts.registry import format_for
 from compressor.errors import PlanError
 from compressor.plan.bound import load_plan
 from compressor.plan.yaml_source import write_yaml
@@ -71,7 +71,7 @@ def target_for(step: Pass) -> str:
     """Name of an installed target in whose branch a pass works; `torch` where there is none."""
     for name in registry.names("target"):
         kind: type[Target] = registry.load("target", name)
-        if rung_for(step.accepts, kind.dialect) is not None:
+        if format_for(step.accepts, kind.dialect) is not None:
             return name
     return "torch"
 

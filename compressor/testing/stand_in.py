@@ -16,7 +16,7 @@ TOKENS, CLASSES = 128, 3
 class BagOfTokens(Target):
     """Logits as the mean of a row of a table for each token: a real model, in numpy alone."""
 
-    dialect: ClassVar[Dialect] = Dialect(rung="torch")
+    dialect: ClassVar[Dialect] = Dialect(format="torch")
     file: ClassVar[str] = "table.npy"
 
     def missing(self) -> Missing:

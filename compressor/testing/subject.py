@@ -12,7 +12,7 @@ from unittest import SkipTest
 from compressor.contracts import registry
 from compressor.errors import CompressorError, PluginError
 
-AS_THEY_ARE = ("anatomy", "rung", "library", "network")
+AS_THEY_ARE = ("anatomy", "format", "library", "network")
 """Kinds of plug-ins without parameters of a plan: a row, or a class."""
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from compressor.contracts import Artifact, Feed, Missing, Session, Target, Workload
 from compressor.deploy.build import beside, model_files
+from compressor.deploy.graphs import describe
 from compressor.store.store import digest_of
 from compressor.testing.steps import STEP, variants
 from compressor.testing.subject import Subject, Unchecked
@@ -96,12 +97,15 @@ def _built(subject: Subject, run: TinyRun, out: Path) -> Path:
     before = digest_of(lowered.path)
     out.mkdir(parents=True)
     with subject.during("build"):
-        target.build(Artifact(target.dialect.rung, lowered.path), out)
+        workloads = tuple(Workload(batch=batch, length=length) for batch, length in SHAPES)
+        graphs = run.task.graphs(lowered.path)
+        target.build(Artifact(target.dialect.format, lowered.path), out, graphs=graphs, workloads=workloads)
     subject.require(digest_of(lowered.path) == before, "build writes into its source; write into `out` only")
     subject.require((out / target.file).is_file(), f"build writes no {target.file}, which `file` names")
     names = {path.relative_to(out).as_posix() for path in model_files(out, lowered.path, main=target.file)}
     subject.require(target.file in names, f"its file {target.file} is not counted as the model's: {sorted(names)}")
     beside(lowered.path, out)
+    describe(out, run.task, run.task_name, run.data.labels)
     return out
 
 

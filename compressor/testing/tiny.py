@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import atexit
-import json
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -14,30 +13,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compressor.contracts import Event, Feed, Target, Task, Workload, registry
-from compressor.contracts.registry import way_down
+from compressor.contracts.registry import lowering
 from compressor.contracts.task import Data
-from compressor.deploy.build import Foundry
-from compressor.errors import PluginError
+from compressor.deploy.build import Builder
+from compressor.errors import PluginError, UnsupportedModel
 from compressor.model.pretrained import quiet
 from compressor.plan.specs import DataSpec
 from compressor.store.store import Made, Store
 from compressor.tasks.data import load_data
+from compressor.tasks.tiny import LABELS, MELS, SIZES, TEXT, shaken
 from compressor.testing.subject import Unchecked
 
 if TYPE_CHECKING:
     from compressor.model.model import Model
     from compressor.run.context import StepContext
-
-LABELS = ("blue", "green", "red")
-WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", *LABELS, *(f"word{number}" for number in range(40)))
-SIZES: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
-TEXT: dict[str, Any] = {"vocab_size": 128, "max_position_embeddings": 40}
-PIXELS, PATCH = 16, 8
-SAMPLING_RATE = 2000
-MELS = 8
-ROWS = 48
-SPREAD = 0.2
-"""Standard deviation added to every parameter, so that biases and norms differ from their first values too."""
 
 
 @dataclass(frozen=True)
@@ -59,12 +48,12 @@ class TinyRun:
         return Model.load(self.source.path)
 
     @property
-    def foundry(self) -> Foundry:
-        return Foundry(self.store, self.task, self.task_name, self.data.labels, {})
+    def builder(self) -> Builder:
+        return Builder(self.store, self.task, self.task_name, self.data.labels, {})
 
-    def lowered(self, target: Target, rung: str | None = None) -> Made:
-        """The source model on a target's rung, or on `rung` where that is given."""
-        return self.foundry.lower(self.source, "torch", rung or target.dialect.rung, target)
+    def lowered(self, target: Target, form: str | None = None) -> Made:
+        """The source model on a target's format, or on `format` where that is given."""
+        return self.builder.lower(self.source, "torch", form or target.dialect.format, target)
 
     def context(
         self,
@@ -89,7 +78,7 @@ class TinyRun:
             target=target,
             targets={name: ready_target("torch") for name in others},
             store=self.store,
-            foundry=self.foundry,
+            builder=self.builder,
             models=models or (lambda _: self.model()),
             listener=tell,
         )
@@ -141,7 +130,7 @@ def run_of(name: str, task: Task) -> TinyRun:
     """A run of any task on text, images or sounds.
 
     Raises:
-        Unchecked: there is no tiny model for the task's modality.
+        Unchecked: the task brings no tiny model.
     """
     folder = scratch()
     return run_in(folder, name, task, furnish(folder, task))
@@ -159,22 +148,17 @@ def run_in(folder: Path, name: str, task: Task, rows: DataSpec) -> TinyRun:
     return TinyRun(task, name, data, store.obtain({"step": "source"}, make), store, folder)
 
 
-def furnish(folder: Path, task: Task, **sizes: int) -> DataSpec:
-    """Write `pretrained/`, a random model without a head, and rows for a task into a folder; say where the rows are.
-
-    Args:
-        sizes: fields of the model's configuration where it should not be tiny.
+def furnish(folder: Path, task: Task) -> DataSpec:
+    """Write `pretrained/`, a random model, and rows for a task into a folder; say where the rows are.
 
     Raises:
-        Unchecked: there is no model for the task's modality.
+        Unchecked: the task brings no tiny model.
     """
-    makers = {"text": (_text_model, _texts), "image": (_image_model, _images), "audio": (_audio_model, _sounds)}
-    if task.modality not in makers:
-        raise Unchecked(f"there is no tiny model for {task.modality} yet")
-    make_model, make_rows = makers[task.modality]
-    with quiet():
-        make_model(folder / "pretrained", {**SIZES, **sizes})
-    return make_rows(folder, task)
+    try:
+        with quiet():
+            return DataSpec.model_validate(task.tiny(folder))
+    except UnsupportedModel as error:
+        raise Unchecked(str(error)) from error
 
 
 def stranger() -> Model:
@@ -188,21 +172,8 @@ def stranger() -> Model:
     return Model.wrap(shaken(lambda: transformers.DebertaV2ForSequenceClassification(config)), tiny_run().model().files)
 
 
-def shaken(make: Callable[[], Any]) -> Any:
-    """A module with every parameter drawn at random, always the same; the caller's random state stays as it was."""
-    import torch
-
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        torch.manual_seed(0)
-        module = make()
-        module.train(False)
-        for parameter in module.parameters():
-            parameter.add_(SPREAD * torch.randn_like(parameter))
-    return module
-
-
-def ready_target(rung: str) -> Target:
-    """An installed target that can build and run here, with its default parameters: on a rung, else below it.
+def ready_target(form: str) -> Target:
+    """An installed target that can build and run here, with its default parameters: on a format, else below it.
 
     Raises:
         Unchecked: there is none.
@@ -212,20 +183,20 @@ def ready_target(rung: str) -> Target:
     for name in registry.names("target"):
         try:
             kind: type[Target] = registry.load("target", name)
-            if rung not in (kind.dialect.rung, *way_down(kind.dialect.rung)):
+            if form not in (kind.dialect.format, *lowering(kind.dialect.format)):
                 continue
             missing = kind().missing()
         except (PluginError, ValueError):  # broken, which its own checks tell, or in need of parameters
             continue
         if reason := missing.build or missing.run:
             reasons.append(f"{name}: {reason}")
-        elif kind.dialect.rung == rung:
+        elif kind.dialect.format == form:
             return kind()
         else:
             below.append(kind())
     if below:
         return below[0]
-    raise Unchecked(f"no target on the rung '{rung}' or below it is ready here{': ' if reasons else ''}{'; '.join(reasons)}")
+    raise Unchecked(f"no target on the format '{form}' or below it is ready here{': ' if reasons else ''}{'; '.join(reasons)}")
 
 
 def scratch() -> Path:
@@ -240,88 +211,3 @@ def short_lived() -> Iterator[Path]:
     """A folder that is gone after the block."""
     with tempfile.TemporaryDirectory(prefix="compressor-testing-") as folder:
         yield Path(folder)
-
-
-# ------------------------------------------------------------------ models and rows
-
-
-def _text_model(folder: Path, sizes: Mapping[str, Any]) -> None:
-    import transformers
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors
-
-    words = Tokenizer(models.WordLevel({word: number for number, word in enumerate(WORDS)}, unk_token="[UNK]"))
-    words.pre_tokenizer = pre_tokenizers.Whitespace()
-    words.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", WORDS.index("[CLS]")), ("[SEP]", WORDS.index("[SEP]"))]
-    )
-    names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
-    inputs = ["input_ids", "token_type_ids", "attention_mask"]
-    tokenizer: Any = transformers.PreTrainedTokenizerFast
-    tokenizer(tokenizer_object=words, model_input_names=inputs, **names).save_pretrained(folder)
-    module: Any = shaken(lambda: transformers.BertModel(transformers.BertConfig(**{**TEXT, **sizes})))
-    module.save_pretrained(folder)
-
-
-def _texts(root: Path, task: Task) -> DataSpec:
-    """Texts of 1 to 12 words with the name of their label among them."""
-    (text, *_), label = task.columns().content, task.columns().label or "label"
-    rows = []
-    for number in range(ROWS):
-        words = [f"word{(7 * number + 3 * at) % 40}" for at in range(number % 12)]
-        words.insert(number % (len(words) + 1), LABELS[number % 3])
-        rows.append({text: f"{' '.join(words)} word{number % 40}", label: LABELS[number % 3]})
-    (root / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return _spec({"files": "rows.jsonl"})
-
-
-def _image_model(folder: Path, sizes: Mapping[str, Any]) -> None:
-    import transformers
-
-    config = transformers.ViTConfig(**{"image_size": PIXELS, "patch_size": PATCH, **sizes})
-    module: Any = shaken(lambda: transformers.ViTModel(config))
-    module.save_pretrained(folder)
-
-
-def _images(root: Path, task: Task) -> DataSpec:  # noqa: ARG001 - a folder of images names its columns itself
-    """Images of noise with their label's colour channel raised."""
-    import numpy as np
-    from PIL import Image
-
-    rng = np.random.default_rng(0)
-    for number in range(ROWS):
-        pixels = rng.integers(0, 128, (PIXELS, PIXELS, 3), dtype=np.uint8)
-        pixels[..., number % 3] += 100
-        path = root / "images" / LABELS[number % 3] / f"{number}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(pixels).save(path)
-    return _spec({"files": "images", "format": "imagefolder"})
-
-
-def _audio_model(folder: Path, sizes: Mapping[str, Any]) -> None:
-    import transformers
-
-    convolutions = {"conv_dim": (16, 16), "conv_stride": (8, 4), "conv_kernel": (16, 8)}
-    positions = {"num_conv_pos_embeddings": 4, "num_conv_pos_embedding_groups": 2}
-    config = transformers.HubertConfig(**{**convolutions, **positions, "classifier_proj_size": 8, **sizes})
-    module: Any = shaken(lambda: transformers.HubertModel(config))
-    module.save_pretrained(folder)
-    extractor: Any = transformers.Wav2Vec2FeatureExtractor
-    extractor(sampling_rate=SAMPLING_RATE).save_pretrained(folder)
-
-
-def _sounds(root: Path, task: Task) -> DataSpec:  # noqa: ARG001 - a folder of sounds names its columns itself
-    """Tones in noise, of their label's pitch."""
-    import numpy as np
-    import soundfile
-
-    rng = np.random.default_rng(0)
-    for number in range(ROWS):
-        tone = np.sin(np.arange(SAMPLING_RATE // 2 + 40 * number) * 0.1 * (1 + number % 3))
-        path = root / "sounds" / LABELS[number % 3] / f"{number}.wav"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        soundfile.write(path, (tone + 0.1 * rng.standard_normal(tone.shape)) * 0.5, SAMPLING_RATE)
-    return _spec({"files": "sounds", "format": "audiofolder"})
-
-
-def _spec(source: dict[str, str]) -> DataSpec:
-    return DataSpec.model_validate({**source, "split": {"validation": 12, "test": 12}, "calibration": 8})

@@ -30,6 +30,8 @@ class TrainingLog:
     seconds: float
     rows_per_second: float
     precision: str
+    attention: str | None
+    """How attention was computed; None for each model's own way."""
 
 
 @dataclass

@@ -77,12 +77,15 @@ class Learning:
     def __str__(self) -> str:
         return str({**vars(self.learner), "parameters": len(self.learner.parameters)})
 
-    def update(self, rate: float) -> None:
-        """One step of the optimiser, at a share of its peak rate."""
+    def update(self, rate: float, *, shrink: float = 1.0) -> None:
+        """One step of the optimiser, at a share of its peak rate, by gradients divided by `shrink`."""
         import torch
 
         for group in self.optimiser.param_groups:
             group["lr"] = self.learner.learning_rate * rate
+        # the fused optimiser divides on its way: clipping takes no pass over memory of its own
+        scale = torch.tensor(shrink, device=self.learner.parameters[0].device)
+        self.optimiser.grad_scale = scale if shrink > 1 else None  # type: ignore[attr-defined]
         self.optimiser.step()
         if self.learner.ema is not None:
             with torch.no_grad():

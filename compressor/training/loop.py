@@ -8,27 +8,31 @@ so all of them hold the same weights, and the batch of a step is the same whatev
 
 from __future__ import annotations
 
+import itertools
 import math
-import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from compressor.contracts import Batch, Context, Message, Progress
-from compressor.errors import OutOfMemory, PluginError, TrainingDiverged, WorkerFailed
+from compressor.errors import PluginError, TrainingDiverged, WorkerFailed
+from compressor.training.attention import attending, fastest, is_measured
 from compressor.training.checkpoint import Checkpoints, identity_of, random_states, set_random_states
 from compressor.training.course import Course, TrainingLog
 from compressor.training.group import Group, compiled, parts, rows_of
 from compressor.training.learners import Learner, Learning, all_learners, averaged, rate
+from compressor.training.memory import retained
 from compressor.training.settings import TrainingSettings, resolved_precision
+from compressor.training.state import learned, out_of_memory_told, prefixed, put, stripped
 
 if TYPE_CHECKING:
     import torch
 
-OUT_OF_MEMORY = re.compile("out of memory|can't allocate memory|alloc_cpu")
-"""In what torch says where a processor or GPU has no memory left."""
+MEASURED_BATCHES = 2
+"""Of the first epoch, with which the fastest attention is found."""
 WATCHED_POINTS = 200
 """Points of a curve of what is watched."""
 
@@ -94,7 +98,7 @@ def train(training: Training, ctx: Context, *, work: str) -> TrainingLog:
     """
     loop = _Loop(training, ctx, work)
     loop.start()
-    with compiled(training.trained, ctx.device) if training.settings.compile else nullcontext():
+    with retained(), compiled(training.trained, ctx.device) if training.settings.compile else nullcontext():
         loop.run()
     return loop.log()
 
@@ -113,6 +117,7 @@ class _Loop:
         self.total = self.settings.steps or self.settings.epochs * _length(self.first)
         self.course = Course()
         self.best: dict[str, torch.Tensor] = {}
+        self.attention: str | None = None
         self.random: dict[str, Any] | None = None
 
     def start(self) -> None:
@@ -130,6 +135,7 @@ class _Loop:
             "learners": [str(each) for each in self.learning],
         }
         self.checkpoints = Checkpoints(folder, identity_of(whole, weights), self.ctx.tell)
+        self.attention = self.group.gathered(self._attention() if self.group.rank == 0 else None)[0]
         found = self.checkpoints.read()
         if found is not None:
             self._restore(*found)
@@ -160,6 +166,7 @@ class _Loop:
             seconds=seconds,
             rows_per_second=course.rows / seconds,
             precision=self.precision,
+            attention=self.attention,
         )
 
     def _seconds(self) -> float:
@@ -170,14 +177,8 @@ class _Loop:
     def _epoch(self) -> None:
         """The rest of an epoch, and what is looked at when it is over."""
         course = self.course
-        for batch in self._rest():
-            with out_of_memory_told(self.settings, f"step {course.step + 1} of {self.total}"):
-                due = self._step(batch)
-            course.at += 1
-            if due:
-                self._keep()
-            if course.step == self.total:
-                break
+        with attending(self.trained, self.attention):
+            self._steps()
         if not course.at:
             raise PluginError(f"{self.work}: epoch {course.epoch + 1} has no batches")
         if not self.training.may_rise and (risen := course.risen()):
@@ -186,6 +187,16 @@ class _Loop:
         if self.training.evaluate is not None:
             self._validate(self.training.evaluate)
         course.epoch, course.at, course.over = course.epoch + 1, 0, course.step == self.total
+
+    def _steps(self) -> None:
+        for batch in self._rest():
+            with out_of_memory_told(self.settings, f"step {self.course.step + 1} of {self.total}"):
+                due = self._step(batch)
+            self.course.at += 1
+            if due:
+                self._keep()
+            if self.course.step == self.total:
+                break
 
     def _rest(self) -> Iterator[Batch]:
         """Batches of the epoch under way that are still to come."""
@@ -211,13 +222,13 @@ class _Loop:
         found = self.group.summed(torch.stack([*losses.values(), due]))
         parameters = [parameter for each in updating for parameter in each.learner.parameters]
         self.group.sum_gradients(parameters)
-        norm = torch.nn.utils.clip_grad_norm_(parameters, self.settings.max_grad_norm)
+        norm = torch.nn.utils.get_total_norm([each.grad for each in parameters if each.grad is not None])
         *values, is_due, length = torch.cat([found, norm.reshape(1)]).tolist()  # the one point at which a GPU is waited for
         course.step += 1
         course.add(dict(zip(losses, values, strict=True)))
         self._check_finite({**{f"the loss '{name}'": value for name, value in zip(losses, values, strict=True)}, NORM: length})
         for each in updating:
-            each.update(rate(moment.step, self.total, self.settings))
+            each.update(rate(moment.step, self.total, self.settings), shrink=max(1.0, length / self.settings.max_grad_norm))
         self.trained.zero_grad(set_to_none=True)
         course.rows += rows_of(batch)
         if course.step % -(-self.total // WATCHED_POINTS) == 0 or course.step == self.total:
@@ -229,18 +240,54 @@ class _Loop:
         """This process's share of the losses, equal names in all processes; their gradients are left with the parameters."""
         import torch
 
-        device, total = torch.device(self.ctx.device), dict[str, torch.Tensor]()
+        total: dict[str, torch.Tensor] = {}
         for part, share in parts(batch, self.group.rank, self.group.size, self.settings.accumulate, self.ctx.task.weight):
-            moved = {name: tensor.to(device) for name, tensor in part.items()}
-            with torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"):
-                losses = {name: share * loss for name, loss in self.training.step(moved, moment).items()}
+            losses = {name: share * loss for name, loss in self._computed(part, moment).items()}
             if losses:
                 torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]
             total |= {name: loss.detach().float() + total.get(name, 0.0) for name, loss in losses.items()}
         if self.group.size == 1:
             return total
         names = dict.fromkeys(name for found in self.group.gathered(list(total)) for name in found)
-        return {name: total.get(name, torch.zeros((), device=device)) for name in names}
+        return {name: total.get(name, torch.zeros((), device=self.ctx.device)) for name in names}
+
+    def _computed(self, part: Batch, moment: Moment) -> Mapping[str, torch.Tensor]:
+        """The pass's own losses, in the training's precision and, on a CPU, with dropout that costs little."""
+        import torch
+
+        from compressor.training.dropout import CheapDropout
+
+        device = torch.device(self.ctx.device)
+        moved = {name: tensor.to(device) for name, tensor in part.items()}
+        with ExitStack() as stack:
+            stack.enter_context(torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"))
+            if device.type == "cpu" and self.settings.dropout and not self.settings.compile:
+                stack.enter_context(CheapDropout())
+            return self.training.step(moved, moment)
+
+    def _attention(self) -> str | None:
+        """Which implementation to train with, by steps that leave no trace."""
+        import torch
+
+        if not is_measured(self.trained, self.settings, self.ctx.device):
+            return None if self.settings.attention == "auto" else self.settings.attention
+        randoms, buffers = random_states(), {name: buffer.clone() for name, buffer in self.trained.named_buffers()}
+        batches = list(itertools.islice(self.training.batches(0), MEASURED_BATCHES))
+
+        def step(batch: Batch) -> None:
+            self._losses(batch, Moment(0, self.total, frozenset(each.learner.name for each in self.learning)))
+            self.trained.zero_grad(set_to_none=True)
+
+        shapes = [{name: list(tensor.shape) for name, tensor in batch.items()} for batch in batches]
+        sizes = [list(parameter.shape) for parameter in self.trained.parameters()]
+        what = {"batches": shapes, "parameters": sizes, "precision": self.precision, "threads": torch.get_num_threads()}
+        settings = self.settings.model_dump(mode="json")
+        what |= {name: settings[name] for name in ("accumulate", "dropout")}
+        try:
+            return fastest(self.trained, [partial(step, batch) for batch in batches], what, self.ctx)
+        finally:
+            put(self.trained, buffers)
+            set_random_states(randoms)
 
     # -------------------------------------------------------------- what is looked at
 
@@ -278,18 +325,19 @@ class _Loop:
         randoms = self.group.gathered(random_states())
         if self.group.rank != 0:
             return
-        tensors = _prefixed("weights", learned(self.trained)) | _prefixed("best", self.best)
+        tensors = prefixed("weights", learned(self.trained)) | prefixed("best", self.best)
         for each in self.learning:
-            tensors |= _prefixed(f"learner {each.learner.name}", each.tensors())
-        values = {"course": self.course.values(seconds=self._seconds()), "random": randoms}
+            tensors |= prefixed(f"learner {each.learner.name}", each.tensors())
+        values = {"course": self.course.values(seconds=self._seconds()), "random": randoms, "attention": self.attention}
         self.checkpoints.write(values, tensors, step=self.course.step)
 
     def _restore(self, values: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> None:
-        put(self.trained, _stripped("weights", tensors))
-        self.best = {name: tensor.to(self.ctx.device) for name, tensor in _stripped("best", tensors).items()}
+        put(self.trained, stripped("weights", tensors))
+        self.best = {name: tensor.to(self.ctx.device) for name, tensor in stripped("best", tensors).items()}
         for each in self.learning:
-            each.load(_stripped(f"learner {each.learner.name}", tensors))
+            each.load(stripped(f"learner {each.learner.name}", tensors))
         self.course = Course.read(values["course"])
+        self.attention = values["attention"]  # a training that goes on keeps its own
         self.random = values["random"][self.group.rank]
 
 
@@ -301,45 +349,3 @@ def _length(batches: Iterable[Batch]) -> int:
         return len(batches)  # type: ignore[arg-type]
     except TypeError:
         raise PluginError("batches without a length need `steps`, the number of steps") from None
-
-
-@contextmanager
-def out_of_memory_told(settings: TrainingSettings, where: str) -> Iterator[None]:
-    """Tell memory that ran out as what it is, with what to do about it.
-
-    Raises:
-        OutOfMemory: what was done needs more memory than there is.
-    """
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        if not (isinstance(error, MemoryError) or OUT_OF_MEMORY.search(str(error))):
-            raise
-        raise OutOfMemory(
-            f"out of memory at {where}: try accumulate: {2 * settings.accumulate} (now {settings.accumulate}; the same step in more "
-            f"parts) or a smaller batch_size (now {settings.batch_size})"
-        ) from error
-
-
-def learned(trained: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """What training changes: parameters that are not frozen, shared ones once, and buffers."""
-    parameters = {name: parameter for name, parameter in trained.named_parameters() if parameter.requires_grad}
-    return {**parameters, **dict(trained.named_buffers())}
-
-
-def put(trained: torch.nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Copy tensors into what is learned, by name."""
-    import torch
-
-    here = learned(trained)
-    with torch.no_grad():
-        for name, tensor in tensors.items():
-            here[name].copy_(tensor)
-
-
-def _prefixed(prefix: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {f"{prefix}/{name}": tensor for name, tensor in tensors.items()}
-
-
-def _stripped(prefix: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {name.removeprefix(f"{prefix}/"): tensor for name, tensor in tensors.items() if name.startswith(f"{prefix}/")}

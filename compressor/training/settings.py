@@ -38,6 +38,11 @@ class TrainingSettings(BaseModel):
         default=True,
         description="Off: no dropout, layer drop nor masking, which a model that was made small often does not need.",
     )
+    attention: Literal["auto", "eager", "sdpa"] = Field(
+        default="auto",
+        description="How attention is computed while training; `auto`: on a CPU what takes the least time in a few steps, measured once "
+        "on a machine, else the model's own.",
+    )
     compile: bool = Field(default=False, description="Compile the model by torch.compile; on a CPU this needs a C++ compiler.")
     checkpoint: Literal["best", "last"] = Field(
         default="best", description="Which epoch's weights stay: the best by the metric on validation, or the last."

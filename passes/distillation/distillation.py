@@ -79,6 +79,7 @@ class Taught(Pass, TrainingSettings):
         soft = bool(given.get("weight", 1.0) if isinstance(given, dict) else given)
         return Needs(
             teachers=self.teachers(),
+            machine=self.attention == "auto",
             logits_of=self.teachers() if "logits" in seen else (),
             plugins={"objective": tuple(self.objectives)},
             loss=self.task_loss > 0,

@@ -33,9 +33,9 @@ class QuantizeDynamic(Pass):
     )
 
     def apply(self, model: Artifact, ctx: Context) -> Artifact:
-        """Quantise by the library that the target's rung belongs to."""
+        """Quantise by the library that the target's format belongs to."""
         out = carry_side_files(model.path, ctx.folder / "quantized")
-        if model.rung == "openvino":
+        if model.format == "openvino":
             from compressor.contracts.notes import Remark
             from passes.quantization.quantizers import nncf
 
@@ -51,4 +51,4 @@ class QuantizeDynamic(Pass):
                 embeddings=self.embeddings,
                 exclude=self.exclude,
             ).write(out)
-        return Artifact(model.rung, out)
+        return Artifact(model.format, out)

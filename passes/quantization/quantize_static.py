@@ -71,7 +71,7 @@ class QuantizeStatic(Pass):
     def apply(self, model: Artifact, ctx: Context) -> Artifact:
         """Calibrate, quantise, measure sensitivities, restore layers where `max_drop` asks for it."""
         out = carry_side_files(model.path, ctx.folder / "quantized")
-        if self.activations == "auto" and model.rung == "openvino" and not sums_bytes_fast():
+        if self.activations == "auto" and model.format == "openvino" and not sums_bytes_fast():
             return self._weights_only(model, out, ctx)
         search = _Search(self, self._quantized(model, ctx), model, ctx)
         costs = search.sensitivities() if self.sensitivity or self.max_drop is not None else {}
@@ -79,7 +79,7 @@ class QuantizeStatic(Pass):
         if costs:
             search.show(costs, restored)
         search.quantized.write(out, restored)
-        return Artifact(model.rung, out)
+        return Artifact(model.format, out)
 
     @staticmethod
     def _weights_only(model: Artifact, out: Path, ctx: Context) -> Artifact:
@@ -94,11 +94,11 @@ class QuantizeStatic(Pass):
                 "in that. `activations: 8` quantises activations all the same."
             )
         )
-        return Artifact(model.rung, out)
+        return Artifact(model.format, out)
 
     def _quantized(self, model: Artifact, ctx: Context) -> Quantized:
         bits, rows = weight_bits(self.weights, ctx), ctx.feeds(model, "calibration", limit=self.calibration)
-        if model.rung == "openvino":
+        if model.format == "openvino":
             from passes.quantization.quantizers import nncf
 
             return nncf.quantize_static(model.path / "model.xml", rows, bits=bits, exclude=self.exclude)
@@ -129,7 +129,7 @@ class _Search:
         """The quantised graph, some layers left as they were."""
         folder = carry_side_files(self.model.path, self.ctx.folder / "tried")
         self.quantized.write(folder, left_in_float)
-        return Artifact(self.model.rung, folder)
+        return Artifact(self.model.format, folder)
 
     def sensitivities(self) -> dict[str, float]:
         """By layer: how much divergence from the float graph goes away when it alone stays in float."""

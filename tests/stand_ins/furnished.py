@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import chdir
 from pathlib import Path
 
 from compressor.contracts import Artifact, Dialect, Task, registry
-from compressor.contracts.registry import way_down
+from compressor.contracts.registry import lowering
 
 SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "vocab.txt")
@@ -52,10 +53,24 @@ def write_files(folder: Path, made: Iterable[Mapping[str, str]]) -> Path:
     return folder
 
 
-def lowered(artifact: Artifact, rung: str, folder: Path, *, task: Task, dialect: Dialect) -> Artifact:
-    """A model on a lower rung; each rung on the way has a folder in `folder`."""
-    for name in way_down(rung, start=artifact.rung):
-        (folder / name).mkdir(parents=True, exist_ok=True)
-        registry.load("rung", name)().lower(artifact, folder / name, task=task, dialect=dialect)
+def lowered(artifact: Artifact, form: str, folder: Path, *, task: Task, dialect: Dialect) -> Artifact:
+    """A model on a lower format; each format on the way has a folder in `folder`.
+
+    What lies there serves again: all calls with one folder are of one model, and targets share what they lower it to alike.
+    """
+    for name in lowering(form, start=artifact.format):
+        made = folder / f"{name}-opset-{dialect.opset}.made"
+        if not made.exists():
+            (folder / name).mkdir(parents=True, exist_ok=True)
+            registry.load("format", name)().lower(artifact, folder / name, task=task, dialect=dialect)
+            made.touch()
         artifact = Artifact(name, folder / name)
     return artifact
+
+
+def command(folder: Path, *words: str) -> None:
+    """The command line in this process, in a folder: for tests to which its own process and imports are not the point."""
+    from compressor.cli import app
+
+    with chdir(folder):
+        assert app(list(words), standalone_mode=False) in (0, None), words

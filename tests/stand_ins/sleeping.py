@@ -14,7 +14,7 @@ class SleepingSession:
     def __init__(self, target):
         self._target, self._hoard, self._dtypes = target, [], ""
 
-    def run(self, feed, state=None):
+    def run(self, feed, *, graph="model", state=None):
         ms = self._target.ms + float(feed["ms"][0]) if "ms" in feed else self._target.ms
         self._dtypes = ",".join(f"{name}:{array.dtype}:{'x'.join(map(str, array.shape))}" for name, array in feed.items())
         if self._target.mebibytes:
@@ -38,7 +38,7 @@ class SleepingSession:
 class Sleeping(Target):
     """Sleeps for `ms` milliseconds a call, plus what the input `ms` says."""
 
-    dialect: ClassVar[Dialect] = Dialect(rung="torch")
+    dialect: ClassVar[Dialect] = Dialect(format="torch")
     file: ClassVar[str] = "none"
 
     ms: float = 1.0
@@ -48,7 +48,7 @@ class Sleeping(Target):
     def missing(self):
         return Missing()
 
-    def build(self, source, out):
+    def build(self, source, out, **_):
         (out / self.file).touch()
 
     def open(self, built):

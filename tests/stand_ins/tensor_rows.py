@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from transformers import BertConfig, BertForSequenceClassification
 
-from compressor.contracts import Columns, Event
+from compressor.contracts import Columns, Event, Port
 from compressor.contracts.notes import Note
 from compressor.deploy.session import eager
 from compressor.model.model import Model
@@ -66,8 +66,6 @@ class Batches:
 class Rows(Classification):
     """Rows that are tensors already; all the rest is the real task."""
 
-    modality = "text"
-
     def columns(self):
         return Columns(("input_ids",), "labels")
 
@@ -84,8 +82,10 @@ class Rows(Classification):
         )
 
     def load(self, source, data, *, seed): ...
-    def inputs(self, model): ...
-    def example(self, files, *, batch, length): ...
+    def inputs(self, model):
+        return tuple(Port(name, "int64", ("batch", "length")) for name in ("input_ids", "attention_mask"))
+
+    def example(self, files, graph, *, batch, length): ...
     def feeds(self, rows, files, workload=None, *, count=None): ...
 
 

@@ -11,8 +11,9 @@ from furnished import lowered
 from transformers import BertConfig, BertForSequenceClassification
 
 from compressor.contracts import Artifact
-from compressor.contracts.registry import way_down
-from compressor.deploy.build import Foundry, beside
+from compressor.contracts.registry import lowering
+from compressor.deploy.build import Builder, beside
+from compressor.deploy.graphs import describe
 from compressor.errors import MissingDependency, PluginError
 from compressor.model.model import Model
 from compressor.plan.specs import ModelSource
@@ -45,12 +46,12 @@ def module():
 
 @pytest.fixture(scope="module")
 def artifacts(module, files, tmp_path_factory):
-    """The model on every rung."""
+    """The model on every format."""
     root = tmp_path_factory.mktemp("artifacts")
     Model.wrap(module, files).save(root / "torch")
     made = {"torch": Artifact("torch", root / "torch")}
-    for rung, above in (("onnx", "torch"), ("onnxruntime", "onnx"), ("openvino", "onnx")):
-        made[rung] = lowered(made[above], rung, root, task=TextClassification(), dialect=OnnxRuntime.dialect)
+    for form, above in (("onnx", "torch"), ("onnxruntime", "onnx"), ("openvino", "onnx")):
+        made[form] = lowered(made[above], form, root, task=TextClassification(), dialect=OnnxRuntime.dialect)
     return made
 
 
@@ -59,7 +60,9 @@ def built(artifacts, tmp_path_factory):
     root = tmp_path_factory.mktemp("built")
     for name, target in TARGETS.items():
         (root / name).mkdir()
-        target().build(artifacts[target.dialect.rung], root / name)
+        target().build(artifacts[target.dialect.format], root / name)
+        beside(artifacts["torch"].path, root / name)
+        describe(root / name, TextClassification(), "text-classification", ("a", "b", "c"))
     return {name: root / name for name in TARGETS}
 
 
@@ -158,28 +161,33 @@ def test_onnxruntime_gives_the_same_logits_when_it_optimises_less(level, built, 
 # ------------------------------------------------------------------ the way down
 
 
-@pytest.mark.parametrize("rung", ["onnx", "onnxruntime"])
-def test_lower_gives_equal_bytes_in_another_folder(rung, artifacts, tmp_path):
-    again = lowered(artifacts["torch"], rung, tmp_path / "else", task=TextClassification(), dialect=OnnxRuntime.dialect)
-    assert (again.path / "model.onnx").read_bytes() == (artifacts[rung].path / "model.onnx").read_bytes()
+@pytest.fixture(scope="module")
+def elsewhere(tmp_path_factory):
+    return tmp_path_factory.mktemp("elsewhere")
 
 
-def test_way_down_goes_rung_by_rung():
-    assert way_down("openvino") == ("onnx", "openvino")
-    assert way_down("openvino", start="onnx") == ("openvino",)
-    assert way_down("onnx", start="onnx") == ()
+@pytest.mark.parametrize("form", ["onnx", "onnxruntime"])
+def test_lower_gives_equal_bytes_in_another_folder(form, artifacts, elsewhere):
+    again = lowered(artifacts["torch"], form, elsewhere, task=TextClassification(), dialect=OnnxRuntime.dialect)
+    assert (again.path / "model.onnx").read_bytes() == (artifacts[form].path / "model.onnx").read_bytes()
+
+
+def test_lowering_goes_format_by_format():
+    assert lowering("openvino") == ("onnx", "openvino")
+    assert lowering("openvino", start="onnx") == ("openvino",)
+    assert lowering("onnx", start="onnx") == ()
     with pytest.raises(PluginError, match="no way down from 'openvino' to 'onnx'"):
-        way_down("onnx", start="openvino")
+        lowering("onnx", start="openvino")
 
 
 def test_targets_share_one_export(artifacts, tmp_path):
     store = Store(tmp_path / "store")
-    foundry = Foundry(store, TextClassification(), "text-classification", ("a", "b"), {})
+    builder = Builder(store, TextClassification(), "text-classification", ("a", "b"), {})
     source = store.obtain(
         {"step": "source"}, lambda out: shutil.copytree(artifacts["torch"].path, out, dirs_exist_ok=True) and {}
     )
     for target in (OnnxRuntime(), OpenVino()):
-        foundry.lower(source, "torch", target.dialect.rung, target)
+        builder.lower(source, "torch", target.dialect.format, target)
     parts = [json.loads(path.read_text(encoding="utf-8"))["parts"] for path in (tmp_path / "store").rglob("entry.json")]
     assert sorted(each["to"] for each in parts if each["step"] == "lower") == ["onnx", "onnxruntime", "openvino"]
 

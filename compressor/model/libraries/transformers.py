@@ -128,25 +128,11 @@ class Transformers(Library):
 
     def load(self, folder: Path) -> Loaded:
         """The class that the configuration names, by the library's own loader."""
-        import torch
+        from compressor.model.pretrained import from_folder
 
-        from compressor.model.pretrained import quiet, told
-
-        config = read_json(folder / CONFIG)
-        names = config.get("architectures")
-        cls: Any = self.find(str(names[0]) if isinstance(names, list) and names else "", config)
-        try:
-            with torch.random.fork_rng(devices=[]), quiet():
-                module, found = cls.from_pretrained(
-                    folder,
-                    use_safetensors=True,
-                    trust_remote_code=False,
-                    local_files_only=True,
-                    dtype=torch.float32,
-                    output_loading_info=True,
-                )
-        except Exception as error:  # what a malformed folder makes the library raise can be anything
-            raise SourceError(f"{folder} cannot be read as a model: {told(error)}") from error
+        config = config_in(folder)
+        cls = self.find((config.architectures or ("",))[0], {"model_type": config.model_type})
+        module, found = from_folder(cls, folder, config)
         if lacking := sorted(found["missing_keys"]):
             raise SourceError(f"{folder} lacks {len(lacking)} weights of {cls.__name__}: {', '.join(lacking[:3])}")
         return Loaded({"model": module.train(False)}, beside(folder))
@@ -166,6 +152,28 @@ def _laid_over(values: dict[str, Any], fields: dict[str, Any]) -> dict[str, Any]
     if "num_key_value_heads" in values and "num_attention_heads" in fields:
         fields = {**fields, "num_key_value_heads": fields["num_attention_heads"]}
     return values | fields
+
+
+def config_in(folder: Path) -> Any:
+    """The configuration in a folder, without the fields that can name code on a hub.
+
+    Raises:
+        SourceError: it cannot be read, or is of a model type that transformers does not know.
+    """
+    import transformers
+    from huggingface_hub.errors import StrictDataclassError
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    values = read_json(folder / CONFIG)
+    model_type = str(values.get("model_type", ""))
+    if model_type not in CONFIG_MAPPING:
+        raise SourceError(
+            f"{folder} cannot be read as a model: its model type '{model_type}' is none of transformers {transformers.__version__}"
+        )
+    try:
+        return CONFIG_MAPPING[model_type].from_dict(_without_kernels(values))
+    except (*BUILDING_ERRORS, StrictDataclassError) as error:
+        raise SourceError(f"{folder} cannot be read as a model: {type(error).__name__}: {error}") from error
 
 
 def _uniform(anatomy: Anatomy) -> dict[str, Any]:

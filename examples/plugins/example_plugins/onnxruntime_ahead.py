@@ -14,7 +14,7 @@ from compressor.contracts import Artifact, Dialect, Feed, Missing, Session, Targ
 class OnnxRuntimeAhead(Target):
     """The graph as ONNX Runtime rewrites it, saved when it is built: what is shipped is what runs, and it starts sooner."""
 
-    dialect: ClassVar[Dialect] = Dialect(rung="onnxruntime", quantizer="onnxruntime", precisions=("fp32", "int8"))
+    dialect: ClassVar[Dialect] = Dialect(format="onnxruntime", quantizer="onnxruntime", precisions=("fp32", "int8"))
     file: ClassVar[str] = "model.onnx"
     requires: ClassVar[tuple[str, ...]] = ("onnxruntime",)
 

@@ -16,7 +16,7 @@ class Quantized(Protocol):
         ...
 
     def write(self, folder: Path, left_in_float: Collection[str] = ()) -> None:
-        """Write the graph under the rung's file name, in int8 but for some layers."""
+        """Write the graph under the format's file name, in int8 but for some layers."""
         ...
 
 

@@ -60,3 +60,15 @@ def test_page_has_the_machine_and_a_row_for_each_measure(tmp_path, monkeypatch, 
     assert page.startswith("# What the toolchain costs\n")
     assert " cores, " in page
     assert page.count("\n| store: ") == capsys.readouterr().out.count("store: ") == 2
+
+
+def test_time_until_a_line_is_less_than_that_of_the_whole():
+    code = "import time; print('report: write'); time.sleep(0.3)"
+    built, whole = toolchain._until("report: write", [sys.executable, "-c", code])
+    assert 0 < built < whole - 0.25
+
+
+def test_process_that_fails_or_never_says_the_line_has_no_time():
+    for code in ("print('report: write'); raise SystemExit(3)", "print('something else')"):
+        with pytest.raises(RuntimeError, match="ended with"):
+            toolchain._until("report: write", [sys.executable, "-c", code])

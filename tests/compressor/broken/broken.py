@@ -6,7 +6,7 @@ import time
 
 from pydantic import ConfigDict, Field, model_validator
 
-from compressor.contracts import Artifact, Dialect, Edit, Missing, Objective, Pass, Probe, Rung, Target, Want, Workload
+from compressor.contracts import Artifact, Dialect, Edit, Format, Missing, Objective, Pass, Probe, Target, Want, Workload
 from compressor.contracts.anatomy import Row
 from compressor.contracts.notes import Remark
 from compressor.contracts.records import OtherRecord
@@ -77,7 +77,7 @@ class WritesIntoItsInput(Keeps):
 
     def apply(self, model, ctx):
         (model.path / "notes.txt").write_text("worked in place")
-        return Artifact(model.rung, model.path)
+        return Artifact(model.format, model.path)
 
 
 class ChangesWhatItReads(WritesIntoItsInput):
@@ -88,7 +88,7 @@ class ChangesWhatItReads(WritesIntoItsInput):
 
         shutil.copytree(model.path, ctx.folder / "out")
         (model.path / "log.txt").write_text("was here")
-        return Artifact(model.rung, ctx.folder / "out")
+        return Artifact(model.format, ctx.folder / "out")
 
 
 class GivesNoExample(Keeps):
@@ -115,13 +115,13 @@ class BreaksOnWrongValues(Keeps):
 class Good(Target):
     """Runs the torch model; what is built on it breaks one thing."""
 
-    dialect = Dialect(rung="torch")
+    dialect = Dialect(format="torch")
     file = "model.safetensors"
 
     def missing(self):
         return Missing()
 
-    def build(self, source, out):
+    def build(self, source, out, **_):
         import shutil
 
         shutil.copytree(source.path, out, dirs_exist_ok=True)
@@ -136,7 +136,7 @@ class Session:
     def __init__(self, model):
         self.model = model
 
-    def run(self, feed, state=None):
+    def run(self, feed, *, graph="model", state=None):
         import torch
 
         with torch.inference_mode():
@@ -205,8 +205,8 @@ class GivesItsOwnMemory(Good):
             memory[: len(logits)] = logits
             return memory[: len(logits)]
 
-        def run(feed, state=None):
-            outputs, state = Session.run(session, feed, state)
+        def run(feed, *, graph="model", state=None):
+            outputs, state = Session.run(session, feed, graph=graph, state=state)
             return outputs, state
 
         session.turned, session.run = turned, run
@@ -304,7 +304,7 @@ class CountsPadding(NeverEnds):
         return (ours - theirs).square().mean()
 
 
-# ------------------------------------------------------------------ edits, anatomy, rung
+# ------------------------------------------------------------------ edits, anatomy, format
 
 
 class Scales(Edit):
@@ -366,8 +366,8 @@ ERNIE_BACKWARDS = Row(
 )
 
 
-class LeadsNowhere(Rung):
-    """Stands below a rung that there is none of."""
+class LeadsNowhere(Format):
+    """Stands below a format that there is none of."""
 
     name = "leads-nowhere"
     above = "nowhere"

@@ -17,6 +17,7 @@ from compressor.errors import PluginError, SourceError, UnsupportedModel
 from compressor.model.anatomy import anatomy_of
 from compressor.model.edits import KeepBlocks, KeepHeads, KeepNeurons
 from compressor.model.model import Component, Model, plain
+from compressor.model.pretrained import load_classifier, load_encoder
 
 EDITS = {
     "none": lambda b: (),
@@ -373,3 +374,67 @@ def test_import_does_not_load_transformers():
     assert (
         subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "False"
     )
+
+
+def test_read_opens_a_folder_of_transformers_in_float32_with_what_lies_beside(tmp_path):
+    module = ALL["bert-tied"].make()
+    module.to(torch.bfloat16).save_pretrained(tmp_path)
+    (tmp_path / "vocab.txt").write_text("a")
+    (tmp_path / "README.md").write_text("nobody reads it")
+    model = Model.read(tmp_path)
+    assert (type(model.module), model.module.dtype, model.module.training) == (type(module), torch.float32, False)
+    assert model.files["vocab.txt"] == b"a"
+    assert not model.files.keys() & {"README.md", "config.json", "model.safetensors"}
+    assert torch.equal(ALL["bert-tied"].outputs(model.module), ALL["bert-tied"].outputs(module.float()))
+
+
+def test_read_opens_what_save_wrote_by_its_blueprint(tmp_path):
+    model = edited(ALL["bert"], EDITS["heads"], {"vocab.txt": b"a"})
+    model.save(tmp_path)
+    read = Model.read(tmp_path)
+    assert (read.edits, read.files) == (model.edits, model.files)
+    assert torch.equal(ALL["bert"].outputs(read.module), ALL["bert"].outputs(model.module))
+
+
+def _config(**values):
+    return lambda folder: rewrite(folder / "config.json", lambda config: config.update(values))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (_config(architectures=["Trainer"]), "'Trainer' .* is not a model class of transformers"),
+        (_config(architectures=None), "is not a model class of transformers"),
+        (_config(hidden_size="x"), "cannot be read as a model"),
+        (lambda folder: (folder / "config.json").write_text("{}"), "in the layout of none of diffusers, networks, transformers"),
+        (lambda folder: (folder / "model.safetensors").write_bytes(b"\x80\x04pickle"), "cannot be read as a model"),
+        (_tensors(lambda tensors: tensors.pop("classifier.bias")), "lacks 1 weights of .*: classifier.bias"),
+    ],
+)
+def test_read_refuses_a_damaged_folder(spoil, message, tmp_path):
+    ALL["bert"].make().save_pretrained(tmp_path)
+    spoil(tmp_path)
+    with pytest.raises(SourceError, match=message):
+        Model.read(tmp_path)
+
+
+def by_task(folder):
+    return load_classifier(transformers.AutoModelForSequenceClassification, folder, tuple("01234"), seed=0)[0]
+
+
+@pytest.mark.parametrize("read", [lambda folder: Model.read(folder).module, by_task, load_encoder])
+@pytest.mark.parametrize("key", ["attn_implementation", "_attn_implementation", "experts_implementation"])
+def test_no_source_runs_code_of_its_folder_or_asks_a_hub_for_a_kernel(key, read, tmp_path):
+    ALL["bert"].make().save_pretrained(tmp_path)
+    (tmp_path / "modeling_evil.py").write_text("raise SystemExit('ran')")
+    evil = dict.fromkeys(("AutoModel", "AutoModelForSequenceClassification"), "modeling_evil.Evil")
+    _config(auto_map=evil, **{key: "somebody/kernel"})(tmp_path)
+    module = read(tmp_path)
+    assert type(module).__module__ == "transformers.models.bert.modeling_bert"
+    assert module.config._attn_implementation == "sdpa"
+
+
+def test_trunk_that_a_source_lacks_is_not_drawn_whatever_its_class_calls_it(tmp_path):
+    ALL["whisper"].make().save_pretrained(tmp_path)
+    with pytest.raises(SourceError, match=r"lacks 52 weights of WhisperForAudioClassification: encoder.conv1.bias"):
+        load_classifier(transformers.AutoModelForAudioClassification, tmp_path, ("a", "b"), seed=0)

@@ -140,7 +140,9 @@ def test_edit_of_one_component_comes_back_and_leaves_the_other_alone(source, tmp
 def test_training_of_the_denoiser_that_is_broken_off_ends_with_the_same_bytes(source, tmp_path, third_party, monkeypatch):
     monkeypatch.setenv(INTERVAL, "0")
     rows = datasets.Dataset.from_dict({"pixels": torch.rand(12, 1, 8, 8, generator=torch.Generator().manual_seed(0)).tolist()})
-    step = registry.load("pass", "denoise").model_validate({"epochs": 2, "batch_size": 4, "precision": "fp32"})
+    step = registry.load("pass", "denoise").model_validate(
+        {"epochs": 2, "batch_size": 4, "precision": "fp32", "checkpoint": "last"}
+    )
     Model.read(source).save(tmp_path / "stored")
 
     class BrokenOff(Exception):
@@ -154,7 +156,8 @@ def test_training_of_the_denoiser_that_is_broken_off_ends_with_the_same_bytes(so
             if isinstance(event, Progress) and event.done == ends_at:
                 raise BrokenOff
 
-        ctx = SimpleNamespace(folder=folder, seed=0, device="cpu", tell=tell, data=SimpleNamespace(split=lambda _: rows))
+        data, task = SimpleNamespace(split=lambda _: rows), SimpleNamespace(weight=lambda batch: len(batch["pixels"]))
+        ctx = SimpleNamespace(folder=folder, seed=0, device="cpu", tell=tell, data=data, task=task)
         return step.apply(Model.load(tmp_path / "stored"), ctx), told
 
     with pytest.raises(BrokenOff):

@@ -91,7 +91,7 @@ def test_plan_is_bound(load, folder):
     assert bound.passes[0].step.epochs == 2
     assert bound.passes[1].gate.max_drop == 5
     assert bound.passes[3].only == ("toy-runtime", "device")
-    assert bound.passes[3].rungs == {"toy-runtime": "toy-graph", "device": "toy-binary"}
+    assert bound.passes[3].formats == {"toy-runtime": "toy-graph", "device": "toy-binary"}
     assert bound.passes[3].line == 13
     assert [(each.name, each.plugin, each.target.threads) for each in bound.targets] == [
         ("toy-eager", "toy-eager", 1),
@@ -371,12 +371,12 @@ CASES = {
         ("only: [toy-runtime, device]", "from: learn\n    only: [device]"),
         "plan.yaml:14: passes.toy-round.from: ",
     ),
-    "no rung for it": (
+    "no format for it": (
         ("    only: [toy-runtime, device]\n", ""),
         "plan.yaml:13: passes.toy-round: works on toy-graph or toy-binary and has no place on the way to 'toy-eager' (torch); "
         "write `only: [toy-runtime, device]` beside it",
     ),
-    "torch after a lower rung": (
+    "torch after a lower format": (
         ("only: [toy-runtime, device]", "only: [device]\n  - toy-shrink: {}\n    name: late"),
         "plan.yaml:15: passes.late: works on torch and comes after 'toy-round', which is below that; "
         "an order that works: toy-train, toy-shrink, learn, late, toy-round",
@@ -584,7 +584,7 @@ def test_quickstart_is_sound():
     assert bound.name == "bbc-topics"
     assert [step.plugin for step in bound.passes] == ["finetune", "prune-structure", "distill", "quantize-static"]
     assert [step.trunk for step in bound.passes] == [True, True, True, False]
-    assert bound.passes[3].rungs == {"onnxruntime": "onnxruntime", "openvino": "openvino"}
+    assert bound.passes[3].formats == {"onnxruntime": "onnxruntime", "openvino": "openvino"}
     assert bound.reference == "finetune"
 
 

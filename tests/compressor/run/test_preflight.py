@@ -43,7 +43,7 @@ def checked(tmp_path):
         plan = tmp_path / "plan.yaml"
         plan.write_text(PLAN.format(passes="\n".join(passes), reference=reference, accept=accept))
         names = ("source", "other")
-        check_steps(load_plan(plan), dict.fromkeys(names, folder), () if trained else names, lambda _: anatomy)
+        check_steps(load_plan(plan), dict.fromkeys(names, folder), () if trained else names, lambda _: anatomy.insides)
 
     return check
 

@@ -119,7 +119,8 @@ def undecoded(data, numbers):
 
 @pytest.mark.parametrize("target", [OnnxRuntime, OpenVino])
 def test_export_scores_as_torch_does_also_at_other_lengths(data, stored, tmp_path, target):
-    graph = lowered(Artifact("torch", stored), target.dialect.rung, tmp_path / "graph", task=TASK, dialect=target.dialect)
+    formats = stored.with_name(f"{stored.name}-formats")
+    graph = lowered(Artifact("torch", stored), target.dialect.format, formats, task=TASK, dialect=target.dialect)
     built = tmp_path / "built"
     built.mkdir()
     target().build(graph, built)

@@ -11,7 +11,7 @@ import transformers
 from furnished import lowered
 from PIL import Image
 
-from compressor.contracts import Artifact, Port, Workload
+from compressor.contracts import Artifact, Graph, Port, Workload
 from compressor.errors import SourceError
 from compressor.model.model import Model
 from compressor.plan.specs import DataSpec
@@ -84,7 +84,7 @@ def test_load_puts_a_trained_head_into_the_order_of_the_data(data, tmp_path):
 def test_inputs_are_the_same_for_a_model_and_its_folder(stored):
     ports = (Port("pixel_values", "float32", ("batch", 3, 16, 16)),)
     assert TASK.inputs(stored) == TASK.inputs(Model.load(stored)) == ports
-    assert TASK.example(stored, batch=2, length=99)["pixel_values"].shape == (2, 3, 16, 16)
+    assert TASK.example(stored, Graph(), batch=2, length=99)["pixel_values"].shape == (2, 3, 16, 16)
 
 
 def test_batches_hold_every_row_once(data, stored):

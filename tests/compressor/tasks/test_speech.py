@@ -15,6 +15,7 @@ from furnished import lowered
 from pydantic import ValidationError
 
 from compressor.contracts import Artifact, Columns, Want, Workload
+from compressor.deploy import session
 from compressor.errors import CompressorError, PlanError, SourceError
 from compressor.model.anatomy import anatomy_of
 from compressor.model.model import Model
@@ -87,13 +88,7 @@ def stored(request, data, tmp_path_factory):
 
 
 def eager(folder):
-    module = Model.load(folder).module
-
-    def predict(feed):
-        with torch.no_grad():
-            return {"features": TASK.answer(module, {name: torch.from_numpy(array) for name, array in feed.items()}).numpy()}
-
-    return predict
+    return session.eager(TASK, Model.load(folder), "cpu")
 
 
 def test_columns_name_all_that_probes_need_and_the_first_label_last():
@@ -117,14 +112,15 @@ def test_scores_hold_each_probe_and_their_mean(data, stored):
 
 @pytest.mark.parametrize("target", [OnnxRuntime, OpenVino])
 def test_exported_encoder_gives_the_same_features(data, stored, tmp_path, target):
-    graph = lowered(Artifact("torch", stored), target.dialect.rung, tmp_path / "graph", task=TASK, dialect=target.dialect)
+    formats = stored.with_name(f"{stored.name}-formats")
+    graph = lowered(Artifact("torch", stored), target.dialect.format, formats, task=TASK, dialect=target.dialect)
     built = tmp_path / "built"
     built.mkdir()
     target().build(graph, built)
-    session, ours = target().open(built), eager(stored)
+    opened, ours = target().open(built), eager(stored)
     for length, batch in ((3200, 2), (6400, 1)):
         for feed in TASK.feeds(data.split("test"), stored, Workload(batch=batch, length=length), count=2):
-            np.testing.assert_allclose(session.run(feed)[0]["features"], ours(feed)["features"], atol=1e-4)
+            np.testing.assert_allclose(opened.run(feed)[0]["features"], ours(feed)["features"], atol=1e-4)
 
 
 def test_padding_has_no_part_in_features_where_there_is_a_mask(data, tmp_path):

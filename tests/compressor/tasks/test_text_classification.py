@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from scipy.stats import binomtest
 from transformers import BertConfig, BertForSequenceClassification
 
-from compressor.contracts import Want, Workload
+from compressor.contracts import Graph, Want, Workload
 from compressor.errors import SourceError
 from compressor.plan.specs import ModelSource
 from compressor.tasks.data import resolve
@@ -153,7 +153,7 @@ def test_feeds_raise_when_rows_are_too_few(task, minilm, rows):
 
 
 def test_example_has_the_ports_of_the_model(task, minilm):
-    example = task.example(minilm, batch=2, length=16)
+    example = task.example(minilm, Graph(), batch=2, length=16)
     assert list(example) == [port.name for port in task.inputs(minilm)]
     assert all(array.shape == (2, 16) for array in example.values())
 
@@ -239,3 +239,12 @@ def test_load_puts_a_trained_head_into_the_order_of_the_data(tmp_path):
     shutil.copyfile(real / "tokenizer.json", tmp_path / "tokenizer.json")
     loaded = TextClassification().load(tmp_path, SimpleNamespace(labels=("a", "b")), seed=0)
     assert torch.equal(loaded.module.classifier.weight, module.classifier.weight[[1, 0]])
+
+
+def test_shuffled_batches_hold_texts_of_like_lengths(task, minilm, rows):
+    many = datasets.concatenate_datasets([rows] * 6)
+    cells = [
+        sum(batch["attention_mask"].numel() for batch in task.batches(many, minilm, batch_size=4, shuffle_seed=seed))
+        for seed in (None, 1)
+    ]
+    assert cells[1] < cells[0]

@@ -72,7 +72,7 @@ FAULTS = {
     "edit forgets-on-load loads to the bit": "computes something else once it is saved and loaded",
     "edit refuses-anyhow refuses what it does not fit": "refuses a module with AttributeError: .*; raise UnsupportedModel",
     "anatomy ernie-backwards cuts what it says": "removing a feed-forward neuron",
-    "rung leads-nowhere leads down": "the way down to it raises PluginError: no rung named 'nowhere'",
+    "format leads-nowhere leads down": "the way down to it raises PluginError: no format named 'nowhere'",
 }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field, model_validator
 
-from compressor.contracts import Columns, Dialect, Measure, Missing, Needs, Objective, Pass, Probe, Rung, Target, Task, Workload
+from compressor.contracts import Columns, Dialect, Format, Measure, Missing, Needs, Objective, Pass, Probe, Target, Task, Workload
 
 
 class Train(Pass):
@@ -46,7 +46,7 @@ class Shrink(Pass):
 
 
 class Tidy(Pass):
-    """Works on one rung below torch."""
+    """Works on one format below torch."""
 
     accepts = ("toy-graph",)
 
@@ -55,7 +55,7 @@ class Tidy(Pass):
 
 
 class Round(Pass):
-    """Quantises on either rung below torch."""
+    """Quantises on either format below torch."""
 
     accepts = ("toy-graph", "toy-binary")
     quantizes = True
@@ -90,7 +90,7 @@ class NotAPass:
     pass
 
 
-class Graph(Rung):
+class Graph(Format):
     name = "toy-graph"
     above = "torch"
 
@@ -106,13 +106,13 @@ class Binary(Graph):
 class Eager(Target):
     """Runs the torch model."""
 
-    dialect = Dialect(rung="torch")
+    dialect = Dialect(format="torch")
     file = "toy"
 
     def missing(self):
         return Missing()
 
-    def build(self, source, out):
+    def build(self, source, out, *, graphs, workloads):
         pass
 
     def open(self, built):
@@ -122,13 +122,13 @@ class Eager(Target):
 class Runtime(Eager):
     """Runs graphs."""
 
-    dialect = Dialect(rung="toy-graph")
+    dialect = Dialect(format="toy-graph")
 
 
 class Device(Eager):
     """Runs binaries."""
 
-    dialect = Dialect(rung="toy-binary")
+    dialect = Dialect(format="toy-binary")
 
 
 class Clock(Probe):
@@ -152,7 +152,6 @@ class Stopwatch(Clock):
 class Guess(Task):
     """Guesses."""
 
-    modality = "text"
     text: str = "text"
     max_length: int = 8
 
@@ -165,7 +164,7 @@ class Guess(Task):
     def load(self, source, data, *, seed): ...
     def inputs(self, model): ...
     def outputs(self): ...
-    def example(self, files, *, batch, length): ...
+    def example(self, files, graph, *, batch, length): ...
     def batches(self, rows, files, *, batch_size, shuffle_seed=None): ...
     def forward(self, module, batch, want=None): ...
     def loss(self, outputs, batch): ...

@@ -365,7 +365,7 @@ def taken(pair, folder=None, *, each_step=lambda moment: None, **settings):
         each_step(moment)
         return pair.step(batch, moment)
 
-    shape = {"learning_rate": 0.02, "precision": "fp32", "epochs": 3, **settings}
+    shape = {"learning_rate": 0.02, "precision": "fp32", **settings}
     settings = TrainingSettings.model_validate(shape)
     return train(Training(pair, batches, step, settings, learners=pair.learners()), context(folder), work="pair")
 

@@ -28,7 +28,14 @@ def ctx(tmp_path):
 
 
 def step(**parameters: Any) -> Distill:
-    quick = {"teacher": "finetune", "epochs": 8, "batch_size": 12, "learning_rate": 3e-3, "precision": "fp32", "keep": "last"}
+    quick = {
+        "teacher": "finetune",
+        "epochs": 8,
+        "batch_size": 12,
+        "learning_rate": 3e-3,
+        "precision": "fp32",
+        "checkpoint": "last",
+    }
     return Distill.model_validate({**quick, **parameters})
 
 
@@ -139,9 +146,9 @@ def test_several_teachers_share_the_loss_by_weight(ctx):
     assert taught.weights == lone.weights
 
 
-@pytest.mark.parametrize("keep", ["best", "last"])
-def test_notes_show_curves_and_agreement(ctx, keep):
-    trained = step(keep=keep).apply(bert(9), ctx)
+@pytest.mark.parametrize("checkpoint", ["best", "last"])
+def test_notes_show_curves_and_agreement(ctx, checkpoint):
+    trained = step(checkpoint=checkpoint).apply(bert(9), ctx)
     losses_note, validation, remark = ctx.notes
     assert isinstance(losses_note, Series)
     assert len(losses_note.curves["soft-targets"]) == 24

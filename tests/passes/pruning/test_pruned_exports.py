@@ -11,7 +11,7 @@ import torch
 from families import ALL
 from furnished import lowered
 
-from compressor.contracts import Artifact, Port
+from compressor.contracts import Artifact, Graph, Port
 from compressor.model.anatomy import anatomy_of
 from compressor.model.edits import LiftLength
 from compressor.model.model import Model
@@ -47,16 +47,17 @@ def small(name):
 def wires(names):
     """As much of a task as an export asks for: the model's main output for inputs of these names."""
 
-    def answer(module, inputs):
+    def answer(module, graph, inputs):
         found = module(**inputs)
         return found.logits if "logits" in found else found.last_hidden_state.mean(dim=1)
 
-    def example(files, *, batch, length):
+    def example(files, graph, *, batch, length):
         return feed(names, batch, 1)
 
     ports = tuple(Port(name, "int64" if name in ("input_ids", "attention_mask") else "float32", AXES[name]) for name in names)
     outputs = (Port("found", "float32", ("batch", "found")),)
-    return SimpleNamespace(answer=answer, example=example, inputs=lambda files: ports, outputs=lambda: outputs)
+    graph = Graph(inputs=ports, outputs=outputs)
+    return SimpleNamespace(answer=answer, example=example, graphs=lambda files: (graph,), graph=graph)
 
 
 def feed(names, batch, which):
@@ -82,19 +83,19 @@ def test_files_compute_what_torch_does_at_any_batch_and_length(name, tmp_path):
     for target in (OnnxRuntime, OpenVino):
         graph = lowered(
             Artifact("torch", tmp_path / "torch"),
-            target.dialect.rung,
-            tmp_path / target.__name__,
+            target.dialect.format,
+            tmp_path / "formats",
             task=task,
             dialect=target.dialect,
         )
         built = tmp_path / target.__name__ / "built"
-        built.mkdir()
+        built.mkdir(parents=True)
         target().build(graph, built)
         session = target().open(built)
         for batch, which in ((1, 0), (3, 1), (2, 0)):
             given = feed(names, batch, which)
             with torch.no_grad():
                 expected = task.answer(
-                    model.module.eval(), {key: torch.from_numpy(array) for key, array in given.items()}
+                    model.module.eval(), task.graph, {key: torch.from_numpy(array) for key, array in given.items()}
                 ).numpy()
             np.testing.assert_allclose(session.run(given)[0]["found"], expected, rtol=2e-3, atol=2e-4 * np.abs(expected).max())

@@ -38,7 +38,7 @@ class Task(TextClassification):
     def inputs(self, model):
         return tuple(Port(name, "int64", ("batch", "length")) for name in ("input_ids", "attention_mask"))
 
-    def example(self, files, *, batch, length):
+    def example(self, files, graph, *, batch, length):
         return feed(batch, length)
 
 
@@ -86,7 +86,7 @@ class Context:
         return FEEDS[:limit]
 
     def outputs(self, model, split, *, limit):
-        return logits(OpenVino() if model.rung == "openvino" else OnnxRuntime(), model.path, HELD_OUT[:limit])
+        return logits(OpenVino() if model.format == "openvino" else OnnxRuntime(), model.path, HELD_OUT[:limit])
 
     def evaluate(self, model, split):
         outputs = self.outputs(model, split, limit=len(HELD_OUT))
@@ -159,7 +159,7 @@ def test_quantised_embeddings_are_int8_and_the_file_is_smaller(kind, onnx_model,
     assert tables(onnx_model.path) == [onnx.TensorProto.FLOAT]
     assert tables(made.path) == [onnx.TensorProto.INT8]
     assert after < 0.55 * before
-    assert (made.rung, (made.path / "tokenizer.json").read_bytes()) == ("onnxruntime", b"{}")
+    assert (made.format, (made.path / "tokenizer.json").read_bytes()) == ("onnxruntime", b"{}")
 
 
 def test_quantised_graphs_compute_in_int8(static, dynamic):
@@ -335,7 +335,7 @@ def test_nncf_static_outputs_are_near_float_and_the_file_is_smaller(openvino_mod
     assert near(found, exact, share=0.35)
     assert (made.path / "model.bin").stat().st_size < 0.55 * (openvino_model.path / "model.bin").stat().st_size
     assert OpenVino().open(made.path).facts()["precision"] == "int8 + fp32"
-    assert (made.rung, (made.path / "tokenizer.json").is_file()) == ("openvino", True)
+    assert (made.format, (made.path / "tokenizer.json").is_file()) == ("openvino", True)
     assert ctx.asked == [("calibration", 32)]
     note = bars(ctx)
     assert [event.done for event in ctx.events] == list(range(1, len(note.values) + 1))

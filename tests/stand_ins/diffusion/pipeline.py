@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import nn
 
-from compressor.contracts import Batch, Context, Edit, Message, Model, Pass, Size
+from compressor.contracts import Batch, Context, Edit, Model, Pass, Size
 from compressor.errors import UnsupportedModel
-from compressor.training.loop import TrainingSettings, train
+from compressor.training import Moment, Training, TrainingSettings, train
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -172,24 +172,14 @@ class Denoise(TrainingSettings, Pass):
         betas = torch.linspace(settings["beta_start"], settings["beta_end"], settings["num_train_timesteps"])
         kept = (1 - betas).cumprod(0)
 
-        def step(batch: Batch, _: float) -> Mapping[str, torch.Tensor]:
+        def step(batch: Batch, _: Moment) -> Mapping[str, torch.Tensor]:
             noise, at = torch.randn_like(batch["pixels"]), torch.randint(len(kept), (len(batch["pixels"]),))
             share = kept[at].reshape(-1, 1, 1, 1)
             noisy = share.sqrt() * batch["pixels"] + (1 - share).sqrt() * noise
             return {"noise": (model.module(noisy, at).sample - noise).square().mean()}
 
-        train(
-            model.module,
-            batches=lambda epoch: _Batches(ctx.data.split("train"), self.batch_size),
-            step=step,
-            settings=self,
-            seed=ctx.seed,
-            device=ctx.device,
-            tell=ctx.tell,
-            work="denoise",
-            folder=ctx.folder,
-        )
-        ctx.tell(Message("denoise: trained"))
+        rows = ctx.data.split("train")
+        train(Training(model.module, lambda _: _Batches(rows, self.batch_size), step, self), ctx, work="denoise")
         return model
 
 

@@ -1,19 +1,19 @@
-"""What holds for rungs: a way down from torch, light while a plan is checked, and lowering that repeats to the byte."""
+"""What holds for formats: a way down from torch, light while a plan is checked, and lowering that repeats to the byte."""
 
 from __future__ import annotations
 
 from compressor.contracts import Artifact, registry
-from compressor.contracts.registry import way_down
+from compressor.contracts.registry import lowering
 from compressor.store.store import sha256_of
 from compressor.testing.subject import Subject
 from compressor.testing.tiny import ready_target, short_lived, tiny_run
 
 
 def leads_down(subject: Subject) -> None:
-    """It is named as its entry point is, and the rung above it leads to torch."""
+    """It is named as its entry point is, and the format above it leads to torch."""
     subject.require(subject.plugin.name == subject.name, f"its `name` is '{subject.plugin.name}'")
     with subject.during("the way down to it"):
-        way = way_down(subject.name)
+        way = lowering(subject.name)
     subject.require(way[-1] == subject.name, f"the way down to it is {', '.join(way)}")
 
 
@@ -24,8 +24,8 @@ def lowers_to_equal_bytes(subject: Subject) -> None:
     start, stored = run.lowered(target, above), run.lowered(target, subject.name)
     with short_lived() as folder:
         with subject.during("lower"):
-            rung = registry.load("rung", subject.name)()
-            rung.lower(Artifact(above, start.path), folder, task=run.task, dialect=target.dialect)
+            form = registry.load("format", subject.name)()
+            form.lower(Artifact(above, start.path), folder, task=run.task, dialect=target.dialect)
         differing = [
             path.name
             for path in sorted(folder.iterdir())
@@ -37,4 +37,4 @@ def lowers_to_equal_bytes(subject: Subject) -> None:
     )
 
 
-RUNG = (leads_down, lowers_to_equal_bytes)
+FORMAT = (leads_down, lowers_to_equal_bytes)

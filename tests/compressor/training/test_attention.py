@@ -1,0 +1,103 @@
+"""Attention of a training: chosen by time, with a margin, once, put back afterwards."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from tensor_rows import bert
+
+from compressor.errors import UnsupportedModel
+from compressor.training import attention
+from compressor.training.attention import attending, fastest, is_measured
+from compressor.training.settings import TrainingSettings
+
+
+def context():
+    known, notes = {}, []
+
+    def remember(what, make):
+        if str(what) not in known:
+            known[str(what)] = make()
+        return known[str(what)]
+
+    return SimpleNamespace(device="cpu", remember=remember, note=notes.append, notes=notes)
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Time that goes on by what each implementation is said to take."""
+    now = [0.0]
+    monkeypatch.setattr("compressor.training.attention.time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(attention, "LEAST_PARAMETERS", 0)
+    return now
+
+
+def choice(clock, seconds, ctx=None):
+    module = torch.nn.ModuleList([bert().module, torch.nn.Linear(2, 2)])
+    ran = []
+
+    def step():
+        kind = module[0].config._attn_implementation
+        ran.append(kind)
+        clock[0] += seconds[kind]
+
+    found = fastest(module, [step, step], {}, ctx or context())
+    assert module[0].config._attn_implementation == "sdpa", "it was not put back"
+    return found, ran
+
+
+@pytest.mark.parametrize(("eager", "expected"), [(0.5, "eager"), (0.96, "eager"), (0.98, "sdpa"), (1.5, "sdpa")])
+def test_other_implementation_wins_only_where_it_saves_more_than_the_margin(clock, eager, expected):
+    ctx = context()
+    found, ran = choice(clock, {"sdpa": 1.0, "eager": eager}, ctx)
+    assert found == expected
+    assert set(ran) == {"sdpa", "eager"}
+    assert ctx.notes[0].text.startswith(f"Attention while training: {expected}; ")
+
+
+def test_what_was_measured_is_not_measured_again(clock):
+    ctx = context()
+    choice(clock, {"sdpa": 1.0, "eager": 0.5}, ctx)
+    assert choice(clock, {"sdpa": 1.0, "eager": 2.0}, ctx) == ("eager", [])
+
+
+@pytest.mark.parametrize(
+    ("settings", "device", "expected"),
+    [
+        ({}, "cpu", True),
+        ({"attention": "eager"}, "cpu", False),
+        ({"attention": "sdpa"}, "cpu", False),
+        ({"compile": True}, "cpu", False),
+        ({}, "cuda", False),
+    ],
+)
+def test_time_decides_where_the_plan_leaves_it_to_it_on_a_cpu(clock, settings, device, expected):
+    assert is_measured(bert().module, TrainingSettings(**settings), device) is expected
+
+
+def test_small_models_and_those_without_a_choice_are_not_measured():
+    assert not is_measured(bert().module, TrainingSettings(), "cpu")
+    assert not is_measured(torch.nn.Linear(2000, 1000), TrainingSettings(), "cpu")
+
+
+def test_attention_is_as_asked_for_inside_and_as_before_outside():
+    module = torch.nn.ModuleList([bert().module])
+    with attending(module, "eager"):
+        assert module[0].config._attn_implementation == "eager"
+    assert module[0].config._attn_implementation == "sdpa"
+
+
+def test_implementation_that_a_model_lacks_is_refused():
+    module = bert().module
+    type(module)._supports_sdpa, before = False, type(module)._supports_sdpa
+    try:
+        module.set_attn_implementation("eager")
+        with (
+            pytest.raises(UnsupportedModel, match="attention: sdpa is not to be had of BertForSequenceClassification"),
+            attending(module, "sdpa"),
+        ):
+            pass
+    finally:
+        type(module)._supports_sdpa = before
