@@ -46,13 +46,13 @@ def test_architecture_is_exported_and_quantised(name, tmp_path):
     run, target = ARCHITECTURES[name].run(), ready_target("onnxruntime")
     model, rows = run.model(), run.data.split("test")
     assert tuple(model.module.config.id2label.values()) == LABELS != ORDER
-    expected = run.task.predicted(eager(run.task, model, "cpu"), rows, run.source.path)
+    expected = run.task.predicted(eager(run.task, model, "cpu"), rows, run.source.path)["logits"]
     lowered = run.lowered(target)
 
     def errors(files, folder):
         folder.mkdir()
         target.build(Artifact("onnxruntime", files), folder)
-        found = run.task.predicted(opened(target, folder), rows, files)
+        found = run.task.predicted(opened(run.task, target, folder), rows, files)["logits"]
         return float(np.abs(found - expected).max() / np.ptp(expected))
 
     assert errors(lowered.path, tmp_path / "built") < CLOSE
