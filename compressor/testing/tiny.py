@@ -20,7 +20,9 @@ from compressor.errors import PluginError, UnsupportedModel
 from compressor.model.pretrained import quiet
 from compressor.plan.specs import DataSpec
 from compressor.store.store import Made, Store
+from compressor.tasks.audio_classification import AudioClassification
 from compressor.tasks.data import load_data
+from compressor.tasks.text_classification import TextClassification
 from compressor.tasks.tiny import LABELS, MELS, SIZES, TEXT, shaken
 from compressor.testing.subject import Unchecked
 
@@ -87,12 +89,12 @@ class TinyRun:
 @cache
 def tiny_run() -> TinyRun:
     """Text classification by a tiny BERT."""
-    return run_of("text-classification", registry.load("task", "text-classification")(max_length=16))
+    return run_of(registry.name_of("task", TextClassification), TextClassification(max_length=16))
 
 
 @cache
 def _audio_run() -> TinyRun:
-    return run_of("audio-classification", registry.load("task", "audio-classification")(seconds=0.5))
+    return run_of(registry.name_of("task", AudioClassification), AudioClassification(seconds=0.5))
 
 
 def tiny_model(family: str) -> Model:
