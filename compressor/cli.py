@@ -134,10 +134,10 @@ def check(plan: PlanPath, settings: Settings = None, store: StorePath = None, pr
 
     bound = load_plan(plan, settings=settings or ())
     _quiet()
-    from compressor.run.preview import outlook
+    from compressor.run.preview import preview
     from compressor.training.launch import Processes
 
-    for line in outlook(bound, open_store(store), Processes(processes, nodes)):
+    for line in preview(bound, open_store(store), Processes(processes, nodes)):
         typer.echo(line)
 
 

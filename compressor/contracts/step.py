@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any, ClassVar, TypeAlias
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
 
 class Step(BaseModel):
@@ -27,6 +27,15 @@ class Step(BaseModel):
     """Old names of parameters that plans may go on using, with a notice, by what they are called now."""
     examples: ClassVar[tuple[Mapping[str, Any], ...]] = ({},)
     """Parameters that `compressor.testing` tries it with, on a tiny model and a few rows; needed where defaults do not do."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _by_present_names(cls, values: Any) -> Any:
+        """Parameters as plans, reports and built models of earlier versions spell them."""
+        known = {old: new for each in reversed(cls.__mro__) for old, new in vars(each).get("renamed", {}).items()}
+        if not isinstance(values, dict) or not known.keys() & values.keys():
+            return values
+        return {known.get(name, name) if known.get(name) not in values else name: value for name, value in values.items()}
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from compressor.errors import UnsupportedModel
 from compressor.model.anatomy import anatomy_of
 from compressor.model.edits import KeepBlocks
 from compressor.training.loop import Training, train
-from passes.distillation.distillation import Listening, Taught, projections
+from passes.distillation.distillation import Distillation, TeacherAgreement, projections
 from passes.distillation.teachers import COMPARED_ROWS, thinned
 from passes.objectives.layer_maps import ids, spread
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from compressor.contracts import Model
 
 
-class Distill(Taught):
+class Distill(Distillation):
     """Train a student, which starts from the step's input model, to imitate one or several teachers."""
 
     version: ClassVar[int] = 3
@@ -74,7 +74,7 @@ class Distill(Taught):
         student = self._student(model)
         models = {name: ctx.model(name) for name in self.teachers()}
         teachers = self.taught_by(student, models, ctx)
-        listening = Listening(student, models, ctx)
+        listening = TeacherAgreement(student, models, ctx)
         training = Training(
             torch.nn.ModuleList([student.module, *projections(teachers)]),
             batches=self.batches(student, ctx, first_seed=ctx.seed),

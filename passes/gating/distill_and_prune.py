@@ -16,7 +16,7 @@ from compressor.training.course import TrainingLog
 from compressor.training.learners import Learner
 from compressor.training.loop import Moment, Training, train
 from compressor.training.settings import TrainingSettings
-from passes.distillation.distillation import Listening, Taught, projections
+from passes.distillation.distillation import Distillation, TeacherAgreement, projections
 from passes.distillation.losses import unabridged
 from passes.distillation.teachers import COMPARED_ROWS, thinned
 from passes.pruning.latency_budget import LatencyBudget
@@ -40,7 +40,7 @@ LINEAR, QUADRATIC = 0.3, 100.0
 winds up and the sparsity swings about its target; a stiff quadratic one holds it there from the first steps on."""
 
 
-class DistillAndPrune(Taught):
+class DistillAndPrune(Distillation):
     """Train a student that loses heads, neurons, channels or sub-layers while it imitates its teachers, then train what is left.
 
     The student starts as the step's input. In the first stage every unit has a gate, and multipliers hold the expected size to the
@@ -160,7 +160,7 @@ class DistillAndPrune(Taught):
         student = model.copy()
         models = {name: ctx.model(name) for name in self.teachers()}
         teachers = self.taught_by(student, models, ctx)
-        listening = Listening(student, models, ctx)
+        listening = TeacherAgreement(student, models, ctx)
         anatomy = anatomy_of(student.module)
         gating = Gating(anatomy, self.units, drops=DROPS if self.start == "paper" else OPEN)
         goal = self._goal(student, gating, ctx)
