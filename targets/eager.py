@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from compressor.contracts import Artifact, Dialect, Missing, Session, Target
+from compressor.contracts import Artifact, Dialect, Missing, Runtime, Session, Target
 
 
 class EagerTorch(Target):
@@ -20,6 +21,11 @@ class EagerTorch(Target):
 
     threads: int = Field(default=1, ge=1, le=256, description="Threads of one operator.")
     device: Literal["cpu", "cuda"] = Field(default="cpu", description="Where the model runs.")
+
+    @classmethod
+    def runtime(cls, facts: Mapping[str, str]) -> Runtime:  # noqa: ARG003 - it needs the same everywhere
+        """The libraries that open the model."""
+        return Runtime("torch", ("torch", "safetensors", "transformers"))
 
     def missing(self) -> Missing:
         """CUDA where there is none."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from compressor.contracts import Artifact, Dialect, Feed, Graph, Missing, Scheme, Session, Target
+from compressor.contracts import Artifact, Dialect, Feed, Graph, Missing, Runtime, Scheme, Session, Target
 from compressor.deploy.graphs import graphs_of
 from compressor.deploy.machine import accelerators
 from compressor.errors import MissingDependency
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     import onnx
     import onnxruntime
 
+NAME = "onnxruntime"
+TELEMETRY = "From release 1.29 on, onnxruntime reports its use to Microsoft; `ORT_DISABLE_TELEMETRY=1`, which `example.py` sets, stops it."
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
 LEVELS = {"none": "ORT_DISABLE_ALL", "basic": "ORT_ENABLE_BASIC", "extended": "ORT_ENABLE_EXTENDED", "all": "ORT_ENABLE_ALL"}
 INT8_OPERATORS = (
@@ -49,6 +51,12 @@ class OnnxRuntime(Target):
     graph_optimization: Literal["all", "extended", "basic", "none"] = Field(
         default="all", description="How far ONNX Runtime rewrites the graph when it loads it."
     )
+
+    @classmethod
+    def runtime(cls, facts: Mapping[str, str]) -> Runtime:
+        """ONNX Runtime, with the package that has the provider."""
+        gpu = "-gpu" if "cuda" in facts.get("device", "").lower() else ""
+        return Runtime(NAME, (f"{NAME}{gpu}",), remarks=(TELEMETRY,))
 
     def missing(self) -> Missing:
         """The package, the provider in it, or the device it runs on."""

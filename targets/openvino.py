@@ -10,12 +10,14 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from compressor.contracts import Artifact, Dialect, Feed, Graph, Missing, Scheme, Session, Target
+from compressor.contracts import Artifact, Dialect, Feed, Graph, Missing, Runtime, Scheme, Session, Target
 from compressor.deploy.graphs import graphs_of
 
 PRODUCTS = ("MatMul", "FullyConnected", "Convolution", "Gemm", "Subgraph")
 """Layers that do the bulk of the arithmetic, by OpenVINO's names; a subgraph may hold an attention."""
 INT8 = ("i8", "u8")
+HINTS = {"fp32": "f32", "f32": "f32", "bf16": "bf16", "fp16": "f16", "f16": "f16"}
+"""The hint that makes OpenVINO compute in a precision, by the name that facts give it."""
 SCHEMES = (Scheme("int8", "uint8"), Scheme("int8", kernels=False))
 """What NNCF makes: int8 products, and int8 weights that are brought back to float."""
 
@@ -33,6 +35,12 @@ class OpenVino(Target):
     precision: Literal["f32", "bf16", "default"] = Field(
         default="f32", description="Precision of what is not quantised; `default` is what OpenVINO chooses for the processor."
     )
+
+    @classmethod
+    def runtime(cls, facts: Mapping[str, str]) -> Runtime:
+        """OpenVINO, in the precision in which it computed what is not quantised (`int8 + fp32`)."""
+        hint = HINTS.get(facts.get("precision", "").rpartition("+")[2].strip())
+        return Runtime("openvino", ("openvino",), {"INFERENCE_PRECISION_HINT": hint} if hint else {})
 
     def missing(self) -> Missing:
         """The package."""

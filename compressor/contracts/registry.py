@@ -65,8 +65,28 @@ def distribution(kind: str, name: str) -> str:
     return _owner(_entry(kind, name))
 
 
+def current(kind: str, name: str) -> str:
+    """The present name of a plug-in: a distribution names what it called otherwise in the group `compressor.renamed.KIND`."""
+    if name in _installed(kind):
+        return name
+    return next((point.value for point in _renamed(tuple(sys.path), kind) if point.name == name), name)
+
+
+def name_of(kind: str, plugin: type) -> str:
+    """The name under which a class is installed.
+
+    Raises:
+        PluginError: it is not.
+    """
+    value = f"{plugin.__module__}:{plugin.__qualname__}"
+    found = next((name for name, points in _installed(kind).items() if any(point.value == value for point in points)), None)
+    if found is None:
+        raise PluginError(f"no {kind} is {value}: repair the installation")
+    return found
+
+
 def _entry(kind: str, name: str) -> EntryPoint:
-    installed = _installed(kind)
+    installed, name = _installed(kind), current(kind, name)
     if name not in installed:
         raise PluginError(f"no {kind} named '{name}' is installed{did_you_mean(name, installed)}")
     points = installed[name]
@@ -94,6 +114,11 @@ def _scan(_path: tuple[str, ...]) -> dict[str, dict[str, tuple[EntryPoint, ...]]
             by_name = found.setdefault(kind, {})
             by_name[point.name] = (*by_name.get(point.name, ()), point)
     return found
+
+
+@cache
+def _renamed(_path: tuple[str, ...], kind: str) -> tuple[EntryPoint, ...]:
+    return tuple(entry_points(group=f"compressor.renamed.{kind}"))
 
 
 def _check(kind: str, point: EntryPoint, found: Any) -> None:

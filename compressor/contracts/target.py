@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -67,6 +68,20 @@ class Artifact:
     path: Path
 
 
+@dataclass(frozen=True)
+class Runtime:
+    """What a user needs to run built files without this project: what `spec.json` states and the exported example does."""
+
+    name: str
+    """The part of the example that loads and calls the model."""
+    packages: tuple[str, ...]
+    """What `pip install` needs."""
+    settings: Mapping[str, str] = field(default_factory=dict)
+    """Settings of the runtime that change outputs."""
+    remarks: tuple[str, ...] = ()
+    """Lines for the README of an exported folder."""
+
+
 class Target(Step, ABC):
     """A runtime that a model is built for, opened on and measured on."""
 
@@ -102,6 +117,11 @@ class Target(Step, ABC):
     @abstractmethod
     def open(self, built: Path) -> Session:
         """Load what `build` wrote."""
+
+    @classmethod
+    def runtime(cls, facts: Mapping[str, str]) -> Runtime | None:
+        """What the built files need elsewhere, by the facts of the session that ran; None where no example can be written."""
+        return None
 
     def environment(self) -> dict[str, str]:
         """Environment of the measuring process (thread counts, telemetry switches)."""

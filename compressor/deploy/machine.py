@@ -27,11 +27,12 @@ INSTRUCTION_SETS = (
 )  # fmt: skip
 """What inference kernels are chosen by, as Linux spells it."""
 
-DISTRIBUTIONS = (
-    "compressor-toolchain", "accelerate", "datasets", "diffusers", "nncf", "numpy", "onnx", "onnxruntime", "onnxruntime-gpu",
-    "onnxscript", "openvino", "pydantic", "safetensors", "scikit-learn", "scipy", "tensorrt", "tensorrt-rtx", "tokenizers",
-    "torch", "transformers",
-)  # fmt: skip
+LISTED = """
+compressor-toolchain accelerate datasets diffusers nncf numpy onnx onnxruntime onnxruntime-gpu onnxscript openvino pydantic
+safetensors scikit-learn scipy tensorrt tensorrt-rtx tokenizers torch transformers
+"""
+DISTRIBUTIONS = tuple(LISTED.split())
+"""What a report gives the versions of, where it is installed."""
 NVIDIA_SMI_SECONDS = 20.0
 
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from compressor.export.spec import Deployed, settings_of
+from compressor.export.spec import Deployed
 from compressor.tasks.preprocessing import TEXT_INPUTS
 
-PACKAGES = {"onnxruntime": "onnxruntime", "openvino": "openvino", "torch": "torch safetensors transformers"}
 READERS = {"text": " tokenizers", "image": " pillow", "audio": " soundfile soxr", "arrays": ""}
 """What the example needs to read what it is given."""
 ARGUMENTS = {"text": '"some text"', "image": "picture.jpg", "audio": "sound.wav", "arrays": "inputs.npz"}
@@ -19,8 +18,7 @@ def requirements(deployed: Deployed) -> str:
     """What `pip install` needs for the example."""
     if deployed.needs_this_project:
         return "compressor-toolchain[audio]" if deployed.how.kind == "audio" else "compressor-toolchain"
-    gpu = "-gpu" if deployed.runtime == "onnxruntime" and _on_gpu(deployed) else ""
-    return f"numpy{READERS[deployed.how.kind]} {PACKAGES[deployed.runtime]}{gpu}"
+    return f"numpy{READERS[deployed.how.kind]} {' '.join(deployed.runtime.packages)}"
 
 
 def example(deployed: Deployed) -> str:
@@ -42,7 +40,7 @@ def example(deployed: Deployed) -> str:
         kind=deployed.how.kind,
         given=ARGUMENTS[deployed.how.kind],
         requirements=requirements(deployed),
-        settings=settings_of(deployed),
+        settings=dict(deployed.runtime.settings),
         providers=[*(["CUDAExecutionProvider"] if _on_gpu(deployed) else []), "CPUExecutionProvider"],
         names={port.name: TEXT_INPUTS.get(port.name, "") for port in deployed.inputs},
         dtype=deployed.inputs[0].dtype,

@@ -6,18 +6,15 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from compressor.contracts import Deployment, Port, registry
+from compressor.contracts import Deployment, Port, Runtime, Target, registry
 from compressor.contracts.records import Candidate
+from compressor.contracts.registry import TORCH
 from compressor.deploy.graphs import TASK_FILE, graphs_of
-from compressor.errors import StoreError, UnsupportedModel
+from compressor.errors import PluginError, StoreError, UnsupportedModel
 
-Runtime = Literal["onnxruntime", "openvino", "torch"]
-RUNTIMES: dict[str, Runtime] = {"model.onnx": "onnxruntime", "model.xml": "openvino", "model.safetensors": "torch"}
 DTYPES = ("int64", "int32", "float32", "float16")
-OPENVINO_PRECISIONS = {"fp32": "f32", "f32": "f32", "bf16": "bf16", "fp16": "f16", "f16": "f16"}
-"""The hint that makes OpenVINO compute in a precision, by the name that facts give it."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +23,8 @@ class Deployed:
 
     candidate: Candidate
     folder: Path
+    file: str
+    """The main file of the model."""
     runtime: Runtime
     task: str
     labels: list[str]
@@ -45,10 +44,6 @@ class Deployed:
         """Whether its outputs are logits of classes."""
         return self.how.classes
 
-    @property
-    def file(self) -> str:
-        return next(name for name, runtime in RUNTIMES.items() if runtime == self.runtime)
-
 
 def read_deployed(built: Path, candidate: Candidate) -> Deployed:
     """Read `task.json` and the tokenizer's or processor's files.
@@ -64,14 +59,26 @@ def read_deployed(built: Path, candidate: Candidate) -> Deployed:
         inputs, outputs = tuple(map(_known, graph.inputs)), tuple(map(_known, graph.outputs))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise StoreError(f"{built / TASK_FILE} cannot be read: {error}") from error
-    runtime = next((runtime for file, runtime in RUNTIMES.items() if (built / file).is_file()), None)
-    if runtime is None:
-        raise StoreError(f"{built} holds none of {', '.join(RUNTIMES)}")
+    kind, runtime = _runtime(built, candidate)
     if others or graph.state:
         raise UnsupportedModel(f"no example can be written for a model of several graphs or with a state, as {built} holds")
     how = registry.load("task", name).model_validate(parameters).deployment(built, inputs)
-    beyond_stock = runtime == "torch" and not _opens_without_us(built)
-    return Deployed(candidate, built, runtime, name, labels, inputs, outputs, how, needs_this_project=beyond_stock)
+    beyond_stock = kind.dialect.format == TORCH and not _opens_without_us(built)
+    return Deployed(candidate, built, kind.file, runtime, name, labels, inputs, outputs, how, needs_this_project=beyond_stock)
+
+
+def _runtime(built: Path, candidate: Candidate) -> tuple[type[Target], Runtime]:
+    """The target whose files lie in a folder, and what they need elsewhere."""
+    files = []
+    for name in registry.names("target"):
+        try:
+            kind: type[Target] = registry.load("target", name)
+        except PluginError:  # broken, which its own checks tell
+            continue
+        files.append(kind.file)
+        if (built / kind.file).is_file() and (runtime := kind.runtime(candidate.facts)):
+            return kind, runtime
+    raise StoreError(f"{built} holds none of {', '.join(dict.fromkeys(files))}, for which an example can be written")
 
 
 def _known(port: Port) -> Port:
@@ -91,19 +98,11 @@ def spec_of(deployed: Deployed) -> dict[str, Any]:
     return {
         "task": deployed.task,
         "model": deployed.file,
-        "runtime": deployed.runtime,
-        "settings": settings_of(deployed),
+        "runtime": deployed.runtime.name,
+        "settings": dict(deployed.runtime.settings),
         "inputs": [asdict(port) for port in deployed.inputs],
         "outputs": [asdict(port) for port in deployed.outputs],
         "preprocessing": dict(deployed.preprocessing),
         **({"labels": "labels.json"} if deployed.classes else {}),
         "measured": deployed.candidate.facts,
     }
-
-
-def settings_of(deployed: Deployed) -> dict[str, str]:
-    """Settings that change outputs: the precision in which OpenVINO computed what is not quantised (`int8 + fp32`)."""
-    precision = deployed.candidate.facts.get("precision", "").rpartition("+")[2].strip()
-    if deployed.runtime == "openvino" and precision in OPENVINO_PRECISIONS:
-        return {"INFERENCE_PRECISION_HINT": OPENVINO_PRECISIONS[precision]}
-    return {}

@@ -33,15 +33,17 @@ def _use(report: Report, deployed: Deployed) -> Iterator[str]:
     named = ", `labels.json` names its classes in order" if deployed.classes else "; it gives features, not classes"
     yield f"`{deployed.file}` is the model, `spec.json` says what it takes and gives{named}."
     yield ""
-    if deployed.runtime == "onnxruntime":
-        yield "From release 1.29 on, onnxruntime reports its use to Microsoft; `ORT_DISABLE_TELEMETRY=1`, which `example.py` sets, stops it."
-        yield ""
+    for remark in deployed.runtime.remarks:
+        yield from (remark, "")
 
 
 def _figures(report: Report, deployed: Deployed) -> Iterator[str]:
     findings = Findings(report)
     yield from ("## Figures", "")
-    yield from (f"Measured by the run that made these files (outcome: {report.outcome}), on {_machine(report)}.", "")
+    yield from (
+        f"Measured by the run that made these files (outcome: {report.outcome}), on {_machine(report, deployed.runtime.packages)}.",
+        "",
+    )
     rows = [*_quality(findings.row(deployed.candidate)), *_speed(findings, deployed.candidate)]
     yield from table(("what", "value"), rows, numbers=(1,))
     if deployed.candidate.not_measured:
@@ -69,9 +71,9 @@ def _speed(findings: Findings, candidate: Candidate) -> Iterator[tuple[str, str]
     yield from ((name, candidate.facts[name]) for name in ("precision", "device", "threads") if name in candidate.facts)
 
 
-def _machine(report: Report) -> str:
-    machine, runtimes = report.machine, ("onnxruntime", "openvino", "torch")
-    versions = ", ".join(f"{name} {report.versions[name]}" for name in runtimes if name in report.versions)
+def _machine(report: Report, packages: Sequence[str]) -> str:
+    machine = report.machine
+    versions = ", ".join(f"{name} {report.versions[name]}" for name in packages if name in report.versions)
     return escaped(
         f"{machine.processor}, {machine.cores} cores, {wording.size(machine.memory_bytes)}, {machine.system}; {versions}"
     )

@@ -187,7 +187,7 @@ LIMIT_IS_A_FLOOR = frozenset({"min_speedup"})
 QUANTITIES: dict[str, tuple[str, Callable[[float | None], str]]] = {
     "max_drop": ("quality lost", wording.points),
     "min_speedup": ("speed-up", wording.factor),
-    "max_latency_ms": ("latency", wording.milliseconds),
+    "max_latency_ms": ("median latency", wording.milliseconds),
     "max_size": ("size against the reference", wording.percent),
 }
 """What a gate limits, in words, and how its values are written."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sys
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
-from rich.console import Console
+from rich.console import Console, OverflowMethod
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Column, Table
@@ -17,6 +17,9 @@ from compressor.contracts.records import LatencyRecord, Report
 
 if TYPE_CHECKING:
     from compressor.contracts.records import Comparison, Forecast
+
+WRAPPED: OverflowMethod = get_args(OverflowMethod)[0]
+"""Long cells go on in the next line."""
 
 
 class Bars:
@@ -115,7 +118,7 @@ def forecast_table(forecast: Forecast) -> None:
     shown.columns[1].footer = f"{sum(row.rehearsed_seconds for row in forecast.rows):.1f} s"
     console.print(shown)
     here, free = psutil.virtual_memory().total, shutil.disk_usage(".").free
-    for name, needed, there in (("memory", forecast.memory_bytes, here), ("disk", forecast.disk_bytes, free)):
+    for name, needed, there in (("peak memory", forecast.memory_bytes, here), ("disk", forecast.disk_bytes, free)):
         short = ": NOT ENOUGH" if needed > there else ""
         console.print(f"{name}: {_size(needed)} of {_size(there)}{short}", markup=False, highlight=False)
     lines = [
@@ -130,7 +133,7 @@ def comparison_tables(comparison: Comparison) -> None:
     console = Console()
     console.print(f"first: {comparison.first}\nsecond: {comparison.second}", markup=False, highlight=False)
     if comparison.changes:
-        changed = Table("", Column("what changed", overflow="fold"), "first", "second")
+        changed = Table("", Column("what changed", overflow=WRAPPED), "first", "second")
         for change in comparison.changes:
             changed.add_row(*map(escape, (change.what, change.where, _shown(change.first), _shown(change.second))))
         console.print(changed)
@@ -152,7 +155,9 @@ def comparison_tables(comparison: Comparison) -> None:
 
 
 def _qualities(comparison: Comparison) -> Table:
-    shown = Table(Column("model", overflow="fold"), "quality on test", "first", "second", "difference, same rows", "rows changed")
+    shown = Table(
+        Column("model", overflow=WRAPPED), "quality on test", "first", "second", "difference, same rows", "rows changed"
+    )
     for each in comparison.qualities:
         metric = each.first or each.second
         values = [f"{found.value:.4f}" if found else "-" for found in (each.first, each.second)]
@@ -167,7 +172,7 @@ def _qualities(comparison: Comparison) -> Table:
 
 
 def _times(comparison: Comparison) -> Table:
-    shown = Table(Column("model", overflow="fold"), "workload", "first, as measured", "second, as measured")
+    shown = Table(Column("model", overflow=WRAPPED), "workload", "first, as measured", "second, as measured")
     for each in comparison.times:
         medians = [
             f"{row.median_ms:.3f} ms [{row.interval.low:.3f}, {row.interval.high:.3f}]" for row in (each.first, each.second)

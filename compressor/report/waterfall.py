@@ -38,7 +38,7 @@ def waterfall(findings: Findings, target: str) -> Chart:
         _quality_steps(quality, steps, reference=findings.report.reference)
         _shrinking_bars(latency, [step.latency.median_ms if step.latency else None for step in steps], wording.milliseconds)
         _shrinking_bars(size, [step.bytes for step in steps], wording.size)
-        for axes, title in ((quality, f"{metric} on validation"), (latency, f"latency{at}"), (size, "size")):
+        for axes, title in ((quality, f"{metric} on validation"), (latency, f"median latency{at}"), (size, "size")):
             axes.set_title(title)
         names = [wording.shortened(step.name, 26) + (" (rolled back)" if step.rolled_back else "") for step in steps]
         quality.set_yticks(range(len(steps)), names)

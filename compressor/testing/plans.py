@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from compressor.contracts import Pass, Step, Target, registry
-from compressor.contracts.registry import format_for
-from compressor.errors import PlanError
+from compressor.contracts import Needs, Pass, Step, Target, registry
+from compressor.contracts.registry import TORCH, format_for
+from compressor.errors import PlanError, PluginError
 from compressor.plan.bound import load_plan
 from compressor.plan.yaml_source import write_yaml
-from compressor.testing.subject import Subject
+from compressor.tasks.text_classification import TextClassification
+from compressor.testing.subject import Subject, Unchecked
 from compressor.testing.tiny import short_lived
 
 PLAN = "plan.yaml"
@@ -24,27 +25,57 @@ def parameters(step: Step) -> dict[str, Any]:
 
 def plan_around(subject: Subject, given: Mapping[str, Any]) -> str:
     """A plan as YAML in which a plug-in has the parameters `given`, and is asked to do nothing else than to be checked."""
+    entry = {subject.name: dict(given)}
     plan: dict[str, Any] = {
         "model": {"folder": "."},
-        "task": {"text-classification": {}},
+        "task": {registry.name_of("task", TextClassification): {}},
         "data": {"files": PLAN},
-        "passes": [{"finetune": {}}],
-        "targets": [{"torch": {}}],
+        "passes": [_harmless(lambda needs: not needs.teachers)],
+        "targets": [{target_on(TORCH): {}}],
     }
-    entry = {subject.name: dict(given)}
     if subject.kind == "objective":
-        plan["passes"] = [{"distill": {"teacher": "source", "objectives": entry}}]
+        plan["passes"] = [{_distilling(): {"teacher": "source", "objectives": entry}}]
     elif subject.kind == "task":
         plan["task"] = entry
-        plan["passes"] = (
-            [{"finetune": {}}] if subject.plugin.trainable else [{"prune-structure": {"keep": 0.5, "importance": "magnitude"}}]
-        )
+        trainable = subject.plugin.trainable
+        plan["passes"] = [_harmless(lambda needs: not needs.teachers and (trainable or not (needs.loss or needs.logits)))]
     elif subject.kind in ("target", "probe"):
         plan[f"{subject.kind}s"] = [entry]
     else:
         plan |= _surroundings(subject.plugin)
         plan["passes"] = [entry]
     return write_yaml(plan)
+
+
+def _harmless(fits: Callable[[Needs], bool]) -> dict[str, Any]:
+    """An entry of a pass on the torch model that is installed, with one of its examples, whose needs fit."""
+    for name in registry.names("pass"):
+        try:
+            kind: type[Pass] = registry.load("pass", name)
+            for given in kind.examples if TORCH in kind.accepts else ():
+                needs = kind.model_validate(dict(given)).needs()
+                if fits(needs) and not needs.targets:
+                    return {name: dict(given)}
+        except (PluginError, ValueError):  # broken, which its own checks tell
+            continue
+    raise Unchecked("no pass on the torch model is installed that this could be tried beside")
+
+
+def _distilling() -> str:
+    """Name of an installed pass that takes a teacher and objectives, the one of the fewest parameters."""
+    kinds = {name: kind for name in registry.names("pass") if (kind := _loaded(name)) and TORCH in kind.accepts}
+    fitting = [name for name, kind in kinds.items() if {"teacher", "objectives"} <= kind.model_fields.keys()]
+    if not fitting:
+        raise Unchecked("no pass is installed that takes objectives")
+    return min(fitting, key=lambda name: len(kinds[name].model_fields))
+
+
+def _loaded(name: str) -> type[Pass] | None:
+    try:
+        found: type[Pass] = registry.load("pass", name)
+    except PluginError:  # broken, which its own checks tell
+        return None
+    return found
 
 
 def faults_of(text: str) -> tuple[str, ...]:
@@ -60,20 +91,36 @@ def faults_of(text: str) -> tuple[str, ...]:
 
 def _surroundings(step: Pass) -> dict[str, Any]:
     """The models and targets that a pass speaks of, and a target in whose branch it has a place."""
+    eager = target_on(TORCH)
     teachers = [name for name in step.needs().teachers if name != "source"]
-    targets = [{"torch": {}, "name": name} for name in step.needs().targets]
-    if "torch" not in step.accepts:
+    targets = [{eager: {}, "name": name} for name in step.needs().targets]
+    if TORCH not in step.accepts:
         targets = [{target_for(step): {}}]
-    return {"models": {name: {"folder": "."} for name in teachers}, "targets": targets or [{"torch": {}}]}
+    return {"models": {name: {"folder": "."} for name in teachers}, "targets": targets or [{eager: {}}]}
+
+
+def target_on(form: str) -> str:
+    """Name of an installed target that takes models in a format.
+
+    Raises:
+        Unchecked: there is none.
+    """
+    for name in registry.names("target"):
+        try:
+            if registry.load("target", name).dialect.format == form:
+                return name
+        except PluginError:  # broken, which its own checks tell
+            continue
+    raise Unchecked(f"no target is installed that takes models in the format '{form}'")
 
 
 def target_for(step: Pass) -> str:
-    """Name of an installed target in whose branch a pass works; `torch` where there is none."""
+    """Name of an installed target in whose branch a pass works; one that runs torch models where there is none."""
     for name in registry.names("target"):
         kind: type[Target] = registry.load("target", name)
         if format_for(step.accepts, kind.dialect) is not None:
             return name
-    return "torch"
+    return target_on(TORCH)
 
 
 def written(folder: Path, text: str) -> Path:

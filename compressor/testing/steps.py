@@ -18,7 +18,8 @@ from compressor.testing.plans import faults_of, parameters, plan_around, written
 from compressor.testing.subject import Subject
 from compressor.testing.tiny import short_lived
 
-HEAVY = ("torch", "transformers", "onnx", "onnxruntime", "openvino", "nncf", "datasets")
+LIBRARIES = "torch transformers onnx onnxruntime openvino nncf datasets"
+HEAVY = tuple(LIBRARIES.split())
 """Libraries that nothing imports while a plan is checked."""
 CHILD_SECONDS = 120
 CHECK = """

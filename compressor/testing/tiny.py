@@ -20,7 +20,9 @@ from compressor.errors import PluginError, UnsupportedModel
 from compressor.model.pretrained import quiet
 from compressor.plan.specs import DataSpec
 from compressor.store.store import Made, Store
+from compressor.tasks.audio_classification import AudioClassification
 from compressor.tasks.data import load_data
+from compressor.tasks.text_classification import TextClassification
 from compressor.tasks.tiny import LABELS, MELS, SIZES, TEXT, shaken
 from compressor.testing.subject import Unchecked
 
@@ -87,12 +89,12 @@ class TinyRun:
 @cache
 def tiny_run() -> TinyRun:
     """Text classification by a tiny BERT."""
-    return run_of("text-classification", registry.load("task", "text-classification")(max_length=16))
+    return run_of(registry.name_of("task", TextClassification), TextClassification(max_length=16))
 
 
 @cache
 def _audio_run() -> TinyRun:
-    return run_of("audio-classification", registry.load("task", "audio-classification")(seconds=0.5))
+    return run_of(registry.name_of("task", AudioClassification), AudioClassification(seconds=0.5))
 
 
 def tiny_model(family: str) -> Model:
@@ -116,14 +118,14 @@ def tiny_model(family: str) -> Model:
     return Model.wrap(shaken(lambda: transformers.WhisperForAudioClassification(config)))
 
 
-def tiny_feed(family: str) -> tuple[Task, Feed]:
-    """A task, and inputs for a tiny model once an edit was tried on it."""
+def tiny_feed(family: str) -> Feed:
+    """Inputs for a tiny model once an edit was tried on it."""
     import numpy as np
 
     run = _audio_run() if family == "hubert" else tiny_run()
     if family == "whisper":
-        return run.task, {"input_features": np.sin(np.arange(2 * MELS * 12, dtype=np.float32)).reshape(2, MELS, 12)}
-    return run.task, run.task.feeds(run.data.split("test"), run.source.path, Workload(batch=4), count=1)[0]
+        return {"input_features": np.sin(np.arange(2 * MELS * 12, dtype=np.float32)).reshape(2, MELS, 12)}
+    return run.task.feeds(run.data.split("test"), run.source.path, Workload(batch=4), count=1)[0]
 
 
 def run_of(name: str, task: Task) -> TinyRun:

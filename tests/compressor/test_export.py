@@ -152,7 +152,11 @@ class Run:
                 reference="source",
                 stages=(),
                 candidates=(final,),
-                probes=(r.LatencyRecord(rows=(row,), ratios=(), controls=(), load_before=0, load_after=0, protocol={}),),
+                probes=(
+                    r.LatencyRecord(
+                        probe="latency", rows=(row,), ratios=(), controls=(), load_before=0, load_after=0, protocol={}
+                    ),
+                ),
                 missing={"gpu": "no CUDA device"},
             ),
             self.folder,

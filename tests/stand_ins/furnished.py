@@ -59,10 +59,12 @@ def lowered(artifact: Artifact, form: str, folder: Path, *, task: Task, dialect:
     What lies there serves again: all calls with one folder are of one model, and targets share what they lower it to alike.
     """
     for name in lowering(form, start=artifact.format):
-        made = folder / f"{name}-opset-{dialect.opset}.made"
+        kind = registry.load("format", name)
+        read = "-".join(str(getattr(dialect, field)) for field in kind.reads)
+        made = folder / f"{name}-of-{read}.made"
         if not made.exists():
             (folder / name).mkdir(parents=True, exist_ok=True)
-            registry.load("format", name)().lower(artifact, folder / name, task=task, dialect=dialect)
+            kind().lower(artifact, folder / name, task=task, dialect=dialect)
             made.touch()
         artifact = Artifact(name, folder / name)
     return artifact

@@ -59,7 +59,7 @@ def test_model_size_counts_the_parameters_of_a_model_in_bf16_whole():
 
 def test_model_without_known_blocks_is_as_large_as_all_its_parameters():
     size = ModelSize.of({"stem": 40, "stages": 400}, 110)
-    assert (size.blocks, size.weights, size.times(1)) == (0, 110, size)
+    assert (size.blocks, size.weights, size.times(1)) == (1, 110, size)
 
 
 # ------------------------------------------------------------------ runs of which the law is known

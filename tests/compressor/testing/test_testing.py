@@ -62,7 +62,7 @@ FAULTS = {
     "probe measures-the-first measures every candidate": "its record does not speak of final@stand-in",
     "probe wants-no-shape has workloads": r"workloads\(\) is empty",
     "task never-shuffles gives batches of every row": "two seeds shuffle in one way",
-    "task mixes-rows-up scores rows in their order": r"outputs\[\d+\] is not what row \d+ gives by itself",
+    "task mixes-rows-up scores rows in their order": r"outputs\['logits'\]\[\d+\] is not what row \d+ gives by itself",
     "objective never-ends learns nothing from its equal": "a student that equals its teacher has the loss 1, expected 0",
     "objective teaches-nothing learns from another": "its loss has no gradient on the student",
     "objective weighs-itself is a mean": "its loss depends on `weight`",

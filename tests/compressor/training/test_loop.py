@@ -541,3 +541,47 @@ def test_parts_weighed_by_valid_tokens_give_the_loss_of_the_whole_batch(accumula
 
     assert trained(accumulate, tokens) == pytest.approx(trained(1, tokens), abs=1e-5)
     assert trained(accumulate, rows_of) != pytest.approx(trained(1, rows_of), abs=1e-5)
+
+
+# ------------------------------------------------------------------ speed that changes nothing else
+
+
+def wide(seed=0, p=0.0):
+    torch.manual_seed(seed)
+    return torch.nn.Sequential(torch.nn.Linear(4, 512), torch.nn.Dropout(p), torch.nn.Linear(512, 2))
+
+
+@pytest.mark.parametrize("max_grad_norm", [0.01, 1.0, 1e6])
+def test_training_gives_the_weights_of_a_bare_loop(max_grad_norm):
+    module, other = wide(), wide()
+    run(module, epochs=2, max_grad_norm=max_grad_norm, weight_decay=0.0, warmup=0.0, schedule="constant")
+    optimiser = torch.optim.AdamW(other.parameters(), lr=0.02, weight_decay=0.0)
+    for batch in [*batches(0), *batches(1)]:
+        torch.nn.functional.cross_entropy(other(batch["inputs"]), batch["labels"]).backward()
+        torch.nn.utils.clip_grad_norm_(other.parameters(), max_grad_norm)
+        optimiser.step()
+        optimiser.zero_grad()
+    for mine, wanted in zip(module.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(mine, wanted, rtol=1e-3, atol=1e-4)
+
+
+def test_dropout_by_bits_goes_on_where_it_was_with_equal_bytes(tmp_path, monkeypatch):
+    unbroken, broken, again, seen = wide(p=0.3), wide(p=0.3), wide(p=0.3), []
+    whole = run(unbroken)
+    monkeypatch.setenv(INTERVAL, "0")
+
+    class Dead(Exception): ...
+
+    def step(batch):
+        seen.append(batch)
+        if len(seen) == 12:
+            raise Dead
+        return {LOSS: torch.nn.functional.cross_entropy(broken(batch["inputs"]), batch["labels"])}
+
+    with pytest.raises(Dead):
+        run(broken, step=step, folder=tmp_path)
+    told = []
+    log = run(again, folder=tmp_path, told=told)
+    assert told[0].text == "finetune: goes on at step 11 of 24"
+    assert log.losses == whole.losses
+    assert same(again, unbroken)
