@@ -62,7 +62,7 @@ def read_deployed(built: Path, candidate: Candidate) -> Deployed:
     kind, runtime = _runtime(built, candidate)
     if others or graph.state:
         raise UnsupportedModel(f"no example can be written for a model of several graphs or with a state, as {built} holds")
-    how = registry.load("task", name).model_validate(parameters).deployment(built, inputs)
+    how = registry.load("task", name).written(parameters).deployment(built, inputs)
     beyond_stock = kind.dialect.format == TORCH and not _opens_without_us(built)
     return Deployed(candidate, built, kind.file, runtime, name, labels, inputs, outputs, how, needs_this_project=beyond_stock)
 
