@@ -37,7 +37,8 @@ def preview(bound: Bound, store: Store, processes: Processes = ALONE) -> Iterato
         found = None
         if parent and all(teachers.values()):
             found = store.find(keys.step(step, parent, {name: digest or "" for name, digest in teachers.items()}, None))
-        yield f"{step.name}: {'found in the store' if found else 'to be run'}"
+        further = " and ".join(f"{step.name}.{name}" for name in step.step.needs().products)
+        yield f"{step.name}: {'found in the store' if found else 'to be run'}{f', makes {further} too' if further else ''}"
         digests |= _digests(step, found)
         current = step.name
     for target in bound.targets:

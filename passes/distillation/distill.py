@@ -14,6 +14,7 @@ from compressor.contracts.notes import Series
 from compressor.errors import UnsupportedModel
 from compressor.model.anatomy import anatomy_of
 from compressor.model.edits import KeepBlocks
+from compressor.training.course import validated
 from compressor.training.loop import Training, train
 from passes.distillation.distillation import Distillation, TeacherAgreement, projections
 from passes.distillation.teachers import COMPARED_ROWS, thinned
@@ -80,12 +81,12 @@ class Distill(Distillation):
             batches=self.batches(student, ctx, first_seed=ctx.seed),
             step=lambda batch, _: self.losses(student.module, teachers, batch, ctx.task),
             settings=self,
-            evaluate=lambda: ctx.evaluate(student, "validation").scores.main.value,
+            evaluate=lambda: ctx.evaluate(student, "validation").quality,
         )
         log = train(training, ctx, work="distill")
         curves = {name: thinned(curve) for name, curve in log.losses.items()}
         ctx.note(Series(title=f"Losses by weight ({log.precision})", x="step", y="loss", curves=curves))
-        ctx.note(Series(title="Validation", x="step", y=ctx.task.metric, curves={ctx.task.metric: log.validation}))
+        ctx.note(validated(log, ctx))
         listening.tell(student, log.losses)
         return student
 

@@ -12,7 +12,7 @@ from typing_extensions import override
 from compressor.contracts import Context, Needs, Size
 from compressor.contracts.notes import Series
 from compressor.model.anatomy import anatomy_of
-from compressor.training.course import TrainingLog
+from compressor.training.course import TrainingLog, validated
 from compressor.training.learners import Learner
 from compressor.training.loop import Moment, Training, train
 from compressor.training.settings import TrainingSettings
@@ -205,7 +205,7 @@ class DistillAndPrune(Distillation):
                 Learner("linear multiplier", (constraint.linear,), LINEAR * rate, maximize=True),
                 Learner("quadratic multiplier", (constraint.quadratic,), QUADRATIC * rate, maximize=True),
             ),
-            evaluate=lambda: ctx.evaluate(student, "validation").scores.main.value,
+            evaluate=lambda: ctx.evaluate(student, "validation").quality,
             watch=constraint.watched,
             may_rise=True,
             followed=True,
@@ -249,7 +249,7 @@ class DistillAndPrune(Distillation):
             batches=self.batches(small, ctx, first_seed=ctx.seed + self.epochs),
             step=lambda batch, _: self.losses(small.module, teachers, batch, ctx.task),
             settings=self._second(),
-            evaluate=lambda: ctx.evaluate(small, "validation").scores.main.value,
+            evaluate=lambda: ctx.evaluate(small, "validation").quality,
         )
         return train(training, ctx, work="distill")
 
@@ -260,8 +260,7 @@ class DistillAndPrune(Distillation):
             if log is not None:
                 curves = {name: thinned(curve) for name, curve in log.losses.items()}
                 ctx.note(Series(title=f"Losses by weight, {stage} ({log.precision})", x="step", y="loss", curves=curves))
-                curve = {ctx.task.metric: log.validation}
-                ctx.note(Series(title=f"Validation, {stage}", x="step", y=ctx.task.metric, curves=curve))
+                ctx.note(validated(log, ctx, title=f"Validation, {stage}"))
         watched = dict(first.watched)
         sparsity = {"expected sparsity": watched.pop("expected sparsity")}
         multipliers = {name: watched.pop(name) for name in ("linear multiplier", "quadratic multiplier")}
