@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +27,27 @@ from targets.openvino import OpenVino
 HERE = Path(__file__).parents[1] / "stand_ins" / "diffusion"
 NAME = "image-generation-stand-in"
 TARGETS = {"pytorch": EagerTorch, "onnxruntime": OnnxRuntime, "openvino": OpenVino}
+PLAN = f"""
+name: pictures
+stages: quality
+model: {{folder: pretrained}}
+task:
+  {NAME}: {{steps: 4}}
+data: {{files: rows.jsonl, split: {{validation: 8, test: 12}}, calibration: 4}}
+passes:
+  - finetune: {{steps: 4, batch_size: 8, precision: fp32, learning_rate: 1.0e-3}}
+    gate: {{max_drop: 100}}
+targets:
+  - pytorch: {{}}
+  - onnxruntime: {{}}
+  - openvino: {{}}
+probes:
+  - latency: {{kinds: [sample], steps: 2, rounds: 5, seconds: 2, warm_up_seconds: 0.05, control_limit: 0.9}}
+accept:
+  - {{target: onnxruntime, max_drop: 100}}
+  - {{target: openvino, max_drop: 0, on_fail: warn}}
+"""
+BUILT = ("onnxruntime", "openvino")
 SAMPLE = Workload(kind="sample", batch=2, steps=4)
 
 
@@ -98,7 +121,7 @@ def test_loop_is_that_of_diffusers(task, folder, sessions, candidates):
     np.testing.assert_allclose(found, sample.numpy(), atol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("name", BUILT)
 def test_same_noise_gives_the_same_pictures_on_every_target(name, task, rows, sessions, candidates):
     for feed in task.feeds(rows.split("test"), candidates[name].built, SAMPLE, count=2):
         expected = task.call(sessions["pytorch"], feed, SAMPLE)["pictures"]
@@ -128,3 +151,86 @@ def test_a_seed_becomes_noise_and_a_picture_is_told(task, sessions, candidates):
     assert all(np.array_equal(feed[name], again[name]) for name in feed)
     (told,) = task.tell(task.call(sessions["onnxruntime"], feed), ())
     assert [len(line) for line in told.text.splitlines()] == [8] * 8
+
+
+# ------------------------------------------------------------------ a whole plan, from the command line
+
+
+@pytest.fixture(scope="module")
+def finished(folder):
+    """The folder of a run: trained for four steps, built for two targets, timed by the picture."""
+    (folder / "plan.yaml").write_text(PLAN, encoding="utf-8")
+    command(folder, "run", "plan.yaml", "--out", "run")
+    return folder / "run"
+
+
+def test_plan_trains_times_and_judges_a_score_of_the_set(finished):
+    report = read_report(finished)
+    assert (report.version, report.outcome, report.task) == (2, "accepted", NAME)
+    (losses,) = (note for note in report.stages[1].notes if note.title.startswith("Training loss"))
+    assert [step for step, _ in losses.curves["task"]] == [1, 2, 3, 4]
+    (source, final) = (candidate for candidate in report.candidates if candidate.target == "openvino")
+    assert final.scores.main.value != source.scores.main.value
+    for candidate in report.candidates:
+        assert (candidate.scores.main.interval, candidate.scores.main.better, candidate.scores.main.n) == (None, "lower", 12)
+        assert candidate.parity.max_abs < 2e-3
+    assert final.difference.interval is None
+    assert final.difference.change == pytest.approx(100 * (1 - final.scores.main.value / source.scores.main.value), abs=1e-4)
+    met = {verdict.candidate: verdict for verdict in report.verdicts}
+    assert met["final@openvino"].value == pytest.approx(-final.difference.change)
+    assert met["final@openvino"].outcome == ("met" if final.difference.change >= 0 else "not met")
+    assert {(each.unit, each.metric) for each in met.values()} == {("percent", "frechet-distance")}
+    assert report.stages[1].verdicts[0].outcome == met["final@onnxruntime"].outcome == "met"
+
+
+def test_pictures_are_timed_in_samples_by_processes_of_their_own(finished):
+    (record,) = read_report(finished).probes
+    assert {row.candidate for row in record.rows} >= {f"{stage}@{name}" for stage in ("source", "final") for name in TARGETS}
+    for row in record.rows:
+        assert (row.workload, row.unit) == (Workload(kind="sample", steps=2), "samples")
+        assert row.throughput_per_s == pytest.approx(1e3 / row.median_ms)
+
+
+def test_score_and_throughput_are_shown(finished, capsys):
+    command(finished.parent, "show", "run")
+    shown = capsys.readouterr().out
+    report = (finished / "report.md").read_text()
+    assert "samples/s" in report
+    for page in (shown, report, (finished / "report.html").read_text()):
+        assert "frechet-distance" in page
+        assert "sample," in page
+
+
+# ------------------------------------------------------------------ export
+
+
+@pytest.mark.parametrize("name", BUILT)
+def test_export_calls_the_denoiser_once_and_says_what_it_takes(finished, tmp_path, name):
+    """The loop is the task's; what is shipped is its graph, under its own name, with the files that a loop reads."""
+    out = tmp_path / "out"
+    command(finished.parent, "export", "run", str(out), "--target", name)
+    spec = json.loads((out / "spec.json").read_text())
+    (graph,) = spec["graphs"]
+    file = {"onnxruntime": "denoiser.onnx", "openvino": "denoiser.xml"}[name]
+    assert (graph["name"], graph["component"], graph["state"], graph["file"]) == ("denoiser", "unet", [], file)
+    assert (spec["model"], [port["name"] for port in spec["inputs"]]) == (file, ["sample", "timestep"])
+    assert (out / file).is_file()
+    assert (out / "scheduler" / "scheduler_config.json").is_file()
+    built = finished / "artifacts" / f"final@{name}"
+    feed = {"sample": np.ones((1, 1, 8, 8), np.float32), "timestep": np.array([5])}
+    np.savez(tmp_path / "inputs.npz", **feed)
+    done = subprocess.run([sys.executable, "-I", out / "example.py", tmp_path / "inputs.npz"], capture_output=True, text=True)
+    expected = TARGETS[name]().open(built).run(feed, graph="denoiser")[0]["noise"][0]
+    np.testing.assert_allclose(json.loads(done.stdout), expected, atol=1e-5)
+
+
+def test_export_of_the_pipeline_itself_has_no_example_and_says_why(finished, tmp_path):
+    """Its components stay apart; this project opens them, and so does diffusers."""
+    out = tmp_path / "out"
+    command(finished.parent, "export", "run", str(out), "--target", "pytorch")
+    readme = (out / "README.md").read_text()
+    assert "There is no `example.py`: the model is a folder of components" in readme
+    assert "python example.py" not in readme
+    assert not (out / "example.py").exists()
+    assert json.loads((out / "spec.json").read_text())["graphs"][0]["component"] == "unet"
+    assert list(Model.load(out).components) == ["unet", "vae"]

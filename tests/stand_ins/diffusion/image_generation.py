@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -90,7 +91,7 @@ class ImageGeneration(LoadsPipelines, Task):
         sample, kept = feed["sample"], feed["kept"]
         count = workload.steps or self.steps
         levels = [*(np.linspace(kept.shape[1], 0, count, endpoint=False).round().astype(np.int64) - 1), None]
-        for level, lower in zip(levels, levels[1:], strict=False):
+        for level, lower in pairwise(levels):
             given = {"sample": sample, "timestep": np.full(len(sample), level)}
             noise = session.run(given, graph=DENOISER)[0]["noise"]
             here, there = _share(kept, level), _share(kept, lower)
