@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import onnxruntime
 
 NAME = "onnxruntime"
-TELEMETRY = "From release 1.29 on, onnxruntime reports its use to Microsoft; `ORT_DISABLE_TELEMETRY=1`, which `example.py` sets, stops it."
+TELEMETRY = "From release 1.29 on, onnxruntime reports its use to Microsoft; `ORT_DISABLE_TELEMETRY=1` stops it, and an `example.py` sets that."
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
 LEVELS = {"none": "ORT_DISABLE_ALL", "basic": "ORT_ENABLE_BASIC", "extended": "ORT_ENABLE_EXTENDED", "all": "ORT_ENABLE_ALL"}
 INT8_OPERATORS = (

@@ -1,4 +1,4 @@
-"""From a run to a folder that can be shipped without this project: model, preprocessing, labels, digests, licences, example."""
+"""From a run to a folder that can be shipped: model, preprocessing, labels, digests, licences, and an example where one call does."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def _fill(folder: Path, built: Path, *, deployed: Deployed, report: Report) -> N
     texts = {
         **({"labels.json": _json(deployed.labels)} if deployed.classes else {}),
         "spec.json": _json(spec_of(deployed)),
-        "example.py": example(deployed),
+        **({} if deployed.no_example else {"example.py": example(deployed)}),
         "README.md": readme(report, deployed),
         "LICENSES.md": licences(report, tuple(names_in(folder))),
     }

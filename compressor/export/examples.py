@@ -15,9 +15,11 @@ ARGUMENTS = {"text": '"some text"', "image": "picture.jpg", "audio": "sound.wav"
 
 
 def requirements(deployed: Deployed) -> str:
-    """What `pip install` needs for the example."""
+    """What `pip install` needs for the example, or for the model alone where there is none."""
     if deployed.needs_this_project:
         return "compressor-toolchain[audio]" if deployed.how.kind == "audio" else "compressor-toolchain"
+    if deployed.no_example:
+        return " ".join(deployed.runtime.packages)
     return f"numpy{READERS[deployed.how.kind]} {' '.join(deployed.runtime.packages)}"
 
 

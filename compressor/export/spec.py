@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from compressor.contracts import Deployment, Port, Runtime, Target, registry
+from compressor.contracts import Deployment, Graph, Port, Runtime, Target, registry
+from compressor.contracts.model import BLUEPRINT
 from compressor.contracts.records import Candidate
 from compressor.contracts.registry import TORCH
 from compressor.deploy.graphs import TASK_FILE, graphs_of
-from compressor.errors import PluginError, StoreError, UnsupportedModel
+from compressor.errors import PluginError, StoreError
 
 DTYPES = ("int64", "int32", "float32", "float16")
 
@@ -23,17 +24,41 @@ class Deployed:
 
     candidate: Candidate
     folder: Path
-    file: str
-    """The main file of the model."""
     runtime: Runtime
     task: str
     labels: list[str]
-    inputs: tuple[Port, ...]
-    outputs: tuple[Port, ...]
+    graphs: tuple[Graph, ...]
+    files: Mapping[str, str]
+    """The file that holds each graph, by the graph's name; an eager model is one file for all."""
     how: Deployment
     """How inputs are made of what a user has."""
     needs_this_project: bool = False
     """True for an eager model whose structure no stock configuration expresses."""
+
+    @property
+    def file(self) -> str:
+        """The main file of the model."""
+        return self.files[self.graphs[0].name]
+
+    @property
+    def inputs(self) -> tuple[Port, ...]:
+        return self.graphs[0].inputs
+
+    @property
+    def outputs(self) -> tuple[Port, ...]:
+        return self.graphs[0].outputs
+
+    @property
+    def no_example(self) -> str:
+        """Why there is no example, which is one call of one graph on what a user has; empty where there is one."""
+        if len(self.graphs) > 1:
+            names = ", ".join(graph.name for graph in self.graphs)
+            return f"the model has several graphs ({names}), and only its task knows how they follow each other"
+        if self.graphs[0].state:
+            return "the model has a state that goes round from call to call, and only its task knows when a loop ends"
+        if self.file == BLUEPRINT:
+            return "the model is a folder of components, which `compressor.model.Model.load` opens"
+        return ""
 
     @property
     def preprocessing(self) -> Mapping[str, Any]:
@@ -50,24 +75,24 @@ def read_deployed(built: Path, candidate: Candidate) -> Deployed:
 
     Raises:
         StoreError: one of them is missing or malformed.
-        UnsupportedModel: the inputs are not those of a text, image or audio classifier.
+        UnsupportedModel: it is fed in a way that no example can do.
     """
     try:
         task = json.loads((built / TASK_FILE).read_text(encoding="utf-8"))
         name, parameters, labels = task["task"], task["parameters"], [str(label) for label in task["labels"]]
-        graph, *others = graphs_of(built)
-        inputs, outputs = tuple(map(_known, graph.inputs)), tuple(map(_known, graph.outputs))
+        graphs = graphs_of(built)
+        for port in (port for graph in graphs for port in (*graph.inputs, *graph.outputs)):
+            _check_known(port)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise StoreError(f"{built / TASK_FILE} cannot be read: {error}") from error
-    kind, runtime = _runtime(built, candidate)
-    if others or graph.state:
-        raise UnsupportedModel(f"no example can be written for a model of several graphs or with a state, as {built} holds")
-    how = registry.load("task", name).written(parameters).deployment(built, inputs)
+    kind, runtime = _runtime(built, candidate, graphs)
+    how = registry.load("task", name).written(parameters).deployment(built, graphs[0].fed)
+    files = {graph.name: _file_of(kind, graph, built) for graph in graphs}
     beyond_stock = kind.dialect.format == TORCH and not _opens_without_us(built)
-    return Deployed(candidate, built, kind.file, runtime, name, labels, inputs, outputs, how, needs_this_project=beyond_stock)
+    return Deployed(candidate, built, runtime, name, labels, graphs, files, how, needs_this_project=beyond_stock)
 
 
-def _runtime(built: Path, candidate: Candidate) -> tuple[type[Target], Runtime]:
+def _runtime(built: Path, candidate: Candidate, graphs: Sequence[Graph]) -> tuple[type[Target], Runtime]:
     """The target whose files lie in a folder, and what they need elsewhere."""
     files = []
     for name in registry.names("target"):
@@ -75,16 +100,22 @@ def _runtime(built: Path, candidate: Candidate) -> tuple[type[Target], Runtime]:
             kind: type[Target] = registry.load("target", name)
         except PluginError:  # broken, which its own checks tell
             continue
-        files.append(kind.file)
-        if (built / kind.file).is_file() and (runtime := kind.runtime(candidate.facts)):
+        files.append(_file_of(kind, graphs[0], built))
+        if (built / files[-1]).is_file() and (runtime := kind.runtime(candidate.facts)):
             return kind, runtime
-    raise StoreError(f"{built} holds none of {', '.join(dict.fromkeys(files))}, for which an example can be written")
+    raise StoreError(f"{built} holds none of {', '.join(dict.fromkeys(files))}, which targets that are installed open")
 
 
-def _known(port: Port) -> Port:
+def _file_of(kind: type[Target], graph: Graph, built: Path) -> str:
+    """The file that holds a graph: the target's main one by the graph's name; for torch the whole model, in parts or not."""
+    if kind.dialect.format == TORCH:
+        return kind.file if (built / kind.file).is_file() else BLUEPRINT
+    return kind.file if graph.name == Graph.name else graph.name + Path(kind.file).suffix
+
+
+def _check_known(port: Port) -> None:
     if port.dtype not in DTYPES:
         raise ValueError(f"dtype '{port.dtype}' is none of {', '.join(DTYPES)}")
-    return port
 
 
 def _opens_without_us(built: Path) -> bool:
@@ -102,6 +133,7 @@ def spec_of(deployed: Deployed) -> dict[str, Any]:
         "settings": dict(deployed.runtime.settings),
         "inputs": [asdict(port) for port in deployed.inputs],
         "outputs": [asdict(port) for port in deployed.outputs],
+        "graphs": [{**asdict(graph), "file": deployed.files[graph.name]} for graph in deployed.graphs],
         "preprocessing": dict(deployed.preprocessing),
         **({"labels": "labels.json"} if deployed.classes else {}),
         "measured": deployed.candidate.facts,

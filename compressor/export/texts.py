@@ -23,18 +23,25 @@ def _use(report: Report, deployed: Deployed) -> Iterator[str]:
     commands = (
         f"pip install {requirements(deployed)}",
         "sha256sum -c SHA256SUMS",
-        f"python example.py {ARGUMENTS[deployed.how.kind]}",
+        *(() if deployed.no_example else (f"python example.py {ARGUMENTS[deployed.how.kind]}",)),
     )
     yield from (f"# {escaped(report.name)}, {deployed.task} for {escaped(deployed.candidate.target)}", "")
     yield from ("```", *commands, "```", "")
-    if deployed.needs_this_project:
+    if deployed.no_example:
+        yield from (f"There is no `example.py`: {deployed.no_example}.", "")
+    elif deployed.needs_this_project:
         yield "The layers of this model have widths of their own, which no stock configuration can say:"
         yield from ("it is opened with `compressor.model.Model.load`.", "")
-    named = ", `labels.json` names its classes in order" if deployed.classes else "; it gives features, not classes"
-    yield f"`{deployed.file}` is the model, `spec.json` says what it takes and gives{named}."
+    yield f"`{deployed.file}` is the model, `spec.json` says what it takes and gives{_given(deployed)}."
     yield ""
     for remark in deployed.runtime.remarks:
         yield from (remark, "")
+
+
+def _given(deployed: Deployed) -> str:
+    if deployed.classes:
+        return ", `labels.json` names its classes in order"
+    return "" if deployed.how.kind == "arrays" else "; it gives features, not classes"
 
 
 def _figures(report: Report, deployed: Deployed) -> Iterator[str]:

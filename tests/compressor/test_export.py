@@ -342,6 +342,41 @@ def test_example_is_short_and_names_no_module_of_this_project(text_run, tmp_path
     assert linted.returncode == 0, linted.stdout
 
 
+PORT = {"name": "past", "dtype": "float32", "axes": ["batch", "past"]}
+LOOPS = {
+    "state": (
+        [{"name": "model", "inputs": [PORT], "outputs": [{**PORT, "name": "present"}], "state": [["present", "past"]]}],
+        "a state",
+    ),
+    "two graphs": (
+        [{"name": name, "inputs": [PORT], "outputs": [PORT]} for name in ("encoder", "decoder")],
+        "(encoder, decoder)",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", LOOPS)
+def test_model_that_is_called_in_a_loop_has_no_example_and_its_readme_says_why(text_run, tmp_path, kind):
+    graphs, why = LOOPS[kind]
+    described = json.loads((text_run.built / "task.json").read_text())
+    (text_run.built / "task.json").write_text(json.dumps({**described, "graphs": graphs}))
+    names = [f"{graph['name']}.onnx" for graph in graphs]
+    content = (text_run.built / "model.onnx").read_bytes()
+    (text_run.built / "model.onnx").unlink()
+    for name in names:
+        (text_run.built / name).write_bytes(content)
+    text_run.report("text-classification", *names)
+    out = export(text_run.folder, "here", tmp_path / "out")
+    spec, readme = json.loads((out / "spec.json").read_text()), (out / "README.md").read_text()
+    assert [(graph["file"], graph.get("state", [])) for graph in spec["graphs"]] == [
+        (name, graph.get("state", [])) for name, graph in zip(names, graphs, strict=True)
+    ]
+    assert not (out / "example.py").exists()
+    assert "There is no `example.py`: " in readme
+    assert why in readme
+    assert "python example.py" not in readme
+
+
 # ------------------------------------------------------------------ refusals
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -13,22 +13,7 @@ from compressor.contracts import Batch, Context, Edit, Model, Pass, Size
 from compressor.errors import UnsupportedModel
 from compressor.training import Moment, Training, TrainingSettings, train
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from compressor.contracts import Data
-
 SCHEDULER = "scheduler/scheduler_config.json"
-
-
-class LoadsPipelines:
-    """The part of a task that reads a pipeline: the denoiser is what steps work on."""
-
-    def load(self, source: Path, data: Data | None, *, seed: int) -> Model:
-        """All components with weights, and the scheduler's files; nothing is drawn."""
-        from compressor.model import Model
-
-        return Model.read(source)
 
 
 class ClassEmbedder(nn.Module):
