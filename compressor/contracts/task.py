@@ -198,10 +198,14 @@ class Task(Step, ABC):
         return self.collected(predict, *self.scored_feeds(rows, files))
 
     def collected(self, predict: Callable[[Feed], Feed], feeds: Sequence[Feed], order: Sequence[int]) -> Feed:
-        """Outputs of all feeds, one entry per row, put back into the order of the rows.
+        """What scores are made of, one entry per row, in the order of the rows: the outputs of all feeds.
 
         A task whose outputs are too large to keep (logits of every token) keeps what its score needs instead.
         """
+        return self.answers(predict, feeds, order)
+
+    def answers(self, predict: Callable[[Feed], Feed], feeds: Sequence[Feed], order: Sequence[int]) -> Feed:
+        """The outputs of all feeds as they are, one entry per row, put back into the order of the rows: of a few rows at a time."""
         import numpy as np
 
         found = [predict(feed) for feed in feeds]

@@ -83,13 +83,18 @@ class StepContext:
         count = min(limit, len(rows))
         predict, files = self._running(model)
         few = rows.select([at * len(rows) // count for at in range(count)])
-        found: NDArray[np.float32] = self.task.predicted(predict, few, files)[self.task.outputs()[0].name]
+        answers = self.task.answers(predict, *self.task.scored_feeds(few, files))
+        found: NDArray[np.float32] = answers[self.task.outputs()[0].name]
         return found
 
     def feeds(self, model: Model | Artifact, split: str, *, limit: int | None = None) -> Sequence[Feed]:
-        """Real inputs of a split, one row each."""
+        """Real inputs of a split, one row each; of a graph with the state that its first call starts from."""
         files = model.path if isinstance(model, Artifact) else self._files(model)
-        return self.task.feeds(self.data.split(split), files, count=limit)
+        found = self.task.feeds(self.data.split(split), files, count=limit)
+        main = self.task.graphs(files)[0]
+        if not (isinstance(model, Artifact) and main.state):
+            return found
+        return [{**feed, **main.first_state(feed)} for feed in found]
 
     def measure(self, models: Sequence[Model], target: str, workload: Workload) -> Sequence[float]:
         """Median latency in ms of each model on a target, measured interleaved."""

@@ -224,6 +224,35 @@ def test_more_than_all_points_cannot_be_allowed(folder):
     assert "max_drop 500 allows to lose more than all of 'accuracy', which has 100 points; give at most 100" in str(found.value)
 
 
+# ------------------------------------------------------------------ other passes
+
+PASSED = """
+task:
+  causal-lm: {max_length: 24}
+data: {files: rows.jsonl, split: {validation: 8, test: 12}, calibration: 4}
+model: {folder: model}
+stages: quality
+passes:
+  - distill: {teacher: source, epochs: 1, learning_rate: 0.001, precision: fp32}
+  - quantize-static: {calibration: 4}
+targets:
+  - onnxruntime
+  - openvino
+"""
+
+
+def test_a_graph_with_state_is_calibrated_and_quantised_where_logits_are_of_every_token(folder):
+    (folder / "passed.yaml").write_text(PASSED)
+    store = Store(folder / "store-passed")
+    report = run_plan(load_plan(folder / "passed.yaml"), store=store, folder=folder / "runs/passed", command="", tell=[].append)
+    size = {candidate.id: candidate.bytes for candidate in report.candidates}
+    for target in ("onnxruntime", "openvino"):
+        assert size[f"final@{target}"] < size[f"source@{target}"]
+    for candidate in (each for each in report.candidates if each.stage == "final"):
+        assert abs(candidate.difference.change) < 10
+        assert candidate.parity.finite
+
+
 # ------------------------------------------------------------------ a difference in per cent
 
 

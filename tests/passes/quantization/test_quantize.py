@@ -263,6 +263,19 @@ def test_static_restores_layers_until_max_drop_holds(onnx_model, tmp_path, monke
     assert note.mark == "restored to float"
 
 
+def test_static_restores_layers_by_per_cent_of_a_metric_that_falls(onnx_model, tmp_path, monkeypatch):
+    ctx = Context(tmp_path, OnnxRuntime())
+    values = iter([20.0, 26.0, 23.0, 20.5])  # of the float graph, then 30, 15 and 2.5 % more
+
+    def evaluate(model, split):
+        metric = Metric(name="perplexity", value=next(values), n=32, better="lower", drop="percent")
+        return Evaluation(Scores(split=split, metric="perplexity", metrics=(metric,)), {})
+
+    monkeypatch.setattr(ctx, "evaluate", evaluate)
+    QuantizeStatic(max_drop=5, calibration=8).apply(onnx_model, ctx)
+    assert len(bars(ctx).marked) == 2
+
+
 def test_static_gives_equal_bytes_when_it_is_applied_again(onnx_model, tmp_path):
     step = QuantizeStatic(sensitivity=False, calibration=8)
     one, two = (step.apply(onnx_model, Context(tmp_path / name, OnnxRuntime())).path for name in "ab")
