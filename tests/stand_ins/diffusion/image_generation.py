@@ -54,7 +54,6 @@ class ImageGeneration(LoadsPipelines, Task):
     """A picture from each seed. Its noise levels are the scheduler's, and go with every feed: a loop needs no file."""
 
     logits: ClassVar[bool] = False
-    modality: ClassVar[str] = "image"
 
     seed: str = "seed"
     picture: str = "picture"

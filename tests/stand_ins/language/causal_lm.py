@@ -22,8 +22,6 @@ BATCH = 8
 class CausalLM(Task):
     """Characters of texts, each told from those before it; a character is a token."""
 
-    modality = "text"
-
     text: str = "text"
     max_length: int = Field(default=24, ge=2)
 
