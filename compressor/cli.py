@@ -134,10 +134,10 @@ def check(plan: PlanPath, settings: Settings = None, store: StorePath = None, pr
 
     bound = load_plan(plan, settings=settings or ())
     _quiet()
-    from compressor.run.preview import outlook
+    from compressor.run.preview import preview
     from compressor.training.launch import Processes
 
-    for line in outlook(bound, open_store(store), Processes(processes, nodes)):
+    for line in preview(bound, open_store(store), Processes(processes, nodes)):
         typer.echo(line)
 
 
@@ -172,12 +172,14 @@ def explain(
     from compressor.contracts import registry
     from compressor.errors import did_you_mean
 
-    found = [(kind, registry.load(kind, name)) for kind in KINDS.values() if name in registry.names(kind)]
+    found = [(kind, registry.load(kind, name)) for kind in KINDS.values() if registry.current(kind, name) in registry.names(kind)]
     if not found:
         known = [each for kind in KINDS.values() for each in registry.names(kind)]
         _fail(f"nothing installed is named '{name}'{did_you_mean(name, known)}", 2)
     for kind, step in found:
-        typer.echo(f"{name}: {kind}, from {registry.distribution(kind, name)}\n\n{_described(step)}\n")
+        if (present := registry.current(kind, name)) != name:
+            typer.echo(f"{name} is called {present} now")
+        typer.echo(f"{present}: {kind}, from {registry.distribution(kind, name)}\n\n{_described(step)}\n")
         for line in _parameters(step.model_json_schema()) if hasattr(step, "model_json_schema") else ():
             typer.echo(line)
         if paper := getattr(step, "paper", ""):

@@ -34,6 +34,7 @@ class Finetune(TrainingSettings, Pass):
     def apply(self, model: Model, ctx: Context) -> Model:
         """Minimise the task's loss; the curves go into the report."""
         from compressor.contracts.notes import Series
+        from compressor.training.course import validated
         from compressor.training.loop import Training, train
         from passes.side_files import write_side_files
 
@@ -45,9 +46,9 @@ class Finetune(TrainingSettings, Pass):
             batches=lambda epoch: ctx.task.batches(rows, files, batch_size=self.batch_size, shuffle_seed=ctx.seed + epoch),
             step=lambda batch, _: {"task": ctx.task.loss(ctx.task.forward(model.module, batch), batch)},
             settings=self,
-            evaluate=lambda: ctx.evaluate(model, "validation").scores.main.value,
+            evaluate=lambda: ctx.evaluate(model, "validation").quality,
         )
         log = train(training, ctx, work="finetune")
         ctx.note(Series(title=f"Training loss ({log.precision})", x="step", y="loss", curves=dict(log.losses)))
-        ctx.note(Series(title="Validation", x="step", y=ctx.task.metric, curves={ctx.task.metric: log.validation}))
+        ctx.note(validated(log, ctx))
         return model

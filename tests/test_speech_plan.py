@@ -49,8 +49,8 @@ MODELS = {
     "hubert": ("audio-classification", "[heads, neurons, channels]", lambda folder: None),
     "hubert with masks": ("audio-classification", "[heads, neurons]", masked),
     "whisper": ("audio-classification", "[heads, neurons, channels, attention]", whisper),
-    "hubert with masks, features": ("speech", "[heads, neurons]", masked),
-    "whisper, features": ("speech", "[heads, neurons]", whisper),
+    "hubert with masks, features": ("audio-features", "[heads, neurons]", masked),
+    "whisper, features": ("audio-features", "[heads, neurons]", whisper),
 }
 
 
@@ -85,12 +85,12 @@ def test_exported_example_says_of_a_file_without_this_project_what_the_run_did(r
         done = subprocess.run(example, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         expected = by_the_run(folder, task, target, path)
-        if task == "speech":
+        if task == "audio-features":
             np.testing.assert_allclose(json.loads(done.stdout), expected, rtol=1e-3, atol=1e-4)
         else:
             labels = json.loads((out / "labels.json").read_text())
             assert done.stdout.strip() == labels[int(np.argmax(expected))]
-    assert (out / "labels.json").exists() == (task != "speech")
+    assert (out / "labels.json").exists() == (task != "audio-features")
 
 
 def by_the_run(folder, task, target, path):
@@ -106,6 +106,6 @@ def by_the_run(folder, task, target, path):
     return next(iter(registry.load("target", target)().open(built).run(feed)[0].values()))[0]
 
 
-@pytest.mark.parametrize("ran", [name for name, (task, *_) in MODELS.items() if task == "speech"], indirect=True)
+@pytest.mark.parametrize("ran", [name for name, (task, *_) in MODELS.items() if task == "audio-features"], indirect=True)
 def test_plan_on_features_is_rehearsed(ran):
     command(ran[0], "rehearse", "plan.yaml")

@@ -28,7 +28,7 @@ from compressor.contracts.records import Report
 from compressor.deploy.machine import machine
 from compressor.report import read_report
 from compressor.report.findings import Findings
-from compressor.tasks.speech import Probe, Speech
+from compressor.tasks.audio_features import AudioFeatures, Probe
 
 RUNS = Path("runs/hubert-shape")
 OUT = Path("docs/results/hubert-shape.md")
@@ -64,7 +64,7 @@ def plan(model: Path, sounds: Path, budget: str) -> dict[str, Any]:
     return {
         "name": "hubert-shape",
         "model": {"folder": str(model.resolve())},
-        "task": {"speech": {"seconds": SECONDS, "probes": {"digit": {"label": "digit"}}}},
+        "task": {"audio-features": {"seconds": SECONDS, "linear_probes": {"digit": {"label": "digit"}}}},
         "data": {
             "files": {split: str((sounds / split).resolve()) for split in ("train", "test")},
             "format": "audiofolder",
@@ -100,7 +100,7 @@ def run(sounds: Path, runs: Path, budget: str) -> tuple[Report, int]:
 def step_seconds(sounds: Path, runs: Path) -> dict[str, float]:
     """Median time of a step in both stages."""
     torch.set_num_threads(machine().cores)
-    task = Speech(seconds=SECONDS, probes={"digit": Probe(label="digit")})
+    task = AudioFeatures(seconds=SECONDS, linear_probes={"digit": Probe(label="digit")})
     data = step_costs.read(task, sounds, BATCH)
     given = plan(runs / "model", sounds, "sparsity")["passes"][0]["distill-and-prune"]
     found, _ = step_costs.steps(task.load(runs / "model", data, seed=0), task, data, {**given, "epochs": 1, "recovery_epochs": 1})

@@ -12,15 +12,15 @@ from compressor.contracts import Want
 from compressor.model.anatomy import anatomy_of
 from compressor.model.model import Model
 from compressor.tasks.audio import lengths
-from compressor.tasks.speech import Speech
-from compressor.tasks.speech import right as probe_right
+from compressor.tasks.audio_features import AudioFeatures
+from compressor.tasks.audio_features import right as probe_right
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from numpy.typing import NDArray
 
 
-def states(task: Speech, folder: Path, rows: Dataset) -> list[NDArray[np.float32]]:
+def states(task: AudioFeatures, folder: Path, rows: Dataset) -> list[NDArray[np.float32]]:
     """What leaves each block, `[rows, frames, features]`."""
     import torch
 
@@ -31,7 +31,7 @@ def states(task: Speech, folder: Path, rows: Dataset) -> list[NDArray[np.float32
     return [np.concatenate([each[block].numpy() for each in found]) for block in want.of("hidden-state")]
 
 
-def sounding(task: Speech, rows: Dataset, frames: int) -> NDArray[np.bool_]:
+def sounding(task: AudioFeatures, rows: Dataset, frames: int) -> NDArray[np.bool_]:
     """Frames `[rows, frames]` that hold sound: the others are padding up to the task's seconds."""
     ends = np.ceil(frames * np.asarray(lengths(rows, task.audio)) / task.seconds)
     return np.arange(frames) < ends[:, None]
@@ -68,9 +68,9 @@ def extended(frames: NDArray[np.float32]) -> NDArray[np.float64]:
     return np.concatenate([frames.astype(np.float64), np.ones((len(frames), 1))], axis=1)
 
 
-def probes_by_layer(task: Speech, teacher: Sequence[NDArray[np.float32]], rows: Dataset) -> dict[str, list[float]]:
+def probes_by_layer(task: AudioFeatures, teacher: Sequence[NDArray[np.float32]], rows: Dataset) -> dict[str, list[float]]:
     """By probe, its accuracy on the mean over frames of what leaves each block of the teacher."""
     return {
         name: [float(probe_right(layer.mean(axis=1), rows, probe, name).mean()) for layer in teacher]
-        for name, probe in task.probes.items()
+        for name, probe in task.linear_probes.items()
     }

@@ -19,8 +19,8 @@ from compressor.contracts.notes import Table
 from compressor.contracts.records import Report
 from compressor.plan.bound import load_plan
 from compressor.store.disk import put
+from compressor.tasks.audio_features import AudioFeatures
 from compressor.tasks.data import load_data
-from compressor.tasks.speech import Speech
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -115,7 +115,7 @@ def plan(cell: Cell, model: Path, data: Path) -> dict[str, Any]:
         "name": f"speech-{cell.method}",
         "seed": cell.seed,
         "model": {"folder": str(model.resolve())},
-        "task": {"speech": {"seconds": 1.0, "probes": PROBES}},
+        "task": {"audio-features": {"seconds": 1.0, "linear_probes": PROBES}},
         "data": {
             "files": {split: str((data / split).resolve()) for split in ("train", "test")},
             "format": "audiofolder",
@@ -150,7 +150,7 @@ def validation(report: Report, stage: int = -1) -> float:
 class Ground:
     """Rows in a random order, and what the teacher makes of them."""
 
-    task: Speech
+    task: AudioFeatures
     rows: Dataset
     teacher: list[NDArray[np.float32]]
     sounding: NDArray[np.bool_]
@@ -159,7 +159,7 @@ class Ground:
     """Of each row of the split among these."""
 
     @classmethod
-    def of(cls, task: Speech, rows: Dataset, teacher: Path) -> Ground:
+    def of(cls, task: AudioFeatures, rows: Dataset, teacher: Path) -> Ground:
         """The rows mixed, the teacher run over them."""
         order = np.random.default_rng(0).permutation(len(rows))
         mixed = rows.select(order.tolist())
@@ -216,7 +216,7 @@ class Lab:
         first = Cell("joint", SEEDS[0], RATES[0])
         folder = open_store(None).entry(self.run(first).stages[0].key) / "files"
         bound = load_plan(self.runs / first.name / "plan.yaml")
-        assert isinstance(bound.task, Speech)
+        assert isinstance(bound.task, AudioFeatures)
         data = load_data(bound.data, columns=bound.task.columns(), seed=bound.seed, folder=bound.folder)
         return {split: Ground.of(bound.task, data.split(split), folder) for split in ("validation", "test")}
 

@@ -24,8 +24,8 @@ from compressor.contracts import Batch, Event, Progress, Task, registry
 from compressor.deploy.machine import machine
 from compressor.deploy.session import eager
 from compressor.plan.specs import DataSpec
+from compressor.tasks.audio_features import AudioFeatures, Probe
 from compressor.tasks.data import load_data
-from compressor.tasks.speech import Probe, Speech
 
 if TYPE_CHECKING:
     import torch
@@ -265,7 +265,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--precision", choices=["bf16", "fp32"], default="bf16")
     given = parser.parse_args(arguments)
     torch.set_num_threads(machine().cores)
-    task = Speech(seconds=1.0, probes={"digit": Probe(label="digit", groups="speaker")})
+    task = AudioFeatures(seconds=1.0, linear_probes={"digit": Probe(label="digit", groups="speaker")})
     source = task.load(given.model, read(task, given.rows, BATCHES[0]), seed=0)
     found = {size: list(measured(source, task, given.rows, size, given.precision)) for size in BATCHES}
     OUT.write_text(document(found, precision=given.precision), encoding="utf-8")

@@ -78,6 +78,11 @@ def rows_of(kind: str, folder: Path) -> Path:
 class Surroundings(SimpleNamespace):
     """What the pass takes from a run: rows, the seed, a folder, scores; both sides know no more of it."""
 
+    @property
+    def metric(self) -> Any:
+        """The task's own."""
+        return self.task.metric
+
     def tell(self, event: Any) -> None:
         """Note when each step was over."""
         if getattr(event, "work", None) == "finetune":
@@ -95,7 +100,7 @@ class Surroundings(SimpleNamespace):
     def evaluate(self, model: Any, split: str) -> Any:
         """Scores of a split; a timed training has none."""
         if not self.scored:
-            return SimpleNamespace(scores=SimpleNamespace(main=SimpleNamespace(value=0.0)))
+            return SimpleNamespace(quality=0.0, scores=SimpleNamespace(main=SimpleNamespace(value=0.0)))
         eager = either("eager", "compressor.deploy.session", "compressor.context")
         return self.task.score(eager(self.task, model, self.device), self.data.split(split), self.folder / "files", split=split)
 

@@ -64,7 +64,7 @@ class Model(Protocol):
     files: dict[str, bytes]
     """What lies beside the weights (tokenizer, feature extractor), by path relative to the model's folder."""
 
-    drawn: tuple[str, ...]
+    newly_initialised: tuple[str, ...]
     """Parameters that its source lacked and that were newly initialised when it was loaded: a fresh head."""
 
     @property

@@ -65,6 +65,11 @@ def distribution(kind: str, name: str) -> str:
     return _owner(_entry(kind, name))
 
 
+def known(kind: str) -> tuple[str, ...]:
+    """Names that a plan may use: those of the installed plug-ins, and what these were called before."""
+    return tuple(sorted({*_installed(kind), *(point.name for point in _renamed(tuple(sys.path), kind))}))
+
+
 def current(kind: str, name: str) -> str:
     """The present name of a plug-in: a distribution names what it called otherwise in the group `compressor.renamed.KIND`."""
     if name in _installed(kind):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, ClassVar, Self, TypeAlias
 
 from pydantic import BaseModel, ConfigDict
 
@@ -27,6 +27,21 @@ class Step(BaseModel):
     """Old names of parameters that plans may go on using, with a notice, by what they are called now."""
     examples: ClassVar[tuple[Mapping[str, Any], ...]] = ({},)
     """Parameters that `compressor.testing` tries it with, on a tiny model and a few rows; needed where defaults do not do."""
+
+    @classmethod
+    def written(cls, parameters: Mapping[str, Any]) -> Self:
+        """A step by the parameters that a report or a built model holds, which an earlier version may have written.
+
+        Raises:
+            ValueError: it does not take them.
+        """
+        known = renamings(cls)
+        return cls.model_validate({known.get(name, name): value for name, value in parameters.items()})
+
+
+def renamings(model: type[BaseModel]) -> dict[str, str]:
+    """Old names of parameters that go on working, and what they are called now: all `renamed` of a class and those it derives from."""
+    return {old: new for each in reversed(model.__mro__) for old, new in vars(each).get("renamed", {}).items()}
 
 
 @dataclass(frozen=True)

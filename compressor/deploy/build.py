@@ -16,7 +16,7 @@ from compressor.contracts.step import code_parts, step_parts
 from compressor.deploy.graphs import describe
 from compressor.deploy.machine import machine
 from compressor.errors import PluginError
-from compressor.store.store import Made, Store, digest_of, sha256_of
+from compressor.store.store import Store, StoredResult, digest_of, sha256_of
 
 MODEL_SUFFIXES = (".safetensors", ".onnx", ".onnx.data", ".xml", ".bin")
 """Endings of files that hold a model, or one of its graphs or components."""
@@ -35,13 +35,13 @@ class Builder:
     workloads: tuple[Workload, ...] = ()
     """What built models will be timed at."""
 
-    def lower(self, made: Made, form: str, to: str, target: Target) -> Made:
+    def lower(self, made: StoredResult, form: str, to: str, target: Target) -> StoredResult:
         """The model on a lower format. What lies between is stored too: another target may need it, and an export takes long."""
         for below in lowering(to, start=form):
             made, form = self._lowered(made, form, below, target.dialect), below
         return made
 
-    def _lowered(self, made: Made, form: str, to: str, dialect: Dialect) -> Made:
+    def _lowered(self, made: StoredResult, form: str, to: str, dialect: Dialect) -> StoredResult:
         """The model on the next format, from the store where it was lowered before for a dialect that it reads the same of."""
         kind: type[Format] = registry.load("format", to)
 
@@ -63,7 +63,9 @@ class Builder:
         }
         return self.store.obtain(parts, make)
 
-    def build(self, made: Made, *, stage: str, name: str, target: Target, out: Path) -> tuple[Candidate, tuple[File, ...]]:
+    def build(
+        self, made: StoredResult, *, stage: str, name: str, target: Target, out: Path
+    ) -> tuple[Candidate, tuple[File, ...]]:
         """Build the deployable files into `out`, with `task.json` and the files beside the model; list them with their sha256."""
         shutil.rmtree(out, ignore_errors=True)
         out.mkdir(parents=True)
@@ -79,11 +81,11 @@ class Builder:
         describe(out, self.task, self.task_name, self.labels)
         return Candidate(f"{stage}@{name}", stage, name, target, out, self.task), files
 
-    def _build(self, made: Made, target: Target, out: Path) -> None:
+    def _build(self, made: StoredResult, target: Target, out: Path) -> None:
         source = Artifact(target.dialect.format, made.path)
         target.build(source, out, graphs=self.task.graphs(made.path), workloads=self.workloads)
 
-    def _kept(self, made: Made, target: Target) -> Made:
+    def _kept(self, made: StoredResult, target: Target) -> StoredResult:
         """A build from the store: what it depends on is the model's files, how the target is set up, and the workloads."""
 
         def make(out: Path) -> Mapping[str, Any]:

@@ -86,7 +86,7 @@ def read_deployed(built: Path, candidate: Candidate) -> Deployed:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise StoreError(f"{built / TASK_FILE} cannot be read: {error}") from error
     kind, runtime = _runtime(built, candidate, graphs)
-    how = registry.load("task", name).model_validate(parameters).deployment(built, graphs[0].fed)
+    how = registry.load("task", name).written(parameters).deployment(built, graphs[0].fed)
     files = {graph.name: _file_of(kind, graph, built) for graph in graphs}
     beyond_stock = kind.dialect.format == TORCH and not _opens_without_us(built)
     return Deployed(candidate, built, runtime, name, labels, graphs, files, how, needs_this_project=beyond_stock)

@@ -42,7 +42,7 @@ class Model:
     components: dict[str, Component]
     files: dict[str, bytes] = field(default_factory=dict)
     """By path relative to the model's folder, with forward slashes."""
-    drawn: tuple[str, ...] = ()
+    newly_initialised: tuple[str, ...] = ()
     """Parameters that its source lacked and that were drawn at random when it was loaded: a fresh head. Which they are is not saved."""
     main: str = ""
     """Name of the component that the others serve; left empty, the only one, or the one called `model`."""
@@ -57,7 +57,7 @@ class Model:
         modules: Any,
         files: Mapping[str, bytes] | None = None,
         *,
-        drawn: Sequence[str] = (),
+        newly_initialised: Sequence[str] = (),
         main: str = "",
     ) -> Model:
         """A model from a module, or from several by name, that a library made; weights and configuration are written by `save`.
@@ -68,7 +68,12 @@ class Model:
         named: Mapping[str, Any] = modules if isinstance(modules, Mapping) else {ONLY: modules}
         components = {name: Component(module, blueprint_of(module)) for name, module in named.items()}
         own = _own_files(components)
-        return cls(components, {name: content for name, content in (files or {}).items() if name not in own}, tuple(drawn), main)
+        return cls(
+            components,
+            {name: content for name, content in (files or {}).items() if name not in own},
+            tuple(newly_initialised),
+            main,
+        )
 
     @classmethod
     def read(cls, source: Path, *, main: str = "") -> Model:

@@ -234,7 +234,7 @@ class _Reader:
         return named[0], task if isinstance(task, Task) else None
 
     def _entries(self, section: str) -> list[Drafted]:
-        known = registry.names(KINDS[section])
+        known = registry.known(KINDS[section])
         drafted = []
         for index, item in enumerate(self._list(section)):
             entry, faults = read_entry(section, index, item, known)
@@ -264,6 +264,8 @@ class _Reader:
         except PluginError as error:
             self._fault(at, where, str(error))
             return None
+        if (present := registry.current(kind, name)) != name:
+            self.notices.append(f"{at.file}:{at.line}: {where}: {kind} {name} is called {present} now; the old name will go")
         return found
 
     def _spec(self, spec: type[Spec], at: Located | None, where: str, *, what: str = "key") -> Spec | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
-from compressor.contracts import Pass, Probe, registry
+from compressor.contracts import Pass, Probe, Task, registry
 from compressor.errors import Fault, PluginError, did_you_mean
 from compressor.plan.draft import Draft, Drafted
 from compressor.plan.order import order_faults, works
@@ -184,9 +184,22 @@ def _metrics(draft: Draft) -> Iterator[Fault]:
     for step in draft.steps:
         if step.keys.gate and step.keys.gate.metric and step.keys.gate.metric not in known:
             yield step.fault(unknown(step.keys.gate.metric), "gate")
+        elif step.keys.gate and (what := _more_than_all(draft, draft.task, step.keys.gate)):
+            yield step.fault(what, "gate")
     for where, at, accept in draft.accept:
         if accept and accept.metric and accept.metric not in known:
             yield at.items()["metric"].fault(f"{where}.metric", unknown(accept.metric))
+        elif accept and (what := _more_than_all(draft, draft.task, accept)):
+            yield at.items()["max_drop"].fault(f"{where}.max_drop", what)
+
+
+def _more_than_all(draft: Draft, task: Task, limits: Limits) -> str | None:
+    """A fraction has 100 points to lose; what is counted in per cent has no end."""
+    name = limits.metric or draft.metric or task.metric
+    counted = {measure.name: measure.drop for measure in task.measures()}
+    if (limits.max_drop or 0) <= 100 or counted.get(name) != "points":
+        return None
+    return f"max_drop {limits.max_drop:g} allows to lose more than all of '{name}', which has 100 points; give at most 100"
 
 
 # ------------------------------------------------------------------ gates

@@ -23,7 +23,7 @@ def plan_schema() -> Schema:
     Raises:
         PluginError: an installed plug-in cannot be imported, or two share one name.
     """
-    plugins = {kind: {name: registry.load(kind, name) for name in registry.names(kind)} for kind in (*KINDS.values(), "task")}
+    plugins = {kind: {name: registry.load(kind, name) for name in registry.known(kind)} for kind in (*KINDS.values(), "task")}
     types = _Types(
         [Head, ModelSource, DataSpec, Accept, *KEYS.values(), *(each for kind in plugins.values() for each in kind.values())]
     )

@@ -186,7 +186,7 @@ class DataSpec(Spec):
 class Limits(Spec):
     """What a gate may ask for; at least one of the four limits is given."""
 
-    max_drop: float | None = Field(default=None, ge=0, le=100)
+    max_drop: float | None = Field(default=None, ge=0)
     """What may be lost against the plan's reference: points (hundredths) of a fraction, per cent of any other metric."""
     metric: str | None = Field(default=None, min_length=1)
     """The metric that `max_drop` is about; the plan's `metric` where it is not given."""

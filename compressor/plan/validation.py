@@ -12,6 +12,7 @@ from typing import Any, TypeVar, get_args
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from compressor.contracts.step import renamings
 from compressor.errors import Fault, PluginError, did_you_mean
 from compressor.plan.yaml_source import Located
 
@@ -55,11 +56,6 @@ def validated(model: type[Model], value: Located, where: str, *, what: str = "ke
         return _parsed(model, rest), faults
     except (ValidationError, PluginError, TypeError, LookupError, ArithmeticError, AttributeError):
         return None, faults
-
-
-def renamings(model: type[BaseModel]) -> dict[str, str]:
-    """Old names of parameters that go on working, and what they are called now: all `renamed` of a class and those it derives from."""
-    return {old: new for each in reversed(model.__mro__) for old, new in vars(each).get("renamed", {}).items()}
 
 
 def notices(model: type[BaseModel], value: Located, where: str) -> tuple[str, ...]:

@@ -96,9 +96,11 @@ def table(report: Report) -> None:
             shown.add_row(candidate.id, quality, size, str(row.workload), f"{row.median_ms:.2f}", speed, precision)
     console.print(shown)
     for verdict in report.verdicts:
-        value = f"{verdict.value:.4g}" if verdict.value is not None else verdict.why
+        unit = " %" if verdict.unit == "percent" else ""
+        value = f"{verdict.value:.4g}{unit}" if verdict.value is not None else verdict.why
         console.print(
-            f"{verdict.gate} {verdict.candidate}: {verdict.quantity} {verdict.limit:g}: {value}: {verdict.outcome}", markup=False
+            f"{verdict.gate} {verdict.candidate}: {verdict.quantity} {verdict.limit:g}{unit}: {value}: {verdict.outcome}",
+            markup=False,
         )
 
 

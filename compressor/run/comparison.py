@@ -85,9 +85,7 @@ class Run:
     def task(self) -> Task:
         """The task as the plan of this run has it."""
         plan, _ = read_yaml(self.report.plan.encode(), "plan")
-        found: Task = registry.load("task", self.report.task).model_validate(
-            plan.items()["task"].items()[self.report.task].plain()
-        )
+        found: Task = registry.load("task", self.report.task).written(plan.items()["task"].items()[self.report.task].plain())
         return found
 
     def target(self, name: str) -> Target:
@@ -96,7 +94,7 @@ class Run:
         for item in (as_mapping("targets", each) for each in plan.items()["targets"].values()):
             if name_of("targets", item) == name:
                 plugin = next(key for key in item.items() if key not in keys_of("targets"))
-                found: Target = registry.load("target", plugin).model_validate(item.items()[plugin].plain())
+                found: Target = registry.load("target", plugin).written(item.items()[plugin].plain() or {})
                 return found
         raise StoreError(f"{self.folder}: the plan in its report has no target '{name}'")
 

@@ -30,7 +30,7 @@ from compressor.deploy.machine import machine
 from compressor.deploy.session import eager, opened
 from compressor.deploy.timing import time_candidates
 from compressor.errors import CompressorError, MissingDependency, did_you_mean
-from compressor.store.store import Made, Store, digest_of
+from compressor.store.store import Store, StoredResult, digest_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -187,14 +187,14 @@ class StepContext:
         return builder.build(lowered, stage=f"variant-{number}", name=name, target=runtime, out=folder / "built")[0]
 
 
-def of_step(made: Made, name: str = OWN) -> Made:
+def of_step(made: StoredResult, name: str = OWN) -> StoredResult:
     """One of the models of a step that makes several, as a result of its own."""
     return replace(made, digest=digest_of(made.path / name), path=made.path / name)
 
 
-def _saved(path: Path) -> Made:
-    return Made("", digest_of(path), path, {}, 0.0, found=False)
+def _saved(path: Path) -> StoredResult:
+    return StoredResult("", digest_of(path), path, {}, 0.0, found=False)
 
 
-def _unkept(artifact: Artifact) -> Made:
-    return Made("", "", artifact.path, {}, 0.0, found=False)
+def _unkept(artifact: Artifact) -> StoredResult:
+    return StoredResult("", "", artifact.path, {}, 0.0, found=False)

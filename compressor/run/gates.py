@@ -108,5 +108,6 @@ def stop_where_failed(step: BoundStep, verdicts: Sequence[Verdict]) -> None:
 
 def _told(verdict: Verdict, *, reason: bool = False) -> str:
     why = f": {verdict.why}" if reason and verdict.why else ""
-    shown = f"not measured{why}" if verdict.value is None else f"{verdict.value:.4g}"
-    return f"{verdict.quantity} {verdict.limit:g} is {verdict.outcome} ({shown})"
+    unit = " %" if verdict.unit == "percent" else ""
+    shown = f"not measured{why}" if verdict.value is None else f"{verdict.value:.4g}{unit}"
+    return f"{verdict.quantity} {verdict.limit:g}{unit} is {verdict.outcome} ({shown})"

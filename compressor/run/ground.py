@@ -20,7 +20,7 @@ from compressor.run.context import StepContext
 from compressor.run.keys import Keys, source_digest
 from compressor.run.results import PARITY_ROWS, load_evaluation, save_evaluation
 from compressor.run.stopwatch import Stopwatch
-from compressor.store.store import Made, Store, remove
+from compressor.store.store import Store, StoredResult, remove
 from compressor.tasks.data import load_data, resolve
 from compressor.training.launch import ALONE, Processes
 
@@ -86,7 +86,7 @@ class Ground:
             produces=step.step.needs().products if step else (),
         )
 
-    def load(self, source: ModelSource) -> Made:
+    def load(self, source: ModelSource) -> StoredResult:
         """A model of the plan as its task loads it, stored."""
         path = resolve(source, self.bound.folder)
 
@@ -96,11 +96,11 @@ class Ground:
             model = self.bound.task.load(path, self.data, seed=self.bound.seed)
             check_finite(model, path)
             model.save(out)
-            return {"drawn": list(model.drawn)} if model.drawn else {}
+            return {"drawn": list(model.newly_initialised)} if model.newly_initialised else {}
 
         return self.store.obtain(self.keys.source(source_digest(path)), make)
 
-    def described(self, made: Made, loaded: Callable[[], Model] | None = None) -> Mapping[str, Any]:
+    def described(self, made: StoredResult, loaded: Callable[[], Model] | None = None) -> Mapping[str, Any]:
         """What a report says of a torch model. Kept, so that a run in which all is found builds none of them."""
 
         def make(_: Path) -> Mapping[str, Any]:
@@ -108,12 +108,12 @@ class Ground:
 
         return self.store.obtain(self.keys.description(made.digest), make).facts
 
-    def insides(self, made: Made) -> Insides:
+    def insides(self, made: StoredResult) -> Insides:
         """What may be worked on inside a torch model."""
         return Insides(**self.described(made)["insides"])
 
     def evaluated(
-        self, made: Made, form: str, target: BoundTarget | None, split: str, loaded: Callable[[], Model] | None = None
+        self, made: StoredResult, form: str, target: BoundTarget | None, split: str, loaded: Callable[[], Model] | None = None
     ) -> Evaluation:
         """Scores that guide a run (never those that decide it), kept in the store, by the plan's metric."""
         rows = self.data.split(split)
@@ -133,7 +133,7 @@ class Ground:
         parts = self.keys.evaluation(made.digest, form, split, target.target if target else None)
         return load_evaluation(self.store.obtain(parts, make).path).held_by(self.bound.metric)
 
-    def eager_outputs(self, made: Made) -> Feed:
+    def eager_outputs(self, made: StoredResult) -> Feed:
         """The first outputs of a torch model on test, run eagerly in float32. Kept like scores that guide: they decide nothing."""
         import numpy as np
 

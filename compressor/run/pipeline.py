@@ -27,11 +27,11 @@ from compressor.run.context import of_step
 from compressor.run.gates import Gates, stop_where_failed
 from compressor.run.ground import Ground, load_model
 from compressor.run.preflight import check_steps
-from compressor.run.results import Built, Found, Results, differences, save_evaluation, verdict_of_plan
+from compressor.run.results import Built, Results, RunState, differences, save_evaluation, verdict_of_plan
 from compressor.run.state import StageState
 from compressor.run.verify import parity
 from compressor.store.disk import writing
-from compressor.store.store import Made, Store
+from compressor.store.store import Store, StoredResult
 from compressor.training.checkpoint import holds_checkpoint
 from compressor.training.launch import ALONE, Job, Processes, train_apart
 
@@ -90,9 +90,9 @@ class Runner:
         write_report(report, self.folder)
         return report
 
-    def _found(self) -> Found:
+    def _found(self) -> RunState:
         family = self.ground.insides(self.states["source"].made).family
-        return Found(family, tuple(self.stages), tuple(self.built), dict(self.missing), tuple(self.ground.watch.spent))
+        return RunState(family, tuple(self.stages), tuple(self.built), dict(self.missing), tuple(self.ground.watch.spent))
 
     # -------------------------------------------------------------- models
 
@@ -106,16 +106,19 @@ class Runner:
             with self.ground.watch.time("load", name):
                 self.ground.load(given)
         made = {name: self._made(name) for name in ("source", *self.bound.models)}
-        drawn = (name for name, each in made.items() if each.facts.get("drawn"))
+        newly_initialised = (name for name, each in made.items() if each.facts.get("drawn"))
         check_steps(
-            self.bound, {name: each.path for name, each in made.items()}, drawn, lambda name: self.ground.insides(made[name])
+            self.bound,
+            {name: each.path for name, each in made.items()},
+            newly_initialised,
+            lambda name: self.ground.insides(made[name]),
         )
 
     def _model(self, name: str) -> Model:
         """A model by the name of a step, a product, an entry of `models:` or `source`; a fresh copy in eval mode."""
         return load_model(self._made(name).path)
 
-    def _made(self, name: str) -> Made:
+    def _made(self, name: str) -> StoredResult:
         if name in self.bound.models:
             return self.ground.load(self.bound.models[name])
         return self.states[name].made
@@ -144,7 +147,7 @@ class Runner:
         made = self.ground.load(self.bound.models[step.start])
         return StageState(made, "torch", Stage(name=step.start, step="source"))
 
-    def _trunk_stage(self, name: str, made: Made, *, step: BoundStep | None) -> StageState:
+    def _trunk_stage(self, name: str, made: StoredResult, *, step: BoundStep | None) -> StageState:
         loaded = cache(lambda: load_model(made.path))
         described = self.ground.described(made, loaded)
         with self.ground.watch.time("evaluate", name):
@@ -160,7 +163,7 @@ class Runner:
         return self._keep(name, StageState(made, "torch", stage, evaluation))
 
     def _stage(
-        self, name: str, made: Made, evaluation: Evaluation | None, *, step: BoundStep | None, target: str | None
+        self, name: str, made: StoredResult, evaluation: Evaluation | None, *, step: BoundStep | None, target: str | None
     ) -> Stage:
         reference = self.states.get(self.bound.reference)
         held = reference.evaluation if reference and name != self.bound.reference else None
@@ -198,7 +201,7 @@ class Runner:
 
     # -------------------------------------------------------------- one step
 
-    def _apply(self, step: BoundStep, parent: StageState, target: BoundTarget | None, form: str | None) -> Made:
+    def _apply(self, step: BoundStep, parent: StageState, target: BoundTarget | None, form: str | None) -> StoredResult:
         runtime, store = (target.target if target else None), self.ground.store
         teachers = {name: self._made(name).digest for name in step.step.needs().teachers}
         parts = self.ground.keys.step(step, parent.made.digest, teachers, runtime.dialect if runtime else None)

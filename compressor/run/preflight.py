@@ -11,10 +11,12 @@ from compressor.model.anatomy import refusal
 from compressor.plan.bound import Bound, BoundStep
 
 FEATURES = ("features", "attention maps")
-DRAWN = "whose head was drawn at random, as the model came without one; train it first, with finetune for one"
+NEWLY_INITIALISED = "whose classification head is newly initialised: fine-tune it first"
 
 
-def check_steps(bound: Bound, folders: Mapping[str, Path], drawn: Iterable[str], insides: Callable[[str], Insides]) -> None:
+def check_steps(
+    bound: Bound, folders: Mapping[str, Path], newly_initialised: Iterable[str], insides: Callable[[str], Insides]
+) -> None:
     """Refuse steps that cannot work, and qualities that would be held against a model that knows nothing.
 
     Args:
@@ -28,7 +30,7 @@ def check_steps(bound: Bound, folders: Mapping[str, Path], drawn: Iterable[str],
         UnsupportedModel: a step works on parts that are not known of its model, learns from the logits of a head that knows
             nothing, a limit is held against it, or rows are to be timed at a length that the model does not take.
     """
-    origins, untrained = dict(folders), set(drawn)
+    origins, untrained = dict(folders), set(newly_initialised)
     _check_insides(bound, folders, insides)
     current = "source"
     for step in (step for step in bound.passes if step.trunk):
@@ -43,7 +45,9 @@ def check_steps(bound: Bound, folders: Mapping[str, Path], drawn: Iterable[str],
             untrained |= {*made_by(step)}
     limits = (*(step.gate for step in bound.passes if step.gate), *bound.accept)
     if bound.reference in untrained and any(each.max_drop is not None for each in limits):
-        raise UnsupportedModel(f"max_drop is held against {bound.reference}, {DRAWN}, and name that step as `reference`")
+        raise UnsupportedModel(
+            f"max_drop is held against {bound.reference}, {NEWLY_INITIALISED}, and name that step as `reference`"
+        )
     for name, length in _lengths(bound):
         if why := bound.task.refuses(length, folders["source"]):
             raise UnsupportedModel(f"{name}: length {why}")
@@ -84,7 +88,7 @@ def made_by(step: BoundStep) -> tuple[str, ...]:
 def _check_teachers(step: BoundStep, untrained: Set[str]) -> None:
     for name in step.step.needs().logits_of:
         if name in untrained:
-            raise UnsupportedModel(f"{step.name} learns from the answers of {name}, {DRAWN}")
+            raise UnsupportedModel(f"{step.name} learns from the answers of {name}, {NEWLY_INITIALISED}")
 
 
 def _lengths(bound: Bound) -> Iterator[tuple[str, int]]:

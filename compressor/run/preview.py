@@ -10,11 +10,11 @@ from compressor.run.allowance import allowances
 from compressor.run.context import of_step
 from compressor.run.facts import Rows, files_digest, rows_of
 from compressor.run.keys import Keys
-from compressor.store.store import Made, Store
+from compressor.store.store import Store, StoredResult
 from compressor.training.launch import ALONE, Processes
 
 
-def outlook(bound: Bound, store: Store, processes: Processes = ALONE) -> Iterator[str]:
+def preview(bound: Bound, store: Store, processes: Processes = ALONE) -> Iterator[str]:
     """Lines for notices and the data, one for each model and what its family allows, one for each step and each target."""
     yield from bound.notices
     rows = rows_of(bound, store)
@@ -37,7 +37,8 @@ def outlook(bound: Bound, store: Store, processes: Processes = ALONE) -> Iterato
         found = None
         if parent and all(teachers.values()):
             found = store.find(keys.step(step, parent, {name: digest or "" for name, digest in teachers.items()}, None))
-        yield f"{step.name}: {'found in the store' if found else 'to be run'}"
+        further = " and ".join(f"{step.name}.{name}" for name in step.step.needs().products)
+        yield f"{step.name}: {'found in the store' if found else 'to be run'}{f', makes {further} too' if further else ''}"
         digests |= _digests(step, found)
         current = step.name
     for target in bound.targets:
@@ -45,7 +46,7 @@ def outlook(bound: Bound, store: Store, processes: Processes = ALONE) -> Iterato
         yield f"{target.name}: {missing.build or missing.run or 'ready'}"
 
 
-def _digests(step: BoundStep, found: Made | None) -> dict[str, str | None]:
+def _digests(step: BoundStep, found: StoredResult | None) -> dict[str, str | None]:
     """Digests of the models that a step made, by name; None where they are not known."""
     products = step.step.needs().products
     if found is None or not products:

@@ -200,18 +200,18 @@ def survey(plan: Path, settings: Sequence[str], folder: Path, *, tell: Callable[
     data = load_data(bound.data, columns=bound.task.columns(), seed=bound.seed, folder=bound.folder)
     whole: dict[str, ModelSize] = {}
     cut: dict[int, dict[str, Source]] = {part.blocks: {} for part in (REHEARSAL, SECOND) if part.blocks is not None}
-    folders, drawn, anatomies = dict[str, Path](), list[str](), dict[str, Anatomy]()
+    folders, newly_initialised, anatomies = dict[str, Path](), list[str](), dict[str, Anatomy]()
     for name, source in {"source": bound.model, **bound.models}.items():
         model = bound.task.load(resolve(source, bound.folder), data, seed=bound.seed)
         folders[name] = folder / f"{name}-files"
         model.save_files(folders[name])
-        drawn += [name] if model.drawn else []
+        newly_initialised += [name] if model.newly_initialised else []
         anatomies[name] = anatomy_or_bare(model.module)
         whole[name] = ModelSize.of(model.layer_bytes(), model.weights)
         for depth, models in sorted(cut.items(), reverse=True):  # from deep to shallow: each is cut from the one before
             models[name] = _cut(model, depth, folder / f"{name}-{depth}", whole[name])
     check_steps(
-        bound, folders, drawn, lambda name: anatomies[name].insides
+        bound, folders, newly_initialised, lambda name: anatomies[name].insides
     )  # here, since a cut model is saved with its head as if it came with one
     return Survey(Scale({split.name: split.rows for split in data.record.splits}, whole), cut)
 

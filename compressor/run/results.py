@@ -139,7 +139,7 @@ def load_evaluation(folder: Path) -> Evaluation:
 
 
 @dataclass(frozen=True)
-class Found:
+class RunState:
     """What a run has found so far."""
 
     family: str
@@ -162,7 +162,7 @@ class Results:
 
     def report(
         self,
-        found: Found,
+        found: RunState,
         *,
         probes: tuple[ProbeRecord, ...],
         accept: tuple[Verdict, ...],

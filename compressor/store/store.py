@@ -46,7 +46,7 @@ CHECKSUM = "sha256"
 
 
 @dataclass(frozen=True)
-class Made:
+class StoredResult:
     """A result in the store."""
 
     key: str
@@ -80,7 +80,7 @@ class Store:
         self.plan = plan
         self._tell = tell
 
-    def find(self, parts: Mapping[str, Any]) -> Made | None:
+    def find(self, parts: Mapping[str, Any]) -> StoredResult | None:
         """Look for the result made from `parts`; a damaged one counts as not there. Changes nothing.
 
         Raises:
@@ -93,7 +93,7 @@ class Store:
             self._tell(f"stored result {key_of(parts)[:12]} is damaged ({damage}): a run makes it again")
             return None
 
-    def obtain(self, parts: Mapping[str, Any], make: Callable[[Path], Mapping[str, Any]]) -> Made:
+    def obtain(self, parts: Mapping[str, Any], make: Callable[[Path], Mapping[str, Any]]) -> StoredResult:
         """Find the result of `parts`, or make it: `make` fills an empty folder and returns facts to keep beside it.
 
         Processes that want the same result wait for the first one; a damaged result is thrown away and made again.
@@ -195,14 +195,14 @@ class Store:
         with held(self.lock(key), work=step, waits=lambda who: self._tell(f"{step}: waits for {who}")):
             yield
 
-    def _found(self, key: str) -> Made | None:
+    def _found(self, key: str) -> StoredResult | None:
         folder = self.entry(key)
         if not os.path.lexists(folder):
             return None
         entry = read_entry(folder)
-        return Made(key, entry["digest"], folder / FILES, entry["facts"], entry["seconds"], found=True)
+        return StoredResult(key, entry["digest"], folder / FILES, entry["facts"], entry["seconds"], found=True)
 
-    def _found_or_discarded(self, key: str) -> Made | None:
+    def _found_or_discarded(self, key: str) -> StoredResult | None:
         try:
             return self._found(key)
         except DamagedEntry as damage:
@@ -210,7 +210,7 @@ class Store:
             discard(self.entry(key))
             return None
 
-    def _make(self, key: str, parts: Mapping[str, Any], make: Callable[[Path], Mapping[str, Any]]) -> Made:
+    def _make(self, key: str, parts: Mapping[str, Any], make: Callable[[Path], Mapping[str, Any]]) -> StoredResult:
         staging = self.root / "staging" / key
         remove(staging)  # of a killed run: the lock is ours
         try:
@@ -227,7 +227,7 @@ class Store:
             sync_folder(self.entry(key).parent)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
-        return Made(key, entry["digest"], self.entry(key) / FILES, entry["facts"], seconds, found=False)
+        return StoredResult(key, entry["digest"], self.entry(key) / FILES, entry["facts"], seconds, found=False)
 
     def _clean(self) -> None:
         """Remove what killed runs left: half-made results, the scratch of finished ones, locks."""

@@ -93,7 +93,10 @@ class Sounds(Task):
         return recordings(folder)
 
     def deployment(self, files: Path, inputs: Sequence[Port]) -> Deployment:
-        """By the feature extractor."""
+        """By the feature extractor; spectra that only its own library makes are given as arrays."""
+        kind = settings(files)["feature_extractor_type"]
+        if kind in (PATCHES, STACKED):
+            return Deployment("arrays", {"extractor": PREPROCESSOR, "made_by": f"transformers.{kind}"}, classes=self.logits)
         return Deployment("audio", of_audio(files, inputs, seconds=self.seconds), classes=self.logits)
 
     def feed(self, content: Any, files: Path) -> Feed:

@@ -43,8 +43,8 @@ class AudioClassification(Sounds, Classification):
         from compressor.model.pretrained import load_classifier
 
         files = side_files(source)
-        module, drawn = load_classifier(AutoModelForAudioClassification, source, data.labels, seed=seed)
-        model = Model.wrap(module, files, drawn=drawn)
+        module, newly_initialised = load_classifier(AutoModelForAudioClassification, source, data.labels, seed=seed)
+        model = Model.wrap(module, files, newly_initialised=newly_initialised)
         if module.config.model_type == "whisper":
             model.apply(LiftLength())
         return model

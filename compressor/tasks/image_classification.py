@@ -61,9 +61,9 @@ class ImageClassification(Classification):
             _Preprocessing.of(preprocessor, source)
         except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
             raise SourceError(f"{source / PREPROCESSOR} cannot be read: {told(error)}") from error
-        module, drawn = load_classifier(AutoModelForImageClassification, source, data.labels, seed=seed)
+        module, newly_initialised = load_classifier(AutoModelForImageClassification, source, data.labels, seed=seed)
         content = json.dumps(preprocessor, indent=2, sort_keys=True) + "\n"
-        return models.Model.wrap(module, {PREPROCESSOR: content.encode()}, drawn=drawn)
+        return models.Model.wrap(module, {PREPROCESSOR: content.encode()}, newly_initialised=newly_initialised)
 
     def inputs(self, model: Model | Path) -> tuple[Port, ...]:
         """Pixels `[batch, channels, height, width]`; only the batch is dynamic."""

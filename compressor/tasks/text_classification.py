@@ -66,12 +66,12 @@ class TextClassification(Classification):
         from compressor.model.pretrained import load_classifier
 
         tokenizer = _read_tokenizer(source)
-        module, drawn = load_classifier(AutoModelForSequenceClassification, source, data.labels, seed=seed)
+        module, newly_initialised = load_classifier(AutoModelForSequenceClassification, source, data.labels, seed=seed)
         positions = getattr(module.config, "max_position_embeddings", None)
         if positions is not None and self.max_length > positions:
             raise SourceError(f"max_length {self.max_length} is beyond the {positions} positions of {source}")
         padding = _agree_on_padding(tokenizer, module, source)
-        return models.Model.wrap(module, _side_files(tokenizer, source, module, padding), drawn=drawn)
+        return models.Model.wrap(module, _side_files(tokenizer, source, module, padding), newly_initialised=newly_initialised)
 
     def inputs(self, model: Model | Path) -> tuple[Port, ...]:
         """Token ids, attention mask, and token types where the tokenizer makes them."""

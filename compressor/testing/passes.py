@@ -9,7 +9,7 @@ from typing import Any
 
 from compressor.contracts import Artifact, Feed, Pass, Target, Workload
 from compressor.deploy.build import of_model
-from compressor.store.store import Made, digest_of, sha256_of
+from compressor.store.store import StoredResult, digest_of, sha256_of
 from compressor.testing.steps import STEP
 from compressor.testing.subject import Subject, Unchecked
 from compressor.testing.tiny import TinyRun, ready_target, short_lived, stranger, tiny_run
@@ -93,7 +93,7 @@ def _check_below_torch(subject: Subject, form: str, folder: Path) -> None:
     lacking = [name for name in _side_files(parent.path) if not (first / name).is_file()]
     subject.require(not lacking, f"loses files beside the graph: {', '.join(lacking)}")
     with subject.during(f"running what it gives back on the format '{form}'"):
-        made = Made("", digest_of(first), first, {}, 0.0, found=False)
+        made = StoredResult("", digest_of(first), first, {}, 0.0, found=False)
         lowered = run.builder.lower(made, form, target.dialect.format, target)
         candidate, _ = run.builder.build(lowered, stage="final", name="checked", target=target, out=folder / "built")
         feed = _feeds(run, candidate.built)[0]
@@ -103,7 +103,9 @@ def _check_below_torch(subject: Subject, form: str, folder: Path) -> None:
         subject.require(bool(np.isfinite(outputs[port.name]).all()), f"output '{port.name}' is not finite after it")
 
 
-def _below_torch(subject: Subject, run: TinyRun, parent: Made, form: str, target: Target, folder: Path, *, seed: int) -> Path:
+def _below_torch(
+    subject: Subject, run: TinyRun, parent: StoredResult, form: str, target: Target, folder: Path, *, seed: int
+) -> Path:
     _unsettle(seed)
     given, work = folder / "given", folder / "work"
     shutil.copytree(parent.path, given)  # what lies in the store is not put at risk

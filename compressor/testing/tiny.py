@@ -19,7 +19,7 @@ from compressor.deploy.build import Builder
 from compressor.errors import PluginError, UnsupportedModel
 from compressor.model.pretrained import quiet
 from compressor.plan.specs import DataSpec
-from compressor.store.store import Made, Store
+from compressor.store.store import Store, StoredResult
 from compressor.tasks.audio_classification import AudioClassification
 from compressor.tasks.data import load_data
 from compressor.tasks.text_classification import TextClassification
@@ -38,7 +38,7 @@ class TinyRun:
     task: Task
     task_name: str
     data: Data
-    source: Made
+    source: StoredResult
     store: Store
     folder: Path
     """Holds `pretrained/`, a model in Hugging Face layout without a head, and the rows: `rows.jsonl`, `images/` or `sounds/`."""
@@ -53,7 +53,7 @@ class TinyRun:
     def builder(self) -> Builder:
         return Builder(self.store, self.task, self.task_name, self.data.labels, {})
 
-    def lowered(self, target: Target, form: str | None = None) -> Made:
+    def lowered(self, target: Target, form: str | None = None) -> StoredResult:
         """The source model on a target's format, or on `format` where that is given."""
         return self.builder.lower(self.source, "torch", form or target.dialect.format, target)
 

@@ -5,7 +5,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from compressor.contracts.notes import Series
+
+if TYPE_CHECKING:
+    from compressor.contracts import Context
 
 DIVERGED = 10.0
 """A loss that ends an epoch so many times above the first one has diverged."""
@@ -26,12 +31,21 @@ class TrainingLog:
     """Each loss in those steps that have it."""
     watched: Mapping[str, Curve]
     validation: Curve
+    """Higher is better, whichever way the metric goes."""
     kept_epoch: int
     seconds: float
     rows_per_second: float
     precision: str
     attention: str | None
     """How attention was computed; None for each model's own way."""
+
+
+def validated(log: TrainingLog, ctx: Context, *, title: str = "Validation") -> Series:
+    """The metric on validation after each epoch, as it is told of models."""
+    measure = next(each for each in ctx.task.measures() if each.name == ctx.metric)
+    sign = 1.0 if measure.better == "higher" else -1.0
+    curve = tuple((at, sign * value) for at, value in log.validation)
+    return Series(title=title, x="step", y=measure.name, curves={measure.name: curve})
 
 
 @dataclass

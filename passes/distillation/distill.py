@@ -14,8 +14,9 @@ from compressor.contracts.notes import Series
 from compressor.errors import UnsupportedModel
 from compressor.model.anatomy import anatomy_of
 from compressor.model.edits import KeepBlocks
+from compressor.training.course import validated
 from compressor.training.loop import Training, train
-from passes.distillation.distillation import Listening, Taught, projections
+from passes.distillation.distillation import Distillation, TeacherAgreement, projections
 from passes.distillation.teachers import COMPARED_ROWS, thinned
 from passes.objectives.layer_maps import ids, spread
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from compressor.contracts import Model
 
 
-class Distill(Taught):
+class Distill(Distillation):
     """Train a student, which starts from the step's input model, to imitate one or several teachers."""
 
     version: ClassVar[int] = 3
@@ -74,18 +75,18 @@ class Distill(Taught):
         student = self._student(model)
         models = {name: ctx.model(name) for name in self.teachers()}
         teachers = self.taught_by(student, models, ctx)
-        listening = Listening(student, models, ctx)
+        listening = TeacherAgreement(student, models, ctx)
         training = Training(
             torch.nn.ModuleList([student.module, *projections(teachers)]),
             batches=self.batches(student, ctx, first_seed=ctx.seed),
             step=lambda batch, _: self.losses(student.module, teachers, batch, ctx.task),
             settings=self,
-            evaluate=lambda: ctx.evaluate(student, "validation").scores.main.value,
+            evaluate=lambda: ctx.evaluate(student, "validation").quality,
         )
         log = train(training, ctx, work="distill")
         curves = {name: thinned(curve) for name, curve in log.losses.items()}
         ctx.note(Series(title=f"Losses by weight ({log.precision})", x="step", y="loss", curves=curves))
-        ctx.note(Series(title="Validation", x="step", y=ctx.task.metric, curves={ctx.task.metric: log.validation}))
+        ctx.note(validated(log, ctx))
         listening.tell(student, log.losses)
         return student
 

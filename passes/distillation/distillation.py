@@ -33,7 +33,7 @@ Weight = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(gt=0)]
 
 
-class Taught(Pass, TrainingSettings):
+class Distillation(Pass, TrainingSettings):
     """A training by teachers; what is done to the student is the step's own."""
 
     requires: ClassVar[tuple[str, ...]] = ("torch", "transformers", "accelerate")
@@ -169,7 +169,7 @@ def projections(teachers: Sequence[Teacher]) -> list[nn.Module]:
     return [lesson.projections for each in teachers for lesson in each.lessons if lesson.projections is not None]
 
 
-class Listening:
+class TeacherAgreement:
     """How well a student agrees with its teachers before and after."""
 
     def __init__(self, student: Model, models: Mapping[str, Model], ctx: Context) -> None:

@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from passes.distillation.teacher_cache import Answers
+    from passes.distillation.teacher_cache import TeacherCache
 
 
 @dataclass(frozen=True)
-class Lesson:
+class DistillationLoss:
     """One objective with one teacher."""
 
     name: str
@@ -47,8 +47,8 @@ class Teacher:
     """A frozen model and the lessons it gives; with `answers` they are looked up by row and the model is not run."""
 
     module: nn.Module
-    lessons: tuple[Lesson, ...]
-    answers: Answers | None = None
+    lessons: tuple[DistillationLoss, ...]
+    answers: TeacherCache | None = None
 
     @property
     def want(self) -> Want:
@@ -67,10 +67,10 @@ class Teacher:
 
 def lessons(
     student: Anatomy, teacher: Anatomy, objectives: Mapping[str, Objective], *, share: float = 1.0, suffix: str = ""
-) -> tuple[Lesson, ...]:
+) -> tuple[DistillationLoss, ...]:
     """One lesson an objective, its projections freshly made."""
     return tuple(
-        Lesson(
+        DistillationLoss(
             f"{name}{suffix}",
             objective,
             objective.weight * share,

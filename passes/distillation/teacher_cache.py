@@ -45,7 +45,7 @@ class States:
 
 
 @dataclass(frozen=True)
-class Answers:
+class TeacherCache:
     """A teacher's answers by number of the training row."""
 
     logits: torch.Tensor
@@ -63,7 +63,7 @@ class Answers:
         return Outputs(self.logits[rows.to(self.logits.device)], mask=like.mask).having("hidden-state", states)
 
 
-def answers(name: str, model: Model, want: Want, ctx: Context, settings: TrainingSettings) -> Answers:
+def answers(name: str, model: Model, want: Want, ctx: Context, settings: TrainingSettings) -> TeacherCache:
     """Run a teacher once over the training rows, in the precision that training runs in.
 
     Its inner states are kept in half precision where that is not float32, else in float32; the report says how much disk they take.
@@ -86,7 +86,7 @@ def answers(name: str, model: Model, want: Want, ctx: Context, settings: Trainin
         for block, writer in writers.items():
             writer.add(outputs.hidden_states[block], outputs.mask)
         ctx.tell(Progress(f"answers of {name}", done, total, "batches"))
-    kept = Answers(torch.cat(logits), {block: writer.states() for block, writer in writers.items()})
+    kept = TeacherCache(torch.cat(logits), {block: writer.states() for block, writer in writers.items()})
     if taken := sum(each.values.nbytes for each in kept.states.values()):
         ctx.note(
             Remark(text=f"What {name} makes of the training rows was computed once: {taken / 2**20:,.0f} MiB of states on disk.")

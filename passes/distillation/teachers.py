@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from compressor.contracts import Context, Message
 from compressor.errors import UnsupportedModel
 from compressor.training.settings import TrainingSettings
-from passes.distillation.losses import Lesson, Teacher
+from passes.distillation.losses import DistillationLoss, Teacher
 from passes.distillation.teacher_cache import answers
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ STILL = 0.05
 def teacher(
     name: str,
     model: Model,
-    lessons: tuple[Lesson, ...],
+    lessons: tuple[DistillationLoss, ...],
     *,
     student: Model,
     ctx: Context,

@@ -12,11 +12,11 @@ from typing_extensions import override
 from compressor.contracts import Context, Needs, Size
 from compressor.contracts.notes import Series
 from compressor.model.anatomy import anatomy_of
-from compressor.training.course import TrainingLog
+from compressor.training.course import TrainingLog, validated
 from compressor.training.learners import Learner
 from compressor.training.loop import Moment, Training, train
 from compressor.training.settings import TrainingSettings
-from passes.distillation.distillation import Listening, Taught, projections
+from passes.distillation.distillation import Distillation, TeacherAgreement, projections
 from passes.distillation.losses import unabridged
 from passes.distillation.teachers import COMPARED_ROWS, thinned
 from passes.pruning.latency_budget import LatencyBudget
@@ -40,7 +40,7 @@ LINEAR, QUADRATIC = 0.3, 100.0
 winds up and the sparsity swings about its target; a stiff quadratic one holds it there from the first steps on."""
 
 
-class DistillAndPrune(Taught):
+class DistillAndPrune(Distillation):
     """Train a student that loses heads, neurons, channels or sub-layers while it imitates its teachers, then train what is left.
 
     The student starts as the step's input. In the first stage every unit has a gate, and multipliers hold the expected size to the
@@ -160,7 +160,7 @@ class DistillAndPrune(Taught):
         student = model.copy()
         models = {name: ctx.model(name) for name in self.teachers()}
         teachers = self.taught_by(student, models, ctx)
-        listening = Listening(student, models, ctx)
+        listening = TeacherAgreement(student, models, ctx)
         anatomy = anatomy_of(student.module)
         gating = Gating(anatomy, self.units, drops=DROPS if self.start == "paper" else OPEN)
         goal = self._goal(student, gating, ctx)
@@ -205,7 +205,7 @@ class DistillAndPrune(Taught):
                 Learner("linear multiplier", (constraint.linear,), LINEAR * rate, maximize=True),
                 Learner("quadratic multiplier", (constraint.quadratic,), QUADRATIC * rate, maximize=True),
             ),
-            evaluate=lambda: ctx.evaluate(student, "validation").scores.main.value,
+            evaluate=lambda: ctx.evaluate(student, "validation").quality,
             watch=constraint.watched,
             may_rise=True,
             followed=True,
@@ -249,7 +249,7 @@ class DistillAndPrune(Taught):
             batches=self.batches(small, ctx, first_seed=ctx.seed + self.epochs),
             step=lambda batch, _: self.losses(small.module, teachers, batch, ctx.task),
             settings=self._second(),
-            evaluate=lambda: ctx.evaluate(small, "validation").scores.main.value,
+            evaluate=lambda: ctx.evaluate(small, "validation").quality,
         )
         return train(training, ctx, work="distill")
 
@@ -260,8 +260,7 @@ class DistillAndPrune(Taught):
             if log is not None:
                 curves = {name: thinned(curve) for name, curve in log.losses.items()}
                 ctx.note(Series(title=f"Losses by weight, {stage} ({log.precision})", x="step", y="loss", curves=curves))
-                curve = {ctx.task.metric: log.validation}
-                ctx.note(Series(title=f"Validation, {stage}", x="step", y=ctx.task.metric, curves=curve))
+                ctx.note(validated(log, ctx, title=f"Validation, {stage}"))
         watched = dict(first.watched)
         sparsity = {"expected sparsity": watched.pop("expected sparsity")}
         multipliers = {name: watched.pop(name) for name in ("linear multiplier", "quadratic multiplier")}

@@ -27,6 +27,7 @@ class PruneStructure(Pass):
     """Remove attention heads, feed-forward neurons or whole layers, the least important first, until a budget is met."""
 
     version: ClassVar[int] = 2
+    renamed: ClassVar[Mapping[str, str]] = {"what": "units"}
     requires: ClassVar[tuple[str, ...]] = ("torch", "transformers")
     paper: ClassVar[str] = (
         "taylor: Michel et al., Are Sixteen Heads Really Better than One?, 2019, arXiv:1905.10650, and Molchanov et al., "
@@ -35,7 +36,7 @@ class PruneStructure(Pass):
     )
     examples: ClassVar[tuple[Mapping[str, Any], ...]] = ({"keep": 0.5, "round_to": 8},)
 
-    what: tuple[Kind, ...] = Field(("heads", "neurons"), min_length=1, description="what may be removed")
+    units: tuple[Kind, ...] = Field(("heads", "neurons"), min_length=1, description="what may be removed")
     importance: Importance = Field("taylor", description="taylor and activation look at training rows")
     scope: Literal["global", "layer"] = Field("global", description="rank over all blocks, or keep the same share in each")
     keep: Share | dict[Kind, Share] | None = Field(
@@ -60,14 +61,14 @@ class PruneStructure(Pass):
             raise ValueError(
                 f"give exactly one of keep, parameters, macs, latency and widths, found {' and '.join(given) or 'none'}"
             )
-        if self.widths is not None and (beside := self.model_fields_set & {"what", "scope", "round_to", "min_heads"}):
+        if self.widths is not None and (beside := self.model_fields_set & {"units", "scope", "round_to", "min_heads"}):
             raise ValueError(f"widths says all: leave {', '.join(sorted(beside))} out")
-        if len(set(self.what)) < len(self.what):
-            raise ValueError(f"what names a kind twice: {', '.join(self.what)}")
+        if len(set(self.units)) < len(self.units):
+            raise ValueError(f"units names a kind twice: {', '.join(self.units)}")
         if isinstance(self.keep, dict):
-            if "what" in self.model_fields_set and set(self.keep) != set(self.what):
-                raise ValueError(f"keep speaks of {', '.join(self.keep)} and what of {', '.join(self.what)}; leave `what` out")
-        elif "layers" in self.what and len(self.what) > 1:
+            if "units" in self.model_fields_set and set(self.keep) != set(self.units):
+                raise ValueError(f"keep speaks of {', '.join(self.keep)} and units of {', '.join(self.units)}; leave `units` out")
+        elif "layers" in self.units and len(self.units) > 1:
             raise ValueError("layers go beside heads or neurons only with a share of each: keep: {layers: 0.5, heads: 0.5}")
         if self.parameters is not None and 1 <= self.parameters != int(self.parameters):
             raise ValueError(f"parameters is a fraction below 1 or a whole number, found {self.parameters}")
@@ -105,7 +106,7 @@ class PruneStructure(Pass):
 
     def _rounds(self) -> tuple[tuple[Kind, ...], ...]:
         """Layers go first: what is left is then looked at anew."""
-        kinds = tuple(self.widths or (self.keep if isinstance(self.keep, dict) else self.what))
+        kinds = tuple(self.widths or (self.keep if isinstance(self.keep, dict) else self.units))
         layers = tuple(kind for kind in kinds if kind == "layers")
         others = tuple(kind for kind in kinds if kind != "layers")
         return tuple(each for each in (layers, others) if each)

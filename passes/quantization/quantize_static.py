@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from compressor.contracts import Artifact, Context, Pass, Progress, Size
+from compressor.contracts.statistics import scale_of
 from passes.quantization.quantizers.bits import Bits, sums_bytes_fast, weight_bits
 from passes.side_files import carry_side_files
 
@@ -57,8 +58,8 @@ class QuantizeStatic(Pass):
     max_drop: float | None = Field(
         default=None,
         ge=0,
-        le=100,
-        description="Points that may be lost on validation; the costliest layers are restored until it holds.",
+        description="What may be lost on validation, in points, or in per cent where the metric is no fraction; the costliest layers "
+        "are restored until it holds.",
     )
 
     def work(self, size: Size) -> float:
@@ -144,11 +145,12 @@ class _Search:
     def restored(self, costs: Mapping[str, float]) -> tuple[str, ...]:
         """The costliest layers, as many as `max_drop` asks for."""
         assert self.step.max_drop is not None
-        exact = self.ctx.evaluate(self.model, "validation").scores.main.value
+        exact = self.ctx.evaluate(self.model, "validation")
+        scale = scale_of(exact.scores.main)
         worst = sorted(costs, key=lambda layer: -costs[layer])
         for count in range(len(worst) + 1):
             left = tuple(worst[:count])
-            if 100 * (exact - self.ctx.evaluate(self.written(left), "validation").scores.main.value) <= self.step.max_drop:
+            if scale * (exact.quality - self.ctx.evaluate(self.written(left), "validation").quality) <= self.step.max_drop:
                 return left
         return tuple(worst)
 

@@ -51,7 +51,7 @@ def test_explain_shows_values_and_what_a_parameter_is_made_of():
     assert lines[at + 1].startswith("    target = (required)")
     assert lines[at + 2].startswith("    ratio = None")
     assert any("one of heads, neurons, channels, attention, feed-forward" in line for line in lines)
-    assert "    groups = None  Rows of one group" in command("explain", "speech").stdout
+    assert "    groups = None  Rows of one group" in command("explain", "audio-features").stdout
 
 
 @pytest.mark.parametrize(

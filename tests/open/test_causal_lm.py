@@ -8,7 +8,6 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from benchmarks.latency import Latency
 from compressor.contracts import Candidate, Workload, records
@@ -40,14 +39,10 @@ def task():
 
 
 @pytest.fixture(scope="module")
-def module():
-    torch.manual_seed(0)
-    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
-    config = LlamaConfig(vocab_size=128, num_key_value_heads=2, max_position_embeddings=128, eos_token_id=None, **sizes)
-    made = LlamaForCausalLM(config).eval()
-    for parameter in made.parameters():
-        parameter.data += 0.1 * torch.randn_like(parameter)
-    return made
+def module(task):
+    from causal_lm import tiny_llama
+
+    return tiny_llama()
 
 
 @pytest.fixture(scope="module")

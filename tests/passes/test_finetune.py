@@ -30,6 +30,7 @@ class Context:
     folder: Path
     data: Data
     task: Any = TASK
+    metric: str = "accuracy"
     seed: int = 0
     device: str = "cpu"
     notes: list[Note] = field(default_factory=list)

@@ -95,6 +95,7 @@ class Context:
     models: dict[str, Model]
     task: Any = field(default_factory=Rows)
     data: Any = field(default_factory=lambda: SimpleNamespace(split=SPLITS.__getitem__))
+    metric: str = "accuracy"
     seed: int = 0
     device: str = "cpu"
     dialect: None = None

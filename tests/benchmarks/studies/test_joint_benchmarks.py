@@ -11,7 +11,7 @@ from datasets import Audio, Dataset
 from benchmarks.studies import hubert_shape, likeness, pages, speech_chain, speech_lab, text
 from compressor.contracts.records import LatencyRecord
 from compressor.plan.bound import load_plan
-from compressor.tasks.speech import Speech
+from compressor.tasks.audio_features import AudioFeatures
 
 
 def draw(seed, *shape):
@@ -97,7 +97,7 @@ def test_frames_that_sound_go_by_the_length_of_the_file(tmp_path):
     for name, samples in (("a", 8000), ("b", 2000), ("c", 16000)):
         soundfile.write(tmp_path / f"{name}.wav", draw(0, samples), 8000)
     rows = Dataset.from_dict({"audio": [str(tmp_path / f"{name}.wav") for name in "abc"]}).cast_column("audio", Audio())
-    assert likeness.sounding(Speech(seconds=1.0), rows, 50).sum(axis=1).tolist() == [50, 13, 50]
+    assert likeness.sounding(AudioFeatures(seconds=1.0), rows, 50).sum(axis=1).tolist() == [50, 13, 50]
 
 
 def test_student_with_one_layer_is_held_against_all_of_the_teacher():

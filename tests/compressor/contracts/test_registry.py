@@ -28,7 +28,7 @@ def installed(tmp_path, monkeypatch):
 
 def test_built_in_plugins_come_in_by_entry_points():
     assert {"finetune", "distill", "prune-structure", "quantize-static"} <= set(registry.names("pass"))
-    assert {"torch", "onnxruntime", "openvino"} <= set(registry.names("target"))
+    assert {"pytorch", "onnxruntime", "openvino"} <= set(registry.names("target"))
     assert registry.distribution("pass", "finetune").startswith("compressor-toolchain ")
 
 

@@ -604,3 +604,18 @@ def test_old_name_of_a_training_setting_works_with_one_notice(load):
     assert bound.passes[0].step.checkpoint == "last"
     assert bound.notices == ("plan.yaml:8: passes.toy-train.keep is called checkpoint now; the old name will go",)
     assert load(SOUND).notices == ()
+
+
+def test_old_names_of_plugins_work_with_one_notice_each(tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "sounds").mkdir()
+    (tmp_path / "plan.yaml").write_text(
+        "model: {folder: model}\ntask:\n  speech: {probes: {digit: {label: digit}}}\ndata: {files: sounds, format: audiofolder}\n"
+        "passes:\n  - prune-structure: {keep: 0.5, importance: magnitude, what: [neurons]}\ntargets: [torch]\n"
+    )
+    bound = load_plan(tmp_path / "plan.yaml")
+    assert list(bound.task.linear_probes) == ["digit"]
+    assert bound.passes[0].step.units == ("neurons",)
+    for said in ("task speech is called audio-features", "probes is called linear_probes", "what is called units"):
+        assert len([notice for notice in bound.notices if said in notice]) == 1, bound.notices
+    assert len([notice for notice in bound.notices if "target torch is called pytorch" in notice]) == 1

@@ -61,7 +61,7 @@ def test_parts_that_cannot_go_are_said_with_the_reason(said):
     assert (
         said(PRUNE, grouped)[0] == f"source: llama: all passes, but none that works on {heads}; prune-structure will be refused"
     )
-    assert said("  - prune-structure: {keep: 0.5, what: [neurons]}", grouped)[0].endswith(heads)
+    assert said("  - prune-structure: {keep: 0.5, units: [neurons]}", grouped)[0].endswith(heads)
     assert said(PRUNE, {**grouped, "num_key_value_heads": 4})[0] == "source: llama: all passes"
 
 

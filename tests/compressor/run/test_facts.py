@@ -14,7 +14,7 @@ from furnished import write_rows
 from compressor.plan.bound import load_plan
 from compressor.run import facts
 from compressor.run.ground import Ground
-from compressor.run.preview import outlook
+from compressor.run.preview import preview
 from compressor.store.known import KNOWN, UNSETTLED_NS
 from compressor.store.store import CHECKSUM, Store, key_of
 from compressor.tasks.tiny import LABELS
@@ -55,7 +55,7 @@ class Checked:
         """What is read anew by `check`."""
         time.sleep(3 * UNSETTLED_NS / 1e9)
         self.read.clear()
-        self.lines = list(outlook(self.bound(*settings), self.store))
+        self.lines = list(preview(self.bound(*settings), self.store))
         return list(self.read)
 
     def bound(self, *settings):

@@ -13,7 +13,7 @@ from compressor.deploy.machine import machine
 from compressor.deploy.onnx import Onnx
 from compressor.plan.bound import load_plan
 from compressor.run.keys import Keys, source_digest
-from compressor.store.store import Made
+from compressor.store.store import StoredResult
 from compressor.tasks.text_classification import TextClassification
 from targets.openvino import OpenVino
 
@@ -73,11 +73,11 @@ def test_lowering_depends_on_every_format_on_the_way(tmp_path):
     class Listening:
         def obtain(self, parts, _make):
             asked.append(parts)
-            return Made("", "", tmp_path, {}, 0.0, found=True)
+            return StoredResult("", "", tmp_path, {}, 0.0, found=True)
 
     task: Task = TextClassification()
     builder = Builder(Listening(), task, "text-classification", ("a", "b"), {})
-    builder.lower(Made("", "digest", tmp_path, {}, 0.0, found=True), "torch", "openvino", OpenVino())
+    builder.lower(StoredResult("", "digest", tmp_path, {}, 0.0, found=True), "torch", "openvino", OpenVino())
     assert [(each["from"], each["to"]) for each in asked] == [("torch", "onnx"), ("onnx", "openvino")]
     assert [set(each["requires"]) for each in asked] == [{"torch", "onnx", "onnxscript"}, {"openvino"}]
     assert asked[0]["version"] == Onnx.version

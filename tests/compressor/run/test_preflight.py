@@ -57,7 +57,7 @@ def checked(tmp_path):
     ],
 )
 def test_no_step_learns_logits_of_a_head_that_was_only_drawn(checked, step):
-    with pytest.raises(UnsupportedModel, match=r"learns from the answers of \w+, whose head was drawn at random"):
+    with pytest.raises(UnsupportedModel, match=r"learns from the answers of \w+, whose classification head is newly initialised"):
         checked(step)
     checked(step, trained=True)
 
@@ -130,4 +130,4 @@ def test_a_model_that_no_row_fits_is_refused_by_the_steps_that_look_inside_and_n
 def test_parts_that_a_row_says_cannot_go_are_refused_with_its_reason(checked):
     with pytest.raises(UnsupportedModel, match="prune-structure works on heads, and source is of family bert: they are fused"):
         checked("  - prune-structure: {keep: 0.5}", trained=True, anatomy=FUSED)
-    checked("  - prune-structure: {keep: 0.5, what: [neurons]}", trained=True, anatomy=FUSED)
+    checked("  - prune-structure: {keep: 0.5, units: [neurons]}", trained=True, anatomy=FUSED)

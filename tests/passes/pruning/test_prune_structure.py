@@ -392,7 +392,7 @@ def test_layers_that_do_nothing_are_the_ones_that_go(ctx):
     for path in (block.attention.output, block.feed_forward.down):
         for parameter in model.module.get_submodule(path).parameters():
             parameter.data.zero_()
-    pruned = PruneStructure(what=("layers",), keep=0.75, importance="activation").apply(model, ctx)
+    pruned = PruneStructure(units=("layers",), keep=0.75, importance="activation").apply(model, ctx)
     assert [edit.blocks for edit in pruned.edits] == [tuple(f"bert.encoder.layer.{at}" for at in (0, 1, 3))]
 
 
@@ -456,7 +456,7 @@ def test_latency_budget_in_milliseconds_is_met(ctx):
 
 
 def test_latency_of_layers_is_met(ctx):
-    pruned = latency(what=("layers",), latency={"ratio": 0.6}).apply(bert(layers=4), ctx)
+    pruned = latency(units=("layers",), latency={"ratio": 0.6}).apply(bert(layers=4), ctx)
     assert len(counts(pruned)) == 2
 
 
@@ -483,13 +483,13 @@ def test_latency_budget_out_of_reach_is_refused_with_the_figures(ctx):
         ('{"keep": 0.5, "macs": 0.5}', "found keep and macs"),
         ('{"keep": 1.5}', "less than 1"),
         ('{"keep": {"hads": 0.5}}', "'heads', 'neurons' or 'layers'"),
-        ('{"what": ["heads"], "keep": {"neurons": 0.5}}', "leave `what` out"),
-        ('{"what": ["heads", "layers"], "keep": 0.5}', "only with a share of each"),
-        ('{"what": ["heads", "heads"], "keep": 0.5}', "names a kind twice"),
+        ('{"units": ["heads"], "keep": {"neurons": 0.5}}', "leave `units` out"),
+        ('{"units": ["heads", "layers"], "keep": 0.5}', "only with a share of each"),
+        ('{"units": ["heads", "heads"], "keep": 0.5}', "names a kind twice"),
         ('{"parameters": 1.5}', "a fraction below 1 or a whole number"),
         ('{"latency": {"target": "cpu"}}', "either `ratio` or `ms`"),
         ('{"latency": {"target": "cpu", "ratio": 0.5, "ms": 3}}', "either `ratio` or `ms`"),
-        ('{"what": ["heads"], "widths": {"heads": [1]}}', "leave what out"),
+        ('{"units": ["heads"], "widths": {"heads": [1]}}', "leave units out"),
         ('{"widths": {}}', "at least 1"),
         ('{"keep": 0.5, "importence": "taylor"}', "Extra inputs"),
     ],
@@ -500,7 +500,7 @@ def test_parameters_that_contradict_each_other_are_refused(text, message):
 
 
 def test_plan_values_are_read_strictly():
-    text = '{"what": ["heads"], "latency": {"target": "cpu", "ratio": 0.5, "batch": 8}}'
+    text = '{"units": ["heads"], "latency": {"target": "cpu", "ratio": 0.5, "batch": 8}}'
     step = PruneStructure.model_validate_json(text, strict=True)
     assert step.what == ("heads",)
     assert step.needs().targets == ("cpu",)
@@ -513,6 +513,6 @@ def test_budget_out_of_reach_is_refused_with_the_figures(ctx):
 
 def test_model_without_such_units_is_refused(ctx):
     model = bert(layers=1)
-    bare = PruneStructure(what=("heads",), keep=0.1, min_heads=0, importance="magnitude").apply(model, ctx)
+    bare = PruneStructure(units=("heads",), keep=0.1, min_heads=0, importance="magnitude").apply(model, ctx)
     with pytest.raises(UnsupportedModel, match="has no heads to remove"):
-        PruneStructure(what=("heads",), keep=0.5, importance="magnitude").apply(bare, ctx)
+        PruneStructure(units=("heads",), keep=0.5, importance="magnitude").apply(bare, ctx)

@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 from pydantic import Field
 
-from compressor.contracts import Columns, Evaluation, Graph, Measure, Outputs, Port, Task, Want, Workload
-from compressor.contracts.records import Interval, Scores
+from compressor.contracts import Columns, Evaluation, Graph, Measure, Outputs, Port, Prediction, Task, Want, Workload
+from compressor.contracts.records import Difference, Interval, Scores
 
 VOCABULARY, PAD = 128, 0
 PERPLEXITY = Measure("perplexity", better="lower", drop="percent")
-BATCH = 8
+BATCH, RANKED = 8, 5
 
 
 class CausalLM(Task):
@@ -114,8 +114,12 @@ class CausalLM(Task):
     def loss(self, outputs, batch):
         import torch
 
-        ahead = batch["input_ids"][:, 1:]
-        return torch.nn.functional.cross_entropy(outputs.logits[:, :-1].flatten(0, 1), ahead.flatten(), ignore_index=PAD)
+        told, ahead = outputs.logits[:, :-1].flatten(0, 1), batch["input_ids"][:, 1:].flatten()
+        return torch.nn.functional.cross_entropy(told, ahead, ignore_index=PAD, reduction="sum") / max(self.weight(batch), 1)
+
+    def weight(self, batch):
+        """Tokens that are told from those before them."""
+        return int((batch["input_ids"][:, 1:] != PAD).sum())
 
     def feeds(self, rows, files, workload=Workload(), *, count=None):
         """Texts one after the other, in rows of the workload's length."""
@@ -139,19 +143,58 @@ class CausalLM(Task):
 
     def score(self, outputs, truth, *, split):
         costs, tokens = outputs["cost"], outputs["tokens"]
-        draws = np.random.default_rng(0).integers(0, len(costs), (500, len(costs)))
-        low, high = np.quantile(np.exp(costs[draws].sum(1) / tokens[draws].sum(1)), [0.025, 0.975])
-        spread = Interval(low=float(low), high=float(high), method="bootstrap over rows")
-        metric = PERPLEXITY.metric(float(np.exp(costs.sum() / tokens.sum())), len(costs), spread)
+        value, spread = _over_rows(np.exp, costs, tokens, seed=0)
+        metric = PERPLEXITY.metric(value, len(costs), spread)
         scores = Scores(split=split, metric=metric.name, metrics=(metric,))
-        return Evaluation(scores, outputs, {metric.name: -costs / tokens}, tokens)
+        return Evaluation(scores, outputs, {metric.name: -costs / np.maximum(tokens, 1)}, tokens)
+
+    def compare(self, candidate, reference, *, metric, name, seed):
+        """Per cent of the reference's perplexity: a ratio of perplexities is the exponential of what a token costs more."""
+        more, tokens = candidate.outputs["cost"] - reference.outputs["cost"], reference.outputs["tokens"]
+        change, spread = _over_rows(lambda mean: 100 * (1 - np.exp(mean)), more, tokens, seed=seed)
+        held = reference.scores.of(metric)
+        return Difference(reference=name, metric=metric, change=round(change, 6), unit=held.drop, interval=spread, n=held.n)
+
+    # -------------------------------------------------------------- people
+
+    def feed(self, content, files):
+        return {"input_ids": self._tokens(str(content))[None]}
+
+    def tell(self, outputs, labels):
+        """The likeliest next character of each row with its probability, the likeliest ones after it; or all that were made."""
+        if "tokens" in outputs:
+            return tuple(Prediction("".join(map(chr, row))) for row in outputs["tokens"])
+        logits = outputs["logits"][:, -1].astype(np.float64)
+        shares = np.exp(logits - logits.max(-1, keepdims=True))
+        shares /= shares.sum(-1, keepdims=True)
+        ranked = [[(chr(at), float(row[at])) for at in np.argsort(-row, kind="stable")[:RANKED]] for row in shares]
+        return tuple(Prediction(*each[0], tuple(each)) for each in ranked)
+
+    # -------------------------------------------------------------- tokens
 
     def _ids(self, rows):
         ids = np.full((len(rows), self.max_length), PAD, dtype=np.int64)
         for number, text in enumerate(rows[self.text]):
-            tokens = np.frombuffer(text.encode("ascii", "replace"), dtype=np.uint8)[: self.max_length]
+            tokens = self._tokens(text)
             ids[number, : len(tokens)] = tokens
         return ids
+
+    def _tokens(self, text):
+        return np.frombuffer(text.encode("ascii", "replace"), dtype=np.uint8)[: self.max_length].astype(np.int64)
+
+
+def tiny_llama():
+    """Two layers of grouped queries, always the same, far from what a fresh model's even answers are."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config = LlamaConfig(vocab_size=VOCABULARY, num_key_value_heads=2, max_position_embeddings=128, eos_token_id=None, **sizes)
+    made = LlamaForCausalLM(config).eval()
+    for parameter in made.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    return made
 
 
 def _config(files):
@@ -159,6 +202,14 @@ def _config(files):
     if isinstance(files, Path):
         return json.loads((files / "config.json").read_text(encoding="utf-8"))
     return files.module.config.to_dict()
+
+
+def _over_rows(function, values, tokens, *, seed):
+    """A function of the mean of values over all tokens, and its interval over rows that are drawn anew."""
+    draws = np.random.default_rng(seed).integers(0, len(values), (500, len(values)))
+    low, high = np.quantile(function(values[draws].sum(1) / tokens[draws].sum(1)), [0.025, 0.975])
+    spread = Interval(low=float(low), high=float(high), method="bootstrap over rows, weighted by tokens")
+    return float(function(values.sum() / tokens.sum())), spread
 
 
 def _likeliest(found):

@@ -41,18 +41,20 @@ class Probe(BaseModel):
     shots: int | None = Field(default=None, ge=1, description="Rows of each class that the probe learns from; all unless given.")
 
 
-class Speech(Sounds):
+class AudioFeatures(Sounds):
     """An encoder of speech; its quality is the mean accuracy of linear probes on mean-pooled features.
 
     Probes are fitted in folds of the very rows that are scored: each row is told by a probe that has not seen it, nor its group.
     Rows, folds and shots are the same for every model, so differences are paired.
     """
 
+    renamed: ClassVar[Mapping[str, str]] = {"probes": "linear_probes"}
+
     trainable: ClassVar[bool] = False
     logits: ClassVar[bool] = False
-    examples: ClassVar[tuple[Mapping[str, Any], ...]] = ({"seconds": 0.5, "probes": {"label": {"label": "label"}}},)
+    examples: ClassVar[tuple[Mapping[str, Any], ...]] = ({"seconds": 0.5, "linear_probes": {"label": {"label": "label"}}},)
 
-    probes: dict[str, Probe] = Field(
+    linear_probes: dict[str, Probe] = Field(
         default={"label": Probe(label="label")},
         min_length=1,
         description="By name; the first one's label is what rows are split by.",
@@ -82,11 +84,11 @@ class Speech(Sounds):
 
     def measures(self) -> tuple[Measure, ...]:
         """The mean accuracy of all probes, and that of each."""
-        return (PROBES, *(Measure(f"{name} probe") for name in self.probes))
+        return (PROBES, *(Measure(f"{name} probe") for name in self.linear_probes))
 
     def columns(self) -> Columns:
         """Sound, columns of groups and of other labels, and the label of the first probe."""
-        first, *others = self.probes.values()
+        first, *others = self.linear_probes.values()
         named = [name for each in (first, *others) for name in (each.label, each.groups) if name]
         return Columns((self.audio,), first.label, tuple(dict.fromkeys(name for name in named if name != first.label)))
 
@@ -133,7 +135,7 @@ class Speech(Sounds):
 
     def loss(self, outputs: Outputs, batch: Batch) -> torch.Tensor:  # noqa: ARG002 - there is none
         """Refused: there is nothing to supervise."""
-        raise CompressorError("the task speech has no loss of its own: distil it, or name the task audio-classification")
+        raise CompressorError("the task audio-features has no loss of its own: distil it, or name the task audio-classification")
 
     def truth(self, rows: Dataset) -> Feed:
         """Every column that a probe reads, by its name: `[n]`."""
@@ -154,7 +156,7 @@ class Speech(Sounds):
         import numpy as np
 
         features = outputs[self.outputs()[0].name]
-        found = {f"{name} probe": right(features, truth, probe, name) for name, probe in self.probes.items()}
+        found = {f"{name} probe": right(features, truth, probe, name) for name, probe in self.linear_probes.items()}
         mean: NDArray[np.float64] = np.stack(list(found.values())).mean(axis=0)
         draws = np.random.default_rng(0).integers(0, len(mean), (RESAMPLES, len(mean)))
         low, high = np.quantile(mean[draws].mean(axis=1), [0.025, 0.975])

@@ -22,15 +22,15 @@ from compressor.model.model import Model
 from compressor.plan.bound import load_plan
 from compressor.plan.specs import DataSpec
 from compressor.tasks.audio import MEL, PREPROCESSOR, RAW, decoded
+from compressor.tasks.audio_features import AudioFeatures, right
 from compressor.tasks.data import load_data
-from compressor.tasks.speech import Speech, right
 from passes.pruning.importance import data_scores
 from targets.onnxruntime import OnnxRuntime
 from targets.openvino import OpenVino
 
 RATE = 8000
 SPEAKERS, WORDS = ("anna", "bert", "cleo"), ("high", "low")
-TASK = Speech.model_validate(
+TASK = AudioFeatures.model_validate(
     {
         "seconds": 0.4,
         "probes": {
@@ -154,8 +154,8 @@ def test_probe_never_sees_the_group_it_tells():
     """Features that say who speaks, with words that are one speaker's alone: a probe that saw the speaker would be right."""
     rows = {"word": [f"word {n % 4}" for n in range(80)], "speaker": [f"speaker {n % 4}" for n in range(80)]}
     told = features(rows["speaker"])
-    alone = right(told, rows, TASK.probes["word"].model_copy(update={"groups": None}), "word")
-    apart = right(told, rows, TASK.probes["word"], "word")
+    alone = right(told, rows, TASK.linear_probes["word"].model_copy(update={"groups": None}), "word")
+    apart = right(told, rows, TASK.linear_probes["word"], "word")
     assert alone.mean() == 1.0
     assert apart.mean() == 0.0
 
@@ -166,8 +166,8 @@ def test_probe_of_few_shots_learns_from_no_more():
     many, few = (
         right(noisy, {"word": labels}, probe, "word").mean()
         for probe in (
-            TASK.probes["word"].model_copy(update={"groups": None}),
-            TASK.probes["word"].model_copy(update={"groups": None, "shots": 1}),
+            TASK.linear_probes["word"].model_copy(update={"groups": None}),
+            TASK.linear_probes["word"].model_copy(update={"groups": None, "shots": 1}),
         )
     )
     assert few < many
@@ -178,16 +178,16 @@ def test_too_few_rows_for_a_probe_are_told():
         right(
             np.zeros((3, 2), np.float32),
             {"word": ["a", "a", "b"]},
-            TASK.probes["word"].model_copy(update={"groups": None}),
+            TASK.linear_probes["word"].model_copy(update={"groups": None}),
             "word",
         )
 
 
 def test_there_is_no_loss_and_no_plan_without_probes():
-    with pytest.raises(CompressorError, match="the task speech has no loss of its own"):
+    with pytest.raises(CompressorError, match="the task audio-features has no loss of its own"):
         TASK.loss(None, {})
     with pytest.raises(ValidationError, match="at least 1 item"):
-        Speech(probes={})
+        AudioFeatures(linear_probes={})
 
 
 # ------------------------------------------------------------------ tables beside sounds
@@ -309,7 +309,7 @@ def test_misspelt_objective_is_told_with_its_line_though_answers_may_be_kept(tmp
 
 def test_crops_of_less_than_a_quarter_of_a_second_are_refused():
     with pytest.raises(ValidationError, match=r"crop needs seconds of 0\.25 or more"):
-        Speech(crop=True, seconds=0.2)
+        AudioFeatures(crop=True, seconds=0.2)
 
 
 def test_broken_sound_is_told_by_its_path_where_lengths_are_read(data, raw, tmp_path):
