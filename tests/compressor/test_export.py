@@ -342,16 +342,10 @@ def test_example_is_short_and_names_no_module_of_this_project(text_run, tmp_path
     assert linted.returncode == 0, linted.stdout
 
 
-PORT = {"name": "past", "dtype": "float32", "axes": ["batch", "past"]}
+PAST, PRESENT = ({"name": name, "dtype": "float32", "axes": ["batch", "past"]} for name in ("past", "present"))
 LOOPS = {
-    "state": (
-        [{"name": "model", "inputs": [PORT], "outputs": [{**PORT, "name": "present"}], "state": [["present", "past"]]}],
-        "a state",
-    ),
-    "two graphs": (
-        [{"name": name, "inputs": [PORT], "outputs": [PORT]} for name in ("encoder", "decoder")],
-        "(encoder, decoder)",
-    ),
+    "state": ([{"name": "model", "inputs": [PAST], "outputs": [PRESENT], "state": [["present", "past"]]}], "a state"),
+    "two graphs": ([{"name": name, "inputs": [], "outputs": [PRESENT]} for name in ("encoder", "decoder")], "(encoder, decoder)"),
 }
 
 

@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from benchmarks.latency import Latency
-from compressor.contracts import Candidate, Workload
+from compressor.contracts import Candidate, Workload, records
 from compressor.deploy.bench import ProcessBench
 from compressor.deploy.build import Builder
+from compressor.export.spec import read_deployed, spec_of
 from compressor.model import Model
 from compressor.store import Store
 from targets.eager import EagerTorch
@@ -151,6 +152,16 @@ def test_decode_is_timed_without_its_prompt(task, sessions):
         assert calls.lengths == [LENGTH, *[1] * 2 * (STEPS - 1)]
         whole = task.call(session, feed, Workload(kind="generate", batch=2, length=LENGTH, steps=STEPS))["tokens"]
         assert tokens == [whole[:, 1:].tolist()] * 2
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_export_states_its_graph_and_why_there_is_no_example(name, candidates):
+    candidate = records.Candidate(id=candidates[name].id, stage="final", target=name, facts={"precision": "fp32"})
+    deployed = read_deployed(candidates[name].built, candidate)
+    assert deployed.no_example.startswith("the model has a state that goes round")
+    (graph,) = spec_of(deployed)["graphs"]
+    assert ("present.1.key", "past.1.key") in graph["state"]
+    assert (deployed.folder / graph["file"]).is_file()
 
 
 class Counted:

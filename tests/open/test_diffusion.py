@@ -12,13 +12,11 @@ import numpy as np
 import pytest
 from furnished import command
 
-from compressor.contracts import Candidate, Workload, registry
-from compressor.deploy.build import Builder
+from compressor.contracts import Workload, registry
 from compressor.deploy.session import predictor
 from compressor.model import Model
 from compressor.plan.specs import DataSpec
 from compressor.report import read_report
-from compressor.store import Store
 from compressor.tasks.data import load_data
 from targets.eager import EagerTorch
 from targets.onnxruntime import OnnxRuntime
@@ -38,9 +36,9 @@ passes:
   - finetune: {{steps: 4, batch_size: 8, precision: fp32, learning_rate: 1.0e-3}}
     gate: {{max_drop: 100}}
 targets:
-  - pytorch: {{}}
   - onnxruntime: {{}}
   - openvino: {{}}
+  - pytorch: {{}}
 probes:
   - latency: {{kinds: [sample], steps: 2, rounds: 5, seconds: 2, warm_up_seconds: 0.05, control_limit: 0.9}}
 accept:
@@ -76,34 +74,31 @@ def folder(task, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def rows(task, folder):
+    """As the plan splits them."""
     spec = DataSpec.model_validate({"files": "rows.jsonl", "split": {"validation": 8, "test": 12}})
     return load_data(spec, columns=task.columns(), seed=0, folder=folder)
 
 
 @pytest.fixture(scope="module")
-def candidates(task, folder, tmp_path_factory) -> dict[str, Candidate]:
-    """The pipeline built for every target."""
-    root = tmp_path_factory.mktemp("built")
-    store = Store(root / "store")
-    builder = Builder(store, task, NAME, (), {})
-
-    def load(out):
-        task.load(folder / "pretrained", None, seed=0).save(out)
-        return {}
-
-    source, built = store.obtain({"step": "source"}, load), {}
-    for name, kind in TARGETS.items():
-        lowered = builder.lower(source, "torch", kind.dialect.format, kind())
-        built[name] = builder.build(lowered, stage="final", name=name, target=kind(), out=root / name)[0]
-    return built
+def finished(folder):
+    """The folder of a run from the command line: trained for four steps, built for three targets, timed by the picture."""
+    (folder / "plan.yaml").write_text(PLAN, encoding="utf-8")
+    command(folder, "run", "plan.yaml", "--out", "run")
+    return folder / "run"
 
 
 @pytest.fixture(scope="module")
-def sessions(candidates):
-    return {name: each.runtime.open(each.built) for name, each in candidates.items()}
+def built(finished):
+    """Where the pipeline lies as it came, built for every target."""
+    return {name: finished / "artifacts" / f"source@{name}" for name in TARGETS}
 
 
-def test_loop_is_that_of_diffusers(task, folder, sessions, candidates):
+@pytest.fixture(scope="module")
+def sessions(built):
+    return {name: kind().open(built[name]) for name, kind in TARGETS.items()}
+
+
+def test_loop_is_that_of_diffusers(task, folder, sessions, built):
     """The scheduler of diffusers, spaced as the task spaces the levels, makes the same pictures of the same noise."""
     import diffusers
     import torch
@@ -111,7 +106,7 @@ def test_loop_is_that_of_diffusers(task, folder, sessions, candidates):
     scheduler = diffusers.DDIMScheduler.from_pretrained(folder / "pretrained", subfolder="scheduler", timestep_spacing="trailing")
     scheduler.set_timesteps(SAMPLE.steps)
     unet = Model.read(folder / "pretrained").module
-    feed = task._feed([3, 4], candidates["pytorch"].built)
+    feed = task._feed([3, 4], built["pytorch"])
     sample = torch.from_numpy(feed["sample"])
     with torch.no_grad():
         for level in scheduler.timesteps:
@@ -122,8 +117,8 @@ def test_loop_is_that_of_diffusers(task, folder, sessions, candidates):
 
 
 @pytest.mark.parametrize("name", BUILT)
-def test_same_noise_gives_the_same_pictures_on_every_target(name, task, rows, sessions, candidates):
-    for feed in task.feeds(rows.split("test"), candidates[name].built, SAMPLE, count=2):
+def test_same_noise_gives_the_same_pictures_on_every_target(name, task, rows, sessions, built):
+    for feed in task.feeds(rows.split("test"), built[name], SAMPLE, count=2):
         expected = task.call(sessions["pytorch"], feed, SAMPLE)["pictures"]
         found = task.call(sessions[name], feed, SAMPLE)["pictures"]
         assert found.shape == (2, 1, 8, 8)
@@ -131,9 +126,9 @@ def test_same_noise_gives_the_same_pictures_on_every_target(name, task, rows, se
         np.testing.assert_allclose(found, expected, atol=2e-3)
 
 
-def test_score_of_the_set_is_the_same_on_every_target_and_has_no_interval(task, rows, sessions, candidates):
+def test_score_of_the_set_is_the_same_on_every_target_and_has_no_interval(task, rows, sessions, built):
     found = {
-        name: task.evaluate(predictor(task, session), rows.split("test"), candidates[name].built, split="test")
+        name: task.evaluate(predictor(task, session), rows.split("test"), built[name], split="test")
         for name, session in sessions.items()
     }
     held = found["pytorch"]
@@ -145,23 +140,15 @@ def test_score_of_the_set_is_the_same_on_every_target_and_has_no_interval(task, 
     assert task.score(held.truth, held.truth, split="test").scores.main.value == pytest.approx(0, abs=1e-6)
 
 
-def test_a_seed_becomes_noise_and_a_picture_is_told(task, sessions, candidates):
-    feed = task.feed("7", candidates["onnxruntime"].built)
-    again = task.feed(7, candidates["pytorch"].built)
+def test_a_seed_becomes_noise_and_a_picture_is_told(task, sessions, built):
+    feed = task.feed("7", built["onnxruntime"])
+    again = task.feed(7, built["pytorch"])
     assert all(np.array_equal(feed[name], again[name]) for name in feed)
     (told,) = task.tell(task.call(sessions["onnxruntime"], feed), ())
     assert [len(line) for line in told.text.splitlines()] == [8] * 8
 
 
 # ------------------------------------------------------------------ a whole plan, from the command line
-
-
-@pytest.fixture(scope="module")
-def finished(folder):
-    """The folder of a run: trained for four steps, built for two targets, timed by the picture."""
-    (folder / "plan.yaml").write_text(PLAN, encoding="utf-8")
-    command(folder, "run", "plan.yaml", "--out", "run")
-    return folder / "run"
 
 
 def test_plan_trains_times_and_judges_a_score_of_the_set(finished):
@@ -216,11 +203,10 @@ def test_export_calls_the_denoiser_once_and_says_what_it_takes(finished, tmp_pat
     assert (spec["model"], [port["name"] for port in spec["inputs"]]) == (file, ["sample", "timestep"])
     assert (out / file).is_file()
     assert (out / "scheduler" / "scheduler_config.json").is_file()
-    built = finished / "artifacts" / f"final@{name}"
     feed = {"sample": np.ones((1, 1, 8, 8), np.float32), "timestep": np.array([5])}
     np.savez(tmp_path / "inputs.npz", **feed)
     done = subprocess.run([sys.executable, "-I", out / "example.py", tmp_path / "inputs.npz"], capture_output=True, text=True)
-    expected = TARGETS[name]().open(built).run(feed, graph="denoiser")[0]["noise"][0]
+    expected = TARGETS[name]().open(finished / "artifacts" / f"final@{name}").run(feed, graph="denoiser")[0]["noise"][0]
     np.testing.assert_allclose(json.loads(done.stdout), expected, atol=1e-5)
 
 

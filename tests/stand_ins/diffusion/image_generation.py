@@ -54,7 +54,6 @@ class ImageGeneration(LoadsPipelines, Task):
     """A picture from each seed. Its noise levels are the scheduler's, and go with every feed: a loop needs no file."""
 
     logits: ClassVar[bool] = False
-    modality: ClassVar[str] = "image"
 
     seed: str = "seed"
     picture: str = "picture"
@@ -187,11 +186,11 @@ def write_pipeline(folder: Path) -> None:
     import diffusers
     import torch
 
-    levels = {"block_out_channels": (8, 16), "layers_per_block": 1, "norm_num_groups": 4}
+    levels = {"block_out_channels": (8,), "layers_per_block": 1, "norm_num_groups": 4}
     torch.manual_seed(0)
-    kinds = {"down_block_types": ("DownBlock2D", "AttnDownBlock2D"), "up_block_types": ("AttnUpBlock2D", "UpBlock2D")}
+    kinds = {"down_block_types": ("DownBlock2D",), "up_block_types": ("UpBlock2D",)}
     unet = diffusers.UNet2DModel(sample_size=8, in_channels=1, out_channels=1, **levels, **kinds)
-    kinds = {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
+    kinds = {"down_block_types": ("DownEncoderBlock2D",), "up_block_types": ("UpDecoderBlock2D",)}
     vae = diffusers.AutoencoderKL(in_channels=1, out_channels=1, latent_channels=1, sample_size=16, **levels, **kinds)
     scheduler = diffusers.DDPMScheduler(num_train_timesteps=20, beta_end=0.4)
 
