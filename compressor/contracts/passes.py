@@ -8,13 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
+from compressor.contracts.evaluation import Evaluation
 from compressor.contracts.features import Outputs, Want
 from compressor.contracts.graph import Feed
 from compressor.contracts.model import Model
 from compressor.contracts.records import Workload
 from compressor.contracts.step import Event, Step
 from compressor.contracts.target import Artifact, Dialect
-from compressor.contracts.task import Batch, Data, Evaluation, Task
+from compressor.contracts.task import Batch, Data, Task
 
 if TYPE_CHECKING:
     import numpy as np

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from compressor.contracts.task import Evaluation
+    from compressor.contracts.evaluation import Evaluation
 
 NORMAL_95 = 1.959963984540054
 RESAMPLES = 2000

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from compressor.errors import SourceError
-from compressor.model.libraries.transformers import config_in
+from compressor.model.configurations import config_in
 
 
 def load_classifier(auto: Any, source: Path, labels: Sequence[str], *, seed: int) -> tuple[Any, tuple[str, ...]]:

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from compressor.contracts import Library, Loaded, registry
 from compressor.contracts.model import CONFIG
 from compressor.errors import MissingDependency, SourceError
-from compressor.model.libraries.meta import BUILDING_ERRORS, on_meta
+from compressor.model.meta import BUILDING_ERRORS, on_meta
 from compressor.model.sources import PIPELINE, beside, holds_weights, read_json
 
 DENOISERS = ("transformer", "unet")

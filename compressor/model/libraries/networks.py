@@ -9,7 +9,7 @@ from typing import Any
 
 from compressor.contracts import Library, Loaded, registry
 from compressor.errors import PluginError, SourceError, did_you_mean
-from compressor.model.libraries.meta import BUILDING_ERRORS, on_meta
+from compressor.model.meta import BUILDING_ERRORS, on_meta
 
 
 class Networks(Library):

@@ -14,8 +14,9 @@ from compressor.contracts.anatomy import Anatomy
 from compressor.contracts.model import CONFIG
 from compressor.errors import SourceError
 from compressor.model.anatomy import anatomy_of
+from compressor.model.configurations import config_in, without_kernels
 from compressor.model.edits import KeepBlocks, KeepHeads, KeepNeurons
-from compressor.model.libraries.meta import BUILDING_ERRORS
+from compressor.model.meta import BUILDING_ERRORS
 from compressor.model.sources import beside, read_json
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ class Transformers(Library):
 
         chosen = {} if attention is None else {"attn_implementation": attention}
         try:
-            settings = cls.config_class.from_dict(_without_kernels(config))
+            settings = cls.config_class.from_dict(without_kernels(config))
             with torch.random.fork_rng(devices=[]), init_empty_weights(include_buffers=False):
                 module = cls._from_config(settings, **chosen)
             # on their way to meta, parameters that are one object become several
@@ -154,28 +155,6 @@ def _laid_over(values: dict[str, Any], fields: dict[str, Any]) -> dict[str, Any]
     return values | fields
 
 
-def config_in(folder: Path) -> Any:
-    """The configuration in a folder, without the fields that can name code on a hub.
-
-    Raises:
-        SourceError: it cannot be read, or is of a model type that transformers does not know.
-    """
-    import transformers
-    from huggingface_hub.errors import StrictDataclassError
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-
-    values = read_json(folder / CONFIG)
-    model_type = str(values.get("model_type", ""))
-    if model_type not in CONFIG_MAPPING:
-        raise SourceError(
-            f"{folder} cannot be read as a model: its model type '{model_type}' is none of transformers {transformers.__version__}"
-        )
-    try:
-        return CONFIG_MAPPING[model_type].from_dict(_without_kernels(values))
-    except (*BUILDING_ERRORS, StrictDataclassError) as error:
-        raise SourceError(f"{folder} cannot be read as a model: {type(error).__name__}: {error}") from error
-
-
 def _uniform(anatomy: Anatomy) -> dict[str, Any]:
     """Fields of the configuration that state the first block's sizes for all blocks, as far as it can express them."""
     row, first, fields = anatomy.row, anatomy.blocks[0], dict[str, Any]()
@@ -188,12 +167,6 @@ def _uniform(anatomy: Anatomy) -> dict[str, Any]:
     if first.attention is not None and row.config_head_size is not None:
         fields |= {"num_attention_heads": first.attention.heads, row.config_head_size: first.attention.head_size}
     return fields
-
-
-def _without_kernels(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration without the fields that can name code on a hub."""
-    kept = {name: value for name, value in config.items() if not name.endswith(("attn_implementation", "experts_implementation"))}
-    return {name: _without_kernels(value) if isinstance(value, Mapping) else value for name, value in kept.items()}
 
 
 def _shapes(module: torch.nn.Module) -> dict[str, torch.Size]:

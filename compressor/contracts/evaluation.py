@@ -1,0 +1,53 @@
+"""How good a model is: the measures of a task, and what it scored on a split, row by row."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Literal
+
+from compressor.contracts.graph import Feed
+from compressor.contracts.quality import Interval, Metric, Scores
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One way to say how good a model is."""
+
+    name: str
+    better: Literal["higher", "lower"] = "higher"
+    drop: Literal["points", "percent"] = "points"
+    """What a loss is counted in: points (hundredths of a fraction in [0, 1]), or per cent of the reference's value (perplexity)."""
+
+    def metric(self, value: float, n: int, interval: Interval | None = None) -> Metric:
+        """A value of this measure on n rows, as reports hold it."""
+        return Metric(name=self.name, value=value, n=n, interval=interval, better=self.better, drop=self.drop)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Scores of one model on one split, with what paired comparison needs: entry i of an array belongs to row i of the split."""
+
+    scores: Scores
+    outputs: Feed
+    """Raw outputs by name, `[n, classes]` for the logits of a classifier."""
+    gains: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+    """By measure, what each row adds to it: `[n]`, higher is better, on any scale. A property of the whole set has none."""
+    weights: NDArray[np.float64] | None = None
+    """How much each row counts (its tokens, say): `[n]`; None where all count alike."""
+    truth: Feed = field(default_factory=dict)
+    """What the rows were held against, by name."""
+
+    @property
+    def quality(self) -> float:
+        """The value that quality is held by, turned so that higher is better."""
+        main = self.scores.main
+        return main.value if main.better == "higher" else -main.value
+
+    def held_by(self, metric: str) -> Evaluation:
+        """The same, with another metric as the one that quality is held by."""
+        return replace(self, scores=self.scores.model_copy(update={"metric": metric}))
