@@ -49,7 +49,7 @@ def task_of(built: Path) -> Task:
     """
     description = _described(built)
     try:
-        found: Task = registry.load("task", description["task"]).model_validate(description["parameters"])
+        found: Task = registry.load("task", description["task"]).written(description["parameters"])
     except (KeyError, TypeError, ValueError) as error:
         raise StoreError(f"{built / TASK_FILE} cannot be read: {error}") from error
     return found
