@@ -13,6 +13,7 @@ from compressor.contracts.features import Outputs, Want
 from compressor.contracts.graph import Feed
 from compressor.contracts.model import Model
 from compressor.contracts.records import Workload
+from compressor.contracts.renamed import notice
 from compressor.contracts.step import Event, Step
 from compressor.contracts.target import Artifact, Dialect
 from compressor.contracts.task import Batch, Data, Task
@@ -140,6 +141,27 @@ class Needs:
     """Names of further models that it makes with `ctx.produce`; a later step may start from them or be taught by them."""
 
 
+FORMER = {
+    "teachers": "teachers",
+    "imitated": "logits_of",
+    "targets": "targets",
+    "plugins": "plugins",
+    "needs_classes": "logits",
+    "needs_repeats": "repeats",
+}
+"""Methods that said a part of it before there was `needs`, and the part."""
+
+
+def _as_asked_before(step: Pass) -> Needs:
+    """The needs of a pass that was written before there was `needs`: without them, what it depends on would miss in its key."""
+    given: dict[str, Any] = {new: getattr(step, old)() for old, new in FORMER.items() if callable(getattr(type(step), old, None))}
+    if callable(getattr(type(step), "shapes", None)):
+        given["workloads"] = tuple(Workload(batch=batch, length=length) for batch, length in step.shapes())  # type: ignore[attr-defined]
+    if given:
+        notice(f"what {type(step).__name__} says of its needs ({', '.join(given)})", "needs()")
+    return Needs(**given)
+
+
 class Pass(Step, ABC):
     """Model in, model out.
 
@@ -158,7 +180,7 @@ class Pass(Step, ABC):
 
     def needs(self) -> Needs:
         """What it needs beside its input, as far as its parameters say; asked before anything runs."""
-        return Needs()
+        return _as_asked_before(self)
 
     def check(self, given: Path, origins: Mapping[str, Path]) -> None:
         """Refuse what cannot work, before anything runs.

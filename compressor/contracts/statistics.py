@@ -30,6 +30,8 @@ def difference(
     Raises:
         ValueError: the two were not evaluated on the same number of rows.
     """
+    import numpy as np
+
     mine, theirs = candidate.gains.get(metric), reference.gains.get(metric)
     held = reference.scores.of(metric)
     scale = scale_of(held)
@@ -39,7 +41,8 @@ def difference(
     else:
         if len(mine) != len(theirs):
             raise ValueError(f"{len(mine)} rows against {len(theirs)}: not the same rows")
-        change, low, high, method = paired(mine - theirs, reference.weights, seed)
+        binary = bool(np.isin(mine, (0.0, 1.0)).all() and np.isin(theirs, (0.0, 1.0)).all())
+        change, low, high, method = paired(mine - theirs, reference.weights, seed, binary=binary)
         interval = Interval(low=scale * low, high=scale * high, method=method)
     return Difference(
         reference=name,
@@ -57,12 +60,14 @@ def scale_of(reference: Metric) -> float:
     return 100.0 if reference.drop == "points" else 100.0 / max(abs(reference.value), 1e-12)
 
 
-def paired(gained: NDArray[np.float64], weights: NDArray[np.float64] | None, seed: int) -> tuple[float, float, float, str]:
-    """Mean of what each row gained, `[n]`, with the ends of its 95 % interval and the method."""
+def paired(
+    gained: NDArray[np.float64], weights: NDArray[np.float64] | None, seed: int, *, binary: bool
+) -> tuple[float, float, float, str]:
+    """Mean of what each row gained, `[n]`, with the ends of its 95 % interval and the method; `binary` where rows are right or wrong."""
     import numpy as np
 
     mean = float(np.average(gained, weights=weights))
-    if weights is None and np.isin(gained, (-1.0, 0.0, 1.0)).all():
+    if weights is None and binary:
         n = len(gained)
         better, worse = (float((gained == sign).sum() + 1) / (n + 2) for sign in (1, -1))
         centre, spread = better - worse, math.sqrt((better + worse - (better - worse) ** 2) / (n + 2))

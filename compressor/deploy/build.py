@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -83,7 +84,9 @@ class Builder:
 
     def _build(self, made: StoredResult, target: Target, out: Path) -> None:
         source = Artifact(target.dialect.format, made.path)
-        target.build(source, out, graphs=self.task.graphs(made.path), workloads=self.workloads)
+        given = {"graphs": self.task.graphs(made.path), "workloads": self.workloads}
+        taken = inspect.signature(target.build).parameters  # targets of before take the files alone
+        target.build(source, out, **{name: value for name, value in given.items() if name in taken})  # type: ignore[arg-type]
 
     def _kept(self, made: StoredResult, target: Target) -> StoredResult:
         """A build from the store: what it depends on is the model's files, how the target is set up, and the workloads."""

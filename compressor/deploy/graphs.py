@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from compressor.contracts import Graph, Port, Task, registry
 from compressor.errors import StoreError
 
+NAME = r"[A-Za-z0-9_.:/-]+"
 TASK_FILE = "task.json"
 """Written beside every built model: task, its parameters, labels and graphs."""
 
@@ -76,4 +78,6 @@ def _graph(values: dict[str, Any]) -> Graph:
 
 
 def _port(values: dict[str, Any]) -> Port:
+    if not re.fullmatch(NAME, str(values["name"])):  # names end up in a script, and the file may not be ours
+        raise ValueError(f"{str(values['name'])[:40]!r} is no name of an input or output")
     return Port(str(values["name"]), str(values["dtype"]), tuple(values["axes"]))

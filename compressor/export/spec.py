@@ -32,6 +32,8 @@ class Deployed:
     """The file that holds each graph, by the graph's name; an eager model is one file for all."""
     how: Deployment
     """How inputs are made of what a user has."""
+    eager: bool = False
+    """True for a torch model that is run without export."""
     needs_this_project: bool = False
     """True for an eager model whose structure no stock configuration expresses."""
 
@@ -58,6 +60,8 @@ class Deployed:
             return "the model has a state that goes round from call to call, and only its task knows when a loop ends"
         if self.file == BLUEPRINT:
             return "the model is a folder of components, which `compressor.model.Model.load` opens"
+        if self.eager and not self.classes and self.how.kind != "audio":
+            return "only its task knows what the torch model answers"
         return ""
 
     @property
@@ -88,8 +92,9 @@ def read_deployed(built: Path, candidate: Candidate) -> Deployed:
     kind, runtime = _runtime(built, candidate, graphs)
     how = registry.load("task", name).written(parameters).deployment(built, graphs[0].fed)
     files = {graph.name: _file_of(kind, graph, built) for graph in graphs}
-    beyond_stock = kind.dialect.format == TORCH and not _opens_without_us(built)
-    return Deployed(candidate, built, runtime, name, labels, graphs, files, how, needs_this_project=beyond_stock)
+    eager = kind.dialect.format == TORCH
+    beyond = eager and not _opens_without_us(built)
+    return Deployed(candidate, built, runtime, name, labels, graphs, files, how, eager, needs_this_project=beyond)
 
 
 def _runtime(built: Path, candidate: Candidate, graphs: Sequence[Graph]) -> tuple[type[Target], Runtime]:

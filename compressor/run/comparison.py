@@ -85,7 +85,8 @@ class Run:
     def task(self) -> Task:
         """The task as the plan of this run has it."""
         plan, _ = read_yaml(self.report.plan.encode(), "plan")
-        found: Task = registry.load("task", self.report.task).written(plan.items()["task"].items()[self.report.task].plain())
+        given = plan.items()["task"].items().get(self.report.task)
+        found: Task = registry.load("task", self.report.task).written((given.plain() if given else None) or {})
         return found
 
     def target(self, name: str) -> Target:

@@ -58,7 +58,10 @@ class Gates:
         if target is None:
             others = [each.name for each in bound.targets if each.target.dialect.format != state.format]
             of = f"bytes of the torch model, not of what {', '.join(others)} will deploy" if others else ""
-            return state.stage.bytes / self.states[bound.reference].stage.bytes, of
+            reference = self.states.get(bound.reference) or self.states["source"]
+            if reference.stage.name != bound.reference:
+                of = "; ".join(filter(None, (of, f"against the source, as {bound.reference} is not made yet")))
+            return state.stage.bytes / reference.stage.bytes, of
         held = next(each for each in self.built if each.name == f"{bound.reference}@{target.name}")
         candidate, size = self._deployed(state, state.stage.name, target)
         remove(candidate.built)

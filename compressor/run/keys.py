@@ -48,6 +48,7 @@ class Keys:
             "dialect": asdict(dialect) if dialect else None,
             "quantizer": versions_of([dialect.quantizer] if dialect and dialect.quantizer and step.step.quantizes else []),
             "processes": self._processes if step.step.trains else 1,
+            **({} if self._bound.metric == self._bound.task.metric else {"metric": self._bound.metric}),
             "processor": list(features(read_cpuinfo())),
         }
 

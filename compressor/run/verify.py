@@ -105,7 +105,9 @@ def _verdict(
     value, interval = found if found else (None, None)
     least = quantity == "min_speedup"
     outcome: Outcome = "undecided"
-    if value is not None:
+    if value is not None and quantity == "max_drop" and limits.judged_by == "bound" and interval is None:
+        why = "it is a property of the whole set and has no interval: say judged_by: point"
+    elif value is not None:
         decisive = value
         if limits.judged_by == "bound" and interval is not None:
             decisive = interval.low if least else interval.high
@@ -122,6 +124,6 @@ def _verdict(
             "judged_by": limits.judged_by,
             "outcome": outcome,
             "on_fail": limits.on_fail if isinstance(limits, Gate) else getattr(limits, "on_fail", "stop"),
-            "why": why if value is None or quantity == "max_size" else "",
+            "why": why if value is None or outcome == "undecided" or quantity == "max_size" else "",
         }
     )

@@ -240,16 +240,23 @@ class _Loop:
         """This process's share of the losses, equal names in all processes; their gradients are left with the parameters."""
         import torch
 
+        total = self._own_losses(batch, moment)
+        if self.group.size == 1:
+            return total
+        names = dict.fromkeys(name for found in self.group.gathered(list(total)) for name in found)
+        return {name: total.get(name, torch.zeros((), device=self.ctx.device)) for name in names}
+
+    def _own_losses(self, batch: Batch, moment: Moment) -> dict[str, torch.Tensor]:
+        """The losses of this process's part of a batch, without a word to the others: attention is chosen by one process alone."""
+        import torch
+
         total: dict[str, torch.Tensor] = {}
         for part, share in parts(batch, self.group.rank, self.group.size, self.settings.accumulate, self.ctx.task.weight):
             losses = {name: share * loss for name, loss in self._computed(part, moment).items()}
             if losses:
                 torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]
             total |= {name: loss.detach().float() + total.get(name, 0.0) for name, loss in losses.items()}
-        if self.group.size == 1:
-            return total
-        names = dict.fromkeys(name for found in self.group.gathered(list(total)) for name in found)
-        return {name: total.get(name, torch.zeros((), device=self.ctx.device)) for name in names}
+        return total
 
     def _computed(self, part: Batch, moment: Moment) -> Mapping[str, torch.Tensor]:
         """The pass's own losses, in the training's precision and, on a CPU, with dropout that costs little."""
@@ -275,7 +282,7 @@ class _Loop:
         batches = list(itertools.islice(self.training.batches(0), MEASURED_BATCHES))
 
         def step(batch: Batch) -> None:
-            self._losses(batch, Moment(0, self.total, frozenset(each.learner.name for each in self.learning)))
+            self._own_losses(batch, Moment(0, self.total, frozenset(each.learner.name for each in self.learning)))
             self.trained.zero_grad(set_to_none=True)
 
         shapes = [{name: list(tensor.shape) for name, tensor in batch.items()} for batch in batches]

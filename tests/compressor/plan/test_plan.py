@@ -619,3 +619,30 @@ def test_old_names_of_plugins_work_with_one_notice_each(tmp_path):
     for said in ("task speech is called audio-features", "probes is called linear_probes", "what is called units"):
         assert len([notice for notice in bound.notices if said in notice]) == 1, bound.notices
     assert len([notice for notice in bound.notices if "target torch is called pytorch" in notice]) == 1
+
+
+def test_a_pass_that_said_its_needs_by_the_methods_of_before_is_understood():
+    from compressor.contracts import Pass, Workload
+
+    class Before(Pass):
+        """A pass of somebody who wrote it earlier."""
+
+        def apply(self, model, ctx):
+            return model
+
+        def teachers(self):
+            return ("source",)
+
+        def targets(self):
+            return ("cpu",)
+
+        def shapes(self):
+            return ((2, 64),)
+
+        def needs_classes(self):
+            return True
+
+    with pytest.warns(FutureWarning, match=r"needs\(\)"):
+        needs = Before().needs()
+    assert (needs.teachers, needs.targets, needs.logits) == (("source",), ("cpu",), True)
+    assert needs.workloads == (Workload(batch=2, length=64),)
