@@ -125,7 +125,7 @@ PLANS = {
     ),
     "unknown target": (
         ("- torch", "- torhc"),
-        "plan.yaml:10: targets.torhc: no target named 'torhc' is installed (did you mean 'torch'?)\n"
+        "plan.yaml:10: targets.torhc: no target named 'torhc' is installed (did you mean 'pytorch'?)\n"
         "plan.yaml:12: accept[0].target: no target is named 'torch' (did you mean 'torhc'?)",
     ),
     "name of a model that is a path": (
@@ -166,7 +166,7 @@ PLANS = {
     "a gate that names an unknown metric": (
         ("max_drop: 100", "min_f1: 0.9"),
         "plan.yaml:12: accept[0].min_f1: no such key (known: against, batch, judged_by, length, max_drop, max_latency_ms, "
-        "max_size, min_speedup, on_fail, target)",
+        "max_size, metric, min_speedup, on_fail, target, workload)",
     ),
     "a gate on what nothing measures": (
         ("max_drop: 100", "min_speedup: 2"),
@@ -415,7 +415,7 @@ def test_no_row_of_the_anatomy(run, place):
     )
     assert run(("folder: model", "folder: bad"), prune) == (
         1,
-        "source: no anatomy row fits model type 'deberta-v2'; closest: bert, roberta; another row is one entry point of "
+        "source: no anatomy row fits model type 'deberta-v2'; closest: bert, modernbert, roberta; another row is one entry point of "
         "'compressor.anatomy' (prune-structure works on heads and neurons; steps that look at nothing inside take any model)",
     )
 
@@ -592,8 +592,8 @@ EXPORTS = {
         r"run/SHA256SUMS cannot be read, so nothing proves what lies beside it: run the plan again",
     ),
     "report of a newer version": (
-        reported(lambda values: values.update(version=2, news=[])),
-        r"run/report\.json has version 2, this program reads up to 1: update compressor-toolchain to read it",
+        reported(lambda values: values.update(version=3, news=[])),
+        r"run/report\.json has version 3, this program reads up to 2: update compressor-toolchain to read it",
     ),
     "altered weights": (
         lambda folder: flipped(folder / BUILT),
@@ -635,13 +635,13 @@ EXPORTS = {
     ),
     "name of a file that climbs out": (
         reported(named("../../../secret")),
-        r"run/report\.json is no report of version 1: candidates\.\d\.files\.0\.name: Value error, '../../../secret' "
+        r"run/report\.json is no report of version 2: candidates\.\d\.files\.0\.name: Value error, '../../../secret' "
         r"leads out of its folder \(1 faults\)",
     ),
     "name of a candidate that climbs out": (
         reported(called("../../x@torch")),
-        r"run/report\.json is no report of version 1: candidates\.\d\.id: String should match pattern "
-        r"'\^\[A-Za-z0-9_-\]\+@\[A-Za-z0-9_-\]\+\$' \(1 faults\)",
+        r"run/report\.json is no report of version 2: candidates\.\d\.id: String should match pattern "
+        r"'\^\[A-Za-z0-9_.-\]\+@\[A-Za-z0-9_-\]\+\$' \(1 faults\)",
     ),
     "digest of a file that climbs out": (
         lambda folder: (folder / "SHA256SUMS").write_text(f"{'0' * 64}  ../secret\n"),

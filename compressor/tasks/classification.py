@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import model_validator
@@ -67,6 +68,13 @@ class Classification(Task):
         names = np.asarray(getattr(rows.features[label], "names", ()), dtype=np.str_)
         return {"labels": np.asarray(rows[label], dtype=np.int64), "names": names}
 
+    def evaluate(self, predict: Callable[[Feed], Feed], rows: Dataset, files: Path, *, split: str) -> Evaluation:
+        """Scores by class; where rows do not name their classes, the model's configuration does."""
+        truth = self.truth(rows)
+        if not len(truth["names"]):
+            truth["names"] = _configured_names(files)
+        return self.score(self.predicted(predict, rows, files), truth, split=split)
+
     def predictions(self, outputs: Feed) -> NDArray[np.int64]:
         """The class with the largest logit."""
         found: NDArray[np.int64] = outputs[self.outputs()[0].name].argmax(-1)
@@ -121,6 +129,17 @@ class Classification(Task):
             )
             for row in (int(each) for each in (before != after).nonzero()[0])
         )
+
+
+def _configured_names(files: Path) -> NDArray[np.str_]:
+    """Names of the classes, in order, as the model's configuration has them."""
+    import json
+
+    import numpy as np
+
+    config = json.loads((files / "config.json").read_text(encoding="utf-8")) if (files / "config.json").is_file() else {}
+    names = config.get("id2label", {})
+    return np.asarray([names[key] for key in sorted(names, key=int)], dtype=np.str_)
 
 
 def _text(value: object, row: int) -> str:

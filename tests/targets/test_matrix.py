@@ -49,4 +49,4 @@ def test_a_task_runs_on_a_target_as_it_does_eagerly(task, target, tmp_path):
 
 def test_the_matrix_is_of_all_that_is_installed():
     assert {"text-classification", "image-classification", "audio-classification"} < set(TASKS)
-    assert {"torch", "onnxruntime", "openvino"} <= set(TARGETS)
+    assert {"pytorch", "onnxruntime", "openvino"} <= set(TARGETS)

@@ -122,7 +122,7 @@ def test_plans_to_a_latency_are_sound(target, folder, monkeypatch):
 
 def timed(ratios, *, passed=True):
     """A latency record of two sources and a student's four files, as `Lab.timed` lays them out."""
-    whole = {"batch": 1, "interval": {"low": 0.9, "high": 1.1, "method": "made up"}}
+    whole = {"interval": {"low": 0.9, "high": 1.1, "method": "made up"}}
     names = ["source@onnxruntime", "final@onnxruntime", "source@openvino", "final@openvino"]
     names += ["source@onnxruntime-int8", "final@onnxruntime-int8", "source@openvino-int8", "final@openvino-int8"]
     anchors = [name for name in names if name.startswith("source")]
@@ -134,7 +134,7 @@ def timed(ratios, *, passed=True):
                     **row,
                     **whole,
                     "candidate": name,
-                    "length": length,
+                    "workload": {"batch": 1, "length": length},
                     "median_ms": 12.0,
                     "rounds_ms": [12.0],
                     "samples_ms": [[12.0]],
@@ -146,8 +146,7 @@ def timed(ratios, *, passed=True):
                 {
                     "of": of,
                     "to": to,
-                    "batch": 1,
-                    "length": length,
+                    "workload": {"batch": 1, "length": length},
                     "value": value,
                     "interval": {"low": 0.99 * value, "high": 1.01 * value, "method": "made up"},
                     "outcome": "faster" if passed else "undecided",
@@ -158,7 +157,10 @@ def timed(ratios, *, passed=True):
                 for value in [ratios.get(of, 1.0) if to == "source@onnxruntime" else 99.0]
                 if of != to
             ],
-            "controls": [{**whole, "length": 16000, "ratio": 1.0, "limit": 0.02, "passed": passed, "attempts": 1}],
+            "controls": [
+                {**whole, "workload": {"batch": 1, "length": 16000}, "ratio": 1.0, "limit": 0.02, "passed": passed, "attempts": 1}
+            ],
+            "probe": "latency",
             "load_before": 0,
             "load_after": 0,
             "protocol": {},

@@ -145,7 +145,7 @@ Hook: TypeAlias = Callable[[str, tuple[Any, ...]], None]
 
 
 def _ours(frame: FrameType | None) -> Iterator[str]:
-    """Lines of this project on the stack, innermost first: `compressor/store.py:obtain:99`."""
+    """Lines of this project on the stack, innermost first: `compressor/store/store.py:obtain:99`."""
     while frame is not None:
         if frame.f_code.co_filename.startswith(ROOMS):
             yield f"{frame.f_code.co_filename[len(ROOT) + 1 :]}:{frame.f_code.co_name}:{frame.f_lineno}"

@@ -24,7 +24,7 @@ model: {{folder: pretrained}}
 task: {task}
 data: {{{data}, split: {{validation: 12, test: 12}}, calibration: 4}}
 passes: [{{prune-structure: {{keep: 0.5}}}}]
-targets: [torch]
+targets: [pytorch]
 """
 HEAVY = ("torch", "datasets", "transformers", "sklearn", "pyarrow", "pandas")
 

@@ -73,7 +73,7 @@ def test_killed_at_every_point_the_last_run_ends_with_equal_files(folder, record
     assert set(by_phase) == set(PHASES), by_phase
     assert len(points) > 60
     stored = {each["line"].partition(":")[0] for each in points if each["path"].startswith("store/results")}
-    assert stored == {"compressor/store.py"}, "nothing else touches what is stored"
+    assert stored == {"compressor/store/store.py"}, "nothing else touches what is stored"
     events = {each["event"] for each in points}
     assert {"open", "open, still empty", "os.rename", "os.mkdir", "subprocess.Popen", "subprocess.Popen.wait"} <= events
     assert_equal_to_the_whole_run(folder, folder / "killed")

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from compressor.store.disk import writing
 from compressor.errors import StoreError
 from compressor.run.run_folder import claimed
-from compressor.store import MARK, Store
+from compressor.store.store import MARK, Store
 
 small, roomy = Path(sys.argv[1]), Path(sys.argv[2])
 weight = numpy_helper.from_array(np.random.default_rng(0).normal(size=(900, 900)).astype(np.float32), "w")
@@ -77,7 +77,7 @@ LIMIT = """
 import resource, sys
 from pathlib import Path
 from compressor.errors import StoreError
-from compressor.store import MARK, Store
+from compressor.store.store import MARK, Store
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 try:
     Store(Path(sys.argv[1])).obtain({"step": "a"}, lambda out: (out / "file").write_bytes(b"x" * 200_000) and {})

@@ -33,7 +33,7 @@ SPEAKERS, WORDS = ("anna", "bert", "cleo"), ("high", "low")
 TASK = AudioFeatures.model_validate(
     {
         "seconds": 0.4,
-        "probes": {
+        "linear_probes": {
             "word": {"label": "word", "groups": "speaker"},
             "word, 2 shots": {"label": "word", "groups": "speaker", "shots": 2},
             "speaker": {"label": "speaker"},

@@ -502,7 +502,7 @@ def test_parameters_that_contradict_each_other_are_refused(text, message):
 def test_plan_values_are_read_strictly():
     text = '{"units": ["heads"], "latency": {"target": "cpu", "ratio": 0.5, "batch": 8}}'
     step = PruneStructure.model_validate_json(text, strict=True)
-    assert step.what == ("heads",)
+    assert step.units == ("heads",)
     assert step.needs().targets == ("cpu",)
 
 
