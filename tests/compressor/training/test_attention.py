@@ -101,3 +101,27 @@ def test_implementation_that_a_model_lacks_is_refused():
             pass
     finally:
         type(module)._supports_sdpa = before
+
+
+def test_measuring_asks_nothing_of_the_other_processes(clock, tmp_path, monkeypatch):
+    """One process measures alone while the others wait: a word to all of them would be taken for another."""
+    from compressor.training import loop
+    from compressor.training.group import Group, rows_of
+
+    module = torch.nn.ModuleList([bert().module])
+    rows = {"input_ids": torch.randint(0, 5, (4, 6)), "labels": torch.tensor([0, 1, 0, 1])}
+    training = loop.Training(
+        module,
+        batches=lambda epoch: [rows, rows],
+        step=lambda batch, moment: {"task": module[0](input_ids=batch["input_ids"]).logits.square().mean()},
+        settings=TrainingSettings(precision="fp32"),
+    )
+    ctx = context()
+    ctx.task, ctx.seed, ctx.folder, ctx.tell = SimpleNamespace(weight=rows_of), 0, tmp_path, lambda _: None
+    made = loop._Loop(training, ctx, "finetune")
+    monkeypatch.setattr(made.group, "size", 2)
+    asked = []
+    for name in ("gathered", "summed", "sum_gradients"):
+        monkeypatch.setattr(Group, name, lambda *_: asked.append("collective"))
+    assert made._attention() in ("sdpa", "eager")
+    assert asked == []
