@@ -13,6 +13,7 @@ from compressor.contracts.records import ProbeRecord, Workload
 from compressor.contracts.step import Event, Step
 from compressor.contracts.target import Target
 from compressor.contracts.task import Task
+from compressor.errors import PluginError
 
 
 @dataclass(frozen=True)
@@ -77,9 +78,12 @@ class Probe(Step, ABC):
         """This probe at one workload, in about so many seconds; needed where it measures latency.
 
         Raises:
-            NotImplementedError: it does not measure latency.
+            PluginError: it has no `only`.
         """
-        raise NotImplementedError(f"{type(self).__name__} does not measure latency")
+        raise PluginError(
+            f"the probe {type(self).__name__} cannot be asked for one workload: give it `only`, which limits on latency need, "
+            "or leave `measures_latency` out"
+        )
 
     @abstractmethod
     def measure(

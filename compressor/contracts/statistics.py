@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from compressor.contracts.records import Difference, Interval, Metric
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 
 NORMAL_95 = 1.959963984540054
 RESAMPLES = 2000
+DRAWN_AT_ONCE = 4_000_000
+"""Numbers of rows that are held at a time: 32 MB."""
 PAIRED_BOOTSTRAP = "bootstrap over rows, paired"
 
 
@@ -73,14 +76,16 @@ def paired(
         centre, spread = better - worse, math.sqrt((better + worse - (better - worse) ** 2) / (n + 2))
         return mean, max(-1.0, centre - NORMAL_95 * spread), min(1.0, centre + NORMAL_95 * spread), "Bonett-Price, paired"
     counted = np.ones(len(gained)) if weights is None else np.asarray(weights, dtype=np.float64)
-    draws = resampled(len(gained), seed)
-    means = (gained * counted)[draws].sum(axis=1) / counted[draws].sum(axis=1)
+    summed = gained * counted
+    means = np.concatenate([summed[rows].sum(axis=1) / counted[rows].sum(axis=1) for rows in _resampled(len(gained), seed)])
     low, high = np.quantile(means, (0.025, 0.975))
     return mean, float(low), float(high), PAIRED_BOOTSTRAP
 
 
-def resampled(n: int, seed: int) -> NDArray[np.int64]:
-    """Rows drawn with replacement: `[RESAMPLES, n]`."""
+def _resampled(n: int, seed: int) -> Iterator[NDArray[np.int64]]:
+    """Rows drawn with replacement, `RESAMPLES` times n of them in blocks `[draws, n]`: all at once, many rows would fill the memory."""
     import numpy as np
 
-    return np.random.default_rng(seed).integers(0, n, size=(RESAMPLES, n))
+    draw, block = np.random.default_rng(seed), max(1, DRAWN_AT_ONCE // n)
+    for done in range(0, RESAMPLES, block):
+        yield draw.integers(0, n, size=(min(block, RESAMPLES - done), n))

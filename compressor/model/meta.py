@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-BUILDING_ERRORS = (TypeError, ValueError, AttributeError, LookupError, ArithmeticError, RuntimeError, NotImplementedError)
+BUILDING_ERRORS = (TypeError, ValueError, AttributeError, LookupError, ArithmeticError, RuntimeError)
 """What a class raises that is given a configuration which is not its own."""
 
 

@@ -31,7 +31,6 @@ VARIABLES = {
 """Stand-in colours that no chart uses otherwise, and the page's variables that take their place."""
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<")
-HATCHES = ("", "////", "....", "xxxx", "----")
 DASHES = ("-", "--", ":", "-.")
 
 RC = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -19,7 +19,6 @@ from passes.gating.gates import Gate
 if TYPE_CHECKING:
     from compressor.contracts import Edit, Model
 
-GatedKind: TypeAlias = Literal["heads", "neurons", "channels", "attention", "feed-forward"]
 DROPS: dict[UnitKind, float] = {"heads": 0.01, "neurons": 0.5, "channels": 0.01, "attention": 0.01, "feed-forward": 0.01}
 """Where gates start, as in DPHuBERT's recipe."""
 

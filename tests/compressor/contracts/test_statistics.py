@@ -43,3 +43,11 @@ def test_rows_count_by_their_weights():
 def test_a_property_of_the_set_has_a_change_and_no_interval():
     found = difference(scored(12.0), scored(10.0), metric="error", name="source", seed=0, changed=None)
     assert (found.change, found.interval) == (-20.0, None)
+
+
+def test_many_rows_are_drawn_in_blocks_that_give_the_same_interval(monkeypatch):
+    costs = np.random.default_rng(1).uniform(1, 3, 50)
+    mine, theirs = scored(1.9, -0.95 * costs), scored(2.0, -costs)
+    whole = difference(mine, theirs, metric="error", name="source", seed=0, changed=None)
+    monkeypatch.setattr("compressor.contracts.statistics.DRAWN_AT_ONCE", 350)
+    assert difference(mine, theirs, metric="error", name="source", seed=0, changed=None) == whole
