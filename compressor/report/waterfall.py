@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from textwrap import fill
 from typing import TYPE_CHECKING
 
 from compressor.contracts.records import Interval
@@ -25,20 +26,24 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 ROW_INCHES = 0.34
+TITLE_INCHES = 0.16
+TITLE_LETTERS = 26
+"""As many as fit above one of three charts; a metric's and a workload's name can be longer."""
 
 
 def waterfall(findings: Findings, target: str) -> Chart:
     """Quality, latency and size after each step, and what each step changed."""
     steps = findings.chain(target)
-    at = f" at {findings.workloads[0]}" if findings.workloads else ""
     metric = next((step.quality.name for step in steps if step.quality), "quality")
+    at = f" at {findings.workloads[0]}" if findings.workloads else ""
+    titles = [fill(title, TITLE_LETTERS) for title in (f"{metric} on validation", f"median latency{at}", "size")]
 
     def paint(figure: Figure) -> None:
         quality, latency, size = figure.subplots(1, 3, sharey=True)
         _quality_steps(quality, steps, reference=findings.report.reference)
         _shrinking_bars(latency, [step.latency.median_ms if step.latency else None for step in steps], wording.milliseconds)
         _shrinking_bars(size, [step.bytes for step in steps], wording.size)
-        for axes, title in ((quality, f"{metric} on validation"), (latency, f"median latency{at}"), (size, "size")):
+        for axes, title in zip((quality, latency, size), titles, strict=True):
             axes.set_title(title)
         names = [wording.shortened(step.name, 26) + (" (rolled back)" if step.rolled_back else "") for step in steps]
         quality.set_yticks(range(len(steps)), names)
@@ -49,7 +54,7 @@ def waterfall(findings: Findings, target: str) -> Chart:
         paint,
         title=f"From source to {target}",
         caption="What is left after each step. Hatched is what the step took away; changes are against the step measured before.",
-        height_inches=0.75 + ROW_INCHES * len(steps),
+        height_inches=0.59 + TITLE_INCHES * max(title.count("\n") + 1 for title in titles) + ROW_INCHES * len(steps),
     )
 
 
