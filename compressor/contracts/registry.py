@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable
 from functools import cache
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import Distribution, EntryPoint, entry_points
 from typing import Any
 
 from compressor import contracts
@@ -145,7 +145,13 @@ def _described(kind: str, point: EntryPoint) -> str:
 
 
 def _owner(point: EntryPoint) -> str:
-    return f"{point.dist.name} {point.dist.version}" if point.dist else "an unknown distribution"
+    return _named(point.dist) if point.dist else "an unknown distribution"
+
+
+@cache
+def _named(distribution: Distribution) -> str:
+    """Each of the two is read anew from the installed metadata, and a report asks for some hundred."""
+    return f"{distribution.name} {distribution.version}"
 
 
 def latency_probes() -> tuple[str, ...]:
