@@ -16,6 +16,8 @@ SNAPSHOTS, BLOBS = "snapshots", "blobs"
 """How the hub's cache lays out a repository: what a snapshot shows are links to blobs."""
 MOST_FILES = 2_000_000
 """In one folder and those below it; more are no folder of data."""
+MOST_LEVELS = 64
+"""Folders in folders."""
 
 
 def matches(folder: Path, spelled: str) -> list[Path]:
@@ -90,26 +92,32 @@ class Place:
         if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
             raise SourceError(f"{path} is a pipe, socket or device, and no file")
 
-    def files(self, most: int = MOST_FILES) -> Iterator[Path]:
-        """All files of the folder and of those in it, in order; hidden folders and links are passed over, linked folders looked into once.
+    def files(self, most: int = MOST_FILES, *, once: bool = False) -> Iterator[Path]:
+        """All files of the folder and of those in it, in order; hidden folders and hidden links are passed over.
+
+        Args:
+            most: that are listed.
+            once: links to folders that lie in this one are passed over, since what is in them is there by its own name.
 
         Raises:
             SourceError: `check` refuses one, or there are more than `most`.
         """
-        for number, path in enumerate(self._below(self.folder, set())):
+        for number, path in enumerate(self._below(self.folder, (os.path.realpath(self.folder),), once=once)):
             if number >= most:
                 raise SourceError(f"{self.folder} and what is below it hold more than {most:,} files: name the folder itself")
             yield path
 
-    def _below(self, folder: Path, seen: set[str]) -> Iterator[Path]:
-        seen.add(os.path.realpath(folder))
+    def _below(self, folder: Path, above: tuple[str, ...], *, once: bool) -> Iterator[Path]:
+        """`above` are the real folders that lead here: a link to one of them is no way on."""
+        if len(above) > MOST_LEVELS:
+            raise SourceError(f"{folder} lies more than {MOST_LEVELS} folders below {self.folder}")
         for path in sorted(folder.iterdir()):
-            linked = path.is_symlink()
+            linked, real = path.is_symlink(), os.path.realpath(path)
             if path.name.startswith(".") and (linked or path.is_dir()):
                 continue
             if linked or not (path.is_file() or path.is_dir()):
                 self.check(path)
             if path.is_file():
                 yield path
-            elif not linked or os.path.realpath(path) not in seen:
-                yield from self._below(path, seen)
+            elif not linked or not (real in above or (once and real.startswith(self._allowed[0]))):
+                yield from self._below(path, (*above, real), once=once)

@@ -127,7 +127,7 @@ def _separator(value: Any) -> Any:
 def _encoding(value: Any) -> Any:
     if isinstance(value, str):
         try:
-            b"".decode(value)
+            "a".encode(value)
         except (LookupError, ValueError) as error:
             raise ValueError(f"found {value!r}, expected an encoding that Python knows, as utf-8, latin-1 or cp1252") from error
     return value

@@ -55,7 +55,7 @@ def split_rows(read_source: Source, spec: DataSpec, *, columns: Columns, seed: i
     removed: Counter[str] = Counter()
     parts = {name: _clean(rows, columns, removed) for name, rows in parts.items()}
     findings = [*read_source.findings, *contradictions(parts, columns)]
-    parts = _apart(parts, spec.deduplicate, removed)
+    parts = _apart(parts, spec.deduplicate, label, removed)
     for name, rows in parts.items():
         if not len(rows):
             raise SourceError(f"{source}: no row of {name} has content{' and a label' if label else ''} ({_told(removed)})")
@@ -111,10 +111,10 @@ def _selected(rows: Dataset, kept: Sequence[int]) -> Dataset:
     return rows if len(kept) == len(rows) else rows.select(kept)
 
 
-def _apart(parts: Mapping[str, Dataset], remove: bool | None, removed: Counter[str]) -> dict[str, Dataset]:
+def _apart(parts: Mapping[str, Dataset], remove: bool | None, label: str | None, removed: Counter[str]) -> dict[str, Dataset]:
     """Splits that share no row, nor will once the missing ones are cut from train."""
     apart = dict(parts)
-    for name, owners in _equal_to_earlier(parts).items():
+    for name, owners in _equal_to_earlier(parts, label).items():
         cut = name == "train" and len(parts) < len(GIVEN)
         risky = {number for number, owner in owners.items() if owner != name or cut}
         gone = set(owners) if remove else {number for number in risky if owners[number] == name and remove is None}
@@ -126,13 +126,13 @@ def _apart(parts: Mapping[str, Dataset], remove: bool | None, removed: Counter[s
     return apart
 
 
-def _equal_to_earlier(parts: Mapping[str, Dataset]) -> dict[str, dict[int, str]]:
+def _equal_to_earlier(parts: Mapping[str, Dataset], label: str | None) -> dict[str, dict[int, str]]:
     """By split the rows that an earlier row equals, its label too, and the split of that row; test comes first, train last."""
     first: dict[str, str] = {}
     equal: dict[str, dict[int, str]] = {name: {} for name in GIVEN if name in parts}
     for name in equal:
         for number, row in enumerate(undecoded(parts[name])):
-            identity = _identity(row.values())
+            identity = f"{_identity([row[column] for column in row if column != label])} {row[label] if label else ''}"
             if identity in first:
                 equal[name][number] = first[identity]
             first.setdefault(identity, name)

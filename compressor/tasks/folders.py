@@ -80,7 +80,7 @@ def _needs(kind: str) -> str:
 
 def _visible(folder: Path, root: Path | None, passed: Counter[str]) -> Iterator[Path]:
     """Files below a folder, but hidden ones and leftovers, which are counted."""
-    for path in Place(folder, root).files():
+    for path in Place(folder, root).files(once=True):
         left = next((part for part in path.relative_to(folder).parts if part.lower() in LEFTOVERS), None)
         if left or path.name.startswith("."):
             passed[f"'{left}'" if left else "hidden"] += 1

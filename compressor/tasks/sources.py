@@ -112,7 +112,7 @@ def _tables(found: Sequence[Path], spec: DataSpec, further: Path | None) -> list
     """Files of tables with their formats; of a folder those that its format, which the plan names, goes with."""
     tables = []
     for path in found:
-        inside = Place(path, further).files() if path.is_dir() else ()
+        inside = Place(path, further).files(once=True) if path.is_dir() else ()
         own = [each for each in inside if FORMATS.get(each.suffix.lower()) == spec.format and not each.name.startswith(".")]
         if path.is_dir() and not own:
             raise SourceError(f"{path}: no {spec.format} files in this folder")

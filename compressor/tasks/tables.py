@@ -8,7 +8,7 @@ import stat
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -181,8 +181,7 @@ def _fields(table: Table, spec: DataSpec, separator: str, *, plain: bool) -> Ite
     line = 1
     try:
         with table.path.open(encoding=_encoding(spec.encoding), newline="") as file:
-            quoting = csv.QUOTE_NONE if plain else csv.QUOTE_MINIMAL
-            reader = csv.reader(file, delimiter=separator, quoting=quoting, strict=True)
+            reader = csv.reader(file, delimiter=separator, quoting=csv.QUOTE_NONE if plain else csv.QUOTE_MINIMAL, strict=True)
             for values in reader:
                 if values:
                     yield line, reader.line_num, values
@@ -238,7 +237,7 @@ def _json(table: Table, spec: DataSpec) -> None:
             label = text()[table.label]
         table.add(number, [_written(label) if name == table.label else record.get(name) for name in table.wanted])
     if lacking and table.lines:
-        table.check_columns([*first, *(name for name in table.wanted if name not in lacking)])
+        table.check_columns(list(dict.fromkeys((*first, *(name for name in table.wanted if name not in lacking)))))
 
 
 def _records(table: Table, spec: DataSpec) -> Iterator[tuple[int, Any, Callable[[], Any]]]:
@@ -248,12 +247,17 @@ def _records(table: Table, spec: DataSpec) -> Iterator[tuple[int, Any, Callable[
         file.seek(0)
         if start.startswith("["):
             whole = file.read()
-            found, spelled = _parsed(table, 1, whole), lru_cache(maxsize=1)(lambda: _spelled(whole))
-            yield from ((number, each, lambda at=number - 1: spelled()[at]) for number, each in enumerate(found, start=1))
+            exact = cache(_spelled)
+            for number, each in enumerate(_parsed(table, 1, whole)):
+                yield number + 1, each, partial(_item, exact, whole, number)
             return
         for number, line in enumerate(file, start=1):
             if line.strip():
-                yield number, _parsed(table, number, line), lambda line=line: _spelled(line)
+                yield number, _parsed(table, number, line.rstrip()), partial(_spelled, line)
+
+
+def _item(exact: Callable[[str], Any], whole: str, number: int) -> Any:
+    return exact(whole)[number]
 
 
 def _spelled(text: str) -> Any:
