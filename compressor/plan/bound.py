@@ -105,14 +105,13 @@ class Bound:
         try:
             yield
         except MissingColumn as error:
-            place = next(
-                (each for each in self.task_at.walk("task") if each[2].data == error.column), ("task", None, self.task_at)
-            )
-            raise PlanError([place[2].fault(place[0], f"{error}{self._how_named(error.column, place[0])}")]) from error
+            task = self.task_at.items().get(self.task_name, self.task_at)
+            where = "task" if task is self.task_at else f"task.{self.task_name}"
+            named = next(((path, at) for path, _, at in task.walk(where) if at.data == error.column), None)
+            path, at = named or (where, task)
+            raise PlanError([at.fault(path, f"{error}{'' if named else self._how_named(error.column)}")]) from error
 
-    def _how_named(self, column: str, where: str) -> str:
-        if where != "task":
-            return ""
+    def _how_named(self, column: str) -> str:
         field = next((name for name in type(self.task).model_fields if getattr(self.task, name) == column), None)
         return f"; name the one that is meant, as `{field}: NAME` below {self.task_name}" if field else ""
 

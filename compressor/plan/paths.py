@@ -67,6 +67,8 @@ class Place:
     folder: Path
     root: Path | None = None
     """A further folder whose files may be read."""
+    advice: str = "copy it there, or leave it out"
+    """What to do about a file that leads elsewhere."""
 
     @cached_property
     def _allowed(self) -> tuple[str, ...]:
@@ -83,8 +85,7 @@ class Place:
         """
         real = os.path.realpath(path)
         if not os.path.join(real, "").startswith(self._allowed):  # noqa: PTH118
-            advice = "copy it there, or name a folder of rows' files as `data: {root: FOLDER}`"
-            raise SourceError(f"{path} leads to {real}, out of {self.folder}: {advice}")
+            raise SourceError(f"{path} leads to {real}, out of {self.folder}: {self.advice}")
         try:
             mode = os.stat(real).st_mode  # noqa: PTH116 - thousands of files
         except OSError as error:

@@ -13,6 +13,7 @@ from compressor.contracts.records import stays_inside
 from compressor.errors import SourceError
 from compressor.plan.paths import Place, read_bytes
 from compressor.plan.specs import DataSpec
+from compressor.tasks.media import place_of
 from compressor.tasks.tables import FORMATS, read_table
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ def _needs(kind: str) -> str:
 
 def _visible(folder: Path, root: Path | None, passed: Counter[str]) -> Iterator[Path]:
     """Files below a folder, but hidden ones and leftovers, which are counted."""
-    for path in Place(folder, root).files(once=True):
+    for path in place_of(folder, root).files(once=True):
         left = next((part for part in path.relative_to(folder).parts if part.lower() in LEFTOVERS), None)
         if left or path.name.startswith("."):
             passed[f"'{left}'" if left else "hidden"] += 1
@@ -179,7 +180,7 @@ def _described(
 
     parts, findings = [], list[str]()
     for folder in folders:
-        place = Place(folder, root)
+        place = place_of(folder, root)
         path = next((folder / name for name in METADATA if (folder / name).is_file()), None)
         if path is None:
             raise SourceError(f"{folder} has none of {', '.join(METADATA)}")

@@ -24,6 +24,11 @@ UNKNOWN_LENGTH = (0, 2**32 - 1)
 """What programs write into a wave file's head that do not know yet how long it gets."""
 
 
+def place_of(folder: Path, further: Path | None) -> Place:
+    """A folder that rows lie in, and a further one that the plan lets them name files of."""
+    return Place(folder, further, "copy it there, or say `data: {root: FOLDER}` with a folder that it lies in")
+
+
 def is_file_cell(value: Any) -> bool:
     """Whether a cell is a picture or sound as the library keeps one."""
     return isinstance(value, dict) and value.keys() == {"bytes", "path"}

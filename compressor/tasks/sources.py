@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 from compressor.contracts import Columns
 from compressor.errors import MissingColumn, SourceError, near_name
 from compressor.model.sources import inside_package
-from compressor.plan.paths import Place, matches
+from compressor.plan.paths import matches
 from compressor.plan.specs import DataSpec, Files
 from compressor.tasks.folders import KINDS, kind_of, read_folders
 from compressor.tasks.labels import spelled
-from compressor.tasks.media import owned
+from compressor.tasks.media import owned, place_of
 from compressor.tasks.tables import FORMATS, read_table
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def _tables(found: Sequence[Path], spec: DataSpec, further: Path | None) -> list
     """Files of tables with their formats; of a folder those that its format, which the plan names, goes with."""
     tables = []
     for path in found:
-        inside = Place(path, further).files(once=True) if path.is_dir() else ()
+        inside = place_of(path, further).files(once=True) if path.is_dir() else ()
         own = [each for each in inside if FORMATS.get(each.suffix.lower()) == spec.format and not each.name.startswith(".")]
         if path.is_dir() and not own:
             raise SourceError(f"{path}: no {spec.format} files in this folder")
@@ -127,7 +127,7 @@ def _table_rows(
 
     parts = []
     for path, kind in tables:
-        place = Place(path.parent, further)
+        place = place_of(path.parent, further)
         place.check(path)
         rows, told = read_table(path, kind, columns, spec)
         parts.append(owned(rows, place, further or path.parent))
@@ -151,7 +151,7 @@ def _hub_rows(name: str, spec: DataSpec, columns: Columns) -> dict[str, Dataset]
     if "train" not in loaded:
         raise SourceError(f"hub data set '{name}' has no split 'train' (splits: {', '.join(loaded)})")
     fetched = Path(datasets.config.HF_DATASETS_CACHE)
-    cache = Place(fetched, Path(datasets.config.HF_HUB_CACHE))
+    cache = place_of(fetched, Path(datasets.config.HF_HUB_CACHE))
     parts = {split: loaded[split] for split in ("train", "validation", "test") if split in loaded}
     for split, rows in parts.items():
         for column in columns.all:
