@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from io import BytesIO
 from pathlib import Path
@@ -189,5 +190,6 @@ def _lacking(content: bytes) -> int:
     return 0
 
 
-def _told(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+def _told(error: Exception) -> str:
+    """An error of a library in one line, without the addresses of what it was given."""
+    return re.sub(r" ?<_io\.BytesIO[^>]*>", "", " ".join(str(error).split())) or type(error).__name__
