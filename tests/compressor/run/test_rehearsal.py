@@ -185,5 +185,5 @@ def test_forecast_has_a_row_for_every_part_of_the_plan_and_sums_them(folder, reh
 def test_fault_of_the_real_plan_is_told_with_its_exit_code(folder):
     (folder / "bad.yaml").write_text(PLAN.replace("{max_length: 16}", "{max_length: 16, label: colour}"))
     found = rehearse(folder, "bad.yaml")
-    assert found.returncode == 1
-    assert "train has no column 'colour' (columns: text, label)" in found.stderr
+    assert found.returncode == 2
+    assert "has no column 'colour' (columns: text, label)" in found.stderr
