@@ -243,7 +243,10 @@ def _side_files(tokenizer: Any, source: Path, module: Any, padding: Mapping[str,
 
 
 def _names(files: Path) -> tuple[str, ...]:
-    return tuple(_tokenizer(_TokenizerFiles.of(files)).model_input_names)
+    """As `_side_files` wrote them; only a source's tokenizer has to be asked, which takes importing its library."""
+    path = files / TOKENIZER_CONFIG
+    written = json.loads(path.read_text(encoding="utf-8")).get("model_input_names") if path.is_file() else None
+    return tuple(written or _tokenizer(_TokenizerFiles.of(files)).model_input_names)
 
 
 @lru_cache(maxsize=16)
