@@ -1,14 +1,13 @@
-"""One process of a training step: `compressor.run.trainer work JOB`, started by `torch.distributed.run`.
+"""One process of a training step: `compressor.run.trainer PID WHERE SECONDS JOB`.
 
-That program is started here too, by `compressor.run.trainer launch PID ARGUMENTS`: so it ends when the process PID does, however that ends,
-and all it has started end with it.
+It ends when the process PID does, however that ends. It meets the others at WHERE, and waits so many SECONDS for them. JOB is a file, and
+empty for the processes of a machine that joined.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -18,38 +17,33 @@ from typing import Any, TextIO
 from compressor.contracts import Event
 from compressor.deploy.worker import die_with, take_pipes
 from compressor.errors import CompressorError, SourceError
+from compressor.training.group import Group
 from compressor.training.launch import NOTES, Job
+from compressor.training.meeting import meet
 
 MOST_CHARACTERS = 2000
 """Of an error: what several processes write into one pipe stays whole up to 4096 bytes."""
 
 
-def launch(parent: int, arguments: list[str]) -> None:
-    """Start and watch the processes of this machine."""
-    from torch.distributed.run import main as run
-
-    die_with(parent)
-    run(arguments)
-
-
-def work(path: str) -> None:
+def work(parent: int, where: str, wait_seconds: float, path: str) -> None:
     """Do a job together with the other processes; machines that joined get it from the first process."""
-    die_with(os.getppid())
+    die_with(parent)
     _, answers = take_pipes()
     import torch
     from accelerate import PartialState
-    from accelerate.utils import broadcast_object_list
 
-    state = PartialState(cpu=not torch.cuda.is_available())
     try:
-        told = broadcast_object_list([Path(path).read_text(encoding="utf-8") if state.is_main_process else ""])
+        meet(where, wait_seconds=wait_seconds)
+        state = PartialState(cpu=not torch.cuda.is_available())
+        told = Group().gathered(Path(path).read_text(encoding="utf-8") if state.is_main_process else "")
         tell = partial(_tell, answers) if state.is_local_main_process else _unheard
         _train(Job.model_validate_json(told[0]), state.process_index, str(state.device), tell)
     except CompressorError as error:
         _write(answers, {"error": type(error).__name__, "text": str(error)[:MOST_CHARACTERS]})
         raise
     finally:
-        state.destroy_process_group()
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
 
 
 def _train(job: Job, rank: int, device: str, tell: Callable[[Event], None]) -> None:
@@ -87,7 +81,4 @@ def _write(answers: TextIO, told: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1] == "launch":
-        launch(int(sys.argv[2]), sys.argv[3:])
-    else:
-        work(sys.argv[2])
+    work(int(sys.argv[1]), sys.argv[2], float(sys.argv[3]), sys.argv[4])
