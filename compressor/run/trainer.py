@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import platform
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
 from compressor.contracts import Event
+from compressor.deploy.machine import versions
 from compressor.deploy.worker import die_with, take_pipes
-from compressor.errors import CompressorError, SourceError
+from compressor.errors import CompressorError, MissingDependency, SourceError
 from compressor.training.group import Group
 from compressor.training.launch import NOTES, Job
 from compressor.training.meeting import meet
@@ -35,15 +37,32 @@ def work(parent: int, where: str, wait_seconds: float, path: str) -> None:
     try:
         meet(where, wait_seconds=wait_seconds)
         state = PartialState(cpu=not torch.cuda.is_available())
-        told = Group().gathered(Path(path).read_text(encoding="utf-8") if state.is_main_process else "")
+        job, *_ = Group().gathered(Path(path).read_text(encoding="utf-8") if state.is_main_process else "")
+        _check_alike(Group().gathered(_installed()))
         tell = partial(_tell, answers) if state.is_local_main_process else _unheard
-        _train(Job.model_validate_json(told[0]), state.process_index, str(state.device), tell)
+        _train(Job.model_validate_json(job), state.process_index, str(state.device), tell)
     except CompressorError as error:
         _write(answers, {"error": type(error).__name__, "text": str(error)[:MOST_CHARACTERS]})
         raise
     finally:
         if torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()
+
+
+def _installed() -> dict[str, str]:
+    """Versions of what a step is computed by."""
+    return {"Python": platform.python_version(), **versions()}
+
+
+def _check_alike(found: Sequence[Mapping[str, str]]) -> None:
+    """Raise MissingDependency where another process has other versions than the first, by which the result's key is made."""
+    for number, other in enumerate(found):
+        for name in sorted({*found[0], *other}):
+            if found[0].get(name) != other.get(name):
+                has, first = (f"{name} {each[name]}" if name in each else f"no {name}" for each in (other, found[0]))
+                raise MissingDependency(
+                    f"process {number} of the group has {has}, the machine that runs the plan has {first}: install the same on both"
+                )
 
 
 def _train(job: Job, rank: int, device: str, tell: Callable[[Event], None]) -> None:

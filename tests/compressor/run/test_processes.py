@@ -26,10 +26,12 @@ from compressor.errors import MissingDependency, TrainingDiverged, WorkerFailed
 from compressor.plan.bound import load_plan
 from compressor.report import read_report
 from compressor.run.pipeline import run_plan
+from compressor.run.trainer import _check_alike
 from compressor.store.store import Store
 from compressor.training import launch
 from compressor.training.checkpoint import INTERVAL
 from compressor.training.launch import Job, Processes, train_apart
+from compressor.training.meeting import meet
 
 PLAN = """
 name: tiny
@@ -210,6 +212,26 @@ def test_result_of_two_processes_is_written_once_and_found_again(folder, togethe
 
 
 # ------------------------------------------------------------------ what goes wrong
+
+
+def test_processes_with_other_versions_are_refused_by_name():
+    here = {"Python": "3.11.7", "torch": "2.13.0"}
+    _check_alike([here, here])
+    with pytest.raises(
+        MissingDependency, match=r"^process 1 of the group has torch 2\.12\.0, the machine that runs the plan has torch 2\.13"
+    ):
+        _check_alike([here, {**here, "torch": "2.12.0"}])
+    with pytest.raises(MissingDependency, match="has no onnx, the machine that runs the plan has onnx 1"):
+        _check_alike([{**here, "onnx": "1"}, here])
+
+
+def test_rendezvous_at_no_address_of_this_machine_is_refused_by_name(monkeypatch):
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(
+        MissingDependency, match=r"^192\.0\.2\.1:29500 cannot be listened on .* an address of the machine that runs the plan"
+    ):
+        meet("tcp://192.0.2.1:29500", wait_seconds=1)
 
 
 def job(tmp_path):
