@@ -73,17 +73,16 @@ def run(
 
     group = _processes(processes, nodes, rendezvous)
     bound = load_plan(plan, settings=settings or ())
-    folder = out or run_folder.choose(bound.name, bound.text)
-    if export_to and run_folder.finished(folder, bound.text):
+    if export_to and out and run_folder.finished(out, bound.text):
         from compressor.report import read_report
 
-        report = read_report(folder)  # only the export is left to do
+        folder, report = out, read_report(out)  # only the export is left to do
     else:
         if export_to:
             from compressor.export import check_free
 
             check_free(export_to)  # now, and not after hours
-        with run_folder.claimed(folder, bound.text):
+        with run_folder.claimed(out, bound.text) if out else run_folder.opened(bound.name, bound.text) as folder:
             report = _run(bound, store, folder, group)
     _show(report)
     typer.echo(f"report: {folder / 'report.html'}")

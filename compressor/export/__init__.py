@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import re
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-
-import psutil
 
 from compressor.contracts.records import Candidate, Report
 from compressor.deploy.graphs import TASK_FILE
@@ -21,9 +18,14 @@ from compressor.export.texts import licences, readme
 from compressor.report import read_report
 from compressor.store.checksums import SUMS, check_below, names_in, sums_text
 from compressor.store.disk import writing
+from compressor.store.locks import tried
 from compressor.store.store import remove, sha256_of
 
 __all__ = ["check_free", "export"]
+
+MARK, FILLED = ".compressor-export", "files"
+"""What the folder holds that an export is made in: the lock by which it is known as ours, and what is moved when it is whole."""
+PART, WORK = ".part", "writing an export"
 
 
 def export(run: Path, target: str, out: Path, *, stage: str = "final") -> Path:
@@ -67,16 +69,31 @@ def check_free(out: Path) -> None:
 
 @contextmanager
 def _beside(out: Path) -> Iterator[Path]:
-    """A folder to be filled and moved to `out`. It has the number of its process, so that what a killed one left can go."""
-    for left in out.parent.glob(f".{out.name}.*.part"):
-        if not psutil.pid_exists(int(re.sub("[^0-9]", "", left.name.split(".")[-2]) or 0)):
-            remove(left)
-    folder = out.with_name(f".{out.name}.{os.getpid()}.part")
-    folder.mkdir()
+    """A folder to be filled and moved to `out`, inside one of our own that is locked meanwhile; what a killed export left goes first."""
+    for left in out.parent.iterdir():
+        if left.name.startswith(f".{out.name}.") and left.name.endswith(PART) and _is_ours(left):
+            with tried(left / MARK, work=WORK) as held:
+                if held:
+                    remove(left)
+    own = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=PART, dir=out.parent))
     try:
-        yield folder
+        with tried(own / MARK, work=WORK):
+            (own / FILLED).mkdir()
+            yield own / FILLED
     finally:
-        remove(folder)
+        remove(own)
+
+
+def _is_ours(left: Path) -> bool:
+    """Whether an export made this folder: it holds the lock that one signs, and nothing but that and what is filled."""
+    try:
+        held = {path.name for path in left.iterdir()}
+        signed: object = (
+            json.loads((left / MARK).read_bytes()) if not left.is_symlink() and not (left / MARK).is_symlink() else {}
+        )
+    except (OSError, ValueError):
+        return False
+    return held <= {MARK, FILLED} and isinstance(signed, dict) and signed.get("work") == WORK
 
 
 def _candidate(report: Report, name: str) -> Candidate:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from compressor.errors import SourceError
-from compressor.model.configurations import config_in
+from compressor.model.configurations import config_in, nothing_fetched
 
 
 def load_classifier(auto: Any, source: Path, labels: Sequence[str], *, seed: int) -> tuple[Any, tuple[str, ...]]:
@@ -71,7 +71,7 @@ def from_folder(auto: Any, source: Path, config: Any, *, seed: int = 0, **more: 
 
     given = {"trust_remote_code": False, "local_files_only": True, "use_safetensors": True, "output_loading_info": True}
     try:
-        with torch.random.fork_rng(devices=[]), quiet():
+        with torch.random.fork_rng(devices=[]), quiet(), nothing_fetched():
             torch.manual_seed(seed)
             module, found = auto.from_pretrained(source, config=config, dtype=torch.float32, **given, **more)
             return module, found

@@ -144,8 +144,11 @@ class Limit(Spec):
     """At most so many rows of a split, drawn by the seed."""
 
     train: int | None = Field(default=None, ge=1)
+    """Of the training rows; all where it is not given."""
     validation: int | None = Field(default=None, ge=1)
+    """Of the validation rows; all where it is not given."""
     test: int | None = Field(default=None, ge=1)
+    """Of the test rows; all where it is not given."""
 
 
 class DataSpec(Spec):

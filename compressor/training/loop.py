@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compressor.contracts import Batch, Context, Message, Progress
@@ -125,7 +126,7 @@ class _Loop:
         import torch
 
         self.group.seed(self.ctx.seed)
-        folder = self.group.gathered(self.ctx.folder / f"training-{self.work}")[0]  # checkpoints lie in that of the first process
+        folder = Path(self.group.gathered(str(self.ctx.folder / f"training-{self.work}"))[0])  # that of the first process
         weights = self.group.same(learned(self.trained))
         what = {"settings": self.settings.model_dump(mode="json"), "total": self.total, "seed": self.ctx.seed}
         whole = {
@@ -306,7 +307,9 @@ class _Loop:
     def _diverged(self, what: str, which: str, good: Mapping[str, torch.Tensor]) -> TrainingDiverged:
         settings, kept = self.settings, self.checkpoints.described()
         rescued = self.checkpoints.rescue(good) if good and self.group.rank == 0 else None
-        if place := self.group.gathered(rescued)[0]:  # all processes come here, with equal losses, and end when it is written
+        if place := self.group.gathered(rescued and str(rescued))[
+            0
+        ]:  # all processes come here, with equal losses, and end when it is written
             kept = f"the weights {which} are kept in {place}"
         advice = f"a lower learning_rate (now {settings.learning_rate:g}), a longer warmup (now {settings.warmup:g})"
         return TrainingDiverged(f"{what} at step {self.course.step} of {self.total}: try {advice}, or precision: fp32; {kept}")

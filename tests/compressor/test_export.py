@@ -3,7 +3,6 @@ from __future__ import annotations
 import ast
 import hashlib
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -18,7 +17,7 @@ import pytest
 
 from compressor.contracts import records as r
 from compressor.errors import StoreError, UnsupportedModel
-from compressor.export import export
+from compressor.export import _beside, export
 from compressor.report import read_report, write_report
 
 LABELS = ["business", 'it\'s "quoted"', "politics", "sport", "tech"]
@@ -443,13 +442,39 @@ def test_export_refuses_a_flipped_bit(text_run, tmp_path, name):
         export(text_run.folder, "here", tmp_path / "out")
 
 
-def test_export_removes_what_a_killed_export_left(text_run, tmp_path):
-    dead = subprocess.Popen([sys.executable, "-c", ""])
-    dead.wait()
-    for pid in (dead.pid, os.getppid()):
-        (tmp_path / f".out.{pid}.part").mkdir()
-    export(text_run.folder, "here", tmp_path / "out")
-    assert [path.name for path in tmp_path.glob(".out*")] == [f".out.{os.getppid()}.part"], "of a living process: it stays"
+KILLED = """
+import os, sys
+from pathlib import Path
+from compressor.export import _beside
+with _beside(Path(sys.argv[1])) as folder:
+    (folder / "model.onnx").write_text("half")
+    os._exit(9)
+"""
+
+
+def test_export_removes_what_a_killed_export_left_and_nothing_else(text_run, tmp_path):
+    (place := tmp_path / "place").mkdir()
+    subprocess.run([sys.executable, "-P", "-c", KILLED, place / "out"], check=False)
+    assert len(list(place.iterdir())) == 1
+    strangers = {".out.my-thesis.part", ".out.12345.part", ".out.99999999.part"}
+    for name in strangers:
+        (place / name).mkdir()
+        (place / name / "chapter.tex").write_text("years of work")
+    (place / "elsewhere").mkdir()
+    (place / ".out.link.part").symlink_to(place / "elsewhere")
+    (place / ".out.notes.part").write_text("a file")
+    export(text_run.folder, "here", place / "out")
+    assert {path.name for path in place.iterdir()} == strangers | {"out", "elsewhere", ".out.link.part", ".out.notes.part"}
+    assert all((place / name / "chapter.tex").exists() for name in strangers)
+
+
+def test_export_leaves_what_another_one_is_writing(text_run, tmp_path):
+    (place := tmp_path / "place").mkdir()
+    with _beside(place / "out") as other:
+        (other / "model.onnx").write_text("half")
+        export(text_run.folder, "here", place / "out")
+        assert (other / "model.onnx").exists()
+    assert [path.name for path in place.iterdir()] == ["out"]
 
 
 @pytest.mark.parametrize(
