@@ -108,6 +108,7 @@ def _fill(folder: Path, built: Path, *, deployed: Deployed, report: Report) -> N
             shutil.copyfile(built / name, folder / name)
     check_files(folder, deployed.candidate)
     texts = {
+        **deployed.how.files,
         **({"labels.json": _json(deployed.labels)} if deployed.classes else {}),
         "spec.json": _json(spec_of(deployed)),
         **({} if deployed.no_example else {"example.py": example(deployed)}),

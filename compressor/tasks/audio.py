@@ -101,10 +101,12 @@ class Sounds(Task):
 
     def feed(self, content: Any, files: Path) -> Feed:
         """Samples or spectra of one recording, given by its path or its bytes."""
-        from datasets import Audio, Dataset, Features
+        from datasets import Audio, Dataset, Features, Value
 
-        features = Features({self.audio: Audio(decode=False)})
-        return self.feeds(Dataset.from_dict({self.audio: [as_file(content)]}, features=features), files)[0]
+        # a file as the library keeps it: its own way to make one of a path decodes sounds by a package that is not needed here
+        stored: Any = Features({self.audio: {"bytes": Value("binary"), "path": Value("string")}})
+        row = Dataset.from_dict({self.audio: [as_file(content)]}, features=stored).cast_column(self.audio, Audio(decode=False))
+        return self.feeds(row, files)[0]
 
     def example(self, files: Path, graph: Graph, *, batch: int, length: int) -> Feed:  # noqa: ARG002 - an export needs more than a few samples
         """A made-up sound of half a second."""

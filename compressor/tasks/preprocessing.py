@@ -23,6 +23,7 @@ SOUNDS: Mapping[str, Mapping[str, Any]] = {
     MEL: {"sampling_rate": 16000, "feature_size": 80, "padding_value": 0.0, "hop_length": 160, "n_fft": 400},
 }
 """Feature extractors whose way is known, with what they do where a configuration is silent."""
+TEXT_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 UNHEEDED = {
     "feature_extractor_type", "processor_class", "_processor_class", "auto_map", "return_tensors",
     "chunk_length", "n_samples", "nb_max_frames", "mel_filters", "return_attention_mask",
@@ -69,8 +70,11 @@ def of_text(inputs: Sequence[Port], settings: Mapping[str, Any], *, max_length: 
     """How a tokenizer with these settings makes the inputs of a text.
 
     Raises:
-        UnsupportedModel: inputs have one fixed length, and nothing pads.
+        UnsupportedModel: inputs have one fixed length and nothing pads, or an input is none that a tokenizer makes.
     """
+    unknown = [port.name for port in inputs if port.name not in TEXT_INPUTS]
+    if unknown:
+        raise UnsupportedModel(f"no tokenizer makes the input '{unknown[0]}' (known: {', '.join(TEXT_INPUTS)})")
     fixed = next((axis for port in inputs for axis in port.axes[1:] if isinstance(axis, int)), None)
     if fixed is not None and not settings["pad_token"]:
         raise UnsupportedModel("the tokenizer names no padding token, but the model takes inputs of one fixed length")

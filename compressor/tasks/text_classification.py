@@ -169,7 +169,10 @@ class _Texts:
         """Chosen texts as `int64`, padded to `width`, else to the longest of them."""
         import numpy as np
 
-        width = width or max(self.length(number) for number in chosen)
+        longest = max(self.length(number) for number in chosen)
+        width = width or longest
+        if longest > width:
+            raise SourceError(f"a length of {width} leaves no room beside the tokens that the tokenizer adds to each text")
         arrays = {name: np.full((len(chosen), width), self.padding.get(name, 0), dtype=np.int64) for name in self.rows[0]}
         for at, number in enumerate(chosen):
             for name, values in self.rows[number].items():

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compressor.errors import SourceError
+from compressor.tasks.preprocessing import TEXT_INPUTS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,6 +29,7 @@ TOKENIZER_FILES = (
     "special_tokens_map.json",
     "added_tokens.json",
 )
+VOCABULARIES = (TOKENIZER, "vocab.*", "*.model", "*.tiktoken")
 AT_ONCE = 1000
 """Texts that are encoded in one call."""
 SAMPLES = (
@@ -147,7 +149,7 @@ def _serialised(library: Any) -> str:
 
 def _faithful(found: Tokenization, library: Any) -> bool:
     """Whether what is kept of a tokenizer makes the inputs that it makes itself: its class may do more than its file says."""
-    if not found.source or set(found.names) - {"input_ids", "attention_mask", "token_type_ids"}:
+    if not found.source or set(found.names) - set(TEXT_INPUTS):
         return False
     made = library(list(SAMPLES), truncation=True, max_length=SAMPLED_LENGTH)
     rows = list(found.encoded(SAMPLES, SAMPLED_LENGTH))
@@ -168,9 +170,12 @@ def read_tokenizer(folder: Path) -> Any:
         raise SourceError(f"{folder} has no tokenizer ({' or '.join(TOKENIZER_FILES[:2])})")
     try:
         with quiet():
-            return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+            found = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except Exception as error:  # what a malformed folder makes the library raise can be anything
         raise SourceError(f"the tokenizer in {folder} cannot be read: {told(error)}") from error
+    if hasattr(found, "backend_tokenizer") and not any(path for pattern in VOCABULARIES for path in folder.glob(pattern)):
+        raise SourceError(f"the tokenizer in {folder} has settings and no vocabulary ({', '.join(VOCABULARIES)})")
+    return found
 
 
 # ------------------------------------------------------------------ keeping
