@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from compressor.contracts import Columns, Feed, Task
+from compressor.contracts import Columns, Deployment, Feed, Task
 from compressor.contracts.model import BLUEPRINT
 from compressor.deploy.graphs import graphs_of
 from compressor.errors import CompressorError, StoreError
@@ -150,9 +150,11 @@ def keep_answers(
     how = _deployment(task, built)
     if how is None:
         return
-    answers, arrays = [], {}
+    taken = {port.name for port in graphs_of(built)[0].fed}
+    answers: list[Answer] = []
+    arrays: Feed = {}
     for each in given:
-        feed = task.feeds(rows.select([each.row]), built, count=1)[0]
+        feed = {name: array for name, array in task.feeds(rows.select([each.row]), built, count=1)[0].items() if name in taken}
         outputs = predict(feed)
         told = task.tell(outputs, labels)[0].text if how.classes else ""
         answers.append(Answer(each.row, told, {name: digest(array) for name, array in feed.items()}))
@@ -161,10 +163,10 @@ def keep_answers(
             arrays |= {f"{each.row}/inputs/{name}": array for name, array in feed.items()}
     out.mkdir(parents=True, exist_ok=True)
     (out / ANSWERS).write_text(json.dumps([asdict(each) for each in answers], ensure_ascii=False), encoding="utf-8")
-    np.savez_compressed(out / ARRAYS, **arrays)
+    np.savez_compressed(out / ARRAYS, **arrays)  # type: ignore[arg-type] - names are none of its own
 
 
-def _deployment(task: Task, built: Path) -> Any:
+def _deployment(task: Task, built: Path) -> Deployment | None:
     """How a built model is fed by its example; None where it can have none."""
     first, *others = graphs_of(built)
     if others or first.state or ((built / BLUEPRINT).is_file() and not (built / "config.json").is_file()):

@@ -93,9 +93,10 @@ def _kind_of(values: Mapping[str, Any], config: Mapping[str, Any]) -> str:
     """The class that the library would take: by its name, an old one's, or the model's kind."""
     named = values.get(KIND) or str(values.get("feature_extractor_type", "")).replace("FeatureExtractor", "ImageProcessor")
     if not named and values and config.get("model_type"):
-        from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES
+        from transformers.models.auto import image_processing_auto as library
 
-        known: Any = IMAGE_PROCESSOR_MAPPING_NAMES.get(config["model_type"]) or {}
+        names: Any = vars(library)["IMAGE_PROCESSOR_MAPPING_NAMES"]
+        known = names.get(config["model_type"]) or {}
         named = known.get("torchvision") or known.get("pil")
     return str(named or ("ConvNextImageProcessor" if "crop_pct" in values else USUAL)).removesuffix("Fast").removesuffix("Pil")
 
@@ -151,19 +152,19 @@ def steps_of(values: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def _resizing(values: Mapping[str, Any]) -> list[dict[str, Any]]:
     """A resize as the kind of processor does it, with the crop that is a part of it."""
-    kind, size, share = values[KIND], values["size"], values.get("crop_pct")
+    kind, size = values[KIND], values["size"]
+    share = None if values.get("crop_pct") is None else float(values["crop_pct"])
     edge = size.get("shortest_edge")
     if kind == "ConvNextImageProcessor":
         if edge is None:
             raise ValueError(f"crop_pct goes with a shortest_edge, found {size}")
         if edge >= UNCROPPED:
             return [_resize(values, _square(edge))]
-        return [_resize(values, {"shortest_edge": int(edge / float(share))}), _crop(_square(edge))]
+        return [_resize(values, {"shortest_edge": int(edge / (share or 1))}), _crop(_square(edge))]
     if kind == "LevitImageProcessor" and edge:
         return [_resize(values, {"shortest_edge": int((256 / 224) * edge)})]
     if kind == "PoolFormerImageProcessor" and share is not None:
         one = edge or (size["height"] if size["height"] == size["width"] else None)
-        share = float(share)
         wider = {"shortest_edge": int(one / share)} if one else {name: int(each / share) for name, each in size.items()}
         return [_resize(values, wider)]
     return [_resize(values, size)]

@@ -121,7 +121,7 @@ def sound_settings(folder: Path, kinds: Mapping[str, Mapping[str, Any]]) -> dict
         raise SourceError(
             f"{folder / PREPROCESSOR} cannot be read: it says how sounds become inputs (no such file, nor {NESTED})"
         )
-    kind = given.get("feature_extractor_type") or _kind_of(settings_at(folder / CONFIG) or {})
+    kind: Any = given.get("feature_extractor_type") or _kind_of(settings_at(folder / CONFIG) or {})
     if kind not in kinds:
         *others, last = kinds
         raise SourceError(f"{folder / PREPROCESSOR}: feature_extractor_type is {kind!r}, expected {', '.join(others)} or {last}")
@@ -132,9 +132,9 @@ def sound_settings(folder: Path, kinds: Mapping[str, Mapping[str, Any]]) -> dict
 
 
 def _kind_of(config: Mapping[str, Any]) -> str | None:
-    from transformers.models.auto.feature_extraction_auto import FEATURE_EXTRACTOR_MAPPING_NAMES
+    from transformers.models.auto import feature_extraction_auto as library
 
-    known: Mapping[str, str] = dict(FEATURE_EXTRACTOR_MAPPING_NAMES)
+    known: Mapping[str, str] = vars(library)["FEATURE_EXTRACTOR_MAPPING_NAMES"]
     return known.get(str(config.get("model_type")))
 
 
