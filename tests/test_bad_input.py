@@ -289,8 +289,8 @@ def test_rows_at_fault(run, files, message):
     [
         (
             "max_length: 16",
-            "plan.yaml:4: task.text-classification: column.jsonl has no column 'text' (columns: body, label); name the one that is meant, as `text: NAME` "
-            "below text-classification",
+            "plan.yaml:4: task.text-classification: column.jsonl has no column 'text' (columns: body, label); "
+            "name the one that is meant, as `text: NAME` below text-classification",
         ),
         (
             "text: bodi",

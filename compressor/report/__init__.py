@@ -29,9 +29,11 @@ TIMED_FEEDS = "feeds.npz"
 """File in a run's folder: the inputs of the first workload that was timed."""
 PLAN = "plan.yaml"
 """File in a run's folder: the plan as it ran, which the report holds too."""
-SEALED = ("artifacts", EVALUATIONS)
 BESIDE = ("report.html", "report.md", TIMED_FEEDS)
 """Files beside the report that whoever reads a run may open too."""
+WITNESSES = "witnesses"
+"""Folder in a run's folder: rows of test, and by candidate what was made of each of them alone."""
+SEALED = ("artifacts", EVALUATIONS, WITNESSES)
 
 
 def write_report(report: Report, folder: Path) -> None:

@@ -211,7 +211,9 @@ def test_table_that_names_no_sounds_is_refused(tmp_path, row, message):
 def test_column_that_the_table_lacks_is_told_with_those_that_it_has(tmp_path):
     (tmp_path / "metadata.jsonl").write_text(json.dumps({"file_name": "0.wav", "words": "a", "speaker": "b", "age": 3}))
     soundfile.write(tmp_path / "0.wav", np.zeros(100), RATE)
-    with pytest.raises(SourceError, match=r"no column 'word' \(did you mean 'words'\?\) \(columns: file_name, words, speaker, age\)"):
+    with pytest.raises(
+        SourceError, match=r"no column 'word' \(did you mean 'words'\?\) \(columns: file_name, words, speaker, age\)"
+    ):
         read(tmp_path)
 
 
