@@ -5,7 +5,9 @@ from __future__ import annotations
 import ast
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 
@@ -52,7 +54,7 @@ def example(deployed: Deployed) -> str:
         requirements=requirements(deployed),
         settings=dict(deployed.runtime.settings),
         providers=[*(["CUDAExecutionProvider"] if _on_gpu(deployed) else []), "CPUExecutionProvider"],
-        imports="\n".join(_imports(deployed, reader)),
+        imports=partial(_imports, reader),
         source=reader.code if reader else "",
         names=[port.name for port in deployed.inputs],
         dtype=deployed.inputs[0].dtype,
@@ -80,22 +82,12 @@ def _reader(deployed: Deployed) -> _Reader | None:
     return _Reader(written, "\n".join(lines[imported[-1].end_lineno or 0 :]).strip())
 
 
-def _imports(deployed: Deployed, reader: _Reader | None) -> list[str]:
-    """Lines that import what the example needs, the standard library's first, with what must precede the others after them."""
-    lines = {"import json", "import sys", "from pathlib import Path", "import numpy as np", *(reader.imports if reader else ())}
-    after: list[str] = []
-    if deployed.runtime.name == "onnxruntime":
-        lines |= {"import os", "import onnxruntime"}
-        after = ["", 'os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # onnxruntime reports its use otherwise']
-    elif deployed.runtime.name == "openvino":
-        lines |= {"import openvino"}
-    elif deployed.needs_this_project:
-        lines |= {"import torch", "from compressor.model import Model"}
-    else:
-        lines |= {"import torch", f"from transformers import {_auto(deployed)}"}
-    lines.discard(FUTURE)
+def _imports(reader: _Reader | None, needed: Sequence[str], after: Sequence[str] = ()) -> str:
+    """Lines that import what the example needs, the standard library's first, and `after` them what must precede all others."""
+    lines = {"import json", "import sys", "from pathlib import Path", "import numpy as np", *needed}
+    lines |= set(reader.imports if reader else ()) - {FUTURE}
     plain, others = (sorted((each for each in lines if _standard(each) is kind), key=_order) for kind in (True, False))
-    return [*([FUTURE, ""] if reader else []), *plain, *after, "", *others]
+    return "\n".join([*([FUTURE, ""] if reader else []), *plain, *after, "", *others])
 
 
 def _auto(deployed: Deployed) -> str:

@@ -30,6 +30,9 @@ TOKENIZER_FILES = (
     "added_tokens.json",
 )
 VOCABULARIES = (TOKENIZER, "vocab.*", "*.model", "*.tiktoken")
+SIDES = ("truncation_side", "padding_side", "split_special_tokens")
+KEPT = "compressor"
+"""The entry of a kept tokenizer's settings by which it is known; the library passes over it."""
 AT_ONCE = 1000
 """Texts that are encoded in one call."""
 SAMPLES = (
@@ -53,7 +56,7 @@ class Tokenization:
     names: tuple[str, ...]
     """Inputs of the model that it makes."""
     library: Any
-    """The tokenizer of transformers."""
+    """The tokenizer of transformers; None for one that was kept, which its file says whole."""
 
     def encoded(self, texts: Sequence[Any], max_length: int) -> Iterator[Mapping[str, NDArray[np.int32]]]:
         """Each text, or pair of texts, as rows of numbers by input."""
@@ -118,7 +121,18 @@ def tokenization(folder: Path) -> Tokenization:
 
 @lru_cache(maxsize=4)
 def _tokenization(files: _Files) -> Tokenization:
-    return _of(read_tokenizer(files.folder))
+    return _kept(files.folder) or _of(read_tokenizer(files.folder))
+
+
+def _kept(folder: Path) -> Tokenization | None:
+    """What `side_files` wrote, read without the library: importing it takes longer than all else that a run with nothing to do does."""
+    path = folder / TOKENIZER_CONFIG
+    config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if KEPT not in config:
+        return None
+    sides = {name: config[name] for name in SIDES}
+    settings = {**sides, "pad_token": config["pad_token"], "pad_type_id": config["pad_token_type_id"], **config[KEPT]}
+    return Tokenization((folder / TOKENIZER).read_text(encoding="utf-8"), settings, tuple(config["model_input_names"]), None)
 
 
 def _of(library: Any) -> Tokenization:
@@ -205,10 +219,11 @@ def side_files(tokenizer: Any, module: Any) -> dict[str, bytes]:
             "tokenizer_class": "PreTrainedTokenizerFast",
             "model_input_names": list(found.names),
             "model_max_length": tokenizer.model_max_length,
-            **{name: found.settings[name] for name in ("truncation_side", "padding_side", "split_special_tokens")},
+            **{name: found.settings[name] for name in SIDES},
             "pad_token_type_id": found.settings["pad_type_id"],
             "clean_up_tokenization_spaces": bool(tokenizer.clean_up_tokenization_spaces),
             **{name: _plain(token) for name, token in sorted(tokenizer.special_tokens_map.items())},
+            KEPT: {"pad_id": found.settings["pad_id"]},
         }
         return {TOKENIZER: found.source.encode(), TOKENIZER_CONFIG: _json(config)}
     with tempfile.TemporaryDirectory(prefix="compressor-tokenizer-") as folder:

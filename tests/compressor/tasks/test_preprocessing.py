@@ -21,7 +21,7 @@ from compressor.tasks.image_processors import KINDS
 from compressor.tasks.inputs.audio import features_of
 from compressor.tasks.preprocessing import of_audio, sound_settings
 from compressor.tasks.text_classification import TextClassification
-from compressor.tasks.tokenization import read_tokenizer, side_files
+from compressor.tasks.tokenization import read_tokenizer, side_files, tokenization
 
 IMAGES, SOUNDS = ImageClassification(), AudioClassification(seconds=0.5)
 PREPROCESSOR, NESTED = "preprocessor_config.json", "processor_config.json"
@@ -324,6 +324,7 @@ def test_ids_are_the_librarys_and_so_are_those_of_the_tokenizer_that_is_kept(tmp
         assert np.array_equal(batch[each].numpy(), theirs[each])
         assert np.array_equal(kept[each], theirs[each])
     assert len({tuple(row) for row in theirs["input_ids"]}) > 3
+    assert tokenization(stored).library is None, "it is read without the library"
 
 
 def test_scores_pad_nothing_on_the_left(tmp_path):
