@@ -7,7 +7,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from compressor.contracts import Columns, Data
 from compressor.contracts.records import DataRecord, SplitRecord
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Data", "load_data", "resolve"]
 
+Known: TypeAlias = tuple[str, str, str]
 GIVEN = ("test", "validation", "train")
 """Splits that a source may give, in the order in which equal rows are kept."""
 
@@ -54,8 +55,9 @@ def split_rows(read_source: Source, spec: DataSpec, *, columns: Columns, seed: i
         raise SourceError(f"the rows of {source} have sha256 {read[:16]}..., the plan says {spec.files.sha256}")
     removed: Counter[str] = Counter()
     parts = {name: _clean(rows, columns, removed) for name, rows in parts.items()}
-    findings = [*read_source.findings, *contradictions(parts, columns)]
-    parts = _apart(parts, spec.deduplicate, label, removed)
+    known = {name: _known(rows, columns) for name, rows in parts.items()}
+    findings = [*read_source.findings, *_contradictions(known)]
+    parts = _apart(parts, spec.deduplicate, known, removed)
     for name, rows in parts.items():
         if not len(rows):
             raise SourceError(f"{source}: no row of {name} has content{' and a label' if label else ''} ({_told(removed)})")
@@ -111,10 +113,12 @@ def _selected(rows: Dataset, kept: Sequence[int]) -> Dataset:
     return rows if len(kept) == len(rows) else rows.select(kept)
 
 
-def _apart(parts: Mapping[str, Dataset], remove: bool | None, label: str | None, removed: Counter[str]) -> dict[str, Dataset]:
+def _apart(
+    parts: Mapping[str, Dataset], remove: bool | None, known: Mapping[str, Sequence[Known]], removed: Counter[str]
+) -> dict[str, Dataset]:
     """Splits that share no row, nor will once the missing ones are cut from train."""
     apart = dict(parts)
-    for name, owners in _equal_to_earlier(parts, label).items():
+    for name, owners in _equal_to_earlier(known).items():
         cut = name == "train" and len(parts) < len(GIVEN)
         risky = {number for number, owner in owners.items() if owner != name or cut}
         gone = set(owners) if remove else {number for number in risky if owners[number] == name and remove is None}
@@ -126,37 +130,42 @@ def _apart(parts: Mapping[str, Dataset], remove: bool | None, label: str | None,
     return apart
 
 
-def _equal_to_earlier(parts: Mapping[str, Dataset], label: str | None) -> dict[str, dict[int, str]]:
+def _known(rows: Dataset, columns: Columns) -> list[Known]:
+    """What each row is told by: a digest of its content, one of what it keeps beside it, and its label."""
+    return [
+        (
+            _identity(row[column] for column in columns.content),
+            _identity(row[column] for column in columns.kept),
+            row[columns.label] if columns.label else "",
+        )
+        for row in undecoded(rows)
+    ]
+
+
+def _equal_to_earlier(known: Mapping[str, Sequence[Known]]) -> dict[str, dict[int, str]]:
     """By split the rows that an earlier row equals, its label too, and the split of that row; test comes first, train last."""
-    first: dict[str, str] = {}
-    equal: dict[str, dict[int, str]] = {name: {} for name in GIVEN if name in parts}
+    first: dict[Known, str] = {}
+    equal: dict[str, dict[int, str]] = {name: {} for name in GIVEN if name in known}
     for name in equal:
-        for number, row in enumerate(undecoded(parts[name])):
-            identity = f"{_identity([row[column] for column in row if column != label])} {row[label] if label else ''}"
-            if identity in first:
-                equal[name][number] = first[identity]
-            first.setdefault(identity, name)
+        for number, row in enumerate(known[name]):
+            if row in first:
+                equal[name][number] = first[row]
+            first.setdefault(row, name)
     return equal
 
 
-def contradictions(parts: Mapping[str, Dataset], columns: Columns) -> list[str]:
+def _contradictions(known: Mapping[str, Sequence[Known]]) -> list[str]:
     """A finding where rows of equal content have different labels: which of them is right, only a person can say."""
-    if not columns.label:
-        return []
-    first: dict[str, tuple[str, int, str]] = {}
+    first: dict[str, tuple[str, str]] = {}
     found = []
-    for name, rows in parts.items():
-        for number, row in enumerate(undecoded(rows)):
-            label = row[columns.label]
-            known = first.setdefault(_identity([row[column] for column in columns.content]), (name, number, label))
-            if known[2] != label:
-                found.append((f"row {known[1]} of {known[0]}", known[2], f"row {number} of {name}", label))
-    if not found:
-        return []
-    one, other, two, label = found[0]
-    return [
-        f"{_counted(len(found))} with the content of another row and a different label, all kept (first: {one} '{other}', {two} '{label}')"
-    ]
+    for name, rows in known.items():
+        for number, (content, _, label) in enumerate(rows):
+            earlier = first.setdefault(content, (f"row {number} of {name}", label))
+            if earlier[1] != label:
+                found.append(f"first: {earlier[0]} '{earlier[1]}', row {number} of {name} '{label}'")
+    return (
+        [f"{_counted(len(found))} with the content of another row and a different label, all kept ({found[0]})"] if found else []
+    )
 
 
 def _shared(name: str, owners: Mapping[int, str]) -> str:

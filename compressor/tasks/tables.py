@@ -25,8 +25,12 @@ MOST_BYTES = 4 * 2**30
 """Of a file of text that is read into memory."""
 MOST_READ_BYTES = 16 * 2**30
 """Of what a compressed table unfolds to."""
+BATCH = 256
+"""Rows of parquet that are unfolded at a time."""
 LONGEST_FIELD = 2**30
 """Characters of a field."""
+PACKED = (b"\x1f\x8b", b"PK\x03\x04", b"BZh", b"\xfd7zX", b"\x28\xb5\x2f\xfd")
+"""How files of gzip, zip, bzip2, xz and zstandard begin."""
 SHOWN = 12
 """Columns that a message lists."""
 QUOTES = "say `quoting: none` where quotation marks are part of the texts, else double those inside of quoted fields"
@@ -83,7 +87,7 @@ def read_table(path: Path, kind: str, columns: Columns | Sequence[str], spec: Da
     """
     label = columns.label if isinstance(columns, Columns) else None
     table = Table(path, columns.all if isinstance(columns, Columns) else tuple(columns), label)
-    _check_size(path)
+    _check_file(path)
     if kind == "parquet":
         return _parquet(table), table.findings
     with _decoded(path, spec.encoding):
@@ -93,10 +97,13 @@ def read_table(path: Path, kind: str, columns: Columns | Sequence[str], spec: Da
     return _dataset(table), table.findings
 
 
-def _check_size(path: Path) -> None:
+def _check_file(path: Path) -> None:
     found = path.stat()
     if not stat.S_ISREG(found.st_mode):
         raise SourceError(f"{path} is a pipe or device, and no file")
+    with path.open("rb") as file:
+        if file.read(4).startswith(PACKED):
+            raise SourceError(f"{path} is a compressed file: unpack it")
     if found.st_size > MOST_BYTES and path.suffix != ".parquet":
         raise SourceError(
             f"{path} has {found.st_size / 1e9:.0f} GB, and at most {MOST_BYTES / 1e9:.0f} are read into memory: split it"
@@ -154,7 +161,7 @@ def _csv(table: Table, spec: DataSpec) -> None:
     line, _, header = next(rows, (1, 1, []))
     if not header:
         raise SourceError(f"{table.path} holds no rows")
-    table.check_columns(header, _other_separator(header, table.wanted, separator))
+    table.check_columns(header, _other_ways(header, table.wanted, separator))
     if twice := next((name for name in table.wanted if header.count(name) > 1), None):
         raise table.fault(line, f"the column '{twice}' stands there more than once")
     places = [header.index(name) for name in table.wanted]
@@ -212,9 +219,11 @@ def _like_rows(values: Sequence[str], separator: str, count: int) -> bool:
     return any(inner.count(separator) == count - 1 for value in values for inner in value.splitlines()[1:-1])
 
 
-def _other_separator(header: Sequence[str], wanted: Sequence[str], separator: str) -> str:
-    """Advice, where another sign would give the columns."""
+def _other_ways(header: Sequence[str], wanted: Sequence[str], separator: str) -> str:
+    """Advice, where another option would give the columns."""
     whole = separator.join(header)
+    if set(wanted) <= {name.strip('"') for name in header}:
+        return "; fields seem to be quoted: say `quoting: minimal`"
     for sign, spelled in ((",", '","'), (";", '";"'), ("\t", '"\\t"'), ("|", '"|"')):
         if sign != separator and set(wanted) <= {name.strip('"') for name in whole.split(sign)}:
             return f"; fields seem to be separated otherwise: say `separator: {spelled}`"
@@ -334,6 +343,14 @@ def _feature(table: Table, name: str, values: Sequence[Any]) -> Any:
         raise table.fault(table.lines[other], f"{kinds}: a column is of one type") from error
 
 
+def _unfolded(batch: Any) -> Any:
+    """Rows with their values in full: a column may lie there as numbers of values."""
+    import pyarrow as pa
+
+    columns = [column.dictionary_decode() if pa.types.is_dictionary(column.type) else column for column in batch.columns]
+    return pa.RecordBatch.from_arrays(columns, names=batch.schema.names)
+
+
 def _parquet(table: Table) -> Dataset:
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -344,11 +361,11 @@ def _parquet(table: Table) -> Dataset:
         with pq.ParquetFile(table.path) as file:
             table.check_columns(file.schema_arrow.names)
             batches, size = list[pa.RecordBatch](), 0
-            for batch in file.iter_batches(batch_size=1000, columns=list(table.wanted)):
-                size += batch.nbytes
+            for batch in file.iter_batches(batch_size=BATCH, columns=list(table.wanted)):
+                batches.append(_unfolded(batch))
+                size += batches[-1].nbytes
                 if size > MOST_READ_BYTES:
                     raise SourceError(f"{table.path} unfolds to more than {MOST_READ_BYTES / 1e9:.0f} GB: split it")
-                batches.append(batch)
             metadata = file.schema_arrow.metadata
         if not batches:
             raise SourceError(f"{table.path} holds no rows")

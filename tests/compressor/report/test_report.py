@@ -358,6 +358,15 @@ def test_document_holds_the_answer_table_and_gates(report):
     assert "no CUDA device" in text
 
 
+def test_findings_in_the_data_are_shown_and_have_no_power(report):
+    data = report.data.model_copy(update={"findings": ("2 rows <b>differ</b>", "a|b `c`")})
+    found = report.model_copy(update={"data": data})
+    assert "2 rows &lt;b&gt;differ&lt;/b&gt;" in page(found)
+    written = document(found)
+    assert "found in the data: 2 rows" in written
+    assert "<b>" not in written
+
+
 def test_document_gives_texts_of_strangers_no_power(report):
     text = document(hostile(report))
     assert re.findall(r"(?<!\\)<script", text) == []

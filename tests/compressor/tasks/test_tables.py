@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import json
 import os
 import re
@@ -15,6 +16,7 @@ from PIL import Image
 from compressor.contracts import Columns
 from compressor.errors import MissingColumn, SourceError
 from compressor.plan.specs import DataSpec
+from compressor.tasks import tables
 from compressor.tasks.data import load_data
 from compressor.tasks.sources import read_rows
 
@@ -163,6 +165,23 @@ def test_field_in_quotation_marks_between_tabs_is_asked_about(tmp_path):
 def test_csv_that_is_not_even_is_refused_with_its_line(tmp_path, text, message):
     (tmp_path / "rows.csv").write_text(text)
     assert refused(tmp_path, "rows.csv").startswith(message)
+
+
+def test_what_else_a_file_may_be_is_said(tmp_path):
+    (tmp_path / "rows.csv").write_bytes(gzip.compress(b"text,label\na,b\n"))
+    assert refused(tmp_path, "rows.csv") == "rows.csv is a compressed file: unpack it"
+    (tmp_path / "rows.tsv").write_text('"text"\t"label"\n"a"\t"b"\n')
+    assert refused(tmp_path, "rows.tsv").endswith("; fields seem to be quoted: say `quoting: minimal`")
+    (tmp_path / "rows.tsv").write_text("text,label\na,b\n")
+    assert refused(tmp_path, "rows.tsv").endswith('; fields seem to be separated otherwise: say `separator: ","`')
+
+
+def test_table_that_unfolds_beyond_all_bounds_is_refused(tmp_path, monkeypatch):
+    table = pandas.DataFrame({"text": pandas.Categorical(["x" * 100_000] * 4000), "label": "a"})
+    table.to_parquet(tmp_path / "rows.parquet")
+    assert (tmp_path / "rows.parquet").stat().st_size < 100_000
+    monkeypatch.setattr(tables, "MOST_READ_BYTES", 10**8)  # a real one takes as much memory as is allowed
+    assert refused(tmp_path, "rows.parquet") == "rows.parquet unfolds to more than 0 GB: split it"
 
 
 def test_trailing_column_without_a_name_is_a_column_like_others(tmp_path):
