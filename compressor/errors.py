@@ -4,6 +4,7 @@ CompressorError            1   something failed while running
 ├── PlanError              2   the plan is at fault; carries every fault found, nothing has run
 ├── PluginError            2   an installed plug-in is broken or clashes with another
 ├── SourceError            1   a model or data source is missing, altered or unreadable
+├── RowFailed              1   a library raised something on a row that is named
 ├── UnsupportedModel       1   no anatomy row, edit or format fits this model
 ├── MissingDependency      1   a package or device that this needs is not here
 ├── TrainingDiverged       1   the loss became NaN or infinite, or far larger than it was
@@ -19,6 +20,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+
+MOST_ROWS = 8
+"""Rows that a message names."""
 
 
 class CompressorError(Exception):
@@ -61,6 +65,17 @@ class PluginError(CompressorError):
 
 class SourceError(CompressorError):
     """A model or data source is missing, does not match its sha256, or cannot be read."""
+
+
+class RowFailed(CompressorError):
+    """A library raised something while it made inputs of rows, or while a model ran on them."""
+
+    def __init__(self, rows: Sequence[int], why: str, *, of: str = "") -> None:
+        """`rows` are numbers in their split, counted from 0; `of` is the split."""
+        self.rows, self.why, self.of = tuple(rows), why, of
+        named = f"row{'s' if len(self.rows) > 1 else ''} {', '.join(str(row) for row in self.rows[:MOST_ROWS])}"
+        more = f" and {len(self.rows) - MOST_ROWS} more" if len(self.rows) > MOST_ROWS else ""
+        super().__init__(f"{named}{more}{f' of {of}' if of else ''}: {why}" if self.rows else why)
 
 
 class UnsupportedModel(CompressorError):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
 from compressor.contracts.evaluation import Evaluation, Measure
+from compressor.contracts.failing import of_split, told_by_row
 from compressor.contracts.features import Outputs, Want
 from compressor.contracts.graph import Feed, Graph, Port, Session
 from compressor.contracts.model import Model
@@ -76,6 +77,22 @@ class Task(Step, ABC):
     @abstractmethod
     def load(self, source: Path, data: Data, *, seed: int) -> Model:
         """The source model from a folder; a fresh, seeded head where it has none that fits the data's labels."""
+
+    def examine(self, source: Path, labels: Sequence[str]) -> tuple[str, ...]:
+        """What `check` tells of a source model, a line each: read without its weights, before anything costs.
+
+        Raises:
+            SourceError: as far as that shows it, what `load` would raise.
+        """
+        return ()
+
+    def check_rows(self, model: Model, data: Data, files: Path) -> None:
+        """Refuse rows that a model cannot take; asked when both are first read. `files` lie beside the model.
+
+        Raises:
+            SourceError: a row does not fit the model.
+            RowFailed: a library raises something on one.
+        """
 
     def refuses(self, length: int, files: Path | None = None) -> str | None:
         """What a length is, where no input of a model can be of this one; None where it can. `files` lie beside the model, if it is known."""
@@ -169,7 +186,11 @@ class Task(Step, ABC):
         """The outputs of all feeds as they are, one entry per row, put back into the order of the rows: of a few rows at a time."""
         import numpy as np
 
-        found = [predict(feed) for feed in feeds]
+        found, at = list[Feed](), 0
+        for feed in feeds:
+            count = len(next(iter(feed.values())))
+            found.append(told_by_row(predict, feed, order[at : at + count]))
+            at += count
         names = [port.name for port in self.outputs()]
         return {name: _in_order(np.concatenate([each[name] for each in found]).astype(np.float32), order) for name in names}
 
@@ -183,7 +204,9 @@ class Task(Step, ABC):
 
     def evaluate(self, predict: Callable[[Feed], Feed], rows: Dataset, files: Path, *, split: str) -> Evaluation:
         """Scores over anything that maps a feed to named outputs."""
-        return self.score(self.predicted(predict, rows, files), self.truth(rows), split=split)
+        with of_split(split):
+            outputs = self.predicted(predict, rows, files)
+        return self.score(outputs, self.truth(rows), split=split)
 
     def deployment(self, files: Path, inputs: Sequence[Port]) -> Deployment:
         """How the deployed model in `files` is fed; where a task says nothing else, by arrays."""

@@ -96,6 +96,7 @@ class Ground:
             model = self.bound.task.load(path, self.data, seed=self.bound.seed)
             check_finite(model, path)
             model.save(out)
+            self.bound.task.check_rows(model, self.data, out)
             return {"drawn": list(model.newly_initialised)} if model.newly_initialised else {}
 
         return self.store.obtain(self.keys.source(source_digest(path)), make)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 from pydantic import model_validator
 
 from compressor.contracts import Batch, Evaluation, Feed, Measure, Outputs, Port, Prediction, Task, Want
+from compressor.contracts.failing import of_split
 from compressor.contracts.records import ClassScore, Difference, Disagreement, Interval, Scores
 from compressor.contracts.statistics import PAIRED_BOOTSTRAP
 from compressor.contracts.statistics import RESAMPLES as PAIRED_RESAMPLES
@@ -73,7 +74,9 @@ class Classification(Task):
         truth = self.truth(rows)
         if not len(truth["names"]):
             truth["names"] = _configured_names(files)
-        return self.score(self.predicted(predict, rows, files), truth, split=split)
+        with of_split(split):
+            outputs = self.predicted(predict, rows, files)
+        return self.score(outputs, truth, split=split)
 
     def predictions(self, outputs: Feed) -> NDArray[np.int64]:
         """The class with the largest logit."""

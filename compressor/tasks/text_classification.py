@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import Field
 
 from compressor.contracts import Batch, Columns, Deployment, Feed, Graph, Port, Workload
+from compressor.contracts.failing import rows_told
 from compressor.errors import SourceError
 from compressor.tasks.batches import Batches, Feeds, alike, grouped
 from compressor.tasks.classification import SCORED_BATCH, Classification
@@ -63,15 +64,66 @@ class TextClassification(Classification):
         from transformers import AutoModelForSequenceClassification
 
         from compressor import model as models
-        from compressor.model.pretrained import load_classifier
+        from compressor.model.heads import load_classifier
 
         tokenizer = _read_tokenizer(source)
         module, newly_initialised = load_classifier(AutoModelForSequenceClassification, source, data.labels, seed=seed)
-        positions = getattr(module.config, "max_position_embeddings", None)
-        if positions is not None and self.max_length > positions:
-            raise SourceError(f"max_length {self.max_length} is beyond the {positions} positions of {source}")
+        self._check_length(module, source)
         padding = _agree_on_padding(tokenizer, module, source)
-        return models.Model.wrap(module, _side_files(tokenizer, source, module, padding), newly_initialised=newly_initialised)
+        files = _side_files(tokenizer, source, module, padding)
+        if TOKENIZER_FILES[0] not in files:
+            raise SourceError(
+                f"the tokenizer in {source} ({type(tokenizer).__name__}) is code of its library that reads files of its own, so it "
+                f"could not be shipped: save one beside the model that writes {TOKENIZER_FILES[0]} (a fast tokenizer)"
+            )
+        return models.Model.wrap(module, files, newly_initialised=newly_initialised)
+
+    def _check_length(self, module: Any, source: Path) -> None:
+        from compressor.model.positions import positions
+
+        most = positions(module)
+        if most is not None and self.max_length > most:
+            raise SourceError(f"max_length {self.max_length} is beyond what {source} has positions for: {most} tokens fit")
+
+    def examine(self, source: Path, labels: Sequence[str]) -> tuple[str, ...]:
+        """Whose head it is."""
+        from transformers import AutoModelForSequenceClassification
+
+        from compressor.model.heads import head_in
+
+        _read_tokenizer(source)
+        head, module = head_in(AutoModelForSequenceClassification, source, labels)
+        self._check_length(module, source)
+        return (str(head),)
+
+    def refuses(self, length: int, files: Path | None = None) -> str | None:
+        """More tokens than the model has positions for."""
+        from compressor.model.positions import positions_in
+
+        most = positions_in(files) if files else None
+        return (
+            None if most is None or length <= most else f"{length} is beyond what the model has positions for: {most} tokens fit"
+        )
+
+    def check_rows(self, model: Model, data: Data, files: Path) -> None:
+        """Every token has an embedding, and the model takes the longest text.
+
+        Raises:
+            SourceError: a token has none.
+            RowFailed: the model raises something on the longest text.
+        """
+        import torch
+
+        known = model.module.get_input_embeddings().weight.shape[0]
+        for name, rows in data.splits.items():
+            texts = _encoded(self, rows, files)
+            at = next((at for at, row in enumerate(texts.rows) if int(row["input_ids"].max(initial=0)) >= known), None)
+            if at is not None:
+                raise SourceError(_beyond(texts.rows[at]["input_ids"], known, files, f"{data.record.source}: row {at} of {name}"))
+            longest = max(range(len(texts)), key=texts.length)
+            batch = next(iter(self.batches(rows.select([longest]), files, batch_size=1)))
+            with rows_told((longest,), f"its {texts.length(longest)} tokens", of=name), torch.no_grad():
+                self.forward(model.module, batch)
 
     def inputs(self, model: Model | Path) -> tuple[Port, ...]:
         """Token ids, attention mask, and token types where the tokenizer makes them."""
@@ -240,6 +292,16 @@ def _side_files(tokenizer: Any, source: Path, module: Any, padding: Mapping[str,
     config |= padding
     files[TOKENIZER_CONFIG] = (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode()
     return files
+
+
+def _beyond(ids: NDArray[np.int32], known: int, files: Path, where: str) -> str:
+    """What a token is that a model has no embedding for."""
+    first = int(ids[ids >= known][0])
+    token = _tokenizer(_TokenizerFiles.of(files)).convert_ids_to_tokens(first)
+    return (
+        f"{where}: the tokenizer makes token {first} ('{token}') of it, and the model has embeddings of 0 to {known - 1} only: "
+        "take the tokenizer that the model was trained with"
+    )
 
 
 def _names(files: Path) -> tuple[str, ...]:
