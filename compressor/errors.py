@@ -11,6 +11,7 @@ CompressorError            1   something failed while running
 ├── OutOfMemory            1   a training step needs more memory than there is
 ├── WorkerFailed           1   a measuring or training process died, or answered nonsense
 ├── StoreError             1   a stored result is damaged or cannot be written
+├── ExportDiffers          1   an exported folder does not do what the run did that it comes from
 ├── ChildFailed            -   work in a process of its own met an error; the exit code is that error's
 └── GateStopped            3   a gate with `on_fail: stop` was not met
 """
@@ -100,6 +101,10 @@ class WorkerFailed(CompressorError):
 
 class StoreError(CompressorError):
     """A stored result does not match its digest, or the store cannot be written."""
+
+
+class ExportDiffers(CompressorError):
+    """An exported folder's own example does not do what the run did that it comes from."""
 
 
 class ChildFailed(CompressorError):

@@ -40,6 +40,8 @@ class Deployment:
     """JSON values."""
     classes: bool = False
     """Whether outputs are logits of the classes in `labels.json`."""
+    files: Mapping[str, str] = field(default_factory=dict)
+    """Texts of files that the description names, by name; each takes the place of one beside the model."""
 
 
 @dataclass(frozen=True)

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import ast
 import json
+import sys
+from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 
 from compressor.export.spec import Deployed
-from compressor.tasks.preprocessing import TEXT_INPUTS
 
 READERS = {"text": " tokenizers", "image": " pillow", "audio": " soundfile soxr", "arrays": ""}
 """What the example needs to read what it is given."""
 ARGUMENTS = {"text": '"some text"', "image": "picture.jpg", "audio": "sound.wav", "arrays": "inputs.npz"}
 """What the example is called with."""
+AUTO = {"text": "Sequence", "image": "Image", "audio": "Audio", "arrays": ""}
+"""Classes of transformers that open a torch model, by what they classify."""
+FUTURE = "from __future__ import annotations"
 
 
 def requirements(deployed: Deployed) -> str:
@@ -36,19 +42,74 @@ def example(deployed: Deployed) -> str:
         keep_trailing_newline=True,
     )
     environment.filters["quoted"] = _quoted
+    reader = _reader(deployed)
     return environment.get_template("example.py.jinja").render(
         d=deployed,
+        auto=_auto(deployed),
         p=deployed.preprocessing,
         kind=deployed.how.kind,
         given=ARGUMENTS[deployed.how.kind],
         requirements=requirements(deployed),
         settings=dict(deployed.runtime.settings),
         providers=[*(["CUDAExecutionProvider"] if _on_gpu(deployed) else []), "CPUExecutionProvider"],
-        names={port.name: TEXT_INPUTS.get(port.name, "") for port in deployed.inputs},
+        imports="\n".join(_imports(deployed, reader)),
+        source=reader.code if reader else "",
+        names=[port.name for port in deployed.inputs],
         dtype=deployed.inputs[0].dtype,
         output=deployed.outputs[0].name,
         features=not deployed.classes,
     )
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """The module that makes inputs of one kind, cut into its imports and the rest."""
+
+    imports: tuple[str, ...]
+    code: str
+
+
+def _reader(deployed: Deployed) -> _Reader | None:
+    """The code that makes inputs of what a user has, as the run had it; none where inputs are given."""
+    if deployed.how.kind == "arrays":
+        return None
+    text = (files("compressor.tasks.inputs") / f"{deployed.how.kind}.py").read_text(encoding="utf-8")
+    (_, *others), lines = ast.parse(text).body, text.splitlines()
+    imported = [node for node in others if isinstance(node, ast.Import | ast.ImportFrom)]
+    written = tuple("\n".join(lines[node.lineno - 1 : node.end_lineno]) for node in imported)
+    return _Reader(written, "\n".join(lines[imported[-1].end_lineno or 0 :]).strip())
+
+
+def _imports(deployed: Deployed, reader: _Reader | None) -> list[str]:
+    """Lines that import what the example needs, the standard library's first, with what must precede the others after them."""
+    lines = {"import json", "import sys", "from pathlib import Path", "import numpy as np", *(reader.imports if reader else ())}
+    after: list[str] = []
+    if deployed.runtime.name == "onnxruntime":
+        lines |= {"import os", "import onnxruntime"}
+        after = ["", 'os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # onnxruntime reports its use otherwise']
+    elif deployed.runtime.name == "openvino":
+        lines |= {"import openvino"}
+    elif deployed.needs_this_project:
+        lines |= {"import torch", "from compressor.model import Model"}
+    else:
+        lines |= {"import torch", f"from transformers import {_auto(deployed)}"}
+    lines.discard(FUTURE)
+    plain, others = (sorted((each for each in lines if _standard(each) is kind), key=_order) for kind in (True, False))
+    return [*([FUTURE, ""] if reader else []), *plain, *after, "", *others]
+
+
+def _auto(deployed: Deployed) -> str:
+    """The class of transformers that opens a torch model."""
+    return f"AutoModelFor{AUTO[deployed.how.kind]}Classification" if deployed.classes else "AutoModel"
+
+
+def _standard(line: str) -> bool:
+    return line.split()[1].partition(".")[0] in sys.stdlib_module_names
+
+
+def _order(line: str) -> tuple[bool, str]:
+    """`import` before `from`, by name."""
+    return line.startswith("from"), line.split()[1]
 
 
 def _quoted(value: object) -> str:

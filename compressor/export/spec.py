@@ -36,6 +36,8 @@ class Deployed:
     """True for a torch model that is run without export."""
     needs_this_project: bool = False
     """True for an eager model whose structure no stock configuration expresses."""
+    tolerance: float = Target.tolerance
+    """How far its outputs may differ between two sessions."""
 
     @property
     def file(self) -> str:
@@ -94,7 +96,9 @@ def read_deployed(built: Path, candidate: Candidate) -> Deployed:
     files = {graph.name: _file_of(kind, graph, built) for graph in graphs}
     eager = kind.dialect.format == TORCH
     beyond = eager and not _opens_without_us(built)
-    return Deployed(candidate, built, runtime, name, labels, graphs, files, how, eager, needs_this_project=beyond)
+    return Deployed(
+        candidate, built, runtime, name, labels, graphs, files, how, eager, needs_this_project=beyond, tolerance=kind.tolerance
+    )
 
 
 def _runtime(built: Path, candidate: Candidate, graphs: Sequence[Graph]) -> tuple[type[Target], Runtime]:

@@ -14,9 +14,20 @@ from compressor.report.markdown import escaped, spread, table
 LICENCE_FILES = ("LICENSE", "LICENCE", "NOTICE", "COPYING")
 
 
-def readme(report: Report, deployed: Deployed) -> str:
-    """The text of `README.md`: how to use the model, what it is, and what was measured where."""
-    return "\n".join((*_use(report, deployed), *_figures(report, deployed), *_origin(report))) + "\n"
+def readme(report: Report, deployed: Deployed, *, proved: int = 0) -> str:
+    """The text of `README.md`: how to use the model, what it is, what was measured where, and on how many rows it was proved."""
+    lines = (*_use(report, deployed), *_proof(deployed, proved), *_figures(report, deployed), *_origin(report))
+    return "\n".join(lines) + "\n"
+
+
+def _proof(deployed: Deployed, rows: int) -> Iterator[str]:
+    if rows:
+        yield f"`example.py` did with {rows} rows of test, each alone, what the run did that made these files: equal inputs to the bit,"
+        labels = " and equal labels" if deployed.classes else ""
+        yield f"outputs within {deployed.tolerance:g} of the largest{labels}."
+        yield ""
+    elif not deployed.no_example:
+        yield from ("Not proved: the run kept no rows to hold `example.py` against.", "")
 
 
 def _use(report: Report, deployed: Deployed) -> Iterator[str]:

@@ -26,7 +26,9 @@ EVALUATIONS = "evaluations"
 """Folder in a run's folder: by candidate, its scores and raw outputs on test data."""
 TIMED_FEEDS = "feeds.npz"
 """File in a run's folder: the inputs of the first workload that was timed."""
-SEALED = ("artifacts", EVALUATIONS)
+WITNESSES = "witnesses"
+"""Folder in a run's folder: rows of test, and by candidate what was made of each of them alone."""
+SEALED = ("artifacts", EVALUATIONS, WITNESSES)
 
 
 def write_report(report: Report, folder: Path) -> None:

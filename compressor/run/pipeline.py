@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter
 
-from compressor.contracts import Artifact, Evaluation, Event
+from compressor.contracts import Artifact, Candidate, Evaluation, Event, Session
 from compressor.contracts.notes import Note
 from compressor.contracts.records import LatencyRecord, Parity, ProbeRecord, Stage, Verdict
 from compressor.contracts.step import step_parts
@@ -21,8 +21,9 @@ from compressor.deploy.bench import ProcessBench, write_feeds
 from compressor.deploy.build import model_files
 from compressor.deploy.session import predictor
 from compressor.errors import GateStopped
+from compressor.export.witnesses import Given, keep_answers, keep_rows
 from compressor.plan.bound import Bound, BoundStep, BoundTarget
-from compressor.report import EVALUATIONS, TIMED_FEEDS, write_report
+from compressor.report import EVALUATIONS, TIMED_FEEDS, WITNESSES, write_report
 from compressor.run.context import of_step
 from compressor.run.gates import Gates, stop_where_failed
 from compressor.run.ground import Ground, load_model
@@ -284,6 +285,7 @@ class Runner:
         with watch.time("build", name, target.name):
             candidate, files = builder.build(lowered, stage=name, name=target.name, target=runtime, out=out)
             session = runtime.open(out)
+        self._witness(candidate, session)
         evaluation = checked = None
         if name in ("final", self.bound.reference):  # a source that is not held against anything is only timed
             task, rows = self.bound.task, self.ground.data.split("test")
@@ -293,6 +295,20 @@ class Runner:
             with watch.time("parity", name, target.name):
                 checked = self._parity(evaluation, eager_of or state)
         self.built.append(Built(candidate, files, session.facts(), evaluation, checked, timed=timed))
+
+    @cached_property
+    def _witnesses(self) -> tuple[Given, ...]:
+        """Rows that exports prove themselves on."""
+        task = self.bound.task
+        return keep_rows(self.ground.data.split("test"), task.columns(), self.folder / WITNESSES)
+
+    def _witness(self, candidate: Candidate, session: Session) -> None:
+        """Keep what a built model makes of each of these rows alone."""
+        task, out = self.bound.task, self.folder / WITNESSES / candidate.id
+        rows = self.ground.data.split("test")
+        with self.ground.watch.time("score", candidate.stage, candidate.target):
+            predict = predictor(task, session)
+            keep_answers(task, predict, rows, self._witnesses, self.ground.data.labels, built=candidate.built, out=out)
 
     def _parity(self, evaluation: Evaluation, state: StageState) -> Parity:
         same = self.ground.eager_outputs(state.made)

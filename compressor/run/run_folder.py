@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 
 from compressor.errors import StoreError
-from compressor.report import EVALUATIONS, TIMED_FEEDS
+from compressor.report import EVALUATIONS, TIMED_FEEDS, WITNESSES
 from compressor.store.checksums import SUMS
 from compressor.store.disk import put, writing
 from compressor.store.locks import holder, tried
@@ -27,6 +27,7 @@ WRITTEN = {
     SUMS,
     EVALUATIONS,
     TIMED_FEEDS,
+    WITNESSES,
     "artifacts",
     "bench",
     "gates",

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-import inspect
 import json
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -20,6 +18,16 @@ from compressor.errors import SourceError
 from compressor.tasks.batches import Batches, Feeds, alike, grouped
 from compressor.tasks.classification import SCORED_BATCH, Classification
 from compressor.tasks.preprocessing import of_text
+from compressor.tasks.tokenization import (
+    TOKENIZER,
+    TOKENIZER_CONFIG,
+    Tokenization,
+    agree_on_padding,
+    check_kept,
+    read_tokenizer,
+    side_files,
+    tokenization,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,21 +38,12 @@ if TYPE_CHECKING:
     from compressor.contracts.task import Data
 
 BATCH_MULTIPLE = 8
-TOKENIZER_CONFIG = "tokenizer_config.json"
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "vocab.txt",
-    TOKENIZER_CONFIG,
-    "vocab.json",
-    "merges.txt",
-    "special_tokens_map.json",
-    "added_tokens.json",
-)
 
 
 class TextClassification(Classification):
     """One label for each text, by a transformers model for sequence classification."""
 
+    version: ClassVar[int] = 2
     examples: ClassVar[tuple[Mapping[str, Any], ...]] = ({"max_length": 16},)
 
     text: str = Field(default="text", description="Column of the text.")
@@ -66,16 +65,12 @@ class TextClassification(Classification):
         from compressor import model as models
         from compressor.model.heads import load_classifier
 
-        tokenizer = _read_tokenizer(source)
+        tokenizer = read_tokenizer(source)
         module, newly_initialised = load_classifier(AutoModelForSequenceClassification, source, data.labels, seed=seed)
         self._check_length(module, source)
-        padding = _agree_on_padding(tokenizer, module, source)
-        files = _side_files(tokenizer, source, module, padding)
-        if TOKENIZER_FILES[0] not in files:
-            raise SourceError(
-                f"the tokenizer in {source} ({type(tokenizer).__name__}) is code of its library that reads files of its own, so it "
-                f"could not be shipped: save one beside the model that writes {TOKENIZER_FILES[0]} (a fast tokenizer)"
-            )
+        agree_on_padding(tokenizer, module, source)
+        files = side_files(tokenizer, module)
+        check_kept(files, tokenizer, source)
         return models.Model.wrap(module, files, newly_initialised=newly_initialised)
 
     def _check_length(self, module: Any, source: Path) -> None:
@@ -91,7 +86,7 @@ class TextClassification(Classification):
 
         from compressor.model.heads import head_in
 
-        _read_tokenizer(source)
+        read_tokenizer(source)
         head, module = head_in(AutoModelForSequenceClassification, source, labels)
         self._check_length(module, source)
         return (str(head),)
@@ -127,7 +122,11 @@ class TextClassification(Classification):
 
     def inputs(self, model: Model | Path) -> tuple[Port, ...]:
         """Token ids, attention mask, and token types where the tokenizer makes them."""
-        names = _names(model) if isinstance(model, Path) else json.loads(model.files[TOKENIZER_CONFIG])["model_input_names"]
+        names = (
+            tokenization(model).names
+            if isinstance(model, Path)
+            else json.loads(model.files[TOKENIZER_CONFIG])["model_input_names"]
+        )
         return tuple(Port(name, "int64", ("batch", "length")) for name in names)
 
     def tiny(self, folder: Path) -> dict[str, Any]:
@@ -138,8 +137,12 @@ class TextClassification(Classification):
         return texts(folder, self.columns())
 
     def deployment(self, files: Path, inputs: Sequence[Port]) -> Deployment:
-        """By the tokenizer."""
-        return Deployment("text", of_text(files, inputs, max_length=self.max_length), classes=True)
+        """By the tokenizer, which is shipped as it was used; inputs that only its own library makes are given as arrays."""
+        found = tokenization(files)
+        if not found.source:
+            return Deployment("arrays", {"made_by": f"transformers.{type(found.library).__name__}"}, classes=True)
+        how = of_text(inputs, found.settings, max_length=self.max_length)
+        return Deployment("text", how, classes=True, files={TOKENIZER: found.source})
 
     def feed(self, content: Any, files: Path) -> Feed:
         """Inputs of one text."""
@@ -153,7 +156,7 @@ class TextClassification(Classification):
 
         rows = np.arange(batch * length, dtype=np.int64).reshape(batch, length) % 97 + 5
         made = {"input_ids": rows, "attention_mask": np.ones_like(rows), "token_type_ids": np.zeros_like(rows)}
-        return {name: made[name] for name in _names(files)}
+        return {name: made[name] for name in tokenization(files).names}
 
     def batches(self, rows: Dataset, files: Path, *, batch_size: int, shuffle_seed: int | None = None) -> Iterable[Batch]:
         """Tensors padded to the longest text of the batch; `row` is the index in the split. Shuffled texts are batched by length."""
@@ -173,9 +176,9 @@ class TextClassification(Classification):
         return Batches(Feeds(make, groups), list(rows[self.label]))
 
     def feeds(self, rows: Dataset, files: Path, workload: Workload = Workload(), *, count: int | None = None) -> Sequence[Feed]:
-        """Real texts; with a length, the texts that reach it come first, so that times are of real lengths."""
+        """Real texts; with a length they are cut at it, and those that reach it come first, so that times are of real lengths."""
         batch, length = workload.batch, workload.length
-        texts = _encoded(self, rows, files, reach=length or 0)
+        texts = _encoded(self, rows, files, length)
         order = list(range(len(texts)))
         if length is not None:
             order.sort(key=lambda number: texts.length(number) < length)
@@ -185,10 +188,14 @@ class TextClassification(Classification):
         return [texts.arrays(group, length) for group in groups]
 
     def scored_feeds(self, rows: Dataset, files: Path) -> tuple[Sequence[Feed], Sequence[int]]:
-        """All rows, sorted by length so that little is padded."""
+        """All rows, sorted by length so that little is padded; nothing is where that would be on the left, before what counts."""
         texts = _encoded(self, rows, files)
         order = sorted(range(len(texts)), key=texts.length)
-        return [texts.arrays(order[at : at + SCORED_BATCH]) for at in range(0, len(order), SCORED_BATCH)], order
+        groups = grouped(order, SCORED_BATCH)
+        if texts.left:
+            alike = [list(group) for _, group in groupby(order, key=texts.length)]
+            groups = [part for each in alike for part in grouped(each, SCORED_BATCH)]
+        return [texts.arrays(group) for group in groups], order
 
 
 @dataclass(frozen=True)
@@ -197,6 +204,8 @@ class _Texts:
 
     rows: Sequence[Mapping[str, NDArray[np.int32]]]
     padding: Mapping[str, int]
+    left: bool = False
+    """Whether padding comes before a text."""
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -206,121 +215,39 @@ class _Texts:
         return len(self.rows[number]["input_ids"])
 
     def arrays(self, chosen: Sequence[int], width: int | None = None) -> Feed:
-        """Chosen texts as `int64`, cut or padded to `width`, else to the longest of them."""
+        """Chosen texts as `int64`, padded to `width`, else to the longest of them."""
         import numpy as np
 
-        width = width or max(self.length(number) for number in chosen)
+        longest = max(self.length(number) for number in chosen)
+        width = width or longest
+        if longest > width:
+            raise SourceError(f"a length of {width} leaves no room beside the tokens that the tokenizer adds to each text")
         arrays = {name: np.full((len(chosen), width), self.padding.get(name, 0), dtype=np.int64) for name in self.rows[0]}
         for at, number in enumerate(chosen):
             for name, values in self.rows[number].items():
-                arrays[name][at, : len(values)] = values[:width]
-                if len(values) > width:
-                    arrays[name][at, -1] = values[-1]  # the closing token stays
+                arrays[name][at, width - len(values) if self.left else 0 :][: len(values)] = values
         return arrays
-
-
-# ------------------------------------------------------------------ tokenizer
-
-
-@dataclass(frozen=True)
-class _TokenizerFiles:
-    """The same tokenizer lies beside every stage of a run: it is known by its content and not by its place."""
-
-    digest: str
-    folder: Path = field(compare=False)
-
-    @classmethod
-    def of(cls, folder: Path) -> _TokenizerFiles:
-        total = hashlib.sha256()
-        for path in _tokenizer_files(folder):
-            total.update(path.name.encode() + b"\0" + path.read_bytes())
-        return cls(total.hexdigest(), folder)
-
-
-def _tokenizer_files(folder: Path) -> list[Path]:
-    return [folder / name for name in TOKENIZER_FILES if (folder / name).is_file()]
-
-
-def _read_tokenizer(folder: Path) -> Any:
-    from transformers import AutoTokenizer
-
-    from compressor.model.pretrained import quiet, told
-
-    if not (_tokenizer_files(folder) or any(folder.glob("*.model"))):  # what SentencePiece writes
-        raise SourceError(f"{folder} has no tokenizer ({' or '.join(TOKENIZER_FILES[:2])})")
-    try:
-        with quiet():
-            return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    except Exception as error:  # what a malformed folder makes the library raise can be anything
-        raise SourceError(f"the tokenizer in {folder} cannot be read: {told(error)}") from error
-
-
-@lru_cache(maxsize=4)
-def _tokenizer(files: _TokenizerFiles) -> Any:
-    return _read_tokenizer(files.folder)
-
-
-def _agree_on_padding(tokenizer: Any, module: Any, source: Path) -> dict[str, str]:
-    """Settings of the tokenizer that it lacks: the end of text pads where no padding token is named.
-
-    A head that reads the last token is told what texts are padded with.
-
-    Raises:
-        SourceError: there is neither.
-    """
-    lacks = tokenizer.pad_token is None
-    if lacks:
-        if tokenizer.eos_token is None:
-            raise SourceError(f"the tokenizer in {source} has neither a padding token nor an end of text: name one as pad_token")
-        tokenizer.pad_token = tokenizer.eos_token
-    if hasattr(module, "score"):
-        module.config.pad_token_id = tokenizer.pad_token_id
-    return {"pad_token": tokenizer.pad_token} if lacks else {}
-
-
-def _side_files(tokenizer: Any, source: Path, module: Any, padding: Mapping[str, str]) -> dict[str, bytes]:
-    """The tokenizer's files, complete without the model's configuration: which inputs there are stands in them too."""
-    accepted = inspect.signature(module.forward).parameters
-    tokenizer.model_input_names = [name for name in tokenizer.model_input_names if name in accepted]
-    with tempfile.TemporaryDirectory(prefix="compressor-tokenizer-") as folder:
-        tokenizer.save_pretrained(folder)
-        made = {path.name: path.read_bytes() for path in _tokenizer_files(Path(folder))}
-    kept = {path.name: path.read_bytes() for path in _tokenizer_files(source)}
-    files = {**made, **kept} if TOKENIZER_FILES[0] not in kept else dict(kept)
-    config = json.loads(files.get(TOKENIZER_CONFIG) or made[TOKENIZER_CONFIG])
-    config["model_input_names"] = tokenizer.model_input_names
-    config |= padding
-    files[TOKENIZER_CONFIG] = (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode()
-    return files
 
 
 def _beyond(ids: NDArray[np.int32], known: int, files: Path, where: str) -> str:
     """What a token is that a model has no embedding for."""
     first = int(ids[ids >= known][0])
-    token = _tokenizer(_TokenizerFiles.of(files)).convert_ids_to_tokens(first)
+    token = tokenization(files).library.convert_ids_to_tokens(first)
     return (
         f"{where}: the tokenizer makes token {first} ('{token}') of it, and the model has embeddings of 0 to {known - 1} only: "
         "take the tokenizer that the model was trained with"
     )
 
 
-def _names(files: Path) -> tuple[str, ...]:
-    return tuple(_tokenizer(_TokenizerFiles.of(files)).model_input_names)
-
-
 @lru_cache(maxsize=16)
-def _tokenized(files: _TokenizerFiles, texts: tuple[str, ...], max_length: int) -> _Texts:
-    import numpy as np
-
-    tokenizer = _tokenizer(files)
-    made = tokenizer(list(texts), truncation=True, max_length=max_length)
-    rows = [{name: np.asarray(made[name][number], dtype=np.int32) for name in made} for number in range(len(texts))]
-    return _Texts(rows, {"input_ids": tokenizer.pad_token_id or 0, "token_type_ids": tokenizer.pad_token_type_id})
+def _tokenized(found: Tokenization, texts: tuple[str, ...], max_length: int) -> _Texts:
+    pads = {"input_ids": found.settings["pad_id"], "token_type_ids": found.settings["pad_type_id"]}
+    return _Texts(list(found.encoded(texts, max_length)), pads, left=found.settings["padding_side"] == "left")
 
 
-def _encoded(task: TextClassification, rows: Dataset, files: Path, *, reach: int = 0) -> _Texts:
+def _encoded(task: TextClassification, rows: Dataset, files: Path, length: int | None = None) -> _Texts:
     texts = tuple(rows[task.text])
     for text in texts:
         if not isinstance(text, str):
             raise SourceError(f"column '{task.text}' holds {text!r:.40} ({type(text).__name__}), expected texts")
-    return _tokenized(_TokenizerFiles.of(files), texts, max(task.max_length, reach))
+    return _tokenized(tokenization(files), texts, length or task.max_length)

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from compressor.contracts import records as r
-from compressor.errors import StoreError, UnsupportedModel
+from compressor.errors import SourceError, StoreError
 from compressor.export import export
 from compressor.report import read_report, write_report
 
@@ -336,7 +336,7 @@ def test_licences_say_so_when_the_source_states_none(text_run, tmp_path):
 def test_example_is_short_and_names_no_module_of_this_project(text_run, tmp_path):
     text = (export(text_run.folder, "here", tmp_path / "out") / "example.py").read_text()
     assert "compressor" not in text
-    assert len([node for node in ast.parse(text).body if not isinstance(node, ast.Import | ast.ImportFrom | ast.Expr)]) <= 10
+    assert len([node for node in ast.parse(text).body if not isinstance(node, ast.Import | ast.ImportFrom | ast.Expr)]) <= 16
     rules = ("--isolated", "--select", "E,F,W,I", "--line-length", "140")
     linted = subprocess.run([sys.executable, "-m", "ruff", "check", *rules, "-"], input=text, text=True, capture_output=True)
     assert linted.returncode == 0, linted.stdout
@@ -474,7 +474,7 @@ def test_export_names_the_file_that_is_missing(text_run, tmp_path):
 def test_export_names_the_file_that_the_model_never_had(text_run, tmp_path):
     (text_run.built / "tokenizer.json").unlink()
     write_report(read_report(text_run.folder), text_run.folder)
-    with pytest.raises(StoreError, match=r"tokenizer\.json cannot be read"):
+    with pytest.raises(SourceError, match=r"has settings and no vocabulary \(tokenizer\.json"):
         export(text_run.folder, "here", tmp_path / "out")
     assert list(tmp_path.glob(".out*")) == []
 
@@ -487,7 +487,7 @@ def test_processor_file_of_a_stranger_puts_no_code_into_the_example(run, tmp_pat
     (run.built / "preprocessor_config.json").write_text(json.dumps(evil))
     run.describe("image-classification")
     run.report("image-classification", "model.onnx")
-    with pytest.raises(UnsupportedModel, match="could not convert string to float"):
+    with pytest.raises(SourceError, match="could not convert string to float"):
         export(run.folder, "here", tmp_path / "out")
 
 

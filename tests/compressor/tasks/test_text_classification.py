@@ -65,7 +65,7 @@ def test_load_names_the_classes_and_carries_the_tokenizer(task, minilm):
     assert model.module.classifier.out_features == 3
     assert not model.module.training
     assert model.module.dtype == torch.float32
-    assert {"tokenizer.json", "tokenizer_config.json", "vocab.txt"} <= set(model.files)
+    assert {"tokenizer.json", "tokenizer_config.json"} <= set(model.files)
     assert "model.safetensors" not in model.files
 
 
