@@ -4,6 +4,7 @@ CompressorError            1   something failed while running
 ├── PlanError              2   the plan is at fault; carries every fault found, nothing has run
 ├── PluginError            2   an installed plug-in is broken or clashes with another
 ├── SourceError            1   a model or data source is missing, altered or unreadable
+│   └── MissingColumn      1   rows lack a column; 2 where a plan names it, with its line
 ├── RowFailed              1   a library raised something on a row that is named
 ├── UnsupportedModel       1   no anatomy row, edit or format fits this model
 ├── MissingDependency      1   a package or device that this needs is not here
@@ -66,6 +67,14 @@ class PluginError(CompressorError):
 
 class SourceError(CompressorError):
     """A model or data source is missing, does not match its sha256, or cannot be read."""
+
+
+class MissingColumn(SourceError):
+    """Rows lack a column that a task reads."""
+
+    def __init__(self, column: str, text: str) -> None:
+        self.column = column
+        super().__init__(text)
 
 
 class RowFailed(CompressorError):

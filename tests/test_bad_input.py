@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import re
 import shutil
@@ -245,7 +246,6 @@ ROWS = {
         "3 rows of train repeat another (first: row 40), and equal rows can come to stand in two splits: "
         "leave `deduplicate: false` out, or give all splits by hand",
     ),
-    "missing column": ("column.jsonl", "column.jsonl: train has no column 'text' (columns: body, label)"),
     "no texts": ("numbers.jsonl", "column 'text' holds 2 (int), expected texts"),
     "labels that are lists": (
         "lists.jsonl",
@@ -255,10 +255,14 @@ ROWS = {
         "train.jsonl, split: {test: 40}",
         "cannot cut 40 rows of test from 40: give more rows or another `split:`",
     ),
-    "broken file": ("broken.jsonl", "broken.jsonl cannot be read as json: JSON parse error: Invalid value. in row 1"),
+    "broken file": (
+        "broken.jsonl",
+        "broken.jsonl, line 2: cannot be read as json: Expecting value in column 9; expected one object a line, or one array of "
+        "objects",
+    ),
     "ragged file": (
         "ragged.csv",
-        "ragged.csv cannot be read as csv: Error tokenizing data. C error: Expected 2 fields in line 3, saw 3",
+        "ragged.csv, line 3: 3 fields, and the header has 2: put a text that holds a comma into quotation marks",
     ),
     "another format than its name says": (
         "junk.parquet",
@@ -278,6 +282,33 @@ ROWS = {
 @pytest.mark.parametrize(("files", "message"), ROWS.values(), ids=ROWS)
 def test_rows_at_fault(run, files, message):
     assert run(("files: rows.jsonl, split: {validation: 12, test: 16}", f"files: {files}")) == (1, message)
+
+
+@pytest.mark.parametrize(
+    ("task", "message"),
+    [
+        (
+            "max_length: 16",
+            "plan.yaml:4: task: column.jsonl has no column 'text' (columns: body, label); name the one that is meant, as `text: NAME` "
+            "below text-classification",
+        ),
+        (
+            "text: bodi",
+            "plan.yaml:4: task.text-classification.text: column.jsonl has no column 'bodi' (did you mean 'body'?) (columns: body, label)",
+        ),
+        (
+            "text: body, label: l",
+            "plan.yaml:4: task.text-classification.label: column.jsonl has no column 'l' (columns: body, label)",
+        ),
+    ],
+)
+def test_column_that_rows_lack_is_a_fault_of_the_plan(place, command, task, message):
+    text = PLAN.replace("files: rows.jsonl", "files: column.jsonl").replace("max_length: 16", task)
+    (place / "plan.yaml").write_text(text)
+    for rest in (["check"], ["run", "--out", "out"]):
+        shutil.rmtree(place / "out", ignore_errors=True)
+        code, _, error = command(rest[0], "plan.yaml", "--store", "store", *rest[1:])
+        assert (code, error) == (2, f"{message}\n")
 
 
 def test_equal_rows_are_removed_before_splitting_and_counted(place, command):
@@ -316,6 +347,27 @@ def flipped(folder):
     content = bytearray(path.read_bytes())
     content[9] ^= 4
     path.write_bytes(content)
+
+
+def linked(name, target):
+    def link(folder):
+        (folder / name).unlink(missing_ok=True)
+        (folder / name).symlink_to(target)
+
+    return link
+
+
+def piped(name):
+    def pipe(folder):
+        (folder / name).unlink()
+        os.mkfifo(folder / name)
+
+    return pipe
+
+
+def grown(path):
+    with path.open("wb") as file:
+        file.truncate(2**40)
 
 
 def climbing(folder):
@@ -387,6 +439,16 @@ MODELS = {
         configured(model_type="vit"),
         "bad cannot be read as a model: Unrecognized configuration class <class "
         "'transformers.models.vit.configuration_vit.ViTConfig'> for this kind of AutoModel: AutoModelForSequenceClassification.",
+    ),
+    "a link to a file that nobody named": (
+        linked("vocab.txt", "/etc/passwd"),
+        "bad/vocab.txt leads to /etc/passwd, out of bad: copy it there, or leave it out",
+    ),
+    "a link to another folder": (linked("more", ".."), "bad/more leads to PLACE, out of bad: copy it there"),
+    "a configuration that never ends": (piped("config.json"), "bad/config.json is a pipe, socket or device, and no file"),
+    "a vocabulary that fills the memory": (
+        lambda folder: grown(folder / "vocab.txt"),
+        "bad/vocab.txt has 1099512 MB; at most 268 are read of a file beside the weights",
     ),
     "no tokenizer": (
         lambda folder: [(folder / name).unlink() for name in TOKENIZER],

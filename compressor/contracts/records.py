@@ -213,6 +213,8 @@ class DataRecord(Record):
     splits: tuple[SplitRecord, ...]
     removed: dict[str, int] = {}
     """Rows removed, by reason."""
+    findings: tuple[str, ...] = ()
+    """What was met in the rows and should be known, a sentence each."""
 
 
 class Disagreement(Record):

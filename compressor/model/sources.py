@@ -11,6 +11,7 @@ from typing import Any
 from compressor.contracts.model import BLUEPRINT, CONFIG, WEIGHTS
 from compressor.contracts.records import stays_inside
 from compressor.errors import SourceError
+from compressor.plan.paths import Place, read_bytes
 from compressor.plan.specs import ModelSource
 
 PIPELINE = "model_index.json"
@@ -26,8 +27,13 @@ OTHERS = {
 }
 """Files of models that are not read, by suffix."""
 PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
-READ_SUFFIXES = (".safetensors", ".json", ".txt", ".model")
+WEIGHT_SUFFIX = ".safetensors"
+READ_SUFFIXES = (WEIGHT_SUFFIX, ".json", ".txt", ".model")
 """Files of a source model folder that are read."""
+MOST_FILES = 20_000
+"""In a model's folder and those in it."""
+MOST_BYTES = 256 * 2**20
+"""Of a file beside a model's weights."""
 HUB_FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "LICENSE*", "README.md")
 
 
@@ -47,10 +53,10 @@ def resolve(source: ModelSource, folder: Path) -> Path:
 
 
 def located(source: ModelSource, folder: Path) -> Path:
-    """The local folder of a model, whatever is in it; an installed package is found, never imported.
+    """The local folder of a model, all of it plain files that lie there; an installed package is found, never imported.
 
     Raises:
-        SourceError: it is not there.
+        SourceError: it is not there, or something in it is a link out of it, no file, or too large to be what it is named.
     """
     if source.hub:
         path = _from_hub(source.hub, source.revision)
@@ -60,7 +66,17 @@ def located(source: ModelSource, folder: Path) -> Path:
         path = folder / str(source.folder)
     if not path.is_dir():
         raise SourceError(f"{path}: no such folder")
+    _check_files(path)
     return path
+
+
+def _check_files(folder: Path) -> None:
+    """Whatever reads a model's folder later finds no link out of it, no pipe, and no file that would fill the memory."""
+    for path in Place(folder).files(MOST_FILES):
+        if path.suffix in READ_SUFFIXES and path.suffix != WEIGHT_SUFFIX and (size := path.stat().st_size) > MOST_BYTES:
+            raise SourceError(
+                f"{path} has {size / 1e6:.0f} MB; at most {MOST_BYTES / 1e6:.0f} are read of a file beside the weights"
+            )
 
 
 def _from_hub(name: str, revision: str | None) -> Path:
@@ -82,7 +98,7 @@ def check_weights(path: Path, sha256: str | None) -> None:
     """
     if what := _no_model(path):
         raise SourceError(f"{path} is {what}")
-    files = _weights(path)
+    files = weight_files(path)
     if not files:
         pickled = next((found for pattern in PICKLED for found in sorted(path.rglob(pattern))), None)
         if pickled:
@@ -143,7 +159,7 @@ def _field(path: Path, name: str) -> Any:
         return None
 
 
-def _weights(folder: Path) -> list[Path]:
+def weight_files(folder: Path) -> list[Path]:
     """The files of a model's weights: one, an index and those it names, or those of a pipeline's components."""
     weights, index = folder / WEIGHTS, folder / f"{WEIGHTS}.index.json"
     if weights.is_file():
@@ -159,7 +175,8 @@ def shapes_in(folder: Path) -> dict[str, list[int]]:
     shapes: dict[str, list[int]] = {}
     for path in folder.glob("*.safetensors"):
         with path.open("rb") as file:
-            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+            size = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(min(size, MOST_BYTES)))
         shapes |= {name: each["shape"] for name, each in header.items() if "shape" in each}
     return shapes
 
@@ -188,7 +205,7 @@ def read_json(path: Path) -> dict[str, Any]:
         SourceError: the file cannot be read, or holds something else.
     """
     try:
-        values = json.loads(path.read_bytes())
+        values = json.loads(read_bytes(path, MOST_BYTES))
     except OSError as error:
         raise SourceError(f"{path} cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
@@ -201,7 +218,7 @@ def read_json(path: Path) -> dict[str, Any]:
 def _shards(index: Path) -> list[Path]:
     """The files that an index of weights names, all of them in its own folder."""
     try:
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        names = sorted(set(json.loads(read_bytes(index, MOST_BYTES))["weight_map"].values()))
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise SourceError(f"{index} is no index of weights: {type(error).__name__}: {error}") from error
     for name in names:
@@ -209,6 +226,7 @@ def _shards(index: Path) -> list[Path]:
             raise SourceError(f"{index} names {name!r}: expected safetensors files in its own folder")
         if not (index.parent / name).is_file():
             raise SourceError(f"{index.parent / name} is missing, and {index.name} names it")
+        Place(index.parent).check(index.parent / name)
     return [index.parent / name for name in names]
 
 

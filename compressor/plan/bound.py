@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import glob
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -13,11 +13,12 @@ from pydantic import BaseModel
 
 from compressor.contracts import Pass, Probe, Step, Target, Task, registry
 from compressor.contracts.registry import format_for
-from compressor.errors import Fault, PlanError, PluginError, did_you_mean
+from compressor.errors import Fault, MissingColumn, PlanError, PluginError, did_you_mean
 from compressor.plan.composition import compose
 from compressor.plan.consistency import faults_of, plugin_faults
 from compressor.plan.draft import Draft, Drafted
 from compressor.plan.entries import KEYS, KINDS, MAX_ENTRIES, Entry, read_entry
+from compressor.plan.paths import matches
 from compressor.plan.specs import Accept, DataSpec, Gate, Head, ModelSource, StepKeys
 from compressor.plan.validation import notices, validated
 from compressor.plan.yaml_source import Located, write_yaml
@@ -89,8 +90,30 @@ class Bound:
     probes: tuple[BoundProbe, ...]
     accept: tuple[Accept, ...]
     stages: Literal["all", "quality"]
+    task_at: Located
+    """Where the task stands in the plan."""
     notices: tuple[str, ...] = ()
     """A line for each old name in the plan, which goes on working for a while."""
+
+    @contextmanager
+    def naming_columns(self) -> Iterator[None]:
+        """While rows are read: a column that they lack is a fault of the plan, where it names it.
+
+        Raises:
+            PlanError: rows lack a column.
+        """
+        try:
+            yield
+        except MissingColumn as error:
+            task = self.task_at.items().get(self.task_name, self.task_at)
+            where = "task" if task is self.task_at else f"task.{self.task_name}"
+            named = next(((path, at) for path, _, at in task.walk(where) if at.data == error.column), None)
+            path, at = named or (where, task)
+            raise PlanError([at.fault(path, f"{error}{'' if named else self._how_named(error.column)}")]) from error
+
+    def _how_named(self, column: str) -> str:
+        field = next((name for name in type(self.task).model_fields if getattr(self.task, name) == column), None)
+        return f"; name the one that is meant, as `{field}: NAME` below {self.task_name}" if field else ""
 
 
 def load_plan(path: Path, *, settings: Sequence[str] = (), folder: Path | None = None) -> Bound:
@@ -159,6 +182,7 @@ class _Reader:
             probes=tuple(BoundProbe(each.name, each.entry.plugin, each.step) for each in probes if isinstance(each.step, Probe)),
             accept=tuple(each for _, _, each in accept if each),
             stages=head.stages,
+            task_at=self.sections["task"],
             notices=tuple(self.notices),
         )
 
@@ -208,8 +232,10 @@ class _Reader:
         if at and data and data.files and not data.files.installed:
             place = at.items().get("files", at)
             for path in (path for paths in data.files.parts().values() for path in paths):
-                if not any(glob.iglob(str(self.folder / path))):  # noqa: PTH207  (an absolute pattern is allowed)
+                if not matches(self.folder, path):
                     self._fault(_mentioned(place, path), "data.files", f"no such file or folder: {path}{self._from_here(path)}")
+        if at and data and data.root and not _is_folder(self.folder / data.root):
+            self._fault(at.items().get("root", at), "data.root", f"no such folder: {data.root}{self._from_here(data.root)}")
         return data
 
     def _from_here(self, path: str) -> str:

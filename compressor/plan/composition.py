@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from compressor.errors import Fault, PlanError, did_you_mean
 from compressor.plan.entries import KEYS, as_mapping, keys_of, name_of
-from compressor.plan.yaml_source import MAX_DEPTH, Located, UnreadableError, read_yaml
+from compressor.plan.paths import read_bytes
+from compressor.plan.yaml_source import MAX_BYTES, MAX_DEPTH, Located, UnreadableError, read_yaml
+
+MAX_FILES = 64
+"""That one plan is put together from, counted as often as they are read."""
 
 SETTINGS = "--set"
 """What stands in place of the file in faults of the command line's settings; the line is the setting's number."""
@@ -19,15 +24,18 @@ _CHOICES = frozenset({"folder", "installed", "hub", "files"})
 def compose(path: Path, settings: Sequence[str] = ()) -> tuple[Located, tuple[Fault, ...]]:
     """Read a plan file, put its includes beneath it and the settings on top.
 
+    Relative paths in an included file start in its own folder; here they start where those of the plan do.
+
     Returns:
         The whole plan, without `include`, and the faults that leave the rest of it readable.
 
     Raises:
-        PlanError: a file is missing or not YAML, or a fragment includes itself.
+        PlanError: a file is missing or not YAML, a fragment includes itself, or there are too many of them.
     """
-    faults: list[Fault] = []
+    reader = _Files()
+    faults = reader.faults
     try:
-        plan = _read(path, (), Fault(str(path), 1, "", ""), faults)
+        plan = reader.read(path, (), Fault(str(path), 1, "", ""))
     except UnreadableError as error:
         raise PlanError([*faults, error.fault]) from error
     for number, setting in enumerate(settings, start=1):
@@ -38,22 +46,50 @@ def compose(path: Path, settings: Sequence[str] = ()) -> tuple[Located, tuple[Fa
 # ------------------------------------------------------------------ include
 
 
-def _read(path: Path, above: tuple[Path, ...], asked: Fault, faults: list[Fault]) -> Located:
-    """One file with its includes beneath it; `asked` is where it was asked for, `above` the files that include it."""
-    try:
-        file = path.resolve()
-        text = path.read_bytes()
-    except (OSError, ValueError, RuntimeError) as error:  # a path with a NUL in it; links in a circle
-        raise UnreadableError(replace(asked, what=_unreadable(path, error))) from error
-    if file in above:
-        chain = " includes ".join(each.name for each in (*above[above.index(file) :], file))
-        raise UnreadableError(replace(asked, what=f"an include in a circle: {chain}"))
-    plan, found = read_yaml(text, str(path))
-    faults.extend(found)
-    if not isinstance(plan.data, dict):
-        said = "is empty" if plan.data is None else f"holds {plan}"
-        raise UnreadableError(plan.fault("", f"the file {said}; a plan is a mapping with model, task, data, passes and targets"))
-    return _with_includes(plan, path, (*above, file), faults)
+@dataclass
+class _Files:
+    """The files of one plan, as far as they are read."""
+
+    faults: list[Fault] = field(default_factory=list)
+    count: int = 0
+
+    def read(self, path: Path, above: tuple[Path, ...], asked: Fault) -> Located:
+        """One file with its includes beneath it; `asked` is where it was asked for, `above` the files that include it."""
+        self.count += 1
+        if self.count > MAX_FILES:
+            raise UnreadableError(replace(asked, what=f"more than {MAX_FILES} files are included, one of them again and again?"))
+        try:
+            file = path.resolve()
+            text = read_bytes(path, MAX_BYTES)
+        except (OSError, ValueError, RuntimeError) as error:  # a path with a NUL in it; links in a circle
+            raise UnreadableError(replace(asked, what=_unreadable(path, error))) from error
+        if file in above:
+            chain = " includes ".join(each.name for each in (*above[above.index(file) :], file))
+            raise UnreadableError(replace(asked, what=f"an include in a circle: {chain}"))
+        plan, found = read_yaml(text, str(path))
+        self.faults.extend(found)
+        if not isinstance(plan.data, dict):
+            said = "is empty" if plan.data is None else f"holds {plan}"
+            raise UnreadableError(
+                plan.fault("", f"the file {said}; a plan is a mapping with model, task, data, passes and targets")
+            )
+        return self._with_includes(plan, path, (*above, file))
+
+    def _with_includes(self, plan: Located, path: Path, above: tuple[Path, ...]) -> Located:
+        own = dict(plan.items())
+        include = own.pop("include", None)
+        plan = replace(plan, data=own)
+        if include is None:
+            return plan
+        beneath: Located | None = None
+        for each in include.values() if isinstance(include.data, list) else [include]:
+            if not isinstance(each.data, str) or not each.data:
+                self.faults.append(each.fault("include", f"found {each}, expected the path of a file, or a list of paths"))
+                continue
+            fragment = self.read(path.parent / each.data, above, each.fault("include", ""))
+            fragment = _seen_from(os.path.dirname(each.data), fragment)  # noqa: PTH120 - "" for a file beside it
+            beneath = fragment if beneath is None else merged(beneath, fragment)
+        return plan if beneath is None else merged(beneath, plan)
 
 
 def _unreadable(path: Path, error: Exception) -> str:
@@ -64,20 +100,32 @@ def _unreadable(path: Path, error: Exception) -> str:
     return f"no such file: {path}{near if 'did you mean' in near else ''}"
 
 
-def _with_includes(plan: Located, path: Path, above: tuple[Path, ...], faults: list[Fault]) -> Located:
-    own = dict(plan.items())
-    include = own.pop("include", None)
-    plan = replace(plan, data=own)
-    if include is None:
-        return plan
-    beneath: Located | None = None
-    for each in include.values() if isinstance(include.data, list) else [include]:
-        if not isinstance(each.data, str) or not each.data:
-            faults.append(each.fault("include", f"found {each}, expected the path of a file, or a list of paths"))
-            continue
-        fragment = _read(path.parent / each.data, above, each.fault("include", ""), faults)
-        beneath = fragment if beneath is None else merged(beneath, fragment)
-    return plan if beneath is None else merged(beneath, plan)
+def _seen_from(folder: str, fragment: Located) -> Located:
+    """An included file whose relative paths start a folder higher, where the file that includes it lies."""
+    for keys in _paths(fragment) if folder else ():
+        fragment = _moved(fragment, keys, folder)
+    return fragment
+
+
+def _paths(plan: Located) -> Iterator[tuple[str, ...]]:
+    """Keys that lead to paths: one, or a list of them."""
+    sections = plan.items()
+    yield from (("model", "folder"), ("data", "root"))
+    yield from (("models", name, "folder") for name in (sections["models"].items() if "models" in sections else ()))
+    files = sections["data"].items().get("files") if "data" in sections else None
+    if files is not None and isinstance(files.data, dict) and "installed" not in files.data:
+        yield from (("data", "files", key) for key in ("path", "train", "validation", "test"))
+    elif files is not None:
+        yield ("data", "files")
+
+
+def _moved(at: Located, keys: tuple[str, ...], folder: str) -> Located:
+    if keys:
+        inner = at.items().get(keys[0])
+        return at if inner is None else replace(at, data={**at.items(), keys[0]: _moved(inner, keys[1:], folder)})
+    if isinstance(at.data, list):
+        return replace(at, data=[_moved(each, (), folder) for each in at.data])
+    return replace(at, data=os.path.normpath(os.path.join(folder, at.data))) if isinstance(at.data, str) and at.data else at  # noqa: PTH118
 
 
 def merged(under: Located, over: Located, path: tuple[str, ...] = ()) -> Located:

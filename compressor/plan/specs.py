@@ -83,7 +83,7 @@ def _as_files(value: Any) -> Any:
 Filled: TypeAlias = Annotated[str, Field(min_length=1)]
 
 Paths: TypeAlias = Annotated[tuple[Filled, ...], BeforeValidator(_as_tuple, json_schema_input_type=Filled | list[Filled])]
-"""One path or a list of them; `*` and `?` match file names."""
+"""One path or a list of them. What is there by that name is read; else `*` and `?` match names, hidden ones not. `[` is no pattern."""
 
 
 class Files(Spec):
@@ -116,6 +116,21 @@ class Files(Spec):
         """Paths by split as given; `train` holds all rows where the other splits are still to be cut from it."""
         parts = {"train": self.train or self.path, "validation": self.validation, "test": self.test}
         return {name: paths for name, paths in parts.items() if paths}
+
+
+def _separator(value: Any) -> Any:
+    if isinstance(value, str) and (len(value) != 1 or value in '\r\n"'):
+        raise ValueError(f'found {value!r}, expected one character, as "," or ";" or "\\t" (a tab, in double quotation marks)')
+    return value
+
+
+def _encoding(value: Any) -> Any:
+    if isinstance(value, str):
+        try:
+            "a".encode(value)
+        except (LookupError, ValueError) as error:
+            raise ValueError(f"found {value!r}, expected an encoding that Python knows, as utf-8, latin-1 or cp1252") from error
+    return value
 
 
 Share: TypeAlias = Annotated[float, Field(gt=0)]
@@ -161,8 +176,18 @@ class DataSpec(Spec):
     """Commit, tag or branch on the hub."""
     format: Literal["csv", "json", "parquet", "text", "audiofolder", "imagefolder"] | None = None
     """Format of the files; seen from their extensions where it is not given."""
+    separator: Annotated[str, Field(pattern=r'^[^\r\n"]$'), BeforeValidator(_separator)] | None = None
+    """What stands between the fields of csv; a comma where it is not given, in files named .tsv a tab."""
+    quoting: Literal["minimal", "none"] | None = None
+    """Of csv. `minimal`: fields may stand in quotation marks; `none`: quotation marks are part of the text. Unset: `minimal`, but where
+    tabs separate fields `none`, and a field that both begins and ends with one is an error there, since it could be either."""
+    encoding: Annotated[str, BeforeValidator(_encoding)] | None = None
+    """Of files of text; utf-8 where it is not given."""
+    root: str | None = Field(default=None, min_length=1)
+    """A folder: rows and links may name the files below it too, and relative paths in the rows of a table start there. Where it is not
+    given, only what lies beside the table or below the folder of data is read."""
     deduplicate: bool | None = None
-    """Of rows with equal normalised content keep one. Unset: before splits are cut, and rows shared by given splits are an error;
+    """Of rows with equal normalised content and equal label keep one. Unset: before splits are cut, and rows shared by given splits are an error;
     true: within and across given splits too, test before validation before train; false: never, and a row that could come to
     stand in two splits is an error. The report counts what was removed."""
     split: Split = Split()
@@ -178,8 +203,9 @@ class DataSpec(Spec):
         for key in ("config", "revision"):
             if kind != "hub" and getattr(self, key):
                 raise ValueError(f"'{key}' goes with 'hub', not with 'files'")
-        if kind == "hub" and self.format:
-            raise ValueError("'format' goes with 'files', not with 'hub'")
+        for key in ("format", "separator", "quoting", "encoding", "root"):
+            if kind == "hub" and getattr(self, key):
+                raise ValueError(f"'{key}' goes with 'files', not with 'hub'")
         return self
 
 

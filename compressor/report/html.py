@@ -159,5 +159,6 @@ def _data(report: Report) -> Iterator[tuple[str, str]]:
     yield "Digest", report.data.digest
     removed = ", ".join(f"{number} {reason}" for reason, number in report.data.removed.items() if number)
     yield "Removed", removed or "no rows"
+    yield from (("Found", finding) for finding in report.data.findings)
     yield "Seed", str(report.seed)
     yield "Task", report.task

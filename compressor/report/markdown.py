@@ -164,3 +164,4 @@ def _origin(report: Report) -> Iterator[str]:
         "run": f"{wording.moment(report.started)}, {wording.seconds(report.seconds)}, seed {report.seed}, {report.command}",
     }
     yield from (f"- {name}: {escaped(text)}" for name, text in said.items())
+    yield from (f"- found in the data: {escaped(finding)}" for finding in report.data.findings)

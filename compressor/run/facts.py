@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from compressor.plan.specs import ModelSource
     from compressor.store.store import Store
 
-FACTS = 1
+FACTS = 2
 """Raised whenever equal files give other facts."""
 READERS = (
     "compressor-toolchain",
@@ -64,10 +64,11 @@ def rows_of(bound: Bound, store: Store) -> Rows:
     spec, columns = bound.data, bound.task.columns()
 
     def find() -> Fact:
-        parts, source = read_rows(spec, bound.folder, columns)
-        data = split_rows(parts, source, spec, columns=columns, seed=bound.seed)
+        with bound.naming_columns():
+            source = read_rows(spec, bound.folder, columns)
+        data = split_rows(source, spec, columns=columns, seed=bound.seed)
         rows = Rows(record=data.record, labels=data.labels, digest=data.digest, lengths=_lengths(data, columns.content[0]))
-        return Fact(rows.model_dump(mode="json"), named_files(parts))
+        return Fact(rows.model_dump(mode="json"), named_files(source.parts))
 
     asked = {
         "fact": "rows",

@@ -50,8 +50,11 @@ class Ground:
     def data(self) -> Data:
         """The plan's rows, read once."""
         self.say("data: read and split")
-        with self.watch.time("data", "rows"):
-            return load_data(self.bound.data, columns=self.bound.task.columns(), seed=self.bound.seed, folder=self.bound.folder)
+        with self.watch.time("data", "rows"), self.bound.naming_columns():
+            data = load_data(self.bound.data, columns=self.bound.task.columns(), seed=self.bound.seed, folder=self.bound.folder)
+        for finding in data.record.findings:
+            self.say(f"data: {finding}")
+        return data
 
     @cached_property
     def keys(self) -> Keys:

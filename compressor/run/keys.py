@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,9 @@ from typing import Any
 from compressor.contracts import Dialect, Needs, Target, registry
 from compressor.contracts.step import code_parts, step_parts, versions_of
 from compressor.deploy.machine import features, machine, read_cpuinfo
-from compressor.model.sources import READ_SUFFIXES
+from compressor.model.sources import READ_SUFFIXES, weight_files
 from compressor.plan.bound import Bound, BoundStep
+from compressor.plan.paths import Place
 from compressor.store.store import sha256_of
 
 
@@ -75,18 +76,11 @@ class Keys:
 
 
 def source_digest(folder: Path) -> str:
-    """sha256 over the files of a model folder that are read, those of its components' folders too; hidden folders are passed over."""
-    files = sorted(path for path in _files(folder, set()) if path.suffix in READ_SUFFIXES)
+    """sha256 over the files of a model folder that are read, those of its components' folders too; hidden folders are passed over.
+
+    Weights that an index names are in it wherever they lie.
+    """
+    files = {*(path for path in Place(folder).files() if path.suffix in READ_SUFFIXES), *weight_files(folder)}
     return hashlib.sha256(
-        "".join(f"{path.relative_to(folder).as_posix()}\0{sha256_of(path)}\n" for path in files).encode()
+        "".join(f"{path.relative_to(folder).as_posix()}\0{sha256_of(path)}\n" for path in sorted(files)).encode()
     ).hexdigest()
-
-
-def _files(folder: Path, seen: set[Path]) -> Iterator[Path]:
-    """All files of a folder, and of those in it; a folder that is linked to more than once is looked into once."""
-    seen.add(folder.resolve())
-    for path in sorted(folder.iterdir()):
-        if path.is_file():
-            yield path
-        elif path.is_dir() and not path.name.startswith(".") and path.resolve() not in seen:
-            yield from _files(path, seen)

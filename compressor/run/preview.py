@@ -60,6 +60,7 @@ def _told(rows: Rows) -> Iterator[str]:
     splits = ", ".join(f"{split.rows} {split.name}" for split in rows.record.splits)
     removed = ", ".join(f"{count} {why}" for why, count in rows.record.removed.items())
     yield f"data: {splits}{f'; removed: {removed}' if removed else ''}"
+    yield from (f"data: {finding}" for finding in rows.record.findings)
     if rows.lengths:
         least, middle, most = rows.lengths
         yield f"lengths: {least} to {most} characters, median {middle}"

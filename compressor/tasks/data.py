@@ -5,17 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from io import BytesIO
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compressor.contracts import Columns, Data
 from compressor.contracts.records import DataRecord, SplitRecord
-from compressor.errors import MissingDependency, SourceError
+from compressor.errors import SourceError
 from compressor.model.sources import resolve
 from compressor.plan.specs import DataSpec
-from compressor.tasks.sources import read_rows
+from compressor.tasks.labels import in_order, look_alikes
+from compressor.tasks.media import check_media, content_of, is_file_cell, undecoded
+from compressor.tasks.sources import Source, read_rows
 from compressor.tasks.split import cut
 
 if TYPE_CHECKING:
@@ -40,28 +41,30 @@ def load_data(spec: DataSpec, *, columns: Columns, seed: int, folder: Path) -> D
         SourceError: a file is missing, a column is not there, the rows do not match `sha256`, a split would be empty
             or of one class, or two splits share a row.
     """
-    return split_rows(*read_rows(spec, folder, columns), spec, columns=columns, seed=seed)
+    return split_rows(read_rows(spec, folder, columns), spec, columns=columns, seed=seed)
 
 
-def split_rows(parts: dict[str, Dataset], source: str, spec: DataSpec, *, columns: Columns, seed: int) -> Data:
+def split_rows(read_source: Source, spec: DataSpec, *, columns: Columns, seed: int) -> Data:
     """Clean and split what `read_rows` read; see `load_data`."""
-    label = columns.label
+    label, parts, source = columns.label, read_source.parts, read_source.name
     for name, rows in parts.items():
-        _check_files(rows, name)
+        check_media(rows, name)
     read = _whole_digest({name: _digest(rows) for name, rows in parts.items()})
     if spec.files and spec.files.sha256 and not read.startswith(spec.files.sha256):
         raise SourceError(f"the rows of {source} have sha256 {read[:16]}..., the plan says {spec.files.sha256}")
     removed: Counter[str] = Counter()
     parts = {name: _clean(rows, columns, removed) for name, rows in parts.items()}
+    findings = [*read_source.findings, *contradictions(parts, columns)]
     parts = _apart(parts, spec.deduplicate, label, removed)
     for name, rows in parts.items():
         if not len(rows):
             raise SourceError(f"{source}: no row of {name} has content{' and a label' if label else ''} ({_told(removed)})")
     labels: tuple[str, ...] = ()
     if label:
-        labels = _labels(parts["train"][label])
+        labels = in_order(parts["train"][label])
         if len(labels) < 2:
             raise SourceError(f"{source}: all rows of train have the one label '{labels[0]}'; at least 2 labels are needed")
+        findings += look_alikes(labels)
         parts = {name: _encoded(rows, label, labels, name) for name, rows in parts.items()}
     parts = _split(parts, spec, label, seed)
     parts["calibration"] = _drawn(parts["train"], spec.calibration, seed + 1)
@@ -70,14 +73,8 @@ def split_rows(parts: dict[str, Dataset], source: str, spec: DataSpec, *, column
         SplitRecord(name=name, rows=len(rows), digest=digests[name], classes=_classes(rows, label, labels))
         for name, rows in parts.items()
     )
-    record = DataRecord(source=source, digest=read, splits=splits, removed=dict(+removed))
+    record = DataRecord(source=source, digest=read, splits=splits, removed=dict(+removed), findings=tuple(findings))
     return Data(parts, labels, record, _whole_digest({**digests, "labels": "\0".join(labels)}))
-
-
-def _labels(spelled: Iterable[str]) -> tuple[str, ...]:
-    """Names in order: numbers by value, all else by letter."""
-    names = set(spelled)
-    return tuple(sorted(names, key=int) if all(name.isdecimal() for name in names) else sorted(names))
 
 
 def _classes(rows: Dataset, label: str | None, labels: Sequence[str]) -> dict[str, int]:
@@ -85,46 +82,12 @@ def _classes(rows: Dataset, label: str | None, labels: Sequence[str]) -> dict[st
     return {name: counts[number] for number, name in enumerate(labels)}
 
 
-def _check_files(rows: Dataset, split: str) -> None:
-    """Read every image, and the head of every sound, so that a broken one is found now and not when its split is."""
-    from datasets import Audio, Image
-
-    for column, feature in rows.features.items():
-        check = {Image: _check_image, Audio: _check_sound}.get(type(feature))
-        for number, row in enumerate(_undecoded(rows.select_columns([column]))) if check else ():
-            content = row[column]
-            if check and not _empty(content):
-                check(content, content["path"] or f"row {number} of {split}")
-
-
-def _check_image(content: Mapping[str, Any], where: str) -> None:
-    from PIL import Image
-
-    try:
-        Image.open(BytesIO(_bytes(content))).verify()
-    except (OSError, SyntaxError, ValueError) as error:  # what a broken file makes the library raise
-        raise SourceError(f"{where} cannot be read as an image: {error}") from error
-
-
-def _check_sound(content: Mapping[str, Any], where: str) -> None:
-    try:
-        import soundfile
-    except ImportError as error:
-        raise MissingDependency("soundfile is not installed: pip install 'compressor-toolchain[audio]'") from error
-    try:
-        frames = soundfile.info(BytesIO(_bytes(content))).frames
-    except (OSError, RuntimeError) as error:
-        raise SourceError(f"{where} cannot be read as a sound: {error}") from error
-    if not frames:
-        raise SourceError(f"{where} is a sound without a sample")
-
-
 # ------------------------------------------------------------------ cleaning
 
 
 def _clean(rows: Dataset, columns: Columns, removed: Counter[str]) -> Dataset:
     kept = []
-    for number, row in enumerate(_undecoded(rows)):
+    for number, row in enumerate(undecoded(rows)):
         if columns.label and not row[columns.label]:
             removed["without a label"] += 1
         elif any(_empty(row[column]) for column in (*columns.content, *columns.kept)):
@@ -135,7 +98,7 @@ def _clean(rows: Dataset, columns: Columns, removed: Counter[str]) -> Dataset:
 
 
 def _empty(value: Any) -> bool:
-    if _is_file_cell(value):
+    if is_file_cell(value):
         return value["bytes"] is None and value["path"] is None
     return value is None or (isinstance(value, str) and not value.strip())
 
@@ -164,16 +127,36 @@ def _apart(parts: Mapping[str, Dataset], remove: bool | None, label: str | None,
 
 
 def _equal_to_earlier(parts: Mapping[str, Dataset], label: str | None) -> dict[str, dict[int, str]]:
-    """By split the rows whose content an earlier row has, and the split of that row; test comes first, train last."""
+    """By split the rows that an earlier row equals, its label too, and the split of that row; test comes first, train last."""
     first: dict[str, str] = {}
     equal: dict[str, dict[int, str]] = {name: {} for name in GIVEN if name in parts}
     for name in equal:
-        for number, row in enumerate(_undecoded(parts[name])):
-            identity = _identity([row[column] for column in row if column != label])
+        for number, row in enumerate(undecoded(parts[name])):
+            identity = f"{_identity([row[column] for column in row if column != label])} {row[label] if label else ''}"
             if identity in first:
                 equal[name][number] = first[identity]
             first.setdefault(identity, name)
     return equal
+
+
+def contradictions(parts: Mapping[str, Dataset], columns: Columns) -> list[str]:
+    """A finding where rows of equal content have different labels: which of them is right, only a person can say."""
+    if not columns.label:
+        return []
+    first: dict[str, tuple[str, int, str]] = {}
+    found = []
+    for name, rows in parts.items():
+        for number, row in enumerate(undecoded(rows)):
+            label = row[columns.label]
+            known = first.setdefault(_identity([row[column] for column in columns.content]), (name, number, label))
+            if known[2] != label:
+                found.append((f"row {known[1]} of {known[0]}", known[2], f"row {number} of {name}", label))
+    if not found:
+        return []
+    one, other, two, label = found[0]
+    return [
+        f"{_counted(len(found))} with the content of another row and a different label, all kept (first: {one} '{other}', {two} '{label}')"
+    ]
 
 
 def _shared(name: str, owners: Mapping[int, str]) -> str:
@@ -193,16 +176,6 @@ def _counted(rows: int) -> str:
     return f"{rows} row{'s' if rows > 1 else ''}"
 
 
-def _undecoded(rows: Dataset) -> Iterator[dict[str, Any]]:
-    """Rows with images and sounds as the bytes of their files, so that nothing is decoded just to be compared."""
-    from datasets import Audio, Image
-
-    for name, feature in rows.features.items():
-        if isinstance(feature, Image | Audio):
-            rows = rows.cast_column(name, type(feature)(decode=False))
-    return iter(rows)
-
-
 def _identity(values: Iterable[Any]) -> str:
     """sha256 of the content: letters folded and blanks run together, images and sounds by the bytes of their files."""
     total = hashlib.sha256()
@@ -214,25 +187,21 @@ def _identity(values: Iterable[Any]) -> str:
 
 def named_files(parts: Mapping[str, Dataset]) -> tuple[Path, ...]:
     """Files that the rows name instead of holding what is in them: images and sounds."""
-    values = (value for rows in parts.values() for row in _undecoded(rows) for value in row.values())
+    values = (value for rows in parts.values() for row in undecoded(rows) for value in row.values())
     return tuple(
-        sorted({Path(value["path"]) for value in values if _is_file_cell(value) and value["bytes"] is None and value["path"]})
+        sorted({Path(value["path"]) for value in values if is_file_cell(value) and value["bytes"] is None and value["path"]})
     )
 
 
-def _is_file_cell(value: Any) -> bool:
-    return isinstance(value, dict) and value.keys() == {"bytes", "path"}
-
-
 def _bytes(value: Any) -> bytes:
-    if _is_file_cell(value):
-        return value["bytes"] if value["bytes"] is not None else Path(value["path"]).read_bytes()
+    if is_file_cell(value):
+        return content_of(value)
     return json.dumps(value, sort_keys=True, default=str).encode()
 
 
 def _digest(rows: Dataset) -> str:
     total = hashlib.sha256()
-    for row in _undecoded(rows):
+    for row in undecoded(rows):
         for name in sorted(row):
             content = row[name].encode() if isinstance(row[name], str) else _bytes(row[name])
             total.update(len(content).to_bytes(8, "little"))

@@ -1,55 +1,58 @@
-"""Where models and rows come from: folders, files, installed packages or the hub; found, checked and read, never executed."""
+"""Where rows come from: files and folders, in installed packages too, or the hub; found, checked and read, never executed."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from compressor.contracts import Columns
-from compressor.contracts.records import stays_inside
-from compressor.errors import SourceError, near_name
+from compressor.errors import MissingColumn, SourceError, near_name
 from compressor.model.sources import inside_package
+from compressor.plan.paths import matches
 from compressor.plan.specs import DataSpec, Files
+from compressor.tasks.folders import KINDS, kind_of, read_folders
+from compressor.tasks.labels import spelled
+from compressor.tasks.media import owned, place_of
+from compressor.tasks.tables import FORMATS, read_table
 
 if TYPE_CHECKING:
-    from datasets import Dataset, Features
-
-FORMATS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet", ".txt": "text"}
-IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
-SOUNDS = (".wav", ".flac", ".mp3", ".ogg")
-METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
-SPLIT_FOLDERS = {"train", "test", "validation", "valid", "val", "dev"}
+    from datasets import Dataset
 
 
-# ------------------------------------------------------------------ models
+@dataclass(frozen=True)
+class Source:
+    """Rows as their source has them."""
+
+    parts: dict[str, Dataset]
+    """By split, of the columns that a task reads; labels are strings or None."""
+    name: str
+    """The source in words."""
+    findings: tuple[str, ...] = ()
+    """What was met on the way and should be known: files that were passed over, say."""
 
 
-# ------------------------------------------------------------------ rows
-
-
-def read_rows(spec: DataSpec, folder: Path, columns: Columns) -> tuple[dict[str, Dataset], str]:
-    """Rows by split as the source has them, of the named columns only, and the source in words. Labels are strings or None.
+def read_rows(spec: DataSpec, folder: Path, columns: Columns) -> Source:
+    """Rows by split as the source has them.
 
     Raises:
-        SourceError: a file or column is not there, or a file cannot be read.
+        SourceError: a file is not there, cannot be read, or leads out of its folder.
+        MissingColumn: rows lack a column.
     """
     import datasets
 
     datasets.disable_progress_bars()
     datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # what goes wrong is told once, by the error
     if spec.hub:
-        parts, source = _hub_rows(spec.hub, spec), f"hub {spec.hub}"
-    else:
-        assert spec.files is not None
-        root = _root(spec.files, folder)
-        parts = {name: _file_rows(spec, spec.files, root, paths, columns) for name, paths in spec.files.parts().items()}
-        where = f"package {spec.files.installed}: " if spec.files.installed else ""
-        source = where + ", ".join(path for paths in spec.files.parts().values() for path in paths)
-    for name, rows in parts.items():
-        _check_columns(columns.all, rows.column_names, f"{source}: {name}")
-    chosen = {name: rows.select_columns(list(columns.all)) for name, rows in parts.items()}
-    return {name: _spelled(rows, columns.label) if columns.label else rows for name, rows in chosen.items()}, source
+        return Source(_spelled(_hub_rows(spec.hub, spec, columns), columns), f"hub {spec.hub}")
+    assert spec.files is not None
+    root, further = _root(spec.files, folder), folder / spec.root if spec.root else None
+    findings: list[str] = []
+    parts = {name: _file_rows(spec, root, paths, columns, further, findings) for name, paths in spec.files.parts().items()}
+    where = f"package {spec.files.installed}: " if spec.files.installed else ""
+    named = ", ".join(path for paths in spec.files.parts().values() for path in paths)
+    return Source(_spelled(parts, columns), where + named, tuple(findings))
 
 
 def files_of(spec: DataSpec, folder: Path) -> list[Path]:
@@ -58,25 +61,87 @@ def files_of(spec: DataSpec, folder: Path) -> list[Path]:
     Raises:
         SourceError: one is not there.
     """
-    files = spec.files
-    return (
-        [path for paths in files.parts().values() for each in paths for path in _matches(_root(files, folder), each)]
-        if files
-        else []
-    )
+    if not spec.files:
+        return []
+    root = _root(spec.files, folder)
+    return [path for paths in spec.files.parts().values() for each in paths for path in _found(root, each)]
+
+
+def _spelled(parts: dict[str, Dataset], columns: Columns) -> dict[str, Dataset]:
+    chosen = {name: rows.select_columns(list(columns.all)) for name, rows in parts.items()}
+    return {name: spelled(rows, columns.label) for name, rows in chosen.items()} if columns.label else chosen
 
 
 def _root(files: Files, folder: Path) -> Path:
     return inside_package(files.installed, "") if files.installed else folder
 
 
-def _check_columns(wanted: Sequence[str], there: Sequence[str], where: str) -> None:
-    for column in wanted:
-        if column not in there:
-            raise SourceError(f"{where} has no column '{column}'{near_name(column, there)} (columns: {', '.join(there)})")
+def _found(root: Path, path: str) -> list[Path]:
+    found = matches(root, path)
+    if not found:
+        raise SourceError(f"{root / path}: no such file or folder")
+    return found
 
 
-def _hub_rows(name: str, spec: DataSpec) -> dict[str, Dataset]:
+# ------------------------------------------------------------------ files
+
+
+def _file_rows(
+    spec: DataSpec, root: Path, paths: Sequence[str], columns: Columns, further: Path | None, findings: list[str]
+) -> Dataset:
+    found = [path for each in paths for path in _found(root, each)]
+    by_label = spec.files is not None and spec.files.layout == "folder-per-label"
+    kind = spec.format or ("" if by_label else _kind(found[0], further))
+    if by_label or kind in KINDS:
+        rows, told = read_folders(found, kind if kind in KINDS else "", columns, spec, further)
+        findings += told
+        return rows
+    return _table_rows(_tables(found, spec, further), columns, spec, further, findings)
+
+
+def _kind(path: Path, further: Path | None) -> str:
+    if path.is_dir():
+        return kind_of(path, further)
+    if path.suffix.lower() not in FORMATS:
+        known = ", ".join(sorted(set(FORMATS.values())))
+        raise SourceError(f"{path}: unknown format '{path.suffix}'; say `format:` (known: {known})")
+    return FORMATS[path.suffix.lower()]
+
+
+def _tables(found: Sequence[Path], spec: DataSpec, further: Path | None) -> list[tuple[Path, str]]:
+    """Files of tables with their formats; of a folder those that its format, which the plan names, goes with."""
+    tables = []
+    for path in found:
+        inside = place_of(path, further).files(once=True) if path.is_dir() else ()
+        own = [each for each in inside if FORMATS.get(each.suffix.lower()) == spec.format and not each.name.startswith(".")]
+        if path.is_dir() and not own:
+            raise SourceError(f"{path}: no {spec.format} files in this folder")
+        tables += [(each, spec.format or _kind(each, further)) for each in own or [path]]
+    return tables
+
+
+def _table_rows(
+    tables: Sequence[tuple[Path, str]], columns: Columns, spec: DataSpec, further: Path | None, findings: list[str]
+) -> Dataset:
+    from datasets import concatenate_datasets
+
+    parts = []
+    for path, kind in tables:
+        place = place_of(path.parent, further)
+        place.check(path)
+        rows, told = read_table(path, kind, columns, spec)
+        parts.append(owned(rows, place, further or path.parent))
+        findings += told
+    try:
+        return parts[0] if len(parts) == 1 else concatenate_datasets(parts)
+    except (ValueError, TypeError) as error:
+        raise SourceError(f"{tables[0][0]} and {tables[-1][0]} have columns of different types: {error}") from error
+
+
+# ------------------------------------------------------------------ the hub
+
+
+def _hub_rows(name: str, spec: DataSpec, columns: Columns) -> dict[str, Dataset]:
     import datasets
 
     try:
@@ -85,169 +150,13 @@ def _hub_rows(name: str, spec: DataSpec) -> dict[str, Dataset]:
         raise SourceError(f"hub data set '{name}' cannot be fetched: {' '.join(str(error).split())}") from error
     if "train" not in loaded:
         raise SourceError(f"hub data set '{name}' has no split 'train' (splits: {', '.join(loaded)})")
-    return {split: loaded[split] for split in ("train", "validation", "test") if split in loaded}
-
-
-def _file_rows(spec: DataSpec, files: Files, root: Path, paths: Sequence[str], columns: Columns) -> Dataset:
-    found = [path for pattern in paths for path in _matches(root, pattern)]
-    kind = spec.format or ("" if files.layout == "folder-per-label" else _format(found[0]))
-    described = any((path / name).is_file() for path in found for name in METADATA)
-    if described and kind == "audiofolder":
-        return _described(found, columns)
-    if files.layout == "folder-per-label" or (kind in ("imagefolder", "audiofolder") and not described):
-        return _folder_per_label(found, columns, described_by=METADATA if kind == "audiofolder" else ())
-    return _through_datasets(kind, found)
-
-
-def _matches(root: Path, pattern: str) -> list[Path]:
-    path = root / pattern
-    wild = any(sign in pattern for sign in "*?[")
-    start = Path(path.anchor) if Path(pattern).is_absolute() else root
-    found = sorted(start.glob(str(path.relative_to(start)))) if wild else [path]
-    if not found or not all(each.exists() for each in found):
-        raise SourceError(f"{path}: no such file or folder")
-    return found
-
-
-def _format(path: Path) -> str:
-    if path.is_dir():
-        suffixes = {each.suffix.lower() for each in path.rglob("*") if each.is_file()}
-        if suffixes & set(IMAGES):
-            return "imagefolder"
-        if suffixes & set(SOUNDS):
-            return "audiofolder"
-        raise SourceError(
-            f"{path}: neither images nor sounds in this folder; for a folder of texts say `layout: folder-per-label`"
-        )
-    if path.suffix.lower() not in FORMATS:
-        known = ", ".join(sorted(set(FORMATS.values())))
-        raise SourceError(f"{path}: unknown format '{path.suffix}'; say `format:` (known: {known})")
-    return FORMATS[path.suffix.lower()]
-
-
-def _through_datasets(kind: str, found: Sequence[Path]) -> Dataset:
-    """Rows of files in memory: the library's cache lies in a folder that is gone afterwards."""
-    import tempfile
-
-    import datasets
-
-    options: dict[str, Any] = {"data_files": [f"{path}/**" if path.is_dir() else str(path) for path in found]}
-    if kind == "csv" and found[0].suffix.lower() == ".tsv":
-        options["sep"] = "\t"
-    with tempfile.TemporaryDirectory(prefix="compressor-data-") as cache:
-        try:
-            return datasets.load_dataset(kind, split="train", cache_dir=cache, keep_in_memory=True, **options)
-        except Exception as error:  # the readers raise anything: StopIteration is what an empty file gives
-            cause = error.__cause__ or error
-            if isinstance(cause, StopIteration) or "corresponds to no data" in str(cause):
-                raise SourceError(f"{found[0]} holds no rows") from error
-            raise SourceError(f"{found[0]} cannot be read as {kind}: {' '.join(str(cause).split())}") from error
-
-
-def _folder_per_label(roots: Sequence[Path], columns: Columns, *, described_by: Sequence[str] = ()) -> Dataset:
-    """A row for each file; its label is the name of the folder directly below the root.
-
-    `described_by`: names of tables that could have named the files instead, and are not there.
-    """
-    from datasets import Dataset, Value
-
-    described = f"or a table that names the files in a column `file_name`: {' or '.join(described_by)}"
-    paths, labels = [], []
-    for root in roots:
-        if not root.is_dir():
-            if described_by:
-                raise SourceError(f"{root} is a file; `format: audiofolder` needs a folder, {described}")
-            raise SourceError(f"{root} is a file; `layout: folder-per-label` needs a folder with one folder for each label")
-        for folder in sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith((".", "_"))):
-            inside = sorted(each for each in folder.rglob("*") if each.is_file() and not each.name.startswith("."))
-            paths += inside
-            labels += [folder.name] * len(inside)
-    if not paths:
-        raise SourceError(
-            f"{roots[0]}: no folders with files below it" + (f"; it needs them, {described}" if described_by else "")
-        )
-    if set(labels) <= SPLIT_FOLDERS:
-        raise SourceError(
-            f"{roots[0]} holds the folders {sorted(set(labels))}: name them as splits, `files: {{train: ..., test: ...}}`"
-        )
-    cells, feature = _cells(paths)
-    # a file as the library keeps it: its own way to make one of a path decodes sounds by a package that is not needed here
-    stored = feature if isinstance(feature, Value) else {"bytes": Value("binary"), "path": Value("string")}
-    (content, *_), label = columns.content, columns.label
-    labelled = {label: labels} if label else {}
-    features: Features = _features({content: stored, **{name: Value("string") for name in labelled}})
-    rows = Dataset.from_dict({content: cells, **labelled}, features=features)
-    return rows if isinstance(feature, Value) else rows.cast_column(content, feature)
-
-
-def _described(roots: Sequence[Path], columns: Columns) -> Dataset:
-    """Sounds that a table beside them names in its column `file_name`, with its other columns."""
-    from datasets import Audio, Dataset, Value, concatenate_datasets
-
-    parts = []
-    for root in roots:
-        path = next((root / name for name in METADATA if (root / name).is_file()), None)
-        if path is None:
-            raise SourceError(f"{root} has none of {', '.join(METADATA)}")
-        table = _through_datasets(FORMATS[path.suffix], [path])
-        if "file_name" not in table.column_names:
-            raise SourceError(f"{path} has no column 'file_name' (columns: {', '.join(table.column_names)})")
-        names = [str(name) for name in table["file_name"]]
-        for name in names:
-            if not stays_inside(name) or not (root / name).is_file():
-                raise SourceError(f"{path} names '{name}', which is no file in {root}")
-        cells = [{"bytes": None, "path": str(root / name)} for name in names]
-        content, *others = columns.all
-        _check_columns(others, [name for name in table.column_names if name != "file_name"], str(path))
-        kept = {column: list(table[column]) for column in others}
-        stored = {"bytes": Value("binary"), "path": Value("string")}
-        features: Any = _features({content: stored, **{name: table.features[name] for name in kept}})
-        parts.append(Dataset.from_dict({content: cells, **kept}, features=features).cast_column(content, Audio(decode=False)))
-    return concatenate_datasets(parts)
-
-
-def _cells(paths: Sequence[Path]) -> tuple[list[Any], Any]:
-    """What a row holds: the path of an image or sound, which is read when it is needed, or the text itself."""
-    from datasets import Audio, Image, Value
-
-    for suffixes, feature in ((IMAGES, Image()), (SOUNDS, Audio(decode=False))):
-        strangers = [path for path in paths if path.suffix.lower() not in suffixes]
-        if not strangers:
-            return [{"bytes": None, "path": str(path)} for path in paths], feature
-        if len(strangers) < len(paths):
-            raise SourceError(f"{strangers[0]} stands among {len(paths) - len(strangers)} {type(feature).__name__.lower()} files")
-    return [_text(path) for path in paths], Value("string")
-
-
-def _features(columns: dict[str, Any]) -> Features:
-    from datasets import Features
-
-    return Features(columns)
-
-
-def _text(path: Path) -> str:
-    content = path.read_bytes()
-    try:
-        return content.decode("utf-8")
-    except UnicodeDecodeError:
-        return content.decode("latin-1")
-
-
-def _spelled(rows: Dataset, label: str) -> Dataset:
-    from datasets import Value
-
-    names = getattr(rows.features[label], "names", None)
-    spelled = [_spelling(value, names) for value in rows[label]]
-    return rows.remove_columns(label).add_column(label, spelled, feature=Value("string"))
-
-
-def _spelling(value: Any, names: Sequence[str] | None) -> str | None:
-    """A label as a string. Whole numbers that a gap in the column made floats are whole again; -1 of named classes is no label."""
-    if value is None or value != value or (names and value < 0):
-        return None
-    if names:
-        return str(names[value])
-    if isinstance(value, list | dict):
-        raise SourceError(f"a label is {value!r:.40}, expected a text or a number: one label for each row")
-    whole = isinstance(value, float) and value.is_integer()
-    return str(int(value) if whole else value).strip()
+    fetched = Path(datasets.config.HF_DATASETS_CACHE)
+    cache = place_of(fetched, Path(datasets.config.HF_HUB_CACHE))
+    parts = {split: loaded[split] for split in ("train", "validation", "test") if split in loaded}
+    for split, rows in parts.items():
+        for column in columns.all:
+            if column not in rows.column_names:
+                there = ", ".join(rows.column_names)
+                near = near_name(column, rows.column_names)
+                raise MissingColumn(column, f"hub {name}: {split} has no column '{column}'{near} (columns: {there})")
+    return {split: owned(rows, cache, fetched) for split, rows in parts.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -133,13 +134,66 @@ def test_plan_is_checked_without_heavy_imports(folder):
 def test_include_is_laid_beneath_the_plan(load, folder):
     (folder / "shared").mkdir()
     (folder / "shared" / "data.yaml").write_text("include: deeper.yaml\ndata: {limit: {train: 10, test: 5}}\nseed: 8\n")
-    (folder / "shared" / "deeper.yaml").write_text("data: {files: rows.csv, calibration: 7}\nprobes: [toy-clock, toy-clock]\n")
+    (folder / "shared" / "deeper.yaml").write_text("data: {files: ../rows.csv, calibration: 7}\nprobes: [toy-clock, toy-clock]\n")
     text = SOUND.replace("data: {files: rows.csv}", "data: {limit: {test: 6}}")
     bound = load("include: shared/data.yaml\n" + text)
     assert bound.seed == 3
     assert bound.data.limit.model_dump() == {"train": 10, "validation": None, "test": 6}
     assert bound.data.calibration == 7
     assert len(bound.probes) == 1
+
+
+def test_paths_in_an_included_file_start_in_its_own_folder(load, folder, tmp_path):
+    (folder / "shared" / "deep" / "more").mkdir(parents=True)
+    (folder / "shared" / "teacher").mkdir()
+    for name in ("shared/a[1].csv", "shared/deep/b.csv"):
+        (folder / name).write_text("text,label\na,b\n")
+    outer = "include: deep/inner.yaml\nmodels: {old: {folder: teacher}}\ndata: {root: deep/more}\n"
+    (folder / "shared" / "outer.yaml").write_text(outer)
+    (folder / "shared" / "deep" / "inner.yaml").write_text(f"data: {{files: ['../a[1].csv', b.csv, {tmp_path}/rows.csv]}}\n")
+    text = SOUND.replace("data: {files: rows.csv}\n", "")
+    assert text != SOUND
+    bound = load("include: shared/outer.yaml\n" + text)
+    assert bound.data.files.path == ("shared/a[1].csv", "shared/deep/b.csv", f"{tmp_path}/rows.csv")
+    assert (bound.data.root, bound.models["old"].folder, bound.model.folder) == ("shared/deep/more", "shared/teacher", "model")
+    whole = folder / "elsewhere" / "plan.yaml"
+    whole.parent.mkdir()
+    whole.write_text(bound.text)
+    assert load_plan(whole, folder=folder).data == bound.data  # what a run keeps of its plan needs no includes
+
+
+def test_include_doubled_again_and_again_is_a_fault(folder):
+    for depth in range(41):
+        (folder / f"{depth}.yaml").write_text(f"include: [{depth + 1}.yaml, {depth + 1}.yaml]\nseed: {depth}\n")
+    (folder / "41.yaml").write_text("seed: 41\n")
+    with pytest.raises(PlanError, match=r"yaml:1: include: more than 64 files are included"):
+        load_plan(Path("0.yaml"))
+
+
+@pytest.mark.parametrize("name", ["pipe.yaml", "zero.yaml", "huge.yaml"])
+def test_include_that_never_ends_is_not_read(folder, name):
+    os.mkfifo(folder / "pipe.yaml")
+    (folder / "zero.yaml").symlink_to("/dev/zero")
+    with (folder / "huge.yaml").open("wb") as file:
+        file.truncate(2**40)
+    (folder / "plan.yaml").write_text(f"include: {name}\n" + SOUND)
+    for plan, line in (("plan.yaml", "plan.yaml:1: include: "), (name, f"{name}:1: ")):
+        with pytest.raises(
+            PlanError, match=f"^{line}cannot read .*{name}: it (is a pipe or device, and no file|has 1099511627776 bytes)"
+        ):
+            load_plan(Path(plan))
+
+
+def test_signs_of_a_pattern_in_a_name_are_part_of_it(load, folder, monkeypatch):
+    for place in ("old [v1]", "what?"):
+        (folder / place).mkdir()
+        (folder / place / "rows*.csv").write_text("text,label\na,b\n")
+    for path in ("old [v1]/rows*.csv", "what?/rows*.csv", "old [v1]/*.csv", "*[[]v1]/*.csv", "*1]/r?ws*"):
+        if path == "*[[]v1]/*.csv":
+            with pytest.raises(PlanError, match="no such file or folder"):
+                load(SOUND.replace("files: rows.csv", f'files: "{path}"'))
+        else:
+            load(SOUND.replace("files: rows.csv", f'files: "{path}"'))
 
 
 def test_another_source_in_the_plan_replaces_the_included_one(load, folder):

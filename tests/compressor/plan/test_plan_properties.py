@@ -66,7 +66,9 @@ PLANS = (
 BEYOND_SCHEMA = {
     "a section that every plan has, its own or an included one": r"(missing|empty); (say where|name what|a plan has)",
     "files and folders that are there": r"no such (file|folder|file or folder): |cannot read ",
-    "includes": r"an include in a circle|the file (is empty|holds )",
+    "includes": r"an include in a circle|the file (is empty|holds )|more than \d+ files are included",
+    "lengths of what counts tokens": r"needs a length: its tokens are counted",
+    "encodings": r"expected an encoding that Python knows",
     "names that are known": r"makes no '|no (step|target|model|step or model) is named ",
     "names that are free": r"a (step|target|probe) of this name stands on line|a name of its own in every run|also an entry of models",
     "objectives that are installed and take their parameters": r"no objective named |passes\.[\w-]+\.objectives\.[\w-]+\.\w+: no such parameter",

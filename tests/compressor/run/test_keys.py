@@ -93,12 +93,12 @@ def test_digest_of_a_folder_without_subfolders_is_that_of_earlier_versions(tmp_p
 def test_digest_of_a_source_sees_what_lies_in_subfolders_linked_ones_too(tmp_path):
     (tmp_path / "source" / "unet").mkdir(parents=True)
     (tmp_path / "source" / ".cache").mkdir()
-    (tmp_path / "elsewhere").mkdir()
-    (tmp_path / "source" / "vae").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "source" / "vae").symlink_to(".cache")
     (tmp_path / "source" / "unet" / "around").symlink_to(tmp_path / "source")
     found = [source_digest(tmp_path / "source")]
-    for name in ("source/unet/model.safetensors", "source/.cache/x.json", "elsewhere/model.safetensors", "source/unet/notes.md"):
-        (tmp_path / name).write_bytes(b"changed")
+    for name in ("unet/model.safetensors", ".x/x.json", ".cache/model.safetensors", "unet/notes.md"):
+        (tmp_path / "source" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "source" / name).write_bytes(b"changed")
         found.append(source_digest(tmp_path / "source"))
     empty, unet, hidden, linked, notes = found
     assert len({empty, unet, linked}) == 3

@@ -78,7 +78,7 @@ def test_load_data_reads_several_files_by_a_pattern(tmp_path):
 
 
 def test_load_data_removes_and_counts_duplicates(tmp_path):
-    made = [*rows(40), {"text": "ALPHA   number 0 ", "label": "a"}, {"text": "beta number 1", "label": "a"}]
+    made = [*rows(40), {"text": "ALPHA   number 0 ", "label": "a"}, {"text": "beta number 1", "label": "b"}]
     write_csv(tmp_path / "rows.csv", made)
     data = load(tmp_path, "rows.csv", deduplicate=True)
     assert data.record.removed == {"duplicates": 2}

@@ -1,0 +1,227 @@
+"""Rows of folders of files: a picture, a sound or a text each, their labels from names of folders or from a table beside them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from compressor.contracts import Columns
+from compressor.contracts.records import stays_inside
+from compressor.errors import SourceError
+from compressor.plan.paths import Place, read_bytes
+from compressor.plan.specs import DataSpec
+from compressor.tasks.media import place_of
+from compressor.tasks.tables import FORMATS, read_table
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+SOUNDS = (".wav", ".flac", ".mp3", ".ogg")
+METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
+SPLIT_FOLDERS = {"train", "test", "validation", "valid", "val", "dev"}
+LEFTOVERS = {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "__pycache__"}
+"""Names, in small letters, of what systems and programs leave in folders."""
+MOST_TEXT_BYTES = 64 * 2**20
+KINDS = {"imagefolder": IMAGES, "audiofolder": SOUNDS}
+SINGLE = {"imagefolder": "picture", "audiofolder": "sound"}
+FILE_NAME = "file_name"
+OR_TABLE = f"or a table that names the files in a column `{FILE_NAME}`: {' or '.join(METADATA)}"
+
+
+def kind_of(folder: Path, root: Path | None) -> str:
+    """`imagefolder` or `audiofolder`, by what lies in it.
+
+    Raises:
+        SourceError: there is neither, or something leads out of the folder.
+    """
+    suffixes = {each.suffix.lower() for each in _visible(folder, root, Counter())}
+    kind = next((kind for kind, known in KINDS.items() if suffixes & set(known)), None)
+    if kind is None:
+        raise SourceError(
+            f"{folder}: neither images nor sounds in this folder; for a folder of texts say `layout: folder-per-label`"
+        )
+    return kind
+
+
+def read_folders(
+    folders: Sequence[Path], kind: str, columns: Columns, spec: DataSpec, root: Path | None
+) -> tuple[Dataset, list[str]]:
+    """A row for each file of the folders, and findings.
+
+    Args:
+        folders: with a table that names the files, all of them, or with one folder for each label.
+        kind: `imagefolder`, `audiofolder`, or "" for whatever lies there, texts too, in one folder for each label.
+        columns: what a task reads; the first one is the file.
+        spec: how tables and texts are written.
+        root: a further folder that links may lead to.
+
+    Raises:
+        SourceError: something is no such file, leads out of its folder, or has no label.
+        MissingColumn: a table lacks a column.
+    """
+    for folder in folders:
+        if not folder.is_dir():
+            raise SourceError(f"{folder} is a file; {_needs(kind)}")
+    if kind and any((folder / name).is_file() for folder in folders for name in METADATA):
+        return _described(folders, kind, columns, spec, root)
+    return _per_label(folders, kind, columns, spec, root)
+
+
+def _needs(kind: str) -> str:
+    return (
+        f"`format: {kind}` needs a folder, {OR_TABLE}"
+        if kind
+        else "`layout: folder-per-label` needs a folder with one folder for each label"
+    )
+
+
+def _visible(folder: Path, root: Path | None, passed: Counter[str]) -> Iterator[Path]:
+    """Files below a folder, but hidden ones and leftovers, which are counted."""
+    for path in place_of(folder, root).files(once=True):
+        left = next((part for part in path.relative_to(folder).parts if part.lower() in LEFTOVERS), None)
+        if left or path.name.startswith("."):
+            passed[f"'{left}'" if left else "hidden"] += 1
+        else:
+            yield path
+
+
+def _findings(folder: Path, passed: Counter[str]) -> list[str]:
+    told = ", ".join(f"{count} {name}" for name, count in sorted(passed.items()))
+    return [f"{folder}: passed over {told}"] if passed else []
+
+
+# ------------------------------------------------------------------ a folder for each label
+
+
+def _per_label(
+    folders: Sequence[Path], kind: str, columns: Columns, spec: DataSpec, root: Path | None
+) -> tuple[Dataset, list[str]]:
+    paths, labels, findings = list[Path](), list[str](), list[str]()
+    for folder in folders:
+        passed = Counter[str]()
+        inside = [path for path in _visible(folder, root, passed) if path.parent != folder]
+        paths += inside
+        labels += (own := [path.relative_to(folder).parts[0] for path in inside])
+        empty = sorted({path.name for path in folder.iterdir() if path.is_dir() and not _aside(path)} - set(own))
+        findings += [*_findings(folder, passed), *(f"{folder / name}: no file in it" for name in empty)]
+    if not paths:
+        raise SourceError(f"{folders[0]}: no folders with files below it{f'; it needs them, {OR_TABLE}' if kind else ''}")
+    if set(labels) <= SPLIT_FOLDERS:
+        raise SourceError(
+            f"{folders[0]} holds the folders {sorted(set(labels))}: name them as splits, `files: {{train: ..., test: ...}}`"
+        )
+    kind = kind or _found_kind(paths)
+    cells: dict[str, list[Any]] = {columns.label: labels} if columns.label else {}
+    return _dataset(columns.content[0], _contents(paths, kind, spec, findings), kind, cells), findings
+
+
+def _aside(path: Path) -> bool:
+    return path.name.startswith(".") or path.name.lower() in LEFTOVERS
+
+
+def _found_kind(paths: Sequence[Path]) -> str:
+    suffixes = {path.suffix.lower() for path in paths}
+    return next((kind for kind, known in KINDS.items() if suffixes & set(known)), "")
+
+
+def _contents(paths: Sequence[Path], kind: str, spec: DataSpec, findings: list[str]) -> list[Any]:
+    """What rows hold: the path of a picture or sound, which is read when it is needed, or the text itself."""
+    if kind:
+        for path in paths:
+            _check_suffix(path, kind)
+        return [{"bytes": None, "path": str(path)} for path in paths]
+    texts, guessed = list[str](), list[Path]()
+    for path in paths:
+        texts.append(_text(path, spec.encoding, guessed))
+    if guessed:
+        findings.append(
+            f"{guessed[0]}{f' and {len(guessed) - 1} more' if len(guessed) > 1 else ''}: not UTF-8, read as latin-1; say `encoding:`"
+        )
+    return texts
+
+
+def _check_suffix(path: Path, kind: str) -> None:
+    if path.suffix.lower() not in KINDS[kind]:
+        what = f"its name ends in '{path.suffix}'" if path.suffix else "its name has no ending"
+        raise SourceError(
+            f"{path} is no {SINGLE[kind]} that is read ({', '.join(KINDS[kind])}): {what}; convert it, or move it out of the folder"
+        )
+
+
+def _text(path: Path, encoding: str | None, guessed: list[Path]) -> str:
+    """A file of text; without an encoding UTF-8, else what older corpora are in, which is told."""
+    try:
+        content = read_bytes(path, MOST_TEXT_BYTES)
+    except OSError as error:
+        raise SourceError(f"{path} cannot be read: {error.strerror}") from error
+    if b"\0" in content and not (encoding or "").lower().startswith(("utf-16", "utf-32", "utf16", "utf32")):
+        raise SourceError(f"{path} is no text: it holds zero bytes; convert it, or move it out of the folder")
+    try:
+        return content.decode(encoding or "utf-8")
+    except UnicodeError as error:
+        if encoding:
+            raise SourceError(f"{path} is not {encoding.upper()}: {error}; say `encoding:`") from error
+        guessed.append(path)
+        return content.decode("latin-1")
+
+
+# ------------------------------------------------------------------ a table that names files
+
+
+def _described(
+    folders: Sequence[Path], kind: str, columns: Columns, spec: DataSpec, root: Path | None
+) -> tuple[Dataset, list[str]]:
+    """Files that a table beside them names in its column `file_name`, with its other columns."""
+    from datasets import concatenate_datasets
+
+    parts, findings = [], list[str]()
+    for folder in folders:
+        place = place_of(folder, root)
+        path = next((folder / name for name in METADATA if (folder / name).is_file()), None)
+        if path is None:
+            raise SourceError(f"{folder} has none of {', '.join(METADATA)}")
+        place.check(path)
+        others = Columns((FILE_NAME, *columns.content[1:]), columns.label, columns.kept)
+        table, found = read_table(path, FORMATS[path.suffix], others, spec)
+        names = [folder / _named(name, path, place) for name in table[FILE_NAME]]
+        for each in names:
+            _check_suffix(each, kind)
+        cells = [{"bytes": None, "path": str(each)} for each in names]
+        parts.append(
+            _dataset(columns.content[0], cells, kind, {name: list(table[name]) for name in columns.all[1:]}, table.features)
+        )
+        findings += found
+    return concatenate_datasets(parts), findings
+
+
+def _named(name: Any, table: Path, place: Place) -> str:
+    if not isinstance(name, str) or not stays_inside(name) or not (place.folder / name).is_file():
+        raise SourceError(f"{table} names {name!r:.80}, which is no file in {place.folder}")
+    place.check(place.folder / name)
+    return name
+
+
+# ------------------------------------------------------------------ rows
+
+
+def _dataset(
+    content: str,
+    cells: Sequence[Any],
+    kind: str,
+    others: Mapping[str, Sequence[Any]],
+    types: Mapping[str, Any] = MappingProxyType({}),
+) -> Dataset:
+    """Rows of files or texts, with other columns beside them: of text, where no type is given."""
+    from datasets import Audio, Dataset, Features, Image, Value
+
+    # a file as the library keeps it: its own way to make one of a path decodes sounds by a package that is not needed here
+    stored: Any = {"bytes": Value("binary"), "path": Value("string")} if kind else Value("string")
+    features: Any = {content: stored, **{name: types.get(name, Value("string")) for name in others}}
+    rows = Dataset.from_dict({content: list(cells), **others}, features=Features(features))
+    if not kind:
+        return rows
+    return rows.cast_column(content, Image() if kind == "imagefolder" else Audio(decode=False))

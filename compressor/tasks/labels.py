@@ -1,0 +1,72 @@
+"""Labels of rows as strings: how they are spelled, in which order they come, and what in them looks like a mistake."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from compressor.errors import SourceError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+FEW_SCORES = 20
+"""Classes that may have numbers with fractions as their names, half stars say."""
+
+
+def spelled(rows: Dataset, label: str) -> Dataset:
+    """Rows with their labels as strings, or None where there is none.
+
+    Raises:
+        SourceError: a label is a list or an object.
+    """
+    from datasets import Value
+
+    names = getattr(rows.features[label], "names", None)
+    found = [_spelling(value, names) for value in rows[label]]
+    return rows.remove_columns(label).add_column(label, found, feature=Value("string"))
+
+
+def _spelling(value: Any, names: Sequence[str] | None) -> str | None:
+    """Texts as they are. Whole numbers that a gap in a column of numbers made floats are whole again; -1 of named classes is no label."""
+    if value is None or value != value or value == "" or (names and value < 0):
+        return None
+    if names:
+        return str(names[value])
+    if isinstance(value, list | dict):
+        raise SourceError(f"a label is {value!r:.40}, expected a text or a number: one label for each row")
+    whole = isinstance(value, float) and value.is_integer()
+    return str(int(value) if whole else value)
+
+
+def in_order(found: Iterable[str]) -> tuple[str, ...]:
+    """Names in order: numbers by value, all else by letter.
+
+    Raises:
+        SourceError: they are scores, and no names of classes.
+    """
+    names = set(found)
+    if len(names) > FEW_SCORES and all(map(_number, names)) and any(float(name) % 1 for name in names):
+        first = sorted(names)[0]
+        raise SourceError(
+            f"labels are numbers with fractions, {len(names)} different ones ('{first}', ...), and each would be a class of its own: "
+            "name classes, round them, or take a task that predicts a number (`compressor list tasks`)"
+        )
+    return tuple(sorted(names, key=lambda name: (int(name), name)) if all(name.isdecimal() for name in names) else sorted(names))
+
+
+def _number(name: str) -> bool:
+    try:
+        return abs(float(name)) != float("inf")
+    except ValueError:
+        return False
+
+
+def look_alikes(labels: Sequence[str]) -> Iterator[str]:
+    """A finding for labels that are told apart by blanks or letter case alone."""
+    first: dict[str, str] = {}
+    for label in labels:
+        plain = " ".join(label.casefold().split())
+        if plain in first:
+            yield f"labels {first[plain]!r} and {label!r} differ by blanks or letter case alone, and are two classes"
+        first.setdefault(plain, label)

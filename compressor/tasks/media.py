@@ -1,0 +1,193 @@
+"""Pictures and sounds of rows: whether they can be read whole, found when rows are first read and named by row and file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from compressor.errors import MissingDependency, SourceError
+from compressor.plan.paths import Place, read_bytes
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+MOST_FILE_BYTES = 2**30
+"""Of one picture or sound."""
+DEEP = ("I", "I;16", "I;16B", "I;16L", "F")
+"""Modes of pictures whose values go beyond 255, which no conversion keeps."""
+BLOCK = 2**18
+"""Frames of a sound that are decoded at a time."""
+UNKNOWN_LENGTH = (0, 2**32 - 1)
+"""What programs write into a wave file's head that do not know yet how long it gets."""
+
+
+def place_of(folder: Path, further: Path | None) -> Place:
+    """A folder that rows lie in, and a further one that the plan lets them name files of."""
+    return Place(folder, further, "copy it there, or say `data: {root: FOLDER}` with a folder that it lies in")
+
+
+def is_file_cell(value: Any) -> bool:
+    """Whether a cell is a picture or sound as the library keeps one."""
+    return isinstance(value, dict) and value.keys() == {"bytes", "path"}
+
+
+def content_of(cell: Mapping[str, Any]) -> bytes:
+    """The bytes of a picture or sound.
+
+    Raises:
+        SourceError: its file cannot be read.
+    """
+    if cell["bytes"] is not None:
+        return bytes(cell["bytes"])
+    try:
+        return read_bytes(Path(cell["path"]), MOST_FILE_BYTES)
+    except OSError as error:
+        raise SourceError(f"{cell['path']} cannot be read: {error.strerror}") from error
+
+
+def undecoded(rows: Dataset) -> Iterator[dict[str, Any]]:
+    """Rows with images and sounds as the bytes of their files, so that nothing is decoded just to be compared."""
+    from datasets import Audio, Image
+
+    for name, feature in rows.features.items():
+        if isinstance(feature, Image | Audio):
+            rows = rows.cast_column(name, type(feature)(decode=False))
+    return iter(rows)
+
+
+def owned(rows: Dataset, place: Place, start: Path) -> Dataset:
+    """Rows whose files lie where they may; relative names start at `start`, and become absolute.
+
+    Raises:
+        SourceError: a row names a file elsewhere, or none.
+    """
+    from datasets import Audio, Image, Value
+
+    for name, feature in rows.features.items():
+        media = isinstance(feature, Image | Audio)
+        if not (media or is_file_cell(feature)):
+            continue
+        cells = (rows.cast_column(name, type(feature)(decode=False)) if media else rows)[name]
+        if any(map(_names_a_file, cells)):
+            moved = [_owned(cell, place, start, number) if _names_a_file(cell) else cell for number, cell in enumerate(cells)]
+            stored: Any = {"bytes": Value("binary"), "path": Value("string")}
+            rows = rows.remove_columns(name).add_column(name, moved, feature=stored)
+            rows = rows.cast_column(name, feature) if media else rows
+    return rows
+
+
+def _names_a_file(cell: Any) -> bool:
+    return cell is not None and cell["bytes"] is None and cell["path"] is not None
+
+
+def _owned(cell: Mapping[str, Any], place: Place, start: Path, number: int) -> dict[str, Any]:
+    path = start / cell["path"]
+    try:
+        place.check(path)
+    except SourceError as error:
+        raise SourceError(f"row {number}: {error}") from error
+    return {"bytes": None, "path": os.fspath(path)}
+
+
+def check_media(rows: Dataset, split: str) -> None:
+    """Read every picture and sound whole, so that a broken one is found now and not when its split is.
+
+    Raises:
+        SourceError: one cannot be read, ends early, or holds what is no number or no single picture; row and file are named.
+        MissingDependency: the library that reads sounds is not installed.
+    """
+    from datasets import Audio, Image
+
+    for column, feature in rows.features.items():
+        check = {Image: check_image, Audio: check_sound}.get(type(feature))
+        if check is None:
+            continue
+        for number, row in enumerate(undecoded(rows.select_columns([column]))):
+            cell = row[column]
+            if cell is not None and (cell["bytes"] is not None or cell["path"] is not None):
+                check(content_of(cell), f"row {number} of {split}{f' ({path})' if (path := cell['path']) else ''}")
+
+
+def check_image(content: bytes, where: str) -> None:
+    """Refuse what is not one picture of 8 bits a channel, read to its end.
+
+    Raises:
+        SourceError: it is not.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(BytesIO(content)) as image:
+            mode, pictures = image.mode, getattr(image, "n_frames", 1)
+            image.draft(None, (1, 1))  # jpeg: all of it is read, little is computed
+            image.load()
+    except (
+        OSError,
+        SyntaxError,
+        ValueError,
+        EOFError,
+        KeyError,
+        IndexError,
+        TypeError,
+        ArithmeticError,
+        Image.DecompressionBombError,
+    ) as error:
+        raise SourceError(f"{where} cannot be read as an image: {_told(error)}; mend it, or leave it out of the data") from error
+    if pictures > 1:
+        raise SourceError(f"{where} holds {pictures} pictures, as an animation or pages: save the one that is meant as PNG")
+    if mode in DEEP:
+        raise SourceError(
+            f"{where} has more than 8 bits a channel (mode {mode}): scale its values to 0 to 255 and save it as PNG"
+        )
+
+
+def check_sound(content: bytes, where: str) -> None:
+    """Refuse a sound that cannot be decoded to its end, or holds samples that are no numbers.
+
+    Raises:
+        SourceError: it cannot be used.
+        MissingDependency: the library that reads sounds is not installed.
+    """
+    try:
+        import soundfile
+    except ImportError as error:
+        raise MissingDependency("soundfile is not installed: pip install 'compressor-toolchain[audio]'") from error
+    try:
+        with soundfile.SoundFile(BytesIO(content)) as file:
+            declared = file.frames
+            frames = sum(_finite(block, where) for block in file.blocks(BLOCK, dtype="float32", always_2d=True))
+    except (OSError, RuntimeError, ValueError, TypeError, MemoryError) as error:
+        raise SourceError(f"{where} cannot be read as a sound: {_told(error)}; mend it, or leave it out of the data") from error
+    if not frames:
+        raise SourceError(f"{where} is a sound without a sample")
+    if frames < declared or (lacking := _lacking(content)):
+        missing = f"{frames} of {declared} samples are there" if frames < declared else f"{lacking} bytes are missing"
+        raise SourceError(f"{where} is a sound that ends early: {missing}; mend it, or leave it out of the data")
+
+
+def _finite(block: Any, where: str) -> int:
+    import numpy as np
+
+    if not np.isfinite(block).all():
+        raise SourceError(f"{where} holds samples that are NaN or infinite: mend it, or leave it out of the data")
+    return len(block)
+
+
+def _lacking(content: bytes) -> int:
+    """Bytes that a wave file's head promises and that are not there; its reader says nothing of them."""
+    if content[:4] != b"RIFF" or content[8:12] != b"WAVE":
+        return 0
+    at = 12
+    while at + 8 <= len(content):
+        name, size = content[at : at + 4], int.from_bytes(content[at + 4 : at + 8], "little")
+        if name == b"data":
+            return 0 if size in UNKNOWN_LENGTH else max(0, at + 8 + size - len(content))
+        at += 8 + size + size % 2
+    return 0
+
+
+def _told(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,231 @@
+"""Folders of pictures, sounds and texts: what is passed over is told, what is broken is named by row and file, and no link leads out."""
+
+from __future__ import annotations
+
+import os
+import struct
+import wave
+
+import numpy as np
+import pytest
+import soundfile
+from PIL import Image
+
+from compressor.contracts import Columns
+from compressor.errors import SourceError
+from compressor.plan.specs import DataSpec
+from compressor.tasks.data import load_data
+from compressor.tasks.folders import IMAGES
+
+PICTURES, SOUNDS, TEXTS = (Columns((name,), "label") for name in ("image", "audio", "text"))
+DRAW = np.random.default_rng(0)
+
+
+def load(folder, columns, files="set", **spec):
+    return load_data(DataSpec.model_validate({"files": files, **spec}), columns=columns, seed=0, folder=folder)
+
+
+def picture(size=(24, 20)):
+    return Image.fromarray(DRAW.integers(0, 255, (*size, 3), dtype=np.uint8))
+
+
+def pictures(root, suffix=".png"):
+    for label in ("cat", "dog"):
+        (root / label).mkdir(parents=True)
+        for number in range(6):
+            picture().save(root / label / f"{number}{suffix}")
+
+
+def sounds(root, suffix=".wav"):
+    for label in ("high", "low"):
+        (root / label).mkdir(parents=True)
+        for number in range(6):
+            soundfile.write(root / label / f"{number}{suffix}", DRAW.uniform(-0.5, 0.5, 4000), 16000)
+
+
+def refused(folder, columns, **spec):
+    with pytest.raises(SourceError) as caught:
+        load(folder, columns, **spec)
+    return str(caught.value).replace(f"{folder}/", "")
+
+
+@pytest.mark.filterwarnings(
+    "ignore:Exception ignored in.*gif:pytest.PytestUnraisableExceptionWarning"
+)  # its reader keeps the file
+@pytest.mark.parametrize("suffix", IMAGES)
+def test_every_format_of_pictures_is_read(tmp_path, suffix):
+    pictures(tmp_path / "set", suffix)
+    data = load(tmp_path, PICTURES)
+    assert data.split("test")[0]["image"].convert("RGB").size == (20, 24)
+
+
+def test_what_systems_leave_in_folders_is_passed_over_and_told(tmp_path):
+    pictures(tmp_path / "set")
+    for name in ("cat/Thumbs.db", "cat/desktop.ini", "dog/.DS_Store", "dog/._0.png", "cat/.3.png.swp", "__MACOSX/cat/x.png"):
+        (tmp_path / "set" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "set" / name).write_bytes(b"x")
+    (tmp_path / "set" / ".git").mkdir()
+    (tmp_path / "set" / "bird").mkdir()
+    data = load(tmp_path, PICTURES)
+    assert data.labels == ("cat", "dog")
+    passed, empty = data.record.findings
+    assert passed == f"{tmp_path}/set: passed over 1 'Thumbs.db', 1 '__MACOSX', 1 'desktop.ini', 3 hidden"
+    assert empty == f"{tmp_path}/set/bird: no file in it"
+
+
+def test_folder_whose_name_begins_with_a_line_is_a_class(tmp_path):
+    pictures(tmp_path / "set")
+    (tmp_path / "set" / "cat").rename(tmp_path / "set" / "_none")
+    assert load(tmp_path, PICTURES).labels == ("_none", "dog")
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
+
+
+def animated(path):
+    picture().save(path, save_all=True, append_images=[picture(), picture()])
+
+
+BROKEN = {
+    "a jpeg that ends early": (".jpg", cut, "cannot be read as an image: image file is truncated"),
+    "a png that ends early": (".png", cut, "cannot be read as an image: "),
+    "a gif that ends early": (".gif", cut, "cannot be read as an image: "),
+    "a webp that ends early": (".webp", cut, "cannot be read as an image: "),
+    "a tif that ends early": (".tif", cut, "cannot be read as an image: "),
+    "a picture without a byte": (".png", lambda path: path.write_bytes(b""), "cannot be read as an image: cannot identify"),
+    "an animation": (".gif", animated, "holds 3 pictures, as an animation or pages: save the one that is meant as PNG"),
+    "pages": (".tif", animated, "holds 3 pictures, as an animation or pages"),
+    "sixteen bits": (
+        ".png",
+        lambda path: Image.fromarray(np.full((8, 8), 40_000, dtype=np.uint16)).save(path),
+        "has more than 8 bits a channel (mode I;16): scale its values to 0 to 255",
+    ),
+}
+
+
+@pytest.mark.parametrize(("suffix", "spoil", "message"), BROKEN.values(), ids=BROKEN)
+def test_broken_picture_is_named_by_row_and_file(tmp_path, suffix, spoil, message):
+    pictures(tmp_path / "set", suffix)
+    spoil(tmp_path / "set" / "dog" / f"2{suffix}")
+    assert refused(tmp_path, PICTURES).startswith(f"row 8 of train (set/dog/2{suffix}) {message}")
+
+
+def test_picture_of_too_many_points_is_refused(tmp_path, monkeypatch):
+    pictures(tmp_path / "set")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 200)  # a real one takes a gigabyte
+    assert refused(tmp_path, PICTURES).startswith(
+        "row 0 of train (set/cat/0.png) cannot be read as an image: Image size (480 pixels)"
+    )
+
+
+def holed(path):
+    samples = np.zeros(4000, dtype=np.float32)
+    samples[1234] = np.nan
+    soundfile.write(path, samples, 16000, subtype="FLOAT")
+
+
+def empty(path):
+    with wave.open(os.fspath(path), "wb") as file:
+        file.setparams((1, 2, 16000, 0, "NONE", "not compressed"))
+
+
+LOST = {
+    "a wave file that ends early": (".wav", cut, "is a sound that ends early: 2682 bytes are missing; mend it"),
+    "a flac file that ends early": (".flac", cut, ""),
+    "samples that are no numbers": (".wav", holed, "holds samples that are NaN or infinite"),
+    "no sound": (".mp3", lambda path: path.write_bytes(b"junk" * 9), "cannot be read as a sound: "),
+    "no sample": (".wav", empty, "is a sound without a sample"),
+}
+
+
+@pytest.mark.parametrize(("suffix", "spoil", "message"), LOST.values(), ids=LOST)
+def test_broken_sound_is_named_by_row_and_file(tmp_path, suffix, spoil, message):
+    sounds(tmp_path / "set", suffix)
+    spoil(tmp_path / "set" / "low" / f"1{suffix}")
+    assert refused(tmp_path, SOUNDS).startswith(f"row 7 of train (set/low/1{suffix}) {message}")
+
+
+def test_sound_of_a_length_that_its_writer_did_not_know_is_read(tmp_path):
+    sounds(tmp_path / "set")
+    path = tmp_path / "set" / "low" / "1.wav"
+    content = bytearray(path.read_bytes())
+    at = content.index(b"data")
+    content[at + 4 : at + 8] = struct.pack("<I", 2**32 - 1)
+    path.write_bytes(content)
+    assert load(tmp_path, SOUNDS).labels == ("high", "low")
+
+
+@pytest.mark.parametrize("name", ["x.heic", "x.svg", "x.txt", "x"])
+def test_file_of_another_kind_is_refused_with_what_to_do(tmp_path, name):
+    pictures(tmp_path / "set")
+    (tmp_path / "set" / "cat" / name).write_bytes(b"x")
+    said = refused(tmp_path, PICTURES)
+    assert said.startswith(f"set/cat/{name} is no picture that is read (.png, ")
+    assert said.endswith("; convert it, or move it out of the folder")
+
+
+def test_bytes_are_never_taken_for_texts(tmp_path):
+    for label in ("a", "b"):
+        (tmp_path / "set" / label).mkdir(parents=True)
+        (tmp_path / "set" / label / "x.heic").write_bytes(b"\0\1\2")
+    said = refused(tmp_path, TEXTS, files={"path": "set", "layout": "folder-per-label"})
+    assert said.startswith("set/a/x.heic is no text: it holds zero bytes; convert it, or move it out of the folder")
+
+
+def test_texts_in_another_encoding_are_told_or_read_as_the_plan_says(tmp_path):
+    for label in ("a", "b"):
+        (tmp_path / "set" / label).mkdir(parents=True)
+        for number in range(12):
+            (tmp_path / "set" / label / f"{number}.txt").write_bytes(f"caf\u00e9 \u20ac {label} {number}".encode("cp1252"))
+    files = {"path": "set", "layout": "folder-per-label"}
+    (finding,) = load(tmp_path, TEXTS, files=files).record.findings
+    assert finding == f"{tmp_path}/set/a/0.txt and 23 more: not UTF-8, read as latin-1; say `encoding:`"
+    data = load(tmp_path, TEXTS, files=files, encoding="cp1252")
+    assert data.record.findings == ()
+    assert "caf\u00e9 \u20ac" in data.split("test")["text"][0]
+    assert "is not UTF-8" in refused(tmp_path, TEXTS, files=files, encoding="utf-8")
+
+
+# ------------------------------------------------------------------ links
+
+
+@pytest.mark.parametrize("what", ["file", "folder", "label", "pipe", "metadata"])
+def test_nothing_in_a_folder_leads_out_of_it(tmp_path, what):
+    pictures(tmp_path / "set")
+    pictures(tmp_path / "else")
+    place = tmp_path / "set" / "cat"
+    if what == "file":
+        (place / "9.png").symlink_to(tmp_path / "else" / "cat" / "0.png")
+    elif what == "folder":
+        (place / "more").symlink_to(tmp_path / "else" / "cat")
+    elif what == "label":
+        (tmp_path / "set" / "bird").symlink_to(tmp_path / "else" / "cat")
+    elif what == "metadata":
+        (tmp_path / "set" / "metadata.csv").write_text(
+            "file_name,label\n" + "".join(f"cat/{n}.png,{'ab'[n % 2]}\n" for n in range(6))
+        )
+        (place / "0.png").unlink()
+        (place / "0.png").symlink_to(tmp_path / "else" / "cat" / "0.png")
+    else:
+        os.mkfifo(place / "9.png")
+    assert ("is a pipe" if what == "pipe" else "leads to") in refused(tmp_path, PICTURES)
+    if what != "pipe":
+        assert load(tmp_path, PICTURES, root="else", split={"validation": 1, "test": 2}).labels[0] in ("bird", "cat", "a")
+
+
+def test_links_within_a_folder_and_in_the_hubs_cache_are_followed(tmp_path):
+    blobs = tmp_path / "datasets--a--b" / "blobs"
+    blobs.mkdir(parents=True)
+    for label in ("cat", "dog"):
+        place = blobs.parent / "snapshots" / "0123" / "set" / label
+        place.mkdir(parents=True)
+        for number in range(6):
+            picture().save(blobs / f"{label}{number}", format="png")
+            (place / f"{number}.png").symlink_to(f"../../../../blobs/{label}{number}")
+    (place.parent / "again").symlink_to("dog")
+    data = load(blobs.parent / "snapshots" / "0123", PICTURES)
+    assert data.labels == ("cat", "dog")  # what a link shows once more is one folder
+    (blobs / "cat0").unlink()
+    (blobs / "cat0").symlink_to("/etc/passwd")
+    assert "leads to /etc/passwd, out of" in refused(blobs.parent / "snapshots" / "0123", PICTURES)

@@ -1,0 +1,339 @@
+"""The characters of a table's fields are its values, only an empty field is missing, and whatever does not fit is told with its line."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+
+import datasets
+import pandas
+import pytest
+from PIL import Image
+
+from compressor.contracts import Columns
+from compressor.errors import MissingColumn, SourceError
+from compressor.plan.specs import DataSpec
+from compressor.tasks.data import load_data
+from compressor.tasks.sources import read_rows
+
+COLUMNS = Columns(("text",), "label")
+LOOKS = (
+    "None",
+    "NA",
+    "N/A",
+    "null",
+    "nan",
+    "NaN",
+    "",
+    "01",
+    "1",
+    "1.0",
+    "1e3",
+    "0x10",
+    "true",
+    "True",
+    "2024-01-01",
+    "1_000",
+    " a ",
+    "-0",
+    "inf",
+)
+
+
+def read(folder, files, **spec):
+    return read_rows(DataSpec.model_validate({"files": files, **spec}), folder, COLUMNS)
+
+
+def cells(folder, files, **spec):
+    rows = read(folder, files, **spec).parts["train"]
+    return list(zip(rows["text"], rows["label"], strict=True))
+
+
+def refused(folder, files, **spec):
+    with pytest.raises(SourceError) as caught:
+        read(folder, files, **spec)
+    return str(caught.value).removeprefix(f"{folder}/")
+
+
+def test_fields_of_csv_are_their_characters(tmp_path):
+    with (tmp_path / "rows.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("text", "label"), *((look, look) for look in LOOKS)])
+    (tmp_path / "rows.tsv").write_text(
+        "".join(f"{text}\t{text}\n" for text in ("label", *LOOKS)).replace("label\tlabel", "text\tlabel")
+    )
+    for name in ("rows.csv", "rows.tsv"):
+        assert cells(tmp_path, name) == [(look or None, look or None) for look in LOOKS]
+
+
+@pytest.mark.parametrize("array", [False, True])
+def test_labels_of_json_are_their_characters(tmp_path, array):
+    written = [
+        '"None"',
+        '"NA"',
+        '"2024-01-01"',
+        '"01"',
+        "1",
+        "1.0",
+        "1e3",
+        "true",
+        "false",
+        "-0.0",
+        '""',
+        "null",
+        "10000000000000000000000",
+    ]
+    rows = [f'{{"text": "NA", "label": {label}}}' for label in written]
+    (tmp_path / "rows.json").write_text(f"[{','.join(rows)}]" if array else "\n\n".join(rows))
+    expected = [
+        "None",
+        "NA",
+        "2024-01-01",
+        "01",
+        "1",
+        "1.0",
+        "1e3",
+        "true",
+        "false",
+        "-0.0",
+        None,
+        None,
+        "10000000000000000000000",
+    ]
+    assert cells(tmp_path, "rows.json") == [("NA", label) for label in expected]
+
+
+def test_a_class_named_none_stays_a_class(tmp_path):
+    lines = [f"word {at},{('Against', 'Favor', 'None')[at % 3]}" for at in range(90)]
+    (tmp_path / "rows.csv").write_text("\n".join(["text,label", *lines]) + "\n")
+    data = load_data(DataSpec(files="rows.csv"), columns=COLUMNS, seed=0, folder=tmp_path)
+    assert data.labels == ("Against", "Favor", "None")
+    assert data.record.removed == {}
+
+
+def test_codes_and_numbers_in_a_column_of_words_are_what_they_are(tmp_path):
+    """Ten thousand numbers before the first word: nothing is decided by the rows that come first."""
+    lines = [*(f"a{at},{at % 2:02}" for at in range(12_000)), "b,word"]
+    (tmp_path / "rows.csv").write_text("\n".join(["text,label", *lines]) + "\n")
+    assert {label for _, label in cells(tmp_path, "rows.csv")} == {"00", "01", "word"}
+
+
+def test_quotation_marks_of_a_file_with_tabs_are_part_of_its_texts(tmp_path):
+    rows = [
+        (f'"word {at}' if at in (30, 60) else f'word "{at}"' if at == 40 else f"word {at}", "ab"[at % 2]) for at in range(120)
+    ]
+    (tmp_path / "rows.tsv").write_text("".join(f"{text}\t{label}\n" for text, label in [("text", "label"), *rows]))
+    assert cells(tmp_path, "rows.tsv") == rows
+    assert cells(tmp_path, "rows.tsv", quoting="none") == rows
+    assert refused(tmp_path, "rows.tsv", quoting="minimal").startswith("rows.tsv, line 32: cannot be read as csv: ")
+
+
+def test_field_in_quotation_marks_between_tabs_is_asked_about(tmp_path):
+    (tmp_path / "rows.tsv").write_text('text\tlabel\nplain\ta\n"he said ""no"""\tb\n')
+    said = refused(tmp_path, "rows.tsv")
+    assert said.startswith('rows.tsv, line 3: "he said ""no""" begins and ends with a quotation mark: say `quoting: none` where')
+    assert cells(tmp_path, "rows.tsv", quoting="minimal") == [("plain", "a"), ('he said "no"', "b")]
+    assert cells(tmp_path, "rows.tsv", quoting="none")[1] == ('"he said ""no"""', "b")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "text,label\na,b\nc, d,e\n",
+            "rows.csv, line 3: 3 fields, and the header has 2: put a text that holds a comma into quotation marks",
+        ),
+        ("text,label\na,b,\nc,d,\n", "rows.csv, line 2: 3 fields, and the header has 2"),
+        ("text,label\na,b\n\n\nc\n", "rows.csv, line 5: 1 field, and the header has 2: each row has as many as the header"),
+        (
+            'text,label\n"a\nb",c\n"d"e,f\n',
+            "rows.csv, line 4: cannot be read as csv: ',' expected after '\"'; say `quoting: none`",
+        ),
+        ('text,label\na,b\n"c,d\ne,f\n', "rows.csv, line 3: cannot be read as csv: unexpected end of data; say `quoting: none`"),
+        ("text,label,label\na,b,c\n", "rows.csv, line 1: the column 'label' stands there more than once"),
+        ("", "rows.csv holds no rows"),
+        ("\n\ntext,label\n", "rows.csv holds no rows"),
+        (
+            "text;label\na;b\n",
+            "rows.csv has no column 'text' (columns: text;label); fields seem to be separated otherwise: say `separator: \";\"`",
+        ),
+    ],
+)
+def test_csv_that_is_not_even_is_refused_with_its_line(tmp_path, text, message):
+    (tmp_path / "rows.csv").write_text(text)
+    assert refused(tmp_path, "rows.csv").startswith(message)
+
+
+def test_trailing_column_without_a_name_is_a_column_like_others(tmp_path):
+    (tmp_path / "rows.csv").write_text("text,label,\na,b,\nc,d,\n")
+    assert cells(tmp_path, "rows.csv") == [("a", "b"), ("c", "d")]
+
+
+def test_quoted_field_that_holds_rows_is_told(tmp_path):
+    (tmp_path / "rows.csv").write_text('text,label\na,b\n"c,d\ne,f\ng",h\n"two\nlines",i\n')
+    found = read(tmp_path, "rows.csv")
+    assert found.parts["train"]["text"][1] == "c,d\ne,f\ng"
+    (finding,) = found.findings
+    assert "rows.csv, lines 3 to 5: a quoted field holds lines that look like rows" in finding
+
+
+def test_separator_quoting_and_encoding_are_options(tmp_path):
+    (tmp_path / "rows.csv").write_bytes('text;label\ncaf\u00e9, "\u20ac";b\n'.encode("cp1252"))
+    assert cells(tmp_path, "rows.csv", separator=";", quoting="none", encoding="cp1252") == [('caf\u00e9, "\u20ac"', "b")]
+    said = refused(tmp_path, "rows.csv", separator=";")
+    assert said.startswith("rows.csv, line 2: ")
+    assert said.endswith("not UTF-8; say `encoding:`, as latin-1, cp1252 or utf-16")
+    for name, encoding in (
+        ("rows.csv", "utf-16"),
+        ("rows.jsonl", "utf-16"),
+        ("rows.csv", "utf-8-sig"),
+        ("rows.jsonl", "utf-8-sig"),
+    ):
+        text = "text,label\n\u00e9,b\n" if name.endswith("csv") else '{"text": "\u00e9", "label": "b"}\n'
+        (tmp_path / name).write_bytes(text.encode(encoding))
+        assert cells(tmp_path, name, **({"encoding": encoding} if encoding == "utf-16" else {})) == [("\u00e9", "b")]
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ({"separator": "\\t"}, "expected one character"),
+        ({"separator": ""}, "expected one character"),
+        ({"encoding": "utf-9"}, "expected an encoding"),
+        ({"encoding": "rot13"}, "expected an encoding"),
+        ({"quoting": "some"}, "'minimal' or 'none'"),
+    ],
+)
+def test_options_that_mean_nothing_are_faults(spec, message):
+    with pytest.raises(ValueError, match=message):
+        DataSpec.model_validate({"files": "x.csv", **spec})
+
+
+def test_long_texts_are_read_whole(tmp_path):
+    limit = csv.field_size_limit()
+    (tmp_path / "rows.csv").write_text(f"text,label\n{'x' * 300_000},a\n")
+    assert len(cells(tmp_path, "rows.csv")[0][0]) == 300_000
+    assert csv.field_size_limit() == limit
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"text": "a", "label": "b"}\n{"text": \n', "rows.jsonl, line 2: cannot be read as json: Expecting value in column 9"),
+        ('{"text": "a", "label": "b"}\n\n["c", "d"]\n', 'rows.jsonl, line 3: found ["c", "d"], expected an object'),
+        ('{"text": "a", "label": "b"}\n{"text": 3, "label": "b"}\n', "rows.jsonl, line 2: 'text' is 3 (int), and str before"),
+        ('{"text": "\\ud800", "label": "b"}\n', "rows.jsonl, line 1: 'text' holds half of a character"),
+        ("[" * 100_000, "rows.jsonl, line 1: cannot be read as json"),
+        ('{"text": "a"}\n', "rows.jsonl has no column 'label' (columns: text)"),
+        ("\n", "rows.jsonl holds no rows"),
+    ],
+)
+def test_json_that_does_not_fit_is_refused_with_its_line(tmp_path, text, message):
+    (tmp_path / "rows.jsonl").write_text(text)
+    assert refused(tmp_path, "rows.jsonl").startswith(message)
+
+
+def test_objects_may_lack_what_others_have(tmp_path):
+    (tmp_path / "rows.jsonl").write_text('{"text": "a"}\n{"label": "b", "text": "c"}\n')
+    assert cells(tmp_path, "rows.jsonl") == [("a", None), ("c", "b")]
+
+
+def test_parquet_keeps_the_values_of_its_types(tmp_path):
+    frame = pandas.DataFrame({"more": [1, 2], "label": pandas.Categorical(["None", "01"]), "text": ["NA", "x"]})
+    frame.to_parquet(tmp_path / "rows.parquet")
+    assert cells(tmp_path, "rows.parquet") == [("NA", "None"), ("x", "01")]
+    pandas.DataFrame({"label": [1.0, None], "text": ["a", "b"]}).to_parquet(tmp_path / "gap.parquet")
+    assert cells(tmp_path, "gap.parquet") == [("a", "1"), ("b", None)]
+    pandas.DataFrame({"body": ["a"]}).to_parquet(tmp_path / "other.parquet")
+    with pytest.raises(MissingColumn, match=r"has no column 'text' \(columns: body\)"):
+        read(tmp_path, "other.parquet")
+
+
+def test_scores_are_no_classes(tmp_path):
+    for count, values in ((21, "0.{}"), (10, "{}.5")):
+        lines = [f"text {at},{values.format(at % count)}" for at in range(200)]
+        (tmp_path / f"{count}.csv").write_text("\n".join(["text,label", *lines]) + "\n")
+    assert len(load_data(DataSpec(files="10.csv"), columns=COLUMNS, seed=0, folder=tmp_path).labels) == 10
+    with pytest.raises(
+        SourceError, match=r"labels are numbers with fractions, 21 different ones.*take a task that predicts a number"
+    ):
+        load_data(DataSpec(files="21.csv"), columns=COLUMNS, seed=0, folder=tmp_path)
+
+
+def test_equal_texts_with_different_labels_are_kept_and_told(tmp_path):
+    lines = [*(f"number {at},{'ab'[at % 2]}" for at in range(40)), "Number  3,a", "number 5,b", "number 7,B"]
+    (tmp_path / "rows.csv").write_text("\n".join(["text,label", *lines]) + "\n")
+    data = load_data(DataSpec(files="rows.csv"), columns=COLUMNS, seed=0, folder=tmp_path)
+    assert data.record.removed == {"duplicates": 1}
+    assert sum(split.rows for split in data.record.splits if split.name != "calibration") == 42
+    assert data.record.findings == (
+        "2 rows with the content of another row and a different label, all kept (first: row 3 of train 'b', row 40 of train 'a')",
+        "labels 'B' and 'b' differ by blanks or letter case alone, and are two classes",
+    )
+
+
+# ------------------------------------------------------------------ files that rows name
+
+
+@pytest.fixture
+def secret(tmp_path):
+    """A file that nobody named, beside the folder of the data."""
+    (tmp_path / "data").mkdir()
+    Image.new("RGB", (4, 4), "red").save(tmp_path / "secret.png")
+    Image.new("RGB", (4, 4), "blue").save(tmp_path / "data" / "own.png")
+    return tmp_path / "secret.png"
+
+
+def put(folder, kind, names):
+    """Rows whose cells name files, and hold none."""
+    stored = [{"bytes": None, "path": str(name)} for name in names]
+    labels = ["a"] * len(names)
+    if kind == "jsonl":
+        rows = ({"image": cell, "label": "a"} for cell in stored)
+        (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return
+    image = datasets.Image() if kind == "parquet" else {"bytes": datasets.Value("binary"), "path": datasets.Value("string")}
+    features = datasets.Features({"image": image, "label": datasets.Value("string")})
+    table = datasets.Dataset.from_dict({"image": stored, "label": labels}, features=features)
+    import pyarrow.parquet as pq
+
+    pq.write_table(table.data.table, folder / "rows.parquet")  # as it is: the library would read the files and keep their bytes
+
+
+@pytest.mark.parametrize("kind", ["parquet", "plain parquet", "jsonl"])
+@pytest.mark.parametrize(
+    "name", ["{secret}", "../secret.png", "link.png", "/dev/zero", "absent.png", "https://example.org/x.png"]
+)
+def test_rows_name_no_file_out_of_their_folder(tmp_path, secret, kind, name):
+    data = tmp_path / "data"
+    (data / "link.png").symlink_to(secret)
+    put(data, kind, ["own.png", name.format(secret=secret)])
+    with pytest.raises(SourceError, match=r"^row 1: .*(leads to|no such file)"):
+        read_rows(DataSpec(files=f"data/rows.{kind.split()[-1]}"), tmp_path, Columns(("image",), "label"))
+
+
+def test_rows_name_files_below_their_folder_and_the_root_of_the_plan(tmp_path, secret, monkeypatch):
+    monkeypatch.chdir("/")
+    put(tmp_path / "data", "parquet", ["own.png", str(tmp_path / "data" / "own.png")])
+    rows = read_rows(DataSpec(files="data/rows.parquet"), tmp_path, Columns(("image",), "label")).parts["train"]
+    assert rows[0]["image"].getpixel((0, 0)) == rows[1]["image"].getpixel((0, 0)) == (0, 0, 255)
+    put(tmp_path / "data", "parquet", ["secret.png", str(secret)])
+    rows = read_rows(DataSpec(files="data/rows.parquet", root="."), tmp_path, Columns(("image",), "label")).parts["train"]
+    assert rows[0]["image"].getpixel((0, 0)) == rows[1]["image"].getpixel((0, 0)) == (255, 0, 0)
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "pipe.jsonl", "zero.csv", "more/*.jsonl"])
+def test_tables_are_plain_files_of_their_own_folder(tmp_path, name):
+    (tmp_path / "more").mkdir()
+    (tmp_path / "secret").mkdir()
+    (tmp_path / "secret" / "rows.jsonl").write_text('{"text": "a", "label": "b"}\n')
+    (tmp_path / "rows.jsonl").symlink_to("secret/../secret/rows.jsonl")
+    (tmp_path / "rows.jsonl").unlink()
+    (tmp_path / "rows.jsonl").symlink_to("/etc/passwd")
+    (tmp_path / "more" / "rows.jsonl").symlink_to(tmp_path / "secret" / "rows.jsonl")
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    (tmp_path / "zero.csv").symlink_to("/dev/zero")
+    assert re.search("leads to|is a pipe", refused(tmp_path, name))
+    if name == "more/*.jsonl":
+        assert cells(tmp_path, name, root="secret") == [("a", "b")]
