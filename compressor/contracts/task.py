@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeAlias
 
 from compressor.contracts.evaluation import Evaluation, Measure
 from compressor.contracts.failing import of_split, told_by_row
@@ -40,6 +40,12 @@ class Deployment:
     """JSON values."""
     classes: bool = False
     """Whether outputs are logits of the classes in `labels.json`."""
+    threshold: float | None = None
+    """Where a row has any number of classes: the probability from which on each is told."""
+    number: bool = False
+    """Whether the output is one number for each row."""
+    pair: bool = False
+    """Whether a row is two texts."""
     files: Mapping[str, str] = field(default_factory=dict)
     """Texts of files that the description names, by name; each takes the place of one beside the model."""
 
@@ -75,6 +81,22 @@ class Task(Step, ABC):
     @abstractmethod
     def columns(self) -> Columns:
         """Columns of the data this task reads."""
+
+    def encoded(self, data: Data) -> Data:
+        """The rows as this task trains and scores on them: what it reads beside one label is put into the form that its loss takes.
+
+        Raises:
+            SourceError: a row holds something else, with its number.
+        """
+        return data
+
+    def gives_logits(self) -> bool:
+        """Whether its main output is logits of classes that exclude each other, as soft targets are made of."""
+        return self.logits
+
+    def decided(self, predict: Callable[[Feed], Feed], rows: Dataset, files: Path) -> Self:
+        """This task with what a built model is told by, chosen on validation rows: a threshold, say. It is scored and shipped so."""
+        return self
 
     @abstractmethod
     def load(self, source: Path, data: Data, *, seed: int) -> Model:

@@ -66,7 +66,7 @@ def rows_of(bound: Bound, store: Store) -> Rows:
     def find() -> Fact:
         with bound.naming_columns():
             source = read_rows(spec, bound.folder, columns)
-        data = split_rows(source, spec, columns=columns, seed=bound.seed)
+        data = bound.task.encoded(split_rows(source, spec, columns=columns, seed=bound.seed))
         rows = Rows(record=data.record, labels=data.labels, digest=data.digest, lengths=_lengths(data, columns.content[0]))
         return Fact(rows.model_dump(mode="json"), named_files(source.parts))
 

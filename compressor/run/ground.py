@@ -52,6 +52,7 @@ class Ground:
         self.say("data: read and split")
         with self.watch.time("data", "rows"), self.bound.naming_columns():
             data = load_data(self.bound.data, columns=self.bound.task.columns(), seed=self.bound.seed, folder=self.bound.folder)
+            data = self.bound.task.encoded(data)
         for finding in data.record.findings:
             self.say(f"data: {finding}")
         return data

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import datasets
@@ -17,6 +18,7 @@ from compressor.errors import RowFailed, SourceError
 from compressor.plan.specs import ModelSource
 from compressor.tasks.data import resolve
 from compressor.tasks.text_classification import TextClassification
+from compressor.tasks.tokenization import check_kept
 
 LABELS = ("business", "sport", "tech")
 WORDS = ("the", "match", "ended", "late", "and", "nobody", "in", "the", "crowd", "had", "expected", "such", "a", "young", "team")
@@ -173,15 +175,17 @@ def test_what_a_library_raises_on_the_longest_text_is_told_with_its_row(minilm, 
         checked(TextClassification(max_length=16), folder, tmp_path / "out", ["the", "the end and", "the"])
 
 
-def test_tokenizer_of_code_that_reads_files_of_its_own_is_refused(minilm, tmp_path):
-    folder = of_family(tmp_path, minilm, "RobertaConfig")
-    for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt"):
-        (folder / name).unlink()
-    (folder / "vocab.txt").write_text("the@@ 3\nend 2\n")
-    (folder / "bpe.codes").write_text("t h 3\n")
-    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "PhobertTokenizer"}))
-    with pytest.raises(SourceError, match=r"\(PhobertTokenizer\) is code of its library .* writes tokenizer.json"):
-        load(TextClassification(max_length=8), folder)
+def test_tokenizer_that_needs_files_it_does_not_save_is_refused(minilm):
+    class Forgetful:
+        """Stands for a tokenizer of Python code that saves less than it reads."""
+
+        def __call__(self, texts):
+            return {"input_ids": [[1]] * len(texts)}
+
+    with pytest.raises(
+        SourceError, match=r"the tokenizer in there \(Forgetful\) needs files that it does not save \(added_tokens.json are"
+    ):
+        check_kept({"added_tokens.json": b"{}"}, Forgetful(), Path("there"))
 
 
 # ------------------------------------------------------------------ batches and feeds
@@ -333,3 +337,30 @@ def test_shuffled_batches_hold_texts_of_like_lengths(task, minilm, rows):
         for seed in (None, 1)
     ]
     assert cells[1] < cells[0]
+
+
+# ------------------------------------------------------------------ pairs
+
+
+def test_pairs_are_made_as_transformers_makes_them_and_cut_at_the_longer_text(minilm):
+    task = TextClassification(text=("premise", "hypothesis"), max_length=16)
+    made = {"premise": ["the match ended", " ".join(WORDS) * 2], "hypothesis": ["and nobody", "a young team"], "label": [0, 1]}
+    rows = datasets.Dataset.from_dict(made)
+    library = transformers.AutoTokenizer.from_pretrained(minilm)
+    batch = next(iter(task.batches(rows, minilm, batch_size=2)))
+    for at in range(2):
+        wanted = library(made["premise"][at], made["hypothesis"][at], truncation=True, max_length=16)
+        used = len(wanted["input_ids"])
+        assert {name: batch[name][at, :used].tolist() for name in wanted} == dict(wanted)
+    assert batch["token_type_ids"].sum() == 3 + 4
+    fed = task.feed(("the match ended", "and nobody"), minilm)
+    assert fed["input_ids"][0].tolist() == library("the match ended", "and nobody")["input_ids"]
+    with pytest.raises(SourceError, match="the task reads premise and hypothesis of a row, found 1 text"):
+        task.feed("the match ended", minilm)
+
+
+def test_a_column_is_read_as_one_thing():
+    with pytest.raises(ValidationError, match="column 'a' is read as two things"):
+        TextClassification(text=("a", "a"))
+    with pytest.raises(ValidationError, match="content and label are both column 'label'"):
+        TextClassification(text=("a", "label"))
