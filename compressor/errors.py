@@ -5,6 +5,7 @@ CompressorError            1   something failed while running
 ├── PluginError            2   an installed plug-in is broken or clashes with another
 ├── SourceError            1   a model or data source is missing, altered or unreadable
 │   └── MissingColumn      1   rows lack a column; 2 where a plan names it, with its line
+├── RowFailed              1   a library raised something on a row that is named
 ├── UnsupportedModel       1   no anatomy row, edit or format fits this model
 ├── MissingDependency      1   a package or device that this needs is not here
 ├── TrainingDiverged       1   the loss became NaN or infinite, or far larger than it was
@@ -21,6 +22,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+
+MOST_ROWS = 8
+"""Rows that a message names."""
 
 
 class CompressorError(Exception):
@@ -71,6 +75,17 @@ class MissingColumn(SourceError):
     def __init__(self, column: str, text: str) -> None:
         self.column = column
         super().__init__(text)
+
+
+class RowFailed(CompressorError):
+    """A library raised something while it made inputs of rows, or while a model ran on them."""
+
+    def __init__(self, rows: Sequence[int], why: str, *, of: str = "") -> None:
+        """`rows` are numbers in their split, counted from 0; `of` is the split."""
+        self.rows, self.why, self.of = tuple(rows), why, of
+        named = f"row{'s' if len(self.rows) > 1 else ''} {', '.join(str(row) for row in self.rows[:MOST_ROWS])}"
+        more = f" and {len(self.rows) - MOST_ROWS} more" if len(self.rows) > MOST_ROWS else ""
+        super().__init__(f"{named}{more}{f' of {of}' if of else ''}: {why}" if self.rows else why)
 
 
 class UnsupportedModel(CompressorError):

@@ -50,7 +50,8 @@ def example(deployed: Deployed) -> str:
         auto=_auto(deployed),
         p=deployed.preprocessing,
         kind=deployed.how.kind,
-        given=ARGUMENTS[deployed.how.kind],
+        given='"first text" "second text"' if deployed.how.pair else ARGUMENTS[deployed.how.kind],
+        pair=deployed.how.pair,
         requirements=requirements(deployed),
         settings=dict(deployed.runtime.settings),
         providers=[*(["CUDAExecutionProvider"] if _on_gpu(deployed) else []), "CPUExecutionProvider"],
@@ -59,7 +60,10 @@ def example(deployed: Deployed) -> str:
         names=[port.name for port in deployed.inputs],
         dtype=deployed.inputs[0].dtype,
         output=deployed.outputs[0].name,
-        features=not deployed.classes,
+        classes=deployed.classes,
+        number=deployed.how.number,
+        several=deployed.how.threshold is not None,
+        features=not (deployed.classes or deployed.how.number),
     )
 
 
@@ -92,7 +96,7 @@ def _imports(reader: _Reader | None, needed: Sequence[str], after: Sequence[str]
 
 def _auto(deployed: Deployed) -> str:
     """The class of transformers that opens a torch model."""
-    return f"AutoModelFor{AUTO[deployed.how.kind]}Classification" if deployed.classes else "AutoModel"
+    return f"AutoModelFor{AUTO[deployed.how.kind]}Classification" if deployed.classes or deployed.how.number else "AutoModel"
 
 
 def _standard(line: str) -> bool:

@@ -62,7 +62,7 @@ class Deployed:
             return "the model has a state that goes round from call to call, and only its task knows when a loop ends"
         if self.file == BLUEPRINT:
             return "the model is a folder of components, which `compressor.model.Model.load` opens"
-        if self.eager and not self.classes and self.how.kind != "audio":
+        if self.eager and not (self.classes or self.how.number) and self.how.kind != "audio":
             return "only its task knows what the torch model answers"
         return ""
 
@@ -145,5 +145,6 @@ def spec_of(deployed: Deployed) -> dict[str, Any]:
         "graphs": [{**asdict(graph), "file": deployed.files[graph.name]} for graph in deployed.graphs],
         "preprocessing": dict(deployed.preprocessing),
         **({"labels": "labels.json"} if deployed.classes else {}),
+        **({} if deployed.how.threshold is None else {"threshold": deployed.how.threshold}),
         "measured": deployed.candidate.facts,
     }

@@ -52,6 +52,8 @@ def _use(report: Report, deployed: Deployed) -> Iterator[str]:
 def _given(deployed: Deployed) -> str:
     if deployed.classes:
         return ", `labels.json` names its classes in order"
+    if deployed.how.number:
+        return "; it gives one number"
     return "" if deployed.how.kind == "arrays" else "; it gives features, not classes"
 
 

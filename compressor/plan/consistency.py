@@ -72,8 +72,10 @@ def _mentions(draft: Draft, step: Drafted, index: int) -> Iterator[Fault]:
     if isinstance(step.step, Pass) and draft.task is not None:
         if needs.loss and not draft.task.trainable:
             yield step.fault(f"needs a loss of the task's own, and '{draft.task_name}' has none: {_without_loss(step)}")
-        if needs.logits and not draft.task.logits:
-            yield step.fault(f"learns from logits, and the task '{draft.task_name}' gives none: {_without_loss(step)}")
+        if needs.logits and not draft.task.gives_logits():
+            yield step.fault(
+                f"learns from logits, and the task '{draft.task_name}' gives none of classes that exclude each other: {_without_loss(step)}"
+            )
         if needs.repeats and not draft.task.repeats():
             yield step.fault(
                 f"keeps what teachers answer to a row, and the task '{draft.task_name}' draws its inputs anew in every epoch: "

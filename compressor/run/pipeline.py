@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter
 
-from compressor.contracts import Artifact, Candidate, Evaluation, Event, Session
+from compressor.contracts import Artifact, Candidate, Evaluation, Event, Session, Task
 from compressor.contracts.notes import Note
 from compressor.contracts.records import LatencyRecord, Parity, ProbeRecord, Stage, Verdict
 from compressor.contracts.step import step_parts
 from compressor.deploy.bench import ProcessBench, write_feeds
 from compressor.deploy.build import model_files
+from compressor.deploy.graphs import describe
 from compressor.deploy.session import predictor
 from compressor.errors import GateStopped
 from compressor.export.witnesses import Given, keep_answers, keep_rows
@@ -285,16 +286,26 @@ class Runner:
         with watch.time("build", name, target.name):
             candidate, files = builder.build(lowered, stage=name, name=target.name, target=runtime, out=out)
             session = runtime.open(out)
+        task = self._decided(session, out)
+        candidate = replace(candidate, task=task)
         self._witness(candidate, session)
         evaluation = checked = None
         if name in ("final", self.bound.reference):  # a source that is not held against anything is only timed
-            task, rows = self.bound.task, self.ground.data.split("test")
+            rows = self.ground.data.split("test")
             with watch.time("score", name, target.name):
                 evaluation = task.evaluate(predictor(task, session), rows, out, split="test").held_by(self.bound.metric)
             save_evaluation(evaluation, self.folder / EVALUATIONS / candidate.id)
             with watch.time("parity", name, target.name):
                 checked = self._parity(evaluation, eager_of or state)
         self.built.append(Built(candidate, files, session.facts(), evaluation, checked, timed=timed))
+
+    def _decided(self, session: Session, out: Path) -> Task:
+        """The task as this built model is scored and shipped by: what it has to choose, it chooses on validation rows."""
+        task, data = self.bound.task, self.ground.data
+        chosen = task.decided(predictor(task, session), data.split("validation"), out)
+        if chosen is not task:
+            describe(out, chosen, self.bound.task_name, data.labels)
+        return chosen
 
     @cached_property
     def _witnesses(self) -> tuple[Given, ...]:
@@ -304,11 +315,13 @@ class Runner:
 
     def _witness(self, candidate: Candidate, session: Session) -> None:
         """Keep what a built model makes of each of these rows alone."""
-        task, out = self.bound.task, self.folder / WITNESSES / candidate.id
+        task, out = candidate.task or self.bound.task, self.folder / WITNESSES / candidate.id
         rows = self.ground.data.split("test")
         with self.ground.watch.time("score", candidate.stage, candidate.target):
             predict = predictor(task, session)
-            keep_answers(task, predict, rows, self._witnesses, self.ground.data.labels, built=candidate.built, out=out)
+            keep_answers(
+                task or self.bound.task, predict, rows, self._witnesses, self.ground.data.labels, built=candidate.built, out=out
+            )
 
     def _parity(self, evaluation: Evaluation, state: StageState) -> Parity:
         same = self.ground.eager_outputs(state.made)

@@ -48,13 +48,21 @@ class ImageClassification(Classification):
         from transformers import AutoModelForImageClassification
 
         from compressor import model as models
-        from compressor.model.pretrained import load_classifier
+        from compressor.model.heads import load_classifier
 
         preprocessor = _settings(source)
         of_image(preprocessor, source)
         module, newly_initialised = load_classifier(AutoModelForImageClassification, source, data.labels, seed=seed)
         content = json.dumps(preprocessor, indent=2, sort_keys=True) + "\n"
         return models.Model.wrap(module, {PREPROCESSOR: content.encode()}, newly_initialised=newly_initialised)
+
+    def examine(self, source: Path, labels: Sequence[str]) -> tuple[str, ...]:
+        """Whose head it is."""
+        from transformers import AutoModelForImageClassification
+
+        from compressor.model.heads import head_in
+
+        return (str(head_in(AutoModelForImageClassification, source, labels)[0]),)
 
     def inputs(self, model: Model | Path) -> tuple[Port, ...]:
         """Pixels `[batch, channels, height, width]`; only the batch is dynamic."""

@@ -1,84 +1,39 @@
-"""Text classification: one label for each text."""
+"""Text classification: one label for each text or pair of texts, or any number of labels."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
-from itertools import groupby
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
-from pydantic import Field
-
-from compressor.contracts import Batch, Columns, Deployment, Feed, Graph, Port, Workload
-from compressor.errors import SourceError
-from compressor.tasks.batches import Batches, Feeds, alike, grouped
-from compressor.tasks.classification import SCORED_BATCH, Classification
-from compressor.tasks.preprocessing import of_text
-from compressor.tasks.tokenization import (
-    TOKENIZER,
-    TOKENIZER_CONFIG,
-    Tokenization,
-    agree_on_padding,
-    read_tokenizer,
-    side_files,
-    tokenization,
-)
+from compressor.contracts import Columns, Deployment
+from compressor.tasks.multi_label import EVEN, TARGETS, MultiLabel
+from compressor.tasks.texts import Texts
 
 if TYPE_CHECKING:
-    import numpy as np
+    from collections.abc import Sequence
+    from pathlib import Path
+
     from datasets import Dataset
-    from numpy.typing import NDArray
 
-    from compressor.contracts import Model
-    from compressor.contracts.task import Data
-
-BATCH_MULTIPLE = 8
+    from compressor.contracts import Port
 
 
-class TextClassification(Classification):
-    """One label for each text, by a transformers model for sequence classification."""
-
-    version: ClassVar[int] = 2
-    examples: ClassVar[tuple[Mapping[str, Any], ...]] = ({"max_length": 16},)
-
-    text: str = Field(default="text", description="Column of the text.")
-    label: str = Field(default="label", description="Column of the label.")
-    max_length: int = Field(default=128, ge=2, le=8192, description="Longest input in tokens; longer texts are cut.")
+class TextClassification(Texts, MultiLabel):
+    """One label for each text, or with `multi_label` any number, by a transformers model for sequence classification."""
 
     def columns(self) -> Columns:
-        """Text and label."""
-        return Columns((self.text,), self.label)
+        """Texts and label; several labels are no classes that rows are split by."""
+        if isinstance(self.label, str) and not self.multi_label:
+            return Columns(self.texts, self.label)
+        return Columns(self.texts, kept=self.label_columns)
 
-    def load(self, source: Path, data: Data, *, seed: int) -> Model:
-        """The source with its own head where that has the data's labels, else with a fresh head drawn from `seed`.
+    def answers_as(self) -> Any:
+        """One class of a row, or any number."""
+        return "multi_label_classification" if self.multi_label else self.problem
 
-        Raises:
-            SourceError: the folder is not usable, the model has a trained head for other labels, or too few positions.
-        """
-        from transformers import AutoModelForSequenceClassification
-
-        from compressor import model as models
-        from compressor.model.pretrained import load_classifier
-
-        tokenizer = read_tokenizer(source)
-        module, newly_initialised = load_classifier(AutoModelForSequenceClassification, source, data.labels, seed=seed)
-        positions = getattr(module.config, "max_position_embeddings", None)
-        if positions is not None and self.max_length > positions:
-            raise SourceError(f"max_length {self.max_length} is beyond the {positions} positions of {source}")
-        agree_on_padding(tokenizer, module, source)
-        return models.Model.wrap(module, side_files(tokenizer, module), newly_initialised=newly_initialised)
-
-    def inputs(self, model: Model | Path) -> tuple[Port, ...]:
-        """Token ids, attention mask, and token types where the tokenizer makes them."""
-        names = (
-            tokenization(model).names
-            if isinstance(model, Path)
-            else json.loads(model.files[TOKENIZER_CONFIG])["model_input_names"]
-        )
-        return tuple(Port(name, "int64", ("batch", "length")) for name in names)
+    def targets(self, rows: Dataset) -> list[Any]:
+        """The number of each row's label, or its labels as 0 and 1."""
+        return list(rows[TARGETS if self.multi_label else self.label])
 
     def tiny(self, folder: Path) -> dict[str, Any]:
         """A tiny random model and its rows."""
@@ -88,107 +43,6 @@ class TextClassification(Classification):
         return texts(folder, self.columns())
 
     def deployment(self, files: Path, inputs: Sequence[Port]) -> Deployment:
-        """By the tokenizer, which is shipped as it was used; inputs that only its own library makes are given as arrays."""
-        found = tokenization(files)
-        if not found.source:
-            return Deployment("arrays", {"made_by": f"transformers.{type(found.library).__name__}"}, classes=True)
-        how = of_text(inputs, found.settings, max_length=self.max_length)
-        return Deployment("text", how, classes=True, files={TOKENIZER: found.source})
-
-    def feed(self, content: Any, files: Path) -> Feed:
-        """Inputs of one text."""
-        from datasets import Dataset
-
-        return self.feeds(Dataset.from_dict({self.text: [str(content)]}), files)[0]
-
-    def example(self, files: Path, graph: Graph, *, batch: int, length: int) -> Feed:  # noqa: ARG002 - there is one
-        """Ids of a made-up text, no padding."""
-        import numpy as np
-
-        rows = np.arange(batch * length, dtype=np.int64).reshape(batch, length) % 97 + 5
-        made = {"input_ids": rows, "attention_mask": np.ones_like(rows), "token_type_ids": np.zeros_like(rows)}
-        return {name: made[name] for name in tokenization(files).names}
-
-    def batches(self, rows: Dataset, files: Path, *, batch_size: int, shuffle_seed: int | None = None) -> Iterable[Batch]:
-        """Tensors padded to the longest text of the batch; `row` is the index in the split. Shuffled texts are batched by length."""
-        import numpy as np
-
-        texts = _encoded(self, rows, files)
-        if shuffle_seed is None:
-            groups = grouped(range(len(texts)), batch_size)
-        else:
-            lengths = [texts.length(number) for number in range(len(texts))]
-            groups = alike(lengths, batch_size, np.random.default_rng(shuffle_seed), spread=BATCH_MULTIPLE)
-
-        def make(chosen: Sequence[int]) -> Feed:
-            longest = max(texts.length(number) for number in chosen)
-            return texts.arrays(chosen, min(self.max_length, -(-longest // BATCH_MULTIPLE) * BATCH_MULTIPLE))
-
-        return Batches(Feeds(make, groups), list(rows[self.label]))
-
-    def feeds(self, rows: Dataset, files: Path, workload: Workload = Workload(), *, count: int | None = None) -> Sequence[Feed]:
-        """Real texts; with a length they are cut at it, and those that reach it come first, so that times are of real lengths."""
-        batch, length = workload.batch, workload.length
-        texts = _encoded(self, rows, files, length)
-        order = list(range(len(texts)))
-        if length is not None:
-            order.sort(key=lambda number: texts.length(number) < length)
-        groups = [order[start : start + batch] for start in range(0, len(order) - batch + 1, batch)][:count]
-        if not groups:
-            raise SourceError(f"{len(order)} rows are too few for one batch of {batch}")
-        return [texts.arrays(group, length) for group in groups]
-
-    def scored_feeds(self, rows: Dataset, files: Path) -> tuple[Sequence[Feed], Sequence[int]]:
-        """All rows, sorted by length so that little is padded; nothing is where that would be on the left, before what counts."""
-        texts = _encoded(self, rows, files)
-        order = sorted(range(len(texts)), key=texts.length)
-        groups = grouped(order, SCORED_BATCH)
-        if texts.left:
-            alike = [list(group) for _, group in groupby(order, key=texts.length)]
-            groups = [part for each in alike for part in grouped(each, SCORED_BATCH)]
-        return [texts.arrays(group) for group in groups], order
-
-
-@dataclass(frozen=True)
-class _Texts:
-    """Texts as the tokenizer made them: for each input its rows of numbers, and what it is padded with."""
-
-    rows: Sequence[Mapping[str, NDArray[np.int32]]]
-    padding: Mapping[str, int]
-    left: bool = False
-    """Whether padding comes before a text."""
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def length(self, number: int) -> int:
-        """Tokens of one text."""
-        return len(self.rows[number]["input_ids"])
-
-    def arrays(self, chosen: Sequence[int], width: int | None = None) -> Feed:
-        """Chosen texts as `int64`, padded to `width`, else to the longest of them."""
-        import numpy as np
-
-        longest = max(self.length(number) for number in chosen)
-        width = width or longest
-        if longest > width:
-            raise SourceError(f"a length of {width} leaves no room beside the tokens that the tokenizer adds to each text")
-        arrays = {name: np.full((len(chosen), width), self.padding.get(name, 0), dtype=np.int64) for name in self.rows[0]}
-        for at, number in enumerate(chosen):
-            for name, values in self.rows[number].items():
-                arrays[name][at, width - len(values) if self.left else 0 :][: len(values)] = values
-        return arrays
-
-
-@lru_cache(maxsize=16)
-def _tokenized(found: Tokenization, texts: tuple[str, ...], max_length: int) -> _Texts:
-    pads = {"input_ids": found.settings["pad_id"], "token_type_ids": found.settings["pad_type_id"]}
-    return _Texts(list(found.encoded(texts, max_length)), pads, left=found.settings["padding_side"] == "left")
-
-
-def _encoded(task: TextClassification, rows: Dataset, files: Path, length: int | None = None) -> _Texts:
-    texts = tuple(rows[task.text])
-    for text in texts:
-        if not isinstance(text, str):
-            raise SourceError(f"column '{task.text}' holds {text!r:.40} ({type(text).__name__}), expected texts")
-    return _tokenized(tokenization(files), texts, length or task.max_length)
+        """By the tokenizer; with multi_label the threshold goes with it."""
+        threshold = (self.threshold or EVEN) if self.multi_label else None
+        return replace(super().deployment(files, inputs), classes=True, threshold=threshold)

@@ -233,6 +233,29 @@ def side_files(tokenizer: Any, module: Any) -> dict[str, bytes]:
     return {**made, TOKENIZER_CONFIG: _json(config)}
 
 
+def check_kept(files: Mapping[str, bytes], tokenizer: Any, source: Path) -> None:
+    """Read a tokenizer back from what is kept of it.
+
+    Raises:
+        SourceError: that cannot be read, or makes other ids: it needs files that it does not save.
+    """
+    if TOKENIZER in files:
+        return  # that was held against the tokenizer as it was made
+    with tempfile.TemporaryDirectory(prefix="compressor-tokenizer-") as folder:
+        for name, content in files.items():
+            (Path(folder) / name).write_bytes(content)
+        try:
+            again = read_tokenizer(Path(folder))(list(SAMPLES))["input_ids"]
+        except Exception as error:  # what a missing file makes the library raise can be anything
+            again = error
+    if again != tokenizer(list(SAMPLES))["input_ids"]:
+        why = f": {again}" if isinstance(again, Exception) else ""
+        raise SourceError(
+            f"the tokenizer in {source} ({type(tokenizer).__name__}) needs files that it does not save ({', '.join(sorted(files))} are "
+            f"all that it saves){why}: save a fast one beside the model, which writes {TOKENIZER}"
+        )
+
+
 def _plain(token: Any) -> Any:
     return [str(each) for each in token] if isinstance(token, list | tuple) else str(token)
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compressor.contracts import Batch, Context, Message, Progress
+from compressor.contracts.failing import rows_told
 from compressor.errors import PluginError, TrainingDiverged, WorkerFailed
 from compressor.training.attention import attending, fastest, is_measured
 from compressor.training.checkpoint import Checkpoints, identity_of, random_states, set_random_states
@@ -191,7 +192,8 @@ class _Loop:
 
     def _steps(self) -> None:
         for batch in self._rest():
-            with out_of_memory_told(self.settings, f"step {self.course.step + 1} of {self.total}"):
+            where = f"step {self.course.step + 1} of {self.total}"
+            with rows_told(batch.get("row", ()), where), out_of_memory_told(self.settings, where):
                 due = self._step(batch)
             self.course.at += 1
             if due:

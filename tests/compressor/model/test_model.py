@@ -21,8 +21,9 @@ from compressor.errors import PluginError, SourceError, UnsupportedModel
 from compressor.model.anatomy import anatomy_of
 from compressor.model.configurations import LEFT_OUT, REFUSED, harmless, nothing_fetched
 from compressor.model.edits import KeepBlocks, KeepHeads, KeepNeurons
+from compressor.model.heads import load_classifier
 from compressor.model.model import Component, Model, plain
-from compressor.model.pretrained import load_classifier, load_encoder
+from compressor.model.pretrained import load_encoder
 
 EDITS = {
     "none": lambda b: (),
