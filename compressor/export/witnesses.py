@@ -105,7 +105,8 @@ def _contents(rows: Dataset, columns: Columns) -> Iterator[Any]:
             kept = kept.cast_column(name, type(kept.features[name])(decode=False))
     for row in kept:
         values = [row[name] for name in columns.content]
-        yield values[0] if len(values) == 1 else " ".join(map(str, values))
+        texts = len(values) > 1 and all(isinstance(value, str) for value in values)
+        yield " ".join(values) if texts else values[0] if len(values) == 1 else None
 
 
 # ------------------------------------------------------------------ keeping
@@ -119,8 +120,8 @@ def keep_rows(rows: Dataset, columns: Columns, folder: Path) -> tuple[Given, ...
         _kept(number, content, folder) for number, content in zip(numbers, _contents(rows.select(numbers), columns), strict=True)
     ]
     if len(columns.content) > 1:
-        found = [replace(each, text=[rows[each.row][name] for name in columns.content]) for each in found]
-    (folder / ROWS).write_text(json.dumps([asdict(each) for each in found], ensure_ascii=False), encoding="utf-8")
+        found = [replace(each, text=[rows[each.row][name] for name in columns.content]) if each.text else each for each in found]
+    (folder / ROWS).write_text(json.dumps([asdict(each) for each in found]), encoding="utf-8")
     return tuple(found)
 
 
@@ -138,7 +139,7 @@ def keep_answers(
     task: Task,
     predict: Callable[[Feed], Feed],
     rows: Dataset,
-    given: Sequence[Given],
+    given: Callable[[], Sequence[Given]],
     labels: Sequence[str],
     *,
     built: Path,
@@ -153,7 +154,7 @@ def keep_answers(
     taken = {port.name for port in graphs_of(built)[0].fed}
     answers: list[Answer] = []
     arrays: Feed = {}
-    for each in given:
+    for each in given():
         feed = {name: array for name, array in task.feeds(rows.select([each.row]), built, count=1)[0].items() if name in taken}
         outputs = predict(feed)
         told = task.tell(outputs, labels)[0].text if how.classes else ""
@@ -162,7 +163,7 @@ def keep_answers(
         if how.kind == "arrays":
             arrays |= {f"{each.row}/inputs/{name}": array for name, array in feed.items()}
     out.mkdir(parents=True, exist_ok=True)
-    (out / ANSWERS).write_text(json.dumps([asdict(each) for each in answers], ensure_ascii=False), encoding="utf-8")
+    (out / ANSWERS).write_text(json.dumps([asdict(each) for each in answers]), encoding="utf-8")
     np.savez_compressed(out / ARRAYS, **arrays)  # type: ignore[arg-type] - names are none of its own
 
 

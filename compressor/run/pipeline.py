@@ -319,9 +319,7 @@ class Runner:
         rows = self.ground.data.split("test")
         with self.ground.watch.time("score", candidate.stage, candidate.target):
             predict = predictor(task, session)
-            keep_answers(
-                task or self.bound.task, predict, rows, self._witnesses, self.ground.data.labels, built=candidate.built, out=out
-            )
+            keep_answers(task, predict, rows, lambda: self._witnesses, self.ground.data.labels, built=candidate.built, out=out)
 
     def _parity(self, evaluation: Evaluation, state: StageState) -> Parity:
         same = self.ground.eager_outputs(state.made)

@@ -131,7 +131,7 @@ class ImageClassification(Classification):
 def _settings(folder: Path) -> dict[str, Any]:
     try:
         return _completed(_json(folder / PREPROCESSOR), _json(folder / CONFIG))
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         raise SourceError(f"{folder}: the image processor cannot be read: {told(error)}") from error
 
 

@@ -152,18 +152,17 @@ def steps_of(values: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def _resizing(values: Mapping[str, Any]) -> list[dict[str, Any]]:
     """A resize as the kind of processor does it, with the crop that is a part of it."""
-    kind, size = values[KIND], values["size"]
-    share = None if values.get("crop_pct") is None else float(values["crop_pct"])
+    kind, size, share = values[KIND], values["size"], float(values.get("crop_pct", 1))
     edge = size.get("shortest_edge")
     if kind == "ConvNextImageProcessor":
         if edge is None:
             raise ValueError(f"crop_pct goes with a shortest_edge, found {size}")
         if edge >= UNCROPPED:
             return [_resize(values, _square(edge))]
-        return [_resize(values, {"shortest_edge": int(edge / (share or 1))}), _crop(_square(edge))]
+        return [_resize(values, {"shortest_edge": int(edge / share)}), _crop(_square(edge))]
     if kind == "LevitImageProcessor" and edge:
         return [_resize(values, {"shortest_edge": int((256 / 224) * edge)})]
-    if kind == "PoolFormerImageProcessor" and share is not None:
+    if kind == "PoolFormerImageProcessor":
         one = edge or (size["height"] if size["height"] == size["width"] else None)
         wider = {"shortest_edge": int(one / share)} if one else {name: int(each / share) for name, each in size.items()}
         return [_resize(values, wider)]

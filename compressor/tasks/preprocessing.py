@@ -98,7 +98,7 @@ def of_image(settings: Mapping[str, Any], where: object) -> dict[str, Any]:
     """
     try:
         return {"processor": PREPROCESSOR, "layout": "NCHW", "steps": steps_of(settings)}
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, ArithmeticError) as error:
         raise SourceError(f"{where}: the image processor cannot be read: {told(error)}") from error
 
 
@@ -167,5 +167,5 @@ def of_audio(settings: Mapping[str, Any], *, samples: int) -> dict[str, Any]:
             return {**common, "makes": SPECTRA, "mask": False, **sizes}
         mask, normalize = bool(settings["return_attention_mask"]), bool(settings["do_normalize"])
         return {**common, "makes": SAMPLES, "normalize": normalize, "mask": mask}
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, ArithmeticError) as error:
         raise SourceError(f"{PREPROCESSOR} is malformed: {told(error)}") from error

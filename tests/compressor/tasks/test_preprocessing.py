@@ -170,6 +170,8 @@ def test_pictures_without_a_range_are_refused(tmp_path):
         ({"size": {"shortest_edge": 16}}, "do not give all images the same size"),
         ({"image_mean": [0.5, 0.5]}, "2 means and 3 deviations"),
         ({"resample": "__import__"}, "invalid literal"),
+        ({"image_processor_type": "ConvNextImageProcessor", "size": {"shortest_edge": 16}, "crop_pct": 0}, "ZeroDivisionError"),
+        ({"rescale_factor": "much"}, "could not convert string to float"),
     ],
 )
 def test_settings_of_pictures_that_are_not_known_are_refused_by_name(tmp_path, settings, said):
