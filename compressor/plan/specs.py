@@ -197,7 +197,8 @@ class Limits(Spec):
     max_size: float | None = Field(default=None, gt=0, le=10)
     """Greatest share of the reference's bytes: 0.25 is a quarter."""
     judged_by: Literal["point", "bound"] = "point"
-    """Whether the measured value decides, or the worse end of its 95 % interval."""
+    """Whether the measured value decides, or the worse end of its 95 % interval. By `point`, a limit on speed or latency that lies
+    within the interval is undecided: noise could explain either side."""
 
     @model_validator(mode="after")
     def _limits_something(self) -> Limits:

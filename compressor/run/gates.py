@@ -85,9 +85,7 @@ class Gates:
         )
         ratio = next(each for each in record.ratios if (each.of, each.to) == (candidates[1].id, candidates[0].id))
         row = next(each for each in record.rows if each.candidate == candidates[1].id)
-        if ratio.outcome == "undecided":
-            return replace(measured, why="the A/A control failed")
-        return replace(measured, speedup=(ratio.value, ratio.interval), latency_ms=(row.median_ms, row.interval))
+        return measured.timed(record, row, ratio)
 
     def _deployed(self, state: StageState, name: str, target: BoundTarget) -> tuple[Candidate, int]:
         """A stage built for a target, and the bytes of its files."""
@@ -110,7 +108,7 @@ def stop_where_failed(step: BoundStep, verdicts: Sequence[Verdict]) -> None:
 
 
 def _told(verdict: Verdict, *, reason: bool = False) -> str:
-    why = f": {verdict.why}" if reason and verdict.why else ""
+    why = f": {verdict.why}" if verdict.why and (reason or verdict.outcome == "undecided") else ""
     unit = " %" if verdict.unit == "percent" else ""
-    shown = f"not measured{why}" if verdict.value is None else f"{verdict.value:.4g}{unit}"
+    shown = f"not measured{why}" if verdict.value is None else f"{verdict.value:.4g}{unit}{why}"
     return f"{verdict.quantity} {verdict.limit:g}{unit} is {verdict.outcome} ({shown})"

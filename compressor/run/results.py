@@ -94,9 +94,7 @@ def _with_times(measured: Measured, accept: Accept, final: str, latencies: Seque
         (each for each in latency.ratios if (each.of, each.to, each.workload) == (final, to, row.workload)),
         None,
     )
-    if ratio is None or ratio.outcome == "undecided":
-        return replace(measured, why="the A/A control failed: the machine is too noisy" if ratio else f"{to} was not timed")
-    return replace(measured, speedup=(ratio.value, ratio.interval), latency_ms=(row.median_ms, row.interval))
+    return measured.timed(latency, row, ratio) if ratio else replace(measured, why=f"{to} was not timed")
 
 
 def differences(bound: Bound, candidate: Evaluation, reference: Evaluation) -> tuple[Difference, ...]:

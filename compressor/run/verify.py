@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from compressor.contracts import Feed, Task
-from compressor.contracts.records import Difference, Interval, Parity, Verdict
+from compressor.contracts.records import Control, Difference, Interval, LatencyRecord, LatencyRow, Parity, Ratio, Verdict
 from compressor.plan.specs import Gate, Limits
 
 if TYPE_CHECKING:
@@ -51,10 +51,36 @@ class Measured:
     why: str = ""
     size_of: str = ""
     """Which bytes `size` is of, where a reader could take it for others."""
+    disturbed: str = ""
+    """What the A/A control showed, where it was beyond its limit: times were measured on a machine that was not still."""
 
     def told(self, quantity: str) -> str:
-        """What a size is of; of the rest, why it was not measured."""
-        return self.size_of if quantity == "max_size" and self.size is not None else self.why
+        """What a size is of, what disturbed a time; of the rest, why it was not measured."""
+        if quantity == "max_size" and self.size is not None:
+            return self.size_of
+        return self.disturbed if quantity in TIMES and self.speedup is not None else self.why
+
+    def timed(self, latency: LatencyRecord, row: LatencyRow, ratio: Ratio) -> Measured:
+        """With what a probe found: the median of a candidate, and its ratio to the source."""
+        if ratio.outcome == "undecided" and not ratio.interval.low <= 1.0 <= ratio.interval.high:
+            return replace(self, why="the probe calls its ratio undecided, though its interval leaves 1 out")
+        control = next((each for each in latency.controls if each.workload == row.workload), None)
+        return replace(
+            self,
+            speedup=(ratio.value, ratio.interval),
+            latency_ms=(row.median_ms, row.interval),
+            disturbed=_disturbed(control) if control and not control.passed else "",
+        )
+
+
+def _disturbed(control: Control) -> str:
+    return (
+        f"disturbed: the baseline against itself gave {control.ratio:.3f}, so the interval allows for {control.noise:.0%} of noise"
+    )
+
+
+TIMES = frozenset({"min_speedup", "max_latency_ms"})
+"""Limits that are undecided while they lie within the interval of what was measured: noise could explain either side."""
 
 
 def judge(limits: Limits, measured: Measured, *, gate: str, candidate: str) -> tuple[Verdict, ...]:
@@ -103,15 +129,12 @@ def _verdict(
     about: Difference | None,
 ) -> Verdict:
     value, interval = found if found else (None, None)
-    least = quantity == "min_speedup"
     outcome: Outcome = "undecided"
     if value is not None and quantity == "max_drop" and limits.judged_by == "bound" and interval is None:
         why = "it is a property of the whole set and has no interval: say judged_by: point"
     elif value is not None:
-        decisive = value
-        if limits.judged_by == "bound" and interval is not None:
-            decisive = interval.low if least else interval.high
-        outcome = "met" if (decisive >= limit if least else decisive <= limit) else "not met"
+        outcome = _outcome(quantity, limit, value, interval, judged_by=limits.judged_by)
+        why = _within(limit, interval, why) if outcome == "undecided" and interval else why
     return Verdict.model_validate(
         {
             "gate": gate,
@@ -124,6 +147,22 @@ def _verdict(
             "judged_by": limits.judged_by,
             "outcome": outcome,
             "on_fail": limits.on_fail if isinstance(limits, Gate) else getattr(limits, "on_fail", "stop"),
-            "why": why if value is None or outcome == "undecided" or quantity == "max_size" else "",
+            "why": why if value is None or outcome == "undecided" or quantity in TIMES or quantity == "max_size" else "",
         }
     )
+
+
+def _outcome(quantity: str, limit: float, value: float, interval: Interval | None, *, judged_by: str) -> Outcome:
+    """By the worse end of the interval, or by the point; a time whose interval holds the limit is neither above nor below it."""
+    least = quantity == "min_speedup"
+    decisive = value
+    if judged_by == "bound" and interval is not None:
+        decisive = interval.low if least else interval.high
+    elif quantity in TIMES and interval is not None and interval.low < limit < interval.high:
+        return "undecided"
+    return "met" if (decisive >= limit if least else decisive <= limit) else "not met"
+
+
+def _within(limit: float, interval: Interval, why: str) -> str:
+    held = f"{limit:g} lies within what noise explains, {interval.low:.4g} to {interval.high:.4g}: measure longer, or on a quieter machine"
+    return f"{held}; {why}" if why else held
