@@ -158,9 +158,7 @@ class Latency(Grid):
             "earlier_controls": {
                 str(one.workload): [each.ratio for each in one.controls[:-1]] for one in series if one.controls[1:]
             },
-            "control_rounds_ms": {
-                str(one.workload): [[1e3 * s for s in each.rounds_s] for each in one.alike] for one in series
-            },
+            "control_rounds_ms": {str(one.workload): [[1e3 * s for s in each.rounds_s] for each in one.alike] for one in series},
         }
 
 

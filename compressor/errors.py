@@ -20,6 +20,8 @@ import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from compressor.foreign import one_line
+
 
 class CompressorError(Exception):
     """Root of the tree: whatever else fails while a plan runs."""
@@ -39,8 +41,7 @@ class Fault:
     def __str__(self) -> str:
         """One line; what a terminal would act upon instead of showing it is escaped."""
         place = f"{self.where}: " if self.where else ""
-        line = f"{self.file}:{self.line}: {place}{self.what}"
-        return line if line.isprintable() else "".join(char if char.isprintable() else ascii(char)[1:-1] for char in line)
+        return one_line(f"{self.file}:{self.line}: {place}{self.what}")
 
 
 class PlanError(CompressorError):

@@ -33,7 +33,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for name in SETTINGS
     }
     timed = {
-        name: {float(at): Found(**one) for at, one in _kept(given.work / f"{name}.json", lambda name=name: _timed(name, given)).items()}  # type: ignore[misc]
+        name: {
+            float(at): Found(**one)
+            for at, one in _kept(given.work / f"{name}.json", lambda name=name: _timed(name, given)).items()
+        }  # type: ignore[misc]
         for name in NOISES
     }
     given.out.write_text(document(timed, compared), encoding="utf-8")

@@ -31,7 +31,7 @@ from compressor.model.sources import resolve
 from compressor.plan.bound import Bound, BoundTarget
 from compressor.plan.specs import Accept, ModelSource
 from compressor.report.findings import answer
-from compressor.run.verify import Measured, judge
+from compressor.run.verify import Measured, class_drop, finite, judge
 
 MOST_DISAGREEMENTS = 200
 FIRST_OUTPUT = "logits"
@@ -75,11 +75,24 @@ def verdict_of_plan(
     if final.why_not or held is None:
         return judge(accept, Measured(why=final.why_not or "no reference"), gate=gate, candidate=final.name)
     measured = Measured(
-        differences=_differences(bound, final, held), size=final.bytes / held.bytes, why="latency was not measured"
+        differences=_differences(bound, final, held),
+        class_drop=class_drop(bound.task, final.evaluation, held.evaluation) if final.evaluation and held.evaluation else None,
+        size=final.bytes / held.bytes,
+        why="latency was not measured",
     )
     if latencies:
         measured = _with_times(measured, accept, final.name, latencies)
     return judge(accept, measured, gate=gate, candidate=final.name)
+
+
+def verdicts_of_numbers(built: Sequence[Built]) -> tuple[Verdict, ...]:
+    """Of everything that was scored: outputs that are not finite fail, whether the plan accepts by them or not."""
+    return tuple(
+        verdict
+        for each in built
+        if each.evaluation
+        for verdict in finite(each.evaluation, each.parity, gate="outputs", candidate=each.name)
+    )
 
 
 def _with_times(measured: Measured, accept: Accept, final: str, latencies: Sequence[LatencyRecord]) -> Measured:

@@ -89,7 +89,7 @@ def test_latency_measures_again_when_the_control_fails_once(sleeping, tmp_path):
 def test_latency_is_undecided_when_the_control_fails_three_times(sleeping, tmp_path):
     candidates = [
         candidate("source@a", sleeping.Fickle(ms=1.0), tmp_path),
-        candidate("final@a", sleeping.Sleeping(ms=0.5), tmp_path),
+        candidate("final@a", sleeping.Sleeping(ms=1.0), tmp_path),
     ]
     record, _ = measured(candidates, tmp_path, seconds=0.5)
     assert (record.controls[0].attempts, record.controls[0].passed) == (3, False)
