@@ -133,11 +133,12 @@ def check(plan: PlanPath, settings: Settings = None, store: StorePath = None, pr
 
     bound = load_plan(plan, settings=settings or ())
     _quiet()
+    from compressor.foreign import printable
     from compressor.run.preview import preview
     from compressor.training.launch import Processes
 
     for line in preview(bound, open_store(store), Processes(processes, nodes)):
-        typer.echo(line)
+        typer.echo(printable(line))
 
 
 @app.command()
@@ -277,7 +278,9 @@ def _interrupted(_signal: int, _frame: FrameType | None) -> None:
 
 
 def _fail(text: str, code: int) -> None:
-    typer.echo(text, err=True)
+    from compressor.foreign import printable
+
+    typer.echo(printable(text), err=True)
     raise SystemExit(code)
 
 

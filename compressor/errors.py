@@ -23,6 +23,8 @@ import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from compressor.foreign import one_line
+
 MOST_ROWS = 8
 """Rows that a message names."""
 
@@ -45,8 +47,7 @@ class Fault:
     def __str__(self) -> str:
         """One line; what a terminal would act upon instead of showing it is escaped."""
         place = f"{self.where}: " if self.where else ""
-        line = f"{self.file}:{self.line}: {place}{self.what}"
-        return line if line.isprintable() else "".join(char if char.isprintable() else ascii(char)[1:-1] for char in line)
+        return one_line(f"{self.file}:{self.line}: {place}{self.what}")
 
 
 class PlanError(CompressorError):

@@ -78,6 +78,10 @@ class Task(Step, ABC):
         """Name of the default measure."""
         return self.measures()[0].name
 
+    def spelled(self, metric: str) -> str:
+        """The name of a measure as this task spells it, of a name in any case; as it is where the task has none."""
+        return next((each.name for each in self.measures() if each.name.casefold() == metric.casefold()), metric)
+
     @abstractmethod
     def columns(self) -> Columns:
         """Columns of the data this task reads."""

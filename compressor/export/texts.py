@@ -7,15 +7,17 @@ from collections.abc import Iterator, Sequence
 from compressor.contracts.records import Candidate, Report
 from compressor.export.examples import ARGUMENTS, requirements
 from compressor.export.spec import Deployed
+from compressor.foreign import markdown as escaped
 from compressor.report import wording
-from compressor.report.findings import Findings, Row
-from compressor.report.markdown import escaped, spread, table
+from compressor.report.findings import Findings, Row, doubts
+from compressor.report.markdown import spread, table
 
 LICENCE_FILES = ("LICENSE", "LICENCE", "NOTICE", "COPYING")
 
 
 def readme(report: Report, deployed: Deployed, *, proved: int = 0) -> str:
     """The text of `README.md`: how to use the model, what it is, what was measured where, and on how many rows it was proved."""
+    report = report.shown()
     lines = (*_use(report, deployed), *_proof(deployed, proved), *_figures(report, deployed), *_origin(report))
     return "\n".join(lines) + "\n"
 
@@ -64,6 +66,7 @@ def _figures(report: Report, deployed: Deployed) -> Iterator[str]:
         f"Measured by the run that made these files (outcome: {report.outcome}), on {_machine(report, deployed.runtime.packages)}.",
         "",
     )
+    yield from (text for doubt in doubts(report) for text in (f"**Warning:** {escaped(doubt)}", ""))
     rows = [*_quality(findings.row(deployed.candidate)), *_speed(findings, deployed.candidate)]
     yield from table(("what", "value"), rows, numbers=(1,))
     if deployed.candidate.not_measured:
@@ -108,6 +111,7 @@ def _origin(report: Report) -> Iterator[str]:
 
 def licences(report: Report, names: Sequence[str]) -> str:
     """The text of `LICENSES.md`: what the source says of its licence, and which licence files came with it."""
+    report = report.shown()
     model, shipped = report.model, [name for name in names if name.upper().startswith(LICENCE_FILES)]
     stated = model.licence or "The source states no licence: ask its authors before you ship what was made from it."
     lines = ["# Licences", "", "These files were made by changing the weights of:", "", f"- source: {escaped(model.source)}"]

@@ -167,9 +167,10 @@ def _reference(draft: Draft) -> Iterator[Fault]:
         names = [each.name for each in draft.steps]
         for early in draft.steps[: names.index(draft.reference) + 1]:
             gate = early.keys.gate
-            if gate and gate.max_drop is not None:
+            if gate and (gate.max_drop is not None or gate.max_class_drop is not None):
+                limit = "max_drop" if gate.max_drop is not None else "max_class_drop"
                 later = "is the reference itself" if early is step else f"comes before the reference '{draft.reference}'"
-                yield early.fault(f"max_drop cannot be judged: the step {later}", "gate")
+                yield early.fault(f"{limit} cannot be judged: the step {later}", "gate")
 
 
 def _metrics(draft: Draft) -> Iterator[Fault]:

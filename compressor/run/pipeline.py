@@ -24,12 +24,12 @@ from compressor.deploy.session import predictor
 from compressor.errors import GateStopped
 from compressor.export.witnesses import Given, keep_answers, keep_rows
 from compressor.plan.bound import Bound, BoundStep, BoundTarget
-from compressor.report import EVALUATIONS, TIMED_FEEDS, WITNESSES, write_report
+from compressor.report import EVALUATIONS, TIMED_FEEDS, WITNESSES, wording, write_report
 from compressor.run.context import of_step
 from compressor.run.gates import Gates, stop_where_failed
 from compressor.run.ground import Ground, load_model
 from compressor.run.preflight import check_steps
-from compressor.run.results import Built, Results, RunState, differences, save_evaluation, verdict_of_plan
+from compressor.run.results import Built, Results, RunState, differences, save_evaluation, verdict_of_plan, verdicts_of_numbers
 from compressor.run.state import StageState
 from compressor.run.verify import parity
 from compressor.store.disk import writing
@@ -189,7 +189,7 @@ class Runner:
         self.states[name] = state
         self.stages.append(state.stage)
         main = state.stage.scores.main if state.stage.scores else None
-        score = f", {main.name} {main.value:.4f} on validation" if main else ""
+        score = f", {main.name} {wording.metric(main)} on validation" if main else ""
         seconds = "found in the store" if state.stage.found else f"{state.stage.seconds:.1f} s"
         self.ground.say(f"{name}: {seconds}{score}")
         return state
@@ -345,11 +345,12 @@ class Runner:
 
     def _accept(self, probes: Sequence[ProbeRecord]) -> tuple[Verdict, ...]:
         latencies = [record for record in probes if isinstance(record, LatencyRecord)]
-        return tuple(
+        accepted = (
             verdict
             for number, accept in enumerate(self.bound.accept)
             for verdict in verdict_of_plan(accept, number, self.built, latencies, self.bound)
         )
+        return (*verdicts_of_numbers(self.built), *accepted)
 
 
 def run_plan(
