@@ -1,41 +1,46 @@
-"""Latency and throughput of all candidates side by side, with an A/A control that says whether the machine can be believed."""
+"""Latency and throughput of all candidates side by side, with A/A controls that say how far the machine can be believed."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
 from benchmarks.grid import Grid
-from benchmarks.rounds import LEAD_IN_CALLS, LEAD_IN_SECONDS, STEADY_TOLERANCE, Meter, Rounds, Timing
+from benchmarks.rounds import LEAD_IN_CALLS, LEAD_IN_SECONDS, STEADY_TOLERANCE, Meter, Rounds, Timing, median
 from compressor.contracts import Bench, Candidate, Feed, Message, Workload
 
 if TYPE_CHECKING:
     from compressor.contracts.records import Control, LatencyRecord, LatencyRow, Ratio
 
 ATTEMPTS = 3
-EFFECT_FLOOR = 0.02
 
 
 class Latency(Grid):
     """Time single calls of every candidate in interleaved rounds and compare them with their intervals.
 
-    For each workload, each candidate and a second process of the first candidate (the A/A control) are loaded in fresh
+    For each workload, each candidate and further processes of the first one (the A/A controls) are loaded in fresh
     processes, warmed up until the medians of three blocks agree, then run in `rounds` rounds, one block of calls each in
     an order drawn anew every round, the others idle meanwhile. A block is whole turns through the same real inputs, so
     that rows of different lengths weigh equally for all. The time of a round is the median of its block; the time of a
     candidate the median of its rounds; a ratio the median of the round-wise ratios.
 
-    The control passes when it differs from the baseline by at most `control_limit`. Otherwise the workload is measured again
-    with new processes, at most twice; after that all ratios of the workload are undecided. "Faster" asks for an interval
-    that excludes 1 and for an effect above 2 % and beyond the control's own interval: on a noisy machine small effects
-    are not told, large ones still are.
+    What the controls differ by goes into every interval: none is narrower than what processes of one model differ by, nor
+    than 2 % either way. "Faster" and "slower" are ratios whose interval leaves 1 out: on a noisy machine small effects are
+    not told, large ones still are. Where a control is farther from the baseline than `control_limit`, the workload is
+    measured again with new processes, at most twice, and all rounds count; if it still is, its ratios are marked as
+    disturbed.
     """
 
     measures_latency: ClassVar[bool] = True
-    paper: ClassVar[str] = "Georges, Buytaert, Eeckhout: Statistically Rigorous Java Performance Evaluation, OOPSLA 2007"
+    paper: ClassVar[str] = (
+        "Georges, Buytaert, Eeckhout: Statistically Rigorous Java Performance Evaluation, OOPSLA 2007; "
+        "Kalibera, Jones: Rigorous Benchmarking in Reasonable Time, ISMM 2013"
+    )
     examples: ClassVar[tuple[Mapping[str, Any], ...]] = (
         {"length": (8,), "rounds": 5, "seconds": 1.0, "warm_up_seconds": 0.05, "control_limit": 0.9},
     )
@@ -49,7 +54,9 @@ class Latency(Grid):
     warm_up_seconds: PositiveFloat = 1.0
     """Shortest warm-up of a candidate; it ends at the latest after three times as long."""
     control_limit: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.03
-    """How far the baseline's second process may be from its first, as a fraction, for the machine to be believed."""
+    """How far a further process of the baseline may be from its first, as a fraction, before a ratio counts as disturbed."""
+    controls: Annotated[int, Field(ge=1, le=9)] = 3
+    """Further processes of the baseline: the more, the narrower are intervals on a noisy machine."""
 
     def only(self, workload: Workload, *, seconds: float) -> Self:
         """One workload in about `seconds`."""
@@ -75,7 +82,7 @@ class Latency(Grid):
         """
         from compressor.contracts.records import LatencyRecord
 
-        meter = Meter(bench, work="latency", total=len(self.workloads()) * self._plan().ticks(len(candidates) + 1))
+        meter = Meter(bench, work="latency", total=len(self.workloads()) * self._plan().ticks(len(candidates) + self.controls))
         before = bench.load()
         series = [
             self._measure_at(workload, candidates, feeds[workload], bench, seed=seed, meter=meter)
@@ -97,53 +104,61 @@ class Latency(Grid):
     def _measure_at(
         self, workload: Workload, candidates: Sequence[Candidate], feeds: Sequence[Feed], bench: Bench, *, seed: int, meter: Meter
     ) -> _Series:
-        """Measure until the control passes, at most `ATTEMPTS` times."""
+        """Measure until the controls pass, at most `ATTEMPTS` times; all that was measured counts."""
         import numpy as np
 
-        plan, everyone = self._plan(), (*candidates, candidates[0])
-        discarded: list[float] = []
-        for attempt in range(1, ATTEMPTS + 1):
-            rng = np.random.default_rng((seed, workload.batch, workload.length or 0, attempt))
-            timings = plan.run(everyone, feeds[: self.inputs], workload, bench, rng=rng, meter=meter)
-            control = self._control(timings, workload, seed=seed, attempts=attempt)
-            if control.passed or attempt == ATTEMPTS:
+        plan, everyone = self._plan(), (*candidates, *[candidates[0]] * self.controls)
+        attempts: list[Sequence[Timing]] = []
+        controls: list[Control] = []
+        while True:
+            rng = np.random.default_rng((seed, workload.batch, workload.length or 0, len(attempts) + 1))
+            attempts.append(plan.run(everyone, feeds[: self.inputs], workload, bench, rng=rng, meter=meter))
+            controls.append(self._control(attempts, workload, seed=seed))
+            if controls[-1].passed or len(attempts) == ATTEMPTS:
                 break
-            discarded.append(control.ratio)
             meter.extend(plan.ticks(len(everyone)))
-            bench.tell(Message(f"{workload}: the baseline against itself gave {control.ratio:.3f}; measuring again"))
-        return _Series(workload, tuple(timings[:-1]), timings[-1], control, tuple(discarded))
+            bench.tell(Message(f"{workload}: the baseline against itself gave {controls[-1].ratio:.3f}; measuring again"))
+        joined = tuple(reduce(Timing.joined, lane) for lane in zip(*attempts, strict=True))
+        return _Series(workload, joined[: len(candidates)], joined[len(candidates) :], tuple(controls))
 
-    def _control(self, timings: Sequence[Timing], workload: Workload, *, seed: int, attempts: int) -> Control:
-        from benchmarks.statistics import ratio_with_interval
+    def _control(self, attempts: Sequence[Sequence[Timing]], workload: Workload, *, seed: int) -> Control:
+        """The process of the last attempt that is farthest from the baseline, and what those of all attempts differ by."""
+        from benchmarks.statistics import allowance, ratio_with_interval
         from compressor.contracts.records import Control
 
-        ratio, interval = ratio_with_interval(timings[0].rounds_s, timings[-1].rounds_s, seed=seed)
+        alike = [[timings[0].rounds_s, *(each.rounds_s for each in timings[-self.controls :])] for timings in attempts]
+        first, *others = alike[-1]
+        farthest = max(others, key=lambda rounds: abs(math.log(median([a / b for a, b in zip(first, rounds, strict=True)]))))
+        ratio, interval = ratio_with_interval(first, farthest, seed=seed)
         return Control(
             workload=workload,
             ratio=ratio,
             interval=interval,
             limit=self.control_limit,
-            passed=abs(ratio - 1.0) <= self.control_limit,
-            attempts=attempts,
+            passed=abs(math.log(ratio)) <= math.log1p(self.control_limit),
+            attempts=len(attempts),
+            noise=math.expm1(allowance(alike)),
         )
 
     def _protocol(self, series: Sequence[_Series], seed: int) -> dict[str, Any]:
-        from benchmarks.statistics import METHOD, PERCENTILE_FLOORS, RESAMPLES
+        from benchmarks.statistics import EFFECT_FLOOR, PERCENTILE_FLOORS, RESAMPLES, WIDENED
 
         return {
             "clock": "perf_counter_ns inside the worker, around one whole call, garbage collection off",
             "time": "median over rounds of the median of each round",
             "ratio": "median over rounds of the ratio of the two medians of the same round",
-            "interval": f"{METHOD}, {RESAMPLES} resamples",
+            "interval": f"{WIDENED}, {RESAMPLES} resamples",
             "parameters": self.model_dump(mode="json"),
             "seed": seed,
             "lead_in": f"{LEAD_IN_CALLS} calls a block, fewer beyond {1e3 * LEAD_IN_SECONDS:.0f} ms, at least 1",
             "steady_tolerance": STEADY_TOLERANCE,
-            "effect_floor": f"{EFFECT_FLOOR}, or the farther end of the control's interval where that is more",
+            "effect_floor": EFFECT_FLOOR,
             "percentile_floors": {f"p{percent}": n for percent, n in PERCENTILE_FLOORS.items()},
             "unsteady": [f"{timing.candidate.id} at {one.workload}" for one in series for timing in one.unsteady()],
-            "discarded_controls": {str(one.workload): list(one.discarded) for one in series if one.discarded},
-            "control_rounds_ms": {str(one.workload): [1e3 * s for s in one.second.rounds_s] for one in series},
+            "earlier_controls": {
+                str(one.workload): [each.ratio for each in one.controls[:-1]] for one in series if one.controls[1:]
+            },
+            "control_rounds_ms": {str(one.workload): [[1e3 * s for s in each.rounds_s] for each in one.alike] for one in series},
         }
 
 
@@ -153,14 +168,18 @@ class _Series:
 
     workload: Workload
     timings: tuple[Timing, ...]
-    second: Timing
-    """The baseline's second process."""
-    control: Control
-    discarded: tuple[float, ...]
-    """Ratios of the controls of attempts that were thrown away."""
+    alike: tuple[Timing, ...]
+    """Further processes of the baseline."""
+    controls: tuple[Control, ...]
+    """By attempt."""
+
+    @property
+    def control(self) -> Control:
+        return self.controls[-1]
 
     def rows(self, seed: int) -> list[LatencyRow]:
-        return [_row(timing, self.workload, seed=seed) for timing in self.timings]
+        one_process = math.log1p(self.control.noise) / math.sqrt(2.0)  # a ratio is of two
+        return [_row(timing, self.workload, by=one_process, seed=seed) for timing in self.timings]
 
     def ratios(self, seed: int) -> list[Ratio]:
         """Of each candidate to the baseline and to every source, itself excepted."""
@@ -171,24 +190,25 @@ class _Series:
         return [timing for timing in self.timings if not timing.steady]
 
     def _ratio(self, of: Timing, to: Timing, seed: int) -> Ratio:
-        from benchmarks.statistics import judge, ratio_with_interval
+        from benchmarks.statistics import EFFECT_FLOOR, judge, ratio_with_interval, widened
         from compressor.contracts.records import Ratio
 
-        value, interval = ratio_with_interval(to.rounds_s, of.rounds_s, seed=seed)
-        noise = self.control.interval
-        floor = max(EFFECT_FLOOR, noise.high - 1.0, 1.0 / noise.low - 1.0)
+        value, rounds = ratio_with_interval(to.rounds_s, of.rounds_s, seed=seed)
+        interval = widened(value, rounds, by=math.log1p(max(EFFECT_FLOOR, self.control.noise)))
+        disturbed = not self.control.passed
         return Ratio(
             of=of.candidate.id,
             to=to.candidate.id,
             workload=self.workload,
             value=value,
             interval=interval,
-            outcome=judge(value, interval, floor=floor) if self.control.passed else "undecided",
+            outcome=judge(interval, disturbed=disturbed),
+            disturbed=disturbed,
         )
 
 
-def _row(timing: Timing, workload: Workload, *, seed: int) -> LatencyRow:
-    from benchmarks.statistics import median_with_interval, percentile
+def _row(timing: Timing, workload: Workload, *, by: float, seed: int) -> LatencyRow:
+    from benchmarks.statistics import median_with_interval, percentile, widened
     from compressor.contracts.records import LatencyRow
 
     samples_ms = tuple(tuple(round(1e3 * s, 6) for s in samples) for samples in timing.samples_s)
@@ -200,7 +220,7 @@ def _row(timing: Timing, workload: Workload, *, seed: int) -> LatencyRow:
         workload=workload,
         n=len(pooled),
         median_ms=median_ms,
-        interval=interval,
+        interval=widened(median_ms, interval, by=by),
         p90_ms=percentile(pooled, 90),
         p99_ms=percentile(pooled, 99),
         throughput_per_s=1e3 * workload.units / median_ms,

@@ -44,6 +44,15 @@ class Timing:
         """Median of each round."""
         return tuple(median(samples) for samples in self.samples_s)
 
+    def joined(self, later: Timing) -> Timing:
+        """With the rounds of another process of the same candidate after its own."""
+        return replace(
+            later,
+            samples_s=self.samples_s + later.samples_s,
+            warm_up_calls=self.warm_up_calls + later.warm_up_calls,
+            steady=self.steady and later.steady,
+        )
+
 
 class Meter:
     """Counts pieces of work, so that what listens can tell how long the rest takes."""

@@ -73,17 +73,16 @@ def run(
 
     group = _processes(processes, nodes, rendezvous)
     bound = load_plan(plan, settings=settings or ())
-    folder = out or run_folder.choose(bound.name, bound.text)
-    if export_to and run_folder.finished(folder, bound.text):
+    if export_to and out and run_folder.finished(out, bound.text):
         from compressor.report import read_report
 
-        report = read_report(folder)  # only the export is left to do
+        folder, report = out, read_report(out)  # only the export is left to do
     else:
         if export_to:
             from compressor.export import check_free
 
             check_free(export_to)  # now, and not after hours
-        with run_folder.claimed(folder, bound.text):
+        with run_folder.claimed(out, bound.text) if out else run_folder.opened(bound.name, bound.text) as folder:
             report = _run(bound, store, folder, group)
     _show(report)
     typer.echo(f"report: {folder / 'report.html'}")
@@ -134,11 +133,12 @@ def check(plan: PlanPath, settings: Settings = None, store: StorePath = None, pr
 
     bound = load_plan(plan, settings=settings or ())
     _quiet()
+    from compressor.foreign import printable
     from compressor.run.preview import preview
     from compressor.training.launch import Processes
 
     for line in preview(bound, open_store(store), Processes(processes, nodes)):
-        typer.echo(line)
+        typer.echo(printable(line))
 
 
 @app.command()
@@ -278,7 +278,9 @@ def _interrupted(_signal: int, _frame: FrameType | None) -> None:
 
 
 def _fail(text: str, code: int) -> None:
-    typer.echo(text, err=True)
+    from compressor.foreign import printable
+
+    typer.echo(printable(text), err=True)
     raise SystemExit(code)
 
 

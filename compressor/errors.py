@@ -5,12 +5,14 @@ CompressorError            1   something failed while running
 ├── PluginError            2   an installed plug-in is broken or clashes with another
 ├── SourceError            1   a model or data source is missing, altered or unreadable
 │   └── MissingColumn      1   rows lack a column; 2 where a plan names it, with its line
+├── RowFailed              1   a library raised something on a row that is named
 ├── UnsupportedModel       1   no anatomy row, edit or format fits this model
 ├── MissingDependency      1   a package or device that this needs is not here
 ├── TrainingDiverged       1   the loss became NaN or infinite, or far larger than it was
 ├── OutOfMemory            1   a training step needs more memory than there is
 ├── WorkerFailed           1   a measuring or training process died, or answered nonsense
 ├── StoreError             1   a stored result is damaged or cannot be written
+├── ExportDiffers          1   an exported folder does not do what the run did that it comes from
 ├── ChildFailed            -   work in a process of its own met an error; the exit code is that error's
 └── GateStopped            3   a gate with `on_fail: stop` was not met
 """
@@ -20,6 +22,11 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+
+from compressor.foreign import one_line
+
+MOST_ROWS = 8
+"""Rows that a message names."""
 
 
 class CompressorError(Exception):
@@ -40,8 +47,7 @@ class Fault:
     def __str__(self) -> str:
         """One line; what a terminal would act upon instead of showing it is escaped."""
         place = f"{self.where}: " if self.where else ""
-        line = f"{self.file}:{self.line}: {place}{self.what}"
-        return line if line.isprintable() else "".join(char if char.isprintable() else ascii(char)[1:-1] for char in line)
+        return one_line(f"{self.file}:{self.line}: {place}{self.what}")
 
 
 class PlanError(CompressorError):
@@ -72,6 +78,17 @@ class MissingColumn(SourceError):
         super().__init__(text)
 
 
+class RowFailed(CompressorError):
+    """A library raised something while it made inputs of rows, or while a model ran on them."""
+
+    def __init__(self, rows: Sequence[int], why: str, *, of: str = "") -> None:
+        """`rows` are numbers in their split, counted from 0; `of` is the split."""
+        self.rows, self.why, self.of = tuple(rows), why, of
+        named = f"row{'s' if len(self.rows) > 1 else ''} {', '.join(str(row) for row in self.rows[:MOST_ROWS])}"
+        more = f" and {len(self.rows) - MOST_ROWS} more" if len(self.rows) > MOST_ROWS else ""
+        super().__init__(f"{named}{more}{f' of {of}' if of else ''}: {why}" if self.rows else why)
+
+
 class UnsupportedModel(CompressorError):
     """No anatomy row, edit or format fits the model at hand."""
 
@@ -94,6 +111,10 @@ class WorkerFailed(CompressorError):
 
 class StoreError(CompressorError):
     """A stored result does not match its digest, or the store cannot be written."""
+
+
+class ExportDiffers(CompressorError):
+    """An exported folder's own example does not do what the run did that it comes from."""
 
 
 class ChildFailed(CompressorError):

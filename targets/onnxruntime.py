@@ -54,9 +54,11 @@ class OnnxRuntime(Target):
 
     @classmethod
     def runtime(cls, facts: Mapping[str, str]) -> Runtime:
-        """ONNX Runtime, with the package that has the provider."""
+        """ONNX Runtime, with the package that has the provider; the graph is rewritten as far as it was where it was scored."""
         gpu = "-gpu" if "cuda" in facts.get("device", "").lower() else ""
-        return Runtime(NAME, (f"{NAME}{gpu}",), remarks=(TELEMETRY,))
+        level = LEVELS.get(facts.get("graph_optimization", "all"), LEVELS["all"])
+        settings = {} if level == LEVELS["all"] else {"graph_optimization_level": level}
+        return Runtime(NAME, (f"{NAME}{gpu}",), settings, remarks=(TELEMETRY,))
 
     def missing(self) -> Missing:
         """The package, the provider in it, or the device it runs on."""

@@ -166,7 +166,7 @@ PLANS = {
     ),
     "a gate that names an unknown metric": (
         ("max_drop: 100", "min_f1: 0.9"),
-        "plan.yaml:12: accept[0].min_f1: no such key (known: against, batch, judged_by, length, max_drop, max_latency_ms, "
+        "plan.yaml:12: accept[0].min_f1: no such key (known: against, batch, judged_by, length, max_class_drop, max_drop, max_latency_ms, "
         "max_size, metric, min_speedup, on_fail, target, workload)",
     ),
     "a gate on what nothing measures": (

@@ -22,7 +22,7 @@ data: {files: sounds, format: audiofolder, split: {validation: 12, test: 12}, ca
 reference: source
 stages: quality
 passes:
-  - distill-and-prune: {teacher: source, sparsity: 0.4, units: UNITS, epochs: 2, round_to: 4, objectives: {layer-to-layer: 1.0}, precision: fp32}
+  - distill-and-prune: {teacher: source, sparsity: 0.6, units: UNITS, epochs: 2, round_to: 4, objectives: {layer-to-layer: 1.0}, precision: fp32}
 targets: [onnxruntime, openvino]
 probes: [memory: {calls: 2}]
 """
@@ -32,7 +32,7 @@ def whisper(folder):
     import transformers
 
     shutil.rmtree(folder)
-    encoder = {"d_model": 32, "encoder_layers": 2, "encoder_attention_heads": 4, "encoder_ffn_dim": 64}
+    encoder = {"d_model": 32, "encoder_layers": 1, "encoder_attention_heads": 4, "encoder_ffn_dim": 64}
     config = transformers.WhisperConfig(
         **encoder, num_mel_bins=16, max_source_positions=60, decoder_layers=1, decoder_attention_heads=2, decoder_ffn_dim=16
     )
@@ -40,13 +40,21 @@ def whisper(folder):
     transformers.WhisperFeatureExtractor(feature_size=16, hop_length=160).save_pretrained(folder)
 
 
+def shallow(folder):
+    """One block, since an export takes its time by blocks."""
+    import transformers
+
+    transformers.AutoModel.from_pretrained(folder, num_hidden_layers=1).save_pretrained(folder)
+
+
 def masked(folder):
+    shallow(folder)
     path = folder / "preprocessor_config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "return_attention_mask": True, "do_normalize": True}))
 
 
 MODELS = {
-    "hubert": ("audio-classification", "[heads, neurons, channels]", lambda folder: None),
+    "hubert": ("audio-classification", "[heads, neurons, channels]", shallow),
     "hubert with masks": ("audio-classification", "[heads, neurons]", masked),
     "whisper": ("audio-classification", "[heads, neurons, channels, attention]", whisper),
     "hubert with masks, features": ("audio-features", "[heads, neurons]", masked),
@@ -80,7 +88,7 @@ def test_exported_example_says_of_a_file_without_this_project_what_the_run_did(r
     folder, task = ran
     out = folder / f"exported-{target}"
     command(folder, "export", "run", str(out), "--target", target)
-    for path in sorted((folder / "sounds").rglob("*.wav"))[::9]:
+    for path in sorted((folder / "sounds").rglob("*.wav"))[::17]:
         example = [sys.executable, "-I", str(out / "example.py"), str(path)]
         done = subprocess.run(example, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr

@@ -48,6 +48,14 @@ class Evaluation:
         main = self.scores.main
         return main.value if main.better == "higher" else -main.value
 
+    def not_finite(self) -> tuple[int, ...]:
+        """Rows whose outputs, or what they add to a measure, are NaN or infinite, in their order."""
+        import numpy as np
+
+        arrays = [array for array in (*self.outputs.values(), *self.gains.values()) if array.ndim and array.dtype.kind in "fc"]
+        found = [np.flatnonzero(~np.isfinite(array.reshape(len(array), -1)).all(axis=1)) for array in arrays if array.size]
+        return tuple(int(row) for row in np.unique(np.concatenate(found))) if found else ()
+
     def held_by(self, metric: str) -> Evaluation:
         """The same, with another metric as the one that quality is held by."""
         return replace(self, scores=self.scores.model_copy(update={"metric": metric}))

@@ -75,7 +75,11 @@ class Ratio(Timed):
     to: str
     value: float
     interval: Interval
+    """Of a probe with controls, no narrower than what processes of one model differ by."""
     outcome: Literal["faster", "slower", "no measurable change", "undecided"]
+    """`faster` and `slower` where the interval leaves 1 out; `undecided` where it does not on a disturbed machine."""
+    disturbed: bool = False
+    """True where the A/A control was beyond its limit: the machine was not still."""
 
 
 class LatencyRow(Timed):
@@ -98,13 +102,16 @@ class LatencyRow(Timed):
 
 
 class Control(Timed):
-    """A/A control: the baseline against a second process of itself, in the same rounds."""
+    """A/A control: the baseline against further processes of itself, in the same rounds."""
 
     ratio: float
+    """Of the process that is farthest from the baseline."""
     interval: Interval
     limit: float
     passed: bool
     attempts: int
+    noise: float = 0.0
+    """How far the ratio of two processes of one model may be from 1, as a fraction, by what they differ by: in every ratio's interval."""
 
 
 class LatencyRecord(Record):

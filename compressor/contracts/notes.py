@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Literal, Self, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from compressor.foreign import shown
 
 
 class Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
+
+    def shown(self) -> Self:
+        """The same with every text in it safe to show: rows, labels and plans are not ours."""
+        return type(self).model_validate(shown(self.model_dump()))
 
 
 class Series(Record):

@@ -99,7 +99,8 @@ class Verdict(Record):
     gate: str
     """Where it stands in the plan: `passes.distill.gate`, `accept[0]`."""
     candidate: str
-    quantity: Literal["max_drop", "min_speedup", "max_latency_ms", "max_size"]
+    quantity: Literal["max_drop", "max_class_drop", "min_speedup", "max_latency_ms", "max_size", "finite"]
+    """`finite` is asked of every model, whatever the plan says: its value is how many rows have outputs that are not."""
     metric: str | None = None
     """What `max_drop` is about."""
     unit: Literal["points", "percent"] = "points"

@@ -92,6 +92,8 @@ class Target(Step, ABC):
     threads: int = 1
     """Threads of one operator."""
 
+    tolerance: ClassVar[float] = 1e-3
+    """How far outputs of one file may differ between two sessions, as a share of the largest (of 1 where all are smaller)."""
     keeps_builds: ClassVar[bool] = False
     """True where building is slow: builds are kept in the store, by what they are built from, for which workloads and how."""
     builds_for_machine: ClassVar[bool] = False

@@ -6,9 +6,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeAlias
 
 from compressor.contracts.evaluation import Evaluation, Measure
+from compressor.contracts.failing import of_split, told_by_row
 from compressor.contracts.features import Outputs, Want
 from compressor.contracts.graph import Feed, Graph, Port, Session
 from compressor.contracts.model import Model
@@ -39,6 +40,14 @@ class Deployment:
     """JSON values."""
     classes: bool = False
     """Whether outputs are logits of the classes in `labels.json`."""
+    threshold: float | None = None
+    """Where a row has any number of classes: the probability from which on each is told."""
+    number: bool = False
+    """Whether the output is one number for each row."""
+    pair: bool = False
+    """Whether a row is two texts."""
+    files: Mapping[str, str] = field(default_factory=dict)
+    """Texts of files that the description names, by name; each takes the place of one beside the model."""
 
 
 @dataclass(frozen=True)
@@ -69,13 +78,49 @@ class Task(Step, ABC):
         """Name of the default measure."""
         return self.measures()[0].name
 
+    def spelled(self, metric: str) -> str:
+        """The name of a measure as this task spells it, of a name in any case; as it is where the task has none."""
+        return next((each.name for each in self.measures() if each.name.casefold() == metric.casefold()), metric)
+
     @abstractmethod
     def columns(self) -> Columns:
         """Columns of the data this task reads."""
 
+    def encoded(self, data: Data) -> Data:
+        """The rows as this task trains and scores on them: what it reads beside one label is put into the form that its loss takes.
+
+        Raises:
+            SourceError: a row holds something else, with its number.
+        """
+        return data
+
+    def gives_logits(self) -> bool:
+        """Whether its main output is logits of classes that exclude each other, as soft targets are made of."""
+        return self.logits
+
+    def decided(self, predict: Callable[[Feed], Feed], rows: Dataset, files: Path) -> Self:
+        """This task with what a built model is told by, chosen on validation rows: a threshold, say. It is scored and shipped so."""
+        return self
+
     @abstractmethod
     def load(self, source: Path, data: Data, *, seed: int) -> Model:
         """The source model from a folder; a fresh, seeded head where it has none that fits the data's labels."""
+
+    def examine(self, source: Path, labels: Sequence[str]) -> tuple[str, ...]:
+        """What `check` tells of a source model, a line each: read without its weights, before anything costs.
+
+        Raises:
+            SourceError: as far as that shows it, what `load` would raise.
+        """
+        return ()
+
+    def check_rows(self, model: Model, data: Data, files: Path) -> None:
+        """Refuse rows that a model cannot take; asked when both are first read. `files` lie beside the model.
+
+        Raises:
+            SourceError: a row does not fit the model.
+            RowFailed: a library raises something on one.
+        """
 
     def refuses(self, length: int, files: Path | None = None) -> str | None:
         """What a length is, where no input of a model can be of this one; None where it can. `files` lie beside the model, if it is known."""
@@ -169,7 +214,11 @@ class Task(Step, ABC):
         """The outputs of all feeds as they are, one entry per row, put back into the order of the rows: of a few rows at a time."""
         import numpy as np
 
-        found = [predict(feed) for feed in feeds]
+        found, at = list[Feed](), 0
+        for feed in feeds:
+            count = len(next(iter(feed.values())))
+            found.append(told_by_row(predict, feed, order[at : at + count]))
+            at += count
         names = [port.name for port in self.outputs()]
         return {name: _in_order(np.concatenate([each[name] for each in found]).astype(np.float32), order) for name in names}
 
@@ -183,7 +232,9 @@ class Task(Step, ABC):
 
     def evaluate(self, predict: Callable[[Feed], Feed], rows: Dataset, files: Path, *, split: str) -> Evaluation:
         """Scores over anything that maps a feed to named outputs."""
-        return self.score(self.predicted(predict, rows, files), self.truth(rows), split=split)
+        with of_split(split):
+            outputs = self.predicted(predict, rows, files)
+        return self.score(outputs, self.truth(rows), split=split)
 
     def deployment(self, files: Path, inputs: Sequence[Port]) -> Deployment:
         """How the deployed model in `files` is fed; where a task says nothing else, by arrays."""

@@ -11,9 +11,10 @@ SWITCHES = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "HF_UPDATE_DOWNLOAD_COUNTS": "0",  # `datasets` counts even the reading of a local file, at a server of its own
     "OPENVINO_TELEMETRY_OPT_OUT": "1",
+    "USE_HUB_KERNELS": "NO",  # where `kernels` is installed, transformers fetches code for some of its layers
     "ORT_DISABLE_TELEMETRY": "1",  # onnxruntime reports each session from release 1.29 on, from machine code
 }
-"""Environment variables that keep libraries from reporting use."""
+"""Environment variables that keep libraries from reporting use, and from fetching code."""
 
 
 def quiet() -> None:

@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 import json
-import os
-import re
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import psutil
-
 from compressor.contracts.records import Candidate, Report
 from compressor.deploy.graphs import TASK_FILE
+from compressor.deploy.machine import machine
 from compressor.errors import StoreError, did_you_mean
 from compressor.export.examples import example
+from compressor.export.proof import Proof, Witness, witnesses
 from compressor.export.spec import Deployed, read_deployed, spec_of
 from compressor.export.texts import licences, readme
-from compressor.report import read_report
+from compressor.report import WITNESSES, read_report
 from compressor.store.checksums import SUMS, check_below, names_in, sums_text
 from compressor.store.disk import writing
+from compressor.store.locks import tried
 from compressor.store.store import remove, sha256_of
 
 __all__ = ["check_free", "export"]
+
+MARK, FILLED = ".compressor-export", "files"
+"""What the folder holds that an export is made in: the lock by which it is known as ours, and what is moved when it is whole."""
+PART, WORK = ".part", "writing an export"
 
 
 def export(run: Path, target: str, out: Path, *, stage: str = "final") -> Path:
@@ -34,6 +38,8 @@ def export(run: Path, target: str, out: Path, *, stage: str = "final") -> Path:
     Raises:
         StoreError: the run has no such candidate, a file is not the one the report was written about, or `out` is not empty.
         UnsupportedModel: the model takes inputs that no example could make.
+        ExportDiffers: the folder's own example does not do what the run did.
+        MissingDependency: something that the example needs is not here.
     """
     out = out if out.name not in ("", "..") else out.resolve()
     report = read_report(run)
@@ -42,14 +48,33 @@ def export(run: Path, target: str, out: Path, *, stage: str = "final") -> Path:
     check_files(built, candidate)
     check_below(run, f"artifacts/{candidate.id}")
     deployed = read_deployed(built, candidate)
+    kept = _witnesses(run, deployed)
     if not (out / SUMS).is_file():
         check_free(out)
     with writing(out), _beside(out) as folder:
-        _fill(folder, built, deployed=deployed, report=report)
+        _fill(folder, built, deployed=deployed, report=report, proved=len(kept))
         if not (out / SUMS).is_file() or _digests(out) != _digests(folder):
             check_free(out)
+            if kept:
+                Proof(run, deployed, _elsewhere(report)).hold(folder, kept)
             folder.replace(out)
     return out
+
+
+def _witnesses(run: Path, deployed: Deployed) -> tuple[Witness, ...]:
+    """What the run kept to prove an export by; nothing where it is a run of before."""
+    if not (run / WITNESSES / deployed.candidate.id).is_dir():
+        return ()
+    check_below(run, WITNESSES)
+    return witnesses(run, deployed)
+
+
+def _elsewhere(report: Report) -> str:
+    """Where a run was, if not on a machine like this one."""
+    here = machine()
+    if here.fingerprint == report.machine.fingerprint:
+        return ""
+    return f" (the run was on {report.machine.processor}, this is {here.processor}: export where it ran)"
 
 
 def check_free(out: Path) -> None:
@@ -67,16 +92,31 @@ def check_free(out: Path) -> None:
 
 @contextmanager
 def _beside(out: Path) -> Iterator[Path]:
-    """A folder to be filled and moved to `out`. It has the number of its process, so that what a killed one left can go."""
-    for left in out.parent.glob(f".{out.name}.*.part"):
-        if not psutil.pid_exists(int(re.sub("[^0-9]", "", left.name.split(".")[-2]) or 0)):
-            remove(left)
-    folder = out.with_name(f".{out.name}.{os.getpid()}.part")
-    folder.mkdir()
+    """A folder to be filled and moved to `out`, inside one of our own that is locked meanwhile; what a killed export left goes first."""
+    for left in out.parent.iterdir():
+        if left.name.startswith(f".{out.name}.") and left.name.endswith(PART) and _is_ours(left):
+            with tried(left / MARK, work=WORK) as held:
+                if held:
+                    remove(left)
+    own = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=PART, dir=out.parent))
     try:
-        yield folder
+        with tried(own / MARK, work=WORK):
+            (own / FILLED).mkdir()
+            yield own / FILLED
     finally:
-        remove(folder)
+        remove(own)
+
+
+def _is_ours(left: Path) -> bool:
+    """Whether an export made this folder: it holds the lock that one signs, and nothing but that and what is filled."""
+    try:
+        held = {path.name for path in left.iterdir()}
+        signed: object = (
+            json.loads((left / MARK).read_bytes()) if not left.is_symlink() and not (left / MARK).is_symlink() else {}
+        )
+    except (OSError, ValueError):
+        return False
+    return held <= {MARK, FILLED} and isinstance(signed, dict) and signed.get("work") == WORK
 
 
 def _candidate(report: Report, name: str) -> Candidate:
@@ -101,17 +141,18 @@ def check_files(built: Path, candidate: Candidate) -> None:
             raise StoreError(f"{path} is not the file that was measured: sha256 {found[:12]}, the report says {file.sha256[:12]}")
 
 
-def _fill(folder: Path, built: Path, *, deployed: Deployed, report: Report) -> None:
+def _fill(folder: Path, built: Path, *, deployed: Deployed, report: Report, proved: int) -> None:
     for name in names_in(built):
         if name != TASK_FILE:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(built / name, folder / name)
     check_files(folder, deployed.candidate)
     texts = {
+        **deployed.how.files,
         **({"labels.json": _json(deployed.labels)} if deployed.classes else {}),
         "spec.json": _json(spec_of(deployed)),
         **({} if deployed.no_example else {"example.py": example(deployed)}),
-        "README.md": readme(report, deployed),
+        "README.md": readme(report, deployed, proved=proved),
         "LICENSES.md": licences(report, tuple(names_in(folder))),
     }
     for name, text in texts.items():

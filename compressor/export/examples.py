@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import ast
 import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from importlib.resources import files
 from pathlib import Path
 
 from compressor.export.spec import Deployed
-from compressor.tasks.preprocessing import TEXT_INPUTS
 
 READERS = {"text": " tokenizers", "image": " pillow", "audio": " soundfile soxr", "arrays": ""}
 """What the example needs to read what it is given."""
 ARGUMENTS = {"text": '"some text"', "image": "picture.jpg", "audio": "sound.wav", "arrays": "inputs.npz"}
 """What the example is called with."""
+AUTO = {"text": "Sequence", "image": "Image", "audio": "Audio", "arrays": ""}
+"""Classes of transformers that open a torch model, by what they classify."""
+FUTURE = "from __future__ import annotations"
 
 
 def requirements(deployed: Deployed) -> str:
@@ -36,19 +44,68 @@ def example(deployed: Deployed) -> str:
         keep_trailing_newline=True,
     )
     environment.filters["quoted"] = _quoted
+    reader = _reader(deployed)
     return environment.get_template("example.py.jinja").render(
         d=deployed,
+        auto=_auto(deployed),
         p=deployed.preprocessing,
         kind=deployed.how.kind,
-        given=ARGUMENTS[deployed.how.kind],
+        given='"first text" "second text"' if deployed.how.pair else ARGUMENTS[deployed.how.kind],
+        pair=deployed.how.pair,
         requirements=requirements(deployed),
         settings=dict(deployed.runtime.settings),
         providers=[*(["CUDAExecutionProvider"] if _on_gpu(deployed) else []), "CPUExecutionProvider"],
-        names={port.name: TEXT_INPUTS.get(port.name, "") for port in deployed.inputs},
+        imports=partial(_imports, reader),
+        source=reader.code if reader else "",
+        names=[port.name for port in deployed.inputs],
         dtype=deployed.inputs[0].dtype,
         output=deployed.outputs[0].name,
-        features=not deployed.classes,
+        classes=deployed.classes,
+        number=deployed.how.number,
+        several=deployed.how.threshold is not None,
+        features=not (deployed.classes or deployed.how.number),
     )
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """The module that makes inputs of one kind, cut into its imports and the rest."""
+
+    imports: tuple[str, ...]
+    code: str
+
+
+def _reader(deployed: Deployed) -> _Reader | None:
+    """The code that makes inputs of what a user has, as the run had it; none where inputs are given."""
+    if deployed.how.kind == "arrays":
+        return None
+    text = (files("compressor.tasks.inputs") / f"{deployed.how.kind}.py").read_text(encoding="utf-8")
+    (_, *others), lines = ast.parse(text).body, text.splitlines()
+    imported = [node for node in others if isinstance(node, ast.Import | ast.ImportFrom)]
+    written = tuple("\n".join(lines[node.lineno - 1 : node.end_lineno]) for node in imported)
+    return _Reader(written, "\n".join(lines[imported[-1].end_lineno or 0 :]).strip())
+
+
+def _imports(reader: _Reader | None, needed: Sequence[str], after: Sequence[str] = ()) -> str:
+    """Lines that import what the example needs, the standard library's first, and `after` them what must precede all others."""
+    lines = {"import json", "import sys", "from pathlib import Path", "import numpy as np", *needed}
+    lines |= set(reader.imports if reader else ()) - {FUTURE}
+    plain, others = (sorted((each for each in lines if _standard(each) is kind), key=_order) for kind in (True, False))
+    return "\n".join([*([FUTURE, ""] if reader else []), *plain, *after, "", *others])
+
+
+def _auto(deployed: Deployed) -> str:
+    """The class of transformers that opens a torch model."""
+    return f"AutoModelFor{AUTO[deployed.how.kind]}Classification" if deployed.classes or deployed.how.number else "AutoModel"
+
+
+def _standard(line: str) -> bool:
+    return line.split()[1].partition(".")[0] in sys.stdlib_module_names
+
+
+def _order(line: str) -> tuple[bool, str]:
+    """`import` before `from`, by name."""
+    return line.startswith("from"), line.split()[1]
 
 
 def _quoted(value: object) -> str:

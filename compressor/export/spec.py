@@ -36,6 +36,8 @@ class Deployed:
     """True for a torch model that is run without export."""
     needs_this_project: bool = False
     """True for an eager model whose structure no stock configuration expresses."""
+    tolerance: float = Target.tolerance
+    """How far its outputs may differ between two sessions."""
 
     @property
     def file(self) -> str:
@@ -60,7 +62,7 @@ class Deployed:
             return "the model has a state that goes round from call to call, and only its task knows when a loop ends"
         if self.file == BLUEPRINT:
             return "the model is a folder of components, which `compressor.model.Model.load` opens"
-        if self.eager and not self.classes and self.how.kind != "audio":
+        if self.eager and not (self.classes or self.how.number) and self.how.kind != "audio":
             return "only its task knows what the torch model answers"
         return ""
 
@@ -94,7 +96,9 @@ def read_deployed(built: Path, candidate: Candidate) -> Deployed:
     files = {graph.name: _file_of(kind, graph, built) for graph in graphs}
     eager = kind.dialect.format == TORCH
     beyond = eager and not _opens_without_us(built)
-    return Deployed(candidate, built, runtime, name, labels, graphs, files, how, eager, needs_this_project=beyond)
+    return Deployed(
+        candidate, built, runtime, name, labels, graphs, files, how, eager, needs_this_project=beyond, tolerance=kind.tolerance
+    )
 
 
 def _runtime(built: Path, candidate: Candidate, graphs: Sequence[Graph]) -> tuple[type[Target], Runtime]:
@@ -141,5 +145,6 @@ def spec_of(deployed: Deployed) -> dict[str, Any]:
         "graphs": [{**asdict(graph), "file": deployed.files[graph.name]} for graph in deployed.graphs],
         "preprocessing": dict(deployed.preprocessing),
         **({"labels": "labels.json"} if deployed.classes else {}),
+        **({} if deployed.how.threshold is None else {"threshold": deployed.how.threshold}),
         "measured": deployed.candidate.facts,
     }

@@ -7,16 +7,29 @@ from collections.abc import Iterator, Sequence
 from compressor.contracts.records import Candidate, Report
 from compressor.export.examples import ARGUMENTS, requirements
 from compressor.export.spec import Deployed
+from compressor.foreign import markdown as escaped
 from compressor.report import wording
-from compressor.report.findings import Findings, Row
-from compressor.report.markdown import escaped, spread, table
+from compressor.report.findings import Findings, Row, doubts
+from compressor.report.markdown import spread, table
 
 LICENCE_FILES = ("LICENSE", "LICENCE", "NOTICE", "COPYING")
 
 
-def readme(report: Report, deployed: Deployed) -> str:
-    """The text of `README.md`: how to use the model, what it is, and what was measured where."""
-    return "\n".join((*_use(report, deployed), *_figures(report, deployed), *_origin(report))) + "\n"
+def readme(report: Report, deployed: Deployed, *, proved: int = 0) -> str:
+    """The text of `README.md`: how to use the model, what it is, what was measured where, and on how many rows it was proved."""
+    report = report.shown()
+    lines = (*_use(report, deployed), *_proof(deployed, proved), *_figures(report, deployed), *_origin(report))
+    return "\n".join(lines) + "\n"
+
+
+def _proof(deployed: Deployed, rows: int) -> Iterator[str]:
+    if rows:
+        yield f"`example.py` did with {rows} rows of test, each alone, what the run did that made these files: equal inputs to the bit,"
+        labels = " and equal labels" if deployed.classes else ""
+        yield f"outputs within {deployed.tolerance:g} of the largest{labels}."
+        yield ""
+    elif not deployed.no_example:
+        yield from ("Not proved: the run kept no rows to hold `example.py` against.", "")
 
 
 def _use(report: Report, deployed: Deployed) -> Iterator[str]:
@@ -41,6 +54,8 @@ def _use(report: Report, deployed: Deployed) -> Iterator[str]:
 def _given(deployed: Deployed) -> str:
     if deployed.classes:
         return ", `labels.json` names its classes in order"
+    if deployed.how.number:
+        return "; it gives one number"
     return "" if deployed.how.kind == "arrays" else "; it gives features, not classes"
 
 
@@ -51,6 +66,7 @@ def _figures(report: Report, deployed: Deployed) -> Iterator[str]:
         f"Measured by the run that made these files (outcome: {report.outcome}), on {_machine(report, deployed.runtime.packages)}.",
         "",
     )
+    yield from (text for doubt in doubts(report) for text in (f"**Warning:** {escaped(doubt)}", ""))
     rows = [*_quality(findings.row(deployed.candidate)), *_speed(findings, deployed.candidate)]
     yield from table(("what", "value"), rows, numbers=(1,))
     if deployed.candidate.not_measured:
@@ -95,6 +111,7 @@ def _origin(report: Report) -> Iterator[str]:
 
 def licences(report: Report, names: Sequence[str]) -> str:
     """The text of `LICENSES.md`: what the source says of its licence, and which licence files came with it."""
+    report = report.shown()
     model, shipped = report.model, [name for name in names if name.upper().startswith(LICENCE_FILES)]
     stated = model.licence or "The source states no licence: ask its authors before you ship what was made from it."
     lines = ["# Licences", "", "These files were made by changing the weights of:", "", f"- source: {escaped(model.source)}"]

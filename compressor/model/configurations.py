@@ -1,8 +1,10 @@
-"""Configurations of transformers, read without what could name code on a hub."""
+"""Configurations that others wrote: which of their fields could have a library run or fetch what does not lie in the folder."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -11,30 +13,82 @@ from compressor.errors import SourceError
 from compressor.model.meta import BUILDING_ERRORS
 from compressor.model.sources import read_json
 
+LEFT_OUT = {
+    "*attn_implementation*": "a kernel in a repository of the hub, which is code",
+    "*experts_implementation*": "a kernel in a repository of the hub, which is code",
+    "kernel_config": "kernels in repositories of the hub",
+    "use_kernels": "kernels in repositories of the hub",
+    "auto_map": "classes in files of the folder, or of a repository of the hub",
+    "custom_pipelines": "a class in a file of the folder",
+    "custom_generate": "a file of a repository of the hub that generates",
+    "trust_remote_code": "leave to run the files of a folder",
+    "*name_or_path": "a repository of the hub, which some classes ask for further files",
+}
+"""Fields, as patterns, that say nothing of a model's architecture: it is read as if they were not there."""
+REFUSED = {
+    "quantization_config": "weights that another library has packed; some are unpacked by kernels of the hub. Take the model as it was before, and "
+    "quantise it by a pass of the plan",
+    "compression_config": "weights that another library has packed. Take the model as it was before, and quantise it by a pass of the plan",
+    "backbone": "a model of the hub or of timm that is no part of this folder. Take one whose `backbone_config` describes it",
+    "use_pretrained_backbone": "weights of a model of the hub or of timm. Take one that holds all its weights",
+    "architecture": "a model of the hub, for timm to fetch. Take one that transformers itself defines",
+}
+"""Fields whose model would be another one without them, where they are not empty; and what to do."""
+TIMM = ("architecture",)
+"""Those that may name a network of timm itself, but none with a colon, as in `hf-hub:somebody/model`."""
+NAMES_OF_CLASSES = ("id2label", "label2id")
+"""Mappings whose keys are labels and no fields."""
+
 
 def config_in(folder: Path) -> Any:
-    """The configuration in a folder, without the fields that can name code on a hub.
+    """The configuration in a folder, without the fields by which something could be run or fetched.
 
     Raises:
-        SourceError: it cannot be read, or is of a model type that transformers does not know.
+        SourceError: it cannot be read, is of a model type that transformers does not know, or has a field that is refused.
     """
     import transformers
     from huggingface_hub.errors import StrictDataclassError
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-    values = read_json(folder / CONFIG)
+    values = harmless(read_json(folder / CONFIG), folder / CONFIG)
     model_type = str(values.get("model_type", ""))
     if model_type not in CONFIG_MAPPING:
         raise SourceError(
             f"{folder} cannot be read as a model: its model type '{model_type}' is none of transformers {transformers.__version__}"
         )
     try:
-        return CONFIG_MAPPING[model_type].from_dict(without_kernels(values))
-    except (*BUILDING_ERRORS, StrictDataclassError) as error:
+        with nothing_fetched():
+            return CONFIG_MAPPING[model_type].from_dict(values)
+    except (*BUILDING_ERRORS, OSError, StrictDataclassError) as error:
         raise SourceError(f"{folder} cannot be read as a model: {type(error).__name__}: {error}") from error
 
 
-def without_kernels(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration without the fields that can name code on a hub."""
-    kept = {name: value for name, value in config.items() if not name.endswith(("attn_implementation", "experts_implementation"))}
-    return {name: without_kernels(value) if isinstance(value, Mapping) else value for name, value in kept.items()}
+def harmless(config: Mapping[str, Any], where: object) -> dict[str, Any]:
+    """The configuration without the fields by which something could be run or fetched, at any depth.
+
+    Raises:
+        SourceError: it has a field that is refused; `where` says whose configuration it is.
+    """
+    for name in config:
+        if (what := REFUSED.get(name)) and config[name] and not (name in TIMM and ":" not in str(config[name])):
+            raise SourceError(f"{where}: {name} names {what}")
+    kept = {name: value for name, value in config.items() if not any(fnmatchcase(name, pattern) for pattern in LEFT_OUT)}
+    return {name: value if name in NAMES_OF_CLASSES else _inside(value, where) for name, value in kept.items()}
+
+
+def _inside(value: Any, where: object) -> Any:
+    if isinstance(value, list):
+        return [_inside(each, where) for each in value]
+    return harmless(value, where) if isinstance(value, Mapping) else value
+
+
+@contextmanager
+def nothing_fetched() -> Iterator[None]:
+    """While a library reads or builds a model the hub's client refuses every request, whatever the library wants to ask for."""
+    from huggingface_hub import constants
+
+    before, constants.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE, True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before

@@ -16,6 +16,16 @@ from compressor.plan.specs import ModelSource
 
 PIPELINE = "model_index.json"
 """Names the components of a pipeline, each a folder of its own."""
+ADAPTER = "adapter_config.json"
+OTHERS = {
+    ".gguf": "a model of llama.cpp",
+    ".onnx": "an exported model",
+    ".xml": "an exported model",
+    ".tflite": "an exported model",
+    ".h5": "a model of TensorFlow",
+    ".msgpack": "a model of Flax",
+}
+"""Files of models that are not read, by suffix."""
 PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 WEIGHT_SUFFIX = ".safetensors"
 READ_SUFFIXES = (WEIGHT_SUFFIX, ".json", ".txt", ".model")
@@ -86,6 +96,8 @@ def check_weights(path: Path, sha256: str | None) -> None:
     Raises:
         SourceError: they do not match, or there are none, or pickles only.
     """
+    if what := _no_model(path):
+        raise SourceError(f"{path} is {what}")
     files = weight_files(path)
     if not files:
         pickled = next((found for pattern in PICKLED for found in sorted(path.rglob(pattern))), None)
@@ -110,6 +122,43 @@ def check_weights(path: Path, sha256: str | None) -> None:
             raise SourceError(f"{files[0]}{several} has sha256 {found[:16]}..., the plan says {sha256}")
 
 
+def _no_model(folder: Path) -> str | None:
+    """What a folder is that is easily taken for a model's, and what to do about it; None where it may be one."""
+    if (folder / ADAPTER).is_file() and not any((folder / f"{WEIGHTS}{end}").is_file() for end in ("", ".index.json")):
+        base = _field(folder / ADAPTER, "base_model_name_or_path")
+        return (
+            f"a PEFT adapter{f' of {base}' if base else ''}, not a model: merge it where you trained it (`merge_and_unload()`, then "
+            "`save_pretrained`, and the tokenizer beside it) and name that folder"
+        )
+    if (folder / CONFIG).is_file() or (folder / PIPELINE).is_file():
+        method = _field(folder / CONFIG, "quantization_config")
+        if isinstance(method, dict):
+            how = method.get("quant_method", "some method")
+            return f"quantised already, by {how}: name the folder of the model before that, in float32, float16 or bfloat16"
+        return None
+    inner = sorted(each.parent for each in folder.glob(f"*/{CONFIG}"))
+    if (folder / "modules.json").is_file() and inner:
+        return f"a folder of sentence-transformers: its model lies in {inner[0].name}/, name that"
+    if inner:
+        newest = max(inner, key=lambda each: (int("".join(filter(str.isdecimal, each.name)) or 0), each.name))
+        return f"no model itself, but holds {_counted(inner)}: name the one you mean, as {newest}"
+    if found := next((each for end in OTHERS for each in sorted(folder.glob(f"*{end}"))), None):
+        return f"{OTHERS[found.suffix]} ({found.name}): name the folder of the model that it was made from, in the layout of transformers"
+    return None
+
+
+def _counted(folders: list[Path]) -> str:
+    return f"{', '.join(each.name for each in folders[:3])}{f' and {len(folders) - 3} more' if len(folders) > 3 else ''}"
+
+
+def _field(path: Path, name: str) -> Any:
+    """A field of a JSON file; None where it cannot be read, which is told when it has to be."""
+    try:
+        return read_json(path).get(name)
+    except SourceError:
+        return None
+
+
 def weight_files(folder: Path) -> list[Path]:
     """The files of a model's weights: one, an index and those it names, or those of a pipeline's components."""
     weights, index = folder / WEIGHTS, folder / f"{WEIGHTS}.index.json"
@@ -119,6 +168,17 @@ def weight_files(folder: Path) -> list[Path]:
         return [index, *_shards(index)]
     parts = (folder, *sorted(path for path in folder.iterdir() if path.is_dir()))
     return [path for part in parts for path in sorted(part.glob("*.safetensors"))]
+
+
+def shapes_in(folder: Path) -> dict[str, list[int]]:
+    """Shapes of the weights in a folder's safetensors files, by name, read off their headers."""
+    shapes: dict[str, list[int]] = {}
+    for path in folder.glob("*.safetensors"):
+        with path.open("rb") as file:
+            size = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(min(size, MOST_BYTES)))
+        shapes |= {name: each["shape"] for name, each in header.items() if "shape" in each}
+    return shapes
 
 
 def holds_weights(folder: Path) -> bool:

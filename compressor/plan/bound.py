@@ -19,7 +19,7 @@ from compressor.plan.consistency import faults_of, plugin_faults
 from compressor.plan.draft import Draft, Drafted
 from compressor.plan.entries import KEYS, KINDS, MAX_ENTRIES, Entry, read_entry
 from compressor.plan.paths import matches
-from compressor.plan.specs import Accept, DataSpec, Gate, Head, ModelSource, StepKeys
+from compressor.plan.specs import Accept, DataSpec, Gate, Head, Limits, ModelSource, StepKeys
 from compressor.plan.validation import notices, validated
 from compressor.plan.yaml_source import Located, write_yaml
 
@@ -27,6 +27,7 @@ SECTIONS = (*Head.model_fields, "model", "models", "task", "data", "passes", "ta
 """Keys at the top of a plan, beside `include`."""
 
 Spec = TypeVar("Spec", bound=BaseModel)
+AnyLimits = TypeVar("AnyLimits", bound=Limits)
 
 
 @dataclass(frozen=True)
@@ -144,6 +145,7 @@ class _Reader:
         self.folder = folder
         self.faults = faults
         self.notices: list[str] = []
+        self.task: Task | None = None
 
     def bound(self, *, default_name: str) -> Bound | None:
         self._strangers()
@@ -153,12 +155,14 @@ class _Reader:
         model = self._model("model", self._section("model"))
         models = {name: self._model(f"models.{name}", at) for name, at in self._mapping("models").items()}
         task_name, task = self._task()
+        self.task = task
         data = self._data()
         steps, targets, probes = (self._entries(section) for section in ("passes", "targets", "probes"))
         accept = self._accept()
         reference = head.reference if head else "source"
         at = self.sections.get("reference", self.plan)
-        metric = (head.metric if head else None, self.sections.get("metric", self.plan))
+        wanted = task.spelled(head.metric) if task and head and head.metric else (head.metric if head else None)
+        metric = (wanted, self.sections.get("metric", self.plan))
         draft = Draft(steps, targets, probes, accept, self._mapping("models"), reference, at, task_name, task, *metric)
         self.faults += faults_of(draft)
         if self.faults or not (head and model and task and data):
@@ -173,7 +177,7 @@ class _Reader:
             task=task,
             task_name=task_name,
             data=data,
-            metric=head.metric or task.metric,
+            metric=wanted or task.metric,
             reference=reference,
             passes=tuple(_bound_step(step, targets) for step in steps),
             targets=tuple(
@@ -274,7 +278,10 @@ class _Reader:
         kind = self._plugin(KINDS[section], entry.plugin, entry.parameters, entry.where)
         step, faults = validated(kind, entry.parameters, entry.where, what="parameter") if kind else (None, ())
         self.notices += notices(kind, entry.parameters, entry.where) if kind else ()
-        drafted = Drafted(entry, kind, step, keys if isinstance(keys, StepKeys) else StepKeys())
+        beside = keys if isinstance(keys, StepKeys) else StepKeys()
+        if beside.gate:
+            beside = beside.model_copy(update={"gate": self._spelled(beside.gate)})
+        drafted = Drafted(entry, kind, step, beside)
         inner = tuple(plugin_faults(drafted))
         # what is wrong inside a plug-in's parameters is told there, not once more for the step as a whole
         self.faults += [*inner, *(fault for fault in faults if not (inner and fault.where == entry.where))]
@@ -282,7 +289,14 @@ class _Reader:
 
     def _accept(self) -> list[tuple[str, Located, Accept | None]]:
         items = enumerate(self._list("accept"))
-        return [(f"accept[{index}]", at, self._spec(Accept, at, f"accept[{index}]")) for index, at in items]
+        read = [(f"accept[{index}]", at, self._spec(Accept, at, f"accept[{index}]")) for index, at in items]
+        return [(where, at, self._spelled(accept) if accept else None) for where, at, accept in read]
+
+    def _spelled(self, limits: AnyLimits) -> AnyLimits:
+        """With its metric as the task spells it."""
+        if self.task is None or limits.metric is None:
+            return limits
+        return limits.model_copy(update={"metric": self.task.spelled(limits.metric)})
 
     def _plugin(self, kind: str, name: str, at: Located, where: str) -> type[Step] | None:
         try:

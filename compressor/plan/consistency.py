@@ -72,8 +72,10 @@ def _mentions(draft: Draft, step: Drafted, index: int) -> Iterator[Fault]:
     if isinstance(step.step, Pass) and draft.task is not None:
         if needs.loss and not draft.task.trainable:
             yield step.fault(f"needs a loss of the task's own, and '{draft.task_name}' has none: {_without_loss(step)}")
-        if needs.logits and not draft.task.logits:
-            yield step.fault(f"learns from logits, and the task '{draft.task_name}' gives none: {_without_loss(step)}")
+        if needs.logits and not draft.task.gives_logits():
+            yield step.fault(
+                f"learns from logits, and the task '{draft.task_name}' gives none of classes that exclude each other: {_without_loss(step)}"
+            )
         if needs.repeats and not draft.task.repeats():
             yield step.fault(
                 f"keeps what teachers answer to a row, and the task '{draft.task_name}' draws its inputs anew in every epoch: "
@@ -165,9 +167,10 @@ def _reference(draft: Draft) -> Iterator[Fault]:
         names = [each.name for each in draft.steps]
         for early in draft.steps[: names.index(draft.reference) + 1]:
             gate = early.keys.gate
-            if gate and gate.max_drop is not None:
+            if gate and (gate.max_drop is not None or gate.max_class_drop is not None):
+                limit = "max_drop" if gate.max_drop is not None else "max_class_drop"
                 later = "is the reference itself" if early is step else f"comes before the reference '{draft.reference}'"
-                yield early.fault(f"max_drop cannot be judged: the step {later}", "gate")
+                yield early.fault(f"{limit} cannot be judged: the step {later}", "gate")
 
 
 def _metrics(draft: Draft) -> Iterator[Fault]:

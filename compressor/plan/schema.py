@@ -8,8 +8,9 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
-from compressor.contracts import registry
+from compressor.contracts import Step, registry
 from compressor.plan.entries import KEYS, KINDS, MAX_ENTRIES
+from compressor.plan.examples import EXAMPLES, WHOLE, example_of
 from compressor.plan.specs import NAME, Accept, DataSpec, Head, ModelSource
 
 Schema = dict[str, Any]
@@ -24,7 +25,7 @@ def plan_schema() -> Schema:
         PluginError: an installed plug-in cannot be imported, or two share one name.
     """
     plugins = {kind: {name: registry.load(kind, name) for name in registry.known(kind)} for kind in (*KINDS.values(), "task")}
-    types = _Types(
+    types = Types(
         [Head, ModelSource, DataSpec, Accept, *KEYS.values(), *(each for kind in plugins.values() for each in kind.values())]
     )
     sections = {
@@ -39,14 +40,16 @@ def plan_schema() -> Schema:
         "description": "From a trained model to a smaller, faster one that is proved on its targets.",
         "type": "object",
         "properties": {
-            "include": _INCLUDE,
+            "include": {**_INCLUDE, **_snippet(WHOLE["include"])},
             **types.properties(Head),
-            "model": types.of(ModelSource),
-            "models": _described("Further models by name, as teachers.", models),
-            "task": _described("What the model is for: one task's name with its parameters.", types.chosen(plugins["task"], {})),
-            "data": types.of(DataSpec),
-            **{section: _described(about, sections[section]) for section, about in _SECTIONS.items()},
-            "accept": _described("What the final model has to keep on a target, on test data.", accept),
+            "model": _section("model", "The model that is made smaller and faster.", types.of(ModelSource)),
+            "models": _section("models", "Further models by name, as teachers.", models),
+            "task": _section(
+                "task", "What the model is for: one task's name with its parameters.", types.chosen(plugins["task"], {})
+            ),
+            "data": _section("data", "Where the rows come from and how they are split.", types.of(DataSpec)),
+            **{section: _section(section, about, sections[section]) for section, about in _SECTIONS.items()},
+            "accept": _section("accept", "What the final model has to keep on a target, on test data.", accept),
         },
         "additionalProperties": False,
         "$defs": types.definitions,
@@ -65,39 +68,78 @@ _SECTIONS = {
 }
 
 
-class _Types:
-    """The schemas of all models under one set of definitions."""
+class Types:
+    """The schemas of all models under one set of definitions, as editors take them in."""
 
     def __init__(self, models: Iterable[type[BaseModel]]) -> None:
         mode: JsonSchemaMode = "validation"
         references, defined = models_json_schema([(model, mode) for model in dict.fromkeys(models)])
         self._references = {model: schema for (model, _), schema in references.items()}
-        self.definitions: Schema = defined["$defs"]
+        self.definitions: Schema = {name: _for_editors(each) for name, each in defined["$defs"].items()}
+        for part in EXAMPLES:
+            _give_examples(part, self.definitions.get(part.__name__, {}).get("properties", {}))
 
     def of(self, model: type[BaseModel]) -> Schema:
         return self._references[model]
 
-    def properties(self, model: type[BaseModel]) -> Schema:
-        found: Schema = self.definitions[str(self.of(model)["$ref"]).rpartition("/")[2]]["properties"]
+    def definition(self, model: type[BaseModel]) -> Schema:
+        found: Schema = self.definitions[str(self.of(model)["$ref"]).rpartition("/")[2]]
         return found
 
-    def chosen(self, plugins: Mapping[str, type[BaseModel]], beside: Schema) -> Schema:
+    def properties(self, model: type[BaseModel]) -> Schema:
+        found: Schema = self.definition(model)["properties"]
+        return found
+
+    def chosen(self, plugins: Mapping[str, type[Step]], beside: Schema) -> Schema:
         """A plug-in's name alone, or one plug-in with its parameters and the keys beside it."""
-        plain = [name for name, model in plugins.items() if not any(each.is_required() for each in model.model_fields.values())]
+        alone = [name for name, model in plugins.items() if not any(each.is_required() for each in model.model_fields.values())]
         entry = {
             "type": "object",
-            "properties": {
-                **{name: _or_null(self.of(model)) if name in plain else self.of(model) for name, model in plugins.items()},
-                **beside,
-            },
+            "properties": {**{name: self._parameters(model, alone=name in alone) for name, model in plugins.items()}, **beside},
             "oneOf": [{"required": [name]} for name in plugins],
             "additionalProperties": False,
         }
-        return {"anyOf": [{"enum": plain}, entry]}
+        named = [{"const": name, "description": self.definition(plugins[name]).get("description", name)} for name in alone]
+        return {"anyOf": [entry, {"type": "string", "oneOf": named}]}
+
+    def _parameters(self, model: type[Step], *, alone: bool) -> Schema:
+        """What a plug-in takes, which is nothing where it can stand alone; an editor begins with what has to be said."""
+        if alone:
+            return {**self.definition(model), "type": ["object", "null"]}
+        needed = {name: value for name, value in model.examples[0].items() if model.model_fields[name].is_required()}
+        return {"description": self.definition(model).get("description", ""), "anyOf": [self.of(model)], **_snippet(needed)}
 
 
-def _described(description: str, schema: Schema) -> Schema:
-    return {"description": description, **schema}
+def _snippet(body: Any) -> Schema:
+    """What an editor writes down when a key is chosen. It stands beside `anyOf`, since editors look at the values of a key first."""
+    return {"defaultSnippets": [{"label": "example", "body": body}]}
+
+
+def _give_examples(part: type[BaseModel], fields: Schema) -> None:
+    for key, field in fields.items():
+        example = example_of(part, key)
+        if example is not None and "default" not in field:
+            fields[key] = {**field, **_snippet(example)}
+
+
+def _for_editors(definition: Schema) -> Schema:
+    """A definition whose keys an editor can begin with something that is valid."""
+    fields = {name: _begun(field) for name, field in definition.get("properties", {}).items()}
+    return {**definition, **({"properties": fields} if fields else {})}
+
+
+def _begun(field: Schema) -> Schema:
+    """A field that nothing stands for has no default to write down (`files: null` is no choice), and one of many values begins with its default."""
+    kept = {key: value for key, value in field.items() if not (key == "default" and value in (None, "", []))}
+    if "const" in kept:
+        kept.pop("default", None)
+    if "default" in kept and "enum" in kept:
+        return {**{key: value for key, value in kept.items() if key not in ("enum", "type")}, "anyOf": [{"enum": kept["enum"]}]}
+    return kept
+
+
+def _section(name: str, description: str, schema: Schema) -> Schema:
+    return {"description": description, "anyOf": [schema], **_snippet(WHOLE[name])}
 
 
 def _list_of(items: Schema) -> Schema:

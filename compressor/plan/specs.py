@@ -159,8 +159,11 @@ class Limit(Spec):
     """At most so many rows of a split, drawn by the seed."""
 
     train: int | None = Field(default=None, ge=1)
+    """Of the training rows; all where it is not given."""
     validation: int | None = Field(default=None, ge=1)
+    """Of the validation rows; all where it is not given."""
     test: int | None = Field(default=None, ge=1)
+    """Of the test rows; all where it is not given."""
 
 
 class DataSpec(Spec):
@@ -210,12 +213,14 @@ class DataSpec(Spec):
 
 
 class Limits(Spec):
-    """What a gate may ask for; at least one of the four limits is given."""
+    """What a gate may ask for; at least one of the limits is given."""
 
     max_drop: float | None = Field(default=None, ge=0)
     """What may be lost against the plan's reference: points (hundredths) of a fraction, per cent of any other metric."""
     metric: str | None = Field(default=None, min_length=1)
-    """The metric that `max_drop` is about; the plan's `metric` where it is not given."""
+    """The metric that `max_drop` is about, and whose unit it is in; the plan's `metric` where it is not given."""
+    max_class_drop: float | None = Field(default=None, ge=0, le=100)
+    """Most points of recall that any single class may lose against the plan's reference."""
     min_speedup: float | None = Field(default=None, gt=0)
     """Least speed-up over the source model on the same target."""
     max_latency_ms: float | None = Field(default=None, gt=0)
@@ -223,11 +228,12 @@ class Limits(Spec):
     max_size: float | None = Field(default=None, gt=0, le=10)
     """Greatest share of the reference's bytes: 0.25 is a quarter."""
     judged_by: Literal["point", "bound"] = "point"
-    """Whether the measured value decides, or the worse end of its 95 % interval."""
+    """Whether the measured value decides, or the worse end of its 95 % interval. By `point`, a limit on speed or latency that lies
+    within the interval is undecided: noise could explain either side."""
 
     @model_validator(mode="after")
     def _limits_something(self) -> Limits:
-        limits = ("max_drop", "min_speedup", "max_latency_ms", "max_size")
+        limits = ("max_drop", "max_class_drop", "min_speedup", "max_latency_ms", "max_size")
         if all(getattr(self, limit) is None for limit in limits):
             raise ValueError(f"no limit given; expected at least one of {', '.join(limits)}")
         if self.metric is not None and self.max_drop is None:

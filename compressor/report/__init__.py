@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,13 @@ EVALUATIONS = "evaluations"
 """Folder in a run's folder: by candidate, its scores and raw outputs on test data."""
 TIMED_FEEDS = "feeds.npz"
 """File in a run's folder: the inputs of the first workload that was timed."""
-SEALED = ("artifacts", EVALUATIONS)
+PLAN = "plan.yaml"
+"""File in a run's folder: the plan as it ran, which the report holds too."""
+BESIDE = ("report.html", "report.md", TIMED_FEEDS)
+"""Files beside the report that whoever reads a run may open too."""
+WITNESSES = "witnesses"
+"""Folder in a run's folder: rows of test, and by candidate what was made of each of them alone."""
+SEALED = ("artifacts", EVALUATIONS, WITNESSES)
 
 
 def write_report(report: Report, folder: Path) -> None:
@@ -41,7 +48,7 @@ def write_report(report: Report, folder: Path) -> None:
     texts = {"report.md": document(report), "report.html": page(report), "report.json": report.model_dump_json(indent=1) + "\n"}
     sums = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in texts.items()}
     kept = [f"{below}/{name}" for below in SEALED for name in names_in(folder / below)]
-    kept += [TIMED_FEEDS] if (folder / TIMED_FEEDS).is_file() else []
+    kept += [name for name in (TIMED_FEEDS, PLAN) if (folder / name).is_file()]
     texts = {SUMS: sums_text(sums | {name: sha256_of(folder / name) for name in kept}), **texts}
     for name, text in texts.items():
         put(folder / name, text)
@@ -51,7 +58,7 @@ def read_report(folder: Path) -> Report:
     """Read `report.json` of a run folder.
 
     Raises:
-        StoreError: there is none, it was written by a newer version, or it is not what was written.
+        StoreError: there is none, it was written by a newer version, or it, or a file beside it, is not what was written.
     """
     path = folder / "report.json"
     try:
@@ -78,7 +85,22 @@ def read_report(folder: Path) -> Report:
             f"{path} is no report of version {REPORT_VERSION}: {where}: {first['msg']} ({error.error_count()} faults)"
         ) from error
     check_file(folder, path.name)
+    _check_beside(folder, report)
     return report
+
+
+def _check_beside(folder: Path, report: Report) -> None:
+    """Hold what lies beside a report against what was written; one of them that is missing is missed by whoever wants it.
+
+    Raises:
+        StoreError: one of them was altered, or another file put in its place.
+    """
+    for name in BESIDE:
+        if os.path.lexists(folder / name):
+            check_file(folder, name)
+    plan = folder / PLAN  # not listed by earlier versions
+    if os.path.lexists(plan) and not (plan.is_file() and not plan.is_symlink() and plan.read_bytes() == report.plan.encode()):
+        raise StoreError(f"{plan} is not the plan that ran, which {folder / 'report.json'} holds: run the plan again")
 
 
 class _ReportSchema(GenerateJsonSchema):

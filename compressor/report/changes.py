@@ -73,9 +73,15 @@ def layers(findings: Findings, target: str) -> Chart | None:
         figure.legend(loc="outside upper left", ncols=2)
 
     left_out = f" The {len(shown)} largest of {len(names)} parts." if len(shown) < len(names) else ""
-    caption = f"Bytes of each part after {before.name} and after {after.name}.{left_out}"
+    candidate = findings.candidates.get(f"final@{target}")
+    deployed = f" What {target} deploys has {wording.size(candidate.bytes)} in all." if candidate and candidate.bytes else ""
+    caption = f"Bytes of each part of the torch model after {before.name} and after {after.name}.{deployed}{left_out}"
     return draw(
-        f"layers-{target}", paint, title=f"Size by layer, {target}", caption=caption, height_inches=1.0 + 0.32 * len(shown)
+        f"layers-{target}",
+        paint,
+        title=f"Torch model by layer, before it is built for {target}",
+        caption=caption,
+        height_inches=1.0 + 0.32 * len(shown),
     )
 
 

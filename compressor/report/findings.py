@@ -19,6 +19,7 @@ from compressor.contracts.records import (
     OtherRecord,
     Ratio,
     Report,
+    Scores,
     Stage,
     Verdict,
     Workload,
@@ -178,7 +179,7 @@ def proved_speed_up(row: Row) -> float:
 
 def writer(verdict: Verdict) -> Callable[[float | None], str]:
     """How the values of a verdict are written."""
-    if verdict.quantity != "max_drop":
+    if verdict.quantity not in ("max_drop", "max_class_drop"):
         return QUANTITIES[verdict.quantity][1]
     return lambda value: wording.in_unit(verdict.unit)(value).lstrip("+")
 
@@ -186,9 +187,11 @@ def writer(verdict: Verdict) -> Callable[[float | None], str]:
 LIMIT_IS_A_FLOOR = frozenset({"min_speedup"})
 QUANTITIES: dict[str, tuple[str, Callable[[float | None], str]]] = {
     "max_drop": ("quality lost", wording.points),
+    "max_class_drop": ("recall lost of the worst class", wording.points),
     "min_speedup": ("speed-up", wording.factor),
     "max_latency_ms": ("median latency", wording.milliseconds),
     "max_size": ("size against the reference", wording.percent),
+    "finite": ("rows whose outputs are not finite", lambda value: wording.NOTHING if value is None else wording.count(value)),
 }
 """What a gate limits, in words, and how its values are written."""
 
@@ -239,9 +242,38 @@ def _moved(difference: Difference) -> str:
 
 
 def _speed(ratio: Ratio) -> str:
+    between = f"{wording.interval(ratio.interval, wording.factor).removesuffix(wording.TIMES)} times"
     if ratio.outcome == "no measurable change":
-        return "no measurable change in speed"
+        return f"no measurable change in speed ({between})"
     if ratio.outcome == "undecided":
-        return "speed undecided"
+        return f"speed undecided ({between})"
     times = ratio.value if ratio.outcome == "faster" else 1 / ratio.value
-    return f"{wording.factor(times).removesuffix(wording.TIMES)} times {ratio.outcome}"
+    doubt = f" (disturbed: {between})" if ratio.disturbed else ""
+    return f"{wording.factor(times).removesuffix(wording.TIMES)} times {ratio.outcome}{doubt}"
+
+
+def doubts(report: Report) -> tuple[str, ...]:
+    """What a verdict does not say: a reference or final model that is no better than the majority class, or finds none of a class."""
+    return tuple(
+        f"{candidate.id} {doubt}"
+        for candidate in report.candidates
+        if candidate.scores and candidate.stage in ("final", report.reference)
+        for doubt in _weak(candidate.scores)
+    )
+
+
+def _weak(scores: Scores) -> Iterator[str]:
+    rows = {score.label: score.n for score in scores.per_class if score.n}
+    if sum(rows.values()) != scores.main.n or len(rows) < 2:
+        return  # no classes, or rows of several
+    majority = max(rows, key=lambda label: rows[label])
+    right = sum(round(score.recall * score.n) for score in scores.per_class)
+    if right <= rows[majority]:
+        shares = f"{wording.percent(right / scores.main.n)} against {wording.percent(rows[majority] / scores.main.n)}"
+        yield f"is right on no more rows than always saying {majority} would be: {shares}."
+    if missed := [score.label for score in scores.per_class if score.n and score.recall == 0]:
+        more = f" and {len(missed) - MOST_MISSED} more" if len(missed) > MOST_MISSED else ""
+        yield f"finds no row of {len(missed)} of {len(rows)} classes: {', '.join(missed[:MOST_MISSED])}{more}."
+
+
+MOST_MISSED = 8

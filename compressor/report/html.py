@@ -10,7 +10,7 @@ from compressor.contracts.notes import Bars, Note, Series
 from compressor.contracts.records import Report, Workload
 from compressor.report import changes, notes, timings, wording
 from compressor.report.drawing import Chart
-from compressor.report.findings import QUANTITIES, Findings, Row, answer, margin, speed_up, writer
+from compressor.report.findings import QUANTITIES, Findings, Row, answer, doubts, margin, speed_up, writer
 from compressor.report.trade_off import trade_off
 from compressor.report.waterfall import waterfall
 
@@ -34,6 +34,7 @@ TONES = {"✓": "good", "✗": "bad", "?": "open", "•": "muted", "≠": "open"
 
 def page(report: Report) -> str:
     """Render `report.html`; every text of the report is escaped, since rows and plans are not ours."""
+    report = report.shown()
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     here = Path(__file__).parent
@@ -52,6 +53,7 @@ def _content(findings: Findings) -> dict[str, Any]:
         "r": report,
         "f": findings,
         "answer": report.summary or answer(report),
+        "doubts": doubts(report),
         "headline": headline,
         "speed": speed_up(headline) if headline else None,
         "metric": next((row.quality.name for row in findings.finals if row.quality), "quality"),

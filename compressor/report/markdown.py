@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 
 from compressor.contracts.records import Ratio, Report
+from compressor.foreign import markdown as escaped
 from compressor.report import wording
-from compressor.report.findings import QUANTITIES, Findings, Row, answer, margin, writer
+from compressor.report.findings import QUANTITIES, Findings, Row, answer, doubts, margin, writer
 
 RATIOS = ("speed-up over own source", "speed-up over baseline")
 
 
 def document(report: Report) -> str:
     """Render `report.md`."""
+    report = report.shown()
     return "\n".join((*_opening(report), *_gates(report), *_steps(report), *_speed(report), *_origin(report))) + "\n"
-
-
-def escaped(text: object) -> str:
-    """Text of others, without power over the document: no HTML, no table cells, no emphasis, one line."""
-    return re.sub(r"([\\`*_\[\]<>|#])", r"\\\1", " ".join(str(text).split()))
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, numbers: Sequence[int] = ()) -> list[str]:
@@ -36,6 +32,7 @@ def spread(value: str, around: str) -> str:
 def _opening(report: Report) -> Iterator[str]:
     findings = Findings(report)
     yield from (f"# {escaped(report.name)}: {report.outcome}", "", escaped(report.summary or answer(report)), "")
+    yield from (text for doubt in doubts(report) for text in (f"**Warning:** {escaped(doubt)}", ""))
     if report.error:
         yield from (f"Error: {escaped(report.error)}", "")
     if findings.finals:
@@ -142,9 +139,10 @@ def _speed(report: Report) -> Iterator[str]:
     columns = ("candidate", "workload", "calls", "median", "90th percentile", "throughput", RATIOS[1])
     yield from table(columns, rows, numbers=range(2, 7))
     for control in findings.controls:
-        outcome = "passed" if control.passed else "failed"
+        outcome = "passed" if control.passed else "disturbed"
         spreading = wording.interval(control.interval, wording.near_one)
-        yield f"A/A control at {control.workload}: {outcome}, {wording.near_one(control.ratio)} ({spreading})."
+        told = f"{outcome}, {wording.near_one(control.ratio)} ({spreading}); intervals allow for {wording.percent(control.noise)}"
+        yield f"A/A control at {control.workload}: {told}."
         yield ""
 
 

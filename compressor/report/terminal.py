@@ -14,6 +14,9 @@ from rich.table import Column, Table
 from compressor.contracts import Event, Message
 from compressor.contracts import Progress as Told
 from compressor.contracts.records import LatencyRecord, Report
+from compressor.foreign import printable
+from compressor.report import wording
+from compressor.report.findings import doubts, writer
 
 if TYPE_CHECKING:
     from compressor.contracts.records import Comparison, Forecast
@@ -50,7 +53,7 @@ class Bars:
 
     def line(self, text: str) -> None:
         """Print a line above the bars."""
-        self._bars.console.print(text, markup=False, highlight=False)
+        self._bars.console.print(printable(text), markup=False, highlight=False)
 
     def hear(self, event: Event) -> None:
         """Show an event."""
@@ -69,13 +72,16 @@ class Bars:
 
 
 def table(report: Report) -> None:
-    """Print the answer and a row for each candidate."""
-    console = Console()
-    console.print(report.summary, markup=False, highlight=False)
-    shown = Table("model", "quality on test", "bytes", "workload", "median ms", "speed-up", "precision")
+    """Print the verdict, the answer and a row for each candidate."""
+    report, console = report.shown(), Console()
+    console.print(f"{report.outcome}: {report.summary}", markup=False, highlight=False)
+    for doubt in doubts(report):
+        console.print(f"warning: {doubt}", markup=False, highlight=False)
+    metric = next((each.scores.metric for each in report.candidates if each.scores), "quality")
+    shown = Table("model", escape(f"{metric} on test"), "bytes", "workload", "median ms", "speed-up", "precision")
     latency = next((record for record in report.probes if isinstance(record, LatencyRecord)), None)
     for candidate in report.candidates:
-        quality = f"{candidate.scores.main.value:.4f}" if candidate.scores else "-"
+        quality = wording.metric(candidate.scores.main) if candidate.scores else "-"
         size = f"{candidate.bytes / 1e6:.1f} MB" if candidate.bytes else "-"
         rows = [row for row in latency.rows if row.candidate == candidate.id] if latency else []
         precision = candidate.facts.get("precision", "")
@@ -92,15 +98,18 @@ def table(report: Report) -> None:
                 None,
             )
             speed = f"{ratio.value:.2f}x [{ratio.interval.low:.2f}, {ratio.interval.high:.2f}]" if ratio else ""
-            speed = f"{speed} undecided" if ratio and ratio.outcome == "undecided" else speed
+            speed = f"{speed} {wording.told(ratio)}" if ratio and wording.told(ratio) != "faster" else speed
             shown.add_row(candidate.id, quality, size, str(row.workload), f"{row.median_ms:.2f}", speed, precision)
     console.print(shown)
     for verdict in report.verdicts:
-        unit = " %" if verdict.unit == "percent" else ""
-        value = f"{verdict.value:.4g}{unit}" if verdict.value is not None else verdict.why
+        write = writer(verdict)
+        value = (
+            f"{write(verdict.value)}{f' ({verdict.why})' if verdict.why else ''}" if verdict.value is not None else verdict.why
+        )
         console.print(
-            f"{verdict.gate} {verdict.candidate}: {verdict.quantity} {verdict.limit:g}{unit}: {value}: {verdict.outcome}",
+            f"{verdict.gate} {verdict.candidate}: {verdict.quantity} {write(verdict.limit)}: {value}: {verdict.outcome}",
             markup=False,
+            highlight=False,
         )
 
 
@@ -132,7 +141,7 @@ def forecast_table(forecast: Forecast) -> None:
 
 def comparison_tables(comparison: Comparison) -> None:
     """Print what changed, the qualities and the times of two runs."""
-    console = Console()
+    comparison, console = comparison.shown(), Console()
     console.print(f"first: {comparison.first}\nsecond: {comparison.second}", markup=False, highlight=False)
     if comparison.changes:
         changed = Table("", Column("what changed", overflow=WRAPPED), "first", "second")
@@ -148,7 +157,7 @@ def comparison_tables(comparison: Comparison) -> None:
         of, control = each.ratio.interval, each.control
         console.print(
             f"{each.target}, timed side by side: the second is {each.ratio.value:.3f} times as fast [{of.low:.3f}, {of.high:.3f}]: "
-            f"{each.ratio.outcome}; A/A control {control.ratio:.3f} {'passed' if control.passed else 'FAILED'}",
+            f"{wording.told(each.ratio)}; A/A control {control.ratio:.3f} {'passed' if control.passed else 'DISTURBED'}",
             markup=False,
             highlight=False,
         )
@@ -162,7 +171,7 @@ def _qualities(comparison: Comparison) -> Table:
     )
     for each in comparison.qualities:
         metric = each.first or each.second
-        values = [f"{found.value:.4f}" if found else "-" for found in (each.first, each.second)]
+        values = [wording.metric(found) if found else "-" for found in (each.first, each.second)]
         difference, changed = each.unpaired, ""
         if each.difference is not None:
             found = each.difference

@@ -53,7 +53,8 @@ def waterfall(findings: Findings, target: str) -> Chart:
         f"waterfall-{target}",
         paint,
         title=f"From source to {target}",
-        caption="What is left after each step. Hatched is what the step took away; changes are against the step measured before.",
+        caption="What is left after each step. Hatched is what the step took away; changes are against the step measured before. "
+        f"Sizes of steps on the torch model are of that model, the last one is of what {target} deploys.",
         height_inches=0.59 + TITLE_INCHES * max(title.count("\n") + 1 for title in titles) + ROW_INCHES * len(steps),
     )
 

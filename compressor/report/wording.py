@@ -142,10 +142,15 @@ def interval(found: Interval | None, write: Callable[[float], str]) -> str:
     return f"{low.removesuffix(space + unit).removesuffix(TIMES)} to {high}"
 
 
+def told(ratio: Ratio) -> str:
+    """What a ratio of speeds shows, and whether the machine was still: `slower`, `faster, disturbed`."""
+    return f"{ratio.outcome}, disturbed" if ratio.disturbed and ratio.outcome != "undecided" else ratio.outcome
+
+
 def around(ratio: Ratio) -> str:
-    """Interval of a ratio of speeds, and whether it proves nothing."""
+    """Interval of a ratio of speeds, with what it shows unless that is a speed-up on a machine that was still."""
     found = interval(ratio.interval, factor)
-    return f"{found}, undecided" if ratio.outcome == "undecided" else found
+    return found if told(ratio) == "faster" else f"{found}, {told(ratio)}"
 
 
 def metric(found: Metric | None) -> str:

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING
 from pydantic import BaseModel
 
 from compressor.contracts.records import DataRecord
+from compressor.contracts.step import code_parts, step_parts
 from compressor.deploy.machine import versions
 from compressor.model.sources import check_weights, located
 from compressor.run.keys import source_digest
+from compressor.run.preflight import check_lengths
 from compressor.store.known import Fact, known
 from compressor.tasks.data import named_files, split_rows
 from compressor.tasks.sources import files_of, read_rows
@@ -29,7 +31,17 @@ if TYPE_CHECKING:
 
 FACTS = 2
 """Raised whenever equal files give other facts."""
-READERS = ("compressor-toolchain", "datasets", "numpy", "pandas", "pillow", "pyarrow", "scikit-learn", "soundfile")
+READERS = (
+    "compressor-toolchain",
+    "datasets",
+    "numpy",
+    "pandas",
+    "pillow",
+    "pyarrow",
+    "scikit-learn",
+    "soundfile",
+    "transformers",
+)
 
 
 class Rows(BaseModel):
@@ -54,7 +66,7 @@ def rows_of(bound: Bound, store: Store) -> Rows:
     def find() -> Fact:
         with bound.naming_columns():
             source = read_rows(spec, bound.folder, columns)
-        data = split_rows(source, spec, columns=columns, seed=bound.seed)
+        data = bound.task.encoded(split_rows(source, spec, columns=columns, seed=bound.seed))
         rows = Rows(record=data.record, labels=data.labels, digest=data.digest, lengths=_lengths(data, columns.content[0]))
         return Fact(rows.model_dump(mode="json"), named_files(source.parts))
 
@@ -83,6 +95,34 @@ def files_digest(source: ModelSource, folder: Path, store: Store) -> str:
 
     asked = {"fact": "model", **_code(), "sha256": source.sha256, "folder": str(path.resolve())}
     return str(known(store, asked, [path], find))
+
+
+def examined(source: ModelSource, bound: Bound, labels: tuple[str, ...], store: Store) -> list[str]:
+    """What the task tells of a model before it is loaded, a line each.
+
+    Raises:
+        SourceError: the model or its head is none that the task takes.
+        UnsupportedModel: rows are to be timed at a length that it does not take.
+    """
+    path = located(source, bound.folder)
+
+    def find() -> Fact:
+        if source is bound.model:
+            check_lengths(bound, path)
+        return Fact(list(bound.task.examine(path, labels)))
+
+    task = {bound.task_name: bound.task.model_dump(mode="json"), **code_parts(bound.task)}
+    probes = [step_parts(each.plugin, each.probe) for each in bound.probes]
+    steps = [step_parts(each.plugin, each.step) for each in bound.passes]
+    asked = {
+        "fact": "examined",
+        **_code(),
+        "task": task,
+        "labels": list(labels),
+        "timed": [*probes, *steps] if source is bound.model else [],
+        "folder": str(path.resolve()),
+    }
+    return [str(line) for line in known(store, asked, [path], find)]
 
 
 def _code() -> dict[str, object]:

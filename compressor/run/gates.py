@@ -12,10 +12,11 @@ from compressor.deploy.timing import time_candidates
 from compressor.errors import GateStopped
 from compressor.plan.bound import BoundStep, BoundTarget
 from compressor.plan.specs import Gate
+from compressor.report.findings import writer
 from compressor.run.ground import Ground
 from compressor.run.results import Built
 from compressor.run.state import StageState
-from compressor.run.verify import Measured, judge
+from compressor.run.verify import ClassDrop, Measured, class_drop, finite, judge
 from compressor.store.store import remove
 
 GATE_SECONDS = 15
@@ -39,7 +40,9 @@ class Gates:
             return state
         with self.ground.watch.time("gate", step.name, target.name if target else None):
             measured = self._measured(step.gate, state, target)
-        verdicts = judge(step.gate, measured, gate=f"passes.{step.name}.gate", candidate=state.stage.name)
+        gate, name = f"passes.{step.name}.gate", state.stage.name
+        broken = finite(state.evaluation, None, gate=gate, candidate=name) if state.evaluation else ()
+        verdicts = (*broken, *judge(step.gate, measured, gate=gate, candidate=name))
         failed = [verdict for verdict in verdicts if verdict.outcome != "met"]
         rolled_back = bool(failed) and step.gate.on_fail == "roll back"
         stage = state.stage.model_copy(update={"verdicts": verdicts, "rolled_back": rolled_back})
@@ -49,8 +52,14 @@ class Gates:
 
     def _measured(self, gate: Gate, state: StageState, target: BoundTarget | None) -> Measured:
         size, of = self._size(state, target) if gate.max_size is not None else (None, "")
-        measured = Measured(differences=state.stage.differences, size=size, size_of=of)
+        measured = Measured(differences=state.stage.differences, class_drop=self._class_drop(gate, state), size=size, size_of=of)
         return self._timed(measured, state, target or self.ground.bound.targets[0]) if gate.timed else measured
+
+    def _class_drop(self, gate: Gate, state: StageState) -> ClassDrop | None:
+        held = self.states.get(self.ground.bound.reference)
+        if gate.max_class_drop is None or held is None or held.evaluation is None or state.evaluation is None:
+            return None
+        return class_drop(self.ground.bound.task, state.evaluation, held.evaluation)
 
     def _size(self, state: StageState, target: BoundTarget | None) -> tuple[float, str]:
         """Size against the reference: in a branch of what its target deploys, on the trunk of the torch models; and which it is."""
@@ -85,9 +94,7 @@ class Gates:
         )
         ratio = next(each for each in record.ratios if (each.of, each.to) == (candidates[1].id, candidates[0].id))
         row = next(each for each in record.rows if each.candidate == candidates[1].id)
-        if ratio.outcome == "undecided":
-            return replace(measured, why="the A/A control failed")
-        return replace(measured, speedup=(ratio.value, ratio.interval), latency_ms=(row.median_ms, row.interval))
+        return measured.timed(record, row, ratio)
 
     def _deployed(self, state: StageState, name: str, target: BoundTarget) -> tuple[Candidate, int]:
         """A stage built for a target, and the bytes of its files."""
@@ -110,7 +117,7 @@ def stop_where_failed(step: BoundStep, verdicts: Sequence[Verdict]) -> None:
 
 
 def _told(verdict: Verdict, *, reason: bool = False) -> str:
-    why = f": {verdict.why}" if reason and verdict.why else ""
-    unit = " %" if verdict.unit == "percent" else ""
-    shown = f"not measured{why}" if verdict.value is None else f"{verdict.value:.4g}{unit}"
-    return f"{verdict.quantity} {verdict.limit:g}{unit} is {verdict.outcome} ({shown})"
+    why = f": {verdict.why}" if verdict.why and (reason or verdict.outcome == "undecided") else ""
+    write = writer(verdict)
+    shown = f"not measured{why}" if verdict.value is None else f"{write(verdict.value)}{why}"
+    return f"{verdict.quantity} {write(verdict.limit)} is {verdict.outcome} ({shown})"

@@ -52,6 +52,7 @@ class Ground:
         self.say("data: read and split")
         with self.watch.time("data", "rows"), self.bound.naming_columns():
             data = load_data(self.bound.data, columns=self.bound.task.columns(), seed=self.bound.seed, folder=self.bound.folder)
+            data = self.bound.task.encoded(data)
         for finding in data.record.findings:
             self.say(f"data: {finding}")
         return data
@@ -99,6 +100,7 @@ class Ground:
             model = self.bound.task.load(path, self.data, seed=self.bound.seed)
             check_finite(model, path)
             model.save(out)
+            self.bound.task.check_rows(model, self.data, out)
             return {"drawn": list(model.newly_initialised)} if model.newly_initialised else {}
 
         return self.store.obtain(self.keys.source(source_digest(path)), make)

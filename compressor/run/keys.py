@@ -48,10 +48,15 @@ class Keys:
             "plugins": {f"{kind}:{name}": code_parts(registry.load(kind, name)) for kind, name in named},
             "dialect": asdict(dialect) if dialect else None,
             "quantizer": versions_of([dialect.quantizer] if dialect and dialect.quantizer and step.step.quantizes else []),
-            "processes": self._processes if step.step.trains else 1,
+            **self._group(step),
             **({} if self._bound.metric == self._bound.task.metric else {"metric": self._bound.metric}),
             "processor": list(features(read_cpuinfo())),
         }
+
+    def _group(self, step: BoundStep) -> dict[str, Any]:
+        """How many processes compute a step, and the library that they are a group by."""
+        several = self._processes if step.step.trains else 1
+        return {"processes": several, **({"group": versions_of(["accelerate"])} if several > 1 else {})}
 
     def _measured(self, needs: Needs) -> dict[str, Any]:
         """What a step that measures depends on: how its targets are set up, and the machine."""

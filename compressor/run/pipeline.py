@@ -13,21 +13,23 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter
 
-from compressor.contracts import Artifact, Evaluation, Event
+from compressor.contracts import Artifact, Candidate, Evaluation, Event, Session, Task
 from compressor.contracts.notes import Note
 from compressor.contracts.records import LatencyRecord, Parity, ProbeRecord, Stage, Verdict
 from compressor.contracts.step import step_parts
 from compressor.deploy.bench import ProcessBench, write_feeds
 from compressor.deploy.build import model_files
+from compressor.deploy.graphs import describe
 from compressor.deploy.session import predictor
 from compressor.errors import GateStopped
+from compressor.export.witnesses import Given, keep_answers, keep_rows
 from compressor.plan.bound import Bound, BoundStep, BoundTarget
-from compressor.report import EVALUATIONS, TIMED_FEEDS, write_report
+from compressor.report import EVALUATIONS, TIMED_FEEDS, WITNESSES, wording, write_report
 from compressor.run.context import of_step
 from compressor.run.gates import Gates, stop_where_failed
 from compressor.run.ground import Ground, load_model
 from compressor.run.preflight import check_steps
-from compressor.run.results import Built, Results, RunState, differences, save_evaluation, verdict_of_plan
+from compressor.run.results import Built, Results, RunState, differences, save_evaluation, verdict_of_plan, verdicts_of_numbers
 from compressor.run.state import StageState
 from compressor.run.verify import parity
 from compressor.store.disk import writing
@@ -187,7 +189,7 @@ class Runner:
         self.states[name] = state
         self.stages.append(state.stage)
         main = state.stage.scores.main if state.stage.scores else None
-        score = f", {main.name} {main.value:.4f} on validation" if main else ""
+        score = f", {main.name} {wording.metric(main)} on validation" if main else ""
         seconds = "found in the store" if state.stage.found else f"{state.stage.seconds:.1f} s"
         self.ground.say(f"{name}: {seconds}{score}")
         return state
@@ -284,15 +286,40 @@ class Runner:
         with watch.time("build", name, target.name):
             candidate, files = builder.build(lowered, stage=name, name=target.name, target=runtime, out=out)
             session = runtime.open(out)
+        task = self._decided(session, out)
+        candidate = replace(candidate, task=task)
+        self._witness(candidate, session)
         evaluation = checked = None
         if name in ("final", self.bound.reference):  # a source that is not held against anything is only timed
-            task, rows = self.bound.task, self.ground.data.split("test")
+            rows = self.ground.data.split("test")
             with watch.time("score", name, target.name):
                 evaluation = task.evaluate(predictor(task, session), rows, out, split="test").held_by(self.bound.metric)
             save_evaluation(evaluation, self.folder / EVALUATIONS / candidate.id)
             with watch.time("parity", name, target.name):
                 checked = self._parity(evaluation, eager_of or state)
         self.built.append(Built(candidate, files, session.facts(), evaluation, checked, timed=timed))
+
+    def _decided(self, session: Session, out: Path) -> Task:
+        """The task as this built model is scored and shipped by: what it has to choose, it chooses on validation rows."""
+        task, data = self.bound.task, self.ground.data
+        chosen = task.decided(predictor(task, session), data.split("validation"), out)
+        if chosen is not task:
+            describe(out, chosen, self.bound.task_name, data.labels)
+        return chosen
+
+    @cached_property
+    def _witnesses(self) -> tuple[Given, ...]:
+        """Rows that exports prove themselves on."""
+        task = self.bound.task
+        return keep_rows(self.ground.data.split("test"), task.columns(), self.folder / WITNESSES)
+
+    def _witness(self, candidate: Candidate, session: Session) -> None:
+        """Keep what a built model makes of each of these rows alone."""
+        task, out = candidate.task or self.bound.task, self.folder / WITNESSES / candidate.id
+        rows = self.ground.data.split("test")
+        with self.ground.watch.time("score", candidate.stage, candidate.target):
+            predict = predictor(task, session)
+            keep_answers(task, predict, rows, lambda: self._witnesses, self.ground.data.labels, built=candidate.built, out=out)
 
     def _parity(self, evaluation: Evaluation, state: StageState) -> Parity:
         same = self.ground.eager_outputs(state.made)
@@ -318,11 +345,12 @@ class Runner:
 
     def _accept(self, probes: Sequence[ProbeRecord]) -> tuple[Verdict, ...]:
         latencies = [record for record in probes if isinstance(record, LatencyRecord)]
-        return tuple(
+        accepted = (
             verdict
             for number, accept in enumerate(self.bound.accept)
             for verdict in verdict_of_plan(accept, number, self.built, latencies, self.bound)
         )
+        return (*verdicts_of_numbers(self.built), *accepted)
 
 
 def run_plan(

@@ -48,8 +48,17 @@ def check_steps(
         raise UnsupportedModel(
             f"max_drop is held against {bound.reference}, {NEWLY_INITIALISED}, and name that step as `reference`"
         )
+    check_lengths(bound, folders["source"])
+
+
+def check_lengths(bound: Bound, folder: Path) -> None:
+    """Refuse rows that are to be timed at a length that the model in a folder does not take.
+
+    Raises:
+        UnsupportedModel: there are some.
+    """
     for name, length in _lengths(bound):
-        if why := bound.task.refuses(length, folders["source"]):
+        if why := bound.task.refuses(length, folder):
             raise UnsupportedModel(f"{name}: length {why}")
 
 

@@ -8,7 +8,7 @@ from compressor.deploy.machine import device
 from compressor.plan.bound import Bound, BoundStep
 from compressor.run.allowance import allowances
 from compressor.run.context import of_step
-from compressor.run.facts import Rows, files_digest, rows_of
+from compressor.run.facts import Rows, examined, files_digest, rows_of
 from compressor.run.keys import Keys
 from compressor.store.store import Store, StoredResult
 from compressor.training.launch import ALONE, Processes
@@ -25,6 +25,8 @@ def preview(bound: Bound, store: Store, processes: Processes = ALONE) -> Iterato
         made = store.find(keys.source(files_digest(source, bound.folder, store)))
         yield f"{name}: {'found in the store' if made else 'to be loaded'}"
         digests[name] = made.digest if made else None
+        for line in examined(source, bound, rows.labels, store):
+            yield f"{name}: {line}"
     yield from allowances(bound)
     current = "source"
     for step in bound.passes:

@@ -198,7 +198,7 @@ def survey(plan: Path, settings: Sequence[str], folder: Path, *, tell: Callable[
     bound = load_plan(plan, settings=settings)
     tell(Message("rehearse: read rows and models"))
     with bound.naming_columns():
-        data = load_data(bound.data, columns=bound.task.columns(), seed=bound.seed, folder=bound.folder)
+        data = bound.task.encoded(load_data(bound.data, columns=bound.task.columns(), seed=bound.seed, folder=bound.folder))
     whole: dict[str, ModelSize] = {}
     cut: dict[int, dict[str, Source]] = {part.blocks: {} for part in (REHEARSAL, SECOND) if part.blocks is not None}
     folders, newly_initialised, anatomies = dict[str, Path](), list[str](), dict[str, Anatomy]()

@@ -31,7 +31,7 @@ from compressor.model.sources import resolve
 from compressor.plan.bound import Bound, BoundTarget
 from compressor.plan.specs import Accept, ModelSource
 from compressor.report.findings import answer
-from compressor.run.verify import Measured, judge
+from compressor.run.verify import Measured, class_drop, finite, judge
 
 MOST_DISAGREEMENTS = 200
 FIRST_OUTPUT = "logits"
@@ -75,11 +75,24 @@ def verdict_of_plan(
     if final.why_not or held is None:
         return judge(accept, Measured(why=final.why_not or "no reference"), gate=gate, candidate=final.name)
     measured = Measured(
-        differences=_differences(bound, final, held), size=final.bytes / held.bytes, why="latency was not measured"
+        differences=_differences(bound, final, held),
+        class_drop=class_drop(bound.task, final.evaluation, held.evaluation) if final.evaluation and held.evaluation else None,
+        size=final.bytes / held.bytes,
+        why="latency was not measured",
     )
     if latencies:
         measured = _with_times(measured, accept, final.name, latencies)
     return judge(accept, measured, gate=gate, candidate=final.name)
+
+
+def verdicts_of_numbers(built: Sequence[Built]) -> tuple[Verdict, ...]:
+    """Of everything that was scored: outputs that are not finite fail, whether the plan accepts by them or not."""
+    return tuple(
+        verdict
+        for each in built
+        if each.evaluation
+        for verdict in finite(each.evaluation, each.parity, gate="outputs", candidate=each.name)
+    )
 
 
 def _with_times(measured: Measured, accept: Accept, final: str, latencies: Sequence[LatencyRecord]) -> Measured:
@@ -94,9 +107,7 @@ def _with_times(measured: Measured, accept: Accept, final: str, latencies: Seque
         (each for each in latency.ratios if (each.of, each.to, each.workload) == (final, to, row.workload)),
         None,
     )
-    if ratio is None or ratio.outcome == "undecided":
-        return replace(measured, why="the A/A control failed: the machine is too noisy" if ratio else f"{to} was not timed")
-    return replace(measured, speedup=(ratio.value, ratio.interval), latency_ms=(row.median_ms, row.interval))
+    return measured.timed(latency, row, ratio) if ratio else replace(measured, why=f"{to} was not timed")
 
 
 def differences(bound: Bound, candidate: Evaluation, reference: Evaluation) -> tuple[Difference, ...]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import datetime
+from itertools import chain, count
 from pathlib import Path
 
 from compressor.errors import StoreError
-from compressor.report import EVALUATIONS, TIMED_FEEDS
+from compressor.report import EVALUATIONS, TIMED_FEEDS, WITNESSES
 from compressor.store.checksums import SUMS
 from compressor.store.disk import put, writing
 from compressor.store.locks import holder, tried
@@ -20,13 +21,13 @@ WRITTEN = {
     PLAN,
     LOCK,
     UNFINISHED,
-    PART,
     REPORT,
     "report.html",
     "report.md",
     SUMS,
     EVALUATIONS,
     TIMED_FEEDS,
+    WITNESSES,
     "artifacts",
     "bench",
     "gates",
@@ -34,11 +35,33 @@ WRITTEN = {
 """All that a run writes into its folder, beside parts of the report on their way."""
 
 
-def choose(name: str, plan: str) -> Path:
-    """`runs/NAME/TIME`: the newest that this plan was run in and that has no report yet, else a new one."""
-    runs = Path("runs") / name
-    left = [folder for folder in sorted(runs.glob("*"), reverse=True) if _unfinished(folder, plan)]
-    return left[0] if left else runs / datetime.now().strftime("%Y%m%d-%H%M%S")
+class FolderTaken(StoreError):
+    """A folder cannot be this run's: another process runs in it, or it holds something else."""
+
+
+@contextmanager
+def opened(name: str, plan: str) -> Iterator[Path]:
+    """`runs/NAME/TIME` for this process alone: the newest that this plan was run in and that has no report yet, else a new one.
+
+    Any number of runs may begin in one second: each has a folder of its own.
+    """
+    with ExitStack() as stack:
+        yield next(folder for folder in _places(Path("runs") / name, plan) if _entered(stack, folder, plan))
+
+
+def _places(runs: Path, plan: str) -> Iterator[Path]:
+    yield from (folder for folder in sorted(runs.glob("*"), reverse=True) if _unfinished(folder, plan))
+    first = runs / datetime.now().strftime("%Y%m%d-%H%M%S")
+    numbered = (first.with_name(f"{first.name}-{number}") for number in count(2))
+    yield from (folder for folder in chain([first], numbered) if not (folder / REPORT).exists())
+
+
+def _entered(stack: ExitStack, folder: Path, plan: str) -> bool:
+    try:
+        stack.enter_context(claimed(folder, plan))
+    except FolderTaken:  # by a run that was a moment faster
+        return False
+    return True
 
 
 def finished(folder: Path, plan: str) -> bool:
@@ -47,7 +70,7 @@ def finished(folder: Path, plan: str) -> bool:
 
 
 @contextmanager
-def claimed(folder: Path, plan: str) -> Iterator[None]:
+def claimed(folder: Path, plan: str) -> Iterator[Path]:
     """The folder for this process alone, made or gone on with; `plan` is the plan's text, which stays in it.
 
     What a run left that failed or was killed may be taken by a run of another plan: the plan was mended, and nothing is lost.
@@ -61,22 +84,21 @@ def claimed(folder: Path, plan: str) -> Iterator[None]:
         raise StoreError(f"{folder} cannot be a folder ({error.strerror}): name another one with --out") from error
     with writing(folder), tried(folder / LOCK, work="running a plan") as ours:
         if not ours:
-            raise StoreError(
+            raise FolderTaken(
                 f"{folder} is in use by {holder(folder / LOCK)}: wait for its end, or name another folder with --out"
             )
         if (folder / REPORT).is_file():
-            raise StoreError(f"{folder} is not empty, it holds a run that has ended: name another folder with --out")
+            raise FolderTaken(f"{folder} is not empty, it holds a run that has ended: name another folder with --out")
         names = {path.name for path in folder.iterdir()} - {LOCK, PART}
         if names - {UNFINISHED} and UNFINISHED not in names and _plan_of(folder) != plan:
-            raise StoreError(f"{folder} is not empty, and no unfinished run of this plan: name another folder with --out")
-        for name in sorted(names - WRITTEN):
-            if not (name.startswith(".") and name.endswith(".part")):
-                raise StoreError(f"{folder} holds '{name}', which no run writes: name another folder with --out")
+            raise FolderTaken(f"{folder} is not empty, and no unfinished run of this plan: name another folder with --out")
+        if strange := sorted(names - WRITTEN - {f".{name}.part" for name in WRITTEN}):
+            raise FolderTaken(f"{folder} holds '{strange[0]}', which no run writes: name another folder with --out")
         for name in names - {PLAN}:  # what a killed run left: all of it is built and measured anew
             remove(folder / name)
         (folder / UNFINISHED).touch()
         put(folder / PLAN, plan)
-        yield
+        yield folder
         (folder / UNFINISHED).unlink(missing_ok=True)
 
 

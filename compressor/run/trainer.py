@@ -1,55 +1,68 @@
-"""One process of a training step: `compressor.run.trainer work JOB`, started by `torch.distributed.run`.
+"""One process of a training step: `compressor.run.trainer PID WHERE SECONDS JOB`.
 
-That program is started here too, by `compressor.run.trainer launch PID ARGUMENTS`: so it ends when the process PID does, however that ends,
-and all it has started end with it.
+It ends when the process PID does, however that ends. It meets the others at WHERE, and waits so many SECONDS for them. JOB is a file, and
+empty for the processes of a machine that joined.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import os
+import platform
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
 from compressor.contracts import Event
+from compressor.deploy.machine import versions
 from compressor.deploy.worker import die_with, take_pipes
-from compressor.errors import CompressorError, SourceError
+from compressor.errors import CompressorError, MissingDependency, SourceError
+from compressor.training.group import Group
 from compressor.training.launch import NOTES, Job
+from compressor.training.meeting import meet
 
 MOST_CHARACTERS = 2000
 """Of an error: what several processes write into one pipe stays whole up to 4096 bytes."""
 
 
-def launch(parent: int, arguments: list[str]) -> None:
-    """Start and watch the processes of this machine."""
-    from torch.distributed.run import main as run
-
-    die_with(parent)
-    run(arguments)
-
-
-def work(path: str) -> None:
+def work(parent: int, where: str, wait_seconds: float, path: str) -> None:
     """Do a job together with the other processes; machines that joined get it from the first process."""
-    die_with(os.getppid())
+    die_with(parent)
     _, answers = take_pipes()
     import torch
     from accelerate import PartialState
-    from accelerate.utils import broadcast_object_list
 
-    state = PartialState(cpu=not torch.cuda.is_available())
     try:
-        told = broadcast_object_list([Path(path).read_text(encoding="utf-8") if state.is_main_process else ""])
+        meet(where, wait_seconds=wait_seconds)
+        state = PartialState(cpu=not torch.cuda.is_available())
+        job, *_ = Group().gathered(Path(path).read_text(encoding="utf-8") if state.is_main_process else "")
+        _check_alike(Group().gathered(_installed()))
         tell = partial(_tell, answers) if state.is_local_main_process else _unheard
-        _train(Job.model_validate_json(told[0]), state.process_index, str(state.device), tell)
+        _train(Job.model_validate_json(job), state.process_index, str(state.device), tell)
     except CompressorError as error:
         _write(answers, {"error": type(error).__name__, "text": str(error)[:MOST_CHARACTERS]})
         raise
     finally:
-        state.destroy_process_group()
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+
+
+def _installed() -> dict[str, str]:
+    """Versions of what a step is computed by."""
+    return {"Python": platform.python_version(), **versions()}
+
+
+def _check_alike(found: Sequence[Mapping[str, str]]) -> None:
+    """Raise MissingDependency where another process has other versions than the first, by which the result's key is made."""
+    for number, other in enumerate(found):
+        for name in sorted({*found[0], *other}):
+            if found[0].get(name) != other.get(name):
+                has, first = (f"{name} {each[name]}" if name in each else f"no {name}" for each in (other, found[0]))
+                raise MissingDependency(
+                    f"process {number} of the group has {has}, the machine that runs the plan has {first}: install the same on both"
+                )
 
 
 def _train(job: Job, rank: int, device: str, tell: Callable[[Event], None]) -> None:
@@ -87,7 +100,4 @@ def _write(answers: TextIO, told: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1] == "launch":
-        launch(int(sys.argv[2]), sys.argv[3:])
-    else:
-        work(sys.argv[2])
+    work(int(sys.argv[1]), sys.argv[2], float(sys.argv[3]), sys.argv[4])

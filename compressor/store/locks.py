@@ -6,7 +6,7 @@ import json
 import os
 import socket
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -63,6 +63,15 @@ def holder(path: Path) -> str:
         return f"process {found['pid']} on {found['host']} ({found['work']}, since {found['since']})"
     except (OSError, ValueError, KeyError, TypeError):  # just let go, or not signed yet
         return "another process"
+
+
+def taken_at(folder: Path) -> tuple[int, ...]:
+    """When each lock in a folder was taken, in nanoseconds since the epoch, by the clock as it was then."""
+    found = []
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        with suppress(FileNotFoundError):  # let go meanwhile
+            found.append(path.stat().st_mtime_ns)
+    return tuple(found)
 
 
 def _lock(path: Path, work: str) -> BaseFileLock:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from compressor.errors import StoreError
-from compressor.store.locks import tried
+from compressor.store.locks import taken_at, tried
 from compressor.store.store import ENTRY, USED, DamagedEntry, Store, discard, read_entry, remove
 
 UNFINISHED = "(unfinished)"
@@ -97,7 +97,7 @@ def prune(
         What was removed, or would be.
     """
     with store.running():
-        spared_from = min(path.stat().st_mtime for path in (store.root / "runs").iterdir())  # the oldest living run's start
+        spared_from = min(taken_at(store.root / "runs")) / 1e9  # the oldest living run's start
         kept = survey(store)
         left, gone = sum(each.bytes for each in kept), []
         for each in kept:
@@ -143,13 +143,15 @@ def _folders(store: Store) -> Iterator[Path]:
 
 def _result(folder: Path) -> Kept | None:
     try:
-        used = {path.name: path.lstat().st_mtime for path in (folder / USED).iterdir()} if (folder / USED).is_dir() else {}
+        used = (
+            {path.name: path.lstat().st_mtime_ns / 1e9 for path in (folder / USED).iterdir()} if (folder / USED).is_dir() else {}
+        )
         step, made, seconds = _noted(folder)
         return Kept(
             key=folder.name,
             step=step,
             made=made,
-            used_seconds=max(used.values(), default=folder.lstat().st_mtime),
+            used_seconds=max(used.values(), default=folder.lstat().st_mtime_ns / 1e9),
             bytes=_bytes(folder),
             seconds=seconds,
             plans=tuple(sorted(used)),
@@ -169,7 +171,7 @@ def _noted(folder: Path) -> tuple[str, str, float]:
 
 def _unfinished(folder: Path) -> Kept | None:
     try:
-        used = max(path.lstat().st_mtime for path in (folder, *folder.rglob("*")))
+        used = max(path.lstat().st_mtime_ns / 1e9 for path in (folder, *folder.rglob("*")))
         return Kept(folder.name, UNFINISHED, "", used, _bytes(folder), 0.0, (), folder)
     except FileNotFoundError:
         return None

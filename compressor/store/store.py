@@ -30,7 +30,7 @@ from typing import Any
 
 from compressor.errors import StoreError
 from compressor.store.disk import FULL, sync_folder, writing
-from compressor.store.locks import held, tried
+from compressor.store.locks import held, taken_at, tried
 
 STORE_VERSION = 2
 MARK = "compressor-store-"
@@ -107,7 +107,7 @@ class Store:
         with self._lock(key, step):
             found = self._found_or_discarded(key)
             if found is not None:
-                (self.entry(key) / USED / self.plan).touch()
+                self._use(self.entry(key))
                 return found
             with writing(self.root):
                 made = self._make(key, parts, make)
@@ -219,7 +219,7 @@ class Store:
             started = time.monotonic()
             facts = make(staging / FILES)
             seconds = round(time.monotonic() - started, 3)
-            (staging / USED / self.plan).touch()
+            self._use(staging)
             entry = write_entry(staging, key=key, parts=parts, facts=facts, seconds=seconds)
             _sync(staging)
             self.entry(key).parent.mkdir(parents=True, exist_ok=True)
@@ -228,6 +228,14 @@ class Store:
         finally:
             shutil.rmtree(staging, ignore_errors=True)
         return StoredResult(key, entry["digest"], self.entry(key) / FILES, entry["facts"], seconds, found=False)
+
+    def _use(self, folder: Path) -> None:
+        """Note that the plan uses a result: never before a living run began, though the clock was set back since."""
+        noted = folder / USED / self.plan
+        noted.touch()
+        began = max(taken_at(self.root / "runs"), default=0)
+        if noted.stat().st_mtime_ns < began:
+            os.utime(noted, ns=(began, began))
 
     def _clean(self) -> None:
         """Remove what killed runs left: half-made results, the scratch of finished ones, locks."""

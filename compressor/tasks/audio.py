@@ -15,7 +15,7 @@ from compressor.contracts import Batch, Deployment, Feature, Feed, Graph, Port, 
 from compressor.errors import MissingDependency, SourceError
 from compressor.tasks.batches import Batches, Feeds, alike, as_file, full_groups, grouped, order_of
 from compressor.tasks.classification import SCORED_BATCH
-from compressor.tasks.preprocessing import of_audio
+from compressor.tasks.preprocessing import MEL, PREPROCESSOR, RAW, SOUNDS, of_audio, sound_settings
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,16 +25,14 @@ if TYPE_CHECKING:
 
     from compressor.contracts import Model
 
-PREPROCESSOR = "preprocessor_config.json"
-RAW, MEL = "Wav2Vec2FeatureExtractor", "WhisperFeatureExtractor"
 PATCHES, STACKED = "ASTFeatureExtractor", "SeamlessM4TFeatureExtractor"
-KINDS = (RAW, MEL, PATCHES, STACKED)
-"""Samples, spectra as Whisper has them, spectra of one length for all sounds, and spectra of several frames at a time."""
-USUAL: Mapping[str, Mapping[str, Any]] = {
+KINDS: Mapping[str, Mapping[str, Any]] = {
+    **SOUNDS,
     PATCHES: {"sampling_rate": 16000, "num_mel_bins": 128, "max_length": 1024},
     STACKED: {"sampling_rate": 16000, "num_mel_bins": 80, "stride": 2},
 }
-"""What the library takes where a configuration is silent."""
+"""Samples, spectra as Whisper has them, spectra of one length for all sounds, and spectra of several frames at a time: what each
+takes where a configuration is silent."""
 LONGEST = 30
 """Seconds: what Whisper has embeddings of position for."""
 SHORTEST = 0.25
@@ -49,6 +47,7 @@ INSTALL = "pip install 'compressor-toolchain[audio]'"
 class Sounds(Task):
     """Sounds of one length as the model's feature extractor makes inputs of them."""
 
+    version: ClassVar[int] = 2
     requires: ClassVar[tuple[str, ...]] = ("transformers", "soundfile", "soxr")
 
     audio: str = Field(default="audio", description="Column of the sound.")
@@ -92,25 +91,28 @@ class Sounds(Task):
         audio_model(folder / "pretrained")
         return recordings(folder)
 
-    def deployment(self, files: Path, inputs: Sequence[Port]) -> Deployment:
+    def deployment(self, files: Path, inputs: Sequence[Port]) -> Deployment:  # noqa: ARG002 - the extractor says it
         """By the feature extractor; spectra that only its own library makes are given as arrays."""
-        kind = settings(files)["feature_extractor_type"]
-        if kind in (PATCHES, STACKED):
+        values = settings(files)
+        kind, samples = values["feature_extractor_type"], round(self.seconds * int(values["sampling_rate"]))
+        if kind not in SOUNDS:
             return Deployment("arrays", {"extractor": PREPROCESSOR, "made_by": f"transformers.{kind}"}, classes=self.logits)
-        return Deployment("audio", of_audio(files, inputs, seconds=self.seconds), classes=self.logits)
+        return Deployment("audio", of_audio(values, samples=samples), classes=self.logits)
 
     def feed(self, content: Any, files: Path) -> Feed:
         """Samples or spectra of one recording, given by its path or its bytes."""
-        from datasets import Audio, Dataset, Features
+        from datasets import Audio, Dataset, Features, Value
 
-        features = Features({self.audio: Audio(decode=False)})
-        return self.feeds(Dataset.from_dict({self.audio: [as_file(content)]}, features=features), files)[0]
+        # a file as the library keeps it: its own way to make one of a path decodes sounds by a package that is not needed here
+        stored: Any = Features({self.audio: {"bytes": Value("binary"), "path": Value("string")}})
+        row = Dataset.from_dict({self.audio: [as_file(content)]}, features=stored).cast_column(self.audio, Audio(decode=False))
+        return self.feeds(row, files)[0]
 
     def example(self, files: Path, graph: Graph, *, batch: int, length: int) -> Feed:  # noqa: ARG002 - an export needs more than a few samples
         """A made-up sound of half a second."""
         import numpy as np
 
-        samples = _extractor(json.dumps(settings(files))).sampling_rate // 2
+        samples = int(settings(files)["sampling_rate"]) // 2
         waves = [np.sin(np.arange(samples, dtype=np.float32) * (0.05 + 0.01 * number)) for number in range(batch)]
         return _extracted(settings(files), waves, samples)
 
@@ -173,7 +175,10 @@ def side_files(source: Path) -> dict[str, bytes]:
         SourceError: there are none, or they are of another kind.
     """
     values = settings(source)
-    _extractor(json.dumps(values))
+    if values["feature_extractor_type"] in SOUNDS:
+        of_audio(values, samples=1)
+    else:
+        _extractor(json.dumps(values))
     return {PREPROCESSOR: (json.dumps(values, indent=2, sort_keys=True) + "\n").encode()}
 
 
@@ -197,19 +202,14 @@ def decoded(content: Mapping[str, Any], sampling_rate: int) -> NDArray[np.float3
         MissingDependency: the libraries that read sounds are not installed.
     """
     try:
-        import soundfile
-        import soxr
+        from compressor.tasks.inputs.audio import wave_of
     except ImportError as error:
         raise MissingDependency(f"{error.name} is not installed: {INSTALL}") from error
-    given = content["bytes"]
     try:
-        samples, rate = soundfile.read(
-            io.BytesIO(given) if given is not None else content["path"], dtype="float32", always_2d=True
-        )
+        wave: NDArray[np.float32] = wave_of(content["path"] if content["bytes"] is None else content["bytes"], sampling_rate)
     except (OSError, RuntimeError) as error:  # what the library raises for a file that is no sound
         raise SourceError(f"{content['path'] or 'a row'} cannot be read as a sound: {error}") from error
-    wave: NDArray[np.float32] = samples.mean(axis=1)
-    return wave if rate == sampling_rate else soxr.resample(wave, rate, sampling_rate)
+    return wave
 
 
 @lru_cache(maxsize=4)
@@ -246,15 +246,7 @@ def settings(folder: Path) -> dict[str, Any]:
     Raises:
         SourceError: there is none, or it is of another kind.
     """
-    path = folder / PREPROCESSOR
-    try:
-        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        kind = values.get("feature_extractor_type")
-    except (OSError, ValueError, AttributeError) as error:
-        raise SourceError(f"{path} cannot be read: it says how sounds become inputs ({type(error).__name__})") from error
-    if kind not in KINDS:
-        raise SourceError(f"{path}: feature_extractor_type is {kind!r}, expected {', '.join(KINDS[:-1])} or {KINDS[-1]}")
-    return {**USUAL.get(kind, {}), **values}
+    return sound_settings(folder, KINDS)
 
 
 @lru_cache(maxsize=4)
@@ -274,20 +266,24 @@ def _extracted(values: Mapping[str, Any], waves: Sequence[NDArray[np.float32]], 
     """Inputs of the model: sounds cut or padded to so many samples."""
     import numpy as np
 
+    if values["feature_extractor_type"] in SOUNDS:
+        from compressor.tasks.inputs.audio import features_of
+
+        how = of_audio(values, samples=samples)
+        rows = [features_of(wave, how) for wave in waves]
+        return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
     extractor = _extractor(json.dumps(values))
     if values["feature_extractor_type"] == PATCHES:
         cut = [wave[:samples] for wave in waves]
         found = extractor(cut, sampling_rate=extractor.sampling_rate, return_tensors="np")
         return {"input_values": np.ascontiguousarray(found["input_values"], dtype=np.float32)}
-    stacked = values["feature_extractor_type"] == STACKED
-    masked = stacked or (values["feature_extractor_type"] == RAW and bool(values.get("return_attention_mask")))
     found = extractor(
-        [wave[:samples] for wave in waves] if stacked else list(waves),
+        [wave[:samples] for wave in waves],
         sampling_rate=extractor.sampling_rate,
         padding="max_length",
-        max_length=_frames(values, samples) if stacked else samples,
+        max_length=_frames(values, samples),
         truncation=True,
-        return_attention_mask=masked,
+        return_attention_mask=True,
         return_tensors="np",
     )
     dtypes = {"attention_mask": np.int64}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -39,8 +40,8 @@ class AudioClassification(Sounds, Classification):
         from transformers import AutoModelForAudioClassification
 
         from compressor.model.edits import LiftLength
+        from compressor.model.heads import load_classifier
         from compressor.model.model import Model
-        from compressor.model.pretrained import load_classifier
 
         files = side_files(source)
         module, newly_initialised = load_classifier(AutoModelForAudioClassification, source, data.labels, seed=seed)
@@ -48,6 +49,14 @@ class AudioClassification(Sounds, Classification):
         if module.config.model_type == "whisper":
             model.apply(LiftLength())
         return model
+
+    def examine(self, source: Path, labels: Sequence[str]) -> tuple[str, ...]:
+        """Whose head it is."""
+        from transformers import AutoModelForAudioClassification
+
+        from compressor.model.heads import head_in
+
+        return (str(head_in(AutoModelForAudioClassification, source, labels)[0]),)
 
     def forward(self, module: torch.nn.Module, batch: Batch, want: Want = Want()) -> Outputs:
         """Run the model; the mask is that of frames, as hidden states have them."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from compressor.contracts import Batch, Feed
+from compressor.contracts.failing import made_by_row
 from compressor.errors import SourceError
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ class Feeds(Sequence[Feed]):
     def __getitem__(self, number: Any) -> Any:
         if isinstance(number, slice):
             return [self[each] for each in range(*number.indices(len(self)))]
-        return self.make(self.groups[number])
+        return made_by_row(self.make, self.groups[number])
 
 
 @dataclass(frozen=True)

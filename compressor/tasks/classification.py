@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import model_validator
 
 from compressor.contracts import Batch, Evaluation, Feed, Measure, Outputs, Port, Prediction, Task, Want
+from compressor.contracts.failing import of_split
 from compressor.contracts.records import ClassScore, Difference, Disagreement, Interval, Scores
 from compressor.contracts.statistics import PAIRED_BOOTSTRAP
 from compressor.contracts.statistics import RESAMPLES as PAIRED_RESAMPLES
@@ -29,7 +30,22 @@ TEXT_CHARACTERS = 400
 ACCURACY, MACRO_F1 = Measure("accuracy"), Measure("macro-F1")
 
 
-class Classification(Task):
+class OneOutput(Task):
+    """Models of transformers whose one output is called `logits`."""
+
+    def outputs(self) -> tuple[Port, ...]:
+        """Logits `[batch, classes]`, or one number for each row."""
+        return (Port("logits", "float32", ("batch", "classes")),)
+
+    def forward(self, module: torch.nn.Module, batch: Batch, want: Want = Want()) -> Outputs:
+        """Run the model and capture features of its blocks."""
+        inputs: dict[str, Any] = {name: tensor for name, tensor in batch.items() if name not in NOT_INPUTS}
+        with captured(module, want) as features:
+            logits = module(**inputs).logits
+        return Outputs(logits, dict(features), batch.get("attention_mask"))
+
+
+class Classification(OneOutput):
     """One label for each row."""
 
     @model_validator(mode="after")
@@ -42,17 +58,6 @@ class Classification(Task):
     def measures(self) -> tuple[Measure, ...]:
         """Accuracy, and the mean F1 of the classes."""
         return (ACCURACY, MACRO_F1)
-
-    def outputs(self) -> tuple[Port, ...]:
-        """Logits `[batch, classes]`."""
-        return (Port("logits", "float32", ("batch", "classes")),)
-
-    def forward(self, module: torch.nn.Module, batch: Batch, want: Want = Want()) -> Outputs:
-        """Run the model and capture features of its blocks."""
-        inputs: dict[str, Any] = {name: tensor for name, tensor in batch.items() if name not in NOT_INPUTS}
-        with captured(module, want) as features:
-            logits = module(**inputs).logits
-        return Outputs(logits, dict(features), batch.get("attention_mask"))
 
     def loss(self, outputs: Outputs, batch: Batch) -> torch.Tensor:
         """Cross-entropy, a mean over the batch."""
@@ -72,8 +77,10 @@ class Classification(Task):
         """Scores by class; where rows do not name their classes, the model's configuration does."""
         truth = self.truth(rows)
         if not len(truth["names"]):
-            truth["names"] = _configured_names(files)
-        return self.score(self.predicted(predict, rows, files), truth, split=split)
+            truth["names"] = configured_names(files)
+        with of_split(split):
+            outputs = self.predicted(predict, rows, files)
+        return self.score(outputs, truth, split=split)
 
     def predictions(self, outputs: Feed) -> NDArray[np.int64]:
         """The class with the largest logit."""
@@ -114,14 +121,14 @@ class Classification(Task):
         self, candidate: Evaluation, reference: Evaluation, rows: Dataset, labels: Sequence[str], *, name: str
     ) -> tuple[Disagreement, ...]:
         """Rows that the two put into different classes, each with its content where that is text."""
-        content = self.columns().content[0]
+        content = self.columns().content
         before, after = self.predictions(reference.outputs), self.predictions(candidate.outputs)
         true = reference.truth["labels"]
         return tuple(
             Disagreement(
                 candidate=name,
                 row=row,
-                text=_text(rows[row][content], row),
+                text=shown(rows[row], content, row),
                 label=labels[int(true[row])],
                 reference=labels[int(before[row])],
                 final=labels[int(after[row])],
@@ -131,7 +138,7 @@ class Classification(Task):
         )
 
 
-def _configured_names(files: Path) -> NDArray[np.str_]:
+def configured_names(files: Path) -> NDArray[np.str_]:
     """Names of the classes, in order, as the model's configuration has them."""
     import json
 
@@ -142,8 +149,10 @@ def _configured_names(files: Path) -> NDArray[np.str_]:
     return np.asarray([names[key] for key in sorted(names, key=int)], dtype=np.str_)
 
 
-def _text(value: object, row: int) -> str:
-    return value[:TEXT_CHARACTERS] if isinstance(value, str) else f"row {row}"
+def shown(row: Mapping[str, Any], content: Sequence[str], number: int) -> str:
+    """A row as a person reads it: its texts, or where they are none its number."""
+    texts = [row[name] for name in content if isinstance(row[name], str)]
+    return " / ".join(texts)[:TEXT_CHARACTERS] if texts else f"row {number}"
 
 
 def scores(outputs: NDArray[np.float32], labels: NDArray[np.int64], names: Sequence[str], split: str) -> Scores:

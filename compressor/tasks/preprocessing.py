@@ -1,121 +1,171 @@
-"""How what a user has becomes the inputs of a deployed model, as data: read from the files beside it."""
+"""How what a user has becomes the inputs of a model, as data: one description that training, scoring and exports are made from.
+
+A description is JSON. The modules of `inputs` do what it says, and nothing else does: runs call them, exports ship them.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from compressor.contracts import Port
-from compressor.errors import StoreError, UnsupportedModel
+from compressor.errors import SourceError, UnsupportedModel
+from compressor.tasks.image_processors import steps_of
 
-TEXT_INPUTS = {"input_ids": "ids", "attention_mask": "attention_mask", "token_type_ids": "type_ids"}
-"""Inputs of text models, and where the tokenizer's encoding has them."""
+PREPROCESSOR, NESTED, CONFIG = "preprocessor_config.json", "processor_config.json", "config.json"
+"""Where settings of processors lie: in a file of their own, or, as of release 5, in that of all processors of a model."""
+RAW, MEL = "Wav2Vec2FeatureExtractor", "WhisperFeatureExtractor"
+SAMPLES, SPECTRA = "samples", "log-mel spectra"
+SOUNDS: Mapping[str, Mapping[str, Any]] = {
+    RAW: {"sampling_rate": 16000, "feature_size": 1, "padding_value": 0.0, "do_normalize": True, "return_attention_mask": False},
+    MEL: {"sampling_rate": 16000, "feature_size": 80, "padding_value": 0.0, "hop_length": 160, "n_fft": 400},
+}
+"""Feature extractors whose way is known, with what they do where a configuration is silent."""
+TEXT_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+UNHEEDED = {
+    "feature_extractor_type", "processor_class", "_processor_class", "auto_map", "return_tensors",
+    "chunk_length", "n_samples", "nb_max_frames", "mel_filters", "return_attention_mask",
+}  # fmt: skip
+"""Settings that make no difference to what is fed: lengths are the task's."""
+ONLY = {"padding_side": "right", "dither": 0.0}
+"""Settings that are known by one value."""
 
 
-def of_text(built: Path, inputs: Sequence[Port], *, max_length: int) -> dict[str, Any]:
-    """How a tokenizer makes the inputs of a text.
+def settings_at(path: Path, *parts: str) -> dict[str, Any] | None:
+    """A processor's settings as its library finds them: a part of `processor_config.json` beside `path`, else the file itself.
+
+    None where there is neither.
 
     Raises:
-        StoreError: there is no `tokenizer.json`.
-        UnsupportedModel: an input is none that a tokenizer makes.
+        SourceError: a file cannot be read.
+    """
+    nested = read(path.with_name(NESTED)) if path.with_name(NESTED).is_file() else {}
+    for part in parts:
+        if isinstance(found := nested.get(part), dict):
+            return found
+    return read(path) if path.is_file() else None
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A JSON object.
+
+    Raises:
+        SourceError: it cannot be read, or is none.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise SourceError(f"{path} cannot be read ({type(error).__name__}: {error})") from error
+    if not isinstance(found, dict):
+        raise SourceError(f"{path} cannot be read: it is no object")
+    return found
+
+
+# ------------------------------------------------------------------ texts
+
+
+def of_text(inputs: Sequence[Port], settings: Mapping[str, Any], *, max_length: int) -> dict[str, Any]:
+    """How a tokenizer with these settings makes the inputs of a text.
+
+    Raises:
+        UnsupportedModel: inputs have one fixed length and nothing pads, or an input is none that a tokenizer makes.
     """
     unknown = [port.name for port in inputs if port.name not in TEXT_INPUTS]
     if unknown:
         raise UnsupportedModel(f"no tokenizer makes the input '{unknown[0]}' (known: {', '.join(TEXT_INPUTS)})")
-    tokenizer = _read(built / "tokenizer.json", "save the model's tokenizer as tokenizer.json (a fast tokenizer)")
     fixed = next((axis for port in inputs for axis in port.axes[1:] if isinstance(axis, int)), None)
+    if fixed is not None and not settings["pad_token"]:
+        raise UnsupportedModel("the tokenizer names no padding token, but the model takes inputs of one fixed length")
     return {
         "tokenizer": "tokenizer.json",
-        "max_length": max_length,
         "truncation": True,
+        "max_length": min(max_length, fixed or max_length),
         "padded_to": fixed,
-        "pad_token": _pad_token(built, tokenizer) if fixed is not None else None,
+        **settings,
     }
 
 
-def _pad_token(built: Path, tokenizer: dict[str, Any]) -> str:
-    config = built / "tokenizer_config.json"
-    token = json.loads(config.read_text(encoding="utf-8")).get("pad_token") if config.is_file() else None
-    token = token or (tokenizer.get("padding") or {}).get("pad_token")
-    if not token:
-        raise UnsupportedModel(f"{built} names no padding token, but the model takes inputs of one fixed length")
-    return token["content"] if isinstance(token, dict) else str(token)
+# ------------------------------------------------------------------ pictures
 
 
-def of_image(built: Path, inputs: Sequence[Port]) -> dict[str, Any]:
-    """How an image processor makes the pixels of an image.
+def of_image(settings: Mapping[str, Any], where: object) -> dict[str, Any]:
+    """How pixels are made of a picture, by settings in full.
 
     Raises:
-        StoreError: its configuration cannot be read.
-        UnsupportedModel: it asks for something else.
+        SourceError: a setting is malformed, or pictures would not have one size.
     """
-    if [port.name for port in inputs] != ["pixel_values"]:
-        raise UnsupportedModel(f"an image model takes 'pixel_values', this one takes {[port.name for port in inputs]}")
-    path = built / "preprocessor_config.json"
-    config = _read(path, "save the model's image processor beside it")
     try:
-        return _image_steps(config)
-    except (KeyError, TypeError, ValueError) as error:
-        raise UnsupportedModel(f"{path} asks for something that no example can do: {type(error).__name__}: {error}") from error
+        return {"processor": PREPROCESSOR, "layout": "NCHW", "steps": steps_of(settings)}
+    except (KeyError, TypeError, ValueError, ArithmeticError) as error:
+        raise SourceError(f"{where}: the image processor cannot be read: {told(error)}") from error
 
 
-def _image_steps(config: dict[str, Any]) -> dict[str, Any]:
-    """Numbers only: they end up in a script, and the file they come from is not ours."""
-    normalize, size = config.get("do_normalize", True), config.get("size")
-    crop = config.get("crop_size", size)
-    return {
-        "processor": "preprocessor_config.json",
-        "color": "RGB",
-        "resize": _extent(size) if config.get("do_resize", True) else None,
-        "resample": int(config.get("resample", 2)),
-        "center_crop": _extent(crop) if config.get("do_center_crop") else None,
-        "rescale_factor": float(config.get("rescale_factor", 1 / 255)) if config.get("do_rescale", True) else 1.0,
-        "mean": [float(value) for value in config.get("image_mean", [0.5] * 3)] if normalize else [0.0] * 3,
-        "std": [float(value) for value in config.get("image_std", [0.5] * 3)] if normalize else [1.0] * 3,
-        "layout": "NCHW",
-    }
+def told(error: Exception) -> str:
+    """What was wrong, with its kind where the text alone does not say it."""
+    return str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
 
 
-def of_audio(built: Path, inputs: Sequence[Port], *, seconds: float) -> dict[str, Any]:
-    """How a feature extractor makes samples or spectra of a recording.
+# ------------------------------------------------------------------ sounds
+
+
+def sound_settings(folder: Path, kinds: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """The settings in full of a model's feature extractor, one of `kinds`; its kind is that of the model where it has no name.
 
     Raises:
-        StoreError: its configuration cannot be read.
-        UnsupportedModel: it asks for something else.
+        SourceError: there are none, or they are of another kind or ask for what is not known.
     """
-    path = built / "preprocessor_config.json"
-    config = _read(path, "save the model's feature extractor beside it")
-    names = [port.name for port in inputs]
+    given = settings_at(folder / PREPROCESSOR, "feature_extractor", "audio_processor")
+    if given is None:
+        raise SourceError(
+            f"{folder / PREPROCESSOR} cannot be read: it says how sounds become inputs (no such file, nor {NESTED})"
+        )
+    kind: Any = given.get("feature_extractor_type") or _kind_of(settings_at(folder / CONFIG) or {})
+    if kind not in kinds:
+        *others, last = kinds
+        raise SourceError(f"{folder / PREPROCESSOR}: feature_extractor_type is {kind!r}, expected {', '.join(others)} or {last}")
+    values = {**kinds[kind], **{name: value for name, value in given.items() if value is not None}}
+    if kind in SOUNDS:
+        _check_sound(kind, values, folder)
+    return {**values, "feature_extractor_type": kind}
+
+
+def _kind_of(config: Mapping[str, Any]) -> str | None:
+    from transformers.models.auto import feature_extraction_auto as library
+
+    known: Mapping[str, str] = vars(library)["FEATURE_EXTRACTOR_MAPPING_NAMES"]
+    return known.get(str(config.get("model_type")))
+
+
+def _check_sound(kind: str, values: Mapping[str, Any], folder: Path) -> None:
+    for name, value in values.items():
+        known = name in SOUNDS[kind] or name in UNHEEDED or (name, value) in ONLY.items()
+        if not known and (name in ONLY or value is not False):
+            raise SourceError(f"{folder}: the feature extractor's setting '{name}' ({value!r:.60}) is none that is known here")
+    if kind == RAW and values["feature_size"] != 1:
+        raise SourceError(f"{folder}: the feature extractor's feature_size is {values['feature_size']!r}, samples have 1")
+
+
+def of_audio(settings: Mapping[str, Any], *, samples: int) -> dict[str, Any]:
+    """How samples or spectra are made of a recording, by settings in full, cut or padded to so many samples.
+
+    Raises:
+        SourceError: a setting is malformed.
+    """
+    kind = settings["feature_extractor_type"]
     try:
-        rate = int(config["sampling_rate"])
-        common = {"extractor": path.name, "sampling_rate": rate, "samples": round(seconds * rate)}
-        if names == ["input_features"]:
-            sizes = {
-                name: int(config.get(name, usual)) for name, usual in (("feature_size", 80), ("n_fft", 400), ("hop_length", 160))
-            }
-            return {**common, "makes": "log-mel spectra", **sizes}
-        if names in (["input_values"], ["input_values", "attention_mask"]):
-            normalize, padding = bool(config.get("do_normalize", True)), float(config.get("padding_value", 0.0))
-            return {**common, "makes": "samples", "normalize": normalize, "padding_value": padding, "mask": len(names) == 2}
-    except (KeyError, TypeError, ValueError) as error:
-        raise UnsupportedModel(f"{path} asks for something that no example can do: {type(error).__name__}: {error}") from error
-    raise UnsupportedModel(f"an audio model takes samples or spectra, this one takes {names}")
-
-
-def _extent(size: Any) -> dict[str, int]:
-    """`{height, width}` or `{shortest_edge}`."""
-    if isinstance(size, int):
-        return {"height": size, "width": size}
-    if set(size) == {"shortest_edge"}:
-        return {"shortest_edge": int(size["shortest_edge"])}
-    return {"height": int(size["height"]), "width": int(size["width"])}
-
-
-def _read(path: Path, advice: str) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise StoreError(f"{path} cannot be read ({error}): {advice}") from error
-    return found if isinstance(found, dict) else {}
+        common = {
+            "extractor": PREPROCESSOR,
+            "sampling_rate": int(settings["sampling_rate"]),
+            "channels": "mean",
+            "samples": samples,
+            "padding_value": float(settings["padding_value"]),
+        }
+        if kind == MEL:
+            sizes = {name: int(settings[name]) for name in ("feature_size", "n_fft", "hop_length")}
+            return {**common, "makes": SPECTRA, "mask": False, **sizes}
+        mask, normalize = bool(settings["return_attention_mask"]), bool(settings["do_normalize"])
+        return {**common, "makes": SAMPLES, "normalize": normalize, "mask": mask}
+    except (KeyError, TypeError, ValueError, ArithmeticError) as error:
+        raise SourceError(f"{PREPROCESSOR} is malformed: {told(error)}") from error

@@ -1,82 +1,39 @@
-"""Text classification: one label for each text."""
+"""Text classification: one label for each text or pair of texts, or any number of labels."""
 
 from __future__ import annotations
 
-import hashlib
-import inspect
-import json
-import tempfile
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import lru_cache
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
-from pydantic import Field
-
-from compressor.contracts import Batch, Columns, Deployment, Feed, Graph, Port, Workload
-from compressor.errors import SourceError
-from compressor.tasks.batches import Batches, Feeds, alike, grouped
-from compressor.tasks.classification import SCORED_BATCH, Classification
-from compressor.tasks.preprocessing import of_text
+from compressor.contracts import Columns, Deployment
+from compressor.tasks.multi_label import EVEN, TARGETS, MultiLabel
+from compressor.tasks.texts import Texts
 
 if TYPE_CHECKING:
-    import numpy as np
+    from collections.abc import Sequence
+    from pathlib import Path
+
     from datasets import Dataset
-    from numpy.typing import NDArray
 
-    from compressor.contracts import Model
-    from compressor.contracts.task import Data
-
-BATCH_MULTIPLE = 8
-TOKENIZER_CONFIG = "tokenizer_config.json"
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "vocab.txt",
-    TOKENIZER_CONFIG,
-    "vocab.json",
-    "merges.txt",
-    "special_tokens_map.json",
-    "added_tokens.json",
-)
+    from compressor.contracts import Port
 
 
-class TextClassification(Classification):
-    """One label for each text, by a transformers model for sequence classification."""
-
-    examples: ClassVar[tuple[Mapping[str, Any], ...]] = ({"max_length": 16},)
-
-    text: str = Field(default="text", description="Column of the text.")
-    label: str = Field(default="label", description="Column of the label.")
-    max_length: int = Field(default=128, ge=2, le=8192, description="Longest input in tokens; longer texts are cut.")
+class TextClassification(Texts, MultiLabel):
+    """One label for each text, or with `multi_label` any number, by a transformers model for sequence classification."""
 
     def columns(self) -> Columns:
-        """Text and label."""
-        return Columns((self.text,), self.label)
+        """Texts and label; several labels are no classes that rows are split by."""
+        if isinstance(self.label, str) and not self.multi_label:
+            return Columns(self.texts, self.label)
+        return Columns(self.texts, kept=self.label_columns)
 
-    def load(self, source: Path, data: Data, *, seed: int) -> Model:
-        """The source with its own head where that has the data's labels, else with a fresh head drawn from `seed`.
+    def answers_as(self) -> Any:
+        """One class of a row, or any number."""
+        return "multi_label_classification" if self.multi_label else self.problem
 
-        Raises:
-            SourceError: the folder is not usable, the model has a trained head for other labels, or too few positions.
-        """
-        from transformers import AutoModelForSequenceClassification
-
-        from compressor import model as models
-        from compressor.model.pretrained import load_classifier
-
-        tokenizer = _read_tokenizer(source)
-        module, newly_initialised = load_classifier(AutoModelForSequenceClassification, source, data.labels, seed=seed)
-        positions = getattr(module.config, "max_position_embeddings", None)
-        if positions is not None and self.max_length > positions:
-            raise SourceError(f"max_length {self.max_length} is beyond the {positions} positions of {source}")
-        padding = _agree_on_padding(tokenizer, module, source)
-        return models.Model.wrap(module, _side_files(tokenizer, source, module, padding), newly_initialised=newly_initialised)
-
-    def inputs(self, model: Model | Path) -> tuple[Port, ...]:
-        """Token ids, attention mask, and token types where the tokenizer makes them."""
-        names = _names(model) if isinstance(model, Path) else json.loads(model.files[TOKENIZER_CONFIG])["model_input_names"]
-        return tuple(Port(name, "int64", ("batch", "length")) for name in names)
+    def targets(self, rows: Dataset) -> list[Any]:
+        """The number of each row's label, or its labels as 0 and 1."""
+        return list(rows[TARGETS if self.multi_label else self.label])
 
     def tiny(self, folder: Path) -> dict[str, Any]:
         """A tiny random model and its rows."""
@@ -86,179 +43,6 @@ class TextClassification(Classification):
         return texts(folder, self.columns())
 
     def deployment(self, files: Path, inputs: Sequence[Port]) -> Deployment:
-        """By the tokenizer."""
-        return Deployment("text", of_text(files, inputs, max_length=self.max_length), classes=True)
-
-    def feed(self, content: Any, files: Path) -> Feed:
-        """Inputs of one text."""
-        from datasets import Dataset
-
-        return self.feeds(Dataset.from_dict({self.text: [str(content)]}), files)[0]
-
-    def example(self, files: Path, graph: Graph, *, batch: int, length: int) -> Feed:  # noqa: ARG002 - there is one
-        """Ids of a made-up text, no padding."""
-        import numpy as np
-
-        rows = np.arange(batch * length, dtype=np.int64).reshape(batch, length) % 97 + 5
-        made = {"input_ids": rows, "attention_mask": np.ones_like(rows), "token_type_ids": np.zeros_like(rows)}
-        return {name: made[name] for name in _names(files)}
-
-    def batches(self, rows: Dataset, files: Path, *, batch_size: int, shuffle_seed: int | None = None) -> Iterable[Batch]:
-        """Tensors padded to the longest text of the batch; `row` is the index in the split. Shuffled texts are batched by length."""
-        import numpy as np
-
-        texts = _encoded(self, rows, files)
-        if shuffle_seed is None:
-            groups = grouped(range(len(texts)), batch_size)
-        else:
-            lengths = [texts.length(number) for number in range(len(texts))]
-            groups = alike(lengths, batch_size, np.random.default_rng(shuffle_seed), spread=BATCH_MULTIPLE)
-
-        def make(chosen: Sequence[int]) -> Feed:
-            longest = max(texts.length(number) for number in chosen)
-            return texts.arrays(chosen, min(self.max_length, -(-longest // BATCH_MULTIPLE) * BATCH_MULTIPLE))
-
-        return Batches(Feeds(make, groups), list(rows[self.label]))
-
-    def feeds(self, rows: Dataset, files: Path, workload: Workload = Workload(), *, count: int | None = None) -> Sequence[Feed]:
-        """Real texts; with a length, the texts that reach it come first, so that times are of real lengths."""
-        batch, length = workload.batch, workload.length
-        texts = _encoded(self, rows, files, reach=length or 0)
-        order = list(range(len(texts)))
-        if length is not None:
-            order.sort(key=lambda number: texts.length(number) < length)
-        groups = [order[start : start + batch] for start in range(0, len(order) - batch + 1, batch)][:count]
-        if not groups:
-            raise SourceError(f"{len(order)} rows are too few for one batch of {batch}")
-        return [texts.arrays(group, length) for group in groups]
-
-    def scored_feeds(self, rows: Dataset, files: Path) -> tuple[Sequence[Feed], Sequence[int]]:
-        """All rows, sorted by length so that little is padded."""
-        texts = _encoded(self, rows, files)
-        order = sorted(range(len(texts)), key=texts.length)
-        return [texts.arrays(order[at : at + SCORED_BATCH]) for at in range(0, len(order), SCORED_BATCH)], order
-
-
-@dataclass(frozen=True)
-class _Texts:
-    """Texts as the tokenizer made them: for each input its rows of numbers, and what it is padded with."""
-
-    rows: Sequence[Mapping[str, NDArray[np.int32]]]
-    padding: Mapping[str, int]
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def length(self, number: int) -> int:
-        """Tokens of one text."""
-        return len(self.rows[number]["input_ids"])
-
-    def arrays(self, chosen: Sequence[int], width: int | None = None) -> Feed:
-        """Chosen texts as `int64`, cut or padded to `width`, else to the longest of them."""
-        import numpy as np
-
-        width = width or max(self.length(number) for number in chosen)
-        arrays = {name: np.full((len(chosen), width), self.padding.get(name, 0), dtype=np.int64) for name in self.rows[0]}
-        for at, number in enumerate(chosen):
-            for name, values in self.rows[number].items():
-                arrays[name][at, : len(values)] = values[:width]
-                if len(values) > width:
-                    arrays[name][at, -1] = values[-1]  # the closing token stays
-        return arrays
-
-
-# ------------------------------------------------------------------ tokenizer
-
-
-@dataclass(frozen=True)
-class _TokenizerFiles:
-    """The same tokenizer lies beside every stage of a run: it is known by its content and not by its place."""
-
-    digest: str
-    folder: Path = field(compare=False)
-
-    @classmethod
-    def of(cls, folder: Path) -> _TokenizerFiles:
-        total = hashlib.sha256()
-        for path in _tokenizer_files(folder):
-            total.update(path.name.encode() + b"\0" + path.read_bytes())
-        return cls(total.hexdigest(), folder)
-
-
-def _tokenizer_files(folder: Path) -> list[Path]:
-    return [folder / name for name in TOKENIZER_FILES if (folder / name).is_file()]
-
-
-def _read_tokenizer(folder: Path) -> Any:
-    from transformers import AutoTokenizer
-
-    from compressor.model.pretrained import quiet, told
-
-    if not (_tokenizer_files(folder) or any(folder.glob("*.model"))):  # what SentencePiece writes
-        raise SourceError(f"{folder} has no tokenizer ({' or '.join(TOKENIZER_FILES[:2])})")
-    try:
-        with quiet():
-            return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    except Exception as error:  # what a malformed folder makes the library raise can be anything
-        raise SourceError(f"the tokenizer in {folder} cannot be read: {told(error)}") from error
-
-
-@lru_cache(maxsize=4)
-def _tokenizer(files: _TokenizerFiles) -> Any:
-    return _read_tokenizer(files.folder)
-
-
-def _agree_on_padding(tokenizer: Any, module: Any, source: Path) -> dict[str, str]:
-    """Settings of the tokenizer that it lacks: the end of text pads where no padding token is named.
-
-    A head that reads the last token is told what texts are padded with.
-
-    Raises:
-        SourceError: there is neither.
-    """
-    lacks = tokenizer.pad_token is None
-    if lacks:
-        if tokenizer.eos_token is None:
-            raise SourceError(f"the tokenizer in {source} has neither a padding token nor an end of text: name one as pad_token")
-        tokenizer.pad_token = tokenizer.eos_token
-    if hasattr(module, "score"):
-        module.config.pad_token_id = tokenizer.pad_token_id
-    return {"pad_token": tokenizer.pad_token} if lacks else {}
-
-
-def _side_files(tokenizer: Any, source: Path, module: Any, padding: Mapping[str, str]) -> dict[str, bytes]:
-    """The tokenizer's files, complete without the model's configuration: which inputs there are stands in them too."""
-    accepted = inspect.signature(module.forward).parameters
-    tokenizer.model_input_names = [name for name in tokenizer.model_input_names if name in accepted]
-    with tempfile.TemporaryDirectory(prefix="compressor-tokenizer-") as folder:
-        tokenizer.save_pretrained(folder)
-        made = {path.name: path.read_bytes() for path in _tokenizer_files(Path(folder))}
-    kept = {path.name: path.read_bytes() for path in _tokenizer_files(source)}
-    files = {**made, **kept} if TOKENIZER_FILES[0] not in kept else dict(kept)
-    config = json.loads(files.get(TOKENIZER_CONFIG) or made[TOKENIZER_CONFIG])
-    config["model_input_names"] = tokenizer.model_input_names
-    config |= padding
-    files[TOKENIZER_CONFIG] = (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode()
-    return files
-
-
-def _names(files: Path) -> tuple[str, ...]:
-    return tuple(_tokenizer(_TokenizerFiles.of(files)).model_input_names)
-
-
-@lru_cache(maxsize=16)
-def _tokenized(files: _TokenizerFiles, texts: tuple[str, ...], max_length: int) -> _Texts:
-    import numpy as np
-
-    tokenizer = _tokenizer(files)
-    made = tokenizer(list(texts), truncation=True, max_length=max_length)
-    rows = [{name: np.asarray(made[name][number], dtype=np.int32) for name in made} for number in range(len(texts))]
-    return _Texts(rows, {"input_ids": tokenizer.pad_token_id or 0, "token_type_ids": tokenizer.pad_token_type_id})
-
-
-def _encoded(task: TextClassification, rows: Dataset, files: Path, *, reach: int = 0) -> _Texts:
-    texts = tuple(rows[task.text])
-    for text in texts:
-        if not isinstance(text, str):
-            raise SourceError(f"column '{task.text}' holds {text!r:.40} ({type(text).__name__}), expected texts")
-    return _tokenized(_TokenizerFiles.of(files), texts, max(task.max_length, reach))
+        """By the tokenizer; with multi_label the threshold goes with it."""
+        threshold = (self.threshold or EVEN) if self.multi_label else None
+        return replace(super().deployment(files, inputs), classes=True, threshold=threshold)

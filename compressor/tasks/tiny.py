@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,12 +54,27 @@ def text_model(folder: Path, **sizes: int) -> None:
 
 def texts(root: Path, columns: Columns) -> dict[str, Any]:
     """Texts of 1 to 12 words with the name of their label among them."""
-    (text, *_), label = columns.content, columns.label or "label"
+    label = columns.label or (columns.kept or ("label",))[0]
     rows = []
     for number in range(ROWS):
         words = [f"word{(7 * number + 3 * at) % 40}" for at in range(number % 12)]
         words.insert(number % (len(words) + 1), LABELS[number % 3])
-        rows.append({text: f"{' '.join(words)} word{number % 40}", label: LABELS[number % 3]})
+        name: Any = LABELS[number % 3] if columns.label else [LABELS[number % 3], LABELS[number // 3 % 3]]
+        rows.append({text: f"{' '.join(words)} word{number % 40}" for text in columns.content} | {label: name})
+    return _written(root, rows)
+
+
+def scored_texts(root: Path, columns: Sequence[str], score: str) -> dict[str, Any]:
+    """Texts, or pairs of them, with a number each: how long the first one is, and whether it speaks of red."""
+    rows = []
+    for number in range(ROWS):
+        words = [f"word{(7 * number + 3 * at) % 40}" for at in range(number % 12)] + [LABELS[number % 3]]
+        text = f"{' '.join(words)} word{number % 40}"
+        rows.append(dict.fromkeys(columns, text) | {score: len(words) / 4 + (number % 3 == 2)})
+    return _written(root, rows)
+
+
+def _written(root: Path, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     (root / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return split({"files": "rows.jsonl"})
 

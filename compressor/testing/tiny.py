@@ -140,7 +140,7 @@ def run_of(name: str, task: Task) -> TinyRun:
 
 def run_in(folder: Path, name: str, task: Task, rows: DataSpec) -> TinyRun:
     """A run in a folder that `furnish` filled."""
-    data = load_data(rows, columns=task.columns(), seed=0, folder=folder)
+    data = task.encoded(load_data(rows, columns=task.columns(), seed=0, folder=folder))
     store = Store(folder / "store")
 
     def make(out: Path) -> dict[str, Any]:

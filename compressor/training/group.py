@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shutil
@@ -55,11 +56,22 @@ class Group:
         return found
 
     def gathered(self, value: Value) -> list[Value]:
-        """The value of each process, in their order."""
-        from accelerate.utils import gather_object
+        """The value of each process, in their order: a JSON value. It travels as text, since what arrives is not to be unpickled."""
+        return [value] if self.size == 1 else [json.loads(text) for text in self._texts(json.dumps(value).encode())]
 
-        found: list[Value] = gather_object([value])
-        return found
+    def _texts(self, text: bytes) -> list[bytes]:
+        """The text of each process: as many bytes from all of them as the longest has, and how many each has."""
+        import torch
+        from accelerate import PartialState
+        from torch.distributed import all_gather
+
+        device = PartialState().device
+        lengths = [torch.zeros(1, dtype=torch.int64, device=device) for _ in range(self.size)]
+        all_gather(lengths, torch.tensor([len(text)], device=device))
+        padded = text.ljust(max(map(int, lengths)), b"\0")
+        found = [torch.zeros(len(padded), dtype=torch.uint8, device=device) for _ in range(self.size)]
+        all_gather(found, torch.frombuffer(bytearray(padded), dtype=torch.uint8).to(device))
+        return [bytes(each.cpu().numpy())[: int(length)] for each, length in zip(found, lengths, strict=True)]
 
     def sum_gradients(self, parameters: Sequence[torch.nn.Parameter]) -> None:
         """Put the sum over all processes in place of each gradient, in one message."""

@@ -1,7 +1,7 @@
 """Starts the processes of a training step and listens to them; the process that runs the plan stays outside of their group.
 
-`torch.distributed.run` starts and watches them, `compressor.run.trainer` is what each of them runs. The first process of a machine tells
-the progress as JSON lines on standard output; what libraries print goes to `workers.log` beside the job.
+`compressor.run.trainer` is what each of them runs; when one fails, the others are ended. The first process of a machine tells the progress
+as JSON lines on standard output; what libraries print goes to `workers.log` beside the job.
 """
 
 from __future__ import annotations
@@ -9,13 +9,15 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from pydantic import BaseModel, ConfigDict
 
@@ -23,14 +25,19 @@ from compressor import errors
 from compressor.contracts import Event, Message, Progress
 from compressor.deploy.bench import STDERR_TAIL_LINES
 from compressor.errors import CompressorError, MissingDependency, WorkerFailed
+from compressor.training.meeting import PORT, network, scratch_file
 
 WAIT_SECONDS = 600
 """How long a run waits for the machines of its group."""
 END_SECONDS = 20.0
 PAUSE_SECONDS = 1.0
+WATCH_SECONDS = 0.1
+MOST_BYTES = 65536
+"""Read at once of what processes answer."""
 LOG, NOTES = "workers.log", "notes.json"
 
 Tell = Callable[[Event], None]
+Started = subprocess.Popen[bytes]
 
 
 @dataclass(frozen=True)
@@ -86,7 +93,7 @@ def train_apart(job: Job, processes: Processes, tell: Tell) -> list[dict[str, An
     path, notes = job.scratch / "job.json", job.scratch / NOTES
     path.write_text(job.model_dump_json(), encoding="utf-8")
     notes.unlink(missing_ok=True)
-    code = _listen(_command(processes, 0, str(path)), processes, job.scratch / LOG, tell, heard=lambda: None)
+    code = _listen(processes, 0, str(path), log=job.scratch / LOG, tell=tell)
     if code or not notes.is_file():
         raise WorkerFailed(f"{job.step}: a training process ended early (exit code {code}):\n{_tail(job.scratch / LOG)}")
     found: list[dict[str, Any]] = json.loads(notes.read_bytes())
@@ -102,14 +109,14 @@ def join(processes: Processes, node: int, *, folder: Path, wait_seconds: float, 
     """
     last = time.monotonic()
 
-    def heard() -> None:
+    def heard(event: Event) -> None:
         nonlocal last
         last = time.monotonic()
+        tell(event)
 
     while (left := last + wait_seconds - time.monotonic()) > 0:
         try:
-            command = _command(processes, node, "", wait_seconds=max(1, round(left)))
-            code = _listen(command, processes, folder / LOG, tell, heard=heard)
+            code = _listen(processes, node, "", log=folder / LOG, tell=heard, wait_seconds=max(1.0, left))
         except CompressorError as error:
             tell(Message(f"the step was broken off: {error}"))
             continue
@@ -117,56 +124,76 @@ def join(processes: Processes, node: int, *, folder: Path, wait_seconds: float, 
             time.sleep(PAUSE_SECONDS)
 
 
-def _command(processes: Processes, node: int, job: str, *, wait_seconds: int = WAIT_SECONDS) -> list[str]:
-    group = ["--nproc-per-node", str(processes.each)]
-    if processes.nodes == 1:
-        group += ["--standalone", "--local-addr", "localhost"]
-    else:
-        host, _, port = processes.rendezvous.rpartition(":")
-        group += ["--nnodes", str(processes.nodes), "--node-rank", str(node), "--master-addr", host, "--master-port", port]
-        group += ["--rdzv-conf", f"timeout={wait_seconds}"]
-    return [
-        sys.executable,
-        "-P",
-        "-m",
-        "compressor.run.trainer",
-        "launch",
-        str(os.getpid()),
-        *group,
-        "-m",
-        "compressor.run.trainer",
-        "work",
-        job,
-    ]
-
-
-def _listen(command: list[str], processes: Processes, log: Path, tell: Tell, *, heard: Callable[[], None]) -> int:
-    """Run a command to its end and pass on what it tells; returns its exit code."""
+def _listen(processes: Processes, node: int, job: str, *, log: Path, tell: Tell, wait_seconds: float = WAIT_SECONDS) -> int:
+    """Have this machine's processes do their part and pass on what they tell; returns the exit code of the first that failed, or 0."""
     check_gpus(processes)
     log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("w", encoding="utf-8") as said, _started(command, processes, said) as process:
-        assert process.stdout is not None
-        for line in process.stdout:
-            heard()
-            _pass_on(json.loads(line), tell)
-        return process.wait()
+    with log.open("w", encoding="utf-8") as said, tempfile.TemporaryDirectory(prefix="compressor-group-") as own:
+        where = f"{PORT}{processes.rendezvous}" if processes.nodes > 1 else scratch_file(Path(own))
+        with _started(_command(where, wait_seconds, job), _places(processes, node), said) as (group, answers):
+            for line in _lines(answers, group):
+                _pass_on(json.loads(line), tell)
+            return next((each.returncode for each in group if each.returncode), 0)
+
+
+def _command(where: str, wait_seconds: float, job: str) -> list[str]:
+    return [sys.executable, "-P", "-m", "compressor.run.trainer", str(os.getpid()), where, str(wait_seconds), job]
+
+
+def _places(processes: Processes, node: int) -> list[dict[str, str]]:
+    """The environment of each process on this machine: what is said of threads and networks, and its place in the group."""
+    threads = {"PYTHONSAFEPATH": "1", "OMP_NUM_THREADS": str(max(1, len(_cpus()) // processes.each))}
+    around = {**threads, **network(processes.rendezvous), **os.environ, **({} if processes.nodes > 1 else network(""))}
+    host, _, port = processes.rendezvous.rpartition(":")  # accelerate wants to see them, and nothing else uses them
+    group = {"WORLD_SIZE": str(processes.size), "LOCAL_WORLD_SIZE": str(processes.each), "MASTER_ADDR": host, "MASTER_PORT": port}
+    ranks = [{"RANK": str(node * processes.each + local), "LOCAL_RANK": str(local)} for local in range(processes.each)]
+    return [{**around, **group, **rank} for rank in ranks]
 
 
 @contextlib.contextmanager
-def _started(command: list[str], processes: Processes, log: Any) -> Iterator[subprocess.Popen[str]]:
-    environment = {"PYTHONSAFEPATH": "1", "OMP_NUM_THREADS": str(max(1, len(_cpus()) // processes.each)), **os.environ}
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=log, text=True)
+def _started(command: list[str], places: Sequence[dict[str, str]], log: TextIO) -> Iterator[tuple[Sequence[Started], int]]:
+    """One process for each place, and the pipe that all of them answer on; none of them outlives this."""
+    answers, writing = os.pipe()
+    group: list[Started] = []
     try:
-        yield process
-    finally:
-        process.terminate()  # it ends its own processes then
         try:
-            process.wait(END_SECONDS)
+            given: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": writing, "stderr": log}
+            group.extend(subprocess.Popen(command, env=place, **given) for place in places)
+        finally:
+            os.close(writing)
+        yield group, answers
+    finally:
+        _end(group)
+        os.close(answers)
+
+
+def _lines(answers: int, group: Sequence[Started]) -> Iterator[bytes]:
+    """What processes answer, until all have ended, or one has failed: the others would only wait for it."""
+    rest = b""
+    while True:
+        if select.select([answers], [], [], WATCH_SECONDS)[0]:
+            told = os.read(answers, MOST_BYTES)
+            *lines, rest = (rest + told).split(b"\n")
+            yield from lines
+            if not told:
+                break
+        elif any(each.poll() for each in group):
+            return
+    for each in group:
+        each.wait()
+
+
+def _end(group: Sequence[Started]) -> None:
+    """Processes that do not end when they are asked to are ended."""
+    for each in group:
+        each.terminate()
+    deadline = time.monotonic() + END_SECONDS
+    for each in group:
+        try:
+            each.wait(max(0.1, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        assert process.stdout is not None
-        process.stdout.close()
+            each.kill()
+            each.wait()
 
 
 def _pass_on(told: dict[str, Any], tell: Tell) -> None:

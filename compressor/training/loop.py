@@ -15,9 +15,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compressor.contracts import Batch, Context, Message, Progress
+from compressor.contracts.failing import rows_told
 from compressor.errors import PluginError, TrainingDiverged, WorkerFailed
 from compressor.training.attention import attending, fastest, is_measured
 from compressor.training.checkpoint import Checkpoints, identity_of, random_states, set_random_states
@@ -125,7 +127,7 @@ class _Loop:
         import torch
 
         self.group.seed(self.ctx.seed)
-        folder = self.group.gathered(self.ctx.folder / f"training-{self.work}")[0]  # checkpoints lie in that of the first process
+        folder = Path(self.group.gathered(str(self.ctx.folder / f"training-{self.work}"))[0])  # that of the first process
         weights = self.group.same(learned(self.trained))
         what = {"settings": self.settings.model_dump(mode="json"), "total": self.total, "seed": self.ctx.seed}
         whole = {
@@ -190,7 +192,8 @@ class _Loop:
 
     def _steps(self) -> None:
         for batch in self._rest():
-            with out_of_memory_told(self.settings, f"step {self.course.step + 1} of {self.total}"):
+            where = f"step {self.course.step + 1} of {self.total}"
+            with rows_told(batch.get("row", ()), where), out_of_memory_told(self.settings, where):
                 due = self._step(batch)
             self.course.at += 1
             if due:
@@ -306,7 +309,9 @@ class _Loop:
     def _diverged(self, what: str, which: str, good: Mapping[str, torch.Tensor]) -> TrainingDiverged:
         settings, kept = self.settings, self.checkpoints.described()
         rescued = self.checkpoints.rescue(good) if good and self.group.rank == 0 else None
-        if place := self.group.gathered(rescued)[0]:  # all processes come here, with equal losses, and end when it is written
+        if place := self.group.gathered(rescued and str(rescued))[
+            0
+        ]:  # all processes come here, with equal losses, and end when it is written
             kept = f"the weights {which} are kept in {place}"
         advice = f"a lower learning_rate (now {settings.learning_rate:g}), a longer warmup (now {settings.warmup:g})"
         return TrainingDiverged(f"{what} at step {self.course.step} of {self.total}: try {advice}, or precision: fp32; {kept}")

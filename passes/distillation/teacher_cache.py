@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compressor.contracts import Batch, Context, Outputs, Progress, Want
+from compressor.contracts.failing import rows_told
 from compressor.contracts.notes import Remark
 from compressor.training.settings import TrainingSettings, resolved_precision
 from passes.side_files import write_side_files
@@ -80,7 +81,8 @@ def answers(name: str, model: Model, want: Want, ctx: Context, settings: Trainin
     logits = []
     for done, batch in enumerate(batches, start=1):
         moved = {key: tensor.to(ctx.device) for key, tensor in batch.items()}
-        with torch.no_grad(), torch.autocast(torch.device(ctx.device).type, dtype=torch.bfloat16, enabled=low):
+        autocast = torch.autocast(torch.device(ctx.device).type, dtype=torch.bfloat16, enabled=low)
+        with rows_told(batch.get("row", ()), f"answers of {name}"), torch.no_grad(), autocast:
             outputs = ctx.task.forward(model.module, moved, want)
         logits.append(outputs.main.float())
         for block, writer in writers.items():

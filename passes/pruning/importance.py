@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from compressor.contracts import Batch, Context, Outputs, Progress, Task, Want
 from compressor.contracts.anatomy import Anatomy, Units
+from compressor.contracts.failing import rows_told
 from compressor.errors import UnsupportedModel
 from compressor.model.costs import matrix
 from passes.pruning.ranking import Kind
@@ -99,7 +100,8 @@ def data_scores(
     rows = 0
     for batch in batches:
         with _watching(module, wanted) as seen, torch.set_grad_enabled(importance == "taylor"):
-            outputs = task.forward(module, batch, first)  # with states comes the mask of their tokens
+            with rows_told(batch.get("row", ()), "importance"):
+                outputs = task.forward(module, batch, first)  # with states comes the mask of their tokens
             _check_seen(seen)
             count = outputs.main.shape[0]
             scores = _taylor(seen, task.loss(outputs, batch) * count, count) if importance == "taylor" else None

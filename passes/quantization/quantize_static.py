@@ -172,9 +172,12 @@ class _Search:
 
 
 def _divergence(exact: NDArray[np.float32], other: NDArray[np.float32]) -> float:
-    """Mean KL(exact || other) over rows of logits."""
+    """Mean KL(exact || other) over rows of logits; of a single output, which has no distribution, the mean square difference."""
     import numpy as np
     from scipy.special import log_softmax
+
+    if exact.shape[-1] == 1:
+        return float(np.square(exact.astype(np.float64) - other).mean())
 
     p: NDArray[np.float64] = log_softmax(exact, axis=-1)
     q: NDArray[np.float64] = log_softmax(other, axis=-1)

@@ -1,9 +1,20 @@
 """Intervals and verdicts on synthetic timings, where the truth is known."""
 
+import math
+
 import numpy as np
 import pytest
 
-from benchmarks.statistics import is_steady, judge, median_with_interval, percentile, ratio_with_interval
+from benchmarks.statistics import (
+    MEDIAN_OF_THREE,
+    allowance,
+    is_steady,
+    judge,
+    median_with_interval,
+    percentile,
+    ratio_with_interval,
+    widened,
+)
 from compressor.contracts.records import Interval
 
 EXPERIMENTS = 400
@@ -35,11 +46,14 @@ def test_interval_of_a_ratio_covers_a_known_speed_up_in_spite_of_drift():
     assert 0.92 <= covered / EXPERIMENTS <= 0.99
 
 
+def told(to, of, *, by=0.02, seed):
+    value, interval = ratio_with_interval(to, of, seed=seed)
+    return judge(widened(value, interval, by=math.log1p(by)), disturbed=False)
+
+
 def test_equal_candidates_are_hardly_ever_called_different():
     rng = np.random.default_rng(2)
-    called = [
-        judge(*ratio_with_interval(rounds(rng, 10, n=9), rounds(rng, 10, n=9), seed=i), floor=0.02) for i in range(EXPERIMENTS)
-    ]
+    called = [told(rounds(rng, 10, n=9), rounds(rng, 10, n=9), seed=i) for i in range(EXPERIMENTS)]
     assert called.count("no measurable change") >= 0.94 * EXPERIMENTS
 
 
@@ -49,7 +63,7 @@ def test_a_known_change_is_always_found(factor, expected):
     for i in range(50):
         value, interval = ratio_with_interval(rounds(rng, 10 * factor, n=9), rounds(rng, 10, n=9), seed=i)
         assert value == pytest.approx(factor, rel=0.1)
-        assert judge(value, interval, floor=0.02) == expected
+        assert judge(widened(value, interval, by=math.log1p(0.02)), disturbed=False) == expected
 
 
 def test_ratio_ignores_one_round_in_which_a_neighbour_was_busy():
@@ -75,17 +89,53 @@ def test_ratio_refuses_unpaired_rounds():
 
 
 @pytest.mark.parametrize(
-    ("value", "low", "high", "expected"),
+    ("low", "high", "still", "disturbed"),
     [
-        (1.03, 1.01, 1.05, "faster"),
-        (1.015, 1.01, 1.02, "no measurable change"),
-        (1.5, 0.99, 2.0, "no measurable change"),
-        (0.9, 0.85, 0.95, "slower"),
-        (0.99, 0.98, 0.995, "no measurable change"),
+        (1.01, 1.05, "faster", "faster"),
+        (0.859, 0.941, "slower", "slower"),
+        (0.99, 2.0, "no measurable change", "undecided"),
+        (0.5, 1.0, "no measurable change", "undecided"),
     ],
 )
-def test_judge_asks_for_an_interval_beyond_1_and_an_effect_beyond_the_floor(value, low, high, expected):
-    assert judge(value, Interval(low=low, high=high, method="given"), floor=0.02) == expected
+def test_judge_goes_by_the_interval_alone(low, high, still, disturbed):
+    interval = Interval(low=low, high=high, method="given")
+    assert judge(interval, disturbed=False) == still
+    assert judge(interval, disturbed=True) == disturbed
+
+
+@pytest.mark.parametrize(
+    ("value", "low", "high", "expected"), [(1.03, 1.01, 1.05, "faster"), (1.015, 1.01, 1.02, "no measurable change")]
+)
+def test_no_ratio_is_told_more_closely_than_two_per_cent(value, low, high, expected):
+    interval = widened(value, Interval(low=low, high=high, method="given"), by=math.log1p(0.02))
+    assert interval.low <= min(low, value / 1.02) + 1e-12
+    assert interval.high >= max(high, value * 1.02) - 1e-12
+    assert judge(interval, disturbed=False) == expected
+
+
+# ------------------------------------------------------------------ what processes of one model differ by
+
+
+def test_allowance_is_students_interval_of_two_processes():
+    of_process = (0.10, 0.02, -0.05, -0.07)
+    processes = [[math.exp(each + round_) for round_ in (0.3, -0.2, 0.0)] for each in of_process]
+    expected = 3.182446 * math.sqrt(2) * np.std(of_process, ddof=1)
+    assert allowance([processes]) == pytest.approx(expected, rel=1e-6)
+
+
+def test_allowance_is_nothing_where_processes_agree_whatever_rounds_do():
+    assert allowance([[[1.0, 2.0, 5.0]] * 4]) == pytest.approx(0.0, abs=1e-12)
+
+
+def test_allowance_shrinks_with_attempts_as_each_has_new_processes():
+    apart = [[1.0, 1.0], [1.1, 1.1], [0.9, 0.9], [1.0, 1.0]]
+    one, three = allowance([apart]), allowance([apart] * 3)
+    assert three == pytest.approx(one * 2.262157 / 3.182446 * MEDIAN_OF_THREE / math.sqrt(3), rel=1e-6)
+
+
+def test_allowance_refuses_a_single_process():
+    with pytest.raises(ValueError, match="at least 2 of them, got 1"):
+        allowance([[[1.0, 2.0]]])
 
 
 @pytest.mark.parametrize(("percent", "floor"), [(90, 64), (99, 662)])

@@ -3,7 +3,6 @@ from __future__ import annotations
 import ast
 import hashlib
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -17,8 +16,9 @@ import numpy as np
 import pytest
 
 from compressor.contracts import records as r
-from compressor.errors import StoreError, UnsupportedModel
-from compressor.export import export
+from compressor.errors import ExportDiffers, MissingDependency, SourceError, StoreError
+from compressor.export import _beside, export
+from compressor.export.examples import example
 from compressor.report import read_report, write_report
 
 LABELS = ["business", 'it\'s "quoted"', "politics", "sport", "tech"]
@@ -176,8 +176,13 @@ def run(tmp_path) -> Run:
 
 @pytest.fixture
 def text_run(run) -> Run:
+    return a_text_run(run)
+
+
+def a_text_run(run: Run) -> Run:
     import onnx
 
+    run.built.mkdir(parents=True, exist_ok=True)
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copyfile(minilm() / name, run.built / name)
     onnx.save(text_graph(weights()), run.built / "model.onnx")
@@ -336,7 +341,7 @@ def test_licences_say_so_when_the_source_states_none(text_run, tmp_path):
 def test_example_is_short_and_names_no_module_of_this_project(text_run, tmp_path):
     text = (export(text_run.folder, "here", tmp_path / "out") / "example.py").read_text()
     assert "compressor" not in text
-    assert len([node for node in ast.parse(text).body if not isinstance(node, ast.Import | ast.ImportFrom | ast.Expr)]) <= 10
+    assert len([node for node in ast.parse(text).body if not isinstance(node, ast.Import | ast.ImportFrom | ast.Expr)]) <= 16
     rules = ("--isolated", "--select", "E,F,W,I", "--line-length", "140")
     linted = subprocess.run([sys.executable, "-m", "ruff", "check", *rules, "-"], input=text, text=True, capture_output=True)
     assert linted.returncode == 0, linted.stdout
@@ -443,13 +448,39 @@ def test_export_refuses_a_flipped_bit(text_run, tmp_path, name):
         export(text_run.folder, "here", tmp_path / "out")
 
 
-def test_export_removes_what_a_killed_export_left(text_run, tmp_path):
-    dead = subprocess.Popen([sys.executable, "-c", ""])
-    dead.wait()
-    for pid in (dead.pid, os.getppid()):
-        (tmp_path / f".out.{pid}.part").mkdir()
-    export(text_run.folder, "here", tmp_path / "out")
-    assert [path.name for path in tmp_path.glob(".out*")] == [f".out.{os.getppid()}.part"], "of a living process: it stays"
+KILLED = """
+import os, sys
+from pathlib import Path
+from compressor.export import _beside
+with _beside(Path(sys.argv[1])) as folder:
+    (folder / "model.onnx").write_text("half")
+    os._exit(9)
+"""
+
+
+def test_export_removes_what_a_killed_export_left_and_nothing_else(text_run, tmp_path):
+    (place := tmp_path / "place").mkdir()
+    subprocess.run([sys.executable, "-P", "-c", KILLED, place / "out"], check=False)
+    assert len(list(place.iterdir())) == 1
+    strangers = {".out.my-thesis.part", ".out.12345.part", ".out.99999999.part"}
+    for name in strangers:
+        (place / name).mkdir()
+        (place / name / "chapter.tex").write_text("years of work")
+    (place / "elsewhere").mkdir()
+    (place / ".out.link.part").symlink_to(place / "elsewhere")
+    (place / ".out.notes.part").write_text("a file")
+    export(text_run.folder, "here", place / "out")
+    assert {path.name for path in place.iterdir()} == strangers | {"out", "elsewhere", ".out.link.part", ".out.notes.part"}
+    assert all((place / name / "chapter.tex").exists() for name in strangers)
+
+
+def test_export_leaves_what_another_one_is_writing(text_run, tmp_path):
+    (place := tmp_path / "place").mkdir()
+    with _beside(place / "out") as other:
+        (other / "model.onnx").write_text("half")
+        export(text_run.folder, "here", place / "out")
+        assert (other / "model.onnx").exists()
+    assert [path.name for path in place.iterdir()] == ["out"]
 
 
 @pytest.mark.parametrize(
@@ -474,7 +505,7 @@ def test_export_names_the_file_that_is_missing(text_run, tmp_path):
 def test_export_names_the_file_that_the_model_never_had(text_run, tmp_path):
     (text_run.built / "tokenizer.json").unlink()
     write_report(read_report(text_run.folder), text_run.folder)
-    with pytest.raises(StoreError, match=r"tokenizer\.json cannot be read"):
+    with pytest.raises(SourceError, match=r"has settings and no vocabulary \(tokenizer\.json"):
         export(text_run.folder, "here", tmp_path / "out")
     assert list(tmp_path.glob(".out*")) == []
 
@@ -487,7 +518,7 @@ def test_processor_file_of_a_stranger_puts_no_code_into_the_example(run, tmp_pat
     (run.built / "preprocessor_config.json").write_text(json.dumps(evil))
     run.describe("image-classification")
     run.report("image-classification", "model.onnx")
-    with pytest.raises(UnsupportedModel, match="could not convert string to float"):
+    with pytest.raises(SourceError, match="could not convert string to float"):
         export(run.folder, "here", tmp_path / "out")
 
 
@@ -519,3 +550,186 @@ def test_torch_example_needs_this_project_only_when_no_stock_configuration_fits(
     out = export(run.folder, "here", tmp_path / "out")
     assert needed in (out / "README.md").read_text()
     assert told(Path(sys.executable), out, "Shares rose") in LABELS
+
+
+# ------------------------------------------------------------------ the proof
+
+GIVEN = (
+    "Shares rose after the bank cut its rates.",
+    "Film wins award",
+    "goal match " * 200 + "late",
+    "naïve café",
+    "a\tb",
+    "sport",
+    "tech",
+) * 6
+
+
+@pytest.fixture(scope="module")
+def proved_once(tmp_path_factory) -> Run:
+    """A run that kept rows, and what its built model made of each."""
+    from datasets import Dataset
+
+    from compressor.contracts import Columns
+    from compressor.deploy.graphs import task_of
+    from compressor.deploy.session import opened
+    from compressor.export.witnesses import keep_answers, keep_rows
+    from targets.onnxruntime import OnnxRuntime
+
+    made = a_text_run(Run(tmp_path_factory.mktemp("proved") / "run"))
+    rows = Dataset.from_dict({"text": list(GIVEN), "label": [number % 5 for number in range(len(GIVEN))]})
+    task, folder = task_of(made.built), made.folder / "witnesses"
+    given = keep_rows(rows, Columns(("text",), "label"), folder)
+    predict = opened(task, OnnxRuntime(), made.built)
+    keep_answers(task, predict, rows, lambda: given, LABELS, built=made.built, out=folder / "final@here")
+    write_report(read_report(made.folder), made.folder)
+    return made
+
+
+@pytest.fixture
+def proved(proved_once, tmp_path) -> Run:
+    shutil.copytree(proved_once.folder, tmp_path / "run")
+    return Run(tmp_path / "run")
+
+
+def altered(run: Run, change) -> None:
+    """Change what the run kept, and seal it again."""
+    folder = run.folder / "witnesses" / "final@here"
+    answers = json.loads((folder / "answers.json").read_text())
+    with np.load(folder / "arrays.npz") as kept:
+        arrays = dict(kept)
+    change(answers, arrays)
+    (folder / "answers.json").write_text(json.dumps(answers))
+    np.savez(folder / "arrays.npz", **arrays)
+    write_report(read_report(run.folder), run.folder)
+
+
+def test_export_proves_itself_and_says_so(proved, tmp_path):
+    out = export(proved.folder, "here", tmp_path / "out")
+    assert "did with 32 rows of test, each alone, what the run did" in (out / "README.md").read_text()
+    assert not list(out.rglob("*.pyc"))
+    before = (out / "SHA256SUMS").read_text()
+    export(proved.folder, "here", out)
+    assert (out / "SHA256SUMS").read_text() == before
+
+
+def test_export_of_a_run_without_rows_says_that_it_is_not_proved(text_run, tmp_path):
+    assert "Not proved: the run kept no rows" in (export(text_run.folder, "here", tmp_path / "out") / "README.md").read_text()
+
+
+def other_label(answers, arrays):
+    answers[3]["told"] = next(label for label in LABELS if label != answers[3]["told"])
+
+
+def other_outputs(answers, arrays):
+    logits = arrays[f"{answers[2]['row']}/outputs/logits"]
+    logits[0, 4] += 0.02 * np.abs(logits).max()
+
+
+def other_input(answers, arrays):
+    answers[1]["inputs"]["input_ids"] = "0" * 64
+
+
+def lost_input(answers, arrays):
+    answers[0]["inputs"]["token_type_ids"] = "0" * 64
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (other_label, r"with row 3 of test \('naïve café'\): it says '"),
+        (
+            other_outputs,
+            r"with row 2 of test .*: outputs differ by 0\.0\d+ of the largest, and here may differ by 0\.001, at \[4\]: .* here",
+        ),
+        (other_input, r"with row 1 of test \('Film wins award'\): the input 'input_ids' differs"),
+        (lost_input, r"with row 0 of test .*: only the run makes the input 'token_type_ids'"),
+    ],
+)
+def test_export_that_does_something_else_is_refused_with_the_first_difference(proved, tmp_path, change, said):
+    altered(proved, change)
+    with pytest.raises(ExportDiffers, match=said):
+        export(proved.folder, "here", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_export_whose_example_prepares_otherwise_is_refused_with_the_place(proved, tmp_path, monkeypatch):
+    import compressor.export as module
+
+    monkeypatch.setattr(module, "example", lambda deployed: example(deployed).replace('how["truncation_side"]', '"left"'))
+    with pytest.raises(
+        ExportDiffers, match=r"with row 2 of test .*: the input 'input_ids' differs at \[0, \d+\]: \d+ in the run, \d+ here"
+    ):
+        export(proved.folder, "here", tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("line", "error", "said"),
+    [
+        ("import compressor", MissingDependency, "No module named 'compressor': it is of the project"),
+        ("import targets.onnxruntime", MissingDependency, "No module named 'targets"),
+        (
+            "import no_such_runtime",
+            MissingDependency,
+            r"No module named 'no_such_runtime' \(pip install numpy tokenizers onnxruntime\)",
+        ),
+        ("1 / 0", ExportDiffers, "fails on the rows of the run: ZeroDivisionError"),
+    ],
+)
+def test_example_runs_where_this_project_cannot_be_imported(proved, tmp_path, monkeypatch, line, error, said):
+    import compressor.export as module
+
+    monkeypatch.setattr(module, "example", lambda deployed: example(deployed).replace("import json", f"import json\n{line}", 1))
+    with pytest.raises(error, match=said):
+        export(proved.folder, "here", tmp_path / "out")
+
+
+def test_rows_that_were_tampered_with_are_refused(proved, tmp_path):
+    (proved.folder / "witnesses" / "rows.json").write_text("[]")
+    with pytest.raises(StoreError, match=r"rows\.json is not the file that was written"):
+        export(proved.folder, "here", tmp_path / "out")
+
+
+def test_rows_to_prove_by_are_of_every_class_the_longest_the_shortest_and_the_odd_ones():
+    from datasets import Dataset
+
+    from compressor.contracts import Columns
+    from compressor.export.witnesses import chosen
+
+    texts = [f"a plain text of number {number:04d}" for number in range(500)]
+    texts[77], texts[301], texts[402], texts[403] = "a " * 900, "a", "Überraschung: hier steht", "two\nlines of a plain text"
+    labels = [number % 3 for number in range(500)]
+    labels[123], labels[456] = 3, 4
+    found = chosen(Dataset.from_dict({"text": texts, "label": labels}), Columns(("text",), "label"))
+    assert len(found) == len(set(found)) == 32
+    assert {77, 301, 402, 403, 123, 456} <= set(found)
+    assert max(found) > 450
+    few = Dataset.from_dict({"text": texts[:5], "label": labels[:5]})
+    assert chosen(few, Columns(("text",), "label")) == [0, 1, 2, 3, 4]
+
+
+def test_odd_pictures_and_sounds_are_among_the_rows_and_are_kept_as_files(tmp_path):
+    import soundfile
+    from datasets import Audio, Dataset, Image, Value
+    from PIL import Image as Pictures
+
+    from compressor.contracts import Columns
+    from compressor.export.witnesses import keep_rows
+
+    turned = Pictures.Exif()
+    turned[0x0112] = 8
+    for number in range(40):
+        mode = "L" if number == 9 else "RGB"
+        exif = {"exif": turned.tobytes()} if number == 21 else {}
+        Pictures.new(mode, (20, 60 if number == 33 else 20)).save(tmp_path / f"{number}.jpg", **exif)
+        soundfile.write(tmp_path / f"{number}.wav", np.zeros((100, 2) if number == 11 else 100), 8000 if number == 13 else 4000)
+    stored = {"bytes": Value("binary"), "path": Value("string")}
+    for suffix, feature, odd in (("jpg", Image(), {9, 21, 33}), ("wav", Audio(decode=False), {11, 13})):
+        from datasets import Features
+
+        cells = [{"bytes": None, "path": str(tmp_path / f"{number}.{suffix}")} for number in range(40)]
+        rows = Dataset.from_dict({"x": cells}, features=Features({"x": stored})).cast_column("x", feature)
+        given = keep_rows(rows, Columns(("x",)), tmp_path / suffix)
+        assert odd <= {each.row for each in given}
+        for each in given:
+            assert (tmp_path / suffix / each.file).read_bytes() == (tmp_path / f"{each.row}.{suffix}").read_bytes()

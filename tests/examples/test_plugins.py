@@ -11,6 +11,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
+from furnished import told
 
 from compressor.report import read_report
 from compressor.testing import checks
@@ -66,6 +67,7 @@ def install(source, folder):
 
 def command(installed, folder, *arguments):
     path = os.pathsep.join([str(installed), str(ROOT)])
+    """A module of Python in a process of its own, which has the installed distribution."""
     return subprocess.run(
         [sys.executable, "-m", *arguments],
         cwd=folder,
@@ -75,6 +77,14 @@ def command(installed, folder, *arguments):
         check=False,
         timeout=500,
     )
+
+
+def told_beside(installed, folder, *arguments):
+    """The command line in this process, which has the installed distribution meanwhile, as its own processes do."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(installed))
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(installed), str(ROOT)]))
+        return told(folder, *arguments)
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +116,7 @@ def test_plan_of_all_four_plugins_runs_from_the_command_line(ran):
 
 
 def test_exported_folder_of_a_third_partys_target_works_without_this_project(installed, ran):
-    exported = command(installed, ran, "compressor.cli", "export", "run", "exported", "--target", "onnxruntime-ahead")
+    exported = told_beside(installed, ran, "export", "run", "exported", "--target", "onnxruntime-ahead")
     assert exported.returncode == 0, exported.stdout + exported.stderr
     example = [sys.executable, "-I", "example.py", "red word1 word2"]
     done = subprocess.run(example, cwd=ran / "exported", capture_output=True, text=True, check=False)
@@ -117,7 +127,7 @@ def test_exported_folder_of_a_third_partys_target_works_without_this_project(ins
 def test_misspelt_parameter_of_a_third_partys_plugin_is_told_with_its_line(installed, ran):
     misspelt = ran / "misspelt.yaml"
     misspelt.write_text((EXAMPLE / "plan.yaml").read_text().replace("energy:", "enregy:"))
-    done = command(installed, ran, "compressor.cli", "check", "misspelt.yaml")
+    done = told_beside(installed, ran, "check", "misspelt.yaml")
     assert done.returncode == 2
     assert "passes.low-rank.enregy: no such parameter (did you mean 'energy'?)" in done.stderr
 
@@ -146,13 +156,11 @@ def test_plugin_written_by_the_readmes_words_alone_keeps_its_contract(tmp_path, 
     assert {check.name for check in parameters.args[1]} == {"round-weights"}
     shutil.copytree(tiny_run().folder, tmp_path / "run", dirs_exist_ok=True)
     (tmp_path / "run" / "plan.yaml").write_text(PLAN_OF_ONE)
-    ran = command(
-        tmp_path / "installed", tmp_path / "run", "compressor.cli", "run", "plan.yaml", "--store", "store", "--out", "out"
-    )
+    ran = told_beside(tmp_path / "installed", tmp_path / "run", "run", "plan.yaml", "--store", "store", "--out", "out")
     assert ran.returncode == 0, ran.stdout + ran.stderr
     (stage,) = [stage for stage in read_report(tmp_path / "run" / "out").stages if stage.name == "round-weights"]
     assert stage.parameters["levels"] == 15
-    explained = command(tmp_path / "installed", tmp_path, "compressor.cli", "explain", "round-weights").stdout
+    explained = told_beside(tmp_path / "installed", tmp_path, "explain", "round-weights").stdout
     assert "steps between zero and the largest weight" in explained
 
 

@@ -7,9 +7,11 @@ import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import chdir
 from pathlib import Path
+from subprocess import CompletedProcess
 
 from compressor.contracts import Artifact, Dialect, Task, registry
 from compressor.contracts.registry import lowering
+from compressor.errors import CompressorError
 
 SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "vocab.txt")
@@ -68,6 +70,21 @@ def lowered(artifact: Artifact, form: str, folder: Path, *, task: Task, dialect:
             made.touch()
         artifact = Artifact(name, folder / name)
     return artifact
+
+
+def told(folder: Path, *words: str) -> CompletedProcess[str]:
+    """What `compressor WORDS` says and ends with, in this process: the imports of one of its own take seconds."""
+    from typer.testing import CliRunner
+
+    from compressor.cli import app
+
+    with chdir(folder):
+        done = CliRunner().invoke(app, list(words))
+    if isinstance(done.exception, CompressorError):
+        return CompletedProcess(words, done.exception.exit_code, done.stdout, f"{done.stderr}{done.exception}\n")
+    if done.exception and not isinstance(done.exception, SystemExit):
+        raise done.exception
+    return CompletedProcess(words, done.exit_code, done.stdout, done.stderr)
 
 
 def command(folder: Path, *words: str) -> None:

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 from compressor.contracts import Library, Loaded, registry
 from compressor.contracts.model import CONFIG
 from compressor.errors import MissingDependency, SourceError
+from compressor.model.configurations import harmless, nothing_fetched
 from compressor.model.meta import BUILDING_ERRORS, on_meta
 from compressor.model.sources import PIPELINE, beside, holds_weights, read_json
 
@@ -44,8 +45,8 @@ class Diffusers(Library):
     def build(self, cls: Any, config: Mapping[str, Any], *, attention: str | None = None) -> Any:  # noqa: ARG002
         """By its configuration; fields that the class does not know are passed over."""
         try:
-            with on_meta(), _quiet():
-                return cls.from_config(dict(config))
+            with on_meta(), _quiet(), nothing_fetched():
+                return cls.from_config(harmless(config, cls.__name__))
         except BUILDING_ERRORS as error:
             raise SourceError(
                 f"{cls.__name__} cannot be built from its configuration: {type(error).__name__}: {error}"
@@ -88,9 +89,10 @@ class Diffusers(Library):
 
         from compressor.model.pretrained import told
 
-        cls: Any = self.find(str(read_json(folder / CONFIG).get("_class_name", "")), {})
+        config = harmless(read_json(folder / CONFIG), folder / CONFIG)  # what it leaves out no class of diffusers reads
+        cls: Any = self.find(str(config.get("_class_name", "")), {})
         try:
-            with torch.random.fork_rng(devices=[]), _quiet():
+            with torch.random.fork_rng(devices=[]), _quiet(), nothing_fetched():
                 module, found = cls.from_pretrained(
                     folder, use_safetensors=True, local_files_only=True, torch_dtype=torch.float32, output_loading_info=True
                 )

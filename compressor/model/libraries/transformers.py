@@ -14,7 +14,7 @@ from compressor.contracts.anatomy import Anatomy
 from compressor.contracts.model import CONFIG
 from compressor.errors import SourceError
 from compressor.model.anatomy import anatomy_of
-from compressor.model.configurations import config_in, without_kernels
+from compressor.model.configurations import config_in, harmless, nothing_fetched
 from compressor.model.edits import KeepBlocks, KeepHeads, KeepNeurons
 from compressor.model.meta import BUILDING_ERRORS
 from compressor.model.sources import beside, read_json
@@ -70,9 +70,8 @@ class Transformers(Library):
 
         chosen = {} if attention is None else {"attn_implementation": attention}
         try:
-            settings = cls.config_class.from_dict(without_kernels(config))
-            with torch.random.fork_rng(devices=[]), init_empty_weights(include_buffers=False):
-                module = cls._from_config(settings, **chosen)
+            with nothing_fetched(), torch.random.fork_rng(devices=[]), init_empty_weights(include_buffers=False):
+                module = cls._from_config(cls.config_class.from_dict(harmless(config, cls.__name__)), **chosen)
             # on their way to meta, parameters that are one object become several
             module.tie_weights()
             return module

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -11,13 +13,17 @@ import pytest
 import torch
 import transformers
 from families import ALL, FAMILIES
+from huggingface_hub import HfApi, constants
+from huggingface_hub.errors import OfflineModeIsEnabled
 from safetensors.torch import load_file, save_file
 
 from compressor.errors import PluginError, SourceError, UnsupportedModel
 from compressor.model.anatomy import anatomy_of
+from compressor.model.configurations import LEFT_OUT, REFUSED, harmless, nothing_fetched
 from compressor.model.edits import KeepBlocks, KeepHeads, KeepNeurons
+from compressor.model.heads import load_classifier
 from compressor.model.model import Component, Model, plain
-from compressor.model.pretrained import load_classifier, load_encoder
+from compressor.model.pretrained import load_encoder
 
 EDITS = {
     "none": lambda b: (),
@@ -422,16 +428,74 @@ def by_task(folder):
     return load_classifier(transformers.AutoModelForSequenceClassification, folder, tuple("01234"), seed=0)[0]
 
 
-@pytest.mark.parametrize("read", [lambda folder: Model.read(folder).module, by_task, load_encoder])
-@pytest.mark.parametrize("key", ["attn_implementation", "_attn_implementation", "experts_implementation"])
-def test_no_source_runs_code_of_its_folder_or_asks_a_hub_for_a_kernel(key, read, tmp_path):
+READERS = {"library": lambda folder: Model.read(folder).module, "task": by_task, "encoder": load_encoder}
+
+
+@pytest.fixture
+def no_network(monkeypatch):
+    """Whoever looks up an address or opens a connection is told off."""
+
+    def reached(*given, **_):
+        raise AssertionError(f"the network was reached: {given}")
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    for where, name in ((socket, "getaddrinfo"), (socket.socket, "connect"), (socket.socket, "connect_ex")):
+        monkeypatch.setattr(where, name, reached)
+
+
+@pytest.mark.parametrize("read", READERS.values(), ids=READERS)
+def test_no_source_runs_code_of_its_folder_or_asks_a_hub(read, tmp_path, no_network):
     ALL["bert"].make().save_pretrained(tmp_path)
     (tmp_path / "modeling_evil.py").write_text("raise SystemExit('ran')")
     evil = dict.fromkeys(("AutoModel", "AutoModelForSequenceClassification"), "modeling_evil.Evil")
-    _config(auto_map=evil, **{key: "somebody/kernel"})(tmp_path)
+    names = [pattern.replace("*", "") for pattern in LEFT_OUT] + ["_attn_implementation", "_attn_implementation_internal"]
+    wicked = {**dict.fromkeys(names, "somebody/kernel"), "auto_map": evil}
+    _config(**wicked, inner={"deep": [wicked]})(tmp_path)
     module = read(tmp_path)
     assert type(module).__module__ == "transformers.models.bert.modeling_bert"
     assert module.config._attn_implementation == "sdpa"
+    assert "somebody/kernel" not in module.config.to_json_string(use_diff=False)
+
+
+@pytest.mark.parametrize("read", READERS.values(), ids=READERS)
+@pytest.mark.parametrize("field", REFUSED)
+def test_source_with_weights_or_parts_that_are_elsewhere_is_refused_by_the_field(field, read, tmp_path, no_network):
+    value = {"quant_method": "mxfp4"} if field.endswith("_config") else "hf-hub:microsoft/resnet-50"
+    ALL["bert"].make().save_pretrained(tmp_path)
+    _config(inner={"deep": [{field: value}]})(tmp_path)
+    with pytest.raises(SourceError, match=rf"config\.json: {field} names .*\. Take "):
+        read(tmp_path)
+    _config(inner=None, **{field: value})(tmp_path)
+    with pytest.raises(SourceError, match=rf"config\.json: {field} names .*\. Take "):
+        read(tmp_path)
+
+
+def test_source_with_a_field_that_could_name_something_and_is_empty_is_read(tmp_path, no_network):
+    ALL["bert"].make().save_pretrained(tmp_path)
+    _config(**dict.fromkeys(REFUSED))(tmp_path)
+    assert load_encoder(tmp_path) is not None
+
+
+def test_page_lists_every_field_that_is_left_out_or_refused():
+    page = (Path(__file__).parents[3] / "docs" / "foreign-models.md").read_text()
+    assert re.findall(r"^\| `(.+?)` \| (.+) \|$", page, re.M) == list({**LEFT_OUT, **REFUSED}.items())
+
+
+def test_labels_may_be_called_like_a_field_that_is_refused():
+    labels = {"label2id": {"backbone": 1, "auto_map": 2}, "id2label": {"1": "backbone", "2": "auto_map"}}
+    assert harmless(labels, "here") == labels
+
+
+def test_stored_model_is_built_without_the_network(saved, no_network):
+    rewrite(saved / "blueprint.json", lambda values: values["blueprint"]["config"].update(backbone="microsoft/resnet-50"))
+    with pytest.raises(SourceError, match="backbone names a model of the hub"):
+        Model.load(saved)
+
+
+def test_library_that_asks_a_hub_while_a_model_is_built_is_refused(no_network):
+    with nothing_fetched(), pytest.raises(OfflineModeIsEnabled):
+        HfApi().model_info("somebody/model")
+    assert constants.HF_HUB_OFFLINE is False
 
 
 def test_trunk_that_a_source_lacks_is_not_drawn_whatever_its_class_calls_it(tmp_path):

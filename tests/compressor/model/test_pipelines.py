@@ -264,6 +264,14 @@ def _pickled(folder):
     (folder / "unet" / "diffusion_pytorch_model.bin").write_bytes(pickle.dumps(Evil()))
 
 
+def _packed(part):
+    def spoil(folder):
+        path = folder / part / "config.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "quantization_config": {"quant_method": "torchao"}}))
+
+    return spoil
+
+
 def _code(folder):
     (folder / "pipeline.py").write_text("print('ran')")
     (folder / "unet" / "unet_2d.py").write_text("print('ran')")
@@ -274,6 +282,8 @@ def _code(folder):
     ("spoil", "message"),
     [
         (_pickled, "unet cannot be read as a model"),
+        (_packed("unet"), r"unet/config\.json: quantization_config names weights that another library has packed"),
+        (_packed("vae"), r"vae/config\.json: quantization_config names"),
         (_code, "component 'unet' is of 'unet_2d', whose models are not read"),
         (_index(lambda values: values.update({"../other": ["diffusers", "UNet2DModel"]})), "expected a library and a class"),
         (_index(lambda values: values.update(vae=["diffusers", 3])), "'vae' is .* expected a library and a class"),

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import copy
+import json
 from pathlib import Path
 
 import jsonschema
 import pytest
+from pydantic import create_model
 
 from compressor.contracts import registry
+from compressor.plan.bound import load_plan
+from compressor.plan.examples import EXAMPLES, WHOLE, example_of
 from compressor.plan.schema import plan_schema
-from compressor.plan.yaml_source import read_yaml
+from compressor.plan.yaml_source import read_yaml, write_yaml
 
 QUICKSTART = Path(__file__).parents[3] / "plans" / "quickstart.yaml"
 
@@ -73,12 +77,76 @@ def test_mistake_does_not_meet_the_schema(check, plan, change):
 
 
 def test_every_plugin_is_in_the_schema(schema):
-    passes = schema["properties"]["passes"]["items"]["anyOf"]
+    entry, alone = schema["properties"]["passes"]["anyOf"][0]["items"]["anyOf"]
     need_parameters = {"distill", "distill-and-prune"}
-    assert set(registry.names("pass")) == set(passes[0]["enum"]) | need_parameters <= set(passes[1]["properties"])
-    assert not need_parameters & set(passes[0]["enum"]), "they need a teacher"
+    named = {each["const"] for each in alone["oneOf"]}
+    assert set(registry.names("pass")) == named | need_parameters <= set(entry["properties"])
+    assert not need_parameters & named, "they need a teacher"
 
 
 def test_keys_are_described(schema):
     assert schema["properties"]["seed"]["description"] == "Seed of everything that is drawn."
     assert all(each.get("description") for each in schema["$defs"]["DataSpec"]["properties"].values())
+
+
+# ------------------------------------------------------------------ what editors make of it
+
+
+def fields(schema):
+    """All keys with their schemas, wherever they stand."""
+    for key, value in schema.items() if isinstance(schema, dict) else ():
+        if key == "properties":
+            yield from value.items()
+        if key != "defaultSnippets":
+            yield from (found for inner in (value if isinstance(value, list) else [value]) for found in fields(inner))
+
+
+def numbers(field):
+    """The parts of a field that are numbers."""
+    for part in (field, *field.get("anyOf", ()), *([field["items"]] if isinstance(field.get("items"), dict) else ())):
+        if part.get("type") in ("number", "integer") and "const" not in part:
+            yield part
+
+
+def test_every_key_has_a_description(schema):
+    assert {name for name, field in fields(schema) if not field.get("description")} == set()
+
+
+def test_every_number_has_a_range(schema):
+    bounds = {"minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum"}
+    assert {name for name, field in fields(schema) for part in numbers(field) if not bounds & part.keys()} == set()
+
+
+def test_what_an_editor_writes_down_for_a_key_is_valid(schema):
+    begun = 0
+    for name, field in fields(schema):
+        assert not ("default" in field and field["default"] is None), f"{name}: null is no choice"
+        for body in [each["body"] for each in field.get("defaultSnippets", ())]:
+            begun += 1
+            jsonschema.Draft202012Validator({**field, "$defs": schema["$defs"]}).validate(body)
+    assert begun > 40
+
+
+def test_plugin_that_needs_parameters_begins_with_them_and_any_other_alone(schema):
+    entry, alone = schema["properties"]["passes"]["anyOf"][0]["items"]["anyOf"]
+    assert entry["properties"]["distill"]["defaultSnippets"][0]["body"] == {"teacher": "source"}
+    assert {"const": "finetune", "description": entry["properties"]["finetune"]["description"]} in alone["oneOf"]
+
+
+@pytest.mark.parametrize("part", list(EXAMPLES), ids=lambda part: part.__name__)
+def test_every_key_has_an_example_that_is_valid(part):
+    for name, field in part.model_fields.items():
+        key = field.alias or name
+        example = example_of(part, key)
+        assert example is not None, f"{part.__name__}.{key} lacks an example in compressor/plan/examples.py"
+        create_model("One", **{name: (field.annotation, field)}).model_validate_json(json.dumps({key: example}))
+
+
+def test_example_plan_is_valid(check, tmp_path):
+    for name in ("my-model", "my-teacher"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "rows.csv").write_text("text,label\na,b\n")
+    plan = {key: value for key, value in WHOLE.items() if key != "include"}
+    assert check(WHOLE)
+    (tmp_path / "plan.yaml").write_text(write_yaml(plan))
+    assert load_plan(tmp_path / "plan.yaml").passes[0].plugin == "finetune"

@@ -149,6 +149,25 @@ def test_read_report_refuses_what_was_not_written(report, tmp_path):
 # ------------------------------------------------------------------ report.html
 
 
+@pytest.mark.parametrize("name", ["report.html", "report.md", "feeds.npz", "plan.yaml"])
+def test_read_report_refuses_a_run_whose_other_files_were_altered(report, tmp_path, name):
+    (tmp_path / "feeds.npz").write_bytes(b"inputs")
+    (tmp_path / "plan.yaml").write_text(report.plan)
+    write_report(report, tmp_path)
+    assert read_report(tmp_path) == report
+    path = tmp_path / name
+    path.write_bytes(path.read_bytes() + b"\n")
+    with pytest.raises(StoreError, match=f"{name} is not the (file that was written|plan that ran)"):
+        read_report(tmp_path)
+    (tmp_path / "aside").write_bytes(path.read_bytes()[:-1])
+    path.unlink()
+    path.symlink_to(tmp_path / "aside")
+    with pytest.raises(StoreError, match=f"{name} is (a link|not the plan that ran)"):
+        read_report(tmp_path)
+    path.unlink()
+    assert read_report(tmp_path) == report, "what is gone is missed where it is wanted"
+
+
 def test_page_needs_no_network_and_no_script(html):
     elements = Elements(html)
     assert elements.named("script", "link", "img", "iframe", "object") == []

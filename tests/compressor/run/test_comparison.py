@@ -1,13 +1,10 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 
 import pytest
-from furnished import rows, write_model, write_rows
+from furnished import rows, told, write_model, write_rows
 
 from benchmarks.latency import Latency
 from compressor.contracts import Workload
@@ -162,19 +159,20 @@ def test_measure_refuses_a_file_that_is_not_the_one_in_the_report(runs, other):
         measure(runs[0], other, tell=lambda event: None)
 
 
-def command(*arguments):
-    compare = [sys.executable, "-m", "compressor.cli", "compare", *map(str, arguments)]
-    return subprocess.run(compare, capture_output=True, text=True, check=False, env={**os.environ, "COLUMNS": "160"})
+@pytest.fixture
+def command(monkeypatch, tmp_path):
+    monkeypatch.setenv("COLUMNS", "160")
+    return lambda *arguments: told(tmp_path, "compare", *map(str, arguments))
 
 
-def test_command_prints_tables(runs):
+def test_command_prints_tables(runs, command):
     found = command(*runs)
     assert found.returncode == 0, found.stderr
     for text in ("passes.quantize-dynamic.embeddings", "final@onnxruntime", "two moments", "as measured"):
         assert text in found.stdout
 
 
-def test_command_says_what_is_wrong_with_a_folder_that_is_no_run(runs, tmp_path):
+def test_command_says_what_is_wrong_with_a_folder_that_is_no_run(runs, tmp_path, command):
     found = command(runs[0], tmp_path)
     assert found.returncode == 1
     assert found.stderr.strip() == f"{tmp_path} holds no report.json: is it the folder of a run?"

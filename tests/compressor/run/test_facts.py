@@ -17,6 +17,7 @@ from compressor.run.ground import Ground
 from compressor.run.preview import preview
 from compressor.store.known import KNOWN, UNSETTLED_NS
 from compressor.store.store import CHECKSUM, Store, key_of
+from compressor.tasks import tiny
 from compressor.tasks.tiny import LABELS
 
 PLAN = """
@@ -35,9 +36,9 @@ class Checked:
     def __init__(self, folder, monkeypatch, task, data):
         self.folder, self.store = folder, Store(folder / "store")
         (folder / "plan.yaml").write_text(PLAN.format(task=task, data=data))
-        (folder / "pretrained").mkdir()
-        (folder / "pretrained" / "model.safetensors").write_bytes(b"weights")
-        (folder / "pretrained" / "config.json").write_text("{}")
+        {"text": tiny.text_model, "image": tiny.image_model, "audio": tiny.audio_model}[task.strip("{").partition("-")[0]](
+            folder / "pretrained"
+        )
         self.read = []
         for name in ("read_rows", "source_digest"):
             self._heard(monkeypatch, name)
@@ -65,7 +66,7 @@ class Checked:
 @pytest.fixture
 def texts(tmp_path, monkeypatch):
     write_rows(tmp_path / "rows.jsonl", [{"text": f"{LABELS[n % 3]} {n}", "label": LABELS[n % 3]} for n in range(60)])
-    checked = Checked(tmp_path, monkeypatch, "text-classification", "files: rows.jsonl")
+    checked = Checked(tmp_path, monkeypatch, "{text-classification: {max_length: 16}}", "files: rows.jsonl")
     assert checked() == ["read_rows", "source_digest"]
     assert checked() == []
     return checked
@@ -135,13 +136,22 @@ def test_file_in_place_of_another_is_read(texts):
 
 
 def test_changed_weights_are_hashed(texts):
-    (texts.folder / "pretrained" / "model.safetensors").write_bytes(b"WEIGHTS")
+    path = texts.folder / "pretrained" / "model.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
     assert texts() == ["source_digest"]
 
 
 @pytest.mark.parametrize(
     "setting",
-    ["seed=1", "data.split.test=13", "data.calibration=5", "data.deduplicate=true", "task={text-classification: {text: body}}"],
+    [
+        "seed=1",
+        "data.split.test=13",
+        "data.calibration=5",
+        "data.deduplicate=true",
+        "task={text-classification: {text: body, max_length: 16}}",
+    ],
 )
 def test_other_plan_reads_rows(texts, setting):
     rows = [json.loads(line) for line in (texts.folder / "rows.jsonl").read_text().splitlines()]

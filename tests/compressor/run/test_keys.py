@@ -103,3 +103,14 @@ def test_digest_of_a_source_sees_what_lies_in_subfolders_linked_ones_too(tmp_pat
     empty, unet, hidden, linked, notes = found
     assert len({empty, unet, linked}) == 3
     assert (hidden, notes) == (unet, linked), "nobody reads them"
+
+
+def test_key_of_a_step_of_several_processes_holds_the_version_of_what_makes_them_a_group(bound, monkeypatch):
+    def parts(processes):
+        plan = bound("  - quantize-static\n", "  - finetune\n")
+        return Keys(plan, "rows", ("a", "b"), "cpu", processes).step(plan.passes[1], "parent", {}, None)
+
+    alone, together = parts(1), parts(2)
+    assert set(alone) < set(together)
+    monkeypatch.setattr(step_module, "version", lambda name: "0.1" if name == "accelerate" else "1")
+    assert parts(2)["group"] == {"accelerate": "0.1"} != together["group"]

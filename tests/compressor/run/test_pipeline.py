@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from furnished import rows, write_model, write_rows
+from furnished import rows, told, write_model, write_rows
 
 from compressor.deploy.telemetry import SWITCHES
 
@@ -31,7 +31,7 @@ targets:
   - onnxruntime: {provider: cuda}
     name: cuda
 probes:
-  - latency: {length: [16], rounds: 5, seconds: 6, warm_up_seconds: 0.1, control_limit: 0.9}
+  - latency: {length: [16], rounds: 5, seconds: 1, warm_up_seconds: 0.1, control_limit: 0.9}
   - memory
 accept:
   - {target: onnxruntime, max_drop: 100, max_size: 0.6}
@@ -155,7 +155,7 @@ def test_a_target_that_is_missing_shows_its_reason_and_no_number(folder, ran):
 def test_second_run_finds_every_step_and_gives_equal_files(folder, ran):
     from compressor.report import read_report
 
-    again = command(folder, "run", "plan.yaml", "--store", "store", "--out", "second")
+    again = told(folder, "run", "plan.yaml", "--store", "store", "--out", "second")
     assert again.returncode == 0, again.stdout + again.stderr
     first, second = read_report(folder / "first"), read_report(folder / "second")
     assert all(stage.found for stage in second.stages)
@@ -164,7 +164,7 @@ def test_second_run_finds_every_step_and_gives_equal_files(folder, ran):
 
 
 def test_gate_that_is_not_met_stops_the_run_with_exit_code_3(folder, ran):
-    stopped = command(
+    stopped = told(
         folder,
         "run",
         "plan.yaml",
@@ -181,7 +181,7 @@ def test_gate_that_is_not_met_stops_the_run_with_exit_code_3(folder, ran):
 
 
 def test_accept_that_is_not_met_gives_exit_code_3(folder, ran):
-    missed = command(
+    missed = told(
         folder,
         "run",
         "plan.yaml",
@@ -197,17 +197,17 @@ def test_accept_that_is_not_met_gives_exit_code_3(folder, ran):
 
 
 def test_check_says_what_is_found_and_what_is_missing(folder, ran):
-    checked = command(folder, "check", "plan.yaml", "--store", "store")
+    checked = told(folder, "check", "plan.yaml", "--store", "store")
     assert checked.returncode == 0, checked.stderr
     assert "finetune: found in the store" in checked.stdout
     assert "cuda: this onnxruntime has no CUDAExecutionProvider" in checked.stdout
     taught = ("--set", "models={big: {folder: model}}", "--set", "passes.distill.teacher=big")
-    assert "big: found in the store" in command(folder, "check", "plan.yaml", "--store", "store", *taught).stdout
+    assert "big: found in the store" in told(folder, "check", "plan.yaml", "--store", "store", *taught).stdout
 
 
 def test_fault_in_a_plan_gives_exit_code_2_with_line_and_near_name(folder):
     (folder / "typo.yaml").write_text(PLAN.replace("keep: 0.5", "kepe: 0.5"))
-    found = command(folder, "run", "typo.yaml")
+    found = told(folder, "run", "typo.yaml")
     assert found.returncode == 2
     assert "typo.yaml:11: passes.prune-structure.kepe" in found.stderr
     assert "did you mean 'keep'?" in found.stderr

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ipaddress
 import json
 import os
 import re
@@ -9,7 +11,9 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
+from pathlib import Path
 
 import psutil
 import pytest
@@ -22,10 +26,12 @@ from compressor.errors import MissingDependency, TrainingDiverged, WorkerFailed
 from compressor.plan.bound import load_plan
 from compressor.report import read_report
 from compressor.run.pipeline import run_plan
+from compressor.run.trainer import _check_alike
 from compressor.store.store import Store
 from compressor.training import launch
 from compressor.training.checkpoint import INTERVAL
 from compressor.training.launch import Job, Processes, train_apart
+from compressor.training.meeting import meet
 
 PLAN = """
 name: tiny
@@ -68,8 +74,68 @@ def alone(folder):
 
 
 @pytest.fixture(scope="module")
-def together(folder):
-    return ran(folder, "together", Processes(each=2))
+def watched(folder):
+    """A training step of two processes; what all processes listened on meanwhile, and the log of what they unpickled."""
+    log = folder / "watched.log"
+    with pytest.MonkeyPatch.context() as patch, Listening() as listening:
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent / "watched"))
+        patch.setenv("WATCHED_LOG", str(log))
+        found = ran(folder, "together", Processes(each=2))
+    return found, listening, log
+
+
+@pytest.fixture(scope="module")
+def together(watched):
+    return watched[0]
+
+
+class Listening:
+    """Watches what this process and all below it listen on over TCP, from start to end; several looks a second."""
+
+    def __init__(self):
+        self.seen, self.looks, self.done = set(), 0, threading.Event()
+        self.before = set(sockets())
+        self.thread = threading.Thread(target=self.watch)
+
+    def __enter__(self):
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self.done.set()
+        self.thread.join()
+
+    def watch(self):
+        while not self.done.wait(0.005):
+            self.looks += 1
+            new = set(sockets()) - self.before  # of anybody on this machine
+            if new - {(address, inode) for _, address, inode in self.seen}:
+                ours = {inode: pid for pid in family() for inode in inodes(pid)}
+                self.seen |= {(ours[inode], address, inode) for address, inode in new if inode in ours}
+
+
+def sockets():
+    """Address and inode of every TCP socket of this machine that is listened on."""
+    for table, length in (("tcp", 8), ("tcp6", 32)):
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == "0A":
+                words = [bytes.fromhex(fields[1][at : at + 8])[::-1] for at in range(0, length, 8)]
+                yield ipaddress.ip_address(b"".join(words)), fields[9]
+
+
+def family():
+    """Numbers of this process and all below it."""
+    return [os.getpid(), *(each.pid for each in psutil.Process().children(recursive=True))]
+
+
+def inodes(pid):
+    """Of the sockets that a process holds."""
+    with contextlib.suppress(OSError):
+        for path in Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(OSError):
+                if (held := str(path.readlink())).startswith("socket:["):
+                    yield held[8:-1]
 
 
 def test_two_processes_give_the_losses_and_the_quality_of_one(alone, together):
@@ -81,6 +147,30 @@ def test_two_processes_give_the_losses_and_the_quality_of_one(alone, together):
     one, two = alone[0], together[0]
     assert two.scores.main.value == one.scores.main.value > 0.9
     assert two.key != one.key  # the number of processes can change the last bits
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's table of sockets is read")
+def test_processes_of_one_machine_listen_on_loopback_alone(watched):
+    _, listening, log = watched
+    started = {int(line.split()[0]) for line in log.read_text().splitlines() if line.endswith(" begun")}
+    listeners = {pid for pid, _, _ in listening.seen}
+    assert listeners  # gloo has one for each process: what is looked for can be seen
+    assert listeners <= started
+    assert [str(address) for _, address, _ in listening.seen if not address.is_loopback] == []
+
+
+def test_a_listener_on_all_addresses_is_seen():
+    with Listening() as listening, socket.create_server(("0.0.0.0", 0)):
+        deadline = time.monotonic() + 10
+        while not listening.seen and time.monotonic() < deadline:
+            time.sleep(0.01)
+    assert [(pid, address.is_unspecified) for pid, address, _ in listening.seen] == [(os.getpid(), True)]
+
+
+def test_processes_of_a_group_unpickle_nothing(watched):
+    said = [line.split(maxsplit=1)[1] for line in watched[2].read_text().splitlines()]
+    assert said.count("begun") >= 2
+    assert [each for each in said if each != "begun"] == []
 
 
 def test_gates_of_two_processes_are_learned_and_cut_as_those_of_one(folder):
@@ -124,6 +214,26 @@ def test_result_of_two_processes_is_written_once_and_found_again(folder, togethe
 # ------------------------------------------------------------------ what goes wrong
 
 
+def test_processes_with_other_versions_are_refused_by_name():
+    here = {"Python": "3.11.7", "torch": "2.13.0"}
+    _check_alike([here, here])
+    with pytest.raises(
+        MissingDependency, match=r"^process 1 of the group has torch 2\.12\.0, the machine that runs the plan has torch 2\.13"
+    ):
+        _check_alike([here, {**here, "torch": "2.12.0"}])
+    with pytest.raises(MissingDependency, match="has no onnx, the machine that runs the plan has onnx 1"):
+        _check_alike([{**here, "onnx": "1"}, here])
+
+
+def test_rendezvous_at_no_address_of_this_machine_is_refused_by_name(monkeypatch):
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(
+        MissingDependency, match=r"^192\.0\.2\.1:29500 cannot be listened on .* an address of the machine that runs the plan"
+    ):
+        meet("tcp://192.0.2.1:29500", wait_seconds=1)
+
+
 def job(tmp_path):
     paths = dict.fromkeys(("plan", "folder", "parent", "store", "scratch", "out"), tmp_path)
     return Job(step="distill", data="", teachers={}, **paths)
@@ -131,7 +241,7 @@ def job(tmp_path):
 
 def child(monkeypatch, code):
     """Have a small program stand where the group of processes is started."""
-    monkeypatch.setattr(launch, "_command", lambda *_, **__: [sys.executable, "-c", f"import json, os, sys, time\n{code}"])
+    monkeypatch.setattr(launch, "_command", lambda *_: [sys.executable, "-c", f"import json, os, sys, time\n{code}"])
 
 
 def test_error_of_a_process_is_raised_here_with_its_type(tmp_path, monkeypatch):
@@ -221,7 +331,7 @@ def test_killed_run_of_two_processes_leaves_none_and_goes_on_to_the_same_result(
         assert run.poll() is None, run.stdout.read()
         time.sleep(0.05)
     group = [each.pid for each in psutil.Process(run.pid).children(recursive=True)]
-    assert len(group) >= 3
+    assert len(group) == 2
     run.send_signal(signal.SIGKILL)
     run.communicate()
     deadline = time.monotonic() + 20

@@ -1,12 +1,10 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from furnished import rows, write_model, write_rows
+from furnished import rows, told, write_model, write_rows
 
 from compressor.contracts.records import Forecast
 from compressor.errors import UnsupportedModel
@@ -64,8 +62,7 @@ def folder(tmp_path_factory):
 
 
 def rehearse(folder, *arguments):
-    command = [sys.executable, "-m", "compressor.cli", "rehearse", *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=500)
+    return told(folder, "rehearse", *arguments)
 
 
 def test_what_a_run_would_refuse_of_whole_models_is_refused_before_they_are_cut(folder, tmp_path):

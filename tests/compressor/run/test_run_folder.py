@@ -1,10 +1,11 @@
 import subprocess
 import sys
+from datetime import datetime
 
 import pytest
 
 from compressor.errors import StoreError
-from compressor.run.run_folder import choose, claimed, finished
+from compressor.run.run_folder import claimed, finished, opened
 
 PLAN = "name: tiny\n"
 
@@ -110,19 +111,46 @@ def test_folder_of_a_living_run_is_refused_with_the_name_of_the_process(tmp_path
         pass
 
 
-def test_choose_goes_on_with_the_newest_unfinished_run_of_the_plan(tmp_path, monkeypatch):
+def test_newest_unfinished_run_of_the_plan_is_gone_on_with(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    fresh = choose("tiny", PLAN)
-    assert fresh.parent.name == "tiny"
+    with opened("tiny", PLAN) as fresh:
+        assert fresh.parent.name == "tiny"
+    (fresh / "report.json").touch()
     for name, text, report in (("1", PLAN, False), ("2", PLAN, False), ("3", PLAN, True), ("4", "name: other\n", False)):
         folder = tmp_path / "runs" / "tiny" / name
         folder.mkdir(parents=True)
         (folder / "plan.yaml").write_text(text)
         if report:
             (folder / "report.json").write_text("{}")
-    assert choose("tiny", PLAN).name == "2"
-    with claimed(choose("tiny", PLAN), PLAN):
-        assert choose("tiny", PLAN).name == "1", "the newest is in use"
+    with opened("tiny", PLAN) as newest, opened("tiny", PLAN) as next_one:
+        assert [newest.name, next_one.name] == ["2", "1"], "the newest is in use"
     assert finished(tmp_path / "runs" / "tiny" / "3", PLAN)
     assert not finished(tmp_path / "runs" / "tiny" / "2", PLAN)
     assert [path.name for path in (tmp_path / "runs" / "tiny" / "4").iterdir()] == ["plan.yaml"]
+
+
+def test_runs_of_one_plan_that_begin_in_one_second_have_a_folder_each(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    class Stopped(datetime):
+        @classmethod
+        def now(cls):
+            return datetime(2026, 5, 4, 3, 2, 1)
+
+    monkeypatch.setattr("compressor.run.run_folder.datetime", Stopped)
+    with opened("tiny", PLAN) as first, opened("tiny", PLAN) as second, opened("tiny", PLAN) as third:
+        assert [each.name for each in (first, second, third)] == ["20260504-030201", "20260504-030201-2", "20260504-030201-3"]
+        (second / "report.json").touch()
+    (first / "report.json").touch()
+    (third / "report.json").touch()
+    with opened("tiny", PLAN) as fourth:
+        assert fourth.name == "20260504-030201-4", "runs that have ended keep theirs"
+
+
+@pytest.mark.parametrize("name", [".thesis.part", ".report.html.bak", "plan.yaml.part"])
+def test_strangers_file_with_the_look_of_an_unfinished_one_stays(tmp_path, name):
+    (tmp_path / "plan.yaml").write_text(PLAN)
+    (tmp_path / name).write_text("years of work")
+    with pytest.raises(StoreError, match=f"holds '{name}', which no run writes"), claimed(tmp_path, PLAN):
+        pass
+    assert (tmp_path / name).exists()

@@ -4,7 +4,17 @@ import numpy as np
 import pytest
 
 from compressor.contracts import Evaluation
-from compressor.contracts.records import Difference, Interval, Metric, Scores
+from compressor.contracts.records import (
+    Control,
+    Difference,
+    Interval,
+    LatencyRecord,
+    LatencyRow,
+    Metric,
+    Ratio,
+    Scores,
+    Workload,
+)
 from compressor.plan.specs import Accept, Gate
 from compressor.run.verify import Measured, judge, parity
 from compressor.tasks.text_classification import TextClassification
@@ -111,12 +121,14 @@ CASES = [
     ("max_drop", 1.0, Measured(differences=(difference(-1.5, -2, 1),)), "not met", "not met"),
     ("max_drop", 1.0, Measured(differences=(difference(0.5, -0.9, 2),)), "met", "met"),
     ("max_drop", 1.0, Measured(differences=(difference(-1.0, -1.0, 0),)), "met", "met"),
-    ("min_speedup", 2.0, Measured(speedup=(2.5, WIDE)), "met", "not met"),
-    ("min_speedup", 1.4, Measured(speedup=(2.5, WIDE)), "met", "met"),
-    ("min_speedup", 2.6, Measured(speedup=(2.5, WIDE)), "not met", "not met"),
-    ("max_latency_ms", 2.6, Measured(latency_ms=(2.5, WIDE)), "met", "not met"),
+    ("min_speedup", 2.0, Measured(speedup=(2.5, WIDE)), "undecided", "not met"),
+    ("min_speedup", 1.5, Measured(speedup=(2.5, WIDE)), "met", "met"),
+    ("min_speedup", 2.6, Measured(speedup=(2.5, WIDE)), "undecided", "not met"),
+    ("min_speedup", 3.1, Measured(speedup=(2.5, WIDE)), "not met", "not met"),
+    ("max_latency_ms", 2.6, Measured(latency_ms=(2.5, WIDE)), "undecided", "not met"),
     ("max_latency_ms", 3.0, Measured(latency_ms=(2.5, WIDE)), "met", "met"),
-    ("max_latency_ms", 2.0, Measured(latency_ms=(2.5, WIDE)), "not met", "not met"),
+    ("max_latency_ms", 2.0, Measured(latency_ms=(2.5, WIDE)), "undecided", "not met"),
+    ("max_latency_ms", 1.4, Measured(latency_ms=(2.5, WIDE)), "not met", "not met"),
     ("max_size", 0.25, Measured(size=0.25), "met", "met"),
     ("max_size", 0.25, Measured(size=0.26), "not met", "not met"),
 ]
@@ -128,7 +140,9 @@ def test_judge_decides_by_the_point_or_the_worse_bound(quantity, limit, measured
         gate = Gate.model_validate({quantity: limit, "judged_by": judged_by})
         (verdict,) = judge(gate, measured, gate="accept[0]", candidate="a@b")
         assert (verdict.quantity, verdict.limit, verdict.judged_by) == (quantity, limit, judged_by)
-        assert (verdict.outcome, verdict.gate, verdict.candidate, verdict.why) == (outcome, "accept[0]", "a@b", "")
+        assert (verdict.outcome, verdict.gate, verdict.candidate) == (outcome, "accept[0]", "a@b")
+        assert verdict.why.startswith(f"{limit:g} lies within what noise explains, 1.5 to 3:" if outcome == "undecided" else "")
+        assert outcome == "undecided" or not verdict.why
 
 
 @pytest.mark.parametrize("quantity", ["max_drop", "min_speedup", "max_latency_ms", "max_size"])
@@ -152,3 +166,52 @@ def test_judge_gives_one_verdict_for_each_limit_and_carries_on_fail():
     ]
     (accepted,) = judge(Accept(target="cpu", max_size=0.5, on_fail="warn"), Measured(size=0.4), gate="g", candidate="c")
     assert accepted.on_fail == "warn"
+
+
+# ------------------------------------------------------------------ times on a machine that is not still
+
+
+def disturbed(value, low, high, *, outcome="faster"):
+    """What a probe says of `b` over `a` on a machine whose baseline was 8 % off from itself."""
+    between = Interval(low=low, high=high, method="m")
+    about = {"workload": Workload(), "interval": between}
+    row = LatencyRow(
+        candidate="b",
+        n=9,
+        median_ms=2.0,
+        throughput_per_s=500,
+        load_s=0.1,
+        first_call_ms=1,
+        warm_up_calls=1,
+        rounds_ms=(2.0,),
+        samples_ms=((2.0,),),
+        **about,
+    )
+    ratio = Ratio(of="b", to="a", value=value, outcome=outcome, disturbed=True, **about)
+    control = Control(ratio=1.08, limit=0.03, passed=False, attempts=3, noise=0.2, **about)
+    record = LatencyRecord(
+        probe="latency", rows=(row,), ratios=(ratio,), controls=(control,), load_before=0, load_after=0, protocol={}
+    )
+    return Measured(why="latency was not measured").timed(record, row, ratio)
+
+
+@pytest.mark.parametrize(
+    ("limit", "value", "low", "high", "outcome"),
+    [
+        (1.5, 16.0, 10.6, 18.1, "met"),
+        (1.5, 1.6, 1.3, 1.9, "undecided"),
+        (1.5, 1.2, 1.0, 1.4, "not met"),
+    ],
+)
+def test_disturbed_ratio_is_judged_wherever_noise_cannot_explain_it(limit, value, low, high, outcome):
+    (verdict,) = judge(Accept(target="cpu", min_speedup=limit), disturbed(value, low, high), gate="accept[0]", candidate="b")
+    assert (verdict.outcome, verdict.value) == (outcome, value)
+    assert "disturbed: the baseline against itself gave 1.080, so the interval allows for 20% of noise" in verdict.why
+    assert (f"1.5 lies within what noise explains, {low:g} to {high:g}" in verdict.why) == (outcome == "undecided")
+
+
+def test_ratio_that_another_probe_leaves_undecided_without_a_wider_interval_stays_so():
+    found = disturbed(16.0, 15.0, 17.0, outcome="undecided")
+    (verdict,) = judge(Accept(target="cpu", min_speedup=1.5), found, gate="accept[0]", candidate="b")
+    assert (verdict.outcome, verdict.value) == ("undecided", None)
+    assert "the probe calls its ratio undecided" in verdict.why

@@ -118,6 +118,19 @@ def test_prune_spares_what_a_living_run_used(tmp_path):
     assert steps(prune(Store(tmp_path), to_bytes=0)) == ["used"]
 
 
+def test_prune_spares_what_a_living_run_used_though_the_clock_was_set_back(tmp_path):
+    put(tmp_path, "before", days_ago=3)
+    put(tmp_path, "found", days_ago=3)
+    store, ahead = Store(tmp_path, plan="tiny"), time.time() + DAY
+    with store.running():
+        (run,) = (tmp_path / "runs").iterdir()
+        os.utime(run, (ahead, ahead))  # so it looks to a process after the clock was set back by a day
+        assert store.obtain({"step": "found"}, None).found
+        store.obtain({"step": "made"}, lambda out: {})
+        assert steps(prune(Store(tmp_path), to_bytes=0)) == ["before"]
+        assert [store.find({"step": each}) is not None for each in ("found", "made")] == [True, True]
+
+
 def test_prune_spares_what_is_being_made(tmp_path):
     store, seen = Store(tmp_path), []
 

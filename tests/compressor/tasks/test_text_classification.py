@@ -1,23 +1,31 @@
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import datasets
 import numpy as np
 import pytest
 import torch
+import transformers
 from pydantic import ValidationError
 from scipy.stats import binomtest
 from transformers import BertConfig, BertForSequenceClassification
 
 from compressor.contracts import Graph, Want, Workload
-from compressor.errors import SourceError
+from compressor.errors import RowFailed, SourceError
 from compressor.plan.specs import ModelSource
 from compressor.tasks.data import resolve
 from compressor.tasks.text_classification import TextClassification
+from compressor.tasks.tokenization import check_kept
 
 LABELS = ("business", "sport", "tech")
 WORDS = ("the", "match", "ended", "late", "and", "nobody", "in", "the", "crowd", "had", "expected", "such", "a", "young", "team")
+TINY = {
+    "vocab_size": 30522, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16,
+    "dim": 16, "n_layers": 1, "n_heads": 2, "hidden_dim": 16, "embedding_size": 8,
+}  # fmt: skip
 LENGTHS = (3, 30, 12, 5, 18, 60, 1, 9, 25, 14, 7)
 
 
@@ -59,7 +67,7 @@ def test_load_names_the_classes_and_carries_the_tokenizer(task, minilm):
     assert model.module.classifier.out_features == 3
     assert not model.module.training
     assert model.module.dtype == torch.float32
-    assert {"tokenizer.json", "tokenizer_config.json", "vocab.txt"} <= set(model.files)
+    assert {"tokenizer.json", "tokenizer_config.json"} <= set(model.files)
     assert "model.safetensors" not in model.files
 
 
@@ -97,6 +105,87 @@ def test_load_raises_when_there_is_no_tokenizer(task, trained, tmp_path):
 def test_max_length_of_one_is_refused():
     with pytest.raises(ValidationError, match="greater than or equal to 2"):
         TextClassification(max_length=1)
+
+
+def of_family(folder, minilm, config, **fields):
+    """A tiny model of a family, its padding token counted as 0, beside MiniLM's tokenizer."""
+    transformers.AutoModel.from_config(
+        getattr(transformers, config)(**{**TINY, "max_position_embeddings": 20, "pad_token_id": 0, **fields})
+    ).save_pretrained(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt"):
+        (folder / name).write_bytes((minilm / name).read_bytes())
+    return folder
+
+
+FIT = {
+    "BertConfig": 20,
+    "DistilBertConfig": 20,
+    "ElectraConfig": 20,
+    "AlbertConfig": 20,
+    "RobertaConfig": 19,
+    "XLMRobertaConfig": 19,
+    "CamembertConfig": 19,
+    "MPNetConfig": 18,
+    "NystromformerConfig": 20,
+    "DebertaV2Config": 20,
+}
+
+
+@pytest.mark.parametrize("family", FIT)
+def test_as_many_tokens_fit_as_the_model_really_takes(family, minilm, tmp_path):
+    """Held against the model itself: it runs on so many tokens, and fails on one more where positions are what bounds it."""
+    fit, folder = FIT[family], of_family(tmp_path, minilm, family)
+    model = load(TextClassification(max_length=fit), folder)
+    with torch.no_grad():
+        model.module(input_ids=torch.full((1, fit), 7))
+        with pytest.raises((IndexError, RuntimeError)):
+            model.module(input_ids=torch.full((1, fit + 3), 7))
+    longer = TextClassification(max_length=fit + 1)
+    for read in (load, lambda task, source: task.examine(source, LABELS)):
+        with pytest.raises(SourceError, match=f"max_length {fit + 1} is beyond .*: {fit} tokens fit"):
+            read(longer, folder)
+    assert longer.refuses(fit, folder) is None
+    assert longer.refuses(fit + 1, folder) == f"{fit + 1} is beyond what the model has positions for: {fit} tokens fit"
+
+
+def checked(task, folder, out, texts):
+    made = datasets.Dataset.from_dict({"text": texts, "label": [n % 3 for n in range(len(texts))]})
+    model = load(task, folder)
+    model.save(out)
+    task.check_rows(model, SimpleNamespace(splits={"train": made}, record=SimpleNamespace(source="rows.csv")), out)
+
+
+def test_token_without_an_embedding_is_named_with_its_row(minilm, tmp_path, rows):
+    folder = of_family(tmp_path / "model", minilm, "BertConfig", vocab_size=3000)
+    with pytest.raises(
+        SourceError, match=r"rows.csv: row 2 of train: the tokenizer makes token \d+ \('nobody'\) of it, .* 0 to 2999"
+    ):
+        checked(TextClassification(max_length=16), folder, tmp_path / "out", ["the end", "the end", "and nobody", "the end"])
+
+
+def test_what_a_library_raises_on_the_longest_text_is_told_with_its_row(minilm, tmp_path):
+    folder = of_family(tmp_path / "model", minilm, "BertConfig", type_vocab_size=1)
+    config = json.loads((folder / "tokenizer.json").read_text())
+    for piece in config["post_processor"]["single"]:  # a tokenizer that numbers its own tokens otherwise than the model
+        next(iter(piece.values()))["type_id"] = 1
+    (folder / "tokenizer.json").write_text(json.dumps(config))
+    own = {"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": "[PAD]"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(own | {"model_input_names": ["input_ids", "token_type_ids"]}))
+    with pytest.raises(RowFailed, match=r"row 1 of train: its 5 tokens: IndexError: index out of range in self"):
+        checked(TextClassification(max_length=16), folder, tmp_path / "out", ["the", "the end and", "the"])
+
+
+def test_tokenizer_that_needs_files_it_does_not_save_is_refused(minilm):
+    class Forgetful:
+        """Stands for a tokenizer of Python code that saves less than it reads."""
+
+        def __call__(self, texts):
+            return {"input_ids": [[1]] * len(texts)}
+
+    with pytest.raises(
+        SourceError, match=r"the tokenizer in there \(Forgetful\) needs files that it does not save \(added_tokens.json are"
+    ):
+        check_kept({"added_tokens.json": b"{}"}, Forgetful(), Path("there"))
 
 
 # ------------------------------------------------------------------ batches and feeds
@@ -248,3 +337,30 @@ def test_shuffled_batches_hold_texts_of_like_lengths(task, minilm, rows):
         for seed in (None, 1)
     ]
     assert cells[1] < cells[0]
+
+
+# ------------------------------------------------------------------ pairs
+
+
+def test_pairs_are_made_as_transformers_makes_them_and_cut_at_the_longer_text(minilm):
+    task = TextClassification(text=("premise", "hypothesis"), max_length=16)
+    made = {"premise": ["the match ended", " ".join(WORDS) * 2], "hypothesis": ["and nobody", "a young team"], "label": [0, 1]}
+    rows = datasets.Dataset.from_dict(made)
+    library = transformers.AutoTokenizer.from_pretrained(minilm)
+    batch = next(iter(task.batches(rows, minilm, batch_size=2)))
+    for at in range(2):
+        wanted = library(made["premise"][at], made["hypothesis"][at], truncation=True, max_length=16)
+        used = len(wanted["input_ids"])
+        assert {name: batch[name][at, :used].tolist() for name in wanted} == dict(wanted)
+    assert batch["token_type_ids"].sum() == 3 + 4
+    fed = task.feed(("the match ended", "and nobody"), minilm)
+    assert fed["input_ids"][0].tolist() == library("the match ended", "and nobody")["input_ids"]
+    with pytest.raises(SourceError, match="the task reads premise and hypothesis of a row, found 1 text"):
+        task.feed("the match ended", minilm)
+
+
+def test_a_column_is_read_as_one_thing():
+    with pytest.raises(ValidationError, match="column 'a' is read as two things"):
+        TextClassification(text=("a", "a"))
+    with pytest.raises(ValidationError, match="content and label are both column 'label'"):
+        TextClassification(text=("a", "label"))

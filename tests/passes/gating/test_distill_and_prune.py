@@ -36,6 +36,8 @@ from passes.gating.gates import UNDECIDED
 from passes.gating.gating import Gating
 
 STUDENT = 9
+SHALLOW = {"num_hidden_layers": 2}
+"""For what takes hundreds of steps, where two blocks show as much as four."""
 QUICK = {
     "teacher": "source",
     "epochs": 6,
@@ -51,8 +53,8 @@ def step(**settings):
     return DistillAndPrune.model_validate({**QUICK, "sparsity": 0.5, **settings})
 
 
-def context(folder):
-    return Context(folder, {"source": bert(STUDENT)})
+def context(folder, **shape):
+    return Context(folder, {"source": bert(STUDENT, **shape)})
 
 
 def series(ctx, title):
@@ -61,8 +63,8 @@ def series(ctx, title):
 
 @pytest.mark.parametrize("sparsity", [0.5, 0.75])
 def test_budget_is_met_in_expectation_and_in_fact(tmp_path, sparsity):
-    ctx = context(tmp_path)
-    source = bert(STUDENT)
+    ctx = context(tmp_path, **SHALLOW)
+    source = bert(STUDENT, **SHALLOW)
     small = step(sparsity=sparsity, epochs=60, round_to=1, recovery_epochs=1, dropout=False).apply(source, ctx)
     curve = series(ctx, "Sparsity")["expected sparsity"]
     assert abs(curve[-1][1] - sparsity) < 0.01
@@ -77,8 +79,8 @@ def test_budget_is_met_in_expectation_and_in_fact(tmp_path, sparsity):
 
 def test_multipliers_that_descend_miss_the_budget(tmp_path, monkeypatch):
     monkeypatch.setattr(distill_and_prune, "Learner", lambda name, parameters, rate, **_: Learner(name, parameters, rate))
-    ctx = context(tmp_path)
-    step(epochs=60, round_to=1, recovery_epochs=0, dropout=False).apply(bert(STUDENT), ctx)
+    ctx = context(tmp_path, **SHALLOW)
+    step(epochs=60, round_to=1, recovery_epochs=0, dropout=False).apply(bert(STUDENT, **SHALLOW), ctx)
     assert abs(series(ctx, "Sparsity")["expected sparsity"][-1][1] - 0.5) > 0.1
 
 
@@ -299,8 +301,8 @@ if __name__ == "__main__":
 
 
 def test_budget_in_multiply_accumulates_is_met(tmp_path):
-    ctx = context(tmp_path)
-    source = bert(STUDENT)
+    ctx = context(tmp_path, **SHALLOW)
+    source = bert(STUDENT, **SHALLOW)
     small = step(sparsity=None, macs=0.5, tokens=6, epochs=40, round_to=1, recovery_epochs=0, dropout=False).apply(source, ctx)
     cost = [macs_of(model, length=6) for model in (source, small)]
     assert 0.48 < cost[1] / cost[0] <= 0.5

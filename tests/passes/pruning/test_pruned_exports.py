@@ -13,7 +13,7 @@ from furnished import lowered
 
 from compressor.contracts import Artifact, Graph, Port
 from compressor.model.anatomy import anatomy_of
-from compressor.model.edits import LiftLength
+from compressor.model.edits import KeepBlocks, LiftLength
 from compressor.model.model import Model
 from passes.gating.gating import Gating, pruned
 from targets.onnxruntime import OnnxRuntime
@@ -31,10 +31,11 @@ LENGTHS = {"tokens": (5, 8), "samples": (300, 410), "frames": (14, 20)}
 
 
 def small(name):
-    """Pruned by random gates; the second block has neither attention nor feed-forward left."""
+    """Two blocks, pruned by random gates; the second has neither attention nor feed-forward left."""
     model = Model.wrap(ALL[name].make(1))
     if anatomy_of(model.module).family == "whisper-encoder":
         model.apply(LiftLength())
+    model.apply(KeepBlocks(blocks=tuple(block.id for block in anatomy_of(model.module).blocks[:2])))
     anatomy, draw = anatomy_of(model.module), random.Random(2)
     gating = Gating(anatomy, ("heads", "neurons", *(["channels"] if anatomy.extractor else []))).eval()
     for place in gating.places:

@@ -1,0 +1,82 @@
+"""What a library raises while rows go through a model, told with the number of the row."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from compressor.contracts.graph import Feed
+from compressor.errors import CompressorError, RowFailed
+
+LONGEST_TOLD = 300
+
+
+@contextmanager
+def of_split(split: str) -> Iterator[None]:
+    """Add the split to what fails on a row."""
+    try:
+        yield
+    except RowFailed as failed:
+        raise RowFailed(failed.rows, failed.why, of=failed.of or split) from failed.__cause__
+
+
+@contextmanager
+def rows_told(rows: Iterable[Any], where: str, *, of: str = "train") -> Iterator[None]:
+    """Tell what a library raises while it works on these rows of a split.
+
+    Raises:
+        RowFailed: something was raised that is none of this program's errors.
+    """
+    try:
+        yield
+    except CompressorError:
+        raise
+    except Exception as error:  # a forward pass can raise anything
+        raise RowFailed([int(row) for row in rows], f"{where}: {why(error)}", of=of) from error
+
+
+def told_by_row(predict: Callable[[Feed], Feed], feed: Feed, rows: Sequence[int]) -> Feed:
+    """What a model answers to a feed of these rows.
+
+    Raises:
+        RowFailed: a library raised something; the row that it raises on by itself, or all rows of the feed where none does.
+    """
+    try:
+        return predict(feed)
+    except CompressorError:
+        raise
+    except Exception as error:  # a forward pass can raise anything
+        at = next((at for at in range(len(rows)) if len(rows) > 1 and _fails(predict, feed, at)), None)
+        raise RowFailed(rows if at is None else (rows[at],), why(error)) from error
+
+
+def made_by_row(make: Callable[[Sequence[int]], Feed], rows: Sequence[int]) -> Feed:
+    """Inputs of these rows.
+
+    Raises:
+        RowFailed: a library raised something; the row that cannot be made by itself, or all rows where each can.
+    """
+    try:
+        return make(rows)
+    except CompressorError:
+        raise
+    except Exception as error:  # a decoder can raise anything
+        if len(rows) > 1:
+            for row in rows:
+                made_by_row(make, (row,))
+        raise RowFailed(rows, why(error)) from error
+
+
+def why(error: Exception) -> str:
+    """An error of a library in one line of bounded length."""
+    return f"{type(error).__name__}: {textwrap.shorten(str(error), width=LONGEST_TOLD, placeholder=' ...')}"
+
+
+def _fails(predict: Callable[[Feed], Feed], feed: Feed, at: int) -> bool:
+    try:
+        predict({name: array[at : at + 1] for name, array in feed.items()})
+    except Exception:  # whatever it was in the batch
+        return True
+    return False

@@ -1,0 +1,39 @@
+"""Text of others, made safe to show: labels, column names, rows, a stranger's report. One place for terminal, page and Markdown."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+UNSAFE = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]"
+)
+"""What a terminal acts upon (ESC and other controls), what turns the direction of the text after it, and what XML cannot hold."""
+MARKDOWN = re.compile(r"([\\`*_\[\]<>|#])")
+
+
+def printable(text: str) -> str:
+    """Text in which nothing acts: each such character is written as its escape, `\\x1b`; line ends and tabs stay."""
+    return UNSAFE.sub(lambda found: ascii(found[0])[1:-1], text.replace("\r\n", "\n"))
+
+
+def one_line(text: str) -> str:
+    """The same in one line: a line end is written as `\\n`."""
+    return printable(text).replace("\n", "\\n").replace("\t", "\\t")
+
+
+def markdown(text: object) -> str:
+    """One line without power over a Markdown document: no HTML, no table cells, no emphasis."""
+    return MARKDOWN.sub(r"\\\1", " ".join(printable(str(text)).split()))
+
+
+def shown(value: Any) -> Any:
+    """A value of mappings, lists and tuples with every text in it printable, keys too."""
+    if isinstance(value, str):
+        return printable(value)
+    if isinstance(value, Mapping):
+        return {shown(key): shown(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(map(shown, value))
+    return value

@@ -1,0 +1,262 @@
+"""Whose head a classifier has: known by the weights in its folder; its classes are held against the data's."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+from compressor.contracts.model import CONFIG
+from compressor.errors import SourceError
+from compressor.model.configurations import config_in
+from compressor.model.pretrained import from_folder
+from compressor.model.sources import read_json, shapes_in
+
+Problem: TypeAlias = Literal["single_label_classification", "multi_label_classification", "regression"]
+"""What a head answers, as `problem_type` of a configuration of transformers spells it."""
+
+SINGLE: Problem = "single_label_classification"
+TASKS: Mapping[str, str] = {
+    SINGLE: "one class of a row",
+    "multi_label_classification": "any number of classes of a row (`multi_label: true`)",
+    "regression": "a number of a row (a task of regression)",
+}
+KINDS = "ForSequenceClassification"
+"""What HuBERT and wav2vec 2.0 end their classifiers' names with, beside what texts have."""
+
+
+@dataclass(frozen=True)
+class Head:
+    """The head that a folder gives to a classifier of the data's labels."""
+
+    labels: tuple[str, ...]
+    """Of the data, in order; one unnamed where the answer is a number."""
+    order: tuple[int, ...] = ()
+    """For each label the row of the trained head; empty where the head is fresh."""
+    drawn: tuple[str, ...] = ()
+    """Parameters that the folder lacks, and that are drawn."""
+    unused: tuple[str, ...] = ()
+    """Weights in the folder that a classifier of this kind has no place for."""
+
+    def __str__(self) -> str:
+        """One line for `check`."""
+        of = f"for {', '.join(self.labels)}" if self.labels != ("",) else "for a number"
+        if self.order:
+            moved = "" if list(self.order) == sorted(self.order) else ", put into the data's order"
+            return f"has its own head {of}{moved}"
+        left = f"; {len(self.unused)} weights are not used ({_listed(self.unused)})" if self.unused else ""
+        return f"has no head: a fresh one {of} is drawn, and has to be trained{left}"
+
+
+def load_classifier(
+    auto: Any, source: Path, labels: Sequence[str], *, seed: int, problem: Problem = SINGLE
+) -> tuple[Any, tuple[str, ...]]:
+    """The model in `source` in float32 and eval mode, its classes named and ordered as `labels`; and parameters that were drawn.
+
+    Args:
+        auto: the class of transformers that picks the architecture, as `AutoModelForSequenceClassification`.
+        source: a folder in Hugging Face layout with safetensors.
+        labels: the data's labels, in order; a single empty one where the answer is a number.
+        seed: of a fresh head; torch's own generator is left as it was.
+        problem: what the head answers.
+
+    Raises:
+        SourceError: the folder cannot be read, has a head for other labels or of another kind, or lacks weights of the model itself.
+    """
+    config = _configured(source, labels, problem)
+    module, found = from_folder(auto, source, config, seed=seed, ignore_mismatched_sizes=True)  # told below, with the names
+    head = _head(auto, module, found, source, labels, problem)
+    if head.order and list(head.order) != sorted(head.order):
+        _reorder(module, head.order)
+    return module.eval(), head.drawn
+
+
+def head_in(auto: Any, source: Path, labels: Sequence[str], *, problem: Problem = SINGLE) -> tuple[Head, Any]:
+    """What `load_classifier` would find in a folder, and the module on meta: of its weights only names and shapes are read.
+
+    Raises:
+        SourceError: as `load_classifier` does.
+    """
+    config = _configured(source, labels, problem)
+    module, found = from_folder(auto, source, config, ignore_mismatched_sizes=True, device_map={"": "meta"})
+    return _head(auto, module, found, source, labels, problem), module
+
+
+def _configured(source: Path, labels: Sequence[str], problem: Problem) -> Any:
+    """The folder's configuration, made one for these labels."""
+    config = config_in(source)
+    if labels != ("",):
+        config.id2label = dict(enumerate(labels))
+        config.label2id = {name: number for number, name in enumerate(labels)}
+    else:
+        config.num_labels = 1
+    if problem != SINGLE or getattr(config, "problem_type", None) not in (None, SINGLE):
+        config.problem_type = problem
+    return config
+
+
+def _head(auto: Any, module: Any, found: Mapping[str, Any], source: Path, labels: Sequence[str], problem: Problem) -> Head:
+    """Read off what the library found: a head is trained where all that follows the number of labels was in the file."""
+    declared, missing = read_json(source / CONFIG), sorted(found["missing_keys"])
+    unused, sized = sorted(found["unexpected_keys"]), _sized_by_labels(module, len(labels))
+    trained = not sized & set(missing)
+    _check_shapes(found["mismatched_keys"], sized if trained else frozenset(), source)
+    if not trained:
+        _check_complete(module, missing, unused, source, headed=_claims(auto, declared) or not sized <= set(missing))
+        _check_no_other_head(module, declared, unused, source)
+        return Head(tuple(labels), (), tuple(missing), tuple(unused))
+    _check_complete(module, missing, unused, source, headed=True)
+    if (kind := declared.get("problem_type") or problem) != problem:
+        raise SourceError(f"{source} has a head that answers {TASKS.get(kind, kind)}, the task asks for {TASKS[problem]}")
+    rows = next((has[0] for name, has, _ in found["mismatched_keys"] if name in sized), len(labels))
+    order = _order(_names(declared, rows, source), labels, source) if labels != ("",) else _only(rows, declared, source)
+    return Head(tuple(labels), tuple(order))
+
+
+# ------------------------------------------------------------------ names of classes
+
+
+def _names(declared: Mapping[str, Any], rows: int, source: Path) -> list[str]:
+    """Names of a head's classes in the order of its rows; numbers where it has none of its own.
+
+    Raises:
+        SourceError: config.json names other rows than there are, or names them in two ways.
+    """
+    by_number = _told((number, name) for number, name in _mapping(declared.get("id2label")).items())
+    by_name = _told((number, name) for name, number in _mapping(declared.get("label2id")).items())
+    if by_number and by_name and by_number != by_name:
+        raise SourceError(
+            f"{source / CONFIG}: id2label says {_some(list(by_number.values()))} and label2id says {_some(list(by_name.values()))} "
+            "in this order: mend the one that is wrong"
+        )
+    found = by_number or by_name or {str(number): str(number) for number in range(rows)}
+    if found.keys() != {str(number) for number in range(rows)}:
+        raise SourceError(
+            f"{source / CONFIG} names the classes {_some(list(found))} by number, and its head has rows 0 to {rows - 1}"
+        )
+    return [found[str(number)] for number in range(rows)]
+
+
+def _told(pairs: Iterable[tuple[Any, Any]]) -> dict[str, str]:
+    """Names by number, in the order of the numbers; none where they are made up."""
+    found = {str(number): str(name).strip() for number, name in pairs}
+    return {} if _generic(found) else {number: found[number] for number in sorted(found, key=lambda each: (len(each), each))}
+
+
+def _mapping(value: Any) -> Mapping[Any, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _generic(names: Mapping[str, str]) -> bool:
+    """Whether they are those that transformers makes up."""
+    return all(name == f"LABEL_{number}" for number, name in names.items())
+
+
+def _order(names: Sequence[str], labels: Sequence[str], source: Path) -> list[int]:
+    """For each label of the data the row of the trained head."""
+    if sorted(names) != sorted(labels):
+        raise SourceError(
+            f"{source} classifies {_some(sorted(names))}, the data has {_some(sorted(labels))}: not the same labels; rename those of "
+            "the data, or take the model without its head"
+        )
+    return [names.index(name) for name in labels]
+
+
+def _only(rows: int, declared: Mapping[str, Any], source: Path) -> list[int]:
+    if rows != 1:
+        raise SourceError(f"{source} classifies {_some(_names(declared, rows, source))}, the task asks for {TASKS['regression']}")
+    return [0]
+
+
+def _some(names: Sequence[str]) -> str:
+    return f"{list(names[:5])}{f' and {len(names) - 5} more' if len(names) > 5 else ''}"
+
+
+def _listed(names: Sequence[str]) -> str:
+    return f"{', '.join(names[:3])}{', ...' if len(names) > 3 else ''}"
+
+
+# ------------------------------------------------------------------ weights
+
+
+def _sized_by_labels(module: Any, count: int) -> frozenset[str]:
+    """Parameters with a row for each label: those that are longer in a model of one label more."""
+    from compressor.model.libraries import library_of
+
+    _, library = library_of(module)
+    config = library.config_of(module)
+    names = {str(number): f"LABEL_{number}" for number in range(count + 1)}
+    label2id = {name: int(number) for number, name in names.items()}
+    larger = library.build(type(module), {**config, "id2label": names, "label2id": label2id}).state_dict()
+    return frozenset(name for name, tensor in module.state_dict().items() if tensor.shape[:1] != larger[name].shape[:1])
+
+
+def _check_shapes(mismatched: Collection[Any], known: Collection[str], source: Path) -> None:
+    """A head of another number of classes is told by its names; anything else contradicts the configuration."""
+    for name, has, expected in sorted(mismatched):
+        if name not in known:
+            raise SourceError(f"{source}: {name} is {list(has)} in the weights and {list(expected)} by config.json")
+
+
+def _claims(auto: Any, declared: Mapping[str, Any]) -> bool:
+    """Whether the configuration says that the folder holds a classifier of the kind."""
+    kinds = (auto.__name__.removeprefix("AutoModel"), KINDS)
+    return any(str(name).endswith(kinds) for name in declared.get("architectures") or ())
+
+
+def _check_complete(module: Any, missing: Sequence[str], unused: Sequence[str], source: Path, *, headed: bool) -> None:
+    """A fresh head is drawn, and a fresh pooler below it; anything else that is not in the file must not be made up."""
+    if lacking := [name for name in missing if headed or not _of_head(name, _trunk(module))]:
+        raise SourceError(
+            f"{source} lacks {len(lacking)} weights of {type(module).__name__}: {_listed(lacking)}{_spelled_otherwise(missing, unused)}"
+        )
+
+
+def _spelled_otherwise(missing: Sequence[str], unused: Sequence[str]) -> str:
+    """What the names in the file have that the model's have not."""
+    for name in unused:
+        for wanted in missing:
+            prefix = name.removesuffix(wanted)
+            if prefix != name and sum(f"{prefix}{each}" in unused for each in missing) > len(missing) // 2:
+                return (
+                    f"; they are there under names that begin with '{prefix}', as a wrapper around the model saves them: "
+                    "save the model inside it (`save_pretrained`), or take the prefix off the names"
+                )
+    return f"; it has {_listed(unused)}, which that class does not know" if unused else ""
+
+
+def _check_no_other_head(module: Any, declared: Mapping[str, Any], unused: Sequence[str], source: Path) -> None:
+    """Refuse a trained head of a class that transformers does not have: dropping it would throw away what was learned."""
+    names = _mapping(declared.get("id2label"))
+    if not names or _generic({str(number): str(name) for number, name in names.items()}):
+        return
+    shapes = shapes_in(source)
+    if other := next((name for name in unused if len(shapes.get(name, ())) == 2 and shapes[name][0] == len(names)), None):
+        raise SourceError(
+            f"{source} classifies {_some([str(name) for name in names.values()])} by '{other}', which {type(module).__name__} has no "
+            "place for: save it as a model of that class, or take the names of classes out of config.json to have a fresh head"
+        )
+
+
+def _trunk(module: Any) -> str:
+    """The child that holds the model itself; a few classes do not call it by the prefix of their family."""
+    if hasattr(module, module.base_model_prefix):
+        return str(module.base_model_prefix)
+    sizes = {str(name): sum(each.numel() for each in child.parameters()) for name, child in module.named_children()}
+    return str(max(sizes, key=lambda name: sizes[name]))
+
+
+def _of_head(name: str, trunk: str) -> bool:
+    """Whether a parameter stands beside the trunk, or in the pooler that ends it."""
+    return not name.startswith(f"{trunk}.") or "pooler" in name.split(".")
+
+
+def _reorder(module: Any, order: Sequence[int]) -> None:
+    """Put the classes of a trained head into the data's order."""
+    import torch
+
+    state = module.state_dict(keep_vars=True)
+    with torch.no_grad():
+        for name in _sized_by_labels(module, len(order)):
+            state[name].copy_(state[name][list(order)])

@@ -1,0 +1,166 @@
+"""Text regression: a number for each text or pair of texts, as how much two sentences say the same."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import Field
+
+from compressor.contracts import Batch, Columns, Data, Deployment, Evaluation, Feed, Measure, Outputs, Prediction
+from compressor.contracts.records import Difference, Interval, Scores
+from compressor.contracts.statistics import PAIRED_BOOTSTRAP
+from compressor.errors import SourceError
+from compressor.tasks.texts import Texts
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import numpy as np
+    import torch
+    from datasets import Dataset
+    from numpy.typing import NDArray
+
+    from compressor.contracts import Port
+
+SPEARMAN, PEARSON, MSE = Measure("Spearman"), Measure("Pearson"), Measure("MSE", better="lower", drop="percent")
+RESAMPLES = 1000
+
+
+class TextRegression(Texts):
+    """A number for each text, or each pair of texts, by a transformers model with one output."""
+
+    examples: ClassVar[tuple[Mapping[str, Any], ...]] = ({"max_length": 16, "label": "score"},)
+    problem: ClassVar[Any] = "regression"
+
+    label: str = Field(default="label", description="Column of the number.")
+
+    def columns(self) -> Columns:
+        """Texts, and the number."""
+        return Columns(self.texts, kept=(self.label,))
+
+    def head(self, data_labels: Sequence[str]) -> tuple[str, ...]:  # noqa: ARG002 - there are none
+        """One output without a name."""
+        return ("",)
+
+    def encoded(self, data: Data) -> Data:
+        """Numbers, whatever they were written as."""
+        splits = {}
+        for name, rows in data.splits.items():
+            values = [
+                _number(value, f"{data.record.source}: row {at} of {name}: column '{self.label}'")
+                for at, value in enumerate(rows[self.label])
+            ]
+            splits[name] = rows.remove_columns(self.label).add_column(self.label, values)
+        if len(set(splits["train"][self.label])) < 2:
+            raise SourceError(f"{data.record.source}: all rows of train have the number {splits['train'][self.label][0]:g}")
+        return replace(data, splits=splits)
+
+    def gives_logits(self) -> bool:
+        """A number is none."""
+        return False
+
+    def targets(self, rows: Dataset) -> list[Any]:
+        """The numbers."""
+        return list(rows[self.label])
+
+    def tiny(self, folder: Path) -> dict[str, Any]:
+        """A tiny random model, and texts with a number each."""
+        from compressor.tasks.tiny import scored_texts, text_model
+
+        text_model(folder / "pretrained")
+        return scored_texts(folder, self.texts, self.label)
+
+    def deployment(self, files: Path, inputs: Sequence[Port]) -> Deployment:
+        """By the tokenizer."""
+        return replace(super().deployment(files, inputs), number=True)
+
+    def measures(self) -> tuple[Measure, ...]:
+        """Rank correlation (Spearman), linear correlation (Pearson), mean square error."""
+        return (SPEARMAN, PEARSON, MSE)
+
+    def loss(self, outputs: Outputs, batch: Batch) -> torch.Tensor:
+        """Mean square error."""
+        import torch
+
+        return torch.nn.functional.mse_loss(outputs.main.float()[:, 0], batch["labels"].float())
+
+    def truth(self, rows: Dataset) -> Feed:
+        """The `numbers` of the rows, `[n]`."""
+        import numpy as np
+
+        return {"numbers": np.asarray(rows[self.label], dtype=np.float64)}
+
+    def score(self, outputs: Feed, truth: Feed, *, split: str) -> Evaluation:
+        """Correlations and error, each with a bootstrap interval over rows; a correlation of what does not vary is 0."""
+        import numpy as np
+
+        told, true = outputs[self.outputs()[0].name][:, 0].astype(np.float64), truth["numbers"]
+        values, draws = _figures(told, true), np.random.default_rng(0).integers(0, len(true), (RESAMPLES, len(true)))
+        drawn = np.asarray([_figures(told[rows], true[rows]) for rows in draws])
+        low, high = np.quantile(drawn, (0.025, 0.975), axis=0)
+        metrics = tuple(
+            measure.metric(
+                values[at], len(true), Interval(low=float(low[at]), high=float(high[at]), method="bootstrap over rows")
+            )
+            for at, measure in enumerate(self.measures())
+        )
+        gains = {MSE.name: -np.square(told - true)}
+        return Evaluation(Scores(split=split, metric=SPEARMAN.name, metrics=metrics), outputs, gains=gains, truth=truth)
+
+    def compare(self, candidate: Evaluation, reference: Evaluation, *, metric: str, name: str, seed: int) -> Difference:
+        """Candidate against reference; correlations, which no row adds to, get the interval of a bootstrap over rows, paired."""
+        import numpy as np
+
+        found = super().compare(candidate, reference, metric=metric, name=name, seed=seed)
+        if metric == MSE.name:
+            return found
+        figure: Callable[..., float] = {SPEARMAN.name: _spearman, PEARSON.name: _pearson}[metric]
+        mine, theirs = (each.outputs[self.outputs()[0].name][:, 0].astype(np.float64) for each in (candidate, reference))
+        true = reference.truth["numbers"]
+        draws = np.random.default_rng(seed).integers(0, len(true), (RESAMPLES, len(true)))
+        gained = [figure(mine[rows], true[rows]) - figure(theirs[rows], true[rows]) for rows in draws]
+        low, high = np.quantile(gained, (0.025, 0.975))
+        interval = Interval(low=100 * float(low), high=100 * float(high), method=PAIRED_BOOTSTRAP)
+        return found.model_copy(update={"interval": interval})
+
+    def tell(self, outputs: Feed, labels: Sequence[str]) -> tuple[Prediction, ...]:  # noqa: ARG002 - numbers have no names
+        """The number of each row."""
+        return tuple(Prediction(f"{float(row[0]):.6g}") for row in outputs[self.outputs()[0].name])
+
+
+def _number(value: Any, where: str) -> float:
+    try:
+        found = float(value)
+    except (TypeError, ValueError):
+        found = math.nan
+    if not math.isfinite(found) or isinstance(value, bool):
+        raise SourceError(f"{where} holds {value!r:.40}, expected a number")
+    return found
+
+
+def _figures(told: NDArray[np.float64], true: NDArray[np.float64]) -> tuple[float, float, float]:
+    return _spearman(told, true), _pearson(told, true), float(((told - true) ** 2).mean())
+
+
+def _pearson(told: NDArray[np.float64], true: NDArray[np.float64]) -> float:
+    import numpy as np
+
+    one, other = told - told.mean(), true - true.mean()
+    spread = float(np.sqrt((one @ one) * (other @ other)))
+    return float(one @ other) / spread if spread > 0 else 0.0
+
+
+def _spearman(told: NDArray[np.float64], true: NDArray[np.float64]) -> float:
+    return _pearson(_ranks(told), _ranks(true))
+
+
+def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Ranks from 0; equal values have the mean of theirs."""
+    import numpy as np
+
+    _, of, counts = np.unique(values, return_inverse=True, return_counts=True)
+    found: NDArray[np.float64] = (np.cumsum(counts) - (counts + 1) / 2)[of]
+    return found

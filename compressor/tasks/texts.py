@@ -1,0 +1,283 @@
+"""What tasks on texts share, or on pairs of texts: how a model's tokenizer makes its inputs, and what does not fit the model."""
+
+from __future__ import annotations
+
+import json
+from abc import abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+from pydantic import Field, model_validator
+
+from compressor.contracts import Batch, Deployment, Feed, Graph, Port, Workload
+from compressor.contracts.failing import rows_told
+from compressor.errors import SourceError
+from compressor.tasks.batches import Batches, Feeds, alike, grouped
+from compressor.tasks.classification import SCORED_BATCH, OneOutput
+from compressor.tasks.preprocessing import of_text
+from compressor.tasks.tokenization import (
+    TOKENIZER,
+    TOKENIZER_CONFIG,
+    Tokenization,
+    agree_on_padding,
+    check_kept,
+    read_tokenizer,
+    side_files,
+    tokenization,
+)
+
+if TYPE_CHECKING:
+    import numpy as np
+    from datasets import Dataset
+    from numpy.typing import NDArray
+
+    from compressor.contracts import Model
+    from compressor.contracts.task import Data
+
+BATCH_MULTIPLE = 8
+
+
+class Texts(OneOutput):
+    """Texts, or pairs of them, as the model's tokenizer makes inputs of them."""
+
+    version: ClassVar[int] = 2
+    examples: ClassVar[tuple[Mapping[str, Any], ...]] = ({"max_length": 16},)
+    problem: ClassVar[Any] = "single_label_classification"
+    """What a head answers, as configurations of transformers spell it."""
+
+    text: str | tuple[str, str] = Field(
+        default="text", description="Column of the text; two columns where a row is a pair: `[premise, hypothesis]`."
+    )
+    max_length: int = Field(
+        default=128, ge=2, le=8192, description="Longest input in tokens; longer texts are cut, of a pair the longer one first."
+    )
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """Columns of the texts."""
+        return (self.text,) if isinstance(self.text, str) else self.text
+
+    @model_validator(mode="after")
+    def _reads_other_columns(self) -> Self:
+        columns = self.columns()
+        read = [*columns.content, *columns.kept]
+        if twice := next((name for name in read if read.count(name) > 1), None):
+            raise ValueError(f"column '{twice}' is read as two things")
+        return self
+
+    @abstractmethod
+    def targets(self, rows: Dataset) -> list[Any]:
+        """What the loss of each row is held against."""
+
+    def head(self, data_labels: Sequence[str]) -> tuple[str, ...]:
+        """Labels of the outputs: those of the data."""
+        return tuple(data_labels)
+
+    def answers_as(self) -> Any:
+        """What the head answers."""
+        return self.problem
+
+    def load(self, source: Path, data: Data, *, seed: int) -> Model:
+        """The source with its own head where that fits the data, else with a fresh head drawn from `seed`.
+
+        Raises:
+            SourceError: the folder is not usable, the model has a trained head for something else, or too few positions.
+        """
+        from transformers import AutoModelForSequenceClassification
+
+        from compressor import model as models
+        from compressor.model.heads import load_classifier
+
+        tokenizer = read_tokenizer(source)
+        auto, labels = AutoModelForSequenceClassification, self.head(data.labels)
+        module, newly_initialised = load_classifier(auto, source, labels, seed=seed, problem=self.answers_as())
+        self._check_length(module, source)
+        agree_on_padding(tokenizer, module, source)
+        files = side_files(tokenizer, module)
+        check_kept(files, tokenizer, source)
+        return models.Model.wrap(module, files, newly_initialised=newly_initialised)
+
+    def _check_length(self, module: Any, source: Path) -> None:
+        from compressor.model.positions import positions
+
+        most = positions(module)
+        if most is not None and self.max_length > most:
+            raise SourceError(f"max_length {self.max_length} is beyond what {source} has positions for: {most} tokens fit")
+
+    def examine(self, source: Path, labels: Sequence[str]) -> tuple[str, ...]:
+        """Whose head it is."""
+        from transformers import AutoModelForSequenceClassification
+
+        from compressor.model.heads import head_in
+
+        read_tokenizer(source)
+        head, module = head_in(AutoModelForSequenceClassification, source, self.head(labels), problem=self.answers_as())
+        self._check_length(module, source)
+        return (str(head),)
+
+    def refuses(self, length: int, files: Path | None = None) -> str | None:
+        """More tokens than the model has positions for."""
+        from compressor.model.positions import positions_in
+
+        most = positions_in(files) if files else None
+        return (
+            None if most is None or length <= most else f"{length} is beyond what the model has positions for: {most} tokens fit"
+        )
+
+    def check_rows(self, model: Model, data: Data, files: Path) -> None:
+        """Every token has an embedding, and the model takes the longest text.
+
+        Raises:
+            SourceError: a token has none.
+            RowFailed: the model raises something on the longest text.
+        """
+        import torch
+
+        known = model.module.get_input_embeddings().weight.shape[0]
+        for name, rows in data.splits.items():
+            texts = _encoded(self, rows, files)
+            at = next((at for at, row in enumerate(texts.rows) if int(row["input_ids"].max(initial=0)) >= known), None)
+            if at is not None:
+                raise SourceError(_beyond(texts.rows[at]["input_ids"], known, files, f"{data.record.source}: row {at} of {name}"))
+            longest = max(range(len(texts)), key=texts.length)
+            batch = next(iter(self.batches(rows.select([longest]), files, batch_size=1)))
+            with rows_told((longest,), f"its {texts.length(longest)} tokens", of=name), torch.no_grad():
+                self.forward(model.module, batch)
+
+    def inputs(self, model: Model | Path) -> tuple[Port, ...]:
+        """Token ids, attention mask, and token types where the tokenizer makes them."""
+        names = (
+            tokenization(model).names
+            if isinstance(model, Path)
+            else json.loads(model.files[TOKENIZER_CONFIG])["model_input_names"]
+        )
+        return tuple(Port(name, "int64", ("batch", "length")) for name in names)
+
+    def deployment(self, files: Path, inputs: Sequence[Port]) -> Deployment:
+        """By the tokenizer, which is shipped as it was used; inputs that only its own library makes are given as arrays."""
+        found = tokenization(files)
+        if not found.source:
+            return Deployment("arrays", {"made_by": f"transformers.{type(found.library).__name__}"})
+        how = of_text(inputs, found.settings, max_length=self.max_length)
+        return Deployment("text", how, pair=len(self.texts) > 1, files={TOKENIZER: found.source})
+
+    def feed(self, content: Any, files: Path) -> Feed:
+        """Inputs of one text, or of a pair of them.
+
+        Raises:
+            SourceError: the task reads another number of texts.
+        """
+        from datasets import Dataset
+
+        given = [str(content)] if isinstance(content, str) or len(self.texts) == 1 else [str(each) for each in content]
+        if len(given) != len(self.texts):
+            raise SourceError(f"the task reads {' and '.join(self.texts)} of a row, found {len(given)} text")
+        return self.feeds(Dataset.from_dict({name: [each] for name, each in zip(self.texts, given, strict=True)}), files)[0]
+
+    def example(self, files: Path, graph: Graph, *, batch: int, length: int) -> Feed:  # noqa: ARG002 - there is one
+        """Ids of a made-up text, no padding."""
+        import numpy as np
+
+        rows = np.arange(batch * length, dtype=np.int64).reshape(batch, length) % 97 + 5
+        made = {"input_ids": rows, "attention_mask": np.ones_like(rows), "token_type_ids": np.zeros_like(rows)}
+        return {name: made[name] for name in tokenization(files).names}
+
+    def batches(self, rows: Dataset, files: Path, *, batch_size: int, shuffle_seed: int | None = None) -> Iterable[Batch]:
+        """Tensors padded to the longest text of the batch; `row` is the index in the split. Shuffled texts are batched by length."""
+        import numpy as np
+
+        texts = _encoded(self, rows, files)
+        if shuffle_seed is None:
+            groups = grouped(range(len(texts)), batch_size)
+        else:
+            lengths = [texts.length(number) for number in range(len(texts))]
+            groups = alike(lengths, batch_size, np.random.default_rng(shuffle_seed), spread=BATCH_MULTIPLE)
+
+        def make(chosen: Sequence[int]) -> Feed:
+            longest = max(texts.length(number) for number in chosen)
+            return texts.arrays(chosen, min(self.max_length, -(-longest // BATCH_MULTIPLE) * BATCH_MULTIPLE))
+
+        return Batches(Feeds(make, groups), self.targets(rows))
+
+    def feeds(self, rows: Dataset, files: Path, workload: Workload = Workload(), *, count: int | None = None) -> Sequence[Feed]:
+        """Real texts; with a length they are cut at it, and those that reach it come first, so that times are of real lengths."""
+        batch, length = workload.batch, workload.length
+        texts = _encoded(self, rows, files, length)
+        order = list(range(len(texts)))
+        if length is not None:
+            order.sort(key=lambda number: texts.length(number) < length)
+        groups = [order[start : start + batch] for start in range(0, len(order) - batch + 1, batch)][:count]
+        if not groups:
+            raise SourceError(f"{len(order)} rows are too few for one batch of {batch}")
+        return [texts.arrays(group, length) for group in groups]
+
+    def scored_feeds(self, rows: Dataset, files: Path) -> tuple[Sequence[Feed], Sequence[int]]:
+        """All rows, sorted by length so that little is padded; nothing is where that would be on the left, before what counts."""
+        texts = _encoded(self, rows, files)
+        order = sorted(range(len(texts)), key=texts.length)
+        groups = grouped(order, SCORED_BATCH)
+        if texts.left:
+            alike = [list(group) for _, group in groupby(order, key=texts.length)]
+            groups = [part for each in alike for part in grouped(each, SCORED_BATCH)]
+        return [texts.arrays(group) for group in groups], order
+
+
+@dataclass(frozen=True)
+class _Texts:
+    """Texts as the tokenizer made them: for each input its rows of numbers, and what it is padded with."""
+
+    rows: Sequence[Mapping[str, NDArray[np.int32]]]
+    padding: Mapping[str, int]
+    left: bool = False
+    """Whether padding comes before a text."""
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def length(self, number: int) -> int:
+        """Tokens of one text."""
+        return len(self.rows[number]["input_ids"])
+
+    def arrays(self, chosen: Sequence[int], width: int | None = None) -> Feed:
+        """Chosen texts as `int64`, padded to `width`, else to the longest of them."""
+        import numpy as np
+
+        longest = max(self.length(number) for number in chosen)
+        width = width or longest
+        if longest > width:
+            raise SourceError(f"a length of {width} leaves no room beside the tokens that the tokenizer adds to each text")
+        arrays = {name: np.full((len(chosen), width), self.padding.get(name, 0), dtype=np.int64) for name in self.rows[0]}
+        for at, number in enumerate(chosen):
+            for name, values in self.rows[number].items():
+                arrays[name][at, width - len(values) if self.left else 0 :][: len(values)] = values
+        return arrays
+
+
+def _beyond(ids: NDArray[np.int32], known: int, files: Path, where: str) -> str:
+    """What a token is that a model has no embedding for."""
+    first = int(ids[ids >= known][0])
+    token = tokenization(files).library.convert_ids_to_tokens(first)
+    return (
+        f"{where}: the tokenizer makes token {first} ('{token}') of it, and the model has embeddings of 0 to {known - 1} only: "
+        "take the tokenizer that the model was trained with"
+    )
+
+
+@lru_cache(maxsize=16)
+def _tokenized(found: Tokenization, texts: tuple[str | tuple[str, ...], ...], max_length: int) -> _Texts:
+    pads = {"input_ids": found.settings["pad_id"], "token_type_ids": found.settings["pad_type_id"]}
+    return _Texts(list(found.encoded(texts, max_length)), pads, left=found.settings["padding_side"] == "left")
+
+
+def _encoded(task: Texts, rows: Dataset, files: Path, length: int | None = None) -> _Texts:
+    columns = [rows[name] for name in task.texts]
+    for name, column in zip(task.texts, columns, strict=True):
+        for at, text in enumerate(column):
+            if not isinstance(text, str):
+                raise SourceError(f"row {at}: column '{name}' holds {text!r:.40} ({type(text).__name__}), expected texts")
+    texts = tuple(columns[0]) if len(columns) == 1 else tuple(zip(*columns, strict=True))
+    return _tokenized(tokenization(files), texts, length or task.max_length)

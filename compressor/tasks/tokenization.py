@@ -1,0 +1,264 @@
+"""The tokenizer of a model: read as its library reads it, kept as one file that says all of it, and that is what runs and exports use."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from compressor.errors import SourceError
+from compressor.tasks.preprocessing import TEXT_INPUTS
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+TOKENIZER, TOKENIZER_CONFIG = "tokenizer.json", "tokenizer_config.json"
+TOKENIZER_FILES = (
+    TOKENIZER,
+    "vocab.txt",
+    TOKENIZER_CONFIG,
+    "vocab.json",
+    "merges.txt",
+    "special_tokens_map.json",
+    "added_tokens.json",
+)
+VOCABULARIES = (TOKENIZER, "vocab.*", "*.model", "*.tiktoken")
+SIDES = ("truncation_side", "padding_side", "split_special_tokens")
+KEPT = "compressor"
+"""The entry of a kept tokenizer's settings by which it is known; the library passes over it."""
+AT_ONCE = 1000
+"""Texts that are encoded in one call."""
+SAMPLES = (
+    "The quick BROWN fox jumps over 13 lazy dogs, and over the moon; then it runs back again to where it came from.",
+    " naïve  ÉCOLE\tcafé\n[SEP] </s> <pad> [MASK]",
+    "日本語のテスト 😀 #hash @name don't",
+    "",
+)
+"""Texts that a tokenizer and what is kept of it are held against each other by."""
+SAMPLED_LENGTH = 16
+
+
+@dataclass(frozen=True, eq=False)
+class Tokenization:
+    """A tokenizer as runs use it and exports ship it."""
+
+    source: str
+    """The content of `tokenizer.json`; empty for one that only its library can run."""
+    settings: Mapping[str, Any]
+    """Sides of cutting and padding, what is padded with, and whether special tokens in a text are split."""
+    names: tuple[str, ...]
+    """Inputs of the model that it makes."""
+    library: Any
+    """The tokenizer of transformers; None for one that was kept, which its file says whole."""
+
+    def encoded(self, texts: Sequence[Any], max_length: int) -> Iterator[Mapping[str, NDArray[np.int32]]]:
+        """Each text, or pair of texts, as rows of numbers by input."""
+        import numpy as np
+
+        for at in range(0, len(texts), AT_ONCE):
+            for row in self._rows(list(texts[at : at + AT_ONCE]), max_length):
+                yield {name: np.asarray(values, dtype=np.int32) for name, values in row.items()}
+
+    def _rows(self, texts: list[Any], max_length: int) -> list[dict[str, list[int]]]:
+        if not self.source:
+            made = self.library(*_columns(texts), truncation=True, max_length=max_length)
+            return [{name: made[name][number] for name in self.names} for number in range(len(texts))]
+        from compressor.tasks.inputs.text import encoded
+
+        return encoded(_set_up(self.source, json.dumps({**self.settings, "max_length": max_length})), texts, self.names)
+
+
+@lru_cache(maxsize=4)
+def _set_up(source: str, how: str) -> Any:
+    from compressor.tasks.inputs.text import tokenizer_of
+
+    return tokenizer_of(source, {**json.loads(how), "padded_to": None})
+
+
+def _columns(texts: list[Any]) -> list[list[Any]]:
+    """Texts, or first and second texts."""
+    return [texts] if isinstance(texts[0], str) else [list(column) for column in zip(*texts, strict=True)]
+
+
+# ------------------------------------------------------------------ reading
+
+
+@dataclass(frozen=True)
+class _Files:
+    """The same tokenizer lies beside every stage of a run: it is known by its content and not by its place."""
+
+    digest: str
+    folder: Path = field(compare=False)
+
+    @classmethod
+    def of(cls, folder: Path) -> _Files:
+        total = hashlib.sha256()
+        for path in tokenizer_files(folder):
+            total.update(path.name.encode() + b"\0" + path.read_bytes())
+        return cls(total.hexdigest(), folder)
+
+
+def tokenizer_files(folder: Path) -> list[Path]:
+    """Files of a tokenizer that are in a folder."""
+    return [folder / name for name in TOKENIZER_FILES if (folder / name).is_file()]
+
+
+def tokenization(folder: Path) -> Tokenization:
+    """The tokenizer beside a model.
+
+    Raises:
+        SourceError: there is none, or it cannot be read.
+    """
+    return _tokenization(_Files.of(folder))
+
+
+@lru_cache(maxsize=4)
+def _tokenization(files: _Files) -> Tokenization:
+    return _kept(files.folder) or _of(read_tokenizer(files.folder))
+
+
+def _kept(folder: Path) -> Tokenization | None:
+    """What `side_files` wrote, read without the library: importing it takes longer than all else that a run with nothing to do does."""
+    path = folder / TOKENIZER_CONFIG
+    config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if KEPT not in config:
+        return None
+    sides = {name: config[name] for name in SIDES}
+    settings = {**sides, "pad_token": config["pad_token"], "pad_type_id": config["pad_token_type_id"], **config[KEPT]}
+    return Tokenization((folder / TOKENIZER).read_text(encoding="utf-8"), settings, tuple(config["model_input_names"]), None)
+
+
+def _of(library: Any) -> Tokenization:
+    names = tuple(library.model_input_names)
+    settings = {
+        "truncation_side": library.truncation_side,
+        "padding_side": library.padding_side,
+        "pad_token": library.pad_token,
+        "pad_id": library.pad_token_id or 0,
+        "pad_type_id": library.pad_token_type_id,
+        "split_special_tokens": bool(getattr(library, "split_special_tokens", False)),
+    }
+    found = Tokenization(_serialised(library), settings, names, library)
+    return found if _faithful(found, library) else Tokenization("", settings, names, library)
+
+
+def _serialised(library: Any) -> str:
+    from tokenizers import Tokenizer
+
+    backend = getattr(library, "backend_tokenizer", None)
+    if backend is None:
+        return ""
+    alone = Tokenizer.from_str(backend.to_str())
+    alone.no_truncation()
+    alone.no_padding()
+    return str(alone.to_str(pretty=True))
+
+
+def _faithful(found: Tokenization, library: Any) -> bool:
+    """Whether what is kept of a tokenizer makes the inputs that it makes itself: its class may do more than its file says."""
+    if not found.source or set(found.names) - set(TEXT_INPUTS):
+        return False
+    made = library(list(SAMPLES), truncation=True, max_length=SAMPLED_LENGTH)
+    rows = list(found.encoded(SAMPLES, SAMPLED_LENGTH))
+    return all(row[name].tolist() == list(made[name][number]) for number, row in enumerate(rows) for name in found.names)
+
+
+def read_tokenizer(folder: Path) -> Any:
+    """The tokenizer of transformers in a folder.
+
+    Raises:
+        SourceError: there is none, or it cannot be read.
+    """
+    from transformers import AutoTokenizer
+
+    from compressor.model.pretrained import quiet, told
+
+    if not (tokenizer_files(folder) or any(folder.glob("*.model"))):  # what SentencePiece writes
+        raise SourceError(f"{folder} has no tokenizer ({' or '.join(TOKENIZER_FILES[:2])})")
+    try:
+        with quiet():
+            found = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except Exception as error:  # what a malformed folder makes the library raise can be anything
+        raise SourceError(f"the tokenizer in {folder} cannot be read: {told(error)}") from error
+    if hasattr(found, "backend_tokenizer") and not any(path for pattern in VOCABULARIES for path in folder.glob(pattern)):
+        raise SourceError(f"the tokenizer in {folder} has settings and no vocabulary ({', '.join(VOCABULARIES)})")
+    return found
+
+
+# ------------------------------------------------------------------ keeping
+
+
+def agree_on_padding(tokenizer: Any, module: Any, source: Path) -> None:
+    """The end of text pads where no padding token is named; a head that reads the last token is told what texts are padded with.
+
+    Raises:
+        SourceError: there is neither.
+    """
+    if tokenizer.pad_token is None:
+        if tokenizer.eos_token is None:
+            raise SourceError(f"the tokenizer in {source} has neither a padding token nor an end of text: name one as pad_token")
+        tokenizer.pad_token = tokenizer.eos_token
+    if hasattr(module, "score"):
+        module.config.pad_token_id = tokenizer.pad_token_id
+
+
+def side_files(tokenizer: Any, module: Any) -> dict[str, bytes]:
+    """What lies beside a model of its tokenizer: the one that was read, whatever its files said, complete without the model's configuration."""
+    accepted = inspect.signature(module.forward).parameters
+    tokenizer.model_input_names = [name for name in tokenizer.model_input_names if name in accepted]
+    found = _of(tokenizer)
+    if found.source:
+        config = {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "model_input_names": list(found.names),
+            "model_max_length": tokenizer.model_max_length,
+            **{name: found.settings[name] for name in SIDES},
+            "pad_token_type_id": found.settings["pad_type_id"],
+            "clean_up_tokenization_spaces": bool(tokenizer.clean_up_tokenization_spaces),
+            **{name: _plain(token) for name, token in sorted(tokenizer.special_tokens_map.items())},
+            KEPT: {"pad_id": found.settings["pad_id"]},
+        }
+        return {TOKENIZER: found.source.encode(), TOKENIZER_CONFIG: _json(config)}
+    with tempfile.TemporaryDirectory(prefix="compressor-tokenizer-") as folder:
+        tokenizer.save_pretrained(folder)
+        made = {path.name: path.read_bytes() for path in Path(folder).iterdir() if path.is_file()}
+    config = {**json.loads(made[TOKENIZER_CONFIG]), "model_input_names": tokenizer.model_input_names}
+    return {**made, TOKENIZER_CONFIG: _json(config)}
+
+
+def check_kept(files: Mapping[str, bytes], tokenizer: Any, source: Path) -> None:
+    """Read a tokenizer back from what is kept of it.
+
+    Raises:
+        SourceError: that cannot be read, or makes other ids: it needs files that it does not save.
+    """
+    if TOKENIZER in files:
+        return  # that was held against the tokenizer as it was made
+    with tempfile.TemporaryDirectory(prefix="compressor-tokenizer-") as folder:
+        for name, content in files.items():
+            (Path(folder) / name).write_bytes(content)
+        try:
+            again = read_tokenizer(Path(folder))(list(SAMPLES))["input_ids"]
+        except Exception as error:  # what a missing file makes the library raise can be anything
+            again = error
+    if again != tokenizer(list(SAMPLES))["input_ids"]:
+        why = f": {again}" if isinstance(again, Exception) else ""
+        raise SourceError(
+            f"the tokenizer in {source} ({type(tokenizer).__name__}) needs files that it does not save ({', '.join(sorted(files))} are "
+            f"all that it saves){why}: save a fast one beside the model, which writes {TOKENIZER}"
+        )
+
+
+def _plain(token: Any) -> Any:
+    return [str(each) for each in token] if isinstance(token, list | tuple) else str(token)
+
+
+def _json(values: Mapping[str, Any]) -> bytes:
+    return (json.dumps(values, indent=2, ensure_ascii=False) + "\n").encode()

@@ -1,0 +1,156 @@
+"""Whose head a classifier has: decided by weights, its classes held against the data's; and what is said of a folder that is none."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+
+from compressor.errors import SourceError
+from compressor.model.heads import head_in, load_classifier
+from compressor.tasks.tiny import SIZES, TEXT
+
+AUTO = transformers.AutoModelForSequenceClassification
+OWN, DATA = ("red", "green", "blue"), ("blue", "green", "red")
+MULTI = "multi_label_classification"
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A BERT with a head for `OWN`, and the same without a head."""
+    folder = tmp_path_factory.mktemp("heads")
+    config = transformers.BertConfig(**TEXT, **SIZES, id2label=dict(enumerate(OWN)), label2id={n: i for i, n in enumerate(OWN)})
+    torch.manual_seed(0)
+    transformers.BertForSequenceClassification(config).save_pretrained(folder / "headed")
+    transformers.BertModel(transformers.BertConfig(**TEXT, **SIZES)).save_pretrained(folder / "bare")
+    return folder
+
+
+@pytest.fixture
+def headed(made, tmp_path):
+    """A function that copies the model with a head and changes its configuration (None takes a field away) and its weights."""
+
+    def change(weights=lambda tensors: tensors, **fields):
+        shutil.copytree(made / "headed", tmp_path / "model", dirs_exist_ok=True)
+        config = tmp_path / "model" / "config.json"
+        values = json.loads(config.read_text()) | fields
+        config.write_text(json.dumps({name: value for name, value in values.items() if value is not None}))
+        tensors = weights(load_file(tmp_path / "model" / "model.safetensors"))
+        save_file(tensors, tmp_path / "model" / "model.safetensors", metadata={"format": "pt"})
+        return tmp_path / "model"
+
+    return change
+
+
+def renamed(old, new):
+    return lambda tensors: {re.sub(old, new, name): tensor for name, tensor in tensors.items()}
+
+
+KNOWN = {
+    "as it is saved": {},
+    "no architectures": {"architectures": None},
+    "a class of the trainer's own": {"architectures": ["BertForTopicClassification"]},
+    "the class of another head": {"architectures": ["BertForMaskedLM"]},
+    "names in label2id only": {"id2label": None},
+    "names in id2label only": {"label2id": None},
+    "made up names in label2id": {"label2id": {"LABEL_0": 0, "LABEL_1": 1, "LABEL_2": 2}},
+    "single-label by its own word": {"problem_type": "single_label_classification"},
+}
+
+
+@pytest.mark.parametrize("fields", KNOWN.values(), ids=KNOWN)
+def test_trained_head_is_known_by_its_weights_and_put_into_order(headed, made, fields):
+    folder = headed(**fields)
+    kept = load_file(made / "headed" / "model.safetensors")
+    module, drawn = load_classifier(AUTO, folder, DATA, seed=0)
+    assert drawn == ()
+    assert torch.equal(module.classifier.weight, kept["classifier.weight"][[2, 1, 0]])
+    assert torch.equal(module.classifier.bias, kept["classifier.bias"][[2, 1, 0]])
+    assert str(head_in(AUTO, folder, DATA)[0]) == "has its own head for blue, green, red, put into the data's order"
+
+
+def test_numbers_are_names(headed):
+    folder = headed(id2label={"0": 2, "1": 0, "2": 1}, label2id=None)
+    assert head_in(AUTO, folder, ("0", "1", "2"))[0].order == (1, 2, 0)
+    assert head_in(AUTO, headed(id2label=None, label2id=None), ("0", "1", "2"))[0].order == (0, 1, 2)
+
+
+def test_fresh_head_is_told(made):
+    head, module = head_in(AUTO, made / "bare", DATA)
+    assert str(head) == "has no head: a fresh one for blue, green, red is drawn, and has to be trained"
+    assert head.drawn == ("classifier.bias", "classifier.weight")
+    assert all(parameter.is_meta for parameter in module.parameters())
+
+
+REFUSED = {
+    "other names": (
+        {"id2label": {"0": "x", "1": "y", "2": "z"}, "label2id": None}, DATA,
+        "classifies ['x', 'y', 'z'], the data has ['blue', 'green', 'red']: not the same labels",
+    ),
+    "names that nobody gave": (
+        {"id2label": None, "label2id": None}, DATA, "classifies ['0', '1', '2'], the data has ['blue', 'green', 'red']",
+    ),
+    "fewer classes in the data": ({}, ("blue", "red"), "classifies ['blue', 'green', 'red'], the data has ['blue', 'red']"),
+    "no architectures and other names": ({"architectures": None}, ("a", "b", "c"), "the data has ['a', 'b', 'c']"),
+    "two ways of naming": (
+        {"label2id": {"red": 1, "green": 0, "blue": 2}}, DATA,
+        "id2label says ['red', 'green', 'blue'] and label2id says ['green', 'red', 'blue'] in this order",
+    ),
+    "numbers from 1 on": (
+        {"id2label": {"1": "red", "2": "green", "3": "blue"}, "label2id": None}, DATA,
+        "names the classes ['1', '2', '3'] by number, and its head has rows 0 to 2",
+    ),
+    "a multi-label head": (
+        {"problem_type": MULTI}, DATA, "has a head that answers any number of classes of a row (`multi_label: true`)",
+    ),
+    "under a wrapper's names": (
+        {"weights": renamed("^", "module.")}, DATA, "they are there under names that begin with 'module.'",
+    ),
+    "under the name of an own class": (
+        {"weights": renamed("classifier", "topic"), "architectures": ["Topics"]}, DATA,
+        "classifies ['red', 'green', 'blue'] by 'topic.weight', which BertForSequenceClassification has no place for",
+    ),
+    "half a head": (
+        {"weights": lambda tensors: {n: t for n, t in tensors.items() if n != "classifier.bias"}, "architectures": None}, DATA,
+        "lacks 1 weights of BertForSequenceClassification: classifier.bias",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("read", [lambda *given: load_classifier(*given, seed=0), head_in], ids=["load", "check"])
+@pytest.mark.parametrize(("change", "labels", "message"), REFUSED.values(), ids=REFUSED)
+def test_head_that_does_not_fit_is_refused(headed, change, labels, message, read):
+    with pytest.raises(SourceError, match=re.escape(message)):
+        read(AUTO, headed(**change), labels)
+
+
+def test_multi_label_head_is_taken_by_a_multi_label_task(headed):
+    module, drawn = load_classifier(AUTO, headed(problem_type=MULTI), DATA, seed=0, problem=MULTI)
+    assert (drawn, module.config.problem_type) == ((), MULTI)
+
+
+def test_head_of_classes_is_none_of_a_number(made):
+    with pytest.raises(SourceError, match=re.escape("classifies ['red', 'green', 'blue'], the task asks for a number of a row")):
+        load_classifier(AUTO, made / "headed", ("",), seed=0, problem="regression")
+
+
+def test_every_part_of_a_head_that_has_a_row_for_each_class_is_put_into_order(tmp_path):
+    config = transformers.SwiftFormerConfig(
+        image_size=32, depths=[1, 1], embed_dims=[8, 8], downsamples=[True, True], id2label=dict(enumerate(OWN))
+    )
+    kept = transformers.SwiftFormerForImageClassification(config)
+    kept.save_pretrained(tmp_path)
+    module = load_classifier(transformers.AutoModelForImageClassification, tmp_path, DATA, seed=0)[0]
+    for part in ("head", "dist_head"):
+        assert torch.equal(getattr(module, part).weight, getattr(kept, part).weight[[2, 1, 0]])
+
+
+def test_unused_weights_are_told(tmp_path):
+    transformers.BertForMaskedLM(transformers.BertConfig(**TEXT, **SIZES)).save_pretrained(tmp_path)
+    told = str(head_in(AUTO, tmp_path, DATA)[0])
+    assert "is drawn, and has to be trained; 5 weights are not used (cls.predictions.bias, cls." in told
