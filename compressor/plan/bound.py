@@ -113,7 +113,10 @@ class Bound:
             raise PlanError([at.fault(path, f"{error}{'' if named else self._how_named(error.column)}")]) from error
 
     def _how_named(self, column: str) -> str:
-        field = next((name for name in type(self.task).model_fields if getattr(self.task, name) == column), None)
+        given = {name: getattr(self.task, name) for name in type(self.task).model_fields}
+        field = next(
+            (name for name, value in given.items() if column == value or (isinstance(value, tuple) and column in value)), None
+        )
         return f"; name the one that is meant, as `{field}: NAME` below {self.task_name}" if field else ""
 
 
