@@ -62,7 +62,7 @@ class MultiLabel(Classification):
     def encoded(self, data: Data) -> Data:
         """With multi_label, targets of 0 and 1 in a column of their own, and labels named by their columns or by the rows of train."""
         if not self.multi_label:
-            return data
+            return super().encoded(data)
         where = data.record.source
         several = isinstance(self.label, tuple)
         read = {

@@ -1,0 +1,96 @@
+"""Several labels and numbers of pairs, from a plan to exports that prove themselves."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+from furnished import write_rows
+
+from compressor.errors import SourceError
+from compressor.export import export
+from compressor.plan.bound import load_plan
+from compressor.run.pipeline import run_plan
+from compressor.run.preview import preview
+from compressor.store.store import Store
+from compressor.tasks.tiny import LABELS, text_model
+
+PLAN = """
+model: {{folder: pretrained}}
+task: {task}
+data: {{files: rows.jsonl, split: {{validation: 30, test: 30}}, calibration: 8}}
+reference: finetune
+stages: quality
+passes:
+  - finetune: {{epochs: 4, learning_rate: 0.003, precision: fp32}}
+targets: [pytorch, onnxruntime]
+accept:
+  - {{target: onnxruntime, max_drop: 5, metric: {metric}}}
+"""
+PAIR = ("word1 red word3", "word2 red")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("further")
+    text_model(folder / "pretrained")
+    rows = []
+    for n in range(150):
+        colours = [label for at, label in enumerate(LABELS) if (n * 7 + 3) % (at + 2) == 0]
+        premise = " ".join([f"word{n % 40}", *colours, f"word{n * 3 % 37}"])
+        rows.append({"premise": premise, "hypothesis": f"word{n % 11} red", "colours": colours, "score": len(colours) + 0.5})
+    write_rows(folder / "rows.jsonl", rows)
+    return folder
+
+
+def ran(place, name, task, metric):
+    plan = place / f"{name}.yaml"
+    plan.write_text(PLAN.format(task=task, metric=metric))
+    bound, store = load_plan(plan), Store(place / f"store-{name}")
+    lines = list(preview(bound, store))
+    report = run_plan(bound, store=store, folder=place / name, command="test", tell=lambda _: None)
+    outs = [export(place / name, target, place / f"{name}-{target}") for target in ("pytorch", "onnxruntime")]
+    return lines, report, outs
+
+
+def said(folder, *words):
+    done = subprocess.run([sys.executable, "example.py", *words], cwd=folder, capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+def test_several_labels_run_from_plan_to_export(place):
+    task = "{text-classification: {text: premise, label: colours, multi_label: true, max_length: 16}}"
+    lines, report, (torch_out, onnx_out) = ran(place, "several", task, "macro-F1")
+    assert "source: has no head: a fresh one for blue, green, red is drawn, and has to be trained" in lines
+    assert (report.outcome, report.verdicts[0].metric) == ("accepted", "macro-F1")
+    final = next(each for each in report.candidates if each.id == "final@onnxruntime")
+    assert [metric.name for metric in final.scores.metrics] == ["micro-F1", "macro-F1"]
+    assert [each.label for each in final.scores.per_class] == list(LABELS)
+    assert set(report.data.splits[0].classes) == set(LABELS)
+    spec = json.loads((onnx_out / "spec.json").read_text())
+    assert 0 < spec["threshold"] < 1
+    assert spec["threshold"] != 0.5, "it is chosen on validation rows"
+    assert json.loads((torch_out / "config.json").read_text())["problem_type"] == "multi_label_classification"
+    assert set(said(onnx_out, "word1 red word2").split(", ")) <= {*LABELS, ""}
+
+
+def test_number_of_a_pair_runs_from_plan_to_export(place):
+    task = "{text-regression: {text: [premise, hypothesis], label: score, max_length: 20}}"
+    lines, report, (torch_out, onnx_out) = ran(place, "number", task, "Pearson")
+    assert "source: has no head: a fresh one for a number is drawn, and has to be trained" in lines
+    assert (report.outcome, report.verdicts[0].metric) == ("accepted", "Pearson")
+    final = next(each for each in report.candidates if each.id == "final@onnxruntime")
+    assert [(metric.name, metric.better) for metric in final.scores.metrics] == [
+        ("Spearman", "higher"), ("Pearson", "higher"), ("MSE", "lower"),
+    ]  # fmt: skip
+    assert float(said(onnx_out, *PAIR)) == pytest.approx(float(said(torch_out, *PAIR)), abs=1e-3)
+    assert json.loads((torch_out / "config.json").read_text())["problem_type"] == "regression"
+
+
+def test_numbers_are_no_classes(place):
+    plan = place / "classes.yaml"
+    plan.write_text(PLAN.format(task="{text-classification: {text: premise, label: score}}", metric="accuracy"))
+    with pytest.raises(SourceError, match=r"column 'score' holds \d different numbers, as 0.5: these are amounts and no classes"):
+        list(preview(load_plan(plan), Store(place / "store")))
