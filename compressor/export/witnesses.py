@@ -164,7 +164,7 @@ def keep_answers(
             arrays |= {f"{each.row}/inputs/{name}": array for name, array in feed.items()}
     out.mkdir(parents=True, exist_ok=True)
     (out / ANSWERS).write_text(json.dumps([asdict(each) for each in answers]), encoding="utf-8")
-    np.savez_compressed(out / ARRAYS, **arrays)  # type: ignore[arg-type] - names are none of its own
+    np.savez_compressed(out / ARRAYS, **arrays)  # type: ignore[arg-type]
 
 
 def _deployment(task: Task, built: Path) -> Deployment | None:
