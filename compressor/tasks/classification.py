@@ -12,7 +12,7 @@ from pydantic import model_validator
 from compressor.contracts import Batch, Data, Evaluation, Feed, Measure, Outputs, Port, Prediction, Task, Want
 from compressor.contracts.failing import of_split
 from compressor.contracts.records import ClassScore, Difference, Disagreement, Interval, Scores
-from compressor.contracts.statistics import PAIRED_BOOTSTRAP
+from compressor.contracts.statistics import NORMAL_95
 from compressor.contracts.statistics import RESAMPLES as PAIRED_RESAMPLES
 from compressor.errors import SourceError
 from compressor.model.capture import captured
@@ -30,6 +30,7 @@ SCORED_BATCH = 8
 RESAMPLES = 1000
 TEXT_CHARACTERS = 400
 """Of a row's text, so much is shown with a disagreement."""
+F1_METHOD = "bootstrap over rows, paired and adjusted, normal"
 ACCURACY, MACRO_F1 = Measure("accuracy"), Measure("macro-F1")
 
 
@@ -123,7 +124,7 @@ class Classification(OneOutput):
         low, high = _f1_difference(
             candidate, reference, [self.predictions(each.outputs) for each in (candidate, reference)], seed
         )
-        return found.model_copy(update={"interval": Interval(low=100 * low, high=100 * high, method=PAIRED_BOOTSTRAP)})
+        return found.model_copy(update={"interval": Interval(low=100 * low, high=100 * high, method=F1_METHOD)})
 
     def tell(self, outputs: Feed, labels: Sequence[str]) -> tuple[Prediction, ...]:
         """The likeliest class of each row with its probability, and all others after it."""
@@ -211,13 +212,16 @@ def _macro_f1_interval(predicted: NDArray[np.int64], labels: NDArray[np.int64], 
     return float(low), float(high)
 
 
-def _macro_f1(draws: NDArray[np.int64], true: NDArray[np.int64], found: NDArray[np.int64], classes: int) -> NDArray[np.float64]:
+def _macro_f1(
+    draws: NDArray[np.int64] | NDArray[np.float64], true: NDArray[np.int64], found: NDArray[np.int64], classes: int
+) -> NDArray[np.float64]:
     """Macro-F1 of each draw, `[draws]`: so many rows, `[draws, cells]`, of each cell's true class and the class it was told."""
     import numpy as np
 
     every = np.arange(classes)
     of_class, as_class = (true[:, None] == every) * 1.0, (found[:, None] == every) * 1.0
-    f1 = 2 * (draws @ (of_class * as_class)) / np.maximum(draws @ (of_class + as_class), 1)
+    told = draws @ (of_class + as_class)
+    f1 = np.divide(2 * (draws @ (of_class * as_class)), told, out=np.zeros(told.shape), where=told > 0)
     mean: NDArray[np.float64] = f1.mean(-1)
     return mean
 
@@ -225,15 +229,37 @@ def _macro_f1(draws: NDArray[np.int64], true: NDArray[np.int64], found: NDArray[
 def _f1_difference(
     candidate: Evaluation, reference: Evaluation, predicted: Sequence[NDArray[np.int64]], seed: int
 ) -> tuple[float, float]:
-    """Ends of the 95 % interval of candidate minus reference: both are drawn on the same rows."""
+    """Ends of the 95 % interval of candidate minus reference: both are drawn on the same rows.
+
+    As Bonett and Price add to rows that are right or wrong, one row that the candidate mends and one that it breaks are added,
+    spread over the classes, so that there is a width where no row changes; then the normal interval of a bootstrap's spread.
+    """
     import numpy as np
 
     labels, (mine, theirs) = reference.truth["labels"], predicted
     classes = int(max(labels.max(), mine.max(), theirs.max())) + 1
     classes = max(classes, len(candidate.scores.per_class), len(reference.scores.per_class))
     cells, counts = np.unique((labels * classes + mine) * classes + theirs, return_counts=True)
-    draws = np.random.default_rng(seed).multinomial(len(labels), counts / len(labels), size=PAIRED_RESAMPLES)
+    added, shares = _changed_rows(labels, classes)
+    cells, counts = np.concatenate([cells, added]), np.concatenate([counts, shares])
     true, mine_told, theirs_told = cells // classes**2, cells // classes % classes, cells % classes
-    gained = _macro_f1(draws, true, mine_told, classes) - _macro_f1(draws, true, theirs_told, classes)
-    low, high = np.quantile(gained, (0.025, 0.975))
-    return float(low), float(high)
+
+    def gained(rows: NDArray[np.float64]) -> NDArray[np.float64]:
+        return _macro_f1(rows, true, mine_told, classes) - _macro_f1(rows, true, theirs_told, classes)
+
+    draws = np.random.default_rng(seed).multinomial(len(labels), counts / counts.sum(), size=PAIRED_RESAMPLES)
+    centre, spread = float(gained(counts[None])[0]), NORMAL_95 * float(gained(draws).std())
+    return max(-1.0, centre - spread), min(1.0, centre + spread)
+
+
+def _changed_rows(labels: NDArray[np.int64], classes: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Cells of (true class, the candidate's, the reference's) in which one is right and the other is not, with one row each way in all."""
+    import numpy as np
+
+    shares = np.bincount(labels, minlength=classes) / len(labels)
+    true, other = (each.ravel() for each in np.indices((classes, classes)))
+    differ = (true != other) & (shares[true] > 0)
+    true, other = true[differ], other[differ]
+    mended, broken = (true * classes + true) * classes + other, (true * classes + other) * classes + true
+    each = shares[true] / max(classes - 1, 1)
+    return np.concatenate([mended, broken]), np.concatenate([each, each])

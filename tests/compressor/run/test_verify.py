@@ -16,7 +16,7 @@ from compressor.contracts.records import (
     Workload,
 )
 from compressor.plan.specs import Accept, Gate
-from compressor.run.verify import Measured, judge, parity
+from compressor.run.verify import Measured, class_drop, finite, judge, parity
 from compressor.tasks.text_classification import TextClassification
 
 TASK = TextClassification()
@@ -215,3 +215,74 @@ def test_ratio_that_another_probe_leaves_undecided_without_a_wider_interval_stay
     (verdict,) = judge(Accept(target="cpu", min_speedup=1.5), found, gate="accept[0]", candidate="b")
     assert (verdict.outcome, verdict.value) == ("undecided", None)
     assert "the probe calls its ratio undecided" in verdict.why
+
+
+# ------------------------------------------------------------------ outputs that are not finite
+
+
+def scored(logits, labels, names=("a", "b")):
+    outputs, truth = np.asarray(logits, dtype=np.float32), np.asarray(labels)
+    return TASK.score({"logits": outputs}, {"labels": truth, "names": np.asarray(list(names))}, split="test")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_outputs_that_are_not_finite_fail_with_their_rows(value):
+    logits = np.tile([1.0, 0.0], (40, 1))
+    logits[[3, *range(20, 32)], 1] = value
+    (verdict,) = finite(scored(logits, [0] * 40), None, gate="outputs", candidate="final@cpu")
+    assert (verdict.quantity, verdict.outcome, verdict.value, verdict.on_fail) == ("finite", "not met", 13, "stop")
+    assert verdict.why == (
+        "outputs are not finite (NaN or infinite) in test rows 3, 20, 21, 22, 23, 24, 25, 26, 27, 28 and 3 more"
+    )
+
+
+def test_outputs_that_are_finite_have_no_verdict():
+    one = scored([[1, 0], [0, 1]], [0, 1])
+    assert finite(one, parity(TASK, one.outputs, one.outputs, against="source"), gate="outputs", candidate="c") == ()
+
+
+def test_a_model_whose_eager_outputs_are_not_finite_fails_though_its_file_gives_numbers():
+    one = scored([[1, 0], [0, 1]], [0, 1])
+    checked = parity(TASK, one.outputs, {"logits": np.array([[np.nan, 0], [0, 1]])}, against="source, eager float32")
+    (verdict,) = finite(one, checked, gate="outputs", candidate="c")
+    assert verdict.why == "outputs of source, eager float32 are not finite"
+
+
+def test_a_value_that_is_not_a_number_meets_no_limit():
+    for quantity, measured in (("max_size", Measured(size=np.nan)), ("min_speedup", Measured(speedup=(np.nan, WIDE)))):
+        (verdict,) = judge(Gate.model_validate({quantity: 4}), measured, gate="g", candidate="c")
+        assert verdict.outcome == "not met"
+
+
+# ------------------------------------------------------------------ recall of the worst class
+
+
+def told(classes):
+    return np.eye(3)[list(classes)]
+
+
+LABELS = [0] * 10 + [1] * 10 + [2] * 4
+REFERENCE = scored(told([0] * 10 + [1] * 10 + [2] * 4), LABELS, "abc")
+WORSE = scored(told([0] * 10 + [1] * 9 + [0] + [2] * 2 + [0] * 2), LABELS, "abc")
+
+
+def test_class_drop_is_of_the_class_that_lost_most_recall():
+    found = class_drop(TASK, WORSE, REFERENCE)
+    assert (found.label, found.points) == ("c", 50)
+    assert found.interval.low < 50 < found.interval.high, "of the four rows of that class"
+    assert found.interval.low < 0
+
+
+@pytest.mark.parametrize(
+    ("limit", "judged_by", "outcome"), [(50, "point", "met"), (49, "point", "not met"), (50, "bound", "not met")]
+)
+def test_max_class_drop_limits_what_the_worst_class_lost(limit, judged_by, outcome):
+    limits = Accept(target="cpu", max_class_drop=limit, judged_by=judged_by)
+    (verdict,) = judge(limits, Measured(class_drop=class_drop(TASK, WORSE, REFERENCE)), gate="g", candidate="c")
+    assert (verdict.quantity, verdict.outcome, verdict.why) == ("max_class_drop", outcome, "of class c")
+
+
+def test_max_class_drop_is_undecided_where_no_classes_are_scored():
+    assert class_drop(TASK, evaluation([1, 0]), evaluation([1, 0])) is None
+    (verdict,) = judge(Gate(max_class_drop=5), Measured(), gate="g", candidate="c")
+    assert (verdict.outcome, verdict.why) == ("undecided", "no classes were scored")

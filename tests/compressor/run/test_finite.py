@@ -1,0 +1,60 @@
+"""A model that answers NaN is never accepted: argmax of NaN is class 0, and would pass as an answer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from furnished import rows, write_model, write_rows
+from safetensors.torch import load_file, save_file
+
+from compressor.plan.bound import load_plan
+from compressor.run.pipeline import run_plan
+from compressor.store.store import Store
+
+PLAN = """
+model: {folder: model}
+task: {text-classification: {max_length: 16}}
+data: {files: rows.jsonl, split: {validation: 12, test: 16}, calibration: 8}
+passes:
+  - ternarise: {}
+    gate: {max_size: 10, on_fail: warn}
+targets: [pytorch]
+metric: MACRO-f1
+accept:
+  - {target: pytorch, max_drop: 100, metric: Accuracy}
+"""
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    """Of a model whose head has a NaN, which a run must not accept."""
+    folder = tmp_path_factory.mktemp("nan")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(Path(__file__).parents[2] / "stand_ins" / "diffusion"))
+        write_model(folder, ("blue", "red"))
+        weights = load_file(folder / "model" / "model.safetensors")
+        weights["classifier.bias"][1] = float("nan")
+        save_file(weights, folder / "model" / "model.safetensors", metadata={"format": "pt"})
+        write_rows(folder / "rows.jsonl", rows())
+        (folder / "plan.yaml").write_text(PLAN)
+        bound = load_plan(folder / "plan.yaml")
+        return run_plan(bound, store=Store(folder / "store"), folder=folder / "run", command="", tell=lambda _: None)
+
+
+def test_run_of_a_model_that_answers_nan_is_not_accepted_and_names_the_rows(report):
+    assert (report.outcome, report.exit_code) == ("not accepted", 3)
+    found = {verdict.candidate: verdict for verdict in report.verdicts if verdict.quantity == "finite"}
+    assert set(found) == {"source@pytorch", "final@pytorch"}
+    assert all(verdict.value == 16 and "test rows 0, 1, 2" in verdict.why for verdict in found.values())
+
+
+def test_gate_of_a_step_that_answers_nan_is_not_met(report):
+    (stage,) = (stage for stage in report.stages if stage.name == "ternarise")
+    assert [(verdict.quantity, verdict.outcome) for verdict in stage.verdicts] == [("finite", "not met"), ("max_size", "met")]
+
+
+def test_metric_is_known_in_any_case_and_spelled_as_the_task_does(report):
+    (candidate,) = (each for each in report.candidates if each.stage == "final")
+    assert candidate.scores.metric == "macro-F1"
+    assert [verdict.metric for verdict in report.verdicts if verdict.quantity == "max_drop"] == ["accuracy"]
