@@ -69,7 +69,7 @@ def finished(folder: Path, plan: str) -> bool:
 
 
 @contextmanager
-def claimed(folder: Path, plan: str) -> Iterator[None]:
+def claimed(folder: Path, plan: str) -> Iterator[Path]:
     """The folder for this process alone, made or gone on with; `plan` is the plan's text, which stays in it.
 
     What a run left that failed or was killed may be taken by a run of another plan: the plan was mended, and nothing is lost.
@@ -97,7 +97,7 @@ def claimed(folder: Path, plan: str) -> Iterator[None]:
             remove(folder / name)
         (folder / UNFINISHED).touch()
         put(folder / PLAN, plan)
-        yield
+        yield folder
         (folder / UNFINISHED).unlink(missing_ok=True)
 
 
