@@ -112,14 +112,15 @@ def _print_table(console: Console, shown: Table, *, names: int = 1) -> None:
 
     Where a screen is too narrow for the names and the longest word of each other column, the table is wider than the screen.
     """
-    needed = 1
+    cells = [[str(cell) for cell in (column.header, *column.cells, column.footer)] for column in shown.columns]
+    whole = [max(map(cell_len, texts)) for texts in cells]
+    words = [max((cell_len(word) for text in texts for word in text.split()), default=0) for texts in cells]
+    widths = [*whole[:names], *words[names:]]
+    spare = console.width - sum(widths) - BORDERS * len(widths) - 1
     for number, column in enumerate(shown.columns):
-        column.no_wrap, column.overflow = number < names, WRAPPED
-        cells = [str(cell) for cell in (column.header, *column.cells, column.footer)]
-        parts = cells if column.no_wrap else [word for cell in cells for word in cell.split()]
-        column.min_width = max(map(cell_len, parts), default=0)
-        needed += column.min_width + BORDERS
-    Console(width=max(console.width, needed)).print(shown)
+        more = max(0, min(spare, whole[number] - widths[number]))
+        column.width, column.no_wrap, column.overflow, spare = widths[number] + more, number < names, WRAPPED, spare - more
+    Console(width=max(console.width, console.width - spare)).print(shown)
 
 
 def forecast_table(forecast: Forecast) -> None:
