@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -18,12 +17,12 @@ from compressor.cli_store import app as store_app
 if TYPE_CHECKING:
     from compressor.contracts.records import Report
     from compressor.plan.bound import Bound
+    from compressor.run.comparison import Run
     from compressor.training.launch import Processes
 
 app = typer.Typer(
     help="One plan takes a trained model to a smaller, faster one that is proved to be so on its target.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 app.add_typer(store_app, name="store")
@@ -34,7 +33,9 @@ Each = Annotated[int, typer.Option("--processes", min=1, help="Processes on each
 Nodes = Annotated[int, typer.Option("--nodes", min=1, help="Machines that take part in training steps.")]
 RENDEZVOUS = "Where the machines meet: an address of the one that runs the plan, and a free port there."
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
-Kind = Literal["passes", "targets", "probes", "tasks", "objectives", "edits", "anatomies", "formats", "libraries", "networks"]
+Kind = Literal[
+    "runs", "passes", "targets", "probes", "tasks", "objectives", "edits", "anatomies", "formats", "libraries", "networks"
+]
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
 KINDS: dict[str, str] = {
@@ -49,6 +50,23 @@ KINDS: dict[str, str] = {
     "libraries": "library",
     "networks": "network",
 }
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        typer.echo(f"compressor {version('compressor-toolchain')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and nothing else.")
+    ] = False,
+) -> None:
+    """One plan takes a trained model to a smaller, faster one that is proved to be so on its target."""
 
 
 @app.command()
@@ -74,34 +92,31 @@ def run(
     group = _processes(processes, nodes, rendezvous)
     bound = load_plan(plan, settings=settings or ())
     if export_to and out and run_folder.finished(out, bound.text):
-        from compressor.report import read_report
+        from compressor.run.comparison import Run
 
-        folder, report = out, read_report(out)  # only the export is left to do
+        ran = Run.read(out)  # only the export is left to do
     else:
         if export_to:
             from compressor.export import check_free
 
             check_free(export_to)  # now, and not after hours
-        with run_folder.claimed(out, bound.text) if out else run_folder.opened(bound.name, bound.text) as folder:
-            report = _run(bound, store, folder, group)
-    _show(report)
-    typer.echo(f"report: {folder / 'report.html'}")
-    if export_to and report.exit_code == 0:
+        ran = _run(bound, store, out, group)
+    _show(ran.report)
+    typer.echo(f"report: {ran.folder / 'report.html'}")
+    if export_to and ran.report.exit_code == 0:
         from compressor.export import export as write_export
 
-        typer.echo(f"export: {write_export(folder, bound.targets[0].name, export_to)}")
-    raise typer.Exit(report.exit_code)
+        typer.echo(f"export: {write_export(ran.folder, bound.targets[0].name, export_to)}")
+    raise typer.Exit(ran.report.exit_code)
 
 
-def _run(bound: Bound, store: Path | None, folder: Path, processes: Processes) -> Report:
+def _run(bound: Bound, store: Path | None, out: Path | None, processes: Processes) -> Run:
+    _quiet()
+    from compressor.api import run as run_plan
     from compressor.report.terminal import Bars
 
-    _quiet()
-    from compressor.run.pipeline import run_plan
-
     with Bars() as bars:
-        opened = open_store(store, plan=bound.name, tell=bars.line)
-        return run_plan(bound, store=opened, folder=folder, command=_command(), tell=bars.hear, processes=processes)
+        return run_plan(bound, store=store, out=out, tell=bars.hear, processes=processes, command=_command())
 
 
 @app.command()
@@ -127,7 +142,14 @@ def join(
 
 
 @app.command()
-def check(plan: PlanPath, settings: Settings = None, store: StorePath = None, processes: Each = 1, nodes: Nodes = 1) -> None:
+def check(
+    plan: PlanPath,
+    settings: Settings = None,
+    store: StorePath = None,
+    processes: Each = 1,
+    nodes: Nodes = 1,
+    as_json: AsJson = False,
+) -> None:
     """Say what would run, what is found in the store and what is missing here. Runs nothing."""
     from compressor.plan.bound import load_plan
 
@@ -137,7 +159,12 @@ def check(plan: PlanPath, settings: Settings = None, store: StorePath = None, pr
     from compressor.run.preview import preview
     from compressor.training.launch import Processes
 
-    for line in preview(bound, open_store(store), Processes(processes, nodes)):
+    lines = preview(bound, open_store(store, quiet=as_json), Processes(processes, nodes))
+    if as_json:
+        told = [dict(zip(("about", "says"), line.split(": ", 1), strict=False)) for line in lines]
+        _print_json({"plan": bound.name, "lines": told})
+        return
+    for line in lines:
         typer.echo(printable(line))
 
 
@@ -153,45 +180,67 @@ def rehearse(plan: PlanPath, settings: Settings = None, as_json: AsJson = False)
 
 
 @app.command(name="list")
-def list_(kind: Annotated[Kind, typer.Argument(help="What to list.")]) -> None:
-    """List what is installed: passes, targets, probes, tasks, objectives, edits, anatomies, formats, libraries or networks."""
-    from compressor.contracts import registry
+def list_(kind: Annotated[Kind, typer.Argument(help="What to list.")], as_json: AsJson = False) -> None:
+    """List the runs below `runs/`, or what is installed of a kind."""
+    rows = _runs() if kind == "runs" else _installed(KINDS[kind])
+    if as_json:
+        _print_json(rows)
+        return
+    width = max((len(row[name]) for row in rows for name in list(row)[:1]), default=0)
+    for row in rows:
+        first, *others = row.values()
+        typer.echo(f"{first:{max(24, width)}} {' '.join(each for each in others if each)}".rstrip())
 
-    for name in registry.names(KINDS[kind]):
-        step = registry.load(KINDS[kind], name)
-        typer.echo(f"{name:24} {_first_line(step)}")
+
+def _runs() -> list[dict[str, str]]:
+    from compressor.run.survey import runs
+
+    return [{name: str(value) for name, value in ran.model_dump().items()} for ran in runs()]
+
+
+def _installed(kind: str) -> list[dict[str, str]]:
+    from compressor.contracts import registry
+    from compressor.plan.explanation import first_line
+
+    return [{"name": name, "about": first_line(registry.load(kind, name))} for name in registry.names(kind)]
+
+
+def _names(start: str) -> list[str]:
+    """What `explain` knows, for a shell to complete."""
+    from compressor.contracts import registry
+    from compressor.plan.explanation import PARTS, PLAN
+
+    known = {PLAN, *PARTS, *(name for kind in registry.KINDS for name in registry.names(kind))}
+    return sorted(name for name in known if name.startswith(start))
 
 
 @app.command()
 def explain(
     name: Annotated[
-        str, typer.Argument(help="Name of a pass, target, probe, task, objective, edit, anatomy, format, library or network.")
+        str,
+        typer.Argument(
+            help="plan, data, accept, gate, or the name of a pass, target, probe, task, objective, edit, anatomy, format, library or network.",
+            autocompletion=_names,
+        ),
     ],
 ) -> None:
-    """What a plug-in does, its parameters and where it comes from."""
-    from compressor.contracts import registry
-    from compressor.errors import did_you_mean
+    """What a part of a plan or a plug-in is: its keys with defaults, ranges and an example, and where it comes from."""
+    from compressor.plan.explanation import explained
 
-    found = [(kind, registry.load(kind, name)) for kind in KINDS.values() if registry.current(kind, name) in registry.names(kind)]
-    if not found:
-        known = [each for kind in KINDS.values() for each in registry.names(kind)]
-        _fail(f"nothing installed is named '{name}'{did_you_mean(name, known)}", 2)
-    for kind, step in found:
-        if (present := registry.current(kind, name)) != name:
-            typer.echo(f"{name} is called {present} now")
-        typer.echo(f"{present}: {kind}, from {registry.distribution(kind, name)}\n\n{_described(step)}\n")
-        for line in _parameters(step.model_json_schema()) if hasattr(step, "model_json_schema") else ():
+    try:
+        for line in explained(name):
             typer.echo(line)
-        if paper := getattr(step, "paper", ""):
-            typer.echo(f"\nsource: {paper}")
+    except LookupError as error:
+        _fail(str(error.args[0]), 2)
 
 
 @app.command()
-def show(run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")]) -> None:
+def show(run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")], as_json: AsJson = False) -> None:
     """The answer and the table of a run that has ended."""
     from compressor.report import read_report
 
-    _show(read_report(run_folder))
+    report = read_report(run_folder)
+    typer.echo(report.model_dump_json(indent=1)) if as_json else _show(report)
 
 
 @app.command()
@@ -313,40 +362,10 @@ def _show(report: Report) -> None:
     table(report)
 
 
-def _first_line(step: Any) -> str:
-    return next(iter(_described(step).splitlines()), "")
+def _print_json(value: Any) -> None:
+    import json
 
-
-def _described(step: Any) -> str:
-    """What its author says of it; of an anatomy, which is a row of a table, what it reads."""
-    if not isinstance(step, type):
-        return f"Reads models of type {', '.join(step.model_types)}."
-    return (step.__doc__ or "").strip()
-
-
-def _parameters(schema: dict[str, Any]) -> Iterator[str]:
-    """A line a parameter, those of a parameter that has its own below it, and the values where they are few."""
-    return _fields(schema.get("properties", {}), schema, indent="  ")
-
-
-def _fields(fields: dict[str, Any], schema: dict[str, Any], *, indent: str, above: tuple[str, ...] = ()) -> Iterator[str]:
-    for name, field in fields.items():
-        parts = list(_within(field))
-        values = list(dict.fromkeys(value for part in parts for value in part.get("enum", ())))
-        told = [str(field.get("description", "")).rstrip("."), f"one of {', '.join(map(str, values))}" if values else ""]
-        yield f"{indent}{name} = {field.get('default', '(required)')}  {'; '.join(filter(None, told))}".rstrip()
-        for path in dict.fromkeys(part["$ref"] for part in parts if "$ref" in part and part["$ref"] not in above):
-            below = schema["$defs"][path.rpartition("/")[2]]
-            yield from _fields(below.get("properties", {}), schema, indent=indent + "  ", above=(*above, path))
-
-
-def _within(field: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """A field of a JSON Schema with all that it is made of."""
-    yield field
-    inner = [*field.get("anyOf", ()), field.get("items"), field.get("additionalProperties")]
-    for part in inner:
-        if isinstance(part, dict):
-            yield from _within(part)
+    typer.echo(json.dumps(value, indent=1, ensure_ascii=False))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -93,16 +93,11 @@ def prune(
     typer.echo(f"{'would remove' if dry_run else 'removed'} {len(gone)}, {sum(each.bytes for each in gone) / 1e6:.1f} MB")
 
 
-def open_store(path: Path | None, *, plan: str | None = None, tell: Callable[[str], None] = typer.echo) -> Store:
-    """The store at `path`, or the user's own; another folder is refused."""
-    import os
+def open_store(path: Path | None, *, quiet: bool = False) -> Store:
+    """The store at `path`, or the user's own; what it has to say is printed, to the other stream where JSON is wanted."""
+    from compressor.store.place import open_store as opened
 
-    from compressor.store.store import NO_PLAN, Store
-
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    opened = Store(path or cache / "compressor", plan=plan or NO_PLAN, tell=tell)
-    opened.check()
-    return opened
+    return opened(path, tell=partial(typer.echo, err=quiet))
 
 
 def _name(plan: str) -> str:

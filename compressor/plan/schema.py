@@ -10,11 +10,13 @@ from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 from compressor.contracts import Step, registry
 from compressor.plan.entries import KEYS, KINDS, MAX_ENTRIES
-from compressor.plan.examples import EXAMPLES, WHOLE, example_of
-from compressor.plan.specs import NAME, Accept, DataSpec, Head, ModelSource
+from compressor.plan.examples import example_of, whole
+from compressor.plan.specs import NAME, Accept, DataSpec, EntryKeys, Files, Gate, Head, Limit, ModelSource, Split, StepKeys
 
 Schema = dict[str, Any]
 
+PARTS = (Head, ModelSource, DataSpec, Files, Split, Limit, Gate, Accept, EntryKeys, StepKeys)
+"""Parts of a plan that are no plug-ins: each of their keys has an example."""
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
@@ -28,28 +30,25 @@ def plan_schema() -> Schema:
     types = Types(
         [Head, ModelSource, DataSpec, Accept, *KEYS.values(), *(each for kind in plugins.values() for each in kind.values())]
     )
-    sections = {
-        section: _list_of(types.chosen(plugins[KINDS[section]], types.properties(KEYS[section]))) for section in _SECTIONS
+    sections = {section: _list_of(types.chosen(plugins[KINDS[section]], types.properties(KEYS[section]))) for section in KINDS}
+    models = {"type": "object", "propertyNames": {"pattern": NAME}, "additionalProperties": types.of(ModelSource)}
+    sections |= {
+        "model": types.of(ModelSource),
+        "models": _or_null(models),
+        "task": types.chosen(plugins["task"], {}),
+        "data": types.of(DataSpec),
+        "probes": _or_null(sections["probes"]),
+        "accept": _or_null(_list_of(types.of(Accept))),
     }
-    sections["probes"] = _or_null(sections["probes"])
-    models = _or_null({"type": "object", "propertyNames": {"pattern": NAME}, "additionalProperties": types.of(ModelSource)})
-    accept = _or_null(_list_of(types.of(Accept)))
     return {
         "$schema": DIALECT,
         "title": "compressor plan",
         "description": "From a trained model to a smaller, faster one that is proved on its targets.",
         "type": "object",
         "properties": {
-            "include": {**_INCLUDE, **_snippet(WHOLE["include"])},
+            "include": {**_INCLUDE, **_snippet(whole()["include"])},
             **types.properties(Head),
-            "model": _section("model", "The model that is made smaller and faster.", types.of(ModelSource)),
-            "models": _section("models", "Further models by name, as teachers.", models),
-            "task": _section(
-                "task", "What the model is for: one task's name with its parameters.", types.chosen(plugins["task"], {})
-            ),
-            "data": _section("data", "Where the rows come from and how they are split.", types.of(DataSpec)),
-            **{section: _section(section, about, sections[section]) for section, about in _SECTIONS.items()},
-            "accept": _section("accept", "What the final model has to keep on a target, on test data.", accept),
+            **{section: _section(section, about, sections[section]) for section, about in ABOUT.items()},
         },
         "additionalProperties": False,
         "$defs": types.definitions,
@@ -61,11 +60,17 @@ _INCLUDE: Schema = {
     "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}],
 }
 
-_SECTIONS = {
+ABOUT = {
+    "model": "The model that is made smaller and faster.",
+    "models": "Further models by name, as teachers.",
+    "task": "What the model is for: one task's name with its parameters.",
+    "data": "Where the rows come from and how they are split.",
     "passes": "Steps, in order; each begins with the name of its pass.",
     "targets": "Runtimes that the model is built for, scored and measured on.",
     "probes": "What is measured on the built models.",
+    "accept": "What the final model has to keep on a target, on test data.",
 }
+"""What each section of a plan says."""
 
 
 class Types:
@@ -76,7 +81,7 @@ class Types:
         references, defined = models_json_schema([(model, mode) for model in dict.fromkeys(models)])
         self._references = {model: schema for (model, _), schema in references.items()}
         self.definitions: Schema = {name: _for_editors(each) for name, each in defined["$defs"].items()}
-        for part in EXAMPLES:
+        for part in PARTS:
             _give_examples(part, self.definitions.get(part.__name__, {}).get("properties", {}))
 
     def of(self, model: type[BaseModel]) -> Schema:
@@ -139,7 +144,7 @@ def _begun(field: Schema) -> Schema:
 
 
 def _section(name: str, description: str, schema: Schema) -> Schema:
-    return {"description": description, "anyOf": [schema], **_snippet(WHOLE[name])}
+    return {"description": description, "anyOf": [schema], **_snippet(whole()[name])}
 
 
 def _list_of(items: Schema) -> Schema:

@@ -6,10 +6,11 @@ import sys
 from types import TracebackType
 from typing import TYPE_CHECKING, get_args
 
+from rich.cells import cell_len
 from rich.console import Console, OverflowMethod
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Column, Table
+from rich.table import Table
 
 from compressor.contracts import Event, Message
 from compressor.contracts import Progress as Told
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 WRAPPED: OverflowMethod = get_args(OverflowMethod)[0]
 """Long cells go on in the next line."""
+BORDERS = 3
+"""Characters beside what a column holds."""
 
 
 class Bars:
@@ -100,7 +103,7 @@ def table(report: Report) -> None:
             speed = f"{ratio.value:.2f}x [{ratio.interval.low:.2f}, {ratio.interval.high:.2f}]" if ratio else ""
             speed = f"{speed} {wording.told(ratio)}" if ratio and wording.told(ratio) != "faster" else speed
             shown.add_row(candidate.id, quality, size, str(row.workload), f"{row.median_ms:.2f}", speed, precision)
-    console.print(shown)
+    _print_table(console, shown)
     for verdict in report.verdicts:
         write = writer(verdict)
         value = (
@@ -111,6 +114,22 @@ def table(report: Report) -> None:
             markup=False,
             highlight=False,
         )
+
+
+def _print_table(console: Console, shown: Table, *, names: int = 1) -> None:
+    """Print a table of which nothing is cut: names, in the first columns, stay in one line, anything else goes on in the next one.
+
+    Where a screen is too narrow for the names and the longest word of each other column, the table is wider than the screen.
+    """
+    cells = [[str(cell) for cell in (column.header, *column.cells, column.footer)] for column in shown.columns]
+    whole = [max(map(cell_len, texts)) for texts in cells]
+    words = [max((cell_len(word) for text in texts for word in text.split()), default=0) for texts in cells]
+    widths = [*whole[:names], *words[names:]]
+    spare = console.width - sum(widths) - BORDERS * len(widths) - 1
+    for number, column in enumerate(shown.columns):
+        more = max(0, min(spare, whole[number] - widths[number]))
+        column.width, column.no_wrap, column.overflow, spare = widths[number] + more, number < names, WRAPPED, spare - more
+    Console(width=max(console.width, console.width - spare)).print(shown)
 
 
 def forecast_table(forecast: Forecast) -> None:
@@ -127,7 +146,7 @@ def forecast_table(forecast: Forecast) -> None:
         shown.add_row(row.step, f"{row.rehearsed_seconds:.1f} s", _time(row.seconds))
     shown.columns[0].footer, shown.columns[2].footer = "in all", _time(forecast.seconds)
     shown.columns[1].footer = f"{sum(row.rehearsed_seconds for row in forecast.rows):.1f} s"
-    console.print(shown)
+    _print_table(console, shown)
     here, free = psutil.virtual_memory().total, shutil.disk_usage(".").free
     for name, needed, there in (("peak memory", forecast.memory_bytes, here), ("disk", forecast.disk_bytes, free)):
         short = ": NOT ENOUGH" if needed > there else ""
@@ -144,15 +163,15 @@ def comparison_tables(comparison: Comparison) -> None:
     comparison, console = comparison.shown(), Console()
     console.print(f"first: {comparison.first}\nsecond: {comparison.second}", markup=False, highlight=False)
     if comparison.changes:
-        changed = Table("", Column("what changed", overflow=WRAPPED), "first", "second")
+        changed = Table("", "what changed", "first", "second")
         for change in comparison.changes:
             changed.add_row(*map(escape, (change.what, change.where, _shown(change.first), _shown(change.second))))
-        console.print(changed)
+        _print_table(console, changed, names=2)
     else:
         console.print("nothing changed: plan, data, model, versions, machine and all digests are equal")
-    console.print(_qualities(comparison))
+    _print_table(console, _qualities(comparison))
     if comparison.times:
-        console.print(_times(comparison))
+        _print_table(console, _times(comparison))
     for each in comparison.measured:
         of, control = each.ratio.interval, each.control
         console.print(
@@ -166,9 +185,7 @@ def comparison_tables(comparison: Comparison) -> None:
 
 
 def _qualities(comparison: Comparison) -> Table:
-    shown = Table(
-        Column("model", overflow=WRAPPED), "quality on test", "first", "second", "difference, same rows", "rows changed"
-    )
+    shown = Table("model", "quality on test", "first", "second", "difference, same rows", "rows changed")
     for each in comparison.qualities:
         metric = each.first or each.second
         values = [wording.metric(found) if found else "-" for found in (each.first, each.second)]
@@ -183,7 +200,7 @@ def _qualities(comparison: Comparison) -> Table:
 
 
 def _times(comparison: Comparison) -> Table:
-    shown = Table(Column("model", overflow=WRAPPED), "workload", "first, as measured", "second, as measured")
+    shown = Table("model", "workload", "first, as measured", "second, as measured")
     for each in comparison.times:
         medians = [
             f"{row.median_ms:.3f} ms [{row.interval.low:.3f}, {row.interval.high:.3f}]" for row in (each.first, each.second)

@@ -1,14 +1,96 @@
 import json
 import subprocess
 import sys
+import textwrap
+from importlib.metadata import version
 
 import pytest
+from furnished import rows, write_model, write_rows
+from typer.testing import CliRunner
 
+from compressor.cli import app
+from compressor.plan.yaml_source import read_yaml
+
+PLAN = """
+model: {folder: model}
+task: text-classification
+data: {files: rows.jsonl, split: {validation: 12, test: 16}}
+passes: [quantize-dynamic]
+targets: [onnxruntime]
+"""
 HEAVY = ("torch", "transformers", "onnx", "onnxruntime", "openvino", "nncf", "gradio", "datasets", "numpy")
 
 
 def command(*arguments):
     return subprocess.run([sys.executable, "-m", "compressor.cli", *arguments], capture_output=True, text=True, check=False)
+
+
+def said(*arguments, code=0):
+    """What a command prints, in the tests' own process."""
+    found = CliRunner().invoke(app, arguments)
+    assert found.exit_code == code, found.output
+    return found.stdout
+
+
+def test_version_is_that_of_the_distribution():
+    assert said("--version") == f"compressor {version('compressor-toolchain')}\n"
+
+
+def test_shell_completes_commands_and_what_explain_knows():
+    def completed(line):
+        asked = {"_COMPRESSOR_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": str(len(line.split()))}
+        return CliRunner().invoke(app, [], prog_name="compressor", env=asked).stdout.split()
+
+    assert "explain" in completed("compressor ")
+    assert {"distill", "distill-and-prune", "data"} <= {*completed("compressor explain d"), *completed("compressor explain ")}
+    assert "--install-completion" in said("--help")
+
+
+@pytest.mark.parametrize("kind", ["passes", "anatomies", "runs"])
+def test_list_prints_json_that_says_what_the_lines_say(kind, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rows = json.loads(said("list", kind, "--json"))
+    lines = said("list", kind).splitlines()
+    assert len(rows) == len(lines)
+    for row, line in zip(rows, lines, strict=True):
+        assert line.split() == f"{row['name']} {row['about']}".split()
+
+
+def test_check_prints_json_that_says_what_the_lines_say(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_model(tmp_path, ("blue", "red"))
+    write_rows(tmp_path / "rows.jsonl", rows())
+    (tmp_path / "plan.yaml").write_text(PLAN)
+    asked = ("check", "plan.yaml", "--store", "store")
+    found = json.loads(said(*asked, "--json"))
+    assert found["plan"] == "plan"
+    assert [": ".join(each.values()) for each in found["lines"]] == said(*asked).splitlines()
+    assert {"about": "source", "says": "to be loaded"} in found["lines"]
+
+
+@pytest.mark.parametrize(
+    ("part", "lines"),
+    [
+        (
+            "plan",
+            ["seed = 0  Seed of everything that is drawn; at least 0 and less than 4294967296; as 1", "passes = (required)"],
+        ),
+        ("data", ["calibration = 256  Rows of train that quantisation is calibrated with; at least 1; as", "  layout = files"]),
+        ("accept", ["target = (required)  Name of a target of the plan; as", "max_size = None  Greatest share"]),
+        ("gate", ["on_fail = stop  End the run", "one of stop, roll back, warn; as"]),
+    ],
+)
+def test_explain_tells_each_key_of_a_part_of_a_plan_with_default_range_and_example(part, lines):
+    told = said("explain", part)
+    assert all(line in told for line in lines), told
+    plan, faults = read_yaml(textwrap.dedent(told.partition("\nexample:\n\n")[2].partition("\n\n")[0]), "example")
+    assert not faults
+    assert plan.items()
+
+
+def test_explain_of_a_plugin_ends_with_how_a_plan_names_it():
+    assert "example:\n\n    passes:\n    - finetune\n" in said("explain", "finetune")
+    assert "learning_rate = 0.0001  Peak learning rate of AdamW; more than 0 and less than 1" in said("explain", "finetune")
 
 
 def test_help_imports_nothing_heavy():

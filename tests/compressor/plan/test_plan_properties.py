@@ -83,6 +83,7 @@ BEYOND_SCHEMA = {
     "two columns": r"content and label are both column",
     "what a pass asks of its parameters together": r"give exactly one of|names a kind twice|keep speaks of|layers go beside|"
     r"a latency budget needs either|layers needs init|cache_teacher keeps no attention maps|compile: true hides |"
+    r"a training counts epochs or steps|\w+ needs a length|"
     r"units names a kind twice|latency is known by heads|widths says all|attention-maps needs heads to look at|"
     r"init: \w+ needs layers|teacher names one twice|nothing to learn|found -[\d.]+, expected 0 or more|"
     r"expected one of speedup|input should be ",
@@ -245,6 +246,10 @@ def meeting(draw, schema, depth=0):
     if "anyOf" in schema:
         return draw(meeting(draw(st.sampled_from(schema["anyOf"])), depth))
     kind = schema.get("type")
+    if isinstance(kind, list):
+        kind = draw(st.sampled_from(kind))
+    if kind == "string" and "oneOf" in schema:
+        return draw(meeting(draw(st.sampled_from(schema["oneOf"])), depth))
     if kind == "object":
         return draw(mapping(schema, depth))
     if kind == "array":

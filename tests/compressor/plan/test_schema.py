@@ -12,8 +12,8 @@ from pydantic import create_model
 
 from compressor.contracts import registry
 from compressor.plan.bound import load_plan
-from compressor.plan.examples import EXAMPLES, WHOLE, example_of
-from compressor.plan.schema import plan_schema
+from compressor.plan.examples import example_of, whole
+from compressor.plan.schema import PARTS, plan_schema
 from compressor.plan.yaml_source import read_yaml, write_yaml
 
 QUICKSTART = Path(__file__).parents[3] / "plans" / "quickstart.yaml"
@@ -133,12 +133,12 @@ def test_plugin_that_needs_parameters_begins_with_them_and_any_other_alone(schem
     assert {"const": "finetune", "description": entry["properties"]["finetune"]["description"]} in alone["oneOf"]
 
 
-@pytest.mark.parametrize("part", list(EXAMPLES), ids=lambda part: part.__name__)
+@pytest.mark.parametrize("part", PARTS, ids=lambda part: part.__name__)
 def test_every_key_has_an_example_that_is_valid(part):
     for name, field in part.model_fields.items():
         key = field.alias or name
         example = example_of(part, key)
-        assert example is not None, f"{part.__name__}.{key} lacks an example in compressor/plan/examples.py"
+        assert example is not None, f"{part.__name__}.{key} lacks an example in compressor/plan/examples.yaml"
         create_model("One", **{name: (field.annotation, field)}).model_validate_json(json.dumps({key: example}))
 
 
@@ -146,7 +146,7 @@ def test_example_plan_is_valid(check, tmp_path):
     for name in ("my-model", "my-teacher"):
         (tmp_path / name).mkdir()
     (tmp_path / "rows.csv").write_text("text,label\na,b\n")
-    plan = {key: value for key, value in WHOLE.items() if key != "include"}
-    assert check(WHOLE)
+    plan = {key: value for key, value in whole().items() if key != "include"}
+    assert check(whole())
     (tmp_path / "plan.yaml").write_text(write_yaml(plan))
     assert load_plan(tmp_path / "plan.yaml").passes[0].plugin == "finetune"

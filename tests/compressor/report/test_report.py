@@ -297,6 +297,19 @@ def test_answer_claims_no_speed_when_none_was_proved(report):
     assert text.count("speed undecided") == 2
 
 
+@pytest.mark.parametrize("columns", [40, 80, 200])
+def test_no_name_of_a_table_is_cut_however_narrow_the_screen(report, monkeypatch, capsys, columns):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    from compressor.report.terminal import table
+
+    long = "final@a-target-whose-name-is-as-long-as-names-may-be-which-is-64-letters"
+    first = report.candidates[0].model_copy(update={"id": long})
+    table(report.model_copy(update={"candidates": (first, *report.candidates[1:])}))
+    shown = capsys.readouterr().out
+    assert "\N{HORIZONTAL ELLIPSIS}" not in shown
+    assert all(each.id in shown for each in (first, *report.candidates[1:]))
+
+
 def test_undecided_ratio_is_never_shown_without_that_word(report, tmp_path, capsys):
     latency = next(record for record in report.probes if isinstance(record, LatencyRecord))
     undecided = tuple(ratio.model_copy(update={"outcome": "undecided"}) for ratio in latency.ratios)

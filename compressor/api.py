@@ -1,0 +1,74 @@
+"""For notebooks and programs: load a plan or build one, run it, read what it found, export. [docs/python.md] shows it at work."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from compressor.contracts import Event
+from compressor.contracts.records import Report
+from compressor.export import export
+from compressor.plan.bound import Bound, load_plan
+from compressor.plan.yaml_source import write_yaml
+from compressor.report import read_report
+from compressor.training.launch import ALONE, Processes
+
+if TYPE_CHECKING:
+    from compressor.run.comparison import Run
+
+__all__ = ["Bound", "Processes", "Report", "build_plan", "export", "load_plan", "read_report", "run"]
+
+
+def build_plan(values: Mapping[str, Any], *, folder: Path | str = ".", settings: Sequence[str] = ()) -> Bound:
+    """A plan from values as a plan file has them, checked whole.
+
+    Args:
+        values: `{"model": {"folder": "my-model"}, "task": "text-classification", ...}`.
+        folder: relative paths start here.
+        settings: values laid over it, as `passes.distill.epochs=1`.
+
+    Raises:
+        PlanError: the plan is at fault; lines are those of the plan as YAML.
+    """
+    with tempfile.TemporaryDirectory(prefix="compressor-plan-") as place:
+        path = Path(place) / "plan.yaml"
+        path.write_text(write_yaml(dict(values)), encoding="utf-8")
+        return load_plan(path, settings=settings, folder=Path(folder).absolute())
+
+
+def run(
+    plan: Bound,
+    *,
+    store: Path | str | None = None,
+    out: Path | str | None = None,
+    tell: Callable[[Event], None] = lambda _: None,
+    processes: Processes = ALONE,
+    command: str = "",
+) -> Run:
+    """Run a plan as `compressor run` does; the result has its `folder` and its `report`.
+
+    Args:
+        plan: what `load_plan` or `build_plan` gave.
+        store: folder of stored results; the user's own unless given.
+        out: folder of the run; `runs/NAME/TIME` unless given.
+        tell: hears each `Message` and `Progress`.
+        processes: how many compute training steps.
+        command: what the report says the run was started by.
+
+    Raises:
+        CompressorError: a step failed, or a folder is in use or holds something else.
+    """
+    from compressor.contracts import Message
+    from compressor.deploy.telemetry import quiet
+
+    quiet()
+    from compressor.run import run_folder
+    from compressor.run.comparison import Run
+    from compressor.run.pipeline import run_plan
+    from compressor.store.place import open_store
+
+    opened = open_store(Path(store) if store else None, plan=plan.name, tell=lambda text: tell(Message(text)))
+    with run_folder.claimed(Path(out), plan.text) if out else run_folder.opened(plan.name, plan.text) as folder:
+        return Run(folder, run_plan(plan, store=opened, folder=folder, command=command, tell=tell, processes=processes))

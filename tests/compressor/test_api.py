@@ -1,0 +1,78 @@
+"""The Python interface: a plan built or loaded, run, read again; and the page that shows it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from furnished import rows, write_model, write_rows
+from typer.testing import CliRunner
+
+from compressor import api
+from compressor.cli import app
+from compressor.contracts import Message
+from compressor.errors import PlanError
+
+PAGE = Path(__file__).parents[2] / "docs" / "python.md"
+
+
+@pytest.fixture(scope="module")
+def worked(tmp_path_factory):
+    """A folder in which the examples of the page were run, one after another, and the names that they leave."""
+    folder = tmp_path_factory.mktemp("api")
+    (folder / "given").mkdir()
+    write_model(folder / "given", ("blue", "red"))
+    (folder / "given" / "model").rename(folder / "my-model")
+    write_rows(folder / "rows.jsonl", rows())
+    before, names = Path.cwd(), {}
+    os.chdir(folder)
+    try:
+        for code in re.findall(r"```python\n(.+?)```", PAGE.read_text(), re.DOTALL):
+            exec(compile(code, PAGE.name, "exec"), names)
+    finally:
+        os.chdir(before)
+    return folder, names
+
+
+def test_examples_of_the_page_run_and_leave_a_run_and_an_export(worked):
+    folder, names = worked
+    ran = names["ran"]
+    assert ran.report.outcome == "measured"
+    assert (folder / ran.folder / "report.html").is_file()
+    assert names["report"] == ran.report
+    assert (folder / "shipped" / "SHA256SUMS").is_file()
+    assert any(isinstance(each, Message) for each in names["heard"])
+
+
+def test_runs_are_listed_with_how_they_ended(worked, monkeypatch):
+    folder, names = worked
+    monkeypatch.chdir(folder)
+    for name, spoil in (
+        ("broken", lambda run: (run / "report.md").write_text("better")),
+        ("left", lambda run: (run / "report.json").unlink()),
+    ):
+        shutil.copytree(names["ran"].folder, Path("runs") / "copies" / name)
+        spoil(Path("runs") / "copies" / name)
+    found = {Path(row["folder"]).name: row for row in json.loads(CliRunner().invoke(app, ["list", "runs", "--json"]).stdout)}
+    assert [found[name]["outcome"] for name in ("broken", "left", names["ran"].folder.name)] == [
+        "damaged",
+        "unfinished",
+        "measured",
+    ]
+    assert "report.md is not the file that was written" in found["broken"]["answer"]
+    assert str(names["ran"].folder) in CliRunner().invoke(app, ["list", "runs"]).stdout
+    shown = CliRunner().invoke(app, ["show", str(names["ran"].folder), "--json"])
+    assert json.loads(shown.stdout)["outcome"] == "measured"
+
+
+def test_plan_that_is_built_is_checked_like_one_that_is_loaded(tmp_path):
+    with pytest.raises(PlanError, match=r"passes.finetune.epoch: no such parameter \(did you mean 'epochs'\?\)"):
+        api.build_plan({"passes": [{"finetune": {"epoch": 1}}]}, folder=tmp_path)
+
+
+def test_page_names_everything_that_the_interface_offers():
+    assert all(f"`{name}" in PAGE.read_text() for name in api.__all__)
