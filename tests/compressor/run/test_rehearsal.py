@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -79,9 +80,11 @@ def test_what_a_run_would_refuse_of_whole_models_is_refused_before_they_are_cut(
 def test_files_beside_models_are_compared_as_a_run_has_them(folder, tmp_path):
     """A run completes a tokenizer's files when it loads a model."""
     other = shutil.copytree(folder / "model", folder / "other")
-    words = (other / "tokenizer.json").read_text()
-    assert '"word7"' in words
-    (other / "tokenizer.json").write_text(words.replace('"word7"', '"ward7"'))
+    words = json.loads((other / "tokenizer.json").read_text())
+    vocabulary = words["model"]["vocab"]
+    last = max(vocabulary, key=vocabulary.get)
+    vocabulary["another"] = vocabulary.pop(last)
+    (other / "tokenizer.json").write_text(json.dumps(words))
     shutil.copytree(folder / "model", folder / "bare")
     (folder / "bare" / "tokenizer.json").unlink()
     plan = DEEP.replace("model: {folder: model}", "model: {folder: bare}\nmodels: {other: {folder: OTHER}}")
