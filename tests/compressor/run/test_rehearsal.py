@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -76,7 +77,11 @@ def test_what_a_run_would_refuse_of_whole_models_is_refused_before_they_are_cut(
 def test_files_beside_models_are_compared_as_a_run_has_them(folder, tmp_path):
     """A run completes a tokenizer's files when it loads a model."""
     other = shutil.copytree(folder / "model", folder / "other")
-    (other / "vocab.txt").unlink()
+    words = json.loads((other / "tokenizer.json").read_text())
+    vocabulary = words["model"]["vocab"]
+    last = max(vocabulary, key=vocabulary.get)
+    vocabulary["another"] = vocabulary.pop(last)
+    (other / "tokenizer.json").write_text(json.dumps(words))
     shutil.copytree(folder / "model", folder / "bare")
     (folder / "bare" / "tokenizer.json").unlink()
     plan = DEEP.replace("model: {folder: model}", "model: {folder: bare}\nmodels: {other: {folder: OTHER}}")
@@ -84,7 +89,7 @@ def test_files_beside_models_are_compared_as_a_run_has_them(folder, tmp_path):
     (folder / "teacher.yaml").write_text(plan.replace("OTHER", "bare"))
     survey(folder / "teacher.yaml", (), tmp_path / "same", tell=lambda _: None)
     (folder / "teacher.yaml").write_text(plan.replace("OTHER", "other"))
-    with pytest.raises(UnsupportedModel, match=r"read different inputs \(.*vocab.txt"):
+    with pytest.raises(UnsupportedModel, match=r"read different inputs \(tokenizer.json differ"):
         survey(folder / "teacher.yaml", (), tmp_path / "differ", tell=lambda _: None)
     files = {path.name for path in (tmp_path / "same" / "source-files").iterdir()}
     assert "tokenizer.json" in files, "it was made, as the run makes it"
