@@ -17,6 +17,8 @@ from compressor.contracts.records import DataRecord, SplitRecord
 from compressor.errors import SourceError
 from compressor.tasks.multi_label import TARGETS, best_threshold
 from compressor.tasks.text_classification import TextClassification
+from compressor.testing.subject import Subject
+from compressor.testing.tasks import TASK
 
 LISTS = TextClassification(multi_label=True)
 COLUMNS = TextClassification(multi_label=True, label=("red", "round"))
@@ -131,3 +133,10 @@ def test_soft_targets_are_refused_by_the_plan():
     assert not LISTS.gives_logits()
     assert TextClassification().gives_logits()
     assert SimpleNamespace(columns=LISTS.columns()).columns.kept == ("label",)
+
+
+@pytest.mark.parametrize("task", [LISTS, TextClassification(text=("text", "other"))], ids=["several labels", "pairs"])
+def test_conforms_as_every_task_does(task):
+    subject = Subject("task", "text-classification", task.model_copy(update={"max_length": 24}))
+    for check in TASK[-5:]:
+        check(subject)
