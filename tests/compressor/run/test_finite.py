@@ -34,6 +34,7 @@ def report(tmp_path_factory):
         patch.syspath_prepend(str(Path(__file__).parents[2] / "stand_ins" / "diffusion"))
         write_model(folder, ("blue", "red"))
         weights = load_file(folder / "model" / "model.safetensors")
+        weights["bert.pooler.dense.bias"][:] = 10.0
         weights["classifier.weight"][:] = 3e38  # finite, and too large for what it is multiplied with
         save_file(weights, folder / "model" / "model.safetensors", metadata={"format": "pt"})
         write_rows(folder / "rows.jsonl", rows())
