@@ -28,28 +28,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("docs/results/intervals.md"))
     given = parser.parse_args(arguments)
     given.work.mkdir(parents=True, exist_ok=True)
-    compared = {
-        name: Coverage(**_kept(given.work / f"paired-{name}.json", lambda name=name: asdict(_paired(name, given))))  # type: ignore[misc]
-        for name in SETTINGS
-    }
-    timed = {
-        name: {
-            float(at): Found(**one)
-            for at, one in _kept(given.work / f"{name}.json", lambda name=name: _timed(name, given)).items()
-        }  # type: ignore[misc]
-        for name in NOISES
-    }
+    compared = {name: _paired(name, given) for name in SETTINGS}
+    timed = {name: _timed(name, given) for name in NOISES}
     given.out.write_text(document(timed, compared), encoding="utf-8")
     return 0
 
 
 def _paired(name: str, given: argparse.Namespace) -> Coverage:
-    return coverage(SETTINGS[name], draws=given.draws, seed=given.seed)
+    def make() -> Mapping[str, Any]:
+        return asdict(coverage(SETTINGS[name], draws=given.draws, seed=given.seed + 1))
+
+    return Coverage(**_kept(given.work / f"paired-{name}.json", make))
 
 
-def _timed(name: str, given: argparse.Namespace) -> dict[str, Any]:
-    found = found_under(NOISES[name], draws=given.draws, seed=given.seed)
-    return {str(planted): asdict(one) for planted, one in found.items()}
+def _timed(name: str, given: argparse.Namespace) -> dict[float, Found]:
+    def make() -> Mapping[str, Any]:
+        found = found_under(NOISES[name], draws=given.draws, seed=given.seed)
+        return {str(planted): asdict(one) for planted, one in found.items()}
+
+    return {float(planted): Found(**one) for planted, one in _kept(given.work / f"{name}.json", make).items()}
 
 
 def _kept(path: Path, make: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:

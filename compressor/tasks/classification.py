@@ -244,7 +244,7 @@ def _f1_difference(
     cells, counts = np.concatenate([cells, added]), np.concatenate([counts, shares])
     true, mine_told, theirs_told = cells // classes**2, cells // classes % classes, cells % classes
 
-    def gained(rows: NDArray[np.float64]) -> NDArray[np.float64]:
+    def gained(rows: NDArray[np.float64] | NDArray[np.int64]) -> NDArray[np.float64]:
         return _macro_f1(rows, true, mine_told, classes) - _macro_f1(rows, true, theirs_told, classes)
 
     draws = np.random.default_rng(seed).multinomial(len(labels), counts / counts.sum(), size=PAIRED_RESAMPLES)

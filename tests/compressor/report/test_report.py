@@ -11,11 +11,11 @@ import jsonschema
 import pytest
 
 from compressor.contracts.notes import Bars, Remark, Series, Table
-from compressor.contracts.records import REPORT_VERSION, LatencyRecord, Parity, Report, Stage, Verdict
+from compressor.contracts.records import REPORT_VERSION, ClassScore, LatencyRecord, Parity, Report, Stage, Verdict
 from compressor.errors import StoreError
 from compressor.report import answer, read_report, report_schema, wording, write_report
 from compressor.report.drawing import VARIABLES
-from compressor.report.findings import Findings, margin
+from compressor.report.findings import Findings, doubts, margin
 from compressor.report.html import page
 from compressor.report.markdown import document
 from compressor.report.terminal import table as report_table
@@ -441,3 +441,65 @@ def test_stage_without_scores_reads_not_measured(report):
 def test_module_is_light():
     source = (Path(__file__).parents[3] / "compressor" / "report" / "__init__.py").read_text()
     assert re.search(r"^(import|from) (matplotlib|jinja2|numpy)", source, flags=re.MULTILINE) is None
+
+
+# ------------------------------------------------------------------ doubts beside the verdict
+
+
+def doubtful(report: Report, *, recalls: dict[str, float], n: dict[str, int]) -> Report:
+    """The report with these recalls of the first final model."""
+    final = next(each for each in report.candidates if each.id == "final@onnxruntime")
+    assert final.scores is not None
+    classes = tuple(
+        ClassScore(label=label, n=n[label], precision=1, recall=recalls[label], f1=recalls[label]) for label in recalls
+    )
+    main = final.scores.main.model_copy(update={"n": sum(n.values())})
+    scores = final.scores.model_copy(update={"per_class": classes, "metrics": (main, *final.scores.metrics[1:])})
+    others = tuple(each for each in report.candidates if each is not final and each.stage != report.reference)
+    return report.model_copy(update={"candidates": (*others, final.model_copy(update={"scores": scores}))})
+
+
+def doubts_of_final(report: Report) -> list[str]:
+    return [doubt.replace(wording.SPACE, " ") for doubt in doubts(report) if doubt.startswith("final@onnxruntime")]
+
+
+def test_a_model_that_finds_none_of_a_class_is_doubted_by_name(report):
+    recalls, n = {"a": 1.0, "b": 0.9, "c": 0.0, "d": 0.0}, dict.fromkeys("abcd", 10)
+    assert doubts_of_final(doubtful(report, recalls=recalls, n=n)) == ["final@onnxruntime finds no row of 2 of 4 classes: c, d."]
+
+
+@pytest.mark.parametrize(("of_b", "doubted"), [(0.5, False), (0.25, True)])
+def test_a_model_that_is_no_better_than_the_majority_class_is_doubted(report, of_b, doubted):
+    found = doubts_of_final(doubtful(report, recalls={"a": 0.9, "b": of_b}, n={"a": 20, "b": 8}))
+    said = "final@onnxruntime is right on no more rows than always saying a would be: 71.4 % against 71.4 %."
+    assert found == ([said] if doubted else [])
+
+
+def test_a_model_that_finds_all_classes_is_not_doubted(report):
+    assert doubts_of_final(doubtful(report, recalls={"a": 0.9, "b": 0.8}, n={"a": 20, "b": 8})) == []
+
+
+def test_doubts_stand_in_the_terminal_after_the_verdict_and_in_the_document(report, capsys):
+    accepted = doubtful(report, recalls={"a": 1.0, "b": 0.0}, n={"a": 9, "b": 9}).model_copy(update={"outcome": "accepted"})
+    report_table(accepted)
+    out = capsys.readouterr().out
+    assert out.startswith("accepted: ")
+    assert "warning: final@onnxruntime finds no row of 1 of 2 classes: b." in " ".join(out.split())
+    assert "**Warning:** final@onnxruntime finds no row" in document(accepted)
+
+
+def test_quality_is_written_in_the_terminal_as_in_the_document(report, capsys):
+    report_table(report)
+    out = capsys.readouterr().out
+    for candidate in report.candidates:
+        if candidate.scores and candidate.stage == "final":
+            written = wording.metric(candidate.scores.main).replace(wording.SPACE, " ")
+            assert written in out.replace(wording.SPACE, " ")
+            assert written in document(report)
+
+
+def test_disturbed_ratio_keeps_its_word_and_says_so(report):
+    latency = next(record for record in report.probes if isinstance(record, LatencyRecord))
+    ratios = tuple(ratio.model_copy(update={"disturbed": True}) for ratio in latency.ratios)
+    text = answer(report.model_copy(update={"probes": (latency.model_copy(update={"ratios": ratios}),)}))
+    assert "4.35 times faster (disturbed: " in text

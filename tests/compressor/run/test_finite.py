@@ -28,13 +28,14 @@ accept:
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):
-    """Of a model whose head has a NaN, which a run must not accept."""
+    """Of a model whose logits overflow, which a run must not accept."""
     folder = tmp_path_factory.mktemp("nan")
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(Path(__file__).parents[2] / "stand_ins" / "diffusion"))
         write_model(folder, ("blue", "red"))
         weights = load_file(folder / "model" / "model.safetensors")
-        weights["classifier.bias"][1] = float("nan")
+        weights["bert.pooler.dense.bias"][:] = 10.0
+        weights["classifier.weight"][:] = 3e38  # finite, and too large for what it is multiplied with
         save_file(weights, folder / "model" / "model.safetensors", metadata={"format": "pt"})
         write_rows(folder / "rows.jsonl", rows())
         (folder / "plan.yaml").write_text(PLAN)
