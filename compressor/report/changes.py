@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from compressor.contracts.records import Candidate, ClassScore
+from compressor.contracts.records import Candidate, ClassScore, Stage
 from compressor.report import wording
 from compressor.report.axes import beside
 from compressor.report.drawing import (
@@ -41,48 +41,49 @@ def layers(findings: Findings, target: str) -> Chart | None:
     names = list(dict.fromkeys((*before.layer_bytes, *after.layer_bytes)))
     shown = names if len(names) <= MOST_LAYERS else sorted(names, key=lambda name: -before.layer_bytes.get(name, 0))[:MOST_LAYERS]
 
-    def paint(figure: Figure) -> None:
-        axes = figure.subplots()
-        bare(axes, grid="x")
-        places = range(len(shown))
-        olds, news = ([stage.layer_bytes.get(name, 0) / 1e6 for name in shown] for stage in (before, after))
-        axes.barh(
-            [place - 0.19 for place in places],
-            olds,
-            0.36,
-            color=SECOND_SOFT,
-            edgecolor=SECOND,
-            hatch="////",
-            lw=0.7,
-            label=before.name,
-        )
-        axes.barh([place + 0.19 for place in places], news, 0.36, color=ACCENT, edgecolor=ACCENT, lw=0.7, label=after.name)
-        for place, (old, new) in enumerate(zip(olds, news, strict=True)):
-            axes.annotate(
-                f"{wording.significant(old)} → {wording.significant(new)}",
-                (max(old, new), place),
-                (5, 0),
-                textcoords="offset points",
-                va="center",
-                color=MUTED,
-                fontsize=7.5,
-            )
-        axes.set_yticks(places, [wording.shortened(name, 40) for name in shown])
-        axes.set_ylim(len(shown) - 0.4, -0.6)
-        axes.set_xlabel("MB")
-        figure.legend(loc="outside upper left", ncols=2)
-
     left_out = f" The {len(shown)} largest of {len(names)} parts." if len(shown) < len(names) else ""
     candidate = findings.candidates.get(f"final@{target}")
     deployed = f" What {target} deploys has {wording.size(candidate.bytes)} in all." if candidate and candidate.bytes else ""
     caption = f"Bytes of each part of the torch model after {before.name} and after {after.name}.{deployed}{left_out}"
     return draw(
         f"layers-{target}",
-        paint,
+        lambda figure: _paired_bars(figure, shown, before, after),
         title=f"Torch model by layer, before it is built for {target}",
         caption=caption,
         height_inches=1.0 + 0.32 * len(shown),
     )
+
+
+def _paired_bars(figure: Figure, shown: Sequence[str], before: Stage, after: Stage) -> None:
+    axes = figure.subplots()
+    bare(axes, grid="x")
+    places = range(len(shown))
+    olds, news = ([stage.layer_bytes.get(name, 0) / 1e6 for name in shown] for stage in (before, after))
+    axes.barh(
+        [place - 0.19 for place in places],
+        olds,
+        0.36,
+        color=SECOND_SOFT,
+        edgecolor=SECOND,
+        hatch="////",
+        lw=0.7,
+        label=before.name,
+    )
+    axes.barh([place + 0.19 for place in places], news, 0.36, color=ACCENT, edgecolor=ACCENT, lw=0.7, label=after.name)
+    for place, (old, new) in enumerate(zip(olds, news, strict=True)):
+        axes.annotate(
+            f"{wording.significant(old)} → {wording.significant(new)}",
+            (max(old, new), place),
+            (5, 0),
+            textcoords="offset points",
+            va="center",
+            color=MUTED,
+            fontsize=7.5,
+        )
+    axes.set_yticks(places, [wording.shortened(name, 40) for name in shown])
+    axes.set_ylim(len(shown) - 0.4, -0.6)
+    axes.set_xlabel("MB")
+    figure.legend(loc="outside upper left", ncols=2)
 
 
 def classes(reference: Candidate, final: Candidate) -> Chart | None:
