@@ -22,6 +22,7 @@ from compressor.report.drawing import (
 from compressor.report.findings import Findings
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 MOST_CLASSES = 30
@@ -57,25 +58,14 @@ def layers(findings: Findings, target: str) -> Chart | None:
             label=before.name,
         )
         axes.barh([place + 0.19 for place in places], news, 0.36, color=ACCENT, edgecolor=ACCENT, lw=0.7, label=after.name)
-        for place, (old, new) in enumerate(zip(olds, news, strict=True)):
-            axes.annotate(
-                f"{wording.significant(old)} → {wording.significant(new)}",
-                (max(old, new), place),
-                (5, 0),
-                textcoords="offset points",
-                va="center",
-                color=MUTED,
-                fontsize=7.5,
-            )
+        _annotated(axes, olds, news)
         axes.set_yticks(places, [wording.shortened(name, 40) for name in shown])
         axes.set_ylim(len(shown) - 0.4, -0.6)
         axes.set_xlabel("MB")
         figure.legend(loc="outside upper left", ncols=2)
 
-    left_out = f" The {len(shown)} largest of {len(names)} parts." if len(shown) < len(names) else ""
-    candidate = findings.candidates.get(f"final@{target}")
-    deployed = f" What {target} deploys has {wording.size(candidate.bytes)} in all." if candidate and candidate.bytes else ""
-    caption = f"Bytes of each part of the torch model after {before.name} and after {after.name}.{deployed}{left_out}"
+    caption = _of_the_torch_model(findings, target, before.name, after.name)
+    caption += f" The {len(shown)} largest of {len(names)} parts." if len(shown) < len(names) else ""
     return draw(
         f"layers-{target}",
         paint,
@@ -83,6 +73,25 @@ def layers(findings: Findings, target: str) -> Chart | None:
         caption=caption,
         height_inches=1.0 + 0.32 * len(shown),
     )
+
+
+def _annotated(axes: Axes, olds: Sequence[float], news: Sequence[float]) -> None:
+    for place, (old, new) in enumerate(zip(olds, news, strict=True)):
+        axes.annotate(
+            f"{wording.significant(old)} → {wording.significant(new)}",
+            (max(old, new), place),
+            (5, 0),
+            textcoords="offset points",
+            va="center",
+            color=MUTED,
+            fontsize=7.5,
+        )
+
+
+def _of_the_torch_model(findings: Findings, target: str, before: str, after: str) -> str:
+    candidate = findings.candidates.get(f"final@{target}")
+    deployed = f" What {target} deploys has {wording.size(candidate.bytes)} in all." if candidate and candidate.bytes else ""
+    return f"Bytes of each part of the torch model after {before} and after {after}.{deployed}"
 
 
 def classes(reference: Candidate, final: Candidate) -> Chart | None:
