@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from compressor.contracts.records import Candidate, ClassScore, Stage
+from compressor.contracts.records import Candidate, ClassScore
 from compressor.report import wording
 from compressor.report.axes import beside
 from compressor.report.drawing import (
@@ -22,6 +22,7 @@ from compressor.report.drawing import (
 from compressor.report.findings import Findings
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 MOST_CLASSES = 30
@@ -41,35 +42,40 @@ def layers(findings: Findings, target: str) -> Chart | None:
     names = list(dict.fromkeys((*before.layer_bytes, *after.layer_bytes)))
     shown = names if len(names) <= MOST_LAYERS else sorted(names, key=lambda name: -before.layer_bytes.get(name, 0))[:MOST_LAYERS]
 
-    left_out = f" The {len(shown)} largest of {len(names)} parts." if len(shown) < len(names) else ""
-    candidate = findings.candidates.get(f"final@{target}")
-    deployed = f" What {target} deploys has {wording.size(candidate.bytes)} in all." if candidate and candidate.bytes else ""
-    caption = f"Bytes of each part of the torch model after {before.name} and after {after.name}.{deployed}{left_out}"
+    def paint(figure: Figure) -> None:
+        axes = figure.subplots()
+        bare(axes, grid="x")
+        places = range(len(shown))
+        olds, news = ([stage.layer_bytes.get(name, 0) / 1e6 for name in shown] for stage in (before, after))
+        axes.barh(
+            [place - 0.19 for place in places],
+            olds,
+            0.36,
+            color=SECOND_SOFT,
+            edgecolor=SECOND,
+            hatch="////",
+            lw=0.7,
+            label=before.name,
+        )
+        axes.barh([place + 0.19 for place in places], news, 0.36, color=ACCENT, edgecolor=ACCENT, lw=0.7, label=after.name)
+        _annotated(axes, olds, news)
+        axes.set_yticks(places, [wording.shortened(name, 40) for name in shown])
+        axes.set_ylim(len(shown) - 0.4, -0.6)
+        axes.set_xlabel("MB")
+        figure.legend(loc="outside upper left", ncols=2)
+
+    caption = _of_the_torch_model(findings, target, before.name, after.name)
+    caption += f" The {len(shown)} largest of {len(names)} parts." if len(shown) < len(names) else ""
     return draw(
         f"layers-{target}",
-        lambda figure: _paired_bars(figure, shown, before, after),
+        paint,
         title=f"Torch model by layer, before it is built for {target}",
         caption=caption,
         height_inches=1.0 + 0.32 * len(shown),
     )
 
 
-def _paired_bars(figure: Figure, shown: Sequence[str], before: Stage, after: Stage) -> None:
-    axes = figure.subplots()
-    bare(axes, grid="x")
-    places = range(len(shown))
-    olds, news = ([stage.layer_bytes.get(name, 0) / 1e6 for name in shown] for stage in (before, after))
-    axes.barh(
-        [place - 0.19 for place in places],
-        olds,
-        0.36,
-        color=SECOND_SOFT,
-        edgecolor=SECOND,
-        hatch="////",
-        lw=0.7,
-        label=before.name,
-    )
-    axes.barh([place + 0.19 for place in places], news, 0.36, color=ACCENT, edgecolor=ACCENT, lw=0.7, label=after.name)
+def _annotated(axes: Axes, olds: Sequence[float], news: Sequence[float]) -> None:
     for place, (old, new) in enumerate(zip(olds, news, strict=True)):
         axes.annotate(
             f"{wording.significant(old)} → {wording.significant(new)}",
@@ -80,10 +86,12 @@ def _paired_bars(figure: Figure, shown: Sequence[str], before: Stage, after: Sta
             color=MUTED,
             fontsize=7.5,
         )
-    axes.set_yticks(places, [wording.shortened(name, 40) for name in shown])
-    axes.set_ylim(len(shown) - 0.4, -0.6)
-    axes.set_xlabel("MB")
-    figure.legend(loc="outside upper left", ncols=2)
+
+
+def _of_the_torch_model(findings: Findings, target: str, before: str, after: str) -> str:
+    candidate = findings.candidates.get(f"final@{target}")
+    deployed = f" What {target} deploys has {wording.size(candidate.bytes)} in all." if candidate and candidate.bytes else ""
+    return f"Bytes of each part of the torch model after {before} and after {after}.{deployed}"
 
 
 def classes(reference: Candidate, final: Candidate) -> Chart | None:
