@@ -27,14 +27,16 @@ def rows_told(rows: Iterable[Any], where: str, *, of: str = "train") -> Iterator
     """Tell what a library raises while it works on these rows of a split.
 
     Raises:
-        RowFailed: something was raised that is none of this program's errors.
+        RowFailed: something was raised that is none of this program's errors; where no rows are known, it is raised as it is.
     """
     try:
         yield
     except CompressorError:
         raise
     except Exception as error:  # a forward pass can raise anything
-        raise RowFailed([int(row) for row in rows], f"{where}: {why(error)}", of=of) from error
+        if not (named := [int(row) for row in rows]):
+            raise
+        raise RowFailed(named, f"{where}: {why(error)}", of=of) from error
 
 
 def told_by_row(predict: Callable[[Feed], Feed], feed: Feed, rows: Sequence[int]) -> Feed:
