@@ -18,6 +18,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -66,6 +67,8 @@ ON_PATHS = {
 ON_PROCESSES = ("subprocess.Popen", "subprocess.Popen.wait", "os.kill")
 DIGEST = 64
 NUMBERS = str.maketrans("0123456789", "#" * 10)
+DRAWN = re.compile(r"(?<=\.)[a-z0-9_]{8}(?=\.part\b)")
+"""What is drawn anew in the name of a folder that is not in its place yet."""
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
 
@@ -111,7 +114,7 @@ class Killer:
             return None
         *folders, name = path[len(self._base) + 1 :].split(os.sep)
         place = [*folders[:2], name] if event == "os.rename" and len(name) < DIGEST else folders[:2]
-        return os.sep.join(place).translate(NUMBERS)
+        return DRAWN.sub("#", os.sep.join(place)).translate(NUMBERS)
 
     def _point(self, event: str, path: str) -> dict[str, str]:
         frames = list(_ours(sys._getframe())) or ["compressor/"]
