@@ -54,6 +54,7 @@ class PlanError(CompressorError):
     """The plan cannot be run; `faults` lists everything that is wrong with it, in file order."""
 
     exit_code = 2
+    faults: tuple[Fault, ...] = ()
 
     def __init__(self, faults: Sequence[Fault]) -> None:
         self.faults = tuple(sorted(faults, key=lambda fault: (fault.file, fault.line, fault.where)))
@@ -73,6 +74,8 @@ class SourceError(CompressorError):
 class MissingColumn(SourceError):
     """Rows lack a column that a task reads."""
 
+    column: str = ""
+
     def __init__(self, column: str, text: str) -> None:
         self.column = column
         super().__init__(text)
@@ -80,6 +83,10 @@ class MissingColumn(SourceError):
 
 class RowFailed(CompressorError):
     """A library raised something while it made inputs of rows, or while a model ran on them."""
+
+    rows: tuple[int, ...] = ()
+    why: str = ""
+    of: str = ""
 
     def __init__(self, rows: Sequence[int], why: str, *, of: str = "") -> None:
         """`rows` are numbers in their split, counted from 0; `of` is the split."""
@@ -129,6 +136,15 @@ class GateStopped(CompressorError):
     """A gate with `on_fail: stop` was not met; the report says which and by how much."""
 
     exit_code = 3
+
+
+def told_elsewhere(kind: str, text: str) -> CompressorError:
+    """An error that another process told by the name of its class and its text: all else that it carries stays there."""
+    named = globals().get(kind)
+    known = named if isinstance(named, type) and issubclass(named, CompressorError) else CompressorError
+    error = known.__new__(known)
+    Exception.__init__(error, text)
+    return error
 
 
 def near_name(name: str, known: Iterable[str]) -> str:

@@ -21,10 +21,9 @@ from typing import Any, TextIO
 
 from pydantic import BaseModel, ConfigDict
 
-from compressor import errors
 from compressor.contracts import Event, Message, Progress
 from compressor.deploy.bench import STDERR_TAIL_LINES
-from compressor.errors import CompressorError, MissingDependency, WorkerFailed
+from compressor.errors import CompressorError, MissingDependency, WorkerFailed, told_elsewhere
 from compressor.training.meeting import PORT, network, scratch_file
 
 WAIT_SECONDS = 600
@@ -199,8 +198,7 @@ def _end(group: Sequence[Started]) -> None:
 def _pass_on(told: dict[str, Any], tell: Tell) -> None:
     """An event from JSON, or the error that a step has ended with."""
     if "error" in told:
-        kind = getattr(errors, told["error"], CompressorError)
-        raise kind(told["text"]) if kind is not errors.PlanError else CompressorError(told["text"])
+        raise told_elsewhere(told["error"], told["text"])
     tell(Message(told["text"]) if "text" in told else Progress(**told))
 
 
