@@ -166,9 +166,7 @@ def _reference(draft: Draft) -> Iterator[Fault]:
     else:
         names = [each.name for each in draft.steps]
         for early in draft.steps[: names.index(draft.reference) + 1]:
-            gate = early.keys.gate
-            if gate and (gate.max_drop is not None or gate.max_class_drop is not None):
-                limit = "max_drop" if gate.max_drop is not None else "max_class_drop"
+            if limit := early.keys.gate and early.keys.gate.drop_limit:
                 later = "is the reference itself" if early is step else f"comes before the reference '{draft.reference}'"
                 yield early.fault(f"{limit} cannot be judged: the step {later}", "gate")
 

@@ -241,6 +241,11 @@ class Limits(Spec):
         return self
 
     @property
+    def drop_limit(self) -> str | None:
+        """Name of a limit on what may be lost against the plan's reference; None where none is given."""
+        return next((name for name in ("max_drop", "max_class_drop") if getattr(self, name) is not None), None)
+
+    @property
     def timed(self) -> bool:
         """True where a limit needs latency to be measured."""
         return self.min_speedup is not None or self.max_latency_ms is not None

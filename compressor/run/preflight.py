@@ -44,9 +44,9 @@ def check_steps(
         if start in untrained and not learns:
             untrained |= {*made_by(step)}
     limits = (*(step.gate for step in bound.passes if step.gate), *bound.accept)
-    if bound.reference in untrained and any(each.max_drop is not None for each in limits):
+    if bound.reference in untrained and (limit := next((each.drop_limit for each in limits if each.drop_limit), None)):
         raise UnsupportedModel(
-            f"max_drop is held against {bound.reference}, {NEWLY_INITIALISED}, and name that step as `reference`"
+            f"{limit} is held against {bound.reference}, {NEWLY_INITIALISED}, and name that step as `reference`"
         )
     check_lengths(bound, folders["source"])
 

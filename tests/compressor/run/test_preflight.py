@@ -86,6 +86,10 @@ def test_quality_is_not_held_against_a_head_that_was_only_drawn(checked):
         checked(FINETUNE, accept=ACCEPT)
     with pytest.raises(UnsupportedModel, match="max_drop is held against source"):
         checked(FINETUNE + "\n    gate: {max_drop: 1}")
+    with pytest.raises(UnsupportedModel, match="max_class_drop is held against source"):
+        checked(FINETUNE, accept=ACCEPT.replace("max_drop", "max_class_drop"))
+    with pytest.raises(UnsupportedModel, match="max_class_drop is held against source"):
+        checked(FINETUNE + "\n    gate: {max_class_drop: 1}")
     checked(FINETUNE, reference="reference: finetune", accept=ACCEPT)
     checked(FINETUNE, accept=ACCEPT, trained=True)
     checked(FINETUNE)
