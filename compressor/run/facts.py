@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from compressor.plan.specs import ModelSource
     from compressor.store.store import Store
 
-FACTS = 2
+FACTS = 3
 """Raised whenever equal files give other facts."""
 READERS = (
     "compressor-toolchain",
@@ -40,6 +40,8 @@ READERS = (
     "pyarrow",
     "scikit-learn",
     "soundfile",
+    "soxr",
+    "tokenizers",
     "transformers",
 )
 
@@ -73,6 +75,7 @@ def rows_of(bound: Bound, store: Store) -> Rows:
     asked = {
         "fact": "rows",
         **_code(),
+        "task": _task(bound),
         "data": spec.model_dump(mode="json"),
         "columns": asdict(columns),
         "seed": bound.seed,
@@ -111,18 +114,22 @@ def examined(source: ModelSource, bound: Bound, labels: tuple[str, ...], store: 
             check_lengths(bound, path)
         return Fact(list(bound.task.examine(path, labels)))
 
-    task = {bound.task_name: bound.task.model_dump(mode="json"), **code_parts(bound.task)}
     probes = [step_parts(each.plugin, each.probe) for each in bound.probes]
     steps = [step_parts(each.plugin, each.step) for each in bound.passes]
     asked = {
         "fact": "examined",
         **_code(),
-        "task": task,
+        "task": _task(bound),
         "labels": list(labels),
         "timed": [*probes, *steps] if source is bound.model else [],
         "folder": str(path.resolve()),
     }
     return [str(line) for line in known(store, asked, [path], find)]
+
+
+def _task(bound: Bound) -> dict[str, object]:
+    """What the task makes of rows and models depends on: the task, its parameters and its code."""
+    return {bound.task_name: bound.task.model_dump(mode="json"), **code_parts(bound.task)}
 
 
 def _code() -> dict[str, object]:

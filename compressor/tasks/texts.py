@@ -45,6 +45,7 @@ class Texts(OneOutput):
     """Texts, or pairs of them, as the model's tokenizer makes inputs of them."""
 
     version: ClassVar[int] = 2
+    requires: ClassVar[tuple[str, ...]] = ("tokenizers",)
     examples: ClassVar[tuple[Mapping[str, Any], ...]] = ({"max_length": 16},)
     problem: ClassVar[Any] = "single_label_classification"
     """What a head answers, as configurations of transformers spell it."""

@@ -18,6 +18,7 @@ from compressor.run.preview import preview
 from compressor.store.known import KNOWN, UNSETTLED_NS
 from compressor.store.store import CHECKSUM, Store, key_of
 from compressor.tasks import tiny
+from compressor.tasks.text_classification import TextClassification
 from compressor.tasks.tiny import LABELS
 
 PLAN = """
@@ -99,6 +100,20 @@ def sounds(tmp_path, monkeypatch):
     assert checked() == ["read_rows", "source_digest"]
     assert checked() == []
     return checked
+
+
+def test_another_task_or_code_of_a_task_reads_rows_anew(texts, monkeypatch):
+    """What a task makes of rows is a part of what is known of them."""
+    assert texts("task={text-classification: {max_length: 8}}") == ["read_rows"]
+    monkeypatch.setattr(TextClassification, "version", TextClassification.version + 1)
+    assert texts() == ["read_rows"]
+    assert texts() == []
+
+
+def test_makers_of_inputs_are_named():
+    """Their versions are in keys: another one may make other inputs of equal rows."""
+    assert "tokenizers" in TextClassification.requires
+    assert {"tokenizers", "soxr", "soundfile", "pillow"} <= set(facts.READERS)
 
 
 def test_says_the_same_of_rows_that_are_known(texts):
