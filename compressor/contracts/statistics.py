@@ -46,7 +46,8 @@ def difference(
         if len(mine) != len(theirs):
             raise ValueError(f"{len(mine)} rows against {len(theirs)}: not the same rows")
         binary = bool(np.isin(mine, (0.0, 1.0)).all() and np.isin(theirs, (0.0, 1.0)).all())
-        change, low, high, method = paired(mine - theirs, reference.weights, seed, binary=binary)
+        with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is told by a verdict, not warned of
+            change, low, high, method = paired(mine - theirs, reference.weights, seed, binary=binary)
         interval = Interval(low=scale * low, high=scale * high, method=method)
     return Difference(
         reference=name,
@@ -82,7 +83,7 @@ def paired(
     error = float(_mean_and_error(gained[None], counted[None])[1][0])
     if error == 0.0:
         return mean, mean, mean, PAIRED_BOOTSTRAP
-    found = [_mean_and_error(gained[rows], counted[rows]) for rows in _resampled(len(gained), seed)]
+    found = [_mean_and_error(gained[rows], counted[rows]) for rows in resampled(len(gained), seed)]
     means, errors = (np.concatenate(each) for each in zip(*found, strict=True))
     varied = errors > 0.0
     low, high = np.quantile((means[varied] - mean) / errors[varied], (0.025, 0.975)) if varied.any() else (0.0, 0.0)
@@ -102,10 +103,10 @@ def _mean_and_error(gained: NDArray[np.float64], weights: NDArray[np.float64]) -
     return means, errors
 
 
-def _resampled(n: int, seed: int) -> Iterator[NDArray[np.int64]]:
-    """Rows drawn with replacement, `RESAMPLES` times n of them in blocks `[draws, n]`: all at once, many rows would fill the memory."""
+def resampled(n: int, seed: int, times: int = RESAMPLES) -> Iterator[NDArray[np.int64]]:
+    """Rows drawn with replacement, `times` n of them in blocks `[draws, n]`: all at once, many rows would fill the memory."""
     import numpy as np
 
     draw, block = np.random.default_rng(seed), max(1, DRAWN_AT_ONCE // n)
-    for done in range(0, RESAMPLES, block):
-        yield draw.integers(0, n, size=(min(block, RESAMPLES - done), n))
+    for done in range(0, times, block):
+        yield draw.integers(0, n, size=(min(block, times - done), n))

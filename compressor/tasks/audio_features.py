@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from compressor.contracts import Batch, Columns, Evaluation, Feed, Graph, Measure, Outputs, Port, Prediction, Want
 from compressor.contracts.records import Interval, Scores
+from compressor.contracts.statistics import resampled
 from compressor.errors import CompressorError, SourceError
 from compressor.model.capture import captured
 from compressor.tasks.audio import SHORTEST, Sounds, frame_mask, frames_of, side_files
@@ -158,8 +159,8 @@ class AudioFeatures(Sounds):
         features = outputs[self.outputs()[0].name]
         found = {f"{name} probe": right(features, truth, probe, name) for name, probe in self.linear_probes.items()}
         mean: NDArray[np.float64] = np.stack(list(found.values())).mean(axis=0)
-        draws = np.random.default_rng(0).integers(0, len(mean), (RESAMPLES, len(mean)))
-        low, high = np.quantile(mean[draws].mean(axis=1), [0.025, 0.975])
+        drawn = np.concatenate([mean[rows].mean(axis=1) for rows in resampled(len(mean), 0, RESAMPLES)])
+        low, high = np.quantile(drawn, [0.025, 0.975])
         interval = Interval(low=float(low), high=float(high), method="bootstrap over rows")
         metrics = [PROBES.metric(float(mean.mean()), len(mean), interval)]
         for name, each in found.items():

@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 from compressor.contracts import Batch, Data, Evaluation, Feed, Measure, Outputs, Prediction
 from compressor.contracts.failing import of_split
 from compressor.contracts.records import ClassScore, Difference, Disagreement, Interval, Scores
-from compressor.contracts.statistics import PAIRED_BOOTSTRAP
+from compressor.contracts.statistics import DRAWN_AT_ONCE, PAIRED_BOOTSTRAP
 from compressor.errors import SourceError
 from compressor.tasks.classification import RESAMPLES, Classification, configured_names, shown
 
@@ -27,7 +27,6 @@ MICRO, MACRO = Measure("micro-F1"), Measure("macro-F1")
 TARGETS = "labels of 0 and 1"
 """Column of the targets, `[classes]` for each row; no file names a column so."""
 BITS = {0: 0, 1: 1, "0": 0, "1": 1}
-DRAWN_AT_ONCE = 4_000_000
 EVEN = 0.5
 
 
@@ -272,6 +271,8 @@ def chances(logits: NDArray[np.float32]) -> NDArray[np.float64]:
 def best_threshold(likely: NDArray[np.float64], labels: NDArray[np.int64]) -> float:
     """The probability from which on labels are told with the best micro-F1; of equally good ones the nearest to 0.5.
 
+    Where none tells any label (every probability is 0 or NaN) it is 0.5: what is not finite is told by a verdict.
+
     Args:
         likely: probabilities `[n, classes]`.
         labels: 0 and 1 `[n, classes]`.
@@ -283,6 +284,8 @@ def best_threshold(likely: NDArray[np.float64], labels: NDArray[np.int64]) -> fl
     f1 = 2 * np.cumsum(right) / (np.arange(1, len(right) + 1) + max(int(right.sum()), 1))
     below = np.append(ranked[1:], 0.0)
     cuts, ends = (ranked + below) / 2, ranked > below  # a cut lies between two that differ
+    if not ends.any():
+        return EVEN
     best = f1[ends].max()
     good = cuts[ends & (f1 >= best - 1e-12)]
     return float(np.clip(good[np.abs(good - EVEN).argmin()], 1e-6, 1 - 1e-6))

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from compressor.contracts import Batch, Columns, Data, Deployment, Evaluation, Feed, Measure, Outputs, Prediction
 from compressor.contracts.records import Difference, Interval, Scores
-from compressor.contracts.statistics import PAIRED_BOOTSTRAP
+from compressor.contracts.statistics import PAIRED_BOOTSTRAP, resampled
 from compressor.errors import SourceError
 from compressor.tasks.texts import Texts
 
@@ -98,16 +98,15 @@ class TextRegression(Texts):
         import numpy as np
 
         told, true = outputs[self.outputs()[0].name][:, 0].astype(np.float64), truth["numbers"]
-        values, draws = _figures(told, true), np.random.default_rng(0).integers(0, len(true), (RESAMPLES, len(true)))
-        drawn = np.asarray([_figures(told[rows], true[rows]) for rows in draws])
-        low, high = np.quantile(drawn, (0.025, 0.975), axis=0)
+        with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is told by a verdict, not warned of
+            values, gains = _figures(told, true), {MSE.name: -np.square(told - true)}
+            low, high = _interval(lambda rows: _figures(told[rows], true[rows]), len(true), seed=0)
         metrics = tuple(
             measure.metric(
                 values[at], len(true), Interval(low=float(low[at]), high=float(high[at]), method="bootstrap over rows")
             )
             for at, measure in enumerate(self.measures())
         )
-        gains = {MSE.name: -np.square(told - true)}
         return Evaluation(Scores(split=split, metric=SPEARMAN.name, metrics=metrics), outputs, gains=gains, truth=truth)
 
     def compare(self, candidate: Evaluation, reference: Evaluation, *, metric: str, name: str, seed: int) -> Difference:
@@ -120,9 +119,10 @@ class TextRegression(Texts):
         figure: Callable[..., float] = {SPEARMAN.name: _spearman, PEARSON.name: _pearson}[metric]
         mine, theirs = (each.outputs[self.outputs()[0].name][:, 0].astype(np.float64) for each in (candidate, reference))
         true = reference.truth["numbers"]
-        draws = np.random.default_rng(seed).integers(0, len(true), (RESAMPLES, len(true)))
-        gained = [figure(mine[rows], true[rows]) - figure(theirs[rows], true[rows]) for rows in draws]
-        low, high = np.quantile(gained, (0.025, 0.975))
+        with np.errstate(invalid="ignore", over="ignore"):
+            low, high = _interval(
+                lambda rows: figure(mine[rows], true[rows]) - figure(theirs[rows], true[rows]), len(true), seed=seed
+            )
         interval = Interval(low=100 * float(low), high=100 * float(high), method=PAIRED_BOOTSTRAP)
         return found.model_copy(update={"interval": interval})
 
@@ -138,6 +138,15 @@ def _number(value: Any, where: str) -> float:
         found = math.nan
     if not math.isfinite(found) or isinstance(value, bool):
         raise SourceError(f"{where} holds {value!r:.40}, expected a number")
+    return found
+
+
+def _interval(value: Callable[[NDArray[np.int64]], Any], n: int, *, seed: int) -> NDArray[np.float64]:
+    """Low and high end of the 95 % percentile interval of what rows, drawn with replacement, have as their value: `[2, ...]`."""
+    import numpy as np
+
+    drawn = [value(rows) for block in resampled(n, seed, RESAMPLES) for rows in block]
+    found: NDArray[np.float64] = np.quantile(drawn, (0.025, 0.975), axis=0)
     return found
 
 

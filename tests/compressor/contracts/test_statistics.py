@@ -7,7 +7,7 @@ import pytest
 
 from compressor.contracts import Evaluation, Measure
 from compressor.contracts.records import Scores
-from compressor.contracts.statistics import difference
+from compressor.contracts.statistics import DRAWN_AT_ONCE, difference, resampled
 
 ERROR = Measure("error", better="lower", drop="percent")
 
@@ -51,3 +51,12 @@ def test_many_rows_are_drawn_in_blocks_that_give_the_same_interval(monkeypatch):
     whole = difference(mine, theirs, metric="error", name="source", seed=0, changed=None)
     monkeypatch.setattr("compressor.contracts.statistics.DRAWN_AT_ONCE", 350)
     assert difference(mine, theirs, metric="error", name="source", seed=0, changed=None) == whole
+
+
+def test_many_rows_are_drawn_in_blocks_that_hold_what_one_draw_would():
+    n, seed = 3 * DRAWN_AT_ONCE // 10, 5
+    first, *others = resampled(n, seed, 7)
+    assert [len(first), *(len(block) for block in others)] == [3, 3, 1]
+    assert first.size <= DRAWN_AT_ONCE
+    whole = np.random.default_rng(seed).integers(0, 50, (20, 50))
+    np.testing.assert_array_equal(np.concatenate(list(resampled(50, seed, 20))), whole)

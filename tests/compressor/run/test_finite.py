@@ -4,14 +4,31 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+from datasets import Dataset
 from furnished import rows, write_model, write_rows
 from safetensors.torch import load_file, save_file
 
+from compressor.contracts.records import Scores
 from compressor.plan.bound import load_plan
 from compressor.run.pipeline import run_plan
+from compressor.run.verify import finite
 from compressor.store.store import Store
+from compressor.tasks.multi_label import TARGETS
+from compressor.tasks.text_classification import TextClassification
+from compressor.tasks.text_regression import TextRegression
 
+
+class _Rows(TextClassification):
+    """Rows that are fed by their numbers: no tokenizer has a part in this."""
+
+    def scored_feeds(self, rows, files):
+        return [{"row": np.arange(len(rows))}], range(len(rows))
+
+
+LABELS = {"labels": np.eye(8, 3, dtype=np.int64), "names": np.asarray(["a", "b", "c"])}
+TASKS = [(_Rows(multi_label=True), 3, LABELS), (TextRegression(), 1, {"numbers": np.arange(8.0)})]
 PLAN = """
 model: {folder: model}
 task: {text-classification: {max_length: 16}}
@@ -59,3 +76,20 @@ def test_metric_is_known_in_any_case_and_spelled_as_the_task_does(report):
     (candidate,) = (each for each in report.candidates if each.stage == "final")
     assert candidate.scores.metric == "macro-F1"
     assert [verdict.metric for verdict in report.verdicts if verdict.quantity == "max_drop"] == ["accuracy"]
+
+
+@pytest.mark.parametrize("broken", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("some", [True, False])
+@pytest.mark.parametrize(("task", "width", "truth"), TASKS, ids=["multi-label", "regression"])
+def test_tasks_score_what_is_not_finite_and_a_verdict_tells_it(task, width, truth, some, broken):
+    sound = np.random.default_rng(0).normal(size=(8, width)).astype(np.float32)
+    outputs = sound.copy()
+    outputs[3 if some else slice(None)] = broken
+    rows = Dataset.from_dict({TARGETS: truth["labels"]} if "labels" in truth else {"label": truth["numbers"]})
+    decided = task.decided(lambda feed: {"logits": outputs[feed["row"]]}, rows, Path())
+    candidate, reference = (decided.score({"logits": each}, truth, split="test") for each in (outputs, sound))
+    (verdict,) = finite(candidate, None, gate="accept[0]", candidate="final@pytorch")
+    assert (verdict.outcome, verdict.value) == ("not met", 1 if some else 8)
+    for measure in task.measures():
+        task.compare(candidate, reference, metric=measure.name, name="source", seed=0)
+    assert Scores.model_validate_json(candidate.scores.model_dump_json()).main.n == 8

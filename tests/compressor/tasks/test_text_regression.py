@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import datasets
 import numpy as np
 import pytest
 import torch
 from scipy import stats
 
-from compressor.contracts import Data, Outputs
+from compressor.contracts import Data, Outputs, statistics
 from compressor.contracts.records import DataRecord
 from compressor.errors import SourceError
 from compressor.tasks.text_regression import TextRegression
@@ -62,6 +64,21 @@ def test_differences_are_paired_and_negative_where_worse():
         found = TASK.compare(scored(far, true), scored(near, true), metric=metric, name="source", seed=0)
         assert found.unit == unit
         assert found.interval.low < found.change < found.interval.high < 0
+
+
+def test_intervals_of_many_rows_are_drawn_in_blocks(monkeypatch):
+    """All draws at once would hold a thousand numbers for each row."""
+    monkeypatch.setattr(statistics, "DRAWN_AT_ONCE", 2_000)
+    draw = np.random.default_rng(0)
+    true, told = draw.standard_normal(500), draw.standard_normal(500)
+    tracemalloc.start()
+    try:
+        found = scored(told, true)
+        TASK.compare(found, found, metric="Pearson", name="source", seed=0)
+        most = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert most < 1000 * 500 * 8 / 4
 
 
 def test_loss_is_the_mean_square_error():
