@@ -66,8 +66,6 @@ class Task(Step, ABC):
 
     trainable: ClassVar[bool] = True
     """False where it has no loss of its own, so that its models learn from teachers only."""
-    logits: ClassVar[bool] = True
-    """False where the main output is no logits: features, say, or noise."""
 
     @abstractmethod
     def measures(self) -> tuple[Measure, ...]:
@@ -95,8 +93,12 @@ class Task(Step, ABC):
         return data
 
     def gives_logits(self) -> bool:
-        """Whether its main output is logits of classes that exclude each other, as soft targets are made of."""
-        return self.logits
+        """Whether its main output is logits of classes that exclude each other, as soft targets are made of; not so features, or noise."""
+        return True
+
+    def scores_classes(self) -> bool:
+        """Whether its scores hold the recall of each class, which `max_class_drop` limits."""
+        return self.gives_logits()
 
     def decided(self, predict: Callable[[Feed], Feed], rows: Dataset, files: Path) -> Self:
         """This task with what a built model is told by, chosen on validation rows: a threshold, say. It is scored and shipped so."""

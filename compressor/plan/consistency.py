@@ -187,11 +187,21 @@ def _metrics(draft: Draft) -> Iterator[Fault]:
             yield step.fault(unknown(step.keys.gate.metric), "gate")
         elif step.keys.gate and (what := _more_than_all(draft, draft.task, step.keys.gate)):
             yield step.fault(what, "gate")
+        if step.keys.gate and (what := _no_classes(draft, draft.task, step.keys.gate)):
+            yield step.fault(what, "gate")
     for where, at, accept in draft.accept:
         if accept and accept.metric and accept.metric not in known:
             yield at.items()["metric"].fault(f"{where}.metric", unknown(accept.metric))
         elif accept and (what := _more_than_all(draft, draft.task, accept)):
             yield at.items()["max_drop"].fault(f"{where}.max_drop", what)
+        if accept and (what := _no_classes(draft, draft.task, accept)):
+            yield at.items()["max_class_drop"].fault(f"{where}.max_class_drop", what)
+
+
+def _no_classes(draft: Draft, task: Task, limits: Limits) -> str | None:
+    if limits.max_class_drop is None or task.scores_classes():
+        return None
+    return f"the task '{draft.task_name}' scores no classes, which max_class_drop is about: limit max_drop"
 
 
 def _more_than_all(draft: Draft, task: Task, limits: Limits) -> str | None:

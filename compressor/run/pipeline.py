@@ -296,7 +296,7 @@ class Runner:
                 evaluation = task.evaluate(predictor(task, session), rows, out, split="test").held_by(self.bound.metric)
             save_evaluation(evaluation, self.folder / EVALUATIONS / candidate.id)
             with watch.time("parity", name, target.name):
-                checked = self._parity(evaluation, eager_of or state)
+                checked = self._parity(task, evaluation, eager_of or state)
         self.built.append(Built(candidate, files, session.facts(), evaluation, checked, timed=timed))
 
     def _decided(self, session: Session, out: Path) -> Task:
@@ -321,10 +321,10 @@ class Runner:
             predict = predictor(task, session)
             keep_answers(task, predict, rows, lambda: self._witnesses, self.ground.data.labels, built=candidate.built, out=out)
 
-    def _parity(self, evaluation: Evaluation, state: StageState) -> Parity:
+    def _parity(self, task: Task, evaluation: Evaluation, state: StageState) -> Parity:
         same = self.ground.eager_outputs(state.made)
         first = {name: array[: len(same[name])] for name, array in evaluation.outputs.items()}
-        return parity(self.bound.task, first, same, against=f"{state.stage.name}, eager float32")
+        return parity(task, first, same, against=f"{state.stage.name}, eager float32")
 
     # -------------------------------------------------------------- probes and verdicts
 

@@ -96,8 +96,10 @@ class Sounds(Task):
         values = settings(files)
         kind, samples = values["feature_extractor_type"], round(self.seconds * int(values["sampling_rate"]))
         if kind not in SOUNDS:
-            return Deployment("arrays", {"extractor": PREPROCESSOR, "made_by": f"transformers.{kind}"}, classes=self.logits)
-        return Deployment("audio", of_audio(values, samples=samples), classes=self.logits)
+            return Deployment(
+                "arrays", {"extractor": PREPROCESSOR, "made_by": f"transformers.{kind}"}, classes=self.gives_logits()
+            )
+        return Deployment("audio", of_audio(values, samples=samples), classes=self.gives_logits())
 
     def feed(self, content: Any, files: Path) -> Feed:
         """Samples or spectra of one recording, given by its path or its bytes."""

@@ -52,7 +52,6 @@ class AudioFeatures(Sounds):
     renamed: ClassVar[Mapping[str, str]] = {"probes": "linear_probes"}
 
     trainable: ClassVar[bool] = False
-    logits: ClassVar[bool] = False
     examples: ClassVar[tuple[Mapping[str, Any], ...]] = ({"seconds": 0.5, "linear_probes": {"label": {"label": "label"}}},)
 
     linear_probes: dict[str, Probe] = Field(
@@ -72,6 +71,10 @@ class AudioFeatures(Sounds):
         if self.crop and self.seconds < SHORTEST:
             raise ValueError(f"crop needs seconds of {SHORTEST} or more, found {self.seconds:g}")
         return self
+
+    def gives_logits(self) -> bool:
+        """Features are none."""
+        return False
 
     def repeats(self) -> bool:
         """Not where sounds are cropped at random."""

@@ -94,6 +94,10 @@ class MultiLabel(Classification):
         """Not of classes that exclude each other."""
         return not self.multi_label
 
+    def scores_classes(self) -> bool:
+        """Of each label, whether they exclude each other or not."""
+        return True
+
     def measures(self) -> tuple[Measure, ...]:
         """Accuracy and macro-F1; with multi_label micro-F1 and macro-F1."""
         return (MICRO, MACRO) if self.multi_label else super().measures()

@@ -21,7 +21,7 @@ BATCH_SIZE = 8
 def loads_by_its_seed(subject: Subject) -> None:
     """A source without a head gets one that the seed decides: equal seeds give equal files, other seeds other ones."""
     run = _run(subject)
-    if not run.data.labels or not run.task.logits:
+    if not run.data.labels or not run.task.gives_logits():
         raise Unchecked("it has no head to draw")
     with short_lived() as folder:
         for name, seed in (("first", 1), ("second", 1), ("third", 2)):
@@ -124,7 +124,7 @@ def scores_rows_in_their_order(subject: Subject) -> None:
         mean, value = float(np.average(gains, weights=evaluation.weights)), evaluation.scores.of(name).value
         fraction = evaluation.scores.of(name).drop == "points"
         subject.require(not fraction or abs(mean - value) < 1e-9, f"gains of '{name}' have the mean {mean}, its score is {value}")
-    for number in (0, len(rows) // 2, len(rows) - 1) if run.task.logits else ():  # a probe cannot be fitted on one row
+    for number in (0, len(rows) // 2, len(rows) - 1) if run.task.gives_logits() else ():  # a probe cannot be fitted on one row
         with subject.during("score of one row"):
             alone = run.task.predicted(predict, rows.select([number]), run.source.path)
         for name, array in evaluation.outputs.items():

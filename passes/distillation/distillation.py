@@ -16,7 +16,16 @@ from compressor.errors import PluginError, UnsupportedModel, did_you_mean
 from compressor.model.anatomy import anatomy_of, anatomy_or_bare
 from compressor.training.settings import TrainingSettings
 from passes.distillation.losses import Teacher, lessons, losses
-from passes.distillation.teachers import COMPARED_ROWS, INPUT_FILES, agreement_remarks, agreements, files_read, silent, teacher
+from passes.distillation.teachers import (
+    COMPARED_ROWS,
+    INPUT_FILES,
+    Agreement,
+    agreement,
+    agreement_remarks,
+    files_read,
+    silent,
+    teacher,
+)
 from passes.side_files import write_side_files
 
 if TYPE_CHECKING:
@@ -183,8 +192,9 @@ class TeacherAgreement:
         for remark in (*agreement_remarks(self._before, after, rows=rows, ctx=self._ctx), *silent(curves)):
             self._ctx.note(Remark(text=remark))
 
-    def _agreements(self, student: Model) -> dict[str, float]:
-        return agreements(self._outputs(student), self._taught, logits=self._ctx.task.logits)
+    def _agreements(self, student: Model) -> dict[str, Agreement]:
+        mine = self._outputs(student)
+        return {name: agreement(self._ctx.task, mine, each) for name, each in self._taught.items()}
 
     def _outputs(self, model: Model) -> NDArray[np.float32]:
         return self._ctx.outputs(model, "validation", limit=COMPARED_ROWS)

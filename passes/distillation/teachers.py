@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from statistics import fmean
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from compressor.contracts import Context, Message
+from compressor.contracts import Context, Message, Task
 from compressor.errors import UnsupportedModel
 from compressor.training.settings import TrainingSettings
 from passes.distillation.losses import DistillationLoss, Teacher
@@ -30,6 +30,7 @@ POINTS = 200
 """Points of a curve in the report."""
 ALIKE = 0.999
 """Agreement of a student that began as its teacher's copy: it can only fall."""
+THREE_PLACES = "{:.3f} on {rows} validation rows, {before:.3f} before"
 STILL = 0.05
 """Relative change of a loss below which it has not moved."""
 
@@ -71,14 +72,38 @@ def _check_classes(name: str, model: Model, student: Model) -> None:
 # ------------------------------------------------------------------ how well they were heard
 
 
-def agreements(student: NDArray[np.float32], taught: Mapping[str, NDArray[np.float32]], *, logits: bool) -> dict[str, float]:
-    """Share of the compared rows on which the student predicts what each teacher does; without logits the mean cosine."""
-    agreed = _same_class if logits else _cosine
-    return {name: agreed(student, each) for name, each in taught.items()}
+@dataclass(frozen=True)
+class Agreement:
+    """How alike the answers of student and teacher are, at most 1, and how that is said."""
+
+    value: float
+    told: str
 
 
-def _same_class(mine: NDArray[np.float32], theirs: NDArray[np.float32]) -> float:
-    return float((mine.argmax(-1) == theirs.argmax(-1)).mean())
+def agreement(task: Task, mine: NDArray[np.float32], theirs: NDArray[np.float32]) -> Agreement:
+    """Of main outputs, row by row: the share of equal predictions; where rows have none the correlation of numbers, or the mean cosine.
+
+    Args:
+        task: whose outputs they are.
+        mine: of the student, `[n, ...]`.
+        theirs: of a teacher, for the same rows.
+    """
+    one, other = _predictions(task, mine), _predictions(task, theirs)
+    if one is not None and other is not None:
+        return Agreement(float((one == other).mean()), "agree on {:.1%} of {rows} validation rows, {before:.1%} before")
+    if mine.shape[-1] == 1:
+        return Agreement(_correlation(mine, theirs), f"tell numbers with a correlation of {THREE_PLACES}")
+    return Agreement(_cosine(mine, theirs), f"have features at a mean cosine of {THREE_PLACES}")
+
+
+def _predictions(task: Task, outputs: NDArray[np.float32]) -> NDArray[Any] | None:
+    found = task.predictions({task.outputs()[0].name: outputs})
+    return outputs.argmax(-1) if found is None and task.gives_logits() else found
+
+
+def _correlation(mine: NDArray[np.float32], theirs: NDArray[np.float32]) -> float:
+    one, other = ((each - each.mean()).reshape(1, -1) for each in (mine, theirs))
+    return _cosine(one, other)
 
 
 def _cosine(mine: NDArray[np.float32], theirs: NDArray[np.float32]) -> float:
@@ -88,15 +113,14 @@ def _cosine(mine: NDArray[np.float32], theirs: NDArray[np.float32]) -> float:
     return float(((mine * theirs).sum(-1) / np.maximum(lengths, 1e-30)).mean())
 
 
-def agreement_remarks(before: Mapping[str, float], after: Mapping[str, float], *, rows: int, ctx: Context) -> Iterator[str]:
+def agreement_remarks(
+    before: Mapping[str, Agreement], after: Mapping[str, Agreement], *, rows: int, ctx: Context
+) -> Iterator[str]:
     """A sentence for each teacher."""
-    for name in before:
-        if ctx.task.logits:
-            found = f"agree on {after[name]:.1%} of {rows} validation rows, {before[name]:.1%} before"
-        else:
-            found = f"have features at a mean cosine of {after[name]:.3f} on {rows} validation rows, {before[name]:.3f} before"
-        yield f"Student and teacher {name} {found}."
-        if after[name] < before[name] < ALIKE:
+    for name, now in after.items():
+        began = before[name].value
+        yield f"Student and teacher {name} {now.told.format(now.value, rows=rows, before=began)}."
+        if now.value < began < ALIKE:
             ctx.tell(Message(f"the student agrees less with {name} than before: try a lower learning_rate or more epochs"))
 
 

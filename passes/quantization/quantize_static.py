@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from compressor.contracts import Artifact, Context, Pass, Progress, Size
+from compressor.contracts import Artifact, Context, Pass, Progress, Size, Task
 from compressor.contracts.statistics import scale_of
 from passes.quantization.quantizers.bits import Bits, sums_bytes_fast, weight_bits
 from passes.side_files import carry_side_files
@@ -30,7 +30,7 @@ CALIBRATION_PASSES = 3
 class QuantizeStatic(Pass):
     """Post-training static quantisation: ONNX Runtime's own quantiser on ONNX, NNCF's on OpenVINO's representation."""
 
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     accepts: ClassVar[tuple[str, ...]] = ("onnx", "onnxruntime", "openvino")
     quantizes: ClassVar[bool] = True
     requires: ClassVar[tuple[str, ...]] = ("onnx",)
@@ -135,10 +135,11 @@ class _Search:
     def sensitivities(self) -> dict[str, float]:
         """By layer: how much divergence from the float graph goes away when it alone stays in float."""
         exact, layers = self._outputs(self.model), self.quantized.layers
-        whole = _divergence(exact, self._outputs(self.written(())))
+        apart, _ = difference_by(self.ctx.task)
+        whole = apart(exact, self._outputs(self.written(())))
         costs = {}
         for done, layer in enumerate(layers, start=1):
-            costs[layer] = whole - _divergence(exact, self._outputs(self.written((layer,))))
+            costs[layer] = whole - apart(exact, self._outputs(self.written((layer,))))
             self.ctx.tell(Progress("sensitivity", done, len(layers), "layers"))
         return costs
 
@@ -159,8 +160,8 @@ class _Search:
 
         self.ctx.note(
             Bars(
-                title=f"Sensitivity: divergence that quantising each layer adds ({SENSITIVITY_ROWS} validation rows)",
-                unit="KL",
+                title=f"Sensitivity: difference from float that quantising each layer adds ({SENSITIVITY_ROWS} validation rows)",
+                unit=difference_by(self.ctx.task)[1],
                 values=dict(costs),
                 marked=restored,
                 mark="restored to float" if restored else "",
@@ -171,13 +172,22 @@ class _Search:
         return self.ctx.outputs(model, "validation", limit=SENSITIVITY_ROWS)
 
 
-def _divergence(exact: NDArray[np.float32], other: NDArray[np.float32]) -> float:
-    """Mean KL(exact || other) over rows of logits; of a single output, which has no distribution, the mean square difference."""
+def difference_by(task: Task) -> tuple[Callable[[NDArray[np.float32], NDArray[np.float32]], float], str]:
+    """What tells how far outputs are from those of the float graph, and its unit."""
+    return (divergence, "KL") if task.gives_logits() else (square_difference, "mean square difference")
+
+
+def square_difference(exact: NDArray[np.float32], other: NDArray[np.float32]) -> float:
+    """Mean square difference of outputs that are no distribution over classes: numbers, features, logits of many labels."""
+    import numpy as np
+
+    return float(np.square(exact.astype(np.float64) - other).mean())
+
+
+def divergence(exact: NDArray[np.float32], other: NDArray[np.float32]) -> float:
+    """Mean KL(exact || other) over rows of logits of classes that exclude each other."""
     import numpy as np
     from scipy.special import log_softmax
-
-    if exact.shape[-1] == 1:
-        return float(np.square(exact.astype(np.float64) - other).mean())
 
     p: NDArray[np.float64] = log_softmax(exact, axis=-1)
     q: NDArray[np.float64] = log_softmax(other, axis=-1)

@@ -12,8 +12,10 @@ from furnished import write_rows
 from compressor.errors import SourceError
 from compressor.export import export
 from compressor.plan.bound import load_plan
+from compressor.run import pipeline
 from compressor.run.pipeline import run_plan
 from compressor.run.preview import preview
+from compressor.run.verify import parity
 from compressor.store.store import Store
 from compressor.tasks.tiny import LABELS, text_model
 
@@ -60,7 +62,9 @@ def said(folder, *words):
     return done.stdout.strip()
 
 
-def test_several_labels_run_from_plan_to_export(place):
+def test_several_labels_run_from_plan_to_export(place, monkeypatch):
+    held = []
+    monkeypatch.setattr(pipeline, "parity", lambda task, *given, **named: held.append(task) or parity(task, *given, **named))
     task = "{text-classification: {text: premise, label: colours, multi_label: true, max_length: 16}}"
     lines, report, (torch_out, onnx_out) = ran(place, "several", task, "macro-F1")
     assert "source: has no head: a fresh one for blue, green, red is drawn, and has to be trained" in lines
@@ -69,6 +73,8 @@ def test_several_labels_run_from_plan_to_export(place):
     assert [metric.name for metric in final.scores.metrics] == ["micro-F1", "macro-F1"]
     assert [each.label for each in final.scores.per_class] == list(LABELS)
     assert set(report.data.splits[0].classes) == set(LABELS)
+    assert len(held) == 4, "final and reference on two targets"
+    assert all(task.threshold is not None for task in held), "predictions are held against each other as they are told"
     spec = json.loads((onnx_out / "spec.json").read_text())
     assert 0 < spec["threshold"] < 1
     assert spec["threshold"] != 0.5, "it is chosen on validation rows"

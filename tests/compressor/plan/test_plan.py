@@ -700,3 +700,25 @@ def test_a_pass_that_said_its_needs_by_the_methods_of_before_is_understood():
         needs = Before().needs()
     assert (needs.teachers, needs.targets, needs.logits) == (("source",), ("cpu",), True)
     assert needs.workloads == (Workload(batch=2, length=64),)
+
+
+@pytest.mark.parametrize("where", ["gate", "accept"])
+@pytest.mark.parametrize(
+    ("task", "refused"),
+    [
+        ("text-regression: {}", True),
+        ("audio-features: {}", True),
+        ("text-classification: {multi_label: true}", False),
+        ("text-classification: {}", False),
+    ],
+)
+def test_a_limit_on_classes_is_for_tasks_that_score_them(folder, task, refused, where):
+    gate = "\n    gate: {max_class_drop: 3}" if where == "gate" else ""
+    accept = "accept: [{target: pytorch, max_class_drop: 3}]" if where == "accept" else ""
+    given = f"model: {{folder: model}}\ntask: {{{task}}}\ndata: {{files: rows.csv}}\n"
+    Path("plan.yaml").write_text(f"{given}passes:\n  - finetune: {{epochs: 1}}{gate}\ntargets: [pytorch]\n{accept}\n")
+    if not refused:
+        load_plan(Path("plan.yaml"))
+        return
+    with pytest.raises(PlanError, match=r"scores no classes, which max_class_drop is about: limit max_drop"):
+        load_plan(Path("plan.yaml"))

@@ -15,10 +15,12 @@ from compressor.contracts import Artifact, Evaluation, Port
 from compressor.contracts.notes import Bars, Table
 from compressor.contracts.records import Metric, Scores
 from compressor.model.model import Model
+from compressor.tasks.audio_features import AudioFeatures
 from compressor.tasks.text_classification import TextClassification
+from compressor.tasks.text_regression import TextRegression
 from passes.fold import Fold
 from passes.quantization.quantize_dynamic import QuantizeDynamic
-from passes.quantization.quantize_static import QuantizeStatic
+from passes.quantization.quantize_static import QuantizeStatic, difference_by
 from passes.quantization.quantizers import nncf, onnx_tables, onnxruntime
 from passes.quantization.quantizers.bits import weight_bits
 from targets.onnxruntime import OnnxRuntime
@@ -79,6 +81,7 @@ class Context:
 
     def __init__(self, folder, target):
         self.folder, self.dialect, self.seed = folder, target.dialect, 0
+        self.task = TextClassification()
         self.notes, self.events, self.asked = [], [], []
 
     def feeds(self, model, split, *, limit=None):
@@ -392,3 +395,12 @@ def test_nncf_leaves_its_source_as_it_is(openvino_model, tmp_path):
     before = (openvino_model.path / "model.bin").read_bytes()
     nncf.compress_weights(openvino_model.path / "model.xml", tmp_path / "model.xml")
     assert (openvino_model.path / "model.bin").read_bytes() == before
+
+
+def test_what_a_layer_costs_is_counted_by_what_the_outputs_are():
+    exact, other = np.asarray([[2, -1], [0, 1]], dtype=np.float32), np.asarray([[4, 1], [2, 3]], dtype=np.float32)
+    apart, unit = difference_by(TextClassification())
+    assert (apart(exact, other), unit) == (pytest.approx(0, abs=1e-9), "KL"), "classes are as likely as they were"
+    for task in (TextClassification(multi_label=True), TextRegression(), AudioFeatures()):
+        apart, unit = difference_by(task)
+        assert (apart(exact, other), unit) == (4.0, "mean square difference")
