@@ -56,6 +56,7 @@ class AudioClassification(Sounds, Classification):
 
         from compressor.model.heads import head_in
 
+        side_files(source)
         return (str(head_in(AutoModelForAudioClassification, source, labels)[0]),)
 
     def forward(self, module: torch.nn.Module, batch: Batch, want: Want = Want()) -> Outputs:

@@ -96,6 +96,11 @@ class AudioFeatures(Sounds):
         named = [name for each in (first, *others) for name in (each.label, each.groups) if name]
         return Columns((self.audio,), first.label, tuple(dict.fromkeys(name for name in named if name != first.label)))
 
+    def examine(self, source: Path, labels: Sequence[str]) -> tuple[str, ...]:  # noqa: ARG002 - there is no head
+        """Nothing of a head; settings of the feature extractor are read as `load` does."""
+        side_files(source)
+        return ()
+
     def load(self, source: Path, data: Data, *, seed: int) -> Model:  # noqa: ARG002 - nothing is drawn
         """The encoder of the source, without a head; that of Whisper is made to take inputs of any length.
 

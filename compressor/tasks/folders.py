@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from compressor.contracts import Columns
 from compressor.contracts.records import stays_inside
-from compressor.errors import SourceError
+from compressor.errors import MissingColumn, SourceError
 from compressor.plan.paths import Place, read_bytes
 from compressor.plan.specs import DataSpec
 from compressor.tasks.media import place_of
@@ -61,7 +61,7 @@ def read_folders(
 
     Raises:
         SourceError: something is no such file, leads out of its folder, or has no label.
-        MissingColumn: a table lacks a column.
+        MissingColumn: a table lacks a column, or a task reads one that folders do not give.
     """
     for folder in folders:
         if not folder.is_dir():
@@ -100,6 +100,7 @@ def _findings(folder: Path, passed: Counter[str]) -> list[str]:
 def _per_label(
     folders: Sequence[Path], kind: str, columns: Columns, spec: DataSpec, root: Path | None
 ) -> tuple[Dataset, list[str]]:
+    _check_columns(folders[0], kind, columns)
     paths, labels, findings = list[Path](), list[str](), list[str]()
     for folder in folders:
         passed = Counter[str]()
@@ -117,6 +118,14 @@ def _per_label(
     kind = kind or _found_kind(paths)
     cells: dict[str, list[Any]] = {columns.label: labels} if columns.label else {}
     return _dataset(columns.content[0], _contents(paths, kind, spec, findings), kind, cells), findings
+
+
+def _check_columns(folder: Path, kind: str, columns: Columns) -> None:
+    """A folder for each label gives a file and one label, and nothing else."""
+    given = (columns.content[0], columns.label)
+    if beyond := next((name for name in columns.all if name not in given), None):
+        other = OR_TABLE.removeprefix("or ") if kind else "a table with all columns"
+        raise MissingColumn(beyond, f"{folder}: a folder for each label gives no column '{beyond}'; {other} does")
 
 
 def _aside(path: Path) -> bool:

@@ -62,6 +62,7 @@ class ImageClassification(Classification):
 
         from compressor.model.heads import head_in
 
+        _how(source)
         return (str(head_in(AutoModelForImageClassification, source, labels)[0]),)
 
     def inputs(self, model: Model | Path) -> tuple[Port, ...]:

@@ -97,10 +97,15 @@ class Texts(OneOutput):
         auto, labels = AutoModelForSequenceClassification, self.head(data.labels)
         module, newly_initialised = load_classifier(auto, source, labels, seed=seed, problem=self.answers_as())
         self._check_length(module, source)
+        files = self._side_files(tokenizer, module, source)
+        return models.Model.wrap(module, files, newly_initialised=newly_initialised)
+
+    @staticmethod
+    def _side_files(tokenizer: Any, module: Any, source: Path) -> dict[str, bytes]:
         agree_on_padding(tokenizer, module, source)
         files = side_files(tokenizer, module)
         check_kept(files, tokenizer, source)
-        return models.Model.wrap(module, files, newly_initialised=newly_initialised)
+        return files
 
     def _check_length(self, module: Any, source: Path) -> None:
         from compressor.model.positions import positions
@@ -115,9 +120,10 @@ class Texts(OneOutput):
 
         from compressor.model.heads import head_in
 
-        read_tokenizer(source)
+        tokenizer = read_tokenizer(source)
         head, module = head_in(AutoModelForSequenceClassification, source, self.head(labels), problem=self.answers_as())
         self._check_length(module, source)
+        self._side_files(tokenizer, module, source)
         return (str(head),)
 
     def refuses(self, length: int, files: Path | None = None) -> str | None:

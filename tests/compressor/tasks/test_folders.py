@@ -12,7 +12,7 @@ import soundfile
 from PIL import Image
 
 from compressor.contracts import Columns
-from compressor.errors import SourceError
+from compressor.errors import MissingColumn, SourceError
 from compressor.plan.specs import DataSpec
 from compressor.tasks.data import load_data
 from compressor.tasks.folders import IMAGES
@@ -41,6 +41,13 @@ def sounds(root, suffix=".wav"):
         (root / label).mkdir(parents=True)
         for number in range(6):
             soundfile.write(root / label / f"{number}{suffix}", DRAW.uniform(-0.5, 0.5, 4000), 16000)
+
+
+def texts(root):
+    for label in ("a", "b"):
+        (root / label).mkdir(parents=True)
+        for number in range(6):
+            (root / label / f"{number}.txt").write_text(f"text {number} of {label}")
 
 
 def refused(folder, columns, **spec):
@@ -229,3 +236,23 @@ def test_links_within_a_folder_and_in_the_hubs_cache_are_followed(tmp_path):
     (blobs / "cat0").unlink()
     (blobs / "cat0").symlink_to("/etc/passwd")
     assert "leads to /etc/passwd, out of" in refused(blobs.parent / "snapshots" / "0123", PICTURES)
+
+
+@pytest.mark.parametrize(
+    ("columns", "lacking"),
+    [
+        (Columns(("text",), kept=("colours",)), "colours"),
+        (Columns(("text",), kept=("score",)), "score"),
+        (Columns(("premise", "hypothesis"), "label"), "hypothesis"),
+        (Columns(("audio",), "label", kept=("speaker",)), "speaker"),
+    ],
+    ids=["many labels", "numbers", "pairs", "probes"],
+)
+def test_a_column_that_folders_do_not_give_is_missing(tmp_path, columns, lacking):
+    if columns.content == ("audio",):
+        sounds(tmp_path / "set")
+    else:
+        texts(tmp_path / "set")
+    with pytest.raises(MissingColumn, match=f"a folder for each label gives no column '{lacking}'") as caught:
+        load(tmp_path, columns, files={"path": "set", "layout": "folder-per-label"})
+    assert caught.value.column == lacking
