@@ -100,7 +100,6 @@ def _findings(folder: Path, passed: Counter[str]) -> list[str]:
 def _per_label(
     folders: Sequence[Path], kind: str, columns: Columns, spec: DataSpec, root: Path | None
 ) -> tuple[Dataset, list[str]]:
-    _check_columns(folders[0], kind, columns)
     paths, labels, findings = list[Path](), list[str](), list[str]()
     for folder in folders:
         passed = Counter[str]()
@@ -116,6 +115,7 @@ def _per_label(
             f"{folders[0]} holds the folders {sorted(set(labels))}: name them as splits, `files: {{train: ..., test: ...}}`"
         )
     kind = kind or _found_kind(paths)
+    _check_columns(folders[0], kind, columns)
     cells: dict[str, list[Any]] = {columns.label: labels} if columns.label else {}
     return _dataset(columns.content[0], _contents(paths, kind, spec, findings), kind, cells), findings
 
