@@ -131,8 +131,9 @@ class Classification(OneOutput):
         import numpy as np
 
         logits = outputs[self.outputs()[0].name].astype(np.float64)
-        shares = np.exp(logits - logits.max(-1, keepdims=True))
-        shares /= shares.sum(-1, keepdims=True)
+        with np.errstate(invalid="ignore"):  # what is not finite is told by a verdict, not warned of
+            shares = np.exp(logits - logits.max(-1, keepdims=True))
+            shares /= shares.sum(-1, keepdims=True)
         ranked = [[(labels[at], float(row[at])) for at in np.argsort(-row, kind="stable")] for row in shares]
         return tuple(Prediction(first[0], first[1], (first, *others)) for first, *others in ranked)
 

@@ -28,7 +28,8 @@ class _Rows(TextClassification):
 
 
 LABELS = {"labels": np.eye(8, 3, dtype=np.int64), "names": np.asarray(["a", "b", "c"])}
-TASKS = [(_Rows(multi_label=True), 3, LABELS), (TextRegression(), 1, {"numbers": np.arange(8.0)})]
+CLASSES = {"labels": np.arange(8) % 3, "names": np.asarray(["a", "b", "c"])}
+TASKS = [(_Rows(), 3, CLASSES), (_Rows(multi_label=True), 3, LABELS), (TextRegression(), 1, {"numbers": np.arange(8.0)})]
 PLAN = """
 model: {folder: model}
 task: {text-classification: {max_length: 16}}
@@ -80,7 +81,7 @@ def test_metric_is_known_in_any_case_and_spelled_as_the_task_does(report):
 
 @pytest.mark.parametrize("broken", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("some", [True, False])
-@pytest.mark.parametrize(("task", "width", "truth"), TASKS, ids=["multi-label", "regression"])
+@pytest.mark.parametrize(("task", "width", "truth"), TASKS, ids=["classes", "multi-label", "regression"])
 def test_tasks_score_what_is_not_finite_and_a_verdict_tells_it(task, width, truth, some, broken):
     sound = np.random.default_rng(0).normal(size=(8, width)).astype(np.float32)
     outputs = sound.copy()
@@ -88,6 +89,7 @@ def test_tasks_score_what_is_not_finite_and_a_verdict_tells_it(task, width, trut
     rows = Dataset.from_dict({TARGETS: truth["labels"]} if "labels" in truth else {"label": truth["numbers"]})
     decided = task.decided(lambda feed: {"logits": outputs[feed["row"]]}, rows, Path())
     candidate, reference = (decided.score({"logits": each}, truth, split="test") for each in (outputs, sound))
+    assert len(decided.tell(candidate.outputs, ["a", "b", "c"])) == 8
     (verdict,) = finite(candidate, None, gate="accept[0]", candidate="final@pytorch")
     assert (verdict.outcome, verdict.value) == ("not met", 1 if some else 8)
     for measure in task.measures():
