@@ -193,7 +193,7 @@ def list_(kind: Annotated[Kind, typer.Argument(help="What to list.")], as_json: 
 
 
 def _runs() -> list[dict[str, str]]:
-    from compressor.run.survey import runs
+    from compressor.run.listing import runs
 
     return [{name: str(value) for name, value in ran.model_dump().items()} for ran in runs()]
 
