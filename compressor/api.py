@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from compressor.contracts import Event
 from compressor.contracts.records import Report
+from compressor.deploy.telemetry import keep_to_here, quiet
 from compressor.export import export
 from compressor.plan.bound import Bound, load_plan
 from compressor.plan.yaml_source import write_yaml
@@ -17,6 +18,8 @@ from compressor.training.launch import ALONE, Processes
 
 if TYPE_CHECKING:
     from compressor.run.comparison import Run
+
+keep_to_here()  # now, since libraries read the environment when they are imported
 
 __all__ = ["Bound", "Processes", "Report", "build_plan", "export", "load_plan", "read_report", "run"]
 
@@ -61,7 +64,6 @@ def run(
         CompressorError: a step failed, or a folder is in use or holds something else.
     """
     from compressor.contracts import Message
-    from compressor.deploy.telemetry import quiet
 
     quiet()
     from compressor.run import run_folder

@@ -62,11 +62,14 @@ def _version(asked: bool) -> None:
 
 @app.callback()
 def options(
-    version: Annotated[
+    version: Annotated[  # noqa: ARG001 - its callback answers
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and nothing else.")
     ] = False,
 ) -> None:
     """One plan takes a trained model to a smaller, faster one that is proved to be so on its target."""
+    from compressor.deploy.telemetry import quiet
+
+    quiet()  # before any command imports a library
 
 
 @app.command()
@@ -111,7 +114,6 @@ def run(
 
 
 def _run(bound: Bound, store: Path | None, out: Path | None, processes: Processes) -> Run:
-    _quiet()
     from compressor.api import run as run_plan
     from compressor.report.terminal import Bars
 
@@ -130,7 +132,6 @@ def join(
     """Lend this machine to the training steps of a run on another one; both see the store and the plan's folder at one path."""
     import tempfile
 
-    _quiet()
     from compressor.report.terminal import Bars
     from compressor.training.launch import join as lend
 
@@ -154,7 +155,6 @@ def check(
     from compressor.plan.bound import load_plan
 
     bound = load_plan(plan, settings=settings or ())
-    _quiet()
     from compressor.foreign import printable
     from compressor.run.preview import preview
     from compressor.training.launch import Processes
@@ -254,7 +254,6 @@ def compare(
     from compressor.report.terminal import Bars, comparison_tables
     from compressor.run.comparison import compare_runs, measure
 
-    _quiet()
     comparison = compare_runs(first, second)
     if measured:
         with Bars() as bars:
@@ -340,12 +339,6 @@ def _processes(each: int, nodes: int, rendezvous: str) -> Processes:
     if nodes > 1 and not (host and port.isdecimal()):
         _fail(f"--nodes {nodes} needs a rendezvous HOST:PORT, found '{rendezvous}'", 2)
     return Processes(each, nodes, rendezvous)
-
-
-def _quiet() -> None:
-    from compressor.deploy.telemetry import quiet
-
-    quiet()
 
 
 def _unheard(_: object) -> None:
