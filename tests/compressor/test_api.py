@@ -74,5 +74,13 @@ def test_plan_that_is_built_is_checked_like_one_that_is_loaded(tmp_path):
         api.build_plan({"passes": [{"finetune": {"epoch": 1}}]}, folder=tmp_path)
 
 
+def test_plan_that_is_built_includes_files_of_its_folder_and_faults_call_it_plan(tmp_path):
+    (tmp_path / "shared.yaml").write_text("passes: [{finetune: {epoch: 1}}]\n")
+    with pytest.raises(PlanError) as refused:
+        api.build_plan({"include": "shared.yaml", "seed": "one"}, folder=tmp_path)
+    found = {(fault.file, fault.where) for fault in refused.value.faults}
+    assert {("plan", "seed"), (str(tmp_path / "shared.yaml"), "passes.finetune.epoch")} <= found
+
+
 def test_page_names_everything_that_the_interface_offers():
     assert all(f"`{name}" in PAGE.read_text() for name in api.__all__)
