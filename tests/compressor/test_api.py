@@ -16,6 +16,7 @@ from compressor import api
 from compressor.cli import app
 from compressor.contracts import Message
 from compressor.errors import PlanError
+from compressor.run.listing import runs
 
 PAGE = Path(__file__).parents[2] / "docs" / "python.md"
 
@@ -67,6 +68,30 @@ def test_runs_are_listed_with_how_they_ended(worked, monkeypatch):
     assert str(names["ran"].folder) in CliRunner().invoke(app, ["list", "runs"]).stdout
     shown = CliRunner().invoke(app, ["show", str(names["ran"].folder), "--json"])
     assert json.loads(shown.stdout)["outcome"] == "measured"
+
+
+def test_unfinished_run_is_listed_without_a_write_in_its_folder(tmp_path):
+    folder = tmp_path / "name" / "time"
+    folder.mkdir(parents=True)
+    (folder / "plan.yaml").write_text("name: p\n")
+    folder.chmod(0o500)
+    before = folder.stat().st_mtime_ns
+    assert [ran.outcome for ran in runs(tmp_path)] == ["unfinished"]
+    assert folder.stat().st_mtime_ns == before
+
+
+def test_nothing_of_a_listed_run_acts_upon_the_terminal(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "runs" / "name" / "\x1b[2J\u202etime"
+    folder.mkdir(parents=True)
+    (folder / "report.json").write_text("{}")
+    lines = CliRunner().invoke(app, ["list", "runs"]).stdout
+    assert "damaged" in lines
+    assert "\\x1b[2J\\u202etime" in lines
+    assert not {"\x1b", "\u202e"} & set(lines)
+    as_json = CliRunner().invoke(app, ["list", "runs", "--json"]).stdout
+    assert json.loads(as_json)[0]["folder"] == "runs/name/\x1b[2J\u202etime"
+    assert "\u202e" not in as_json
 
 
 def test_plan_that_is_built_is_checked_like_one_that_is_loaded(tmp_path):
