@@ -14,7 +14,7 @@ from compressor.contracts.records import DataRecord, SplitRecord
 from compressor.errors import SourceError
 from compressor.model.sources import resolve
 from compressor.plan.specs import DataSpec
-from compressor.tasks.labels import in_order, look_alikes
+from compressor.tasks.labels import check_classes, in_order, look_alikes
 from compressor.tasks.media import check_media, content_of, is_file_cell, undecoded
 from compressor.tasks.sources import Source, read_rows
 from compressor.tasks.split import cut
@@ -66,6 +66,7 @@ def split_rows(read_source: Source, spec: DataSpec, *, columns: Columns, seed: i
         labels = in_order(parts["train"][label])
         if len(labels) < 2:
             raise SourceError(f"{source}: all rows of train have the one label '{labels[0]}'; at least 2 labels are needed")
+        check_classes(labels, label, source)
         findings += look_alikes(labels)
         parts = {name: _encoded(rows, label, labels, name) for name, rows in parts.items()}
     parts = _split(parts, spec, label, seed)
