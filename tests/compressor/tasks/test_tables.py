@@ -293,6 +293,19 @@ def test_equal_texts_with_different_labels_are_kept_and_told(tmp_path):
     )
 
 
+def test_equal_texts_with_different_lists_or_numbers_are_kept_and_told(tmp_path):
+    rows = [{"text": f"number {at}", "labels": ["a"], "score": at / 2} for at in range(40)]
+    rows += [{"text": "Number 3", "labels": ["a", "b"], "score": 1.5}, {"text": "number 4", "labels": ["a"], "score": 0.25}]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for column, number, first, other in (("labels", 3, "['a']", "['a', 'b']"), ("score", 4, "2.0", "0.25")):
+        data = load_data(DataSpec(files="rows.jsonl"), columns=Columns(("text",), kept=(column,)), seed=0, folder=tmp_path)
+        assert data.record.findings == (
+            "1 row with the content of another row and a different label, all kept "
+            f"(first: row {number} of train {column} {first}, row {37 + number} of train {column} {other})",
+        )
+    assert load_data(DataSpec(files="rows.jsonl"), columns=Columns(("text",)), seed=0, folder=tmp_path).record.findings == ()
+
+
 # ------------------------------------------------------------------ files that rows name
 
 
