@@ -204,7 +204,7 @@ def _described(
 def _named(name: Any, table: Path, place: Place) -> Path:
     """The file of that name in the folder, else below the plan's root: links are followed to where they may lead."""
     starts = (place.folder, *((place.root,) if place.root else ()))
-    path = next((start / name for start in starts if isinstance(name, str) and (start / name).is_file()), None)
+    path: Path | None = next((start / name for start in starts if isinstance(name, str) and (start / name).is_file()), None)
     if path is None:
         raise SourceError(f"{table} names {name!r:.80}, which is no file in {' or '.join(map(str, starts))}")
     try:
