@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compressor.contracts import Event
 from compressor.contracts.records import Report
+from compressor.deploy.telemetry import keep_to_here, quiet
 from compressor.export import export
-from compressor.plan.bound import Bound, load_plan
+from compressor.plan.bound import Bound, load_plan, read_plan
 from compressor.plan.yaml_source import write_yaml
 from compressor.report import read_report
 from compressor.training.launch import ALONE, Processes
 
 if TYPE_CHECKING:
     from compressor.run.comparison import Run
+
+keep_to_here()  # now, since libraries read the environment when they are imported
 
 __all__ = ["Bound", "Processes", "Report", "build_plan", "export", "load_plan", "read_report", "run"]
 
@@ -26,16 +28,13 @@ def build_plan(values: Mapping[str, Any], *, folder: Path | str = ".", settings:
 
     Args:
         values: `{"model": {"folder": "my-model"}, "task": "text-classification", ...}`.
-        folder: relative paths start here.
+        folder: relative paths start here, those of `include` too.
         settings: values laid over it, as `passes.distill.epochs=1`.
 
     Raises:
         PlanError: the plan is at fault; lines are those of the plan as YAML.
     """
-    with tempfile.TemporaryDirectory(prefix="compressor-plan-") as place:
-        path = Path(place) / "plan.yaml"
-        path.write_text(write_yaml(dict(values)), encoding="utf-8")
-        return load_plan(path, settings=settings, folder=Path(folder).absolute())
+    return read_plan(write_yaml(dict(values)), settings=settings, folder=Path(folder).absolute())
 
 
 def run(
@@ -61,7 +60,6 @@ def run(
         CompressorError: a step failed, or a folder is in use or holds something else.
     """
     from compressor.contracts import Message
-    from compressor.deploy.telemetry import quiet
 
     quiet()
     from compressor.run import run_folder

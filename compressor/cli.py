@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from compressor.cli_store import StorePath, open_store
+from compressor.cli_store import StorePath, open_store, say
 from compressor.cli_store import app as store_app
+from compressor.foreign import one_line, printable_json
 
 if TYPE_CHECKING:
     from compressor.contracts.records import Report
@@ -62,11 +63,14 @@ def _version(asked: bool) -> None:
 
 @app.callback()
 def options(
-    version: Annotated[
+    version: Annotated[  # noqa: ARG001 - its callback answers
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and nothing else.")
     ] = False,
 ) -> None:
     """One plan takes a trained model to a smaller, faster one that is proved to be so on its target."""
+    from compressor.deploy.telemetry import quiet
+
+    quiet()  # before any command imports a library
 
 
 @app.command()
@@ -102,16 +106,15 @@ def run(
             check_free(export_to)  # now, and not after hours
         ran = _run(bound, store, out, group)
     _show(ran.report)
-    typer.echo(f"report: {ran.folder / 'report.html'}")
+    say(f"report: {ran.folder / 'report.html'}")
     if export_to and ran.report.exit_code == 0:
         from compressor.export import export as write_export
 
-        typer.echo(f"export: {write_export(ran.folder, bound.targets[0].name, export_to)}")
+        say(f"export: {write_export(ran.folder, bound.targets[0].name, export_to)}")
     raise typer.Exit(ran.report.exit_code)
 
 
 def _run(bound: Bound, store: Path | None, out: Path | None, processes: Processes) -> Run:
-    _quiet()
     from compressor.api import run as run_plan
     from compressor.report.terminal import Bars
 
@@ -130,7 +133,6 @@ def join(
     """Lend this machine to the training steps of a run on another one; both see the store and the plan's folder at one path."""
     import tempfile
 
-    _quiet()
     from compressor.report.terminal import Bars
     from compressor.training.launch import join as lend
 
@@ -154,18 +156,16 @@ def check(
     from compressor.plan.bound import load_plan
 
     bound = load_plan(plan, settings=settings or ())
-    _quiet()
-    from compressor.foreign import printable
     from compressor.run.preview import preview
     from compressor.training.launch import Processes
 
     lines = preview(bound, open_store(store, quiet=as_json), Processes(processes, nodes))
     if as_json:
         told = [dict(zip(("about", "says"), line.split(": ", 1), strict=False)) for line in lines]
-        _print_json({"plan": bound.name, "lines": told})
+        _print_json(_as_json({"plan": bound.name, "lines": told}))
         return
     for line in lines:
-        typer.echo(printable(line))
+        say(line)
 
 
 @app.command()
@@ -176,7 +176,7 @@ def rehearse(plan: PlanPath, settings: Settings = None, as_json: AsJson = False)
 
     with Bars() as bars:
         forecast = play(plan, settings=settings or (), tell=_unheard if as_json else bars.hear)
-    typer.echo(forecast.model_dump_json(indent=1)) if as_json else forecast_table(forecast)
+    _print_json(forecast.model_dump_json(indent=1)) if as_json else forecast_table(forecast)
 
 
 @app.command(name="list")
@@ -184,16 +184,16 @@ def list_(kind: Annotated[Kind, typer.Argument(help="What to list.")], as_json: 
     """List the runs below `runs/`, or what is installed of a kind."""
     rows = _runs() if kind == "runs" else _installed(KINDS[kind])
     if as_json:
-        _print_json(rows)
+        _print_json(_as_json(rows))
         return
     width = max((len(row[name]) for row in rows for name in list(row)[:1]), default=0)
     for row in rows:
         first, *others = row.values()
-        typer.echo(f"{first:{max(24, width)}} {' '.join(each for each in others if each)}".rstrip())
+        say(one_line(f"{first:{max(24, width)}} {' '.join(each for each in others if each)}".rstrip()))
 
 
 def _runs() -> list[dict[str, str]]:
-    from compressor.run.survey import runs
+    from compressor.run.listing import runs
 
     return [{name: str(value) for name, value in ran.model_dump().items()} for ran in runs()]
 
@@ -229,7 +229,7 @@ def explain(
 
     try:
         for line in explained(name):
-            typer.echo(line)
+            say(line)
     except LookupError as error:
         _fail(str(error.args[0]), 2)
 
@@ -240,7 +240,7 @@ def show(run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="Folder 
     from compressor.report import read_report
 
     report = read_report(run_folder)
-    typer.echo(report.model_dump_json(indent=1)) if as_json else _show(report)
+    _print_json(report.model_dump_json(indent=1)) if as_json else _show(report)
 
 
 @app.command()
@@ -254,13 +254,12 @@ def compare(
     from compressor.report.terminal import Bars, comparison_tables
     from compressor.run.comparison import compare_runs, measure
 
-    _quiet()
     comparison = compare_runs(first, second)
     if measured:
         with Bars() as bars:
             found = measure(first, second, tell=_unheard if as_json else bars.hear)
         comparison = comparison.model_copy(update={"measured": found})
-    typer.echo(comparison.model_dump_json(indent=1)) if as_json else comparison_tables(comparison)
+    _print_json(comparison.model_dump_json(indent=1)) if as_json else comparison_tables(comparison)
 
 
 @app.command()
@@ -273,7 +272,7 @@ def export(
     """Write a folder that works without this program: model, tokenizer, labels, specification, checksums, example."""
     from compressor.export import export as write_export
 
-    typer.echo(str(write_export(run_folder, target, out, stage=stage)))
+    say(str(write_export(run_folder, target, out, stage=stage)))
 
 
 @app.command()
@@ -293,18 +292,18 @@ def doctor() -> None:
     from compressor.deploy.machine import extras, machine, versions
 
     here = machine()
-    typer.echo(
+    say(
         f"{here.processor}, {here.cores} cores, {here.memory_bytes / 2**30:.0f} GiB, {', '.join(here.features) or 'no vector units known'}"
     )
-    typer.echo(f"accelerators: {', '.join(here.accelerators) or 'none'}")
+    say(f"accelerators: {', '.join(here.accelerators) or 'none'}")
     for name, version in versions().items():
-        typer.echo(f"  {name} {version}")
+        say(f"  {name} {version}")
     for name in registry.names("target"):
         missing = registry.load("target", name)().missing()
-        typer.echo(f"target {name}: {missing.build or missing.run or 'ready'}")
+        say(f"target {name}: {missing.build or missing.run or 'ready'}")
     for name, lacking in extras().items():
         install = f"lacks {', '.join(lacking)}: pip install 'compressor-toolchain[{name}]'" if lacking else "installed"
-        typer.echo(f"extra {name}: {install}")
+        say(f"extra {name}: {install}")
 
 
 def main() -> None:
@@ -327,9 +326,7 @@ def _interrupted(_signal: int, _frame: FrameType | None) -> None:
 
 
 def _fail(text: str, code: int) -> None:
-    from compressor.foreign import printable
-
-    typer.echo(printable(text), err=True)
+    say(text, err=True)
     raise SystemExit(code)
 
 
@@ -340,12 +337,6 @@ def _processes(each: int, nodes: int, rendezvous: str) -> Processes:
     if nodes > 1 and not (host and port.isdecimal()):
         _fail(f"--nodes {nodes} needs a rendezvous HOST:PORT, found '{rendezvous}'", 2)
     return Processes(each, nodes, rendezvous)
-
-
-def _quiet() -> None:
-    from compressor.deploy.telemetry import quiet
-
-    quiet()
 
 
 def _unheard(_: object) -> None:
@@ -362,10 +353,14 @@ def _show(report: Report) -> None:
     table(report)
 
 
-def _print_json(value: Any) -> None:
+def _as_json(value: Any) -> str:
     import json
 
-    typer.echo(json.dumps(value, indent=1, ensure_ascii=False))
+    return json.dumps(value, indent=1, ensure_ascii=False)
+
+
+def _print_json(text: str) -> None:
+    typer.echo(printable_json(text))
 
 
 if __name__ == "__main__":

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from compressor.foreign import printable
+
 if TYPE_CHECKING:
     from compressor.store.store import Store
 
@@ -23,10 +25,10 @@ def list_(store: StorePath = None) -> None:
     """Every result, least recently used first: step, when it was made, bytes, seconds it took, key, plans that used it."""
     from compressor.store.maintenance import survey
 
-    typer.echo(f"{'step':18} {'made':25} {'bytes':>13} {'seconds':>9}  {'key':12}  plans")
+    say(f"{'step':18} {'made':25} {'bytes':>13} {'seconds':>9}  {'key':12}  plans")
     for kept in survey(open_store(store)):
         plans = ", ".join(kept.plans)
-        typer.echo(f"{kept.step:18} {kept.made:25} {kept.bytes:13} {kept.seconds:9.1f}  {kept.key[:12]}  {plans}".rstrip())
+        say(f"{kept.step:18} {kept.made:25} {kept.bytes:13} {kept.seconds:9.1f}  {kept.key[:12]}  {plans}".rstrip())
 
 
 @app.command()
@@ -38,8 +40,8 @@ def size(store: StorePath = None) -> None:
     kept = survey(opened)
     for step in sorted({each.step for each in kept}):
         of_step = [each.bytes for each in kept if each.step == step]
-        typer.echo(f"{step:18} {len(of_step):6} {sum(of_step) / 1e6:12.1f} MB")
-    typer.echo(f"{'all':18} {len(kept):6} {sum(each.bytes for each in kept) / 1e6:12.1f} MB  {opened.root}")
+        say(f"{step:18} {len(of_step):6} {sum(of_step) / 1e6:12.1f} MB")
+    say(f"{'all':18} {len(kept):6} {sum(each.bytes for each in kept) / 1e6:12.1f} MB  {opened.root}")
 
 
 @app.command()
@@ -49,9 +51,9 @@ def verify(store: StorePath = None) -> None:
 
     found = verified(open_store(store))
     for folder, why in found.damaged.items():
-        typer.echo(f"{folder}: damaged: {why}")
+        say(f"{folder}: damaged: {why}")
     busy = f", {found.busy} in use and not checked" if found.busy else ""
-    typer.echo(f"{found.whole} whole, {len(found.damaged)} damaged{busy}")
+    say(f"{found.whole} whole, {len(found.damaged)} damaged{busy}")
     raise typer.Exit(1 if found.damaged else 0)
 
 
@@ -89,15 +91,20 @@ def prune(
         dry_run=dry_run,
     )
     for each in gone:
-        typer.echo(f"{each.step:18} {each.bytes:13}  {each.key[:12]}")
-    typer.echo(f"{'would remove' if dry_run else 'removed'} {len(gone)}, {sum(each.bytes for each in gone) / 1e6:.1f} MB")
+        say(f"{each.step:18} {each.bytes:13}  {each.key[:12]}")
+    say(f"{'would remove' if dry_run else 'removed'} {len(gone)}, {sum(each.bytes for each in gone) / 1e6:.1f} MB")
+
+
+def say(text: str, *, err: bool = False) -> None:
+    """Print text in which nothing of others acts upon a terminal."""
+    typer.echo(printable(text), err=err)
 
 
 def open_store(path: Path | None, *, quiet: bool = False) -> Store:
     """The store at `path`, or the user's own; what it has to say is printed, to the other stream where JSON is wanted."""
     from compressor.store.place import open_store as opened
 
-    return opened(path, tell=partial(typer.echo, err=quiet))
+    return opened(path, tell=partial(say, err=quiet))
 
 
 def _name(plan: str) -> str:

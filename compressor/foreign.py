@@ -18,6 +18,11 @@ def printable(text: str) -> str:
     return UNSAFE.sub(lambda found: ascii(found[0])[1:-1], text.replace("\r\n", "\n"))
 
 
+def printable_json(text: str) -> str:
+    """The same of a text of JSON, which stays JSON of the same values."""
+    return UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
 def one_line(text: str) -> str:
     """The same in one line: a line end is written as `\\n`."""
     return printable(text).replace("\n", "\\n").replace("\t", "\\t")

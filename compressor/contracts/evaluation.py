@@ -22,10 +22,14 @@ class Measure:
     better: Literal["higher", "lower"] = "higher"
     drop: Literal["points", "percent"] = "points"
     """What a loss is counted in: points (hundredths of a fraction in [0, 1]), or per cent of the reference's value (perplexity)."""
+    written: Literal["percent", "number"] = "percent"
+    """How reports write a value whose losses are points: 87.5 %, or 0.875 as is the custom for correlations."""
 
     def metric(self, value: float, n: int, interval: Interval | None = None) -> Metric:
         """A value of this measure on n rows, as reports hold it."""
-        return Metric(name=self.name, value=value, n=n, interval=interval, better=self.better, drop=self.drop)
+        return Metric(
+            name=self.name, value=value, n=n, interval=interval, better=self.better, drop=self.drop, written=self.written
+        )
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,13 @@ class Metric(Record):
     better: Literal["higher", "lower"] = "higher"
     drop: Literal["points", "percent"] = "points"
     """What a loss of it is counted in: points (hundredths of a fraction in [0, 1]), or per cent of the reference's value."""
+    written: Literal["percent", "number"] = "percent"
+    """How reports write a value whose losses are points: 87.5 %, or 0.875 as is the custom for correlations."""
+
+    @property
+    def in_percent(self) -> bool:
+        """Whether its values are fractions that reports write in per cent."""
+        return self.drop == "points" and self.written == "percent"
 
 
 class ClassScore(Record):

@@ -17,9 +17,15 @@ SWITCHES = {
 """Environment variables that keep libraries from reporting use, and from fetching code."""
 
 
+def keep_to_here() -> None:
+    """Keep libraries from reporting use and from fetching code, whatever the environment said; to be called before any is imported."""
+    os.environ.update(SWITCHES)
+
+
 def quiet() -> None:
-    """Keep libraries from drawing over the progress bars and from telling anybody anything; to be called before any is imported."""
-    for name, value in {**SWITCHES, "HF_HUB_DISABLE_PROGRESS_BARS": "1", "TRANSFORMERS_VERBOSITY": "error"}.items():
+    """The same, and keep them from drawing over the progress bars, unless the environment says that they may."""
+    keep_to_here()
+    for name, value in (("HF_HUB_DISABLE_PROGRESS_BARS", "1"), ("TRANSFORMERS_VERBOSITY", "error")):
         os.environ.setdefault(name, value)
     for name in ("torch.onnx", "nncf", "onnxscript"):
         logging.getLogger(name).setLevel(logging.ERROR)

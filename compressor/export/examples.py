@@ -17,6 +17,7 @@ READERS = {"text": " tokenizers", "image": " pillow", "audio": " soundfile soxr"
 """What the example needs to read what it is given."""
 ARGUMENTS = {"text": '"some text"', "image": "picture.jpg", "audio": "sound.wav", "arrays": "inputs.npz"}
 """What the example is called with."""
+PAIR = '"first text" "second text"'
 AUTO = {"text": "Sequence", "image": "Image", "audio": "Audio", "arrays": ""}
 """Classes of transformers that open a torch model, by what they classify."""
 FUTURE = "from __future__ import annotations"
@@ -29,6 +30,11 @@ def requirements(deployed: Deployed) -> str:
     if deployed.no_example:
         return " ".join(deployed.runtime.packages)
     return f"numpy{READERS[deployed.how.kind]} {' '.join(deployed.runtime.packages)}"
+
+
+def arguments(deployed: Deployed) -> str:
+    """What the example is called with."""
+    return PAIR if deployed.how.pair else ARGUMENTS[deployed.how.kind]
 
 
 def example(deployed: Deployed) -> str:
@@ -50,7 +56,7 @@ def example(deployed: Deployed) -> str:
         auto=_auto(deployed),
         p=deployed.preprocessing,
         kind=deployed.how.kind,
-        given='"first text" "second text"' if deployed.how.pair else ARGUMENTS[deployed.how.kind],
+        given=arguments(deployed),
         pair=deployed.how.pair,
         requirements=requirements(deployed),
         settings=dict(deployed.runtime.settings),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from compressor.contracts.records import Candidate, Report
-from compressor.export.examples import ARGUMENTS, requirements
+from compressor.export.examples import arguments, requirements
 from compressor.export.spec import Deployed
 from compressor.foreign import markdown as escaped
 from compressor.report import wording
@@ -36,7 +36,7 @@ def _use(report: Report, deployed: Deployed) -> Iterator[str]:
     commands = (
         f"pip install {requirements(deployed)}",
         "sha256sum -c SHA256SUMS",
-        *(() if deployed.no_example else (f"python example.py {ARGUMENTS[deployed.how.kind]}",)),
+        *(() if deployed.no_example else (f"python example.py {arguments(deployed)}",)),
     )
     yield from (f"# {escaped(report.name)}, {deployed.task} for {escaped(deployed.candidate.target)}", "")
     yield from ("```", *commands, "```", "")

@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from compressor.contracts import Pass, Probe, Step, Target, Task, registry
 from compressor.contracts.registry import format_for
 from compressor.errors import Fault, MissingColumn, PlanError, PluginError, did_you_mean
-from compressor.plan.composition import compose
+from compressor.plan.composition import compose, compose_text
 from compressor.plan.consistency import faults_of, plugin_faults
 from compressor.plan.draft import Draft, Drafted
 from compressor.plan.entries import KEYS, KINDS, MAX_ENTRIES, Entry, read_entry
@@ -25,6 +25,9 @@ from compressor.plan.yaml_source import Located, write_yaml
 
 SECTIONS = (*Head.model_fields, "model", "models", "task", "data", "passes", "targets", "probes", "accept")
 """Keys at the top of a plan, beside `include`."""
+
+PLAN = "plan"
+"""Name of a plan that has none."""
 
 Spec = TypeVar("Spec", bound=BaseModel)
 AnyLimits = TypeVar("AnyLimits", bound=Limits)
@@ -131,9 +134,22 @@ def load_plan(path: Path, *, settings: Sequence[str] = (), folder: Path | None =
     Raises:
         PlanError: the plan is at fault; it carries every fault found.
     """
-    plan, faults = compose(path, settings)
-    reader = _Reader(plan, path.parent if folder is None else folder, list(faults))
-    bound = reader.bound(default_name=re.sub("[^A-Za-z0-9_-]+", "-", path.stem).strip("-_")[:64] or "plan")
+    return _bound(compose(path, settings), path.parent if folder is None else folder, path.stem)
+
+
+def read_plan(text: str, *, folder: Path, settings: Sequence[str] = ()) -> Bound:
+    """The same of a plan that is no file: faults call it `plan`; relative paths in it, and what it includes, start in `folder`.
+
+    Raises:
+        PlanError: the plan is at fault; it carries every fault found.
+    """
+    return _bound(compose_text(text, PLAN, folder, settings), folder, PLAN)
+
+
+def _bound(composed: tuple[Located, tuple[Fault, ...]], folder: Path, stem: str) -> Bound:
+    plan, faults = composed
+    reader = _Reader(plan, folder, list(faults))
+    bound = reader.bound(default_name=re.sub("[^A-Za-z0-9_-]+", "-", stem).strip("-_")[:64] or PLAN)
     if bound is None or reader.faults:
         raise PlanError(tuple(dict.fromkeys(reader.faults)))
     return bound

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -32,15 +32,23 @@ def compose(path: Path, settings: Sequence[str] = ()) -> tuple[Located, tuple[Fa
     Raises:
         PlanError: a file is missing or not YAML, a fragment includes itself, or there are too many of them.
     """
-    reader = _Files()
-    faults = reader.faults
+    return _composed(lambda files: files.read(path, (), Fault(str(path), 1, "", "")), settings)
+
+
+def compose_text(text: str, name: str, folder: Path, settings: Sequence[str] = ()) -> tuple[Located, tuple[Fault, ...]]:
+    """The same of a plan that is no file: faults call it `name`, and what it includes is looked for in `folder`."""
+    return _composed(lambda files: files.plan_of(text, name, folder, ()), settings)
+
+
+def _composed(read: Callable[[_Files], Located], settings: Sequence[str]) -> tuple[Located, tuple[Fault, ...]]:
+    files = _Files()
     try:
-        plan = reader.read(path, (), Fault(str(path), 1, "", ""))
+        plan = read(files)
     except UnreadableError as error:
-        raise PlanError([*faults, error.fault]) from error
+        raise PlanError([*files.faults, error.fault]) from error
     for number, setting in enumerate(settings, start=1):
-        plan = _set(plan, setting, number, faults)
-    return plan, tuple(faults)
+        plan = _set(plan, setting, number, files.faults)
+    return plan, tuple(files.faults)
 
 
 # ------------------------------------------------------------------ include
@@ -66,16 +74,20 @@ class _Files:
         if file in above:
             chain = " includes ".join(each.name for each in (*above[above.index(file) :], file))
             raise UnreadableError(replace(asked, what=f"an include in a circle: {chain}"))
-        plan, found = read_yaml(text, str(path))
+        return self.plan_of(text, str(path), path.parent, (*above, file))
+
+    def plan_of(self, text: str | bytes, name: str, folder: Path, above: tuple[Path, ...]) -> Located:
+        """What a text says, with its includes, which start in `folder`, beneath it."""
+        plan, found = read_yaml(text, name)
         self.faults.extend(found)
         if not isinstance(plan.data, dict):
             said = "is empty" if plan.data is None else f"holds {plan}"
             raise UnreadableError(
                 plan.fault("", f"the file {said}; a plan is a mapping with model, task, data, passes and targets")
             )
-        return self._with_includes(plan, path, (*above, file))
+        return self._with_includes(plan, folder, above)
 
-    def _with_includes(self, plan: Located, path: Path, above: tuple[Path, ...]) -> Located:
+    def _with_includes(self, plan: Located, folder: Path, above: tuple[Path, ...]) -> Located:
         own = dict(plan.items())
         include = own.pop("include", None)
         plan = replace(plan, data=own)
@@ -86,7 +98,7 @@ class _Files:
             if not isinstance(each.data, str) or not each.data:
                 self.faults.append(each.fault("include", f"found {each}, expected the path of a file, or a list of paths"))
                 continue
-            fragment = self.read(path.parent / each.data, above, each.fault("include", ""))
+            fragment = self.read(folder / each.data, above, each.fault("include", ""))
             fragment = _seen_from(os.path.dirname(each.data), fragment)  # noqa: PTH120 - "" for a file beside it
             beneath = fragment if beneath is None else merged(beneath, fragment)
         return plan if beneath is None else merged(beneath, plan)

@@ -30,7 +30,7 @@ def padded(metrics: Sequence[Metric]) -> tuple[float, float]:
     fraction = metrics[0].drop == "points"
     room = max(0.08 * (max(ends) - min(ends)), 0.004 if fraction else 0.004 * max(map(abs, ends)))
     low, high = min(ends) - room, max(ends) + room
-    return (max(low, -0.02), min(high, 1.02)) if fraction else (low, high)
+    return (max(low, -0.02), min(high, 1.02)) if metrics[0].in_percent else (low, high)
 
 
 def beside(axes: Axes, place: int, text: str, color: str, *, column: int = 0) -> None:

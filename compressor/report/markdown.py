@@ -105,7 +105,7 @@ def _steps(report: Report) -> Iterator[str]:
         rows = [
             (
                 step.name + (" (rolled back)" if step.rolled_back else ""),
-                spread(wording.metric(step.quality), wording.interval(step.quality.interval, wording.on_scale(step.quality.drop)))
+                spread(wording.metric(step.quality), wording.interval(step.quality.interval, wording.on_scale(step.quality)))
                 if step.quality
                 else wording.NOTHING,
                 wording.milliseconds(step.latency.median_ms if step.latency else None),

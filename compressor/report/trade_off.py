@@ -40,7 +40,7 @@ def trade_off(findings: Findings) -> Chart | None:
         _limit_trade_off(axes, rows, reference=findings.report.reference)
         points = [_mark_trade_off(axes, row, findings.targets.index(row.candidate.target)) for row in rows]
         axes.set_xlabel(f"median latency in ms at {findings.workloads[0]} (left is faster)")
-        axes.set_ylabel(f"{metric.name} on test{' in %' if metric.drop == 'points' else ''}")
+        axes.set_ylabel(f"{metric.name} on test{' in %' if metric.in_percent else ''}")
         _legend_of_targets(
             axes, [target for target in findings.targets if any(row.candidate.target == target for row in rows)], findings
         )
@@ -96,7 +96,7 @@ def _mark_trade_off(axes: Axes, row: Row, target: int) -> Named:
 
 def _scale(metric: Metric) -> float:
     """Fractions are drawn in per cent, all else as it is."""
-    return 100.0 if metric.drop == "points" else 1.0
+    return 100.0 if metric.in_percent else 1.0
 
 
 def _legend_of_targets(axes: Axes, targets: Sequence[str], findings: Findings) -> None:

@@ -64,7 +64,7 @@ def _quality_steps(axes: Axes, steps: Sequence[Step], *, reference: str) -> None
     axes.set_xlim(*_quality_limits(steps, reference))
     axes.tick_params(axis="y", pad=9)
     before: float | None = None
-    write = wording.on_scale(next((step.quality.drop for step in steps if step.quality), "points"))
+    write = next((wording.on_scale(step.quality) for step in steps if step.quality), wording.percent)
     for place, step in enumerate(steps):
         if step.quality is None:
             beside(axes, place, "not measured", MUTED)

@@ -94,9 +94,9 @@ def in_unit(unit: Unit) -> Callable[[float | None], str]:
     return points if unit == "points" else per_cent
 
 
-def on_scale(unit: Unit) -> Callable[[float | None], str]:
-    """How values are written of a metric whose losses are counted so: fractions in per cent, all else as they are."""
-    return percent if unit == "points" else lambda value: NOTHING if value is None else significant(value)
+def on_scale(of: Metric) -> Callable[[float | None], str]:
+    """How values of a metric are written: fractions in per cent, all else as they are."""
+    return percent if of.in_percent else lambda value: NOTHING if value is None else significant(value)
 
 
 def moved(found: Difference | None) -> str:
@@ -154,12 +154,12 @@ def around(ratio: Ratio) -> str:
 
 
 def metric(found: Metric | None) -> str:
-    return NOTHING if found is None else on_scale(found.drop)(found.value)
+    return NOTHING if found is None else on_scale(found)(found.value)
 
 
 def sample(found: Metric) -> str:
     """Interval and n of a metric: `96.1 to 98.5 %, n = 425`."""
-    spread = interval(found.interval, on_scale(found.drop))
+    spread = interval(found.interval, on_scale(found))
     return f"{spread}, n{SPACE}={SPACE}{found.n}" if spread else f"n{SPACE}={SPACE}{found.n}"
 
 

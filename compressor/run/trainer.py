@@ -12,6 +12,7 @@ import platform
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -23,8 +24,8 @@ from compressor.training.group import Group
 from compressor.training.launch import NOTES, Job
 from compressor.training.meeting import meet
 
-MOST_CHARACTERS = 2000
-"""Of an error: what several processes write into one pipe stays whole up to 4096 bytes."""
+WHOLE_BYTES = 4096
+"""What several processes write into one pipe stays whole up to here (PIPE_BUF of Linux)."""
 
 
 def work(parent: int, where: str, wait_seconds: float, path: str) -> None:
@@ -42,7 +43,7 @@ def work(parent: int, where: str, wait_seconds: float, path: str) -> None:
         tell = partial(_tell, answers) if state.is_local_main_process else _unheard
         _train(Job.model_validate_json(job), state.process_index, str(state.device), tell)
     except CompressorError as error:
-        _write(answers, {"error": type(error).__name__, "text": str(error)[:MOST_CHARACTERS]})
+        _write(answers, {"error": type(error).__name__, "text": str(error)})
         raise
     finally:
         if torch.distributed.is_initialized():
@@ -95,8 +96,18 @@ def _unheard(_: Event) -> None:
 
 
 def _write(answers: TextIO, told: dict[str, Any]) -> None:
-    answers.write(json.dumps(told) + "\n")
+    answers.write(line_of(told))
     answers.flush()
+
+
+def line_of(told: Mapping[str, Any]) -> str:
+    """One line of ASCII that stays whole: of a text as much as fits, of which a character may take twelve bytes."""
+    line = json.dumps(told) + "\n"
+    if len(line) <= WHOLE_BYTES or "text" not in told:
+        return line
+    room = WHOLE_BYTES - len(json.dumps({**told, "text": ""}) + "\n")
+    ends = accumulate(len(json.dumps(each)) - 2 for each in told["text"])
+    return json.dumps({**told, "text": told["text"][: sum(1 for end in ends if end <= room)]}) + "\n"
 
 
 if __name__ == "__main__":

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import model_validator
 
-from compressor.contracts import Batch, Data, Evaluation, Feed, Measure, Outputs, Port, Prediction, Task, Want
+from compressor.contracts import Batch, Evaluation, Feed, Measure, Outputs, Port, Prediction, Task, Want
 from compressor.contracts.failing import of_split
 from compressor.contracts.records import ClassScore, Difference, Disagreement, Interval, Scores
 from compressor.contracts.statistics import NORMAL_95
 from compressor.contracts.statistics import RESAMPLES as PAIRED_RESAMPLES
-from compressor.errors import SourceError
 from compressor.model.capture import captured
 from compressor.tasks.metrics import by_class, wilson
 
@@ -25,7 +23,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 NOT_INPUTS = ("labels", "row")
-NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
 SCORED_BATCH = 8
 RESAMPLES = 1000
 TEXT_CHARACTERS = 400
@@ -58,21 +55,6 @@ class Classification(OneOutput):
         if columns.label in columns.content:
             raise ValueError(f"content and label are both column '{columns.label}'")
         return self
-
-    def encoded(self, data: Data) -> Data:
-        """The rows as they are, where labels are classes.
-
-        Raises:
-            SourceError: they are numbers with fractions: an amount, not a class.
-        """
-        fractions = [name for name in data.labels if NUMBER.fullmatch(name) and not float(name).is_integer()]
-        if fractions and all(NUMBER.fullmatch(name) for name in data.labels):
-            raise SourceError(
-                f"{data.record.source}: column '{self.columns().label}' holds {len(data.labels)} different numbers, as {fractions[0]}: "
-                "these are amounts and no classes; a task of regression learns them (texts have one), and names of classes are not "
-                "numbers alone"
-            )
-        return data
 
     def measures(self) -> tuple[Measure, ...]:
         """Accuracy, and the mean F1 of the classes."""

@@ -14,7 +14,7 @@ from compressor.contracts.records import DataRecord, SplitRecord
 from compressor.errors import SourceError
 from compressor.model.sources import resolve
 from compressor.plan.specs import DataSpec
-from compressor.tasks.labels import in_order, look_alikes
+from compressor.tasks.labels import check_classes, in_order, look_alikes
 from compressor.tasks.media import check_media, content_of, is_file_cell, undecoded
 from compressor.tasks.sources import Source, read_rows
 from compressor.tasks.split import cut
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 __all__ = ["Data", "load_data", "resolve"]
 
 Known: TypeAlias = tuple[str, str, str]
+SHOWN_CHARACTERS = 40
+"""Of what a row keeps beside its content, so much is shown."""
 GIVEN = ("test", "validation", "train")
 """Splits that a source may give, in the order in which equal rows are kept."""
 
@@ -56,7 +58,7 @@ def split_rows(read_source: Source, spec: DataSpec, *, columns: Columns, seed: i
     removed: Counter[str] = Counter()
     parts = {name: _clean(rows, columns, removed) for name, rows in parts.items()}
     known = {name: _known(rows, columns) for name, rows in parts.items()}
-    findings = [*read_source.findings, *_contradictions(known)]
+    findings = [*read_source.findings, *_contradictions(parts, known, columns)]
     parts = _apart(parts, spec.deduplicate, known, removed)
     for name, rows in parts.items():
         if not len(rows):
@@ -66,6 +68,7 @@ def split_rows(read_source: Source, spec: DataSpec, *, columns: Columns, seed: i
         labels = in_order(parts["train"][label])
         if len(labels) < 2:
             raise SourceError(f"{source}: all rows of train have the one label '{labels[0]}'; at least 2 labels are needed")
+        check_classes(labels, label, source)
         findings += look_alikes(labels)
         parts = {name: _encoded(rows, label, labels, name) for name, rows in parts.items()}
     parts = _split(parts, spec, label, seed)
@@ -154,18 +157,31 @@ def _equal_to_earlier(known: Mapping[str, Sequence[Known]]) -> dict[str, dict[in
     return equal
 
 
-def _contradictions(known: Mapping[str, Sequence[Known]]) -> list[str]:
-    """A finding where rows of equal content have different labels: which of them is right, only a person can say."""
-    first: dict[str, tuple[str, str]] = {}
+def _contradictions(parts: Mapping[str, Dataset], known: Mapping[str, Sequence[Known]], columns: Columns) -> list[str]:
+    """A finding where rows of equal content have different labels: which of them is right, only a person can say.
+
+    Without one label these are what rows keep beside their content: lists of labels, numbers, what probes read.
+    """
+    first: dict[str, tuple[str, int, str]] = {}
     found = []
     for name, rows in known.items():
-        for number, (content, _, label) in enumerate(rows):
-            earlier = first.setdefault(content, (f"row {number} of {name}", label))
-            if earlier[1] != label:
-                found.append(f"first: {earlier[0]} '{earlier[1]}', row {number} of {name} '{label}'")
-    return (
-        [f"{_counted(len(found))} with the content of another row and a different label, all kept ({found[0]})"] if found else []
-    )
+        for number, (content, kept, label) in enumerate(rows):
+            told = label if columns.label else kept
+            earlier = first.setdefault(content, (name, number, told))
+            if earlier[2] != told:
+                found.append((earlier[:2], (name, number)))
+    if not found:
+        return []
+    shown = ", ".join(f"row {number} of {name} {_shown(parts[name], number, columns)}" for name, number in found[0])
+    return [f"{_counted(len(found))} with the content of another row and a different label, all kept (first: {shown})"]
+
+
+def _shown(rows: Dataset, number: int, columns: Columns) -> str:
+    """What a row is told to be, by its label or by what stands for one."""
+    if columns.label:
+        return f"'{rows[columns.label][number]}'"
+    row = rows.select_columns(list(columns.kept))[number]
+    return ", ".join(f"{name} {value!r:.{SHOWN_CHARACTERS}}" for name, value in row.items())
 
 
 def _shared(name: str, owners: Mapping[int, str]) -> str:

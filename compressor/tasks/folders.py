@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from compressor.contracts import Columns
-from compressor.contracts.records import stays_inside
 from compressor.errors import MissingColumn, SourceError
 from compressor.plan.paths import Place, read_bytes
 from compressor.plan.specs import DataSpec
 from compressor.tasks.media import place_of
-from compressor.tasks.tables import FORMATS, read_table
+from compressor.tasks.tables import FORMATS, encoding_of, read_table
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -103,7 +103,9 @@ def _per_label(
     paths, labels, findings = list[Path](), list[str](), list[str]()
     for folder in folders:
         passed = Counter[str]()
-        inside = [path for path in _visible(folder, root, passed) if path.parent != folder]
+        there = list(_visible(folder, root, passed))
+        inside = [path for path in there if path.parent != folder]
+        passed += Counter({"beside the folders of labels": len(there) - len(inside)})
         paths += inside
         labels += (own := [path.relative_to(folder).parts[0] for path in inside])
         empty = sorted({path.name for path in folder.iterdir() if path.is_dir() and not _aside(path)} - set(own))
@@ -170,7 +172,7 @@ def _text(path: Path, encoding: str | None, guessed: list[Path]) -> str:
     if b"\0" in content and not (encoding or "").lower().startswith(("utf-16", "utf-32", "utf16", "utf32")):
         raise SourceError(f"{path} is no text: it holds zero bytes; convert it, or move it out of the folder")
     try:
-        return content.decode(encoding or "utf-8")
+        return content.decode(encoding_of(encoding))
     except UnicodeError as error:
         if encoding:
             raise SourceError(f"{path} is not {encoding.upper()}: {error}; say `encoding:`") from error
@@ -196,9 +198,10 @@ def _described(
         place.check(path)
         others = Columns((FILE_NAME, *columns.content[1:]), columns.label, columns.kept)
         table, found = read_table(path, FORMATS[path.suffix], others, spec)
-        names = [folder / _named(name, path, place) for name in table[FILE_NAME]]
+        names = [_named(name, path, place) for name in table[FILE_NAME]]
         for each in names:
             _check_suffix(each, kind)
+        findings += _unnamed(folder, root, {path, *names}, path.name)
         cells = [{"bytes": None, "path": str(each)} for each in names]
         parts.append(
             _dataset(columns.content[0], cells, kind, {name: list(table[name]) for name in columns.all[1:]}, table.features)
@@ -207,11 +210,24 @@ def _described(
     return concatenate_datasets(parts), findings
 
 
-def _named(name: Any, table: Path, place: Place) -> str:
-    if not isinstance(name, str) or not stays_inside(name) or not (place.folder / name).is_file():
-        raise SourceError(f"{table} names {name!r:.80}, which is no file in {place.folder}")
-    place.check(place.folder / name)
-    return name
+def _named(name: Any, table: Path, place: Place) -> Path:
+    """The file of that name in the folder, else below the plan's root: links are followed to where they may lead."""
+    starts = (place.folder, *((place.root,) if place.root else ()))
+    path: Path | None = next((start / name for start in starts if isinstance(name, str) and (start / name).is_file()), None)
+    if path is None:
+        raise SourceError(f"{table} names {name!r:.80}, which is no file in {' or '.join(map(str, starts))}")
+    try:
+        place.check(path)
+    except SourceError as error:
+        raise SourceError(f"{table} names {name!r:.80}: {error}") from error
+    return path
+
+
+def _unnamed(folder: Path, root: Path | None, named: Iterable[Path], table: str) -> list[str]:
+    """What lies in a folder and is no row of its table."""
+    passed, rows = Counter[str](), set(map(os.path.normpath, named))
+    others = sum(os.path.normpath(path) not in rows for path in _visible(folder, root, passed))
+    return _findings(folder, passed + Counter({f"that {table} does not name": others}))
 
 
 # ------------------------------------------------------------------ rows

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -10,8 +11,7 @@ from compressor.errors import SourceError
 if TYPE_CHECKING:
     from datasets import Dataset
 
-FEW_SCORES = 20
-"""Classes that may have numbers with fractions as their names, half stars say."""
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
 
 
 def spelled(rows: Dataset, label: str) -> Dataset:
@@ -40,26 +40,23 @@ def _spelling(value: Any, names: Sequence[str] | None) -> str | None:
 
 
 def in_order(found: Iterable[str]) -> tuple[str, ...]:
-    """Names in order: numbers by value, all else by letter.
-
-    Raises:
-        SourceError: they are scores, and no names of classes.
-    """
+    """Names in order: numbers by value, all else by letter."""
     names = set(found)
-    if len(names) > FEW_SCORES and all(map(_number, names)) and any(float(name) % 1 for name in names):
-        first = sorted(names)[0]
-        raise SourceError(
-            f"labels are numbers with fractions, {len(names)} different ones ('{first}', ...), and each would be a class of its own: "
-            "name classes, round them, or take a task that predicts a number (`compressor list tasks`)"
-        )
     return tuple(sorted(names, key=lambda name: (int(name), name)) if all(name.isdecimal() for name in names) else sorted(names))
 
 
-def _number(name: str) -> bool:
-    try:
-        return abs(float(name)) != float("inf")
-    except ValueError:
-        return False
+def check_classes(names: Sequence[str], column: str, source: str) -> None:
+    """Refuse labels that are amounts.
+
+    Raises:
+        SourceError: all of them are numbers, and some have fractions.
+    """
+    fractions = [name for name in names if NUMBER.fullmatch(name) and not float(name).is_integer()]
+    if fractions and all(NUMBER.fullmatch(name) for name in names):
+        raise SourceError(
+            f"{source}: column '{column}' holds {len(names)} different numbers, as {fractions[0]}: these are amounts and no classes; "
+            "a task of regression learns them (texts have one), and names of classes are not numbers alone"
+        )
 
 
 def look_alikes(labels: Sequence[str]) -> Iterator[str]:

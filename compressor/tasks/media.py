@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
 MOST_FILE_BYTES = 2**30
 """Of one picture or sound."""
-DEEP = ("I", "I;16", "I;16B", "I;16L", "F")
-"""Modes of pictures whose values go beyond 255, which no conversion keeps."""
 BLOCK = 2**18
 """Frames of a sound that are decoded at a time."""
 UNKNOWN_LENGTH = (0, 2**32 - 1)
@@ -120,9 +118,11 @@ def check_image(content: bytes, where: str) -> None:
     """
     from PIL import Image
 
+    from compressor.tasks.inputs.image import check_depth
+
     try:
         with Image.open(BytesIO(content)) as image:
-            mode, pictures = image.mode, getattr(image, "n_frames", 1)
+            pictures = getattr(image, "n_frames", 1)
             image.draft(None, (1, 1))  # jpeg: all of it is read, little is computed
             image.load()
     except (
@@ -139,10 +139,10 @@ def check_image(content: bytes, where: str) -> None:
         raise SourceError(f"{where} cannot be read as an image: {_told(error)}; mend it, or leave it out of the data") from error
     if pictures > 1:
         raise SourceError(f"{where} holds {pictures} pictures, as an animation or pages: save the one that is meant as PNG")
-    if mode in DEEP:
-        raise SourceError(
-            f"{where} has more than 8 bits a channel (mode {mode}): scale its values to 0 to 255 and save it as PNG"
-        )
+    try:
+        check_depth(image)
+    except ValueError as error:
+        raise SourceError(f"{where} has {error}") from error
 
 
 def check_sound(content: bytes, where: str) -> None:

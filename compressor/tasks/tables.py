@@ -113,7 +113,7 @@ def _check_file(path: Path) -> None:
 # ------------------------------------------------------------------ text
 
 
-def _encoding(name: str | None) -> str:
+def encoding_of(name: str | None) -> str:
     """UTF-8 with or without the mark that some programs begin a file with."""
     return "utf-8-sig" if name is None or name.lower().replace("_", "-") in ("utf-8", "utf8") else name
 
@@ -124,7 +124,7 @@ def _decoded(path: Path, encoding: str | None) -> Iterator[None]:
     try:
         yield
     except (UnicodeDecodeError, UnicodeError) as error:
-        name = _encoding(encoding)
+        name = encoding_of(encoding)
         with path.open("rb") as file:
             line = next((number for number, raw in enumerate(file, start=1) if not _decodes(raw, name)), None)
         where = f"{path}, line {line}" if line else str(path)
@@ -146,7 +146,7 @@ def _decodes(raw: bytes, encoding: str) -> bool:
 def _lines(table: Table, spec: DataSpec) -> None:
     """Each line is a row of the column `text`."""
     table.check_columns(["text"])
-    with table.path.open(encoding=_encoding(spec.encoding)) as file:
+    with table.path.open(encoding=encoding_of(spec.encoding)) as file:
         for number, line in enumerate(file, start=1):
             table.add(number, [line.removesuffix("\n")] * len(table.wanted))
 
@@ -187,7 +187,7 @@ def _fields(table: Table, spec: DataSpec, separator: str, *, plain: bool) -> Ite
     longest = csv.field_size_limit(LONGEST_FIELD)
     line = 1
     try:
-        with table.path.open(encoding=_encoding(spec.encoding), newline="") as file:
+        with table.path.open(encoding=encoding_of(spec.encoding), newline="") as file:
             reader = csv.reader(file, delimiter=separator, quoting=csv.QUOTE_NONE if plain else csv.QUOTE_MINIMAL, strict=True)
             for values in reader:
                 if values:
@@ -251,7 +251,7 @@ def _json(table: Table, spec: DataSpec) -> None:
 
 def _records(table: Table, spec: DataSpec) -> Iterator[tuple[int, Any, Callable[[], Any]]]:
     """Line (in an array the number) of each record, what it holds, and the same with numbers as their characters."""
-    with table.path.open(encoding=_encoding(spec.encoding)) as file:
+    with table.path.open(encoding=encoding_of(spec.encoding)) as file:
         start = next((text for line in file if (text := line.strip())), "")
         file.seek(0)
         if start.startswith("["):

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
     from compressor.contracts import Port
 
-SPEARMAN, PEARSON, MSE = Measure("Spearman"), Measure("Pearson"), Measure("MSE", better="lower", drop="percent")
+SPEARMAN, PEARSON = (Measure(name, written="number") for name in ("Spearman", "Pearson"))
+MSE = Measure("MSE", better="lower", drop="percent")
 RESAMPLES = 1000
 
 

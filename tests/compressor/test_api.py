@@ -16,6 +16,7 @@ from compressor import api
 from compressor.cli import app
 from compressor.contracts import Message
 from compressor.errors import PlanError
+from compressor.run.listing import runs
 
 PAGE = Path(__file__).parents[2] / "docs" / "python.md"
 
@@ -69,9 +70,41 @@ def test_runs_are_listed_with_how_they_ended(worked, monkeypatch):
     assert json.loads(shown.stdout)["outcome"] == "measured"
 
 
+def test_unfinished_run_is_listed_without_a_write_in_its_folder(tmp_path):
+    folder = tmp_path / "name" / "time"
+    folder.mkdir(parents=True)
+    (folder / "plan.yaml").write_text("name: p\n")
+    folder.chmod(0o500)
+    before = folder.stat().st_mtime_ns
+    assert [ran.outcome for ran in runs(tmp_path)] == ["unfinished"]
+    assert folder.stat().st_mtime_ns == before
+
+
+def test_nothing_of_a_listed_run_acts_upon_the_terminal(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "runs" / "name" / "\x1b[2J\u202etime"
+    folder.mkdir(parents=True)
+    (folder / "report.json").write_text("{}")
+    lines = CliRunner().invoke(app, ["list", "runs"]).stdout
+    assert "damaged" in lines
+    assert "\\x1b[2J\\u202etime" in lines
+    assert not {"\x1b", "\u202e"} & set(lines)
+    as_json = CliRunner().invoke(app, ["list", "runs", "--json"]).stdout
+    assert json.loads(as_json)[0]["folder"] == "runs/name/\x1b[2J\u202etime"
+    assert "\u202e" not in as_json
+
+
 def test_plan_that_is_built_is_checked_like_one_that_is_loaded(tmp_path):
     with pytest.raises(PlanError, match=r"passes.finetune.epoch: no such parameter \(did you mean 'epochs'\?\)"):
         api.build_plan({"passes": [{"finetune": {"epoch": 1}}]}, folder=tmp_path)
+
+
+def test_plan_that_is_built_includes_files_of_its_folder_and_faults_call_it_plan(tmp_path):
+    (tmp_path / "shared.yaml").write_text("passes: [{finetune: {epoch: 1}}]\n")
+    with pytest.raises(PlanError) as refused:
+        api.build_plan({"include": "shared.yaml", "seed": "one"}, folder=tmp_path)
+    found = {(fault.file, fault.where) for fault in refused.value.faults}
+    assert {("plan", "seed"), (str(tmp_path / "shared.yaml"), "passes.finetune.epoch")} <= found
 
 
 def test_page_names_everything_that_the_interface_offers():

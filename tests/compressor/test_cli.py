@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 import textwrap
@@ -44,6 +45,26 @@ def test_shell_completes_commands_and_what_explain_knows():
     assert "explain" in completed("compressor ")
     assert {"distill", "distill-and-prune", "data"} <= {*completed("compressor explain d"), *completed("compressor explain ")}
     assert "--install-completion" in said("--help")
+
+
+def test_every_command_keeps_libraries_from_fetching_code_whatever_the_environment_says(tmp_path, monkeypatch):
+    monkeypatch.setenv("USE_HUB_KERNELS", "YES")
+    CliRunner().invoke(app, ["export", str(tmp_path / "none"), str(tmp_path / "out"), "--target", "onnxruntime"])
+    assert os.environ["USE_HUB_KERNELS"] == "NO"
+
+
+def test_python_interface_keeps_libraries_from_fetching_code_and_imports_none():
+    code = (
+        f"import os, sys, compressor.api; print(os.environ['USE_HUB_KERNELS'], [name for name in {HEAVY} if name in sys.modules])"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "USE_HUB_KERNELS": "YES"},
+    )
+    assert ran.stdout == "NO []\n", ran.stderr
 
 
 @pytest.mark.parametrize("kind", ["passes", "anatomies", "runs"])

@@ -91,6 +91,7 @@ def test_number_of_a_pair_runs_from_plan_to_export(place):
     assert [(metric.name, metric.better) for metric in final.scores.metrics] == [
         ("Spearman", "higher"), ("Pearson", "higher"), ("MSE", "lower"),
     ]  # fmt: skip
+    assert 'python example.py "first text" "second text"\n' in (onnx_out / "README.md").read_text()
     assert float(said(onnx_out, *PAIR)) == pytest.approx(float(said(torch_out, *PAIR)), abs=1e-3)
     assert json.loads((torch_out / "config.json").read_text())["problem_type"] == "regression"
 

@@ -25,17 +25,24 @@ def pixels_of(given: str | bytes, steps: Sequence[Mapping[str, Any]]) -> Any:
     return np.ascontiguousarray(made, dtype=np.float32)
 
 
+def check_depth(image: Any) -> None:
+    """Refuse values beyond 255, which no conversion keeps.
+
+    Raises:
+        ValueError: it may hold such.
+    """
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        raise ValueError(f"more than 8 bits a channel (mode {image.mode}): scale its values to 0 to 255 and save it as PNG")
+
+
 def upright(image: Any) -> Any:
     """Turned as its EXIF tag says."""
     return ImageOps.exif_transpose(image)
 
 
 def colored(image: Any, mode: str, transparent: str) -> Any:
-    """In `RGB` or `L`: 16 bits keep their upper 8; what is transparent shows `white`, or the colour that is `kept` below."""
-    if image.mode.startswith("I;16"):
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    if image.mode in ("I", "F"):
-        raise ValueError(f"its pixels are of mode '{image.mode}', which has no range: save it with 8 or 16 bits")
+    """In `RGB` or `L`: what is transparent shows `white`, or the colour that is `kept` below."""
+    check_depth(image)
     if transparent == "white" and ("A" in image.getbands() or image.info.get("transparency") is not None):
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, (255, 255, 255, 255)), image)

@@ -37,3 +37,11 @@ def test_page_holds_every_count():
     lines = document(planted, {"normal-30": Coverage(draws=2000, covered=1900, differing=60000)}).splitlines()
     assert "| 10% | 95.0 % | 90.0 % | 0.0 % | 2.0 % | 0.0 % | 10.0 % | 200 |" in lines
     assert "| unbounded, normal | 30 | 30.0 | 95.0 % | 2000 |" in lines
+
+
+def test_page_says_what_was_not_drawn():
+    timed = {name: dict[float, Found]() for name in NOISES}
+    (told,) = (line for line in document(timed, {}).splitlines() if "Not drawn yet" in line)
+    assert f"{SETTINGS['normal-30'].words} of 30 rows" in told
+    assert NOISES["quiet"].words not in told
+    assert "Not drawn yet" not in document(timed, {name: Coverage(draws=1) for name in SETTINGS})

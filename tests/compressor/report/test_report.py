@@ -10,8 +10,9 @@ from xml.etree import ElementTree
 import jsonschema
 import pytest
 
+from compressor.contracts import Measure
 from compressor.contracts.notes import Bars, Remark, Series, Table
-from compressor.contracts.records import REPORT_VERSION, ClassScore, LatencyRecord, Parity, Report, Stage, Verdict
+from compressor.contracts.records import REPORT_VERSION, ClassScore, Interval, LatencyRecord, Parity, Report, Stage, Verdict
 from compressor.errors import StoreError
 from compressor.report import answer, read_report, report_schema, wording, write_report
 from compressor.report.drawing import VARIABLES
@@ -395,6 +396,19 @@ def test_stage_that_was_rolled_back_is_marked(report):
 
 
 # ------------------------------------------------------------------ wording
+
+
+@pytest.mark.parametrize(
+    ("measure", "said"),
+    [
+        (Measure("accuracy"), ("81.2 %", "80.0 to 82.0 %, n = 40")),
+        (Measure("Spearman", written="number"), ("0.812", "0.800 to 0.820, n = 40")),
+        (Measure("perplexity", drop="percent"), ("0.812", "0.800 to 0.820, n = 40")),
+    ],
+)
+def test_fractions_are_written_in_per_cent_and_correlations_as_they_are(measure, said):
+    metric = measure.metric(0.812, 40, Interval(low=0.8, high=0.82, method="a bootstrap"))
+    assert tuple(text.replace(wording.SPACE, " ") for text in (wording.metric(metric), wording.sample(metric))) == said
 
 
 @pytest.mark.parametrize(

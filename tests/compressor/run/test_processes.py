@@ -26,7 +26,7 @@ from compressor.errors import MissingDependency, TrainingDiverged, WorkerFailed
 from compressor.plan.bound import load_plan
 from compressor.report import read_report
 from compressor.run.pipeline import run_plan
-from compressor.run.trainer import _check_alike
+from compressor.run.trainer import _check_alike, line_of
 from compressor.store.store import Store
 from compressor.training import launch
 from compressor.training.checkpoint import INTERVAL
@@ -360,3 +360,13 @@ def test_divergence_in_two_processes_is_told_like_that_of_one(folder):
             processes=Processes(each=2),
         )
     assert not [path for path in (folder / "nan" / "results").rglob("entry.json") if '"distill"' in path.read_text()]
+
+
+@pytest.mark.parametrize("text", ["short", "e" * 5000, "\u00e9" * 2000, "\U0001f600" * 2000, '"\n' * 3000])
+def test_error_of_a_process_is_a_line_that_a_pipe_keeps_whole(text):
+    line = line_of({"error": "SourceError", "text": text})
+    assert len(line.encode()) <= 4096
+    assert line.endswith("\n")
+    told = json.loads(line)["text"]
+    assert text.startswith(told)
+    assert told == text or len(line) > 4096 - 12

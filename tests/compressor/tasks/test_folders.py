@@ -16,6 +16,7 @@ from compressor.errors import MissingColumn, SourceError
 from compressor.plan.specs import DataSpec
 from compressor.tasks.data import load_data
 from compressor.tasks.folders import IMAGES
+from compressor.tasks.sources import read_rows
 
 PICTURES, SOUNDS, TEXTS = (Columns((name,), "label") for name in ("image", "audio", "text"))
 DRAW = np.random.default_rng(0)
@@ -78,6 +79,40 @@ def test_what_systems_leave_in_folders_is_passed_over_and_told(tmp_path):
     passed, empty = data.record.findings
     assert passed == f"{tmp_path}/set: passed over 1 'Thumbs.db', 1 '__MACOSX', 1 'desktop.ini', 3 hidden"
     assert empty == f"{tmp_path}/set/bird: no file in it"
+
+
+def test_files_that_are_no_rows_are_told(tmp_path):
+    pictures(tmp_path / "set")
+    (tmp_path / "set" / "README.md").write_text("of whom these are")
+    assert load(tmp_path, PICTURES).record.findings == (f"{tmp_path}/set: passed over 1 beside the folders of labels",)
+    lines = [f"./{label}/{number}.png,{label}" for label in ("cat", "dog") for number in range(4)]
+    (tmp_path / "set" / "metadata.csv").write_text("\n".join(["file_name,label", *lines]) + "\n")
+    assert load(tmp_path, PICTURES).record.findings == (f"{tmp_path}/set: passed over 5 that metadata.csv does not name",)
+
+
+def test_table_beside_pictures_names_files_below_the_root_of_the_plan(tmp_path):
+    pictures(tmp_path / "far")
+    (tmp_path / "set").mkdir()
+    picture().save(tmp_path / "set" / "own.png")
+    names = ["own.png", *(f"{label}/{n}.png" for label in ("cat", "dog") for n in range(6)), f"{tmp_path}/far/cat/1.png"]
+    lines = [f"{name},{'ab'[at % 2]}" for at, name in enumerate(names)]
+    (tmp_path / "set" / "metadata.csv").write_text("\n".join(["file_name,label", *lines]) + "\n")
+    spec = DataSpec.model_validate({"files": "set", "format": "imagefolder"})
+    rows = read_rows(spec.model_copy(update={"root": "far"}), tmp_path, PICTURES).parts["train"]
+    assert len(rows) == 14
+    with pytest.raises(SourceError, match=r"metadata.csv names 'cat/0.png', which is no file in"):
+        read_rows(spec, tmp_path, PICTURES)
+    (tmp_path / "set" / "metadata.csv").write_text(f"file_name,label\n{tmp_path}/far/cat/1.png,a\n")
+    with pytest.raises(SourceError, match=r"names '.*/far/cat/1.png': .* leads to .*, out of .*: copy it there, or say `data"):
+        read_rows(spec, tmp_path, PICTURES)
+
+
+def test_byte_order_mark_is_no_part_of_a_text(tmp_path):
+    for at in range(12):
+        (tmp_path / "set" / "ab"[at % 2]).mkdir(parents=True, exist_ok=True)
+        (tmp_path / "set" / "ab"[at % 2] / f"{at}.txt").write_bytes(b"\xef\xbb\xbftext %d" % at)
+    files = {"path": "set", "layout": "folder-per-label"}
+    assert all(each.startswith("text") for each in load(tmp_path, TEXTS, files=files).split("train")["text"])
 
 
 def test_folder_whose_name_begins_with_a_line_is_a_class(tmp_path):

@@ -270,14 +270,15 @@ def test_parquet_keeps_the_values_of_its_types(tmp_path):
 
 
 def test_scores_are_no_classes(tmp_path):
-    for count, values in ((21, "0.{}"), (10, "{}.5")):
+    for count, values in ((10, "0.{}"), (9, "{} or more"), (8, "{}")):
         lines = [f"text {at},{values.format(at % count)}" for at in range(200)]
         (tmp_path / f"{count}.csv").write_text("\n".join(["text,label", *lines]) + "\n")
-    assert len(load_data(DataSpec(files="10.csv"), columns=COLUMNS, seed=0, folder=tmp_path).labels) == 10
+    for count in (8, 9):
+        assert len(load_data(DataSpec(files=f"{count}.csv"), columns=COLUMNS, seed=0, folder=tmp_path).labels) == count
     with pytest.raises(
-        SourceError, match=r"labels are numbers with fractions, 21 different ones.*take a task that predicts a number"
+        SourceError, match=r"10.csv: column 'label' holds 10 different numbers, as 0.1: these are amounts and no c"
     ):
-        load_data(DataSpec(files="21.csv"), columns=COLUMNS, seed=0, folder=tmp_path)
+        load_data(DataSpec(files="10.csv"), columns=COLUMNS, seed=0, folder=tmp_path)
 
 
 def test_equal_texts_with_different_labels_are_kept_and_told(tmp_path):
@@ -290,6 +291,19 @@ def test_equal_texts_with_different_labels_are_kept_and_told(tmp_path):
         "2 rows with the content of another row and a different label, all kept (first: row 3 of train 'b', row 40 of train 'a')",
         "labels 'B' and 'b' differ by blanks or letter case alone, and are two classes",
     )
+
+
+def test_equal_texts_with_different_lists_or_numbers_are_kept_and_told(tmp_path):
+    rows = [{"text": f"number {at}", "labels": ["a"], "score": at / 2} for at in range(40)]
+    rows += [{"text": "Number 3", "labels": ["a", "b"], "score": 1.5}, {"text": "number 4", "labels": ["a"], "score": 0.25}]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for column, number, first, other in (("labels", 3, "['a']", "['a', 'b']"), ("score", 4, "2.0", "0.25")):
+        data = load_data(DataSpec(files="rows.jsonl"), columns=Columns(("text",), kept=(column,)), seed=0, folder=tmp_path)
+        assert data.record.findings == (
+            "1 row with the content of another row and a different label, all kept "
+            f"(first: row {number} of train {column} {first}, row {37 + number} of train {column} {other})",
+        )
+    assert load_data(DataSpec(files="rows.jsonl"), columns=Columns(("text",)), seed=0, folder=tmp_path).record.findings == ()
 
 
 # ------------------------------------------------------------------ files that rows name

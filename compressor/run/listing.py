@@ -44,7 +44,12 @@ def _ran(folder: Path) -> Ran:
 
 
 def _unfinished(folder: Path) -> Ran:
-    with tried(folder / LOCK, work="listing runs") as ours:
-        if not ours:
-            return Ran(folder=str(folder), outcome="running", answer=holder(folder / LOCK))
-    return Ran(folder=str(folder), outcome="unfinished", answer="the same command goes on with it")
+    """A run without a report: nothing is written unless a lock is there, and whoever may not try it is told whose it was."""
+    lock, left = folder / LOCK, Ran(folder=str(folder), outcome="unfinished", answer="the same command goes on with it")
+    if not lock.is_file():
+        return left
+    try:
+        with tried(lock, work="listing runs") as ours:
+            return left if ours else Ran(folder=str(folder), outcome="running", answer=holder(lock))
+    except StoreError:
+        return left.model_copy(update={"answer": f"{holder(lock)} may still run it: its lock cannot be tried from here"})
