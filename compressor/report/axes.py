@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -12,19 +13,20 @@ if TYPE_CHECKING:
 
 
 def whiskers(value: float, interval: Interval | None) -> list[list[float]] | None:
-    """Error-bar lengths below and above `value`; an interval need not contain it."""
-    if interval is None:
+    """Error-bar lengths below and above `value`; an interval need not contain it. One that is not finite is not drawn."""
+    if interval is None or not (math.isfinite(interval.low) and math.isfinite(interval.high)):
         return None
     return [[max(value - interval.low, 0.0)], [max(interval.high - value, 0.0)]]
 
 
 def padded(metrics: Sequence[Metric]) -> tuple[float, float]:
-    """Axis ends around metrics and their intervals."""
-    ends = [
+    """Axis ends around metrics and their intervals, as far as they are finite."""
+    found = [
         end
         for metric in metrics
         for end in (metric.value, *((metric.interval.low, metric.interval.high) if metric.interval else ()))
     ]
+    ends = [end for end in found if math.isfinite(end)]
     if not ends:
         return 0.0, 1.0
     fraction = metrics[0].drop == "points"

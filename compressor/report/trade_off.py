@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -26,8 +27,9 @@ if TYPE_CHECKING:
 
 
 def trade_off(findings: Findings) -> Chart | None:
-    """Test quality against median latency of every candidate measured, both with intervals."""
-    rows = [row for row in map(findings.row, findings.report.candidates) if row.latency and row.quality]
+    """Test quality against median latency of every candidate measured, both with intervals; what is not finite has no place."""
+    found = [row for row in map(findings.row, findings.report.candidates) if row.latency and row.quality]
+    rows = [row for row in found if row.quality and math.isfinite(row.quality.value)]
     if not rows:
         return None
     metric = next(row.quality for row in rows if row.quality)

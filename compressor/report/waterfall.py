@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from textwrap import fill
 from typing import TYPE_CHECKING
@@ -70,6 +71,9 @@ def _quality_steps(axes: Axes, steps: Sequence[Step], *, reference: str) -> None
             beside(axes, place, "not measured", MUTED)
             continue
         value = step.quality.value
+        if not math.isfinite(value):
+            beside(axes, place, "not finite", MUTED)
+            continue
         if before is not None:
             axes.plot([before, value], [place - 1, place], color=MUTED, lw=0.7, zorder=1)
         _quality_mark(axes, value, place, interval=step.quality.interval)

@@ -267,7 +267,7 @@ class _Texts:
 def _beyond(ids: NDArray[np.int32], known: int, files: Path, where: str) -> str:
     """What a token is that a model has no embedding for."""
     first = int(ids[ids >= known][0])
-    token = tokenization(files).library.convert_ids_to_tokens(first)
+    token = tokenization(files).token(first)
     return (
         f"{where}: the tokenizer makes token {first} ('{token}') of it, and the model has embeddings of 0 to {known - 1} only: "
         "take the tokenizer that the model was trained with"

@@ -66,6 +66,12 @@ class Tokenization:
             for row in self._rows(list(texts[at : at + AT_ONCE]), max_length):
                 yield {name: np.asarray(values, dtype=np.int32) for name, values in row.items()}
 
+    def token(self, number: int) -> str:
+        """How a token is spelled."""
+        if not self.source:
+            return str(self.library.convert_ids_to_tokens(number))
+        return str(_set_up(self.source, json.dumps({**self.settings, "max_length": SAMPLED_LENGTH})).id_to_token(number))
+
     def _rows(self, texts: list[Any], max_length: int) -> list[dict[str, list[int]]]:
         if not self.source:
             made = self.library(*_columns(texts), truncation=True, max_length=max_length)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import shutil
 from html.parser import HTMLParser
@@ -254,6 +255,27 @@ def test_page_and_document_are_made_when_nothing_was_measured(report):
     failed = empty.model_copy(update={"outcome": "stopped", "error": "RuntimeError: <out of memory>"})
     assert "RuntimeError: &lt;out of memory&gt;" in page(failed)
     assert "RuntimeError: \\<out of memory\\>" in document(failed)
+
+
+def scored(found, value):
+    """A stage or candidate whose metrics have a value that is no number."""
+    if found.scores is None:
+        return found
+    interval = {"interval": Interval(low=value, high=value, method="bootstrap")}
+    metrics = tuple(metric.model_copy(update={"value": value, **interval}) for metric in found.scores.metrics)
+    return found.model_copy(update={"scores": found.scores.model_copy(update={"metrics": metrics})})
+
+
+@pytest.mark.parametrize("first", [0, 2])
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_page_and_document_are_made_when_scores_are_not_finite(report, first, value):
+    stages, candidates = (
+        (*each[:first], *(scored(one, value) for one in each[first:])) for each in (report.stages, report.candidates)
+    )
+    broken = report.model_copy(update={"stages": stages, "candidates": candidates})
+    assert "not finite" in page(broken)
+    assert document(broken)
+    assert Report.model_validate_json(broken.model_dump_json()).stages[-1].scores.metrics
 
 
 def test_page_is_made_when_labels_are_long_or_in_another_script(report):
