@@ -156,4 +156,4 @@ def near_name(name: str, known: Iterable[str]) -> str:
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """`" (did you mean 'x'?)"` for the nearest known name, or the short list of what is known."""
     names = sorted(set(known))
-    return near_name(name, names) or (f" (known: {', '.join(names)})" if 0 < len(names) <= 12 else "")
+    return near_name(name, names) or (f" (known: {', '.join(names)})" if 0 < len(names) <= 16 else "")

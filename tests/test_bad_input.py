@@ -246,7 +246,7 @@ ROWS = {
         "3 rows of train repeat another (first: row 40), and equal rows can come to stand in two splits: "
         "leave `deduplicate: false` out, or give all splits by hand",
     ),
-    "no texts": ("numbers.jsonl", "column 'text' holds 2 (int), expected texts"),
+    "no texts": ("numbers.jsonl", "row 0: column 'text' holds 0 (int), expected texts"),
     "labels that are lists": (
         "lists.jsonl",
         "a label is ['red'], expected a text or a number: one label for each row",
@@ -592,7 +592,7 @@ def test_export_into_a_folder_that_is_not_empty(command, ended):
 # ------------------------------------------------------------------ run folders that are not what the run wrote
 
 BUILT = "artifacts/final@torch"
-FILES = ("blueprint.json", "config.json", "model.safetensors", "task.json", *TOKENIZER)
+FILES = ("blueprint.json", "config.json", "model.safetensors", "task.json", "tokenizer.json", "tokenizer_config.json")
 
 
 def swapped(folder):

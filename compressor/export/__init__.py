@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -28,6 +29,8 @@ __all__ = ["check_free", "export"]
 MARK, FILLED = ".compressor-export", "files"
 """What the folder holds that an export is made in: the lock by which it is known as ours, and what is moved when it is whole."""
 PART, WORK = ".part", "writing an export"
+DRAWN = re.compile(rf"\.[a-z0-9_]{{8}}{re.escape(PART)}$")
+"""How the name of such a folder ends."""
 
 
 def export(run: Path, target: str, out: Path, *, stage: str = "final") -> Path:
@@ -97,20 +100,35 @@ def _beside(out: Path) -> Iterator[Path]:
         if left.name.startswith(f".{out.name}.") and left.name.endswith(PART) and _is_ours(left):
             with tried(left / MARK, work=WORK) as held:
                 if held:
-                    remove(left)
+                    _clear(left)
     own = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=PART, dir=out.parent))
     try:
         with tried(own / MARK, work=WORK):
             (own / FILLED).mkdir()
             yield own / FILLED
     finally:
-        remove(own)
+        _clear(own)
+
+
+def _clear(own: Path) -> None:
+    """The mark goes last, so that what a kill leaves of it is still known as ours."""
+    remove(own / FILLED)
+    remove(own)
 
 
 def _is_ours(left: Path) -> bool:
-    """Whether an export made this folder: it holds the lock that one signs, and nothing but that and what is filled."""
+    """Whether an export made this folder: it holds the lock that one signs, and nothing but that and what is filled.
+
+    One that was killed before it signed, or after it cleared, left a drawn name and not a byte.
+    """
     try:
         held = {path.name for path in left.iterdir()}
+        if (
+            not left.is_symlink()
+            and DRAWN.search(left.name)
+            and (not held or held == {MARK} and not (left / MARK).stat().st_size)
+        ):
+            return True
         signed: object = (
             json.loads((left / MARK).read_bytes()) if not left.is_symlink() and not (left / MARK).is_symlink() else {}
         )

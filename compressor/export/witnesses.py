@@ -170,6 +170,8 @@ def keep_answers(
 def _deployment(task: Task, built: Path) -> Deployment | None:
     """How a built model is fed by its example; None where it can have none."""
     first, *others = graphs_of(built)
+    if type(task).call is not Task.call:  # an example calls the model once, and this task does not
+        return None
     if others or first.state or ((built / BLUEPRINT).is_file() and not (built / "config.json").is_file()):
         return None
     try:

@@ -14,7 +14,7 @@ from compressor.plan.yaml_source import read_yaml
 
 PLAN = """
 model: {folder: model}
-task: text-classification
+task: {text-classification: {max_length: 16}}
 data: {files: rows.jsonl, split: {validation: 12, test: 16}}
 passes: [quantize-dynamic]
 targets: [onnxruntime]
