@@ -83,7 +83,10 @@ class Place:
         Raises:
             SourceError: it leads out of the folder, to nothing, or to a pipe, socket or device.
         """
-        real = os.path.realpath(path)
+        try:
+            real = os.path.realpath(path)
+        except ValueError as error:  # a name with a NUL in it
+            raise SourceError(f"{str(path)!r}: no such file or folder") from error
         if not os.path.join(real, "").startswith(self._allowed):  # noqa: PTH118
             raise SourceError(f"{path} leads to {real}, out of {self.folder}: {self.advice}")
         try:

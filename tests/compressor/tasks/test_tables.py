@@ -336,7 +336,7 @@ def put(folder, kind, names):
 
 @pytest.mark.parametrize("kind", ["parquet", "plain parquet", "jsonl"])
 @pytest.mark.parametrize(
-    "name", ["{secret}", "../secret.png", "link.png", "/dev/zero", "absent.png", "https://example.org/x.png"]
+    "name", ["{secret}", "../secret.png", "link.png", "/dev/zero", "absent.png", "https://example.org/x.png", "a\0b.png"]
 )
 def test_rows_name_no_file_out_of_their_folder(tmp_path, secret, kind, name):
     data = tmp_path / "data"
