@@ -126,7 +126,7 @@ def _is_ours(left: Path) -> bool:
         if (
             not left.is_symlink()
             and DRAWN.search(left.name)
-            and (not held or held == {MARK} and not (left / MARK).stat().st_size)
+            and (not held or (held == {MARK} and not (left / MARK).stat().st_size))
         ):
             return True
         signed: object = (
