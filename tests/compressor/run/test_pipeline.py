@@ -176,7 +176,7 @@ def test_gate_that_is_not_met_stops_the_run_with_exit_code_3(folder, ran):
         "passes.distill.gate={max_size: 0.01}",
     )
     assert stopped.returncode == 3, stopped.stdout + stopped.stderr
-    assert "passes.distill.gate: max_size 0.01 is not met" in stopped.stderr
+    assert "passes.distill.gate: max_size 1.0\N{NO-BREAK SPACE}% is not met" in stopped.stderr
     assert json.loads((folder / "stopped" / "report.json").read_text())["outcome"] == "stopped"
 
 
