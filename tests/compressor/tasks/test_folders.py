@@ -103,7 +103,9 @@ def test_table_beside_pictures_names_files_below_the_root_of_the_plan(tmp_path):
     with pytest.raises(SourceError, match=r"metadata.csv names 'cat/0.png', which is no file in"):
         read_rows(spec, tmp_path, PICTURES)
     (tmp_path / "set" / "metadata.csv").write_text(f"file_name,label\n{tmp_path}/far/cat/1.png,a\n")
-    with pytest.raises(SourceError, match=r"metadata.csv names '.* leads to .*/far/cat/1.png, out of .*: copy it there, or say `data"):
+    with pytest.raises(
+        SourceError, match=r"metadata.csv names '.* leads to .*/far/cat/1.png, out of .*: copy it there, or say `data"
+    ):
         read_rows(spec, tmp_path, PICTURES)
 
 
