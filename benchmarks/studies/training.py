@@ -102,7 +102,8 @@ class Surroundings(SimpleNamespace):
         if not self.scored:
             return SimpleNamespace(quality=0.0, scores=SimpleNamespace(main=SimpleNamespace(value=0.0)))
         eager = either("eager", "compressor.deploy.session", "compressor.context")
-        return self.task.score(eager(self.task, model, self.device), self.data.split(split), self.folder / "files", split=split)
+        scored = getattr(self.task, "evaluate", None) or self.task.score  # what it was called before
+        return scored(eager(self.task, model, self.device), self.data.split(split), self.folder / "files", split=split)
 
 
 def side(kind: str, seed: int, epochs: int, limit: int, scored: bool) -> dict[str, Any]:
