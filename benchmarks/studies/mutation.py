@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
+from functools import cache
 from typing import Any
 
 UNTOUCHED_CALLS = ("len", "isinstance")
@@ -31,7 +32,8 @@ class Mutant:
         return hashlib.sha256(f"{self.module}\0{self.before}\0{self.after}".encode()).hexdigest()[:16]
 
 
-def mutants_of(module: str, source: str) -> list[Mutant]:
+@cache
+def mutants_of(module: str, source: str) -> tuple[Mutant, ...]:
     """All mutants that compile, in the order of the source; of equal changes of equal lines the first stands for all.
 
     Annotations, decorators, imports and docstrings have none: nothing that runs, or nothing that a test could see.
@@ -48,7 +50,7 @@ def mutants_of(module: str, source: str) -> list[Mutant]:
             if mutant and mutant.name not in found and _compiles(changed):
                 found[mutant.name] = mutant
         at += len(held)
-    return list(found.values())
+    return tuple(found.values())
 
 
 def by_hand(module: str, source: str, before: str, after: str) -> Mutant:
