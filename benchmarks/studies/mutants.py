@@ -37,6 +37,13 @@ class Subject:
     tests: Sequence[str]
     faults: Sequence[Mapping[str, str]]
     """Made by hand."""
+    without: Sequence[str] = ()
+    """Parts of names of tests that take long and are left out."""
+
+    @property
+    def selection(self) -> list[str]:
+        """Arguments of pytest."""
+        return [*self.tests, *(["-k", " and ".join(f"not {each}" for each in self.without)] if self.without else [])]
 
     def mutants(self) -> list[Mutant]:
         """All of its modules."""
@@ -123,7 +130,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def subject_of(name: str, table: Mapping[str, Any]) -> Subject:
     """A subject of the table."""
     found = table["subjects"][name]
-    return Subject(name, found["modules"], found["tests"], [each for each in table["by_hand"] if each["module"] in found["modules"]])
+    faults = [each for each in table["by_hand"] if each["module"] in found["modules"]]
+    return Subject(name, found["modules"], found["tests"], faults, found.get("without", ()))
 
 
 def run(subject: Subject, mutants: Sequence[Mutant], work: Path) -> None:
@@ -132,7 +140,7 @@ def run(subject: Subject, mutants: Sequence[Mutant], work: Path) -> None:
     left = [each for each in mutants if not _known(kept.get(each.name), digest)]
     if not left:
         return
-    tests = Tests.of(ROOT, work / f"tree-{_stem(subject)}", subject.tests)
+    tests = Tests.of(ROOT, work / f"tree-{_stem(subject)}", subject.selection)
     clean = tests.clean()
     _say(f"{subject.name}: {len(left)} mutants, {clean:.1f} s a run")
     with (work / f"{_stem(subject)}.jsonl").open("a", encoding="utf-8") as out:
