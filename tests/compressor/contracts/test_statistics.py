@@ -167,7 +167,7 @@ def test_gains_on_one_side_only_are_not_paired():
 
 
 def test_other_numbers_of_rows_are_refused_with_both():
-    with pytest.raises(ValueError, match="^3 rows against 2: not the same rows$"):
+    with pytest.raises(ValueError, match=r"^3 rows against 2: not the same rows$"):
         difference(scored(1.0, np.ones(3)), scored(1.0, np.ones(2)), metric="error", name="source", seed=0, changed=None)
 
 
