@@ -102,10 +102,8 @@ def _is_for_readers(node: Any) -> bool:
     import libcst
     import libcst.matchers as m
 
-    return (
-        (isinstance(node, libcst.Arg)
-        and m.matches(node, m.Arg(keyword=m.Name("description"))))
-        or (isinstance(node, libcst.AnnAssign) and m.matches(node.target, m.Name("paper")))
+    return (isinstance(node, libcst.Arg) and m.matches(node, m.Arg(keyword=m.Name("description")))) or (
+        isinstance(node, libcst.AnnAssign) and m.matches(node.target, m.Name("paper"))
     )
 
 

@@ -48,7 +48,8 @@ ONE = (0.8, 0.01, 0.9, 0.7)
 
 
 @pytest.mark.parametrize(
-    ("allowed", "stay"), [(41, (0, 1, 2, 3)), (40, (0, 1, 2, 3)), (39, (0, 2, 3)), (30, (0, 2, 3)), (29, (0, 2)), (10, (2,)), (9, ())]
+    ("allowed", "stay"),
+    [(41, (0, 1, 2, 3)), (40, (0, 1, 2, 3)), (39, (0, 2, 3)), (30, (0, 2, 3)), (29, (0, 2)), (10, (2,)), (9, ())],
 )
 def test_those_that_are_most_probably_on_stay_within_the_size(allowed, stay):
     assert chosen(Laid(ONE), linear(10, counts=[4]), allowed + 1e-6) == [stay]
