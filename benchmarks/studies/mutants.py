@@ -119,7 +119,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run what has not run, and write the page; 1 where a seed's share is below what is asked of it."""
     table = yaml.safe_load(TABLE.read_text(encoding="utf-8"))
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
-    parser.add_argument("--seed", type=int, default=0, help="of the draw")
+    parser.add_argument("--seed", type=int, nargs="+", default=[0], help="of the draw; several are run one after the other")
     parser.add_argument(
         "--modules", nargs="+", choices=sorted(table["subjects"]), default=list(table["subjects"]), metavar="NAME"
     )
@@ -133,8 +133,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not given.counted:
         prepare(ROOT)
         for name in given.modules:
-            mutants = [*drawn(subjects[name].mutants(), given.count, seed=given.seed), *subjects[name].by_hand().values()]
-            run(subjects[name], mutants, given.work)
+            chosen = [each for seed in given.seed for each in drawn(subjects[name].mutants(), given.count, seed=seed)]
+            run(subjects[name], [*chosen, *subjects[name].by_hand().values()], given.work)
     equivalent = {_name(each): each["reason"] for each in table["equivalent"]}
     given.out.write_text(document(list(subjects.values()), given.work, equivalent, count=given.count), encoding="utf-8")
     return 0
@@ -150,14 +150,14 @@ def subject_of(name: str, table: Mapping[str, Any]) -> Subject:
 def run(subject: Subject, mutants: Sequence[Mutant], work: Path) -> None:
     """Run those that have not, and those that survived other tests than are there now; each result is kept at once."""
     kept, digest = results(subject, work), subject.digest()
-    left = [each for each in mutants if not _known(kept.get(each.name), digest)]
+    left = {each.name: each for each in mutants if not _known(kept.get(each.name), digest)}
     if not left:
         return
     tests = Tests.of(ROOT, work / f"tree-{_stem(subject)}", subject.selection)
     clean = tests.clean()
     _say(f"{subject.name}: {len(left)} mutants, {clean:.1f} s a run")
     with (work / f"{_stem(subject)}.jsonl").open("a", encoding="utf-8") as out:
-        for number, mutant in enumerate(left, 1):
+        for number, mutant in enumerate(left.values(), 1):
             ran = tests.run(mutant.module, mutant.source, clean=clean)
             line = {
                 "name": mutant.name,
