@@ -149,7 +149,7 @@ class Texts(OneOutput):
             texts = _encoded(self, rows, files)
             at = next((at for at, row in enumerate(texts.rows) if int(row["input_ids"].max(initial=0)) >= known), None)
             if at is not None:
-                raise SourceError(_beyond(texts.rows[at]["input_ids"], known, files, f"{data.record.source}: row {at} of {name}"))
+                raise SourceError(_beyond(texts.rows[at]["input_ids"], known, files, data.place(name, at)))
             longest = max(range(len(texts)), key=texts.length)
             batch = next(iter(self.batches(rows.select([longest]), files, batch_size=1)))
             with rows_told((longest,), f"its {texts.length(longest)} tokens", of=name), torch.no_grad():
