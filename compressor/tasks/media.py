@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator, Mapping
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compressor.errors import MissingDependency, SourceError
+from compressor.foreign import told
 from compressor.plan.paths import Place, read_bytes
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ def check_image(content: bytes, where: str) -> None:
         ArithmeticError,
         Image.DecompressionBombError,
     ) as error:
-        raise SourceError(f"{where} cannot be read as an image: {_told(error)}; mend it, or leave it out of the data") from error
+        raise SourceError(f"{where} cannot be read as an image: {told(error)}; mend it, or leave it out of the data") from error
     if pictures > 1:
         raise SourceError(f"{where} holds {pictures} pictures, as an animation or pages: save the one that is meant as PNG")
     try:
@@ -161,7 +161,7 @@ def check_sound(content: bytes, where: str) -> None:
             declared = file.frames
             frames = sum(_finite(block, where) for block in file.blocks(BLOCK, dtype="float32", always_2d=True))
     except (OSError, RuntimeError, ValueError, TypeError, MemoryError) as error:
-        raise SourceError(f"{where} cannot be read as a sound: {_told(error)}; mend it, or leave it out of the data") from error
+        raise SourceError(f"{where} cannot be read as a sound: {told(error)}; mend it, or leave it out of the data") from error
     if not frames:
         raise SourceError(f"{where} is a sound without a sample")
     if frames < declared or (lacking := _lacking(content)):
@@ -188,8 +188,3 @@ def _lacking(content: bytes) -> int:
             return 0 if size in UNKNOWN_LENGTH else max(0, at + 8 + size - len(content))
         at += 8 + size + size % 2
     return 0
-
-
-def _told(error: Exception) -> str:
-    """An error of a library in one line, without the addresses of what it was given."""
-    return re.sub(r" ?<_io\.BytesIO[^>]*>", "", " ".join(str(error).split())) or type(error).__name__
