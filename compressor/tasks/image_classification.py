@@ -11,11 +11,12 @@ from pydantic import Field
 
 from compressor.contracts import Batch, Columns, Deployment, Feed, Graph, Port, Workload
 from compressor.errors import SourceError
+from compressor.foreign import told
 from compressor.tasks.batches import Batches, Feeds, as_file, full_groups, grouped, order_of
 from compressor.tasks.classification import SCORED_BATCH, Classification
 from compressor.tasks.image_processors import completed as _completed
 from compressor.tasks.image_processors import shape_of
-from compressor.tasks.preprocessing import CONFIG, PREPROCESSOR, of_image, settings_at, told
+from compressor.tasks.preprocessing import CONFIG, PREPROCESSOR, of_image, settings_at
 
 if TYPE_CHECKING:
     import numpy as np

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
-import stat
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from compressor.contracts import Columns
 from compressor.errors import MissingColumn, SourceError, near_name
+from compressor.plan.paths import plain_file
 from compressor.plan.specs import DataSpec
 from compressor.tasks.encodings import encoding_of, misfit
 from compressor.tasks.places import with_places
@@ -107,16 +108,13 @@ def read_table(path: Path, kind: str, columns: Columns | Sequence[str], spec: Da
 
 
 def _check_file(path: Path) -> None:
-    found = path.stat()
-    if not stat.S_ISREG(found.st_mode):
-        raise SourceError(f"{path} is a pipe or device, and no file")
+    try:
+        plain_file(path, None if path.suffix == ".parquet" else MOST_BYTES)
+    except OSError as error:
+        raise SourceError(f"{path}: {error.strerror}{'; split it' if error.errno == errno.EFBIG else ''}") from error
     with path.open("rb") as file:
         if file.read(4).startswith(PACKED):
             raise SourceError(f"{path} is a compressed file: unpack it")
-    if found.st_size > MOST_BYTES and path.suffix != ".parquet":
-        raise SourceError(
-            f"{path} has {found.st_size / 1e9:.0f} GB, and at most {MOST_BYTES / 1e9:.0f} are read into memory: split it"
-        )
 
 
 # ------------------------------------------------------------------ text

@@ -159,7 +159,7 @@ def test_picture_of_too_many_points_is_refused(tmp_path, monkeypatch):
     pictures(tmp_path / "set")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 200)  # a real one takes a gigabyte
     assert refused(tmp_path, PICTURES).startswith(
-        "row 0 of train (set/cat/0.png) cannot be read as an image: Image size (480 pixels)"
+        "row 0 of train (set/cat/0.png) cannot be read as an image: DecompressionBombError: Image size (480 pixels)"
     )
 
 
