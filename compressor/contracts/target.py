@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from compressor.contracts.graph import Graph, Session
+from compressor.contracts.recipe import Recipe
 from compressor.contracts.records import Workload
 from compressor.contracts.renamed import formerly, old_names
 from compressor.contracts.step import Step
 from compressor.contracts.task import Task
+from compressor.contracts.wish import Wish
 
 
 @dataclass(frozen=True)
@@ -123,6 +125,11 @@ class Target(Step, ABC):
     @classmethod
     def runtime(cls, facts: Mapping[str, str]) -> Runtime | None:
         """What the built files need elsewhere, by the facts of the session that ran; None where no example can be written."""
+        return None
+
+    @classmethod
+    def recipe(cls, wish: Wish) -> Recipe | None:
+        """What `compressor init` writes of it into a plan where this machine has it; None where it has no part in that."""
         return None
 
     def environment(self) -> dict[str, str]:
