@@ -63,7 +63,9 @@ class Latency(Grid):
         """One row at a time, as most services call a model, at the longest that it takes."""
         if wish.length is None:
             return Recipe({"batch": [1]}, "one row at a time, each as long as it is")
-        return Recipe({"batch": [1], "length": [wish.length]}, "one row at a time, at the longest input; name shorter ones beside it")
+        return Recipe(
+            {"batch": [1], "length": [wish.length]}, "one row at a time, at the longest input; name shorter ones beside it"
+        )
 
     def only(self, workload: Workload, *, seconds: float) -> Self:
         """One workload in about `seconds`."""

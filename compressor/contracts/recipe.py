@@ -115,7 +115,8 @@ class InputSizes(Record):
     def __str__(self) -> str:
         """One line for `check`."""
         spread = f"{self.least:g} to {self.most:g} {self.unit}, median {self.median:g}, 99 % have at most {self.p99:g}"
-        cut = f"; {self.parameter} {self.limit:g} cuts {self.cut:.1%} of the rows" if self.parameter and not self.takes else ""
+        share = f"{self.cut:.1%} of them" if self.cut else "none"
+        cut = f"; {self.parameter} {self.limit:g} cuts {share}" if self.parameter and not self.takes else ""
         takes = f"; the model takes {self.takes}" if self.takes else ""
         return f"{self.of} {spread}{cut}{takes}"
 
@@ -125,7 +126,9 @@ def sizes_of(values: Sequence[float], *, limit: float, **others: Any) -> InputSi
     import numpy as np
 
     found = np.asarray(values, dtype=np.float64)
-    least, median, p90, p99, most = (round(float(each), 2) for each in np.quantile(found, (0, 0.5, 0.9, 0.99, 1), method="higher"))
+    least, median, p90, p99, most = (
+        round(float(each), 2) for each in np.quantile(found, (0, 0.5, 0.9, 0.99, 1), method="higher")
+    )
     told = {"least": least, "median": median, "p90": p90, "p99": p99, "most": most}
     cut = {"cut": float((found > limit).mean())} if "cut" not in others else {}
     return InputSizes(rows=len(found), limit=limit, **told, **cut, **others)

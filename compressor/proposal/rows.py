@@ -151,7 +151,9 @@ def _texts(root: Path, entries: Sequence[Path], spelled: str) -> Rows:
 
 
 def _folders(root: Path) -> Column:
-    labels = [each for each in root.iterdir() if each.is_dir() and not each.name.startswith(".") and each.name.lower() not in LEFTOVERS]
+    labels = [
+        each for each in root.iterdir() if each.is_dir() and not each.name.startswith(".") and each.name.lower() not in LEFTOVERS
+    ]
     return Column("label", "class", f"{len(labels)} classes, a folder each")
 
 

@@ -74,7 +74,7 @@ class Sounds(Task):
             return f"counts samples of sound, and {length} are beyond the {LONGEST} s that the model has positions for: {rate} is 1 s"
         return None
 
-    def sizes(self, data: Data, files: Path) -> InputSizes:
+    def sizes(self, data: Data, files: Path) -> InputSizes:  # noqa: ARG002 - heads of the sounds say it
         """Seconds of each sound."""
         parts = [data.split(name) for name in ("train", "validation", "test")]
         heard = [each for rows in parts for each in lengths(rows.select(spread(len(rows), MEASURED)), self.audio)]

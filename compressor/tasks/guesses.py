@@ -32,8 +32,8 @@ def texts(seen: Seen) -> tuple[dict[str, Any], str] | None:
     """
     if seen.content:
         _check_two(seen.content)
-        pair = len(seen.content) > 1
-        return {"text": list(seen.content) if pair else seen.content[0]}, f"{_quoted(seen.content)}, as you say"
+        two = len(seen.content) > 1
+        return {"text": list(seen.content) if two else seen.content[0]}, f"{_quoted(seen.content)}, as you say"
     there = seen.of("text")
     if not there:
         return None

@@ -10,7 +10,7 @@ from typing import Any
 
 from compressor.errors import SourceError
 from compressor.plan.specs import DataSpec
-from compressor.tasks.tables import TABS, Table, records_in, encoding_of
+from compressor.tasks.tables import TABS, Table, encoding_of, records_in
 
 SEPARATORS = (",", ";", "\t", "|")
 FIRST_RECORDS = 200

@@ -63,7 +63,10 @@ class Texts(OneOutput):
         default="text", description="Column of the text; two columns where a row is a pair: `[premise, hypothesis]`."
     )
     max_length: int = Field(
-        default=128, ge=2, le=LONGEST, description="Longest input in tokens; longer texts are cut, of a pair the longer one first."
+        default=128,
+        ge=2,
+        le=LONGEST,
+        description="Longest input in tokens; longer texts are cut, of a pair the longer one first.",
     )
 
     @property
