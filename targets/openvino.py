@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from compressor.contracts import Artifact, Dialect, Feed, Graph, Missing, Runtime, Scheme, Session, Target
+from compressor.contracts import Artifact, Dialect, Feed, Graph, Missing, Recipe, Runtime, Scheme, Session, Target, Wish
 from compressor.deploy.graphs import graphs_of
 
 PRODUCTS = ("MatMul", "FullyConnected", "Convolution", "Gemm", "Subgraph")
@@ -36,6 +36,11 @@ class OpenVino(Target):
     precision: Literal["f32", "bf16", "default"] = Field(
         default="f32", description="Precision of what is not quantised; `default` is what OpenVINO chooses for the processor."
     )
+
+    @classmethod
+    def recipe(cls, wish: Wish) -> Recipe:
+        """On the processor, which every machine has."""
+        return Recipe({"threads": wish.threads}, "on the processor")
 
     @classmethod
     def runtime(cls, facts: Mapping[str, str]) -> Runtime:

@@ -1,7 +1,7 @@
 """Runs the tests that take minutes, and writes what they found.
 
-    python -m benchmarks.studies.long_tests                 # docs/results/long-tests.md, runs killed at every point with them
-    python -m benchmarks.studies.long_tests architectures   # docs/results/architectures.md, each from plan to export
+python -m benchmarks.studies.long_tests                 # docs/results/long-tests.md, runs killed at every point with them
+python -m benchmarks.studies.long_tests architectures   # docs/results/architectures.md, each from plan to export
 """
 
 from __future__ import annotations

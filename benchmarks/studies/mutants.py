@@ -52,7 +52,9 @@ class Subject:
     def by_hand(self) -> dict[str, Mutant]:
         """Faults made by hand, by what they are."""
         return {
-            fault["what"]: by_hand(fault["module"], (ROOT / fault["module"]).read_text(encoding="utf-8"), fault["before"], fault["after"])
+            fault["what"]: by_hand(
+                fault["module"], (ROOT / fault["module"]).read_text(encoding="utf-8"), fault["before"], fault["after"]
+            )
             for fault in self.faults
         }
 
@@ -109,7 +111,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     table = yaml.safe_load(TABLE.read_text(encoding="utf-8"))
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--seed", type=int, default=0, help="of the draw")
-    parser.add_argument("--modules", nargs="+", choices=sorted(table["subjects"]), default=list(table["subjects"]), metavar="NAME")
+    parser.add_argument(
+        "--modules", nargs="+", choices=sorted(table["subjects"]), default=list(table["subjects"]), metavar="NAME"
+    )
     parser.add_argument("--count", type=int, default=DRAWN, help="mutants of each")
     parser.add_argument("--work", type=Path, default=ROOT / "runs/mutants", help="where results are kept")
     parser.add_argument("--out", type=Path, default=ROOT / "docs/results/mutants.md")
@@ -146,7 +150,13 @@ def run(subject: Subject, mutants: Sequence[Mutant], work: Path) -> None:
     with (work / f"{_stem(subject)}.jsonl").open("a", encoding="utf-8") as out:
         for number, mutant in enumerate(left, 1):
             ran = tests.run(mutant.module, mutant.source, clean=clean)
-            line = {"name": mutant.name, "module": mutant.module, "line": mutant.line, "before": mutant.before, "after": mutant.after}
+            line = {
+                "name": mutant.name,
+                "module": mutant.module,
+                "line": mutant.line,
+                "before": mutant.before,
+                "after": mutant.after,
+            }
             out.write(json.dumps({**line, "outcome": ran.outcome, "by": ran.by, "seconds": ran.seconds, "tests": digest}) + "\n")
             out.flush()
             _say(f"  {number} of {len(left)}: {ran.outcome} {mutant.module}:{mutant.line} {ran.by}")

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from compressor.contracts.graph import Graph, Session
+from compressor.contracts.recipe import Recipe
 from compressor.contracts.records import Workload
 from compressor.contracts.renamed import formerly, old_names
 from compressor.contracts.step import Step
 from compressor.contracts.task import Task
+from compressor.contracts.wish import Wish
 
 
 @dataclass(frozen=True)
@@ -132,6 +134,11 @@ class Target(Step, ABC):
         """Name of the file of a graph: the main file's, with the graph's name for `model`; a former one where `built` has only that."""
         names = [_of_graph(file, graph) for file in (cls.file, *cls.former_files)]
         return next((name for name in names if built and (built / name).is_file()), names[0])
+
+    @classmethod
+    def recipe(cls, wish: Wish) -> Recipe | None:
+        """What `compressor init` writes of it into a plan where this machine has it; None where it has no part in that."""
+        return None
 
     def environment(self) -> dict[str, str]:
         """Environment of the measuring process (thread counts, telemetry switches)."""

@@ -66,10 +66,7 @@ class MultiLabel(Classification):
             return super().encoded(data)
         several = isinstance(self.label, tuple)
         read = {
-            name: [
-                (_bits if several else _names)(row, self.label_columns, data.place(name, at))
-                for at, row in enumerate(rows)
-            ]
+            name: [(_bits if several else _names)(row, self.label_columns, data.place(name, at)) for at, row in enumerate(rows)]
             for name, rows in data.splits.items()
         }
         labels = self.label_columns if several else tuple(sorted({name for row in read["train"] for name in row}))

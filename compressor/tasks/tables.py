@@ -222,7 +222,7 @@ def _other_ways(header: Sequence[str], wanted: Sequence[str], separator: str) ->
 def _json(table: Table, spec: DataSpec) -> None:
     """An object for each line, or one array of objects."""
     lacking, first = set(table.wanted), list[str]()
-    for number, record, text in _records(table, spec):
+    for number, record, text in records_in(table, spec):
         if not isinstance(record, dict):
             raise table.fault(number, f"found {json.dumps(record)[:40]}, expected an object")
         lacking -= record.keys()
@@ -235,7 +235,7 @@ def _json(table: Table, spec: DataSpec) -> None:
         table.check_columns(list(dict.fromkeys((*first, *(name for name in table.wanted if name not in lacking)))))
 
 
-def _records(table: Table, spec: DataSpec) -> Iterator[tuple[int, Any, Callable[[], Any]]]:
+def records_in(table: Table, spec: DataSpec) -> Iterator[tuple[int, Any, Callable[[], Any]]]:
     """Line (in an array the number) of each record, what it holds, and the same with numbers as their characters."""
     with table.path.open(encoding=encoding_of(table.path, spec.encoding)) as file:
         start = next((text for line in file if (text := line.strip())), "")

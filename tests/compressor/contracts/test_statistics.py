@@ -121,7 +121,12 @@ def test_single_row_has_no_width():
 
 @pytest.mark.parametrize(
     ("mine", "theirs", "binary"),
-    [([0, 1, 1], [1, 1, 0], True), ([0, 1, 0.5], [1, 1, 0], False), ([0, 1, 1], [1, 2, 0], False), ([-1, 1, 1], [1, 1, 0], False)],
+    [
+        ([0, 1, 1], [1, 1, 0], True),
+        ([0, 1, 0.5], [1, 1, 0], False),
+        ([0, 1, 1], [1, 2, 0], False),
+        ([-1, 1, 1], [1, 1, 0], False),
+    ],
 )
 def test_rows_are_right_or_wrong_only_where_both_sides_are_0_or_1(mine, theirs, binary):
     sides = [scored(float(np.mean(each)), np.array(each, dtype=float)) for each in (mine, theirs)]

@@ -127,8 +127,7 @@ def test_pass_without_a_place_on_the_way_to_a_target_is_told_which_targets_would
 def test_pass_above_another_of_the_same_target_is_told_an_order_that_works():
     steps = (step("pack", OnBinary, only=["device"]), step("tidy", OnGraph, only=["device"]), step("train", Torch))
     assert faults(*steps) == [
-        "4 passes.tidy: works on toy-graph and comes after 'pack', which is below that; "
-        "an order that works: train, tidy, pack",
+        "4 passes.tidy: works on toy-graph and comes after 'pack', which is below that; an order that works: train, tidy, pack",
         "5 passes.train: works on torch and comes after 'pack', which is below that; an order that works: train, tidy, pack",
     ]
 
