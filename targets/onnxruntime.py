@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from compressor.contracts import Artifact, Dialect, Feed, Graph, Missing, Runtime, Scheme, Session, Target
+from compressor.contracts import Artifact, Dialect, Feed, Graph, Missing, Recipe, Runtime, Scheme, Session, Target, Wish
 from compressor.deploy.graphs import graphs_of
 from compressor.deploy.machine import accelerators
 from compressor.errors import MissingDependency
@@ -51,6 +51,11 @@ class OnnxRuntime(Target):
     graph_optimization: Literal["all", "extended", "basic", "none"] = Field(
         default="all", description="How far ONNX Runtime rewrites the graph when it loads it."
     )
+
+    @classmethod
+    def recipe(cls, wish: Wish) -> Recipe:
+        """On the processor, which every machine has."""
+        return Recipe({"threads": wish.threads}, "on the processor")
 
     @classmethod
     def runtime(cls, facts: Mapping[str, str]) -> Runtime:

@@ -12,11 +12,13 @@ from compressor.contracts.evaluation import Evaluation
 from compressor.contracts.features import Outputs, Want
 from compressor.contracts.graph import Feed
 from compressor.contracts.model import Model
+from compressor.contracts.recipe import Recipe
 from compressor.contracts.records import Workload
 from compressor.contracts.renamed import notice
 from compressor.contracts.step import Event, Step
 from compressor.contracts.target import Artifact, Dialect
 from compressor.contracts.task import Batch, Data, Task
+from compressor.contracts.wish import Wish
 
 if TYPE_CHECKING:
     import numpy as np
@@ -189,6 +191,11 @@ class Pass(Step, ABC):
             given: folder of the source model that the step's input comes from.
             origins: for every earlier step, entry of `models:` and `source`, the folder of the model it comes from.
         """
+
+    @classmethod
+    def recipe(cls, wish: Wish) -> Recipe | None:
+        """What `compressor init` writes of it into a plan, its role said; None where it has no part in that."""
+        return None
 
     def work(self, size: Size) -> float:
         """What its time grows with beside a fixed part, in any unit: `compressor rehearse` scales by it. By itself the model's size."""

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pydantic import Field, model_validator
 
-from compressor.contracts import Batch, Deployment, Feed, Graph, Port, Workload
+from compressor.contracts import Batch, Deployment, Feed, Graph, InputSizes, Port, Workload, sizes_of
 from compressor.contracts.failing import rows_told
+from compressor.contracts.recipe import spread
 from compressor.errors import SourceError
 from compressor.tasks.batches import Batches, Feeds, alike, grouped
 from compressor.tasks.classification import SCORED_BATCH, OneOutput
@@ -37,11 +38,19 @@ if TYPE_CHECKING:
 
     from compressor.contracts import Model
     from compressor.contracts.task import Data
+    from compressor.model.heads import Head
 
 BATCH_MULTIPLE = 4
 """Batches in training are padded to a multiple of so many tokens: fewer shapes to prepare kernels for."""
 LENGTH_SPREAD = 2.0
 """Tokens by which lengths are blurred before texts of like lengths are batched."""
+LONGEST = 8192
+"""Tokens that `max_length` may ask for."""
+WHOLE = 10**6
+"""Tokens: nothing is cut while texts are measured."""
+SPLITS = ("train", "validation", "test")
+MEASURED = 2000
+"""Rows of each split whose size is measured."""
 
 
 class Texts(OneOutput):
@@ -57,7 +66,10 @@ class Texts(OneOutput):
         default="text", description="Column of the text; two columns where a row is a pair: `[premise, hypothesis]`."
     )
     max_length: int = Field(
-        default=128, ge=2, le=8192, description="Longest input in tokens; longer texts are cut, of a pair the longer one first."
+        default=128,
+        ge=2,
+        le=LONGEST,
+        description="Longest input in tokens; longer texts are cut, of a pair the longer one first.",
     )
 
     @property
@@ -119,15 +131,38 @@ class Texts(OneOutput):
 
     def examine(self, source: Path, labels: Sequence[str]) -> tuple[str, ...]:
         """Whose head it is."""
+        tokenizer = read_tokenizer(source)
+        head, module = self._head(source, labels)
+        self._check_length(module, source)
+        self._side_files(tokenizer, module, source)
+        return (str(head),)
+
+    def trained(self, source: Path, labels: Sequence[str]) -> bool:
+        """Whether its head is in the folder."""
+        return self._head(source, labels)[0].trained
+
+    def _head(self, source: Path, labels: Sequence[str]) -> tuple[Head, Any]:
         from transformers import AutoModelForSequenceClassification
 
         from compressor.model.heads import head_in
 
-        tokenizer = read_tokenizer(source)
-        head, module = head_in(AutoModelForSequenceClassification, source, self.head(labels), problem=self.answers_as())
-        self._check_length(module, source)
-        self._side_files(tokenizer, module, source)
-        return (str(head),)
+        return head_in(AutoModelForSequenceClassification, source, self.head(labels), problem=self.answers_as())
+
+    def sizes(self, data: Data, files: Path) -> InputSizes:
+        """Tokens of each text, or pair of texts, those that the tokenizer adds included."""
+        from compressor.model.positions import positions_in
+
+        lengths = [length for name in SPLITS for length in self._lengths(data.split(name), files)]
+        most = positions_in(files) or LONGEST
+        found = sizes_of(
+            lengths, limit=self.max_length, unit="tokens", of="texts", parameter="max_length", timed=min(self.max_length, most)
+        )
+        whole = -(-int(found.p99) // BATCH_MULTIPLE) * BATCH_MULTIPLE
+        return found.model_copy(update={"fits": min(whole, most, LONGEST)})
+
+    def _lengths(self, rows: Dataset, files: Path) -> list[int]:
+        texts = _contents(self, rows.select(spread(len(rows), MEASURED)))
+        return [len(row["input_ids"]) for row in tokenization(files).encoded(texts, WHOLE)]
 
     def refuses(self, length: int, files: Path | None = None) -> str | None:
         """More tokens than the model has positions for."""
@@ -152,7 +187,7 @@ class Texts(OneOutput):
             texts = _encoded(self, rows, files)
             at = next((at for at, row in enumerate(texts.rows) if int(row["input_ids"].max(initial=0)) >= known), None)
             if at is not None:
-                raise SourceError(_beyond(texts.rows[at]["input_ids"], known, files, f"{data.record.source}: row {at} of {name}"))
+                raise SourceError(_beyond(texts.rows[at]["input_ids"], known, files, data.place(name, at)))
             longest = max(range(len(texts)), key=texts.length)
             batch = next(iter(self.batches(rows.select([longest]), files, batch_size=1)))
             with rows_told((longest,), f"its {texts.length(longest)} tokens", of=name), torch.no_grad():
@@ -284,10 +319,14 @@ def _tokenized(found: Tokenization, texts: tuple[str | tuple[str, ...], ...], ma
 
 
 def _encoded(task: Texts, rows: Dataset, files: Path, length: int | None = None) -> _Texts:
+    return _tokenized(tokenization(files), _contents(task, rows), length or task.max_length)
+
+
+def _contents(task: Texts, rows: Dataset) -> tuple[str | tuple[str, ...], ...]:
+    """The text of each row, or its pair of texts."""
     columns = [rows[name] for name in task.texts]
     for name, column in zip(task.texts, columns, strict=True):
         for at, text in enumerate(column):
             if not isinstance(text, str):
                 raise SourceError(f"row {at}: column '{name}' holds {text!r:.40} ({type(text).__name__}), expected texts")
-    texts = tuple(columns[0]) if len(columns) == 1 else tuple(zip(*columns, strict=True))
-    return _tokenized(tokenization(files), texts, length or task.max_length)
+    return tuple(columns[0]) if len(columns) == 1 else tuple(zip(*columns, strict=True))
