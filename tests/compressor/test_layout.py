@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
 import shutil
 import subprocess
 import sys
@@ -11,15 +10,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import transformers
 from PIL import Image
 
 from compressor.api import build_plan, run
 from compressor.export import export
-from compressor.tasks.tiny import image_model
+from compressor.export.witnesses import digest
+from compressor.tasks.tiny import shaken
 from targets.openvino import OpenVino
 
 FORMER = Path(__file__).parent / "former" / "openvino-export"
-SIDES = ("bottom", "left", "right", "top")
+COLORS = ("dark", "light")
 TURNED = {
     1: None,
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -30,16 +31,18 @@ TURNED = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_270,
 }
-"""By EXIF orientation how a picture lies in its file: the inverse of what turns it upright."""
-KINDS = ("RGB", "RGB", "L", "CMYK", "P", "LA", "RGBA", "1")
-TARGETS = ("onnxruntime", "openvino", "pytorch")
+"""By EXIF orientation how a picture lies in its file."""
+INVERSE = {**TURNED, 6: Image.Transpose.ROTATE_270, 8: Image.Transpose.ROTATE_90}
+"""What turns it upright."""
+KINDS = ("RGB", "L", "CMYK", "P", "LA", "RGBA", "1")
+TARGETS = ("onnxruntime", "pytorch")
+EDGE = 16
 
 
-def picture(path: Path, number: int, orientation: int, kind: str, draw: random.Random) -> Path:
-    """A picture with one bright side, as it is shown, in one of many ways to write it."""
-    pixels = np.random.default_rng(number).integers(0, 60, (24, 24, 3), dtype=np.uint8)
-    part = {"left": np.s_[:, :12], "right": np.s_[:, 12:], "top": np.s_[:12], "bottom": np.s_[12:]}[SIDES[number % 4]]
-    pixels[part] += 170
+def picture(folder: Path, number: int) -> None:
+    """A picture in one of many ways to write it, beside its pixels as they are shown."""
+    orientation, kind = number % 8 + 1, KINDS[number % len(KINDS)]
+    pixels = np.random.default_rng(number).integers(0, 255, (EDGE, EDGE, 3), dtype=np.uint8)
     shown = Image.fromarray(pixels)
     if kind == "P":
         shown = shown.quantize(32)
@@ -47,31 +50,29 @@ def picture(path: Path, number: int, orientation: int, kind: str, draw: random.R
     elif kind != "RGB":
         shown = shown.convert(kind)
         if kind in ("LA", "RGBA"):
-            shown.putalpha(draw.randrange(120, 255))
+            shown.putalpha(100 + number)
     lies = shown if TURNED[orientation] is None else shown.transpose(TURNED[orientation])
     exif = Image.Exif()
     exif[0x0112] = orientation
-    suffix = "jpg" if kind in ("RGB", "L", "CMYK") else "png"
-    place = path / SIDES[number % 4] / f"{number}-{kind}-{orientation}.{suffix}"
+    place = folder / COLORS[number % 2] / f"{number}.{'jpg' if kind in ('L', 'CMYK') else 'png'}"
     place.parent.mkdir(parents=True, exist_ok=True)
     lies.save(place, exif=exif.tobytes())
-    return place
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory) -> Path:
     """A run on pictures of all kinds, and its exports."""
-    folder, draw = tmp_path_factory.mktemp("pictures"), random.Random(0)
-    image_model(folder / "pretrained")
-    for number in range(128):
-        picture(folder / "images", number, number // 4 % 8 + 1, KINDS[number // 32 + 4 * (number // 4 % 2)], draw)
+    folder = tmp_path_factory.mktemp("pictures")
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 64}
+    config = transformers.ViTConfig(image_size=EDGE, patch_size=8, id2label=dict(enumerate(COLORS)), **sizes)
+    shaken(lambda: transformers.ViTForImageClassification(config)).save_pretrained(folder / "model")
+    for number in range(8 * len(KINDS)):
+        picture(folder / "images", number)
     values = {
-        "model": {"folder": "pretrained"},
+        "model": {"folder": "model"},
         "task": {"image-classification": {}},
-        "data": {"files": "images", "format": "imagefolder", "split": {"validation": 16, "test": 40}, "calibration": 8},
-        "reference": "finetune",
-        "stages": "quality",
-        "passes": [{"finetune": {"epochs": 24, "learning_rate": 0.002, "precision": "fp32"}}],
+        "data": {"files": "images", "format": "imagefolder", "split": {"validation": 4, "test": 48}, "calibration": 2},
+        "passes": [{"fold": {}, "only": ["onnxruntime"]}],
         "targets": list(TARGETS),
     }
     run(build_plan(values, folder=folder), store=folder / "store", out=folder / "run")
@@ -90,23 +91,28 @@ def told(folder: Path, *paths: Path) -> list[str]:
     return done.stdout.split()
 
 
-def test_pictures_of_all_kinds_are_told_by_an_export_as_they_were_in_the_run(place):
-    report = json.loads((place / "run" / "report.json").read_text())
-    final = next(each for each in report["candidates"] if each["id"] == "final@onnxruntime")
-    accuracy = next(each["value"] for each in final["scores"]["metrics"] if each["name"] == "accuracy")
-    paths = sorted((place / "images").rglob("*-*"))
-    found = told(place / "onnxruntime", *paths)
-    right = [label == path.parent.name for label, path in zip(found, paths, strict=True)]
-    assert accuracy > 0.85
-    assert sum(right) / len(right) > 0.85, "of a picture that lies as it is not shown a quarter is right"
-    for orientation in TURNED:
-        assert sum(each for each, path in zip(right, paths, strict=True) if path.stem.endswith(str(orientation))) > 11, (
-            orientation
-        )
-    given = json.loads((place / "run" / "witnesses" / "rows.json").read_text())
-    kept = {kind_of(place / "run" / "witnesses" / row["file"]) for row in given}
-    assert {mode for mode, _ in kept} >= {"RGB", "L", "CMYK", "P", "LA", "RGBA", "1"}, "what the export proved itself on"
-    assert {orientation for _, orientation in kept} >= set(TURNED)
+def kept(place: Path) -> list[tuple[Path, dict]]:
+    """Files of the rows that the run kept, with what it made of them."""
+    folder = place / "run" / "witnesses"
+    files = {row["row"]: folder / row["file"] for row in json.loads((folder / "rows.json").read_text())}
+    answers = json.loads((folder / "final@onnxruntime" / "answers.json").read_text())
+    return [(files[answer["row"]], answer) for answer in answers]
+
+
+def test_pictures_of_all_kinds_are_fed_upright_and_in_colour_by_the_run_as_by_its_export(place):
+    found = kept(place)
+    kinds = {kind_of(file) for file, _ in found}
+    assert {mode for mode, _ in kinds} == set(KINDS)
+    assert {orientation for _, orientation in kinds} == set(TURNED)
+    for file, answer in found:
+        with Image.open(file) as image:
+            lies = image.convert("RGB")
+            back = INVERSE[image.getexif()[0x0112]]
+        upright = lies if back is None else lies.transpose(back)
+        scaled = (np.asarray(upright).astype(np.float64) / 255).astype(np.float32).transpose(2, 0, 1)
+        pixels = (scaled - np.float32(0.5)) / np.float32(0.5)
+        assert digest(np.ascontiguousarray(pixels[None])) == answer["inputs"]["pixel_values"], file
+    assert told(place / "onnxruntime", *(file for file, _ in found)) == [answer["told"] for _, answer in found]
 
 
 def test_picture_of_16_bits_is_refused_by_the_example_as_by_the_run(place, tmp_path):
@@ -126,30 +132,25 @@ def test_picture_of_16_bits_is_refused_by_the_example_as_by_the_run(place, tmp_p
     ("target", "files", "loader"),
     [
         ("onnxruntime", {"model.onnx"}, "optimum.onnxruntime.ORTModelForImageClassification"),
-        ("openvino", {"openvino_model.xml", "openvino_model.bin"}, "optimum.intel.OVModelForImageClassification"),
         ("pytorch", {"model.safetensors", "blueprint.json"}, "transformers.AutoModelForImageClassification"),
     ],
 )
 def test_export_lies_as_loaders_of_the_ecosystem_look_for_it(place, target, files, loader):
-    from transformers import AutoConfig
-
     out = place / target
     always = {"config.json", "preprocessor_config.json", "labels.json", "spec.json", "example.py", "README.md", "LICENSES.md"}
     assert {path.name for path in out.iterdir()} == files | always | {"SHA256SUMS"}
-    config = AutoConfig.from_pretrained(out)
-    assert (config.model_type, config.num_labels) == ("vit", 4)
-    assert config.id2label == dict(enumerate(SIDES))
+    config = transformers.AutoConfig.from_pretrained(out)
+    assert (config.model_type, config.num_labels) == ("vit", 2)
+    assert config.id2label == dict(enumerate(COLORS))
     assert json.loads((out / "preprocessor_config.json").read_text())["image_processor_type"] == "ViTImageProcessor"
     assert json.loads((out / "spec.json").read_text())["loader"] == loader
     assert f"`{loader}.from_pretrained(FOLDER" in (out / "README.md").read_text()
 
 
 def test_pipeline_of_transformers_tells_pictures_as_the_example_does(place):
-    from transformers import pipeline
-
-    paths = sorted((place / "images").rglob("*-RGB-*"))[:16]
-    ask = pipeline("image-classification", model=str(place / "pytorch"))
-    assert [ask(str(path))[0]["label"] for path in paths] == told(place / "pytorch", *paths)
+    answers = kept(place)[:12]
+    ask = transformers.pipeline("image-classification", model=str(place / "pytorch"))
+    assert [ask(str(file))[0]["label"] for file, _ in answers] == [answer["told"] for _, answer in answers]
 
 
 # ------------------------------------------------------------------ files of before
