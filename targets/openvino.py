@@ -28,7 +28,8 @@ class OpenVino(Target):
     dialect: ClassVar[Dialect] = Dialect(
         format="openvino", quantizer="nncf", precisions=("fp32", "bf16", "int8"), schemes=SCHEMES
     )
-    file: ClassVar[str] = "model.xml"
+    file: ClassVar[str] = "openvino_model.xml"
+    former_files: ClassVar[tuple[str, ...]] = ("model.xml",)
     requires: ClassVar[tuple[str, ...]] = ("openvino",)
 
     threads: int = Field(default=1, ge=1, le=256, description="Inference threads of one stream.")
@@ -59,8 +60,9 @@ class OpenVino(Target):
     def build(self, source: Artifact, out: Path, *, graphs: tuple[Graph, ...] = (Graph(),), **_: object) -> None:
         """Copy the representation of each graph."""
         for graph in graphs:
-            for name in (f"{graph.name}.xml", f"{graph.name}.bin"):
-                shutil.copyfile(source.path / name, out / name)
+            to = out / self.file_of(graph.name)
+            shutil.copyfile(source.path / f"{graph.name}.xml", to)
+            shutil.copyfile(source.path / f"{graph.name}.bin", to.with_suffix(".bin"))
 
     def open(self, built: Path) -> Session:
         """Compile for latency: one stream."""
@@ -88,7 +90,7 @@ class OpenVino(Target):
         }
         if self.precision != "default":
             options["INFERENCE_PRECISION_HINT"] = self.precision
-        return openvino.Core().compile_model(str(built / f"{graph.name}.xml"), "CPU", options)
+        return openvino.Core().compile_model(str(built / self.file_of(graph.name, built)), "CPU", options)
 
 
 class _Compiled:

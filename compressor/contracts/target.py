@@ -90,6 +90,8 @@ class Target(Step, ABC):
     dialect: ClassVar[Dialect]
     file: ClassVar[str]
     """Name of the main file that `build` writes."""
+    former_files: ClassVar[tuple[str, ...]] = ()
+    """What earlier versions called it: files of those names are still opened."""
 
     threads: int = 1
     """Threads of one operator."""
@@ -128,6 +130,12 @@ class Target(Step, ABC):
         return None
 
     @classmethod
+    def file_of(cls, graph: str, built: Path | None = None) -> str:
+        """Name of the file of a graph: the main file's, with the graph's name for `model`; a former one where `built` has only that."""
+        names = [_of_graph(file, graph) for file in (cls.file, *cls.former_files)]
+        return next((name for name in names if built and (built / name).is_file()), names[0])
+
+    @classmethod
     def recipe(cls, wish: Wish) -> Recipe | None:
         """What `compressor init` writes of it into a plan where this machine has it; None where it has no part in that."""
         return None
@@ -139,6 +147,13 @@ class Target(Step, ABC):
     def diagnose(self, built: Path) -> tuple[str, ...]:
         """What can be proved about why this file is not faster: float operators left, fake quantisation, reformatting nodes."""
         return ()
+
+
+def _of_graph(file: str, graph: str) -> str:
+    stem, suffix = Path(file).stem, Path(file).suffix
+    if graph == Graph.name:
+        return file
+    return f"{stem.removesuffix(Graph.name) if stem.endswith(Graph.name) else ''}{graph}{suffix}"
 
 
 class Format(ABC):

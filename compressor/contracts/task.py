@@ -334,6 +334,8 @@ class Columns:
     """What rows are split by and classes are counted of; None where rows have none."""
     kept: tuple[str, ...] = ()
     """Further columns that every row needs: groups, other labels."""
+    sets: tuple[str, ...] = ()
+    """Those of `kept` that hold lists whose order says nothing."""
 
     @property
     def all(self) -> tuple[str, ...]:
@@ -350,6 +352,12 @@ class Data:
     record: DataRecord
     digest: str
     """sha256 over the rows of every split as they are used, whatever folder they came from."""
+    places: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """By split, where each row stands in the user's files: `rows.csv, line 17`."""
+
+    def place(self, split: str, row: int) -> str:
+        """What a person is told of a row of a split, which is counted from 0: where it stands, as far as that is known."""
+        return self.places[split][row] if split in self.places else f"row {row} of {split}"
 
     def split(self, name: str) -> Dataset:
         """Rows of a split.

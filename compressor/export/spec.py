@@ -116,10 +116,10 @@ def _runtime(built: Path, candidate: Candidate, graphs: Sequence[Graph]) -> tupl
 
 
 def _file_of(kind: type[Target], graph: Graph, built: Path) -> str:
-    """The file that holds a graph: the target's main one by the graph's name; for torch the whole model, in parts or not."""
+    """The file that holds a graph; for torch the whole model, in parts or not."""
     if kind.dialect.format == TORCH:
         return kind.file if (built / kind.file).is_file() else BLUEPRINT
-    return kind.file if graph.name == Graph.name else graph.name + Path(kind.file).suffix
+    return kind.file_of(graph.name, built)
 
 
 def _check_known(port: Port) -> None:

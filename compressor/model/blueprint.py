@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from compressor.contracts import Edit, registry
 from compressor.errors import SourceError
+from compressor.foreign import told
 from compressor.model.libraries import library, library_of
 
 DTYPES = ("float16", "bfloat16", "float64")
@@ -102,7 +103,7 @@ class Blueprint:
                 dtype=values.get("dtype"),
             )
         except (KeyError, TypeError, ValueError) as error:
-            raise SourceError(f"the blueprint is malformed: {type(error).__name__}: {error}") from error
+            raise SourceError(f"the blueprint is malformed: {told(error)}") from error
 
 
 def blueprint_of(module: Any) -> Blueprint:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from compressor.errors import SourceError
 from compressor.plan.specs import DataSpec
-from compressor.tasks.tables import TABS, Table, encoding_of, records_in
+from compressor.tasks.encodings import encoding_of, misfit
+from compressor.tasks.tables import TABS, Table, records_in
 
 SEPARATORS = (",", ";", "\t", "|")
 FIRST_RECORDS = 200
@@ -32,7 +33,7 @@ def columns_in(path: Path, kind: str, spec: DataSpec) -> tuple[str, ...]:
     try:
         names = _of_json(path, spec) if kind == "json" else _header(path, spec)
     except UnicodeError as error:
-        raise SourceError(f"{path} is not {(spec.encoding or 'utf-8').upper()}: {error}") from error
+        raise misfit(path, spec.encoding, error) from error
     if not names:
         raise SourceError(f"{path} holds no rows")
     return names
@@ -53,8 +54,8 @@ def csv_options(path: Path) -> Iterator[Mapping[str, Any]]:
         yield {**separated, **encoding, "quoting": "minimal" if best == "\t" else "none"}
 
 
-def _first_line(path: Path, encoding: str | None) -> str:
-    with path.open(encoding=encoding_of(encoding)) as file:
+def _first_line(path: Path, wanted: str | Sequence[str] | None) -> str:
+    with path.open(encoding=encoding_of(path, wanted)) as file:
         return file.readline(MOST_HEADER)
 
 

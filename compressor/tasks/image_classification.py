@@ -13,12 +13,13 @@ from pydantic import Field
 from compressor.contracts import Batch, Columns, Deployment, Feed, Graph, InputSizes, Port, Recipe, Seen, Workload, sizes_of
 from compressor.contracts.recipe import spread
 from compressor.errors import SourceError
+from compressor.foreign import told
 from compressor.tasks import guesses
 from compressor.tasks.batches import Batches, Feeds, as_file, full_groups, grouped, order_of
 from compressor.tasks.classification import SCORED_BATCH, Classification
 from compressor.tasks.image_processors import completed as _completed
 from compressor.tasks.image_processors import resized, shape_of, steps_of
-from compressor.tasks.preprocessing import CONFIG, PREPROCESSOR, of_image, settings_at, told
+from compressor.tasks.preprocessing import CONFIG, PREPROCESSOR, of_image, settings_at
 
 if TYPE_CHECKING:
     import numpy as np

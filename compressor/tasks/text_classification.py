@@ -26,7 +26,7 @@ class TextClassification(Texts, MultiLabel):
         """Texts and label; several labels are no classes that rows are split by."""
         if isinstance(self.label, str) and not self.multi_label:
             return Columns(self.texts, self.label)
-        return Columns(self.texts, kept=self.label_columns)
+        return Columns(self.texts, kept=self.label_columns, sets=self.label_columns if isinstance(self.label, str) else ())
 
     def answers_as(self) -> Any:
         """One class of a row, or any number."""

@@ -52,8 +52,7 @@ class TextRegression(Texts):
         splits = {}
         for name, rows in data.splits.items():
             values = [
-                _number(value, f"{data.record.source}: row {at} of {name}: column '{self.label}'")
-                for at, value in enumerate(rows[self.label])
+                _number(value, f"{data.place(name, at)}: column '{self.label}'") for at, value in enumerate(rows[self.label])
             ]
             splits[name] = rows.remove_columns(self.label).add_column(self.label, values)
         if len(set(splits["train"][self.label])) < 2:

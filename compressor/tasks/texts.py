@@ -40,7 +40,10 @@ if TYPE_CHECKING:
     from compressor.contracts.task import Data
     from compressor.model.heads import Head
 
-BATCH_MULTIPLE = 8
+BATCH_MULTIPLE = 4
+"""Batches in training are padded to a multiple of so many tokens: fewer shapes to prepare kernels for."""
+LENGTH_SPREAD = 2.0
+"""Tokens by which lengths are blurred before texts of like lengths are batched."""
 LONGEST = 8192
 """Tokens that `max_length` may ask for."""
 WHOLE = 10**6
@@ -53,7 +56,7 @@ MEASURED = 2000
 class Texts(OneOutput):
     """Texts, or pairs of them, as the model's tokenizer makes inputs of them."""
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     requires: ClassVar[tuple[str, ...]] = ("tokenizers",)
     examples: ClassVar[tuple[Mapping[str, Any], ...]] = ({"max_length": 16},)
     problem: ClassVar[Any] = "single_label_classification"
@@ -185,7 +188,7 @@ class Texts(OneOutput):
             texts = _encoded(self, rows, files)
             at = next((at for at, row in enumerate(texts.rows) if int(row["input_ids"].max(initial=0)) >= known), None)
             if at is not None:
-                raise SourceError(_beyond(texts.rows[at]["input_ids"], known, files, f"{data.record.source}: row {at} of {name}"))
+                raise SourceError(_beyond(texts.rows[at]["input_ids"], known, files, data.place(name, at)))
             longest = max(range(len(texts)), key=texts.length)
             batch = next(iter(self.batches(rows.select([longest]), files, batch_size=1)))
             with rows_told((longest,), f"its {texts.length(longest)} tokens", of=name), torch.no_grad():
@@ -238,7 +241,7 @@ class Texts(OneOutput):
             groups = grouped(range(len(texts)), batch_size)
         else:
             lengths = [texts.length(number) for number in range(len(texts))]
-            groups = alike(lengths, batch_size, np.random.default_rng(shuffle_seed), spread=BATCH_MULTIPLE)
+            groups = alike(lengths, batch_size, np.random.default_rng(shuffle_seed), spread=LENGTH_SPREAD)
 
         def make(chosen: Sequence[int]) -> Feed:
             longest = max(texts.length(number) for number in chosen)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compressor.errors import SourceError
+from compressor.foreign import told
 from compressor.tasks.preprocessing import TEXT_INPUTS
 
 if TYPE_CHECKING:
@@ -184,7 +185,7 @@ def read_tokenizer(folder: Path) -> Any:
     """
     from transformers import AutoTokenizer
 
-    from compressor.model.pretrained import quiet, told
+    from compressor.model.pretrained import quiet
 
     if not (tokenizer_files(folder) or any(folder.glob("*.model"))):  # what SentencePiece writes
         raise SourceError(f"{folder} has no tokenizer ({' or '.join(TOKENIZER_FILES[:2])})")

@@ -469,8 +469,11 @@ def test_export_removes_what_a_killed_export_left_and_nothing_else(text_run, tmp
     (place / "elsewhere").mkdir()
     (place / ".out.link.part").symlink_to(place / "elsewhere")
     (place / ".out.notes.part").write_text("a file")
+    (place / ".out.abcd1234.part").mkdir()
+    (place / ".out.abcd1234.compressor-export.part").mkdir()
     export(text_run.folder, "here", place / "out")
-    assert {path.name for path in place.iterdir()} == strangers | {"out", "elsewhere", ".out.link.part", ".out.notes.part"}
+    kept = {"out", "elsewhere", ".out.link.part", ".out.notes.part", ".out.abcd1234.part"}
+    assert {path.name for path in place.iterdir()} == strangers | kept, "an empty folder bears no mark but in its name"
     assert all((place / name / "chapter.tex").exists() for name in strangers)
 
 

@@ -13,6 +13,7 @@ from compressor.contracts import Edit, Library, Loaded
 from compressor.contracts.anatomy import Anatomy
 from compressor.contracts.model import CONFIG
 from compressor.errors import SourceError
+from compressor.foreign import told
 from compressor.model.anatomy import anatomy_of
 from compressor.model.configurations import config_in, harmless, nothing_fetched
 from compressor.model.edits import KeepBlocks, KeepHeads, KeepNeurons
@@ -76,9 +77,7 @@ class Transformers(Library):
             module.tie_weights()
             return module
         except (*BUILDING_ERRORS, StrictDataclassError) as error:
-            raise SourceError(
-                f"{cls.__name__} cannot be built from its configuration: {type(error).__name__}: {error}"
-            ) from error
+            raise SourceError(f"{cls.__name__} cannot be built from its configuration: {told(error)}") from error
 
     def config_of(self, module: Any) -> dict[str, Any]:
         """All its fields, with the dtype of the weights."""

@@ -67,7 +67,7 @@ ON_PATHS = {
 ON_PROCESSES = ("subprocess.Popen", "subprocess.Popen.wait", "os.kill")
 DIGEST = 64
 NUMBERS = str.maketrans("0123456789", "#" * 10)
-DRAWN = re.compile(r"(?<=\.)[a-z0-9_]{8}(?=\.part\b)")
+DRAWN = re.compile(r"(?<=\.)[a-z0-9_]{8}(?=\.(compressor-export\.)?part\b)")
 """What is drawn anew in the name of a folder that is not in its place yet."""
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 

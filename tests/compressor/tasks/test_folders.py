@@ -159,7 +159,7 @@ def test_picture_of_too_many_points_is_refused(tmp_path, monkeypatch):
     pictures(tmp_path / "set")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 200)  # a real one takes a gigabyte
     assert refused(tmp_path, PICTURES).startswith(
-        "row 0 of train (set/cat/0.png) cannot be read as an image: Image size (480 pixels)"
+        "row 0 of train (set/cat/0.png) cannot be read as an image: DecompressionBombError: Image size (480 pixels)"
     )
 
 
@@ -223,12 +223,23 @@ def test_texts_in_another_encoding_are_told_or_read_as_the_plan_says(tmp_path):
         for number in range(12):
             (tmp_path / "set" / label / f"{number}.txt").write_bytes(f"caf\u00e9 \u20ac {label} {number}".encode("cp1252"))
     files = {"path": "set", "layout": "folder-per-label"}
-    (finding,) = load(tmp_path, TEXTS, files=files).record.findings
-    assert finding == f"{tmp_path}/set/a/0.txt and 23 more: not UTF-8, read as latin-1; say `encoding:`"
+    for encoding in (None, "utf-8"):
+        assert refused(tmp_path, TEXTS, files=files, encoding=encoding) == (
+            "set/a/0.txt, line 1: byte 3 of the file is 0xe9, not UTF-8; say what it is in, as `encoding: cp1252`, or where only some "
+            "files are, `encoding: [utf-8, cp1252]`"
+        )
     data = load(tmp_path, TEXTS, files=files, encoding="cp1252")
     assert data.record.findings == ()
     assert "caf\u00e9 \u20ac" in data.split("test")["text"][0]
-    assert "is not UTF-8" in refused(tmp_path, TEXTS, files=files, encoding="utf-8")
+    assert "not UTF-8 or ASCII; say" in refused(tmp_path, TEXTS, files=files, encoding=["utf-8", "ascii"])
+
+
+def test_each_text_of_a_folder_is_read_in_the_first_encoding_that_fits_it(tmp_path):
+    texts(tmp_path / "set")
+    (tmp_path / "set" / "a" / "x.txt").write_bytes("\u00a3 5".encode("latin-1"))
+    (tmp_path / "set" / "b" / "x.txt").write_bytes("\u00a3 6".encode())
+    data = load(tmp_path, TEXTS, files={"path": "set", "layout": "folder-per-label"}, encoding=["utf-8", "latin-1"])
+    assert {"\u00a3 5", "\u00a3 6"} < {text for name in ("train", "validation", "test") for text in data.split(name)["text"]}
 
 
 # ------------------------------------------------------------------ links

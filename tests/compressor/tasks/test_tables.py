@@ -201,8 +201,8 @@ def test_separator_quoting_and_encoding_are_options(tmp_path):
     (tmp_path / "rows.csv").write_bytes('text;label\ncaf\u00e9, "\u20ac";b\n'.encode("cp1252"))
     assert cells(tmp_path, "rows.csv", separator=";", quoting="none", encoding="cp1252") == [('caf\u00e9, "\u20ac"', "b")]
     said = refused(tmp_path, "rows.csv", separator=";")
-    assert said.startswith("rows.csv, line 2: ")
-    assert said.endswith("not UTF-8; say `encoding:`, as latin-1, cp1252 or utf-16")
+    assert said.startswith("rows.csv, line 2: byte 14 of the file is 0xe9, not UTF-8; say what it is in, as `encoding: cp1252`")
+    assert cells(tmp_path, "rows.csv", separator=";", quoting="none", encoding=["utf-8", "cp1252"])[0][1] == "b"
     for name, encoding in (
         ("rows.csv", "utf-16"),
         ("rows.jsonl", "utf-16"),
