@@ -144,30 +144,31 @@ def check(
     nodes: Nodes = 1,
     as_json: AsJson = False,
 ) -> None:
-    """Say what would run, what is found in the store and what is missing here. Runs nothing."""
+    """Say what would run and about what it costs, what rows and models are, what the store has and what is missing here. Runs nothing."""
     from compressor.plan.bound import load_plan
 
     bound = load_plan(plan, settings=settings or ())
-    from compressor.run.preview import preview
+    from compressor.run.preview import previewed
     from compressor.training.launch import Processes
 
-    lines = preview(bound, open_store(store, quiet=as_json), Processes(processes, nodes))
+    found = previewed(bound, open_store(store, quiet=as_json), Processes(processes, nodes))
     if as_json:
-        told = [dict(zip(("about", "says"), line.split(": ", 1), strict=False)) for line in lines]
-        _print_json(_as_json({"plan": bound.name, "lines": told}))
+        _print_json(found.model_dump_json(indent=1))
         return
-    for line in lines:
-        say(line)
+    for line in found.lines:
+        say(str(line))
 
 
 @app.command()
-def rehearse(plan: PlanPath, settings: Settings = None, as_json: AsJson = False) -> None:
-    """Run a plan on two blocks and a few rows, export and measuring included, and forecast the real run. Keeps nothing."""
+def rehearse(plan: PlanPath, settings: Settings = None, store: StorePath = None, as_json: AsJson = False) -> None:
+    """Run a plan on two blocks and a few rows, export and measuring included, and forecast the real run. Keeps nothing but how fast it was."""
     from compressor.report.terminal import Bars, forecast_table
     from compressor.run.rehearsal import rehearse as play
 
     with Bars() as bars:
-        forecast = play(plan, settings=settings or (), tell=_unheard if as_json else bars.hear)
+        forecast = play(
+            plan, settings=settings or (), store=open_store(store, quiet=True), tell=_unheard if as_json else bars.hear
+        )
     _print_json(forecast.model_dump_json(indent=1)) if as_json else forecast_table(forecast)
 
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
+from pydantic import Field
+
 from compressor.contracts.evaluation import Evaluation
 from compressor.contracts.features import Outputs, Want
 from compressor.contracts.graph import Feed
@@ -208,7 +210,7 @@ class Objective(Step, ABC):
     The mathematics is a plain function beside the class; the class holds its parameters and says which features it needs.
     """
 
-    weight: float = 1.0
+    weight: float = Field(default=1.0, ge=0)
     """What the loss is multiplied with before losses are added up."""
 
     def looks_at(self) -> Literal["logits", "states", "maps"]:

@@ -109,6 +109,8 @@ class InputSizes(Record):
     """Name of the task's parameter that sets the limit; empty where none does."""
     fits: float | None = None
     """The least sensible value of it that cuts at most one row in a hundred, as far as the model takes it; None where there is none."""
+    computed: float = 1.0
+    """What a model computes on for the row in the middle, as its time grows with it: tokens, seconds, pixels in all."""
     timed: int | None = None
     """Length that rows are timed at; None where each has its own."""
 
@@ -127,7 +129,7 @@ def sizes_of(values: Sequence[float], *, limit: float, **others: Any) -> InputSi
 
     found = np.asarray(values, dtype=np.float64)
     least, median, p90, p99, most = (
-        round(float(each), 2) for each in np.quantile(found, (0, 0.5, 0.9, 0.99, 1), method="higher")
+        round(float(each), 2) for each in np.quantile(found, (0, 0.5, 0.9, 0.99, 1), method="inverted_cdf")
     )
     told = {"least": least, "median": median, "p90": p90, "p99": p99, "most": most}
     cut = {"cut": float((found > limit).mean())} if "cut" not in others else {}

@@ -78,7 +78,7 @@ class Sounds(Task):
         """Seconds of each sound."""
         parts = [data.split(name) for name in ("train", "validation", "test")]
         heard = [each for rows in parts for each in lengths(rows.select(spread(len(rows), MEASURED)), self.audio)]
-        found = sizes_of(heard, limit=self.seconds, unit="seconds", of="sounds", parameter="seconds")
+        found = sizes_of(heard, limit=self.seconds, unit="seconds", of="sounds", parameter="seconds", computed=self.seconds)
         return found.model_copy(update={"fits": min(LONGEST, max(SHORTEST, math.ceil(found.p99 * 10) / 10))})
 
     def inputs(self, model: Model | Path) -> tuple[Port, ...]:

@@ -95,9 +95,8 @@ class ImageClassification(Classification):
         shape = shape_of(of_image(self._sized(files), files)["steps"])
         edges = [min(picture_size(row[self.image])) for name in SPLITS for row in _some(data.split(name), self.image)]
         takes = f"{shape[1]} x {shape[2]} pixels" + ("" if self.size else " (its own size; `size:` makes it another)")
-        return sizes_of(
-            edges, limit=min(shape[1:]), cut=0.0, unit="pixels", of="shorter edges of pictures", parameter="size", takes=takes
-        )
+        told = {"unit": "pixels", "of": "shorter edges of pictures", "parameter": "size", "takes": takes}
+        return sizes_of(edges, limit=min(shape[1:]), cut=0.0, computed=float(shape[1] * shape[2]), **told)
 
     def _sized(self, source: Path) -> dict[str, Any]:
         """The settings in full of a source's image processor, for pictures of the size that is asked for.

@@ -158,7 +158,8 @@ class Texts(OneOutput):
             lengths, limit=self.max_length, unit="tokens", of="texts", parameter="max_length", timed=min(self.max_length, most)
         )
         whole = -(-int(found.p99) // BATCH_MULTIPLE) * BATCH_MULTIPLE
-        return found.model_copy(update={"fits": min(whole, most, LONGEST)})
+        computed = min(found.median, self.max_length)
+        return found.model_copy(update={"fits": min(whole, most, LONGEST), "computed": computed})
 
     def _lengths(self, rows: Dataset, files: Path) -> list[int]:
         texts = _contents(self, rows.select(spread(len(rows), MEASURED)))

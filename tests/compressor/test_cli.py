@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from compressor.cli import app
 from compressor.plan.yaml_source import read_yaml
+from compressor.run.preview import Preview
 
 PLAN = """
 model: {folder: model}
@@ -87,6 +88,11 @@ def test_check_prints_json_that_says_what_the_lines_say(tmp_path, monkeypatch):
     assert found["plan"] == "plan"
     assert [": ".join(each.values()) for each in found["lines"]] == said(*asked).splitlines()
     assert {"about": "source", "says": "to be loaded"} in found["lines"]
+    assert Preview.model_validate(found).model_dump(mode="json") == found
+    (train,) = [split for split in found["data"]["splits"] if split["name"] == "train"]
+    assert sum(train["classes"].values()) == train["rows"]
+    assert found["inputs"]["unit"] == "tokens"
+    assert [step["plugin"] for step in found["steps"]]
 
 
 @pytest.mark.parametrize(

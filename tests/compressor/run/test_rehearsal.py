@@ -172,6 +172,15 @@ def rehearsed(folder):
     return Forecast.model_validate_json(done.stdout)
 
 
+def test_check_knows_a_rough_time_of_what_was_rehearsed(folder, rehearsed):
+    found = told(folder, "check", "deep.yaml", "--json", "--set", "passes.finetune.learning_rate=1.0e-3")
+    steps = {step["name"]: step for step in json.loads(found.stdout)["steps"]}
+    rows = {row.step: row.seconds for row in rehearsed.rows}
+    assert {name: round(step["seconds"], 1) for name, step in steps.items() if step["rows"]} == {
+        name: rows[name] for name in ("finetune", "distill")
+    }
+
+
 def test_plan_that_two_blocks_cannot_take_is_rehearsed_on_all(rehearsed):
     assert all(what.startswith("all blocks") for what in rehearsed.trials)
 
