@@ -125,6 +125,10 @@ class Target(Step, ABC):
         """What the built files need elsewhere, by the facts of the session that ran; None where no example can be written."""
         return None
 
+    def layer_bytes(self, built: Path) -> dict[str, int]:
+        """Bytes of the weights in what `build` wrote, by part of the model; empty where the file does not say."""
+        return {}
+
     def environment(self) -> dict[str, str]:
         """Environment of the measuring process (thread counts, telemetry switches)."""
         return {}

@@ -130,7 +130,9 @@ def _encoding(value: Any) -> Any:
             try:
                 "a".encode(name)
             except (LookupError, ValueError) as error:
-                raise ValueError(f"found {name!r}, expected an encoding that Python knows, as utf-8, latin-1 or cp1252") from error
+                raise ValueError(
+                    f"found {name!r}, expected an encoding that Python knows, as utf-8, latin-1 or cp1252"
+                ) from error
     return value
 
 

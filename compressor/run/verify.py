@@ -88,7 +88,12 @@ MOST_ROWS_TOLD = 10
 
 
 def finite(
-    evaluation: Evaluation, checked: Parity | None, *, gate: str, candidate: str, place: Callable[[str, int], str] = "row {1} of {0}".format
+    evaluation: Evaluation,
+    checked: Parity | None,
+    *,
+    gate: str,
+    candidate: str,
+    place: Callable[[str, int], str] = "row {1} of {0}".format,
 ) -> tuple[Verdict, ...]:
     """The verdict on outputs that are not finite, with their rows; none where all are. NaN has an argmax too, and would pass as class 0.
 

@@ -130,7 +130,7 @@ class Classification(OneOutput):
             Disagreement(
                 candidate=name,
                 row=row,
-                text=shown(rows[row], content, row),
+                text=shown(rows[row], content),
                 label=labels[int(true[row])],
                 reference=labels[int(before[row])],
                 final=labels[int(after[row])],

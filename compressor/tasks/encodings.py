@@ -44,7 +44,9 @@ def misfit(path: Path, wanted: str | Sequence[str] | None, error: UnicodeError) 
     names = names_of(wanted)
     spelled = " or ".join(name.upper().removesuffix("-SIG") for name in names)
     found = _first_fault(path, names[-1])
-    where, what = (f"{path}, line {found[0]}", f"byte {found[1]} of the file is {found[2]:#04x}, ") if found else (str(path), f"{error}: ")
+    where, what = (
+        (f"{path}, line {found[0]}", f"byte {found[1]} of the file is {found[2]:#04x}, ") if found else (str(path), f"{error}: ")
+    )
     return SourceError(
         f"{where}: {what}not {spelled}; say what it is in, as `encoding: cp1252`, or where only some files are, "
         "`encoding: [utf-8, cp1252]`"

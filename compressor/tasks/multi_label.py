@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -66,10 +66,7 @@ class MultiLabel(Classification):
             return super().encoded(data)
         several = isinstance(self.label, tuple)
         read = {
-            name: [
-                (_bits if several else _names)(row, self.label_columns, data.place(name, at))
-                for at, row in enumerate(rows)
-            ]
+            name: [(_bits if several else _names)(row, self.label_columns, data.place(name, at)) for at, row in enumerate(rows)]
             for name, rows in data.splits.items()
         }
         labels = self.label_columns if several else tuple(sorted({name for row in read["train"] for name in row}))
@@ -95,6 +92,10 @@ class MultiLabel(Classification):
     def gives_logits(self) -> bool:
         """Not of classes that exclude each other."""
         return not self.multi_label
+
+    def imitated(self) -> Literal["classes", "labels", "numbers"] | None:
+        """With multi_label logits of each label by itself."""
+        return "labels" if self.multi_label else super().imitated()
 
     def scores_classes(self) -> bool:
         """Of each label, whether they exclude each other or not."""

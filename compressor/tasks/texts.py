@@ -126,6 +126,15 @@ class Texts(OneOutput):
         self._side_files(tokenizer, module, source)
         return (str(head),)
 
+    def encoded(self, data: Data) -> Data:
+        """Rows as they are: their texts are texts."""
+        for name, rows in data.splits.items():
+            for column in self.texts:
+                if len(rows) and not isinstance(found := rows[0][column], str):
+                    kind = type(found).__name__
+                    raise SourceError(f"{data.place(name, 0)}: column '{column}' holds {found!r:.40} ({kind}), expected texts")
+        return super().encoded(data)
+
     def refuses(self, length: int, files: Path | None = None) -> str | None:
         """More tokens than the model has positions for."""
         from compressor.model.positions import positions_in
@@ -282,9 +291,5 @@ def _tokenized(found: Tokenization, texts: tuple[str | tuple[str, ...], ...], ma
 
 def _encoded(task: Texts, rows: Dataset, files: Path, length: int | None = None) -> _Texts:
     columns = [rows[name] for name in task.texts]
-    for name, column in zip(task.texts, columns, strict=True):
-        for at, text in enumerate(column):
-            if not isinstance(text, str):
-                raise SourceError(f"row {at}: column '{name}' holds {text!r:.40} ({type(text).__name__}), expected texts")
     texts = tuple(columns[0]) if len(columns) == 1 else tuple(zip(*columns, strict=True))
     return _tokenized(tokenization(files), texts, length or task.max_length)
