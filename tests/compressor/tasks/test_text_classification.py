@@ -152,14 +152,12 @@ def checked(task, folder, out, texts):
     made = datasets.Dataset.from_dict({"text": texts, "label": [n % 3 for n in range(len(texts))]})
     model = load(task, folder)
     model.save(out)
-    task.check_rows(model, SimpleNamespace(splits={"train": made}, record=SimpleNamespace(source="rows.csv")), out)
+    task.check_rows(model, SimpleNamespace(splits={"train": made}, place=lambda split, row: f"row {row} of {split}"), out)
 
 
 def test_token_without_an_embedding_is_named_with_its_row(minilm, tmp_path, rows):
     folder = of_family(tmp_path / "model", minilm, "BertConfig", vocab_size=3000)
-    with pytest.raises(
-        SourceError, match=r"rows.csv: row 2 of train: the tokenizer makes token \d+ \('nobody'\) of it, .* 0 to 2999"
-    ):
+    with pytest.raises(SourceError, match=r"row 2 of train: the tokenizer makes token \d+ \('nobody'\) of it, .* 0 to 2999"):
         checked(TextClassification(max_length=16), folder, tmp_path / "out", ["the end", "the end", "and nobody", "the end"])
 
 
