@@ -191,6 +191,8 @@ def test_accept_that_is_not_met_gives_exit_code_3(folder, ran):
         "missed",
         "--set",
         "accept=[{target: onnxruntime, max_size: 0.01}]",
+        "--set",
+        "probes=[]",
     )
     assert missed.returncode == 3, missed.stdout + missed.stderr
     assert json.loads((folder / "missed" / "report.json").read_text())["outcome"] == "not accepted"

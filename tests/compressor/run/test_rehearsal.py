@@ -32,7 +32,7 @@ passes:
 targets:
   - onnxruntime: {}
 probes:
-  - latency: {length: [16], seconds: 40}
+  - latency: {length: [16], seconds: 40, controls: 1}
 accept:
   - {target: onnxruntime, max_size: 0.001}
 """
