@@ -133,7 +133,7 @@ def _encoding(value: Any) -> Any:
                 raise ValueError(
                     f"found {name!r}, expected an encoding that Python knows, as utf-8, latin-1 or cp1252"
                 ) from error
-    return value
+    return _as_tuple(value) if isinstance(value, list) else value
 
 
 Encodings: TypeAlias = Annotated[tuple[Filled, ...], Field(min_length=1)]
