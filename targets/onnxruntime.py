@@ -63,7 +63,7 @@ class OnnxRuntime(Target):
         gpu = "-gpu" if "cuda" in facts.get("device", "").lower() else ""
         level = LEVELS.get(facts.get("graph_optimization", "all"), LEVELS["all"])
         settings = {} if level == LEVELS["all"] else {"graph_optimization_level": level}
-        return Runtime(NAME, (f"{NAME}{gpu}",), settings, remarks=(TELEMETRY,))
+        return Runtime(NAME, (f"{NAME}{gpu}",), settings, remarks=(TELEMETRY,), loaders="optimum.onnxruntime.ORTModelFor")
 
     def missing(self) -> Missing:
         """The package, the provider in it, or the device it runs on."""

@@ -46,7 +46,8 @@ class OpenVino(Target):
     def runtime(cls, facts: Mapping[str, str]) -> Runtime:
         """OpenVINO, in the precision in which it computed what is not quantised (`int8 + fp32`)."""
         hint = HINTS.get(facts.get("precision", "").rpartition("+")[2].strip())
-        return Runtime("openvino", ("openvino",), {"INFERENCE_PRECISION_HINT": hint} if hint else {})
+        settings = {"INFERENCE_PRECISION_HINT": hint} if hint else {}
+        return Runtime("openvino", ("openvino",), settings, loaders="optimum.intel.OVModelFor", takes_settings="ov_config")
 
     def missing(self) -> Missing:
         """The package."""

@@ -87,11 +87,13 @@ def made(folder: Path, subject: Subject) -> Iterator[Try]:
             "passes": [FINETUNE, step],
             "targets": targets,
         }
-        done = run(build_plan(values, folder=place), store=place / "store", out=place / f"run-{name}")
+        out = place / f"run-{name}"
+        if not (out / "report.json").is_file():  # else it was made by an earlier call
+            run(build_plan(values, folder=place), store=place / "store", out=out)
         for target in targets:
             stages = {"fp32": "finetune", name: "final"} if name == "pruned" else {name: "final"}
             for model, stage in stages.items():
-                yield Try(subject.name, model, target, _job(done.folder, subject, target, stage, place / f"{model}-{target}"))
+                yield Try(subject.name, model, target, _job(out, subject, target, stage, place / f"{model}-{target}"))
 
 
 def _job(folder: Path, subject: Subject, target: str, stage: str, out: Path) -> dict[str, Any]:

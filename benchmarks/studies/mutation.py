@@ -36,7 +36,8 @@ class Mutant:
 def mutants_of(module: str, source: str) -> tuple[Mutant, ...]:
     """All mutants that compile, in the order of the source; of equal changes of equal lines the first stands for all.
 
-    Annotations, decorators, imports and docstrings have none: nothing that runs, or nothing that a test could see.
+    Annotations, decorators and imports have none: they do not run, or break everything. Nor has what only people read: docstrings,
+    descriptions of parameters, papers.
     """
     import libcst
 
@@ -76,13 +77,13 @@ def _changed(node: Any) -> Iterator[Any]:
     import libcst
     from mutmut.mutation.mutators import mutation_operators
 
-    if isinstance(node, libcst.Annotation | libcst.Decorator | libcst.Import | libcst.ImportFrom):
+    if isinstance(node, libcst.Annotation | libcst.Decorator | libcst.Import | libcst.ImportFrom) or _is_for_readers(node):
         return
     if isinstance(node, libcst.Call) and isinstance(node.func, libcst.Name) and node.func.value in UNTOUCHED_CALLS:
         return
     for kind, operator in mutation_operators:
         if isinstance(node, kind):
-            yield from operator(node)
+            yield from (changed for changed in operator(node) if _description(changed) is _description(node))
     for each in fields(node):
         held = getattr(node, each.name)
         if isinstance(held, libcst.CSTNode):
@@ -94,6 +95,21 @@ def _changed(node: Any) -> Iterator[Any]:
                         node.with_changes(**{each.name: [*held[:number], changed, *held[number + 1 :]]})
                         for changed in _changed(one)
                     )
+
+
+def _is_for_readers(node: Any) -> bool:
+    """A description of a parameter, or the paper of a method: read by people, as docstrings are."""
+    import libcst
+    import libcst.matchers as m
+
+    return (isinstance(node, libcst.Arg) and m.matches(node, m.Arg(keyword=m.Name("description")))) or (
+        isinstance(node, libcst.AnnAssign) and m.matches(node.target, m.Name("paper"))
+    )
+
+
+def _description(node: Any) -> Any:
+    """The argument of a call that describes a parameter."""
+    return next((each for each in getattr(node, "args", ()) if _is_for_readers(each)), None)
 
 
 def _mutant(module: str, source: str, mutated: str) -> Mutant | None:

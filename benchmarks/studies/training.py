@@ -152,7 +152,7 @@ def side(kind: str, seed: int, epochs: int, limit: int, scored: bool) -> dict[st
         evaluation = surroundings.evaluate(made, "validation")
         right = evaluation.gains["accuracy"] if hasattr(evaluation, "gains") else evaluation.correct
         found["right"] = "".join(str(int(each)) for each in right)
-        found["scored"] = hashlib.sha256(json.dumps(data.split("validation")["text"]).encode()).hexdigest()
+        found["scored"] = hashlib.sha256(json.dumps(list(data.split("validation")["text"])).encode()).hexdigest()
     elif "attention" in kind_of_step.model_fields:
         found["bare"] = bare(model.module, batches, surroundings.remarks)
     return found

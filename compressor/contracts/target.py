@@ -82,6 +82,10 @@ class Runtime:
     """Settings of the runtime that change outputs."""
     remarks: tuple[str, ...] = ()
     """Lines for the README of an exported folder."""
+    loaders: str = ""
+    """How classes of the ecosystem that open the files are called, up to what they classify: `optimum.onnxruntime.ORTModelFor`."""
+    takes_settings: str = ""
+    """What these classes call the argument that takes `settings`."""
 
 
 class Target(Step, ABC):

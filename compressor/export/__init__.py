@@ -9,11 +9,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from compressor.contracts.model import CONFIG
 from compressor.contracts.records import Candidate, Report
 from compressor.deploy.graphs import TASK_FILE
 from compressor.deploy.machine import machine
 from compressor.errors import StoreError, did_you_mean
 from compressor.export.examples import example
+from compressor.export.loaders import configuration
 from compressor.export.proof import Proof, Witness, witnesses
 from compressor.export.spec import Deployed, read_deployed, spec_of
 from compressor.export.texts import licences, readme
@@ -164,6 +166,7 @@ def _fill(folder: Path, built: Path, *, deployed: Deployed, report: Report, prov
     check_files(folder, deployed.candidate)
     texts = {
         **deployed.how.files,
+        **({CONFIG: _json(config)} if (config := configuration(deployed)) else {}),
         **({"labels.json": _json(deployed.labels)} if deployed.classes else {}),
         "spec.json": _json(spec_of(deployed)),
         **({} if deployed.no_example else {"example.py": example(deployed)}),

@@ -68,6 +68,10 @@ class Blueprint:
         """The configuration by which the library itself builds this very architecture, or None where no configuration says it."""
         return library(self.library).plain_config(module, self.edits)
 
+    def per_layer_config(self, module: Any) -> dict[str, dict[str, Any]]:
+        """How layers differ from the configuration, in the library's own words; empty where it has none that say it all."""
+        return library(self.library).per_layer_config(module, self.edits)
+
     def as_json(self) -> dict[str, Any]:
         """JSON values that `from_json` reads back."""
         edits = [{"kind": edit.kind, "version": edit.version, **edit.model_dump(mode="json")} for edit in self.edits]

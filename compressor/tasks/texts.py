@@ -21,12 +21,12 @@ from compressor.tasks.batches import Batches, Feeds, alike, grouped
 from compressor.tasks.classification import SCORED_BATCH, OneOutput
 from compressor.tasks.preprocessing import of_text
 from compressor.tasks.tokenization import (
-    TOKENIZER,
     TOKENIZER_CONFIG,
     Tokenization,
     agree_on_padding,
     check_kept,
     read_tokenizer,
+    shipped,
     side_files,
     tokenization,
 )
@@ -209,7 +209,8 @@ class Texts(OneOutput):
         if not found.source:
             return Deployment("arrays", {"made_by": f"transformers.{type(found.library).__name__}"})
         how = of_text(inputs, found.settings, max_length=self.max_length)
-        return Deployment("text", how, pair=len(self.texts) > 1, files={TOKENIZER: found.source})
+        files_of = shipped(files, found, [port.name for port in inputs], how["max_length"])
+        return Deployment("text", how, pair=len(self.texts) > 1, files=files_of)
 
     def feed(self, content: Any, files: Path) -> Feed:
         """Inputs of one text, or of a pair of them.

@@ -204,7 +204,7 @@ def test_allowance_takes_medians_over_rounds_of_what_sets_a_process_apart():
 
 def test_allowance_takes_two_processes_and_refuses_one_among_several_attempts():
     assert allowance([[[1.0], [math.e]]]) == pytest.approx(t.ppf(0.975, 1))
-    with pytest.raises(ValueError, match="^how far processes differ needs at least 2 of them, got 1$"):
+    with pytest.raises(ValueError, match=r"^how far processes differ needs at least 2 of them, got 1$"):
         allowance([[[1.0], [2.0]], [[1.0]]])
 
 
@@ -226,9 +226,9 @@ def test_what_is_widened_to_1_leaves_it_in():
 
 
 def test_refusals_say_what_was_given():
-    with pytest.raises(ValueError, match="^an interval needs at least 2 rounds, got 0$"):
+    with pytest.raises(ValueError, match=r"^an interval needs at least 2 rounds, got 0$"):
         median_with_interval([], seed=0)
-    with pytest.raises(ValueError, match="^paired rounds must be equally many, got 3 and 2$"):
+    with pytest.raises(ValueError, match=r"^paired rounds must be equally many, got 3 and 2$"):
         ratio_with_interval([1.0, 2.0, 3.0], [1.0, 2.0], seed=0)
 
 

@@ -110,9 +110,10 @@ def test_interval_of_other_rows_is_studentised_and_no_narrower_than_students(n, 
     assert method == PAIRED_BOOTSTRAP == "bootstrap over rows, paired, studentised"
 
 
-def test_two_rows_have_the_interval_of_one_degree_of_freedom():
-    mean, low, high, _ = paired(np.array([0.0, 1.0]), None, 0, binary=False)
-    assert (mean, high - low) == pytest.approx((0.5, 2 * t.ppf(0.975, 1) * 0.5))
+@pytest.mark.parametrize("apart", [1.0, 2.0])
+def test_two_rows_have_the_interval_of_one_degree_of_freedom(apart):
+    mean, low, high, _ = paired(np.array([0.0, apart]), None, 0, binary=False)
+    assert (mean, high - low) == pytest.approx((apart / 2, 2 * t.ppf(0.975, 1) * apart / 2))
 
 
 def test_single_row_has_no_width():
@@ -167,7 +168,7 @@ def test_gains_on_one_side_only_are_not_paired():
 
 
 def test_other_numbers_of_rows_are_refused_with_both():
-    with pytest.raises(ValueError, match="^3 rows against 2: not the same rows$"):
+    with pytest.raises(ValueError, match=r"^3 rows against 2: not the same rows$"):
         difference(scored(1.0, np.ones(3)), scored(1.0, np.ones(2)), metric="error", name="source", seed=0, changed=None)
 
 

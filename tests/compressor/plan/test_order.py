@@ -83,7 +83,7 @@ def test_plan_whose_model_only_goes_down_has_no_fault():
 def test_target_whose_format_nobody_makes_is_told_once_and_at_the_target():
     targets = {"far": target("moon"), **LOWER}
     steps = (step("round", Rounds, only=["far"]), step("tidy", OnGraph))
-    with pytest.raises(PluginError, match="^no format named 'moon' is installed") as raised:
+    with pytest.raises(PluginError, match=r"^no format named 'moon' is installed") as raised:
         registry.lowering("moon")
     assert faults(*steps, targets=targets) == [f"3 targets.far: {raised.value}"]
 

@@ -42,6 +42,7 @@ model: {folder: model}
 task:
   text-classification: {max_length: 16}
 data: {files: rows.jsonl, split: {validation: 12, test: 16}}
+stages: quality
 passes:
   - finetune: {epochs: 3, precision: fp32}
   - distill: {teacher: finetune, init: first, layers: 3, epochs: 2, precision: fp32}
