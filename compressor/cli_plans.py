@@ -52,6 +52,8 @@ def init(
 
     if out.exists() and not force:
         raise CompressorError(f"{out} is there already: --force writes over it, --out names another file")
+    if not out.parent.is_dir():
+        raise CompressorError(f"{out.parent}: no such folder to write the plan into: make it, or name another file by --out")
     found = _proposed(_asked(model, data, out.parent, task, text, label, max_drop, target))
     out.write_text(found.text, encoding="utf-8")
     say(found.text)
@@ -120,7 +122,7 @@ def _from(folder: Path, spelled: str) -> str:
     """A path of the working folder as it is spelled from another one."""
     if re.match("(installed|hub):", spelled) or os.path.isabs(spelled):  # noqa: PTH117 - a text
         return spelled
-    return os.path.relpath(spelled, folder)
+    return spelled if folder == Path() else os.path.relpath(Path(spelled).absolute(), folder.resolve())
 
 
 def _proposed(asked: Asked) -> Proposal:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 from compressor.contracts.notes import Record
 from compressor.errors import SourceError
@@ -14,6 +14,7 @@ ColumnKind: TypeAlias = Literal["text", "class", "number", "labels", "bits", "pi
 Role: TypeAlias = Literal["train", "shrink", "recover", "quantize"]
 """What a pass does in a plan, in the order in which passes stand there: teach the task, take parts away, win back what that lost, and
 write small numbers. The first is proposed where a model has no trained head; the third goes with the second."""
+ROLES: tuple[Role, ...] = get_args(Role)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ FEW = 20
 """Different whole numbers up to which they are taken for classes."""
 WORDS_OF_A_CLASS = 6
 LOOKED_AT = 20_000
-"""Values of a column."""
+"""Rows, spread evenly over all."""
 
 
 def column_of(name: str, values: Sequence[Any], feature: Any = None) -> Column:
@@ -25,7 +25,7 @@ def column_of(name: str, values: Sequence[Any], feature: Any = None) -> Column:
         return Column(name, "picture" if isinstance(feature, Image) else "sound")
     if isinstance(feature, ClassLabel):
         return Column(name, "class", f"{len(feature.names)} classes")
-    there = [value for value in values[:LOOKED_AT] if value not in (None, "")]
+    there = [value for value in values if value not in (None, "")]
     if not there:
         return Column(name, "other", "empty")
     if all(isinstance(value, list | tuple) for value in there):

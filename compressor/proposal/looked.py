@@ -19,6 +19,13 @@ INSTALLED, HUB = "installed:", "hub:"
 MOST_ROWS = {"validation": 2000, "test": 5000}
 """Of larger splits so many rows are scored: a point of accuracy is told by them."""
 
+SHARED = {"deduplicate": (True, "rows that stand in two splits are kept in one")}
+OLDER = {
+    "encoding": (["utf-8", "cp1252"], "some files are not UTF-8: those are read as cp1252, look whether their letters are right")
+}
+MENDS: tuple[Mapping[str, tuple[Any, str]], ...] = ({}, SHARED, OLDER, {**SHARED, **OLDER})
+"""What is said of rows that would be refused, tried in turn, and why."""
+
 
 @dataclass(frozen=True)
 class Asked:
@@ -119,15 +126,24 @@ def _found(asked: Asked) -> Rows:
 
 
 def _read(rows: Rows, folder: Path, task: Task) -> tuple[Data, dict[str, Any], tuple[str, ...]]:
-    """The rows as the plan will have them, what it says of them, and why."""
-    try:
-        return _loaded(dict(rows.data), folder, task)
-    except SourceError as first:
+    """The rows as the plan will have them, what it says of them, and why; rows that are refused are tried with what mends them.
+
+    Raises:
+        SourceError: nothing does.
+    """
+    refused: SourceError | None = None
+    for mends in MENDS:
+        added = {key: value for key, (value, _) in mends.items() if key not in rows.data}
+        if refused and not added:
+            continue
         try:
-            data, spec, notes = _loaded({**rows.data, "deduplicate": True}, folder, task)
-        except SourceError:
-            raise first from None
-        return data, spec, ("rows that stand in two splits are kept in one", *notes)
+            data, spec, notes = _loaded({**rows.data, **added}, folder, task)
+        except SourceError as error:
+            refused = refused or error
+            continue
+        return data, spec, (*(mends[key][1] for key in added), *notes)
+    assert refused
+    raise refused
 
 
 def _loaded(spec: dict[str, Any], folder: Path, task: Task) -> tuple[Data, dict[str, Any], tuple[str, ...]]:

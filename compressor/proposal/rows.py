@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from compressor.contracts import Column
+from compressor.contracts.recipe import spread
 from compressor.errors import SourceError
 from compressor.plan.specs import DataSpec
-from compressor.proposal.columns import column_of
+from compressor.proposal.columns import LOOKED_AT, column_of
 from compressor.tasks.folders import FILE_NAME, KINDS, LEFTOVERS, METADATA
 from compressor.tasks.headers import columns_in, csv_options
 from compressor.tasks.tables import FORMATS, read_table
@@ -97,7 +98,8 @@ def _tables(parts: Mapping[str, Sequence[Path]], name: Any) -> Rows:
 def _columns(path: Path, kind: str, options: Mapping[str, Any], without: Sequence[str] = ()) -> Iterator[Column]:
     spec = DataSpec.model_validate({"files": path.name, **options})
     names = [name for name in columns_in(path, kind, spec) if name and name not in without]
-    rows, _ = read_table(path, kind, names, spec)
+    read, _ = read_table(path, kind, names, spec)
+    rows = read.select(spread(len(read), LOOKED_AT))
     for name in names:
         media = type(rows.features[name]).__name__ in ("Image", "Audio")
         yield column_of(name, () if media else list(rows[name]), rows.features[name])
