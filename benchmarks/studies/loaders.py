@@ -2,7 +2,7 @@
 
 Tiny models of each task are trained for a moment, pruned to unequal layers, quantised and exported; each export is opened by the class
 that optimum or transformers has for its task, in the environment of the Python that is given, and what it makes of the rows that the run
-kept is held against what the run made of them. Writes docs/results/loaders.md.
+kept is held against what the run made of them. Writes docs/results/loaders.md. Runs and exports that lie in the folder serve again.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from compressor.contracts import registry
 from compressor.export import export
 from compressor.export.witnesses import ARRAYS, read_answers, read_rows
 from compressor.report import WITNESSES, read_report
+from compressor.store.checksums import SUMS
 from compressor.testing.tiny import furnish
 
 RESULTS = Path(__file__).parents[2] / "docs" / "results" / "loaders.md"
@@ -98,7 +99,8 @@ def made(folder: Path, subject: Subject) -> Iterator[Try]:
 
 def _job(folder: Path, subject: Subject, target: str, stage: str, out: Path) -> dict[str, Any]:
     """Export a candidate; what opens it, and the rows that it is held against."""
-    export(folder, target, out, stage=stage)
+    if not (out / SUMS).is_file():
+        export(folder, target, out, stage=stage)
     candidate = next(each for each in read_report(folder).candidates if each.id == f"{stage}@{target}")
     kept = folder / WITNESSES
     answers = {each.row: each for each in read_answers(kept / candidate.id)}
@@ -156,12 +158,34 @@ def page(tries: Sequence[Try], results: Mapping[str, Mapping[str, Any]], texts: 
     lines += ["| --- | --- | --- | --- | --- | --- | ---: | --- |"]
     at = {target: iter(found["results"]) for target, found in results.items()}
     lines += [line(each, next(at[each.target])) for each in tries]
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, NOTES]) + "\n"
 
 
 HEAD = """# Exports opened by the ecosystem's loaders
 
-Made on {date} by `python -m benchmarks.studies.loaders`."""
+Made on {date} by `python -m benchmarks.studies.loaders FOLDER --optimum-onnx PYTHON --optimum-intel PYTHON`. Tiny models of each task are trained
+for a moment, pruned to layers of unequal sizes, quantised, and exported. Each export is opened by the class that its `spec.json` names, in an
+environment that has not this program; inputs are made by `AutoTokenizer`, `AutoImageProcessor` or `AutoFeatureExtractor` of what lies in the
+export, and held, as the outputs and the labels, against what the run made of the same rows. Pipelines of transformers are given what a user has,
+and their labels are held.
+
+optimum-onnx and optimum-intel ask for different releases of optimum and of transformers, so each has an environment of its own."""
+NOTES = """
+What the table says:
+
+* Inputs are equal where they are equal to the bit; differences of outputs are shares of the largest output, or of 1 where all are smaller.
+* Classes of optimum pad nothing and cut nothing by themselves: give the tokenizer `truncation=True`, which cuts at the run's length by the
+  export's `model_max_length`.
+* `OVModelFor...` computes in what OpenVINO chooses for the processor (bf16 on some) unless it is given `ov_config`, which README and `spec.json`
+  state.
+* Pictures that stand upright by their EXIF tag alone are to be turned before `AutoImageProcessor` gets them; pipelines of transformers do that.
+* A threshold that was chosen for several labels is in `spec.json`; a pipeline gives the probability of each label (`top_k=None`) and no decision.
+* `ORTModelFor...` and `OVModelFor...` take no model type that their release of transformers does not know.
+* Pruned torch models whose layers have sizes of their own are opened with `compressor.model.Model.load`. Configurations of transformers 5.23 take
+  a `per_layer_config`, which is written beside such a model where it says all of its structure (widths, and heads where the family's
+  configuration has a size of heads). Only the classes of a few families, Gemma 4 among them, build by it there: those of BERT, RoBERTa, ViT and
+  HuBERT refuse sizes that vary, those of DistilBERT, Whisper and DINOv2 pass over some of them, and none knows a layer without an attention. So
+  the model type of such an export is one that no library knows: refused by name, not filled with random weights."""
 
 
 def main() -> None:

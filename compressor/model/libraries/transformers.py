@@ -115,7 +115,7 @@ class Transformers(Library):
         return None
 
     def per_layer_config(self, module: Any, edits: Sequence[Edit]) -> dict[str, dict[str, Any]]:
-        """By release 5.20 and later: sizes of each layer. It has no word for a part that is gone, nor for heads of a size of their own.
+        """As release 5.23 takes it: sizes of each layer. It has no word for a part that is gone, nor for heads where the family fixes their size.
 
         All configurations take it; of the families here no model class builds by it yet.
         """
