@@ -217,7 +217,7 @@ def document(subjects: Sequence[Subject], work: Path, equivalent: Mapping[str, s
             "mutants that survived tests which have changed since run again.",
             "",
             "A mutant is a module with one fault by [mutmut](https://mutmut.readthedocs.io)'s operators: another operator, number, text or",
-            "constant, an argument left out or None. Annotations, decorators, imports and what only people read (docstrings, descriptions of",
+            "constant, an argument left out or None. Annotations and names of types, decorators, imports and what only people read (docstrings, descriptions of",
             "parameters, papers) have none. Each runs against the tests named below alone and dies where one fails, or takes ten times as",
             "long as all of them do (and 30 s). Equivalent mutants, which no test could tell from the module, are listed with the reason.",
             "",

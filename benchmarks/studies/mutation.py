@@ -36,7 +36,7 @@ class Mutant:
 def mutants_of(module: str, source: str) -> tuple[Mutant, ...]:
     """All mutants that compile, in the order of the source; of equal changes of equal lines the first stands for all.
 
-    Annotations, decorators and imports have none: they do not run, or break everything. Nor has what only people read: docstrings,
+    Annotations, names of types, decorators and imports have none: they do not run, or break everything. Nor has what only people read: docstrings,
     descriptions of parameters, papers.
     """
     import libcst
@@ -77,7 +77,7 @@ def _changed(node: Any) -> Iterator[Any]:
     import libcst
     from mutmut.mutation.mutators import mutation_operators
 
-    if isinstance(node, libcst.Annotation | libcst.Decorator | libcst.Import | libcst.ImportFrom) or _is_for_readers(node):
+    if isinstance(node, libcst.Annotation | libcst.Decorator | libcst.Import | libcst.ImportFrom) or _is_never_run(node):
         return
     if isinstance(node, libcst.Call) and isinstance(node.func, libcst.Name) and node.func.value in UNTOUCHED_CALLS:
         return
@@ -97,19 +97,20 @@ def _changed(node: Any) -> Iterator[Any]:
                     )
 
 
-def _is_for_readers(node: Any) -> bool:
-    """A description of a parameter, or the paper of a method: read by people, as docstrings are."""
+def _is_never_run(node: Any) -> bool:
+    """A description of a parameter or the paper of a method, read by people as docstrings are, or the name of a type."""
     import libcst
     import libcst.matchers as m
 
     return (isinstance(node, libcst.Arg) and m.matches(node, m.Arg(keyword=m.Name("description")))) or (
-        isinstance(node, libcst.AnnAssign) and m.matches(node.target, m.Name("paper"))
+        isinstance(node, libcst.AnnAssign)
+        and m.matches(node, m.AnnAssign(target=m.Name("paper")) | m.AnnAssign(annotation=m.Annotation(m.Name("TypeAlias"))))
     )
 
 
 def _description(node: Any) -> Any:
     """The argument of a call that describes a parameter."""
-    return next((each for each in getattr(node, "args", ()) if _is_for_readers(each)), None)
+    return next((each for each in getattr(node, "args", ()) if _is_never_run(each)), None)
 
 
 def _mutant(module: str, source: str, mutated: str) -> Mutant | None:

@@ -32,7 +32,7 @@ CALIBRATION_PASSES = 3
 class QuantizeStatic(Pass):
     """Post-training static quantisation: ONNX Runtime's own quantiser on ONNX, NNCF's on OpenVINO's representation."""
 
-    version: ClassVar[int] = 4
+    version: ClassVar[int] = 5
     accepts: ClassVar[tuple[str, ...]] = ("onnx", "onnxruntime", "openvino")
     quantizes: ClassVar[bool] = True
     requires: ClassVar[tuple[str, ...]] = ("onnx",)
