@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from compressor.contracts import Artifact, Dialect, Feed, Graph, Missing, Runtime, Scheme, Session, Target
+from compressor.contracts import Artifact, Dialect, Feed, Graph, Missing, Recipe, Runtime, Scheme, Session, Target, Wish
 from compressor.deploy.graphs import graphs_of
 from compressor.deploy.machine import accelerators
 from compressor.deploy.parts import Operator, bytes_by_part
@@ -54,12 +54,17 @@ class OnnxRuntime(Target):
     )
 
     @classmethod
+    def recipe(cls, wish: Wish) -> Recipe:
+        """On the processor, which every machine has."""
+        return Recipe({"threads": wish.threads}, "on the processor")
+
+    @classmethod
     def runtime(cls, facts: Mapping[str, str]) -> Runtime:
         """ONNX Runtime, with the package that has the provider; the graph is rewritten as far as it was where it was scored."""
         gpu = "-gpu" if "cuda" in facts.get("device", "").lower() else ""
         level = LEVELS.get(facts.get("graph_optimization", "all"), LEVELS["all"])
         settings = {} if level == LEVELS["all"] else {"graph_optimization_level": level}
-        return Runtime(NAME, (f"{NAME}{gpu}",), settings, remarks=(TELEMETRY,))
+        return Runtime(NAME, (f"{NAME}{gpu}",), settings, remarks=(TELEMETRY,), loaders="optimum.onnxruntime.ORTModelFor")
 
     def missing(self) -> Missing:
         """The package, the provider in it, or the device it runs on."""
@@ -204,7 +209,7 @@ def _bytes_of(constant: onnx.TensorProto) -> int:
 
     from onnx.helper import tensor_dtype_to_np_dtype
 
-    return prod(constant.dims) * int(tensor_dtype_to_np_dtype(constant.data_type).itemsize)
+    return int(prod(constant.dims) * tensor_dtype_to_np_dtype(constant.data_type).itemsize)
 
 
 def nodes(path: Path) -> list[onnx.NodeProto]:

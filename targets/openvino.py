@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 
 from pydantic import Field
 
-from compressor.contracts import Artifact, Dialect, Feed, Graph, Missing, Runtime, Scheme, Session, Target
+from compressor.contracts import Artifact, Dialect, Feed, Graph, Missing, Recipe, Runtime, Scheme, Session, Target, Wish
 from compressor.deploy.graphs import graphs_of
 from compressor.deploy.parts import Operator, bytes_by_part
 
@@ -30,7 +30,8 @@ class OpenVino(Target):
     dialect: ClassVar[Dialect] = Dialect(
         format="openvino", quantizer="nncf", precisions=("fp32", "bf16", "int8"), schemes=SCHEMES
     )
-    file: ClassVar[str] = "model.xml"
+    file: ClassVar[str] = "openvino_model.xml"
+    former_files: ClassVar[tuple[str, ...]] = ("model.xml",)
     requires: ClassVar[tuple[str, ...]] = ("openvino",)
 
     threads: int = Field(default=1, ge=1, le=256, description="Inference threads of one stream.")
@@ -39,10 +40,16 @@ class OpenVino(Target):
     )
 
     @classmethod
+    def recipe(cls, wish: Wish) -> Recipe:
+        """On the processor, which every machine has."""
+        return Recipe({"threads": wish.threads}, "on the processor")
+
+    @classmethod
     def runtime(cls, facts: Mapping[str, str]) -> Runtime:
         """OpenVINO, in the precision in which it computed what is not quantised (`int8 + fp32`)."""
         hint = HINTS.get(facts.get("precision", "").rpartition("+")[2].strip())
-        return Runtime("openvino", ("openvino",), {"INFERENCE_PRECISION_HINT": hint} if hint else {})
+        settings = {"INFERENCE_PRECISION_HINT": hint} if hint else {}
+        return Runtime("openvino", ("openvino",), settings, loaders="optimum.intel.OVModelFor", takes_settings="ov_config")
 
     def missing(self) -> Missing:
         """The package."""
@@ -56,8 +63,9 @@ class OpenVino(Target):
     def build(self, source: Artifact, out: Path, *, graphs: tuple[Graph, ...] = (Graph(),), **_: object) -> None:
         """Copy the representation of each graph."""
         for graph in graphs:
-            for name in (f"{graph.name}.xml", f"{graph.name}.bin"):
-                shutil.copyfile(source.path / name, out / name)
+            to = out / self.file_of(graph.name)
+            shutil.copyfile(source.path / f"{graph.name}.xml", to)
+            shutil.copyfile(source.path / f"{graph.name}.bin", to.with_suffix(".bin"))
 
     def open(self, built: Path) -> Session:
         """Compile for latency: one stream."""
@@ -92,7 +100,7 @@ class OpenVino(Target):
         }
         if self.precision != "default":
             options["INFERENCE_PRECISION_HINT"] = self.precision
-        return openvino.Core().compile_model(str(built / f"{graph.name}.xml"), "CPU", options)
+        return openvino.Core().compile_model(str(built / self.file_of(graph.name, built)), "CPU", options)
 
 
 class _Compiled:

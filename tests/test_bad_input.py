@@ -445,7 +445,7 @@ MODELS = {
         "bad/vocab.txt leads to /etc/passwd, out of bad: copy it there, or leave it out",
     ),
     "a link to another folder": (linked("more", ".."), "bad/more leads to PLACE, out of bad: copy it there"),
-    "a configuration that never ends": (piped("config.json"), "bad/config.json is a pipe, socket or device, and no file"),
+    "a configuration that never ends": (piped("config.json"), "bad/config.json: it is a pipe, socket or device, and no file"),
     "a vocabulary that fills the memory": (
         lambda folder: grown(folder / "vocab.txt"),
         "bad/vocab.txt has 1099512 MB; at most 268 are read of a file beside the weights",

@@ -13,6 +13,7 @@ from compressor.contracts.failing import of_split, told_by_row
 from compressor.contracts.features import Outputs, Want
 from compressor.contracts.graph import Feed, Graph, Port, Session
 from compressor.contracts.model import Model
+from compressor.contracts.recipe import InputSizes, Recipe, Seen
 from compressor.contracts.records import DataRecord, Difference, Disagreement, Workload
 from compressor.contracts.step import Step
 from compressor.errors import SourceError, UnsupportedModel
@@ -120,6 +121,27 @@ class Task(Step, ABC):
             SourceError: as far as that shows it, what `load` would raise.
         """
         return ()
+
+    def trained(self, source: Path, labels: Sequence[str]) -> bool:
+        """Whether a source model answers what the task asks without being trained: False where `load` would draw a head.
+
+        Raises:
+            SourceError: as far as the folder shows it without its weights, what `load` would raise.
+        """
+        return True
+
+    def sizes(self, data: Data, files: Path) -> InputSizes | None:
+        """How large rows are before anything is cut, and what the model beside `files` takes of them; None where nothing is known."""
+        return None
+
+    @classmethod
+    def recipe(cls, seen: Seen) -> Recipe | None:
+        """What `compressor init` writes of it into a plan: the columns that it reads, say. None where it does not fit the rows.
+
+        Raises:
+            SourceError: it fits, and several columns could be meant.
+        """
+        return None
 
     def check_rows(self, model: Model, data: Data, files: Path) -> None:
         """Refuse rows that a model cannot take; asked when both are first read. `files` lie beside the model.

@@ -29,6 +29,7 @@ from compressor.report import EVALUATIONS, TIMED_FEEDS, WITNESSES, wording, writ
 from compressor.run.context import of_step
 from compressor.run.gates import Gates, stop_where_failed
 from compressor.run.ground import Ground, load_model
+from compressor.run.pace import learn
 from compressor.run.preflight import check_steps
 from compressor.run.results import Built, Results, RunState, differences, save_evaluation, verdict_of_plan, verdicts_of_numbers
 from compressor.run.state import StageState
@@ -91,6 +92,7 @@ class Runner:
         self.ground.say("report: write")
         report = results.report(self._found(), probes=probes, accept=accept, seconds=time.monotonic() - clock)
         write_report(report, self.folder)
+        learn(self.ground, self.stages, self.states["source"].made.path)
         return report
 
     def _found(self) -> RunState:

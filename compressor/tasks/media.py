@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator, Mapping
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compressor.errors import MissingDependency, SourceError
+from compressor.foreign import told
 from compressor.plan.paths import Place, read_bytes
 from compressor.tasks.places import places_of
 from compressor.tasks.sound_files import what_is_missing
@@ -142,7 +142,7 @@ def check_image(content: bytes, where: str) -> None:
         ArithmeticError,
         Image.DecompressionBombError,
     ) as error:
-        raise SourceError(f"{where} cannot be read as an image: {_told(error)}; mend it, or leave it out of the data") from error
+        raise SourceError(f"{where} cannot be read as an image: {told(error)}; mend it, or leave it out of the data") from error
     if pictures > 1:
         raise SourceError(f"{where} holds {pictures} pictures, as an animation or pages: save the one that is meant as PNG")
     try:
@@ -169,7 +169,7 @@ def check_sound(content: bytes, where: str) -> None:
             declared = file.frames
             frames = sum(_finite(block, where) for block in file.blocks(BLOCK, dtype="float32", always_2d=True))
     except (OSError, RuntimeError, ValueError, TypeError, MemoryError) as error:
-        raise SourceError(f"{where} cannot be read as a sound: {_told(error)}; mend it, or leave it out of the data") from error
+        raise SourceError(f"{where} cannot be read as a sound: {told(error)}; mend it, or leave it out of the data") from error
     if not frames:
         raise SourceError(f"{where} is a sound without a sample")
     if frames < declared:
@@ -184,8 +184,3 @@ def _finite(block: Any, where: str) -> int:
     if not np.isfinite(block).all():
         raise SourceError(f"{where} holds samples that are NaN or infinite: mend it, or leave it out of the data")
     return len(block)
-
-
-def _told(error: Exception) -> str:
-    """An error of a library in one line, without the addresses of what it was given."""
-    return re.sub(r" ?<_io\.BytesIO[^>]*>", "", " ".join(str(error).split())) or type(error).__name__

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
-import stat
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from compressor.contracts import Columns
 from compressor.errors import MissingColumn, SourceError, near_name
+from compressor.plan.paths import plain_file
 from compressor.plan.specs import DataSpec
 from compressor.tasks.encodings import encoding_of, misfit
 from compressor.tasks.places import with_places
@@ -107,16 +108,13 @@ def read_table(path: Path, kind: str, columns: Columns | Sequence[str], spec: Da
 
 
 def _check_file(path: Path) -> None:
-    found = path.stat()
-    if not stat.S_ISREG(found.st_mode):
-        raise SourceError(f"{path} is a pipe or device, and no file")
+    try:
+        plain_file(path, None if path.suffix == ".parquet" else MOST_BYTES)
+    except OSError as error:
+        raise SourceError(f"{path}: {error.strerror}{'; split it' if error.errno == errno.EFBIG else ''}") from error
     with path.open("rb") as file:
         if file.read(4).startswith(PACKED):
             raise SourceError(f"{path} is a compressed file: unpack it")
-    if found.st_size > MOST_BYTES and path.suffix != ".parquet":
-        raise SourceError(
-            f"{path} has {found.st_size / 1e9:.0f} GB, and at most {MOST_BYTES / 1e9:.0f} are read into memory: split it"
-        )
 
 
 # ------------------------------------------------------------------ text
@@ -224,7 +222,7 @@ def _other_ways(header: Sequence[str], wanted: Sequence[str], separator: str) ->
 def _json(table: Table, spec: DataSpec) -> None:
     """An object for each line, or one array of objects."""
     lacking, first = set(table.wanted), list[str]()
-    for number, record, text in _records(table, spec):
+    for number, record, text in records_in(table, spec):
         if not isinstance(record, dict):
             raise table.fault(number, f"found {json.dumps(record)[:40]}, expected an object")
         lacking -= record.keys()
@@ -237,7 +235,7 @@ def _json(table: Table, spec: DataSpec) -> None:
         table.check_columns(list(dict.fromkeys((*first, *(name for name in table.wanted if name not in lacking)))))
 
 
-def _records(table: Table, spec: DataSpec) -> Iterator[tuple[int, Any, Callable[[], Any]]]:
+def records_in(table: Table, spec: DataSpec) -> Iterator[tuple[int, Any, Callable[[], Any]]]:
     """Line (in an array the number) of each record, what it holds, and the same with numbers as their characters."""
     with table.path.open(encoding=encoding_of(table.path, spec.encoding)) as file:
         start = next((text for line in file if (text := line.strip())), "")

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from compressor.contracts import Batch, Columns, Data, Deployment, Evaluation, Feed, Measure, Outputs, Prediction
+from compressor.contracts import Batch, Columns, Data, Deployment, Evaluation, Feed, Measure, Outputs, Prediction, Recipe, Seen
 from compressor.contracts.records import Difference, Interval, Scores
 from compressor.contracts.statistics import PAIRED_BOOTSTRAP, resampled
 from compressor.errors import SourceError
+from compressor.tasks import guesses
 from compressor.tasks.texts import Texts
 
 if TYPE_CHECKING:
@@ -69,6 +70,15 @@ class TextRegression(Texts):
     def targets(self, rows: Dataset) -> list[Any]:
         """The numbers."""
         return list(rows[self.label])
+
+    @classmethod
+    def recipe(cls, seen: Seen) -> Recipe | None:
+        """Texts with a number."""
+        if (content := guesses.texts(seen)) is None:
+            return None
+        named, told = content
+        number = guesses.numbers(seen, tuple([named["text"]] if isinstance(named["text"], str) else named["text"]))
+        return Recipe({**named, "label": number[0]}, f"{told}; {number[1]}", rank=1) if number else None
 
     def tiny(self, folder: Path) -> dict[str, Any]:
         """A tiny random model, and texts with a number each."""

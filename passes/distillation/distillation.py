@@ -52,7 +52,9 @@ class Distillation(Pass, TrainingSettings):
         description="an earlier step, an entry of models, or source; several as a list, or with a share each"
     )
     objectives: dict[str, Weight | dict[str, Any]] = Field(
-        {"soft-targets": 1.0}, description="losses by name: a weight, or parameters with `weight` among them"
+        {"soft-targets": 1.0},
+        description="losses by name: a weight, or parameters with `weight` among them",
+        json_schema_extra={"plugins": "objective"},
     )
     task_loss: float = Field(0.0, ge=0, description="weight of the supervised loss on the labels")
     cache_teacher: bool | None = Field(

@@ -81,6 +81,11 @@ def test_several_labels_run_from_plan_to_export(place, monkeypatch):
     assert spec["threshold"] != 0.5, "it is chosen on validation rows"
     assert json.loads((torch_out / "config.json").read_text())["problem_type"] == "multi_label_classification"
     assert set(said(onnx_out, "word1 red word2").split(", ")) <= {*LABELS, ""}
+    assert "finetune: to be run; 4 epochs of 90 rows, 16 a step: 24 steps; how long is not known on this machine" in " ".join(
+        lines
+    )
+    other = preview(load_plan(place / "several.yaml", settings=["seed=1"]), Store(place / "store-several"))
+    assert re.search(r"finetune: to be run; 4 epochs of 90 rows, 16 a step: 24 steps; about \d+ s by earlier", " ".join(other))
 
 
 def test_number_of_a_pair_runs_from_plan_to_export(place):

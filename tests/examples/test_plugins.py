@@ -40,7 +40,7 @@ reference: source
 passes:
   - round-weights: {levels: 15}
 targets: [torch]
-probes: [memory: {calls: 2}]
+probes: []
 """
 
 

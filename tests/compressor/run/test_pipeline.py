@@ -31,7 +31,7 @@ targets:
   - onnxruntime: {provider: cuda}
     name: cuda
 probes:
-  - latency: {length: [16], rounds: 5, seconds: 1, warm_up_seconds: 0.1, control_limit: 0.9}
+  - latency: {length: [16], rounds: 5, seconds: 0.2, warm_up_seconds: 0.02, controls: 1, control_limit: 0.9}
   - memory
 accept:
   - {target: onnxruntime, max_drop: 100, max_size: 0.6}
