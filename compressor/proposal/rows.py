@@ -14,6 +14,7 @@ from compressor.contracts.recipe import spread
 from compressor.errors import SourceError
 from compressor.plan.specs import DataSpec
 from compressor.proposal.columns import LOOKED_AT, column_of
+from compressor.tasks.encodings import fits
 from compressor.tasks.folders import FILE_NAME, KINDS, LEFTOVERS, METADATA
 from compressor.tasks.headers import columns_in, csv_options
 from compressor.tasks.tables import FORMATS, read_table
@@ -148,8 +149,16 @@ def _texts(root: Path, entries: Sequence[Path], spelled: str) -> Rows:
         raise SourceError(
             f"{root} holds neither a table ({', '.join(sorted(FORMATS))}), nor pictures, nor sounds, nor a folder of texts for each label"
         )
-    data = {"files": {"path": spelled, "layout": "folder-per-label"}}
-    return Rows(data, (Column("text", "text", "files"), _folders(root)), "a folder of texts for each label")
+    data = {"files": {"path": spelled, "layout": "folder-per-label"}, **(options := _encodings(root))}
+    return Rows(data, (Column("text", "text", "files"), _folders(root)), f"a folder of texts for each label{_said(options)}")
+
+
+def _encodings(root: Path) -> dict[str, Any]:
+    """What texts are in, where some are not UTF-8: that is refused unless a plan says so, and here a person reads what it says."""
+    files = (path for path in root.rglob("*") if path.is_file() and not path.name.startswith("."))
+    others = [path for path in files if not fits(path, "utf-8")]
+    single = next(name for name in ("cp1252", "latin-1") if all(fits(path, name) for path in others))  # the latter fits any
+    return {"encoding": ["utf-8", single]} if others else {}
 
 
 def _folders(root: Path) -> Column:

@@ -16,7 +16,7 @@ from compressor.model.sources import resolve
 from compressor.plan.specs import DataSpec
 from compressor.tasks.labels import check_classes, in_any_order, in_order, look_alikes
 from compressor.tasks.media import check_media, content_of, is_file_cell, undecoded
-from compressor.tasks.places import PLACE, places_of, without_places
+from compressor.tasks.places import PLACE, places_of, with_any_places, without_places
 from compressor.tasks.sources import Source, read_rows
 from compressor.tasks.split import cut
 
@@ -50,7 +50,8 @@ def load_data(spec: DataSpec, *, columns: Columns, seed: int, folder: Path) -> D
 
 def split_rows(read_source: Source, spec: DataSpec, *, columns: Columns, seed: int) -> Data:
     """Clean and split what `read_rows` read; see `load_data`."""
-    label, parts, source = columns.label, read_source.parts, read_source.name
+    label, source = columns.label, read_source.name
+    parts = {name: with_any_places(rows, name) for name, rows in read_source.parts.items()}
     for rows in parts.values():
         check_media(rows)
     read = _whole_digest({name: _digest(rows) for name, rows in parts.items()})

@@ -20,7 +20,7 @@ def names_of(wanted: str | Sequence[str] | None) -> tuple[str, ...]:
 def encoding_of(path: Path, wanted: str | Sequence[str] | None) -> str:
     """The first of a plan's encodings that fits all of a file; the last one where none does."""
     *first, last = names_of(wanted)
-    return next((name for name in first if _fits(path, name)), last)
+    return next((name for name in first if fits(path, name)), last)
 
 
 def decoded(path: Path, content: bytes, wanted: str | Sequence[str] | None) -> str:
@@ -53,7 +53,8 @@ def misfit(path: Path, wanted: str | Sequence[str] | None, error: UnicodeError) 
     )
 
 
-def _fits(path: Path, name: str) -> bool:
+def fits(path: Path, name: str) -> bool:
+    """Whether all of a file is in an encoding."""
     try:
         with path.open(encoding=name, newline="") as file:
             while file.read(BLOCK):

@@ -19,6 +19,12 @@ def with_places(rows: Dataset, places: Sequence[str]) -> Dataset:
     return rows.add_column(PLACE, list(places), feature=Value("string"))
 
 
+def with_any_places(rows: Dataset, split: str) -> Dataset:
+    """Rows that know where they stand, or else which they are of what was given for a split, from 0."""
+    known = PLACE in rows.column_names
+    return rows if known else with_places(rows, [f"row {number} of {split}" for number in range(len(rows))])
+
+
 def without_places(rows: Dataset) -> Dataset:
     """Rows as tasks read them."""
     return rows.remove_columns(PLACE)

@@ -45,6 +45,17 @@ def table(place, name, made):
     return name
 
 
+def test_texts_of_several_encodings_are_seen_and_said(place):
+    for number in range(40):
+        label = "ab"[number % 2]
+        (place / "texts" / label).mkdir(parents=True, exist_ok=True)
+        spelled = f"caf\u00e9 {number}".encode("cp1252" if number == 7 else "utf-8")
+        (place / "texts" / label / f"{number}.txt").write_bytes(spelled)
+    plan = proposed(place, "texts")
+    assert plan.bound.data.encoding == ("utf-8", "cp1252")
+    assert next(line for line in preview(plan.bound, Store(place / "store")) if line.startswith("data: "))
+
+
 # ------------------------------------------------------------------ every task
 
 
