@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import sys
-from functools import cache
 
 import pytest
 
@@ -25,13 +23,6 @@ def _own_cache(tmp_path_factory):
     patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
     yield
     patch.undo()
-
-
-def pytest_runtest_setup():
-    """The exporter fills its table of operators anew for every graph, a fifth of the time that a tiny model takes."""
-    registration = sys.modules.get("torch.onnx._internal.exporter._registration")
-    if registration and not isinstance(vars(registration.ONNXRegistry)["from_torchlib"], staticmethod):
-        registration.ONNXRegistry.from_torchlib = staticmethod(cache(registration.ONNXRegistry.from_torchlib))
 
 
 # ------------------------------------------------------------------ dealing tests to processes

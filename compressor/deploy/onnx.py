@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ast
+import gc
 import logging
 import warnings
-from functools import partial
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -49,7 +52,7 @@ class Onnx(Format):
         # it warns at every export of torchvision operators, which nothing here has
         logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
         logging.getLogger("onnxscript.optimizer").setLevel(logging.ERROR)  # it tells what it leaves alone
-        with warnings.catch_warnings(), torch.no_grad():
+        with warnings.catch_warnings(), torch.no_grad(), _cheaply():
             warnings.simplefilter("ignore")  # the exporter warns of itself
             program = torch.onnx.export(
                 _Wired(module, names, task, graph),
@@ -86,6 +89,33 @@ class OnnxRuntimeGraph(Format):
             graph = fuse(onnx.load(path))
             strip(graph)
             save(graph, out, path.stem)
+
+
+@contextmanager
+def _cheaply() -> Iterator[None]:
+    """Spare the exporter what takes half of its time and changes no byte of a graph.
+
+    It makes a million small objects, and each search for cycles among them walks over those that stay. With dynamic axes, its
+    cache of fake results costs more than computing them. It parses the source of 500 operators for every graph.
+    """
+    from torch._dynamo import config
+    from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+    collects, kept = gc.isenabled(), vars(ONNXRegistry)["from_torchlib"]
+    gc.disable()
+    ONNXRegistry.from_torchlib = staticmethod(partial(_operators, ONNXRegistry.from_torchlib))  # type: ignore[method-assign]
+    try:
+        with config.patch(fake_tensor_cache_enabled=False):
+            yield
+    finally:
+        ONNXRegistry.from_torchlib = kept  # type: ignore[method-assign]
+        if collects:
+            gc.enable()
+
+
+@cache
+def _operators(parse: Callable[..., Any], opset_version: int) -> Any:
+    return parse(opset_version=opset_version)
 
 
 def _as_plain_graph(module: Any) -> None:

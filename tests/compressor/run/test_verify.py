@@ -236,7 +236,7 @@ def test_outputs_that_are_not_finite_fail_with_their_rows(value):
     (verdict,) = finite(scored(logits, [0] * 40), None, gate="outputs", candidate="final@cpu")
     assert (verdict.quantity, verdict.outcome, verdict.value, verdict.on_fail) == ("finite", "not met", 13, "stop")
     assert verdict.why == (
-        "outputs are not finite (NaN or infinite) in test rows 3, 20, 21, 22, 23, 24, 25, 26, 27, 28 and 3 more"
+        "outputs are not finite (NaN or infinite) in test rows 3, 20, 21, 22, 23, 24, 25, 26, 27, 28 and 3 more (first: row 3 of test)"
     )
 
 
