@@ -200,7 +200,8 @@ def test_entries_of_another_kind_quantise_nothing():
 
 
 @pytest.mark.parametrize(
-    ("targets", "kind"), [({}, OnGraph), ({"far": target("moon")}, OnGraph), ({"eager": TARGETS["eager"]}, OnGraph), (LOWER, OnBinary)]
+    ("targets", "kind"),
+    [({}, OnGraph), ({"far": target("moon")}, OnGraph), ({"eager": TARGETS["eager"]}, OnGraph), (LOWER, OnBinary)],
 )
 def test_order_that_works_begins_with_torch_though_a_step_has_no_place_below_it(targets, kind):
     found = faults(step("lower", kind), step("train", Torch), targets=targets)
