@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import shutil
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal
+from xml.etree import ElementTree
 
 from pydantic import Field
 
 from compressor.contracts import Artifact, Dialect, Feed, Graph, Missing, Recipe, Runtime, Scheme, Session, Target, Wish
 from compressor.deploy.graphs import graphs_of
+from compressor.deploy.parts import Operator, bytes_by_part
 
 PRODUCTS = ("MatMul", "FullyConnected", "Convolution", "Gemm", "Subgraph")
 """Layers that do the bulk of the arithmetic, by OpenVINO's names; a subgraph may hold an attention."""
@@ -68,6 +70,13 @@ class OpenVino(Target):
     def open(self, built: Path) -> Session:
         """Compile for latency: one stream."""
         return _OpenVinoSession({graph.name: _Compiled(self._compiled(built, graph), graph) for graph in graphs_of(built)})
+
+    def layer_bytes(self, built: Path) -> dict[str, int]:
+        """Of the constants of each graph."""
+        found = Counter[str]()
+        for graph in graphs_of(built):
+            found.update(_bytes_by_part(built / f"{graph.name}.xml"))
+        return dict(found)
 
     def diagnose(self, built: Path) -> tuple[str, ...]:
         """Products that compute in float, and quantisation that was not fused, in the compiled graphs."""
@@ -153,3 +162,18 @@ def layers(compiled: Any) -> list[tuple[str, str]]:
 
 def _name(precision: str) -> str:
     return {"f32": "fp32", "f16": "fp16"}.get(precision, precision)
+
+
+def _bytes_by_part(path: Path) -> dict[str, int]:
+    root = ElementTree.parse(path).getroot()
+    layers = {layer.get("id", ""): layer for layer in root.findall("layers/layer")}
+    values, sizes = {key: key for key in layers}, Counter[str]()
+    for key, layer in layers.items():
+        if layer.get("type") == "Const" and (data := layer.find("data")) is not None:
+            values[key] = layer.get("name", key)  # which may say where it was traced from
+            sizes[values[key]] += int(data.get("size", 0))
+    takes = defaultdict[str, list[str]](list)
+    for edge in root.findall("edges/edge"):
+        takes[edge.get("to-layer", "")].append(values[edge.get("from-layer", "")])
+    operators = (Operator(layer.get("name", ""), tuple(takes[key]), (values[key],)) for key, layer in layers.items())
+    return bytes_by_part(sizes, operators)

@@ -238,15 +238,15 @@ ROWS = {
     ),
     "rows shared by splits given by hand": (
         "{train: train.jsonl, test: shared.jsonl}",
-        "2 rows of train stand in test too (first: row 38), so that scores would flatter: "
+        "2 rows of train stand in test too (first: train.jsonl, line 39), so that scores would flatter: "
         "say `deduplicate: true` to keep them in test only",
     ),
     "equal rows that are to stay": (
         "repeated.jsonl, deduplicate: false",
-        "3 rows of train repeat another (first: row 40), and equal rows can come to stand in two splits: "
+        "3 rows of train repeat another (first: repeated.jsonl, line 41), and equal rows can come to stand in two splits: "
         "leave `deduplicate: false` out, or give all splits by hand",
     ),
-    "no texts": ("numbers.jsonl", "row 0: column 'text' holds 0 (int), expected texts"),
+    "no texts": ("numbers.jsonl", "numbers.jsonl, line 1: column 'text' holds 0 (int), expected texts"),
     "labels that are lists": (
         "lists.jsonl",
         "a label is ['red'], expected a text or a number: one label for each row",

@@ -45,8 +45,8 @@ PAGES: Mapping[str, Page] = {
         (("-m", "long", ARCHITECTURES),),
         "what it found",
         "Each is a tiny model with random weights and a head of three classes: fine-tuned for an epoch, folded, quantised, built for "
-        "ONNX Runtime and OpenVINO, scored, timed and exported, the exports proved. "
-        "Parity is the largest difference of a logit between fp32 in torch and the built file.",
+        "ONNX Runtime and OpenVINO, scored, timed and exported, the exports proved. Parity is the largest difference of a logit between "
+        "fp32 in torch and the built file.",
     ),
 }
 

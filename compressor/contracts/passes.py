@@ -213,6 +213,10 @@ class Objective(Step, ABC):
     weight: float = Field(default=1.0, ge=0)
     """What the loss is multiplied with before losses are added up."""
 
+    def of(self, task: Task) -> Objective:
+        """This objective for what a task's models answer: `task.imitated()`."""
+        return self
+
     def looks_at(self) -> Literal["logits", "states", "maps"]:
         """The innermost that it needs. A student that is looked into cannot be compiled, and a teacher's maps are not kept."""
         return "states"

@@ -144,6 +144,10 @@ class Target(Step, ABC):
         """What `compressor init` writes of it into a plan where this machine has it; None where it has no part in that."""
         return None
 
+    def layer_bytes(self, built: Path) -> dict[str, int]:
+        """Bytes of the weights in what `build` wrote, by part of the model; empty where the file does not say."""
+        return {}
+
     def environment(self) -> dict[str, str]:
         """Environment of the measuring process (thread counts, telemetry switches)."""
         return {}

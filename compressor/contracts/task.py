@@ -94,8 +94,13 @@ class Task(Step, ABC):
         return data
 
     def gives_logits(self) -> bool:
-        """Whether its main output is logits of classes that exclude each other, as soft targets are made of; not so features, or noise."""
+        """Whether its main output is logits of classes that exclude each other; not so features, or noise."""
         return True
+
+    def imitated(self) -> Literal["classes", "labels", "numbers"] | None:
+        """What soft targets are made of: logits of classes that exclude each other, logits of labels each by itself, or numbers. None
+        where a student imitates nothing of the main output."""
+        return "classes" if self.gives_logits() else None
 
     def scores_classes(self) -> bool:
         """Whether its scores hold the recall of each class, which `max_class_drop` limits."""

@@ -133,7 +133,7 @@ def _encoding(value: Any) -> Any:
                 raise ValueError(
                     f"found {name!r}, expected an encoding that Python knows, as utf-8, latin-1 or cp1252"
                 ) from error
-    return _as_tuple(value) if isinstance(value, list) else value
+    return tuple(value) if isinstance(value, list) else value
 
 
 Encodings: TypeAlias = Annotated[tuple[Filled, ...], Field(min_length=1)]
@@ -190,7 +190,7 @@ class DataSpec(Spec):
     quoting: Literal["minimal", "none"] | None = None
     """Of csv. `minimal`: fields may stand in quotation marks; `none`: quotation marks are part of the text. Unset: `minimal`, but where
     tabs separate fields `none`, and a field that both begins and ends with one is an error there, since it could be either."""
-    encoding: Annotated[str | Encodings, BeforeValidator(_encoding)] | None = None
+    encoding: Annotated[str | Encodings, BeforeValidator(_encoding, json_schema_input_type=Filled | list[Filled])] | None = None
     """Of files of text; utf-8 where it is not given. A list, where files differ: each is read in the first one that fits all of it."""
     root: str | None = Field(default=None, min_length=1)
     """A folder: rows and links may name the files below it too, and relative paths in the rows of a table start there. Where it is not

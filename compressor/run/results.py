@@ -234,6 +234,7 @@ class Results:
             target=target,
             files=each.files,
             bytes=each.bytes,
+            layer_bytes=each.candidate.runtime.layer_bytes(each.candidate.built) if each.candidate else {},
             facts=dict(each.facts),
             scores=each.evaluation.scores if each.evaluation else None,
             differences=_differences(self.bound, each, held),

@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -92,6 +92,10 @@ class MultiLabel(Classification):
     def gives_logits(self) -> bool:
         """Not of classes that exclude each other."""
         return not self.multi_label
+
+    def imitated(self) -> Literal["classes", "labels", "numbers"] | None:
+        """With multi_label logits of each label by itself."""
+        return "labels" if self.multi_label else super().imitated()
 
     def scores_classes(self) -> bool:
         """Of each label, whether they exclude each other or not."""

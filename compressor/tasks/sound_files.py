@@ -100,10 +100,11 @@ def _of_frames(content: bytes, start: int) -> str | None:
     for at, size in _frames(content, start):
         if at + size > len(content):
             return f"ends early: its last frame lacks {at + size - len(content)} bytes"
-        count += 1
+        count += size > 0
     if declared and count < declared:
         return f"ends early or is damaged: {count} of {declared} frames are there"
-    return None if declared or TAGS.match(content, at) else f"is damaged: no frame begins at byte {at}"
+    # the first frame, which says how many there are, counts itself or does not
+    return None if count > declared > 0 or TAGS.match(content, at) else f"is damaged: no frame begins at byte {at}"
 
 
 def _frames(content: bytes, at: int) -> Iterator[tuple[int, int]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -50,7 +50,7 @@ class TextRegression(Texts):
     def encoded(self, data: Data) -> Data:
         """Numbers, whatever they were written as."""
         splits = {}
-        for name, rows in data.splits.items():
+        for name, rows in super().encoded(data).splits.items():
             values = [
                 _number(value, f"{data.place(name, at)}: column '{self.label}'") for at, value in enumerate(rows[self.label])
             ]
@@ -62,6 +62,10 @@ class TextRegression(Texts):
     def gives_logits(self) -> bool:
         """A number is none."""
         return False
+
+    def imitated(self) -> Literal["classes", "labels", "numbers"] | None:
+        """Numbers."""
+        return "numbers"
 
     def targets(self, rows: Dataset) -> list[Any]:
         """The numbers."""

@@ -165,6 +165,15 @@ class Texts(OneOutput):
         texts = _contents(self, rows.select(spread(len(rows), MEASURED)))
         return [len(row["input_ids"]) for row in tokenization(files).encoded(texts, WHOLE)]
 
+    def encoded(self, data: Data) -> Data:
+        """Rows as they are: their texts are texts."""
+        for name, rows in data.splits.items():
+            for column in self.texts:
+                if len(rows) and not isinstance(found := rows[0][column], str):
+                    kind = type(found).__name__
+                    raise SourceError(f"{data.place(name, 0)}: column '{column}' holds {found!r:.40} ({kind}), expected texts")
+        return super().encoded(data)
+
     def refuses(self, length: int, files: Path | None = None) -> str | None:
         """More tokens than the model has positions for."""
         from compressor.model.positions import positions_in
@@ -327,8 +336,4 @@ def _encoded(task: Texts, rows: Dataset, files: Path, length: int | None = None)
 def _contents(task: Texts, rows: Dataset) -> tuple[str | tuple[str, ...], ...]:
     """The text of each row, or its pair of texts."""
     columns = [rows[name] for name in task.texts]
-    for name, column in zip(task.texts, columns, strict=True):
-        for at, text in enumerate(column):
-            if not isinstance(text, str):
-                raise SourceError(f"row {at}: column '{name}' holds {text!r:.40} ({type(text).__name__}), expected texts")
     return tuple(columns[0]) if len(columns) == 1 else tuple(zip(*columns, strict=True))

@@ -144,7 +144,8 @@ class Distillation(Pass, TrainingSettings):
         """
         shares = self.teacher if isinstance(self.teacher, dict) else dict.fromkeys(self.teachers(), 1.0)
         read = anatomy_of if self.needs().inside else anatomy_or_bare
-        whole, mine, wanted = sum(shares.values()), read(student.module), self._objectives()
+        whole, mine = sum(shares.values()), read(student.module)
+        wanted = {name: each.of(ctx.task) for name, each in self._objectives().items()}
         made = []
         for name, model in models.items():
             suffix = f" of {name}" if len(models) > 1 else ""

@@ -102,6 +102,43 @@ def test_number_of_a_pair_runs_from_plan_to_export(place):
     assert json.loads((torch_out / "config.json").read_text())["problem_type"] == "regression"
 
 
+DISTILLED = """
+model: {{folder: pretrained}}
+task: {task}
+data: {{files: rows.jsonl, split: {{validation: 30, test: 30}}, calibration: 8}}
+reference: finetune
+stages: quality
+passes:
+  - finetune: {{epochs: 4, learning_rate: 0.003, precision: fp32}}
+  - distill: {{teacher: finetune, epochs: 12, learning_rate: 0.003, precision: fp32}}
+    from: source
+targets: [pytorch]
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "task", "told"),
+    [
+        ("several", "{text-classification: {text: premise, label: colours, multi_label: true, max_length: 16}}", "agree on"),
+        (
+            "number",
+            "{text-regression: {text: [premise, hypothesis], label: score, max_length: 20}}",
+            "tell numbers with a correlation",
+        ),
+    ],
+)
+def test_a_student_learns_labels_and_numbers_from_its_teacher_alone(place, name, task, told):
+    plan = place / f"distilled-{name}.yaml"
+    plan.write_text(DISTILLED.format(task=task))
+    store, folder = Store(place / f"store-{name}"), place / f"distilled-{name}"
+    report = run_plan(load_plan(plan), store=store, folder=folder, command="test", tell=lambda _: None)
+    (stage,) = [each for each in report.stages if each.name == "distill"]
+    (remark,) = [each.text for each in stage.notes if getattr(each, "text", "").startswith("Student and teacher")]
+    assert told in remark
+    after, before = (float(each.strip("%")) for each in re.findall(r"[\d.]+%|\d\.\d{3}", remark))
+    assert after > before
+
+
 def test_numbers_are_no_classes(place):
     plan = place / "classes.yaml"
     plan.write_text(PLAN.format(task="{text-classification: {text: premise, label: score}}", metric="accuracy"))

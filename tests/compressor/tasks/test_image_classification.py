@@ -146,7 +146,7 @@ def test_image_that_cannot_be_read_is_named_before_anything_runs(tmp_path):
     broken.write_bytes(broken.read_bytes()[:40])
     with pytest.raises(SourceError) as raised:
         load_data(DataSpec(files=str(folder), format="imagefolder"), columns=TASK.columns(), seed=0, folder=tmp_path)
-    assert str(raised.value).startswith(f"row 11 of train ({broken}) cannot be read as an image: ")
+    assert str(raised.value).startswith(f"{broken} cannot be read as an image: ")
 
 
 def test_settings_that_leave_the_size_open_are_refused(tmp_path):
