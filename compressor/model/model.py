@@ -233,7 +233,8 @@ def plain(model: AnyModel) -> bool:
 def per_layer_config(model: AnyModel) -> dict[str, dict[str, Any]]:
     """How layers of the main component differ from its configuration, in its library's words; empty where it has none for it."""
     component = model.component()
-    return component.blueprint.per_layer_config(component.module)
+    found: dict[str, dict[str, Any]] = component.blueprint.per_layer_config(component.module)
+    return found
 
 
 def _part_bytes(module: Any) -> list[tuple[str, int]]:
