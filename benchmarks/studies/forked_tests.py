@@ -1,7 +1,7 @@
-"""Tests of a changed module, run in a fork of a process that has imported every library but nothing of this project.
+"""Tests of a changed module, run in a fork of a process that has imported all libraries, and of this project what does not need the module.
 
-Importing the libraries takes longer than most tests; a fork has them at once. It works on a copy of the project, in which one
-module is replaced, so that the processes which a test starts see the fault too.
+Importing takes longer than most tests; a fork has it at once. It works on a copy of the project, in which one module is replaced,
+so that the processes which a test starts see the fault too.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -74,8 +75,31 @@ class Tests:
                 (tree / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(root / name, tree / name)
         tests = cls(tree, tuple(selected))
-        _import(tests._run(None, clean=True)["modules"])
+        _import(tests._run(None, clean=True)["libraries"])
         return tests
+
+    def apart_from(self, modules: Sequence[str], work: Callable[[], None]) -> None:
+        """Do `work` in a fork that has imported what the tests need of this project, but for these modules and what imports them.
+
+        Raises:
+            SystemExit: the work fails.
+        """
+        names = self._run(None, clean=True)["project"]
+        sys.stdout.flush()
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                _settle(self.tree)
+                _import_without(names, modules)
+                work()
+                code = 0
+            except BaseException:
+                traceback.print_exc()
+            sys.stdout.flush()
+            os._exit(code)
+        if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]):
+            raise SystemExit(1)
 
     def clean(self) -> float:
         """Seconds of a run without a fault.
@@ -137,7 +161,7 @@ def _result(child: int, read: int, limit: float | None) -> dict[str, Any]:
         signal.signal(signal.SIGALRM, held)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(child, signal.SIGKILL)  # what its tests left running
-    found: dict[str, Any] = json.loads(text) if text else {"code": code, "by": "", "modules": []}
+    found: dict[str, Any] = json.loads(text) if text else {"code": code, "by": "", "libraries": [], "project": []}
     return {**found, "code": None} if timed_out else found
 
 
@@ -146,20 +170,26 @@ def _test(tests: Tests, write: int, *, keep: bool) -> NoReturn:
     os.setsid()
     resource.setrlimit(resource.RLIMIT_DATA, (LIMIT_BYTES, LIMIT_BYTES))
     sys.dont_write_bytecode = not keep
-    _settle(tests.tree)
+    if sys.path[0] != str(tests.tree):
+        _settle(tests.tree)
+    log = os.open(tests.tree.with_name(f"{tests.tree.name}.log"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
     import pytest
 
     class First:
         failed = ""
 
-        def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        def pytest_runtest_logreport(self, report: pytest.TestReport | pytest.CollectReport) -> None:
             if report.failed and not self.failed:
                 self.failed = report.nodeid
+
+        pytest_collectreport = pytest_runtest_logreport
 
     first = First()
     options = ["-x", "-q", "-p", "no:cacheprovider", "--basetemp", str(tests.tree.with_name(f"{tests.tree.name}-tmp"))]
     code = int(pytest.main([*options, *tests.selected], plugins=[first]))
-    said = {"code": code, "by": first.failed, "modules": _libraries() if code == PASSED else []}
+    said = {"code": code, "by": first.failed, "libraries": _libraries(), "project": _of_project()}
     with os.fdopen(write, "w") as out:
         json.dump(said, out)
     os._exit(code)
@@ -173,15 +203,34 @@ def _settle(tree: Path) -> None:
     sys.path[0] = str(tree)
     os.environ["PYTHONPATH"] = str(tree)
     importlib.invalidate_caches()
-    log = os.open(tree.with_name(f"{tree.name}.log"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    os.dup2(log, 1)
-    os.dup2(log, 2)
 
 
 def _libraries() -> list[str]:
     """Modules that were imported from installed distributions, in the order in which they began to be."""
     places = ((name, getattr(module, "__file__", None) or "") for name, module in list(sys.modules.items()))
     return [name for name, place in places if "site-packages" in place]
+
+
+def _of_project() -> list[str]:
+    return [name for name in sys.modules if name.partition(".")[0] in PROJECT]
+
+
+class _Refusing:
+    """Finds some modules only to refuse them, so that what imports them cannot be imported either."""
+
+    def __init__(self, modules: Sequence[str]) -> None:
+        self._names = {module.removesuffix(".py").replace("/", ".") for module in modules}
+
+    def find_spec(self, name: str, *_: object) -> None:
+        if name in self._names:
+            raise ImportError(f"{name} is to have a fault")
+
+
+def _import_without(names: Sequence[str], modules: Sequence[str]) -> None:
+    refusing = _Refusing(modules)
+    sys.meta_path.insert(0, refusing)  # type: ignore[arg-type] # the other methods of a finder have defaults
+    _import(names)
+    sys.meta_path.remove(refusing)  # type: ignore[arg-type]
 
 
 def prepare(root: Path) -> None:

@@ -126,6 +126,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--count", type=int, default=DRAWN, help="mutants of each")
     parser.add_argument("--work", type=Path, default=ROOT / "runs/mutants", help="where results are kept")
     parser.add_argument("--out", type=Path, default=ROOT / "docs/results/mutants.md")
+    parser.add_argument("--run-only", action="store_true", help="write no page, which takes a minute")
     parser.add_argument("--counted", action="store_true", help="run nothing: write the page of what has run already")
     given = parser.parse_args(arguments)
     given.work.mkdir(parents=True, exist_ok=True)
@@ -135,6 +136,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for name in given.modules:
             chosen = [each for seed in given.seed for each in drawn(subjects[name].mutants(), given.count, seed=seed)]
             run(subjects[name], [*chosen, *subjects[name].by_hand().values()], given.work)
+    if given.run_only:
+        return 0
     equivalent = {_name(each): each["reason"] for each in table["equivalent"]}
     given.out.write_text(document(list(subjects.values()), given.work, equivalent, count=given.count), encoding="utf-8")
     return 0
@@ -154,10 +157,14 @@ def run(subject: Subject, mutants: Sequence[Mutant], work: Path) -> None:
     if not left:
         return
     tests = Tests.of(ROOT, work / f"tree-{_stem(subject)}", subject.selection)
+    tests.apart_from(subject.modules, lambda: _run_on(tests, subject, list(left.values()), work, digest))
+
+
+def _run_on(tests: Tests, subject: Subject, mutants: Sequence[Mutant], work: Path, digest: str) -> None:
     clean = tests.clean()
-    _say(f"{subject.name}: {len(left)} mutants, {clean:.1f} s a run")
+    _say(f"{subject.name}: {len(mutants)} mutants, {clean:.1f} s a run")
     with (work / f"{_stem(subject)}.jsonl").open("a", encoding="utf-8") as out:
-        for number, mutant in enumerate(left.values(), 1):
+        for number, mutant in enumerate(mutants, 1):
             ran = tests.run(mutant.module, mutant.source, clean=clean)
             line = {
                 "name": mutant.name,
@@ -168,7 +175,7 @@ def run(subject: Subject, mutants: Sequence[Mutant], work: Path) -> None:
             }
             out.write(json.dumps({**line, "outcome": ran.outcome, "by": ran.by, "seconds": ran.seconds, "tests": digest}) + "\n")
             out.flush()
-            _say(f"  {number} of {len(left)}: {ran.outcome} {mutant.module}:{mutant.line} {ran.by}")
+            _say(f"  {number} of {len(mutants)}: {ran.outcome} {mutant.module}:{mutant.line} {ran.by}")
 
 
 def results(subject: Subject, work: Path) -> dict[str, dict[str, Any]]:
@@ -217,9 +224,10 @@ def document(subjects: Sequence[Subject], work: Path, equivalent: Mapping[str, s
             "mutants that survived tests which have changed since run again.",
             "",
             "A mutant is a module with one fault by [mutmut](https://mutmut.readthedocs.io)'s operators: another operator, number, text or",
-            "constant, an argument left out or None. Annotations and names of types, decorators, imports and what only people read (docstrings, descriptions of",
-            "parameters, papers) have none. Each runs against the tests named below alone and dies where one fails, or takes ten times as",
-            "long as all of them do (and 30 s). Equivalent mutants, which no test could tell from the module, are listed with the reason.",
+            "constant, an argument left out or None. Annotations, names of types, decorators, imports and what only people read (docstrings,",
+            "descriptions of parameters, papers) have none. Each runs against the tests named below alone and dies where one fails, or takes",
+            "ten times as long as all of them do (and 30 s). One that survived runs again when the tests change; one that died does not.",
+            "Equivalent mutants, which no test could tell from the module, are listed with the reason.",
             "",
             "## Drawn by seed 0",
             "",

@@ -197,3 +197,13 @@ class Other(Target):
 
 def test_entries_of_another_kind_quantise_nothing():
     assert not any("quantised already" in each for each in faults(step("one", Rounds), step("two", Other), targets=LOWER))
+
+
+@pytest.mark.parametrize(
+    ("targets", "kind"),
+    [({}, OnGraph), ({"far": target("moon")}, OnGraph), ({"eager": TARGETS["eager"]}, OnGraph), (LOWER, OnBinary)],
+)
+def test_order_that_works_begins_with_torch_though_a_step_has_no_place_below_it(targets, kind):
+    found = faults(step("lower", kind), step("train", Torch), targets=targets)
+    message = "5 passes.train: works on torch and comes after 'lower', which is below that; an order that works: train, lower"
+    assert message in found
