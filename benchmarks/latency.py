@@ -12,7 +12,7 @@ from pydantic import Field, PositiveFloat, PositiveInt
 
 from benchmarks.grid import Grid
 from benchmarks.rounds import LEAD_IN_CALLS, LEAD_IN_SECONDS, STEADY_TOLERANCE, Meter, Rounds, Timing, median
-from compressor.contracts import Bench, Candidate, Feed, Message, Workload
+from compressor.contracts import Bench, Candidate, Feed, Message, Recipe, Wish, Workload
 
 if TYPE_CHECKING:
     from compressor.contracts.records import Control, LatencyRecord, LatencyRow, Ratio
@@ -57,6 +57,15 @@ class Latency(Grid):
     """How far a further process of the baseline may be from its first, as a fraction, before a ratio counts as disturbed."""
     controls: Annotated[int, Field(ge=1, le=9)] = 3
     """Further processes of the baseline: the more, the narrower are intervals on a noisy machine."""
+
+    @classmethod
+    def recipe(cls, wish: Wish) -> Recipe:
+        """One row at a time, as most services call a model, at the longest that it takes."""
+        if wish.length is None:
+            return Recipe({"batch": [1]}, "one row at a time, each as long as it is")
+        return Recipe(
+            {"batch": [1], "length": [wish.length]}, "one row at a time, at the longest input; name shorter ones beside it"
+        )
 
     def only(self, workload: Workload, *, seconds: float) -> Self:
         """One workload in about `seconds`."""

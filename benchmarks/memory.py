@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import PositiveInt
 
 from benchmarks.grid import Grid
-from compressor.contracts import Bench, Candidate, Feed, Progress, Workload
+from compressor.contracts import Bench, Candidate, Feed, Progress, Recipe, Wish, Workload
 
 if TYPE_CHECKING:
     from compressor.contracts.records import MemoryRecord, MemoryRow
@@ -25,6 +25,11 @@ class Memory(Grid):
 
     calls: PositiveInt = 8
     """Calls before the peak is read."""
+
+    @classmethod
+    def recipe(cls, wish: Wish) -> Recipe:
+        """At what latency is measured at."""
+        return Recipe({} if wish.length is None else {"length": [wish.length]})
 
     def measure(
         self,

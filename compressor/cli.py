@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from compressor.cli_plans import app as plans_app
+from compressor.cli_plans import run_shown, show_report
 from compressor.cli_store import StorePath, open_store, say
 from compressor.cli_store import app as store_app
 from compressor.foreign import one_line, printable_json
 
 if TYPE_CHECKING:
-    from compressor.contracts.records import Report
-    from compressor.plan.bound import Bound
-    from compressor.run.comparison import Run
     from compressor.training.launch import Processes
 
 app = typer.Typer(
@@ -26,6 +25,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
+app.add_typer(plans_app)
 app.add_typer(store_app, name="store")
 
 PlanPath = Annotated[Path, typer.Argument(help="The plan, a YAML file.", show_default=False)]
@@ -99,27 +99,19 @@ def run(
         from compressor.run.comparison import Run
 
         ran = Run.read(out)  # only the export is left to do
+        show_report(ran.report)
+        say(f"report: {ran.folder / 'report.html'}")
     else:
         if export_to:
             from compressor.export import check_free
 
             check_free(export_to)  # now, and not after hours
-        ran = _run(bound, store, out, group)
-    _show(ran.report)
-    say(f"report: {ran.folder / 'report.html'}")
+        ran = run_shown(bound, store, out, group)
     if export_to and ran.report.exit_code == 0:
         from compressor.export import export as write_export
 
         say(f"export: {write_export(ran.folder, bound.targets[0].name, export_to)}")
     raise typer.Exit(ran.report.exit_code)
-
-
-def _run(bound: Bound, store: Path | None, out: Path | None, processes: Processes) -> Run:
-    from compressor.api import run as run_plan
-    from compressor.report.terminal import Bars
-
-    with Bars() as bars:
-        return run_plan(bound, store=store, out=out, tell=bars.hear, processes=processes, command=_command())
 
 
 @app.command()
@@ -152,30 +144,31 @@ def check(
     nodes: Nodes = 1,
     as_json: AsJson = False,
 ) -> None:
-    """Say what would run, what is found in the store and what is missing here. Runs nothing."""
+    """Say what would run and about what it costs, what rows and models are, what the store has and what is missing here. Runs nothing."""
     from compressor.plan.bound import load_plan
 
     bound = load_plan(plan, settings=settings or ())
-    from compressor.run.preview import preview
+    from compressor.run.preview import previewed
     from compressor.training.launch import Processes
 
-    lines = preview(bound, open_store(store, quiet=as_json), Processes(processes, nodes))
+    found = previewed(bound, open_store(store, quiet=as_json), Processes(processes, nodes))
     if as_json:
-        told = [dict(zip(("about", "says"), line.split(": ", 1), strict=False)) for line in lines]
-        _print_json(_as_json({"plan": bound.name, "lines": told}))
+        _print_json(found.model_dump_json(indent=1))
         return
-    for line in lines:
-        say(line)
+    for line in found.lines:
+        say(str(line))
 
 
 @app.command()
-def rehearse(plan: PlanPath, settings: Settings = None, as_json: AsJson = False) -> None:
-    """Run a plan on two blocks and a few rows, export and measuring included, and forecast the real run. Keeps nothing."""
+def rehearse(plan: PlanPath, settings: Settings = None, store: StorePath = None, as_json: AsJson = False) -> None:
+    """Run a plan on two blocks and a few rows, export and measuring included, and forecast the real run. Keeps nothing but how fast it was."""
     from compressor.report.terminal import Bars, forecast_table
     from compressor.run.rehearsal import rehearse as play
 
     with Bars() as bars:
-        forecast = play(plan, settings=settings or (), tell=_unheard if as_json else bars.hear)
+        forecast = play(
+            plan, settings=settings or (), store=open_store(store, quiet=True), tell=_unheard if as_json else bars.hear
+        )
     _print_json(forecast.model_dump_json(indent=1)) if as_json else forecast_table(forecast)
 
 
@@ -240,7 +233,7 @@ def show(run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="Folder 
     from compressor.report import read_report
 
     report = read_report(run_folder)
-    _print_json(report.model_dump_json(indent=1)) if as_json else _show(report)
+    _print_json(report.model_dump_json(indent=1)) if as_json else show_report(report)
 
 
 @app.command()
@@ -341,16 +334,6 @@ def _processes(each: int, nodes: int, rendezvous: str) -> Processes:
 
 def _unheard(_: object) -> None:
     """What is told while only JSON is wanted."""
-
-
-def _command() -> str:
-    return " ".join(["compressor", *sys.argv[1:]])
-
-
-def _show(report: Report) -> None:
-    from compressor.report.terminal import table
-
-    table(report)
 
 
 def _as_json(value: Any) -> str:

@@ -88,12 +88,13 @@ class RowFailed(CompressorError):
     why: str = ""
     of: str = ""
 
-    def __init__(self, rows: Sequence[int], why: str, *, of: str = "") -> None:
-        """`rows` are numbers in their split, counted from 0; `of` is the split."""
+    def __init__(self, rows: Sequence[int], why: str, *, of: str = "", places: Sequence[str] = ()) -> None:
+        """`rows` are numbers in their split, counted from 0; `of` is the split, `places` where they stand in the user's files."""
         self.rows, self.why, self.of = tuple(rows), why, of
         named = f"row{'s' if len(self.rows) > 1 else ''} {', '.join(str(row) for row in self.rows[:MOST_ROWS])}"
         more = f" and {len(self.rows) - MOST_ROWS} more" if len(self.rows) > MOST_ROWS else ""
-        super().__init__(f"{named}{more}{f' of {of}' if of else ''}: {why}" if self.rows else why)
+        where = f" ({'; '.join(places[:MOST_ROWS])})" if places else ""
+        super().__init__(f"{named}{more}{f' of {of}' if of else ''}{where}: {why}" if self.rows else why)
 
 
 class UnsupportedModel(CompressorError):

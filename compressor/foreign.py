@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +11,10 @@ UNSAFE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]"
 )
 """What a terminal acts upon (ESC and other controls), what turns the direction of the text after it, and what XML cannot hold."""
+ADDRESS = re.compile(r" ?<_io\.BytesIO[^>]*>")
+"""What a library calls bytes that it was given."""
+MOST_TOLD = 300
+"""Characters of an error."""
 MARKDOWN = re.compile(r"([\\`*_\[\]<>|#])")
 
 
@@ -26,6 +31,13 @@ def printable_json(text: str) -> str:
 def one_line(text: str) -> str:
     """The same in one line: a line end is written as `\\n`."""
     return printable(text).replace("\n", "\\n").replace("\t", "\\t")
+
+
+def told(error: Exception) -> str:
+    """An error of a library in one line of bounded length, with its kind where the text alone does not say it."""
+    text = textwrap.shorten(ADDRESS.sub("", str(error)), width=MOST_TOLD, placeholder=" ...")
+    plain = isinstance(error, OSError | ValueError | RuntimeError | SyntaxError)
+    return text if plain and text else f"{type(error).__name__}: {text}".removesuffix(": ")
 
 
 def markdown(text: object) -> str:

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from compressor.contracts import Context, Needs, Pass, Size
+from compressor.contracts import Context, Needs, Pass, Recipe, Size, Wish
 from compressor.training.settings import TrainingSettings
 
 if TYPE_CHECKING:
     from compressor.contracts import Model
+
+STEPS = 300
+"""Of a training on few rows, at least: a fresh head has to learn something."""
+EPOCHS = (3, 10)
+"""Fewest and most that `init` proposes."""
 
 
 class Finetune(TrainingSettings, Pass):
@@ -21,6 +26,16 @@ class Finetune(TrainingSettings, Pass):
         "Devlin et al., BERT, 2019, arXiv:1810.04805; AdamW: Loshchilov and Hutter, Decoupled Weight Decay Regularization, 2019, "
         "arXiv:1711.05101"
     )
+
+    @classmethod
+    def recipe(cls, wish: Wish) -> Recipe | None:
+        """It teaches the task; the fewer rows, the more epochs."""
+        if not wish.task.trainable:
+            return None
+        least, most = EPOCHS
+        epochs = min(most, max(least, -(-STEPS * cls().batch_size // max(1, wish.rows["train"]))))
+        why = "the model has no head for this task: train one, with the rest of the model"
+        return Recipe({"epochs": epochs, "learning_rate": 5e-5 if epochs == least else 1e-4}, why, role="train")
 
     def needs(self) -> Needs:
         """It minimises the task's loss."""

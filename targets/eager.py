@@ -25,7 +25,7 @@ class EagerTorch(Target):
     @classmethod
     def runtime(cls, facts: Mapping[str, str]) -> Runtime:  # noqa: ARG003 - it needs the same everywhere
         """The libraries that open the model."""
-        return Runtime("torch", ("torch", "safetensors", "transformers"))
+        return Runtime("torch", ("torch", "safetensors", "transformers"), loaders="transformers.AutoModelFor")
 
     def missing(self) -> Missing:
         """CUDA where there is none."""

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from compressor.contracts import Artifact, Dialect, Feed, Graph, Missing, Runtime, Scheme, Session, Target
+from compressor.contracts import Artifact, Dialect, Feed, Graph, Missing, Recipe, Runtime, Scheme, Session, Target, Wish
 from compressor.deploy.graphs import graphs_of
 from compressor.deploy.machine import accelerators
+from compressor.deploy.parts import Operator, bytes_by_part
 from compressor.errors import MissingDependency
 
 if TYPE_CHECKING:
@@ -53,12 +54,17 @@ class OnnxRuntime(Target):
     )
 
     @classmethod
+    def recipe(cls, wish: Wish) -> Recipe:
+        """On the processor, which every machine has."""
+        return Recipe({"threads": wish.threads}, "on the processor")
+
+    @classmethod
     def runtime(cls, facts: Mapping[str, str]) -> Runtime:
         """ONNX Runtime, with the package that has the provider; the graph is rewritten as far as it was where it was scored."""
         gpu = "-gpu" if "cuda" in facts.get("device", "").lower() else ""
         level = LEVELS.get(facts.get("graph_optimization", "all"), LEVELS["all"])
         settings = {} if level == LEVELS["all"] else {"graph_optimization_level": level}
-        return Runtime(NAME, (f"{NAME}{gpu}",), settings, remarks=(TELEMETRY,))
+        return Runtime(NAME, (f"{NAME}{gpu}",), settings, remarks=(TELEMETRY,), loaders="optimum.onnxruntime.ORTModelFor")
 
     def missing(self) -> Missing:
         """The package, the provider in it, or the device it runs on."""
@@ -93,6 +99,13 @@ class OnnxRuntime(Target):
             if PROVIDERS[self.provider] not in each.session.get_providers():
                 raise MissingDependency(f"asked for {PROVIDERS[self.provider]}, onnxruntime runs {each.session.get_providers()}")
         return _OnnxSession(loaded, self, built)
+
+    def layer_bytes(self, built: Path) -> dict[str, int]:
+        """Of the constants of each graph."""
+        found = Counter[str]()
+        for graph in graphs_of(built):
+            found.update(_bytes_by_part(built / f"{graph.name}.onnx"))
+        return dict(found)
 
     def diagnose(self, built: Path) -> tuple[str, ...]:
         """Products that compute in float, and conversions between float and int8, in the graphs that really run."""
@@ -180,6 +193,23 @@ class _OnnxSession:
             "threads": str(session.get_session_options().intra_op_num_threads),
             "graph_optimization": self._target.graph_optimization,
         }
+
+
+def _bytes_by_part(path: Path) -> dict[str, int]:
+    import onnx
+
+    graph = onnx.load(path, load_external_data=False).graph
+    operators = (Operator(each.name, tuple(each.input), tuple(each.output)) for each in graph.node)
+    return bytes_by_part({each.name: _bytes_of(each) for each in graph.initializer}, operators)
+
+
+def _bytes_of(constant: onnx.TensorProto) -> int:
+    """Bytes of a constant, wherever the file keeps them."""
+    from math import prod
+
+    from onnx.helper import tensor_dtype_to_np_dtype
+
+    return int(prod(constant.dims) * tensor_dtype_to_np_dtype(constant.data_type).itemsize)
 
 
 def nodes(path: Path) -> list[onnx.NodeProto]:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import shutil
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal
+from xml.etree import ElementTree
 
 from pydantic import Field
 
-from compressor.contracts import Artifact, Dialect, Feed, Graph, Missing, Runtime, Scheme, Session, Target
+from compressor.contracts import Artifact, Dialect, Feed, Graph, Missing, Recipe, Runtime, Scheme, Session, Target, Wish
 from compressor.deploy.graphs import graphs_of
+from compressor.deploy.parts import Operator, bytes_by_part
 
 PRODUCTS = ("MatMul", "FullyConnected", "Convolution", "Gemm", "Subgraph")
 """Layers that do the bulk of the arithmetic, by OpenVINO's names; a subgraph may hold an attention."""
@@ -28,7 +30,8 @@ class OpenVino(Target):
     dialect: ClassVar[Dialect] = Dialect(
         format="openvino", quantizer="nncf", precisions=("fp32", "bf16", "int8"), schemes=SCHEMES
     )
-    file: ClassVar[str] = "model.xml"
+    file: ClassVar[str] = "openvino_model.xml"
+    former_files: ClassVar[tuple[str, ...]] = ("model.xml",)
     requires: ClassVar[tuple[str, ...]] = ("openvino",)
 
     threads: int = Field(default=1, ge=1, le=256, description="Inference threads of one stream.")
@@ -37,10 +40,16 @@ class OpenVino(Target):
     )
 
     @classmethod
+    def recipe(cls, wish: Wish) -> Recipe:
+        """On the processor, which every machine has."""
+        return Recipe({"threads": wish.threads}, "on the processor")
+
+    @classmethod
     def runtime(cls, facts: Mapping[str, str]) -> Runtime:
         """OpenVINO, in the precision in which it computed what is not quantised (`int8 + fp32`)."""
         hint = HINTS.get(facts.get("precision", "").rpartition("+")[2].strip())
-        return Runtime("openvino", ("openvino",), {"INFERENCE_PRECISION_HINT": hint} if hint else {})
+        settings = {"INFERENCE_PRECISION_HINT": hint} if hint else {}
+        return Runtime("openvino", ("openvino",), settings, loaders="optimum.intel.OVModelFor", takes_settings="ov_config")
 
     def missing(self) -> Missing:
         """The package."""
@@ -54,12 +63,20 @@ class OpenVino(Target):
     def build(self, source: Artifact, out: Path, *, graphs: tuple[Graph, ...] = (Graph(),), **_: object) -> None:
         """Copy the representation of each graph."""
         for graph in graphs:
-            for name in (f"{graph.name}.xml", f"{graph.name}.bin"):
-                shutil.copyfile(source.path / name, out / name)
+            to = out / self.file_of(graph.name)
+            shutil.copyfile(source.path / f"{graph.name}.xml", to)
+            shutil.copyfile(source.path / f"{graph.name}.bin", to.with_suffix(".bin"))
 
     def open(self, built: Path) -> Session:
         """Compile for latency: one stream."""
         return _OpenVinoSession({graph.name: _Compiled(self._compiled(built, graph), graph) for graph in graphs_of(built)})
+
+    def layer_bytes(self, built: Path) -> dict[str, int]:
+        """Of the constants of each graph."""
+        found = Counter[str]()
+        for graph in graphs_of(built):
+            found.update(_bytes_by_part(built / f"{graph.name}.xml"))
+        return dict(found)
 
     def diagnose(self, built: Path) -> tuple[str, ...]:
         """Products that compute in float, and quantisation that was not fused, in the compiled graphs."""
@@ -83,7 +100,7 @@ class OpenVino(Target):
         }
         if self.precision != "default":
             options["INFERENCE_PRECISION_HINT"] = self.precision
-        return openvino.Core().compile_model(str(built / f"{graph.name}.xml"), "CPU", options)
+        return openvino.Core().compile_model(str(built / self.file_of(graph.name, built)), "CPU", options)
 
 
 class _Compiled:
@@ -145,3 +162,18 @@ def layers(compiled: Any) -> list[tuple[str, str]]:
 
 def _name(precision: str) -> str:
     return {"f32": "fp32", "f16": "fp16"}.get(precision, precision)
+
+
+def _bytes_by_part(path: Path) -> dict[str, int]:
+    root = ElementTree.parse(path).getroot()
+    layers = {layer.get("id", ""): layer for layer in root.findall("layers/layer")}
+    values, sizes = {key: key for key in layers}, Counter[str]()
+    for key, layer in layers.items():
+        if layer.get("type") == "Const" and (data := layer.find("data")) is not None:
+            values[key] = layer.get("name", key)  # which may say where it was traced from
+            sizes[values[key]] += int(data.get("size", 0))
+    takes = defaultdict[str, list[str]](list)
+    for edge in root.findall("edges/edge"):
+        takes[edge.get("to-layer", "")].append(values[edge.get("from-layer", "")])
+    operators = (Operator(layer.get("name", ""), tuple(takes[key]), (values[key],)) for key, layer in layers.items())
+    return bytes_by_part(sizes, operators)

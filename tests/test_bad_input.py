@@ -238,15 +238,15 @@ ROWS = {
     ),
     "rows shared by splits given by hand": (
         "{train: train.jsonl, test: shared.jsonl}",
-        "2 rows of train stand in test too (first: row 38), so that scores would flatter: "
+        "2 rows of train stand in test too (first: train.jsonl, line 39), so that scores would flatter: "
         "say `deduplicate: true` to keep them in test only",
     ),
     "equal rows that are to stay": (
         "repeated.jsonl, deduplicate: false",
-        "3 rows of train repeat another (first: row 40), and equal rows can come to stand in two splits: "
+        "3 rows of train repeat another (first: repeated.jsonl, line 41), and equal rows can come to stand in two splits: "
         "leave `deduplicate: false` out, or give all splits by hand",
     ),
-    "no texts": ("numbers.jsonl", "row 0: column 'text' holds 0 (int), expected texts"),
+    "no texts": ("numbers.jsonl", "numbers.jsonl, line 1: column 'text' holds 0 (int), expected texts"),
     "labels that are lists": (
         "lists.jsonl",
         "a label is ['red'], expected a text or a number: one label for each row",
@@ -445,7 +445,7 @@ MODELS = {
         "bad/vocab.txt leads to /etc/passwd, out of bad: copy it there, or leave it out",
     ),
     "a link to another folder": (linked("more", ".."), "bad/more leads to PLACE, out of bad: copy it there"),
-    "a configuration that never ends": (piped("config.json"), "bad/config.json is a pipe, socket or device, and no file"),
+    "a configuration that never ends": (piped("config.json"), "bad/config.json: it is a pipe, socket or device, and no file"),
     "a vocabulary that fills the memory": (
         lambda folder: grown(folder / "vocab.txt"),
         "bad/vocab.txt has 1099512 MB; at most 268 are read of a file beside the weights",

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from compressor.contracts import InputSizes
 from compressor.errors import PlanError
 from compressor.plan.bound import load_plan
+from compressor.run.preview import ModelPreview, Preview, StepPreview, TargetPreview
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -49,3 +51,9 @@ def test_plan_that_is_shipped_is_taken(tmp_path, name):
 @pytest.mark.parametrize("link", re.findall(r"\]\(([^)#:]+)\)", README))
 def test_link_leads_somewhere(link):
     assert (ROOT / link).exists()
+
+
+@pytest.mark.parametrize("record", [Preview, InputSizes, StepPreview, TargetPreview, ModelPreview])
+def test_page_of_plans_names_every_field_of_what_check_says(record):
+    page = (ROOT / "docs" / "plans.md").read_text(encoding="utf-8")
+    assert [name for name in record.model_fields if f"`{name}`" not in page] == []

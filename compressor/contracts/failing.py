@@ -23,6 +23,18 @@ def of_split(split: str) -> Iterator[None]:
 
 
 @contextmanager
+def placed(place: Callable[[str, int], str]) -> Iterator[None]:
+    """Add to what fails on rows of a split where they stand in the user's files: `Data.place`."""
+    try:
+        yield
+    except RowFailed as failed:
+        if not (failed.of and failed.rows):
+            raise
+        places = [place(failed.of, row) for row in failed.rows]
+        raise RowFailed(failed.rows, failed.why, of=failed.of, places=places) from failed.__cause__
+
+
+@contextmanager
 def rows_told(rows: Iterable[Any], where: str, *, of: str = "train") -> Iterator[None]:
     """Tell what a library raises while it works on these rows of a split.
 

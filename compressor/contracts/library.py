@@ -84,6 +84,10 @@ class Library(ABC):
         """The configuration by which the library itself builds this very architecture; None where no configuration says it."""
         return None if edits else self.config_of(module)
 
+    def per_layer_config(self, module: Any, edits: Sequence[Edit]) -> dict[str, dict[str, Any]]:
+        """How layers differ from the configuration, by their numbers, as the library spells that; empty where it cannot say it all."""
+        return {}
+
     @abstractmethod
     def reads(self, folder: Path) -> bool:
         """Whether a folder is in this library's own layout."""

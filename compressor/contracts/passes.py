@@ -8,15 +8,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
+from pydantic import Field
+
 from compressor.contracts.evaluation import Evaluation
 from compressor.contracts.features import Outputs, Want
 from compressor.contracts.graph import Feed
 from compressor.contracts.model import Model
+from compressor.contracts.recipe import Recipe
 from compressor.contracts.records import Workload
 from compressor.contracts.renamed import notice
 from compressor.contracts.step import Event, Step
 from compressor.contracts.target import Artifact, Dialect
 from compressor.contracts.task import Batch, Data, Task
+from compressor.contracts.wish import Wish
 
 if TYPE_CHECKING:
     import numpy as np
@@ -190,6 +194,11 @@ class Pass(Step, ABC):
             origins: for every earlier step, entry of `models:` and `source`, the folder of the model it comes from.
         """
 
+    @classmethod
+    def recipe(cls, wish: Wish) -> Recipe | None:
+        """What `compressor init` writes of it into a plan, its role said; None where it has no part in that."""
+        return None
+
     def work(self, size: Size) -> float:
         """What its time grows with beside a fixed part, in any unit: `compressor rehearse` scales by it. By itself the model's size."""
         return size.weights
@@ -201,8 +210,12 @@ class Objective(Step, ABC):
     The mathematics is a plain function beside the class; the class holds its parameters and says which features it needs.
     """
 
-    weight: float = 1.0
+    weight: float = Field(default=1.0, ge=0)
     """What the loss is multiplied with before losses are added up."""
+
+    def of(self, task: Task) -> Objective:
+        """This objective for what a task's models answer: `task.imitated()`."""
+        return self
 
     def looks_at(self) -> Literal["logits", "states", "maps"]:
         """The innermost that it needs. A student that is looked into cannot be compiled, and a teacher's maps are not kept."""

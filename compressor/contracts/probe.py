@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import ClassVar, Protocol, Self
 
 from compressor.contracts.graph import Feed
+from compressor.contracts.recipe import Recipe
 from compressor.contracts.records import ProbeRecord, Workload
 from compressor.contracts.step import Event, Step
 from compressor.contracts.target import Target
 from compressor.contracts.task import Task
+from compressor.contracts.wish import Wish
 from compressor.errors import PluginError
 
 
@@ -90,6 +92,11 @@ class Probe(Step, ABC):
         self, candidates: Sequence[Candidate], feeds: Mapping[Workload, Sequence[Feed]], bench: Bench, *, seed: int
     ) -> ProbeRecord:
         """One record over all candidates; the first candidate is the baseline of every ratio unless the probe says otherwise."""
+
+    @classmethod
+    def recipe(cls, wish: Wish) -> Recipe | None:
+        """What `compressor init` writes of it into a plan; None where it has no part in that."""
+        return None
 
     def shortened(self) -> Self:
         """This probe in as little time as it can run in, for `compressor rehearse`: nobody reads what it finds."""

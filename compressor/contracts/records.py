@@ -165,6 +165,8 @@ class Candidate(Record):
     target: str
     files: tuple[File, ...] = ()
     bytes: int = 0
+    layer_bytes: dict[str, int] = {}
+    """Bytes of the weights in the built file, by part of the model; empty where the file does not say."""
     facts: dict[str, str] = {}
     """What really ran: precision, device, threads, asked of the runtime."""
     scores: Scores | None = None

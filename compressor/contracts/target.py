@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from compressor.contracts.graph import Graph, Session
+from compressor.contracts.recipe import Recipe
 from compressor.contracts.records import Workload
 from compressor.contracts.renamed import formerly, old_names
 from compressor.contracts.step import Step
 from compressor.contracts.task import Task
+from compressor.contracts.wish import Wish
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,10 @@ class Runtime:
     """Settings of the runtime that change outputs."""
     remarks: tuple[str, ...] = ()
     """Lines for the README of an exported folder."""
+    loaders: str = ""
+    """How classes of the ecosystem that open the files are called, up to what they classify: `optimum.onnxruntime.ORTModelFor`."""
+    takes_settings: str = ""
+    """What these classes call the argument that takes `settings`."""
 
 
 class Target(Step, ABC):
@@ -88,6 +94,8 @@ class Target(Step, ABC):
     dialect: ClassVar[Dialect]
     file: ClassVar[str]
     """Name of the main file that `build` writes."""
+    former_files: ClassVar[tuple[str, ...]] = ()
+    """What earlier versions called it: files of those names are still opened."""
 
     threads: int = 1
     """Threads of one operator."""
@@ -125,6 +133,21 @@ class Target(Step, ABC):
         """What the built files need elsewhere, by the facts of the session that ran; None where no example can be written."""
         return None
 
+    @classmethod
+    def file_of(cls, graph: str, built: Path | None = None) -> str:
+        """Name of the file of a graph: the main file's, with the graph's name for `model`; a former one where `built` has only that."""
+        names = [_of_graph(file, graph) for file in (cls.file, *cls.former_files)]
+        return next((name for name in names if built and (built / name).is_file()), names[0])
+
+    @classmethod
+    def recipe(cls, wish: Wish) -> Recipe | None:
+        """What `compressor init` writes of it into a plan where this machine has it; None where it has no part in that."""
+        return None
+
+    def layer_bytes(self, built: Path) -> dict[str, int]:
+        """Bytes of the weights in what `build` wrote, by part of the model; empty where the file does not say."""
+        return {}
+
     def environment(self) -> dict[str, str]:
         """Environment of the measuring process (thread counts, telemetry switches)."""
         return {}
@@ -132,6 +155,13 @@ class Target(Step, ABC):
     def diagnose(self, built: Path) -> tuple[str, ...]:
         """What can be proved about why this file is not faster: float operators left, fake quantisation, reformatting nodes."""
         return ()
+
+
+def _of_graph(file: str, graph: str) -> str:
+    stem, suffix = Path(file).stem, Path(file).suffix
+    if graph == Graph.name:
+        return file
+    return f"{stem.removesuffix(Graph.name) if stem.endswith(Graph.name) else ''}{graph}{suffix}"
 
 
 class Format(ABC):

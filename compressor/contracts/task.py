@@ -13,6 +13,7 @@ from compressor.contracts.failing import of_split, told_by_row
 from compressor.contracts.features import Outputs, Want
 from compressor.contracts.graph import Feed, Graph, Port, Session
 from compressor.contracts.model import Model
+from compressor.contracts.recipe import InputSizes, Recipe, Seen
 from compressor.contracts.records import DataRecord, Difference, Disagreement, Workload
 from compressor.contracts.step import Step
 from compressor.errors import SourceError, UnsupportedModel
@@ -93,8 +94,13 @@ class Task(Step, ABC):
         return data
 
     def gives_logits(self) -> bool:
-        """Whether its main output is logits of classes that exclude each other, as soft targets are made of; not so features, or noise."""
+        """Whether its main output is logits of classes that exclude each other; not so features, or noise."""
         return True
+
+    def imitated(self) -> Literal["classes", "labels", "numbers"] | None:
+        """What soft targets are made of: logits of classes that exclude each other, logits of labels each by itself, or numbers. None
+        where a student imitates nothing of the main output."""
+        return "classes" if self.gives_logits() else None
 
     def scores_classes(self) -> bool:
         """Whether its scores hold the recall of each class, which `max_class_drop` limits."""
@@ -115,6 +121,27 @@ class Task(Step, ABC):
             SourceError: as far as that shows it, what `load` would raise.
         """
         return ()
+
+    def trained(self, source: Path, labels: Sequence[str]) -> bool:
+        """Whether a source model answers what the task asks without being trained: False where `load` would draw a head.
+
+        Raises:
+            SourceError: as far as the folder shows it without its weights, what `load` would raise.
+        """
+        return True
+
+    def sizes(self, data: Data, files: Path) -> InputSizes | None:
+        """How large rows are before anything is cut, and what the model beside `files` takes of them; None where nothing is known."""
+        return None
+
+    @classmethod
+    def recipe(cls, seen: Seen) -> Recipe | None:
+        """What `compressor init` writes of it into a plan: the columns that it reads, say. None where it does not fit the rows.
+
+        Raises:
+            SourceError: it fits, and several columns could be meant.
+        """
+        return None
 
     def check_rows(self, model: Model, data: Data, files: Path) -> None:
         """Refuse rows that a model cannot take; asked when both are first read. `files` lie beside the model.
@@ -312,6 +339,8 @@ class Columns:
     """What rows are split by and classes are counted of; None where rows have none."""
     kept: tuple[str, ...] = ()
     """Further columns that every row needs: groups, other labels."""
+    sets: tuple[str, ...] = ()
+    """Those of `kept` that hold lists whose order says nothing."""
 
     @property
     def all(self) -> tuple[str, ...]:
@@ -328,6 +357,12 @@ class Data:
     record: DataRecord
     digest: str
     """sha256 over the rows of every split as they are used, whatever folder they came from."""
+    places: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """By split, where each row stands in the user's files: `rows.csv, line 17`."""
+
+    def place(self, split: str, row: int) -> str:
+        """What a person is told of a row of a split, which is counted from 0: where it stands, as far as that is known."""
+        return self.places[split][row] if split in self.places else f"row {row} of {split}"
 
     def split(self, name: str) -> Dataset:
         """Rows of a split.

@@ -102,7 +102,7 @@ def _cheaply() -> Iterator[None]:
 
     collects, kept = gc.isenabled(), vars(ONNXRegistry)["from_torchlib"]
     gc.disable()
-    ONNXRegistry.from_torchlib = staticmethod(partial(_operators, ONNXRegistry.from_torchlib))  # type: ignore[method-assign,assignment]
+    ONNXRegistry.from_torchlib = staticmethod(partial(_operators, ONNXRegistry.from_torchlib))  # type: ignore[method-assign]
     try:
         yield
     finally:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from compressor.contracts.model import CONFIG
 from compressor.contracts.records import Candidate, Report
 from compressor.deploy.graphs import TASK_FILE
 from compressor.deploy.machine import machine
 from compressor.errors import StoreError, did_you_mean
 from compressor.export.examples import example
+from compressor.export.loaders import configuration
 from compressor.export.proof import Proof, Witness, witnesses
 from compressor.export.spec import Deployed, read_deployed, spec_of
 from compressor.export.texts import licences, readme
@@ -29,8 +30,8 @@ __all__ = ["check_free", "export"]
 MARK, FILLED = ".compressor-export", "files"
 """What the folder holds that an export is made in: the lock by which it is known as ours, and what is moved when it is whole."""
 PART, WORK = ".part", "writing an export"
-DRAWN = re.compile(rf"\.[a-z0-9_]{{8}}{re.escape(PART)}$")
-"""How the name of such a folder ends."""
+NAMED = f"{MARK}{PART}"
+"""How the name of such a folder ends: it is known as ours before there is a byte in it."""
 
 
 def export(run: Path, target: str, out: Path, *, stage: str = "final") -> Path:
@@ -101,7 +102,7 @@ def _beside(out: Path) -> Iterator[Path]:
             with tried(left / MARK, work=WORK) as held:
                 if held:
                     _clear(left)
-    own = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=PART, dir=out.parent))
+    own = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=NAMED, dir=out.parent))
     try:
         with tried(own / MARK, work=WORK):
             (own / FILLED).mkdir()
@@ -119,22 +120,20 @@ def _clear(own: Path) -> None:
 def _is_ours(left: Path) -> bool:
     """Whether an export made this folder: it holds the lock that one signs, and nothing but that and what is filled.
 
-    One that was killed before it signed, or after it cleared, left a drawn name and not a byte.
+    One that was killed before it signed, or after it cleared, holds not a byte: it bears our mark in its own name, or as that of a file.
     """
     try:
         held = {path.name for path in left.iterdir()}
-        if (
-            not left.is_symlink()
-            and DRAWN.search(left.name)
-            and (not held or (held == {MARK} and not (left / MARK).stat().st_size))
-        ):
+        if left.is_symlink() or (left / MARK).is_symlink() or held - {MARK, FILLED}:
+            return False
+        if not held:
+            return left.name.endswith(NAMED)
+        if held == {MARK} and not (left / MARK).stat().st_size:
             return True
-        signed: object = (
-            json.loads((left / MARK).read_bytes()) if not left.is_symlink() and not (left / MARK).is_symlink() else {}
-        )
+        signed: object = json.loads((left / MARK).read_bytes())
     except (OSError, ValueError):
         return False
-    return held <= {MARK, FILLED} and isinstance(signed, dict) and signed.get("work") == WORK
+    return isinstance(signed, dict) and signed.get("work") == WORK
 
 
 def _candidate(report: Report, name: str) -> Candidate:
@@ -167,6 +166,7 @@ def _fill(folder: Path, built: Path, *, deployed: Deployed, report: Report, prov
     check_files(folder, deployed.candidate)
     texts = {
         **deployed.how.files,
+        **({CONFIG: _json(config)} if (config := configuration(deployed)) else {}),
         **({"labels.json": _json(deployed.labels)} if deployed.classes else {}),
         "spec.json": _json(spec_of(deployed)),
         **({} if deployed.no_example else {"example.py": example(deployed)}),

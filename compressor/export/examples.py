@@ -18,8 +18,6 @@ READERS = {"text": " tokenizers", "image": " pillow", "audio": " soundfile soxr"
 ARGUMENTS = {"text": '"some text"', "image": "picture.jpg", "audio": "sound.wav", "arrays": "inputs.npz"}
 """What the example is called with."""
 PAIR = '"first text" "second text"'
-AUTO = {"text": "Sequence", "image": "Image", "audio": "Audio", "arrays": ""}
-"""Classes of transformers that open a torch model, by what they classify."""
 FUTURE = "from __future__ import annotations"
 
 
@@ -102,7 +100,7 @@ def _imports(reader: _Reader | None, needed: Sequence[str], after: Sequence[str]
 
 def _auto(deployed: Deployed) -> str:
     """The class of transformers that opens a torch model."""
-    return f"AutoModelFor{AUTO[deployed.how.kind]}Classification" if deployed.classes or deployed.how.number else "AutoModel"
+    return deployed.loader.rpartition(".")[2] or "AutoModel"
 
 
 def _standard(line: str) -> bool:

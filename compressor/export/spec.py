@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from compressor.contracts import Deployment, Graph, Port, Runtime, Target, registry
-from compressor.contracts.model import BLUEPRINT
+from compressor.contracts.model import BLUEPRINT, CONFIG
 from compressor.contracts.records import Candidate
 from compressor.contracts.registry import TORCH
 from compressor.deploy.graphs import TASK_FILE, graphs_of
 from compressor.errors import PluginError, StoreError
 
+CLASSIFIED = {"text": "Sequence", "image": "Image", "audio": "Audio"}
+"""What classes of transformers classify, by what a user has."""
+OURS = "compressor.model.Model"
+"""What opens a model whose structure no stock configuration says."""
 DTYPES = ("int64", "int32", "float32", "float16")
 
 
@@ -36,6 +41,8 @@ class Deployed:
     """True for a torch model that is run without export."""
     needs_this_project: bool = False
     """True for an eager model whose structure no stock configuration expresses."""
+    per_layer_config: Mapping[str, Any] = field(default_factory=dict)
+    """Of such a model, how its layers differ from its configuration, as transformers spells it; empty where it cannot say it all."""
     tolerance: float = Target.tolerance
     """How far its outputs may differ between two sessions."""
 
@@ -67,6 +74,23 @@ class Deployed:
         return ""
 
     @property
+    def loader(self) -> str:
+        """The class of the ecosystem whose `from_pretrained` opens it (`load` where it is ours); empty where none does."""
+        if self.needs_this_project:
+            return OURS
+        what = CLASSIFIED.get(self.how.kind) or _classified_by(self.config.get("architectures"))
+        one_call = not (self.no_example or self.graphs[0].state) and (self.classes or bool(self.how.number))
+        known = bool(self.runtime.loaders and self.config.get("model_type"))
+        return f"{self.runtime.loaders}{what}Classification" if what and one_call and known else ""
+
+    @cached_property
+    def config(self) -> Mapping[str, Any]:
+        """What `config.json` beside it says; empty where there is none."""
+        path = self.folder / CONFIG
+        found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        return found if isinstance(found, dict) else {}
+
+    @property
     def preprocessing(self) -> Mapping[str, Any]:
         return self.how.preprocessing
 
@@ -95,9 +119,20 @@ def read_deployed(built: Path, candidate: Candidate) -> Deployed:
     how = registry.load("task", name).written(parameters).deployment(built, graphs[0].fed)
     files = {graph.name: _file_of(kind, graph, built) for graph in graphs}
     eager = kind.dialect.format == TORCH
-    beyond = eager and not _opens_without_us(built)
+    beyond, layers = _beyond_stock(built) if eager else (False, {})
     return Deployed(
-        candidate, built, runtime, name, labels, graphs, files, how, eager, needs_this_project=beyond, tolerance=kind.tolerance
+        candidate,
+        built,
+        runtime,
+        name,
+        labels,
+        graphs,
+        files,
+        how,
+        eager,
+        needs_this_project=beyond,
+        per_layer_config=layers,
+        tolerance=kind.tolerance,
     )
 
 
@@ -116,10 +151,10 @@ def _runtime(built: Path, candidate: Candidate, graphs: Sequence[Graph]) -> tupl
 
 
 def _file_of(kind: type[Target], graph: Graph, built: Path) -> str:
-    """The file that holds a graph: the target's main one by the graph's name; for torch the whole model, in parts or not."""
+    """The file that holds a graph; for torch the whole model, in parts or not."""
     if kind.dialect.format == TORCH:
         return kind.file if (built / kind.file).is_file() else BLUEPRINT
-    return kind.file if graph.name == Graph.name else graph.name + Path(kind.file).suffix
+    return kind.file_of(graph.name, built)
 
 
 def _check_known(port: Port) -> None:
@@ -127,10 +162,18 @@ def _check_known(port: Port) -> None:
         raise ValueError(f"dtype '{port.dtype}' is none of {', '.join(DTYPES)}")
 
 
-def _opens_without_us(built: Path) -> bool:
-    from compressor.model.model import Model, plain
+def _beyond_stock(built: Path) -> tuple[bool, Mapping[str, Any]]:
+    """Whether no stock configuration expresses a stored model; and what one can say of its layers then."""
+    from compressor.model.model import Model, per_layer_config, plain
 
-    return plain(Model.load(built))
+    model = Model.load(built)
+    return (False, {}) if plain(model) else (True, per_layer_config(model))
+
+
+def _classified_by(architectures: Any) -> str:
+    """What a class of transformers classifies, by its name."""
+    name = str((architectures or ("",))[0])
+    return next((what for what in CLASSIFIED.values() if name.endswith(f"For{what}Classification")), "")
 
 
 def spec_of(deployed: Deployed) -> dict[str, Any]:
@@ -143,6 +186,8 @@ def spec_of(deployed: Deployed) -> dict[str, Any]:
         "inputs": [asdict(port) for port in deployed.inputs],
         "outputs": [asdict(port) for port in deployed.outputs],
         "graphs": [{**asdict(graph), "file": deployed.files[graph.name]} for graph in deployed.graphs],
+        "loader": deployed.loader,
+        **({"per_layer_config": dict(deployed.per_layer_config)} if deployed.per_layer_config else {}),
         "preprocessing": dict(deployed.preprocessing),
         **({"labels": "labels.json"} if deployed.classes else {}),
         **({} if deployed.how.threshold is None else {"threshold": deployed.how.threshold}),

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from compressor.contracts.records import Candidate, Report
 from compressor.export.examples import arguments, requirements
+from compressor.export.loaders import opening
 from compressor.export.spec import Deployed
 from compressor.foreign import markdown as escaped
 from compressor.report import wording
@@ -42,11 +43,9 @@ def _use(report: Report, deployed: Deployed) -> Iterator[str]:
     yield from ("```", *commands, "```", "")
     if deployed.no_example:
         yield from (f"There is no `example.py`: {deployed.no_example}.", "")
-    elif deployed.needs_this_project:
-        yield "The layers of this model have widths of their own, which no stock configuration can say:"
-        yield from ("it is opened with `compressor.model.Model.load`.", "")
     yield f"`{deployed.file}` is the model, `spec.json` says what it takes and gives{_given(deployed)}."
     yield ""
+    yield from opening(deployed)
     for remark in deployed.runtime.remarks:
         yield from (remark, "")
 

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from compressor.contracts import Edit, registry
 from compressor.errors import SourceError
+from compressor.foreign import told
 from compressor.model.libraries import library, library_of
 
 DTYPES = ("float16", "bfloat16", "float64")
@@ -67,6 +68,10 @@ class Blueprint:
         """The configuration by which the library itself builds this very architecture, or None where no configuration says it."""
         return library(self.library).plain_config(module, self.edits)
 
+    def per_layer_config(self, module: Any) -> dict[str, dict[str, Any]]:
+        """How layers differ from the configuration, in the library's own words; empty where it has none that say it all."""
+        return library(self.library).per_layer_config(module, self.edits)
+
     def as_json(self) -> dict[str, Any]:
         """JSON values that `from_json` reads back."""
         edits = [{"kind": edit.kind, "version": edit.version, **edit.model_dump(mode="json")} for edit in self.edits]
@@ -102,7 +107,7 @@ class Blueprint:
                 dtype=values.get("dtype"),
             )
         except (KeyError, TypeError, ValueError) as error:
-            raise SourceError(f"the blueprint is malformed: {type(error).__name__}: {error}") from error
+            raise SourceError(f"the blueprint is malformed: {told(error)}") from error
 
 
 def blueprint_of(module: Any) -> Blueprint:

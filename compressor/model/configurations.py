@@ -10,6 +10,7 @@ from typing import Any
 
 from compressor.contracts.model import CONFIG
 from compressor.errors import SourceError
+from compressor.foreign import told
 from compressor.model.meta import BUILDING_ERRORS
 from compressor.model.sources import read_json
 
@@ -60,7 +61,7 @@ def config_in(folder: Path) -> Any:
         with nothing_fetched():
             return CONFIG_MAPPING[model_type].from_dict(values)
     except (*BUILDING_ERRORS, OSError, StrictDataclassError) as error:
-        raise SourceError(f"{folder} cannot be read as a model: {type(error).__name__}: {error}") from error
+        raise SourceError(f"{folder} cannot be read as a model: {told(error)}") from error
 
 
 def harmless(config: Mapping[str, Any], where: object) -> dict[str, Any]:

@@ -39,6 +39,11 @@ class Head:
     unused: tuple[str, ...] = ()
     """Weights in the folder that a classifier of this kind has no place for."""
 
+    @property
+    def trained(self) -> bool:
+        """Whether its weights were in the folder."""
+        return bool(self.order)
+
     def __str__(self) -> str:
         """One line for `check`."""
         of = f"for {', '.join(self.labels)}" if self.labels != ("",) else "for a number"

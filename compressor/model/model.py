@@ -230,6 +230,13 @@ def plain(model: AnyModel) -> bool:
     return all(component.blueprint.plain_config(component.module) is not None for component in model.components.values())
 
 
+def per_layer_config(model: AnyModel) -> dict[str, dict[str, Any]]:
+    """How layers of the main component differ from its configuration, in its library's words; empty where it has none for it."""
+    component = model.component()
+    found: dict[str, dict[str, Any]] = component.blueprint.per_layer_config(component.module)
+    return found
+
+
 def _part_bytes(module: Any) -> list[tuple[str, int]]:
     try:
         part_of = anatomy_of(module).part_of

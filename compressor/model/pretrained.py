@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from compressor.errors import SourceError
+from compressor.foreign import told
 from compressor.model.configurations import config_in, nothing_fetched
 
 
@@ -52,12 +52,6 @@ def from_folder(auto: Any, source: Path, config: Any, *, seed: int = 0, **more: 
             return module, found
     except Exception as error:  # what a malformed folder makes the library raise can be anything
         raise SourceError(f"{source} cannot be read as a model: {told(error)}") from error
-
-
-def told(error: Exception) -> str:
-    """An error of a library in one line of bounded length."""
-    text = textwrap.shorten(str(error), width=300, placeholder=" ...")
-    return text if isinstance(error, OSError | ValueError | RuntimeError) else f"{type(error).__name__}: {text}"
 
 
 @contextmanager

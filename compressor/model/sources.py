@@ -11,6 +11,7 @@ from typing import Any
 from compressor.contracts.model import BLUEPRINT, CONFIG, WEIGHTS
 from compressor.contracts.records import stays_inside
 from compressor.errors import SourceError
+from compressor.foreign import told
 from compressor.plan.paths import Place, read_bytes
 from compressor.plan.specs import ModelSource
 
@@ -220,7 +221,7 @@ def _shards(index: Path) -> list[Path]:
     try:
         names = sorted(set(json.loads(read_bytes(index, MOST_BYTES))["weight_map"].values()))
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        raise SourceError(f"{index} is no index of weights: {type(error).__name__}: {error}") from error
+        raise SourceError(f"{index} is no index of weights: {told(error)}") from error
     for name in names:
         if not (isinstance(name, str) and stays_inside(name) and name.endswith(".safetensors")):
             raise SourceError(f"{index} names {name!r}: expected safetensors files in its own folder")

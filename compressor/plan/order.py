@@ -65,13 +65,13 @@ def _format(step: Drafted, dialect: Dialect) -> str | None:
 
 
 def _depth(step: Drafted, dialect: Dialect) -> int:
-    """0 for torch, 1 for the first format below it, and so on."""
-    form = None if step.trunk else _format(step, dialect)
+    """How far below torch a step works: 1 for the first format, and so on; 1 too where it has no place on the way, which is told."""
     try:
         way = lowering(dialect.format)
     except PluginError:
-        return 0
-    return way.index(form) + 1 if form in way else 0
+        return 1
+    form = _format(step, dialect)
+    return way.index(form) + 1 if form in way else 1
 
 
 def _order(draft: Draft) -> Iterator[Fault]:

@@ -42,21 +42,38 @@ def matches(folder: Path, spelled: str) -> list[Path]:
     return [path for path in found if asked or not any(part.startswith(".") for part in path.relative_to(start).parts)]
 
 
+def plain_file(path: Path | str, most: int | None = None, *, or_folder: bool = False) -> int:
+    """Bytes of what lies at a path, which is a file that can be read; asked before it is opened, since a pipe or device may never end.
+
+    Args:
+        path: links are followed.
+        most: bytes that a file may have.
+        or_folder: a folder will do.
+
+    Raises:
+        OSError: nothing is there, it is larger, or it is something else; `strerror` says what.
+    """
+    found = os.stat(path)  # noqa: PTH116 - thousands of files
+    if stat.S_ISDIR(found.st_mode) and not or_folder:
+        raise IsADirectoryError(errno.EISDIR, "it is a folder", str(path))
+    if not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)):
+        raise OSError(errno.EINVAL, "it is a pipe, socket or device, and no file", str(path))
+    if most is not None and found.st_size > most:
+        raise OSError(errno.EFBIG, f"it has {found.st_size} bytes; at most {most} are read", str(path))
+    return found.st_size
+
+
 def read_bytes(path: Path, most: int) -> bytes:
     """All of a file, if that is at most `most` bytes.
 
     Raises:
-        OSError: it cannot be read, is larger, or is a pipe or device, which may never end: that is found out before it is opened.
+        OSError: it cannot be read, is larger, or is no plain file.
     """
-    found = path.stat()
-    if stat.S_ISDIR(found.st_mode):
-        raise IsADirectoryError(errno.EISDIR, "it is a folder", str(path))
-    if not stat.S_ISREG(found.st_mode):
-        raise OSError(errno.EINVAL, "it is a pipe or device, and no file", str(path))
+    plain_file(path, most)
     with path.open("rb") as file:
-        content = file.read(most + 1) if found.st_size <= most else None
-    if content is None or len(content) > most:
-        raise OSError(errno.EFBIG, f"it has {found.st_size} bytes; at most {most} are read", str(path))
+        content = file.read(most + 1)
+    if len(content) > most:  # it grew
+        raise OSError(errno.EFBIG, f"it has more than {most} bytes; no more are read", str(path))
     return content
 
 
@@ -90,11 +107,11 @@ class Place:
         if not os.path.join(real, "").startswith(self._allowed):  # noqa: PTH118
             raise SourceError(f"{path} leads to {real}, out of {self.folder}: {self.advice}")
         try:
-            mode = os.stat(real).st_mode  # noqa: PTH116 - thousands of files
-        except OSError as error:
+            plain_file(real, or_folder=True)
+        except FileNotFoundError as error:
             raise SourceError(f"{path}: no such file or folder") from error
-        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-            raise SourceError(f"{path} is a pipe, socket or device, and no file")
+        except OSError as error:
+            raise SourceError(f"{path}: {error.strerror}") from error
 
     def files(self, most: int = MOST_FILES, *, once: bool = False) -> Iterator[Path]:
         """All files of the folder and of those in it, in order; hidden folders and hidden links are passed over.

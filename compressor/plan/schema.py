@@ -14,6 +14,11 @@ from compressor.plan.examples import example_of, whole
 from compressor.plan.specs import NAME, Accept, DataSpec, EntryKeys, Files, Gate, Head, Limit, ModelSource, Split, StepKeys
 
 Schema = dict[str, Any]
+Plugins = dict[str, dict[str, type[Step]]]
+WITHIN = ("objective",)
+"""Kinds of plug-ins that parameters of others name; such a parameter says so by `json_schema_extra={"plugins": KIND}`."""
+NAMES = "plugins"
+"""What such a parameter says it by."""
 
 PARTS = (Head, ModelSource, DataSpec, Files, Split, Limit, Gate, Accept, EntryKeys, StepKeys)
 """Parts of a plan that are no plug-ins: each of their keys has an example."""
@@ -26,9 +31,11 @@ def plan_schema() -> Schema:
     Raises:
         PluginError: an installed plug-in cannot be imported, or two share one name.
     """
-    plugins = {kind: {name: registry.load(kind, name) for name in registry.known(kind)} for kind in (*KINDS.values(), "task")}
+    kinds = (*KINDS.values(), "task", *WITHIN)
+    plugins: Plugins = {kind: {name: registry.load(kind, name) for name in registry.known(kind)} for kind in kinds}
     types = Types(
-        [Head, ModelSource, DataSpec, Accept, *KEYS.values(), *(each for kind in plugins.values() for each in kind.values())]
+        [Head, ModelSource, DataSpec, Accept, *KEYS.values(), *(each for kind in plugins.values() for each in kind.values())],
+        {kind: plugins[kind] for kind in WITHIN},
     )
     sections = {section: _list_of(types.chosen(plugins[KINDS[section]], types.properties(KEYS[section]))) for section in KINDS}
     models = {"type": "object", "propertyNames": {"pattern": NAME}, "additionalProperties": types.of(ModelSource)}
@@ -76,11 +83,15 @@ ABOUT = {
 class Types:
     """The schemas of all models under one set of definitions, as editors take them in."""
 
-    def __init__(self, models: Iterable[type[BaseModel]]) -> None:
+    def __init__(self, models: Iterable[type[BaseModel]], within: Plugins) -> None:
         mode: JsonSchemaMode = "validation"
         references, defined = models_json_schema([(model, mode) for model in dict.fromkeys(models)])
         self._references = {model: schema for (model, _), schema in references.items()}
         self.definitions: Schema = {name: _for_editors(each) for name, each in defined["$defs"].items()}
+        for definition in self.definitions.values():
+            for name, field in definition.get("properties", {}).items():
+                if kind := field.get(NAMES):
+                    definition["properties"][name] = self._naming(field, within[kind])
         for part in PARTS:
             _give_examples(part, self.definitions.get(part.__name__, {}).get("properties", {}))
 
@@ -106,6 +117,19 @@ class Types:
         }
         named = [{"const": name, "description": self.definition(plugins[name]).get("description", name)} for name in alone]
         return {"anyOf": [entry, {"type": "string", "oneOf": named}]}
+
+    def _naming(self, field: Schema, plugins: Mapping[str, type[Step]]) -> Schema:
+        """A parameter whose keys are plug-ins, each with a weight or its parameters."""
+        named = {
+            name: {
+                "description": self.definition(model).get("description", name),
+                "anyOf": [{"type": "number", "minimum": 0}, self.of(model)],
+                **_snippet(dict(model.examples[0]) or 1.0),
+            }
+            for name, model in plugins.items()
+        }
+        kept = {key: value for key, value in field.items() if key not in (NAMES, "anyOf")}
+        return {**kept, "type": "object", "properties": named, "additionalProperties": False}
 
     def _parameters(self, model: type[Step], *, alone: bool) -> Schema:
         """What a plug-in takes, which is nothing where it can stand alone; an editor begins with what has to be said."""

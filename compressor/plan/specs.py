@@ -125,12 +125,18 @@ def _separator(value: Any) -> Any:
 
 
 def _encoding(value: Any) -> Any:
-    if isinstance(value, str):
-        try:
-            "a".encode(value)
-        except (LookupError, ValueError) as error:
-            raise ValueError(f"found {value!r}, expected an encoding that Python knows, as utf-8, latin-1 or cp1252") from error
-    return value
+    for name in value if isinstance(value, list) else [value]:
+        if isinstance(name, str):
+            try:
+                "a".encode(name)
+            except (LookupError, ValueError) as error:
+                raise ValueError(
+                    f"found {name!r}, expected an encoding that Python knows, as utf-8, latin-1 or cp1252"
+                ) from error
+    return _as_tuple(value) if isinstance(value, list) else value
+
+
+Encodings: TypeAlias = Annotated[tuple[Filled, ...], Field(min_length=1)]
 
 
 Share: TypeAlias = Annotated[float, Field(gt=0)]
@@ -184,8 +190,8 @@ class DataSpec(Spec):
     quoting: Literal["minimal", "none"] | None = None
     """Of csv. `minimal`: fields may stand in quotation marks; `none`: quotation marks are part of the text. Unset: `minimal`, but where
     tabs separate fields `none`, and a field that both begins and ends with one is an error there, since it could be either."""
-    encoding: Annotated[str, BeforeValidator(_encoding)] | None = None
-    """Of files of text; utf-8 where it is not given."""
+    encoding: Annotated[str | Encodings, BeforeValidator(_encoding)] | None = None
+    """Of files of text; utf-8 where it is not given. A list, where files differ: each is read in the first one that fits all of it."""
     root: str | None = Field(default=None, min_length=1)
     """A folder: rows and links may name the files below it too, and relative paths in the rows of a table start there. Where it is not
     given, only what lies beside the table or below the folder of data is read."""

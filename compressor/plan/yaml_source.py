@@ -96,9 +96,10 @@ def read_yaml(text: str | bytes, file: str, *, line: int = 1) -> tuple[Located, 
     return _Reader(file, line - 1).read(_decoded(text, file, line))
 
 
-def write_yaml(data: Any) -> str:
-    """Data as YAML that `read_yaml` reads back to the same values."""
-    return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
+def write_yaml(data: Any, *, compact: bool = False) -> str:
+    """Data as YAML that `read_yaml` reads back to the same values; where it is `compact`, the innermost mappings and lists in a line."""
+    flow = None if compact else False
+    return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110, default_flow_style=flow)
 
 
 def _decoded(text: str | bytes, file: str, line: int) -> str:

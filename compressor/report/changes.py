@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from compressor.contracts.records import Candidate, ClassScore
@@ -29,8 +30,31 @@ MOST_CLASSES = 30
 MOST_LAYERS = 60
 
 
+@dataclass(frozen=True)
+class Sizes:
+    """Bytes by part of a model, under the name of its stage."""
+
+    name: str
+    bytes: Mapping[str, int]
+
+
 def layers(findings: Findings, target: str) -> Chart | None:
-    """Bytes by part of the model, before and after."""
+    """Bytes by part of the model, before and after: of what is deployed, where the built files say it, else of the torch model."""
+    return _deployed(findings, target) or _of_torch(findings, target)
+
+
+def _deployed(findings: Findings, target: str) -> Chart | None:
+    final = findings.candidates.get(f"final@{target}")
+    others = [each for each in findings.report.candidates if each.target == target and each is not final and each.layer_bytes]
+    if final is None or not final.layer_bytes or not others:
+        return None
+    before, after = Sizes(others[0].stage, others[0].layer_bytes), Sizes(final.stage, final.layer_bytes)
+    caption = f"Bytes of the weights of each part in the files of {others[0].id} and {final.id}, which have "
+    caption += f"{wording.size(others[0].bytes)} and {wording.size(final.bytes)} in all."
+    return _drawn(target, before, after, title=f"Deployed on {target}, by layer", caption=caption)
+
+
+def _of_torch(findings: Findings, target: str) -> Chart | None:
     stages = [
         stage
         for stage in findings.report.stages
@@ -38,41 +62,42 @@ def layers(findings: Findings, target: str) -> Chart | None:
     ]
     if len(stages) < 2:
         return None
-    before, after = stages[0], stages[-1]
-    names = list(dict.fromkeys((*before.layer_bytes, *after.layer_bytes)))
-    shown = names if len(names) <= MOST_LAYERS else sorted(names, key=lambda name: -before.layer_bytes.get(name, 0))[:MOST_LAYERS]
+    before, after = (Sizes(stage.name, stage.layer_bytes) for stage in (stages[0], stages[-1]))
+    return _drawn(
+        target,
+        before,
+        after,
+        title=f"Torch model by layer, before it is built for {target}",
+        caption=_of_the_torch_model(findings, target, before.name, after.name),
+    )
 
-    def paint(figure: Figure) -> None:
-        axes = figure.subplots()
-        bare(axes, grid="x")
-        places = range(len(shown))
-        olds, news = ([stage.layer_bytes.get(name, 0) / 1e6 for name in shown] for stage in (before, after))
-        axes.barh(
-            [place - 0.19 for place in places],
-            olds,
-            0.36,
-            color=SECOND_SOFT,
-            edgecolor=SECOND,
-            hatch="////",
-            lw=0.7,
-            label=before.name,
-        )
-        axes.barh([place + 0.19 for place in places], news, 0.36, color=ACCENT, edgecolor=ACCENT, lw=0.7, label=after.name)
-        _annotated(axes, olds, news)
-        axes.set_yticks(places, [wording.shortened(name, 40) for name in shown])
-        axes.set_ylim(len(shown) - 0.4, -0.6)
-        axes.set_xlabel("MB")
-        figure.legend(loc="outside upper left", ncols=2)
 
-    caption = _of_the_torch_model(findings, target, before.name, after.name)
+def _drawn(target: str, before: Sizes, after: Sizes, *, title: str, caption: str) -> Chart:
+    names = list(dict.fromkeys((*before.bytes, *after.bytes)))
+    shown = names if len(names) <= MOST_LAYERS else sorted(names, key=lambda name: -before.bytes.get(name, 0))[:MOST_LAYERS]
     caption += f" The {len(shown)} largest of {len(names)} parts." if len(shown) < len(names) else ""
     return draw(
         f"layers-{target}",
-        paint,
-        title=f"Torch model by layer, before it is built for {target}",
+        lambda figure: _paint_layers(figure, before, after, shown),
+        title=title,
         caption=caption,
         height_inches=1.0 + 0.32 * len(shown),
     )
+
+
+def _paint_layers(figure: Figure, before: Sizes, after: Sizes, shown: Sequence[str]) -> None:
+    axes = figure.subplots()
+    bare(axes, grid="x")
+    places = range(len(shown))
+    olds, news = ([sizes.bytes.get(name, 0) / 1e6 for name in shown] for sizes in (before, after))
+    hollow = {"color": SECOND_SOFT, "edgecolor": SECOND, "hatch": "////", "lw": 0.7, "label": before.name}
+    axes.barh([place - 0.19 for place in places], olds, 0.36, **hollow)  # type: ignore[arg-type]
+    axes.barh([place + 0.19 for place in places], news, 0.36, color=ACCENT, edgecolor=ACCENT, lw=0.7, label=after.name)
+    _annotated(axes, olds, news)
+    axes.set_yticks(places, [wording.shortened(name, 40) for name in shown])
+    axes.set_ylim(len(shown) - 0.4, -0.6)
+    axes.set_xlabel("MB")
+    figure.legend(loc="outside upper left", ncols=2)
 
 
 def _annotated(axes: Axes, olds: Sequence[float], news: Sequence[float]) -> None:

@@ -127,7 +127,8 @@ def _sections(findings: Findings) -> Iterator[tuple[str, str]]:
     if findings.rows:
         yield "speed", "Speed"
     yield "quality", "Quality"
-    if any(stage.layer_bytes for stage in findings.report.stages):
+    report = findings.report
+    if any(each.layer_bytes for each in report.stages) or any(each.layer_bytes for each in report.candidates):
         yield "layers", "Layers"
     yield "passes", "Passes"
     yield "origin", "Where this comes from"

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from compressor.contracts import Event, Message
 from compressor.contracts import Progress as Told
-from compressor.contracts.records import LatencyRecord, Report
+from compressor.contracts.records import LatencyRecord, LatencyRow, Report
 from compressor.foreign import printable
 from compressor.report import wording
 from compressor.report.findings import doubts, writer
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 WRAPPED: OverflowMethod = get_args(OverflowMethod)[0]
 """Long cells go on in the next line."""
+ROWS = "rows"
+"""What a call makes unless its workload counts something else."""
 BORDERS = 3
 """Characters beside what a column holds."""
 
@@ -80,30 +82,7 @@ def table(report: Report) -> None:
     console.print(f"{report.outcome}: {report.summary}", markup=False, highlight=False)
     for doubt in doubts(report):
         console.print(f"warning: {doubt}", markup=False, highlight=False)
-    metric = next((each.scores.metric for each in report.candidates if each.scores), "quality")
-    shown = Table("model", escape(f"{metric} on test"), "bytes", "workload", "median ms", "speed-up", "precision")
-    latency = next((record for record in report.probes if isinstance(record, LatencyRecord)), None)
-    for candidate in report.candidates:
-        quality = wording.metric(candidate.scores.main) if candidate.scores else "-"
-        size = f"{candidate.bytes / 1e6:.1f} MB" if candidate.bytes else "-"
-        rows = [row for row in latency.rows if row.candidate == candidate.id] if latency else []
-        precision = candidate.facts.get("precision", "")
-        if not rows:
-            shown.add_row(candidate.id, quality, size, "", candidate.not_measured or "not timed", "", precision)
-        for row in rows:
-            assert latency is not None
-            ratio = next(
-                (
-                    each
-                    for each in latency.ratios
-                    if each.of == candidate.id and each.to == f"source@{candidate.target}" and each.workload == row.workload
-                ),
-                None,
-            )
-            speed = f"{ratio.value:.2f}x [{ratio.interval.low:.2f}, {ratio.interval.high:.2f}]" if ratio else ""
-            speed = f"{speed} {wording.told(ratio)}" if ratio and wording.told(ratio) != "faster" else speed
-            shown.add_row(candidate.id, quality, size, str(row.workload), f"{row.median_ms:.2f}", speed, precision)
-    _print_table(console, shown)
+    _print_table(console, _candidates(report))
     for verdict in report.verdicts:
         write = writer(verdict)
         value = (
@@ -114,6 +93,38 @@ def table(report: Report) -> None:
             markup=False,
             highlight=False,
         )
+
+
+def _candidates(report: Report) -> Table:
+    """A row for each candidate at each workload; throughput where a workload counts more than rows."""
+    metric = next((each.scores.metric for each in report.candidates if each.scores), "quality")
+    latency = next((record for record in report.probes if isinstance(record, LatencyRecord)), None)
+    counted = latency is not None and any(row.unit != ROWS for row in latency.rows)
+    columns = ("model", escape(f"{metric} on test"), "bytes", "workload", "median ms", *(["throughput"] if counted else ()))
+    shown = Table(*columns, "speed-up", "precision")
+    for candidate in report.candidates:
+        quality = wording.metric(candidate.scores.main) if candidate.scores else "-"
+        size = f"{candidate.bytes / 1e6:.1f} MB" if candidate.bytes else "-"
+        rows = [row for row in latency.rows if row.candidate == candidate.id] if latency else []
+        precision = candidate.facts.get("precision", "")
+        if not rows:
+            times = ["", candidate.not_measured or "not timed", *([""] if counted else ())]
+            shown.add_row(candidate.id, quality, size, *times, "", precision)
+        for row in rows:
+            assert latency is not None
+            times = [str(row.workload), f"{row.median_ms:.2f}", *([wording.throughput(row)] if counted else ())]
+            shown.add_row(candidate.id, quality, size, *times, _speed(latency, row, candidate.target), precision)
+    return shown
+
+
+def _speed(latency: LatencyRecord, row: LatencyRow, target: str) -> str:
+    """Against the source model on the same target."""
+    of = (row.candidate, f"source@{target}", row.workload)
+    ratio = next((each for each in latency.ratios if (each.of, each.to, each.workload) == of), None)
+    if ratio is None:
+        return ""
+    speed = f"{ratio.value:.2f}x [{ratio.interval.low:.2f}, {ratio.interval.high:.2f}]"
+    return speed if wording.told(ratio) == "faster" else f"{speed} {wording.told(ratio)}"
 
 
 def _print_table(console: Console, shown: Table, *, names: int = 1) -> None:

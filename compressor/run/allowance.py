@@ -6,8 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from compressor.contracts.anatomy import shared_heads
-from compressor.model.anatomy import row_of
+from compressor.model.anatomy import limits
 from compressor.model.sources import located
 from compressor.plan.bound import Bound
 from compressor.run.preflight import worked_on
@@ -23,21 +22,10 @@ def allowances(bound: Bound) -> Iterator[str]:
     for name, source in models.items():
         config = _config(located(source, bound.folder) / "config.json")
         if model_type := str(config.get("model_type", "")):
-            family, reasons = _limits(model_type, config)
+            family, reasons = limits(model_type, config)
             mine = {step: parts for (model, step), parts in steps.items() if model == name}
             refused = [step for step, parts in mine.items() if reasons is None or set(parts) & set(reasons)]
             yield f"{name}: {family}: {_said(reasons)}{f'; {_listed(refused)} will be refused' if refused else ''}"
-
-
-def _limits(model_type: str, config: Mapping[str, Any]) -> tuple[str, Mapping[str, str] | None]:
-    """The family, and the parts that no pass can work on with the reason; None where no part is known."""
-    row = row_of(model_type)
-    if row is None:
-        return model_type, None
-    heads, groups = config.get("num_attention_heads"), config.get("num_key_value_heads")
-    if groups and heads and heads != groups:
-        return row.family, {"heads": shared_heads(heads // groups), **row.without}
-    return row.family, row.without
 
 
 def _said(reasons: Mapping[str, str] | None) -> str:

@@ -2,31 +2,39 @@
 
 from __future__ import annotations
 
+import importlib
 import multiprocessing
 import os
+import signal
+import sys
 import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any, TypeVar
 
 from compressor.contracts import Event
+from compressor.deploy.worker import die_with
 from compressor.errors import ChildFailed, CompressorError
 
 Found = TypeVar("Found")
 
 END_SECONDS = 10.0
 """A process that has answered has so long to end by itself."""
+HEAVY = ("torch", "datasets", "matplotlib.figure", "transformers.modeling_layers", "compressor.run.pipeline")
+"""What every run imports: seconds of each, which forks share."""
 
 
-def in_child(work: Callable[..., Found], *arguments: Any, tell: Callable[[Event], None]) -> Found:
-    """Call `work(*arguments, tell=...)` in a new process and hear its events here; all of them must be picklable.
+def in_child(work: Callable[..., Found], *arguments: Any, tell: Callable[[Event], None], method: str = "spawn") -> Found:
+    """Call `work(*arguments, tell=...)` in a new process, by a method of `multiprocessing`, and hear its events here.
+
+    All of them must be picklable. The process ends with this one, however that ends (Linux).
 
     Raises:
         ChildFailed: it met an error, whose text and exit code this one carries, or the process ended before it had an answer.
     """
-    context = multiprocessing.get_context("spawn")
+    context: Any = multiprocessing.get_context(method)
     ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_answer, args=(theirs, work, arguments))
+    process = context.Process(target=_answer, args=(theirs, os.getpid(), work, arguments))
     process.start()
     theirs.close()
     try:
@@ -37,6 +45,18 @@ def in_child(work: Callable[..., Found], *arguments: Any, tell: Callable[[Event]
         process.kill()
         process.join()
         ours.close()
+
+
+def import_for_forks() -> str:
+    """Import what every run needs, and only import it; returns the method by which processes then start from here.
+
+    Only Linux forks safely, and CUDA cannot be used in a fork of a process that has asked for it.
+    """
+    for name in HEAVY:
+        importlib.import_module(name)
+    import torch
+
+    return "fork" if sys.platform == "linux" and not torch.cuda.is_available() else "spawn"
 
 
 def _answered(pipe: Connection, process: Any, tell: Callable[[Event], None]) -> Any:
@@ -58,7 +78,9 @@ def _killed(process: Any) -> str:
     return " (killed: out of memory?)" if process.exitcode == -9 else ""
 
 
-def _answer(pipe: Connection, work: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+def _answer(pipe: Connection, parent: int, work: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    die_with(parent)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # who asked hears it too, and ends this process
     os.dup2(2, 1)  # what libraries print there is no answer of ours
     try:
         pipe.send(("answer", work(*arguments, tell=lambda event: pipe.send(("event", event)))))

@@ -6,20 +6,22 @@ A run asks nothing here: it reads and hashes anew.
 from __future__ import annotations
 
 import platform
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from pydantic import BaseModel
 
+from compressor.contracts import InputSizes
 from compressor.contracts.records import DataRecord
 from compressor.contracts.step import code_parts, step_parts
 from compressor.deploy.machine import versions
-from compressor.model.sources import check_weights, located
+from compressor.model.sources import WEIGHT_SUFFIX, check_weights, located
 from compressor.run.keys import source_digest
 from compressor.run.preflight import check_lengths
 from compressor.store.known import Fact, known
 from compressor.tasks.data import named_files, split_rows
-from compressor.tasks.sources import files_of, read_rows
+from compressor.tasks.sources import Source, files_of, read_rows
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
     from compressor.plan.specs import ModelSource
     from compressor.store.store import Store
 
-FACTS = 3
+FACTS = 4
 """Raised whenever equal files give other facts."""
 READERS = (
     "compressor-toolchain",
@@ -57,31 +59,70 @@ class Rows(BaseModel):
     """Least, median and most characters of a text; None where rows are no texts."""
 
 
-def rows_of(bound: Bound, store: Store) -> Rows:
+@dataclass(frozen=True)
+class Reading:
+    """The rows of a plan, read when somebody first asks for them."""
+
+    bound: Bound
+
+    @cached_property
+    def source(self) -> Source:
+        """As their source has them."""
+        with self.bound.naming_columns():
+            return read_rows(self.bound.data, self.bound.folder, self.bound.task.columns())
+
+    @cached_property
+    def data(self) -> Data:
+        """As they are used."""
+        task = self.bound.task
+        return task.encoded(split_rows(self.source, self.bound.data, columns=task.columns(), seed=self.bound.seed))
+
+
+def rows_of(bound: Bound, store: Store, reading: Reading | None = None) -> Rows:
     """What the rows of a plan are; those of the hub are read each time, as no files of them are known.
 
     Raises:
         SourceError: they cannot be read, or do not fit the plan.
     """
-    spec, columns = bound.data, bound.task.columns()
+    read = reading or Reading(bound)
 
     def find() -> Fact:
-        with bound.naming_columns():
-            source = read_rows(spec, bound.folder, columns)
-        data = bound.task.encoded(split_rows(source, spec, columns=columns, seed=bound.seed))
-        rows = Rows(record=data.record, labels=data.labels, digest=data.digest, lengths=_lengths(data, columns.content[0]))
-        return Fact(rows.model_dump(mode="json"), named_files(source.parts))
+        data, content = read.data, bound.task.columns().content[0]
+        rows = Rows(record=data.record, labels=data.labels, digest=data.digest, lengths=_lengths(data, content))
+        return Fact(rows.model_dump(mode="json"), named_files(read.source.parts))
 
-    asked = {
-        "fact": "rows",
+    asked = {"fact": "rows", **_of_rows(bound)}
+    return Rows.model_validate(find().value if bound.data.hub else known(store, asked, files_of(bound.data, bound.folder), find))
+
+
+def sizes_of_rows(bound: Bound, store: Store, reading: Reading | None = None) -> InputSizes | None:
+    """How large rows are, as the source model takes them; None where the task does not say.
+
+    Raises:
+        SourceError: they cannot be read.
+    """
+    read, path = reading or Reading(bound), located(bound.model, bound.folder)
+
+    def find() -> Fact:
+        sizes = bound.task.sizes(read.data, path)
+        return Fact(sizes.model_dump(mode="json") if sizes else None, named_files(read.source.parts))
+
+    asked = {"fact": "sizes", **_of_rows(bound), "model": str(path.resolve())}
+    beside = [each for each in path.iterdir() if each.is_file() and each.suffix != WEIGHT_SUFFIX]
+    found = find().value if bound.data.hub else known(store, asked, [*files_of(bound.data, bound.folder), *beside], find)
+    return InputSizes.model_validate(found) if found else None
+
+
+def _of_rows(bound: Bound) -> dict[str, object]:
+    """What rows depend on, beside their files."""
+    return {
         **_code(),
         "task": _task(bound),
-        "data": spec.model_dump(mode="json"),
-        "columns": asdict(columns),
+        "data": bound.data.model_dump(mode="json"),
+        "columns": asdict(bound.task.columns()),
         "seed": bound.seed,
         "folder": str(bound.folder.resolve()),
     }
-    return Rows.model_validate(find().value if spec.hub else known(store, asked, files_of(spec, bound.folder), find))
 
 
 def files_digest(source: ModelSource, folder: Path, store: Store) -> str:

@@ -41,7 +41,8 @@ class Gates:
         with self.ground.watch.time("gate", step.name, target.name if target else None):
             measured = self._measured(step.gate, state, target)
         gate, name = f"passes.{step.name}.gate", state.stage.name
-        broken = finite(state.evaluation, None, gate=gate, candidate=name) if state.evaluation else ()
+        place = self.ground.data.place
+        broken = finite(state.evaluation, None, gate=gate, candidate=name, place=place) if state.evaluation else ()
         verdicts = (*broken, *judge(step.gate, measured, gate=gate, candidate=name))
         failed = [verdict for verdict in verdicts if verdict.outcome != "met"]
         rolled_back = bool(failed) and step.gate.on_fail == "roll back"

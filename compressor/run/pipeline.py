@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import TypeAdapter
 
 from compressor.contracts import Artifact, Candidate, Evaluation, Event, Session, Task
+from compressor.contracts.failing import placed
 from compressor.contracts.notes import Note
 from compressor.contracts.records import LatencyRecord, Parity, ProbeRecord, Stage, Verdict
 from compressor.contracts.step import step_parts
@@ -28,6 +29,7 @@ from compressor.report import EVALUATIONS, TIMED_FEEDS, WITNESSES, wording, writ
 from compressor.run.context import of_step
 from compressor.run.gates import Gates, stop_where_failed
 from compressor.run.ground import Ground, load_model
+from compressor.run.pace import learn
 from compressor.run.preflight import check_steps
 from compressor.run.results import Built, Results, RunState, differences, save_evaluation, verdict_of_plan, verdicts_of_numbers
 from compressor.run.state import StageState
@@ -90,6 +92,7 @@ class Runner:
         self.ground.say("report: write")
         report = results.report(self._found(), probes=probes, accept=accept, seconds=time.monotonic() - clock)
         write_report(report, self.folder)
+        learn(self.ground, self.stages, self.states["source"].made.path)
         return report
 
     def _found(self) -> RunState:
@@ -350,7 +353,7 @@ class Runner:
             for number, accept in enumerate(self.bound.accept)
             for verdict in verdict_of_plan(accept, number, self.built, latencies, self.bound)
         )
-        return (*verdicts_of_numbers(self.built), *accepted)
+        return (*verdicts_of_numbers(self.built, self.ground.data), *accepted)
 
 
 def run_plan(
@@ -368,8 +371,9 @@ def run_plan(
         GateStopped: a gate with `on_fail: stop` was not met; the report is written all the same.
         CompressorError: a step failed, or a disk is full.
     """
-    with store.running(), writing(folder):
-        return Runner(Ground(bound, store, tell, processes), folder, command).run()
+    ground = Ground(bound, store, tell, processes)
+    with store.running(), writing(folder), placed(lambda split, row: ground.data.place(split, row)):
+        return Runner(ground, folder, command).run()
 
 
 def _copy(source: Path, out: Path) -> None:

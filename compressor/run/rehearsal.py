@@ -10,18 +10,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from compressor.contracts import Event, Message
+from compressor.contracts import Event, InputSizes, Message
 from compressor.contracts.anatomy import Anatomy
 from compressor.contracts.records import Forecast, Report
 from compressor.deploy.telemetry import quiet
 from compressor.errors import ChildFailed
 from compressor.plan.bound import Bound, load_plan
-from compressor.run.child import in_child
+from compressor.run.child import import_for_forks, in_child
 from compressor.run.forecast import ModelSize, Scale, Trial, forecast
+from compressor.run.pace import Pace
 from compressor.training.settings import TrainingSettings
 
 if TYPE_CHECKING:
     from compressor.contracts import Model
+    from compressor.store.store import Store
 
 
 @dataclass(frozen=True)
@@ -61,34 +63,54 @@ class Survey:
 
     whole: Scale
     cut: Mapping[int, Mapping[str, Source]]
+    sizes: InputSizes | None = None
+    """Of the rows."""
 
     def models(self, depth: int | None) -> Mapping[str, Source]:
         """Models of a depth; as they are without one."""
         return {name: Source(None, size) for name, size in self.whole.models.items()} if depth is None else self.cut[depth]
 
 
-def rehearse(plan: Path, *, settings: Sequence[str] = (), tell: Callable[[Event], None]) -> Forecast:
+def rehearse(plan: Path, *, settings: Sequence[str] = (), tell: Callable[[Event], None], store: Store | None = None) -> Forecast:
     """Run the plan on two blocks and a few rows, with export, build and measuring, in a store and a folder that are thrown away.
 
     What fails on cut models (a student that is to keep four layers, say) is tried once more with all blocks: only what fails
-    there too is a fault.
+    there too is a fault. A store that is given keeps how long trainings would take, for `check`.
 
     Raises:
         PlanError: the plan is at fault.
         ChildFailed: something failed as it would in the real run; it has that error's text and exit code.
     """
-    bound, started = load_plan(plan, settings=settings), time.monotonic()
+    load_plan(plan, settings=settings)  # so that its faults are raised here, as they are
     with tempfile.TemporaryDirectory(prefix="compressor-rehearsal-") as scratch:
-        stage = _Stage(plan, tuple(settings), bound, Path(scratch), tell)
-        found: Survey = in_child(survey, plan, tuple(settings), Path(scratch) / "models", tell=tell)
-        try:
-            trials = stage.play((REHEARSAL, SECOND), found)
-        except ChildFailed as error:
-            if not any(source.folder for models in found.cut.values() for source in models.values()):
-                raise
-            tell(Message(f"{error}\nthis may come from cutting the model: once more with all blocks"))
-            trials = stage.play(tuple(replace(part, blocks=None) for part in (REHEARSAL, SECOND)), found)
-    return forecast(bound, found.whole, trials, rehearsal_seconds=time.monotonic() - started)
+        return in_child(_rehearsed, plan, tuple(settings), Path(scratch), store and store.root, tell=tell)
+
+
+def _rehearsed(
+    plan: Path, settings: tuple[str, ...], scratch: Path, store: Path | None, *, tell: Callable[[Event], None]
+) -> Forecast:
+    """In a process that only imports: what is small runs in forks of it, each with time and memory of its own."""
+    from compressor.store.store import Store
+
+    quiet()
+    bound, started = load_plan(plan, settings=settings), time.monotonic()
+    method = import_for_forks()
+    start_seconds = time.monotonic() - started if method == "fork" else 0.0
+    stage = _Stage(plan, settings, bound, scratch, method, start_seconds, tell)
+    found: Survey = in_child(survey, plan, settings, scratch / "models", tell=tell, method=method)
+    try:
+        trials = stage.play((REHEARSAL, SECOND), found)
+    except ChildFailed as error:
+        if not any(source.folder for models in found.cut.values() for source in models.values()):
+            raise
+        tell(Message(f"{error}\nthis may come from cutting the model: once more with all blocks"))
+        trials = stage.play(tuple(replace(part, blocks=None) for part in (REHEARSAL, SECOND)), found)
+    expected = forecast(bound, found.whole, trials, rehearsal_seconds=time.monotonic() - started)
+    if store is not None:
+        pace, rows = Pace(bound, Store(store), found.whole.rows, found.sizes), {row.step: row.seconds for row in expected.rows}
+        for step in (step for step in bound.passes if step.trunk and step.step.trains and step.name in rows):
+            pace.learn(step, rows[step.name])
+    return expected
 
 
 # ------------------------------------------------------------------ small runs
@@ -102,6 +124,10 @@ class _Stage:
     settings: tuple[str, ...]
     bound: Bound
     scratch: Path
+    method: str
+    """How processes start."""
+    start_seconds: float
+    """What a process of its own would take beyond that, to import what these share."""
     tell: Callable[[Event], None]
 
     def play(self, parts: Sequence[Part], found: Survey) -> tuple[Trial, ...]:
@@ -113,7 +139,7 @@ class _Stage:
         folder = Path(tempfile.mkdtemp(prefix="trial-", dir=self.scratch))
         settings = (*self.settings, *reduced(self.bound, part, models))
         started = time.monotonic()
-        report, memory_bytes = in_child(run_small, self.plan, settings, folder, part.complete, tell=self.tell)
+        report, memory_bytes = in_child(run_small, self.plan, settings, folder, part.complete, tell=self.tell, method=self.method)
         return Trial(
             what=str(part),
             bound=load_plan(self.plan, settings=settings),
@@ -123,7 +149,7 @@ class _Stage:
             ),
             stages=report.stages,
             spent=report.spent,
-            seconds=time.monotonic() - started,
+            seconds=self.start_seconds + time.monotonic() - started,
             memory_bytes=memory_bytes,
             disk_bytes=sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()),
         )
@@ -214,7 +240,8 @@ def survey(plan: Path, settings: Sequence[str], folder: Path, *, tell: Callable[
     check_steps(
         bound, folders, newly_initialised, lambda name: anatomies[name].insides
     )  # here, since a cut model is saved with its head as if it came with one
-    return Survey(Scale({split.name: split.rows for split in data.record.splits}, whole), cut)
+    sizes = bound.task.sizes(data, folders["source"])
+    return Survey(Scale({split.name: split.rows for split in data.record.splits}, whole), cut, sizes)
 
 
 def _cut(model: Model, depth: int, folder: Path, whole: ModelSize) -> Source:

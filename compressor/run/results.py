@@ -85,13 +85,13 @@ def verdict_of_plan(
     return judge(accept, measured, gate=gate, candidate=final.name)
 
 
-def verdicts_of_numbers(built: Sequence[Built]) -> tuple[Verdict, ...]:
+def verdicts_of_numbers(built: Sequence[Built], data: Data) -> tuple[Verdict, ...]:
     """Of everything that was scored: outputs that are not finite fail, whether the plan accepts by them or not."""
     return tuple(
         verdict
         for each in built
         if each.evaluation
-        for verdict in finite(each.evaluation, each.parity, gate="outputs", candidate=each.name)
+        for verdict in finite(each.evaluation, each.parity, gate="outputs", candidate=each.name, place=data.place)
     )
 
 
@@ -234,6 +234,7 @@ class Results:
             target=target,
             files=each.files,
             bytes=each.bytes,
+            layer_bytes=each.candidate.runtime.layer_bytes(each.candidate.built) if each.candidate else {},
             facts=dict(each.facts),
             scores=each.evaluation.scores if each.evaluation else None,
             differences=_differences(self.bound, each, held),
@@ -253,8 +254,12 @@ class Results:
             name = f"final@{target.name}"
             if held and final:
                 rows = self.bound.task.disagreements(final, held, self.data.split("test"), self.data.labels, name=name)
-                found |= {name: rows} if rows else {}
+                found |= {name: tuple(map(self._placed, rows))} if rows else {}
         return found
+
+    def _placed(self, differing: Disagreement) -> Disagreement:
+        """A picture or sound is told by where it stands."""
+        return differing.model_copy(update={"text": differing.text or self.data.place("test", differing.row)})
 
 
 def _outcome(accept: Sequence[Verdict], error: str | None) -> tuple[Any, int]:

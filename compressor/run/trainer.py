@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from compressor.contracts import Event
+from compressor.contracts.failing import placed
 from compressor.deploy.machine import versions
 from compressor.deploy.worker import die_with, take_pipes
 from compressor.errors import CompressorError, MissingDependency, SourceError
@@ -80,7 +81,8 @@ def _train(job: Job, rank: int, device: str, tell: Callable[[Event], None]) -> N
     folder.mkdir(parents=True, exist_ok=True)
     step = next(each for each in ground.bound.passes if each.name == job.step)
     ctx = ground.context(folder, lambda name: load_model(job.teachers[name]), step=step)
-    made = step.step.apply(load_model(job.parent), ctx)
+    with placed(ground.data.place):
+        made = step.step.apply(load_model(job.parent), ctx)
     if rank == 0:
         ctx.save(made, job.out)
         notes = [note.model_dump(mode="json") for note in ctx.notes]

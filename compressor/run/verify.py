@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
@@ -87,14 +87,26 @@ def _recall_interval(task: Task, candidate: Evaluation, reference: Evaluation, n
 MOST_ROWS_TOLD = 10
 
 
-def finite(evaluation: Evaluation, checked: Parity | None, *, gate: str, candidate: str) -> tuple[Verdict, ...]:
-    """The verdict on outputs that are not finite, with their rows; none where all are. NaN has an argmax too, and would pass as class 0."""
+def finite(
+    evaluation: Evaluation,
+    checked: Parity | None,
+    *,
+    gate: str,
+    candidate: str,
+    place: Callable[[str, int], str] = "row {1} of {0}".format,
+) -> tuple[Verdict, ...]:
+    """The verdict on outputs that are not finite, with their rows; none where all are. NaN has an argmax too, and would pass as class 0.
+
+    `place` says where a row of a split stands in the user's files: `Data.place`.
+    """
     rows = evaluation.not_finite()
     scores = [metric.name for metric in evaluation.scores.metrics if not math.isfinite(metric.value)]
     said = []
     if rows:
         more = f" and {len(rows) - MOST_ROWS_TOLD} more" if len(rows) > MOST_ROWS_TOLD else ""
-        said.append(f"outputs are not finite (NaN or infinite) in {evaluation.scores.split} rows {_listed(rows)}{more}")
+        split = evaluation.scores.split
+        first = place(split, rows[0])
+        said.append(f"outputs are not finite (NaN or infinite) in {split} rows {_listed(rows)}{more} (first: {first})")
     elif scores:
         said.append(f"{', '.join(scores)} is not finite")
     elif checked and not (checked.finite and math.isfinite(checked.max_abs)):

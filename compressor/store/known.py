@@ -73,6 +73,17 @@ def known(store: Store, parts: Mapping[str, Any], files: Iterable[Path], find: C
     return fact.value
 
 
+def recalled(store: Store, parts: Mapping[str, Any]) -> Any:
+    """What `noted` kept of `parts`; None where there is nothing."""
+    kept = _read(store.root / KNOWN / f"{key_of(parts)}.json")
+    return kept["value"] if kept else None
+
+
+def noted(store: Store, parts: Mapping[str, Any], value: Any) -> None:
+    """Keep a JSON value that rests on no file, such as how long something took; a store that cannot be written keeps none."""
+    _keep(store, store.root / KNOWN / f"{key_of(parts)}.json", {"value": value})
+
+
 def _read(path: Path) -> dict[str, Any] | None:
     """A fact as it was written; None where there is none, or it is damaged."""
     try:

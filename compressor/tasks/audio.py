@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -11,7 +12,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
-from compressor.contracts import Batch, Deployment, Feature, Feed, Graph, Port, Task, Workload
+from compressor.contracts import Batch, Deployment, Feature, Feed, Graph, InputSizes, Port, Task, Workload, sizes_of
+from compressor.contracts.recipe import spread
 from compressor.errors import MissingDependency, SourceError
 from compressor.tasks.batches import Batches, Feeds, alike, as_file, full_groups, grouped, order_of
 from compressor.tasks.classification import SCORED_BATCH
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from compressor.contracts import Model
+    from compressor.contracts.task import Data
 
 PATCHES, STACKED = "ASTFeatureExtractor", "SeamlessM4TFeatureExtractor"
 KINDS: Mapping[str, Mapping[str, Any]] = {
@@ -39,6 +42,8 @@ SHORTEST = 0.25
 """Seconds: a batch with a shorter sound is padded to this, as some models cannot take less."""
 FRAME = 0.025
 """Seconds that the models here look at for one frame."""
+MEASURED = 1000
+"""Sounds of each split whose length is looked at."""
 LOWEST_RATE = 8000
 """Samples a second of telephones, the least that models of speech are made for."""
 INSTALL = "pip install 'compressor-toolchain[audio]'"
@@ -68,6 +73,13 @@ class Sounds(Task):
         if length > LONGEST * rate and values["feature_extractor_type"] == MEL:
             return f"counts samples of sound, and {length} are beyond the {LONGEST} s that the model has positions for: {rate} is 1 s"
         return None
+
+    def sizes(self, data: Data, files: Path) -> InputSizes:  # noqa: ARG002 - heads of the sounds say it
+        """Seconds of each sound."""
+        parts = [data.split(name) for name in ("train", "validation", "test")]
+        heard = [each for rows in parts for each in lengths(rows.select(spread(len(rows), MEASURED)), self.audio)]
+        found = sizes_of(heard, limit=self.seconds, unit="seconds", of="sounds", parameter="seconds", computed=self.seconds)
+        return found.model_copy(update={"fits": min(LONGEST, max(SHORTEST, math.ceil(found.p99 * 10) / 10))})
 
     def inputs(self, model: Model | Path) -> tuple[Port, ...]:
         """Samples `[batch, samples]` with their mask where the model heeds one, or spectra: `[batch, mels, frames]` for Whisper,

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from compressor.contracts import Batch, Columns, Outputs, Want
+from compressor.contracts import Batch, Columns, Outputs, Recipe, Seen, Want
+from compressor.tasks import guesses
 from compressor.tasks.audio import Sounds, frame_mask, frames_of, side_files
 from compressor.tasks.classification import Classification
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     import torch
 
     from compressor.contracts.task import Data
+    from compressor.model.heads import Head
     from compressor.model.model import Model
 
 
@@ -28,6 +30,18 @@ class AudioClassification(Sounds, Classification):
     def columns(self) -> Columns:
         """Sound and label."""
         return Columns((self.audio,), self.label)
+
+    @classmethod
+    def recipe(cls, seen: Seen) -> Recipe | None:
+        """Sounds with a label."""
+        if (content := guesses.content(seen, "sound", "sound")) is None:
+            return None
+        label = guesses.classes(seen, (content[0],))
+        return Recipe({"audio": content[0], "label": label[0]}, f"{content[1]}; {label[1]}") if label else None
+
+    def trained(self, source: Path, labels: Sequence[str]) -> bool:
+        """Whether its head is in the folder."""
+        return self._head(source, labels).trained
 
     def load(self, source: Path, data: Data, *, seed: int) -> Model:
         """The source with its own head where that has the data's labels, else with a fresh head drawn from `seed`.
@@ -52,12 +66,16 @@ class AudioClassification(Sounds, Classification):
 
     def examine(self, source: Path, labels: Sequence[str]) -> tuple[str, ...]:
         """Whose head it is."""
+        side_files(source)
+        return (str(self._head(source, labels)),)
+
+    @staticmethod
+    def _head(source: Path, labels: Sequence[str]) -> Head:
         from transformers import AutoModelForAudioClassification
 
         from compressor.model.heads import head_in
 
-        side_files(source)
-        return (str(head_in(AutoModelForAudioClassification, source, labels)[0]),)
+        return head_in(AutoModelForAudioClassification, source, labels)[0]
 
     def forward(self, module: torch.nn.Module, batch: Batch, want: Want = Want()) -> Outputs:
         """Run the model; the mask is that of frames, as hidden states have them."""

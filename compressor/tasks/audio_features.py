@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from compressor.contracts import Batch, Columns, Evaluation, Feed, Graph, Measure, Outputs, Port, Prediction, Want
+from compressor.contracts import Batch, Columns, Evaluation, Feed, Graph, Measure, Outputs, Port, Prediction, Recipe, Seen, Want
 from compressor.contracts.records import Interval, Scores
 from compressor.contracts.statistics import resampled
 from compressor.errors import CompressorError, SourceError
 from compressor.model.capture import captured
+from compressor.tasks import guesses
 from compressor.tasks.audio import SHORTEST, Sounds, frame_mask, frames_of, side_files
 from compressor.tasks.batches import Batches
 from compressor.tasks.classification import NOT_INPUTS, RESAMPLES
@@ -95,6 +96,15 @@ class AudioFeatures(Sounds):
         first, *others = self.linear_probes.values()
         named = [name for each in (first, *others) for name in (each.label, each.groups) if name]
         return Columns((self.audio,), first.label, tuple(dict.fromkeys(name for name in named if name != first.label)))
+
+    @classmethod
+    def recipe(cls, seen: Seen) -> Recipe | None:
+        """Sounds whose features are to tell a label; where a head can be trained for it, that is the likelier wish."""
+        if (content := guesses.content(seen, "sound", "sound")) is None:
+            return None
+        label = guesses.classes(seen, (content[0],))
+        told = {"audio": content[0], "linear_probes": {label[0]: {"label": label[0]}}} if label else {}
+        return Recipe(told, f"{content[1]}; a probe of {label[1]}", rank=1) if label else None
 
     def examine(self, source: Path, labels: Sequence[str]) -> tuple[str, ...]:  # noqa: ARG002 - there is no head
         """Nothing of a head; settings of the feature extractor are read as `load` does."""

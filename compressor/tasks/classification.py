@@ -130,7 +130,7 @@ class Classification(OneOutput):
             Disagreement(
                 candidate=name,
                 row=row,
-                text=shown(rows[row], content, row),
+                text=shown(rows[row], content),
                 label=labels[int(true[row])],
                 reference=labels[int(before[row])],
                 final=labels[int(after[row])],
@@ -151,10 +151,9 @@ def configured_names(files: Path) -> NDArray[np.str_]:
     return np.asarray([names[key] for key in sorted(names, key=int)], dtype=np.str_)
 
 
-def shown(row: Mapping[str, Any], content: Sequence[str], number: int) -> str:
-    """A row as a person reads it: its texts, or where they are none its number."""
-    texts = [row[name] for name in content if isinstance(row[name], str)]
-    return " / ".join(texts)[:TEXT_CHARACTERS] if texts else f"row {number}"
+def shown(row: Mapping[str, Any], content: Sequence[str]) -> str:
+    """A row as a person reads it: its texts. Where it has none its place among the user's files is told instead."""
+    return " / ".join(row[name] for name in content if isinstance(row[name], str))[:TEXT_CHARACTERS]
 
 
 def scores(outputs: NDArray[np.float32], labels: NDArray[np.int64], names: Sequence[str], split: str) -> Scores:

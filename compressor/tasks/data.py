@@ -14,8 +14,9 @@ from compressor.contracts.records import DataRecord, SplitRecord
 from compressor.errors import SourceError
 from compressor.model.sources import resolve
 from compressor.plan.specs import DataSpec
-from compressor.tasks.labels import check_classes, in_order, look_alikes
+from compressor.tasks.labels import check_classes, in_any_order, in_order, look_alikes
 from compressor.tasks.media import check_media, content_of, is_file_cell, undecoded
+from compressor.tasks.places import PLACE, places_of, with_any_places, without_places
 from compressor.tasks.sources import Source, read_rows
 from compressor.tasks.split import cut
 
@@ -49,9 +50,10 @@ def load_data(spec: DataSpec, *, columns: Columns, seed: int, folder: Path) -> D
 
 def split_rows(read_source: Source, spec: DataSpec, *, columns: Columns, seed: int) -> Data:
     """Clean and split what `read_rows` read; see `load_data`."""
-    label, parts, source = columns.label, read_source.parts, read_source.name
-    for name, rows in parts.items():
-        check_media(rows, name)
+    label, source = columns.label, read_source.name
+    parts = {name: with_any_places(rows, name) for name, rows in read_source.parts.items()}
+    for rows in parts.values():
+        check_media(rows)
     read = _whole_digest({name: _digest(rows) for name, rows in parts.items()})
     if spec.files and spec.files.sha256 and not read.startswith(spec.files.sha256):
         raise SourceError(f"the rows of {source} have sha256 {read[:16]}..., the plan says {spec.files.sha256}")
@@ -73,13 +75,15 @@ def split_rows(read_source: Source, spec: DataSpec, *, columns: Columns, seed: i
         parts = {name: _encoded(rows, label, labels, name) for name, rows in parts.items()}
     parts = _split(parts, spec, label, seed)
     parts["calibration"] = _drawn(parts["train"], spec.calibration, seed + 1)
+    places = {name: places_of(rows) for name, rows in parts.items()}
+    parts = {name: without_places(rows) for name, rows in parts.items()}
     digests = {name: _digest(rows) for name, rows in parts.items()}
     splits = tuple(
         SplitRecord(name=name, rows=len(rows), digest=digests[name], classes=_classes(rows, label, labels))
         for name, rows in parts.items()
     )
     record = DataRecord(source=source, digest=read, splits=splits, removed=dict(+removed), findings=tuple(findings))
-    return Data(parts, labels, record, _whole_digest({**digests, "labels": "\0".join(labels)}))
+    return Data(parts, labels, record, _whole_digest({**digests, "labels": "\0".join(labels)}), places)
 
 
 def _classes(rows: Dataset, label: str | None, labels: Sequence[str]) -> dict[str, int]:
@@ -126,7 +130,8 @@ def _apart(
         risky = {number for number, owner in owners.items() if owner != name or cut}
         gone = set(owners) if remove else {number for number in risky if owners[number] == name and remove is None}
         if risky - gone:
-            raise SourceError(_shared(name, {number: owners[number] for number in sorted(risky - gone)}))
+            number = min(risky - gone)
+            raise SourceError(_shared(name, owners[number], len(risky - gone), places_of(parts[name])[number]))
         for number in gone:
             removed["duplicates" if owners[number] == name else "in two splits"] += 1
         apart[name] = _selected(parts[name], [number for number in range(len(parts[name])) if number not in gone])
@@ -138,7 +143,7 @@ def _known(rows: Dataset, columns: Columns) -> list[Known]:
     return [
         (
             _identity(row[column] for column in columns.content),
-            _identity(row[column] for column in columns.kept),
+            _identity(in_any_order(row[column]) if column in columns.sets else row[column] for column in columns.kept),
             row[columns.label] if columns.label else "",
         )
         for row in undecoded(rows)
@@ -172,7 +177,7 @@ def _contradictions(parts: Mapping[str, Dataset], known: Mapping[str, Sequence[K
                 found.append((earlier[:2], (name, number)))
     if not found:
         return []
-    shown = ", ".join(f"row {number} of {name} {_shown(parts[name], number, columns)}" for name, number in found[0])
+    shown = ", ".join(f"{places_of(parts[name])[number]} {_shown(parts[name], number, columns)}" for name, number in found[0])
     return [f"{_counted(len(found))} with the content of another row and a different label, all kept (first: {shown})"]
 
 
@@ -184,15 +189,14 @@ def _shown(rows: Dataset, number: int, columns: Columns) -> str:
     return ", ".join(f"{name} {value!r:.{SHOWN_CHARACTERS}}" for name, value in row.items())
 
 
-def _shared(name: str, owners: Mapping[int, str]) -> str:
-    number, owner = next(iter(owners.items()))
+def _shared(name: str, owner: str, rows: int, first: str) -> str:
     if owner == name:
         return (
-            f"{_counted(len(owners))} of {name} {'repeat' if len(owners) > 1 else 'repeats'} another (first: row {number}), and "
+            f"{_counted(rows)} of {name} {'repeat' if rows > 1 else 'repeats'} another (first: {first}), and "
             "equal rows can come to stand in two splits: leave `deduplicate: false` out, or give all splits by hand"
         )
     return (
-        f"{_counted(len(owners))} of {name} {'stand' if len(owners) > 1 else 'stands'} in {owner} too (first: row {number}), "
+        f"{_counted(rows)} of {name} {'stand' if rows > 1 else 'stands'} in {owner} too (first: {first}), "
         f"so that scores would flatter: say `deduplicate: true` to keep them in {owner} only"
     )
 
@@ -227,7 +231,7 @@ def _bytes(value: Any) -> bytes:
 def _digest(rows: Dataset) -> str:
     total = hashlib.sha256()
     for row in undecoded(rows):
-        for name in sorted(row):
+        for name in sorted(set(row) - {PLACE}):
             content = row[name].encode() if isinstance(row[name], str) else _bytes(row[name])
             total.update(len(content).to_bytes(8, "little"))
             total.update(content)

@@ -13,8 +13,10 @@ from compressor.contracts import Columns
 from compressor.errors import MissingColumn, SourceError
 from compressor.plan.paths import Place, read_bytes
 from compressor.plan.specs import DataSpec
+from compressor.tasks.encodings import decoded, names_of
 from compressor.tasks.media import place_of
-from compressor.tasks.tables import FORMATS, encoding_of, read_table
+from compressor.tasks.places import PLACE, with_places
+from compressor.tasks.tables import FORMATS, read_table
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -26,6 +28,8 @@ SPLIT_FOLDERS = {"train", "test", "validation", "valid", "val", "dev"}
 LEFTOVERS = {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "__pycache__"}
 """Names, in small letters, of what systems and programs leave in folders."""
 MOST_TEXT_BYTES = 64 * 2**20
+WIDE = ("utf-16", "utf-32", "utf16", "utf32", "utf_16", "utf_32")
+"""How encodings begin whose texts hold zero bytes."""
 KINDS = {"imagefolder": IMAGES, "audiofolder": SOUNDS}
 SINGLE = {"imagefolder": "picture", "audiofolder": "sound"}
 FILE_NAME = "file_name"
@@ -119,7 +123,8 @@ def _per_label(
     kind = kind or _found_kind(paths)
     _check_columns(folders[0], kind, columns)
     cells: dict[str, list[Any]] = {columns.label: labels} if columns.label else {}
-    return _dataset(columns.content[0], _contents(paths, kind, spec, findings), kind, cells), findings
+    rows = _dataset(columns.content[0], _contents(paths, kind, spec), kind, cells)
+    return with_places(rows, list(map(str, paths))), findings
 
 
 def _check_columns(folder: Path, kind: str, columns: Columns) -> None:
@@ -139,20 +144,13 @@ def _found_kind(paths: Sequence[Path]) -> str:
     return next((kind for kind, known in KINDS.items() if suffixes & set(known)), "")
 
 
-def _contents(paths: Sequence[Path], kind: str, spec: DataSpec, findings: list[str]) -> list[Any]:
+def _contents(paths: Sequence[Path], kind: str, spec: DataSpec) -> list[Any]:
     """What rows hold: the path of a picture or sound, which is read when it is needed, or the text itself."""
     if kind:
         for path in paths:
             _check_suffix(path, kind)
         return [{"bytes": None, "path": str(path)} for path in paths]
-    texts, guessed = list[str](), list[Path]()
-    for path in paths:
-        texts.append(_text(path, spec.encoding, guessed))
-    if guessed:
-        findings.append(
-            f"{guessed[0]}{f' and {len(guessed) - 1} more' if len(guessed) > 1 else ''}: not UTF-8, read as latin-1; say `encoding:`"
-        )
-    return texts
+    return [_text(path, spec.encoding) for path in paths]
 
 
 def _check_suffix(path: Path, kind: str) -> None:
@@ -163,21 +161,14 @@ def _check_suffix(path: Path, kind: str) -> None:
         )
 
 
-def _text(path: Path, encoding: str | None, guessed: list[Path]) -> str:
-    """A file of text; without an encoding UTF-8, else what older corpora are in, which is told."""
+def _text(path: Path, encoding: str | Sequence[str] | None) -> str:
     try:
         content = read_bytes(path, MOST_TEXT_BYTES)
     except OSError as error:
         raise SourceError(f"{path} cannot be read: {error.strerror}") from error
-    if b"\0" in content and not (encoding or "").lower().startswith(("utf-16", "utf-32", "utf16", "utf32")):
+    if b"\0" in content and not any(name.lower().startswith(WIDE) for name in names_of(encoding)):
         raise SourceError(f"{path} is no text: it holds zero bytes; convert it, or move it out of the folder")
-    try:
-        return content.decode(encoding_of(encoding))
-    except UnicodeError as error:
-        if encoding:
-            raise SourceError(f"{path} is not {encoding.upper()}: {error}; say `encoding:`") from error
-        guessed.append(path)
-        return content.decode("latin-1")
+    return decoded(path, content, encoding)
 
 
 # ------------------------------------------------------------------ a table that names files
@@ -203,9 +194,9 @@ def _described(
             _check_suffix(each, kind)
         findings += _unnamed(folder, root, {path, *names}, path.name)
         cells = [{"bytes": None, "path": str(each)} for each in names]
-        parts.append(
-            _dataset(columns.content[0], cells, kind, {name: list(table[name]) for name in columns.all[1:]}, table.features)
-        )
+        own = {name: list(table[name]) for name in columns.all[1:]}
+        places = [f"{where} ({name})" for where, name in zip(table[PLACE], table[FILE_NAME], strict=True)]
+        parts.append(with_places(_dataset(columns.content[0], cells, kind, own, table.features), places))
         findings += found
     return concatenate_datasets(parts), findings
 

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
-from compressor.contracts import Batch, Columns, Deployment, Feed, Graph, Port, Workload
+from compressor.contracts import Batch, Columns, Deployment, Feed, Graph, InputSizes, Port, Recipe, Seen, Workload, sizes_of
+from compressor.contracts.recipe import spread
 from compressor.errors import SourceError
+from compressor.foreign import told
+from compressor.tasks import guesses
 from compressor.tasks.batches import Batches, Feeds, as_file, full_groups, grouped, order_of
 from compressor.tasks.classification import SCORED_BATCH, Classification
 from compressor.tasks.image_processors import completed as _completed
-from compressor.tasks.image_processors import shape_of
-from compressor.tasks.preprocessing import CONFIG, PREPROCESSOR, of_image, settings_at, told
+from compressor.tasks.image_processors import resized, shape_of, steps_of
+from compressor.tasks.preprocessing import CONFIG, PREPROCESSOR, of_image, settings_at
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,6 +28,11 @@ if TYPE_CHECKING:
 
     from compressor.contracts import Model
     from compressor.contracts.task import Data
+    from compressor.model.heads import Head
+
+SPLITS = ("train", "validation", "test")
+MEASURED = 300
+"""Pictures of each split whose size is looked at."""
 
 
 class ImageClassification(Classification):
@@ -34,6 +43,13 @@ class ImageClassification(Classification):
 
     image: str = Field(default="image", description="Column of the image.")
     label: str = Field(default="label", description="Column of the label.")
+    size: int | None = Field(
+        default=None,
+        ge=8,
+        le=4096,
+        description="Edges, in pixels, of the pictures that the model is given; those of its own image processor where it is not given. "
+        "Time grows with its square. Models that take one size only refuse another one.",
+    )
 
     def columns(self) -> Columns:
         """Image and label."""
@@ -50,20 +66,75 @@ class ImageClassification(Classification):
         from compressor import model as models
         from compressor.model.heads import load_classifier
 
-        preprocessor = _settings(source)
-        of_image(preprocessor, source)
+        preprocessor = self._sized(source)
         module, newly_initialised = load_classifier(AutoModelForImageClassification, source, data.labels, seed=seed)
+        self._check_size(module, preprocessor, source)
         content = json.dumps(preprocessor, indent=2, sort_keys=True) + "\n"
         return models.Model.wrap(module, {PREPROCESSOR: content.encode()}, newly_initialised=newly_initialised)
 
     def examine(self, source: Path, labels: Sequence[str]) -> tuple[str, ...]:
         """Whose head it is."""
+        head, module = self._head(source, labels)
+        self._check_size(module, self._sized(source), source)
+        return (str(head),)
+
+    def trained(self, source: Path, labels: Sequence[str]) -> bool:
+        """Whether its head is in the folder."""
+        return self._head(source, labels)[0].trained
+
+    @staticmethod
+    def _head(source: Path, labels: Sequence[str]) -> tuple[Head, Any]:
         from transformers import AutoModelForImageClassification
 
         from compressor.model.heads import head_in
 
-        _how(source)
-        return (str(head_in(AutoModelForImageClassification, source, labels)[0]),)
+        return head_in(AutoModelForImageClassification, source, labels)
+
+    def sizes(self, data: Data, files: Path) -> InputSizes:
+        """The shorter edge of each picture, and what the model takes."""
+        shape = shape_of(of_image(self._sized(files), files)["steps"])
+        edges = [min(picture_size(row[self.image])) for name in SPLITS for row in _some(data.split(name), self.image)]
+        takes = f"{shape[1]} x {shape[2]} pixels" + ("" if self.size else " (its own size; `size:` makes it another)")
+        told = {"unit": "pixels", "of": "shorter edges of pictures", "parameter": "size", "takes": takes}
+        return sizes_of(edges, limit=min(shape[1:]), cut=0.0, computed=float(shape[1] * shape[2]), **told)
+
+    def _sized(self, source: Path) -> dict[str, Any]:
+        """The settings in full of a source's image processor, for pictures of the size that is asked for.
+
+        Raises:
+            SourceError: they cannot be read, or do not come to that size.
+        """
+        found = _settings(source)
+        of_image(found, source)
+        if self.size is None:
+            return found
+        try:
+            return resized(found, self.size)
+        except ValueError as error:
+            raise SourceError(f"{source}: {error}") from error
+
+    def _check_size(self, module: Any, settings: Mapping[str, Any], source: Path) -> None:
+        """Refuse pictures of another size than the model was made for, where it takes one only.
+
+        Raises:
+            SourceError: it does.
+        """
+        if self.size is None:
+            return
+        import torch
+
+        own = getattr(module.config, "image_size", None)
+        patch = getattr(module.config, "patch_size", None)
+        if isinstance(patch, int) and self.size % patch:
+            raise SourceError(f"size: {self.size} is no multiple of the patches of {source}, {patch} pixels wide")
+        try:
+            with torch.no_grad():
+                module(pixel_values=torch.zeros(1, *shape_of(steps_of(settings)), device=next(module.parameters()).device))
+        except NotImplementedError:  # an operator that cannot be tried without weights
+            return
+        except (ValueError, RuntimeError) as error:
+            what = f"size: {self.size}: {source} takes pictures of its own size only{f', {own} pixels' if own else ''}"
+            raise SourceError(f"{what}: leave size out") from error
 
     def inputs(self, model: Model | Path) -> tuple[Port, ...]:
         """Pixels `[batch, channels, height, width]`; only the batch is dynamic."""
@@ -73,6 +144,14 @@ class ImageClassification(Classification):
             values = json.loads(model.files.get(PREPROCESSOR, b"{}"))
             how = of_image(_completed(values, model.module.config.to_dict()), PREPROCESSOR)
         return (Port("pixel_values", "float32", ("batch", *shape_of(how["steps"]))),)
+
+    @classmethod
+    def recipe(cls, seen: Seen) -> Recipe | None:
+        """Pictures with a label."""
+        if (content := guesses.content(seen, "picture", "picture")) is None:
+            return None
+        label = guesses.classes(seen, (content[0],))
+        return Recipe({"image": content[0], "label": label[0]}, f"{content[1]}; {label[1]}") if label else None
 
     def tiny(self, folder: Path) -> dict[str, Any]:
         """A tiny random model and its rows."""
@@ -152,6 +231,26 @@ def _undecoded(rows: Dataset, column: str) -> Dataset:
         found = type(rows[0][column]).__name__ if len(rows) else "nothing"
         raise SourceError(f"expected images, found {found}: a folder of images is read by `format: imagefolder`")
     return rows.select_columns([column]).cast_column(column, Image(decode=False))
+
+
+def _some(rows: Dataset, column: str) -> Dataset:
+    return _undecoded(rows, column).select(spread(len(rows), MEASURED))
+
+
+def picture_size(content: Mapping[str, Any]) -> tuple[int, int]:
+    """Width and height of a picture `{bytes, path}`, by the head of its file.
+
+    Raises:
+        SourceError: it cannot be read.
+    """
+    from PIL import Image
+
+    given = content["bytes"]
+    try:
+        with Image.open(BytesIO(given) if given is not None else content["path"]) as picture:
+            return picture.size
+    except (OSError, ValueError, SyntaxError) as error:
+        raise SourceError(f"{content['path'] or 'a picture'} cannot be read as an image: {error}") from error
 
 
 def pixels(content: Mapping[str, Any], how: Mapping[str, Any], number: int) -> NDArray[np.float32]:

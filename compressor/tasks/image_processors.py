@@ -124,6 +124,23 @@ def _spelled(value: Any, *, square: bool) -> dict[str, int]:
     return {name: int(number) for name, number in found.items()}
 
 
+def resized(values: Mapping[str, Any], edge: int) -> dict[str, Any]:
+    """Settings in full, changed so that pictures end with edges of so many pixels: what a crop leaves of a picture stays the same share.
+
+    Raises:
+        ValueError: this processor does not come to that size.
+    """
+    before = shape_of(steps_of(values))
+    if values["do_center_crop"]:
+        scaled = {name: round(number * edge / before[1]) for name, number in values["size"].items()}
+        found = {**values, "size": scaled, "crop_size": _square(edge)}
+    else:
+        found = {**values, "do_resize": True, "size": _square(edge) if "height" in values["size"] else {"shortest_edge": edge}}
+    if (made := shape_of(steps_of(found))[1:]) != (edge, edge):
+        raise ValueError(f"size: {edge} makes {made[0]} x {made[1]} pixels of a picture, by {values[KIND]}")
+    return found
+
+
 # ------------------------------------------------------------------ steps
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -43,6 +44,24 @@ def in_order(found: Iterable[str]) -> tuple[str, ...]:
     """Names in order: numbers by value, all else by letter."""
     names = set(found)
     return tuple(sorted(names, key=lambda name: (int(name), name)) if all(name.isdecimal() for name in names) else sorted(names))
+
+
+def listed(value: Any) -> Any:
+    """What a text holds as a list of JSON; anything else as it is.
+
+    Raises:
+        ValueError: it begins as a list, and is none.
+    """
+    return json.loads(value) if isinstance(value, str) and value.lstrip().startswith("[") else value
+
+
+def in_any_order(value: Any) -> Any:
+    """A list of names as the set that it means, in one order and spelling; what is no list of names as it is."""
+    try:
+        found = listed(value)
+    except ValueError:
+        return value
+    return sorted({str(each).strip() for each in found}) if isinstance(found, list) else value
 
 
 def check_classes(names: Sequence[str], column: str, source: str) -> None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator, Mapping
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compressor.errors import MissingDependency, SourceError
+from compressor.foreign import told
 from compressor.plan.paths import Place, read_bytes
+from compressor.tasks.places import places_of
+from compressor.tasks.sound_files import what_is_missing
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -19,8 +21,6 @@ MOST_FILE_BYTES = 2**30
 """Of one picture or sound."""
 BLOCK = 2**18
 """Frames of a sound that are decoded at a time."""
-UNKNOWN_LENGTH = (0, 2**32 - 1)
-"""What programs write into a wave file's head that do not know yet how long it gets."""
 
 
 def place_of(folder: Path, further: Path | None) -> Place:
@@ -65,13 +65,17 @@ def owned(rows: Dataset, place: Place, start: Path) -> Dataset:
     """
     from datasets import Audio, Image, Value
 
+    places = places_of(rows)
     for name, feature in rows.features.items():
         media = isinstance(feature, Image | Audio)
         if not (media or is_file_cell(feature)):
             continue
         cells = (rows.cast_column(name, type(feature)(decode=False)) if media else rows)[name]
         if any(map(_names_a_file, cells)):
-            moved = [_owned(cell, place, start, number) if _names_a_file(cell) else cell for number, cell in enumerate(cells)]
+            moved = [
+                _owned(cell, place, start, where) if _names_a_file(cell) else cell
+                for where, cell in zip(places, cells, strict=True)
+            ]
             stored: Any = {"bytes": Value("binary"), "path": Value("string")}
             rows = rows.remove_columns(name).add_column(name, moved, feature=stored)
             rows = rows.cast_column(name, feature) if media else rows
@@ -82,20 +86,20 @@ def _names_a_file(cell: Any) -> bool:
     return cell is not None and cell["bytes"] is None and cell["path"] is not None
 
 
-def _owned(cell: Mapping[str, Any], place: Place, start: Path, number: int) -> dict[str, Any]:
+def _owned(cell: Mapping[str, Any], place: Place, start: Path, where: str) -> dict[str, Any]:
     path = start / cell["path"]
     try:
         place.check(path)
     except SourceError as error:
-        raise SourceError(f"row {number}: {error}") from error
+        raise SourceError(f"{where}: {error}") from error
     return {"bytes": None, "path": os.fspath(path)}
 
 
-def check_media(rows: Dataset, split: str) -> None:
+def check_media(rows: Dataset) -> None:
     """Read every picture and sound whole, so that a broken one is found now and not when its split is.
 
     Raises:
-        SourceError: one cannot be read, ends early, or holds what is no number or no single picture; row and file are named.
+        SourceError: one cannot be read, ends early, or holds what is no number or no single picture; its place is named.
         MissingDependency: the library that reads sounds is not installed.
     """
     from datasets import Audio, Image
@@ -104,10 +108,12 @@ def check_media(rows: Dataset, split: str) -> None:
         check = {Image: check_image, Audio: check_sound}.get(type(feature))
         if check is None:
             continue
+        places = places_of(rows)
         for number, row in enumerate(undecoded(rows.select_columns([column]))):
             cell = row[column]
             if cell is not None and (cell["bytes"] is not None or cell["path"] is not None):
-                check(content_of(cell), f"row {number} of {split}{f' ({path})' if (path := cell['path']) else ''}")
+                place, path = places[number], cell["path"] or ""
+                check(content_of(cell), place if path in place else f"{place} ({path})")
 
 
 def check_image(content: bytes, where: str) -> None:
@@ -136,7 +142,7 @@ def check_image(content: bytes, where: str) -> None:
         ArithmeticError,
         Image.DecompressionBombError,
     ) as error:
-        raise SourceError(f"{where} cannot be read as an image: {_told(error)}; mend it, or leave it out of the data") from error
+        raise SourceError(f"{where} cannot be read as an image: {told(error)}; mend it, or leave it out of the data") from error
     if pictures > 1:
         raise SourceError(f"{where} holds {pictures} pictures, as an animation or pages: save the one that is meant as PNG")
     try:
@@ -156,17 +162,20 @@ def check_sound(content: bytes, where: str) -> None:
         import soundfile
     except ImportError as error:
         raise MissingDependency("soundfile is not installed: pip install 'compressor-toolchain[audio]'") from error
+    if missing := what_is_missing(content):
+        raise SourceError(f"{where} is a sound that {missing}; mend it, or leave it out of the data")
     try:
         with soundfile.SoundFile(BytesIO(content)) as file:
             declared = file.frames
             frames = sum(_finite(block, where) for block in file.blocks(BLOCK, dtype="float32", always_2d=True))
     except (OSError, RuntimeError, ValueError, TypeError, MemoryError) as error:
-        raise SourceError(f"{where} cannot be read as a sound: {_told(error)}; mend it, or leave it out of the data") from error
+        raise SourceError(f"{where} cannot be read as a sound: {told(error)}; mend it, or leave it out of the data") from error
     if not frames:
         raise SourceError(f"{where} is a sound without a sample")
-    if frames < declared or (lacking := _lacking(content)):
-        missing = f"{frames} of {declared} samples are there" if frames < declared else f"{lacking} bytes are missing"
-        raise SourceError(f"{where} is a sound that ends early: {missing}; mend it, or leave it out of the data")
+    if frames < declared:
+        raise SourceError(
+            f"{where} is a sound that ends early: {frames} of {declared} samples are there; mend it, or leave it out of the data"
+        )
 
 
 def _finite(block: Any, where: str) -> int:
@@ -175,21 +184,3 @@ def _finite(block: Any, where: str) -> int:
     if not np.isfinite(block).all():
         raise SourceError(f"{where} holds samples that are NaN or infinite: mend it, or leave it out of the data")
     return len(block)
-
-
-def _lacking(content: bytes) -> int:
-    """Bytes that a wave file's head promises and that are not there; its reader says nothing of them."""
-    if content[:4] != b"RIFF" or content[8:12] != b"WAVE":
-        return 0
-    at = 12
-    while at + 8 <= len(content):
-        name, size = content[at : at + 4], int.from_bytes(content[at + 4 : at + 8], "little")
-        if name == b"data":
-            return 0 if size in UNKNOWN_LENGTH else max(0, at + 8 + size - len(content))
-        at += 8 + size + size % 2
-    return 0
-
-
-def _told(error: Exception) -> str:
-    """An error of a library in one line, without the addresses of what it was given."""
-    return re.sub(r" ?<_io\.BytesIO[^>]*>", "", " ".join(str(error).split())) or type(error).__name__

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -16,6 +17,7 @@ from compressor.contracts.records import ClassScore, Difference, Disagreement, I
 from compressor.contracts.statistics import DRAWN_AT_ONCE, PAIRED_BOOTSTRAP
 from compressor.errors import SourceError
 from compressor.tasks.classification import RESAMPLES, Classification, configured_names, shown
+from compressor.tasks.labels import listed
 
 if TYPE_CHECKING:
     import numpy as np
@@ -62,21 +64,17 @@ class MultiLabel(Classification):
         """With multi_label, targets of 0 and 1 in a column of their own, and labels named by their columns or by the rows of train."""
         if not self.multi_label:
             return super().encoded(data)
-        where = data.record.source
         several = isinstance(self.label, tuple)
         read = {
-            name: [
-                (_bits if several else _names)(row, self.label_columns, f"{where}: row {at} of {name}")
-                for at, row in enumerate(rows)
-            ]
+            name: [(_bits if several else _names)(row, self.label_columns, data.place(name, at)) for at, row in enumerate(rows)]
             for name, rows in data.splits.items()
         }
         labels = self.label_columns if several else tuple(sorted({name for row in read["train"] for name in row}))
         if len(labels) < 2:
-            raise SourceError(f"{where}: the rows of train have the labels {list(labels)}; at least 2 are needed")
+            raise SourceError(f"{data.record.source}: the rows of train have the labels {list(labels)}; at least 2 are needed")
         for name, found in read.items():
             if strangers := sorted({each for row in found for each in row} - set(labels)):
-                raise SourceError(f"{where}: {name} has the label '{strangers[0]}', which no row of train has")
+                raise SourceError(f"{data.record.source}: {name} has the label '{strangers[0]}', which no row of train has")
         targets = {name: [[int(label in row) for label in labels] for row in found] for name, found in read.items()}
         splits = {
             name: rows.remove_columns(list(self.label_columns)).add_column(TARGETS, targets[name])
@@ -88,11 +86,16 @@ class MultiLabel(Classification):
         record = data.record.model_copy(
             update={"splits": tuple(each.model_copy(update={"classes": counts[each.name]}) for each in data.record.splits)}
         )
-        return Data(splits, labels, record, hashlib.sha256(json.dumps([data.digest, labels]).encode()).hexdigest())
+        digest = hashlib.sha256(json.dumps([data.digest, labels]).encode()).hexdigest()
+        return replace(data, splits=splits, labels=labels, record=record, digest=digest)
 
     def gives_logits(self) -> bool:
         """Not of classes that exclude each other."""
         return not self.multi_label
+
+    def imitated(self) -> Literal["classes", "labels", "numbers"] | None:
+        """With multi_label logits of each label by itself."""
+        return "labels" if self.multi_label else super().imitated()
 
     def scores_classes(self) -> bool:
         """Of each label, whether they exclude each other or not."""
@@ -212,7 +215,7 @@ class MultiLabel(Classification):
             Disagreement(
                 candidate=name,
                 row=row,
-                text=shown(rows[row], self.columns().content, row),
+                text=shown(rows[row], self.columns().content),
                 label=_listed(true[row], labels),
                 reference=_listed(before[row], labels),
                 final=_listed(after[row], labels),
@@ -251,11 +254,10 @@ def _bits(row: Mapping[str, Any], columns: Sequence[str], where: str) -> list[st
 def _names(row: Mapping[str, Any], columns: Sequence[str], where: str) -> list[str]:
     """The names in a list; a text may hold it as JSON."""
     (column,), value = columns, row[columns[0]]
-    if isinstance(value, str) and value.lstrip().startswith("["):
-        try:
-            value = json.loads(value)
-        except ValueError as error:
-            raise SourceError(f"{where}: column '{column}' holds {value!r:.40}, which is no list of JSON ({error})") from error
+    try:
+        value = listed(value)
+    except ValueError as error:
+        raise SourceError(f"{where}: column '{column}' holds {value!r:.40}, which is no list of JSON ({error})") from error
     if not isinstance(value, list) or not all(isinstance(each, str | int) and str(each).strip() for each in value):
         raise SourceError(f'{where}: column \'{column}\' holds {value!r:.40}, expected a list of labels, as ["a", "b"]')
     return [str(each).strip() for each in value]

@@ -12,6 +12,7 @@ from typing import Any
 
 from compressor.contracts import Port
 from compressor.errors import SourceError, UnsupportedModel
+from compressor.foreign import told
 from compressor.tasks.image_processors import steps_of
 
 PREPROCESSOR, NESTED, CONFIG = "preprocessor_config.json", "processor_config.json", "config.json"
@@ -57,7 +58,7 @@ def read(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise SourceError(f"{path} cannot be read ({type(error).__name__}: {error})") from error
+        raise SourceError(f"{path} cannot be read ({told(error)})") from error
     if not isinstance(found, dict):
         raise SourceError(f"{path} cannot be read: it is no object")
     return found
@@ -100,11 +101,6 @@ def of_image(settings: Mapping[str, Any], where: object) -> dict[str, Any]:
         return {"processor": PREPROCESSOR, "layout": "NCHW", "steps": steps_of(settings)}
     except (KeyError, TypeError, ValueError, ArithmeticError) as error:
         raise SourceError(f"{where}: the image processor cannot be read: {told(error)}") from error
-
-
-def told(error: Exception) -> str:
-    """What was wrong, with its kind where the text alone does not say it."""
-    return str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
 
 
 # ------------------------------------------------------------------ sounds

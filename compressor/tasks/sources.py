@@ -15,6 +15,7 @@ from compressor.plan.specs import DataSpec, Files
 from compressor.tasks.folders import KINDS, kind_of, read_folders
 from compressor.tasks.labels import spelled
 from compressor.tasks.media import owned, place_of
+from compressor.tasks.places import PLACE, with_places
 from compressor.tasks.tables import FORMATS, read_table
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ class Source:
     """Rows as their source has them."""
 
     parts: dict[str, Dataset]
-    """By split, of the columns that a task reads; labels are strings or None."""
+    """By split, of the columns that a task reads and the place of each row; labels are strings or None."""
     name: str
     """The source in words."""
     findings: tuple[str, ...] = ()
@@ -68,7 +69,7 @@ def files_of(spec: DataSpec, folder: Path) -> list[Path]:
 
 
 def _spelled(parts: dict[str, Dataset], columns: Columns) -> dict[str, Dataset]:
-    chosen = {name: rows.select_columns(list(columns.all)) for name, rows in parts.items()}
+    chosen = {name: rows.select_columns([*columns.all, PLACE]) for name, rows in parts.items()}
     return {name: spelled(rows, columns.label) for name, rows in chosen.items()} if columns.label else chosen
 
 
@@ -159,4 +160,8 @@ def _hub_rows(name: str, spec: DataSpec, columns: Columns) -> dict[str, Dataset]
                 there = ", ".join(rows.column_names)
                 near = near_name(column, rows.column_names)
                 raise MissingColumn(column, f"hub {name}: {split} has no column '{column}'{near} (columns: {there})")
-    return {split: owned(rows, cache, fetched) for split, rows in parts.items()}
+    placed = {
+        split: with_places(rows, [f"hub {name}, row {number} of {split}" for number in range(1, len(rows) + 1)])
+        for split, rows in parts.items()
+    }
+    return {split: owned(rows, cache, fetched) for split, rows in placed.items()}

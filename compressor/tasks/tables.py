@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
-import stat
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,7 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from compressor.contracts import Columns
 from compressor.errors import MissingColumn, SourceError, near_name
+from compressor.plan.paths import plain_file
 from compressor.plan.specs import DataSpec
+from compressor.tasks.encodings import encoding_of, misfit
+from compressor.tasks.places import with_places
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -46,11 +49,17 @@ class Table:
     cells: dict[str, list[Any]] = field(default_factory=dict)
     lines: list[int] = field(default_factory=list)
     """Where each row begins, from 1."""
+    unit: str = "line"
+    """What `lines` count."""
     findings: list[str] = field(default_factory=list)
 
     def fault(self, line: int, what: str) -> SourceError:
         """An error of one line."""
-        return SourceError(f"{self.path}, line {line}: {what}")
+        return SourceError(f"{self.place(line)}: {what}")
+
+    def place(self, line: int) -> str:
+        """Where a line is, for people to read."""
+        return f"{self.path}, {self.unit} {line}"
 
     def check_columns(self, there: Sequence[str], advice: str = "") -> None:
         """Refuse a table that lacks a column.
@@ -73,7 +82,7 @@ class Table:
 
 
 def read_table(path: Path, kind: str, columns: Columns | Sequence[str], spec: DataSpec) -> tuple[Dataset, list[str]]:
-    """Rows of one file, of the named columns only, and findings. Labels of csv and json are their characters.
+    """Rows of one file, of the named columns and their places, and findings. Labels of csv and json are their characters.
 
     Args:
         path: a plain file.
@@ -89,64 +98,41 @@ def read_table(path: Path, kind: str, columns: Columns | Sequence[str], spec: Da
     table = Table(path, columns.all if isinstance(columns, Columns) else tuple(columns), label)
     _check_file(path)
     if kind == "parquet":
-        return _parquet(table), table.findings
+        rows = _parquet(table)
+        return with_places(rows, [f"{path}, row {number}" for number in range(1, len(rows) + 1)]), table.findings
     with _decoded(path, spec.encoding):
         {"csv": _csv, "json": _json, "text": _lines}[kind](table, spec)
     if not table.lines:
         raise SourceError(f"{path} holds no rows")
-    return _dataset(table), table.findings
+    return with_places(_dataset(table), [table.place(line) for line in table.lines]), table.findings
 
 
 def _check_file(path: Path) -> None:
-    found = path.stat()
-    if not stat.S_ISREG(found.st_mode):
-        raise SourceError(f"{path} is a pipe or device, and no file")
+    try:
+        plain_file(path, None if path.suffix == ".parquet" else MOST_BYTES)
+    except OSError as error:
+        raise SourceError(f"{path}: {error.strerror}{'; split it' if error.errno == errno.EFBIG else ''}") from error
     with path.open("rb") as file:
         if file.read(4).startswith(PACKED):
             raise SourceError(f"{path} is a compressed file: unpack it")
-    if found.st_size > MOST_BYTES and path.suffix != ".parquet":
-        raise SourceError(
-            f"{path} has {found.st_size / 1e9:.0f} GB, and at most {MOST_BYTES / 1e9:.0f} are read into memory: split it"
-        )
 
 
 # ------------------------------------------------------------------ text
 
 
-def encoding_of(name: str | None) -> str:
-    """UTF-8 with or without the mark that some programs begin a file with."""
-    return "utf-8-sig" if name is None or name.lower().replace("_", "-") in ("utf-8", "utf8") else name
-
-
 @contextmanager
-def _decoded(path: Path, encoding: str | None) -> Iterator[None]:
+def _decoded(path: Path, encoding: str | Sequence[str] | None) -> Iterator[None]:
     """While a file is read: the line that is in another encoding."""
     try:
         yield
-    except (UnicodeDecodeError, UnicodeError) as error:
-        name = encoding_of(encoding)
-        with path.open("rb") as file:
-            line = next((number for number, raw in enumerate(file, start=1) if not _decodes(raw, name)), None)
-        where = f"{path}, line {line}" if line else str(path)
-        wanted = (encoding or "utf-8").upper()
-        raise SourceError(
-            f"{where}: {error.reason if isinstance(error, UnicodeDecodeError) else error}: not {wanted}; "
-            "say `encoding:`, as latin-1, cp1252 or utf-16"
-        ) from error
-
-
-def _decodes(raw: bytes, encoding: str) -> bool:
-    try:
-        raw.decode(encoding)
-    except UnicodeError:
-        return False
-    return True
+    except UnicodeError as error:
+        raise misfit(path, encoding, error) from error
 
 
 def _lines(table: Table, spec: DataSpec) -> None:
     """Each line is a row of the column `text`."""
     table.check_columns(["text"])
-    with table.path.open(encoding=encoding_of(spec.encoding)) as file:
+    with table.path.open(encoding=encoding_of(table.path, spec.encoding)) as file:
         for number, line in enumerate(file, start=1):
             table.add(number, [line.removesuffix("\n")] * len(table.wanted))
 
@@ -187,7 +173,7 @@ def _fields(table: Table, spec: DataSpec, separator: str, *, plain: bool) -> Ite
     longest = csv.field_size_limit(LONGEST_FIELD)
     line = 1
     try:
-        with table.path.open(encoding=encoding_of(spec.encoding), newline="") as file:
+        with table.path.open(encoding=encoding_of(table.path, spec.encoding), newline="") as file:
             reader = csv.reader(file, delimiter=separator, quoting=csv.QUOTE_NONE if plain else csv.QUOTE_MINIMAL, strict=True)
             for values in reader:
                 if values:
@@ -236,7 +222,7 @@ def _other_ways(header: Sequence[str], wanted: Sequence[str], separator: str) ->
 def _json(table: Table, spec: DataSpec) -> None:
     """An object for each line, or one array of objects."""
     lacking, first = set(table.wanted), list[str]()
-    for number, record, text in _records(table, spec):
+    for number, record, text in records_in(table, spec):
         if not isinstance(record, dict):
             raise table.fault(number, f"found {json.dumps(record)[:40]}, expected an object")
         lacking -= record.keys()
@@ -249,15 +235,17 @@ def _json(table: Table, spec: DataSpec) -> None:
         table.check_columns(list(dict.fromkeys((*first, *(name for name in table.wanted if name not in lacking)))))
 
 
-def _records(table: Table, spec: DataSpec) -> Iterator[tuple[int, Any, Callable[[], Any]]]:
+def records_in(table: Table, spec: DataSpec) -> Iterator[tuple[int, Any, Callable[[], Any]]]:
     """Line (in an array the number) of each record, what it holds, and the same with numbers as their characters."""
-    with table.path.open(encoding=encoding_of(spec.encoding)) as file:
+    with table.path.open(encoding=encoding_of(table.path, spec.encoding)) as file:
         start = next((text for line in file if (text := line.strip())), "")
         file.seek(0)
         if start.startswith("["):
             whole = file.read()
+            records = _parsed(table, 1, whole)
+            table.unit = "record"
             exact = cache(_spelled)
-            for number, each in enumerate(_parsed(table, 1, whole)):
+            for number, each in enumerate(records):
                 yield number + 1, each, partial(_item, exact, whole, number)
             return
         for number, line in enumerate(file, start=1):

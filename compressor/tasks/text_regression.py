@@ -5,14 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from compressor.contracts import Batch, Columns, Data, Deployment, Evaluation, Feed, Measure, Outputs, Prediction
+from compressor.contracts import Batch, Columns, Data, Deployment, Evaluation, Feed, Measure, Outputs, Prediction, Recipe, Seen
 from compressor.contracts.records import Difference, Interval, Scores
 from compressor.contracts.statistics import PAIRED_BOOTSTRAP, resampled
 from compressor.errors import SourceError
+from compressor.tasks import guesses
 from compressor.tasks.texts import Texts
 
 if TYPE_CHECKING:
@@ -49,10 +50,9 @@ class TextRegression(Texts):
     def encoded(self, data: Data) -> Data:
         """Numbers, whatever they were written as."""
         splits = {}
-        for name, rows in data.splits.items():
+        for name, rows in super().encoded(data).splits.items():
             values = [
-                _number(value, f"{data.record.source}: row {at} of {name}: column '{self.label}'")
-                for at, value in enumerate(rows[self.label])
+                _number(value, f"{data.place(name, at)}: column '{self.label}'") for at, value in enumerate(rows[self.label])
             ]
             splits[name] = rows.remove_columns(self.label).add_column(self.label, values)
         if len(set(splits["train"][self.label])) < 2:
@@ -63,9 +63,22 @@ class TextRegression(Texts):
         """A number is none."""
         return False
 
+    def imitated(self) -> Literal["classes", "labels", "numbers"] | None:
+        """Numbers."""
+        return "numbers"
+
     def targets(self, rows: Dataset) -> list[Any]:
         """The numbers."""
         return list(rows[self.label])
+
+    @classmethod
+    def recipe(cls, seen: Seen) -> Recipe | None:
+        """Texts with a number."""
+        if (content := guesses.texts(seen)) is None:
+            return None
+        named, told = content
+        number = guesses.numbers(seen, tuple([named["text"]] if isinstance(named["text"], str) else named["text"]))
+        return Recipe({**named, "label": number[0]}, f"{told}; {number[1]}", rank=1) if number else None
 
     def tiny(self, folder: Path) -> dict[str, Any]:
         """A tiny random model, and texts with a number each."""

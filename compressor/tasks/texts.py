@@ -13,19 +13,20 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pydantic import Field, model_validator
 
-from compressor.contracts import Batch, Deployment, Feed, Graph, Port, Workload
+from compressor.contracts import Batch, Deployment, Feed, Graph, InputSizes, Port, Workload, sizes_of
 from compressor.contracts.failing import rows_told
+from compressor.contracts.recipe import spread
 from compressor.errors import SourceError
 from compressor.tasks.batches import Batches, Feeds, alike, grouped
 from compressor.tasks.classification import SCORED_BATCH, OneOutput
 from compressor.tasks.preprocessing import of_text
 from compressor.tasks.tokenization import (
-    TOKENIZER,
     TOKENIZER_CONFIG,
     Tokenization,
     agree_on_padding,
     check_kept,
     read_tokenizer,
+    shipped,
     side_files,
     tokenization,
 )
@@ -37,14 +38,25 @@ if TYPE_CHECKING:
 
     from compressor.contracts import Model
     from compressor.contracts.task import Data
+    from compressor.model.heads import Head
 
-BATCH_MULTIPLE = 8
+BATCH_MULTIPLE = 4
+"""Batches in training are padded to a multiple of so many tokens: fewer shapes to prepare kernels for."""
+LENGTH_SPREAD = 2.0
+"""Tokens by which lengths are blurred before texts of like lengths are batched."""
+LONGEST = 8192
+"""Tokens that `max_length` may ask for."""
+WHOLE = 10**6
+"""Tokens: nothing is cut while texts are measured."""
+SPLITS = ("train", "validation", "test")
+MEASURED = 2000
+"""Rows of each split whose size is measured."""
 
 
 class Texts(OneOutput):
     """Texts, or pairs of them, as the model's tokenizer makes inputs of them."""
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     requires: ClassVar[tuple[str, ...]] = ("tokenizers",)
     examples: ClassVar[tuple[Mapping[str, Any], ...]] = ({"max_length": 16},)
     problem: ClassVar[Any] = "single_label_classification"
@@ -54,7 +66,10 @@ class Texts(OneOutput):
         default="text", description="Column of the text; two columns where a row is a pair: `[premise, hypothesis]`."
     )
     max_length: int = Field(
-        default=128, ge=2, le=8192, description="Longest input in tokens; longer texts are cut, of a pair the longer one first."
+        default=128,
+        ge=2,
+        le=LONGEST,
+        description="Longest input in tokens; longer texts are cut, of a pair the longer one first.",
     )
 
     @property
@@ -116,15 +131,49 @@ class Texts(OneOutput):
 
     def examine(self, source: Path, labels: Sequence[str]) -> tuple[str, ...]:
         """Whose head it is."""
+        tokenizer = read_tokenizer(source)
+        head, module = self._head(source, labels)
+        self._check_length(module, source)
+        self._side_files(tokenizer, module, source)
+        return (str(head),)
+
+    def trained(self, source: Path, labels: Sequence[str]) -> bool:
+        """Whether its head is in the folder."""
+        return self._head(source, labels)[0].trained
+
+    def _head(self, source: Path, labels: Sequence[str]) -> tuple[Head, Any]:
         from transformers import AutoModelForSequenceClassification
 
         from compressor.model.heads import head_in
 
-        tokenizer = read_tokenizer(source)
-        head, module = head_in(AutoModelForSequenceClassification, source, self.head(labels), problem=self.answers_as())
-        self._check_length(module, source)
-        self._side_files(tokenizer, module, source)
-        return (str(head),)
+        return head_in(AutoModelForSequenceClassification, source, self.head(labels), problem=self.answers_as())
+
+    def sizes(self, data: Data, files: Path) -> InputSizes:
+        """Tokens of each text, or pair of texts, those that the tokenizer adds included."""
+        from compressor.model.positions import positions_in
+
+        lengths = [length for name in SPLITS for length in self._lengths(data.split(name), files)]
+        most = positions_in(files) or LONGEST
+        found = sizes_of(
+            lengths, limit=self.max_length, unit="tokens", of="texts", parameter="max_length", timed=min(self.max_length, most)
+        )
+        whole = -(-int(found.p99) // BATCH_MULTIPLE) * BATCH_MULTIPLE
+        computed = min(found.median, self.max_length)
+        return found.model_copy(update={"fits": min(whole, most, LONGEST), "computed": computed})
+
+    def _lengths(self, rows: Dataset, files: Path) -> list[int]:
+        texts = _contents(self, rows.select(spread(len(rows), MEASURED)))
+        return [len(row["input_ids"]) for row in tokenization(files).encoded(texts, WHOLE)]
+
+    def encoded(self, data: Data) -> Data:
+        """Rows as they are: their texts are texts."""
+        for name, rows in data.splits.items():
+            for column in self.texts:
+                if getattr(rows.features.get(column), "dtype", "string") not in ("string", "large_string") and len(rows):
+                    found = rows[0][column]
+                    what = f"{found!r:.40} ({type(found).__name__})"
+                    raise SourceError(f"{data.place(name, 0)}: column '{column}' holds {what}, expected texts")
+        return super().encoded(data)
 
     def refuses(self, length: int, files: Path | None = None) -> str | None:
         """More tokens than the model has positions for."""
@@ -149,7 +198,7 @@ class Texts(OneOutput):
             texts = _encoded(self, rows, files)
             at = next((at for at, row in enumerate(texts.rows) if int(row["input_ids"].max(initial=0)) >= known), None)
             if at is not None:
-                raise SourceError(_beyond(texts.rows[at]["input_ids"], known, files, f"{data.record.source}: row {at} of {name}"))
+                raise SourceError(_beyond(texts.rows[at]["input_ids"], known, files, data.place(name, at)))
             longest = max(range(len(texts)), key=texts.length)
             batch = next(iter(self.batches(rows.select([longest]), files, batch_size=1)))
             with rows_told((longest,), f"its {texts.length(longest)} tokens", of=name), torch.no_grad():
@@ -170,7 +219,8 @@ class Texts(OneOutput):
         if not found.source:
             return Deployment("arrays", {"made_by": f"transformers.{type(found.library).__name__}"})
         how = of_text(inputs, found.settings, max_length=self.max_length)
-        return Deployment("text", how, pair=len(self.texts) > 1, files={TOKENIZER: found.source})
+        files_of = shipped(files, found, [port.name for port in inputs], how["max_length"])
+        return Deployment("text", how, pair=len(self.texts) > 1, files=files_of)
 
     def feed(self, content: Any, files: Path) -> Feed:
         """Inputs of one text, or of a pair of them.
@@ -202,7 +252,7 @@ class Texts(OneOutput):
             groups = grouped(range(len(texts)), batch_size)
         else:
             lengths = [texts.length(number) for number in range(len(texts))]
-            groups = alike(lengths, batch_size, np.random.default_rng(shuffle_seed), spread=BATCH_MULTIPLE)
+            groups = alike(lengths, batch_size, np.random.default_rng(shuffle_seed), spread=LENGTH_SPREAD)
 
         def make(chosen: Sequence[int]) -> Feed:
             longest = max(texts.length(number) for number in chosen)
@@ -281,10 +331,10 @@ def _tokenized(found: Tokenization, texts: tuple[str | tuple[str, ...], ...], ma
 
 
 def _encoded(task: Texts, rows: Dataset, files: Path, length: int | None = None) -> _Texts:
+    return _tokenized(tokenization(files), _contents(task, rows), length or task.max_length)
+
+
+def _contents(task: Texts, rows: Dataset) -> tuple[str | tuple[str, ...], ...]:
+    """The text of each row, or its pair of texts."""
     columns = [rows[name] for name in task.texts]
-    for name, column in zip(task.texts, columns, strict=True):
-        for at, text in enumerate(column):
-            if not isinstance(text, str):
-                raise SourceError(f"row {at}: column '{name}' holds {text!r:.40} ({type(text).__name__}), expected texts")
-    texts = tuple(columns[0]) if len(columns) == 1 else tuple(zip(*columns, strict=True))
-    return _tokenized(tokenization(files), texts, length or task.max_length)
+    return tuple(columns[0]) if len(columns) == 1 else tuple(zip(*columns, strict=True))

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compressor.errors import SourceError
+from compressor.foreign import told
 from compressor.tasks.preprocessing import TEXT_INPUTS
 
 if TYPE_CHECKING:
@@ -184,7 +185,7 @@ def read_tokenizer(folder: Path) -> Any:
     """
     from transformers import AutoTokenizer
 
-    from compressor.model.pretrained import quiet, told
+    from compressor.model.pretrained import quiet
 
     if not (tokenizer_files(folder) or any(folder.glob("*.model"))):  # what SentencePiece writes
         raise SourceError(f"{folder} has no tokenizer ({' or '.join(TOKENIZER_FILES[:2])})")
@@ -221,22 +222,36 @@ def side_files(tokenizer: Any, module: Any) -> dict[str, bytes]:
     tokenizer.model_input_names = [name for name in tokenizer.model_input_names if name in accepted]
     found = _of(tokenizer)
     if found.source:
-        config = {
-            "tokenizer_class": "PreTrainedTokenizerFast",
-            "model_input_names": list(found.names),
-            "model_max_length": tokenizer.model_max_length,
-            **{name: found.settings[name] for name in SIDES},
-            "pad_token_type_id": found.settings["pad_type_id"],
-            "clean_up_tokenization_spaces": bool(tokenizer.clean_up_tokenization_spaces),
-            **{name: _plain(token) for name, token in sorted(tokenizer.special_tokens_map.items())},
-            KEPT: {"pad_id": found.settings["pad_id"]},
-        }
-        return {TOKENIZER: found.source.encode(), TOKENIZER_CONFIG: _json(config)}
+        return {TOKENIZER: found.source.encode(), TOKENIZER_CONFIG: _json(_config(found))}
     with tempfile.TemporaryDirectory(prefix="compressor-tokenizer-") as folder:
         tokenizer.save_pretrained(folder)
         made = {path.name: path.read_bytes() for path in Path(folder).iterdir() if path.is_file()}
     config = {**json.loads(made[TOKENIZER_CONFIG]), "model_input_names": tokenizer.model_input_names}
     return {**made, TOKENIZER_CONFIG: _json(config)}
+
+
+def shipped(folder: Path, found: Tokenization, inputs: Sequence[str], max_length: int) -> dict[str, str]:
+    """Files of an export, by which loaders of the ecosystem make these inputs of a text as the run did, cut at its length where asked to cut."""
+    kept = found.library is None
+    config = json.loads((folder / TOKENIZER_CONFIG).read_text(encoding="utf-8")) if kept else _config(found)
+    names = [name for name in found.names if name in inputs]
+    content = _json({**config, "model_input_names": names, "model_max_length": max_length})
+    return {TOKENIZER: found.source, TOKENIZER_CONFIG: content.decode()}
+
+
+def _config(found: Tokenization) -> dict[str, Any]:
+    """Settings by which any version of the library takes all from `tokenizer.json`, whatever class the tokenizer had."""
+    tokenizer = found.library
+    return {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_input_names": list(found.names),
+        "model_max_length": tokenizer.model_max_length,
+        **{name: found.settings[name] for name in SIDES},
+        "pad_token_type_id": found.settings["pad_type_id"],
+        "clean_up_tokenization_spaces": bool(tokenizer.clean_up_tokenization_spaces),
+        **{name: _plain(token) for name, token in sorted(tokenizer.special_tokens_map.items())},
+        KEPT: {"pad_id": found.settings["pad_id"]},
+    }
 
 
 def check_kept(files: Mapping[str, bytes], tokenizer: Any, source: Path) -> None:

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from compressor.contracts import Artifact, registry
 from compressor.contracts.registry import lowering
-from compressor.store.store import sha256_of
 from compressor.testing.subject import Subject
 from compressor.testing.tiny import ready_target, short_lived, tiny_run
+
+SHOWN = 16
+"""Bytes shown on each side of a difference."""
+TO_TRY = (
+    "try these in turn: remove metadata and doc strings, which hold times and paths (of ONNX `compressor.deploy.onnx.strip`); name what you add "
+    "by what it stands for, not by a counter of the process, id() or a temporary file; sort what comes out of a set or a folder; "
+    "seed what draws numbers, and convert in one thread"
+)
 
 
 def leads_down(subject: Subject) -> None:
@@ -27,14 +36,23 @@ def lowers_to_equal_bytes(subject: Subject) -> None:
             form = registry.load("format", subject.name)()
             form.lower(Artifact(above, start.path), folder, task=run.task, dialect=target.dialect)
         differing = [
-            path.name
+            f"{path.name} ({where})"
             for path in sorted(folder.iterdir())
-            if path.is_file() and sha256_of(path) != sha256_of(stored.path / path.name)
+            if path.is_file() and (where := _difference(stored.path / path.name, path))
         ]
-    subject.require(
-        not differing,
-        f"lowering one model twice gives other bytes in {', '.join(differing)}; strip what varies by time and place",
-    )
+    subject.require(not differing, f"lowering one model twice gives other bytes in {', '.join(differing)}; {TO_TRY}")
+
+
+def _difference(first: Path, second: Path) -> str:
+    """Where two files differ, with what stands there; empty where they are equal."""
+    if not first.is_file():
+        return "once it is not there"
+    one, other = first.read_bytes(), second.read_bytes()
+    if one == other:
+        return ""
+    at = next((at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+    here = slice(max(0, at - SHOWN), at + SHOWN)
+    return f"from byte {at}: {one[here]!r}, then {other[here]!r}"
 
 
 FORMAT = (leads_down, lowers_to_equal_bytes)

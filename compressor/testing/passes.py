@@ -10,6 +10,7 @@ from typing import Any
 from compressor.contracts import Artifact, Feed, Pass, Target, Workload
 from compressor.deploy.build import of_model
 from compressor.store.store import StoredResult, digest_of, sha256_of
+from compressor.testing.recipes import offers_what_it_takes
 from compressor.testing.steps import STEP
 from compressor.testing.subject import Subject, Unchecked
 from compressor.testing.tiny import TinyRun, ready_target, short_lived, stranger, tiny_run
@@ -39,7 +40,7 @@ def refuses_strangers(subject: Subject) -> None:
         subject.require(isinstance(result, Model), f"gives back {type(result).__name__}, expected a Model")
 
 
-PASS = (*STEP, gives_equal_bytes, refuses_strangers)
+PASS = (*STEP, offers_what_it_takes, gives_equal_bytes, refuses_strangers)
 
 
 def _check_on_torch(subject: Subject, folder: Path) -> None:

@@ -9,6 +9,7 @@ from pydantic import TypeAdapter
 from compressor.contracts import Artifact, Candidate, Event, Probe, Workload
 from compressor.contracts.records import LatencyRecord, ProbeRecord
 from compressor.deploy.bench import ProcessBench
+from compressor.testing.recipes import offers_what_it_takes
 from compressor.testing.stand_in import BagOfTokens
 from compressor.testing.steps import STEP
 from compressor.testing.subject import Subject
@@ -54,7 +55,7 @@ def measures_every_candidate(subject: Subject) -> None:
     subject.require(not absent, f"its record does not speak of {', '.join(absent)}")
 
 
-PROBE = (*STEP, has_workloads, measures_every_candidate)
+PROBE = (*STEP, offers_what_it_takes, has_workloads, measures_every_candidate)
 
 
 def _candidate(stage: str, built: Path) -> Candidate:

@@ -15,6 +15,7 @@ from compressor.contracts import Artifact, Feed, Missing, Session, Target, Workl
 from compressor.deploy.build import beside, model_files
 from compressor.deploy.graphs import describe
 from compressor.store.store import digest_of
+from compressor.testing.recipes import offers_what_it_takes
 from compressor.testing.steps import STEP, variants
 from compressor.testing.subject import Subject, Unchecked
 from compressor.testing.tiny import TinyRun, short_lived, tiny_run
@@ -88,7 +89,7 @@ def refuses_an_empty_folder(subject: Subject) -> None:
         subject.require(False, "opens a folder that holds no model")
 
 
-TARGET = (*STEP, says_what_is_missing, builds_and_runs, refuses_an_empty_folder)
+TARGET = (*STEP, offers_what_it_takes, says_what_is_missing, builds_and_runs, refuses_an_empty_folder)
 
 
 def _built(subject: Subject, run: TinyRun, out: Path) -> Path:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 from typing_extensions import override
 
-from compressor.contracts import Context, Needs, Size
+from compressor.contracts import Context, Needs, Recipe, Size, Wish
 from compressor.contracts.notes import Series
 from compressor.errors import UnsupportedModel
 from compressor.model.anatomy import anatomy_of
@@ -46,6 +46,18 @@ class Distill(Distillation):
         if self.init in ("first", "last") and self.layers is None:
             raise ValueError(f"init: {self.init} needs layers, the number of layers to take")
         return self
+
+    @classmethod
+    @override
+    def recipe(cls, wish: Wish) -> Recipe | None:
+        """It teaches a model that lost parts what the one before answers; where that cannot be imitated, what it holds inside."""
+        why = f"teach it again what {wish.reference} answers"
+        given: dict[str, Any] = {"teacher": wish.reference, "epochs": 3}
+        if wish.task.imitated() is None:
+            if wish.without is None or "features" in wish.without:
+                return None
+            given |= {"objectives": {"hidden-states": 1.0}, **({"task_loss": 1.0} if wish.task.trainable else {})}
+        return Recipe(given, why, role="recover")
 
     @override
     def needs(self) -> Needs:

@@ -52,7 +52,9 @@ class Distillation(Pass, TrainingSettings):
         description="an earlier step, an entry of models, or source; several as a list, or with a share each"
     )
     objectives: dict[str, Weight | dict[str, Any]] = Field(
-        {"soft-targets": 1.0}, description="losses by name: a weight, or parameters with `weight` among them"
+        {"soft-targets": 1.0},
+        description="losses by name: a weight, or parameters with `weight` among them",
+        json_schema_extra={"plugins": "objective"},
     )
     task_loss: float = Field(0.0, ge=0, description="weight of the supervised loss on the labels")
     cache_teacher: bool | None = Field(
@@ -142,7 +144,8 @@ class Distillation(Pass, TrainingSettings):
         """
         shares = self.teacher if isinstance(self.teacher, dict) else dict.fromkeys(self.teachers(), 1.0)
         read = anatomy_of if self.needs().inside else anatomy_or_bare
-        whole, mine, wanted = sum(shares.values()), read(student.module), self._objectives()
+        whole, mine = sum(shares.values()), read(student.module)
+        wanted = {name: each.of(ctx.task) for name, each in self._objectives().items()}
         made = []
         for name, model in models.items():
             suffix = f" of {name}" if len(models) > 1 else ""

@@ -1,4 +1,4 @@
-"""Soft targets: the student imitates the teacher's class probabilities at a temperature."""
+"""Soft targets: the student imitates the teacher's answers, probabilities of classes or labels at a temperature, or numbers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field
 from typing_extensions import override
 
-from compressor.contracts import Batch, Objective, Outputs, Want
+from compressor.contracts import Batch, Objective, Outputs, Task, Want
 
 if TYPE_CHECKING:
     import torch
@@ -43,6 +43,25 @@ def soft_target_loss(
     return temperature**2 * _divergence(log_student, log_teacher, divergence, beta).mean()
 
 
+def soft_label_loss(
+    student: torch.Tensor,
+    teacher: torch.Tensor,
+    *,
+    temperature: float = 1.0,
+    divergence: Divergence = "forward",
+    beta: float = 0.5,
+) -> torch.Tensor:
+    """`soft_target_loss` of logits `[..., labels]` of labels that are each there or not, a mean over all axes.
+
+    With `p = sigmoid(logits / temperature)`, `forward` is `temperature²` times the binary cross-entropy with the teacher's probabilities less
+    their entropy, so that it is 0 where both agree.
+    """
+    import torch
+
+    one, other = (torch.stack((logits, torch.zeros_like(logits)), dim=-1) for logits in (student, teacher))
+    return soft_target_loss(one, other, temperature=temperature, divergence=divergence, beta=beta)
+
+
 def kl(log_p: torch.Tensor, log_q: torch.Tensor) -> torch.Tensor:
     """`KL(p || q) = sum p log(p / q)` over the last axis, of log-probabilities."""
     return (log_p.exp() * (log_p - log_q)).sum(dim=-1)
@@ -60,16 +79,24 @@ def _divergence(log_student: torch.Tensor, log_teacher: torch.Tensor, divergence
 
 
 class SoftTargets(Objective):
-    """Imitate the teacher's probabilities at a temperature, scaled by its square."""
+    """Imitate the teacher's probabilities at a temperature, scaled by its square; where a task tells numbers, the numbers."""
 
     paper: ClassVar[str] = (
         "Hinton et al., Distilling the Knowledge in a Neural Network, 2015, arXiv:1503.02531; "
         "generalised Jensen-Shannon: Agarwal et al., On-Policy Distillation of Language Models, 2024, arXiv:2306.13649"
     )
 
-    temperature: float = Field(2.0, gt=0, le=1000, description="divides the logits of both before the softmax")
+    temperature: float = Field(
+        2.0, gt=0, le=1000, description="divides the logits of both before the softmax or sigmoid; of numbers none are divided"
+    )
     divergence: Divergence = Field("forward", description="forward is KL(teacher || student)")
     beta: float = Field(0.5, gt=0, lt=1, description="share of the teacher in the mixture of jensen-shannon")
+
+    @override
+    def of(self, task: Task) -> Objective:
+        """Of classes, of labels each by itself, or of numbers."""
+        kind = {"labels": SoftLabels, "numbers": SoftNumbers}.get(task.imitated() or "")
+        return kind(**self.model_dump()) if kind else self
 
     @override
     def looks_at(self) -> Literal["logits", "states", "maps"]:
@@ -92,3 +119,25 @@ class SoftTargets(Objective):
         return soft_target_loss(
             student.main, teacher.main, temperature=self.temperature, divergence=self.divergence, beta=self.beta
         )
+
+
+class SoftLabels(SoftTargets):
+    """Soft targets where a row has any number of labels."""
+
+    @override
+    def loss(self, student: Outputs, teacher: Outputs, batch: Batch) -> torch.Tensor:
+        """The divergence of one batch, label by label."""
+        return soft_label_loss(
+            student.main, teacher.main, temperature=self.temperature, divergence=self.divergence, beta=self.beta
+        )
+
+
+class SoftNumbers(SoftTargets):
+    """Soft targets where a row has a number."""
+
+    @override
+    def loss(self, student: Outputs, teacher: Outputs, batch: Batch) -> torch.Tensor:
+        """Mean square difference of the numbers of one batch."""
+        import torch
+
+        return torch.nn.functional.mse_loss(student.main, teacher.main)

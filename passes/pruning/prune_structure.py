@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 from typing_extensions import override
 
-from compressor.contracts import Context, Needs, Pass, Size
+from compressor.contracts import Context, Needs, Pass, Recipe, Size, Wish
 from compressor.contracts.anatomy import Anatomy, Units
 from compressor.contracts.notes import Bars, Remark, Table
 from compressor.errors import CompressorError, UnsupportedModel
@@ -21,6 +21,9 @@ from passes.pruning.ranking import Cost, Kind, Ladder
 
 if TYPE_CHECKING:
     from compressor.contracts import Model
+
+RUNGS = {2.0: 0.75, 5.0: 0.5}
+"""The share of heads and neurons that `init` keeps, by what may be lost from there on: points that such cuts are worth trying for."""
 
 
 class PruneStructure(Pass):
@@ -73,6 +76,19 @@ class PruneStructure(Pass):
         if self.parameters is not None and 1 <= self.parameters != int(self.parameters):
             raise ValueError(f"parameters is a fraction below 1 or a whole number, found {self.parameters}")
         return self
+
+    @classmethod
+    @override
+    def recipe(cls, wish: Wish) -> Recipe | None:
+        """Some heads and neurons may go where much may be lost; by gradients where the task has a loss."""
+        least = max((drop for drop in RUNGS if drop <= wish.max_drop), default=None)
+        units = [kind for kind in ("heads", "neurons") if wish.without is not None and kind not in wish.without]
+        if least is None or not units:
+            return None
+        chosen = {} if len(units) == 2 else {"units": units}
+        importance = {} if wish.task.trainable else {"importance": "activation"}
+        why = f"{RUNGS[least]:.0%} of the {' and '.join(units)} stay, those that matter most; from {least:g} points on that is worth a try"
+        return Recipe({"keep": RUNGS[least], **chosen, **importance}, why, role="shrink")
 
     @override
     def needs(self) -> Needs:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from compressor.contracts import Artifact, Context, Pass, Progress, Size, Task
+from compressor.contracts import Artifact, Context, Pass, Progress, Recipe, Size, Task, Wish
 from compressor.contracts.statistics import scale_of
 from passes.quantization.quantizers.bits import Bits, sums_bytes_fast, weight_bits
 from passes.side_files import carry_side_files
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 SENSITIVITY_ROWS = 64
 LAYERS_IN_A_BLOCK = 6
 """Quantised layers in a block of a transformer."""
+STRICT = 1.0
+"""Points: where no more may be lost, `init` has costly layers restored."""
 CALIBRATION_PASSES = 3
 """How much longer a row takes that ranges are read from."""
 
@@ -30,7 +32,7 @@ CALIBRATION_PASSES = 3
 class QuantizeStatic(Pass):
     """Post-training static quantisation: ONNX Runtime's own quantiser on ONNX, NNCF's on OpenVINO's representation."""
 
-    version: ClassVar[int] = 4
+    version: ClassVar[int] = 5
     accepts: ClassVar[tuple[str, ...]] = ("onnx", "onnxruntime", "openvino")
     quantizes: ClassVar[bool] = True
     requires: ClassVar[tuple[str, ...]] = ("onnx",)
@@ -61,6 +63,16 @@ class QuantizeStatic(Pass):
         description="What may be lost on validation, in points, or in per cent where the metric is no fraction; the costliest layers "
         "are restored until it holds.",
     )
+
+    @classmethod
+    def recipe(cls, wish: Wish) -> Recipe | None:
+        """Int8 always; where little may be lost, the layers that cost too much stay in float."""
+        why = "int8 weights and activations"
+        if wish.max_drop > STRICT:
+            return Recipe({"sensitivity": False}, why, role="quantize")
+        return Recipe(
+            {"max_drop": wish.max_drop}, f"{why}; what costs more than that on validation rows stays in float", role="quantize"
+        )
 
     def work(self, size: Size) -> float:
         """Forward passes: calibration, which writes every range, and a few rows for each layer's sensitivity."""

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy.stats import norm, t
 
 from benchmarks.statistics import (
     MEDIAN_OF_THREE,
@@ -152,3 +153,96 @@ def test_is_steady_asks_for_three_blocks_that_agree():
     assert not is_steady([1.0, 1.0], tolerance=0.02)
     assert not is_steady([1.0, 1.05, 1.0], tolerance=0.02)
     assert is_steady([5.0, 1.0, 1.01, 1.02], tolerance=0.02)
+
+
+# ------------------------------------------------------------------ held against the formulas, written out
+
+
+def written_out(values, *, seed, level):
+    """Median, and the percentile interval of the medians of resamples, its tails expanded as Student's."""
+    n = len(values)
+    medians = [np.median(np.sort(values)[picks]) for picks in np.random.default_rng(seed).integers(0, n, (4000, n))]
+    tail = norm.cdf(-t.ppf(0.5 + level / 2, n - 1) * math.sqrt(n / (n - 1)))
+    low, high = np.quantile(medians, (tail, 1 - tail))
+    return float(np.median(values)), float(low), float(high)
+
+
+@pytest.mark.parametrize("level", [0.95, 0.5])
+@pytest.mark.parametrize("n", [2, 5, 8])
+def test_interval_of_a_median_is_the_expanded_percentile_interval(n, level):
+    values = list(np.random.default_rng(n).lognormal(size=n))
+    value, found = median_with_interval(values, seed=3, level=level)
+    assert (value, found.low, found.high) == pytest.approx(written_out(values, seed=3, level=level))
+    assert (found.level, found.method) == (level, "bootstrap of the median over rounds, expanded percentile")
+    if level == 0.95:
+        assert median_with_interval(values, seed=3) == (value, found), "95 % unless it is said"
+
+
+def test_ratio_is_that_of_rounds_with_its_level():
+    to, of = [3.0, 4.0, 9.0, 1.0, 2.0], [2.0, 1.0, 3.0, 4.0, 2.5]
+    ratios = [mine / other for mine, other in zip(to, of, strict=True)]
+    assert ratio_with_interval(to, of, seed=5) == median_with_interval(ratios, seed=5)
+    assert ratio_with_interval(to, of, seed=6, level=0.8) == median_with_interval(ratios, seed=6, level=0.8)
+
+
+@pytest.mark.parametrize(("attempts", "factor"), [(1, 1.0), (2, 1.0), (3, 1.16)])
+def test_allowance_is_of_the_level_that_is_asked_for(attempts, factor):
+    of_process = [(0.1, 0.0, -0.2), (0.3, 0.1, 0.2), (0.0, 0.05, 0.1)][:attempts]
+    given = [[[math.exp(each)] * 2 for each in one] for one in of_process]
+    variance = np.mean([np.var(one, ddof=1) for one in of_process])
+    for level, found in ((0.95, allowance(given)), (0.5, allowance(given, level=0.5))):
+        student = t.ppf(0.5 + level / 2, 2 * attempts)
+        assert found == pytest.approx(student * factor * math.sqrt(2 * variance / attempts))
+
+
+def test_allowance_takes_medians_over_rounds_of_what_sets_a_process_apart():
+    rounds_of = np.array([[1.0, 2.0, 4.0, 8.0], [1.5, 2.0, 5.0, 7.0], [1.0, 3.0, 4.5, 16.0]])
+    apart = np.log(rounds_of) - np.log(rounds_of).mean(axis=0)
+    variance = np.var([np.median(one) for one in apart], ddof=1)
+    assert allowance([rounds_of.tolist()]) == pytest.approx(t.ppf(0.975, 2) * math.sqrt(2 * variance))
+
+
+def test_allowance_takes_two_processes_and_refuses_one_among_several_attempts():
+    assert allowance([[[1.0], [math.e]]]) == pytest.approx(t.ppf(0.975, 1))
+    with pytest.raises(ValueError, match=r"^how far processes differ needs at least 2 of them, got 1$"):
+        allowance([[[1.0], [2.0]], [[1.0]]])
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"), [(1.9, 2.1, (1.0, 4.0)), (0.5, 2.1, (0.5, 4.0)), (1.9, 5.0, (1.0, 5.0)), (0.1, 9.0, (0.1, 9.0))]
+)
+def test_interval_is_widened_to_either_side_of_the_value_where_it_is_narrower(low, high, expected):
+    found = widened(2.0, Interval(low=low, high=high, level=0.8, method="given"), by=math.log(2))
+    assert (found.low, found.high) == pytest.approx(expected)
+    assert (found.level, found.method) == (
+        0.8,
+        "bootstrap of the median over rounds, expanded percentile; no narrower than what processes of one model differ by",
+    )
+
+
+def test_what_is_widened_to_1_leaves_it_in():
+    for low, high in ((1.0, 1.5), (0.5, 1.0)):
+        assert judge(Interval(low=low, high=high, method="given"), disturbed=False) == "no measurable change"
+
+
+def test_refusals_say_what_was_given():
+    with pytest.raises(ValueError, match=r"^an interval needs at least 2 rounds, got 0$"):
+        median_with_interval([], seed=0)
+    with pytest.raises(ValueError, match=r"^paired rounds must be equally many, got 3 and 2$"):
+        ratio_with_interval([1.0, 2.0, 3.0], [1.0, 2.0], seed=0)
+
+
+@pytest.mark.parametrize(
+    ("medians", "blocks", "steady"),
+    [
+        ([1.0, 1.02, 1.0], 3, True),
+        ([1.0, 1.03, 1.0], 3, False),
+        ([9.0, 1.02, 1.0], 2, True),
+        ([1.0], 2, False),
+        ([1.02, 1.0, 1.0], 3, True),
+        ([100.0, 102.0, 100.0], 3, True),
+    ],
+)
+def test_steady_blocks_lie_within_the_tolerance_of_the_least(medians, blocks, steady):
+    assert is_steady(medians, tolerance=0.02, blocks=blocks) is steady
+    assert blocks != 3 or is_steady([9.0, *medians], tolerance=0.02) is steady, "three blocks unless it is said"

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from compressor.cli import app
 from compressor.plan.yaml_source import read_yaml
+from compressor.run.preview import Preview
 
 PLAN = """
 model: {folder: model}
@@ -87,6 +88,11 @@ def test_check_prints_json_that_says_what_the_lines_say(tmp_path, monkeypatch):
     assert found["plan"] == "plan"
     assert [": ".join(each.values()) for each in found["lines"]] == said(*asked).splitlines()
     assert {"about": "source", "says": "to be loaded"} in found["lines"]
+    assert Preview.model_validate(found).model_dump(mode="json") == found
+    (train,) = [split for split in found["data"]["splits"] if split["name"] == "train"]
+    assert sum(train["classes"].values()) == train["rows"]
+    assert found["inputs"]["unit"] == "tokens"
+    assert [step["plugin"] for step in found["steps"]]
 
 
 @pytest.mark.parametrize(
@@ -139,30 +145,30 @@ def test_help_imports_nothing_heavy():
     ],
 )
 def test_list_names_what_is_installed(kind, name):
-    assert any(line.split()[0] == name for line in command("list", kind).stdout.splitlines())
+    assert any(line.split()[0] == name for line in said("list", kind).splitlines())
 
 
 def test_explain_shows_parameters():
-    shown = command("explain", "prune-structure").stdout
+    shown = said("explain", "prune-structure")
     assert "importance" in shown
     assert "compressor-toolchain" in shown
 
 
 def test_explain_shows_values_and_what_a_parameter_is_made_of():
-    lines = command("explain", "distill-and-prune").stdout.splitlines()
+    lines = said("explain", "distill-and-prune").splitlines()
     at = next(number for number, line in enumerate(lines) if line.startswith("  latency = None"))
     assert lines[at + 1].startswith("    target = (required)")
     assert lines[at + 2].startswith("    ratio = None")
     assert any("one of heads, neurons, channels, attention, feed-forward" in line for line in lines)
-    assert "    groups = None  Rows of one group" in command("explain", "audio-features").stdout
+    assert "    groups = None  Rows of one group" in said("explain", "audio-features")
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "text"),
     [("keep-heads", "Keep these attention heads"), ("bert", "Reads models of type bert."), ("onnxruntime", "own operators")],
 )
-def test_explain_knows_every_kind(name, said):
-    assert said in command("explain", name).stdout
+def test_explain_knows_every_kind(name, text):
+    assert text in said("explain", name)
 
 
 def test_explain_suggests_a_near_name_when_it_is_unknown():
@@ -172,11 +178,11 @@ def test_explain_suggests_a_near_name_when_it_is_unknown():
 
 
 def test_schema_is_json_with_the_passes():
-    assert "prune-structure" in json.dumps(json.loads(command("schema").stdout))
+    assert "prune-structure" in json.dumps(json.loads(said("schema")))
 
 
 def test_doctor_says_what_each_target_and_extra_lacks():
-    lines = command("doctor").stdout.splitlines()
+    lines = said("doctor").splitlines()
     assert "target onnxruntime: ready" in lines
     assert "extra openvino: installed" in lines
     assert any(line.startswith("extra gpu: lacks onnxruntime-gpu==") and "compressor-toolchain[gpu]" in line for line in lines)

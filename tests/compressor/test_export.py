@@ -254,13 +254,28 @@ def test_openvino_example_labels_as_the_model_does_where_this_project_is_not_ins
         "import sys, openvino; model = openvino.convert_model(sys.argv[1]);"
         "openvino.save_model(model, sys.argv[2], compress_to_fp16=False)"
     )
-    onnx, xml = text_run.built / "model.onnx", text_run.built / "model.xml"
-    subprocess.run([stranger, "-I", "-c", script, onnx, xml], check=True)
+    onnx, former = text_run.built / "model.onnx", text_run.built / "model.xml"
+    subprocess.run([stranger, "-I", "-c", script, onnx, former], check=True)
     onnx.unlink()
-    text_run.report("text-classification", "model.xml", "model.bin", facts={"precision": "int8 + fp32", "device": "CPU"})
+    facts = {"precision": "int8 + fp32", "device": "CPU"}
+    text_run.report("text-classification", "model.xml", "model.bin", facts=facts)
+    out = export(text_run.folder, "here", tmp_path / "former")
+    assert told(stranger, out, TEXTS[0]) == expected_labels()[0], "a run of before keeps the names of its files"
+    for path in (former, former.with_suffix(".bin")):
+        path.rename(path.with_name(f"openvino_{path.name}"))
+    (text_run.built / "config.json").write_text(json.dumps({"model_type": "bert"}))
+    text_run.report("text-classification", "openvino_model.xml", "openvino_model.bin", facts=facts)
     out = export(text_run.folder, "here", tmp_path / "out")
-    assert json.loads((out / "spec.json").read_text())["settings"] == {"INFERENCE_PRECISION_HINT": "f32"}
+    spec, config = (json.loads((out / name).read_text()) for name in ("spec.json", "config.json"))
+    assert spec["settings"] == {"INFERENCE_PRECISION_HINT": "f32"}
     assert [told(stranger, out, text) for text in TEXTS] == expected_labels()
+    loader = "optimum.intel.OVModelForSequenceClassification"
+    given = 'ov_config={"INFERENCE_PRECISION_HINT": "f32"}'
+    assert (spec["loader"], spec["model"]) == (loader, "openvino_model.xml")
+    assert f"`{loader}.from_pretrained(FOLDER, {given})` opens it too." in (out / "README.md").read_text()
+    assert config == {"model_type": "bert", "id2label": {str(at): label for at, label in enumerate(LABELS)}} | {
+        "label2id": {label: at for at, label in enumerate(LABELS)}
+    }
 
 
 @pytest.mark.parametrize(
@@ -469,8 +484,11 @@ def test_export_removes_what_a_killed_export_left_and_nothing_else(text_run, tmp
     (place / "elsewhere").mkdir()
     (place / ".out.link.part").symlink_to(place / "elsewhere")
     (place / ".out.notes.part").write_text("a file")
+    (place / ".out.abcd1234.part").mkdir()
+    (place / ".out.abcd1234.compressor-export.part").mkdir()
     export(text_run.folder, "here", place / "out")
-    assert {path.name for path in place.iterdir()} == strangers | {"out", "elsewhere", ".out.link.part", ".out.notes.part"}
+    kept = {"out", "elsewhere", ".out.link.part", ".out.notes.part", ".out.abcd1234.part"}
+    assert {path.name for path in place.iterdir()} == strangers | kept, "an empty folder bears no mark but in its name"
     assert all((place / name / "chapter.tex").exists() for name in strangers)
 
 
@@ -528,7 +546,7 @@ def test_processor_file_of_a_stranger_puts_no_code_into_the_example(run, tmp_pat
 @pytest.mark.parametrize(("uneven", "needed"), [(False, "transformers"), (True, "compressor-toolchain")])
 def test_torch_example_needs_this_project_only_when_no_stock_configuration_fits(run, tmp_path, uneven, needed):
     import torch
-    from transformers import BertConfig, BertForSequenceClassification
+    from transformers import BertConfig, BertForSequenceClassification, pipeline
 
     from compressor.model.edits import KeepNeurons
     from compressor.model.model import Model
@@ -538,7 +556,8 @@ def test_torch_example_needs_this_project_only_when_no_stock_configuration_fits(
         hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, vocab_size=30522, num_labels=len(LABELS)
     )
     model = Model.wrap(
-        BertForSequenceClassification(config).eval(), {"tokenizer.json": (minilm() / "tokenizer.json").read_bytes()}
+        BertForSequenceClassification(config).eval(),
+        {name: (minilm() / name).read_bytes() for name in ("tokenizer.json", "tokenizer_config.json")},
     )
     if uneven:
         from compressor.model.anatomy import anatomy_of
@@ -549,7 +568,39 @@ def test_torch_example_needs_this_project_only_when_no_stock_configuration_fits(
     run.report("text-classification", "blueprint.json", "model.safetensors")
     out = export(run.folder, "here", tmp_path / "out")
     assert needed in (out / "README.md").read_text()
-    assert told(Path(sys.executable), out, "Shares rose") in LABELS
+    label = told(Path(sys.executable), out, "Shares rose")
+    spec = json.loads((out / "spec.json").read_text())
+    if not uneven:
+        assert pipeline("text-classification", model=str(out))("Shares rose")[0]["label"] == label
+        assert spec["loader"] == "transformers.AutoModelForSequenceClassification"
+        return
+    with pytest.raises(ValueError, match="has model type `compressor-bert`"):
+        pipeline("text-classification", model=str(out))
+    assert label in LABELS
+    layers = {"0": {"intermediate_size": 16}}
+    assert (spec["loader"], spec["per_layer_config"]) == ("compressor.model.Model", layers)
+    kept = {**json.loads((out / "config.json").read_text()), "model_type": "bert"}
+    assert [each.intermediate_size for each in BertConfig(**kept).per_layer_config] == [16, 32]
+
+
+def test_torch_example_of_inputs_as_arrays_opens_a_class_that_there_is(run, tmp_path, monkeypatch):
+    from transformers import ASTConfig, ASTForAudioClassification
+
+    from compressor.model.model import Model
+
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32, "patch_size": 8}
+    strides = {"frequency_stride": 8, "time_stride": 8, "max_length": 24, "num_mel_bins": 16}
+    config = ASTConfig(**sizes, **strides, id2label=dict(enumerate(LABELS)))
+    extractor = {"feature_extractor_type": "ASTFeatureExtractor", "sampling_rate": 16000, "num_mel_bins": 16, "max_length": 24}
+    files = {"preprocessor_config.json": json.dumps(extractor).encode()}
+    Model.wrap(ASTForAudioClassification(config).eval(), files).save(run.built)
+    monkeypatch.setitem(PORTS, "audio-classification", [("input_values", "float32", ["batch", 24, 16])])
+    run.describe("audio-classification", seconds=0.25)
+    run.report("audio-classification", "blueprint.json", "model.safetensors")
+    out = export(run.folder, "here", tmp_path / "out")
+    np.savez(tmp_path / "inputs.npz", input_values=np.ones((1, 24, 16), np.float32))
+    assert told(Path(sys.executable), out, str(tmp_path / "inputs.npz")) in LABELS
+    assert json.loads((out / "spec.json").read_text())["loader"] == "transformers.AutoModelForAudioClassification"
 
 
 # ------------------------------------------------------------------ the proof

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 
@@ -80,6 +81,11 @@ def test_several_labels_run_from_plan_to_export(place, monkeypatch):
     assert spec["threshold"] != 0.5, "it is chosen on validation rows"
     assert json.loads((torch_out / "config.json").read_text())["problem_type"] == "multi_label_classification"
     assert set(said(onnx_out, "word1 red word2").split(", ")) <= {*LABELS, ""}
+    assert "finetune: to be run; 4 epochs of 90 rows, 16 a step: 24 steps; how long is not known on this machine" in " ".join(
+        lines
+    )
+    other = preview(load_plan(place / "several.yaml", settings=["seed=1"]), Store(place / "store-several"))
+    assert re.search(r"finetune: to be run; 4 epochs of 90 rows, 16 a step: 24 steps; about \d+ s by earlier", " ".join(other))
 
 
 def test_number_of_a_pair_runs_from_plan_to_export(place):
@@ -94,6 +100,43 @@ def test_number_of_a_pair_runs_from_plan_to_export(place):
     assert 'python example.py "first text" "second text"\n' in (onnx_out / "README.md").read_text()
     assert float(said(onnx_out, *PAIR)) == pytest.approx(float(said(torch_out, *PAIR)), abs=1e-3)
     assert json.loads((torch_out / "config.json").read_text())["problem_type"] == "regression"
+
+
+DISTILLED = """
+model: {{folder: pretrained}}
+task: {task}
+data: {{files: rows.jsonl, split: {{validation: 30, test: 30}}, calibration: 8}}
+reference: finetune
+stages: quality
+passes:
+  - finetune: {{epochs: 4, learning_rate: 0.003, precision: fp32}}
+  - distill: {{teacher: finetune, epochs: 12, learning_rate: 0.003, precision: fp32}}
+    from: source
+targets: [pytorch]
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "task", "told"),
+    [
+        ("several", "{text-classification: {text: premise, label: colours, multi_label: true, max_length: 16}}", "agree on"),
+        (
+            "number",
+            "{text-regression: {text: [premise, hypothesis], label: score, max_length: 20}}",
+            "tell numbers with a correlation",
+        ),
+    ],
+)
+def test_a_student_learns_labels_and_numbers_from_its_teacher_alone(place, name, task, told):
+    plan = place / f"distilled-{name}.yaml"
+    plan.write_text(DISTILLED.format(task=task))
+    store, folder = Store(place / f"store-{name}"), place / f"distilled-{name}"
+    report = run_plan(load_plan(plan), store=store, folder=folder, command="test", tell=lambda _: None)
+    (stage,) = [each for each in report.stages if each.name == "distill"]
+    (remark,) = [each.text for each in stage.notes if getattr(each, "text", "").startswith("Student and teacher")]
+    assert told in remark
+    after, before = (float(each.strip("%")) for each in re.findall(r"[\d.]+%|\d\.\d{3}", remark))
+    assert after > before
 
 
 def test_numbers_are_no_classes(place):

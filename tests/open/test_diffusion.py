@@ -198,7 +198,7 @@ def test_export_calls_the_denoiser_once_and_says_what_it_takes(finished, tmp_pat
     command(finished.parent, "export", "run", str(out), "--target", name)
     spec = json.loads((out / "spec.json").read_text())
     (graph,) = spec["graphs"]
-    file = {"onnxruntime": "denoiser.onnx", "openvino": "denoiser.xml"}[name]
+    file = {"onnxruntime": "denoiser.onnx", "openvino": "openvino_denoiser.xml"}[name]
     assert (graph["name"], graph["component"], graph["state"], graph["file"]) == ("denoiser", "unet", [], file)
     assert (spec["model"], [port["name"] for port in spec["inputs"]]) == (file, ["sample", "timestep"])
     assert (out / file).is_file()

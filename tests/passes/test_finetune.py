@@ -53,7 +53,7 @@ class Context:
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     limit = {"train": 96, "validation": 60, "test": 5}
-    spec = DataSpec.model_validate({"files": BBC, "deduplicate": True, "limit": limit})
+    spec = DataSpec.model_validate({"files": BBC, "encoding": ["utf-8", "latin-1"], "deduplicate": True, "limit": limit})
     return load_data(spec, columns=TASK.columns(), seed=0, folder=tmp_path_factory.mktemp("none"))
 
 

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 from compressor.contracts import Library, Loaded, registry
 from compressor.contracts.model import CONFIG
 from compressor.errors import MissingDependency, SourceError
+from compressor.foreign import told
 from compressor.model.configurations import harmless, nothing_fetched
 from compressor.model.meta import BUILDING_ERRORS, on_meta
 from compressor.model.sources import PIPELINE, beside, holds_weights, read_json
@@ -48,9 +49,7 @@ class Diffusers(Library):
             with on_meta(), _quiet(), nothing_fetched():
                 return cls.from_config(harmless(config, cls.__name__))
         except BUILDING_ERRORS as error:
-            raise SourceError(
-                f"{cls.__name__} cannot be built from its configuration: {type(error).__name__}: {error}"
-            ) from error
+            raise SourceError(f"{cls.__name__} cannot be built from its configuration: {told(error)}") from error
 
     def config_of(self, module: Any) -> dict[str, Any]:
         """As the library writes it."""
@@ -86,8 +85,6 @@ class Diffusers(Library):
 
     def _load(self, folder: Path) -> Any:
         import torch
-
-        from compressor.model.pretrained import told
 
         config = harmless(read_json(folder / CONFIG), folder / CONFIG)  # what it leaves out no class of diffusers reads
         cls: Any = self.find(str(config.get("_class_name", "")), {})

@@ -9,6 +9,7 @@ from typing import Any
 
 from compressor.contracts import Library, Loaded, registry
 from compressor.errors import PluginError, SourceError, did_you_mean
+from compressor.foreign import told
 from compressor.model.meta import BUILDING_ERRORS, on_meta
 
 
@@ -52,9 +53,7 @@ class Networks(Library):
             with on_meta():
                 return cls(**{name: value for name, value in config.items() if name != "version"})
         except BUILDING_ERRORS as error:
-            raise SourceError(
-                f"{cls.__name__} cannot be built from its configuration: {type(error).__name__}: {error}"
-            ) from error
+            raise SourceError(f"{cls.__name__} cannot be built from its configuration: {told(error)}") from error
 
     def config_of(self, module: Any) -> dict[str, Any]:
         """Its keywords, and the version of its class."""

@@ -34,7 +34,7 @@ class OnnxRuntimeAhead(Target):
 
     def open(self, built: Path) -> Session:
         """Load the graph as it is."""
-        return _Session(self._session(built / self.file, "ORT_DISABLE_ALL"), self.threads, built / self.file)
+        return AheadSession(self._session(built / self.file, "ORT_DISABLE_ALL"), self.threads, built / self.file)
 
     def _session(self, graph: Path, level: str, *, optimised: Path | None = None) -> Any:
         import onnxruntime
@@ -47,17 +47,21 @@ class OnnxRuntimeAhead(Target):
         return onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
 
 
-class _Session:
+class AheadSession:
+    """A loaded graph."""
+
     def __init__(self, session: Any, threads: int, graph: Path) -> None:
         self._session, self._threads, self._graph = session, threads, graph
         self._inputs = {each.name for each in session.get_inputs()}
         self._outputs = [each.name for each in session.get_outputs()]
 
     def run(self, feed: Feed, *, graph: str = "model", state: object | None = None) -> tuple[Feed, object | None]:  # noqa: ARG002
+        """Outputs by name."""
         found = self._session.run(self._outputs, {name: array for name, array in feed.items() if name in self._inputs})
         return dict(zip(self._outputs, found, strict=True)), state
 
     def facts(self) -> dict[str, str]:
+        """What ran, by the operators of the graph."""
         import onnx
 
         kinds = {node.op_type for node in onnx.load(self._graph, load_external_data=False).graph.node}

@@ -51,11 +51,14 @@ def quantize_embeddings(graph: onnx.ModelProto, names: Collection[str]) -> None:
         graph.graph.initializer.remove(table)
         graph.graph.initializer.append(numpy_helper.from_array(rounded, f"{table.name}_int8"))
         graph.graph.initializer.append(numpy_helper.from_array(scale, f"{table.name}_scale"))
+        rows, floats, scales = (
+            f"{result}_{what}" for what in ("rows", "rows_float", "row_scales")
+        )  # `_scale` is the quantiser's
         nodes += [
-            helper.make_node("Gather", [f"{table.name}_int8", node.input[1]], [f"{result}_int8"], name=f"{node.name}_rows"),
-            helper.make_node("Cast", [f"{result}_int8"], [f"{result}_cast"], name=f"{node.name}_cast", to=TensorProto.FLOAT),
-            helper.make_node("Gather", [f"{table.name}_scale", node.input[1]], [f"{result}_scale"], name=f"{node.name}_scales"),
-            helper.make_node("Mul", [f"{result}_cast", f"{result}_scale"], [result], name=f"{node.name}_scaled"),
+            helper.make_node("Gather", [f"{table.name}_int8", node.input[1]], [rows], name=f"{node.name}_rows"),
+            helper.make_node("Cast", [rows], [floats], name=f"{node.name}_cast", to=TensorProto.FLOAT),
+            helper.make_node("Gather", [f"{table.name}_scale", node.input[1]], [scales], name=f"{node.name}_scales"),
+            helper.make_node("Mul", [floats, scales], [result], name=f"{node.name}_scaled"),
         ]
     del graph.graph.node[:]
     graph.graph.node.extend(nodes)

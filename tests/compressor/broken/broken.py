@@ -6,7 +6,7 @@ import time
 
 from pydantic import ConfigDict, Field, model_validator
 
-from compressor.contracts import Artifact, Dialect, Edit, Format, Missing, Objective, Pass, Probe, Target, Want, Workload
+from compressor.contracts import Artifact, Dialect, Edit, Format, Missing, Objective, Pass, Probe, Recipe, Target, Want, Workload
 from compressor.contracts.anatomy import Row
 from compressor.contracts.notes import Remark
 from compressor.contracts.records import OtherRecord
@@ -50,6 +50,22 @@ class HidesAParameter(Keeps):
     """A parameter is left out of what is written."""
 
     strength: float = Field(default=0.5, exclude=True, description="left out of keys")
+
+
+class OffersWhatItRefuses(Keeps):
+    """Has `init` write what it does not take."""
+
+    @classmethod
+    def recipe(cls, wish):
+        return Recipe({"strengths": wish.max_drop}, "it is strong", role="shrink")
+
+
+class OffersWithoutARole(Keeps):
+    """Does not say where in a plan it belongs."""
+
+    @classmethod
+    def recipe(cls, wish):
+        return Recipe({"strength": wish.max_drop}, "it is strong") if wish.trained else None
 
 
 class ReachesIn(Keeps):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from compressor.contracts.failing import of_split, rows_told, told_by_row
+from compressor.contracts.failing import of_split, placed, rows_told, told_by_row
 from compressor.errors import RowFailed, SourceError
 from compressor.tasks.batches import Batches, Feeds
 
@@ -54,5 +54,11 @@ def test_row_that_no_input_can_be_made_of_is_named():
 
 
 def test_step_is_told_with_its_rows():
+    with (
+        pytest.raises(RowFailed, match=r"^rows 3, 9 of train \(rows.csv, line 5; rows.csv, line 11\): step: IndexError: x$"),
+        placed(lambda split, row: f"rows.csv, line {row + 2}"),
+        rows_told((3, 9), "step"),
+    ):
+        raise IndexError("x")
     with pytest.raises(RowFailed, match=r"^rows 3, 9 of train: step 2 of 5: IndexError: x$"), rows_told((3, 9), "step 2 of 5"):
         raise IndexError("x")

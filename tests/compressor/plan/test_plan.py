@@ -179,7 +179,7 @@ def test_include_that_never_ends_is_not_read(folder, name):
     (folder / "plan.yaml").write_text(f"include: {name}\n" + SOUND)
     for plan, line in (("plan.yaml", "plan.yaml:1: include: "), (name, f"{name}:1: ")):
         with pytest.raises(
-            PlanError, match=f"^{line}cannot read .*{name}: it (is a pipe or device, and no file|has 1099511627776 bytes)"
+            PlanError, match=f"^{line}cannot read .*{name}: it (is a pipe, socket or device, and no file|has 1099511627776 bytes)"
         ):
             load_plan(Path(plan))
 

@@ -150,3 +150,31 @@ def test_example_plan_is_valid(check, tmp_path):
     assert check(whole())
     (tmp_path / "plan.yaml").write_text(write_yaml(plan))
     assert load_plan(tmp_path / "plan.yaml").passes[0].plugin == "finetune"
+
+
+# ------------------------------------------------------------------ plug-ins within parameters of others
+
+
+@pytest.mark.parametrize("name", registry.names("objective"))
+def test_every_objective_is_completed_with_its_parameters(schema, check, plan, name):
+    field = schema["$defs"]["Distill"]["properties"]["objectives"]
+    described = field["properties"][name]
+    assert described["description"]
+    reference = next(each["$ref"] for each in described["anyOf"] if "$ref" in each).rpartition("/")[2]
+    assert set(schema["$defs"][reference]["properties"]) == set(registry.load("objective", name).model_fields)
+
+    def met(given):
+        plan["passes"][2] = {"distill": {"teacher": "source", "objectives": {name: given}}}
+        return check(plan)
+
+    (snippet,) = described["defaultSnippets"]
+    assert met(snippet["body"])
+    assert met(0.5)
+    assert met({"weight": 2.0})
+    assert not met(-1)
+    assert not met({"wait": 2.0})
+
+
+def test_objective_that_is_not_installed_does_not_meet_the_schema(check, plan):
+    plan["passes"][2] = {"distill": {"teacher": "source", "objectives": {"soft-target": 1.0}}}
+    assert not check(plan)

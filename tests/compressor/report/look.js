@@ -42,6 +42,7 @@ function seenChart(svg) {
   }));
   return {
     name: svg.dataset.chart, width: frame.width, height: frame.height, texts: texts.length,
+    smallest_text: Math.min(...boxes.map(([, b]) => b.height)),
     marks: svg.querySelectorAll("path, use").length, clipped: clipped.map(([name]) => name), overlaps,
   };
 }
@@ -51,6 +52,20 @@ function seenTable(table) {
     candidate: row.dataset.candidate ?? null, width: box(row).width, height: box(row).height, text: row.textContent,
   }));
   return { top: box(table).top, rows };
+}
+
+// how far the first cell of a row moves when what is around it is scrolled to its end
+function seenScrolled(element) {
+  const first = element.querySelector('tbody th[scope="row"]:first-child');
+  const before = first && box(first).left;
+  element.scrollLeft = element.scrollWidth;
+  const kept = first && Math.abs(box(first).left - before);
+  element.scrollLeft = 0;
+  return {
+    name: element.getAttribute("aria-label") ?? element.textContent.trim().slice(0, 60),
+    hidden: element.scrollWidth - element.clientWidth, kept,
+    hint: getComputedStyle(element, "::before").display === "none" ? "" : getComputedStyle(element, "::before").content,
+  };
 }
 
 const texts = [...document.querySelectorAll("body *")].filter(
@@ -73,6 +88,7 @@ const faintMarks = marks.filter((element) => {
 const seen = {
   charts: [...document.querySelectorAll("svg[role=img]")].map(seenChart),
   tables: [...document.querySelectorAll("table")].map(seenTable),
+  scrolled: [...document.querySelectorAll(".scroll, .chart")].map(seenScrolled),
   first_section_top: box(document.querySelector("h2")).top,
   background_luminance: luminance(background(document.body)),
   page_width: document.documentElement.scrollWidth,

@@ -19,6 +19,14 @@ pytestmark = pytest.mark.skipif(BROWSER is None, reason="no chromium, google-chr
 
 LOOK = Path(__file__).with_name("look.js")
 SCHEMES = {"dark": 0, "light": 1}
+NARROWEST = 500
+"""Pixels of a browser's window; a narrower page is shown in a frame."""
+PHONE = """<!doctype html><body><iframe width="{width}" height="2000" srcdoc="{page}"></iframe><script>
+const watch = setInterval(() => {{
+  const seen = document.querySelector("iframe").contentDocument.getElementById("seen");
+  if (seen) {{ clearInterval(watch); document.body.append(seen); }}
+}}, 100);
+</script></body>"""
 
 
 def look(text: str, folder: Path, *, scheme: str = "light", width: int = 1280) -> dict:
@@ -26,7 +34,9 @@ def look(text: str, folder: Path, *, scheme: str = "light", width: int = 1280) -
     copy, lifted = re.subn(r"<meta http-equiv=\"Content-Security-Policy\"[^>]*>", "", text)
     assert lifted == 1
     file = folder / "page.html"
-    file.write_text(copy.replace("</body>", f"<script>{LOOK.read_text()}</script></body>"), encoding="utf-8")
+    script = LOOK.read_text() if width >= NARROWEST else f"setTimeout(() => {{{LOOK.read_text()}}}, 300);"  # once it was painted
+    whole = copy.replace("</body>", f"<script>{script}</script></body>")
+    file.write_text(whole if width >= NARROWEST else PHONE.format(width=width, page=html_text.escape(whole)), encoding="utf-8")
     command = [
         str(BROWSER),
         "--headless",
@@ -38,7 +48,7 @@ def look(text: str, folder: Path, *, scheme: str = "light", width: int = 1280) -
         "--hide-scrollbars",
         f"--user-data-dir={folder / 'profile'}",
         f"--blink-settings=preferredColorScheme={SCHEMES[scheme]}",
-        f"--window-size={width},2000",
+        f"--window-size={max(width, NARROWEST)},2000",
         "--virtual-time-budget=2000",
         "--dump-dom",
         file.as_uri(),
@@ -101,6 +111,17 @@ def test_every_text_and_mark_can_be_read(seen):
     assert found["faint_texts"] == []
     assert found["marks_checked"] > 100
     assert found["faint_marks"] == []
+
+
+def test_page_can_be_read_on_a_phone(report, tmp_path):
+    found = look(page(report), tmp_path, width=420)
+    assert found["page_width"] <= found["window_width"] <= 420
+    scrolled = found["scrolled"]
+    assert sum(each["hidden"] > 40 for each in scrolled) > 10
+    assert [each for each in scrolled if ("scroll" in each["hint"]) != (each["hidden"] > 0)] == []
+    assert [each for each in scrolled if each["kept"] and each["kept"] > 1] == [], "names stay where they are"
+    assert min(chart["smallest_text"] for chart in found["charts"]) > 10, "pixels of a line"
+    assert found["faint_texts"] == []
 
 
 @pytest.mark.parametrize("width", [1280, 500])

@@ -5,7 +5,9 @@
 FOLDER has `plan.yaml`; each kind of runs works in FOLDER/KIND. `whole` is never killed and warms this process up; the others follow.
 
 `killed`: runs on one store and one run folder, each dead by SIGKILL at the first point at which it writes, renames, removes, starts
-or ends a process and no run died before, until one ends. FOLDER/killed/points.jsonl has a line for each point. Points are Python's
+or ends a process and no run died before, until one ends: those in FOLDER/killed/unmeasured without probes, whose processes cost
+most of a run that gets as far, then those in FOLDER/killed/measured at the points that only a run with probes passes.
+FOLDER/killed/points.jsonl has a line for each point. Points are Python's
 audit events, before they take place, and once more with the file opened and still empty. What a library writes in its own machine
 code raises no event; the points around it stand for it. A point is a phase, an event, a line of code and a folder, and the name
 of what is put in place, so that a loop over the like of them counts once.
@@ -67,7 +69,7 @@ ON_PATHS = {
 ON_PROCESSES = ("subprocess.Popen", "subprocess.Popen.wait", "os.kill")
 DIGEST = 64
 NUMBERS = str.maketrans("0123456789", "#" * 10)
-DRAWN = re.compile(r"(?<=\.)[a-z0-9_]{8}(?=\.part\b)")
+DRAWN = re.compile(r"(?<=\.)[a-z0-9_]{8}(?=\.(compressor-export\.)?part\b)")
 """What is drawn anew in the name of a folder that is not in its place yet."""
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
@@ -182,13 +184,13 @@ def remember_exports() -> None:
     torch.onnx.export = remembered
 
 
-def command(folder: Path) -> int:
-    """The command line in this process, run in `folder` on the nearest plan above it; its exit code."""
+def command(folder: Path, *more: str) -> int:
+    """The command line in this process, run in `folder` on the nearest plan above it with some more words; its exit code."""
     from compressor.cli import main
 
     os.chdir(folder)
     plan = next(above / "plan.yaml" for above in folder.parents if (above / "plan.yaml").is_file())
-    sys.argv = ["compressor", "run", str(plan), "--store", "store", "--out", "run", "--export", "export"]
+    sys.argv = ["compressor", "run", str(plan), "--store", "store", "--out", "run", "--export", "export", *more]
     try:
         main()
     except SystemExit as ended:
@@ -196,7 +198,7 @@ def command(folder: Path) -> int:
     return 0
 
 
-def forked(folder: Path, *, said: Path, hook: Hook | None = None) -> int:
+def forked(folder: Path, *more: str, said: Path, hook: Hook | None = None) -> int:
     """Start the command line in a fork of this process, what it says going to a file; its number."""
     child = os.fork()
     if child:
@@ -209,7 +211,7 @@ def forked(folder: Path, *, said: Path, hook: Hook | None = None) -> int:
         announce_ends_of_processes()
         if hook:
             sys.addaudithook(hook)
-        code = command(folder)
+        code = command(folder, *more)
         sys.stdout.flush()
     except BaseException:
         traceback.print_exc()
@@ -230,9 +232,17 @@ def whole(folder: Path) -> None:
 
 
 def killed(folder: Path) -> None:
-    """Runs that die at one point after another, until one ends."""
-    log, known = folder / "points.jsonl", set[str]()
-    while (code := ended(forked(folder, said=folder / "said.txt", hook=Killer(folder, known, log)))) == -signal.SIGKILL:
+    """Runs that die at one point after another, until one ends; without probes first."""
+    log = folder / "points.jsonl"
+    for name, more in (("unmeasured", ("--set", "probes=[]")), ("measured", ())):
+        (folder / name).mkdir()
+        killed_in(folder / name, *more, log=log)
+
+
+def killed_in(folder: Path, *more: str, log: Path) -> None:
+    """The same in one folder, at points that are not in the log yet."""
+    known = set(log.read_text(encoding="utf-8").splitlines()) if log.exists() else set[str]()
+    while (code := ended(forked(folder, *more, said=folder / "said.txt", hook=Killer(folder, known, log)))) == -signal.SIGKILL:
         points = set(log.read_text(encoding="utf-8").splitlines())
         if points == known:
             raise SystemExit("a run was killed, and not by this test")

@@ -19,13 +19,14 @@ model: {folder: model}
 task:
   text-classification: {max_length: 16}
 data: {files: rows.jsonl, split: {validation: 12, test: 20}}
+stages: quality
 passes:
   - finetune: {epochs: 1, precision: fp32}
   - quantize-dynamic: {embeddings: true}
 targets:
   - onnxruntime: {}
 probes:
-  - latency: {length: [16], rounds: 5, seconds: 2, warm_up_seconds: 0.1, control_limit: 0.9}
+  - latency: {length: [16], rounds: 5, seconds: 0.2, warm_up_seconds: 0.02, controls: 1, control_limit: 0.9}
 """
 
 
@@ -144,7 +145,7 @@ def test_changes_name_steps_that_came_or_went_and_versions(runs):
 
 
 def test_measure_times_the_final_files_of_both_side_by_side(runs):
-    short = Latency(rounds=5, seconds=2, warm_up_seconds=0.1, control_limit=0.9)
+    short = Latency(rounds=5, seconds=0.2, warm_up_seconds=0.02, controls=1, control_limit=0.99)
     (found,) = measure(*runs, tell=lambda event: None, probe=short)
     assert found.target == "onnxruntime"
     assert (found.ratio.of, found.ratio.to) == ("second:final@onnxruntime", "first:final@onnxruntime")

@@ -122,7 +122,12 @@ def test_says_the_same_of_rows_that_are_known(texts):
     path.unlink()
     assert texts() == ["read_rows"]
     assert texts.lines == known
-    assert texts.lines[:2] == ["data: 36 train, 12 validation, 12 test, 4 calibration", "lengths: 5 to 8 characters, median 7"]
+    assert texts.lines[:4] == [
+        "data: 36 train, 12 validation, 12 test, 4 calibration",
+        "classes: blue 12, green 12, red 12; 'blue' is 33% of train",
+        "lengths: 5 to 8 characters, median 7",
+        "inputs: texts 4 to 4 tokens, median 4, 99 % have at most 4; max_length 16 cuts none",
+    ]
 
 
 def test_changed_row_is_read(texts):
@@ -148,6 +153,13 @@ def test_file_in_place_of_another_is_read(texts):
     os.utime(other, ns=(before.st_atime_ns, before.st_mtime_ns))
     other.replace(path)
     assert texts() == ["read_rows"]
+
+
+def test_rows_are_measured_anew_by_another_tokenizer(texts):
+    path = texts.folder / "pretrained" / "tokenizer.json"
+    path.write_text(path.read_text().replace('"[CLS] $A [SEP]"', '"[CLS] $A [SEP] "') + "\n")
+    assert sorted(texts()) == ["read_rows", "source_digest"]
+    assert texts() == []
 
 
 def test_changed_weights_are_hashed(texts):

@@ -34,7 +34,7 @@ passes:
 targets:
   - onnxruntime
 probes:
-  - latency: {length: [16], rounds: 5, seconds: 0.1, warm_up_seconds: 0.01, control_limit: 0.99}
+  - latency: {length: [16], rounds: 5, seconds: 0.1, warm_up_seconds: 0.01, controls: 1, control_limit: 0.99}
 accept:
   - {target: onnxruntime, max_drop: 100, max_size: 1}
 """
@@ -76,9 +76,10 @@ def test_killed_at_every_point_the_last_run_ends_with_equal_files(folder, record
     assert stored == {"compressor/store/store.py"}, "nothing else touches what is stored"
     events = {each["event"] for each in points}
     assert {"open", "open, still empty", "os.rename", "os.mkdir", "subprocess.Popen", "subprocess.Popen.wait"} <= events
-    assert_equal_to_the_whole_run(folder, folder / "killed")
-    assert_clean(folder / "killed" / "store")
-    assert sorted(path.name for path in (folder / "killed").iterdir() if path.name.startswith(".")) == []
+    for ended in (folder / "killed" / "unmeasured", folder / "killed" / "measured"):
+        assert_equal_to_the_whole_run(folder, ended)
+        assert_clean(ended / "store")
+        assert sorted(path.name for path in ended.iterdir() if path.name.startswith(".")) == []
 
 
 @pytest.mark.parametrize(("kind", "count"), [("two", 2), ("four", 4)])

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
+from typing import ClassVar
 
 import pytest
 
-from compressor.contracts import Task
+from compressor.contracts import Task, registry
 from compressor.contracts import step as step_module
 from compressor.deploy.build import Builder
 from compressor.deploy.machine import machine
@@ -15,8 +17,44 @@ from compressor.plan.bound import load_plan
 from compressor.run.keys import Keys, source_digest
 from compressor.store.store import StoredResult
 from compressor.tasks.text_classification import TextClassification
+from targets.onnxruntime import OnnxRuntime
 from targets.openvino import OpenVino
 
+WHOLE = """
+model: {folder: model}
+task: {text-classification: {text: [premise, hypothesis]}}
+data: {files: rows.csv}
+seed: 7
+passes:
+  - finetune: {epochs: 4}
+  - distill: {teacher: source, objectives: {soft-targets: {}, hidden-states: {}}}
+  - prune-structure: {latency: {target: ort, ratio: 0.5}}
+  - quantize-static
+targets:
+  - onnxruntime: {threads: 1}
+    name: ort
+  - openvino
+probes:
+  - latency: {batch: [2], length: [8, 16]}
+"""
+COMMON = {
+    "versions": {name: f"{name} 1" for name in ("compressor-toolchain", "torch", "transformers", "onnx", "onnxscript")},
+    "task": {
+        "text-classification": {
+            "text": ["premise", "hypothesis"], "label": "label", "max_length": 128, "multi_label": False, "threshold": None,
+        },
+        "version": TextClassification.version,
+        "requires": {"tokenizers": "tokenizers 1"},
+    },
+    "data": "rows",
+    "seed": 7,
+    "device": "cpu",
+}  # fmt: skip
+ORT = {
+    "version": OnnxRuntime.version,
+    "requires": {"onnxruntime": "onnxruntime 1"},
+    "parameters": {"threads": 1, "provider": "cpu", "graph_optimization": "all"},
+}
 PLAN = """
 model: {folder: model}
 task: text-classification
@@ -114,3 +152,120 @@ def test_key_of_a_step_of_several_processes_holds_the_version_of_what_makes_them
     assert set(alone) < set(together)
     monkeypatch.setattr(step_module, "version", lambda name: "0.1" if name == "accelerate" else "1")
     assert parts(2)["group"] == {"accelerate": "0.1"} != together["group"]
+
+
+# ------------------------------------------------------------------ everything that is in a key
+
+
+@pytest.fixture
+def whole(bound, monkeypatch):
+    """A plan of several kinds of steps, where installed versions, processor and machine are known."""
+    monkeypatch.setattr(step_module, "version", lambda name: f"{name} 1")
+    monkeypatch.setattr("compressor.run.keys.read_cpuinfo", lambda: {"flags": "sse avx2 fma"})
+    here = machine().model_copy(update={"fingerprint": "here"})
+    monkeypatch.setattr("compressor.run.keys.machine", lambda: here)
+    return bound(PLAN, WHOLE)
+
+
+@pytest.fixture
+def keys(whole):
+    return Keys(whole, "rows", ("a", "b"), "cpu", 2)
+
+
+def test_key_of_a_source_holds_its_files_the_labels_and_all_that_results_of_a_run_share(keys):
+    assert keys.common == COMMON
+    assert keys.source("files") == {**COMMON, "step": "source", "files": "files", "labels": ["a", "b"]}
+
+
+def expected(step, **others):
+    return {
+        **COMMON,
+        "step": step.plugin,
+        "version": step.step.version,
+        "parameters": step.step.model_dump(mode="json"),
+        "requires": {name: f"{name} 1" for name in step.step.requires},
+        "parent": "parent",
+        "teachers": {},
+        "measured": {},
+        "plugins": {},
+        "dialect": None,
+        "quantizer": {},
+        "processes": 2,
+        "group": {"accelerate": "accelerate 1"},
+        "processor": ["fma", "avx2"],
+        **others,
+    }
+
+
+def test_key_of_a_training_holds_what_it_learns_from_and_by_what(whole, keys):
+    finetune, distill = whole.passes[:2]
+    found = keys.step(finetune, "parent", {}, None)
+    assert found == expected(finetune, measured={"machine": "here"})
+    assert found["parameters"]["epochs"] == 4
+    plugins = {
+        f"{kind}:{name}": {"version": registry.load(kind, name).version, "requires": {}}
+        for kind, name in (("edit", "keep-blocks"), ("objective", "hidden-states"), ("objective", "soft-targets"))
+    }
+    assert keys.step(distill, "parent", {"source": "digest"}, None) == expected(
+        distill, measured={"machine": "here"}, teachers={"source": "digest"}, plugins=plugins
+    )
+
+
+def alone(parts):
+    return {name: value for name, value in parts.items() if name != "group"} | {"processes": 1}
+
+
+def test_key_of_a_step_that_measures_holds_its_target_and_the_machine(whole, keys):
+    step = whole.passes[2]
+    found = keys.step(step, "parent", {}, None)
+    assert found["measured"] == {"ort": {"step": "onnxruntime", **ORT}, "machine": "here"}
+    assert found == alone(expected(step, measured=found["measured"], plugins=found["plugins"]))
+
+
+def test_key_below_torch_holds_the_dialect_and_its_quantiser_and_no_group(whole, keys):
+    step, dialect = whole.passes[3], OpenVino.dialect
+    found = keys.step(step, "parent", {}, dialect)
+    quantised = {"dialect": asdict(dialect), "quantizer": {"nncf": "nncf 1"}}
+    assert found == alone(expected(step, **quantised))
+    assert keys.step(step, "parent", {}, OnnxRuntime.dialect)["quantizer"] == {"onnxruntime": "onnxruntime 1"}
+    assert keys.step(whole.passes[0], "parent", {}, dialect)["quantizer"] == {}, "it does not quantise"
+
+
+def test_one_process_is_not_a_group_and_is_what_keys_begin_with(whole):
+    step = whole.passes[0]
+    assert Keys(whole, "rows", ("a", "b"), "cpu").step(step, "parent", {}, None) == alone(
+        expected(step, measured={"machine": "here"})
+    )
+
+
+def test_measure_that_quality_is_held_by_is_in_the_key_where_it_is_not_the_first_of_the_task(bound):
+    plan = bound()
+    other = bound("data:", "metric: macro-F1\ndata:")
+    assert "metric" not in Keys(plan, "rows", (), "cpu").step(plan.passes[0], "parent", {}, None)
+    assert Keys(other, "rows", (), "cpu").step(other.passes[0], "parent", {}, None)["metric"] == "macro-F1"
+
+
+class Building(OnnxRuntime):
+    """Keeps its builds, which are for the shapes that are timed."""
+
+    keeps_builds: ClassVar[bool] = True
+
+
+def test_key_of_scores_holds_the_target_and_what_it_was_built_for(whole, keys):
+    common = {**COMMON, "step": "evaluate", "parent": "digest", "format": "onnx", "split": "test"}
+    assert keys.evaluation("digest", "onnx", "test", None) == {**common, "target": None}
+    target = whole.targets[0].target
+    assert keys.evaluation("digest", "onnx", "test", target) == {**common, "target": {"step": "OnnxRuntime", **ORT}}
+    found = keys.evaluation("digest", "onnx", "test", Building(threads=1))
+    timed = [(each["kind"], each["batch"], each["length"]) for each in found.pop("workloads")]
+    assert timed == [("forward", 2, 8), ("forward", 2, 16)]
+    assert found == {**common, "target": {"step": "Building", **ORT}}
+
+
+def test_keys_of_outputs_and_descriptions_hold_what_these_are_of(keys):
+    assert keys.outputs("digest", "test", 3) == {**COMMON, "step": "outputs", "parent": "digest", "split": "test", "rows": 3}
+    anatomies = {name: registry.distribution("anatomy", name) for name in registry.names("anatomy")}
+    assert anatomies
+    assert keys.description("digest") == {
+        "step": "describe", "versions": COMMON["versions"], "anatomies": anatomies, "parent": "digest",
+    }  # fmt: skip

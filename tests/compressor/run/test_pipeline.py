@@ -31,7 +31,7 @@ targets:
   - onnxruntime: {provider: cuda}
     name: cuda
 probes:
-  - latency: {length: [16], rounds: 5, seconds: 1, warm_up_seconds: 0.1, control_limit: 0.9}
+  - latency: {length: [16], rounds: 5, seconds: 0.2, warm_up_seconds: 0.02, controls: 1, control_limit: 0.9}
   - memory
 accept:
   - {target: onnxruntime, max_drop: 100, max_size: 0.6}
@@ -191,6 +191,8 @@ def test_accept_that_is_not_met_gives_exit_code_3(folder, ran):
         "missed",
         "--set",
         "accept=[{target: onnxruntime, max_size: 0.01}]",
+        "--set",
+        "probes=[]",
     )
     assert missed.returncode == 3, missed.stdout + missed.stderr
     assert json.loads((folder / "missed" / "report.json").read_text())["outcome"] == "not accepted"

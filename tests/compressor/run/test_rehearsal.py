@@ -32,7 +32,7 @@ passes:
 targets:
   - onnxruntime: {}
 probes:
-  - latency: {length: [16], seconds: 40}
+  - latency: {length: [16], seconds: 40, controls: 1}
 accept:
   - {target: onnxruntime, max_size: 0.001}
 """
@@ -42,6 +42,7 @@ model: {folder: model}
 task:
   text-classification: {max_length: 16}
 data: {files: rows.jsonl, split: {validation: 12, test: 16}}
+stages: quality
 passes:
   - finetune: {epochs: 3, precision: fp32}
   - distill: {teacher: finetune, init: first, layers: 3, epochs: 2, precision: fp32}
@@ -169,6 +170,15 @@ def rehearsed(folder):
     assert done.returncode == 0, done.stdout + done.stderr
     assert sorted(path.relative_to(folder) for path in folder.rglob("*")) == before, "a rehearsal keeps nothing"
     return Forecast.model_validate_json(done.stdout)
+
+
+def test_check_knows_a_rough_time_of_what_was_rehearsed(folder, rehearsed):
+    found = told(folder, "check", "deep.yaml", "--json", "--set", "passes.finetune.learning_rate=1.0e-3")
+    steps = {step["name"]: step for step in json.loads(found.stdout)["steps"]}
+    rows = {row.step: row.seconds for row in rehearsed.rows}
+    assert {name: round(step["seconds"], 1) for name, step in steps.items() if step["rows"]} == {
+        name: rows[name] for name in ("finetune", "distill")
+    }
 
 
 def test_plan_that_two_blocks_cannot_take_is_rehearsed_on_all(rehearsed):

@@ -8,6 +8,8 @@ import pytest
 from furnished import rows, write_model, write_rows
 
 from compressor.plan.bound import load_plan
+from compressor.report.changes import layers
+from compressor.report.findings import Findings
 from compressor.run.pipeline import run_plan
 from compressor.store.store import Store
 
@@ -51,6 +53,17 @@ def test_packed_trunk_is_judged_by_what_it_is_stored_as_and_the_gate_says_so(rep
     (verdict,) = ternary.verdicts
     assert verdict.value == ternary.bytes / source.bytes
     assert verdict.why == "bytes of the torch model, not of what onnxruntime will deploy"
+
+
+def test_bytes_by_layer_are_those_of_the_quantised_file(report):
+    source, final = (next(each for each in report.candidates if each.id == f"{name}@onnxruntime") for name in ("source", "final"))
+    for each in (source, final):
+        assert set(each.layer_bytes) >= {"bert.embeddings", "bert.encoder.layer.0.attention", "classifier"}
+        assert 0.5 * each.bytes < sum(each.layer_bytes.values()) <= each.bytes
+    assert final.layer_bytes["bert.embeddings"] < 0.35 * source.layer_bytes["bert.embeddings"]
+    chart = layers(Findings(report), "onnxruntime")
+    assert chart.title == "Deployed on onnxruntime, by layer"
+    assert "bert.encoder.layer.0.attention" in chart.svg
 
 
 def test_branch_is_judged_by_the_files_that_its_target_deploys(report):

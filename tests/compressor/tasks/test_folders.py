@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import struct
 import wave
 
@@ -149,17 +150,17 @@ BROKEN = {
 
 
 @pytest.mark.parametrize(("suffix", "spoil", "message"), BROKEN.values(), ids=BROKEN)
-def test_broken_picture_is_named_by_row_and_file(tmp_path, suffix, spoil, message):
+def test_broken_picture_is_named_by_its_file(tmp_path, suffix, spoil, message):
     pictures(tmp_path / "set", suffix)
     spoil(tmp_path / "set" / "dog" / f"2{suffix}")
-    assert refused(tmp_path, PICTURES).startswith(f"row 8 of train (set/dog/2{suffix}) {message}")
+    assert refused(tmp_path, PICTURES).startswith(f"set/dog/2{suffix} {message}")
 
 
 def test_picture_of_too_many_points_is_refused(tmp_path, monkeypatch):
     pictures(tmp_path / "set")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 200)  # a real one takes a gigabyte
     assert refused(tmp_path, PICTURES).startswith(
-        "row 0 of train (set/cat/0.png) cannot be read as an image: Image size (480 pixels)"
+        "set/cat/0.png cannot be read as an image: DecompressionBombError: Image size (480 pixels)"
     )
 
 
@@ -169,6 +170,32 @@ def holed(path):
     soundfile.write(path, samples, 16000, subtype="FLOAT")
 
 
+def without_its_end(path):
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def cut_at_a_page(path):
+    content = path.read_bytes()
+    path.write_bytes(content[: content.rindex(b"OggS")])
+
+
+def cut_at_a_frame(path):
+    content = path.read_bytes()
+    begins = [found.start() for found in re.finditer(re.escape(content[:2]), content)]
+    path.write_bytes(content[: begins[4]])
+
+
+def spoilt(begin, end):
+    """Other bytes from one share of a file to another."""
+
+    def spoil(path):
+        content = path.read_bytes()
+        first, last = (int(share * len(content)) for share in (begin, end))
+        path.write_bytes(content[:first] + DRAW.bytes(last - first) + content[last:])
+
+    return spoil
+
+
 def empty(path):
     with wave.open(os.fspath(path), "wb") as file:
         file.setparams((1, 2, 16000, 0, "NONE", "not compressed"))
@@ -176,7 +203,14 @@ def empty(path):
 
 LOST = {
     "a wave file that ends early": (".wav", cut, "is a sound that ends early: 2682 bytes are missing; mend it"),
-    "a flac file that ends early": (".flac", cut, ""),
+    "a flac file that ends early": (".flac", cut, "cannot be read as a sound: "),
+    "an mp3 without its last byte": (".mp3", without_its_end, "is a sound that ends early: its last frame lacks 1 byte"),
+    "an mp3 cut at a frame": (".mp3", cut_at_a_frame, "is a sound that ends early or is damaged: 4 of 9 frames are there"),
+    "an mp3 with a bad tail": (".mp3", spoilt(0.8, 1), "is a sound that is damaged: no frame begins at byte"),
+    "an mp3 with a hole": (".mp3", spoilt(0.5, 0.55), "is a sound that ends early or is damaged: "),
+    "an ogg without its last byte": (".ogg", without_its_end, "is a sound that ends early: its last page lacks 1 byte"),
+    "an ogg without its last page": (".ogg", cut_at_a_page, "is a sound that ends early: its last page is not there"),
+    "an ogg with a hole": (".ogg", spoilt(0.9, 0.92), "is a sound that is damaged: the page at byte"),
     "samples that are no numbers": (".wav", holed, "holds samples that are NaN or infinite"),
     "no sound": (".mp3", lambda path: path.write_bytes(b"junk" * 9), "cannot be read as a sound: "),
     "no sample": (".wav", empty, "is a sound without a sample"),
@@ -184,10 +218,10 @@ LOST = {
 
 
 @pytest.mark.parametrize(("suffix", "spoil", "message"), LOST.values(), ids=LOST)
-def test_broken_sound_is_named_by_row_and_file(tmp_path, suffix, spoil, message):
+def test_broken_sound_is_named_by_its_file(tmp_path, suffix, spoil, message):
     sounds(tmp_path / "set", suffix)
     spoil(tmp_path / "set" / "low" / f"1{suffix}")
-    assert refused(tmp_path, SOUNDS).startswith(f"row 7 of train (set/low/1{suffix}) {message}")
+    assert refused(tmp_path, SOUNDS).startswith(f"set/low/1{suffix} {message}")
 
 
 def test_sound_of_a_length_that_its_writer_did_not_know_is_read(tmp_path):
@@ -223,12 +257,23 @@ def test_texts_in_another_encoding_are_told_or_read_as_the_plan_says(tmp_path):
         for number in range(12):
             (tmp_path / "set" / label / f"{number}.txt").write_bytes(f"caf\u00e9 \u20ac {label} {number}".encode("cp1252"))
     files = {"path": "set", "layout": "folder-per-label"}
-    (finding,) = load(tmp_path, TEXTS, files=files).record.findings
-    assert finding == f"{tmp_path}/set/a/0.txt and 23 more: not UTF-8, read as latin-1; say `encoding:`"
+    for encoding in (None, "utf-8"):
+        assert refused(tmp_path, TEXTS, files=files, encoding=encoding) == (
+            "set/a/0.txt, line 1: byte 3 of the file is 0xe9, not UTF-8; say what it is in, as `encoding: cp1252`, or where only some "
+            "files are, `encoding: [utf-8, cp1252]`"
+        )
     data = load(tmp_path, TEXTS, files=files, encoding="cp1252")
     assert data.record.findings == ()
     assert "caf\u00e9 \u20ac" in data.split("test")["text"][0]
-    assert "is not UTF-8" in refused(tmp_path, TEXTS, files=files, encoding="utf-8")
+    assert "not UTF-8 or ASCII; say" in refused(tmp_path, TEXTS, files=files, encoding=["utf-8", "ascii"])
+
+
+def test_each_text_of_a_folder_is_read_in_the_first_encoding_that_fits_it(tmp_path):
+    texts(tmp_path / "set")
+    (tmp_path / "set" / "a" / "x.txt").write_bytes("\u00a3 5".encode("latin-1"))
+    (tmp_path / "set" / "b" / "x.txt").write_bytes("\u00a3 6".encode())
+    data = load(tmp_path, TEXTS, files={"path": "set", "layout": "folder-per-label"}, encoding=["utf-8", "latin-1"])
+    assert {"\u00a3 5", "\u00a3 6"} < {text for name in ("train", "validation", "test") for text in data.split(name)["text"]}
 
 
 # ------------------------------------------------------------------ links

@@ -17,6 +17,7 @@ from compressor.model.model import Model
 from compressor.plan.specs import DataSpec
 from compressor.tasks.data import load_data
 from compressor.tasks.image_classification import ImageClassification
+from compressor.tasks.image_processors import completed, resized, shape_of, steps_of
 from targets.onnxruntime import OnnxRuntime
 
 COLOURS = {"blue": (20, 40, 220), "green": (30, 200, 60), "red": (210, 30, 20)}
@@ -145,7 +146,7 @@ def test_image_that_cannot_be_read_is_named_before_anything_runs(tmp_path):
     broken.write_bytes(broken.read_bytes()[:40])
     with pytest.raises(SourceError) as raised:
         load_data(DataSpec(files=str(folder), format="imagefolder"), columns=TASK.columns(), seed=0, folder=tmp_path)
-    assert str(raised.value).startswith(f"row 11 of train ({broken}) cannot be read as an image: ")
+    assert str(raised.value).startswith(f"{broken} cannot be read as an image: ")
 
 
 def test_settings_that_leave_the_size_open_are_refused(tmp_path):
@@ -175,3 +176,57 @@ def test_export_runs_and_scores_as_torch_does(data, stored, tmp_path):
     assert found.scores == expected.scores
     one = TASK.feeds(rows, stored, count=1)[0]
     np.testing.assert_allclose(session.run(one)[0]["logits"], expected.outputs["logits"][:1], atol=1e-4)
+
+
+# ------------------------------------------------------------------ pictures of another size
+
+
+@pytest.mark.parametrize(
+    ("settings", "edge"),
+    [
+        ({"image_processor_type": "ViTImageProcessor"}, 32),
+        ({"image_processor_type": "BitImageProcessor", "size": {"shortest_edge": 256}, "crop_size": 224}, 112),
+        ({"image_processor_type": "ConvNextImageProcessor", "size": {"shortest_edge": 224}}, 160),
+        ({"image_processor_type": "DeiTImageProcessor"}, 64),
+        ({"image_processor_type": "EfficientNetImageProcessor"}, 128),
+        ({"image_processor_type": "PoolFormerImageProcessor"}, 96),
+        ({"size": 16, "do_resize": False}, 24),
+    ],
+)
+def test_pictures_are_made_as_large_as_the_task_asks(settings, edge):
+    values = completed(settings, {})
+    assert shape_of(steps_of(resized(values, edge)))[1:] == (edge, edge)
+    first = next(step for step in steps_of(values) if step["do"] == "resize") if values["do_resize"] else None
+    if first and "shortest_edge" in first:
+        again = next(step for step in steps_of(resized(values, edge)) if step["do"] == "resize")
+        share = shape_of(steps_of(values))[1] / first["shortest_edge"]
+        assert edge / again["shortest_edge"] == pytest.approx(share, rel=0.02), "a crop leaves as much of a picture as before"
+
+
+def test_size_holds_from_loading_to_the_exported_file(data, tmp_path):
+    source, larger = save(tmp_path / "source", "dinov2"), ImageClassification(size=24)
+    assert TASK.sizes(data, source).takes == "16 x 16 pixels (its own size; `size:` makes it another)"
+    found = larger.sizes(data, source)
+    assert (found.takes, found.limit, found.least) == ("24 x 24 pixels", 24, 20)
+    larger.load(source, data, seed=3).save(tmp_path / "stored")
+    assert larger.inputs(tmp_path / "stored")[0].axes == ("batch", 3, 24, 24)
+    assert shape_of(larger.deployment(tmp_path / "stored", ()).preprocessing["steps"]) == (3, 24, 24)
+    target, built = OnnxRuntime(), tmp_path / "built"
+    stored = Artifact("torch", tmp_path / "stored")
+    graph = lowered(stored, "onnxruntime", tmp_path / "graph", task=larger, dialect=target.dialect)
+    built.mkdir()
+    target.build(graph, built)
+    (feed,) = larger.feeds(data.split("test"), tmp_path / "stored", count=1)
+    with torch.no_grad():
+        expected = Model.load(tmp_path / "stored").module.eval()(torch.from_numpy(feed["pixel_values"])).logits
+    np.testing.assert_allclose(target.open(built).run(feed)[0]["logits"], expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("way", ["examine", "load"])
+def test_model_that_takes_one_size_only_refuses_another(data, tmp_path, way):
+    source, larger = save(tmp_path), ImageClassification(size=24)
+    use = {"examine": lambda: larger.examine(source, data.labels), "load": lambda: larger.load(source, data, seed=0)}[way]
+    with pytest.raises(SourceError, match=r"size: 24: .* takes pictures of its own size only, 16 pixels: leave size out"):
+        use()
+    with pytest.raises(SourceError, match=r"size: 20 is no multiple of the patches of .*, 8 pixels wide"):
+        ImageClassification(size=20).examine(source, data.labels)

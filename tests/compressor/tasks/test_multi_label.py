@@ -48,7 +48,7 @@ def test_columns_become_targets_in_the_order_of_the_plan():
 @pytest.mark.parametrize(
     ("task", "columns", "message"),
     [
-        (LISTS, {"label": ["red", "round"]}, "rows.jsonl: row 0 of train: column 'label' holds 'red', expected a list of labels"),
+        (LISTS, {"label": ["red", "round"]}, "row 0 of train: column 'label' holds 'red', expected a list of labels"),
         (LISTS, {"label": [["red"], ["red"]]}, "the rows of train have the labels ['red']; at least 2 are needed"),
         (COLUMNS, {"red": [0, 2], "round": [1, 1]}, "row 1 of train: column 'red' holds 2, expected 0 or 1"),
         (COLUMNS, {"red": [0.0, 0.5], "round": [1, 1]}, "row 1 of train: column 'red' holds 0.5, expected 0 or 1"),

@@ -19,6 +19,7 @@ from compressor.plan.specs import DataSpec
 from compressor.tasks import tables
 from compressor.tasks.data import load_data
 from compressor.tasks.sources import read_rows
+from compressor.tasks.text_classification import TextClassification
 
 COLUMNS = Columns(("text",), "label")
 LOOKS = (
@@ -201,8 +202,8 @@ def test_separator_quoting_and_encoding_are_options(tmp_path):
     (tmp_path / "rows.csv").write_bytes('text;label\ncaf\u00e9, "\u20ac";b\n'.encode("cp1252"))
     assert cells(tmp_path, "rows.csv", separator=";", quoting="none", encoding="cp1252") == [('caf\u00e9, "\u20ac"', "b")]
     said = refused(tmp_path, "rows.csv", separator=";")
-    assert said.startswith("rows.csv, line 2: ")
-    assert said.endswith("not UTF-8; say `encoding:`, as latin-1, cp1252 or utf-16")
+    assert said.startswith("rows.csv, line 2: byte 14 of the file is 0xe9, not UTF-8; say what it is in, as `encoding: cp1252`")
+    assert cells(tmp_path, "rows.csv", separator=";", quoting="none", encoding=["utf-8", "cp1252"])[0][1] == "b"
     for name, encoding in (
         ("rows.csv", "utf-16"),
         ("rows.jsonl", "utf-16"),
@@ -288,7 +289,9 @@ def test_equal_texts_with_different_labels_are_kept_and_told(tmp_path):
     assert data.record.removed == {"duplicates": 1}
     assert sum(split.rows for split in data.record.splits if split.name != "calibration") == 42
     assert data.record.findings == (
-        "2 rows with the content of another row and a different label, all kept (first: row 3 of train 'b', row 40 of train 'a')",
+        "2 rows with the content of another row and a different label, all kept (first: {}, line 5 'b', {}, line 42 'a')".format(
+            *[tmp_path / "rows.csv"] * 2
+        ),
         "labels 'B' and 'b' differ by blanks or letter case alone, and are two classes",
     )
 
@@ -301,9 +304,41 @@ def test_equal_texts_with_different_lists_or_numbers_are_kept_and_told(tmp_path)
         data = load_data(DataSpec(files="rows.jsonl"), columns=Columns(("text",), kept=(column,)), seed=0, folder=tmp_path)
         assert data.record.findings == (
             "1 row with the content of another row and a different label, all kept "
-            f"(first: row {number} of train {column} {first}, row {37 + number} of train {column} {other})",
+            f"(first: {tmp_path}/rows.jsonl, line {number + 1} {column} {first}, "
+            f"{tmp_path}/rows.jsonl, line {38 + number} {column} {other})",
         )
     assert load_data(DataSpec(files="rows.jsonl"), columns=Columns(("text",)), seed=0, folder=tmp_path).record.findings == ()
+
+
+def test_lists_of_equal_labels_in_another_order_are_equal(tmp_path):
+    rows = [{"text": f"number {at}", "labels": ["a", "b"]} for at in range(40)]
+    rows += [{"text": "number 3", "labels": ["b", "a"]}, {"text": "number 4", "labels": '["b", "a", "b"]'}]
+    frame = [{**row, "labels": json.dumps(row["labels"]) if isinstance(row["labels"], list) else row["labels"]} for row in rows]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in frame))
+    columns = TextClassification(label="labels", multi_label=True).columns()
+    data = load_data(DataSpec(files="rows.jsonl"), columns=columns, seed=0, folder=tmp_path)
+    assert (data.record.removed, data.record.findings) == ({"duplicates": 2}, ())
+
+
+@pytest.mark.parametrize("name", ["rows.csv", "rows.jsonl", "rows.json", "rows.parquet"])
+def test_rows_know_their_place_in_the_users_file_after_cleaning_and_splitting(tmp_path, name):
+    rows = [{"text": f"number {at}" if at % 5 else "", "label": "ab"[at % 2]} for at in range(60)] + [
+        {"text": "number 1", "label": "b"}
+    ] * 3
+    if name.endswith("csv"):
+        (tmp_path / name).write_text("text,label\n" + "".join(f'"{row["text"]}",{row["label"]}\n' for row in rows))
+    elif name.endswith("jsonl"):
+        (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    elif name.endswith("json"):
+        (tmp_path / name).write_text(json.dumps(rows))
+    else:
+        pandas.DataFrame(rows).to_parquet(tmp_path / name)
+    data = load_data(DataSpec(files=name), columns=COLUMNS, seed=0, folder=tmp_path)
+    first, unit = {"rows.csv": (2, "line"), "rows.jsonl": (1, "line"), "rows.json": (1, "record")}.get(name, (1, "row"))
+    for split in ("train", "validation", "test", "calibration"):
+        for at, text in enumerate(data.split(split)["text"]):
+            assert data.place(split, at) == f"{tmp_path / name}, {unit} {int(text.split()[1]) + first}"
+    assert "place of the row" not in data.split("train").column_names
 
 
 # ------------------------------------------------------------------ files that rows name
@@ -342,7 +377,7 @@ def test_rows_name_no_file_out_of_their_folder(tmp_path, secret, kind, name):
     data = tmp_path / "data"
     (data / "link.png").symlink_to(secret)
     put(data, kind, ["own.png", name.format(secret=secret)])
-    with pytest.raises(SourceError, match=r"^row 1: .*(leads to|no such file)"):
+    with pytest.raises(SourceError, match=r"(line|row) 2: .*(leads to|no such file)"):
         read_rows(DataSpec(files=f"data/rows.{kind.split()[-1]}"), tmp_path, Columns(("image",), "label"))
 
 

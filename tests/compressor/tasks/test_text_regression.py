@@ -30,7 +30,7 @@ def test_numbers_are_read_whatever_they_were_written_as(values):
 
 @pytest.mark.parametrize(("values", "told"), [(["1", "good"], "'good'"), ([1.0, float("nan")], "nan"), (["1", "inf"], "'inf'")])
 def test_what_is_no_number_is_named_with_its_row(values, told):
-    with pytest.raises(SourceError, match=f"rows.csv: row 1 of train: column 'score' holds {told}, expected a number"):
+    with pytest.raises(SourceError, match=f"row 1 of train: column 'score' holds {told}, expected a number"):
         TASK.encoded(data(values))
 
 

@@ -44,6 +44,8 @@ FAULTS = {
     "pass takes-anything refuses unknown parameters": "a plan with the unknown parameter 'strengths' is taken; keep `extra",
     "pass hides-a-parameter round trips": None,
     "pass hides-a-parameter has a key of all it depends on": r"another 'strength' gives the same key \(0.5 or",
+    "pass offers-what-it-refuses offers what it takes": r"a plan with its recipe {'strengths': 0.0} is refused: .*no such parameter",
+    "pass offers-without-a-role offers what it takes": "its recipe has the role None, expected one of train, shrink, recover",
     "pass is-heavy is light": "checking a plan imports onnx; import inside the functions",
     "pass reaches-in gives equal bytes": "loading what it saved raises SourceError: .*model.safetensors lacks",
     "pass knows-bert-only refuses strangers": "a model of an unknown family raises AttributeError: .*; refuse it with an error of",

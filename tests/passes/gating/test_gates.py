@@ -77,3 +77,12 @@ def test_units_that_were_chosen_stay_whatever_was_learned(gate, units):
 def test_no_unit_stays_where_none_is_expected_to(gate):
     gate.log_alpha.data.fill_(-20)
     assert gate.eval()().eq(0).all()
+
+
+def test_unit_that_is_kept_though_it_is_probably_off_counts_as_one_that_is_as_probably_on():
+    even = Gate(3, drop=0.5)
+    even.log_alpha.data = torch.tensor([SHIFT, -6.0, 6.0])
+    even.keep(torch.tensor([0, 1]))
+    assert number(even.on()[0]) == pytest.approx(0.5)
+    soft = 1 / (1 + math.exp(-0.8 * SHIFT / TEMPERATURE))
+    assert even.eval()().tolist() == pytest.approx([soft, soft, 0.0])

@@ -10,11 +10,13 @@ from pydantic import ValidationError
 
 from compressor.contracts import Outputs
 from compressor.errors import UnsupportedModel
+from compressor.tasks.text_classification import TextClassification
+from compressor.tasks.text_regression import TextRegression
 from passes.objectives.attention_maps import AttentionMaps, attention_map_loss
 from passes.objectives.hidden_states import HiddenStates, hidden_state_loss
 from passes.objectives.layer_maps import layer_pairs, spread
 from passes.objectives.relations import Relations, angle_loss, distance_loss, similarity_loss
-from passes.objectives.soft_targets import SoftTargets, soft_target_loss
+from passes.objectives.soft_targets import SoftTargets, soft_label_loss, soft_target_loss
 
 seeds = st.integers(0, 2**31 - 1)
 divergences = st.sampled_from(["forward", "reverse", "jensen-shannon"])
@@ -53,6 +55,32 @@ def test_soft_targets_are_zero_when_student_equals_teacher_up_to_a_shift(seed, d
 def test_soft_targets_are_positive_when_they_differ(seed, divergence, temperature, beta):
     loss = soft_target_loss(drawn(seed, 5, 4), drawn(seed + 1, 5, 4), temperature=temperature, divergence=divergence, beta=beta)
     assert loss.item() > 1e-9
+
+
+@few
+@given(seeds, st.floats(0.5, 20))
+def test_soft_targets_of_labels_are_cross_entropy_of_each_by_itself(seed, temperature):
+    student, teacher = drawn(seed, 5, 4).requires_grad_(), drawn(seed + 1, 5, 4)
+    likely = (teacher / temperature).sigmoid()
+    entropy = -(likely * likely.log() + (1 - likely) * (1 - likely).log()).mean()
+    plain = torch.nn.functional.binary_cross_entropy_with_logits(student / temperature, likely)
+    loss = soft_label_loss(student, teacher, temperature=temperature)
+    assert loss.item() == pytest.approx(temperature**2 * (plain - entropy).item(), rel=1e-9, abs=1e-12)
+    (gradient,) = torch.autograd.grad(loss, student)
+    assert torch.allclose(gradient, temperature * ((student / temperature).sigmoid() - likely) / 20)
+    assert soft_label_loss(teacher, teacher, temperature=temperature).item() == pytest.approx(0, abs=1e-12)
+
+
+def test_soft_targets_follow_what_a_task_answers():
+    one, other = Outputs(main=drawn(0, 5, 4)), Outputs(main=drawn(1, 5, 4))
+    given = SoftTargets(temperature=3.0, divergence="reverse", weight=0.5)
+    classes, labels, numbers = (
+        given.of(task) for task in (TextClassification(), TextClassification(multi_label=True), TextRegression())
+    )
+    assert classes is given
+    assert labels.loss(one, other, {}) == soft_label_loss(one.main, other.main, temperature=3.0, divergence="reverse")
+    assert numbers.loss(one, other, {}) == ((one.main - other.main) ** 2).mean()
+    assert labels.weight == numbers.weight == 0.5
 
 
 @few

@@ -1,0 +1,78 @@
+"""What a column of a table seems to hold, by its values."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from statistics import fmean
+from typing import Any
+
+from compressor.contracts import Column
+
+MOST_CLASSES = 1000
+FEW = 20
+"""Different whole numbers up to which they are taken for classes."""
+WORDS_OF_A_CLASS = 6
+LOOKED_AT = 20_000
+"""Rows, spread evenly over all."""
+
+
+def column_of(name: str, values: Sequence[Any], feature: Any = None) -> Column:
+    """A column by its values and, where it has one, its type in `datasets`."""
+    from datasets import Audio, ClassLabel, Image
+
+    if isinstance(feature, Image | Audio):
+        return Column(name, "picture" if isinstance(feature, Image) else "sound")
+    if isinstance(feature, ClassLabel):
+        return Column(name, "class", f"{len(feature.names)} classes")
+    there = [value for value in values if value not in (None, "")]
+    if not there:
+        return Column(name, "other", "empty")
+    if all(isinstance(value, list | tuple) for value in there):
+        return _lists(name, there)
+    if all(isinstance(value, bool) for value in there):
+        return Column(name, "bits" if len(set(there)) == 2 else "other", "true and false")
+    if all(isinstance(value, str | int | float) for value in there):
+        numbers = [_number(value) for value in there]
+        return _amounts(name, numbers) if None not in numbers else _strings(name, [str(value) for value in there])
+    return Column(name, "other", type(there[0]).__name__)
+
+
+def _lists(name: str, values: Sequence[Sequence[Any]]) -> Column:
+    if not all(isinstance(each, str) for value in values for each in value):
+        return Column(name, "other", "lists")
+    return Column(name, "labels", f"lists of {len({each for value in values for each in value})} labels")
+
+
+def _number(value: Any) -> float | None:
+    try:
+        found = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return found if math.isfinite(found) and "_" not in str(value) else None
+
+
+def _amounts(name: str, values: Sequence[Any]) -> Column:
+    different, whole = set(values), all(value == int(value) for value in values)
+    spread = f"{min(different):g} to {max(different):g}"
+    if different == {0.0, 1.0}:
+        return Column(name, "bits", "0 and 1")
+    if whole and len(different) == len(values) > 2:
+        return Column(name, "other", f"a whole number each, {spread}")
+    if whole and 2 <= len(different) <= FEW:
+        return Column(name, "class", f"{len(different)} classes, whole numbers {spread}")
+    recur = len(values) / len(different)
+    if whole and len(different) <= MOST_CLASSES and recur >= FEW and different == set(map(float, range(len(different)))):
+        return Column(name, "class", f"{len(different)} classes, numbered")
+    return Column(name, "number" if len(different) > 1 else "other", f"numbers {spread}")
+
+
+def _strings(name: str, values: Sequence[str]) -> Column:
+    different, words = len(set(values)), fmean(len(value.split()) for value in values)
+    recur = len(values) / different
+    if 2 <= different <= MOST_CLASSES and words <= WORDS_OF_A_CLASS and recur >= (2 if words <= 2 else 5):
+        return Column(name, "class", f"{different} classes")
+    spaced = words >= 2 or any(not value.isascii() for value in values)
+    if spaced and different > 1:
+        return Column(name, "text", f"texts of {words:.0f} words" if words >= 2 else "texts")
+    return Column(name, "other", "one value" if different == 1 else f"{different} different names")

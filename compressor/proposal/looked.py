@@ -1,0 +1,207 @@
+"""What a plan is written by: a model and rows, looked at, and the task that fits them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from compressor.contracts import InputSizes, Recipe, Seen, Task, registry
+from compressor.contracts.task import Data
+from compressor.errors import PluginError, SourceError, near_name
+from compressor.model.sources import inside_package, located, read_json
+from compressor.plan.specs import DataSpec, ModelSource
+from compressor.proposal.rows import Rows, look
+from compressor.tasks.data import load_data
+
+INSTALLED, HUB = "installed:", "hub:"
+MOST_ROWS = {"validation": 2000, "test": 5000}
+"""Of larger splits so many rows are scored: a point of accuracy is told by them."""
+
+SHARED = {"deduplicate": (True, "rows that stand in two splits are kept in one")}
+OLDER = {
+    "encoding": (
+        ["utf-8", "cp1252", "latin-1"],
+        "some files are not UTF-8: those are read as cp1252 (or latin-1), look whether their letters are right",
+    )
+}
+MENDS: tuple[Mapping[str, tuple[Any, str]], ...] = ({}, SHARED, OLDER, {**SHARED, **OLDER})
+"""What is said of rows that would be refused, tried in turn, and why."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a user says of a plan to be written."""
+
+    model: str
+    """A folder, `installed:PACKAGE/PATH` or `hub:ORG/NAME`."""
+    data: str
+    """A file or folder, or `installed:PACKAGE/PATH`."""
+    folder: Path = Path()
+    """Of the plan: paths in it start here."""
+    task: str | None = None
+    text: tuple[str, ...] = ()
+    label: tuple[str, ...] = ()
+    max_drop: float = 1.0
+    target: str | None = None
+    shrinks: bool = True
+    """Whether parts of the model may go, too."""
+    command: str = "compressor init"
+
+
+@dataclass(frozen=True)
+class Looked:
+    """All that a plan is written by."""
+
+    model: Mapping[str, Any]
+    config: Mapping[str, Any]
+    rows: Rows
+    data_spec: Mapping[str, Any]
+    data: Data
+    task_name: str
+    parameters: Mapping[str, Any]
+    why: str
+    others: tuple[str, ...]
+    """Further tasks that fit."""
+    task: Task
+    sizes: InputSizes | None
+    examined: tuple[str, ...]
+    trained: bool
+    notes: tuple[str, ...]
+
+
+def looked(asked: Asked) -> Looked:
+    model = _model(asked.model)
+    folder = located(ModelSource.model_validate(model), asked.folder)
+    config = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
+    rows = _found(asked)
+    name, recipe, others = _chosen(asked, config, rows)
+    parameters = dict(recipe.parameters)
+    task = registry.load("task", name).model_validate(parameters)
+    data, spec, notes = _read(rows, asked.folder, task)
+    sizes = task.sizes(data, folder)
+    if sizes and sizes.fits is not None and sizes.parameter in type(task).model_fields:
+        kind = type(type(task).model_fields[sizes.parameter].default)
+        parameters[sizes.parameter] = kind(sizes.fits)
+        task = type(task).model_validate(parameters)
+        sizes = task.sizes(data, folder)
+    return Looked(
+        model,
+        config,
+        rows,
+        spec,
+        data,
+        name,
+        parameters,
+        recipe.why,
+        others,
+        task,
+        sizes,
+        examined=task.examine(folder, data.labels),
+        trained=task.trained(folder, data.labels),
+        notes=notes,
+    )
+
+
+def _model(spelled: str) -> dict[str, Any]:
+    """What a plan says under `model:`."""
+    if spelled.startswith(HUB):
+        return {"hub": spelled.removeprefix(HUB)}
+    if spelled.startswith(INSTALLED):
+        package, _, path = spelled.removeprefix(INSTALLED).partition("/")
+        return {"installed": package, **({"path": path} if path else {})}
+    return {"folder": spelled}
+
+
+def _found(asked: Asked) -> Rows:
+    if asked.data.startswith(HUB):
+        raise SourceError(
+            f"{asked.data}: rows of the hub are looked at as files: fetch them, as parquet say, and name the folder"
+        )
+    if not asked.data.startswith(INSTALLED):
+        return look(asked.folder / asked.data, asked.data)
+    package, _, path = asked.data.removeprefix(INSTALLED).partition("/")
+    found = look(inside_package(package, path), path or ".")
+    files = found.data["files"]
+    named = files if isinstance(files, dict) else {"path": files}
+    return replace(found, data={**found.data, "files": {"installed": package, **named}})
+
+
+def _read(rows: Rows, folder: Path, task: Task) -> tuple[Data, dict[str, Any], tuple[str, ...]]:
+    """The rows as the plan will have them, what it says of them, and why; rows that are refused are tried with what mends them.
+
+    Raises:
+        SourceError: nothing does.
+    """
+    refused: SourceError | None = None
+    for mends in MENDS:
+        added = {key: value for key, (value, _) in mends.items() if key not in rows.data}
+        if refused and not added:
+            continue
+        try:
+            data, spec, notes = _loaded({**rows.data, **added}, folder, task)
+        except SourceError as error:
+            refused = refused or error
+            continue
+        return data, spec, (*(mends[key][1] for key in added), *notes)
+    assert refused
+    raise refused
+
+
+def _loaded(spec: dict[str, Any], folder: Path, task: Task) -> tuple[Data, dict[str, Any], tuple[str, ...]]:
+    def load(spec: Mapping[str, Any]) -> Data:
+        read = load_data(DataSpec.model_validate(spec), columns=task.columns(), seed=0, folder=folder)
+        return task.encoded(read)
+
+    data = load(spec)
+    limit = {name: most for name, most in MOST_ROWS.items() if len(data.split(name)) > most}
+    if not limit:
+        return data, spec, ()
+    limited = {**spec, "limit": limit}
+    return load(limited), limited, (f"of {' and '.join(limit)} as many rows are scored as tell a point",)
+
+
+# ------------------------------------------------------------------ the task
+
+
+def _chosen(asked: Asked, config: Mapping[str, Any], rows: Rows) -> tuple[str, Recipe, tuple[str, ...]]:
+    """The task that fits, what is written of it, and further ones that fit.
+
+    Raises:
+        SourceError: none fits, or it is not clear which column is meant.
+    """
+    _check_named((*asked.text, *asked.label), rows)
+    seen = Seen(config, rows.columns, asked.text, asked.label, asked=asked.task is not None)
+    fitting: list[tuple[int, str, Recipe]] = []
+    unclear: SourceError | None = None
+    for name in [asked.task] if asked.task else registry.names("task"):
+        try:
+            recipe = registry.load("task", name).recipe(seen)
+        except SourceError as error:
+            unclear = unclear or error
+            continue
+        except PluginError:
+            if asked.task:
+                raise
+            continue  # broken, which `list tasks` tells
+        if recipe:
+            fitting.append((recipe.rank, name, recipe))
+    if fitting:
+        (_, name, recipe), *others = sorted(fitting, key=lambda each: each[:2])
+        return registry.current("task", name), recipe, tuple(each for _, each, _ in others)
+    raise unclear or SourceError(_none(asked, rows))
+
+
+def _check_named(names: Sequence[str], rows: Rows) -> None:
+    there = [each.name for each in rows.columns]
+    for name in names:
+        if name not in there:
+            raise SourceError(f"there is no column '{name}'{near_name(name, there)} (columns: {', '.join(there)})")
+
+
+def _none(asked: Asked, rows: Rows) -> str:
+    listed = ", ".join(f"'{each.name}' ({each.told or each.kind})" for each in rows.columns)
+    tasks = ", ".join(registry.names("task"))
+    what = f"{asked.task} does not fit" if asked.task else "no task fits"
+    return f"{asked.data}: {what} the columns {listed}: say --text and --label, or another --task (installed: {tasks})"

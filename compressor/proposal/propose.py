@@ -1,0 +1,44 @@
+"""From a model and rows to a plan: the core composes, and spells no plug-in's name; each says for itself what is written of it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from compressor.contracts.task import Data
+from compressor.plan.bound import PLAN, Bound, read_plan
+from compressor.proposal.ladder import Ladder, wished
+from compressor.proposal.looked import HUB, INSTALLED, Asked, looked
+from compressor.proposal.writing import written
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A plan, and the same as it will run."""
+
+    text: str
+    bound: Bound
+
+
+def propose(asked: Asked) -> Proposal:
+    """Look at a model and rows, and write the plan that fits them.
+
+    Raises:
+        SourceError: one of them cannot be read, no task fits the rows, or several columns could be meant.
+        PluginError: the task or target that is asked for is not installed.
+        CompressorError: the model and the rows do not go together.
+    """
+    seen = looked(asked)
+    ladder = wished(asked.max_drop, seen.task, seen.config, seen.trained, _rows(seen.data), seen.sizes)
+    text = written(asked.command, _name(asked), seen, Ladder(ladder, asked.target, asked.shrinks))
+    return Proposal(text, read_plan(text, folder=asked.folder.absolute()))
+
+
+def _rows(data: Data) -> dict[str, int]:
+    return {split.name: split.rows for split in data.record.splits}
+
+
+def _name(asked: Asked) -> str:
+    stem = asked.model.rstrip("/").removeprefix(INSTALLED).removeprefix(HUB)
+    words = [part for part in re.split(r"[^A-Za-z0-9_-]+", stem) if part.strip("-_")]
+    return (words[-1].strip("-_") if words else PLAN)[:64]

@@ -1,0 +1,98 @@
+"""How fast training steps are on this machine: learned whenever one runs or is rehearsed, for `check` to say a rough time by.
+
+A step's time is taken to grow with `Pass.work` and with what a row in the middle makes a model compute on. Nothing else is heeded, so
+that it is a time to plan an evening by, and no measurement.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from compressor.contracts import InputSizes, Size
+from compressor.contracts.records import Stage
+from compressor.contracts.step import code_parts
+from compressor.deploy.machine import device, machine
+from compressor.model.sources import located, shapes_in
+from compressor.plan.bound import Bound, BoundStep
+from compressor.run.ground import Ground
+from compressor.store.known import noted, recalled
+from compressor.store.store import Store
+from compressor.training.settings import TrainingSettings
+
+CHANGES_PACE = ("precision", "attention", "compile", "batch_size", "accumulate", "dropout")
+"""Settings of a training by which the same work takes another time."""
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Of the training steps of a plan, on this machine."""
+
+    bound: Bound
+    store: Store
+    rows: Mapping[str, int]
+    """By split."""
+    sizes: InputSizes | None
+    processes: int = 1
+
+    def expected_seconds(self, step: BoundStep) -> float | None:
+        """About how long a step takes; None where nothing like it has run here."""
+        known = recalled(self.store, self._parts(step))
+        return known["seconds"] * self._work(step) if isinstance(known, dict) else None
+
+    def learn(self, step: BoundStep, seconds: float) -> None:
+        """Keep how long a step took."""
+        if seconds > 0:
+            noted(self.store, self._parts(step), {"seconds": seconds / self._work(step)})
+
+    def _work(self, step: BoundStep) -> float:
+        """In a unit of the step's own, of the source model: what pruning leaves is not known before."""
+        blocks, weights = _inside(self.bound)
+        teachers = weights * len(step.step.needs().teachers)
+        size = Size(rows=self.rows, blocks=blocks, weights=weights, result=weights, teachers=teachers)
+        return max(1.0, step.step.work(size)) * (self.sizes.computed if self.sizes else 1.0)
+
+    def _parts(self, step: BoundStep) -> dict[str, Any]:
+        given = step.step.model_dump(mode="json")
+        return {
+            "fact": "pace",
+            "pass": step.plugin,
+            **code_parts(step.step),
+            "settings": {name: given[name] for name in CHANGES_PACE if name in given},
+            "task": self.bound.task_name,
+            "machine": machine().fingerprint,
+            "device": device(),
+            "processes": self.processes,
+        }
+
+
+def steps_of(step: BoundStep, rows: int) -> int | None:
+    """Steps of the optimiser of a training on so many rows; None of a pass that counts none."""
+    settings: object = step.step
+    if not isinstance(settings, TrainingSettings):
+        return None
+    return settings.steps or settings.epochs * math.ceil(rows / settings.batch_size)
+
+
+def learn(ground: Ground, stages: Iterable[Stage], source: Path) -> None:
+    """Keep how long the trainings of a run took that were not found in the store; `source` is the folder of its source model."""
+    bound, data = ground.bound, ground.data
+    took = {stage.name: stage.seconds for stage in stages if stage.target is None and not stage.found}
+    trained = [step for step in bound.passes if step.trunk and step.step.trains and step.name in took]
+    if not trained:
+        return
+    rows = {split.name: split.rows for split in data.record.splits}
+    pace = Pace(bound, ground.store, rows, bound.task.sizes(data, source), ground.processes.size)
+    for step in trained:
+        pace.learn(step, took[step.name])
+
+
+def _inside(bound: Bound) -> tuple[int, float]:
+    """Blocks of the source model and the parameters in them, by the names in its weights; all of it where none is numbered."""
+    shapes = shapes_in(located(bound.model, bound.folder))
+    numbered = {name: math.prod(shape) for name, shape in shapes.items() if any(part.isdecimal() for part in name.split("."))}
+    blocks = {tuple(part for part in name.split(".") if part.isdecimal())[:1] for name in numbered}
+    return len(blocks) or 1, float(sum(numbered.values()) or sum(map(math.prod, shapes.values())) or 1)

@@ -1,0 +1,209 @@
+"""Where passes may stand: a model only goes down, on each target's own way, and is quantised once."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import pytest
+
+from compressor.contracts import Dialect, Pass, Target, registry
+from compressor.errors import PluginError
+from compressor.plan.draft import Draft, Drafted
+from compressor.plan.entries import Entry
+from compressor.plan.order import order_faults, works
+from compressor.plan.specs import StepKeys
+from compressor.plan.yaml_source import Located
+
+
+class Torch(Pass):
+    def apply(self, model, ctx):
+        return model
+
+
+class OnGraph(Torch):
+    accepts = ("toy-graph",)
+
+
+class OnBinary(Torch):
+    accepts = ("toy-binary",)
+
+
+class Rounds(Torch):
+    accepts = ("toy-graph", "toy-binary")
+    quantizes = True
+
+
+class RoundsBinary(Torch):
+    accepts = ("toy-binary",)
+    quantizes = True
+
+
+class RoundsTorch(Torch):
+    quantizes = True
+
+
+def target(form):
+    return type("Runtime", (Target,), {"dialect": Dialect(format=form)})
+
+
+TARGETS = {"eager": target("torch"), "runtime": target("toy-graph"), "device": target("toy-binary")}
+
+
+def drafted(section, name, kind, **keys):
+    beside = {key: Located(value, "plan.yaml", 90 + len(key)) for key, value in keys.items()}
+    parameters = Located({}, "plan.yaml", 80)
+    entry = Entry(name, name, f"{section}.{name}", parameters, Located(beside, "plan.yaml", len(name)))
+    return Drafted(entry, kind, None, StepKeys.model_validate(keys))
+
+
+def step(name, kind, **keys):
+    return drafted("passes", name, kind, **keys)
+
+
+def faults(*steps, targets=TARGETS):
+    given = [drafted("targets", name, kind) for name, kind in targets.items()]
+    draft = Draft(steps, given, (), (), {}, "source", Located({}, "plan.yaml", 1))
+    return [f"{each.line} {each.where}: {each.what}" for each in order_faults(draft)]
+
+
+@pytest.fixture(autouse=True)
+def _toys(toys):
+    """Formats `toy-graph` below torch and `toy-binary` below that."""
+
+
+LOWER = {name: TARGETS[name] for name in ("runtime", "device")}
+
+
+def test_plan_whose_model_only_goes_down_has_no_fault():
+    steps = (step("train", Torch), step("tidy", OnGraph, only=("runtime", "device")), step("round", Rounds, only=["runtime"]))
+    assert faults(*steps, step("pack", OnBinary, only=["device"]), step("bits", RoundsBinary, only=["device"])) == []
+    assert faults() == []
+
+
+def test_target_whose_format_nobody_makes_is_told_once_and_at_the_target():
+    targets = {"far": target("moon"), **LOWER}
+    steps = (step("round", Rounds, only=["far"]), step("tidy", OnGraph))
+    with pytest.raises(PluginError, match=r"^no format named 'moon' is installed") as raised:
+        registry.lowering("moon")
+    assert faults(*steps, targets=targets) == [f"3 targets.far: {raised.value}"]
+
+
+def test_target_that_is_not_known_is_passed_over():
+    assert faults(step("tidy", OnGraph), targets={"strange": None, **LOWER}) == []
+
+
+def test_targets_that_are_not_there_are_told_with_the_nearest_name():
+    assert faults(step("tidy", OnGraph, only=["runtme", "device", "x"]), targets=LOWER) == [
+        "94 passes.tidy.only: no target is named 'runtme' (did you mean 'runtime'?)",
+        "94 passes.tidy.only: no target is named 'x' (known: device, runtime)",
+    ]
+
+
+def test_keys_that_have_no_meaning_in_the_trunk_or_below_it_are_faults():
+    assert faults(step("train", Torch, only=["device"])) == [
+        "94 passes.train.only: 'train' works on the torch model, once for all targets; leave `only` out"
+    ]
+    assert faults(step("tidy", OnGraph, **{"from": "source"}), targets=LOWER) == [
+        "94 passes.tidy.from: 'tidy' works below torch, on what the torch passes end with; leave `from` out"
+    ]
+    assert faults(step("train", Torch, **{"from": "source"})) == []
+
+
+def test_pass_without_a_place_on_the_way_to_a_target_is_told_which_targets_would_do():
+    assert faults(step("pack", OnBinary)) == [
+        "4 passes.pack: works on toy-binary and has no place on the way to 'eager' (torch), 'runtime' (toy-graph); "
+        "write `only: [device]` beside it"
+    ]
+    assert faults(step("round", Rounds)) == [
+        "5 passes.round: works on toy-graph or toy-binary and has no place on the way to 'eager' (torch); "
+        "write `only: [runtime, device]` beside it"
+    ]
+    assert faults(step("pack", OnBinary), targets={"runtime": TARGETS["runtime"]}) == [
+        "4 passes.pack: works on toy-binary and has no place on the way to 'runtime' (toy-graph); "
+        "no target of this plan can take it; leave it out"
+    ]
+
+
+def test_pass_above_another_of_the_same_target_is_told_an_order_that_works():
+    steps = (step("pack", OnBinary, only=["device"]), step("tidy", OnGraph, only=["device"]), step("train", Torch))
+    assert faults(*steps) == [
+        "4 passes.tidy: works on toy-graph and comes after 'pack', which is below that; an order that works: train, tidy, pack",
+        "5 passes.train: works on torch and comes after 'pack', which is below that; an order that works: train, tidy, pack",
+    ]
+
+
+def test_pass_below_torch_comes_after_all_of_the_trunk_though_it_is_of_another_target():
+    assert faults(step("tidy", OnGraph, only=["runtime"]), step("train", Torch)) == [
+        "5 passes.train: works on torch and comes after 'tidy', which is below that; an order that works: train, tidy"
+    ]
+    assert faults(step("train", Torch), step("again", Torch), step("tidy", OnGraph, only=["runtime"])) == []
+
+
+def test_passes_of_different_targets_have_no_order():
+    steps = (step("pack", OnBinary, only=["device"]), step("tidy", OnGraph, only=["runtime"]))
+    assert faults(*steps) == []
+    assert faults(*reversed(steps)) == []
+
+
+def test_pass_on_either_format_works_on_the_targets_own():
+    both = ["runtime", "device"]
+    assert faults(step("round", Rounds, only=both), step("tidy", OnGraph, only=["runtime"])) == [], "on one format"
+    assert faults(step("round", Rounds, only=both), step("tidy", OnGraph, only=both)) == [
+        "4 passes.tidy: works on toy-graph and comes after 'round', which is below that; an order that works: tidy, round"
+    ]
+    assert faults(step("round", Rounds, only=["device"]), step("pack", OnBinary, only=["device"])) == []
+
+
+def test_unknown_passes_have_no_place():
+    assert faults(step("pack", OnBinary, only=["device"]), step("strange", None), step("tidy", OnGraph, only=["runtime"])) == []
+
+
+def test_order_that_works_has_the_deepest_format_of_a_pass_and_keeps_the_rest_as_it_was():
+    steps = (
+        step("round", Rounds, only=["runtime", "device"]),
+        step("pack", OnBinary, only=["device"]),
+        step("late", Torch),
+        step("tidy", OnGraph, only=["runtime"]),
+        step("strange", None),
+        step("later", Torch),
+    )
+    order = works(["late", "strange", "later", "tidy", "round", "pack"])
+    assert order == "an order that works: late, strange, later, tidy, round, pack"
+    assert faults(*steps) == [
+        f"4 passes.late: works on torch and comes after 'round', which is below that; {order}",
+        f"5 passes.later: works on torch and comes after 'round', which is below that; {order}",
+    ]
+
+
+def test_tensors_are_quantised_once_on_each_target():
+    first, second = step("one", Rounds, only=["runtime", "device"]), step("second", RoundsBinary, only=["device"])
+    assert faults(first, second, step("third", RoundsBinary, only=["device"])) == [
+        "6 passes.second: quantises what 'one' has quantised already for device; "
+        "leave one of them out, or give each its own targets with `only:`",
+        "5 passes.third: quantises what 'one' has quantised already for device; "
+        "leave one of them out, or give each its own targets with `only:`",
+    ]
+    assert faults(step("one", Rounds, only=["runtime"]), second) == []
+    assert faults(step("before", RoundsTorch), step("one", Rounds), targets=LOWER) == [
+        "3 passes.one: quantises what 'before' has quantised already for runtime, device; "
+        "leave one of them out, or give each its own targets with `only:`"
+    ]
+
+
+class Other(Target):
+    quantizes: ClassVar[bool] = True
+    accepts: ClassVar[tuple[str, ...]] = ("toy-graph",)
+
+
+def test_entries_of_another_kind_quantise_nothing():
+    assert not any("quantised already" in each for each in faults(step("one", Rounds), step("two", Other), targets=LOWER))
+
+
+@pytest.mark.parametrize(
+    ("targets", "kind"),
+    [({}, OnGraph), ({"far": target("moon")}, OnGraph), ({"eager": TARGETS["eager"]}, OnGraph), (LOWER, OnBinary)],
+)
+def test_order_that_works_begins_with_torch_though_a_step_has_no_place_below_it(targets, kind):
+    found = faults(step("lower", kind), step("train", Torch), targets=targets)
+    message = "5 passes.train: works on torch and comes after 'lower', which is below that; an order that works: train, lower"
+    assert message in found

@@ -1,0 +1,74 @@
+"""How long `check` says a training takes: as long as a like one took here, by what there is to do."""
+
+from __future__ import annotations
+
+import pytest
+from furnished import rows, write_model, write_rows
+
+from compressor.plan.bound import load_plan
+from compressor.run.pace import Pace, steps_of
+from compressor.run.preview import previewed
+from compressor.store.store import Store
+
+PLAN = """
+model: {folder: model}
+task: {text-classification: {max_length: 16}}
+data: {files: rows.jsonl, split: {validation: 12, test: 12}}
+passes:
+  - finetune: {epochs: 3, batch_size: 8, learning_rate: 0.001}
+  - prune-structure: {keep: 0.5}
+targets: [pytorch]
+"""
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pace")
+    write_model(folder, ("blue", "red"))
+    write_rows(folder / "rows.jsonl", rows())
+    (folder / "plan.yaml").write_text(PLAN)
+    return folder
+
+
+def finetune(place, store, *settings):
+    bound = load_plan(place / "plan.yaml", settings=settings)
+    found = previewed(bound, store)
+    counts = {split.name: split.rows for split in found.data.splits}
+    return Pace(bound, store, counts, found.inputs), bound.passes[0], found
+
+
+def test_training_is_told_with_its_steps_and_a_time_once_one_ran(place, tmp_path):
+    store = Store(tmp_path / "store")
+    pace, step, found = finetune(place, store)
+    assert (found.steps[0].rows, found.steps[0].epochs, found.steps[0].steps) == (36, 3, 15)
+    assert found.steps[0].seconds is None
+    assert "finetune: to be run; 3 epochs of 36 rows, 8 a step: 15 steps; how long is not known" in " ".join(
+        map(str, found.lines)
+    )
+    assert found.steps[1].rows is None, "pruning trains nothing"
+    pace.learn(step, 240.0)
+    _, _, found = finetune(place, store)
+    assert found.steps[0].seconds == pytest.approx(240)
+    assert "15 steps; about 4 min by earlier trainings on this machine" in " ".join(map(str, found.lines))
+    _, _, longer = finetune(place, store, "passes.finetune.epochs=6", "passes.finetune.learning_rate=0.01")
+    assert longer.steps[0].seconds == pytest.approx(480)
+
+
+def test_time_is_only_of_like_trainings_on_this_machine(place, tmp_path, monkeypatch):
+    store = Store(tmp_path / "store")
+    pace, step, _ = finetune(place, store)
+    pace.learn(step, 60.0)
+    other, same, _ = finetune(place, store, "passes.finetune.precision=bf16")
+    assert other.expected_seconds(same) is None
+    assert Pace(pace.bound, store, pace.rows, pace.sizes, processes=2).expected_seconds(step) is None
+    from compressor.run import pace as module
+
+    here = module.machine()
+    monkeypatch.setattr(module, "machine", lambda: here.model_copy(update={"fingerprint": "another"}))
+    assert pace.expected_seconds(step) is None
+
+
+def test_steps_are_counted_where_a_training_counts_them(place, tmp_path):
+    _, step, found = finetune(place, Store(tmp_path / "store"), "passes.finetune={steps: 40, batch_size: 8}")
+    assert steps_of(step, 36) == 40
+    assert (found.steps[0].epochs, found.steps[0].steps) == (None, 40)
