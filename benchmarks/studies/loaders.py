@@ -11,6 +11,7 @@ import argparse
 import json
 import subprocess
 import sys
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -29,6 +30,10 @@ RESULTS = Path(__file__).parents[2] / "docs" / "results" / "loaders.md"
 LOADING = Path(__file__).with_name("loading.py")
 FEW = 8
 """Rows of each export that are held against the run."""
+
+
+SHOWN = 160
+"""Characters of an error."""
 
 
 @dataclass(frozen=True)
@@ -141,7 +146,7 @@ def line(each: Try, found: Mapping[str, Any]) -> str:
     loader = f"`pipeline({each.job['pipeline']!r})`" if "pipeline" in each.job else f"`{each.job['class'].rsplit('.', 1)[1]}`"
     start = f"| {each.subject} | {each.model} | {each.target} | {loader} |"
     if "error" in found:
-        return f"{start} no | | | {found['error'].replace('|', '/')} |"
+        return f"{start} no | | | {textwrap.shorten(found['error'].replace('|', '/'), SHOWN)} |"
     rows = found["rows"]
     inputs = f"{found['inputs']} of {rows}" if "inputs" in found else ""
     gap = f"{found['gap']:.1g}" if "gap" in found else ""
