@@ -228,9 +228,9 @@ class _Refusing:
 
 def _import_without(names: Sequence[str], modules: Sequence[str]) -> None:
     refusing = _Refusing(modules)
-    sys.meta_path.insert(0, refusing)  # type: ignore[arg-type] # the other methods of a finder have defaults
+    sys.meta_path.insert(0, refusing)
     _import(names)
-    sys.meta_path.remove(refusing)  # type: ignore[arg-type]
+    sys.meta_path.remove(refusing)
 
 
 def prepare(root: Path) -> None:

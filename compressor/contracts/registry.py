@@ -135,7 +135,7 @@ def _check(kind: str, point: EntryPoint, found: Any) -> None:
             f"{_described(kind, point)} is {found!r}, expected a class derived from compressor.contracts.{expected.__name__}; "
             f"repair or uninstall {_owner(point)}"
         )
-    if lacking := _lacking(found):
+    if lacking := _lacking(found):  # type: ignore[arg-type] # a class is hashable
         raise PluginError(f"{_described(kind, point)} lacks {', '.join(lacking)}; repair or uninstall {_owner(point)}")
 
 

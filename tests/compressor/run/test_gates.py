@@ -75,6 +75,7 @@ class Ground:
         self.watch, self.builder, self.said = Stopwatch(), Builder(), []
         self.say = self.said.append
         self.listener = object()
+        self.data = SimpleNamespace(place=lambda split, number: f"line {number} of {split}")
 
     def workloads(self):
         return [Workload(batch=4, length=32), Workload(batch=1, length=8)]
@@ -171,6 +172,7 @@ def test_outputs_that_are_not_finite_come_first_and_are_not_met(gates):
     scored = evaluation(8)
     scored.outputs["logits"][2] = np.nan
     found = gates().passed(step({"max_size": 1}), state("prune", 500, scored=scored), None)
+    assert found.stage.verdicts[0].why.endswith("(first: line 2 of test)")
     assert verdicts(found) == [
         ("passes.prune.gate", "prune", "finite", "not met"),
         ("passes.prune.gate", "prune", "max_size", "met"),

@@ -354,15 +354,20 @@ def test_verdict_on_what_is_not_finite_holds_no_limit_that_is_met():
             value=1.0,
             judged_by="point",
             outcome="not met",
-            why="outputs are not finite (NaN or infinite) in test rows 0",
+            why="outputs are not finite (NaN or infinite) in test rows 0 (first: row 0 of test)",
         ),
     )
+    (verdict,) = finite(one, None, gate="g", candidate="c", place=lambda split, number: f"line {number + 2} of {split}")
+    assert verdict.why.endswith("(first: line 2 of test)")
 
 
 def test_ten_rows_are_told_and_how_many_more_there_are():
     for rows, more in ((10, ""), (11, " and 1 more")):
         (verdict,) = finite(scored(np.full((rows, 2), np.inf), [0] * rows), None, gate="g", candidate="c")
-        assert verdict.why == f"outputs are not finite (NaN or infinite) in test rows 0, 1, 2, 3, 4, 5, 6, 7, 8, 9{more}"
+        assert (
+            verdict.why
+            == f"outputs are not finite (NaN or infinite) in test rows 0, 1, 2, 3, 4, 5, 6, 7, 8, 9{more} (first: row 0 of test)"
+        )
 
 
 def test_scores_that_are_not_finite_are_named_where_no_row_is():

@@ -191,13 +191,13 @@ def test_test_has_the_first_right_to_a_row_then_validation(first, second, owner,
 def test_row_in_two_given_splits_is_refused(deduplicate):
     parts = {**GIVEN, "train": [*GIVEN["train"], GIVEN["test"][2]]}
     with refused(
-        "1 row of train stands in test too (first: row 6), so that scores would flatter: "
+        "1 row of train stands in test too (first: row 6 of train), so that scores would flatter: "
         "say `deduplicate: true` to keep them in test only"
     ):
         load(parts, deduplicate=deduplicate)
     parts["validation"] = [*GIVEN["validation"], GIVEN["test"][0], GIVEN["test"][1]]
     with refused(
-        "2 rows of validation stand in test too (first: row 6), so that scores would flatter: "
+        "2 rows of validation stand in test too (first: row 6 of validation), so that scores would flatter: "
         "say `deduplicate: true` to keep them in test only"
     ):
         load(parts, deduplicate=deduplicate)
@@ -205,9 +205,9 @@ def test_row_in_two_given_splits_is_refused(deduplicate):
 
 def test_copies_are_refused_where_they_could_come_to_stand_in_two_splits_and_shall_stay():
     advice = "equal rows can come to stand in two splits: leave `deduplicate: false` out, or give all splits by hand"
-    with refused(f"1 row of train repeats another (first: row 20), and {advice}"):
+    with refused(f"1 row of train repeats another (first: row 20 of train), and {advice}"):
         load({"train": [*MANY, MANY[5]]}, deduplicate=False)
-    with refused(f"2 rows of train repeat another (first: row 20), and {advice}"):
+    with refused(f"2 rows of train repeat another (first: row 20 of train), and {advice}"):
         load({"train": [*MANY, MANY[5], MANY[5]], "test": GIVEN["test"]}, deduplicate=False)
 
 
@@ -237,6 +237,18 @@ def test_labels_are_those_of_train_in_order_and_rows_hold_their_numbers():
     assert all(data.labels[label] == dict(rows)[text] for text, label in number.items())
     assert data.split("train").features["label"].names == ["8", "9", "10"]
     assert {split.name: split.classes for split in data.record.splits}["test"] == {"8": 2, "9": 2, "10": 2}
+
+
+def test_rows_are_known_by_where_they_stood():
+    rows = dataset(MANY).add_column("place of the row", [f"rows.csv, line {number + 2}" for number in range(20)])
+    data = load({"train": rows})
+    for name in (*SPLITS, "calibration"):
+        expected = [f"rows.csv, line {int(text.split()[1]) + 2}" for text in texts(data, name)]
+        assert [data.place(name, number) for number in range(len(expected))] == expected
+        assert data.split(name).column_names == ["text", "label"]
+    assert load({"train": MANY}).digest == data.digest, "no part of what is learned"
+    with pytest.raises(SourceError, match=r"repeats another \(first: rows\.csv, line 3\)"):
+        load({"train": rows.select([1, 1, *range(2, 20)])}, deduplicate=False)
 
 
 def test_labels_that_look_alike_are_found_and_amounts_are_refused():

@@ -261,7 +261,7 @@ def child(folder: Path, work: str, at: int) -> None:
             time.sleep(600)
 
     Context.tell = hang
-    step().apply(bert(STUDENT, **SHALLOW), context(folder, **SHALLOW))
+    step().apply(bert(STUDENT), context(folder))
 
 
 @pytest.mark.parametrize(("work", "at"), [("distill and prune", 20), ("distill", 10)])
@@ -271,9 +271,9 @@ def test_killed_in_either_stage_it_ends_with_the_bytes_of_one_that_was_not(tmp_p
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout.readline() == "ready\n"
         process.send_signal(signal.SIGKILL)
-    again, once = (context(tmp_path / name, **SHALLOW) for name in ("killed", "unbroken"))
+    again, once = context(tmp_path / "killed"), context(tmp_path / "unbroken")
     for ctx, name in ((again, "a"), (once, "b")):
-        step().apply(bert(STUDENT, **SHALLOW), ctx).save(tmp_path / name)
+        step().apply(bert(STUDENT), ctx).save(tmp_path / name)
     assert (tmp_path / "a" / "model.safetensors").read_bytes() == (tmp_path / "b" / "model.safetensors").read_bytes()
     assert (tmp_path / "a" / "blueprint.json").read_bytes() == (tmp_path / "b" / "blueprint.json").read_bytes()
     assert again.notes == once.notes
@@ -303,7 +303,7 @@ if __name__ == "__main__":
 def test_budget_in_multiply_accumulates_is_met(tmp_path):
     ctx = context(tmp_path, **SHALLOW)
     source = bert(STUDENT, **SHALLOW)
-    small = step(sparsity=None, macs=0.5, tokens=6, epochs=15, round_to=1, recovery_epochs=0, dropout=False).apply(source, ctx)
+    small = step(sparsity=None, macs=0.5, tokens=6, epochs=40, round_to=1, recovery_epochs=0, dropout=False).apply(source, ctx)
     cost = [macs_of(model, length=6) for model in (source, small)]
     assert 0.48 < cost[1] / cost[0] <= 0.5
     assert abs(series(ctx, "Sparsity")["expected sparsity"][-1][1] - 0.5) < 0.01
@@ -366,7 +366,7 @@ def crossed(model):
 def test_latency_is_measured_and_within_five_percent(tmp_path, clock, budget):
     ctx = Timed(tmp_path, {"source": bert(STUDENT)}, clock=clock)
     source = bert(STUDENT)
-    asked = step(sparsity=None, latency={"target": "cpu", **budget}, epochs=8, round_to=2, recovery_epochs=0, dropout=False)
+    asked = step(sparsity=None, latency={"target": "cpu", **budget}, epochs=20, round_to=2, recovery_epochs=0, dropout=False)
     small = asked.apply(source, ctx)
     wanted = budget.get("ms") or budget["ratio"] * clock(source)
     assert 0.9 * wanted < clock(small) <= 1.05 * wanted
@@ -410,7 +410,7 @@ def test_what_is_said_to_be_expected_is_what_gates_learned_by(tmp_path):
         return 1 + 0.5 * heads + 0.02 * max(neurons, 200)
 
     ctx = Timed(tmp_path, {"source": bert(STUDENT)}, clock=flat)
-    asked = step(sparsity=None, latency={"target": "cpu", "ratio": 0.5}, epochs=8, round_to=2, recovery_epochs=0, dropout=False)
+    asked = step(sparsity=None, latency={"target": "cpu", "ratio": 0.5}, epochs=20, round_to=2, recovery_epochs=0, dropout=False)
     asked.apply(bert(STUDENT), ctx)
     (said,) = (note.text for note in ctx.notes if isinstance(note, Remark) and "were expected to" in note.text)
     assert f"{series(ctx, 'Sparsity')['expected sparsity'][-1][1]:.1%} were expected to" in said
