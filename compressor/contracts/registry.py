@@ -135,9 +135,14 @@ def _check(kind: str, point: EntryPoint, found: Any) -> None:
             f"{_described(kind, point)} is {found!r}, expected a class derived from compressor.contracts.{expected.__name__}; "
             f"repair or uninstall {_owner(point)}"
         )
-    lacking = [name for name in dir(found) if getattr(getattr(found, name, None), "__isabstractmethod__", False)]
-    if lacking:
+    if lacking := _lacking(found):  # type: ignore[arg-type] # a class is hashable
         raise PluginError(f"{_described(kind, point)} lacks {', '.join(lacking)}; repair or uninstall {_owner(point)}")
+
+
+@cache
+def _lacking(plugin: type) -> tuple[str, ...]:
+    """What a class leaves abstract. A training step looks plug-ins up some forty times, and each look reads all attributes."""
+    return tuple(name for name in dir(plugin) if getattr(getattr(plugin, name, None), "__isabstractmethod__", False))
 
 
 def _described(kind: str, point: EntryPoint) -> str:

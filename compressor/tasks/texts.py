@@ -169,9 +169,10 @@ class Texts(OneOutput):
         """Rows as they are: their texts are texts."""
         for name, rows in data.splits.items():
             for column in self.texts:
-                if len(rows) and not isinstance(found := rows[0][column], str):
-                    kind = type(found).__name__
-                    raise SourceError(f"{data.place(name, 0)}: column '{column}' holds {found!r:.40} ({kind}), expected texts")
+                if getattr(rows.features.get(column), "dtype", "string") not in ("string", "large_string") and len(rows):
+                    found = rows[0][column]
+                    what = f"{found!r:.40} ({type(found).__name__})"
+                    raise SourceError(f"{data.place(name, 0)}: column '{column}' holds {what}, expected texts")
         return super().encoded(data)
 
     def refuses(self, length: int, files: Path | None = None) -> str | None:

@@ -50,10 +50,10 @@ class Distill(Distillation):
     @classmethod
     @override
     def recipe(cls, wish: Wish) -> Recipe | None:
-        """It teaches a model that lost parts what the one before answers; where answers are no classes, by what it holds inside."""
+        """It teaches a model that lost parts what the one before answers; where that cannot be imitated, what it holds inside."""
         why = f"teach it again what {wish.reference} answers"
         given: dict[str, Any] = {"teacher": wish.reference, "epochs": 3}
-        if not wish.task.gives_logits():
+        if wish.task.imitated() is None:
             if wish.without is None or "features" in wish.without:
                 return None
             given |= {"objectives": {"hidden-states": 1.0}, **({"task_loss": 1.0} if wish.task.trainable else {})}

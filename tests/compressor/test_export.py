@@ -583,6 +583,26 @@ def test_torch_example_needs_this_project_only_when_no_stock_configuration_fits(
     assert [each.intermediate_size for each in BertConfig(**kept).per_layer_config] == [16, 32]
 
 
+def test_torch_example_of_inputs_as_arrays_opens_a_class_that_there_is(run, tmp_path, monkeypatch):
+    from transformers import ASTConfig, ASTForAudioClassification
+
+    from compressor.model.model import Model
+
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32, "patch_size": 8}
+    strides = {"frequency_stride": 8, "time_stride": 8, "max_length": 24, "num_mel_bins": 16}
+    config = ASTConfig(**sizes, **strides, id2label=dict(enumerate(LABELS)))
+    extractor = {"feature_extractor_type": "ASTFeatureExtractor", "sampling_rate": 16000, "num_mel_bins": 16, "max_length": 24}
+    files = {"preprocessor_config.json": json.dumps(extractor).encode()}
+    Model.wrap(ASTForAudioClassification(config).eval(), files).save(run.built)
+    monkeypatch.setitem(PORTS, "audio-classification", [("input_values", "float32", ["batch", 24, 16])])
+    run.describe("audio-classification", seconds=0.25)
+    run.report("audio-classification", "blueprint.json", "model.safetensors")
+    out = export(run.folder, "here", tmp_path / "out")
+    np.savez(tmp_path / "inputs.npz", input_values=np.ones((1, 24, 16), np.float32))
+    assert told(Path(sys.executable), out, str(tmp_path / "inputs.npz")) in LABELS
+    assert json.loads((out / "spec.json").read_text())["loader"] == "transformers.AutoModelForAudioClassification"
+
+
 # ------------------------------------------------------------------ the proof
 
 GIVEN = (

@@ -65,7 +65,7 @@ def series(ctx, title):
 def test_budget_is_met_in_expectation_and_in_fact(tmp_path, sparsity):
     ctx = context(tmp_path, **SHALLOW)
     source = bert(STUDENT, **SHALLOW)
-    small = step(sparsity=sparsity, epochs=60, round_to=1, recovery_epochs=1, dropout=False).apply(source, ctx)
+    small = step(sparsity=sparsity, epochs=20, round_to=1, recovery_epochs=1, dropout=False).apply(source, ctx)
     curve = series(ctx, "Sparsity")["expected sparsity"]
     assert abs(curve[-1][1] - sparsity) < 0.01
     assert all(abs(value - sparsity) < 0.02 for at, value in curve if at > 0.7 * curve[-1][0]), "it swings after the ramp"
@@ -80,7 +80,7 @@ def test_budget_is_met_in_expectation_and_in_fact(tmp_path, sparsity):
 def test_multipliers_that_descend_miss_the_budget(tmp_path, monkeypatch):
     monkeypatch.setattr(distill_and_prune, "Learner", lambda name, parameters, rate, **_: Learner(name, parameters, rate))
     ctx = context(tmp_path, **SHALLOW)
-    step(epochs=60, round_to=1, recovery_epochs=0, dropout=False).apply(bert(STUDENT, **SHALLOW), ctx)
+    step(epochs=20, round_to=1, recovery_epochs=0, dropout=False).apply(bert(STUDENT, **SHALLOW), ctx)
     assert abs(series(ctx, "Sparsity")["expected sparsity"][-1][1] - 0.5) > 0.1
 
 
@@ -118,7 +118,7 @@ def test_second_stage_goes_on_with_the_projections_of_the_first(tmp_path, monkey
 
 def test_heads_that_have_to_stay_stay_alive(tmp_path):
     units = ("heads", "neurons", "attention")
-    small = step(sparsity=0.7, min_heads=2, epochs=20, units=units, recovery_epochs=0).apply(bert(STUDENT), context(tmp_path))
+    small = step(sparsity=0.7, min_heads=2, epochs=12, units=units, recovery_epochs=0).apply(bert(STUDENT), context(tmp_path))
     for block in anatomy_of(small.module).blocks:
         assert block.attention
         assert block.attention.heads >= 2
