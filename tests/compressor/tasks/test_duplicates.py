@@ -362,3 +362,11 @@ def test_label_that_is_left_with_no_row_to_train_on_is_refused():
     seed = next(seed for seed in range(50) if 20 in cut([0, 1] * 10 + [2], 4, seed=seed)[1])
     with refused("every row with the label 'c' went to test, train has none: give more rows of it, or splits by hand"):
         load({"train": rows}, seed=seed, split={"test": 4, "validation": 2})
+
+
+def test_sets_of_labels_are_equal_in_any_order():
+    columns = Columns(("text",), None, ("tags",), sets=("tags",))
+    rows = [(f"row {n}", ["a", "b"]) for n in range(20)]
+    data = load({"train": [*rows, ("ROW 1", ["b", "a"]), ("ROW 2", ["a", "c"])]}, columns, names=("text", "tags"))
+    assert data.record.removed == {"duplicates": 1}
+    assert len(data.record.findings) == 1
