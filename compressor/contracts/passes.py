@@ -132,7 +132,9 @@ class Needs:
     loss: bool = False
     """Whether it works with a loss of the task's own: not every task has one."""
     logits: bool = False
-    """Whether it takes outputs for logits: not every task gives such."""
+    """Whether it takes outputs for logits of classes that exclude each other: not every task gives such (`Task.gives_logits`)."""
+    imitates: bool = False
+    """Whether it learns from answers, whatever they are (`Task.imitated`): its objectives adapt to the task by `Objective.of`."""
     repeats: bool = False
     """Whether the inputs of a row have to be the same in every epoch."""
     inside: tuple[str, ...] = ()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 MODULE = "module."
@@ -30,13 +30,9 @@ def bytes_by_part(constants: Mapping[str, int], operators: Iterable[Operator]) -
             of the first operator that it reaches and that names one, through conversions that a quantiser put between; else to `other`.
         operators: of the whole graph.
     """
-    takers = defaultdict[str, list[Operator]](list)
-    for operator in operators:
-        for value in operator.takes:
-            takers[value].append(operator)
-    found = Counter[str]()
+    reached, found = _reached(tuple(operators)), Counter[str]()
     for name, size in constants.items():
-        found[part_of(_parameter(name) or _reached(name, takers) or _scope(name))] += size
+        found[part_of(_parameter(name) or reached.get(name) or _scope(name))] += size
     return dict(sorted(found.items(), key=_in_order))
 
 
@@ -52,16 +48,21 @@ def part_of(path: str) -> str:
     return ".".join(path.split(".")[:2]) or REST
 
 
-def _reached(constant: str, takers: Mapping[str, list[Operator]]) -> str:
-    """The module of the nearest operator that names one."""
-    values, seen = [constant], {constant}
-    while values:
-        following = [operator for value in values for operator in takers.get(value, ())]
-        if path := next(filter(None, (_scope(operator.name) for operator in following)), ""):
-            return path
-        values = [value for operator in following for value in operator.gives if value not in seen]
-        seen.update(values)
-    return ""
+def _reached(operators: Sequence[Operator]) -> dict[str, str]:
+    """By value, the module of the nearest operator that names one; found from such operators upwards, each value once."""
+    takers, makers = defaultdict[str, list[Operator]](list), defaultdict[str, list[Operator]](list)
+    for operator in operators:
+        for value in operator.takes:
+            takers[value].append(operator)
+        for value in operator.gives:
+            makers[value].append(operator)
+    found = {value: path for value, each in takers.items() if (path := next(filter(None, map(_scope, (op.name for op in each))), ""))}
+    newest = list(found)
+    while newest:
+        above = {value for name in newest for operator in makers[name] for value in operator.takes} - found.keys()
+        found |= {name: next(found[value] for op in takers[name] for value in op.gives if value in found) for name in above}
+        newest = list(above)
+    return found
 
 
 def _scope(name: str) -> str:

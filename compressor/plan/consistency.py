@@ -72,7 +72,11 @@ def _mentions(draft: Draft, step: Drafted, index: int) -> Iterator[Fault]:
     if isinstance(step.step, Pass) and draft.task is not None:
         if needs.loss and not draft.task.trainable:
             yield step.fault(f"needs a loss of the task's own, and '{draft.task_name}' has none: {_without_loss(step)}")
-        if needs.logits and draft.task.imitated() is None:
+        if needs.logits and not draft.task.gives_logits():
+            yield step.fault(
+                f"takes outputs for logits of classes, and the task '{draft.task_name}' gives none: {_without_loss(step)}"
+            )
+        if needs.imitates and draft.task.imitated() is None:
             yield step.fault(
                 f"learns from answers, and those of the task '{draft.task_name}' are none to imitate: {_without_loss(step)}"
             )

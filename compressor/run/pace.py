@@ -17,6 +17,7 @@ from compressor.contracts.records import Stage
 from compressor.contracts.step import code_parts
 from compressor.deploy.machine import device, machine
 from compressor.model.sources import located, shapes_in
+from compressor.foreign import told
 from compressor.plan.bound import Bound, BoundStep
 from compressor.run.ground import Ground
 from compressor.store.known import noted, recalled
@@ -78,7 +79,17 @@ def steps_of(step: BoundStep, rows: int) -> int | None:
 
 
 def learn(ground: Ground, stages: Iterable[Stage], source: Path) -> None:
-    """Keep how long the trainings of a run took that were not found in the store; `source` is the folder of its source model."""
+    """Keep how long the trainings of a run took that were not found in the store; `source` is the folder of its source model.
+
+    A finished run does not fail because nothing can be learned of it: it is said.
+    """
+    try:
+        _learn(ground, stages, source)
+    except Exception as error:  # a model that is gone, or what a third party's task raises
+        ground.say(f"how long trainings took is not kept for the next check: {told(error)}")
+
+
+def _learn(ground: Ground, stages: Iterable[Stage], source: Path) -> None:
     bound, data = ground.bound, ground.data
     took = {stage.name: stage.seconds for stage in stages if stage.target is None and not stage.found}
     trained = [step for step in bound.passes if step.trunk and step.step.trains and step.name in took]

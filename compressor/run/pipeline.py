@@ -57,6 +57,8 @@ class Runner:
     stages: list[Stage] = field(default_factory=list)
     built: list[Built] = field(default_factory=list)
     missing: dict[str, str] = field(default_factory=dict)
+    resumed: set[str] = field(default_factory=set)
+    """Steps of which an earlier run did a part: how long they took here says nothing."""
 
     @property
     def bound(self) -> Bound:
@@ -92,7 +94,7 @@ class Runner:
         self.ground.say("report: write")
         report = results.report(self._found(), probes=probes, accept=accept, seconds=time.monotonic() - clock)
         write_report(report, self.folder)
-        learn(self.ground, self.stages, self.states["source"].made.path)
+        learn(self.ground, [each for each in self.stages if each.name not in self.resumed], self.states["source"].made.path)
         return report
 
     def _found(self) -> RunState:
@@ -215,7 +217,10 @@ class Runner:
 
         def make(out: Path) -> Mapping[str, Any]:
             self.ground.say(f"{step.name}{f' for {target.name}' if target else ''}: start")
-            ctx = self.ground.context(store.scratch(parts, keep=holds_checkpoint), self._model, step=step, runtime=runtime)
+            scratch = store.scratch(parts, keep=holds_checkpoint)
+            if any(scratch.iterdir()):
+                self.resumed.add(step.name)
+            ctx = self.ground.context(scratch, self._model, step=step, runtime=runtime)
             if step.step.trains and form is None and self.ground.processes.size > 1:
                 job = self._job(step, parent, ctx.folder, out)
                 return {"notes": train_apart(job, self.ground.processes, self.ground.listener)}

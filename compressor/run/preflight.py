@@ -40,7 +40,7 @@ def check_steps(
         _check_teachers(step, untrained)
         origins |= dict.fromkeys(made_by(step), origins[start])
         current = step.name
-        learns = step.step.trains and (needs.loss or needs.logits)
+        learns = step.step.trains and (needs.loss or needs.logits or needs.imitates)
         if start in untrained and not learns:
             untrained |= {*made_by(step)}
     limits = (*(step.gate for step in bound.passes if step.gate), *bound.accept)

@@ -94,7 +94,7 @@ class Distillation(Pass, TrainingSettings):
             logits_of=self.teachers() if "logits" in seen else (),
             plugins={"objective": tuple(self.objectives)},
             loss=self.task_loss > 0,
-            logits=soft,
+            imitates=soft,
             repeats=self._answers_kept(counted),
             inside=(*(("features",) if seen - {"logits"} else ()), *(("attention maps",) if "maps" in seen else ())),
         )

@@ -94,7 +94,9 @@ class SoftTargets(Objective):
 
     @override
     def of(self, task: Task) -> Objective:
-        """Of classes, of labels each by itself, or of numbers."""
+        """Of classes, of labels each by itself, or of numbers; a class derived from this one has a loss of its own and keeps it."""
+        if type(self) is not SoftTargets:
+            return self
         kind = {"labels": SoftLabels, "numbers": SoftNumbers}.get(task.imitated() or "")
         return kind(**self.model_dump()) if kind else self
 

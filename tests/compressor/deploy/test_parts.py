@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from compressor.deploy.parts import Operator, bytes_by_part, part_of
 
 
@@ -38,3 +40,30 @@ def test_parts_are_blocks_by_what_is_in_them_and_all_else_by_two_names():
         "encoder.layers.4": "encoder.layers.4",
     }
     assert {path: part_of(path) for path in paths} == paths
+
+
+def diamonds(count, end):
+    """Values that are read twice and added, one diamond after the other, as residual connections are; only `end` may name a module."""
+    for number in range(count):
+        yield Operator(f"left_{number}", (f"v{number}", f"w{number}"), (f"a{number}",))
+        yield Operator(f"right_{number}", (f"v{number}",), (f"b{number}",))
+        yield Operator(f"sum_{number}", (f"a{number}", f"b{number}"), (f"v{number + 1}",))
+    yield Operator(end, (f"v{count}",), ("out",))
+
+
+@pytest.mark.parametrize(("end", "part"), [("head.dense/MatMul_1", "head.dense"), ("nowhere", "other")])
+def test_operators_of_no_module_are_passed_once_however_many_ways_lead_through_them(end, part):
+    constants = {f"w{number}": 1 for number in range(200)}
+    assert bytes_by_part(constants, diamonds(200, end)) == {part: 200}
+
+
+def test_of_operators_at_one_distance_the_first_is_taken_and_a_nearer_one_before_it():
+    operators = [
+        Operator("far", ("w",), ("a",)),
+        Operator("other", ("w",), ("b",)),
+        Operator("second.dense/Add_1", ("b",), ("d",)),
+        Operator("first.dense/Add_2", ("a",), ("c",)),
+        Operator("third.dense/Add_3", ("e",), ("f",)),
+        Operator("again", ("u",), ("w", "e")),
+    ]
+    assert bytes_by_part({"w": 1, "u": 2}, operators) == {"first.dense": 1, "third.dense": 2}
