@@ -7,13 +7,14 @@ import re
 
 import pytest
 
-from compressor.deploy.telemetry import SWITCHES
+from compressor.deploy.telemetry import SWITCHES, silence
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_OFFLINE"] = "1"
 os.environ |= SWITCHES
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+silence()  # before a module of tests imports openvino, which would send from a fork of this process at each conversion
 
 
 @pytest.fixture(autouse=True, scope="session")

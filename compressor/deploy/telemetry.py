@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 import sys
@@ -32,9 +33,12 @@ def quiet() -> None:
 
 
 def silence() -> None:
-    """Keep OpenVINO and NNCF from reporting use; to be called before either is imported.
+    """Keep OpenVINO and NNCF from reporting use.
 
-    Both fall back to a silent stand-in when `openvino_telemetry` cannot be imported, which this makes it look like.
+    Both fall back to a silent stand-in when `openvino_telemetry` cannot be imported, which this makes it look like. Where somebody
+    has imported it before, as a notebook does with `openvino`, it is told that its user has declined: it then sends and writes nothing.
     """
-    if "openvino_telemetry" not in sys.modules:
-        sys.modules["openvino_telemetry"] = None  # type: ignore[assignment] # the import system's own mark for "not there"
+    if loaded := sys.modules.setdefault("openvino_telemetry", None):  # type: ignore[arg-type] # the import system's mark for "not there"
+        checks, senders = (importlib.import_module(f"{loaded.__name__}.utils.{name}") for name in ("opt_in_checker", "sender"))
+        checks.OptInChecker.check = lambda *_, **__: checks.ConsentCheckResult.DECLINED
+        senders.TelemetrySender.send = lambda *_, **__: None  # who reports already has asked before
