@@ -247,7 +247,7 @@ def child(monkeypatch, code):
 def test_error_of_a_process_is_raised_here_with_its_type(tmp_path, monkeypatch):
     child(
         monkeypatch,
-        "print(json.dumps({'error': 'TrainingDiverged', 'text': 'the loss is nan at step 3'}), flush=True); time.sleep(60)",
+        "os.write(1, (json.dumps({'error': 'TrainingDiverged', 'text': 'the loss is nan at step 3'}) + '\\n').encode()); time.sleep(60)",
     )
     started = time.monotonic()
     with pytest.raises(TrainingDiverged, match=r"^the loss is nan at step 3$"):
