@@ -27,6 +27,8 @@ from compressor.foreign import one_line
 
 MOST_ROWS = 8
 """Rows that a message names."""
+MOST_PLACES = 3
+"""Of them so many by where they stand."""
 
 
 class CompressorError(Exception):
@@ -93,7 +95,7 @@ class RowFailed(CompressorError):
         self.rows, self.why, self.of = tuple(rows), why, of
         named = f"row{'s' if len(self.rows) > 1 else ''} {', '.join(str(row) for row in self.rows[:MOST_ROWS])}"
         more = f" and {len(self.rows) - MOST_ROWS} more" if len(self.rows) > MOST_ROWS else ""
-        where = f" ({'; '.join(places[:MOST_ROWS])})" if places else ""
+        where = f" ({'; '.join(places[:MOST_PLACES])}{', ...' if len(places) > MOST_PLACES else ''})" if places else ""
         super().__init__(f"{named}{more}{f' of {of}' if of else ''}{where}: {why}" if self.rows else why)
 
 

@@ -75,7 +75,7 @@ class OpenVino(Target):
         """Of the constants of each graph."""
         found = Counter[str]()
         for graph in graphs_of(built):
-            found.update(_bytes_by_part(built / f"{graph.name}.xml"))
+            found.update(_bytes_by_part(built / self.file_of(graph.name, built)))
         return dict(found)
 
     def diagnose(self, built: Path) -> tuple[str, ...]:

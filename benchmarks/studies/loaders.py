@@ -11,6 +11,7 @@ import argparse
 import json
 import subprocess
 import sys
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -29,6 +30,10 @@ RESULTS = Path(__file__).parents[2] / "docs" / "results" / "loaders.md"
 LOADING = Path(__file__).with_name("loading.py")
 FEW = 8
 """Rows of each export that are held against the run."""
+
+
+SHOWN = 160
+"""Characters of an error."""
 
 
 @dataclass(frozen=True)
@@ -141,7 +146,7 @@ def line(each: Try, found: Mapping[str, Any]) -> str:
     loader = f"`pipeline({each.job['pipeline']!r})`" if "pipeline" in each.job else f"`{each.job['class'].rsplit('.', 1)[1]}`"
     start = f"| {each.subject} | {each.model} | {each.target} | {loader} |"
     if "error" in found:
-        return f"{start} no | | | {found['error'].replace('|', '/')} |"
+        return f"{start} no | | | {textwrap.shorten(found['error'].replace('|', '/'), SHOWN)} |"
     rows = found["rows"]
     inputs = f"{found['inputs']} of {rows}" if "inputs" in found else ""
     gap = f"{found['gap']:.1g}" if "gap" in found else ""
@@ -178,6 +183,7 @@ What the table says:
   export's `model_max_length`.
 * `OVModelFor...` computes in what OpenVINO chooses for the processor (bf16 on some) unless it is given `ov_config`, which README and `spec.json`
   state.
+* `AutoImageProcessor` of transformers 5.5 is there with torchvision only; its plain way (`use_fast=False`) has the run's arithmetic.
 * Pictures that stand upright by their EXIF tag alone are to be turned before `AutoImageProcessor` gets them; pipelines of transformers do that.
 * A threshold that was chosen for several labels is in `spec.json`; a pipeline gives the probability of each label (`top_k=None`) and no decision.
 * `ORTModelFor...` and `OVModelFor...` take no model type that their release of transformers does not know.

@@ -75,12 +75,12 @@ def rows_of(kind: str, folder: Path, *, learned: int, scored: int) -> dict[str, 
         texts = [row for row in texts if len(row["text"].split()) >= 128]
     rows = list({row["text"]: row for row in texts}.values())
     random.Random(0).shuffle(rows)  # both sides get the same rows
-    parts: dict[str, str] = {}
+    files: dict[str, str] = {}
     for name, count in (("test", 16), ("validation", scored), ("train", learned)):
         taken, rows = rows[:count], rows[count:]
-        parts[name] = str(folder / f"{name}.jsonl")
-        Path(parts[name]).write_text("".join(json.dumps(row) + "\n" for row in taken), encoding="utf-8")
-    return parts
+        files[name] = str(folder / f"{name}.jsonl")
+        Path(files[name]).write_text("".join(json.dumps(row) + "\n" for row in taken), encoding="utf-8")
+    return files
 
 
 class Surroundings(SimpleNamespace):

@@ -29,7 +29,9 @@ class EagerSession:
 
         wires, module = self._graphs[graph]
         kept: Any = self._tensors(wires.first_state(feed)) if state is None else state
-        with torch.inference_mode():
+        with (
+            torch.no_grad()
+        ):  # not inference mode: models keep tensors between calls (relative positions), and are trained with them
             given = self._tensors({port.name: feed[port.name] for port in wires.fed if port.name in feed})
             found = named(self._task.answer(module, wires, {**given, **kept}), wires)
             outputs = {port.name: array_of(found[port.name]) for port in wires.given}

@@ -20,13 +20,7 @@ MOST_ROWS = {"validation": 2000, "test": 5000}
 """Of larger splits so many rows are scored: a point of accuracy is told by them."""
 
 SHARED = {"deduplicate": (True, "rows that stand in two splits are kept in one")}
-OLDER = {
-    "encoding": (
-        ["utf-8", "cp1252", "latin-1"],
-        "some files are not UTF-8: those are read as cp1252 (or latin-1), look whether their letters are right",
-    )
-}
-MENDS: tuple[Mapping[str, tuple[Any, str]], ...] = ({}, SHARED, OLDER, {**SHARED, **OLDER})
+MENDS: tuple[Mapping[str, tuple[Any, str]], ...] = ({}, SHARED)
 """What is said of rows that would be refused, tried in turn, and why."""
 
 

@@ -87,7 +87,7 @@ def loads_to_the_bit(subject: Subject) -> None:
 def _logits(model: Model, feed: Feed) -> NDArray[Any]:
     import torch
 
-    with torch.inference_mode():
+    with torch.no_grad():
         found: NDArray[Any] = model.module(**{name: torch.from_numpy(array) for name, array in feed.items()}).logits.numpy()
     return found
 

@@ -62,6 +62,15 @@ def test_architecture_is_exported_and_quantised(name, tmp_path):
     assert CLOSE / 100 < errors(quantized.path, tmp_path / "built-quantized") < ROUNDED
 
 
+def test_a_model_that_keeps_tensors_is_trained_after_it_was_scored():
+    run = ARCHITECTURES["beit"].run()
+    model, rows = run.model(), run.data.split("train").select(range(4))
+    run.task.predicted(eager(run.task, model, "cpu"), rows, run.source.path)
+    batch = next(iter(run.task.batches(rows, run.source.path, batch_size=4)))
+    run.task.loss(run.task.forward(model.module, batch), batch).backward()
+    assert model.module.classifier.weight.grad is not None
+
+
 TRAINED = """
 model: {folder: pretrained}
 task: {text-classification: {max_length: 16}}

@@ -158,14 +158,6 @@ def test_rows_in_two_splits_are_kept_in_one_and_that_is_said(place):
     assert "# rows that stand in two splits are kept in one" in plan.text
 
 
-def test_texts_in_an_older_encoding_are_read_and_that_is_said(place):
-    folder = write_files(place / "older", rows(60))
-    (folder / "red" / "old.txt").write_bytes("schöne rote Äpfel".encode("cp1252"))
-    plan = proposed(place, "older")
-    assert plan.bound.data.encoding == ("utf-8", "cp1252", "latin-1")
-    assert "# some files are not UTF-8: those are read as cp1252 (or latin-1), look whether their letters are right" in plan.text
-
-
 @pytest.mark.parametrize(
     ("name", "head", "line", "says"),
     [

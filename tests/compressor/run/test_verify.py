@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -511,3 +513,8 @@ def test_control_is_that_of_the_workload_and_tells_nothing_where_it_passed():
     failed = {"ratio": 1.2, "limit": 0.03, "attempts": 1, "noise": 0.1, "passed": False}
     assert timed() == timed(Control(**failed, **elsewhere)) == timed(Control(**{**failed, "passed": True}, **about)) == ""
     assert "1.200" in timed(Control(**{**failed, "ratio": 9}, **elsewhere), Control(**failed, **about))
+
+
+def test_class_drop_without_the_truth_of_its_rows_has_no_interval():
+    found = class_drop(TASK, WORSE, replace(REFERENCE, truth={}))
+    assert (found.label, found.points, found.interval) == ("c", 50, None)

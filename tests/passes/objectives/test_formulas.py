@@ -244,11 +244,22 @@ def test_objectives_say_what_they_look_at():
     assert Relations(features="logits").looks_at() == "logits"
 
 
+def test_versions_are_those_that_keys_hold():
+    assert [type(each).version for each in ALL] == [1, 2, 2, 1, 1]
+
+
+@pytest.mark.parametrize(("name", "words"), [("cosine_form", ("raw", "log-sigmoid")), ("projection", ("shared", "own", "none"))])
+def test_words_of_layer_to_layer_are_taken(name, words):
+    assert [getattr(LayerToLayer(**{name: word}), name) for word in words] == list(words)
+
+
 def test_objectives_want_the_places_that_they_compare():
     sides = anatomy(2), anatomy(4)
     nothing = (Want(), Want())
     assert SoftTargets().wants(*sides) == Relations(features="logits").wants(*sides) == nothing
-    assert Relations().wants(*sides) == (Want(hidden_states=("layer.1",)), Want(hidden_states=("layer.3",)))
+    last = (Want(hidden_states=("layer.2",)), Want(hidden_states=("layer.3",)))
+    assert Relations().wants(anatomy(3), anatomy(4)) == last
+    assert Relations().wants(anatomy(4), anatomy(3)) == last[::-1]
     assert AttentionMaps().wants(*sides) == (Want(attention_maps=("layer.1",)), Want(attention_maps=("layer.3",)))
     uniform = (Want(hidden_states=("layer.0", "layer.1")), Want(hidden_states=("layer.1", "layer.3")))
     assert HiddenStates().wants(*sides) == uniform
