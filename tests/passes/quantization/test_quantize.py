@@ -31,7 +31,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::UserWarning:nncf"),
 ]
 
-VOCABULARY, LAYERS = 1000, 2
+VOCABULARY, LAYERS = 1000, 1
 
 
 class Task(TextClassification):
