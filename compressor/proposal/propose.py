@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import re
+import os
 from dataclasses import dataclass
+from pathlib import Path
 
 from compressor.contracts.task import Data
-from compressor.plan.bound import PLAN, Bound, read_plan
+from compressor.plan.bound import Bound, plan_name, read_plan
 from compressor.proposal.ladder import Ladder, wished
 from compressor.proposal.looked import HUB, INSTALLED, Asked, looked
 from compressor.proposal.writing import written
@@ -39,6 +40,7 @@ def _rows(data: Data) -> dict[str, int]:
 
 
 def _name(asked: Asked) -> str:
-    stem = asked.model.rstrip("/").removeprefix(INSTALLED).removeprefix(HUB)
-    words = [part for part in re.split(r"[^A-Za-z0-9_-]+", stem) if part.strip("-_")]
-    return (words[-1].strip("-_") if words else PLAN)[:64]
+    """The last part of where the model comes from."""
+    named = asked.model.startswith((INSTALLED, HUB))
+    path = Path(asked.model.partition(":")[2]) if named else (asked.folder / asked.model).absolute()
+    return plan_name(os.path.normpath(path).rpartition(os.sep)[2])
