@@ -112,14 +112,19 @@ def _tables_in(root: Path, tables: Sequence[Path], name: Any) -> Rows:
         return _tables({"train": tables}, name)
     if "train" not in parts:
         if len(others) != 1:
-            found = "none of" if others else "no table but"
+            found = "It could be" if others else "All are named as other splits:"
             listed = ", ".join(f"'{path.name}'" for path in others or tables)
             raise SourceError(
-                f"{root}: which table is trained on? By their names it is {found} {listed}: "
-                "call it train, as train.csv, or name one table instead of the folder"
+                f"{root}: which table is trained on? {found} {listed}; call it train, as train.csv, or name one table"
             )
-        parts["train"], others = others, []
-    return _tables({split: paths for split, paths in parts.items() if split}, name, _passed_over(others))
+        notes = (f"'{others[0].name}' is trained on, since the names of all others say another split",)
+        return _tables({"train": others, **_named(parts)}, name, notes)
+    return _tables(_named(parts), name, _passed_over(others))
+
+
+def _named(parts: Mapping[str | None, Sequence[Path]]) -> dict[str, Sequence[Path]]:
+    """Of splits, in their order."""
+    return {split: parts[split] for split in dict.fromkeys(SPLITS.values()) if parts.get(split)}
 
 
 def _tables(parts: Mapping[str, Sequence[Path]], name: Any, notes: tuple[str, ...] = ()) -> Rows:
@@ -154,11 +159,13 @@ def _said(options: Mapping[str, Any]) -> str:
 def _split_folders(splits: Mapping[str | None, Sequence[Path]], name: Any, *, beside: Sequence[Path]) -> Rows:
     """Folders of splits, each of tables or of files; what lies beside them is none."""
     notes = _passed_over([*splits.get(None, []), *beside])
-    folders = {split: paths for split, paths in splits.items() if split}
+    folders = _named(splits)
     first = folders["train"][0]
-    tables = {split: [each for path in paths for each in _tables_of(path)] for split, paths in folders.items()}
+    tables: dict[str | None, list[Path]] = {
+        split: [each for path in paths for each in _tables_of(path)] for split, paths in folders.items()
+    }
     if tables["train"] and not _is_of_media(first):
-        return _tables({split: paths for split, paths in tables.items() if paths}, name, notes)
+        return _tables(_named(tables), name, notes)
     inner = _files(first, name)
     others = {key: value for key, value in inner.data.items() if key != "files"}
     layout = inner.data["files"].get("layout") if isinstance(inner.data["files"], dict) else None

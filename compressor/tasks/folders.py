@@ -25,8 +25,8 @@ IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 SOUNDS = (".wav", ".flac", ".mp3", ".ogg")
 METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 SPLITS = {
-    "train": "train", "training": "train", "test": "test", "testing": "test", "validation": "validation", "valid": "validation",
-    "val": "validation", "dev": "validation", "eval": "validation",
+    "train": "train", "training": "train", "validation": "validation", "valid": "validation", "val": "validation",
+    "dev": "validation", "eval": "validation", "test": "test", "testing": "test",
 }  # fmt: skip
 """Splits by the words that names of files and folders have for them, in small letters."""
 LEFTOVERS = {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "__pycache__"}
