@@ -56,7 +56,8 @@ def init(
         raise CompressorError(f"{out.parent}: no such folder to write the plan into: make it, or name another file by --out")
     found = _proposed(_asked(model, data, out.parent, task, text, label, max_drop, target))
     out.write_text(found.text, encoding="utf-8")
-    say(found.text)
+    for line in found.seen:
+        say(line)
     say(f"plan: {out}; next: compressor check {out}, then compressor run {out}")
 
 
@@ -66,14 +67,19 @@ def quantize(
     data: Annotated[str, typer.Option("--data", metavar="DATA", help=FROM_DATA)],
     max_drop: MaxDrop = 1.0,
     target: OneTarget = None,
-    out: Annotated[Path | None, typer.Option("--out", help="Folder of the export; NAME-quantized unless given.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", help="Folder of the export, with one for each target where there are several; NAME-quantized unless given."
+        ),
+    ] = None,
     only_print: Annotated[bool, typer.Option("--print", help="Print the plan and do nothing else.")] = False,
     task: TaskName = None,
     text: Text = None,
     label: Label = None,
     store: StorePath = None,
 ) -> None:
-    """Quantise a model for a target: print the plan of that, run it, and export what was accepted. Exit codes are those of `run`."""
+    """Quantise a model for targets: print the plan of that, run it, and export each that was accepted. Exit codes are those of `run`."""
     found = _proposed(_asked(model, data, Path(), task, text, label, max_drop, target, quantize_only=True))
     say(found.text)
     if only_print:
@@ -84,9 +90,20 @@ def quantize(
     folder = out or Path(f"{found.bound.name}-quantized")
     check_free(folder)
     ran = run_shown(found.bound, store, None, ALONE)
-    if ran.report.exit_code == 0:
-        say(f"export: {export(ran.folder, found.bound.targets[0].name, folder)}")
+    several, accepted = len(found.bound.targets) > 1, accepted_in(ran.report)
+    for each in (target.name for target in found.bound.targets):
+        if each in accepted:
+            say(f"export: {export(ran.folder, each, folder / each if several else folder)}")
+        elif several:
+            say(f"not exported, since it was not accepted: {each}")
     raise typer.Exit(ran.report.exit_code)
+
+
+def accepted_in(report: Report) -> set[str]:
+    """Targets whose final model met all that was asked of it."""
+    asked = [verdict for verdict in report.verdicts if verdict.on_fail != "warn" and verdict.candidate.startswith("final@")]
+    failed = {verdict.candidate for verdict in asked if verdict.outcome != "met"}
+    return {verdict.candidate.partition("@")[2] for verdict in asked if verdict.candidate not in failed}
 
 
 def _asked(

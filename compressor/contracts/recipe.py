@@ -40,6 +40,8 @@ class Seen:
     """Columns that the user says hold what is to be told."""
     asked: bool = False
     """Whether the user names the task."""
+    sure: bool = True
+    """Whether columns are to be clear; else the first one that could be meant is taken, to see what would be proposed."""
 
     def of(self, *kinds: ColumnKind) -> tuple[str, ...]:
         """Names of the columns of some kinds."""
@@ -65,10 +67,10 @@ class Seen:
         """
         named = [name for name in candidates if name.casefold() in usual]
         first = next((name for name in candidates if name.casefold() == usual[0]), None)
-        if first is None and len(candidates) > 1 and len(named) != 1:
+        if first is None and len(candidates) > 1 and len(named) != 1 and self.sure:
             listed = ", ".join(f"'{name}' ({self.told(name)})" for name in candidates)
             raise SourceError(f"which column is the {what}? It could be {listed}: say {option} NAME")
-        found = first or (candidates[0] if len(candidates) == 1 else named[0])
+        found = first or (named[0] if len(named) == 1 else candidates[0])
         return found, "the only such column" if len(candidates) == 1 else "by its name"
 
 

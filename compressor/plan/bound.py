@@ -146,10 +146,15 @@ def read_plan(text: str, *, folder: Path, settings: Sequence[str] = ()) -> Bound
     return _bound(compose_text(text, PLAN, folder, settings), folder, PLAN)
 
 
+def plan_name(text: str) -> str:
+    """A name of a plan made of any text: other characters than its own become dashes."""
+    return re.sub("[^A-Za-z0-9_-]+", "-", text).strip("-_")[:64] or PLAN
+
+
 def _bound(composed: tuple[Located, tuple[Fault, ...]], folder: Path, stem: str) -> Bound:
     plan, faults = composed
     reader = _Reader(plan, folder, list(faults))
-    bound = reader.bound(default_name=re.sub("[^A-Za-z0-9_-]+", "-", stem).strip("-_")[:64] or PLAN)
+    bound = reader.bound(default_name=plan_name(stem))
     if bound is None or reader.faults:
         raise PlanError(tuple(dict.fromkeys(reader.faults)))
     return bound

@@ -18,14 +18,10 @@ LOOKED_AT = 20_000
 
 
 def column_of(name: str, values: Sequence[Any], feature: Any = None) -> Column:
-    """A column by its values and, where it has one, its type in `datasets`."""
-    from datasets import Audio, ClassLabel, Image
-
-    if isinstance(feature, Image | Audio):
-        return Column(name, "picture" if isinstance(feature, Image) else "sound")
-    if isinstance(feature, ClassLabel):
-        return Column(name, "class", f"{len(feature.names)} classes")
-    there = [value for value in values if value not in (None, "")]
+    """A column by its values and, where it has one, its type in `datasets`. What is missing or no number (NaN) says nothing of it."""
+    if is_known(feature):
+        return _by_type(name, feature)
+    there = [value for value in values if value not in (None, "") and not (isinstance(value, float) and math.isnan(value))]
     if not there:
         return Column(name, "other", "empty")
     if all(isinstance(value, list | tuple) for value in there):
@@ -34,8 +30,24 @@ def column_of(name: str, values: Sequence[Any], feature: Any = None) -> Column:
         return Column(name, "bits" if len(set(there)) == 2 else "other", "true and false")
     if all(isinstance(value, str | int | float) for value in there):
         numbers = [_number(value) for value in there]
-        return _amounts(name, numbers) if None not in numbers else _strings(name, [str(value) for value in there])
+        finite = [number for number in numbers if number is not None and math.isfinite(number)]
+        return _amounts(name, finite) if finite and None not in numbers else _strings(name, [str(value) for value in there])
     return Column(name, "other", type(there[0]).__name__)
+
+
+def is_known(feature: Any) -> bool:
+    """Whether a column's type says all of it, without its values."""
+    from datasets import Audio, ClassLabel, Image
+
+    return isinstance(feature, Image | Audio | ClassLabel)
+
+
+def _by_type(name: str, feature: Any) -> Column:
+    from datasets import Audio, ClassLabel
+
+    if isinstance(feature, ClassLabel):
+        return Column(name, "class", f"{len(feature.names)} classes")
+    return Column(name, "sound" if isinstance(feature, Audio) else "picture")
 
 
 def _lists(name: str, values: Sequence[Sequence[Any]]) -> Column:
@@ -49,7 +61,7 @@ def _number(value: Any) -> float | None:
         found = float(value)
     except (ValueError, OverflowError):
         return None
-    return found if math.isfinite(found) and "_" not in str(value) else None
+    return found if "_" not in str(value) else None
 
 
 def _amounts(name: str, values: Sequence[Any]) -> Column:

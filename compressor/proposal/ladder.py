@@ -13,6 +13,7 @@ from compressor.contracts.registry import format_for
 from compressor.deploy.machine import usable_cores
 from compressor.errors import MissingDependency, PluginError, UnsupportedModel
 from compressor.model.anatomy import limits
+from compressor.proposal.checked import checked
 
 SOURCE = "source"
 DROPS = (0.5, 1.0, 2.0, 3.0, 5.0, 10.0)
@@ -108,12 +109,10 @@ class Ladder:
         """
         offered = dict(self._offered("target", self.wish))
         if self.target:
-            kind = registry.load("target", self.target)
             name = registry.current("target", self.target)
             recipe = offered.get(name) or Recipe(why="as you say")
             if why := self._lacks(name, recipe):
                 raise MissingDependency(f"target {name}: {why}")
-            assert kind
             return (Entry(name, recipe),)
         ready = tuple(Entry(name, recipe) for name, recipe in offered.items() if not self._lacks(name, recipe))
         if not ready:
@@ -157,7 +156,7 @@ class Ladder:
 
     @staticmethod
     def _lacks(name: str, recipe: Recipe) -> str:
-        missing = registry.load("target", name).model_validate(dict(recipe.parameters)).missing()
+        missing = checked(registry.load("target", name), recipe.parameters, f"target {name}").missing()
         return missing.build or missing.run or ""
 
 

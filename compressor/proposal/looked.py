@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from compressor.contracts.task import Data
 from compressor.errors import PluginError, SourceError, near_name
 from compressor.model.sources import inside_package, located, read_json
 from compressor.plan.specs import DataSpec, ModelSource
+from compressor.proposal.checked import checked
 from compressor.proposal.rows import Rows, look
 from compressor.tasks.data import load_data
 
@@ -67,18 +68,18 @@ class Looked:
 
 def looked(asked: Asked) -> Looked:
     model = _model(asked.model)
-    folder = located(ModelSource.model_validate(model), asked.folder)
+    folder = located(checked(ModelSource, model, f"model {asked.model!r}"), asked.folder)
     config = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
     rows = _found(asked)
     name, recipe, others = _chosen(asked, config, rows)
     parameters = dict(recipe.parameters)
-    task = registry.load("task", name).model_validate(parameters)
+    task = checked(registry.load("task", name), parameters, f"task {name}")
     data, spec, notes = _read(rows, asked.folder, task)
     sizes = task.sizes(data, folder)
     if sizes and sizes.fits is not None and sizes.parameter in type(task).model_fields:
         kind = type(type(task).model_fields[sizes.parameter].default)
         parameters[sizes.parameter] = kind(sizes.fits)
-        task = type(task).model_validate(parameters)
+        task = checked(type(task), parameters, f"task {name}")
         sizes = task.sizes(data, folder)
     return Looked(
         model,
@@ -109,6 +110,8 @@ def _model(spelled: str) -> dict[str, Any]:
 
 
 def _found(asked: Asked) -> Rows:
+    if not asked.data:
+        raise SourceError("data '': name a file or folder")
     if asked.data.startswith(HUB):
         raise SourceError(
             f"{asked.data}: rows of the hub are looked at as files: fetch them, as parquet say, and name the folder"
@@ -138,14 +141,14 @@ def _read(rows: Rows, folder: Path, task: Task) -> tuple[Data, dict[str, Any], t
         except SourceError as error:
             refused = refused or error
             continue
-        return data, spec, (*(mends[key][1] for key in added), *notes)
+        return data, spec, (*rows.notes, *(mends[key][1] for key in added), *notes)
     assert refused
     raise refused
 
 
 def _loaded(spec: dict[str, Any], folder: Path, task: Task) -> tuple[Data, dict[str, Any], tuple[str, ...]]:
     def load(spec: Mapping[str, Any]) -> Data:
-        read = load_data(DataSpec.model_validate(spec), columns=task.columns(), seed=0, folder=folder)
+        read = load_data(checked(DataSpec, spec, "data"), columns=task.columns(), seed=0, folder=folder)
         return task.encoded(read)
 
     data = load(spec)
@@ -167,24 +170,41 @@ def _chosen(asked: Asked, config: Mapping[str, Any], rows: Rows) -> tuple[str, R
     """
     _check_named((*asked.text, *asked.label), rows)
     seen = Seen(config, rows.columns, asked.text, asked.label, asked=asked.task is not None)
-    fitting: list[tuple[int, str, Recipe]] = []
-    unclear: SourceError | None = None
+    offers: list[tuple[int, str, Recipe | SourceError]] = []
     for name in [asked.task] if asked.task else registry.names("task"):
         try:
-            recipe = registry.load("task", name).recipe(seen)
-        except SourceError as error:
-            unclear = unclear or error
-            continue
+            offers += [(rank, name, offer) for rank, offer in _offered(registry.load("task", name), seen)]
         except PluginError:
             if asked.task:
                 raise
             continue  # broken, which `list tasks` tells
-        if recipe:
-            fitting.append((recipe.rank, name, recipe))
-    if fitting:
-        (_, name, recipe), *others = sorted(fitting, key=lambda each: each[:2])
-        return registry.current("task", name), recipe, tuple(each for _, each, _ in others)
-    raise unclear or SourceError(_none(asked, rows))
+    if not offers:
+        raise SourceError(_none(asked, rows))
+    (_, name, found), *others = sorted(offers, key=lambda each: each[:2])
+    fitting = tuple(other for _, other, offer in others if isinstance(offer, Recipe))
+    if isinstance(found, SourceError):
+        raise SourceError(f"{found}{f', or --task {fitting[0]}, which fits too' if fitting else ''}") from found
+    return registry.current("task", name), found, fitting
+
+
+def _offered(task: type[Task], seen: Seen) -> Iterator[tuple[int, Recipe | SourceError]]:
+    """What a task offers, or why it is not clear what it would, with its rank; nothing where it does not fit."""
+    try:
+        recipe = task.recipe(seen)
+    except SourceError as error:
+        yield _rank(task, seen), error
+        return
+    if recipe:
+        yield recipe.rank, recipe
+
+
+def _rank(task: type[Task], seen: Seen) -> int:
+    """Where a task would stand, were it clear which columns are meant."""
+    try:
+        recipe = task.recipe(replace(seen, sure=False))
+    except SourceError:
+        return 0
+    return recipe.rank if recipe else 0
 
 
 def _check_named(names: Sequence[str], rows: Rows) -> None:

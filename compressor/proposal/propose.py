@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import re
+import os
 from dataclasses import dataclass
+from pathlib import Path
 
 from compressor.contracts.task import Data
-from compressor.plan.bound import PLAN, Bound, read_plan
+from compressor.plan.bound import Bound, plan_name, read_plan
 from compressor.proposal.ladder import Ladder, wished
 from compressor.proposal.looked import HUB, INSTALLED, Asked, looked
-from compressor.proposal.writing import written
+from compressor.proposal.writing import summary, written
 
 
 @dataclass(frozen=True)
@@ -18,6 +19,8 @@ class Proposal:
 
     text: str
     bound: Bound
+    seen: tuple[str, ...] = ()
+    """What was seen and is proposed, a line each."""
 
 
 def propose(asked: Asked) -> Proposal:
@@ -29,9 +32,10 @@ def propose(asked: Asked) -> Proposal:
         CompressorError: the model and the rows do not go together.
     """
     seen = looked(asked)
-    ladder = wished(asked.max_drop, seen.task, seen.config, seen.trained, _rows(seen.data), seen.sizes)
-    text = written(asked.command, _name(asked), seen, Ladder(ladder, asked.target, asked.shrinks))
-    return Proposal(text, read_plan(text, folder=asked.folder.absolute()))
+    wish = wished(asked.max_drop, seen.task, seen.config, seen.trained, _rows(seen.data), seen.sizes)
+    ladder = Ladder(wish, asked.target, asked.shrinks)
+    text = written(asked.command, _name(asked), seen, ladder)
+    return Proposal(text, read_plan(text, folder=asked.folder.absolute()), tuple(summary(seen, ladder)))
 
 
 def _rows(data: Data) -> dict[str, int]:
@@ -39,6 +43,7 @@ def _rows(data: Data) -> dict[str, int]:
 
 
 def _name(asked: Asked) -> str:
-    stem = asked.model.rstrip("/").removeprefix(INSTALLED).removeprefix(HUB)
-    words = [part for part in re.split(r"[^A-Za-z0-9_-]+", stem) if part.strip("-_")]
-    return (words[-1].strip("-_") if words else PLAN)[:64]
+    """The last part of where the model comes from."""
+    named = asked.model.startswith((INSTALLED, HUB))
+    path = Path(asked.model.partition(":")[2]) if named else (asked.folder / asked.model).absolute()
+    return plan_name(os.path.normpath(path).rpartition(os.sep)[2])

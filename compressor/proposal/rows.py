@@ -4,28 +4,28 @@ from __future__ import annotations
 
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from compressor.contracts import Column
-from compressor.contracts.recipe import spread
 from compressor.errors import SourceError
-from compressor.plan.specs import DataSpec
-from compressor.proposal.columns import LOOKED_AT, column_of
+from compressor.plan.paths import plain_file
+from compressor.proposal.reading import TWICE, columns_of
 from compressor.tasks.encodings import fits
-from compressor.tasks.folders import FILE_NAME, KINDS, LEFTOVERS, METADATA
-from compressor.tasks.headers import columns_in, csv_options
-from compressor.tasks.tables import FORMATS, read_table
+from compressor.tasks.folders import FILE_NAME, KINDS, METADATA, MOST_TEXT_BYTES, SPLITS, aside, visible
+from compressor.tasks.headers import csv_options
+from compressor.tasks.tables import FORMATS
 
-SPLITS = {
-    "train": "train", "training": "train", "test": "test", "testing": "test", "validation": "validation", "valid": "validation",
-    "val": "validation", "dev": "validation", "eval": "validation",
-}  # fmt: skip
-"""Splits by the names that files and folders of them have."""
 CONTENT = {"imagefolder": ("image", "picture"), "audiofolder": ("audio", "sound"), "": ("text", "text")}
 """What a folder of files gives: a column, and its kind."""
+SPLIT_WORD = re.compile(rf"({'|'.join(SPLITS)})(set|data|split)?[0-9]*")
+"""A word of a file's name that says its split."""
+MOST_SEEN = 2000
+"""Files by whose names a folder is told."""
 
 
 @dataclass(frozen=True)
@@ -37,13 +37,15 @@ class Rows:
     columns: tuple[Column, ...]
     told: str
     """What was found, in words."""
+    notes: tuple[str, ...] = ()
+    """What of it is not read."""
 
 
 def look(root: Path, spelled: str) -> Rows:
     """What lies at a path, which a plan calls `spelled`.
 
     Raises:
-        SourceError: there is nothing, or nothing that is read as rows.
+        SourceError: there is nothing, or nothing that is read as rows, or it is not clear which rows are trained on.
     """
     if root.is_file():
         return _tables({"train": [root]}, lambda _: spelled)
@@ -53,30 +55,79 @@ def look(root: Path, spelled: str) -> Rows:
     def name(path: Path) -> str:
         return os.path.join(spelled, os.path.relpath(path, root)) if path != root else spelled  # noqa: PTH118
 
-    entries = [each for each in sorted(root.iterdir()) if not each.name.startswith(".") and each.name.lower() not in LEFTOVERS]
-    folders = {split: path for path in entries if path.is_dir() and (split := SPLITS.get(path.name.lower()))}
-    if "train" in folders and len(folders) == sum(path.is_dir() for path in entries):
-        return _split_folders(folders, name)
-    return _media(root, name) or _tables_in(entries, name) or _texts(root, entries, spelled)
+    folders = [path for path in _entries(root) if path.is_dir()]
+    splits = _by_split({path: SPLITS.get(path.name.lower()) for path in folders})
+    if splits.get("train") and (len(splits) > 1 + (None in splits) or len(folders) == len(splits["train"])):
+        return _split_folders(splits, name, beside=_tables_of(root))
+    if (tables := _tables_of(root)) and not _is_of_media(root):
+        return _tables_in(root, tables, name)
+    return _files(root, name)
+
+
+def _entries(folder: Path) -> list[Path]:
+    return [each for each in sorted(folder.iterdir()) if not aside(each)]
+
+
+def _is_of_media(root: Path) -> bool:
+    """Whether a folder with tables is one of pictures or sounds: a table describes them, or folders of labels hold them."""
+    media = {path.relative_to(root).parts[0] for path in _some(root) if _kind_of(path)}
+    described = any((root / each).is_file() for each in METADATA)
+    return bool(media) and (described or sum((root / each).is_dir() for each in media) > 1)
+
+
+def _files(root: Path, name: Any) -> Rows:
+    return _media(root, name) or _texts(root, name)
+
+
+def _by_split(named: Mapping[Path, str | None]) -> dict[str | None, list[Path]]:
+    parts: dict[str | None, list[Path]] = {}
+    for path, split in named.items():
+        parts.setdefault(split, []).append(path)
+    return parts
+
+
+def _passed_over(paths: Sequence[Path]) -> tuple[str, ...]:
+    listed = ", ".join(f"'{path.name}'" for path in paths)
+    return (f"not read, since names of others say which split they are: {listed}",) if paths else ()
 
 
 # ------------------------------------------------------------------ tables
 
 
-def _tables_in(entries: Sequence[Path], name: Any) -> Rows | None:
-    tables = [path for path in entries if path.is_file() and path.suffix.lower() in FORMATS and path.suffix.lower() != ".txt"]
-    if not tables:
-        return None
-    parts: dict[str, list[Path]] = {}
-    for path in tables:
-        split = SPLITS.get(re.split("[-_.]", path.stem.lower())[0])
-        parts.setdefault(split or "", []).append(path)
-    if "train" in parts:
-        return _tables({split: paths for split, paths in parts.items() if split}, name)
-    return _tables({"train": tables}, name)
+def _tables_of(folder: Path) -> list[Path]:
+    return [path for path in _entries(folder) if path.is_file() and FORMATS.get(path.suffix.lower(), "text") != "text"]
 
 
-def _tables(parts: Mapping[str, Sequence[Path]], name: Any) -> Rows:
+def _split_of(path: Path) -> str | None:
+    """The split that words of a file's name say; None where they say none, or two."""
+    words = re.split(r"[-_. ]+", path.stem.lower())
+    found = {SPLITS[word[1]] for word in map(SPLIT_WORD.fullmatch, words) if word}
+    return found.pop() if len(found) == 1 else None
+
+
+def _tables_in(root: Path, tables: Sequence[Path], name: Any) -> Rows:
+    parts = _by_split({path: _split_of(path) for path in tables})
+    others = parts.pop(None, [])
+    if not parts:
+        return _tables({"train": tables}, name)
+    if "train" not in parts:
+        if len(others) != 1:
+            found = "It could be" if others else "All are named as other splits:"
+            listed = ", ".join(f"'{path.name}'" for path in others or tables)
+            raise SourceError(
+                f"{root}: which table is trained on? {found} {listed}; call it train, as train.csv, or name one table"
+            )
+        notes = (f"'{others[0].name}' is trained on, since the names of all others say another split",)
+        return _tables({"train": others, **_named(parts)}, name, notes)
+    return _tables(_named(parts), name, _passed_over(others))
+
+
+def _named(parts: Mapping[str | None, Sequence[Path]]) -> dict[str, Sequence[Path]]:
+    """Of splits, in their order."""
+    return {split: parts[split] for split in dict.fromkeys(SPLITS.values()) if parts.get(split)}
+
+
+def _tables(parts: Mapping[str, Sequence[Path]], name: Any, notes: tuple[str, ...] = ()) -> Rows:
     first = parts["train"][0]
     kind = FORMATS.get(first.suffix.lower())
     if kind is None:
@@ -84,7 +135,7 @@ def _tables(parts: Mapping[str, Sequence[Path]], name: Any) -> Rows:
     refused: SourceError | None = None
     for options in csv_options(first) if kind == "csv" else ({},):
         try:
-            columns = tuple(_columns(first, kind, options))
+            columns = columns_of(first, kind, options)
         except SourceError as error:
             refused = refused or error
             continue
@@ -92,18 +143,10 @@ def _tables(parts: Mapping[str, Sequence[Path]], name: Any) -> Rows:
         files: Any = {split: each[0] if len(each) == 1 else each for split, each in spelled.items()}
         files = files["train"] if len(files) == 1 else files
         count = sum(map(len, spelled.values()))
-        return Rows({"files": files, **options}, columns, f"{count} {kind} file{'s' if count > 1 else ''}{_said(options)}")
+        twice = tuple(f"column '{each.name}' {TWICE}: it is not read" for each in columns if each.told == TWICE)
+        told = f"{count} {kind} file{'s' if count > 1 else ''}{_said(options)}"
+        return Rows({"files": files, **options}, columns, told, (*notes, *twice))
     raise refused or SourceError(f"{first} is not UTF-8 text")
-
-
-def _columns(path: Path, kind: str, options: Mapping[str, Any], without: Sequence[str] = ()) -> Iterator[Column]:
-    spec = DataSpec.model_validate({"files": path.name, **options})
-    names = [name for name in columns_in(path, kind, spec) if name and name not in without]
-    read, _ = read_table(path, kind, names, spec)
-    rows = read.select(spread(len(read), LOOKED_AT))
-    for name in names:
-        media = type(rows.features[name]).__name__ in ("Image", "Audio")
-        yield column_of(name, () if media else list(rows[name]), rows.features[name])
 
 
 def _said(options: Mapping[str, Any]) -> str:
@@ -113,25 +156,30 @@ def _said(options: Mapping[str, Any]) -> str:
 # ------------------------------------------------------------------ folders of files
 
 
-def _split_folders(folders: Mapping[str, Path], name: Any) -> Rows:
-    inner = look(folders["train"], name(folders["train"]))
-    if inner.data["files"] != name(folders["train"]) and not isinstance(inner.data["files"], dict):
-        tables = {split: _own_tables(path) for split, path in folders.items()}
-        return _tables({split: paths for split, paths in tables.items() if paths}, name)
+def _split_folders(splits: Mapping[str | None, Sequence[Path]], name: Any, *, beside: Sequence[Path]) -> Rows:
+    """Folders of splits, each of tables or of files; what lies beside them is none."""
+    notes = _passed_over([*splits.get(None, []), *beside])
+    folders = _named(splits)
+    first = folders["train"][0]
+    tables: dict[str | None, list[Path]] = {
+        split: [each for path in paths for each in _tables_of(path)] for split, paths in folders.items()
+    }
+    if tables["train"] and not _is_of_media(first):
+        return _tables(_named(tables), name, notes)
+    inner = _files(first, name)
     others = {key: value for key, value in inner.data.items() if key != "files"}
     layout = inner.data["files"].get("layout") if isinstance(inner.data["files"], dict) else None
-    files = {split: name(path) for split, path in folders.items()} | ({"layout": layout} if layout else {})
-    return Rows({"files": files, **others}, inner.columns, f"{inner.told}; splits {', '.join(folders)}")
-
-
-def _own_tables(folder: Path) -> list[Path]:
-    return [path for path in sorted(folder.iterdir()) if path.suffix.lower() in FORMATS and not path.name.startswith(".")]
+    spelled = {split: [name(path) for path in paths] for split, paths in folders.items()}
+    files = {split: each[0] if len(each) == 1 else each for split, each in spelled.items()} | (
+        {"layout": layout} if layout else {}
+    )
+    return Rows({"files": files, **others}, inner.columns, f"{inner.told}; splits {', '.join(folders)}", (*notes, *inner.notes))
 
 
 def _media(root: Path, name: Any) -> Rows | None:
     """A folder of pictures or sounds, which a table names or folders of labels hold."""
-    suffixes = {path.suffix.lower() for path in _some(root)}
-    kind = next((kind for kind, known in KINDS.items() if suffixes & set(known)), None)
+    found = set(map(_kind_of, _some(root)))
+    kind = next((kind for kind in KINDS if kind in found), None)
     if kind is None:
         return None
     content, held = CONTENT[kind]
@@ -140,37 +188,45 @@ def _media(root: Path, name: Any) -> Rows | None:
     table = next((root / each for each in METADATA if (root / each).is_file()), None)
     if table is None:
         return Rows(data, (column, _folders(root)), f"a folder of {held}s for each label")
-    others = tuple(_columns(table, FORMATS[table.suffix], {}, (FILE_NAME,)))
+    others = columns_of(table, FORMATS[table.suffix], {}, (FILE_NAME,))
     return Rows(data, (column, *others), f"{held}s that {table.name} names")
 
 
-def _texts(root: Path, entries: Sequence[Path], spelled: str) -> Rows:
-    if not any(path.is_dir() and any(path.rglob("*")) for path in entries):
+def _kind_of(path: Path) -> str | None:
+    return next((kind for kind, known in KINDS.items() if path.suffix.lower() in known), None)
+
+
+def _texts(root: Path, name: Any) -> Rows:
+    if not any(path.parent != root for path in _some(root)):
         raise SourceError(
             f"{root} holds neither a table ({', '.join(sorted(FORMATS))}), nor pictures, nor sounds, nor a folder of texts for each label"
         )
-    data = {"files": {"path": spelled, "layout": "folder-per-label"}, **(options := _encodings(root))}
+    data = {"files": {"path": name(root), "layout": "folder-per-label"}, **(options := _encodings(root))}
     return Rows(data, (Column("text", "text", "files"), _folders(root)), f"a folder of texts for each label{_said(options)}")
 
 
 def _encodings(root: Path) -> dict[str, Any]:
     """What texts are in, where some are not UTF-8: that is refused unless a plan says so, and here a person reads what it says."""
-    files = (path for path in root.rglob("*") if path.is_file() and not path.name.startswith("."))
-    others = [path for path in files if not fits(path, "utf-8")]
+    files = [path for path in visible(root, None, Counter()) if path.parent != root]
+    others = [path for path in files if _is_small(path) and not fits(path, "utf-8")]
     single = next(name for name in ("cp1252", "latin-1") if all(fits(path, name) for path in others))  # the latter fits any
     return {"encoding": ["utf-8", single]} if others else {}
 
 
+def _is_small(path: Path) -> bool:
+    """Whether a file is read as a row; one that is larger is told when rows are read."""
+    try:
+        plain_file(path, MOST_TEXT_BYTES)
+    except OSError:
+        return False
+    return True
+
+
 def _folders(root: Path) -> Column:
-    labels = [
-        each for each in root.iterdir() if each.is_dir() and not each.name.startswith(".") and each.name.lower() not in LEFTOVERS
-    ]
+    labels = [each for each in root.iterdir() if each.is_dir() and not aside(each)]
     return Column("label", "class", f"{len(labels)} classes, a folder each")
 
 
-def _some(root: Path, most: int = 2000) -> Iterator[Path]:
-    """The first files of a folder and of those in it."""
-    for number, path in enumerate(root.rglob("*")):
-        if number >= most:
-            return
-        yield path
+def _some(root: Path) -> Iterator[Path]:
+    """The first files of a folder and of those in it that are read as rows."""
+    return islice(visible(root, None, Counter()), MOST_SEEN)

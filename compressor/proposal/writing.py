@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 WIDTH = 110
 SHOWN = 8
 """Labels that a comment lists."""
+MOST_TOLD = 1000
+"""Characters of a comment."""
 
 
 def written(command: str, name: str, looked: Looked, ladder: Ladder) -> str:
@@ -49,9 +51,24 @@ def written(command: str, name: str, looked: Looked, ladder: Ladder) -> str:
     return "\n".join(filter(None, parts))
 
 
-def _model(looked: Looked) -> str:
+def summary(looked: Looked, ladder: Ladder) -> Iterator[str]:
+    """What was seen and is proposed, for the terminal."""
+    yield f"model: {'; '.join(_of_model(looked))}"
+    yield f"task: {looked.task_name}: {looked.why}"
+    yield f"data: {_counts(looked)}"
+    for note in (*looked.data.record.findings, *looked.notes):
+        yield f"data: {note}"
+    yield f"passes: {', '.join(each.name for each in ladder.passes())}"
+    yield f"targets: {', '.join(each.name for each in ladder.targets)}"
+
+
+def _of_model(looked: Looked) -> list[str]:
     kind = str(looked.config.get("model_type", "")) or "a model"
-    return _comments(*([f"{kind}: {line}" for line in looked.examined] or [kind])) + _block("model", dict(looked.model))
+    return [f"{kind}: {line}" for line in looked.examined] or [kind]
+
+
+def _model(looked: Looked) -> str:
+    return _comments(*_of_model(looked)) + _block("model", dict(looked.model))
 
 
 def _task(looked: Looked) -> str:
@@ -60,13 +77,16 @@ def _task(looked: Looked) -> str:
     return _comments(looked.why, *sizes, *others) + _block("task", {looked.task_name: dict(looked.parameters)})
 
 
+def _counts(looked: Looked) -> str:
+    rows = {each.name: each.rows for each in looked.data.record.splits}
+    return f"{looked.rows.told}: {', '.join(f'{rows[name]} {name}' for name in ('train', 'validation', 'test'))}"
+
+
 def _data(looked: Looked) -> str:
-    splits = {each.name: each for each in looked.data.record.splits}
-    counts = ", ".join(f"{splits[name].rows} {name}" for name in ("train", "validation", "test"))
-    classes = splits["train"].classes
+    classes = next(each.classes for each in looked.data.record.splits if each.name == "train")
     shown = ", ".join(f"{name} {count}" for name, count in list(classes.items())[:SHOWN])
     more = f" and {len(classes) - SHOWN} more" if len(classes) > SHOWN else ""
-    told = [f"{looked.rows.told}: {counts}", *([f"in train: {shown}{more}"] if classes else [])]
+    told = [_counts(looked), *([f"in train: {shown}{more}"] if classes else [])]
     return _comments(*told, *looked.data.record.findings, *looked.notes) + _block("data", dict(looked.data_spec))
 
 
@@ -103,7 +123,6 @@ def _block(key: str, value: Any) -> str:
 
 def _comments(*lines: str, indent: str = "") -> str:
     """Text, of anybody, as lines of a comment."""
-    found = [
-        part for line in lines for part in textwrap.wrap(one_line(line), WIDTH, break_long_words=False, break_on_hyphens=False)
-    ]
+    short = (one_line(line if len(line) <= MOST_TOLD else f"{line[:MOST_TOLD]} ...") for line in lines)
+    found = [part for line in short for part in textwrap.wrap(line, WIDTH, break_long_words=False, break_on_hyphens=False)]
     return "".join(f"{indent}# {part}\n" for part in found)

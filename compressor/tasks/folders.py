@@ -24,7 +24,11 @@ if TYPE_CHECKING:
 IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 SOUNDS = (".wav", ".flac", ".mp3", ".ogg")
 METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
-SPLIT_FOLDERS = {"train", "test", "validation", "valid", "val", "dev"}
+SPLITS = {
+    "train": "train", "training": "train", "validation": "validation", "valid": "validation", "val": "validation",
+    "dev": "validation", "eval": "validation", "test": "test", "testing": "test",
+}  # fmt: skip
+"""Splits by the words that names of files and folders have for them, in small letters."""
 LEFTOVERS = {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "__pycache__"}
 """Names, in small letters, of what systems and programs leave in folders."""
 MOST_TEXT_BYTES = 64 * 2**20
@@ -42,7 +46,7 @@ def kind_of(folder: Path, root: Path | None) -> str:
     Raises:
         SourceError: there is neither, or something leads out of the folder.
     """
-    suffixes = {each.suffix.lower() for each in _visible(folder, root, Counter())}
+    suffixes = {each.suffix.lower() for each in visible(folder, root, Counter())}
     kind = next((kind for kind, known in KINDS.items() if suffixes & set(known)), None)
     if kind is None:
         raise SourceError(
@@ -83,7 +87,7 @@ def _needs(kind: str) -> str:
     )
 
 
-def _visible(folder: Path, root: Path | None, passed: Counter[str]) -> Iterator[Path]:
+def visible(folder: Path, root: Path | None, passed: Counter[str]) -> Iterator[Path]:
     """Files below a folder, but hidden ones and leftovers, which are counted."""
     for path in place_of(folder, root).files(once=True):
         left = next((part for part in path.relative_to(folder).parts if part.lower() in LEFTOVERS), None)
@@ -107,16 +111,16 @@ def _per_label(
     paths, labels, findings = list[Path](), list[str](), list[str]()
     for folder in folders:
         passed = Counter[str]()
-        there = list(_visible(folder, root, passed))
+        there = list(visible(folder, root, passed))
         inside = [path for path in there if path.parent != folder]
         passed += Counter({"beside the folders of labels": len(there) - len(inside)})
         paths += inside
         labels += (own := [path.relative_to(folder).parts[0] for path in inside])
-        empty = sorted({path.name for path in folder.iterdir() if path.is_dir() and not _aside(path)} - set(own))
+        empty = sorted({path.name for path in folder.iterdir() if path.is_dir() and not aside(path)} - set(own))
         findings += [*_findings(folder, passed), *(f"{folder / name}: no file in it" for name in empty)]
     if not paths:
         raise SourceError(f"{folders[0]}: no folders with files below it{f'; it needs them, {OR_TABLE}' if kind else ''}")
-    if set(labels) <= SPLIT_FOLDERS:
+    if {label.lower() for label in labels} <= SPLITS.keys():
         raise SourceError(
             f"{folders[0]} holds the folders {sorted(set(labels))}: name them as splits, `files: {{train: ..., test: ...}}`"
         )
@@ -135,7 +139,8 @@ def _check_columns(folder: Path, kind: str, columns: Columns) -> None:
         raise MissingColumn(beyond, f"{folder}: a folder for each label gives no column '{beyond}'; {other} does")
 
 
-def _aside(path: Path) -> bool:
+def aside(path: Path) -> bool:
+    """Whether a file or folder is hidden, or left there by a system or program."""
     return path.name.startswith(".") or path.name.lower() in LEFTOVERS
 
 
@@ -217,7 +222,7 @@ def _named(name: Any, table: Path, place: Place) -> Path:
 def _unnamed(folder: Path, root: Path | None, named: Iterable[Path], table: str) -> list[str]:
     """What lies in a folder and is no row of its table."""
     passed, rows = Counter[str](), set(map(os.path.normpath, named))
-    others = sum(os.path.normpath(path) not in rows for path in _visible(folder, root, passed))
+    others = sum(os.path.normpath(path) not in rows for path in visible(folder, root, passed))
     return _findings(folder, passed + Counter({f"that {table} does not name": others}))
 
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from compressor.errors import SourceError
+from compressor.foreign import told
 from compressor.plan.specs import DataSpec
 from compressor.tasks.encodings import encoding_of, misfit
-from compressor.tasks.tables import TABS, Table, records_in
+from compressor.tasks.tables import TABS, Table, records_in, records_of_csv
 
 SEPARATORS = (",", ";", "\t", "|")
 FIRST_RECORDS = 200
@@ -27,7 +29,7 @@ def columns_in(path: Path, kind: str, spec: DataSpec) -> tuple[str, ...]:
         SourceError: it cannot be read, or is empty.
     """
     if kind == "parquet":
-        return _of_parquet(path)
+        return tuple(_schema(path).names)
     if kind == "text":
         return ("text",)
     try:
@@ -55,20 +57,14 @@ def csv_options(path: Path) -> Iterator[Mapping[str, Any]]:
 
 
 def _first_line(path: Path, wanted: str | Sequence[str] | None) -> str:
+    """The first one with a character in it: those before it are passed over by whoever reads rows."""
     with path.open(encoding=encoding_of(path, wanted)) as file:
-        return file.readline(MOST_HEADER)
+        return next((line for line in iter(partial(file.readline, MOST_HEADER), "") if line != "\n"), "")
 
 
 def _header(path: Path, spec: DataSpec) -> tuple[str, ...]:
-    separator = spec.separator or ("\t" if path.suffix.lower() == TABS else ",")
-    plain = (spec.quoting or ("none" if separator == "\t" else "minimal")) == "none"
-    line = _first_line(path, spec.encoding)
-    try:
-        return tuple(
-            next(csv.reader([line], delimiter=separator, quoting=csv.QUOTE_NONE if plain else csv.QUOTE_MINIMAL, strict=True), ())
-        )
-    except csv.Error as error:
-        raise SourceError(f"{path}, line 1: cannot be read as csv: {error}") from error
+    with closing(records_of_csv(Table(path, (), None), spec)) as records:
+        return tuple(next((fields for _, _, fields in records), ()))
 
 
 def _of_json(path: Path, spec: DataSpec) -> tuple[str, ...]:
@@ -76,11 +72,28 @@ def _of_json(path: Path, spec: DataSpec) -> tuple[str, ...]:
     return tuple(dict.fromkeys(str(name) for _, record, _ in records if isinstance(record, dict) for name in record))
 
 
-def _of_parquet(path: Path) -> tuple[str, ...]:
+def types_in(path: Path) -> Mapping[str, Any]:
+    """Types of `datasets` that columns of a file of parquet are noted to have; none where it notes none.
+
+    Raises:
+        SourceError: it cannot be read.
+    """
+    from datasets import Features
+
+    schema = _schema(path)
+    if b"huggingface" not in (schema.metadata or {}):
+        return {}
+    try:
+        return dict(Features.from_arrow_schema(schema))
+    except (ValueError, TypeError, KeyError, AttributeError, NotImplementedError) as error:
+        raise SourceError(f"{path}: what it notes of its columns cannot be read: {told(error)}") from error
+
+
+def _schema(path: Path) -> Any:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        return tuple(pq.read_schema(path).names)
+        return pq.read_schema(path)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise SourceError(f"{path} cannot be read as parquet: {' '.join(str(error).split())}") from error

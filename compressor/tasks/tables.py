@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compressor.contracts import Columns
+from compressor.contracts.recipe import spread
 from compressor.errors import MissingColumn, SourceError, near_name
 from compressor.plan.paths import plain_file
 from compressor.plan.specs import DataSpec
@@ -34,6 +35,8 @@ LONGEST_FIELD = 2**30
 """Characters of a field."""
 PACKED = (b"\x1f\x8b", b"PK\x03\x04", b"BZh", b"\xfd7zX", b"\x28\xb5\x2f\xfd")
 """How files of gzip, zip, bzip2, xz and zstandard begin."""
+MOST_GROUPS = 20
+"""Groups of rows of a file of parquet of which some rows will do."""
 SHOWN = 12
 """Columns that a message lists."""
 QUOTES = "say `quoting: none` where quotation marks are part of the texts, else double those inside of quoted fields"
@@ -81,7 +84,9 @@ class Table:
             self.cells.setdefault(column, []).append(value)
 
 
-def read_table(path: Path, kind: str, columns: Columns | Sequence[str], spec: DataSpec) -> tuple[Dataset, list[str]]:
+def read_table(
+    path: Path, kind: str, columns: Columns | Sequence[str], spec: DataSpec, *, most: int | None = None
+) -> tuple[Dataset, list[str]]:
     """Rows of one file, of the named columns and their places, and findings. Labels of csv and json are their characters.
 
     Args:
@@ -89,6 +94,7 @@ def read_table(path: Path, kind: str, columns: Columns | Sequence[str], spec: Da
         kind: csv, json, parquet or text.
         columns: what a task reads; plain names, of which none is a label.
         spec: how csv is written, and the encoding.
+        most: about so many rows will do, spread over the file; only parquet heeds it, and their places are not those in the file.
 
     Raises:
         SourceError: the file cannot be read so, or holds no rows.
@@ -98,7 +104,7 @@ def read_table(path: Path, kind: str, columns: Columns | Sequence[str], spec: Da
     table = Table(path, columns.all if isinstance(columns, Columns) else tuple(columns), label)
     _check_file(path)
     if kind == "parquet":
-        rows = _parquet(table)
+        rows = _parquet(table, most)
         return with_places(rows, [f"{path}, row {number}" for number in range(1, len(rows) + 1)]), table.findings
     with _decoded(path, spec.encoding):
         {"csv": _csv, "json": _json, "text": _lines}[kind](table, spec)
@@ -141,9 +147,8 @@ def _lines(table: Table, spec: DataSpec) -> None:
 
 
 def _csv(table: Table, spec: DataSpec) -> None:
-    separator = spec.separator or ("\t" if table.path.suffix.lower() == TABS else ",")
-    plain = (spec.quoting or ("none" if separator == "\t" else "minimal")) == "none"
-    rows = _fields(table, spec, separator, plain=plain)
+    separator, plain = _written_with(table, spec)
+    rows = records_of_csv(table, spec)
     line, _, header = next(rows, (1, 1, []))
     if not header:
         raise SourceError(f"{table.path} holds no rows")
@@ -168,8 +173,19 @@ def _csv(table: Table, spec: DataSpec) -> None:
         table.add(line, [value or None for value in chosen])
 
 
-def _fields(table: Table, spec: DataSpec, separator: str, *, plain: bool) -> Iterator[tuple[int, int, list[str]]]:
-    """First and last line of each row, and its fields; lines without any character are passed over."""
+def _written_with(table: Table, spec: DataSpec) -> tuple[str, bool]:
+    """What separates fields, and whether quotation marks are part of them."""
+    separator = spec.separator or ("\t" if table.path.suffix.lower() == TABS else ",")
+    return separator, (spec.quoting or ("none" if separator == "\t" else "minimal")) == "none"
+
+
+def records_of_csv(table: Table, spec: DataSpec) -> Iterator[tuple[int, int, list[str]]]:
+    """First and last line of each record of a csv, the header too, and its fields; lines without any character are passed over.
+
+    Raises:
+        SourceError: it cannot be read so.
+    """
+    separator, plain = _written_with(table, spec)
     longest = csv.field_size_limit(LONGEST_FIELD)
     line = 1
     try:
@@ -339,7 +355,18 @@ def _unfolded(batch: Any) -> Any:
     return pa.RecordBatch.from_arrays(columns, names=batch.schema.names)
 
 
-def _parquet(table: Table) -> Dataset:
+def _some_batches(file: Any, wanted: Sequence[str], most: int | None) -> Iterator[Any]:
+    """Rows of a file of parquet, or about `most` of them: of some of its groups, spread over the file and in each."""
+    if most is None or file.metadata.num_rows <= most:
+        yield from file.iter_batches(batch_size=BATCH, columns=list(wanted))
+        return
+    groups = spread(file.metadata.num_row_groups, MOST_GROUPS)
+    every = max(1, sum(file.metadata.row_group(group).num_rows for group in groups) // most)
+    for batch in file.iter_batches(batch_size=BATCH, row_groups=groups, columns=list(wanted)):
+        yield batch.take(list(range(0, len(batch), every)))
+
+
+def _parquet(table: Table, most: int | None) -> Dataset:
     import pyarrow as pa
     import pyarrow.parquet as pq
     from datasets import Dataset
@@ -349,7 +376,7 @@ def _parquet(table: Table) -> Dataset:
         with pq.ParquetFile(table.path) as file:
             table.check_columns(file.schema_arrow.names)
             batches, size = list[pa.RecordBatch](), 0
-            for batch in file.iter_batches(batch_size=BATCH, columns=list(table.wanted)):
+            for batch in _some_batches(file, table.wanted, most):
                 batches.append(_unfolded(batch))
                 size += batches[-1].nbytes
                 if size > MOST_READ_BYTES:

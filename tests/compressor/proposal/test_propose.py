@@ -262,7 +262,7 @@ def test_target_that_is_not_here_is_told_with_what_it_lacks(place, monkeypatch):
 # ------------------------------------------------------------------ the command line
 
 
-def test_init_writes_the_plan_that_it_prints_and_nothing_over_a_file(place):
+def test_init_writes_a_plan_says_what_it_saw_and_writes_nothing_over_a_file(place):
     done = told(place, "init", "headed", "rows.jsonl", "--out", "plans/of.yaml")
     assert done.returncode == 1
     assert "plans: no such folder to write the plan into" in done.stderr
@@ -270,7 +270,8 @@ def test_init_writes_the_plan_that_it_prints_and_nothing_over_a_file(place):
     done = told(place, "init", "headed", "rows.jsonl", "--out", "plans/of.yaml")
     assert done.returncode == 0, done.stderr
     written = (place / "plans" / "of.yaml").read_text()
-    assert written in done.stdout
+    assert [line.partition(":")[0] for line in done.stdout.splitlines()] == ["model", "task", "data", "passes", "targets", "plan"]
+    assert "data: 1 json file: 56 train, 8 validation, 16 test\n" in done.stdout
     assert "model: {folder: ../headed}" in written
     assert told(place, "check", "plans/of.yaml", "--store", "store").returncode == 0
     again = told(place, "init", "headed", "rows.jsonl", "--out", "plans/of.yaml", "--max-drop", "3")
