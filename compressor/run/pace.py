@@ -16,8 +16,8 @@ from compressor.contracts import InputSizes, Size
 from compressor.contracts.records import Stage
 from compressor.contracts.step import code_parts
 from compressor.deploy.machine import device, machine
-from compressor.model.sources import located, shapes_in
 from compressor.foreign import told
+from compressor.model.sources import located, shapes_in
 from compressor.plan.bound import Bound, BoundStep
 from compressor.run.ground import Ground
 from compressor.store.known import noted, recalled
