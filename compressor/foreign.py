@@ -33,11 +33,11 @@ def one_line(text: str) -> str:
     return printable(text).replace("\n", "\\n").replace("\t", "\\t")
 
 
-def told(error: Exception) -> str:
-    """An error of a library in one line of bounded length, with its kind where the text alone does not say it."""
+def told(error: Exception, *, kind: bool = False) -> str:
+    """An error of a library in one line of bounded length, with its kind where that is wanted or the text alone does not say it."""
     text = textwrap.shorten(ADDRESS.sub("", str(error)), width=MOST_TOLD, placeholder=" ...")
     plain = isinstance(error, OSError | ValueError | RuntimeError | SyntaxError)
-    return text if plain and text else f"{type(error).__name__}: {text}".removesuffix(": ")
+    return text if plain and text and not kind else f"{type(error).__name__}: {text}".removesuffix(": ")
 
 
 def markdown(text: object) -> str:

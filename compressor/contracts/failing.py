@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from compressor.contracts.graph import Feed
 from compressor.errors import CompressorError, RowFailed
-
-LONGEST_TOLD = 300
+from compressor.foreign import told
 
 
 @contextmanager
@@ -48,7 +46,7 @@ def rows_told(rows: Iterable[Any], where: str, *, of: str = "train") -> Iterator
     except Exception as error:  # a forward pass can raise anything
         if not (named := [int(row) for row in rows]):
             raise
-        raise RowFailed(named, f"{where}: {why(error)}", of=of) from error
+        raise RowFailed(named, f"{where}: {told(error, kind=True)}", of=of) from error
 
 
 def told_by_row(predict: Callable[[Feed], Feed], feed: Feed, rows: Sequence[int]) -> Feed:
@@ -63,7 +61,7 @@ def told_by_row(predict: Callable[[Feed], Feed], feed: Feed, rows: Sequence[int]
         raise
     except Exception as error:  # a forward pass can raise anything
         at = next((at for at in range(len(rows)) if len(rows) > 1 and _fails(predict, feed, at)), None)
-        raise RowFailed(rows if at is None else (rows[at],), why(error)) from error
+        raise RowFailed(rows if at is None else (rows[at],), told(error, kind=True)) from error
 
 
 def made_by_row(make: Callable[[Sequence[int]], Feed], rows: Sequence[int]) -> Feed:
@@ -80,12 +78,7 @@ def made_by_row(make: Callable[[Sequence[int]], Feed], rows: Sequence[int]) -> F
         if len(rows) > 1:
             for row in rows:
                 made_by_row(make, (row,))
-        raise RowFailed(rows, why(error)) from error
-
-
-def why(error: Exception) -> str:
-    """An error of a library in one line of bounded length."""
-    return f"{type(error).__name__}: {textwrap.shorten(str(error), width=LONGEST_TOLD, placeholder=' ...')}"
+        raise RowFailed(rows, told(error, kind=True)) from error
 
 
 def _fails(predict: Callable[[Feed], Feed], feed: Feed, at: int) -> bool:

@@ -56,7 +56,9 @@ def _reached(operators: Sequence[Operator]) -> dict[str, str]:
             takers[value].append(operator)
         for value in operator.gives:
             makers[value].append(operator)
-    found = {value: path for value, each in takers.items() if (path := next(filter(None, map(_scope, (op.name for op in each))), ""))}
+    found = {
+        value: path for value, each in takers.items() if (path := next(filter(None, map(_scope, (op.name for op in each))), ""))
+    }
     newest = list(found)
     while newest:
         above = {value for name in newest for operator in makers[name] for value in operator.takes} - found.keys()

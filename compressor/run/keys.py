@@ -16,6 +16,8 @@ from compressor.plan.bound import Bound, BoundStep
 from compressor.plan.paths import Place
 from compressor.store.store import sha256_of
 
+OURS = "compressor-toolchain"
+
 
 class Keys:
     """Parts of keys for one plan on one set of rows."""
@@ -25,11 +27,12 @@ class Keys:
         self._processes = processes
         self._labels = labels
         self.common: dict[str, Any] = {
-            "versions": versions_of(("compressor-toolchain", "torch", "transformers", "onnx", "onnxscript")),
+            "versions": versions_of((OURS, "torch", "transformers", "onnx", "onnxscript")),
             "task": {bound.task_name: bound.task.model_dump(mode="json"), **code_parts(bound.task)},
             "data": data_digest,
             "seed": bound.seed,
             "device": device,
+            **brought(),
         }
 
     def source(self, digest: str) -> dict[str, Any]:
@@ -78,6 +81,16 @@ class Keys:
     def outputs(self, digest: str, split: str, rows: int) -> dict[str, Any]:
         """Parts of the key of a torch model's outputs on the first rows of a split."""
         return {**self.common, "step": "outputs", "parent": digest, "split": split, "rows": rows}
+
+
+def brought() -> dict[str, Any]:
+    """Distributions of others that bring what a model is opened with, libraries and networks; nothing where there are none.
+
+    Which of them a model needs its files say, and those are read later.
+    """
+    found = {f"{kind}:{name}": registry.distribution(kind, name) for kind in ("library", "network") for name in registry.names(kind)}
+    others = {name: by for name, by in found.items() if not by.startswith(f"{OURS} ")}
+    return {"brought": others} if others else {}
 
 
 def source_digest(folder: Path) -> str:

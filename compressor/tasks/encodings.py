@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -44,9 +45,8 @@ def misfit(path: Path, wanted: str | Sequence[str] | None, error: UnicodeError) 
     names = names_of(wanted)
     spelled = " or ".join(name.upper().removesuffix("-SIG") for name in names)
     found = _first_fault(path, names[-1])
-    where, what = (
-        (f"{path}, line {found[0]}", f"byte {found[1]} of the file is {found[2]:#04x}, ") if found else (str(path), f"{error}: ")
-    )
+    where = f"{path}, line {found[0]}" if found and found[0] else str(path)
+    what = f"byte {found[1]} of the file is {found[2]:#04x}, " if found else f"{error}: "
     return SourceError(
         f"{where}: {what}not {spelled}; say what it is in, as `encoding: cp1252`, or where only some files are, "
         "`encoding: [utf-8, cp1252]`"
@@ -64,16 +64,21 @@ def fits(path: Path, name: str) -> bool:
     return True
 
 
-def _first_fault(path: Path, name: str) -> tuple[int, int, int] | None:
-    """Line from 1, place from 0 and value of the first byte that an encoding does not take; None where lines by themselves fit."""
-    place = 0
-    with path.open("rb") as file:
-        for line, raw in enumerate(file, start=1):
-            try:
-                raw.decode(name)
-            except UnicodeDecodeError as error:
-                return line, place + error.start, raw[error.start]
-            except UnicodeError:
-                return None
-            place += len(raw)
+def _first_fault(path: Path, name: str) -> tuple[int | None, int, int] | None:
+    """Line from 1, place in the file from 0 and value of the first byte that an encoding does not take; None where none does by itself.
+
+    Lines are counted by bytes, so there is none where a line ends otherwise than in ASCII: UTF-16, EBCDIC.
+    """
+    decoder, counted = codecs.getincrementaldecoder(name)(), "a\n".encode(name).removeprefix(codecs.BOM_UTF8) == b"a\n"
+    line = end = 0
+    try:
+        with path.open("rb") as file:
+            for raw in file:
+                line, end = line + 1, end + len(raw)
+                decoder.decode(raw)
+        decoder.decode(b"", final=True)
+    except UnicodeDecodeError as error:  # of the bytes since the last whole character, without the mark
+        return (line if counted else None), end - len(error.object) + error.start, error.object[error.start]
+    except UnicodeError:
+        pass
     return None

@@ -133,6 +133,8 @@ class ImageClassification(Classification):
         except NotImplementedError:  # an operator that cannot be tried without weights
             return
         except (ValueError, RuntimeError) as error:
+            if not SIZES.search(str(error)):
+                raise SourceError(f"size: {self.size}: {source} cannot be tried on such pictures: {told(error, kind=True)}") from error
             what = f"size: {self.size}: {source} takes pictures of its own size only{f', {own} pixels' if own else ''}"
             raise SourceError(f"{what}: leave size out") from error
 

@@ -38,7 +38,9 @@ def plan_around(subject: Subject, given: Mapping[str, Any]) -> str:
     elif subject.kind == "task":
         plan["task"] = entry
         trainable = subject.plugin.trainable
-        plan["passes"] = [_harmless(lambda needs: not needs.teachers and (trainable or not (needs.loss or needs.logits)))]
+        plan["passes"] = [
+            _harmless(lambda needs: not needs.teachers and (trainable or not (needs.loss or needs.logits or needs.imitates)))
+        ]
     elif subject.kind in ("target", "probe"):
         plan[f"{subject.kind}s"] = [entry]
     else:

@@ -702,6 +702,38 @@ def test_a_pass_that_said_its_needs_by_the_methods_of_before_is_understood():
     assert needs.workloads == (Workload(batch=2, length=64),)
 
 
+@pytest.mark.parametrize(
+    ("task", "logits", "imitates"),
+    [
+        ("text-regression: {}", "takes outputs for logits of classes, and the task 'text-regression' gives none", ""),
+        (
+            "text-classification: {multi_label: true}",
+            "takes outputs for logits of classes, and the task 'text-classification' gives none",
+            "",
+        ),
+        ("text-classification: {}", "", ""),
+        (
+            "audio-features: {}",
+            "takes outputs for logits of classes, and the task 'audio-features' gives none",
+            "learns from answers, and those of the task 'audio-features' are none to imitate",
+        ),
+    ],
+)
+def test_softmax_over_classes_and_whatever_answers_there_are_are_two_needs(folder, monkeypatch, task, logits, imitates):
+    from compressor.contracts import Needs
+    from passes.finetune import Finetune
+
+    given = f"model: {{folder: model}}\ntask: {{{task}}}\ndata: {{files: rows.csv}}\n"
+    Path("plan.yaml").write_text(f"{given}passes: [finetune]\ntargets: [pytorch]\n")
+    for needs, told in ((Needs(logits=True), logits), (Needs(imitates=True), imitates)):
+        monkeypatch.setattr(Finetune, "needs", lambda _self, needs=needs: needs)
+        if told:
+            with pytest.raises(PlanError, match=told):
+                load_plan(Path("plan.yaml"))
+        else:
+            load_plan(Path("plan.yaml"))
+
+
 @pytest.mark.parametrize("where", ["gate", "accept"])
 @pytest.mark.parametrize(
     ("task", "refused"),

@@ -83,7 +83,7 @@ BEYOND_SCHEMA = {
     "splits that add up": r"take [\d.e+]+ of the rows|is a fraction below 1 or a whole number",
     "a limit in each gate": r"no limit given|'metric' says what 'max_drop' is about",
     "metrics that the task has": r"has no metric |scores no classes",
-    "a loss and logits to learn from": r"needs a loss of the task's own|learns from answers, and those of the task",
+    "a loss and logits to learn from": r"needs a loss of the task's own|learns from answers, and those of the task|takes outputs for logits",
     "inputs that repeat": r"draws its inputs anew in every epoch",
     "two columns": r"content and label are both column",
     "what a pass asks of its parameters together": r"give exactly one of|names a kind twice|keep speaks of|layers go beside|"

@@ -5,10 +5,13 @@ from __future__ import annotations
 import pytest
 from furnished import rows, write_model, write_rows
 
+from compressor.api import run
+from compressor.contracts import Progress
 from compressor.plan.bound import load_plan
 from compressor.run.pace import Pace, steps_of
 from compressor.run.preview import previewed
 from compressor.store.store import Store
+from compressor.training.checkpoint import INTERVAL
 
 PLAN = """
 model: {folder: model}
@@ -72,3 +75,32 @@ def test_steps_are_counted_where_a_training_counts_them(place, tmp_path):
     _, step, found = finetune(place, Store(tmp_path / "store"), "passes.finetune={steps: 40, batch_size: 8}")
     assert steps_of(step, 36) == 40
     assert (found.steps[0].epochs, found.steps[0].steps) == (None, 40)
+
+
+RUN = ("passes.finetune={epochs: 2, batch_size: 8, precision: fp32}", "stages=quality", "probes=[]")
+
+
+def test_time_of_a_training_that_another_run_began_is_not_learned_and_no_run_fails_of_learning(place, tmp_path, monkeypatch):
+    monkeypatch.setenv(INTERVAL, "0")
+    bound, store = load_plan(place / "plan.yaml", settings=RUN), Store(tmp_path / "store")
+    pace = Pace(bound, store, {"train": 36, "validation": 12, "test": 12}, previewed(bound, store).inputs)
+
+    def killed(event):
+        if isinstance(event, Progress) and event.work == "finetune" and event.done == 3:
+            raise KeyboardInterrupt
+
+    said = []
+    with pytest.raises(KeyboardInterrupt):
+        run(bound, store=store.root, out=tmp_path / "run", tell=killed)
+    run(bound, store=store.root, out=tmp_path / "run", tell=lambda event: said.append(str(event)))
+    assert "goes on at step" in " ".join(said)
+    assert pace.expected_seconds(bound.passes[0]) is None
+    monkeypatch.setattr(type(bound.task), "sizes", raising)
+    other = load_plan(place / "plan.yaml", settings=(*RUN, "seed=5"))
+    found = run(other, store=store.root, out=tmp_path / "other", tell=lambda event: said.append(str(event)))
+    assert found.report.outcome == "measured"
+    assert "how long trainings took is not kept for the next check: KeyError: 'its own'" in " ".join(said)
+
+
+def raising(*_):
+    raise KeyError("its own")

@@ -13,13 +13,14 @@ from pydantic import ValidationError
 
 from compressor.contracts import Outputs, Want
 from compressor.errors import UnsupportedModel
+from compressor.tasks.text_classification import TextClassification
 from passes.objectives.attention_maps import AttentionMaps, attention_map_loss
 from passes.objectives.hidden_states import HiddenStates, hidden_state_loss, identity_projections
 from passes.objectives.layer_maps import layer_pairs
 from passes.objectives.layer_to_layer import LayerToLayer, layer_to_layer_loss
 from passes.objectives.reductions import mean_over_valid, pooled
 from passes.objectives.relations import Relations, angle_loss, distance_loss, similarity_loss
-from passes.objectives.soft_targets import SoftTargets, kl, soft_target_loss
+from passes.objectives.soft_targets import SoftLabels, SoftNumbers, SoftTargets, kl, soft_target_loss
 
 ALL = (AttentionMaps(), HiddenStates(), LayerToLayer(), Relations(), SoftTargets())
 
@@ -103,6 +104,27 @@ def test_soft_targets_refuse_what_lies_out_of_range(parameters):
         SoftTargets(**parameters)
     SoftTargets(temperature=1000, beta=0.999)
     SoftTargets(temperature=0.5, beta=0.001)
+
+
+class OwnTargets(SoftTargets):
+    """A third party's, with a loss of its own."""
+
+    def loss(self, student, teacher, batch):
+        return (student.main - teacher.main).abs().mean()
+
+
+@pytest.mark.parametrize(
+    ("kind", "made"), [("classes", SoftTargets), ("labels", SoftLabels), ("numbers", SoftNumbers), (None, SoftTargets)]
+)
+def test_soft_targets_adapt_to_the_task_and_classes_derived_from_them_stay(kind, made):
+    class Answers(TextClassification):
+        def imitated(self):
+            return kind
+
+    found = SoftTargets(temperature=3, weight=0.5).of(Answers())
+    assert (type(found), found.temperature, found.weight) == (made, 3, 0.5)
+    own = OwnTargets(temperature=3)
+    assert own.of(Answers()) is own
 
 
 # ------------------------------------------------------------------ states and maps
