@@ -190,13 +190,14 @@ class _Reader:
 
     def _key(self, event: yaml.Event, depth: int) -> str | None:
         """The key's text as written; anything but one scalar is a fault."""
-        if isinstance(event, yaml.ScalarEvent) and event.tag is None and event.value != "<<":
+        merges = isinstance(event, yaml.ScalarEvent) and event.value == "<<" and event.style is None
+        if isinstance(event, yaml.ScalarEvent) and event.tag is None and not merges:
             self._scalar(event)  # says what is wrong with its characters
             if event.anchor is not None:
                 self.anchors[event.anchor] = (Located(event.value, self.file, self._line(event)), 1)
             return event.value
         what = "a key is one word of text"
-        if isinstance(event, yaml.ScalarEvent) and event.value == "<<":
+        if merges:
             what = "merge keys (<<) are not read; repeat the values, or put them into a file that `include:` names"
         self.faults.append(self._fault(event, what))
         self._value(event, depth)

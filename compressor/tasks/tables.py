@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import errno
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache, partial
@@ -179,7 +179,7 @@ def _written_with(table: Table, spec: DataSpec) -> tuple[str, bool]:
     return separator, (spec.quoting or ("none" if separator == "\t" else "minimal")) == "none"
 
 
-def records_of_csv(table: Table, spec: DataSpec) -> Iterator[tuple[int, int, list[str]]]:
+def records_of_csv(table: Table, spec: DataSpec) -> Generator[tuple[int, int, list[str]], None, None]:
     """First and last line of each record of a csv, the header too, and its fields; lines without any character are passed over.
 
     Raises:

@@ -124,7 +124,7 @@ def test_of_parquet_some_rows_are_read_and_they_lie_all_over_it(tmp_path):
     "values", [[0.5, float("nan"), 2.25, 0.75], ["0.5", "nan", "2.25", "0.75"], [0.5, float("inf"), 2.25, 0.75]]
 )
 def test_number_that_is_none_leaves_a_column_of_numbers_one(values):
-    assert column_of("it", values) == Column("it", "number", f"numbers 0.5 to 2.25")
+    assert column_of("it", values) == Column("it", "number", "numbers 0.5 to 2.25")
 
 
 # ------------------------------------------------------------------ tasks, models and names
