@@ -48,9 +48,23 @@ def test_plan_that_is_shipped_is_taken(tmp_path, name):
     assert load_plan(path).passes[-1].name == "quantize-static"
 
 
-@pytest.mark.parametrize("link", re.findall(r"\]\(([^)#:]+)\)", README))
-def test_link_leads_somewhere(link):
-    assert (ROOT / link).exists()
+@pytest.mark.parametrize(
+    "page",
+    [ROOT / name for name in ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "examples/plugins/README.md")]
+    + sorted((ROOT / "docs").rglob("*.md")),
+    ids=lambda page: str(page.relative_to(ROOT)),
+)
+def test_relative_links_lead_to_a_file_and_a_heading_that_are_there(page):
+    links = re.findall(r"\]\(([^)\s#:]*)(?:#([^)\s]*))?\)", page.read_text(encoding="utf-8"))
+    places = [(page.parent / link if link else page, heading) for link, heading in links if link or heading]
+    assert [str(path) for path, _ in places if not path.exists()] == []
+    assert [f"{path}#{heading}" for path, heading in places if heading and heading not in headings(path)] == []
+
+
+def headings(page):
+    """Those of a page as GitHub names them in links."""
+    found = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", each.lower()).replace(" ", "-") for each in found}
 
 
 @pytest.mark.parametrize("record", [Preview, InputSizes, StepPreview, TargetPreview, ModelPreview])

@@ -45,6 +45,8 @@ class Deployed:
     """Of such a model, how its layers differ from its configuration, as transformers spells it; empty where it cannot say it all."""
     tolerance: float = Target.tolerance
     """How far its outputs may differ between two sessions."""
+    former_files: bool = False
+    """Whether its files have names of earlier versions, under which no loader of the ecosystem looks."""
 
     @property
     def file(self) -> str:
@@ -80,7 +82,7 @@ class Deployed:
             return OURS
         what = CLASSIFIED.get(self.how.kind) or _classified_by(self.config.get("architectures"))
         one_call = not (self.no_example or self.graphs[0].state) and (self.classes or bool(self.how.number))
-        known = bool(self.runtime.loaders and self.config.get("model_type"))
+        known = bool(self.runtime.loaders and self.config.get("model_type")) and not self.former_files
         return f"{self.runtime.loaders}{what}Classification" if what and one_call and known else ""
 
     @cached_property
@@ -133,6 +135,7 @@ def read_deployed(built: Path, candidate: Candidate) -> Deployed:
         needs_this_project=beyond,
         per_layer_config=layers,
         tolerance=kind.tolerance,
+        former_files=not eager and any(file != kind.file_of(name) for name, file in files.items()),
     )
 
 

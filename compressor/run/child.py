@@ -42,9 +42,19 @@ def in_child(work: Callable[..., Found], *arguments: Any, tell: Callable[[Event]
         process.join(END_SECONDS)
         return found
     finally:
-        process.kill()
-        process.join()
-        ours.close()
+        try:
+            _end(process)
+        finally:
+            process.kill()
+            process.join()
+            ours.close()
+
+
+def _end(process: Any) -> None:
+    """Let a process end those that it started itself; what was started by such a process works alone and is killed at once."""
+    if process.is_alive() and multiprocessing.parent_process() is None:
+        process.terminate()
+        process.join(END_SECONDS)
 
 
 def import_for_forks() -> str:
@@ -80,7 +90,9 @@ def _killed(process: Any) -> str:
 
 def _answer(pipe: Connection, parent: int, work: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
     die_with(parent)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # who asked hears it too, and ends this process
+    signal.signal(signal.SIGTERM, _leave)
+    # who asked hears an interruption too, and ends this process; where it may be gone, each ends by itself
+    signal.signal(signal.SIGINT, signal.SIG_IGN if sys.platform == "linux" else _leave)
     os.dup2(2, 1)  # what libraries print there is no answer of ours
     try:
         pipe.send(("answer", work(*arguments, tell=lambda event: pipe.send(("event", event)))))
@@ -88,3 +100,9 @@ def _answer(pipe: Connection, parent: int, work: Callable[..., Any], arguments: 
         pipe.send(("error", (str(error), error.exit_code)))
     except Exception:  # whatever a library or a third party's step raises is told as it is
         pipe.send(("error", (traceback.format_exc(), 1)))
+
+
+def _leave(number: int, _frame: Any) -> None:
+    """Have this process end in good order, its own processes first; asked once more it goes on ending."""
+    signal.signal(number, signal.SIG_IGN)
+    raise SystemExit(128 + number)

@@ -88,7 +88,9 @@ def brought() -> dict[str, Any]:
 
     Which of them a model needs its files say, and those are read later.
     """
-    found = {f"{kind}:{name}": registry.distribution(kind, name) for kind in ("library", "network") for name in registry.names(kind)}
+    found = {
+        f"{kind}:{name}": registry.distribution(kind, name) for kind in ("library", "network") for name in registry.names(kind)
+    }
     others = {name: by for name, by in found.items() if not by.startswith(f"{OURS} ")}
     return {"brought": others} if others else {}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 SPLITS = ("train", "validation", "test")
 MEASURED = 300
 """Pictures of each split whose size is looked at."""
+SIZES = re.compile(r"\b(sizes?|shapes?|dimensions?)\b", re.IGNORECASE)
+"""In what torch says where tensors do not fit each other."""
 
 
 class ImageClassification(Classification):
@@ -133,8 +136,10 @@ class ImageClassification(Classification):
         except NotImplementedError:  # an operator that cannot be tried without weights
             return
         except (ValueError, RuntimeError) as error:
-            if not SIZES.search(str(error)):
-                raise SourceError(f"size: {self.size}: {source} cannot be tried on such pictures: {told(error, kind=True)}") from error
+            if isinstance(error, RuntimeError) and not SIZES.search(str(error)):
+                raise SourceError(
+                    f"size: {self.size}: {source} cannot be tried on such pictures: {told(error, kind=True)}"
+                ) from error
             what = f"size: {self.size}: {source} takes pictures of its own size only{f', {own} pixels' if own else ''}"
             raise SourceError(f"{what}: leave size out") from error
 

@@ -257,13 +257,15 @@ def test_openvino_example_labels_as_the_model_does_where_this_project_is_not_ins
     onnx, former = text_run.built / "model.onnx", text_run.built / "model.xml"
     subprocess.run([stranger, "-I", "-c", script, onnx, former], check=True)
     onnx.unlink()
+    (text_run.built / "config.json").write_text(json.dumps({"model_type": "bert"}))
     facts = {"precision": "int8 + fp32", "device": "CPU"}
     text_run.report("text-classification", "model.xml", "model.bin", facts=facts)
     out = export(text_run.folder, "here", tmp_path / "former")
+    assert json.loads((out / "spec.json").read_text())["loader"] == "", "none looks for that name"
+    assert "opens it too" not in (out / "README.md").read_text()
     assert told(stranger, out, TEXTS[0]) == expected_labels()[0], "a run of before keeps the names of its files"
     for path in (former, former.with_suffix(".bin")):
         path.rename(path.with_name(f"openvino_{path.name}"))
-    (text_run.built / "config.json").write_text(json.dumps({"model_type": "bert"}))
     text_run.report("text-classification", "openvino_model.xml", "openvino_model.bin", facts=facts)
     out = export(text_run.folder, "here", tmp_path / "out")
     spec, config = (json.loads((out / name).read_text()) for name in ("spec.json", "config.json"))

@@ -14,7 +14,7 @@ from compressor.deploy.build import Builder
 from compressor.deploy.machine import machine
 from compressor.deploy.onnx import Onnx
 from compressor.plan.bound import load_plan
-from compressor.run.keys import Keys, source_digest
+from compressor.run.keys import Keys, brought, source_digest
 from compressor.store.store import StoredResult
 from compressor.tasks.text_classification import TextClassification
 from targets.onnxruntime import OnnxRuntime
@@ -175,6 +175,20 @@ def keys(whole):
 def test_key_of_a_source_holds_its_files_the_labels_and_all_that_results_of_a_run_share(keys):
     assert keys.common == COMMON
     assert keys.source("files") == {**COMMON, "step": "source", "files": "files", "labels": ["a", "b"]}
+
+
+def test_key_of_a_source_and_of_scores_holds_the_versions_of_those_who_bring_libraries_and_networks(whole, monkeypatch, tmp_path):
+    assert brought() == {}
+    for version in ("1.2", "1.3"):
+        folder = tmp_path / version
+        (folder / "acme.dist-info").mkdir(parents=True)
+        (folder / "acme.dist-info" / "METADATA").write_text(f"Metadata-Version: 2.1\nName: acme-nets\nVersion: {version}\n")
+        (folder / "acme.dist-info" / "entry_points.txt").write_text("[compressor.network]\nAcmeNet = acme:Net\n")
+        with monkeypatch.context() as patch:
+            patch.syspath_prepend(str(folder))
+            keys = Keys(whole, "rows", ("a", "b"), "cpu")
+            for found in (keys.source("files"), keys.evaluation("digest", "torch", "test", None)):
+                assert found["brought"] == {"network:AcmeNet": f"acme-nets {version}"}
 
 
 def expected(step, **others):

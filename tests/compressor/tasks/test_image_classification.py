@@ -230,3 +230,14 @@ def test_model_that_takes_one_size_only_refuses_another(data, tmp_path, way):
         use()
     with pytest.raises(SourceError, match=r"size: 20 is no multiple of the patches of .*, 8 pixels wide"):
         ImageClassification(size=20).examine(source, data.labels)
+
+
+def test_what_is_not_about_sizes_is_told_as_it_is(data, tmp_path, monkeypatch):
+    source, larger = save(tmp_path), ImageClassification(size=24)
+
+    def exhausted(*_, **__):
+        raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr(transformers.ViTForImageClassification, "forward", exhausted)
+    with pytest.raises(SourceError, match=r"size: 24: .* cannot be tried on such pictures: RuntimeError: CUDA out of memory"):
+        larger.load(source, data, seed=0)
