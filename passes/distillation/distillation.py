@@ -213,13 +213,10 @@ def objective(name: str, given: float | dict[str, Any]) -> Objective:
     kind: type[Objective] = registry.load("objective", name)
     parameters = given if isinstance(given, dict) else {"weight": given}
     try:
-        made = kind.model_validate_json(json.dumps(parameters), strict=True)
+        return kind.model_validate_json(json.dumps(parameters), strict=True)
     except ValidationError as error:
         faults = (_fault(name, kind, details["loc"], details["type"], details["msg"]) for details in error.errors())
         raise ValueError("; ".join(faults)) from None
-    if made.weight < 0:
-        raise ValueError(f"{name}.weight: found {made.weight:g}, expected 0 or more")
-    return made
 
 
 def _fault(name: str, kind: type[Objective], where: tuple[int | str, ...], what: str, message: str) -> str:

@@ -237,7 +237,7 @@ def teacher_of(model: Model, given: Any) -> Any:
         ),
         (
             '{"teacher": "a", "objectives": {"soft-targets": {"weight": -1}}}',
-            r"soft-targets\.weight: found -1, expected 0 or more",
+            r"soft-targets\.weight: input should be greater than or equal to 0",
         ),
         ('{"teacher": "a", "objectives": {"soft-targets": -1}}', "greater than or equal to 0"),
         ('{"teacher": "a", "objectives": {"soft-targets": 0}}', "nothing to learn"),
