@@ -13,7 +13,7 @@ from compressor.contracts import Columns
 from compressor.errors import MissingColumn, SourceError
 from compressor.plan.paths import Place, read_bytes
 from compressor.plan.specs import DataSpec
-from compressor.tasks.encodings import decoded, names_of
+from compressor.tasks.encodings import decoded, is_wide, mark_of, names_of
 from compressor.tasks.media import place_of
 from compressor.tasks.places import PLACE, with_places
 from compressor.tasks.tables import FORMATS, read_table
@@ -32,8 +32,6 @@ SPLITS = {
 LEFTOVERS = {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "__pycache__"}
 """Names, in small letters, of what systems and programs leave in folders."""
 MOST_TEXT_BYTES = 64 * 2**20
-WIDE = ("utf-16", "utf-32", "utf16", "utf32", "utf_16", "utf_32")
-"""How encodings begin whose texts hold zero bytes."""
 KINDS = {"imagefolder": IMAGES, "audiofolder": SOUNDS}
 SINGLE = {"imagefolder": "picture", "audiofolder": "sound"}
 FILE_NAME = "file_name"
@@ -171,7 +169,7 @@ def _text(path: Path, encoding: str | Sequence[str] | None) -> str:
         content = read_bytes(path, MOST_TEXT_BYTES)
     except OSError as error:
         raise SourceError(f"{path} cannot be read: {error.strerror}") from error
-    if b"\0" in content and not any(name.lower().startswith(WIDE) for name in names_of(encoding)):
+    if b"\0" in content and not mark_of(content) and not any(map(is_wide, names_of(encoding))):
         raise SourceError(f"{path} is no text: it holds zero bytes; convert it, or move it out of the folder")
     return decoded(path, content, encoding)
 
