@@ -19,6 +19,7 @@ from compressor.tasks.csv_tables import usual_separator
 from compressor.tasks.encodings import encodings_in
 from compressor.tasks.folders import FILE_NAME, KINDS, METADATA, MOST_TEXT_BYTES, SPLITS, aside, visible
 from compressor.tasks.headers import csv_options, separator_in
+from compressor.tasks.strangers import stranger
 from compressor.tasks.tables import FORMATS
 
 CONTENT = {"imagefolder": ("image", "picture"), "audiofolder": ("audio", "sound"), "": ("text", "text")}
@@ -131,6 +132,8 @@ def _named(parts: Mapping[str | None, Sequence[Path]]) -> dict[str, Sequence[Pat
 def _tables(parts: Mapping[str, Sequence[Path]], name: Any, notes: tuple[str, ...] = ()) -> Rows:
     first = parts["train"][0]
     kind = FORMATS.get(first.suffix.lower())
+    if kind is None and (what := stranger(first)):
+        raise SourceError(f"{first} is {what}")
     if kind is None:
         raise SourceError(f"{first}: unknown format '{first.suffix}' (known: {', '.join(sorted(FORMATS))})")
     refused: SourceError | None = None

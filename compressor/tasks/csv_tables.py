@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from collections.abc import Generator, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -15,6 +16,8 @@ from compressor.tasks.table import Table
 TABS = ".tsv"
 LONGEST_FIELD = 2**30
 """Characters of a field."""
+EXCELS = "sep="
+"""How a line begins that tells Excel what separates fields."""
 QUOTES = "say `quoting: none` where quotation marks are part of the texts, else double those inside of quoted fields"
 
 
@@ -127,11 +130,14 @@ def _like_rows(values: Sequence[str], separator: str, count: int) -> bool:
 
 
 def _other_ways(header: Sequence[str], wanted: Sequence[str], separator: str) -> str:
-    """Advice, where another option would give the columns."""
+    """Advice, where another option would give the columns, or the first line is no header."""
+    if header[0].lower().startswith(EXCELS):
+        sign = header[0][len(EXCELS) :] or separator
+        return f"; the first line is for Excel and no header: take it out, and say `separator: {json.dumps(sign)}`"
     whole = separator.join(header)
     if set(wanted) <= {name.strip('"') for name in header}:
         return "; fields seem to be quoted: say `quoting: minimal`"
     for sign, spelled in ((",", '","'), (";", '";"'), ("\t", '"\\t"'), ("|", '"|"')):
         if sign != separator and set(wanted) <= {name.strip('"') for name in whole.split(sign)}:
             return f"; fields seem to be separated otherwise: say `separator: {spelled}`"
-    return ""
+    return "" if set(wanted) & set(header) else "; the first line has to name the columns"

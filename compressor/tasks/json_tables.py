@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache, partial
 from typing import Any
 
@@ -19,18 +20,37 @@ def read_json_rows(table: Table, spec: DataSpec) -> None:
         SourceError: it is something else.
         MissingColumn: no object has a column.
     """
-    lacking, first = set(table.wanted), list[str]()
+    lacking, first, alone = set(table.wanted), list[str](), None
     for number, record, text in records_in(table, spec):
         if not isinstance(record, dict):
             raise table.fault(number, f"found {json.dumps(record)[:40]}, expected an object")
+        alone = None if first else record
         lacking -= record.keys()
         first = first or list(record)
         label = record.get(table.label or "")
         if isinstance(label, float):
-            label = text()[table.label]
+            label = None if math.isnan(label) else text()[table.label]
         table.add(number, [_written(label) if name == table.label else record.get(name) for name in table.wanted])
+    if alone and (what := _other_shape(alone, table.wanted)):
+        raise table.fault(table.lines[0], f"{what}; expected one object a row, on a line each or in one array")
     if lacking and table.lines:
         table.check_columns(list(dict.fromkeys((*first, *(name for name in table.wanted if name not in lacking)))))
+
+
+def _other_shape(record: Mapping[str, Any], wanted: Sequence[str]) -> str:
+    """What a file of one object holds where that is no row: columns, or rows below a name."""
+    if all(isinstance(record.get(name), list | dict) for name in wanted):
+        return "the object holds columns (pandas writes rows by `to_json(PATH, orient='records', lines=True)`)"
+    for name, value in record.items():
+        if (
+            name not in wanted
+            and isinstance(value, list)
+            and value
+            and isinstance(value[0], dict)
+            and not set(wanted) <= set(record)
+        ):
+            return f"the rows lie in the object's '{name}'"
+    return ""
 
 
 def records_in(table: Table, spec: DataSpec) -> Iterator[tuple[int, Any, Callable[[], Any]]]:
@@ -63,7 +83,8 @@ def _parsed(table: Table, line: int, text: str) -> Any:
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
-        what = f"cannot be read as json: {error.msg} in column {error.colno}; expected one object a line, or one array of objects"
+        over = " (the object goes on over further lines)" if error.pos >= len(text) and text.startswith("{") else ""
+        what = f"cannot be read as json: {error.msg} in column {error.colno}{over}; expected one object a line, or one array of objects"
         raise table.fault(line + error.lineno - 1, what) from error
     except RecursionError as error:
         raise table.fault(line, "cannot be read as json: nested too deep") from error

@@ -18,20 +18,21 @@ from compressor.tasks.csv_tables import read_csv
 from compressor.tasks.encodings import encoding_of, misfit
 from compressor.tasks.json_tables import read_json_rows
 from compressor.tasks.places import with_places
+from compressor.tasks.strangers import stranger
 from compressor.tasks.table import Table
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-FORMATS = {".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet", ".txt": "text"}
+FORMATS = {
+    ".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".ndjson": "json", ".parquet": "parquet", ".txt": "text",
+}  # fmt: skip
 MOST_BYTES = 4 * 2**30
 """Of a file of text that is read into memory."""
 MOST_READ_BYTES = 16 * 2**30
 """Of what a compressed table unfolds to."""
 BATCH = 256
 """Rows of parquet that are unfolded at a time."""
-PACKED = (b"\x1f\x8b", b"PK\x03\x04", b"BZh", b"\xfd7zX", b"\x28\xb5\x2f\xfd")
-"""How files of gzip, zip, bzip2, xz and zstandard begin."""
 MOST_GROUPS = 20
 """Groups of rows of a file of parquet of which some rows will do."""
 
@@ -54,7 +55,7 @@ def read_table(
     """
     label = columns.label if isinstance(columns, Columns) else None
     table = Table(path, columns.all if isinstance(columns, Columns) else tuple(columns), label)
-    _check_file(path)
+    _check_file(path, kind)
     if kind == "parquet":
         rows = _parquet(table, most)
         return with_places(rows, [f"{path}, row {number}" for number in range(1, len(rows) + 1)]), table.findings
@@ -65,14 +66,13 @@ def read_table(
     return with_places(_dataset(table), [table.place(line) for line in table.lines]), table.findings
 
 
-def _check_file(path: Path) -> None:
+def _check_file(path: Path, kind: str) -> None:
     try:
         plain_file(path, None if path.suffix == ".parquet" else MOST_BYTES)
     except OSError as error:
         raise SourceError(f"{path}: {error.strerror}{'; split it' if error.errno == errno.EFBIG else ''}") from error
-    with path.open("rb") as file:
-        if file.read(4).startswith(PACKED):
-            raise SourceError(f"{path} is a compressed file: unpack it")
+    if what := stranger(path, kind):
+        raise SourceError(f"{path} is {what}")
 
 
 # ------------------------------------------------------------------ text
