@@ -175,11 +175,11 @@ PLANS = {
     ),
     "missing model folder": (
         ("folder: model", "folder: modle"),
-        "plan.yaml:2: model.folder: no such folder: modle (seen from PLACE)",
+        "plan.yaml:2: model.folder: no such folder: modle (seen from PLACE) (did you mean 'model'?)",
     ),
     "missing rows": (
         ("files: rows.jsonl", "files: row.jsonl"),
-        "plan.yaml:5: data.files: no such file or folder: row.jsonl (seen from PLACE)",
+        "plan.yaml:5: data.files: no such file or folder: row.jsonl (seen from PLACE) (did you mean 'rows.jsonl'?)",
     ),
     "missing include": (
         ("name: tiny", "include: plans.yaml"),
