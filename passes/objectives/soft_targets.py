@@ -101,6 +101,12 @@ class SoftTargets(Objective):
         return kind(**self.model_dump()) if kind else self
 
     @override
+    def idle(self, task: Task) -> tuple[str, ...]:
+        """Of numbers, which are no logits, all that is said of logits."""
+        said = ("temperature", "divergence", "beta") if task.imitated() == "numbers" and type(self) is SoftTargets else ()
+        return tuple(name for name in said if name in self.model_fields_set)
+
+    @override
     def looks_at(self) -> Literal["logits", "states", "maps"]:
         """Logits."""
         return "logits"
