@@ -35,6 +35,7 @@ class OpenVino(Target):
     file: ClassVar[str] = "openvino_model.xml"
     former_files: ClassVar[tuple[str, ...]] = ("model.xml",)
     requires: ClassVar[tuple[str, ...]] = ("openvino",)
+    computes_apart: ClassVar[bool] = True
 
     threads: int = Field(default=1, ge=1, le=256, description="Inference threads of one stream.")
     precision: Literal["f32", "bf16", "default"] = Field(
