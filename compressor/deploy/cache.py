@@ -1,0 +1,37 @@
+"""States that are positions in one growing place of a runtime, so that a call adds to it and copies nothing."""
+
+from __future__ import annotations
+
+from typing import Generic, TypeVar
+from weakref import WeakSet
+
+Held = TypeVar("Held")
+
+
+class Line(Generic[Held]):
+    """What a runtime keeps of one sequence of calls, and the states that are positions in it."""
+
+    def __init__(self, held: Held) -> None:
+        self.held = held
+        self.written = 0
+        """How far the place was written by the last call; what lies beyond a position is of a later one."""
+        self._positions: WeakSet[Position[Held]] = WeakSet()
+
+    def at(self, length: int) -> Position[Held]:
+        """The state after a call that wrote up to a length."""
+        self.written = length
+        made = Position(self, length)
+        self._positions.add(made)
+        return made
+
+    def free_from(self, length: int) -> bool:
+        """Whether what lies beyond a length may be written over: nobody holds a state that needs it."""
+        return all(each.length <= length for each in self._positions)
+
+
+class Position(Generic[Held]):
+    """A state of a session: what a line holds up to a length. It is a value: the line is written beyond it only while nobody minds."""
+
+    def __init__(self, line: Line[Held], length: int) -> None:
+        self.line = line
+        self.length = length
