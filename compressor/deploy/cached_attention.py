@@ -28,8 +28,8 @@ def grouped(model: onnx.ModelProto, graph: Graph) -> onnx.ModelProto | None:
     from onnx_ir.passes.common import RemoveUnusedNodesPass
 
     made = ir.from_proto(model)
-    found = [each for node in made.graph if node.op_type == "Softmax" and (each := _attention(node))]
-    if graph.growth is None or not _whole(found, graph):
+    found = _attentions(made, graph)
+    if not found or graph.growth is None:
         return None
     lengths = _Lengths(made.graph, graph.growth)
     for each in found:
@@ -45,12 +45,25 @@ def grouped(model: onnx.ModelProto, graph: Graph) -> onnx.ModelProto | None:
     return fused
 
 
+def cached(model: ir.Model, graph: Graph) -> bool:
+    """Whether all of a state is read and extended by attention of the form that `grouped` knows."""
+    return bool(_attentions(model, graph))
+
+
+def _attentions(model: ir.Model, graph: Graph) -> list[_Attention]:
+    """All that read and extend the state; none where one of them has another form."""
+    if graph.growth is None:
+        return []
+    found = [each for node in model.graph if node.op_type == "Softmax" and (each := _attention(node))]
+    return found if _whole(found, graph) else []
+
+
 def _whole(found: list[_Attention], graph: Graph) -> bool:
     """Whether all of the state is read and extended by these attentions, and nothing else looks at it."""
     kept = {(each.present_key.name, each.past_key.name) for each in found}
     kept |= {(each.present_value.name, each.past_value.name) for each in found}
     values = [value for each in found for value in (each.present_key, each.present_value)]
-    return bool(found) and kept == set(graph.state) and all(len(value.uses()) == 1 for value in values)
+    return kept == set(graph.state) and all(len(value.uses()) == 1 for value in values)
 
 
 # ---------------------------------------------------------------------- finding it
@@ -139,6 +152,8 @@ class _Lengths:
         self._shape = self.add("Concat", self.add("Shape", inputs[growth.whole[0]], start=0, end=1), length, axis=0)
         batch = self.add("Shape", inputs[growth.whole[0]], start=0, end=1)
         self.last = self.add("Expand", self.add("Sub", self.total, self.constant(1, "int32")), batch)
+        self.added = self.add("Expand", self.add("Cast", length, to=INT32), batch)
+        """Of each row, without which the operator takes no several tokens of several rows behind a cache."""
         rows = self.add("ReduceProd", self._shape, keepdims=0)
         numbers = self.add("Range", self.constant(0), rows, self.constant(1))
         self.places = self.add("Reshape", numbers, self._shape)
@@ -185,7 +200,7 @@ def _replace(found: _Attention, lengths: _Lengths) -> None:
     assert place is not None
     given = [_given(each, place, lengths) for each in (found.query, found.key, found.value)]
     heads, groups = (_heads(each) for each in (found.query, found.key))
-    inputs = [*given, found.past_key, found.past_value, lengths.last, lengths.total, None, None, None, found.mask]
+    inputs = [*given, found.past_key, found.past_value, lengths.last, lengths.total, *[None] * 3, found.mask, *[None] * 5, lengths.added]
     settings = {"num_heads": heads, "kv_num_heads": groups, "scale": found.scale}
     node = ir.node("GroupQueryAttention", inputs, settings, domain=DOMAIN, num_outputs=3, name=f"{place.name}/grouped")
     place.graph.insert_before(place, node)

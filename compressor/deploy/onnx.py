@@ -76,6 +76,7 @@ class OnnxRuntimeGraph(Format):
     """An ONNX graph with ONNX Runtime's own operators for transformers."""
 
     name: ClassVar[str] = "onnxruntime"
+    version: ClassVar[int] = 2
     above: ClassVar[str] = "onnx"
     requires: ClassVar[tuple[str, ...]] = ("onnx", "onnxscript", "onnx-ir")
 
@@ -85,8 +86,9 @@ class OnnxRuntimeGraph(Format):
 
         from compressor.deploy.fusion import fuse
 
+        wires = {graph.name: graph for graph in task.graphs(artifact.path)}
         for path in sorted(artifact.path.glob("*.onnx")):
-            graph = fuse(onnx.load(path))
+            graph = fuse(onnx.load(path), wires.get(path.stem, Graph()))
             strip(graph)
             save(graph, out, path.stem)
 
