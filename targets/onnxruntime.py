@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 from pydantic import Field
 
 from compressor.contracts import Artifact, Dialect, Feed, Graph, Missing, Recipe, Runtime, Scheme, Session, Target, Wish
-from compressor.deploy.cache import Line, Position
+from compressor.deploy.cache import Line, Position, grown
 from compressor.deploy.cached_attention import SHARED
 from compressor.deploy.graphs import graphs_of
 from compressor.deploy.machine import accelerators
@@ -211,16 +211,9 @@ class _Shared(_Loaded):
     """
 
     def run(self, feed: Feed, state: Position[Buffer] | None) -> tuple[Feed, object | None]:
-        """
-        Raises:
-            ValueError: the feed says that more or fewer tokens came before than the state holds.
-        """
         growth = self._graph.growth
         assert growth is not None
-        before, after = growth.lengths(feed)
-        if before != (state.length if state else 0):
-            whole, held = growth.whole[0], state.length if state else 0
-            raise ValueError(f"{whole} of {after} tokens, {after - before} of them new, does not fit a state of {held}")
+        after = grown(growth, feed, state)
         line = self._line(feed, state, after, growth.axis)
         values = {name: value for name, (value, _) in line.held.items()}
         found = self._run_bound(feed, values, {output: values[becomes] for output, becomes in self._graph.state})

@@ -6,14 +6,21 @@ import shutil
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from weakref import finalize
 from xml.etree import ElementTree
 
 from pydantic import Field
 
 from compressor.contracts import Artifact, Dialect, Feed, Graph, Missing, Recipe, Runtime, Scheme, Session, Target, Wish
+from compressor.deploy.cache import Line, Position, grown
 from compressor.deploy.graphs import graphs_of
+from compressor.deploy.openvino import save_representation
 from compressor.deploy.parts import Operator, bytes_by_part
+from compressor.deploy.stateful import BEAMS, stateful
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 PRODUCTS = ("MatMul", "FullyConnected", "Convolution", "Gemm", "Subgraph")
 """Layers that do the bulk of the arithmetic, by OpenVINO's names; a subgraph may hold an attention."""
@@ -61,15 +68,18 @@ class OpenVino(Target):
         return Missing()
 
     def build(self, source: Artifact, out: Path, *, graphs: tuple[Graph, ...] = (Graph(),), **_: object) -> None:
-        """Copy the representation of each graph."""
+        """Copy the representation of each graph; a state that grows is kept by the runtime itself."""
         for graph in graphs:
             to = out / self.file_of(graph.name)
+            if graph.growth:
+                _write_stateful(source.path / f"{graph.name}.xml", to, graph)
+                continue
             shutil.copyfile(source.path / f"{graph.name}.xml", to)
             shutil.copyfile(source.path / f"{graph.name}.bin", to.with_suffix(".bin"))
 
     def open(self, built: Path) -> Session:
         """Compile for latency: one stream."""
-        return _OpenVinoSession({graph.name: _Compiled(self._compiled(built, graph), graph) for graph in graphs_of(built)})
+        return _OpenVinoSession({graph.name: _loaded(self._compiled(built, graph), graph) for graph in graphs_of(built)})
 
     def layer_bytes(self, built: Path) -> dict[str, int]:
         """Of the constants of each graph."""
@@ -99,7 +109,7 @@ class OpenVino(Target):
             "ENABLE_CPU_PINNING": False,
         }
         if self.precision != "default":
-            options["INFERENCE_PRECISION_HINT"] = self.precision
+            options["INFERENCE_PRECISION_HINT"] = options["KV_CACHE_PRECISION"] = self.precision  # the cache's is u8 otherwise
         return openvino.Core().compile_model(str(built / self.file_of(graph.name, built)), "CPU", options)
 
 
@@ -133,12 +143,79 @@ class _Compiled:
         return tensor
 
 
+def _loaded(compiled: Any, graph: Graph) -> _Compiled | _Stateful:
+    names = {name for port in compiled.inputs for name in port.get_names()}
+    return _Stateful(compiled, graph) if graph.growth and BEAMS in names else _Compiled(compiled, graph)
+
+
+class _Stateful:
+    """A compiled graph whose requests keep the state themselves: a state is a position in what a request keeps.
+
+    A call goes on in the request of its state. What lies beyond the state is cut off; where a later state of it is still held, the
+    call goes on in another request, with a copy.
+    """
+
+    def __init__(self, compiled: Any, graph: Graph) -> None:
+        self.compiled = compiled
+        self._graph = graph
+        self._inputs = {name for port in compiled.inputs for name in port.get_names()}
+        self._idle: list[Any] = []
+
+    def run(self, feed: Feed, state: Position[Any] | None) -> tuple[Feed, object | None]:
+        import numpy as np
+
+        growth = self._graph.growth
+        assert growth is not None
+        after = grown(growth, feed, state)
+        line = self._line(state, growth.axis)
+        given: dict[str, Any] = {name: array for name, array in feed.items() if name in self._inputs}
+        given[BEAMS] = np.arange(len(feed[growth.added[0]]), dtype=np.int32)
+        line.held.infer(given, share_inputs=True)
+        return {port.name: line.held.get_tensor(port.name).data.copy() for port in self._graph.given}, line.at(after)
+
+    def _line(self, state: Position[Any] | None, axis: int) -> Line[Any]:
+        """The request that a call goes on in, which holds what the state says and no more."""
+        if state is None:
+            return self._begun()
+        if state.line.written == state.length:
+            return state.line
+        line = state.line if state.line.free_from(state.length) else self._begun()
+        held = (slice(None),) * axis + (slice(state.length),)
+        for old, new in zip(state.line.held.query_state(), line.held.query_state(), strict=True):
+            new.state = _tensor(old.state.data[held])
+        return line
+
+    def _begun(self) -> Line[Any]:
+        """A request that holds nothing; it is used again when nobody holds a state of it."""
+        request = self._idle.pop() if self._idle else self.compiled.create_infer_request()
+        request.reset_state()
+        line: Line[Any] = Line(request)
+        finalize(line, self._idle.append, request)
+        return line
+
+
+def _tensor(array: NDArray[Any]) -> Any:
+    import numpy as np
+    import openvino
+
+    return openvino.Tensor(np.ascontiguousarray(array))
+
+
+def _write_stateful(source: Path, to: Path, graph: Graph) -> None:
+    from compressor.deploy.telemetry import silence
+
+    silence()
+    import openvino
+
+    save_representation(stateful(openvino.Core().read_model(str(source)), graph), to)
+
+
 class _OpenVinoSession:
-    def __init__(self, graphs: Mapping[str, _Compiled]) -> None:
+    def __init__(self, graphs: Mapping[str, _Compiled | _Stateful]) -> None:
         self._graphs = graphs
 
     def run(self, feed: Feed, *, graph: str = "model", state: Any = None) -> tuple[Feed, object | None]:
-        """The state is an OpenVINO tensor by name of the input that it becomes."""
+        """The state is an OpenVINO tensor by name of the input that it becomes, or a position in what a request keeps."""
         return self._graphs[graph].run(feed, state)
 
     def facts(self) -> dict[str, str]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Generic, TypeVar
 from weakref import WeakSet
 
+from compressor.contracts import Feed, Growth
+
 Held = TypeVar("Held")
 
 
@@ -35,3 +37,16 @@ class Position(Generic[Held]):
     def __init__(self, line: Line[Held], length: int) -> None:
         self.line = line
         self.length = length
+
+
+def grown(growth: Growth, feed: Feed, state: Position[Held] | None) -> int:
+    """How long a state is after a call.
+
+    Raises:
+        ValueError: the feed says that more or fewer tokens came before than the state holds.
+    """
+    before, after = growth.lengths(feed)
+    held = state.length if state else 0
+    if before != held:
+        raise ValueError(f"{growth.whole[0]} of {after} tokens, {after - before} of them new, does not fit a state of {held}")
+    return after

@@ -71,8 +71,9 @@ def test_onnxruntime_adds_to_one_buffer_until_it_is_full(llama):
     np.testing.assert_allclose(found["logits"], whole["logits"][:, -2:], atol=1e-4)
 
 
-def test_onnxruntime_refuses_a_mask_that_does_not_fit_the_state(llama):
-    session = llama.session("onnxruntime")
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
+def test_a_mask_that_does_not_fit_the_state_is_refused(name, llama):
+    session = llama.session(name)
     _, state = session.run(part(0, 4))
     with pytest.raises(ValueError, match="attention_mask of 6 tokens, 1 of them new, does not fit a state of 4"):
         session.run(part(5, 6), state=state)
@@ -86,3 +87,31 @@ def test_attention_over_a_cache_is_one_operator_in_onnxruntime(llama):
     assert kinds.count("RotaryEmbedding") == 2 * layers
     assert "Softmax" not in kinds
     assert "Expand" not in [node.op_type for node in graph.node if "self_attn" in node.name and "Unsqueeze" not in node.name]
+
+
+def test_openvino_goes_on_in_one_request_and_uses_it_again(llama):
+    session = llama.session("openvino")
+    _, state = session.run(part(0, 4))
+    request, now = state.line.held, state
+    for at in range(4, 9):
+        _, now = session.run(part(at, at + 1), state=now)
+    expected, _ = session.run(part(4, 6), state=state)
+    assert now.line is state.line
+    assert state.line.written == 9  # the call went on elsewhere, since a later state is held
+    del now
+    found, now = session.run(part(4, 6), state=state)
+    assert (now.line, state.line.written) == (state.line, 6)
+    np.testing.assert_array_equal(found["logits"], expected["logits"])
+    del state, now
+    assert session.run(part(0, 4))[1].line.held is request
+
+
+def test_openvino_computes_attention_over_its_state_by_one_operator(llama):
+    from targets.openvino import OpenVino, layers
+
+    candidate = llama.candidate("openvino")
+    compiled = OpenVino()._compiled(candidate.built, llama.task.graphs(llama.files)[0])
+    kinds = [kind for kind, _ in layers(compiled)]
+    count = llama.model.module.config.num_hidden_layers
+    assert (kinds.count("ScaledDotProductAttention"), kinds.count("MemoryInput"), kinds.count("Softmax")) == (count, 2 * count, 0)
+    assert compiled.get_property("KV_CACHE_PRECISION").to_string() == "f32"
