@@ -170,10 +170,7 @@ class Distillation(Pass, TrainingSettings):
 
     def losses(self, student: nn.Module, teachers: Sequence[Teacher], batch: Batch, task: Task) -> dict[str, torch.Tensor]:
         """Losses by name, weighted."""
-        outputs, found = losses(teachers, task, student, batch)
-        weights = {lesson.name: lesson.weight for each in teachers for lesson in each.lessons}
-        weighted = {name: weights[name] * loss for name, loss in found.items()}
-        return weighted | ({"task": self.task_loss * task.loss(outputs, batch)} if self.task_loss else {})
+        return losses(teachers, task, student, batch, task_loss=self.task_loss)
 
 
 def projections(teachers: Sequence[Teacher]) -> list[nn.Module]:

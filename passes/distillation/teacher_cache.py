@@ -57,7 +57,7 @@ class TeacherCache:
         """The answers to a batch, of as many tokens as the student's own outputs `like` have."""
         import torch
 
-        rows, device = batch["row"], like.main.device
+        rows, device = batch["row"], like.device
         tokens = next((states.shape[1] for states in like.hidden_states.values()), 0)
         numbers = rows.tolist()
         states = {name: torch.from_numpy(kept.of(numbers, tokens)).to(device) for name, kept in self.states.items()}
