@@ -17,7 +17,7 @@ from compressor.contracts.records import Workload
 from compressor.contracts.renamed import old_names
 from compressor.contracts.step import Event, Message, Progress, Step
 from compressor.contracts.target import Artifact, Dialect, Format, Missing, Runtime, Scheme, Target
-from compressor.contracts.task import Batch, Columns, Data, Deployment, Prediction, Task
+from compressor.contracts.task import Batch, Columns, Data, Deployment, Prediction, Task, Witnessed
 from compressor.contracts.tokens import Later, LikeliestLogits, TokenLogits
 from compressor.contracts.wish import Wish
 
@@ -70,6 +70,7 @@ __all__ = [
     "TokenLogits",
     "Want",
     "Wish",
+    "Witnessed",
     "Worker",
     "Workload",
     "sizes_of",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
@@ -27,7 +28,7 @@ class Later(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class TokenLogits:
-    """What a language model's head has still to do: `logits = states @ weightᵀ + bias`.
+    """What a language model's head has still to do: `logits = after(states @ weightᵀ + bias)`.
 
     A task whose `forward` gives these as the main output trains by `compressor.model.token_losses.mean_cross_entropy`: its loss is the
     mean cross-entropy of the labels.
@@ -43,6 +44,8 @@ class TokenLogits:
     """The token that each position is to tell, the next one: `[B, T]`; below 0 where a position does not count. None: all count."""
     dtype: torch.dtype | None = None
     """What the product is computed in; that of the states unless given."""
+    after: Callable[[torch.Tensor], torch.Tensor] | None = None
+    """What the model does to the product, number by number: a scale, or a cap."""
 
     @property
     def device(self) -> torch.device:
@@ -65,13 +68,17 @@ class TokenLogits:
         """Logits `[B, T, words]` of all tokens."""
         return self._logits(self.states)
 
+    def finished(self, product: torch.Tensor) -> torch.Tensor:
+        """Logits in float32 of the product of states and weight."""
+        found = in_full(product) if self.bias is None else in_full(product) + self.bias
+        return found if self.after is None else self.after(found)
+
     def _logits(self, states: torch.Tensor) -> torch.Tensor:
         import torch
 
         dtype = self.dtype or states.dtype
         with torch.autocast(self.device.type, enabled=False):
-            found = in_full(states.to(dtype) @ self.weight.to(dtype).T)
-        return found if self.bias is None else found + self.bias
+            return self.finished(states.to(dtype) @ self.weight.to(dtype).T)
 
 
 @dataclass(frozen=True, eq=False)

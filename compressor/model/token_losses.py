@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from compressor.contracts.features import Outputs
 from compressor.contracts.tokens import TokenLogits, in_full
+from compressor.errors import UnsupportedModel
 
 if TYPE_CHECKING:
     import torch
@@ -88,31 +89,41 @@ def chunks(logits: TokenLogits, tokens: torch.Tensor) -> Iterator[torch.Tensor]:
         yield tokens[start : start + size]
 
 
-def token_logits(
-    module: torch.nn.Module, inputs: Mapping[str, Any], labels: torch.Tensor | None = None
-) -> TokenLogits | torch.Tensor:
-    """What a causal language model of transformers says of its inputs: its head put off, or logits where the head does more than a product.
+def token_logits(module: torch.nn.Module, inputs: Mapping[str, Any], labels: torch.Tensor | None = None) -> TokenLogits:
+    """What a causal language model of transformers says of its inputs, its head put off.
 
     Args:
         module: the whole model.
         inputs: of its trunk, by name.
         labels: the token that each position is to tell, `[B, T]`; below 0 where none counts.
+
+    Raises:
+        UnsupportedModel: its head is no linear layer.
     """
     import torch
 
     model: Any = module
     head = model.get_output_embeddings()
-    config = model.config.get_text_config()
-    more = any(
-        getattr(config, name, None) not in (None, 1.0) for name in ("final_logit_softcapping", "logit_scale", "logits_scaling")
-    )
-    if more or type(head) is not torch.nn.Linear:
-        whole: torch.Tensor = model(**inputs, use_cache=False).logits
-        return whole
+    if not isinstance(head, torch.nn.Linear):
+        raise UnsupportedModel(f"the head of a language model is a linear layer, and this one is {type(head).__name__}")
     states = getattr(model, model.base_model_prefix)(**inputs, use_cache=False).last_hidden_state
     device = states.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else states.dtype
-    return TokenLogits(states, head.weight, head.bias, labels, dtype)
+    return TokenLogits(states, head.weight, head.bias, labels, dtype, _after(model.config.get_text_config()))
+
+
+def _after(config: Any) -> Callable[[torch.Tensor], torch.Tensor] | None:
+    """What a family does to the product of its head."""
+    scale = (getattr(config, "logit_scale", None) or 1.0) / (getattr(config, "logits_scaling", None) or 1.0)
+    cap: float | None = getattr(config, "final_logit_softcapping", None)
+    if scale == 1 and cap is None:
+        return None
+
+    def after(product: torch.Tensor) -> torch.Tensor:
+        scaled = product * scale
+        return scaled if cap is None else cap * (scaled / cap).tanh()
+
+    return after
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,11 +185,10 @@ def _learned(
     cast, at = weight.detach().to(work.logits.dtype or states.dtype), 0
     for tokens in chunks(work.logits, work.tokens):
         here = slice(at, at + len(tokens))
-        logits = in_full(states[here].to(cast.dtype) @ cast.T)
-        logits = (logits if bias is None else logits + bias.detach()).requires_grad_()
+        product = in_full(states[here].to(cast.dtype) @ cast.T).requires_grad_()
         with torch.enable_grad():
-            values = work.values(tokens, logits)
-            (of_logits,) = torch.autograd.grad(values.sum(), logits)
+            values = work.values(tokens, work.logits.finished(product))
+            (of_logits,) = torch.autograd.grad(values.sum(), product)
         found += values.detach()
         gradients.add(here, of_logits, states[here], cast)
         at = here.stop

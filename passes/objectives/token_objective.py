@@ -57,12 +57,9 @@ class TokenObjective(Objective):
 
 
 def every_token(student: Outputs, batch: Batch) -> Chunk:
-    """All rows or tokens at once, of logits that are there."""
+    """All rows or tokens at once, of logits that are there; where a row has one answer, with its class."""
     import torch
 
-    logits = student.main.flatten(0, -2)
-    labels = batch.get("labels")
-    fits = labels is not None and labels.shape == student.main.shape[:-1] and not labels.is_floating_point()
-    return Chunk(
-        torch.arange(len(logits), device=logits.device), logits, labels.flatten() if labels is not None and fits else None
-    )
+    logits, labels = student.main.flatten(0, -2), batch.get("labels")
+    classes = labels is not None and labels.ndim == 1 == student.main.ndim - 1 and not labels.is_floating_point()
+    return Chunk(torch.arange(len(logits), device=logits.device), logits, labels if classes else None)

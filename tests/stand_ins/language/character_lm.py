@@ -19,7 +19,7 @@ PERPLEXITY = Measure("perplexity", better="lower", drop="percent")
 BATCH, RANKED = 8, 5
 
 
-class CausalLM(Task):
+class CharacterLM(Task):
     """Characters of texts, each told from those before it; a character is a token."""
 
     text: str = "text"
