@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from compressor.contracts import Model
+    from compressor.training.loop import Moment
 
 Weight = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(gt=0)]
@@ -168,9 +169,11 @@ class Distillation(Pass, TrainingSettings):
         rows, files = ctx.data.split("train"), write_side_files(student, ctx.folder / "files")
         return lambda epoch: ctx.task.batches(rows, files, batch_size=self.batch_size, shuffle_seed=first_seed + epoch)
 
-    def losses(self, student: nn.Module, teachers: Sequence[Teacher], batch: Batch, task: Task) -> dict[str, torch.Tensor]:
+    def losses(
+        self, student: nn.Module, teachers: Sequence[Teacher], batch: Batch, task: Task, moment: Moment
+    ) -> dict[str, torch.Tensor]:
         """Losses by name, weighted."""
-        return losses(teachers, task, student, batch, task_loss=self.task_loss)
+        return losses(teachers, task, student, batch, task_loss=self.task_loss, moment=moment)
 
 
 def projections(teachers: Sequence[Teacher]) -> list[nn.Module]:

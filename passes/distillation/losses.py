@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from operator import or_
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from compressor.training.loop import Moment
     from passes.distillation.teacher_cache import TeacherCache
 
 TASK = "task"
@@ -37,6 +38,14 @@ class DistillationLoss:
     student: Want
     teacher: Want
     projections: nn.Module | None
+
+    def at(self, moment: Moment | None) -> DistillationLoss:
+        """The same in one step of a training."""
+        if moment is None:
+            return self
+        before = moment.before.get(self.name)
+        now = self.objective.at(self.projections, step=moment.step, done=moment.done, before=before)
+        return self if now is self.objective else replace(self, objective=now)
 
     def projected(self, student: Outputs) -> Outputs:
         """What the objective asked for of the student, in the order it asked, through its projections."""
@@ -87,7 +96,13 @@ def lessons(
 
 
 def losses(
-    teachers: Sequence[Teacher], task: Task, student: nn.Module, batch: Batch, *, task_loss: float = 0.0
+    teachers: Sequence[Teacher],
+    task: Task,
+    student: nn.Module,
+    batch: Batch,
+    *,
+    task_loss: float = 0.0,
+    moment: Moment | None = None,
 ) -> dict[str, torch.Tensor]:
     """Each lesson's loss times its weight, and the task's own as `task`, in float32 whatever the forward pass runs in.
 
@@ -98,7 +113,7 @@ def losses(
 
     outputs = student_outputs(teachers, task, student, batch)
     taught = [
-        (lesson, lesson.projected(outputs), theirs)
+        (lesson.at(moment), lesson.projected(outputs), theirs)
         for teacher in teachers
         for theirs in [teacher.outputs(task, batch, outputs)]
         for lesson in teacher.lessons
@@ -139,7 +154,7 @@ def _by_token(outputs: Outputs, taught: Taught, task_loss: float) -> dict[str, t
     weights = {lesson.name: lesson.weight for lesson, _, _ in taught} | {TASK: task_loss}
     for lesson, mine, theirs in taught:
         if isinstance(lesson.objective, TokenObjective) and type(lesson.objective).loss is TokenObjective.loss:
-            made[lesson.name] = lesson.objective.token_loss(mine, theirs)
+            made[lesson.name] = lesson.objective.token_loss(mine, theirs, batch)
     if task_loss and tokens.labels is not None:
         made[TASK] = cross_entropy
     return token_means(tokens, made, weights) if made else {}

@@ -37,19 +37,19 @@ class TokenObjective(Objective):
         Each of its own, so that a batch can be computed in parts.
         """
 
-    def prepared(self, student: Outputs, teacher: Outputs) -> Self:  # noqa: ARG002 - most need to know nothing
+    def prepared(self, student: Outputs, teacher: Outputs, batch: Batch) -> Self:  # noqa: ARG002 - most need to know nothing
         """What is to be known of all tokens before the first value: this objective, which knows it then."""
         return self
 
-    def token_loss(self, student: Outputs, teacher: Outputs) -> TokenLoss:
+    def token_loss(self, student: Outputs, teacher: Outputs, batch: Batch) -> TokenLoss:
         """Its values by chunk, of one batch."""
-        ready = self.prepared(student, teacher)
+        ready = self.prepared(student, teacher, batch)
         return lambda chunk: ready.values(chunk, chunk.of(teacher))
 
     @override
     def loss(self, student: Outputs, teacher: Outputs, batch: Batch) -> torch.Tensor:
         """The mean of one batch; logits that are put off are computed a few tokens at a time."""
-        loss = self.token_loss(student, teacher)
+        loss = self.token_loss(student, teacher, batch)
         if student.tokens is not None:
             return token_means(student.tokens, {"loss": loss})["loss"]
         values = loss(every_token(student, batch)).reshape(student.main.shape[:-1])

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -37,17 +35,15 @@ from compressor.contracts.records import Difference
 from compressor.errors import SourceError
 from compressor.tasks.batches import alike, grouped
 from compressor.tasks.language import decoding, likelihood, people
-from compressor.tasks.language.cache import IDS, INPUTS, KEPT, LOGITS, MASK, OUTPUTS, answered, example_of, graph_of
+from compressor.tasks.language.cache import INPUTS, LOGITS, OUTPUTS, answered, example_of, graph_of
 from compressor.tasks.language.columns import Content
 from compressor.tasks.language.documents import Document, Window, documents_of, windows_of
 from compressor.tasks.language.packing import PackedBatches, packed
 from compressor.tasks.language.scoring import collected, fed, last_logits, padded, scored, scored_feeds
 
 if TYPE_CHECKING:
-    import numpy as np
     import torch
     from datasets import Dataset
-    from numpy.typing import NDArray
 
     from compressor.contracts import Model
 
@@ -81,7 +77,9 @@ class CausalLM(Task):
         description="Most tokens that a model is given at a time; a longer text is read in parts, of a longer prompt the end.",
     )
     packing: bool = Field(default=True, description="Train on several documents in one row, none of which sees another.")
-    end: bool = Field(default=True, description="Put the token that ends a text after each: it is learned and scored like others.")
+    end: bool = Field(
+        default=True, description="Put the token that ends a text after each: it is learned and scored like others."
+    )
 
     @model_validator(mode="after")
     def _reads_one_way(self) -> Self:
@@ -144,7 +142,10 @@ class CausalLM(Task):
         most = positions_in(files) or LONGEST
         found = sizes_of(lengths, limit=self.max_length, unit="tokens", of="documents", parameter="max_length", timed=self._timed)
         return found.model_copy(
-            update={"fits": min(max(4, -(-int(found.p99) // 8) * 8), most, LONGEST), "computed": min(found.median, self.max_length)}
+            update={
+                "fits": min(max(4, -(-int(found.p99) // 8) * 8), most, LONGEST),
+                "computed": min(found.median, self.max_length),
+            }
         )
 
     @property
