@@ -64,6 +64,13 @@ class Distillation(Pass, TrainingSettings):
         "in bf16); on unless false where only logits are wanted",
     )
 
+    cached_words: int = Field(
+        64,
+        ge=1,
+        le=2**20,
+        description="of a language model's kept answers: so many of the likeliest words of each token, 4 bytes each in bf16",
+    )
+
     @model_validator(mode="after")
     def _something_to_learn(self) -> Self:
         if isinstance(self.teacher, tuple) and len(set(self.teacher)) < len(self.teacher):
@@ -151,7 +158,8 @@ class Distillation(Pass, TrainingSettings):
         for name, model in models.items():
             suffix = f" of {name}" if len(models) > 1 else ""
             taught = lessons(mine, read(model.module), wanted, share=shares[name] / whole, suffix=suffix)
-            made.append(teacher(name, model, taught, student=student, ctx=ctx, settings=self, cache=self._answers_kept()))
+            kept = {"cache": self._answers_kept(), "words": self.cached_words}
+            made.append(teacher(name, model, taught, student=student, ctx=ctx, settings=self, **kept))
         return tuple(made)
 
     def known_objectives(self) -> dict[str, Objective]:

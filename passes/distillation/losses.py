@@ -136,7 +136,7 @@ Taught: TypeAlias = "Sequence[tuple[DistillationLoss, Outputs, Outputs]]"
 
 def _added(outputs: Outputs, taught: Taught, batch: Batch, task: Task, task_loss: float) -> dict[str, torch.Tensor]:
     """Weighted losses by name, in the order of the lessons and the task's last."""
-    found = _by_token(outputs, taught, task_loss)
+    found = _by_token(outputs, taught, batch, task_loss)
     for lesson, mine, theirs in taught:
         if lesson.name not in found:
             found[lesson.name] = lesson.weight * lesson.loss(mine, theirs, batch)
@@ -145,7 +145,7 @@ def _added(outputs: Outputs, taught: Taught, batch: Batch, task: Task, task_loss
     return {name: found[name] for name in (*(lesson.name for lesson, _, _ in taught), TASK) if name in found}
 
 
-def _by_token(outputs: Outputs, taught: Taught, task_loss: float) -> dict[str, torch.Tensor]:
+def _by_token(outputs: Outputs, taught: Taught, batch: Batch, task_loss: float) -> dict[str, torch.Tensor]:
     """Those of the losses that can be computed token by token, where the student's logits are put off."""
     tokens = outputs.tokens
     if tokens is None:

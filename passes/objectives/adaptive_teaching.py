@@ -87,19 +87,14 @@ def _easy_tokens(student: Outputs, teacher: Outputs, batch: Batch) -> tuple[torc
     labels = batch.get("labels") if tokens is None else tokens.labels
     if labels is None or (tokens is None and student.main.ndim != 2):
         raise UnsupportedModel("adaptive teaching splits tokens by their labels: the task gives none")
-    labels, later = labels.flatten(), teacher.later
+    labels = labels.flatten()
+    counted = torch.arange(len(labels), device=labels.device) if tokens is None else tokens.counted()
     with torch.no_grad():
-        if tokens is None:
-            counted = torch.arange(len(labels), device=labels.device)
-            unsure = _unsure(teacher.main, labels)
+        if tokens is None or teacher.later is None:
+            unsure = _unsure(teacher.main.flatten(0, -2)[counted], labels[counted])
         else:
-            counted = tokens.counted()
-            every = teacher.main.flatten(0, -2) if later is None else None
-            parts = [
-                _unsure(every[part] if later is None and every is not None else later.at(part), labels[part])  # type: ignore[union-attr]
-                for part in chunks(tokens, counted)
-            ]
-            unsure = torch.cat(parts) if parts else torch.zeros(0, device=labels.device)
+            parts = [_unsure(teacher.later.at(part), labels[part]) for part in chunks(tokens, counted)]
+            unsure = torch.cat(parts) if parts else torch.zeros(0)
     easy = torch.zeros(len(labels), dtype=torch.bool, device=labels.device)
     if len(counted):
         easy[counted] = unsure <= unsure.median()
@@ -108,4 +103,5 @@ def _easy_tokens(student: Outputs, teacher: Outputs, batch: Batch) -> tuple[torc
 
 
 def _unsure(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    return 1 - logits.softmax(dim=-1).gather(-1, labels[:, None])[:, 0]
+    found: torch.Tensor = 1 - logits.softmax(dim=-1).gather(-1, labels[:, None])[:, 0]
+    return found

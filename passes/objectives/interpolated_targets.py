@@ -49,7 +49,7 @@ class InterpolatedTargets(TokenObjective):
         return _share(self.start)
 
     @override
-    def at(self, state: torch.nn.Module | None, *, step: int, done: float, before: float | None) -> Self:
+    def at(self, state: Any, *, step: int, done: float, before: float | None) -> Self:
         """This objective with the share of a step: `t <- min(end, max(line, t + rate · sigmoid(m) · (1 - t)))`.
 
         `m` follows the relative fall of the loss from one step to the next.
@@ -70,11 +70,11 @@ class InterpolatedTargets(TokenObjective):
         return self.temperature**2 * kl(*logs)
 
 
-def _share(start: float) -> torch.nn.Module:
+def _share(start: float) -> Any:
     """The state: buffers alone, which checkpoints keep."""
     import torch
 
-    state = torch.nn.Module()
+    state: Any = torch.nn.Module()
     for name, value in {"share": start, "fall": 0.0, "loss": -1.0}.items():
         state.register_buffer(name, torch.tensor(value))
     state.at = -1

@@ -244,7 +244,8 @@ class CausalLM(Task):
     def batches(self, rows: Dataset, files: Path, *, batch_size: int, shuffle_seed: int | None = None) -> Iterable[Batch]:
         """Rows of tokens with labels. Shuffled ones hold several documents each where `packing` says so; else a window a row.
 
-        `row` has the numbers of the documents, `[batch]` or `[batch, most]`, there filled up with -1.
+        `row` has the numbers of the documents, `window` those of their parts as they are counted where nothing is shuffled: `[batch]` or
+        `[batch, most]`, there filled up with -1.
         """
         import numpy as np
 
