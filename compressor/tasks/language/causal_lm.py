@@ -250,7 +250,8 @@ class CausalLM(Task):
     def batches(self, rows: Dataset, files: Path, *, batch_size: int, shuffle_seed: int | None = None) -> Iterable[Batch]:
         """Rows of tokens with labels. Shuffled ones hold several documents each where `packing` says so; else a window a row.
 
-        `row` has the numbers of the documents, `[batch]` or `[batch, most]`, there filled up with -1.
+        `row` has the numbers of the documents, `window` those of their parts as they are counted where nothing is shuffled: `[batch]` or
+        `[batch, most]`, there filled up with -1.
         """
         import numpy as np
 
@@ -273,16 +274,20 @@ class CausalLM(Task):
         return PackedBatches(windows, groups, pad)
 
     def forward(self, module: torch.nn.Module, batch: Batch, want: Want = Want()) -> Outputs:
-        """Logits of every token, and features of blocks; documents in one row are told apart by their positions."""
+        """Logits of every token, put off, and features of blocks; documents in one row are told apart by their positions."""
         from compressor.model.capture import captured
+        from compressor.model.token_losses import token_logits
 
         with captured(module, want) as features:
-            logits = module(**{name: batch[name] for name in FED}, use_cache=False).logits
+            logits = token_logits(module, {name: batch[name] for name in FED}, likelihood.ahead(batch["labels"]))
         return Outputs(logits, dict(features), batch["attention_mask"])
 
-    def loss(self, outputs: Outputs, batch: Batch) -> torch.Tensor:
+    def loss(self, outputs: Outputs, batch: Batch) -> torch.Tensor:  # noqa: ARG002 - outputs know what they are to tell
         """What a token that counts costs, in nats."""
-        return likelihood.mean_cost(outputs.main, batch["labels"])
+        from compressor.model.token_losses import mean_cross_entropy
+
+        assert outputs.tokens is not None, "forward puts logits off"
+        return mean_cross_entropy(outputs.tokens)
 
     def weight(self, batch: Batch) -> float:
         """Tokens that count."""
