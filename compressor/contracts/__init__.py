@@ -18,6 +18,7 @@ from compressor.contracts.renamed import old_names
 from compressor.contracts.step import Event, Message, Progress, Step
 from compressor.contracts.target import Artifact, Dialect, Format, Missing, Runtime, Scheme, Target
 from compressor.contracts.task import Batch, Columns, Data, Deployment, Prediction, Task, Witnessed
+from compressor.contracts.tokens import Later, LikeliestLogits, TokenLogits
 from compressor.contracts.wish import Wish
 
 __all__ = [
@@ -42,7 +43,9 @@ __all__ = [
     "Graph",
     "Growth",
     "InputSizes",
+    "Later",
     "Library",
+    "LikeliestLogits",
     "Loaded",
     "Measure",
     "Message",
@@ -65,6 +68,7 @@ __all__ = [
     "Step",
     "Target",
     "Task",
+    "TokenLogits",
     "Want",
     "Wish",
     "Witnessed",

@@ -76,7 +76,7 @@ class Probe(Step, ABC):
     def workloads(self) -> tuple[Workload, ...]:
         """What it measures candidates at."""
 
-    def suited(self, workloads: Sequence[Workload]) -> Self:  # noqa: ARG002 - it measures what it says
+    def suited(self, workloads: Sequence[Workload]) -> Self:
         """This probe with what its plan leaves open taken from what the task has timed by itself: `Task.workloads`."""
         return self
 

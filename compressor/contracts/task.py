@@ -48,7 +48,7 @@ class Deployment:
     pair: bool = False
     """Whether a row is two texts."""
     generates: Mapping[str, Any] | None = None
-    """Where the model goes on with a text, one token after the other: how long and until when, JSON values as `tasks/inputs/generation` reads them."""
+    """Where the model goes on with a text, one token after the other: how many `steps` at most, and the tokens that are its `ends`."""
     files: Mapping[str, str] = field(default_factory=dict)
     """Texts of files that the description names, by name; each takes the place of one beside the model."""
 

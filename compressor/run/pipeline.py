@@ -326,8 +326,7 @@ class Runner:
         task, out = candidate.task or self.bound.task, self.folder / WITNESSES / candidate.id
         rows = self.ground.data.split("test")
         with self.ground.watch.time("score", candidate.stage, candidate.target):
-            predict = predictor(task, session)
-            keep_answers(task, predict, rows, lambda: self._witnesses, self.ground.data.labels, built=candidate.built, out=out)
+            keep_answers(task, session, rows, lambda: self._witnesses, self.ground.data.labels, built=candidate.built, out=out)
 
     def _parity(self, task: Task, evaluation: Evaluation, state: StageState) -> Parity:
         same = self.ground.eager_outputs(state.made)

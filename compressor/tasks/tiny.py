@@ -63,7 +63,7 @@ def byte_tokenizer(folder: Path, **settings: Any) -> int:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
     signs = sorted(pre_tokenizers.ByteLevel.alphabet())
-    pairs = [tuple(merge.split()) for merge in MERGES]
+    pairs = [(first, second) for first, second in map(str.split, MERGES)]
     words = ["<|end|>", "<|pad|>", *signs, *("".join(pair) for pair in pairs)]
     made = Tokenizer(models.BPE({word: number for number, word in enumerate(words)}, pairs))
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -82,7 +82,8 @@ def language_model(folder: Path, kind: str = "llama", **fields: Any) -> None:
     sizes = {**SIZES, "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 256}
     ends = {"vocab_size": count, "bos_token_id": None, "eos_token_id": 0, "pad_token_id": 1}
     config: Any = transformers.AutoConfig.for_model(kind, **{**sizes, **ends, **fields})
-    module: Any = shaken(lambda: transformers.AutoModelForCausalLM.from_config(config))
+    auto: Any = transformers.AutoModelForCausalLM
+    module: Any = shaken(lambda: auto.from_config(config))
     module.save_pretrained(folder)
 
 

@@ -53,7 +53,8 @@ def continued(
 ) -> np.ndarray:
     """Tokens after the prompts, `[B, at most steps]`; a row that has ended repeats its end, and no more are made when all have."""
     logits, mask, state = start
-    over, made = np.zeros(len(logits), dtype=bool), []
+    made: list[np.ndarray] = []
+    over = np.zeros(len(logits), dtype=bool)
     only = np.zeros(1, dtype=np.int64)
     while True:
         token = choose(logits)
@@ -69,7 +70,7 @@ def continued(
 
 def greedy(logits: np.ndarray) -> np.ndarray:
     """The most probable token of each row, `[B]`."""
-    return logits.argmax(axis=-1).astype(np.int64)
+    return np.asarray(logits.argmax(axis=-1), dtype=np.int64)
 
 
 def sampled(logits: np.ndarray, draw: np.random.Generator, how: Mapping[str, Any]) -> np.ndarray:

@@ -60,7 +60,9 @@ def layers_of(files: Model | Path) -> tuple[Layer, ...]:
     Raises:
         SourceError: the configuration does not say it.
     """
-    config = json.loads((files / CONFIG).read_text(encoding="utf-8")) if isinstance(files, Path) else files.module.config.to_dict()
+    config = (
+        json.loads((files / CONFIG).read_text(encoding="utf-8")) if isinstance(files, Path) else files.module.config.to_dict()
+    )
     layers, heads, queries, width = (_field(config, names) for names in FIELDS.values())
     size = config.get("head_dim") or width // queries
     return (Layer(heads, size),) * layers

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -37,17 +35,15 @@ from compressor.contracts.records import Difference
 from compressor.errors import SourceError
 from compressor.tasks.batches import alike, grouped
 from compressor.tasks.language import decoding, likelihood, people
-from compressor.tasks.language.cache import IDS, INPUTS, KEPT, LOGITS, MASK, OUTPUTS, answered, example_of, graph_of
+from compressor.tasks.language.cache import INPUTS, LOGITS, OUTPUTS, answered, example_of, graph_of
 from compressor.tasks.language.columns import Content
 from compressor.tasks.language.documents import Document, Window, documents_of, windows_of
 from compressor.tasks.language.packing import PackedBatches, packed
 from compressor.tasks.language.scoring import collected, fed, last_logits, padded, scored, scored_feeds
 
 if TYPE_CHECKING:
-    import numpy as np
     import torch
     from datasets import Dataset
-    from numpy.typing import NDArray
 
     from compressor.contracts import Model
 
@@ -58,6 +54,8 @@ TIMED_LENGTH, TIMED_STEPS = 128, 32
 MEASURED = 2000
 """Rows of each split whose size is measured."""
 SPLITS = ("train", "validation", "test")
+LENGTH_SPREAD = 2.0
+"""Tokens by which lengths are blurred before windows of like lengths are batched."""
 FED = ("input_ids", "position_ids")
 
 
@@ -65,7 +63,7 @@ class CausalLM(Task):
     """Texts, prompts with completions or chats, by a transformers model that tells each token from those before it."""
 
     requires: ClassVar[tuple[str, ...]] = ("tokenizers",)
-    examples: ClassVar[tuple[Mapping[str, Any], ...]] = ({"max_length": 32},)
+    examples: ClassVar[tuple[Mapping[str, Any], ...]] = ({"max_length": 64},)
 
     text: str | None = Field(default=None, description="Column of the texts; `text` where no other column is named.")
     prompt: str | None = Field(default=None, description="Column of what is asked, which is read and not learned.")
@@ -81,7 +79,9 @@ class CausalLM(Task):
         description="Most tokens that a model is given at a time; a longer text is read in parts, of a longer prompt the end.",
     )
     packing: bool = Field(default=True, description="Train on several documents in one row, none of which sees another.")
-    end: bool = Field(default=True, description="Put the token that ends a text after each: it is learned and scored like others.")
+    end: bool = Field(
+        default=True, description="Put the token that ends a text after each: it is learned and scored like others."
+    )
 
     @model_validator(mode="after")
     def _reads_one_way(self) -> Self:
@@ -144,7 +144,10 @@ class CausalLM(Task):
         most = positions_in(files) or LONGEST
         found = sizes_of(lengths, limit=self.max_length, unit="tokens", of="documents", parameter="max_length", timed=self._timed)
         return found.model_copy(
-            update={"fits": min(max(4, -(-int(found.p99) // 8) * 8), most, LONGEST), "computed": min(found.median, self.max_length)}
+            update={
+                "fits": min(max(4, -(-int(found.p99) // 8) * 8), most, LONGEST),
+                "computed": min(found.median, self.max_length),
+            }
         )
 
     @property
@@ -240,10 +243,15 @@ class CausalLM(Task):
 
     # -------------------------------------------------------------- training
 
+    def repeats(self) -> bool:
+        """Documents are put together anew, and a teacher's answers to one of them are as many as it has tokens."""
+        return False
+
     def batches(self, rows: Dataset, files: Path, *, batch_size: int, shuffle_seed: int | None = None) -> Iterable[Batch]:
         """Rows of tokens with labels. Shuffled ones hold several documents each where `packing` says so; else a window a row.
 
-        `row` has the numbers of the documents, `[batch]` or `[batch, most]`, there filled up with -1.
+        `row` has the numbers of the documents, `window` those of their parts as they are counted where nothing is shuffled: `[batch]` or
+        `[batch, most]`, there filled up with -1.
         """
         import numpy as np
 
@@ -252,28 +260,34 @@ class CausalLM(Task):
         windows = self._windows(rows, files)
         lengths = [len(each.document.ids) for each in windows]
         pad = int(tokenization(files).settings["pad_id"])
+        alone = [[number] for number in range(len(windows))]
+        groups: list[Sequence[Sequence[int]]]
         if shuffle_seed is None:
-            groups = grouped([[number] for number in range(len(windows))], batch_size)
+            groups = grouped(alone, batch_size)
         elif self.packing:
             made = packed(lengths, self.max_length)
             order = np.random.default_rng(shuffle_seed).permutation(len(made)).tolist()
             groups = grouped([made[number] for number in order], batch_size)
         else:
-            chosen = alike(lengths, batch_size, np.random.default_rng(shuffle_seed), spread=2.0)
-            groups = [[[number] for number in group] for group in chosen]
+            chosen = alike(lengths, batch_size, np.random.default_rng(shuffle_seed), spread=LENGTH_SPREAD)
+            groups = [[alone[number] for number in group] for group in chosen]
         return PackedBatches(windows, groups, pad)
 
     def forward(self, module: torch.nn.Module, batch: Batch, want: Want = Want()) -> Outputs:
-        """Logits of every token, and features of blocks; documents in one row are told apart by their positions."""
+        """Logits of every token, put off, and features of blocks; documents in one row are told apart by their positions."""
         from compressor.model.capture import captured
+        from compressor.model.token_losses import token_logits
 
         with captured(module, want) as features:
-            logits = module(**{name: batch[name] for name in FED}, use_cache=False).logits
+            logits = token_logits(module, {name: batch[name] for name in FED}, likelihood.ahead(batch["labels"]))
         return Outputs(logits, dict(features), batch["attention_mask"])
 
-    def loss(self, outputs: Outputs, batch: Batch) -> torch.Tensor:
+    def loss(self, outputs: Outputs, batch: Batch) -> torch.Tensor:  # noqa: ARG002 - outputs know what they are to tell
         """What a token that counts costs, in nats."""
-        return likelihood.mean_cost(outputs.main, batch["labels"])
+        from compressor.model.token_losses import mean_cross_entropy
+
+        assert outputs.tokens is not None, "forward puts logits off"
+        return mean_cross_entropy(outputs.tokens)
 
     def weight(self, batch: Batch) -> float:
         """Tokens that count."""

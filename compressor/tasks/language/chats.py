@@ -33,15 +33,12 @@ class Template:
         Raises:
             SourceError: the template does not take the chat.
         """
-        from transformers.utils.chat_template_utils import render_jinja_template
+        from transformers.utils import chat_template_utils as library
+
+        given: dict[str, Any] = {"chat_template": self.source, "add_generation_prompt": asks, **self.tokens}
 
         try:
-            found: Any = render_jinja_template(
-                conversations=[[dict(each) for each in messages]],
-                chat_template=self.source,
-                add_generation_prompt=asks,
-                **self.tokens,
-            )
+            found: Any = library.render_jinja_template(conversations=[[dict(each) for each in messages]], **given)
         except Exception as error:  # what a template of others raises can be anything
             raise SourceError(f"the chat template does not take {messages!r:.80}: {told(error)}") from error
         return str((found[0] if isinstance(found, tuple) else found)[0])

@@ -61,7 +61,9 @@ class Content:
             raise SourceError(f"{where} holds {value!r:.40}, expected a list of messages: {{role, content}}")
         for each in messages_of(value):
             if each.get("role") not in ROLES or not isinstance(each.get("content"), str):
-                raise SourceError(f"{where} holds the message {each!r:.60}: expected a role ({', '.join(ROLES)}) and a text as content")
+                raise SourceError(
+                    f"{where} holds the message {each!r:.60}: expected a role ({', '.join(ROLES)}) and a text as content"
+                )
         if not any(each["role"] == SPEAKS for each in value):
             raise SourceError(f"{where} has no turn of the {SPEAKS}: nothing in it counts")
 

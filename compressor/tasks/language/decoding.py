@@ -51,3 +51,6 @@ def sampling(seed: int, how: Mapping[str, Any]) -> Callable[[NDArray[Any]], NDAr
 def _step(session: Session, feed: Feed, state: Any) -> tuple[NDArray[Any], Any]:
     found, state = session.run(feed, state=state)
     return found[LOGITS][:, -1], state
+
+
+__all__ = ["decoded", "filled", "greedy", "sampling"]

@@ -94,7 +94,7 @@ def _answer_from(document: Document, length: int) -> int:
 
 
 @lru_cache(maxsize=8)
-def _documents(found: Tokenization, rows: tuple[tuple[Piece, ...], ...], end: bool, special: bool) -> list[Document]:  # noqa: FBT001 - keys of a cache
+def _documents(found: Tokenization, rows: tuple[tuple[Piece, ...], ...], end: bool, special: bool) -> list[Document]:
     encoder = Encoder(found)
     flat = [text for pieces in rows for text, _ in pieces]
     encoded = iter(encoder.encoded(flat))

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 MULTIPLE = 8
 """Rows are padded to a multiple of so many tokens: fewer shapes to prepare kernels for."""
+NUMBERS = ("row", "window")
+"""What says of which documents, and of which of all windows, a training row is made."""
 NO_ROW = -1
 """Where a training row holds fewer documents than another of its batch."""
 
@@ -67,13 +69,11 @@ class PackedBatches:
             "attention_mask": np.zeros(shape, dtype=np.int64),
             "position_ids": np.zeros(shape, dtype=np.int64),
             "labels": np.full(shape, IGNORED, dtype=np.int64),
-            "row": np.full((len(rows), max(map(len, rows))), NO_ROW, dtype=np.int64),
+            **{name: np.full((len(rows), max(map(len, rows))), NO_ROW, dtype=np.int64) for name in NUMBERS},
         }
         for at, row in enumerate(rows):
             self._fill(found, at, row)
-        if found["row"].shape[1] == 1:
-            found["row"] = found["row"][:, 0]
-        return found
+        return {name: array[:, 0] if name in NUMBERS and array.shape[1] == 1 else array for name, array in found.items()}
 
     def _fill(self, found: dict[str, NDArray[np.int64]], at: int, row: Sequence[int]) -> None:
         """One training row: positions begin anew with each document, and with the padding after the last."""
@@ -87,6 +87,6 @@ class PackedBatches:
             found["attention_mask"][at, start:end] = 1
             found["position_ids"][at, start:end] = np.arange(end - start)
             found["labels"][at, start:end] = np.where(document.counted, document.ids, IGNORED)
-            found["row"][at, place] = self.windows[number].row
+            found["row"][at, place], found["window"][at, place] = self.windows[number].row, number
             start = end
         found["position_ids"][at, start:] = np.arange(found["position_ids"].shape[1] - start)

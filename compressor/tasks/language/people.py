@@ -13,17 +13,23 @@ from compressor.tasks.inputs.generation import prompt_of, prompter_of
 from compressor.tasks.language.cache import IDS, LOGITS, MASK
 from compressor.tasks.language.chats import template_in
 from compressor.tasks.language.columns import messages_of
-from compressor.tasks.language.decoding import decoded, filled
+from compressor.tasks.language.decoding import decoded, filled, greedy
 from compressor.tasks.language.documents import Encoder
 from compressor.tasks.language.sources import GENERATION
 from compressor.tasks.tokenization import TOKENIZER, shipped, tokenization
 
 if TYPE_CHECKING:
-    from compressor.tasks.language.causal_lm import CausalLM
+    from numpy.typing import NDArray
+
+    from compressor.contracts import Task
 
 NEW = 32
 """Tokens that an example makes."""
 RANKED = 5
+NEAR = 1e-3
+"""Two best logits that differ by less may change places between two sessions."""
+HALF = "\N{REPLACEMENT CHARACTER}"
+"""What stands for bytes that are no whole character."""
 
 
 def deployment(files: Path, max_length: int, *, chats: bool) -> Deployment:
@@ -74,15 +80,24 @@ def tell(outputs: Feed, labels: Sequence[str]) -> tuple[Prediction, ...]:
     return tuple(Prediction(*each[0], tuple(each)) for each in ranked)
 
 
-def witnessed(task: CausalLM, session: Session, content: Any, files: Path) -> Witnessed | None:
-    """The prompt, the logits after it, and the text that the model goes on with."""
+def witnessed(task: Task, session: Session, content: Any, files: Path) -> Witnessed | None:
+    """The prompt, the logits after it, and the text that the model goes on with as far as no token is a matter of the last bits."""
+    import numpy as np
+
     if not isinstance(content, str):
         return None
-    made = task.feed(content, files)
+    made, near = task.feed(content, files), list[bool]()
+
+    def choose(logits: NDArray[Any]) -> NDArray[Any]:
+        second, first = np.partition(logits[0], -2)[-2:]
+        near.append(bool(first - second < NEAR))
+        return greedy(logits)
+
     start = filled(session, made)
-    tokens = decoded(session, start, NEW, ends=ends(files))
-    told = Encoder(tokenization(files)).spelled([int(token) for token in tokens[0]])
-    return Witnessed(made, {LOGITS: start[0]}, told)
+    tokens = decoded(session, start, NEW, choose=choose, ends=ends(files))[0]
+    clear = near.index(True) if any(near) else len(tokens)
+    told = Encoder(tokenization(files)).spelled([int(token) for token in tokens[:clear]])
+    return Witnessed(made, {LOGITS: start[0]}, told.rstrip(HALF))
 
 
 def recipe(seen: Seen) -> Recipe | None:

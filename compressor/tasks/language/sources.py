@@ -58,7 +58,9 @@ def _module(source: Path, **more: Any) -> Any:
 
     config = config_in(source)
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
-        raise SourceError(f"{source} holds no language model that tells tokens from those before: model type '{config.model_type}'")
+        raise SourceError(
+            f"{source} holds no language model that tells tokens from those before: model type '{config.model_type}'"
+        )
     module, found = from_folder(AutoModelForCausalLM, source, config, **more)
     if lacking := sorted(found["missing_keys"]):
         raise SourceError(f"{source} lacks {len(lacking)} weights of {type(module).__name__}: {', '.join(lacking[:3])}")

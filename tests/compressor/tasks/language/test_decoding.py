@@ -19,7 +19,10 @@ PROMPTS = ([5, 9, 30, 41, 77, 12, 8], [100, 3, 61], [44])
 def ragged(side: str):
     ids, mask = padded([np.array(each) for each in PROMPTS])
     if side == "left":
-        ids, mask = (np.stack([np.roll(row, len(row) - len(each)) for row, each in zip(array, PROMPTS, strict=True)]) for array in (ids, mask))
+        ids, mask = (
+            np.stack([np.roll(row, len(row) - len(each)) for row, each in zip(array, PROMPTS, strict=True)])
+            for array in (ids, mask)
+        )
     return {**fed(ids, mask), "logits_at": np.array([ids.shape[1] - 1])}
 
 
