@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
 from pydantic import Field
 
-from compressor.contracts import Artifact, Dialect, Feed, Graph, Missing, Recipe, Runtime, Scheme, Session, Target, Wish
-from compressor.deploy.cache import Line, Position, grown
+from compressor.contracts import Artifact, Dialect, Feed, Graph, Growth, Missing, Recipe, Runtime, Scheme, Session, Target, Wish
+from compressor.deploy.cache import Line, Position, first, grown
 from compressor.deploy.cached_attention import SHARED
 from compressor.deploy.graphs import graphs_of
 from compressor.deploy.machine import accelerators
@@ -193,6 +193,20 @@ class _Loaded:
         self.session.run_with_iobinding(binding)
         return dict(zip(self._outputs, binding.get_outputs(), strict=True))
 
+    def cut(self, state: Mapping[str, Any], length: int) -> Mapping[str, Any]:
+        """The first part of each value.
+
+        Raises:
+            ValueError: the state does not grow.
+        """
+        import numpy as np
+        import onnxruntime
+
+        if self._graph.growth is None:
+            raise ValueError(f"graph '{self._graph.name}' has no state that grows")
+        held, make = first(self._graph.growth, length), onnxruntime.OrtValue.ortvalue_from_numpy
+        return {name: make(np.ascontiguousarray(value.numpy()[held]), self._device) for name, value in state.items()}
+
     def _given(self, found: Mapping[str, Any]) -> Feed:
         return {port.name: found[port.name].numpy() for port in self._graph.given}
 
@@ -214,18 +228,18 @@ class _Shared(_Loaded):
         growth = self._graph.growth
         assert growth is not None
         after = grown(growth, feed, state)
-        line = self._line(feed, state, after, growth.axis)
+        line = self._line(feed, state, after, growth)
         values = {name: value for name, (value, _) in line.held.items()}
         found = self._run_bound(feed, values, {output: values[becomes] for output, becomes in self._graph.state})
-        return self._given(found), line.at(after)
+        return self._given(found), line.wrote(after)
 
-    def _line(self, feed: Feed, state: Position[Buffer] | None, after: int, axis: int) -> Line[Buffer]:
+    def _line(self, feed: Feed, state: Position[Buffer] | None, after: int, growth: Growth) -> Line[Buffer]:
         """Where the call may write: behind the state, else into a new buffer that begins with what the state holds."""
-        if state is not None and state.line.free_from(state.length) and _length(state.line.held, axis) >= after:
+        if state is not None and state.line.free_from(state.length) and _length(state.line.held, growth.axis) >= after:
             return state.line
-        made = self._buffer(feed, after, axis)
+        made = self._buffer(feed, after, growth.axis)
         if state is not None:
-            held = (slice(None),) * axis + (slice(state.length),)
+            held = first(growth, state.length)
             for name, (_, array) in state.line.held.items():
                 made[name][1][held] = array[held]
         return Line(made)
@@ -256,6 +270,10 @@ class _OnnxSession:
     def run(self, feed: Feed, *, graph: str = "model", state: Any = None) -> tuple[Feed, object | None]:
         """The state is an `OrtValue` by name of the input that it becomes, or a position in a buffer of them."""
         return self._graphs[graph].run(feed, state)
+
+    def cut(self, state: Any, length: int, *, graph: str = "model") -> object:
+        """A position before, or the first part of each value."""
+        return state.cut(length) if isinstance(state, Position) else self._graphs[graph].cut(state, length)
 
     def facts(self) -> dict[str, str]:
         """Q/DQ pairs count as int8 only where ONNX Runtime makes int8 operators of them: from `extended` on."""

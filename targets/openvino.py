@@ -12,8 +12,8 @@ from xml.etree import ElementTree
 
 from pydantic import Field
 
-from compressor.contracts import Artifact, Dialect, Feed, Graph, Missing, Recipe, Runtime, Scheme, Session, Target, Wish
-from compressor.deploy.cache import Line, Position, grown
+from compressor.contracts import Artifact, Dialect, Feed, Graph, Growth, Missing, Recipe, Runtime, Scheme, Session, Target, Wish
+from compressor.deploy.cache import Line, Position, first, grown
 from compressor.deploy.graphs import graphs_of
 from compressor.deploy.openvino import save_representation
 from compressor.deploy.parts import Operator, bytes_by_part
@@ -132,6 +132,17 @@ class _Compiled:
         self._request.infer({**given, **kept}, share_inputs=True)
         return {name: self._request.get_output_tensor(self._outputs[name]).data.copy() for name in self._given}, after or None
 
+    def cut(self, state: Mapping[str, Any], length: int) -> Mapping[str, Any]:
+        """The first part of each tensor.
+
+        Raises:
+            ValueError: the state does not grow.
+        """
+        if self._graph.growth is None:
+            raise ValueError(f"graph '{self._graph.name}' has no state that grows")
+        held = first(self._graph.growth, length)
+        return {name: _tensor(tensor.data[held]) for name, tensor in state.items()}
+
     def _fresh(self, output: str) -> Any:
         """A new tensor for an output to be written into, at its own size: the last state stays as it is."""
         import openvino
@@ -167,20 +178,20 @@ class _Stateful:
         growth = self._graph.growth
         assert growth is not None
         after = grown(growth, feed, state)
-        line = self._line(state, growth.axis)
+        line = self._line(state, growth)
         given: dict[str, Any] = {name: array for name, array in feed.items() if name in self._inputs}
         given[BEAMS] = np.arange(len(feed[growth.added[0]]), dtype=np.int32)
         line.held.infer(given, share_inputs=True)
-        return {port.name: line.held.get_tensor(port.name).data.copy() for port in self._graph.given}, line.at(after)
+        return {port.name: line.held.get_tensor(port.name).data.copy() for port in self._graph.given}, line.wrote(after)
 
-    def _line(self, state: Position[Any] | None, axis: int) -> Line[Any]:
+    def _line(self, state: Position[Any] | None, growth: Growth) -> Line[Any]:
         """The request that a call goes on in, which holds what the state says and no more."""
         if state is None:
             return self._begun()
         if state.line.written == state.length:
             return state.line
         line = state.line if state.line.free_from(state.length) else self._begun()
-        held = (slice(None),) * axis + (slice(state.length),)
+        held = first(growth, state.length)
         for old, new in zip(state.line.held.query_state(), line.held.query_state(), strict=True):
             new.state = _tensor(old.state.data[held])
         return line
@@ -217,6 +228,10 @@ class _OpenVinoSession:
     def run(self, feed: Feed, *, graph: str = "model", state: Any = None) -> tuple[Feed, object | None]:
         """The state is an OpenVINO tensor by name of the input that it becomes, or a position in what a request keeps."""
         return self._graphs[graph].run(feed, state)
+
+    def cut(self, state: Any, length: int, *, graph: str = "model") -> object:
+        """A position before, or the first part of each tensor."""
+        return state.cut(length) if isinstance(state, Position) else self._graphs[graph].cut(state, length)
 
     def facts(self) -> dict[str, str]:
         """Precisions of the products in the compiled graphs, and of what is left where all of them are int8."""

@@ -112,6 +112,10 @@ class Session(Protocol):
         """
         ...
 
+    def cut(self, state: Any, length: int, *, graph: str = "model") -> object:
+        """A growing state as it was when it was so long: what a call after it added is forgotten. `state` stays as it is."""
+        ...
+
     def facts(self) -> dict[str, str]:
         """What really runs: at least `precision`, `device` and `threads`, asked of the runtime and not of the plan."""
         ...

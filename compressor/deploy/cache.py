@@ -19,9 +19,13 @@ class Line(Generic[Held]):
         """How far the place was written by the last call; what lies beyond a position is of a later one."""
         self._positions: WeakSet[Position[Held]] = WeakSet()
 
-    def at(self, length: int) -> Position[Held]:
+    def wrote(self, length: int) -> Position[Held]:
         """The state after a call that wrote up to a length."""
         self.written = length
+        return self.at(length)
+
+    def at(self, length: int) -> Position[Held]:
+        """What the line holds up to a length, as a state."""
         made = Position(self, length)
         self._positions.add(made)
         return made
@@ -38,6 +42,16 @@ class Position(Generic[Held]):
         self.line = line
         self.length = length
 
+    def cut(self, length: int) -> Position[Held]:
+        """The state as it was when it was so long.
+
+        Raises:
+            ValueError: it never was.
+        """
+        if not 0 < length <= self.length:
+            raise ValueError(f"a state of {self.length} cannot be cut to {length}")
+        return self.line.at(length)
+
 
 def grown(growth: Growth, feed: Feed, state: Position[Held] | None) -> int:
     """How long a state is after a call.
@@ -50,3 +64,8 @@ def grown(growth: Growth, feed: Feed, state: Position[Held] | None) -> int:
     if before != held:
         raise ValueError(f"{growth.whole[0]} of {after} tokens, {after - before} of them new, does not fit a state of {held}")
     return after
+
+
+def first(growth: Growth, length: int) -> tuple[slice, ...]:
+    """Which part of each value of a state is as old as a length."""
+    return (slice(None),) * growth.axis + (slice(length),)

@@ -115,3 +115,12 @@ def test_openvino_computes_attention_over_its_state_by_one_operator(llama):
     count = llama.model.module.config.num_hidden_layers
     assert (kinds.count("ScaledDotProductAttention"), kinds.count("MemoryInput"), kinds.count("Softmax")) == (count, 2 * count, 0)
     assert compiled.get_property("KV_CACHE_PRECISION").to_string() == "f32"
+
+
+def test_a_cut_state_goes_on_as_the_shorter_one_did(session):
+    _, state = session.run(part(0, 4))
+    expected, longer = session.run(part(4, 6), state=state)
+    other = np.concatenate([IDS[:, :4], IDS[:, :3]], axis=1)
+    _, longer = session.run(part(4, 7, other), state=session.cut(longer, 4))
+    found, _ = session.run(part(4, 6), state=session.cut(longer, 4))
+    np.testing.assert_allclose(found["logits"], expected["logits"], atol=1e-5)
