@@ -243,10 +243,6 @@ class CausalLM(Task):
 
     # -------------------------------------------------------------- training
 
-    def repeats(self) -> bool:
-        """Documents are put together anew, and a teacher's answers to one of them are as many as it has tokens."""
-        return False
-
     def batches(self, rows: Dataset, files: Path, *, batch_size: int, shuffle_seed: int | None = None) -> Iterable[Batch]:
         """Rows of tokens with labels. Shuffled ones hold several documents each where `packing` says so; else a window a row.
 
