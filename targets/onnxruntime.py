@@ -89,7 +89,7 @@ class OnnxRuntime(Target):
         return Missing()
 
     def build(self, source: Artifact, out: Path, *, graphs: tuple[Graph, ...] = (Graph(),), **_: object) -> None:
-        """Copy the graphs; attention over a cache becomes the processor's operator for it."""
+        """Copy the graphs; attention over a cache becomes the processor's operator for it, with weights in a file beside the graph."""
         for graph in graphs:
             if self.provider == "cpu" and graph.growth and self._grouped(source.path, out, graph):
                 continue
@@ -105,8 +105,15 @@ class OnnxRuntime(Target):
 
         made = grouped(onnx.load(folder / f"{graph.name}.onnx"), graph)
         if made is not None:
-            save(made, out, graph.name)
+            save(made, out, graph.name, beside=True)
         return made is not None
+
+    @classmethod
+    def accompany(cls, folder: Path, graphs: tuple[Graph, ...], generates: Mapping[str, Any]) -> None:
+        """What ONNX Runtime GenAI reads beside a model that generates text."""
+        from targets.generation import write_genai
+
+        write_genai(folder, cls.file, graphs[0], generates)
 
     def open(self, built: Path) -> Session:
         """Load the graph.
@@ -181,6 +188,7 @@ class _Loaded:
         import numpy as np
 
         kept, binding = dict(self._graph.state), self.session.io_binding()
+        feed = self._graph.completed(feed)
         for name in self._inputs & feed.keys():
             binding.bind_cpu_input(name, np.ascontiguousarray(feed[name]))
         for name, value in state.items():

@@ -56,7 +56,16 @@ class OpenVino(Target):
         """OpenVINO, in the precision in which it computed what is not quantised (`int8 + fp32`)."""
         hint = HINTS.get(facts.get("precision", "").rpartition("+")[2].strip())
         settings = {"INFERENCE_PRECISION_HINT": hint} if hint else {}
+        if facts.get("cache"):
+            settings["KV_CACHE_PRECISION"] = HINTS.get(facts["cache"], facts["cache"])
         return Runtime("openvino", ("openvino",), settings, loaders="optimum.intel.OVModelFor", takes_settings="ov_config")
+
+    @classmethod
+    def accompany(cls, folder: Path, graphs: tuple[Graph, ...], generates: Mapping[str, Any]) -> None:  # noqa: ARG003 - it reads generation_config.json
+        """A folder for OpenVINO GenAI, where `openvino_tokenizers` is installed."""
+        from targets.generation import write_openvino_genai
+
+        write_openvino_genai(folder, cls.file, graphs[0])
 
     def missing(self) -> Missing:
         """The package."""
@@ -169,7 +178,6 @@ class _Stateful:
     def __init__(self, compiled: Any, graph: Graph) -> None:
         self.compiled = compiled
         self._graph = graph
-        self._inputs = {name for port in compiled.inputs for name in port.get_names()}
         self._idle: list[Any] = []
 
     def run(self, feed: Feed, state: Position[Any] | None) -> tuple[Feed, object | None]:
@@ -179,7 +187,7 @@ class _Stateful:
         assert growth is not None
         after = grown(growth, feed, state)
         line = self._line(state, growth)
-        given: dict[str, Any] = {name: array for name, array in feed.items() if name in self._inputs}
+        given: dict[str, Any] = dict(self._graph.completed(feed))
         given[BEAMS] = np.arange(len(feed[growth.added[0]]), dtype=np.int32)
         line.held.infer(given, share_inputs=True)
         return {port.name: line.held.get_tensor(port.name).data.copy() for port in self._graph.given}, line.wrote(after)
@@ -243,7 +251,11 @@ class _OpenVinoSession:
             "precision": " + ".join([*(["int8"] if precisions & set(INT8) else []), *real]),
             "device": "CPU",
             "threads": str(compiled[0].get_property("INFERENCE_NUM_THREADS")),
+            **({"cache": _name(compiled[0].get_property("KV_CACHE_PRECISION").to_string())} if self._keeps() else {}),
         }
+
+    def _keeps(self) -> bool:
+        return any(isinstance(each, _Stateful) for each in self._graphs.values())
 
 
 def layers(compiled: Any) -> list[tuple[str, str]]:

@@ -20,6 +20,8 @@ class Port:
     name: str
     dtype: str
     axes: tuple[str | int, ...]
+    default: tuple[int, ...] = ()
+    """What an input of one axis is where a caller leaves it out; empty where it must be given."""
 
 
 class Growth(NamedTuple):
@@ -76,6 +78,13 @@ class Graph:
         whole = next(((port, place) for port, place, each in fed if each == name), None)
         added = next(((port, place) for port, place, each in fed if place == 1 and isinstance(each, str) and each != name), None)
         return Growth(axis, whole, added) if whole and added else None
+
+    def completed(self, feed: Feed) -> Feed:
+        """What the graph takes of a feed, with defaults where it lacks something."""
+        import numpy as np
+
+        defaults = {port.name: np.array(port.default, port.dtype) for port in self.fed if port.default}
+        return defaults | {port.name: feed[port.name] for port in self.fed if port.name in feed}
 
     def first_state(self, feed: Feed) -> Feed:
         """The state before the first call, by input: named axes as long as in `feed`, 0 where it has none of that name.

@@ -137,12 +137,12 @@ def _product(layer: Any, states: torch.Tensor) -> torch.Tensor:
     return product
 
 
-def save(graph: onnx.ModelProto, folder: Path, name: str = "model") -> None:
-    """Write `NAME.onnx`, with `NAME.onnx.data` beside it where one file would be too large for the format."""
+def save(graph: onnx.ModelProto, folder: Path, name: str = "model", *, beside: bool = False) -> None:
+    """Write `NAME.onnx`, with weights in `NAME.onnx.data` beside it, or where one file would be too large for the format."""
     import onnx
 
     path = folder / f"{name}.onnx"
-    if graph.ByteSize() < MOST_BYTES_IN_ONE_FILE:
+    if not beside and graph.ByteSize() < MOST_BYTES_IN_ONE_FILE:
         onnx.save(graph, path)
     else:
         onnx.save(graph, path, save_as_external_data=True, location=f"{path.name}.data")

@@ -32,7 +32,7 @@ class EagerSession:
         with (
             torch.no_grad()
         ):  # not inference mode: models keep tensors between calls (relative positions), and are trained with them
-            given = self._tensors({port.name: feed[port.name] for port in wires.fed if port.name in feed})
+            given = self._tensors(wires.completed(feed))
             found = named(self._task.answer(module, wires, {**given, **kept}), wires)
             outputs = {port.name: array_of(found[port.name]) for port in wires.given}
         return outputs, {becomes: found[output] for output, becomes in wires.state} or None

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from compressor.contracts import Graph
+from compressor.contracts import Graph, Port
 
 BEAMS = "beam_idx"
 """Input of a stateful model: which row of the state each row of a call goes on from."""
+DEFAULT = "default of {}"
+"""Name of the constant that an input is where it holds nothing."""
 
 
 def stateful(model: Any, graph: Graph) -> Any:
@@ -18,11 +20,28 @@ def stateful(model: Any, graph: Graph) -> Any:
     from openvino._offline_transformations import apply_make_stateful_transformation
 
     _attend(model)
+    for port in (port for port in graph.fed if port.default):
+        _give_default(model, port)
     _follow_beams(model, graph)
     apply_make_stateful_transformation(model, {becomes: output for output, becomes in graph.state})
     _begin_empty(model, graph)
     model.validate_nodes_and_infer_types()
     return model
+
+
+def _give_default(model: Any, port: Port) -> None:
+    """An input that holds nothing, as one does that was not set, is its default."""
+    from openvino import opset13 as operators
+
+    given = model.input(port.name)
+    readers = given.get_target_inputs()
+    lacks = operators.subtract(operators.constant([1]), operators.minimum(operators.shape_of(given, "i64"), operators.constant([1])))
+    most = operators.multiply(lacks, operators.constant([len(port.default)]))
+    default = operators.constant(list(port.default), given.get_element_type(), name=DEFAULT.format(port.name))
+    instead = operators.slice(default, operators.constant([0]), most, operators.constant([1]))
+    whole = operators.concat([given, instead], 0)
+    for reader in readers:
+        reader.replace_source_output(whole.output(0))
 
 
 def _follow_beams(model: Any, graph: Graph) -> None:

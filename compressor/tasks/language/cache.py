@@ -20,9 +20,10 @@ LOGITS = "logits"
 INPUTS = (
     Port(IDS, "int64", ("batch", "length")),
     Port(MASK, "int64", ("batch", "total")),
-    Port(KEPT, "int64", ("kept",)),
+    Port(KEPT, "int64", ("kept",), default=(-1,)),
 )
-"""Tokens of this call; which tokens are text and which padding, those in the cache first; places in this call whose logits are wanted."""
+"""Tokens of this call; which tokens are text and which padding, those in the cache first; places in this call whose logits are wanted, the
+last one where none is named."""
 OUTPUTS = (Port(LOGITS, "float32", ("batch", "kept", "vocabulary")),)
 FIELDS: Mapping[str, tuple[str, ...]] = {
     "layers": ("num_hidden_layers", "n_layer"),

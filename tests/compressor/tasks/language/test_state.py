@@ -124,3 +124,11 @@ def test_a_cut_state_goes_on_as_the_shorter_one_did(session):
     _, longer = session.run(part(4, 7, other), state=session.cut(longer, 4))
     found, _ = session.run(part(4, 6), state=session.cut(longer, 4))
     np.testing.assert_allclose(found["logits"], expected["logits"], atol=1e-5)
+
+
+def test_the_newest_token_is_told_of_where_no_place_is_named(session):
+    feed = part(0, 4)
+    del feed["logits_at"]
+    found, _ = session.run(feed)
+    whole, _ = session.run(part(0, 4))
+    np.testing.assert_allclose(found["logits"], whole["logits"][:, -1:], atol=1e-6)
