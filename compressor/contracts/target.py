@@ -146,6 +146,16 @@ class Target(Step, ABC):
         """What `compressor init` writes of it into a plan where this machine has it; None where it has no part in that."""
         return None
 
+    @classmethod
+    def accompany(cls, folder: Path, graphs: tuple[Graph, ...], generates: Mapping[str, Any]) -> None:
+        """Write into the folder of an export what programs for text generation on this runtime read beside a model's files.
+
+        Args:
+            folder: an export, with the files that lie beside the model.
+            graphs: of the model.
+            generates: how a text goes on, as `Deployment.generates` says.
+        """
+
     def layer_bytes(self, built: Path) -> dict[str, int]:
         """Bytes of the weights in what `build` wrote, by part of the model; empty where the file does not say."""
         return {}
