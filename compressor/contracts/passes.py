@@ -239,6 +239,17 @@ class Objective(Step, ABC):
         """The student's outputs as they are compared, through the projections; in the precision that it is trained in."""
         return student
 
+    def at(self, state: torch.nn.Module | None, *, step: int, done: float, before: float | None) -> Objective:
+        """This objective as it is in one step of a training, for one that changes meanwhile.
+
+        Args:
+            state: what `projections` made; buffers of it are kept in checkpoints. A step is computed in parts: change it once a step.
+            step: counted from 0.
+            done: share of the training that is done, in [0, 1).
+            before: its own loss in the step before, over all parts and processes; None where there was none.
+        """
+        return self
+
     @abstractmethod
     def loss(self, student: Outputs, teacher: Outputs, batch: Batch) -> torch.Tensor:
         """The loss of one batch before its weight, of the student's projected outputs and the teacher's; both in float32."""

@@ -160,6 +160,12 @@ def _bound(composed: tuple[Located, tuple[Fault, ...]], folder: Path, stem: str)
     return bound
 
 
+def _suited(probe: Drafted, task: Task | None) -> Drafted:
+    """A probe that measures, where its plan leaves it open, what the task has timed by itself."""
+    usual = task.workloads() if task else ()
+    return replace(probe, step=probe.step.suited(usual)) if usual and isinstance(probe.step, Probe) else probe
+
+
 class _Reader:
     """Reads section after section and goes on where one is at fault."""
 
@@ -182,6 +188,7 @@ class _Reader:
         self.task = task
         data = self._data()
         steps, targets, probes = (self._entries(section) for section in ("passes", "targets", "probes"))
+        probes = [_suited(each, task) for each in probes]
         accept = self._accept()
         reference = head.reference if head else "source"
         at = self.sections.get("reference", self.plan)

@@ -7,7 +7,7 @@ import inspect
 import json
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -58,6 +58,8 @@ class Tokenization:
     """Inputs of the model that it makes."""
     library: Any
     """The tokenizer of transformers; None for one that was kept, which its file says whole."""
+    end: str | None = None
+    """The token that ends a text, as it is spelled; None where none is named."""
 
     def encoded(self, texts: Sequence[Any], max_length: int) -> Iterator[Mapping[str, NDArray[np.int32]]]:
         """Each text, or pair of texts, as rows of numbers by input."""
@@ -146,7 +148,8 @@ def _kept(folder: Path) -> Tokenization | None:
         return None
     sides = {name: config[name] for name in SIDES}
     settings = {**sides, "pad_token": config["pad_token"], "pad_type_id": config["pad_token_type_id"], **config[KEPT]}
-    return Tokenization((folder / TOKENIZER).read_text(encoding="utf-8"), settings, tuple(config["model_input_names"]), None)
+    names = tuple(config["model_input_names"])
+    return Tokenization((folder / TOKENIZER).read_text(encoding="utf-8"), settings, names, None, config.get("eos_token"))
 
 
 def _of(library: Any) -> Tokenization:
@@ -159,8 +162,8 @@ def _of(library: Any) -> Tokenization:
         "pad_type_id": library.pad_token_type_id,
         "split_special_tokens": bool(getattr(library, "split_special_tokens", False)),
     }
-    found = Tokenization(_serialised(library), settings, names, library)
-    return found if _faithful(found, library) else Tokenization("", settings, names, library)
+    found = Tokenization(_serialised(library), settings, names, library, library.eos_token)
+    return found if _faithful(found, library) else replace(found, source="")
 
 
 def _serialised(library: Any) -> str:

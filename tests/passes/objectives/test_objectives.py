@@ -163,7 +163,7 @@ def test_soft_targets_are_a_mean_over_the_batch():
 
 
 @pytest.mark.parametrize(
-    "parameters", ['{"beta": 0}', '{"beta": 1}', '{"temperature": 0}', '{"temprature": 2}', '{"divergence": "kl"}']
+    "parameters", ['{"beta": -0.1}', '{"skew": 1}', '{"temperature": 0}', '{"temprature": 2}', '{"divergence": "kl"}']
 )
 def test_soft_targets_refuse_parameters_that_mean_nothing(parameters):
     with pytest.raises(ValidationError):
