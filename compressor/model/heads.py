@@ -182,7 +182,8 @@ def _order(names: Sequence[str], labels: Sequence[str], source: Path, *, named: 
     if sorted(names) != sorted(labels):
         raise SourceError(
             f"{source} classifies {_some(sorted(names))}, the data has {_some(sorted(labels))}: not the same labels"
-            f"{_likeness(names, labels)}; {_advice(len(names), len(labels), named=named)}, or take the model without its head"
+            f"{_likeness(names, labels)}; {_advice(len(names), len(labels), named=named)}, or take the model without its head "
+            "(`AutoModel.from_pretrained(FOLDER).save_pretrained(OTHER)`, and its other files beside it)"
         )
     return [names.index(name) for name in labels]
 
