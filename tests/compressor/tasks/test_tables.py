@@ -458,6 +458,12 @@ def test_json_of_another_shape_is_told(tmp_path, content, says):
     assert says in refused(tmp_path, "rows.json")
 
 
+def test_one_row_of_turns_is_a_row(tmp_path):
+    (tmp_path / "rows.json").write_text('{"messages": [{"role": "user", "content": "a"}]}')
+    rows = read_rows(DataSpec(files="rows.json"), tmp_path, Columns(("messages",))).parts["train"]
+    assert rows[0]["messages"] == [{"role": "user", "content": "a"}]
+
+
 def test_label_that_is_nan_in_json_is_missing_as_in_parquet(tmp_path):
     (tmp_path / "rows.jsonl").write_text('{"text": "a", "label": NaN}\n{"text": "b", "label": "NaN"}\n')
     assert cells(tmp_path, "rows.jsonl") == [("a", None), ("b", "NaN")]
