@@ -129,6 +129,10 @@ class Runner:
         """A model by the name of a step, a product, an entry of `models:` or `source`; a fresh copy in eval mode."""
         return load_model(self._made(name).path)
 
+    def _scored(self, name: str) -> Evaluation | None:
+        """Validation scores of a step by its name."""
+        return self.states[name].evaluation if name in self.states else None
+
     def _made(self, name: str) -> StoredResult:
         if name in self.bound.models:
             return self.ground.load(self.bound.models[name])
@@ -224,7 +228,7 @@ class Runner:
             scratch = store.scratch(parts, keep=holds_checkpoint)
             if any(scratch.iterdir()):
                 self.resumed.add(step.name)
-            ctx = self.ground.context(scratch, self._model, step=step, runtime=runtime)
+            ctx = self.ground.context(scratch, self._model, step=step, runtime=runtime, scored=self._scored)
             if step.step.trains and form is None and self.ground.processes.size > 1:
                 job = self._job(step, parent, ctx.folder, out)
                 return {"notes": train_apart(job, self.ground.processes, self.ground.listener)}
