@@ -85,7 +85,9 @@ def tied(tmp_path_factory) -> Subject:
             model.apply(edit)
 
     sizes = {"num_attention_heads": 8, "num_key_value_heads": 4, "num_hidden_layers": 3, "vocab_size": 300}
-    return Subject(tmp_path_factory.mktemp("tied"), CausalLM(max_length=48), "llama", change=cut, tie_word_embeddings=True, **sizes)
+    return Subject(
+        tmp_path_factory.mktemp("tied"), CausalLM(max_length=48), "llama", change=cut, tie_word_embeddings=True, **sizes
+    )
 
 
 @pytest.fixture(scope="session")

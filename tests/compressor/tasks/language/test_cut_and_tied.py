@@ -33,7 +33,9 @@ def test_the_cache_is_that_of_the_layers_that_are_left(tied):
     expected = (None, Layer(2, 8), Layer(4, 8))
     assert layers_of(tied.model) == layers_of(tied.files) == expected
     (graph,) = graphs_of(tied.candidate("onnxruntime").built)
-    assert [name for _, name in graph.state] == [f"past_key_values.{layer}.{what}" for layer in (1, 2) for what in ("key", "value")]
+    assert [name for _, name in graph.state] == [
+        f"past_key_values.{layer}.{what}" for layer in (1, 2) for what in ("key", "value")
+    ]
 
 
 @pytest.mark.parametrize("name", ["pytorch", "onnxruntime"])
