@@ -44,7 +44,9 @@ def test_all_of_a_text_counts_but_its_first_token(folder):
     (found,) = read(CausalLM(), folder, text=["é word1 red"])
     assert found.ids[-1] == 0  # the token that ends a text
     assert found.counted.tolist() == [False] + [True] * (len(found.ids) - 1)
-    assert found.bytes == len("é word1 red".encode()) - 2 == 10  # the first byte of é is its first token, and spells the whole sign
+    assert (
+        found.bytes == len("é word1 red".encode()) - 2 == 10
+    )  # the first byte of é is its first token, and spells the whole sign
     (bare,) = read(CausalLM(end=False), folder, text=["é word1 red"])
     assert bare.ids.tolist() == found.ids[:-1].tolist()
 
