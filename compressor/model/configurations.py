@@ -74,14 +74,15 @@ def _gguf(path: Path) -> dict[str, Any]:
     """
     from importlib.util import find_spec
 
-    from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
+    import transformers.modeling_gguf_pytorch_utils as library
 
     if find_spec("gguf") is None:
         raise MissingDependency(
             f"{path} is read by the package gguf, which is not installed: pip install 'compressor-toolchain[llm]'"
         )
     try:
-        return dict(load_gguf_checkpoint(str(path))["config"])
+        read: Any = library.load_gguf_checkpoint
+        return dict(read(str(path))["config"])
     except Exception as error:  # what a malformed file makes the library raise can be anything
         raise SourceError(f"{path} cannot be read as a model of llama.cpp: {told(error)}") from error
 

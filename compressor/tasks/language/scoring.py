@@ -102,7 +102,7 @@ def scored(session: Session, feed: Feed) -> Feed:
 
     ids, mask, targets, at_once = feed[IDS], feed[MASK], feed[TARGETS], len(feed[KEPT])
     cost, right = np.zeros(len(ids)), np.zeros(len(ids))
-    kept = list[tuple[NDArray[Any], ...]]()
+    kept: list[tuple[NDArray[Any], ...]] = []
     state: object | None = None
     for start in range(0, targets.shape[1], at_once):
         end = min(start + at_once, targets.shape[1])
