@@ -96,7 +96,7 @@ def test_a_model_that_keeps_something_else_is_refused_by_check(kind, tmp_path):
 
 
 def test_more_tokens_than_positions_are_refused(llama):
-    with pytest.raises(SourceError, match="max_length 300 is beyond what .* has positions for: 256 tokens fit"):
+    with pytest.raises(SourceError, match=r"max_length 300 is beyond what .* has positions for: 256 tokens fit"):
         CausalLM(max_length=300).examine(llama.root / "source", ())
     assert CausalLM().refuses(300, llama.files) == "300 is beyond what the model has positions for: 256 tokens fit"
     assert Model.load(llama.files).module.config.max_position_embeddings == 256
