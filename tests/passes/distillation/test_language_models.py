@@ -30,7 +30,7 @@ class Language(Context):
     """A context of a language model's rows."""
 
     def outputs(self, model, split, *, limit):
-        files = self.folder / "source"
+        files = self.root / "source"
         return self.task.answers(eager(self.task, model, self.device), *self.task.scored_feeds(self.data.split(split), files))[
             "logits"
         ]
@@ -49,13 +49,13 @@ def models(tmp_path_factory):
 
 
 @pytest.fixture
-def ctx(models, tmp_path):
+def ctx(models, tmp_path, monkeypatch):
     root, found = models
     rows = datasets.Dataset.from_dict({"text": TEXTS})
     splits = {"train": rows.select(range(18)), "validation": rows.select(range(18, 24))}
     made = Language(tmp_path, dict(found), CausalLM(max_length=LENGTH), SimpleNamespace(split=splits.__getitem__))
-    (tmp_path / "source").symlink_to(root / "source")
     object.__setattr__(made, "metric", "perplexity")
+    monkeypatch.setattr(Language, "root", root, raising=False)
     return made
 
 
@@ -94,7 +94,7 @@ def test_kept_words_are_of_the_documents_that_a_packed_row_holds(ctx):
 
     task, teacher = ctx.task, ctx.models["source"]
     kept = answers("source", teacher, Teacher(teacher.module, ()).want, ctx, step(), words=1000)
-    batches = list(task.batches(ctx.data.split("train"), ctx.folder / "source", batch_size=4, shuffle_seed=3))
+    batches = list(task.batches(ctx.data.split("train"), ctx.root / "source", batch_size=4, shuffle_seed=3))
     assert any((batch["row"] >= 0).sum() > len(batch["row"]) for batch in batches), "documents share rows"
     for batch in batches:
         with torch.no_grad():
@@ -219,3 +219,27 @@ def test_without_peft_small_matrices_say_what_to_install(ctx, monkeypatch):
     monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(MissingDependency, match=r"compressor-toolchain\[llm\]"):
         step(lora={}).apply(ctx.model("small"), ctx)
+
+
+# ------------------------------------------------------------------ what models write
+
+
+@pytest.mark.parametrize(
+    ("by", "given"),
+    [
+        ("student", {"objectives": {"soft-targets": {"divergence": "jensen-shannon", "temperature": 1.0}}}),
+        ("teacher", {"objectives": {"soft-targets": 0.0}, "task_loss": 1.0}),
+        ("both", {}),
+    ],
+)
+def test_training_on_what_models_write_is_the_same_again_and_learns(ctx, by, given):
+    written = {"by": by, "share": 1.0, "prompt": 4, "tokens": 8}
+    made = []
+    for name in ("one", "other"):
+        here = replace(ctx, folder=ctx.folder / name, notes=[])
+        student = step(generate=written, epochs=6, **given).apply(ctx.model("small"), here)
+        made.append((curves(here), student.module.state_dict()))
+    assert made[0][0] == made[1][0]
+    assert all(torch.equal(tensor, made[1][1][name]) for name, tensor in made[0][1].items())
+    (curve,) = made[0][0].values()
+    assert curve[-1][1] < curve[0][1]
