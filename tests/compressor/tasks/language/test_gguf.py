@@ -120,7 +120,7 @@ def test_several_models_of_llama_cpp_in_one_folder_are_refused(folder, tmp_path)
 @pytest.mark.parametrize("content", [b"", b"GGUF", b"GGUF\x03\x00\x00\x00" + b"\xff" * 64])
 def test_what_is_no_model_of_llama_cpp_is_refused(content, tmp_path):
     (tmp_path / "a.gguf").write_bytes(content)
-    with pytest.raises(SourceError, match="cannot be read as a model of llama.cpp"):
+    with pytest.raises(SourceError, match=r"cannot be read as a model of llama\.cpp"):
         CausalLM().examine(tmp_path, ())
 
 
