@@ -86,6 +86,10 @@ class Probe(Step, ABC):
     def workloads(self) -> tuple[Workload, ...]:
         """What it measures candidates at."""
 
+    def suited(self, workloads: Sequence[Workload]) -> Self:
+        """This probe with what its plan leaves open taken from what the task has timed by itself: `Task.workloads`."""
+        return self
+
     def only(self, workload: Workload, *, seconds: float) -> Self:
         """This probe at one workload, in about so many seconds; needed where it measures latency.
 

@@ -12,14 +12,13 @@ from compressor.contracts.model import BLUEPRINT, CONFIG, WEIGHTS
 from compressor.contracts.records import stays_inside
 from compressor.errors import SourceError
 from compressor.foreign import told
-from compressor.plan.paths import Place, read_bytes
+from compressor.plan.paths import Place, near_path, plain_file, read_bytes
 from compressor.plan.specs import ModelSource
 
 PIPELINE = "model_index.json"
 """Names the components of a pipeline, each a folder of its own."""
 ADAPTER = "adapter_config.json"
 OTHERS = {
-    ".gguf": "a model of llama.cpp",
     ".onnx": "an exported model",
     ".xml": "an exported model",
     ".tflite": "an exported model",
@@ -29,6 +28,10 @@ OTHERS = {
 """Files of models that are not read, by suffix."""
 PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 WEIGHT_SUFFIX = ".safetensors"
+GGUF = "*.gguf"
+"""Models of llama.cpp: configuration, tokenizer and weights in one file, which is read as data."""
+WEIGHT, FLOATS = ".weight", ("F64", "F32", "F16", "BF16")
+"""How names of weights end, and the types that they may have."""
 READ_SUFFIXES = (WEIGHT_SUFFIX, ".json", ".txt", ".model")
 """Files of a source model folder that are read."""
 MOST_FILES = 20_000
@@ -66,7 +69,7 @@ def located(source: ModelSource, folder: Path) -> Path:
     else:
         path = folder / str(source.folder)
     if not path.is_dir():
-        raise SourceError(f"{path}: no such folder")
+        raise SourceError(f"{path}: no such folder{near_path(path) if source.folder else ''}")
     _check_files(path)
     return path
 
@@ -74,7 +77,13 @@ def located(source: ModelSource, folder: Path) -> Path:
 def _check_files(folder: Path) -> None:
     """Whatever reads a model's folder later finds no link out of it, no pipe, and no file that would fill the memory."""
     for path in Place(folder).files(MOST_FILES):
-        if path.suffix in READ_SUFFIXES and path.suffix != WEIGHT_SUFFIX and (size := path.stat().st_size) > MOST_BYTES:
+        if path.suffix not in READ_SUFFIXES:
+            continue
+        try:
+            size = plain_file(path)
+        except OSError as error:
+            raise SourceError(f"{path}: {error.strerror}") from error
+        if path.suffix != WEIGHT_SUFFIX and size > MOST_BYTES:
             raise SourceError(
                 f"{path} has {size / 1e6:.0f} MB; at most {MOST_BYTES / 1e6:.0f} are read of a file beside the weights"
             )
@@ -123,13 +132,32 @@ def check_weights(path: Path, sha256: str | None) -> None:
             raise SourceError(f"{files[0]}{several} has sha256 {found[:16]}..., the plan says {sha256}")
 
 
+def check_tensors(folder: Path) -> None:
+    """Refuse a model's weights that end early, or are packed into whole numbers or 8 bits: without what unpacks them they are others.
+
+    Raises:
+        SourceError: they are.
+    """
+    for path in weight_files(folder):
+        found = tensors_in(path) if path.suffix == WEIGHT_SUFFIX else {}
+        packed = [name for name, each in found.items() if name.endswith(WEIGHT) and each.get("dtype") not in FLOATS]
+        if packed:
+            kind = found[packed[0]].get("dtype")
+            raise SourceError(
+                f"{path} holds {len(packed)} weights of type {kind} ('{packed[0]}'), which somebody has packed: name the folder of "
+                "the model before that, in float32, float16 or bfloat16"
+            )
+
+
 def _no_model(folder: Path) -> str | None:
     """What a folder is that is easily taken for a model's, and what to do about it; None where it may be one."""
-    if (folder / ADAPTER).is_file() and not any((folder / f"{WEIGHTS}{end}").is_file() for end in ("", ".index.json")):
+    whole = any((folder / f"{WEIGHTS}{end}").is_file() for end in ("", ".index.json"))
+    if (folder / ADAPTER).is_file() and (not whole or any(folder.glob("adapter_model.*"))):
         base = _field(folder / ADAPTER, "base_model_name_or_path")
+        alone = f"a PEFT adapter{f' of {base}' if base else ''}, not a model"
         return (
-            f"a PEFT adapter{f' of {base}' if base else ''}, not a model: merge it where you trained it (`merge_and_unload()`, then "
-            "`save_pretrained`, and the tokenizer beside it) and name that folder"
+            f"{'a model with a PEFT adapter beside it, which would be left out' if whole else alone}: merge it where you trained it "
+            "(`merge_and_unload()`, then `save_pretrained`, and the tokenizer beside it) and name that folder"
         )
     if (folder / CONFIG).is_file() or (folder / PIPELINE).is_file():
         method = _field(folder / CONFIG, "quantization_config")
@@ -143,6 +171,8 @@ def _no_model(folder: Path) -> str | None:
     if inner:
         newest = max(inner, key=lambda each: (int("".join(filter(str.isdecimal, each.name)) or 0), each.name))
         return f"no model itself, but holds {_counted(inner)}: name the one you mean, as {newest}"
+    if any(folder.glob(GGUF)):
+        return None
     if found := next((each for end in OTHERS for each in sorted(folder.glob(f"*{end}"))), None):
         return f"{OTHERS[found.suffix]} ({found.name}): name the folder of the model that it was made from, in the layout of transformers"
     return None
@@ -167,19 +197,53 @@ def weight_files(folder: Path) -> list[Path]:
         return [weights]
     if index.is_file():
         return [index, *_shards(index)]
+    if single := gguf_in(folder):
+        return [single]
     parts = (folder, *sorted(path for path in folder.iterdir() if path.is_dir()))
     return [path for part in parts for path in sorted(part.glob("*.safetensors"))]
 
 
+def gguf_in(folder: Path) -> Path | None:
+    """The model of llama.cpp in a folder that has none in another layout; None where there is none.
+
+    Raises:
+        SourceError: there are several.
+    """
+    found = [] if (folder / CONFIG).is_file() else sorted(folder.glob(GGUF))
+    if len(found) > 1:
+        listed = ", ".join(path.name for path in found[:4])
+        raise SourceError(
+            f"{folder} holds {len(found)} models of llama.cpp ({listed}): put the one you mean into a folder of its own"
+        )
+    return found[0] if found else None
+
+
 def shapes_in(folder: Path) -> dict[str, list[int]]:
-    """Shapes of the weights in a folder's safetensors files, by name, read off their headers."""
-    shapes: dict[str, list[int]] = {}
-    for path in folder.glob("*.safetensors"):
-        with path.open("rb") as file:
-            size = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(min(size, MOST_BYTES)))
-        shapes |= {name: each["shape"] for name, each in header.items() if "shape" in each}
-    return shapes
+    """Shapes of the weights in a folder's safetensors files, by name, read off their headers.
+
+    Raises:
+        SourceError: one is no such file, or ends early.
+    """
+    return {name: list(each["shape"]) for path in folder.glob("*.safetensors") for name, each in tensors_in(path).items()}
+
+
+def tensors_in(path: Path) -> dict[str, dict[str, Any]]:
+    """What the header of a safetensors file says of each tensor: dtype, shape and place.
+
+    Raises:
+        SourceError: it is no such file, or ends early.
+    """
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        text = file.read(size) if size <= MOST_BYTES else b""
+    try:
+        found = {name: each for name, each in json.loads(text).items() if name != "__metadata__"}
+        end = 8 + size + max((each["data_offsets"][1] for each in found.values()), default=0)
+    except (ValueError, AttributeError, LookupError, TypeError, RecursionError) as error:
+        raise SourceError(f"{path} is no file of safetensors, or is damaged in its first bytes: fetch it again") from error
+    if (lacking := end - path.stat().st_size) > 0:
+        raise SourceError(f"{path} ends early: {lacking} bytes are missing; fetch it again")
+    return found
 
 
 def holds_weights(folder: Path) -> bool:

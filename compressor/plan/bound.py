@@ -18,7 +18,7 @@ from compressor.plan.composition import compose, compose_text
 from compressor.plan.consistency import faults_of, plugin_faults
 from compressor.plan.draft import Draft, Drafted
 from compressor.plan.entries import KEYS, KINDS, MAX_ENTRIES, Entry, read_entry
-from compressor.plan.paths import matches
+from compressor.plan.paths import matches, near_path
 from compressor.plan.specs import Accept, DataSpec, Gate, Head, Limits, ModelSource, StepKeys
 from compressor.plan.validation import notices, validated
 from compressor.plan.yaml_source import Located, write_yaml
@@ -160,6 +160,12 @@ def _bound(composed: tuple[Located, tuple[Fault, ...]], folder: Path, stem: str)
     return bound
 
 
+def _suited(probe: Drafted, task: Task | None) -> Drafted:
+    """A probe that measures, where its plan leaves it open, what the task has timed by itself."""
+    usual = task.workloads() if task else ()
+    return replace(probe, step=probe.step.suited(usual)) if usual and isinstance(probe.step, Probe) else probe
+
+
 class _Reader:
     """Reads section after section and goes on where one is at fault."""
 
@@ -182,6 +188,7 @@ class _Reader:
         self.task = task
         data = self._data()
         steps, targets, probes = (self._entries(section) for section in ("passes", "targets", "probes"))
+        probes = [_suited(each, task) for each in probes]
         accept = self._accept()
         reference = head.reference if head else "source"
         at = self.sections.get("reference", self.plan)
@@ -267,7 +274,8 @@ class _Reader:
         return data
 
     def _from_here(self, path: str) -> str:
-        return "" if Path(path).is_absolute() else f" (seen from {self.folder.resolve()})"
+        seen = "" if Path(path).is_absolute() else f" (seen from {self.folder.resolve()})"
+        return f"{seen}{near_path(self.folder / path)}"
 
     def _task(self) -> tuple[str, Task | None]:
         at = self._section("task")

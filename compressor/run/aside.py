@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from threading import Event
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from compressor.contracts import Feed
+from compressor.contracts import Feed, Session
 
 T = TypeVar("T")
 
@@ -40,15 +41,9 @@ class Aside:
         self._begun.append(begun := self._pool.submit(work))
         return begun
 
-    def heeding(self, predict: Callable[[Feed], Feed]) -> Callable[[Feed], Feed]:
-        """The same, refused when the run is over."""
-
-        def heeded(feed: Feed) -> Feed:
-            if self._over.is_set():
-                raise CancelledError
-            return predict(feed)
-
-        return heeded
+    def heeding(self, session: Session) -> Session:
+        """The same, whose calls are refused when the run is over."""
+        return _Heeding(session, self._over)
 
     def settle(self) -> None:
         """Wait until nothing goes on there: what is timed is timed alone.
@@ -65,3 +60,20 @@ class Aside:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._over.set()
         self._pool.shutdown(cancel_futures=True)
+
+
+@dataclass(frozen=True)
+class _Heeding:
+    session: Session
+    over: Event
+
+    def run(self, feed: Feed, *, graph: str = "model", state: object | None = None) -> tuple[Feed, object | None]:
+        if self.over.is_set():
+            raise CancelledError
+        return self.session.run(feed, graph=graph, state=state)
+
+    def cut(self, state: Any, length: int, *, graph: str = "model") -> object:
+        return self.session.cut(state, length, graph=graph)
+
+    def facts(self) -> dict[str, str]:
+        return self.session.facts()

@@ -8,6 +8,7 @@ from compressor.contracts import InputSizes
 from compressor.contracts.notes import Record
 from compressor.contracts.records import DataRecord
 from compressor.deploy.machine import device
+from compressor.foreign import one_line
 from compressor.plan.bound import Bound, BoundStep
 from compressor.run.allowance import allowances
 from compressor.run.context import of_step
@@ -30,8 +31,8 @@ class Line(Record):
     says: str = ""
 
     def __str__(self) -> str:
-        """The line."""
-        return f"{self.about}: {self.says}" if self.says else self.about
+        """The line: a line end in it, as of a label, is written as its escape."""
+        return one_line(f"{self.about}: {self.says}" if self.says else self.about)
 
 
 class ModelPreview(Record):

@@ -31,7 +31,7 @@ class Scorer:
         if against is not None:
             with self.ground.watch.time("parity", candidate.stage, candidate.target):
                 same = self.ground.eager_outputs(against.made)
-        work = partial(self._scored, candidate, session, against, same)
+        work = partial(self._scored, candidate, self.ground.aside.heeding(session), against, same)
         return self.ground.aside.start(work, here=not candidate.runtime.computes_apart)
 
     def _scored(self, candidate: Candidate, session: Session, against: StageState | None, same: Feed) -> Scored:
@@ -46,8 +46,7 @@ class Scorer:
 
     def _evaluated(self, task: Task, candidate: Candidate, session: Session) -> Evaluation:
         bound, rows = self.ground.bound, self.ground.data.split("test")
-        predict = self.ground.aside.heeding(predictor(task, session))
-        evaluation = task.evaluate(predict, rows, candidate.built, split="test").held_by(bound.metric)
+        evaluation = task.evaluate(predictor(task, session), rows, candidate.built, split="test").held_by(bound.metric)
         save_evaluation(evaluation, self.folder / EVALUATIONS / candidate.id)
         return evaluation
 
@@ -58,6 +57,6 @@ class Scorer:
 
     def _witness(self, task: Task, candidate: Candidate, session: Session) -> None:
         """Keep what a built model makes of each of these rows alone."""
-        predict, out = self.ground.aside.heeding(predictor(task, session)), self.folder / WITNESSES / candidate.id
+        out = self.folder / WITNESSES / candidate.id
         rows, labels = self.ground.data.split("test"), self.ground.data.labels
-        keep_answers(task, predict, rows, lambda: self._witnesses, labels, built=candidate.built, out=out)
+        keep_answers(task, session, rows, lambda: self._witnesses, labels, built=candidate.built, out=out)

@@ -7,13 +7,14 @@ import inspect
 import json
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import lru_cache
+from dataclasses import dataclass, field, replace
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compressor.errors import SourceError
 from compressor.foreign import told
+from compressor.model.sources import gguf_in
 from compressor.tasks.preprocessing import TEXT_INPUTS
 
 if TYPE_CHECKING:
@@ -58,6 +59,8 @@ class Tokenization:
     """Inputs of the model that it makes."""
     library: Any
     """The tokenizer of transformers; None for one that was kept, which its file says whole."""
+    end: str | None = None
+    """The token that ends a text, as it is spelled; None where none is named."""
 
     def encoded(self, texts: Sequence[Any], max_length: int) -> Iterator[Mapping[str, NDArray[np.int32]]]:
         """Each text, or pair of texts, as rows of numbers by input."""
@@ -72,6 +75,13 @@ class Tokenization:
         if not self.source:
             return str(self.library.convert_ids_to_tokens(number))
         return str(_set_up(self.source, json.dumps({**self.settings, "max_length": SAMPLED_LENGTH})).id_to_token(number))
+
+    @cached_property
+    def special(self) -> frozenset[int]:
+        """Tokens that stand for no text: ends, separators, masks."""
+        if self.library is not None:
+            return frozenset(self.library.all_special_ids)
+        return frozenset(each["id"] for each in json.loads(self.source).get("added_tokens", ()) if each.get("special"))
 
     def _rows(self, texts: list[Any], max_length: int) -> list[dict[str, list[int]]]:
         if not self.source:
@@ -109,6 +119,9 @@ class _Files:
         total = hashlib.sha256()
         for path in tokenizer_files(folder):
             total.update(path.name.encode() + b"\0" + path.read_bytes())
+        if single := gguf_in(folder):
+            looks = single.stat()
+            total.update(f"{single.resolve()}\0{looks.st_size}\0{looks.st_mtime_ns}".encode())
         return cls(total.hexdigest(), folder)
 
 
@@ -139,7 +152,8 @@ def _kept(folder: Path) -> Tokenization | None:
         return None
     sides = {name: config[name] for name in SIDES}
     settings = {**sides, "pad_token": config["pad_token"], "pad_type_id": config["pad_token_type_id"], **config[KEPT]}
-    return Tokenization((folder / TOKENIZER).read_text(encoding="utf-8"), settings, tuple(config["model_input_names"]), None)
+    names = tuple(config["model_input_names"])
+    return Tokenization((folder / TOKENIZER).read_text(encoding="utf-8"), settings, names, None, config.get("eos_token"))
 
 
 def _of(library: Any) -> Tokenization:
@@ -152,8 +166,8 @@ def _of(library: Any) -> Tokenization:
         "pad_type_id": library.pad_token_type_id,
         "split_special_tokens": bool(getattr(library, "split_special_tokens", False)),
     }
-    found = Tokenization(_serialised(library), settings, names, library)
-    return found if _faithful(found, library) else Tokenization("", settings, names, library)
+    found = Tokenization(_serialised(library), settings, names, library, library.eos_token)
+    return found if _faithful(found, library) else replace(found, source="")
 
 
 def _serialised(library: Any) -> str:
@@ -187,13 +201,17 @@ def read_tokenizer(folder: Path) -> Any:
 
     from compressor.model.pretrained import quiet
 
-    if not (tokenizer_files(folder) or any(folder.glob("*.model"))):  # what SentencePiece writes
+    single = gguf_in(folder)
+    if not (single or tokenizer_files(folder) or any(folder.glob("*.model"))):  # what SentencePiece writes
         raise SourceError(f"{folder} has no tokenizer ({' or '.join(TOKENIZER_FILES[:2])})")
     try:
         with quiet():
-            found = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+            inside = {"gguf_file": single.name} if single else {}
+            found = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True, **inside)
     except Exception as error:  # what a malformed folder makes the library raise can be anything
         raise SourceError(f"the tokenizer in {folder} cannot be read: {told(error)}") from error
+    if single:
+        return found
     if hasattr(found, "backend_tokenizer") and not any(path for pattern in VOCABULARIES for path in folder.glob(pattern)):
         raise SourceError(f"the tokenizer in {folder} has settings and no vocabulary ({', '.join(VOCABULARIES)})")
     return found

@@ -13,7 +13,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,6 +48,8 @@ class Moment:
     total: int
     updates: frozenset[str]
     """Names of the learners that update in this step; of others no gradient is used."""
+    before: Mapping[str, float] = field(default_factory=dict)
+    """The last value of each loss, over all parts and processes; empty in the first step."""
 
     @property
     def done(self) -> float:
@@ -221,7 +223,7 @@ class _Loop:
 
         course = self.course
         updating = [each for each in self.learning if each.learner.updates_in(course.step)]
-        moment = Moment(course.step, self.total, frozenset(each.learner.name for each in updating))
+        moment = Moment(course.step, self.total, frozenset(each.learner.name for each in updating), course.latest())
         losses = self._losses(batch, moment)
         due = torch.tensor(float(self.group.rank == 0 and self.checkpoints.due), device=self.ctx.device)
         found = self.group.summed(torch.stack([*losses.values(), due]))

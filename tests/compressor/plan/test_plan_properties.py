@@ -73,6 +73,7 @@ BEYOND_SCHEMA = {
     "files and folders that are there": r"no such (file|folder|file or folder): |cannot read ",
     "includes": r"an include in a circle|the file (is empty|holds )|more than \d+ files are included",
     "lengths of what counts tokens": r"needs a length: its tokens are counted",
+    "lengths of what a task reads": r"less than one frame",
     "encodings": r"expected an encoding that Python knows",
     "names that are known": r"makes no '|no (step|target|model|step or model) is named ",
     "names that are free": r"a (step|target|probe) of this name stands on line|a name of its own in every run|also an entry of models",
@@ -92,6 +93,7 @@ BEYOND_SCHEMA = {
     r"units names a kind twice|latency is known by heads|widths says all|attention-maps needs heads to look at|"
     r"init: \w+ needs layers|teacher names one twice|nothing to learn|found -[\d.]+, expected 0 or more|"
     r"expected one of speedup|input should be ",
+    "columns of a language model's rows": r"prompt and completion are|rows are texts, prompts",
     "whole numbers without a point, which JSON does not tell apart": r"found -?[\d.e+]+\.0|found -?[\d.]+e\+\d+",
 }
 KNOWN = re.compile("|".join(f"(?:{pattern})" for pattern in BEYOND_SCHEMA.values()))

@@ -45,16 +45,23 @@ def test_run_that_ends_waits_for_one_call_at_most():
     calls, begun, go_on = [], threading.Event(), threading.Event()
     aside = Aside()
 
-    def predict(feed):
-        calls.append(feed)
-        begun.set()
-        go_on.wait(10)
-        return feed
+    class Slow:
+        def run(self, feed, *, graph="model", state=None):
+            calls.append(feed)
+            begun.set()
+            go_on.wait(10)
+            return feed, state
+
+        def cut(self, state, length, *, graph="model"):
+            return state
+
+        def facts(self):
+            return {}
 
     def score():
-        heeded = aside.heeding(predict)
+        heeded = aside.heeding(Slow())
         for number in range(1000):
-            heeded({"x": np.asarray(number)})
+            heeded.run({"x": np.asarray(number)})
 
     with aside:
         scoring, never = aside.start(score), aside.start(calls.clear)
