@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from compressor.contracts.evaluation import Evaluation, Measure
 from compressor.contracts.features import Feature, FeatureKind, Outputs, Want
-from compressor.contracts.graph import Feed, Graph, Port, Session
+from compressor.contracts.graph import Feed, Graph, Growth, Port, Session
 from compressor.contracts.library import Library, Loaded
 from compressor.contracts.model import Component, Edit, Model
 from compressor.contracts.passes import Context, Needs, Objective, Pass, Size
@@ -41,6 +41,7 @@ __all__ = [
     "Feed",
     "Format",
     "Graph",
+    "Growth",
     "InputSizes",
     "Later",
     "Library",

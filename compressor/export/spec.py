@@ -45,6 +45,8 @@ class Deployed:
     """Of such a model, how its layers differ from its configuration, as transformers spells it; empty where it cannot say it all."""
     tolerance: float = Target.tolerance
     """How far its outputs may differ between two sessions."""
+    target: type[Target] = Target
+    """Whose files they are."""
     former_files: bool = False
     """Whether its files have names of earlier versions, under which no loader of the ecosystem looks."""
 
@@ -138,6 +140,7 @@ def read_deployed(built: Path, candidate: Candidate) -> Deployed:
         needs_this_project=beyond,
         per_layer_config=layers,
         tolerance=kind.tolerance,
+        target=kind,
         former_files=not eager and any(file != kind.file_of(name) for name, file in files.items()),
     )
 

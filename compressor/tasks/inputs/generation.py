@@ -79,6 +79,17 @@ def sampled(logits: np.ndarray, draw: np.random.Generator, how: Mapping[str, Any
     Args:
         logits: `[B, V]`.
         draw: where randomness comes from.
+        how: as for `warped`.
+    """
+    reached = np.cumsum(warped(logits, how), axis=-1)
+    return (reached <= draw.random((len(logits), 1)) * reached[:, -1:]).sum(axis=-1)
+
+
+def warped(logits: np.ndarray, how: Mapping[str, Any]) -> np.ndarray:
+    """The distribution that tokens are drawn from, `[B, V]`, each row with a sum of 1.
+
+    Args:
+        logits: `[B, V]`.
         how: `temperature` above 0; of the most probable tokens at most `top_k`; as few as hold `top_p` of the probability.
     """
     scaled = logits.astype(np.float64) / how.get("temperature", 1.0)
@@ -89,6 +100,7 @@ def sampled(logits: np.ndarray, draw: np.random.Generator, how: Mapping[str, Any
     shares /= shares.sum(axis=-1, keepdims=True)
     before = np.cumsum(shares, axis=-1) - shares
     shares[before >= how.get("top_p", 1.0)] = 0.0
-    reached = np.cumsum(shares, axis=-1)
-    place = (reached <= draw.random((len(logits), 1)) * reached[:, -1:]).sum(axis=-1, keepdims=True)
-    return np.take_along_axis(order, np.minimum(place, shares.shape[1] - 1), axis=-1)[:, 0]
+    shares /= shares.sum(axis=-1, keepdims=True)
+    made = np.empty_like(shares)
+    np.put_along_axis(made, order, shares, axis=-1)
+    return made

@@ -22,9 +22,10 @@ LOGITS = "logits"
 INPUTS = (
     Port(IDS, "int64", ("batch", "length")),
     Port(MASK, "int64", ("batch", "total")),
-    Port(KEPT, "int64", ("kept",)),
+    Port(KEPT, "int64", ("kept",), default=(-1,)),
 )
-"""Tokens of this call; which tokens are text and which padding, those in the cache first; places in this call whose logits are wanted."""
+"""Tokens of this call; which tokens are text and which padding, those in the cache first; places in this call whose logits are wanted, the
+last one where none is named."""
 OUTPUTS = (Port(LOGITS, "float32", ("batch", "kept", "vocabulary")),)
 FIELDS: Mapping[str, tuple[str, ...]] = {
     "layers": ("num_hidden_layers", "n_layer"),
@@ -120,7 +121,6 @@ def answered(module: Any, graph: Graph, inputs: Mapping[str, torch.Tensor]) -> t
 
     Positions count the tokens that are no padding, so that a text has the same ones wherever padding stands.
     """
-
     ids, mask = inputs[IDS], inputs[MASK]
     positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -ids.shape[1] :]
     found = module(
