@@ -151,11 +151,13 @@ def check_tensors(folder: Path) -> None:
 
 def _no_model(folder: Path) -> str | None:
     """What a folder is that is easily taken for a model's, and what to do about it; None where it may be one."""
-    if (folder / ADAPTER).is_file() and not any((folder / f"{WEIGHTS}{end}").is_file() for end in ("", ".index.json")):
+    whole = any((folder / f"{WEIGHTS}{end}").is_file() for end in ("", ".index.json"))
+    if (folder / ADAPTER).is_file() and (not whole or any(folder.glob("adapter_model.*"))):
         base = _field(folder / ADAPTER, "base_model_name_or_path")
+        alone = f"a PEFT adapter{f' of {base}' if base else ''}, not a model"
         return (
-            f"a PEFT adapter{f' of {base}' if base else ''}, not a model: merge it where you trained it (`merge_and_unload()`, then "
-            "`save_pretrained`, and the tokenizer beside it) and name that folder"
+            f"{'a model with a PEFT adapter beside it, which would be left out' if whole else alone}: merge it where you trained it "
+            "(`merge_and_unload()`, then `save_pretrained`, and the tokenizer beside it) and name that folder"
         )
     if (folder / CONFIG).is_file() or (folder / PIPELINE).is_file():
         method = _field(folder / CONFIG, "quantization_config")

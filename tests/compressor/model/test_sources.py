@@ -18,6 +18,10 @@ FOLDERS = {
         {"adapter_config.json": "{}", "adapter_model.safetensors": "", "config.json": "{}"},
         "is a PEFT adapter, not a model",
     ),
+    "an adapter beside the base": (
+        {"adapter_config.json": "{}", "adapter_model.safetensors": "", "config.json": "{}", "model.safetensors": ""},
+        "is a model with a PEFT adapter beside it, which would be left out: merge it where you trained it",
+    ),
     "a quantised model": (
         {"config.json": '{"quantization_config": {"quant_method": "gptq"}}', "model.safetensors": ""},
         "is quantised already, by gptq: name the folder of the model before that",
