@@ -46,7 +46,7 @@ class KeptTokens:
         if self.order is None:
             return self.values[here]
         chosen = self.order[here]
-        kept = self.values[chosen.clip(min=0)]
+        kept: NDArray[Any] = self.values[chosen.clip(min=0)]
         kept[chosen < 0] = np.nan if kept.dtype.kind == "f" else 0
         return kept
 
