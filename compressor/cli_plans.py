@@ -137,7 +137,7 @@ def _asked(
 
 def _from(folder: Path, spelled: str) -> str:
     """A path of the working folder as it is spelled from another one."""
-    if re.match("(installed|hub):", spelled) or os.path.isabs(spelled):  # noqa: PTH117 - a text
+    if re.match("(installed|hub):|[a-z0-9]+://", spelled) or os.path.isabs(spelled):  # noqa: PTH117 - a text
         return spelled
     return spelled if folder == Path() else os.path.relpath(Path(spelled).absolute(), folder.resolve())
 

@@ -47,10 +47,10 @@ class Head:
     def __str__(self) -> str:
         """One line for `check`."""
         of = f"for {', '.join(self.labels)}" if self.labels != ("",) else "for a number"
+        left = f"; {len(self.unused)} weights are not used ({_listed(self.unused)})" if self.unused else ""
         if self.order:
             moved = "" if list(self.order) == sorted(self.order) else ", put into the data's order"
-            return f"has its own head {of}{moved}"
-        left = f"; {len(self.unused)} weights are not used ({_listed(self.unused)})" if self.unused else ""
+            return f"has its own head {of}{moved}{left}"
         return f"has no head: a fresh one {of} is drawn, and has to be trained{left}"
 
 
@@ -116,7 +116,7 @@ def _head(auto: Any, module: Any, found: Mapping[str, Any], source: Path, labels
         raise SourceError(f"{source} has a head that answers {TASKS.get(kind, kind)}, the task asks for {TASKS[problem]}")
     rows = next((has[0] for name, has, _ in found["mismatched_keys"] if name in sized), len(labels))
     order = _order(_names(declared, rows, source), labels, source) if labels != ("",) else _only(rows, declared, source)
-    return Head(tuple(labels), tuple(order))
+    return Head(tuple(labels), tuple(order), unused=tuple(unused))
 
 
 # ------------------------------------------------------------------ names of classes

@@ -18,7 +18,7 @@ from compressor.plan.composition import compose, compose_text
 from compressor.plan.consistency import faults_of, plugin_faults
 from compressor.plan.draft import Draft, Drafted
 from compressor.plan.entries import KEYS, KINDS, MAX_ENTRIES, Entry, read_entry
-from compressor.plan.paths import matches
+from compressor.plan.paths import matches, nowhere
 from compressor.plan.specs import Accept, DataSpec, Gate, Head, Limits, ModelSource, StepKeys
 from compressor.plan.validation import notices, validated
 from compressor.plan.yaml_source import Located, write_yaml
@@ -250,7 +250,7 @@ class _Reader:
             self._fault(
                 at.items().get("folder", at),
                 f"{where}.folder",
-                f"no such folder: {source.folder}{self._from_here(source.folder)}",
+                f"no such folder: {source.folder}{nowhere(self.folder, source.folder)}",
             )
         return source
 
@@ -261,13 +261,12 @@ class _Reader:
             place = at.items().get("files", at)
             for path in (path for paths in data.files.parts().values() for path in paths):
                 if not matches(self.folder, path):
-                    self._fault(_mentioned(place, path), "data.files", f"no such file or folder: {path}{self._from_here(path)}")
+                    self._fault(
+                        _mentioned(place, path), "data.files", f"no such file or folder: {path}{nowhere(self.folder, path)}"
+                    )
         if at and data and data.root and not _is_folder(self.folder / data.root):
-            self._fault(at.items().get("root", at), "data.root", f"no such folder: {data.root}{self._from_here(data.root)}")
+            self._fault(at.items().get("root", at), "data.root", f"no such folder: {data.root}{nowhere(self.folder, data.root)}")
         return data
-
-    def _from_here(self, path: str) -> str:
-        return "" if Path(path).is_absolute() else f" (seen from {self.folder.resolve()})"
 
     def _task(self) -> tuple[str, Task | None]:
         at = self._section("task")

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from compressor.errors import Fault, PlanError, did_you_mean
+from compressor.files import read_bytes
 from compressor.plan.entries import KEYS, as_mapping, keys_of, name_of
-from compressor.plan.paths import read_bytes
 from compressor.plan.yaml_source import MAX_BYTES, MAX_DEPTH, Located, UnreadableError, read_yaml
 
 MAX_FILES = 64

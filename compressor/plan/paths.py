@@ -1,16 +1,15 @@
-"""Paths that a plan names: found as they are spelled, read up to a bound, and never out of the folder that they lie in."""
+"""Paths that a plan names: found as they are spelled, and never out of the folder that they lie in."""
 
 from __future__ import annotations
 
-import errno
 import os
-import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from compressor.errors import SourceError
+from compressor.files import plain_file
 
 SNAPSHOTS, BLOBS = "snapshots", "blobs"
 """How the hub's cache lays out a repository: what a snapshot shows are links to blobs."""
@@ -42,39 +41,17 @@ def matches(folder: Path, spelled: str) -> list[Path]:
     return [path for path in found if asked or not any(part.startswith(".") for part in path.relative_to(start).parts)]
 
 
-def plain_file(path: Path | str, most: int | None = None, *, or_folder: bool = False) -> int:
-    """Bytes of what lies at a path, which is a file that can be read; asked before it is opened, since a pipe or device may never end.
-
-    Args:
-        path: links are followed.
-        most: bytes that a file may have.
-        or_folder: a folder will do.
-
-    Raises:
-        OSError: nothing is there, it is larger, or it is something else; `strerror` says what.
-    """
-    found = os.stat(path)  # noqa: PTH116 - thousands of files
-    if stat.S_ISDIR(found.st_mode) and not or_folder:
-        raise IsADirectoryError(errno.EISDIR, "it is a folder", str(path))
-    if not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)):
-        raise OSError(errno.EINVAL, "it is a pipe, socket or device, and no file", str(path))
-    if most is not None and found.st_size > most:
-        raise OSError(errno.EFBIG, f"it has {found.st_size} bytes; at most {most} are read", str(path))
-    return found.st_size
-
-
-def read_bytes(path: Path, most: int) -> bytes:
-    """All of a file, if that is at most `most` bytes.
-
-    Raises:
-        OSError: it cannot be read, is larger, or is no plain file.
-    """
-    plain_file(path, most)
-    with path.open("rb") as file:
-        content = file.read(most + 1)
-    if len(content) > most:  # it grew
-        raise OSError(errno.EFBIG, f"it has more than {most} bytes; no more are read", str(path))
-    return content
+def nowhere(folder: Path, spelled: str) -> str:
+    """What to add to the word that there is nothing of the wanted kind at a path which starts in `folder`: how it was understood."""
+    if "://" in spelled:
+        return " (a path is wanted, and no address: fetch it, and name what came)"
+    if spelled.startswith("~"):
+        return f" (no ~ is filled in: write {Path(spelled).parts[0]} out, as {Path.home()})"
+    if "$" in spelled:
+        return " (nothing is filled in for $: write the path out)"
+    if os.path.isfile(folder / spelled):  # noqa: PTH113 - of any text
+        return " (it is a file)"
+    return "" if Path(spelled).is_absolute() else f" (seen from {folder.resolve()})"
 
 
 @dataclass(frozen=True)

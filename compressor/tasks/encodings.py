@@ -8,6 +8,11 @@ from pathlib import Path
 
 from compressor.errors import SourceError
 
+MARKS = {
+    "utf-32": (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE),
+    "utf-16": (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE),
+}
+"""How files of these begin, where they say what they are; the longer mark begins with the shorter one."""
 BLOCK = 2**20
 """Characters that are tried at a time."""
 
@@ -47,10 +52,19 @@ def misfit(path: Path, wanted: str | Sequence[str] | None, error: UnicodeError) 
     found = _first_fault(path, names[-1])
     where = f"{path}, line {found[0]}" if found and found[0] else str(path)
     what = f"byte {found[1]} of the file is {found[2]:#04x}, " if found else f"{error}: "
+    if marked := mark_of(path):
+        return SourceError(f"{where}: {what}not {spelled}; it begins with the mark of {marked.upper()}: say `encoding: {marked}`")
     return SourceError(
         f"{where}: {what}not {spelled}; say what it is in, as `encoding: cp1252`, or where only some files are, "
         "`encoding: [utf-8, cp1252]`"
     )
+
+
+def mark_of(path: Path) -> str | None:
+    """The encoding of two or four bytes a character that a file's first bytes say; None where they say none."""
+    with path.open("rb") as file:
+        start = file.read(4)
+    return next((name for name, marks in MARKS.items() if start.startswith(marks)), None)
 
 
 def fits(path: Path, name: str) -> bool:

@@ -10,8 +10,10 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from compressor.contracts import Columns
+from compressor.contracts.model import CONFIG
 from compressor.errors import MissingColumn, SourceError
-from compressor.plan.paths import Place, read_bytes
+from compressor.files import FETCH_IT, POINTER, read_bytes
+from compressor.plan.paths import Place
 from compressor.plan.specs import DataSpec
 from compressor.tasks.encodings import decoded, names_of
 from compressor.tasks.media import place_of
@@ -31,6 +33,8 @@ SPLITS = {
 """Splits by the words that names of files and folders have for them, in small letters."""
 LEFTOVERS = {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "__pycache__"}
 """Names, in small letters, of what systems and programs leave in folders."""
+WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".gguf", ".onnx")
+TABLES = tuple(suffix for suffix, kind in FORMATS.items() if kind != "text")
 MOST_TEXT_BYTES = 64 * 2**20
 WIDE = ("utf-16", "utf-32", "utf16", "utf32", "utf_16", "utf_32")
 """How encodings begin whose texts hold zero bytes."""
@@ -49,10 +53,24 @@ def kind_of(folder: Path, root: Path | None) -> str:
     suffixes = {each.suffix.lower() for each in visible(folder, root, Counter())}
     kind = next((kind for kind, known in KINDS.items() if suffixes & set(known)), None)
     if kind is None:
+        if what := no_rows(folder):
+            raise SourceError(f"{folder} is {what}")
+        if table := next((each for each in visible(folder, root, Counter()) if each.suffix.lower() in TABLES), None):
+            raise SourceError(f"{folder} is a folder of tables: name those that are meant, as {table}")
         raise SourceError(
             f"{folder}: neither images nor sounds in this folder; for a folder of texts say `layout: folder-per-label`"
         )
     return kind
+
+
+def no_rows(folder: Path) -> str | None:
+    """What a folder is that is easily taken for one of rows, and what to do about it; None where it may be one."""
+    names = {path.name for path in folder.iterdir()}
+    if "dataset_dict.json" in names or ("state.json" in names and any(name.endswith(".arrow") for name in names)):
+        return "what `save_to_disk` of `datasets` writes: write each split as a table, `load_from_disk(...)['train'].to_parquet('train.parquet')`"
+    if CONFIG in names and any(name.endswith(WEIGHT_SUFFIXES) for name in names):
+        return "a model's folder, and no rows"
+    return None
 
 
 def read_folders(
@@ -171,6 +189,8 @@ def _text(path: Path, encoding: str | Sequence[str] | None) -> str:
         content = read_bytes(path, MOST_TEXT_BYTES)
     except OSError as error:
         raise SourceError(f"{path} cannot be read: {error.strerror}") from error
+    if content.startswith(POINTER):
+        raise SourceError(f"{path}: {FETCH_IT}")
     if b"\0" in content and not any(name.lower().startswith(WIDE) for name in names_of(encoding)):
         raise SourceError(f"{path} is no text: it holds zero bytes; convert it, or move it out of the folder")
     return decoded(path, content, encoding)

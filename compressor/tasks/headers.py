@@ -12,8 +12,8 @@ from typing import Any
 from compressor.errors import SourceError
 from compressor.foreign import told
 from compressor.plan.specs import DataSpec
-from compressor.tasks.encodings import encoding_of, misfit
-from compressor.tasks.tables import TABS, Table, records_in, records_of_csv
+from compressor.tasks.encodings import encoding_of, mark_of, misfit
+from compressor.tasks.tables import TABS, Table, check_file, records_in, records_of_csv
 
 SEPARATORS = (",", ";", "\t", "|")
 FIRST_RECORDS = 200
@@ -28,6 +28,7 @@ def columns_in(path: Path, kind: str, spec: DataSpec) -> tuple[str, ...]:
     Raises:
         SourceError: it cannot be read, or is empty.
     """
+    check_file(path)
     if kind == "parquet":
         return tuple(_schema(path).names)
     if kind == "text":
@@ -44,7 +45,8 @@ def columns_in(path: Path, kind: str, spec: DataSpec) -> tuple[str, ...]:
 def csv_options(path: Path) -> Iterator[Mapping[str, Any]]:
     """What `data:` may have to say of a csv for it to be read, the likeliest first."""
     usual = "\t" if path.suffix.lower() == TABS else ","
-    for encoding in ({}, {"encoding": "cp1252"}):
+    marked = mark_of(path)
+    for encoding in ({"encoding": marked},) if marked else ({}, {"encoding": "cp1252"}):
         try:
             line = _first_line(path, encoding.get("encoding"))
         except UnicodeError:

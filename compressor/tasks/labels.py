@@ -78,8 +78,10 @@ def check_classes(names: Sequence[str], column: str, source: str) -> None:
         )
 
 
-def look_alikes(labels: Sequence[str]) -> Iterator[str]:
-    """A finding for labels that are told apart by blanks or letter case alone."""
+def odd_names(labels: Sequence[str], column: str) -> Iterator[str]:
+    """A finding for labels that are told apart by blanks or letter case alone, and for one that is called as its column is."""
+    if column in labels:
+        yield f"column '{column}' has the name of one of its labels: is the first line a row, and the header missing?"
     first: dict[str, str] = {}
     for label in labels:
         plain = " ".join(label.casefold().split())

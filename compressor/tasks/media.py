@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compressor.errors import MissingDependency, SourceError
+from compressor.files import FETCH_IT, POINTER, read_bytes
 from compressor.foreign import told
-from compressor.plan.paths import Place, read_bytes
+from compressor.plan.paths import Place
 from compressor.tasks.places import places_of
 from compressor.tasks.sound_files import what_is_missing
 
@@ -42,9 +43,12 @@ def content_of(cell: Mapping[str, Any]) -> bytes:
     if cell["bytes"] is not None:
         return bytes(cell["bytes"])
     try:
-        return read_bytes(Path(cell["path"]), MOST_FILE_BYTES)
+        content = read_bytes(Path(cell["path"]), MOST_FILE_BYTES)
     except OSError as error:
         raise SourceError(f"{cell['path']} cannot be read: {error.strerror}") from error
+    if content.startswith(POINTER):
+        raise SourceError(f"{cell['path']}: {FETCH_IT}")
+    return content
 
 
 def undecoded(rows: Dataset) -> Iterator[dict[str, Any]]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from compressor.contracts import Columns
 from compressor.contracts.recipe import spread
 from compressor.errors import MissingColumn, SourceError, near_name
-from compressor.plan.paths import plain_file
+from compressor.files import FETCH_IT, is_pointer, plain_file
 from compressor.plan.specs import DataSpec
 from compressor.tasks.encodings import encoding_of, misfit
 from compressor.tasks.places import with_places
@@ -102,7 +102,7 @@ def read_table(
     """
     label = columns.label if isinstance(columns, Columns) else None
     table = Table(path, columns.all if isinstance(columns, Columns) else tuple(columns), label)
-    _check_file(path)
+    check_file(path)
     if kind == "parquet":
         rows = _parquet(table, most)
         return with_places(rows, [f"{path}, row {number}" for number in range(1, len(rows) + 1)]), table.findings
@@ -113,11 +113,18 @@ def read_table(
     return with_places(_dataset(table), [table.place(line) for line in table.lines]), table.findings
 
 
-def _check_file(path: Path) -> None:
+def check_file(path: Path) -> None:
+    """Refuse what is no table before it is opened.
+
+    Raises:
+        SourceError: it is a pipe or device, too large, compressed, or a pointer of Git LFS.
+    """
     try:
         plain_file(path, None if path.suffix == ".parquet" else MOST_BYTES)
     except OSError as error:
         raise SourceError(f"{path}: {error.strerror}{'; split it' if error.errno == errno.EFBIG else ''}") from error
+    if is_pointer(path):
+        raise SourceError(f"{path}: {FETCH_IT}")
     with path.open("rb") as file:
         if file.read(4).startswith(PACKED):
             raise SourceError(f"{path} is a compressed file: unpack it")
@@ -192,6 +199,8 @@ def records_of_csv(table: Table, spec: DataSpec) -> Generator[tuple[int, int, li
         with table.path.open(encoding=encoding_of(table.path, spec.encoding), newline="") as file:
             reader = csv.reader(file, delimiter=separator, quoting=csv.QUOTE_NONE if plain else csv.QUOTE_MINIMAL, strict=True)
             for values in reader:
+                if any("\0" in value for value in values):
+                    raise table.fault(line, "holds zero bytes, as no text does: say what it is in, as `encoding: utf-16`")
                 if values:
                     yield line, reader.line_num, values
                 line = reader.line_num + 1

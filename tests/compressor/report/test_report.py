@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 import shutil
 from html.parser import HTMLParser
@@ -116,6 +117,8 @@ def test_schema_refuses_a_report_when_a_field_is_wrong(report, change):
         (json.dumps({"version": REPORT_VERSION + 1, "news": True}), f"version {REPORT_VERSION + 1}"),
         (json.dumps({"version": REPORT_VERSION}), "is no report of version"),
         ("[]", "is no report of version"),
+        ("[" * 200_000, "is no JSON: it is nested too deep"),
+        ('{"version": 2, "data": ' + "[" * 700 + "]" * 700 + "}", "is no report of version"),
     ],
 )
 def test_read_report_says_what_is_wrong(tmp_path, text, said):
@@ -123,6 +126,16 @@ def test_read_report_says_what_is_wrong(tmp_path, text, said):
         (tmp_path / "report.json").write_text(text)
     with pytest.raises(StoreError, match=re.escape(said)):
         read_report(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["report.json", "SHA256SUMS", "plan.yaml", "report.html", "feeds.npz"])
+@pytest.mark.parametrize("what", ["pipe", "device"])
+def test_run_folder_that_holds_what_never_ends_is_refused(written, tmp_path, name, what):
+    run = Path(shutil.copytree(written, tmp_path / "run"))
+    (run / name).unlink(missing_ok=True)
+    os.mkfifo(run / name) if what == "pipe" else (run / name).symlink_to("/dev/zero")
+    with pytest.raises(StoreError, match=re.escape(str(run / name))):
+        read_report(run)
 
 
 HARMS = {

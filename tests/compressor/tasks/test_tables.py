@@ -15,6 +15,7 @@ from PIL import Image
 
 from compressor.contracts import Columns
 from compressor.errors import MissingColumn, SourceError
+from compressor.files import POINTER
 from compressor.plan.specs import DataSpec
 from compressor.tasks import tables
 from compressor.tasks.data import load_data
@@ -171,6 +172,17 @@ def test_csv_that_is_not_even_is_refused_with_its_line(tmp_path, text, message):
 def test_what_else_a_file_may_be_is_said(tmp_path):
     (tmp_path / "rows.csv").write_bytes(gzip.compress(b"text,label\na,b\n"))
     assert refused(tmp_path, "rows.csv") == "rows.csv is a compressed file: unpack it"
+    for name in ("rows.csv", "rows.jsonl", "rows.parquet"):
+        (tmp_path / name).write_bytes(POINTER + b"v1\noid sha256:4d7a\nsize 12345\n")
+        assert (
+            refused(tmp_path, name) == f"{name}: it is a pointer of Git LFS, not the file itself: fetch that with `git lfs pull`"
+        )
+    (tmp_path / "rows.csv").write_text("text,label\na,b\n", encoding="utf-16")
+    assert refused(tmp_path, "rows.csv").endswith("; it begins with the mark of UTF-16: say `encoding: utf-16`")
+    (tmp_path / "rows.csv").write_text("text,label\na\0,b\n")
+    assert refused(tmp_path, "rows.csv") == (
+        "rows.csv, line 2: holds zero bytes, as no text does: say what it is in, as `encoding: utf-16`"
+    )
     (tmp_path / "rows.tsv").write_text('"text"\t"label"\n"a"\t"b"\n')
     assert refused(tmp_path, "rows.tsv").endswith("; fields seem to be quoted: say `quoting: minimal`")
     (tmp_path / "rows.tsv").write_text("text,label\na,b\n")
