@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from compressor.cli_plans import app as plans_app
-from compressor.cli_plans import run_shown, show_report
+from compressor.cli_plans import run_shown, shipped_of, show_report
 from compressor.cli_store import StorePath, open_store, say
 from compressor.cli_store import app as store_app
 from compressor.foreign import one_line, printable_json
@@ -80,7 +80,7 @@ def run(
     store: StorePath = None,
     out: Annotated[Path | None, typer.Option("--out", help="Folder of the run; runs/NAME/TIME by default.")] = None,
     export_to: Annotated[
-        Path | None, typer.Option("--export", help="Export the first target's final model here, if accepted.")
+        Path | None, typer.Option("--export", help="Export the final model here, of the first target that is accepted.")
     ] = None,
     processes: Each = 1,
     nodes: Nodes = 1,
@@ -110,7 +110,7 @@ def run(
     if export_to and ran.report.exit_code == 0:
         from compressor.export import export as write_export
 
-        say(f"export: {write_export(ran.folder, bound.targets[0].name, export_to)}")
+        say(f"export: {write_export(ran.folder, shipped_of(ran.report, [each.name for each in bound.targets]), export_to)}")
     raise typer.Exit(ran.report.exit_code)
 
 
@@ -179,6 +179,8 @@ def list_(kind: Annotated[Kind, typer.Argument(help="What to list.")], as_json: 
     if as_json:
         _print_json(_as_json(rows))
         return
+    if not rows and kind == "runs":
+        say("no runs below runs/ here", err=True)
     width = max((len(row[name]) for row in rows for name in list(row)[:1]), default=0)
     for row in rows:
         first, *others = row.values()

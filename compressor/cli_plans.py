@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -97,6 +98,12 @@ def quantize(
         elif several:
             say(f"not exported, since it was not accepted: {each}")
     raise typer.Exit(ran.report.exit_code)
+
+
+def shipped_of(report: Report, targets: Sequence[str]) -> str:
+    """The target whose final model is exported where one is: the first that met what was asked of it, else, where nothing was, the first."""
+    accepted = accepted_in(report)
+    return next((name for name in targets if name in accepted), targets[0])
 
 
 def accepted_in(report: Report) -> set[str]:

@@ -10,6 +10,7 @@ from furnished import rows, write_model, write_rows
 from typer.testing import CliRunner
 
 from compressor.cli import app
+from compressor.plan.explanation import explained
 from compressor.plan.yaml_source import read_yaml
 from compressor.run.preview import Preview
 
@@ -175,6 +176,13 @@ def test_explain_suggests_a_near_name_when_it_is_unknown():
     found = command("explain", "distil")
     assert found.returncode == 2
     assert "did you mean 'distill'?" in found.stderr
+
+
+@pytest.mark.parametrize(("name", "more"), [("passes", "; `compressor list passes` names what may stand there"), ("seed", "")])
+def test_explain_of_a_key_of_a_plan_says_where_it_is_told(name, more):
+    with pytest.raises(LookupError) as found:
+        list(explained(name))
+    assert str(found.value.args[0]) == f"'{name}' is a key of a plan: `compressor explain plan` tells it{more}"
 
 
 def test_schema_is_json_with_the_passes():

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from furnished import rows, write_rows
 
-from compressor.cli_plans import accepted_in
+from compressor.cli_plans import accepted_in, shipped_of
 from compressor.contracts import Column
 from compressor.errors import SourceError
 from compressor.plan.specs import DataSpec, ModelSource
@@ -260,9 +260,16 @@ def test_plan_of_hostile_names_says_them(tmp_path):
 # ------------------------------------------------------------------ quantize
 
 
-def test_targets_that_met_all_that_was_asked_are_exported():
-    def verdict(target, outcome, on_fail="stop"):
-        return SimpleNamespace(candidate=f"final@{target}", outcome=outcome, on_fail=on_fail)
+def verdict(target, outcome, on_fail="stop"):
+    return SimpleNamespace(candidate=f"final@{target}", outcome=outcome, on_fail=on_fail)
 
+
+def test_first_target_that_is_accepted_is_the_one_that_is_shipped():
+    report = SimpleNamespace(verdicts=[verdict("b", "met"), verdict("c", "not met")])
+    assert shipped_of(report, ["a", "b", "c"]) == "b"
+    assert shipped_of(SimpleNamespace(verdicts=[]), ["a", "b"]) == "a"
+
+
+def test_targets_that_met_all_that_was_asked_are_exported():
     verdicts = [verdict("a", "met"), verdict("a", "not met", "warn"), verdict("b", "met"), verdict("b", "undecided")]
     assert accepted_in(SimpleNamespace(verdicts=verdicts)) == {"a"}

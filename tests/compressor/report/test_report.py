@@ -535,6 +535,50 @@ def test_a_model_that_finds_all_classes_is_not_doubted(report):
     assert doubts_of_final(doubtful(report, recalls={"a": 0.9, "b": 0.8}, n={"a": 20, "b": 8})) == []
 
 
+def test_a_model_with_several_labels_of_a_row_is_doubted_for_those_it_never_tells(report):
+    found = doubtful(report, recalls={"a": 0.9, "b": 0.0}, n={"a": 20, "b": 8})
+    final = found.candidates[-1]
+    main = final.scores.main.model_copy(update={"n": 20})  # rows, some of which have both labels
+    scores = final.scores.model_copy(update={"metrics": (main, *final.scores.metrics[1:])})
+    several = found.model_copy(update={"candidates": (*found.candidates[:-1], final.model_copy(update={"scores": scores}))})
+    assert doubts_of_final(several) == ["final@onnxruntime finds no row of 1 of 2 classes: b."]
+
+
+def test_a_final_model_that_is_its_reference_is_doubted(report):
+    assert doubts(report) == ()
+    after = next(number for number, stage in enumerate(report.stages) if stage.name == report.reference) + 1
+    rolled = tuple(stage.model_copy(update={"rolled_back": True}) for stage in report.stages[after:])
+    found = doubts(report.model_copy(update={"stages": (*report.stages[:after], *rolled)}))
+    assert f"final@onnxruntime is {report.reference} itself: every step after it was rolled back." in found
+    kept = report.model_copy(update={"stages": (*report.stages[: after + 1], *rolled[1:])})
+    assert not any("itself" in doubt for doubt in doubts(kept))
+
+
+def test_a_limit_that_only_warns_and_is_not_met_is_told_beside_the_verdict(report):
+    missed = Verdict(
+        gate="accept[0]",
+        candidate="final@onnxruntime",
+        quantity="max_size",
+        limit=0.1,
+        value=0.5,
+        judged_by="point",
+        outcome="not met",
+    )
+    for on_fail, told in (("warn", True), ("stop", False)):
+        found = report.model_copy(update={"verdicts": (missed.model_copy(update={"on_fail": on_fail}),)})
+        said = "final@onnxruntime has 50.0 % of size against the reference, and 10.0 % is the limit, which only warns."
+        assert doubts_of_final(found) == ([said] if told else [])
+
+
+def test_answer_says_larger_where_it_is_and_as_large_where_nothing_was_gained(report):
+    final = next(each for each in report.candidates if each.id == "final@onnxruntime")
+    source = next(each for each in report.candidates if each.id == "source@onnxruntime")
+    for factor, said in ((2.0, "2.00 times larger"), (1.0, "as large as before"), (0.5, "2.00 times smaller")):
+        changed = final.model_copy(update={"bytes": int(source.bytes * factor)})
+        others = tuple(changed if each is final else each for each in report.candidates)
+        assert said in answer(report.model_copy(update={"candidates": others}))
+
+
 def test_doubts_stand_in_the_terminal_after_the_verdict_and_in_the_document(report, capsys):
     accepted = doubtful(report, recalls={"a": 1.0, "b": 0.0}, n={"a": 9, "b": 9}).model_copy(update={"outcome": "accepted"})
     report_table(accepted)
