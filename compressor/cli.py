@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from io import TextIOWrapper
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -15,7 +16,7 @@ from compressor.cli_plans import app as plans_app
 from compressor.cli_plans import run_shown, shipped_of, show_report
 from compressor.cli_store import StorePath, open_store, say
 from compressor.cli_store import app as store_app
-from compressor.foreign import one_line, printable_json
+from compressor.foreign import is_text, one_line, printable_json
 
 if TYPE_CHECKING:
     from compressor.training.launch import Processes
@@ -156,7 +157,7 @@ def check(
         _print_json(found.model_dump_json(indent=1))
         return
     for line in found.lines:
-        say(str(line))
+        say(one_line(str(line)))
 
 
 @app.command()
@@ -306,10 +307,19 @@ def main() -> None:
     from compressor.errors import CompressorError
 
     signal.signal(signal.SIGINT, _interrupted)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # a terminal or pipe that cannot show a character is told its number
+            stream.reconfigure(errors="backslashreplace")
+    if wrong := next((text for text in (*sys.argv, os.getcwd()) if not is_text(text)), None):  # noqa: PTH109 - a text
+        _fail(f"{wrong} is not UTF-8, and would be written into files that are: rename it", 2)
     try:
         app()
     except CompressorError as error:
         _fail(str(error), error.exit_code)
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        _fail(f"what is told cannot be written: {error.strerror}", 1)
 
 
 def _interrupted(_signal: int, _frame: FrameType | None) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from compressor.cli_store import StorePath, say
+from compressor.foreign import one_line
 
 if TYPE_CHECKING:
     from compressor.contracts.records import Report
@@ -58,7 +59,7 @@ def init(
     found = _proposed(_asked(model, data, out.parent, task, text, label, max_drop, target))
     out.write_text(found.text, encoding="utf-8")
     for line in found.seen:
-        say(line)
+        say(one_line(line))
     say(f"plan: {out}; next: compressor check {out}, then compressor run {out}")
 
 

@@ -34,7 +34,7 @@ NAMED = f"{MARK}{PART}"
 """How the name of such a folder ends: it is known as ours before there is a byte in it."""
 
 
-def export(run: Path, target: str, out: Path, *, stage: str = "final") -> Path:
+def export(run: Path | str, target: str, out: Path | str, *, stage: str = "final") -> Path:
     """Write the files of a target's candidate, and all that is needed to use them, into the new or empty folder `out`.
 
     Where `out` holds exactly these files already, as after a kill at the last moment, it stays as it is.
@@ -45,6 +45,7 @@ def export(run: Path, target: str, out: Path, *, stage: str = "final") -> Path:
         ExportDiffers: the folder's own example does not do what the run did.
         MissingDependency: something that the example needs is not here.
     """
+    run, out = Path(run), Path(out)
     out = out if out.name not in ("", "..") else out.resolve()
     report = read_report(run)
     candidate = _candidate(report, f"{stage}@{target}")

@@ -123,7 +123,7 @@ class Bound:
         return f"; name the one that is meant, as `{field}: NAME` below {self.task_name}" if field else ""
 
 
-def load_plan(path: Path, *, settings: Sequence[str] = (), folder: Path | None = None) -> Bound:
+def load_plan(path: Path | str, *, settings: Sequence[str] = (), folder: Path | None = None) -> Bound:
     """Read a plan and check everything that can be known without its model and data.
 
     Args:
@@ -134,7 +134,8 @@ def load_plan(path: Path, *, settings: Sequence[str] = (), folder: Path | None =
     Raises:
         PlanError: the plan is at fault; it carries every fault found.
     """
-    return _bound(compose(path, settings), path.parent if folder is None else folder, path.stem)
+    path, given = Path(path), (settings,) if isinstance(settings, str) else settings
+    return _bound(compose(path, given), path.parent if folder is None else folder, path.stem)
 
 
 def read_plan(text: str, *, folder: Path, settings: Sequence[str] = ()) -> Bound:
@@ -143,7 +144,8 @@ def read_plan(text: str, *, folder: Path, settings: Sequence[str] = ()) -> Bound
     Raises:
         PlanError: the plan is at fault; it carries every fault found.
     """
-    return _bound(compose_text(text, PLAN, folder, settings), folder, PLAN)
+    given = (settings,) if isinstance(settings, str) else settings
+    return _bound(compose_text(text, PLAN, folder, given), folder, PLAN)
 
 
 def plan_name(text: str) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from compressor.errors import SourceError
 from compressor.files import plain_file
+from compressor.foreign import is_text
 
 SNAPSHOTS, BLOBS = "snapshots", "blobs"
 """How the hub's cache lays out a repository: what a snapshot shows are links to blobs."""
@@ -98,7 +99,7 @@ class Place:
             once: links to folders that lie in this one are passed over, since what is in them is there by its own name.
 
         Raises:
-            SourceError: `check` refuses one, or there are more than `most`.
+            SourceError: `check` refuses one, a name is not UTF-8, or there are more than `most`.
         """
         for number, path in enumerate(self._below(self.folder, (os.path.realpath(self.folder),), once=once)):
             if number >= most:
@@ -110,6 +111,8 @@ class Place:
         if len(above) > MOST_LEVELS:
             raise SourceError(f"{folder} lies more than {MOST_LEVELS} folders below {self.folder}")
         for path in sorted(folder.iterdir()):
+            if not is_text(path.name):
+                raise SourceError(f"{path}: its name is not UTF-8: rename it")
             linked, real = path.is_symlink(), os.path.realpath(path)
             if path.name.startswith(".") and (linked or path.is_dir()):
                 continue

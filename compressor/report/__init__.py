@@ -57,12 +57,13 @@ def write_report(report: Report, folder: Path) -> None:
         put(folder / name, text)
 
 
-def read_report(folder: Path) -> Report:
+def read_report(folder: Path | str) -> Report:
     """Read `report.json` of a run folder.
 
     Raises:
         StoreError: there is none, it was written by a newer version, or it, or a file beside it, is not what was written.
     """
+    folder = Path(folder)
     path = folder / "report.json"
     try:
         found = json_in(path, MOST_BYTES)

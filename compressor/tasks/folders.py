@@ -131,7 +131,8 @@ def _per_label(
         passed = Counter[str]()
         there = list(visible(folder, root, passed))
         inside = [path for path in there if path.parent != folder]
-        passed += Counter({"beside the folders of labels": len(there) - len(inside)})
+        hidden = sum(path.is_dir() and path.name.startswith(".") for path in folder.iterdir())
+        passed += Counter({"beside the folders of labels": len(there) - len(inside), "hidden folders": hidden})
         paths += inside
         labels += (own := [path.relative_to(folder).parts[0] for path in inside])
         empty = sorted({path.name for path in folder.iterdir() if path.is_dir() and not aside(path)} - set(own))

@@ -16,6 +16,7 @@ from compressor.contracts import Columns
 from compressor.contracts.recipe import spread
 from compressor.errors import MissingColumn, SourceError, near_name
 from compressor.files import FETCH_IT, is_pointer, plain_file
+from compressor.foreign import is_text
 from compressor.plan.specs import DataSpec
 from compressor.tasks.encodings import encoding_of, misfit
 from compressor.tasks.places import with_places
@@ -325,15 +326,7 @@ def _not_text(table: Table) -> tuple[int, str]:
     places = (
         (line, name, value) for name, values in table.cells.items() for line, value in zip(table.lines, values, strict=True)
     )
-    return next((line, name) for line, name, value in places if not str(value).isascii() and not _encodes(str(value)))
-
-
-def _encodes(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+    return next((line, name) for line, name, value in places if not is_text(str(value)))
 
 
 def _feature(table: Table, name: str, values: Sequence[Any]) -> Any:
