@@ -173,7 +173,7 @@ def weight_files(folder: Path) -> list[Path]:
     if index.is_file():
         return [index, *_shards(index)]
     parts = (folder, *sorted(path for path in folder.iterdir() if path.is_dir()))
-    return [path for part in parts for path in sorted(part.glob("*.safetensors"))]
+    return [path for part in parts for path in sorted(part.glob("*.safetensors")) if path.is_file()]
 
 
 def shapes_in(folder: Path) -> dict[str, list[int]]:

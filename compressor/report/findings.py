@@ -178,12 +178,22 @@ def proved_speed_up(row: Row) -> float:
 
 
 def writer(verdict: Verdict) -> Callable[[float | None], str]:
-    """How the values of a verdict are written."""
-    if verdict.quantity not in ("max_drop", "max_class_drop"):
+    """How the values of a verdict are written: closely enough to tell a value that is not met from its limit."""
+    write = _plainly(verdict)
+    found = deciding(verdict)
+    if verdict.outcome == "not met" and found is not None and write(found) == write(verdict.limit):
+        unit = f"{wording.SPACE}{'points' if verdict.unit == 'points' else '%'}" if verdict.quantity in DROPS else ""
+        return lambda value: wording.NOTHING if value is None else f"{value:.6g}{unit}"
+    return write
+
+
+def _plainly(verdict: Verdict) -> Callable[[float | None], str]:
+    if verdict.quantity not in DROPS:
         return QUANTITIES[verdict.quantity][1]
     return lambda value: wording.in_unit(verdict.unit)(value).lstrip("+")
 
 
+DROPS = frozenset({"max_drop", "max_class_drop"})
 LIMIT_IS_A_FLOOR = frozenset({"min_speedup"})
 QUANTITIES: dict[str, tuple[str, Callable[[float | None], str]]] = {
     "max_drop": ("quality lost", wording.points),
@@ -276,6 +286,7 @@ def doubts(report: Report) -> tuple[str, ...]:
 
 
 def _weak(scores: Scores) -> Iterator[str]:
+    yield from _guessing(scores.main)
     rows = {score.label: score.n for score in scores.per_class if score.n}
     if len(rows) < 2:
         return  # no classes
@@ -285,9 +296,28 @@ def _weak(scores: Scores) -> Iterator[str]:
         if right <= rows[majority]:
             shares = f"{wording.percent(right / scores.main.n)} against {wording.percent(rows[majority] / scores.main.n)}"
             yield f"is right on no more rows than always saying {majority} would be: {shares}."
+    elif _alike(scores):
+        yield "tells all rows the same labels."
     if missed := [score.label for score in scores.per_class if score.n and score.recall == 0]:
         more = f" and {len(missed) - MOST_MISSED} more" if len(missed) > MOST_MISSED else ""
         yield f"finds no row of {len(missed)} of {len(rows)} classes: {', '.join(missed[:MOST_MISSED])}{more}."
+
+
+def _guessing(main: Metric) -> Iterator[str]:
+    """Of a measure that a model which knows nothing has a certain value of."""
+    if main.unknowing is None:
+        return
+    least = main.interval.low if main.interval else main.value
+    if (least if main.better == "higher" else -least) <= main.unknowing:
+        write = wording.on_scale(main)
+        between = f" ({wording.interval(main.interval, write)})" if main.interval else ""
+        yield f"is not shown to be better than a guess: {main.name} {write(main.value)}{between}, that of a guess is {write(main.unknowing)}."
+
+
+def _alike(scores: Scores) -> bool:
+    """Whether each label is told of all rows or of none, by how many it was told of."""
+    told = [score.recall * score.n / score.precision if score.precision else 0 for score in scores.per_class]
+    return all(round(count) in (0, scores.main.n) for count in told)
 
 
 def _unchanged(report: Report) -> Iterator[str]:
