@@ -16,7 +16,7 @@ from compressor.cli_plans import app as plans_app
 from compressor.cli_plans import run_shown, shipped_of, show_report
 from compressor.cli_store import StorePath, open_store, say
 from compressor.cli_store import app as store_app
-from compressor.foreign import is_text, one_line, printable_json
+from compressor.foreign import is_text, one_line, printable_json, told
 
 if TYPE_CHECKING:
     from compressor.training.launch import Processes
@@ -196,9 +196,13 @@ def _runs() -> list[dict[str, str]]:
 
 def _installed(kind: str) -> list[dict[str, str]]:
     from compressor.contracts import registry
+    from compressor.errors import PluginError
     from compressor.plan.explanation import first_line
 
-    return [{"name": name, "about": first_line(registry.load(kind, name))} for name in registry.names(kind)]
+    found = registry.loaded(kind)
+    return [
+        {"name": name, "about": f"broken: {each}" if isinstance(each, PluginError) else first_line(each)} for name, each in found
+    ]
 
 
 def _names(start: str) -> list[str]:
@@ -294,12 +298,24 @@ def doctor() -> None:
     say(f"accelerators: {', '.join(here.accelerators) or 'none'}")
     for name, version in versions().items():
         say(f"  {name} {version}")
-    for name in registry.names("target"):
-        missing = registry.load("target", name)().missing()
-        say(f"target {name}: {missing.build or missing.run or 'ready'}")
+    for name, kind in registry.loaded("target"):
+        say(one_line(f"target {name}: {_state(kind)}"))
     for name, lacking in extras().items():
         install = f"lacks {', '.join(lacking)}: pip install 'compressor-toolchain[{name}]'" if lacking else "installed"
         say(f"extra {name}: {install}")
+
+
+def _state(target: Any) -> str:
+    """What a target lacks here, or that it is ready."""
+    from compressor.errors import PluginError
+
+    if isinstance(target, PluginError):
+        return f"broken: {target}"
+    try:
+        missing = target.written(dict(target.examples[0])).missing()
+    except Exception as error:  # what a third party wrote can raise anything
+        return f"broken: {told(error, kind=True)}"
+    return missing.build or missing.run or "ready"
 
 
 def main() -> None:

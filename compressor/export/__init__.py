@@ -19,6 +19,7 @@ from compressor.export.loaders import configuration
 from compressor.export.proof import Proof, Witness, witnesses
 from compressor.export.spec import Deployed, read_deployed, spec_of
 from compressor.export.texts import licences, readme
+from compressor.files import json_in, plain_file
 from compressor.report import WITNESSES, read_report
 from compressor.store.checksums import SUMS, check_below, names_in, sums_text
 from compressor.store.disk import writing
@@ -129,9 +130,9 @@ def _is_ours(left: Path) -> bool:
             return False
         if not held:
             return left.name.endswith(NAMED)
-        if held == {MARK} and not (left / MARK).stat().st_size:
+        if held == {MARK} and not plain_file(left / MARK):
             return True
-        signed: object = json.loads((left / MARK).read_bytes())
+        signed: object = json_in(left / MARK)
     except (OSError, ValueError):
         return False
     return isinstance(signed, dict) and signed.get("work") == WORK

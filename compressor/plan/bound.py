@@ -219,7 +219,10 @@ class _Reader:
     def _strangers(self) -> None:
         for key, at in self.sections.items():
             if key not in SECTIONS:
-                self._fault(at, key, f"no such key of a plan{did_you_mean(key, [*SECTIONS, 'include'])}")
+                what = f"no such key of a plan{did_you_mean(key, [*SECTIONS, 'include'])}"
+                self._fault(
+                    at, key, "is read before settings are laid over a plan: write it into the file" if key == "include" else what
+                )
 
     def _section(self, key: str) -> Located | None:
         """A section that every plan has."""
