@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import product
 from typing import Annotated, Self
 
@@ -33,6 +34,17 @@ class Grid(Probe):
         """Every kind with every batch size at every length; only loops have steps."""
         grid = product(self.kinds, self.batch, self.length or (None,))
         return tuple(Workload(kind=kind, batch=batch, length=length, steps=self._steps(kind)) for kind, batch, length in grid)
+
+    def suited(self, workloads: Sequence[Workload]) -> Self:
+        """Kinds, lengths and steps that the plan leaves open are those of the task."""
+        if tuple(workloads) == (Workload(),):
+            return self
+        lengths = tuple(dict.fromkeys(each.length for each in workloads if each.length is not None))
+        steps = next((each.steps for each in workloads if each.steps is not None), None)
+        kinds = tuple(dict.fromkeys(each.kind for each in workloads))
+        offered = {"kinds": kinds, "length": lengths, "steps": steps}
+        open_ = {name: value for name, value in offered.items() if name not in self.model_fields_set}
+        return type(self).model_validate({**self.model_dump(exclude_unset=True), **open_})
 
     def at(self, workload: Workload) -> Self:
         """This probe at one workload alone."""

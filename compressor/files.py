@@ -11,9 +11,9 @@ from typing import Any
 
 MOST_BYTES = 256 * 2**20
 """Of a file that is read whole, unless whoever reads it says otherwise."""
-POINTER = b"version https://git-lfs.github.com/spec/"
-"""How the files begin that Git LFS leaves in the place of large ones."""
-FETCH_IT = "it is a pointer of Git LFS, not the file itself: fetch that with `git lfs pull`"
+POINTER = b"version https://git-lfs"
+POINTER_BYTES = 1024
+"""What a checkout without Git LFS has in the place of a large file begins so, and is no larger."""
 
 
 def plain_file(path: Path | str, most: int | None = None, *, or_folder: bool = False) -> int:
@@ -32,9 +32,16 @@ def plain_file(path: Path | str, most: int | None = None, *, or_folder: bool = F
         raise IsADirectoryError(errno.EISDIR, "it is a folder", str(path))
     if not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)):
         raise OSError(errno.EINVAL, "it is a pipe, socket or device, and no file", str(path))
+    if stat.S_ISREG(found.st_mode) and found.st_size <= POINTER_BYTES and _is_pointer(path):
+        raise OSError(errno.EINVAL, "it is a pointer of Git LFS and not the file itself: fetch that by `git lfs pull`", str(path))
     if most is not None and found.st_size > most:
         raise OSError(errno.EFBIG, f"it has {found.st_size} bytes; at most {most} are read", str(path))
     return found.st_size
+
+
+def _is_pointer(path: Path | str) -> bool:
+    with open(path, "rb") as file:  # noqa: PTH123 - thousands of files
+        return file.read(len(POINTER)) == POINTER
 
 
 def read_bytes(path: Path, most: int = MOST_BYTES) -> bytes:
@@ -72,9 +79,3 @@ def json_in(path: Path, most: int = MOST_BYTES) -> Any:
         return json.loads(read_bytes(path, most))
     except RecursionError as error:
         raise ValueError("it is nested too deep") from error
-
-
-def is_pointer(path: Path) -> bool:
-    """Whether a plain file is one that Git LFS left in the place of a large one."""
-    with path.open("rb") as file:
-        return file.read(len(POINTER)) == POINTER

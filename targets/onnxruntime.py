@@ -7,11 +7,13 @@ import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
 from pydantic import Field
 
-from compressor.contracts import Artifact, Dialect, Feed, Graph, Missing, Recipe, Runtime, Scheme, Session, Target, Wish
+from compressor.contracts import Artifact, Dialect, Feed, Graph, Growth, Missing, Recipe, Runtime, Scheme, Session, Target, Wish
+from compressor.deploy.cache import Line, Position, first, grown
+from compressor.deploy.cached_attention import SHARED
 from compressor.deploy.graphs import graphs_of
 from compressor.deploy.machine import accelerators
 from compressor.deploy.parts import Operator, bytes_by_part
@@ -20,6 +22,7 @@ from compressor.errors import MissingDependency
 if TYPE_CHECKING:
     import onnx
     import onnxruntime
+    from numpy.typing import NDArray
 
 NAME = "onnxruntime"
 TELEMETRY = "From release 1.29 on, onnxruntime reports its use to Microsoft; `ORT_DISABLE_TELEMETRY=1` stops it, and an `example.py` sets that."
@@ -31,6 +34,10 @@ INT8_OPERATORS = (
 )  # fmt: skip
 PRODUCTS = ("MatMul", "Gemm", "Conv", "FusedMatMul", "FusedGemm", "FusedConv", "Attention", "MultiHeadAttention")
 """Operators that do the bulk of the arithmetic, when they compute in float."""
+ROOM = 128
+"""Buffers of a growing state have room for a multiple of so many tokens."""
+Buffer: TypeAlias = "dict[str, tuple[Any, NDArray[Any]]]"
+"""The values of a state with the memory that they lie in, by the input that they become."""
 CONVERSIONS = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear")
 
 
@@ -46,6 +53,7 @@ class OnnxRuntime(Target):
     )
     file: ClassVar[str] = "model.onnx"
     requires: ClassVar[tuple[str, ...]] = ("onnxruntime",)
+    computes_apart: ClassVar[bool] = True
 
     threads: int = Field(default=1, ge=1, le=256, description="Threads of one operator.")
     provider: Literal["cpu", "cuda", "tensorrt"] = Field(default="cpu", description="Execution provider.")
@@ -82,9 +90,31 @@ class OnnxRuntime(Target):
         return Missing()
 
     def build(self, source: Artifact, out: Path, *, graphs: tuple[Graph, ...] = (Graph(),), **_: object) -> None:
-        """Copy the graphs."""
-        for path in (path for graph in graphs for path in source.path.glob(f"{graph.name}.onnx*")):
-            shutil.copyfile(path, out / path.name)
+        """Copy the graphs; attention over a cache becomes the processor's operator for it, with weights in a file beside the graph."""
+        for graph in graphs:
+            if self.provider == "cpu" and graph.growth and self._grouped(source.path, out, graph):
+                continue
+            for path in source.path.glob(f"{graph.name}.onnx*"):
+                shutil.copyfile(path, out / path.name)
+
+    @staticmethod
+    def _grouped(folder: Path, out: Path, graph: Graph) -> bool:
+        import onnx
+
+        from compressor.deploy.cached_attention import grouped
+        from compressor.deploy.onnx import save
+
+        made = grouped(onnx.load(folder / f"{graph.name}.onnx"), graph)
+        if made is not None:
+            save(made, out, graph.name, beside=True)
+        return made is not None
+
+    @classmethod
+    def accompany(cls, folder: Path, graphs: tuple[Graph, ...], generates: Mapping[str, Any]) -> None:
+        """What ONNX Runtime GenAI reads beside a model that generates text."""
+        from targets.generation import write_genai
+
+        write_genai(folder, cls.file, graphs[0], generates)
 
     def open(self, built: Path) -> Session:
         """Load the graph.
@@ -92,9 +122,7 @@ class OnnxRuntime(Target):
         Raises:
             MissingDependency: ONNX Runtime fell back to another provider than was asked for.
         """
-        loaded = {
-            graph.name: _Loaded(self._session(built / f"{graph.name}.onnx"), graph, self.provider) for graph in graphs_of(built)
-        }
+        loaded = {graph.name: self._loaded(built, graph) for graph in graphs_of(built)}
         for each in loaded.values():
             if PROVIDERS[self.provider] not in each.session.get_providers():
                 raise MissingDependency(f"asked for {PROVIDERS[self.provider]}, onnxruntime runs {each.session.get_providers()}")
@@ -121,6 +149,11 @@ class OnnxRuntime(Target):
         lines += [f"{real[kind]} {kind} in float" for kind in PRODUCTS if real[kind]]
         return (*lines, *(f"{real[kind]} {kind} between float and int8" for kind in CONVERSIONS if real[kind]))
 
+    def _loaded(self, built: Path, graph: Graph) -> _Loaded:
+        session = self._session(built / f"{graph.name}.onnx")
+        shared = any(SHARED in each.shape for each in session.get_inputs())
+        return (_Shared if shared else _Loaded)(session, graph, self.provider)
+
     def _session(self, file: Path, *, optimised: Path | None = None) -> onnxruntime.InferenceSession:
         import onnxruntime
 
@@ -143,32 +176,98 @@ class _Loaded:
         self._inputs = {each.name for each in session.get_inputs()}
         self._outputs = [each.name for each in session.get_outputs()]
 
-    def run(self, feed: Feed, state: Mapping[str, Any] | None) -> tuple[Feed, Mapping[str, Any] | None]:
-        given = {name: array for name, array in feed.items() if name in self._inputs}
-        if self._graph.state:
-            return self._run_bound(given, self._first(feed) if state is None else state)
-        return dict(zip(self._outputs, self.session.run(self._outputs, given), strict=True)), None
+    def run(self, feed: Feed, state: Any) -> tuple[Feed, object | None]:
+        if not self._graph.state:
+            given = {name: array for name, array in feed.items() if name in self._inputs}
+            return dict(zip(self._outputs, self.session.run(self._outputs, given), strict=True)), None
+        found = self._run_bound(feed, self._first(feed) if state is None else state)
+        kept = dict(self._graph.state)
+        return self._given(found), {becomes: found[output] for output, becomes in kept.items()}
 
-    def _run_bound(self, given: Feed, state: Mapping[str, Any]) -> tuple[Feed, Mapping[str, Any]]:
+    def _run_bound(self, feed: Feed, state: Mapping[str, Any], into: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Values of all outputs; those of the state are written `into` values, by output, where they are given."""
         import numpy as np
 
         kept, binding = dict(self._graph.state), self.session.io_binding()
-        for name, array in given.items():
-            binding.bind_cpu_input(name, np.ascontiguousarray(array))
+        feed = self._graph.completed(feed)
+        for name in self._inputs & feed.keys():
+            binding.bind_cpu_input(name, np.ascontiguousarray(feed[name]))
         for name, value in state.items():
             binding.bind_ortvalue_input(name, value)
         for name in self._outputs:
-            binding.bind_output(name, self._device if name in kept else "cpu")
+            if into and name in kept:
+                binding.bind_ortvalue_output(name, into[name])
+            else:
+                binding.bind_output(name, self._device if name in kept else "cpu")
         self.session.run_with_iobinding(binding)
-        found = dict(zip(self._outputs, binding.get_outputs(), strict=True))
-        outputs = {name: value.numpy() for name, value in found.items() if name not in kept}
-        return outputs, {becomes: found[output] for output, becomes in kept.items()}
+        return dict(zip(self._outputs, binding.get_outputs(), strict=True))
+
+    def cut(self, state: Mapping[str, Any], length: int) -> Mapping[str, Any]:
+        """The first part of each value.
+
+        Raises:
+            ValueError: the state does not grow.
+        """
+        import numpy as np
+        import onnxruntime
+
+        if self._graph.growth is None:
+            raise ValueError(f"graph '{self._graph.name}' has no state that grows")
+        held, make = first(self._graph.growth, length), onnxruntime.OrtValue.ortvalue_from_numpy
+        return {name: make(np.ascontiguousarray(value.numpy()[held]), self._device) for name, value in state.items()}
+
+    def _given(self, found: Mapping[str, Any]) -> Feed:
+        return {port.name: found[port.name].numpy() for port in self._graph.given}
 
     def _first(self, feed: Feed) -> dict[str, Any]:
         import onnxruntime
 
         make = onnxruntime.OrtValue.ortvalue_from_numpy
         return {name: make(array, self._device) for name, array in self._graph.first_state(feed).items()}
+
+
+class _Shared(_Loaded):
+    """A graph that writes what it adds to its state into the buffer that it reads: a state is a position in that buffer.
+
+    A call with a state that nobody went on from, or only calls whose states are gone, writes behind it. Where a later state is
+    still held, the call goes on in a copy.
+    """
+
+    def run(self, feed: Feed, state: Position[Buffer] | None) -> tuple[Feed, object | None]:
+        growth = self._graph.growth
+        assert growth is not None
+        after = grown(growth, feed, state)
+        line = self._line(feed, state, after, growth)
+        values = {name: value for name, (value, _) in line.held.items()}
+        found = self._run_bound(feed, values, {output: values[becomes] for output, becomes in self._graph.state})
+        return self._given(found), line.wrote(after)
+
+    def _line(self, feed: Feed, state: Position[Buffer] | None, after: int, growth: Growth) -> Line[Buffer]:
+        """Where the call may write: behind the state, else into a new buffer that begins with what the state holds."""
+        if state is not None and state.line.free_from(state.length) and _length(state.line.held, growth.axis) >= after:
+            return state.line
+        made = self._buffer(feed, after, growth.axis)
+        if state is not None:
+            held = first(growth, state.length)
+            for name, (_, array) in state.line.held.items():
+                made[name][1][held] = array[held]
+        return Line(made)
+
+    def _buffer(self, feed: Feed, length: int, axis: int) -> Buffer:
+        """Room for the state after a call and a quarter more."""
+        import numpy as np
+        import onnxruntime
+
+        size, made = (length * 5 // 4 // ROOM + 1) * ROOM, {}
+        for name, array in self._graph.first_state(feed).items():
+            shape = [*array.shape[:axis], size, *array.shape[axis + 1 :]]
+            memory = np.zeros(shape, array.dtype)  # which an `OrtValue` on the processor shares
+            made[name] = onnxruntime.OrtValue.ortvalue_from_numpy(memory), memory
+        return made
+
+
+def _length(held: Buffer, axis: int) -> int:
+    return int(next(iter(held.values()))[1].shape[axis])
 
 
 class _OnnxSession:
@@ -178,8 +277,12 @@ class _OnnxSession:
         self._built = built
 
     def run(self, feed: Feed, *, graph: str = "model", state: Any = None) -> tuple[Feed, object | None]:
-        """The state is an `OrtValue` by name of the input that it becomes."""
+        """The state is an `OrtValue` by name of the input that it becomes, or a position in a buffer of them."""
         return self._graphs[graph].run(feed, state)
+
+    def cut(self, state: Any, length: int, *, graph: str = "model") -> object:
+        """A position before, or the first part of each value."""
+        return state.cut(length) if isinstance(state, Position) else self._graphs[graph].cut(state, length)
 
     def facts(self) -> dict[str, str]:
         """Q/DQ pairs count as int8 only where ONNX Runtime makes int8 operators of them: from `extended` on."""

@@ -4,19 +4,28 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from weakref import finalize
 from xml.etree import ElementTree
 
 from pydantic import Field
 
-from compressor.contracts import Artifact, Dialect, Feed, Graph, Missing, Recipe, Runtime, Scheme, Session, Target, Wish
+from compressor.contracts import Artifact, Dialect, Feed, Graph, Growth, Missing, Recipe, Runtime, Scheme, Session, Target, Wish
+from compressor.deploy.cache import Line, Position, first, grown
 from compressor.deploy.graphs import graphs_of
+from compressor.deploy.openvino import save_representation
 from compressor.deploy.parts import Operator, bytes_by_part
+from compressor.deploy.stateful import BEAMS, stateful
 
-PRODUCTS = ("MatMul", "FullyConnected", "Convolution", "Gemm", "Subgraph")
-"""Layers that do the bulk of the arithmetic, by OpenVINO's names; a subgraph may hold an attention."""
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+PRODUCTS = ("MatMul", "FullyConnected", "Convolution", "Gemm")
+"""Layers that do the bulk of the arithmetic, by OpenVINO's names."""
+FUSED = "Subgraph"
+"""What may hold an attention. It is told by the type of its first input, which may be a mask of bytes: that says nothing of products in int8."""
 INT8 = ("i8", "u8")
 HINTS = {"fp32": "f32", "f32": "f32", "bf16": "bf16", "fp16": "f16", "f16": "f16"}
 """The hint that makes OpenVINO compute in a precision, by the name that facts give it."""
@@ -33,6 +42,7 @@ class OpenVino(Target):
     file: ClassVar[str] = "openvino_model.xml"
     former_files: ClassVar[tuple[str, ...]] = ("model.xml",)
     requires: ClassVar[tuple[str, ...]] = ("openvino",)
+    computes_apart: ClassVar[bool] = True
 
     threads: int = Field(default=1, ge=1, le=256, description="Inference threads of one stream.")
     precision: Literal["f32", "bf16", "default"] = Field(
@@ -49,7 +59,16 @@ class OpenVino(Target):
         """OpenVINO, in the precision in which it computed what is not quantised (`int8 + fp32`)."""
         hint = HINTS.get(facts.get("precision", "").rpartition("+")[2].strip())
         settings = {"INFERENCE_PRECISION_HINT": hint} if hint else {}
+        if facts.get("cache"):
+            settings["KV_CACHE_PRECISION"] = HINTS.get(facts["cache"], facts["cache"])
         return Runtime("openvino", ("openvino",), settings, loaders="optimum.intel.OVModelFor", takes_settings="ov_config")
+
+    @classmethod
+    def accompany(cls, folder: Path, graphs: tuple[Graph, ...], generates: Mapping[str, Any]) -> None:  # noqa: ARG003 - it reads generation_config.json
+        """A folder for OpenVINO GenAI, where `openvino_tokenizers` is installed."""
+        from targets.generation import write_openvino_genai
+
+        write_openvino_genai(folder, cls.file, graphs[0])
 
     def missing(self) -> Missing:
         """The package."""
@@ -61,15 +80,18 @@ class OpenVino(Target):
         return Missing()
 
     def build(self, source: Artifact, out: Path, *, graphs: tuple[Graph, ...] = (Graph(),), **_: object) -> None:
-        """Copy the representation of each graph."""
+        """Copy the representation of each graph; a state that grows is kept by the runtime itself."""
         for graph in graphs:
             to = out / self.file_of(graph.name)
+            if graph.growth:
+                _write_stateful(source.path / f"{graph.name}.xml", to, graph)
+                continue
             shutil.copyfile(source.path / f"{graph.name}.xml", to)
             shutil.copyfile(source.path / f"{graph.name}.bin", to.with_suffix(".bin"))
 
     def open(self, built: Path) -> Session:
         """Compile for latency: one stream."""
-        return _OpenVinoSession({graph.name: _Compiled(self._compiled(built, graph), graph) for graph in graphs_of(built)})
+        return _OpenVinoSession({graph.name: _loaded(self._compiled(built, graph), graph) for graph in graphs_of(built)})
 
     def layer_bytes(self, built: Path) -> dict[str, int]:
         """Of the constants of each graph."""
@@ -81,7 +103,7 @@ class OpenVino(Target):
     def diagnose(self, built: Path) -> tuple[str, ...]:
         """Products that compute in float, and quantisation that was not fused, in the compiled graphs."""
         counts = Counter(layer for graph in graphs_of(built) for layer in layers(self._compiled(built, graph)))
-        float_products = {each: count for each, count in counts.items() if each[0] in PRODUCTS and each[1] not in INT8}
+        float_products = {each: count for each, count in counts.items() if each[0] in (*PRODUCTS, FUSED) and each[1] not in INT8}
         lines = [f"{count} {kind} in {_name(precision)}" for (kind, precision), count in sorted(float_products.items())]
         left = sum(count for (kind, _), count in counts.items() if kind == "FakeQuantize")
         return (*lines, f"{left} FakeQuantize left by itself") if left else tuple(lines)
@@ -99,7 +121,7 @@ class OpenVino(Target):
             "ENABLE_CPU_PINNING": False,
         }
         if self.precision != "default":
-            options["INFERENCE_PRECISION_HINT"] = self.precision
+            options["INFERENCE_PRECISION_HINT"] = options["KV_CACHE_PRECISION"] = self.precision  # the cache's is u8 otherwise
         return openvino.Core().compile_model(str(built / self.file_of(graph.name, built)), "CPU", options)
 
 
@@ -122,6 +144,17 @@ class _Compiled:
         self._request.infer({**given, **kept}, share_inputs=True)
         return {name: self._request.get_output_tensor(self._outputs[name]).data.copy() for name in self._given}, after or None
 
+    def cut(self, state: Mapping[str, Any], length: int) -> Mapping[str, Any]:
+        """The first part of each tensor.
+
+        Raises:
+            ValueError: the state does not grow.
+        """
+        if self._graph.growth is None:
+            raise ValueError(f"graph '{self._graph.name}' has no state that grows")
+        held = first(self._graph.growth, length)
+        return {name: _tensor(tensor.data[held]) for name, tensor in state.items()}
+
     def _fresh(self, output: str) -> Any:
         """A new tensor for an output to be written into, at its own size: the last state stays as it is."""
         import openvino
@@ -133,25 +166,104 @@ class _Compiled:
         return tensor
 
 
+def _loaded(compiled: Any, graph: Graph) -> _Compiled | _Stateful:
+    names = {name for port in compiled.inputs for name in port.get_names()}
+    return _Stateful(compiled, graph) if graph.growth and BEAMS in names else _Compiled(compiled, graph)
+
+
+class _Stateful:
+    """A compiled graph whose requests keep the state themselves: a state is a position in what a request keeps.
+
+    A call goes on in the request of its state. What lies beyond the state is cut off; where a later state of it is still held, the
+    call goes on in another request, with a copy.
+    """
+
+    def __init__(self, compiled: Any, graph: Graph) -> None:
+        self.compiled = compiled
+        self._graph = graph
+        self._idle: list[Any] = []
+
+    def run(self, feed: Feed, state: Position[Any] | None) -> tuple[Feed, object | None]:
+        import numpy as np
+
+        growth = self._graph.growth
+        assert growth is not None
+        after = grown(growth, feed, state)
+        line = self._line(state, growth)
+        given: dict[str, Any] = dict(self._graph.completed(feed))
+        given[BEAMS] = np.arange(len(feed[growth.added[0]]), dtype=np.int32)
+        line.held.infer(given, share_inputs=True)
+        return {port.name: line.held.get_tensor(port.name).data.copy() for port in self._graph.given}, line.wrote(after)
+
+    def _line(self, state: Position[Any] | None, growth: Growth) -> Line[Any]:
+        """The request that a call goes on in, which holds what the state says and no more."""
+        if state is None:
+            return self._begun()
+        if state.line.written == state.length:
+            return state.line
+        line = state.line if state.line.free_from(state.length) else self._begun()
+        held = first(growth, state.length)
+        for old, new in zip(state.line.held.query_state(), line.held.query_state(), strict=True):
+            new.state = _tensor(old.state.data[held])
+        return line
+
+    def _begun(self) -> Line[Any]:
+        """A request that holds nothing; it is used again when nobody holds a state of it."""
+        request = self._idle.pop() if self._idle else self.compiled.create_infer_request()
+        request.reset_state()
+        line: Line[Any] = Line(request)
+        finalize(line, self._idle.append, request)
+        return line
+
+
+def _tensor(array: NDArray[Any]) -> Any:
+    import numpy as np
+    import openvino
+
+    return openvino.Tensor(np.ascontiguousarray(array))
+
+
+def _write_stateful(source: Path, to: Path, graph: Graph) -> None:
+    from compressor.deploy.telemetry import silence
+
+    silence()
+    import openvino
+
+    save_representation(stateful(openvino.Core().read_model(str(source)), graph), to)
+
+
 class _OpenVinoSession:
-    def __init__(self, graphs: Mapping[str, _Compiled]) -> None:
+    def __init__(self, graphs: Mapping[str, _Compiled | _Stateful]) -> None:
         self._graphs = graphs
 
     def run(self, feed: Feed, *, graph: str = "model", state: Any = None) -> tuple[Feed, object | None]:
-        """The state is an OpenVINO tensor by name of the input that it becomes."""
+        """The state is an OpenVINO tensor by name of the input that it becomes, or a position in what a request keeps."""
         return self._graphs[graph].run(feed, state)
+
+    def cut(self, state: Any, length: int, *, graph: str = "model") -> object:
+        """A position before, or the first part of each tensor."""
+        return state.cut(length) if isinstance(state, Position) else self._graphs[graph].cut(state, length)
 
     def facts(self) -> dict[str, str]:
         """Precisions of the products in the compiled graphs, and of what is left where all of them are int8."""
         compiled = [each.compiled for each in self._graphs.values()]
-        precisions = {precision for each in compiled for kind, precision in layers(each) if kind in PRODUCTS}
+        precisions = precisions_of(layer for each in compiled for layer in layers(each))
         hint = compiled[0].get_property("INFERENCE_PRECISION_HINT").to_string()
         real = sorted(_name(precision) for precision in (precisions - set(INT8)) or {hint})
         return {
             "precision": " + ".join([*(["int8"] if precisions & set(INT8) else []), *real]),
             "device": "CPU",
             "threads": str(compiled[0].get_property("INFERENCE_NUM_THREADS")),
+            **({"cache": _name(compiled[0].get_property("KV_CACHE_PRECISION").to_string())} if self._keeps() else {}),
         }
+
+    def _keeps(self) -> bool:
+        return any(isinstance(each, _Stateful) for each in self._graphs.values())
+
+
+def precisions_of(layers: Iterable[tuple[str, str]]) -> set[str]:
+    """In which precisions layers, each a kind and a precision, do the bulk of the arithmetic."""
+    return {precision for kind, precision in layers if kind in PRODUCTS or (kind == FUSED and precision not in INT8)}
 
 
 def layers(compiled: Any) -> list[tuple[str, str]]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from compressor.contracts.evaluation import Evaluation, Measure
 from compressor.contracts.features import Feature, FeatureKind, Outputs, Want
-from compressor.contracts.graph import Feed, Graph, Port, Session
+from compressor.contracts.graph import Feed, Graph, Growth, Port, Session
 from compressor.contracts.library import Library, Loaded
 from compressor.contracts.model import Component, Edit, Model
 from compressor.contracts.passes import Context, Needs, Objective, Pass, Size
@@ -17,7 +17,8 @@ from compressor.contracts.records import Workload
 from compressor.contracts.renamed import old_names
 from compressor.contracts.step import Event, Message, Progress, Step
 from compressor.contracts.target import Artifact, Dialect, Format, Missing, Runtime, Scheme, Target
-from compressor.contracts.task import Batch, Columns, Data, Deployment, Prediction, Task
+from compressor.contracts.task import Batch, Columns, Data, Deployment, Prediction, Task, Witnessed
+from compressor.contracts.tokens import Later, LikeliestLogits, TokenLogits
 from compressor.contracts.wish import Wish
 
 __all__ = [
@@ -40,8 +41,11 @@ __all__ = [
     "Feed",
     "Format",
     "Graph",
+    "Growth",
     "InputSizes",
+    "Later",
     "Library",
+    "LikeliestLogits",
     "Loaded",
     "Measure",
     "Message",
@@ -64,8 +68,10 @@ __all__ = [
     "Step",
     "Target",
     "Task",
+    "TokenLogits",
     "Want",
     "Wish",
+    "Witnessed",
     "Worker",
     "Workload",
     "sizes_of",

@@ -44,7 +44,7 @@ def rows_told(rows: Iterable[Any], where: str, *, of: str = "train") -> Iterator
     except CompressorError:
         raise
     except Exception as error:  # a forward pass can raise anything
-        if not (named := [int(row) for row in rows]):
+        if not (named := _numbers(rows)):
             raise
         raise RowFailed(named, f"{where}: {told(error, kind=True)}", of=of) from error
 
@@ -81,9 +81,16 @@ def made_by_row(make: Callable[[Sequence[int]], Feed], rows: Sequence[int]) -> F
         raise RowFailed(rows, told(error, kind=True)) from error
 
 
+def _numbers(rows: Iterable[Any]) -> list[int]:
+    """Numbers of rows, also where several are put into one and what is left is filled up with -1."""
+    found = [int(number) for row in rows for number in (row.flatten() if hasattr(row, "flatten") else (row,))]
+    return [number for number in dict.fromkeys(found) if number >= 0]
+
+
 def _fails(predict: Callable[[Feed], Feed], feed: Feed, at: int) -> bool:
     try:
-        predict({name: array[at : at + 1] for name, array in feed.items()})
+        count = len(next(iter(feed.values())))  # what is not of the rows (places whose logits are wanted) stays as it is
+        predict({name: array[at : at + 1] if len(array) == count else array for name, array in feed.items()})
     except Exception:  # whatever it was in the batch
         return True
     return False

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, TypeAlias
+
+from compressor.contracts.tokens import Later, TokenLogits
 
 if TYPE_CHECKING:
     import torch
@@ -64,12 +66,29 @@ class Want:
         return tuple(feature.block for feature in self.features if feature.kind == kind)
 
 
-@dataclass(frozen=True)
+class Main:
+    """The main output of `Outputs`: a tensor, or what it is computed from when somebody first reads it."""
+
+    def __get__(self, outputs: Outputs | None, _owner: object) -> torch.Tensor:
+        if outputs is None:
+            raise AttributeError("main")  # a field without a default
+        held = vars(outputs)
+        if "read" not in held:
+            held["read"] = held["main"] if outputs.later is None else outputs.later.whole()
+        found: torch.Tensor = held["read"]
+        return found
+
+    def __set__(self, outputs: Outputs, value: torch.Tensor | Later) -> None:
+        vars(outputs)["main"] = value
+
+
+@dataclass(frozen=True, eq=False)
 class Outputs:
     """What a forward pass gave."""
 
-    main: torch.Tensor
-    """Logits `[B, classes]`, or whatever the task's models put out first."""
+    main: Main = Main()
+    """Logits `[B, classes]`, or whatever the task's models put out first. Where it is given as something to compute later
+    (`TokenLogits`, say), it is computed when it is first read: what looks at a few tokens at a time asks `later`."""
     features: Mapping[Feature, torch.Tensor] = field(default_factory=dict)
     mask: torch.Tensor | None = None
     """Which tokens are valid, `[B, T]`, as the features have them."""
@@ -78,6 +97,28 @@ class Outputs:
     def logits(self) -> torch.Tensor:
         """The main output by its older name."""
         return self.main
+
+    @property
+    def later(self) -> Later | None:
+        """The main output where it is put off."""
+        held = vars(self)["main"]
+        return held if isinstance(held, Later) else None
+
+    @property
+    def tokens(self) -> TokenLogits | None:
+        """The main output where it is put off, and a head's work on states that can be learned."""
+        held = vars(self)["main"]
+        return held if isinstance(held, TokenLogits) else None
+
+    @property
+    def device(self) -> torch.device:
+        """Where the main output lies."""
+        found: torch.device = vars(self)["main"].device
+        return found
+
+    def with_features(self, features: Mapping[Feature, torch.Tensor]) -> Outputs:
+        """The same with other features; a main output that is put off stays so."""
+        return Outputs(vars(self)["main"], features, self.mask)
 
     @property
     def hidden_states(self) -> Mapping[str, torch.Tensor]:
@@ -96,8 +137,8 @@ class Outputs:
     def having(self, kind: FeatureKind, tensors: Mapping[str, torch.Tensor]) -> Outputs:
         """The same with these features of one kind in the place of those it has."""
         others = {feature: tensor for feature, tensor in self.features.items() if feature.kind != kind}
-        return replace(self, features={**others, **{Feature(kind, block): tensor for block, tensor in tensors.items()}})
+        return self.with_features({**others, **{Feature(kind, block): tensor for block, tensor in tensors.items()}})
 
     def chosen(self, want: Want) -> Outputs:
         """Only the features that are wanted, in the order in which they are."""
-        return replace(self, features={feature: self.features[feature] for feature in want.features})
+        return self.with_features({feature: self.features[feature] for feature in want.features})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -20,6 +20,24 @@ class Port:
     name: str
     dtype: str
     axes: tuple[str | int, ...]
+    default: tuple[int, ...] = ()
+    """What an input of one axis is where a caller leaves it out; empty where it must be given."""
+
+
+class Growth(NamedTuple):
+    """How a state grows, by inputs that a caller gives and their axes."""
+
+    axis: int
+    """Of every input of the state: its length, which a call adds to."""
+    whole: tuple[str, int]
+    """As long as the state is after the call: an attention mask."""
+    added: tuple[str, int]
+    """As long as what the call adds: ids."""
+
+    def lengths(self, feed: Feed) -> tuple[int, int]:
+        """Of the state before and after a call with `feed`."""
+        whole, added = (feed[name].shape[axis] for name, axis in (self.whole, self.added))
+        return whole - added, whole
 
 
 @dataclass(frozen=True)
@@ -46,6 +64,27 @@ class Graph:
         """Outputs that a caller gets."""
         kept = {name for name, _ in self.state}
         return tuple(port for port in self.outputs if port.name not in kept)
+
+    @property
+    def growth(self) -> Growth | None:
+        """How the state grows; None where it does not, or where no input has an axis of the name that it has after a call."""
+        ports = {port.name: port for port in (*self.inputs, *self.outputs)}
+        pairs = [zip(ports[output].axes, ports[becomes].axes, strict=True) for output, becomes in self.state]
+        grown = {(axis, after) for pair in pairs for axis, (after, before) in enumerate(pair) if after != before}
+        if len(grown) != 1:
+            return None
+        ((axis, name),) = grown
+        fed = [(port.name, place, each) for port in self.fed for place, each in enumerate(port.axes)]
+        whole = next(((port, place) for port, place, each in fed if each == name), None)
+        added = next(((port, place) for port, place, each in fed if place == 1 and isinstance(each, str) and each != name), None)
+        return Growth(axis, whole, added) if whole and added else None
+
+    def completed(self, feed: Feed) -> Feed:
+        """What the graph takes of a feed, with defaults where it lacks something."""
+        import numpy as np
+
+        defaults = {port.name: np.array(port.default, port.dtype) for port in self.fed if port.default}
+        return defaults | {port.name: feed[port.name] for port in self.fed if port.name in feed}
 
     def first_state(self, feed: Feed) -> Feed:
         """The state before the first call, by input: named axes as long as in `feed`, 0 where it has none of that name.
@@ -80,6 +119,10 @@ class Session(Protocol):
             graph: which graph of the model.
             state: what an earlier call gave back; None for an empty one. It stays as it is, so it may be used again.
         """
+        ...
+
+    def cut(self, state: Any, length: int, *, graph: str = "model") -> object:
+        """A growing state as it was when it was so long: what a call after it added is forgotten. `state` stays as it is."""
         ...
 
     def facts(self) -> dict[str, str]:

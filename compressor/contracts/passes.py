@@ -219,6 +219,10 @@ class Objective(Step, ABC):
         """This objective for what a task's models answer: `task.imitated()`."""
         return self
 
+    def idle(self, task: Task) -> tuple[str, ...]:
+        """Names of parameters that a plan gives and that do nothing for this task: the plan is refused."""
+        return ()
+
     def looks_at(self) -> Literal["logits", "states", "maps"]:
         """The innermost that it needs. A student that is looked into cannot be compiled, and a teacher's maps are not kept."""
         return "states"
@@ -234,6 +238,17 @@ class Objective(Step, ABC):
     def project(self, student: Outputs, projections: torch.nn.Module | None) -> Outputs:
         """The student's outputs as they are compared, through the projections; in the precision that it is trained in."""
         return student
+
+    def at(self, state: torch.nn.Module | None, *, step: int, done: float, before: float | None) -> Objective:
+        """This objective as it is in one step of a training, for one that changes meanwhile.
+
+        Args:
+            state: what `projections` made; buffers of it are kept in checkpoints. A step is computed in parts: change it once a step.
+            step: counted from 0.
+            done: share of the training that is done, in [0, 1).
+            before: its own loss in the step before, over all parts and processes; None where there was none.
+        """
+        return self
 
     @abstractmethod
     def loss(self, student: Outputs, teacher: Outputs, batch: Batch) -> torch.Tensor:

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from compressor.contracts.graph import Graph, Session
 from compressor.contracts.recipe import Recipe
@@ -104,6 +104,8 @@ class Target(Step, ABC):
     """How far outputs of one file may differ between two sessions, as a share of the largest (of 1 where all are smaller)."""
     keeps_builds: ClassVar[bool] = False
     """True where building is slow: builds are kept in the store, by what they are built from, for which workloads and how."""
+    computes_apart: ClassVar[bool] = False
+    """True where sessions compute in code of their own, without Python and torch: they may score while the run exports the next model."""
     builds_for_machine: ClassVar[bool] = False
     """True where a build runs well only on the machine that made it: what is kept is then kept for that machine."""
 
@@ -143,6 +145,16 @@ class Target(Step, ABC):
     def recipe(cls, wish: Wish) -> Recipe | None:
         """What `compressor init` writes of it into a plan where this machine has it; None where it has no part in that."""
         return None
+
+    @classmethod
+    def accompany(cls, folder: Path, graphs: tuple[Graph, ...], generates: Mapping[str, Any]) -> None:
+        """Write into the folder of an export what programs for text generation on this runtime read beside a model's files.
+
+        Args:
+            folder: an export, with the files that lie beside the model.
+            graphs: of the model.
+            generates: how a text goes on, as `Deployment.generates` says.
+        """
 
     def layer_bytes(self, built: Path) -> dict[str, int]:
         """Bytes of the weights in what `build` wrote, by part of the model; empty where the file does not say."""

@@ -47,8 +47,21 @@ class Deployment:
     """Whether the output is one number for each row."""
     pair: bool = False
     """Whether a row is two texts."""
+    generates: Mapping[str, Any] | None = None
+    """Where the model goes on with a text, one token after the other: how many `steps` at most, and the tokens that are its `ends`."""
     files: Mapping[str, str] = field(default_factory=dict)
     """Texts of files that the description names, by name; each takes the place of one beside the model."""
+
+
+@dataclass(frozen=True)
+class Witnessed:
+    """What a built model did with one row alone, as the example of an export is to do it again."""
+
+    inputs: Feed
+    """For a batch of one."""
+    outputs: Feed
+    told: str
+    """What is printed of them."""
 
 
 @dataclass(frozen=True)
@@ -154,6 +167,10 @@ class Task(Step, ABC):
     def refuses(self, length: int, files: Path | None = None) -> str | None:
         """What a length is, where no input of a model can be of this one; None where it can. `files` lie beside the model, if it is known."""
         return None
+
+    def workloads(self) -> tuple[Workload, ...]:
+        """What is timed where a plan's probe does not say it."""
+        return (Workload(),)
 
     @abstractmethod
     def inputs(self, model: Model | Path) -> tuple[Port, ...]:
@@ -284,6 +301,10 @@ class Task(Step, ABC):
             UnsupportedModel: the task tells nothing.
         """
         raise UnsupportedModel(f"{type(self).__name__} says nothing of its outputs: it implements no `tell`")
+
+    def witnessed(self, session: Session, content: Any, files: Path) -> Witnessed | None:
+        """What a built model does with one row alone, where its example does more than one call: it `generates`. None elsewhere."""
+        return None
 
     def tiny(self, folder: Path) -> Mapping[str, Any]:
         """Write the smallest model and rows that it works on into a folder: what the conformance suite tries plug-ins with.

@@ -19,7 +19,7 @@ from compressor.deploy.machine import machine
 from compressor.errors import PluginError
 from compressor.store.store import Store, StoredResult, digest_of, sha256_of
 
-MODEL_SUFFIXES = (".safetensors", ".onnx", ".onnx.data", ".xml", ".bin")
+MODEL_SUFFIXES = (".safetensors", ".onnx", ".onnx.data", ".xml", ".bin", ".gguf")
 """Endings of files that hold a model, or one of its graphs or components."""
 
 

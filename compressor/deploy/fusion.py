@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from compressor.deploy.cached_attention import cached
+
 if TYPE_CHECKING:
     import onnx
     import onnx_ir as ir
 
+    from compressor.contracts import Graph
 
-def fuse(graph: onnx.ModelProto) -> onnx.ModelProto:
+
+def fuse(graph: onnx.ModelProto, wires: Graph) -> onnx.ModelProto:
     """The graph with whatever matches fused; what does not match stays as it is.
 
-    Attention becomes one `MultiHeadAttention`, a bias before a GELU one `BiasGelu`. Additions before a layer norm become one
+    Attention becomes one `MultiHeadAttention`, a bias before a GELU one `BiasGelu`. Attention over a state that grows stays: a
+    target may have an operator that reads and writes the state itself. Additions before a layer norm become one
     `Sum`: ONNX Runtime would make `SkipLayerNormalization` of them when it loads the graph, and on CPU that one kernel took five
     times as long as `Sum` and `LayerNormalization` together.
     """
@@ -20,14 +25,14 @@ def fuse(graph: onnx.ModelProto) -> onnx.ModelProto:
     from onnxscript.optimizer import optimize
 
     model = ir.from_proto(graph)
-    _fuse_attention(model)
+    _fuse_for_transformers(model, attention=not cached(model, wires))
     _sum_before_norms(model)
     optimize(model)
     fused: onnx.ModelProto = ir.to_proto(model)
     return fused
 
 
-def _fuse_attention(model: ir.Model) -> None:
+def _fuse_for_transformers(model: ir.Model, *, attention: bool) -> None:
     """In the order onnxscript does it for ONNX Runtime, without what costs time on CPU."""
     from onnx_ir.passes.common import CommonSubexpressionEliminationPass, ShapeInferencePass
     from onnxscript.optimizer import optimize
@@ -47,9 +52,14 @@ def _fuse_attention(model: ir.Model) -> None:
     optimize(model)
     fuse_erfgelu(model)
     CommonSubexpressionEliminationPass()(model)
-    fuse_sdpa(model, apply_shape_inference=True)
-    for rule in (fuse_mha1, fuse_mha2, fuse_mha_scale, fuse_mha_bias, fuse_gelu, fuse_bias_gelu, replace_sdpa_by_mha):
-        rule(model)
+    if attention:
+        fuse_sdpa(model, apply_shape_inference=True)
+        for rule in (fuse_mha1, fuse_mha2, fuse_mha_scale, fuse_mha_bias):
+            rule(model)
+    fuse_gelu(model)
+    fuse_bias_gelu(model)
+    if attention:
+        replace_sdpa_by_mha(model)
 
 
 def _sum_before_norms(model: ir.Model) -> None:

@@ -81,4 +81,4 @@ def _graph(values: dict[str, Any]) -> Graph:
 def _port(values: dict[str, Any]) -> Port:
     if not re.fullmatch(NAME, str(values["name"])):  # names end up in a script, and the file may not be ours
         raise ValueError(f"{str(values['name'])[:40]!r} is no name of an input or output")
-    return Port(str(values["name"]), str(values["dtype"]), tuple(values["axes"]))
+    return Port(str(values["name"]), str(values["dtype"]), tuple(values["axes"]), tuple(map(int, values.get("default") or ())))

@@ -76,6 +76,7 @@ class OnnxRuntimeGraph(Format):
     """An ONNX graph with ONNX Runtime's own operators for transformers."""
 
     name: ClassVar[str] = "onnxruntime"
+    version: ClassVar[int] = 2
     above: ClassVar[str] = "onnx"
     requires: ClassVar[tuple[str, ...]] = ("onnx", "onnxscript", "onnx-ir")
 
@@ -85,8 +86,9 @@ class OnnxRuntimeGraph(Format):
 
         from compressor.deploy.fusion import fuse
 
+        wires = {graph.name: graph for graph in task.graphs(artifact.path)}
         for path in sorted(artifact.path.glob("*.onnx")):
-            graph = fuse(onnx.load(path))
+            graph = fuse(onnx.load(path), wires.get(path.stem, Graph()))
             strip(graph)
             save(graph, out, path.stem)
 
@@ -135,12 +137,12 @@ def _product(layer: Any, states: torch.Tensor) -> torch.Tensor:
     return product
 
 
-def save(graph: onnx.ModelProto, folder: Path, name: str = "model") -> None:
-    """Write `NAME.onnx`, with `NAME.onnx.data` beside it where one file would be too large for the format."""
+def save(graph: onnx.ModelProto, folder: Path, name: str = "model", *, beside: bool = False) -> None:
+    """Write `NAME.onnx`, with weights in `NAME.onnx.data` beside it, or where one file would be too large for the format."""
     import onnx
 
     path = folder / f"{name}.onnx"
-    if graph.ByteSize() < MOST_BYTES_IN_ONE_FILE:
+    if not beside and graph.ByteSize() < MOST_BYTES_IN_ONE_FILE:
         onnx.save(graph, path)
     else:
         onnx.save(graph, path, save_as_external_data=True, location=f"{path.name}.data")

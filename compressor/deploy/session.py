@@ -32,10 +32,17 @@ class EagerSession:
         with (
             torch.no_grad()
         ):  # not inference mode: models keep tensors between calls (relative positions), and are trained with them
-            given = self._tensors({port.name: feed[port.name] for port in wires.fed if port.name in feed})
+            given = self._tensors(wires.completed(feed))
             found = named(self._task.answer(module, wires, {**given, **kept}), wires)
             outputs = {port.name: array_of(found[port.name]) for port in wires.given}
         return outputs, {becomes: found[output] for output, becomes in wires.state} or None
+
+    def cut(self, state: Any, length: int, *, graph: str = "model") -> object:
+        """The first part of each tensor."""
+        growth = self._graphs[graph][0].growth
+        if growth is None:
+            raise ValueError(f"graph '{graph}' has no state that grows")
+        return {name: tensor.narrow(growth.axis, 0, length) for name, tensor in state.items()}
 
     def facts(self) -> dict[str, str]:
         """The precision of the weights."""

@@ -49,7 +49,8 @@ def example(deployed: Deployed) -> str:
     )
     environment.filters["quoted"] = _quoted
     reader = _reader(deployed)
-    return environment.get_template("example.py.jinja").render(
+    template = "example.py.jinja" if deployed.how.generates is None else "generate.py.jinja"
+    return environment.get_template(template).render(
         d=deployed,
         auto=_auto(deployed),
         p=deployed.preprocessing,
@@ -68,6 +69,8 @@ def example(deployed: Deployed) -> str:
         number=deployed.how.number,
         several=deployed.how.threshold is not None,
         features=not (deployed.classes or deployed.how.number),
+        state=deployed.graphs[0].state,
+        past=[port for port in deployed.inputs if port.name in {name for _, name in deployed.graphs[0].state}],
     )
 
 
@@ -83,7 +86,8 @@ def _reader(deployed: Deployed) -> _Reader | None:
     """The code that makes inputs of what a user has, as the run had it; none where inputs are given."""
     if deployed.how.kind == "arrays":
         return None
-    text = (files("compressor.tasks.inputs") / f"{deployed.how.kind}.py").read_text(encoding="utf-8")
+    name = deployed.how.kind if deployed.how.generates is None else "generation"
+    text = (files("compressor.tasks.inputs") / f"{name}.py").read_text(encoding="utf-8")
     (_, *others), lines = ast.parse(text).body, text.splitlines()
     imported = [node for node in others if isinstance(node, ast.Import | ast.ImportFrom)]
     written = tuple("\n".join(lines[node.lineno - 1 : node.end_lineno]) for node in imported)

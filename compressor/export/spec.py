@@ -45,6 +45,8 @@ class Deployed:
     """Of such a model, how its layers differ from its configuration, as transformers spells it; empty where it cannot say it all."""
     tolerance: float = Target.tolerance
     """How far its outputs may differ between two sessions."""
+    target: type[Target] = Target
+    """Whose files they are."""
     former_files: bool = False
     """Whether its files have names of earlier versions, under which no loader of the ecosystem looks."""
 
@@ -67,11 +69,12 @@ class Deployed:
         if len(self.graphs) > 1:
             names = ", ".join(graph.name for graph in self.graphs)
             return f"the model has several graphs ({names}), and only its task knows how they follow each other"
-        if self.graphs[0].state:
+        if self.graphs[0].state and self.how.generates is None:
             return "the model has a state that goes round from call to call, and only its task knows when a loop ends"
         if self.file == BLUEPRINT:
             return "the model is a folder of components, which `compressor.model.Model.load` opens"
-        if self.eager and not (self.classes or self.how.number) and self.how.kind != "audio":
+        told = self.classes or self.how.number or self.how.generates is not None
+        if self.eager and not told and self.how.kind != "audio":
             return "only its task knows what the torch model answers"
         return ""
 
@@ -80,6 +83,8 @@ class Deployed:
         """The class of the ecosystem whose `from_pretrained` opens it (`load` where it is ours); empty where none does."""
         if self.needs_this_project:
             return OURS
+        if self.how.generates is not None:  # other loaders ask for inputs of their own beside a cache
+            return f"{self.runtime.loaders}CausalLM" if self.eager else ""
         what = CLASSIFIED.get(self.how.kind) or _classified_by(self.config.get("architectures"))
         one_call = not (self.no_example or self.graphs[0].state) and (self.classes or bool(self.how.number))
         known = bool(self.runtime.loaders and self.config.get("model_type")) and not self.former_files
@@ -135,6 +140,7 @@ def read_deployed(built: Path, candidate: Candidate) -> Deployed:
         needs_this_project=beyond,
         per_layer_config=layers,
         tolerance=kind.tolerance,
+        target=kind,
         former_files=not eager and any(file != kind.file_of(name) for name, file in files.items()),
     )
 
@@ -194,5 +200,6 @@ def spec_of(deployed: Deployed) -> dict[str, Any]:
         "preprocessing": dict(deployed.preprocessing),
         **({"labels": "labels.json"} if deployed.classes else {}),
         **({} if deployed.how.threshold is None else {"threshold": deployed.how.threshold}),
+        **({} if deployed.how.generates is None else {"generates": dict(deployed.how.generates)}),
         "measured": deployed.candidate.facts,
     }

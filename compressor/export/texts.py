@@ -55,6 +55,8 @@ def _given(deployed: Deployed) -> str:
         return ", `labels.json` names its classes in order"
     if deployed.how.number:
         return "; it gives one number"
+    if deployed.how.generates is not None:
+        return "; it gives logits of the next token, with keys and values of all before it"
     return "" if deployed.how.kind == "arrays" else "; it gives features, not classes"
 
 

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from compressor.contracts import Columns, Deployment, Feed, Task
+from compressor.contracts import Columns, Deployment, Feed, Session, Task, Witnessed, Workload
 from compressor.contracts.model import BLUEPRINT
 from compressor.deploy.graphs import graphs_of
 from compressor.errors import CompressorError, StoreError
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MOST = 32
+MOST_GENERATED = 8
+"""Rows that a model which generates is asked, about."""
 LOOKED_AT = 5000
 """Rows among which the longest, shortest and oddest are looked for."""
 ROWS, ANSWERS, ARRAYS = "rows.json", "answers.json", "arrays.npz"
@@ -138,7 +140,7 @@ def _kept(number: int, content: Any, folder: Path) -> Given:
 
 def keep_answers(
     task: Task,
-    predict: Callable[[Feed], Feed],
+    session: Session,
     rows: Dataset,
     given: Callable[[], Sequence[Given]],
     labels: Sequence[str],
@@ -152,33 +154,52 @@ def keep_answers(
     how = _deployment(task, built)
     if how is None:
         return
-    taken = {port.name for port in graphs_of(built)[0].fed}
     answers: list[Answer] = []
     arrays: Feed = {}
-    for each in given():
-        feed = {name: array for name, array in task.feeds(rows.select([each.row]), built, count=1)[0].items() if name in taken}
-        outputs = predict(feed)
-        told = task.tell(outputs, labels)[0].text if how.classes else ""
-        answers.append(Answer(each.row, told, {name: digest(array) for name, array in feed.items()}))
-        arrays |= {f"{each.row}/outputs/{name}": array for name, array in outputs.items()}
+    for each in given() if how.generates is None else few(given()):
+        if how.generates is None:
+            found = _answered(task, session, rows.select([each.row]), labels if how.classes else None, built)
+        elif (told := task.witnessed(session, asked(each), built)) is not None:
+            found = told
+        else:
+            continue
+        answers.append(Answer(each.row, found.told, {name: digest(array) for name, array in found.inputs.items()}))
+        arrays |= {f"{each.row}/outputs/{name}": array for name, array in found.outputs.items()}
         if how.kind == "arrays":
-            arrays |= {f"{each.row}/inputs/{name}": array for name, array in feed.items()}
+            arrays |= {f"{each.row}/inputs/{name}": array for name, array in found.inputs.items()}
     out.mkdir(parents=True, exist_ok=True)
     (out / ANSWERS).write_text(json.dumps([asdict(each) for each in answers]), encoding="utf-8")
     np.savez_compressed(out / ARRAYS, **arrays)  # type: ignore[arg-type]
 
 
+def few(given: Sequence[Given]) -> Sequence[Given]:
+    """Some of the rows, spread over them: each of a model that generates takes as many calls as it makes tokens."""
+    return given[:: max(1, len(given) // MOST_GENERATED)]
+
+
+def asked(given: Given) -> str | None:
+    """What a model that generates is asked for a row: its text, of several the first one."""
+    return given.text[0] if isinstance(given.text, list) else given.text
+
+
+def _answered(task: Task, session: Session, row: Dataset, labels: Sequence[str] | None, built: Path) -> Witnessed:
+    taken = {port.name for port in graphs_of(built)[0].fed}
+    feed = {name: array for name, array in task.feeds(row, built, count=1)[0].items() if name in taken}
+    outputs = task.call(session, feed, Workload())
+    return Witnessed(feed, outputs, "" if labels is None else task.tell(outputs, labels)[0].text)
+
+
 def _deployment(task: Task, built: Path) -> Deployment | None:
     """How a built model is fed by its example; None where it can have none."""
     first, *others = graphs_of(built)
-    if type(task).call is not Task.call:  # an example calls the model once, and this task does not
-        return None
-    if others or first.state or ((built / BLUEPRINT).is_file() and not (built / "config.json").is_file()):
+    if others or ((built / BLUEPRINT).is_file() and not (built / "config.json").is_file()):
         return None
     try:
-        return task.deployment(built, first.fed)
+        how = task.deployment(built, first.fed)
     except CompressorError:  # told when it is exported
         return None
+    called_once = type(task).call is Task.call and not first.state
+    return how if called_once or how.generates is not None else None
 
 
 # ------------------------------------------------------------------ reading

@@ -55,16 +55,27 @@ def config_in(folder: Path) -> Any:
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
     values = harmless(read_json(folder / CONFIG), folder / CONFIG)
+    _check_names(values, folder / CONFIG)
     model_type = str(values.get("model_type", ""))
     if model_type not in CONFIG_MAPPING:
-        raise SourceError(
-            f"{folder} cannot be read as a model: its model type '{model_type}' is none of transformers {transformers.__version__}"
-        )
+        found = f"its model type '{model_type}' is none of" if model_type else f"its {CONFIG} names no `model_type` of"
+        raise SourceError(f"{folder} cannot be read as a model: {found} transformers {transformers.__version__}")
     try:
         with nothing_fetched():
             return CONFIG_MAPPING[model_type].from_dict(values)
     except (*BUILDING_ERRORS, OSError, StrictDataclassError) as error:
         raise SourceError(f"{folder} cannot be read as a model: {told(error)}") from error
+
+
+def _check_names(values: Mapping[str, Any], where: Path) -> None:
+    """Names of classes are objects, one of numbers, or the library fails without saying on what."""
+    for name in NAMES_OF_CLASSES:
+        named = values.get(name) or {}
+        if not isinstance(named, Mapping):
+            raise SourceError(f'{where}: {name} is {named!r:.60}, expected an object, as {{"0": "first", "1": "second"}}')
+    strange = next((key for key in values.get(NAMES_OF_CLASSES[0]) or {} if not str(key).isdecimal()), None)
+    if strange is not None:
+        raise SourceError(f"{where}: id2label has {strange!r:.40} where the number of a class stands: it is the wrong way round")
 
 
 def harmless(config: Mapping[str, Any], where: object) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any
 from compressor.errors import SourceError
 from compressor.foreign import told
 from compressor.model.configurations import config_in, nothing_fetched
+from compressor.model.sources import check_tensors
 
 
 def load_encoder(source: Path) -> Any:
@@ -40,10 +41,11 @@ def from_folder(auto: Any, source: Path, config: Any, *, seed: int = 0, **more: 
         more: further arguments of `from_pretrained`.
 
     Raises:
-        SourceError: the folder cannot be read.
+        SourceError: the folder cannot be read, or its weights are packed.
     """
     import torch
 
+    check_tensors(source)
     given = {"trust_remote_code": False, "local_files_only": True, "use_safetensors": True, "output_loading_info": True}
     try:
         with torch.random.fork_rng(devices=[]), quiet(), nothing_fetched():

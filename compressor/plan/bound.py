@@ -18,7 +18,7 @@ from compressor.plan.composition import compose, compose_text
 from compressor.plan.consistency import faults_of, plugin_faults
 from compressor.plan.draft import Draft, Drafted
 from compressor.plan.entries import KEYS, KINDS, MAX_ENTRIES, Entry, read_entry
-from compressor.plan.paths import matches, nowhere
+from compressor.plan.paths import matches, near_path
 from compressor.plan.specs import Accept, DataSpec, Gate, Head, Limits, ModelSource, StepKeys
 from compressor.plan.validation import notices, validated
 from compressor.plan.yaml_source import Located, write_yaml
@@ -134,8 +134,8 @@ def load_plan(path: Path | str, *, settings: Sequence[str] = (), folder: Path | 
     Raises:
         PlanError: the plan is at fault; it carries every fault found.
     """
-    path, given = Path(path), (settings,) if isinstance(settings, str) else settings
-    return _bound(compose(path, given), path.parent if folder is None else folder, path.stem)
+    path = Path(path)
+    return _bound(compose(path, settings), path.parent if folder is None else folder, path.stem)
 
 
 def read_plan(text: str, *, folder: Path, settings: Sequence[str] = ()) -> Bound:
@@ -144,8 +144,7 @@ def read_plan(text: str, *, folder: Path, settings: Sequence[str] = ()) -> Bound
     Raises:
         PlanError: the plan is at fault; it carries every fault found.
     """
-    given = (settings,) if isinstance(settings, str) else settings
-    return _bound(compose_text(text, PLAN, folder, given), folder, PLAN)
+    return _bound(compose_text(text, PLAN, folder, settings), folder, PLAN)
 
 
 def plan_name(text: str) -> str:
@@ -160,6 +159,12 @@ def _bound(composed: tuple[Located, tuple[Fault, ...]], folder: Path, stem: str)
     if bound is None or reader.faults:
         raise PlanError(tuple(dict.fromkeys(reader.faults)))
     return bound
+
+
+def _suited(probe: Drafted, task: Task | None) -> Drafted:
+    """A probe that measures, where its plan leaves it open, what the task has timed by itself."""
+    usual = task.workloads() if task else ()
+    return replace(probe, step=probe.step.suited(usual)) if usual and isinstance(probe.step, Probe) else probe
 
 
 class _Reader:
@@ -184,6 +189,7 @@ class _Reader:
         self.task = task
         data = self._data()
         steps, targets, probes = (self._entries(section) for section in ("passes", "targets", "probes"))
+        probes = [_suited(each, task) for each in probes]
         accept = self._accept()
         reference = head.reference if head else "source"
         at = self.sections.get("reference", self.plan)
@@ -255,7 +261,7 @@ class _Reader:
             self._fault(
                 at.items().get("folder", at),
                 f"{where}.folder",
-                f"no such folder: {source.folder}{nowhere(self.folder, source.folder)}",
+                f"no such folder: {source.folder}{self._from_here(source.folder)}",
             )
         return source
 
@@ -266,12 +272,14 @@ class _Reader:
             place = at.items().get("files", at)
             for path in (path for paths in data.files.parts().values() for path in paths):
                 if not matches(self.folder, path):
-                    self._fault(
-                        _mentioned(place, path), "data.files", f"no such file or folder: {path}{nowhere(self.folder, path)}"
-                    )
+                    self._fault(_mentioned(place, path), "data.files", f"no such file or folder: {path}{self._from_here(path)}")
         if at and data and data.root and not _is_folder(self.folder / data.root):
-            self._fault(at.items().get("root", at), "data.root", f"no such folder: {data.root}{nowhere(self.folder, data.root)}")
+            self._fault(at.items().get("root", at), "data.root", f"no such folder: {data.root}{self._from_here(data.root)}")
         return data
+
+    def _from_here(self, path: str) -> str:
+        seen = "" if Path(path).is_absolute() else f" (seen from {self.folder.resolve()})"
+        return f"{seen}{near_path(self.folder / path)}"
 
     def _task(self) -> tuple[str, Task | None]:
         at = self._section("task")

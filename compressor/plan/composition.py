@@ -46,7 +46,8 @@ def _composed(read: Callable[[_Files], Located], settings: Sequence[str]) -> tup
         plan = read(files)
     except UnreadableError as error:
         raise PlanError([*files.faults, error.fault]) from error
-    for number, setting in enumerate(settings, start=1):
+    given = (settings,) if isinstance(settings, str) else settings
+    for number, setting in enumerate(given, start=1):
         plan = _set(plan, setting, number, files.faults)
     return plan, tuple(files.faults)
 

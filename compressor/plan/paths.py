@@ -6,9 +6,10 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 
-from compressor.errors import SourceError
+from compressor.errors import SourceError, near_name
 from compressor.files import plain_file
 from compressor.foreign import is_text
 
@@ -16,6 +17,8 @@ SNAPSHOTS, BLOBS = "snapshots", "blobs"
 """How the hub's cache lays out a repository: what a snapshot shows are links to blobs."""
 MOST_FILES = 2_000_000
 """In one folder and those below it; more are no folder of data."""
+MOST_NEAR = 1000
+"""Files among which a near name is looked for."""
 MOST_LEVELS = 64
 """Folders in folders."""
 
@@ -42,17 +45,18 @@ def matches(folder: Path, spelled: str) -> list[Path]:
     return [path for path in found if asked or not any(part.startswith(".") for part in path.relative_to(start).parts)]
 
 
-def nowhere(folder: Path, spelled: str) -> str:
-    """What to add to the word that there is nothing of the wanted kind at a path which starts in `folder`: how it was understood."""
-    if "://" in spelled:
-        return " (a path is wanted, and no address: fetch it, and name what came)"
-    if spelled.startswith("~"):
-        return f" (no ~ is filled in: write {Path(spelled).parts[0]} out, as {Path.home()})"
-    if "$" in spelled:
-        return " (nothing is filled in for $: write the path out)"
-    if os.path.isfile(folder / spelled):  # noqa: PTH113 - of any text
-        return " (it is a file)"
-    return "" if Path(spelled).is_absolute() else f" (seen from {folder.resolve()})"
+def near_path(path: Path) -> str:
+    """What may be meant by a path where nothing is: a near name beside it, a file, an address, or what shells fill in and plans do not."""
+    if any(part.endswith(":") for part in path.parts):
+        return "; a path is wanted, and no address: fetch it, and name what came"
+    if path.is_file():
+        return "; it is a file"
+    if any(part.startswith(("~", "$")) for part in path.parts):
+        return "; `~` and `$NAME` are characters here: write the path out"
+    try:
+        return near_name(path.name, [each.name for each in islice(path.parent.iterdir(), MOST_NEAR)])
+    except (OSError, ValueError):
+        return ""
 
 
 @dataclass(frozen=True)

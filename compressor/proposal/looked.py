@@ -11,7 +11,7 @@ from compressor.contracts import InputSizes, Recipe, Seen, Task, registry
 from compressor.contracts.task import Data
 from compressor.errors import PluginError, SourceError, near_name
 from compressor.model.sources import inside_package, located, read_json
-from compressor.plan.paths import nowhere
+from compressor.plan.paths import near_path
 from compressor.plan.specs import DataSpec, ModelSource
 from compressor.proposal.checked import checked
 from compressor.proposal.rows import Rows, look
@@ -73,8 +73,8 @@ def looked(asked: Asked) -> Looked:
     model = _model(asked.model)
     source = checked(ModelSource, model, f"model {asked.model!r}")
     if source.folder and not (asked.folder / source.folder).is_dir():
-        where = nowhere(asked.folder, source.folder)
-        raise SourceError(f"{source.folder}: no such folder{where}; a model of the hub is named {HUB}ORG/NAME")
+        near = near_path(asked.folder / source.folder)
+        raise SourceError(f"{source.folder}: no such folder{near}; a model of the hub is named {HUB}ORG/NAME")
     folder = located(source, asked.folder)
     config = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
     rows = _found(asked)
@@ -124,7 +124,7 @@ def _found(asked: Asked) -> Rows:
             f"{asked.data}: rows of the hub are looked at as files: fetch them, as parquet say, and name the folder"
         )
     if not asked.data.startswith(INSTALLED):
-        return look(asked.folder / asked.data, asked.data, asked.folder)
+        return look(asked.folder / asked.data, asked.data)
     package, _, path = asked.data.removeprefix(INSTALLED).partition("/")
     found = look(inside_package(package, path), path or ".")
     files = found.data["files"]

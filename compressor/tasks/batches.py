@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from compressor.contracts import Batch, Feed
 from compressor.contracts.failing import made_by_row
@@ -13,6 +13,7 @@ from compressor.errors import SourceError
 if TYPE_CHECKING:
     import numpy as np
 
+Each = TypeVar("Each")
 GROUPS_SORTED = 50
 """Groups among whose rows those of like lengths are put together."""
 
@@ -61,7 +62,7 @@ def order_of(rows: int, shuffle_seed: int | None) -> list[int]:
     return list(range(rows)) if shuffle_seed is None else np.random.default_rng(shuffle_seed).permutation(rows).tolist()
 
 
-def grouped(order: Sequence[int], size: int) -> list[Sequence[int]]:
+def grouped(order: Sequence[Each], size: int) -> list[Sequence[Each]]:
     """Rows in groups of `size`; the last one may be smaller."""
     return [order[start : start + size] for start in range(0, len(order), size)]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compressor.errors import MissingDependency, SourceError
-from compressor.files import FETCH_IT, POINTER, read_bytes
+from compressor.files import read_bytes
 from compressor.foreign import told
 from compressor.plan.paths import Place
 from compressor.tasks.places import places_of
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 MOST_FILE_BYTES = 2**30
 """Of one picture or sound."""
+PHOTO = "MPO"
+"""A JPEG with further pictures behind it that cameras and telephones write: previews, depths, a second view. The first one is the photo."""
 BLOCK = 2**18
 """Frames of a sound that are decoded at a time."""
 
@@ -43,12 +45,9 @@ def content_of(cell: Mapping[str, Any]) -> bytes:
     if cell["bytes"] is not None:
         return bytes(cell["bytes"])
     try:
-        content = read_bytes(Path(cell["path"]), MOST_FILE_BYTES)
+        return read_bytes(Path(cell["path"]), MOST_FILE_BYTES)
     except OSError as error:
         raise SourceError(f"{cell['path']} cannot be read: {error.strerror}") from error
-    if content.startswith(POINTER):
-        raise SourceError(f"{cell['path']}: {FETCH_IT}")
-    return content
 
 
 def undecoded(rows: Dataset) -> Iterator[dict[str, Any]]:
@@ -132,7 +131,7 @@ def check_image(content: bytes, where: str) -> None:
 
     try:
         with Image.open(BytesIO(content)) as image:
-            pictures = getattr(image, "n_frames", 1)
+            pictures = 1 if image.format == PHOTO else getattr(image, "n_frames", 1)
             image.draft(None, (1, 1))  # jpeg: all of it is read, little is computed
             image.load()
     except (

@@ -54,6 +54,48 @@ def text_model(folder: Path, **sizes: int) -> None:
     module.save_pretrained(folder)
 
 
+MERGES = ("w o", "r d", "wo rd", "Ġ word", "r e", "re d", "Ġ red", "l u", "Ġ b", "lu e", "Ġb lue")
+
+
+def byte_tokenizer(folder: Path, **settings: Any) -> int:
+    """A tokenizer of bytes with a few merges, as those of GPT-2 and its kin; its number of tokens."""
+    import transformers
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    signs = sorted(pre_tokenizers.ByteLevel.alphabet())
+    pairs = [(first, second) for first, second in map(str.split, MERGES)]
+    words = ["<|end|>", "<|pad|>", *signs, *("".join(pair) for pair in pairs)]
+    made = Tokenizer(models.BPE({word: number for number, word in enumerate(words)}, pairs))
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
+    names = {"eos_token": "<|end|>", "pad_token": "<|pad|>", **settings}
+    tokenizer: Any = transformers.PreTrainedTokenizerFast
+    tokenizer(tokenizer_object=made, model_input_names=["input_ids", "attention_mask"], **names).save_pretrained(folder)
+    return len(words)
+
+
+def language_model(folder: Path, kind: str = "llama", **fields: Any) -> None:
+    """A random language model of a kind of transformers with heads that share keys and values, and a tokenizer of bytes."""
+    import transformers
+
+    count = byte_tokenizer(folder)
+    sizes = {**SIZES, "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 256}
+    ends = {"vocab_size": count, "bos_token_id": None, "eos_token_id": 0, "pad_token_id": 1}
+    config: Any = transformers.AutoConfig.for_model(kind, **{**sizes, **ends, **fields})
+    auto: Any = transformers.AutoModelForCausalLM
+    module: Any = shaken(lambda: auto.from_config(config))
+    module.save_pretrained(folder)
+
+
+def documents(root: Path, columns: Sequence[str]) -> dict[str, Any]:
+    """Texts of 2 to 13 words in which some words follow others."""
+    rows = []
+    for number in range(ROWS):
+        words = [f"word{(7 * number + 3 * at) % 40} {LABELS[(number + at) % 3]}" for at in range(1 + number % 6)]
+        rows.append({column: f"{' '.join(words)} {number}" for column in columns})
+    return _written(root, rows)
+
+
 def texts(root: Path, columns: Columns) -> dict[str, Any]:
     """Texts of 1 to 12 words with the name of their label among them."""
     label = columns.label or (columns.kept or ("label",))[0]

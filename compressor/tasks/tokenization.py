@@ -7,8 +7,8 @@ import inspect
 import json
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import lru_cache
+from dataclasses import dataclass, field, replace
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,6 +60,8 @@ class Tokenization:
     """Inputs of the model that it makes."""
     library: Any
     """The tokenizer of transformers; None for one that was kept, which its file says whole."""
+    end: str | None = None
+    """The token that ends a text, as it is spelled; None where none is named."""
 
     def encoded(self, texts: Sequence[Any], max_length: int) -> Iterator[Mapping[str, NDArray[np.int32]]]:
         """Each text, or pair of texts, as rows of numbers by input."""
@@ -74,6 +76,13 @@ class Tokenization:
         if not self.source:
             return str(self.library.convert_ids_to_tokens(number))
         return str(_set_up(self.source, json.dumps({**self.settings, "max_length": SAMPLED_LENGTH})).id_to_token(number))
+
+    @cached_property
+    def special(self) -> frozenset[int]:
+        """Tokens that stand for no text: ends, separators, masks."""
+        if self.library is not None:
+            return frozenset(self.library.all_special_ids)
+        return frozenset(each["id"] for each in json.loads(self.source).get("added_tokens", ()) if each.get("special"))
 
     def _rows(self, texts: list[Any], max_length: int) -> list[dict[str, list[int]]]:
         if not self.source:
@@ -145,7 +154,9 @@ def _kept(folder: Path) -> Tokenization | None:
     try:
         sides = {name: config[name] for name in SIDES}
         settings = {**sides, "pad_token": config["pad_token"], "pad_type_id": config["pad_token_type_id"], **config[KEPT]}
-        found = Tokenization(text_in(folder / TOKENIZER), settings, tuple(config["model_input_names"]), None)
+        found = Tokenization(
+            text_in(folder / TOKENIZER), settings, tuple(config["model_input_names"]), None, config.get("eos_token")
+        )
         list(found.encoded(SAMPLES, SAMPLED_LENGTH))
     except Exception as error:  # somebody else may have written it, and what the library raises can be anything
         raise SourceError(f"the tokenizer in {folder} cannot be read: {told(error)}") from error
@@ -162,8 +173,8 @@ def _of(library: Any) -> Tokenization:
         "pad_type_id": library.pad_token_type_id,
         "split_special_tokens": bool(getattr(library, "split_special_tokens", False)),
     }
-    found = Tokenization(_serialised(library), settings, names, library)
-    return found if _faithful(found, library) else Tokenization("", settings, names, library)
+    found = Tokenization(_serialised(library), settings, names, library, library.eos_token)
+    return found if _faithful(found, library) else replace(found, source="")
 
 
 def _serialised(library: Any) -> str:

@@ -33,7 +33,10 @@ def loads_by_its_seed(subject: Subject) -> None:
 
 
 def gives_batches_of_every_row(subject: Subject) -> None:
-    """Batches have a length, and labels where rows have them, hold each row once by its number in `row`, and are shuffled by their seed alone."""
+    """Batches have a length, and labels where rows have them, hold each row once by its number in `row`, and are shuffled by their seed alone.
+
+    Where several rows are put into one, `row` has all their numbers, filled up with -1.
+    """
     run = _run(subject)
     rows = run.data.split("train")
 
@@ -44,7 +47,7 @@ def gives_batches_of_every_row(subject: Subject) -> None:
             subject.require(len(batches) == len(made), f"batches say they are {len(batches)} and are {len(made)}")  # type: ignore[arg-type]
         for name in ("labels", "row") if run.data.labels else ("row",):
             subject.require(all(name in batch for batch in made), f"batches lack '{name}'")
-        return [int(number) for batch in made for number in batch["row"]]
+        return [int(number) for batch in made for number in batch["row"].flatten() if number >= 0]
 
     subject.require(numbers(None) == list(range(len(rows))), "unshuffled batches are not the rows in their order")
     subject.require(sorted(numbers(1)) == list(range(len(rows))), "a shuffled epoch does not hold each row once")
@@ -163,7 +166,8 @@ def _check_feed(subject: Subject, what: str, ports: tuple[Port, ...], feed: Feed
         port = named[name]
         subject.require(str(array.dtype) == port.dtype, f"{what}: '{name}' is {array.dtype}, announced as {port.dtype}")
         subject.require(_fits(array, port), f"{what}: '{name}' has the shape {array.shape}, announced as {port.axes}")
-        subject.require(len(array) == batch, f"{what}: '{name}' has {len(array)} rows, asked for {batch}")
+        of_rows = port.axes[:1] == ports[0].axes[:1]
+        subject.require(not of_rows or len(array) == batch, f"{what}: '{name}' has {len(array)} rows, asked for {batch}")
 
 
 def _fits(array: NDArray[Any], port: Port) -> bool:

@@ -13,7 +13,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,6 +48,8 @@ class Moment:
     total: int
     updates: frozenset[str]
     """Names of the learners that update in this step; of others no gradient is used."""
+    before: Mapping[str, float] = field(default_factory=dict)
+    """The last value of each loss, over all parts and processes; empty in the first step."""
 
     @property
     def done(self) -> float:
@@ -217,15 +219,17 @@ class _Loop:
         """One step of the optimisers; True where the first process finds a checkpoint due, and all of them are to write it."""
         import torch
 
+        from compressor.training.tables import measured
+
         course = self.course
         updating = [each for each in self.learning if each.learner.updates_in(course.step)]
-        moment = Moment(course.step, self.total, frozenset(each.learner.name for each in updating))
+        moment = Moment(course.step, self.total, frozenset(each.learner.name for each in updating), course.latest())
         losses = self._losses(batch, moment)
         due = torch.tensor(float(self.group.rank == 0 and self.checkpoints.due), device=self.ctx.device)
         found = self.group.summed(torch.stack([*losses.values(), due]))
         parameters = [parameter for each in updating for parameter in each.learner.parameters]
         self.group.sum_gradients(parameters)
-        norm = torch.nn.utils.get_total_norm([each.grad for each in parameters if each.grad is not None])
+        norm = torch.nn.utils.get_total_norm(measured(parameters))
         *values, is_due, length = torch.cat([found, norm.reshape(1)]).tolist()  # the one point at which a GPU is waited for
         course.step += 1
         course.add(dict(zip(losses, values, strict=True)))
@@ -262,17 +266,17 @@ class _Loop:
         return total
 
     def _computed(self, part: Batch, moment: Moment) -> Mapping[str, torch.Tensor]:
-        """The pass's own losses, in the training's precision and, on a CPU, with dropout that costs little."""
+        """The pass's own losses, in the training's precision and, on a CPU, by cheaper ways than torch's own."""
         import torch
 
-        from compressor.training.dropout import CheapDropout
+        from compressor.training.cheap import Cheap
 
         device = torch.device(self.ctx.device)
         moved = {name: tensor.to(device) for name, tensor in part.items()}
         with ExitStack() as stack:
             stack.enter_context(torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"))
-            if device.type == "cpu" and self.settings.dropout and not self.settings.compile:
-                stack.enter_context(CheapDropout())
+            if device.type == "cpu" and not self.settings.compile:
+                stack.enter_context(Cheap(rows=self.group.size == 1))
             return self.training.step(moved, moment)
 
     def _attention(self) -> str | None:

@@ -91,7 +91,7 @@ class Distill(Distillation):
         training = Training(
             torch.nn.ModuleList([student.module, *projections(teachers)]),
             batches=self.batches(student, ctx, first_seed=ctx.seed),
-            step=lambda batch, _: self.losses(student.module, teachers, batch, ctx.task),
+            step=lambda batch, moment: self.losses(student.module, teachers, batch, ctx.task, moment),
             settings=self,
             evaluate=lambda: ctx.evaluate(student, "validation").quality,
         )

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from compressor.contracts import Model
+    from compressor.training.loop import Moment
 
 Weight = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(gt=0)]
@@ -61,6 +62,13 @@ class Distillation(Pass, TrainingSettings):
         None,
         description="run the teacher once a row and keep what it answers, inner states on disk (tokens x features x 2 bytes a row and state "
         "in bf16); on unless false where only logits are wanted",
+    )
+
+    cached_words: int = Field(
+        64,
+        ge=1,
+        le=2**20,
+        description="of a language model's kept answers: so many of the likeliest words of each token, 4 bytes each in bf16",
     )
 
     @model_validator(mode="after")
@@ -150,7 +158,8 @@ class Distillation(Pass, TrainingSettings):
         for name, model in models.items():
             suffix = f" of {name}" if len(models) > 1 else ""
             taught = lessons(mine, read(model.module), wanted, share=shares[name] / whole, suffix=suffix)
-            made.append(teacher(name, model, taught, student=student, ctx=ctx, settings=self, cache=self._answers_kept()))
+            kept = {"cache": self._answers_kept(), "words": self.cached_words}
+            made.append(teacher(name, model, taught, student=student, ctx=ctx, settings=self, **kept))
         return tuple(made)
 
     def known_objectives(self) -> dict[str, Objective]:
@@ -168,12 +177,11 @@ class Distillation(Pass, TrainingSettings):
         rows, files = ctx.data.split("train"), write_side_files(student, ctx.folder / "files")
         return lambda epoch: ctx.task.batches(rows, files, batch_size=self.batch_size, shuffle_seed=first_seed + epoch)
 
-    def losses(self, student: nn.Module, teachers: Sequence[Teacher], batch: Batch, task: Task) -> dict[str, torch.Tensor]:
+    def losses(
+        self, student: nn.Module, teachers: Sequence[Teacher], batch: Batch, task: Task, moment: Moment
+    ) -> dict[str, torch.Tensor]:
         """Losses by name, weighted."""
-        outputs, found = losses(teachers, task, student, batch)
-        weights = {lesson.name: lesson.weight for each in teachers for lesson in each.lessons}
-        weighted = {name: weights[name] * loss for name, loss in found.items()}
-        return weighted | ({"task": self.task_loss * task.loss(outputs, batch)} if self.task_loss else {})
+        return losses(teachers, task, student, batch, task_loss=self.task_loss, moment=moment)
 
 
 def projections(teachers: Sequence[Teacher]) -> list[nn.Module]:

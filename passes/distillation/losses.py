@@ -7,17 +7,23 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import reduce
 from operator import or_
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from compressor.contracts import Batch, Objective, Outputs, Task, Want
 from compressor.contracts.anatomy import Anatomy
 from compressor.model.anatomy import anatomy_of
+from compressor.model.token_losses import TokenLoss, cross_entropy, token_means
+from passes.objectives.token_objective import TokenObjective
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from compressor.training.loop import Moment
     from passes.distillation.teacher_cache import TeacherCache
+
+TASK = "task"
+"""Name of the supervised loss among the losses."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +38,14 @@ class DistillationLoss:
     student: Want
     teacher: Want
     projections: nn.Module | None
+
+    def at(self, moment: Moment | None) -> DistillationLoss:
+        """The same in one step of a training."""
+        if moment is None:
+            return self
+        before = moment.before.get(self.name)
+        now = self.objective.at(self.projections, step=moment.step, done=moment.done, before=before)
+        return self if now is self.objective else replace(self, objective=now)
 
     def projected(self, student: Outputs) -> Outputs:
         """What the objective asked for of the student, in the order it asked, through its projections."""
@@ -81,23 +95,69 @@ def lessons(
     )
 
 
-def losses(teachers: Sequence[Teacher], task: Task, student: nn.Module, batch: Batch) -> tuple[Outputs, dict[str, torch.Tensor]]:
-    """The student's outputs and each lesson's loss before its weight, in float32 whatever the forward pass runs in."""
+def losses(
+    teachers: Sequence[Teacher],
+    task: Task,
+    student: nn.Module,
+    batch: Batch,
+    *,
+    task_loss: float = 0.0,
+    moment: Moment | None = None,
+) -> dict[str, torch.Tensor]:
+    """Each lesson's loss times its weight, and the task's own as `task`, in float32 whatever the forward pass runs in.
+
+    What looks at the student's answers token by token is computed together, so that these are computed once; of those losses only the
+    sum can be learned from.
+    """
     import torch
 
-    want = union(lesson.student for teacher in teachers for lesson in teacher.lessons)
-    _quiet(student, want.of("attention-map"))
-    with unabridged(student) if want else nullcontext():
-        outputs = task.forward(student, batch, want)
+    outputs = student_outputs(teachers, task, student, batch)
     taught = [
-        (lesson, lesson.projected(outputs), theirs)
+        (lesson.at(moment), lesson.projected(outputs), theirs)
         for teacher in teachers
         for theirs in [teacher.outputs(task, batch, outputs)]
         for lesson in teacher.lessons
     ]
-    with torch.autocast(outputs.main.device.type, enabled=False):
-        found = {lesson.name: lesson.loss(mine, theirs, batch) for lesson, mine, theirs in taught}
-        return in_float32(outputs), found
+    with torch.autocast(outputs.device.type, enabled=False):
+        return _added(outputs, taught, batch, task, task_loss)
+
+
+def student_outputs(teachers: Sequence[Teacher], task: Task, student: nn.Module, batch: Batch) -> Outputs:
+    """What a student makes of a batch, with all features that its lessons want."""
+    want = union(lesson.student for teacher in teachers for lesson in teacher.lessons)
+    _quiet(student, want.of("attention-map"))
+    with unabridged(student) if want else nullcontext():
+        return task.forward(student, batch, want)
+
+
+Taught: TypeAlias = "Sequence[tuple[DistillationLoss, Outputs, Outputs]]"
+"""Lessons with the student's projected outputs and the teacher's."""
+
+
+def _added(outputs: Outputs, taught: Taught, batch: Batch, task: Task, task_loss: float) -> dict[str, torch.Tensor]:
+    """Weighted losses by name, in the order of the lessons and the task's last."""
+    found = _by_token(outputs, taught, batch, task_loss)
+    for lesson, mine, theirs in taught:
+        if lesson.name not in found:
+            found[lesson.name] = lesson.weight * lesson.loss(mine, theirs, batch)
+    if task_loss and TASK not in found:
+        found[TASK] = task_loss * task.loss(in_float32(outputs), batch)
+    return {name: found[name] for name in (*(lesson.name for lesson, _, _ in taught), TASK) if name in found}
+
+
+def _by_token(outputs: Outputs, taught: Taught, batch: Batch, task_loss: float) -> dict[str, torch.Tensor]:
+    """Those of the losses that can be computed token by token, where the student's logits are put off."""
+    tokens = outputs.tokens
+    if tokens is None:
+        return {}
+    made: dict[str, TokenLoss] = {}
+    weights = {lesson.name: lesson.weight for lesson, _, _ in taught} | {TASK: task_loss}
+    for lesson, mine, theirs in taught:
+        if isinstance(lesson.objective, TokenObjective) and type(lesson.objective).loss is TokenObjective.loss:
+            made[lesson.name] = lesson.objective.token_loss(mine, theirs, batch)
+    if task_loss and tokens.labels is not None:
+        made[TASK] = cross_entropy
+    return token_means(tokens, made, weights) if made else {}
 
 
 @contextmanager
@@ -139,8 +199,5 @@ def union(wants: Iterable[Want]) -> Want:
 
 def in_float32(outputs: Outputs) -> Outputs:
     """The same outputs with every number in float32."""
-    return replace(
-        outputs,
-        main=outputs.main.float(),
-        features={feature: tensor.float() for feature, tensor in outputs.features.items()},
-    )
+    features = {feature: tensor.float() for feature, tensor in outputs.features.items()}
+    return Outputs(outputs.later or outputs.main.float(), features, outputs.mask)

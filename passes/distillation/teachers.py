@@ -44,8 +44,9 @@ def teacher(
     ctx: Context,
     settings: TrainingSettings,
     cache: bool,
+    words: int,
 ) -> Teacher:
-    """A frozen teacher; with `cache` one whose answers are computed now, for each row.
+    """A frozen teacher; with `cache` one whose answers are computed now, for each row, of a language model's so many likeliest words.
 
     Raises:
         UnsupportedModel: it has other classes than the student.
@@ -55,7 +56,7 @@ def teacher(
     module.to(ctx.device).eval()
     _check_classes(name, model, student)
     made = Teacher(module, lessons)
-    return replace(made, answers=answers(name, model, made.want, ctx, settings)) if cache else made
+    return replace(made, answers=answers(name, model, made.want, ctx, settings, words=words)) if cache else made
 
 
 def files_read(folder: Path) -> dict[str, bytes]:

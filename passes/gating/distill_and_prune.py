@@ -191,7 +191,7 @@ class DistillAndPrune(Distillation):
         def step(batch: Any, moment: Moment) -> dict[str, torch.Tensor]:
             gating.train()  # also where dropout is off
             with unabridged(module):
-                found = self.losses(module, teachers, batch, ctx.task)
+                found = self.losses(module, teachers, batch, ctx.task, moment)
             gating.check_seen()
             return {**found, CONSTRAINT: constraint.loss(moment.done)}
 
@@ -247,7 +247,7 @@ class DistillAndPrune(Distillation):
         training = Training(
             torch.nn.ModuleList([small.module, *projections(teachers)]),
             batches=self.batches(small, ctx, first_seed=ctx.seed + self.epochs),
-            step=lambda batch, _: self.losses(small.module, teachers, batch, ctx.task),
+            step=lambda batch, moment: self.losses(small.module, teachers, batch, ctx.task, moment),
             settings=self._second(),
             evaluate=lambda: ctx.evaluate(small, "validation").quality,
         )

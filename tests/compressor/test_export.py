@@ -637,7 +637,6 @@ def proved_once(tmp_path_factory) -> Run:
 
     from compressor.contracts import Columns
     from compressor.deploy.graphs import task_of
-    from compressor.deploy.session import opened
     from compressor.export.witnesses import keep_answers, keep_rows
     from targets.onnxruntime import OnnxRuntime
 
@@ -645,8 +644,7 @@ def proved_once(tmp_path_factory) -> Run:
     rows = Dataset.from_dict({"text": list(GIVEN), "label": [number % 5 for number in range(len(GIVEN))]})
     task, folder = task_of(made.built), made.folder / "witnesses"
     given = keep_rows(rows, Columns(("text",), "label"), folder)
-    predict = opened(task, OnnxRuntime(), made.built)
-    keep_answers(task, predict, rows, lambda: given, LABELS, built=made.built, out=folder / "final@here")
+    keep_answers(task, OnnxRuntime().open(made.built), rows, lambda: given, LABELS, built=made.built, out=folder / "final@here")
     write_report(read_report(made.folder), made.folder)
     return made
 

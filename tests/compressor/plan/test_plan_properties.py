@@ -92,6 +92,7 @@ BEYOND_SCHEMA = {
     r"units names a kind twice|latency is known by heads|widths says all|attention-maps needs heads to look at|"
     r"init: \w+ needs layers|teacher names one twice|nothing to learn|found -[\d.]+, expected 0 or more|"
     r"expected one of speedup|input should be ",
+    "columns of a language model's rows": r"prompt and completion are|rows are texts, prompts",
     "whole numbers without a point, which JSON does not tell apart": r"found -?[\d.e+]+\.0|found -?[\d.]+e\+\d+",
 }
 KNOWN = re.compile("|".join(f"(?:{pattern})" for pattern in BEYOND_SCHEMA.values()))

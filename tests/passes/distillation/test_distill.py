@@ -15,7 +15,7 @@ from compressor.model.anatomy import anatomy_of
 from compressor.model.model import Model
 from passes.distillation.distill import Distill
 from passes.distillation.distillation import objective
-from passes.distillation.losses import lessons, losses, unabridged
+from passes.distillation.losses import lessons, losses, student_outputs, unabridged
 from passes.distillation.teachers import POINTS, silent, teacher, thinned
 from passes.objectives.hidden_states import HiddenStates
 from passes.objectives.relations import Relations
@@ -189,7 +189,7 @@ def test_loss_of_a_student_that_is_its_teacher_is_zero_for_every_objective():
     anatomy = anatomy_of(model.module)
     made = teacher_of(model, lessons(anatomy, anatomy, parts))
     batch = next(iter(Rows().batches(SPLITS["train"], None, batch_size=8)))
-    _, found = losses([made], Rows(), model.module, batch)
+    found = losses([made], Rows(), model.module, batch)
     assert {name: pytest.approx(loss.item(), abs=1e-6) for name, loss in found.items()} == dict.fromkeys(parts, 0.0)
 
 
@@ -201,7 +201,7 @@ def test_losses_are_computed_in_float32_inside_autocast():
     )
     batch = next(iter(Rows().batches(SPLITS["train"], None, batch_size=8)))
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        _, found = losses([made], Rows(), bert(9).module, batch)
+        found = losses([made], Rows(), bert(9).module, batch)
     assert {loss.dtype for loss in found.values()} == {torch.float32}
 
 
@@ -210,7 +210,7 @@ def test_maps_of_a_student_in_training_are_probabilities_without_dropout():
     anatomy = anatomy_of(model.module)
     made = teacher_of(model, lessons(anatomy, anatomy, {"attention-maps": objective("attention-maps", 1.0)}))
     batch = next(iter(Rows().batches(SPLITS["train"], None, batch_size=8)))
-    outputs, _ = losses([made], Rows(), model.copy().module.train(), batch)
+    outputs = student_outputs([made], Rows(), model.copy().module.train(), batch)
     (maps,) = outputs.attention_maps.values()
     torch.testing.assert_close(maps.sum(-1), torch.ones(maps.shape[:-1]))
 

@@ -92,18 +92,23 @@ def test_soft_targets_are_the_divergence_times_the_square_of_the_temperature(kin
 
 
 def test_soft_targets_are_forward_at_two_unless_they_are_told_otherwise():
-    assert SoftTargets().model_dump(exclude={"weight"}) == {"temperature": 2.0, "divergence": "forward", "beta": 0.5}
+    assert SoftTargets().model_dump(exclude={"weight"}) == {
+        "temperature": 2.0,
+        "divergence": "forward",
+        "beta": 0.5,
+        "skew": 0.1,
+    }
     student, teacher = drawn(0, 3, 4), drawn(1, 3, 4)
     assert soft_target_loss(student, teacher) == soft_target_loss(student, teacher, divergence="forward", temperature=1.0)
     assert kl(teacher.log_softmax(-1), student.log_softmax(-1)).shape == (3,)
 
 
-@pytest.mark.parametrize("parameters", [{"temperature": 1001}, {"temperature": -1}, {"beta": -0.1}, {"beta": 1.5}])
+@pytest.mark.parametrize("parameters", [{"temperature": 1001}, {"temperature": -1}, {"beta": -0.1}, {"beta": 1.5}, {"skew": 1}])
 def test_soft_targets_refuse_what_lies_out_of_range(parameters):
     with pytest.raises(ValidationError):
         SoftTargets(**parameters)
     SoftTargets(temperature=1000, beta=0.999)
-    SoftTargets(temperature=0.5, beta=0.001)
+    SoftTargets(temperature=0.5, beta=0, skew=0)
 
 
 class OwnTargets(SoftTargets):

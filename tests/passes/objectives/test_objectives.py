@@ -83,6 +83,13 @@ def test_soft_targets_follow_what_a_task_answers():
     assert labels.weight == numbers.weight == 0.5
 
 
+def test_what_is_said_of_logits_does_nothing_to_numbers():
+    given = SoftTargets(temperature=3.0, weight=0.5)
+    assert given.idle(TextRegression()) == ("temperature",)
+    assert given.idle(TextClassification()) == given.idle(TextClassification(multi_label=True)) == ()
+    assert SoftTargets(weight=0.5).idle(TextRegression()) == ()
+
+
 @few
 @given(seeds)
 def test_jensen_shannon_tends_to_forward_and_reverse_at_its_ends(seed):
@@ -156,7 +163,7 @@ def test_soft_targets_are_a_mean_over_the_batch():
 
 
 @pytest.mark.parametrize(
-    "parameters", ['{"beta": 0}', '{"beta": 1}', '{"temperature": 0}', '{"temprature": 2}', '{"divergence": "kl"}']
+    "parameters", ['{"beta": -0.1}', '{"skew": 1}', '{"temperature": 0}', '{"temprature": 2}', '{"divergence": "kl"}']
 )
 def test_soft_targets_refuse_parameters_that_mean_nothing(parameters):
     with pytest.raises(ValidationError):

@@ -32,15 +32,15 @@ def task():
     patch = pytest.MonkeyPatch()
     patch.syspath_prepend(str(HERE))
     patch.setenv("PYTHONPATH", str(HERE))
-    from causal_lm import CausalLM
+    from character_lm import CharacterLM
 
-    yield CausalLM(max_length=16)
+    yield CharacterLM(max_length=16)
     patch.undo()
 
 
 @pytest.fixture(scope="module")
 def module(task):
-    from causal_lm import tiny_llama
+    from character_lm import tiny_llama
 
     return tiny_llama()
 
@@ -50,7 +50,7 @@ def candidates(task, module, tmp_path_factory) -> dict[str, Candidate]:
     """The model built for every target."""
     root = tmp_path_factory.mktemp("causal")
     store = Store(root / "store")
-    builder = Builder(store, task, "causal-lm", (), {})
+    builder = Builder(store, task, "character-lm", (), {})
 
     def save(out):
         Model.wrap(module).save(out)

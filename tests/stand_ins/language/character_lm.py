@@ -19,7 +19,7 @@ PERPLEXITY = Measure("perplexity", better="lower", drop="percent")
 BATCH, RANKED = 8, 5
 
 
-class CausalLM(Task):
+class CharacterLM(Task):
     """Characters of texts, each told from those before it; a character is a token."""
 
     text: str = "text"
@@ -109,13 +109,17 @@ class CausalLM(Task):
         return [{"input_ids": torch.from_numpy(ids[group]), "row": torch.from_numpy(group)} for group in groups]
 
     def forward(self, module, batch, want=Want()):
-        return Outputs(module(input_ids=batch["input_ids"]).logits)
+        from compressor.model.capture import captured
+        from compressor.model.token_losses import token_logits
+
+        with captured(module, want) as found:
+            logits = token_logits(module, {"input_ids": batch["input_ids"]}, _ahead(batch["input_ids"]))
+        return Outputs(logits, dict(found), batch["input_ids"] != PAD)
 
     def loss(self, outputs, batch):
-        import torch
+        from compressor.model.token_losses import mean_cross_entropy
 
-        told, ahead = outputs.logits[:, :-1].flatten(0, 1), batch["input_ids"][:, 1:].flatten()
-        return torch.nn.functional.cross_entropy(told, ahead, ignore_index=PAD, reduction="sum") / max(self.weight(batch), 1)
+        return mean_cross_entropy(outputs.tokens)
 
     def weight(self, batch):
         """Tokens that are told from those before them."""
@@ -195,6 +199,14 @@ def tiny_llama():
     for parameter in made.parameters():
         parameter.data += 0.1 * torch.randn_like(parameter)
     return made
+
+
+def _ahead(ids):
+    """The token after each one; none after the last, and padding is not told."""
+    import torch
+
+    ahead = torch.nn.functional.pad(ids[:, 1:], (0, 1), value=PAD)
+    return ahead.masked_fill(ahead == PAD, -100)
 
 
 def _config(files):

@@ -27,7 +27,7 @@ HERE = Path(__file__).parents[1] / "stand_ins" / "language"
 WORDS = ("over the lazy dog", "a fox", "and", "the quick brown fox", "jumps")
 PLAN = """
 task:
-  causal-lm: {max_length: 24}
+  character-lm: {max_length: 24}
 data: {files: rows.jsonl, split: {validation: 8, test: 12}, calibration: 4}
 model: {folder: model}
 stages: quality
@@ -47,16 +47,16 @@ def plugin():
     patch = pytest.MonkeyPatch()
     patch.syspath_prepend(str(HERE))
     patch.setenv("PYTHONPATH", str(HERE))
-    from causal_lm import CausalLM
+    from character_lm import CharacterLM
 
-    yield CausalLM
+    yield CharacterLM
     patch.undo()
 
 
 @pytest.fixture(scope="module")
 def folder(plugin, tmp_path_factory):
     """A tiny random Llama and 60 rows of unequal lengths."""
-    from causal_lm import tiny_llama
+    from character_lm import tiny_llama
 
     made = tmp_path_factory.mktemp("language")
     tiny_llama().save_pretrained(made / "model")
@@ -113,7 +113,7 @@ def test_two_processes_train_as_one_does(folder, whole):
 
 GATED = """
 task:
-  causal-lm: {max_length: 24}
+  character-lm: {max_length: 24}
 data: {files: rows.jsonl, split: {validation: 8, test: 12}, calibration: 4}
 model: {folder: model}
 stages: quality
@@ -217,7 +217,7 @@ def test_two_runs_are_compared_in_per_cent(folder, run):
 def test_more_than_all_points_cannot_be_allowed(folder):
     (folder / "gated.yaml").write_text(GATED)
     load_plan(folder / "gated.yaml", settings=["passes.again.gate.max_drop=5000"])
-    words = GATED.replace("causal-lm: {max_length: 24}", "text-classification: {}")
+    words = GATED.replace("character-lm: {max_length: 24}", "text-classification: {}")
     (folder / "words.yaml").write_text(words)
     with pytest.raises(PlanError) as found:
         load_plan(folder / "words.yaml")
@@ -228,7 +228,7 @@ def test_more_than_all_points_cannot_be_allowed(folder):
 
 PASSED = """
 task:
-  causal-lm: {max_length: 24}
+  character-lm: {max_length: 24}
 data: {files: rows.jsonl, split: {validation: 8, test: 12}, calibration: 4}
 model: {folder: model}
 stages: quality

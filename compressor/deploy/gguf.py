@@ -1,0 +1,201 @@
+"""The format `gguf`: one file of a language model, as llama.cpp and what is built on it read it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from compressor.contracts import Artifact, Dialect, Format, Task
+from compressor.contracts.model import CONFIG
+from compressor.errors import UnsupportedModel
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+FILE = "model.gguf"
+ARCHITECTURES: Mapping[str, str] = {"llama": "llama", "mistral": "llama", "qwen2": "qwen2", "qwen3": "qwen3"}
+"""Names of architectures in GGUF by model type."""
+TURNED = ("llama",)
+"""Architectures whose file holds queries and keys with the two halves of each head interleaved, as rotary positions are taken there."""
+SPLITS: Mapping[str, str] = {
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+": "qwen2",
+    "digits": "smollm",
+    "": "gpt-2",
+}
+"""How llama.cpp calls a way of splitting texts before byte pairs are merged, by what `tokenizer.json` says of it."""
+TOKENIZER_FILE = "tokenizer.json"
+
+
+class Gguf(Format):
+    """A GGUF file with weights in float32; its target writes them in the type that it runs."""
+
+    name: ClassVar[str] = "gguf"
+    above: ClassVar[str] = "torch"
+    requires: ClassVar[tuple[str, ...]] = ("gguf", "torch")
+
+    def lower(self, artifact: Artifact, out: Path, *, task: Task, dialect: Dialect) -> None:  # noqa: ARG002 - one form for all formats
+        """Write sizes, tokenizer and weights.
+
+        Raises:
+            UnsupportedModel: an architecture, or a tokenizer, that has no name in GGUF here.
+        """
+        import gguf
+
+        from compressor.model.model import Model
+
+        model = Model.load(artifact.path)
+        config = model.module.config.to_dict()
+        architecture = ARCHITECTURES.get(str(config["model_type"]))
+        if architecture is None:
+            known = ", ".join(ARCHITECTURES)
+            raise UnsupportedModel(f"models of type '{config['model_type']}' cannot be written as GGUF, only {known}")
+        writer = gguf.GGUFWriter(out / FILE, architecture)
+        _write_sizes(writer, config, model.module)
+        _write_tokenizer(writer, artifact.path, int(config["vocab_size"]))
+        for name, tensor in _tensors(model.module, config, architecture):
+            writer.add_tensor(name, tensor)
+        _close(writer)
+
+
+def _write_sizes(writer: Any, config: Mapping[str, Any], module: Any) -> None:
+    import gguf
+
+    layers = module.model.layers
+    widths = [layer.mlp.gate_proj.out_features for layer in layers]
+    size = int(config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"])
+    heads = [layer.self_attn.q_proj.out_features // size for layer in layers]
+    groups = [layer.self_attn.k_proj.out_features // size for layer in layers]
+    writer.add_context_length(int(config["max_position_embeddings"]))
+    writer.add_embedding_length(int(config["hidden_size"]))
+    writer.add_block_count(len(layers))
+    writer.add_feed_forward_length(_one(widths))
+    writer.add_head_count(_one(heads))
+    writer.add_head_count_kv(_one(groups))
+    writer.add_key_length(size)
+    writer.add_value_length(size)
+    writer.add_rope_dimension_count(size)
+    writer.add_rope_freq_base(float(_rope(config)["rope_theta"]))
+    writer.add_layer_norm_rms_eps(float(config["rms_norm_eps"]))
+    writer.add_vocab_size(int(config["vocab_size"]))
+    writer.add_file_type(gguf.LlamaFileType.ALL_F32)
+
+
+def _one(numbers: list[int]) -> int | list[int]:
+    """One number for all layers, or each layer's own."""
+    return numbers[0] if len(set(numbers)) == 1 else numbers
+
+
+def _rope(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    found = config.get("rope_parameters") or {}
+    if found.get("rope_type", "default") != "default":
+        raise UnsupportedModel(f"positions of type '{found['rope_type']}' cannot be written as GGUF, only the plain ones")
+    return {"rope_theta": config.get("rope_theta", 10000.0), **found}
+
+
+def _tensors(module: Any, config: Mapping[str, Any], architecture: str) -> Iterator[tuple[str, NDArray[np.float32]]]:
+    """Weights by their names in GGUF; a head that shares the embedding is not written again.
+
+    Raises:
+        UnsupportedModel: one of them has no name there.
+    """
+    import gguf
+
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH[architecture.upper()], len(module.model.layers))
+    size = int(config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"])
+    for name, tensor in module.state_dict().items():
+        if name == "lm_head.weight" and config.get("tie_word_embeddings"):
+            continue
+        known = names.get_name(name, try_suffixes=(".weight", ".bias"))
+        if known is None:
+            raise UnsupportedModel(f"weight '{name}' has no name in GGUF files of architecture '{architecture}'")
+        array = tensor.float().cpu().numpy()
+        turned = architecture in TURNED and re.search(r"\.(q|k)_proj\.", name)
+        yield known, _interleaved(array, len(array) // size) if turned else array
+
+
+def _interleaved(array: NDArray[np.float32], heads: int) -> NDArray[np.float32]:
+    """Rows of each head, first and second half one by one in turn."""
+    import numpy as np
+
+    parts = array.reshape(heads, 2, array.shape[0] // heads // 2, *array.shape[1:])
+    return np.ascontiguousarray(parts.swapaxes(1, 2).reshape(array.shape))
+
+
+def _write_tokenizer(writer: Any, files: Path, size: int) -> None:
+    """Byte pairs with their merges, and which tokens are written in no text."""
+    import gguf
+
+    read = json.loads((files / TOKENIZER_FILE).read_text(encoding="utf-8"))
+    model = read["model"]
+    if model.get("type") != "BPE" or model.get("byte_fallback"):
+        raise UnsupportedModel("only tokenizers of byte pairs can be written as GGUF")
+    tokens = {number: token for token, number in model["vocab"].items()}
+    kinds = dict.fromkeys(tokens, gguf.TokenType.NORMAL)
+    for added in read.get("added_tokens", ()):
+        tokens[added["id"]] = added["content"]
+        kinds[added["id"]] = gguf.TokenType.CONTROL if added["special"] else gguf.TokenType.USER_DEFINED
+    every = range(max(size, max(tokens) + 1))
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre(_split_by(read.get("pre_tokenizer") or {}))
+    writer.add_token_list([tokens.get(number, f"[PAD{number}]") for number in every])
+    writer.add_token_types([kinds.get(number, gguf.TokenType.UNUSED) for number in every])
+    writer.add_token_merges([each if isinstance(each, str) else " ".join(each) for each in model["merges"]])
+    config = json.loads((files / CONFIG).read_text(encoding="utf-8"))
+    for what, write in (("bos", writer.add_bos_token_id), ("eos", writer.add_eos_token_id), ("pad", writer.add_pad_token_id)):
+        found = config.get(f"{what}_token_id")
+        if isinstance(found, list):
+            found = found[0] if found else None
+        if found is not None:
+            write(int(found))
+    writer.add_add_bos_token(False)
+
+
+def _split_by(read: Mapping[str, Any]) -> str:
+    parts = read.get("pretokenizers") or [read]
+    patterns = [str(part.get("pattern", {}).get("Regex", "")) for part in parts if part.get("type") == "Split"]
+    kinds = [part.get("type") for part in parts]
+    way = patterns[0] if patterns else "digits" if "Digits" in kinds else ""
+    if "ByteLevel" not in kinds or way not in SPLITS:
+        raise UnsupportedModel(f"a tokenizer that splits texts by {kinds} has no name in GGUF here")
+    return SPLITS[way]
+
+
+def convert(source: Path, to: Path, kind: str) -> None:
+    """Write a GGUF file again with matrices in another type: `f16` or `q8_0`; a matrix of rows that it does not divide stays in `f16`."""
+    import gguf
+
+    reader = gguf.GGUFReader(source)
+    writer = gguf.GGUFWriter(to, str(reader.fields["general.architecture"].contents()))
+    wanted = gguf.GGMLQuantizationType[kind.upper()]
+    file_type = {"f16": gguf.LlamaFileType.MOSTLY_F16, "q8_0": gguf.LlamaFileType.MOSTLY_Q8_0}[kind]
+    for name, each in reader.fields.items():
+        if name.startswith("GGUF.") or name in ("general.architecture", "general.file_type"):
+            continue
+        part = each.types[-1] if each.types[0] is gguf.GGUFValueType.ARRAY else None
+        writer.add_key_value(name, each.contents(), each.types[0], sub_type=part)
+    writer.add_file_type(file_type)
+    for tensor in reader.tensors:
+        of = tensor.tensor_type if tensor.data.ndim < 2 else wanted
+        if of is gguf.GGMLQuantizationType.Q8_0 and tensor.data.shape[-1] % gguf.GGML_QUANT_SIZES[of][0]:
+            of = gguf.GGMLQuantizationType.F16
+        data = tensor.data if of is tensor.tensor_type else gguf.quants.quantize(tensor.data, of)
+        writer.add_tensor(tensor.name, data, raw_dtype=of)
+    _close(writer)
+
+
+def types_in(path: Path) -> tuple[str, ...]:
+    """Types of the weights in a file, by their names."""
+    import gguf
+
+    return tuple(sorted({tensor.tensor_type.name for tensor in gguf.GGUFReader(path).tensors}))
+
+
+def _close(writer: Any) -> None:
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()

@@ -1,0 +1,1 @@
+"""Language models that tell each token from those before it."""

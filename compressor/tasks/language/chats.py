@@ -1,0 +1,97 @@
+"""Chats become texts by the template that lies beside a model: text of others, run in a sandbox that can reach nothing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from compressor.errors import SourceError
+from compressor.foreign import told
+from compressor.tasks.tokenization import TOKENIZER_CONFIG
+
+TEMPLATE = "chat_template.jinja"
+SPEAKS = "assistant"
+SPECIAL = ("bos_token", "eos_token", "unk_token", "pad_token")
+"""Tokens that templates name."""
+
+
+@dataclass(frozen=True)
+class Template:
+    """A chat's template, and the tokens that it names."""
+
+    source: str
+    tokens: Mapping[str, str]
+
+    def rendered(self, messages: Sequence[Mapping[str, Any]], *, asks: bool) -> str:
+        """The text of a chat; with `asks` the beginning of the next answer stands at its end.
+
+        The library compiles it in jinja's immutable sandbox: no attribute of Python's can be reached, and nothing is changed.
+
+        Raises:
+            SourceError: the template does not take the chat.
+        """
+        from transformers.utils import chat_template_utils as library
+
+        given: dict[str, Any] = {"chat_template": self.source, "add_generation_prompt": asks, **self.tokens}
+
+        try:
+            found: Any = library.render_jinja_template(conversations=[[dict(each) for each in messages]], **given)
+        except Exception as error:  # what a template of others raises can be anything
+            raise SourceError(f"the chat template does not take {messages!r:.80}: {told(error)}") from error
+        return str((found[0] if isinstance(found, tuple) else found)[0])
+
+    def pieces(self, messages: Sequence[Mapping[str, Any]]) -> list[tuple[str, bool]]:
+        """The chat's text in parts: what is said before each answer as the model is asked, and the answer, which counts.
+
+        Raises:
+            SourceError: the template writes the beginning of a chat otherwise once it goes on.
+        """
+        found: list[tuple[str, bool]] = []
+        done = ""
+        for number, message in enumerate(messages):
+            if message["role"] != SPEAKS:
+                continue
+            asked, answered = self.rendered(messages[:number], asks=True), self.rendered(messages[: number + 1], asks=False)
+            if not (asked.startswith(done) and answered.startswith(asked)):
+                raise SourceError(
+                    f"the chat template writes the turns before message {number + 1} otherwise when it goes on, so that what counts "
+                    "cannot be told: give each answer as prompt and completion"
+                )
+            found += [(asked[len(done) :], False), (answered[len(asked) :], True)]
+            done = answered
+        return [each for each in found if each[0]]
+
+    def around(self) -> tuple[str, str]:
+        """What stands before and after the one message of a user who asks.
+
+        Raises:
+            SourceError: the template does not take such a chat, or changes the message.
+        """
+        mark = "MESSAGE"
+        text = self.rendered([{"role": "user", "content": mark}], asks=True)
+        if text.count(mark) != 1:
+            raise SourceError("the chat template does not write a user's message as it is")
+        before, _, after = text.partition(mark)
+        return before, after
+
+
+def template_in(folder: Path) -> Template:
+    """The template beside a model.
+
+    Raises:
+        SourceError: there is none.
+    """
+    config = json.loads((folder / TOKENIZER_CONFIG).read_text(encoding="utf-8")) if (folder / TOKENIZER_CONFIG).is_file() else {}
+    path = folder / TEMPLATE
+    source = path.read_text(encoding="utf-8") if path.is_file() else config.get("chat_template")
+    if not isinstance(source, str):
+        raise SourceError(f"{folder} has no chat template ({TEMPLATE}): give the rows as prompt and completion, or as texts")
+    tokens = {name: _spelled(config[name]) for name in SPECIAL if config.get(name)}
+    return Template(source, tokens)
+
+
+def _spelled(token: Any) -> str:
+    return str(token["content"] if isinstance(token, Mapping) else token)

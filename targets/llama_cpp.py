@@ -1,0 +1,209 @@
+"""llama.cpp on CPU, by the package `cyllama`: GGUF files in float32, float16 or 8 bits."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from weakref import finalize
+
+from pydantic import Field
+
+from compressor.contracts import Artifact, Dialect, Feed, Graph, Missing, Runtime, Session, Target
+from compressor.deploy.cache import Line, Position, grown
+from compressor.deploy.gguf import FILE, convert, types_in
+from compressor.deploy.graphs import graphs_of
+from compressor.errors import MissingDependency
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+MOST_ROWS = 64
+"""Texts that are kept at a time; more are llama.cpp's own limit away."""
+PART = 512
+"""Tokens that are computed in one call of the library."""
+CACHES = {"f32": 0, "f16": 1}
+"""Types of keys and values, by the library's numbers."""
+
+
+class LlamaCpp(Target):
+    """A GGUF file, run by llama.cpp."""
+
+    dialect: ClassVar[Dialect] = Dialect(format="gguf", precisions=("fp32", "fp16", "int8"))
+    file: ClassVar[str] = FILE
+    requires: ClassVar[tuple[str, ...]] = ("gguf", "cyllama")
+
+    threads: int = Field(default=1, ge=1, le=256, description="Threads of one operator.")
+    weights: Literal["f32", "f16", "q8_0"] = Field(default="f16", description="Type of matrices; vectors stay in float32.")
+    context: int = Field(default=4096, ge=16, le=2**20, description="Tokens of all texts that there is room for at a time.")
+
+    @classmethod
+    def runtime(cls, facts: Mapping[str, str]) -> Runtime:  # noqa: ARG003 - the file says it all
+        """The package that holds the library."""
+        return Runtime("llama-cpp", ("cyllama",), remarks=(f"`{FILE}` is opened by llama.cpp and what is built on it.",))
+
+    def missing(self) -> Missing:
+        """The packages that write and run such files."""
+        from importlib.util import find_spec
+
+        lacks = [name for name in self.requires if find_spec(name) is None]
+        if not lacks:
+            return Missing()
+        reason = f"{' and '.join(lacks)} not installed: pip install {' '.join(lacks)}"
+        return Missing(build=reason if "gguf" in lacks else None, run=reason)
+
+    def build(self, source: Artifact, out: Path, **_: object) -> None:
+        """Write the weights in their type."""
+        if self.weights == "f32":
+            shutil.copyfile(source.path / FILE, out / FILE)
+        else:
+            convert(source.path / FILE, out / FILE, self.weights)
+
+    def open(self, built: Path) -> Session:
+        """Load the file, with room for `context` tokens.
+
+        Raises:
+            MissingDependency: the package is missing.
+        """
+        if (missing := self.missing().run) is not None:
+            raise MissingDependency(missing)
+        types = types_in(built / FILE)
+        cache = "f32" if types == ("F32",) else "f16"
+        context = _opened(built / FILE, threads=self.threads, size=self.context, cache=cache)
+        return _LlamaCppSession(context, graphs_of(built)[0], self, types, cache)
+
+
+def _opened(path: Path, *, threads: int, size: int, cache: str) -> Any:
+    from cyllama.llama import llama_cpp
+
+    class Model(llama_cpp.LlamaModel):  # type: ignore[misc] # the package has no types
+        """The package asks a model for what only its vocabulary knows."""
+
+        @property
+        def n_vocab(self) -> int:
+            return int(self.get_vocab().n_vocab)
+
+    llama_cpp.disable_logging()
+    how, room = llama_cpp.LlamaModelParams(), llama_cpp.LlamaContextParams()
+    how.n_gpu_layers = 0
+    room.n_ctx, room.n_batch, room.n_ubatch, room.n_seq_max, room.kv_unified = size, PART, PART, MOST_ROWS, True
+    room.n_threads = room.n_threads_batch = threads
+    room.type_k = room.type_v = CACHES[cache]
+    if cache == "f32":
+        room.flash_attn_type = 0  # it would round to float16
+    return llama_cpp.LlamaContext(Model(str(path), how), room, verbose=False)
+
+
+@dataclass
+class _Rows:
+    """Texts that the library keeps, one sequence each."""
+
+    sequences: list[int]
+    counts: NDArray[np.int64] = field(init=False)
+    """Tokens of each row up to each column: padding is not handed to the library."""
+
+
+class _LlamaCppSession:
+    """Sequences of the library are what states are positions in: it cuts and copies them itself."""
+
+    def __init__(self, context: Any, graph: Graph, target: LlamaCpp, types: tuple[str, ...], cache: str) -> None:
+        from cyllama.llama import llama_cpp
+
+        self._context, self._graph, self._target, self._types, self._cache = context, graph, target, types, cache
+        self._batch = llama_cpp.LlamaBatch(n_tokens=PART, embd=0, n_seq_max=1, verbose=False)
+        self._free = list(range(MOST_ROWS))
+        (self._places,) = (port.name for port in graph.fed if port.default)
+
+    def run(self, feed: Feed, *, graph: str = "model", state: Any = None) -> tuple[Feed, object | None]:  # noqa: ARG002 - there is one
+        """The state is a position in sequences that the library keeps."""
+        import numpy as np
+
+        growth = self._graph.growth
+        assert growth is not None
+        after = grown(growth, feed, state)
+        given = self._graph.completed(feed)
+        ids, mask = given[growth.added[0]], given[growth.whole[0]] != 0
+        line = self._line(state, len(ids))
+        line.held.counts = np.concatenate([np.zeros((len(ids), 1), np.int64), mask.cumsum(1)], axis=1)
+        logits = self._computed(line.held, ids, mask, given[self._places] % ids.shape[1])
+        return {self._graph.given[0].name: logits}, line.wrote(after)
+
+    def cut(self, state: Position[_Rows], length: int, *, graph: str = "model") -> object:  # noqa: ARG002 - there is one
+        """A position before."""
+        return state.cut(length)
+
+    def facts(self) -> dict[str, str]:
+        """Types of the weights in the file, and of the cache."""
+        names = {"Q8_0": "int8", "F16": "fp16"}
+        precision = next((names[each] for each in names if each in self._types), "fp32")
+        kept = {"f32": "fp32", "f16": "fp16"}[self._cache]
+        return {"precision": precision, "device": "CPU", "threads": str(self._target.threads), "cache": kept}
+
+    def _line(self, state: Position[_Rows] | None, rows: int) -> Line[_Rows]:
+        """Sequences that hold what the state says and no more."""
+        if state is None:
+            return self._begun(rows)
+        old = state.line
+        if old.written == state.length:
+            return old
+        ends = old.held.counts[:, state.length].tolist()
+        if old.free_from(state.length):
+            for sequence, end in zip(old.held.sequences, ends, strict=True):
+                self._context.memory_seq_rm(sequence, end, -1)
+            return old
+        new = self._begun(rows)
+        for sequence, to, end in zip(old.held.sequences, new.held.sequences, ends, strict=True):
+            self._context.memory_seq_cp(sequence, to, 0, end)
+        return new
+
+    def _begun(self, rows: int) -> Line[_Rows]:
+        if rows > len(self._free):
+            raise ValueError(
+                f"{rows} texts do not fit beside {MOST_ROWS - len(self._free)}: llama.cpp keeps {MOST_ROWS} at a time here"
+            )
+        taken, self._free = self._free[:rows], self._free[rows:]
+        line = Line(_Rows(taken))
+        finalize(line, self._give_back, taken)
+        return line
+
+    def _give_back(self, sequences: list[int]) -> None:
+        for sequence in sequences:
+            self._context.memory_seq_rm(sequence, -1, -1)
+        self._free += sequences
+
+    def _computed(self, rows: _Rows, ids: NDArray[Any], mask: NDArray[Any], places: NDArray[Any]) -> NDArray[np.float32]:
+        """Logits `[B, kept, V]`; zeros at padding."""
+        import numpy as np
+
+        found: dict[tuple[int, int], list[float]] = {}
+        wanted = set(places.tolist())
+        for part in _parts(rows, ids, mask):
+            self._batch.clear()
+            for row, column, position in part:
+                self._batch.add(int(ids[row, column]), position, [rows.sequences[row]], column in wanted)
+            try:
+                self._context.decode(self._batch)
+            except ValueError as error:
+                raise ValueError(
+                    f"no room for {len(part)} more tokens in a context of {self._target.context}: raise `context`"
+                ) from error
+            for number, (row, column, _) in enumerate(part):
+                if column in wanted:
+                    found[row, column] = self._context.get_logits_ith(number)
+        none = [0.0] * len(next(iter(found.values()), ()))
+        return np.array([[found.get((row, int(place)), none) for place in places] for row in range(len(ids))], dtype=np.float32)
+
+
+def _parts(rows: _Rows, ids: NDArray[Any], mask: NDArray[Any]) -> Iterator[list[tuple[int, int, int]]]:
+    """Row, column and position of the tokens of a call that are no padding, as many at a time as the library takes."""
+    before = mask.shape[1] - ids.shape[1]
+    every = [
+        (row, column, int(rows.counts[row, before + column]))
+        for row in range(len(ids))
+        for column in range(ids.shape[1])
+        if mask[row, before + column]
+    ]
+    return (every[at : at + PART] for at in range(0, len(every), PART))
