@@ -20,7 +20,6 @@ PIPELINE = "model_index.json"
 """Names the components of a pipeline, each a folder of its own."""
 ADAPTER = "adapter_config.json"
 OTHERS = {
-    ".gguf": "a model of llama.cpp",
     ".onnx": "an exported model",
     ".xml": "an exported model",
     ".tflite": "an exported model",
@@ -30,6 +29,8 @@ OTHERS = {
 """Files of models that are not read, by suffix."""
 PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 WEIGHT_SUFFIX = ".safetensors"
+GGUF = "*.gguf"
+"""Models of llama.cpp: configuration, tokenizer and weights in one file, which is read as data."""
 WEIGHT, FLOATS = ".weight", ("F64", "F32", "F16", "BF16")
 """How names of weights end, and the types that they may have."""
 READ_SUFFIXES = (WEIGHT_SUFFIX, ".json", ".txt", ".model")
@@ -149,11 +150,13 @@ def check_tensors(folder: Path) -> None:
 
 def _no_model(folder: Path) -> str | None:
     """What a folder is that is easily taken for a model's, and what to do about it; None where it may be one."""
-    if (folder / ADAPTER).is_file() and not any((folder / f"{WEIGHTS}{end}").is_file() for end in ("", ".index.json")):
+    whole = any((folder / f"{WEIGHTS}{end}").is_file() for end in ("", ".index.json"))
+    if (folder / ADAPTER).is_file() and (not whole or any(folder.glob("adapter_model.*"))):
         base = _field(folder / ADAPTER, "base_model_name_or_path")
+        alone = f"a PEFT adapter{f' of {base}' if base else ''}, not a model"
         return (
-            f"a PEFT adapter{f' of {base}' if base else ''}, not a model: merge it where you trained it (`merge_and_unload()`, then "
-            "`save_pretrained`, and the tokenizer beside it) and name that folder"
+            f"{'a model with a PEFT adapter beside it, which would be left out' if whole else alone}: merge it where you trained it "
+            "(`merge_and_unload()`, then `save_pretrained`, and the tokenizer beside it) and name that folder"
         )
     if (folder / CONFIG).is_file() or (folder / PIPELINE).is_file():
         method = _field(folder / CONFIG, "quantization_config")
@@ -169,6 +172,8 @@ def _no_model(folder: Path) -> str | None:
     if inner:
         newest = max(inner, key=lambda each: (int("".join(filter(str.isdecimal, each.name)) or 0), each.name))
         return f"no model itself, but holds {_counted(inner)}: name the one you mean, as {newest}"
+    if any(folder.glob(GGUF)):
+        return None
     if found := next((each for end in OTHERS for each in sorted(folder.glob(f"*{end}"))), None):
         return f"{OTHERS[found.suffix]} ({found.name}): name the folder of the model that it was made from, in the layout of transformers"
     return None
@@ -193,8 +198,25 @@ def weight_files(folder: Path) -> list[Path]:
         return [weights]
     if index.is_file():
         return [index, *_shards(index)]
+    if single := gguf_in(folder):
+        return [single]
     parts = (folder, *sorted(path for path in folder.iterdir() if path.is_dir()))
     return [path for part in parts for path in sorted(part.glob("*.safetensors")) if path.is_file()]
+
+
+def gguf_in(folder: Path) -> Path | None:
+    """The model of llama.cpp in a folder that has none in another layout; None where there is none.
+
+    Raises:
+        SourceError: there are several.
+    """
+    found = [] if (folder / CONFIG).is_file() else sorted(folder.glob(GGUF))
+    if len(found) > 1:
+        listed = ", ".join(path.name for path in found[:4])
+        raise SourceError(
+            f"{folder} holds {len(found)} models of llama.cpp ({listed}): put the one you mean into a folder of its own"
+        )
+    return found[0] if found else None
 
 
 def shapes_in(folder: Path) -> dict[str, list[int]]:

@@ -140,7 +140,8 @@ def _per_label(
         empty = sorted({path.name for path in folder.iterdir() if path.is_dir() and not aside(path)} - set(own))
         findings += [*_findings(folder, passed), *(f"{folder / name}: no file in it" for name in empty)]
     if not paths:
-        raise SourceError(f"{folders[0]}: no folders with files below it{f'; it needs them, {OR_TABLE}' if kind else ''}")
+        needs = f"; it needs them, {OR_TABLE}{_other_table(folders[0])}" if kind else ""
+        raise SourceError(f"{folders[0]}: no folders with files below it{needs}")
     if {label.lower() for label in labels} <= SPLITS.keys():
         raise SourceError(
             f"{folders[0]} holds the folders {sorted(set(labels))}: name them as splits, `files: {{train: ..., test: ...}}`"
@@ -150,6 +151,13 @@ def _per_label(
     cells: dict[str, list[Any]] = {columns.label: labels} if columns.label else {}
     rows = _dataset(columns.content[0], _contents(paths, kind, spec), kind, cells)
     return with_places(rows, list(map(str, paths))), findings
+
+
+def _other_table(folder: Path) -> str:
+    """A table of another name beside pictures or sounds."""
+    kinds = {Path(name).suffix for name in METADATA}
+    found = next((path.name for path in sorted(folder.iterdir()) if path.suffix.lower() in kinds), None)
+    return f" (is it {found}? call it {METADATA[0].partition('.')[0]}{Path(found).suffix.lower()})" if found else ""
 
 
 def _check_columns(folder: Path, kind: str, columns: Columns) -> None:

@@ -192,9 +192,9 @@ def projections(teachers: Sequence[Teacher]) -> list[nn.Module]:
 class TeacherAgreement:
     """How well a student agrees with its teachers before and after."""
 
-    def __init__(self, student: Model, models: Mapping[str, Model], ctx: Context) -> None:
+    def __init__(self, student: Model, teachers: Iterable[str], ctx: Context) -> None:
         self._ctx = ctx
-        self._taught = {name: self._outputs(model) for name, model in models.items()}
+        self._taught = {name: self._outputs(name) for name in teachers}
         self._before = self._agreements(student)
 
     def tell(self, student: Model, curves: Mapping[str, Sequence[tuple[float, float]]]) -> None:
@@ -207,7 +207,7 @@ class TeacherAgreement:
         mine = self._outputs(student)
         return {name: agreement(self._ctx.task, mine, each) for name, each in self._taught.items()}
 
-    def _outputs(self, model: Model) -> NDArray[np.float32]:
+    def _outputs(self, model: Model | str) -> NDArray[np.float32]:
         return self._ctx.outputs(model, "validation", limit=COMPARED_ROWS)
 
 

@@ -20,6 +20,10 @@ FOLDERS = {
         {"adapter_config.json": "{}", "adapter_model.safetensors": "", "config.json": "{}"},
         "is a PEFT adapter, not a model",
     ),
+    "an adapter beside the base": (
+        {"adapter_config.json": "{}", "adapter_model.safetensors": "", "config.json": "{}", "model.safetensors": ""},
+        "is a model with a PEFT adapter beside it, which would be left out: merge it where you trained it",
+    ),
     "a quantised model": (
         {"config.json": '{"quantization_config": {"quant_method": "gptq"}}', "model.safetensors": ""},
         "is quantised already, by gptq: name the folder of the model before that",
@@ -36,7 +40,10 @@ FOLDERS = {
         {"refs/main": "0123", "snapshots/0123/config.json": "{}"},
         "is a repository in the hub's cache: name the model in it, ",
     ),
-    "llama.cpp": ({"model.gguf": ""}, "is a model of llama.cpp (model.gguf): name the folder of the model that it was made from"),
+    "tensorflow": (
+        {"tf_model.h5": ""},
+        "is a model of TensorFlow (tf_model.h5): name the folder of the model that it was made from",
+    ),
     "onnx": ({"model.onnx": ""}, "is an exported model (model.onnx)"),
 }
 

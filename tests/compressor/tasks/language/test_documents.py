@@ -148,5 +148,5 @@ def test_rows_that_hold_something_else_are_refused_where_they_stand(case, tmp_pa
     "parameters", [{"prompt": "a"}, {"text": "a", "messages": "b"}, {"prompt": "a", "completion": "a"}, {"max_length": 1}]
 )
 def test_parameters_that_do_not_go_together_are_refused(parameters):
-    with pytest.raises(ValueError, match="together|name the columns|both column|greater"):
+    with pytest.raises(ValueError, match=r"together|name the columns|both column|greater"):
         CausalLM(**parameters)
