@@ -104,7 +104,7 @@ def test_plugin_that_is_broken_hides_no_other(toys, installed):
     assert listed.exit_code == 0
     lines = dict(line.split(maxsplit=1) for line in listed.stdout.splitlines())
     assert lines["toy-half"].startswith("broken: pass 'toy-half' of toys 1.0 lacks apply")
-    assert lines["finetune"].startswith("Train the whole model")
+    assert lines["finetune"].startswith("Train the model on the labels")
     told = CliRunner().invoke(app, ["doctor"])
     assert told.exit_code == 0
     assert "target half: broken: target 'half' of halves 2.0 is" in told.stdout
