@@ -161,7 +161,9 @@ class _LlamaCppSession:
 
     def _begun(self, rows: int) -> Line[_Rows]:
         if rows > len(self._free):
-            raise ValueError(f"{rows} texts do not fit beside {MOST_ROWS - len(self._free)}: llama.cpp keeps {MOST_ROWS} at a time here")
+            raise ValueError(
+                f"{rows} texts do not fit beside {MOST_ROWS - len(self._free)}: llama.cpp keeps {MOST_ROWS} at a time here"
+            )
         taken, self._free = self._free[:rows], self._free[rows:]
         line = Line(_Rows(taken))
         finalize(line, self._give_back, taken)
@@ -185,7 +187,9 @@ class _LlamaCppSession:
             try:
                 self._context.decode(self._batch)
             except ValueError as error:
-                raise ValueError(f"no room for {len(part)} more tokens in a context of {self._target.context}: raise `context`") from error
+                raise ValueError(
+                    f"no room for {len(part)} more tokens in a context of {self._target.context}: raise `context`"
+                ) from error
             for number, (row, column, _) in enumerate(part):
                 if column in wanted:
                     found[row, column] = self._context.get_logits_ith(number)

@@ -24,6 +24,11 @@ class Attention:
     key_value_groups: int = 1
     """Query heads that share one key and value head."""
 
+    @property
+    def units(self) -> int:
+        """What can go one by one: heads, or groups of those that share a key and a value."""
+        return self.heads // self.key_value_groups
+
 
 @dataclass(frozen=True)
 class FeedForward:
@@ -48,8 +53,8 @@ class Block:
     """Paths of the norm of the attention and of the norm of the feed-forward."""
 
 
-UnitKind: TypeAlias = Literal["channels", "heads", "key-value-groups", "attention", "neurons", "feed-forward", "layers"]
-"""Kinds of units; `attention` and `feed-forward` are whole sub-layers, one unit each."""
+UnitKind: TypeAlias = Literal["channels", "heads", "attention", "neurons", "feed-forward", "layers"]
+"""Kinds of units; heads that share a key and a value are one unit; `attention` and `feed-forward` are whole sub-layers, one unit each."""
 
 
 @dataclass(frozen=True)
@@ -101,11 +106,6 @@ class Insides:
     """Why some parts cannot be worked on, by part."""
 
 
-def shared_heads(count: int) -> str:
-    """Why heads do not go one by one where so many share a key and a value."""
-    return f"{count} heads share a key and a value: take neurons or layers"
-
-
 @dataclass(frozen=True)
 class Anatomy:
     """The parts of one module, as paths from its root."""
@@ -127,9 +127,7 @@ class Anatomy:
     @property
     def insides(self) -> Insides:
         """What may be worked on."""
-        groups = max((block.attention.key_value_groups for block in self.blocks if block.attention), default=1)
-        shared = {"heads": shared_heads(groups)} if groups > 1 else {}
-        return Insides(self.family, bool(self.blocks), {**shared, **self.row.without})
+        return Insides(self.family, bool(self.blocks), dict(self.row.without))
 
     @classmethod
     def bare(cls, family: str, hidden_size: int) -> Anatomy:
@@ -229,11 +227,8 @@ class Row:
 def _units_of_attention(block: Block) -> Iterator[Units]:
     if (each := block.attention) is None:
         return
-    writers, groups = tuple(dict.fromkeys((each.query, each.key, each.value))), each.key_value_groups
-    if groups == 1:
-        yield Units("heads", block.id, each.heads, each.head_size, writers, each.output)
-    else:
-        yield Units("key-value-groups", block.id, each.heads // groups, groups * each.head_size, writers, each.output)
+    writers = tuple(dict.fromkeys((each.query, each.key, each.value)))
+    yield Units("heads", block.id, each.units, each.key_value_groups * each.head_size, writers, each.output)
     yield Units("attention", block.id, 1, each.heads * each.head_size, writers, each.output)
 
 

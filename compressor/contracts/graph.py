@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
 
@@ -9,6 +11,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+NAME = r"[A-Za-z0-9_.:/-]+"
+GRAPHS = "graphs.json"
+"""Lies beside exported graphs that have a state: what they take and give, which a model's configuration does not say once it was cut."""
 Feed: TypeAlias = "dict[str, NDArray[Any]]"
 """Named input or output arrays of one call."""
 
@@ -106,6 +111,27 @@ class Graph:
             for port in self.inputs
             if port.name in kept
         }
+
+
+def graph_from(values: Mapping[str, Any]) -> Graph:
+    """A graph from the JSON values that `dataclasses.asdict` makes of one.
+
+    Raises:
+        KeyError, TypeError, ValueError: they are malformed.
+    """
+    return Graph(
+        name=str(values.get("name", Graph.name)),
+        component=values.get("component"),
+        inputs=tuple(map(_port, values["inputs"])),
+        outputs=tuple(map(_port, values["outputs"])),
+        state=tuple((str(output), str(kept)) for output, kept in values.get("state", ())),
+    )
+
+
+def _port(values: Mapping[str, Any]) -> Port:
+    if not re.fullmatch(NAME, str(values["name"])):  # names end up in a script, and the file may not be ours
+        raise ValueError(f"{str(values['name'])[:40]!r} is no name of an input or output")
+    return Port(str(values["name"]), str(values["dtype"]), tuple(values["axes"]), tuple(map(int, values.get("default") or ())))
 
 
 class Session(Protocol):

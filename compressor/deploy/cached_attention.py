@@ -200,7 +200,17 @@ def _replace(found: _Attention, lengths: _Lengths) -> None:
     assert place is not None
     given = [_given(each, place, lengths) for each in (found.query, found.key, found.value)]
     heads, groups = (_heads(each) for each in (found.query, found.key))
-    inputs = [*given, found.past_key, found.past_value, lengths.last, lengths.total, *[None] * 3, found.mask, *[None] * 5, lengths.added]
+    inputs = [
+        *given,
+        found.past_key,
+        found.past_value,
+        lengths.last,
+        lengths.total,
+        *[None] * 3,
+        found.mask,
+        *[None] * 5,
+        lengths.added,
+    ]
     settings = {"num_heads": heads, "kv_num_heads": groups, "scale": found.scale}
     node = ir.node("GroupQueryAttention", inputs, settings, domain=DOMAIN, num_outputs=3, name=f"{place.name}/grouped")
     place.graph.insert_before(place, node)
@@ -223,7 +233,9 @@ def _given(value: ir.Value, place: ir.Node, lengths: _Lengths) -> ir.Value:
 
 def _flat(value: ir.Value, place: ir.Node, lengths: _Lengths) -> ir.Value:
     turned = _made_by(value, "Transpose")
-    split = _made_by(turned.inputs[0], "Reshape") if turned and list(turned.attributes["perm"].as_ints()) == [0, 2, 1, 3] else None
+    split = (
+        _made_by(turned.inputs[0], "Reshape") if turned and list(turned.attributes["perm"].as_ints()) == [0, 2, 1, 3] else None
+    )
     before = split.inputs[0] if split else None
     if before is not None and before.shape is not None and len(before.shape) == 3:  # as a projection made it
         return before
@@ -243,6 +255,8 @@ def _turned(value: ir.Value) -> tuple[ir.Value, ir.Value, ir.Value] | None:
     if not (first and second and plain is first.inputs[0] and plain is second.inputs[0]):
         return None
     return (plain, cosine, sine) if plain is not None and cosine is not None and sine is not None else None
+
+
 def _doubled(value: ir.Value | None, kind: str) -> ir.Value | None:
     """A function of angles that stand there twice, side by side: `[batch, length, size]`, before an axis for heads."""
     spread = _made_by(value, "Unsqueeze")

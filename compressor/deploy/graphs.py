@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from compressor.contracts import Graph, Port, Task, registry
+from compressor.contracts import Graph, Task, registry
+from compressor.contracts.graph import graph_from
 from compressor.errors import StoreError
 
-NAME = r"[A-Za-z0-9_.:/-]+"
 TASK_FILE = "task.json"
 """Written beside every built model: task, its parameters, labels and graphs."""
 
@@ -37,7 +36,7 @@ def graphs_of(built: Path) -> tuple[Graph, ...]:
         return (Graph(),)
     description = _described(built)
     try:
-        return tuple(_graph(values) for values in description.get("graphs") or [description])
+        return tuple(graph_from(values) for values in description.get("graphs") or [description])
     except (KeyError, TypeError, ValueError) as error:
         raise StoreError(f"{built / TASK_FILE} cannot be read: {error}") from error
 
@@ -65,19 +64,3 @@ def _described(built: Path) -> dict[str, Any]:
     if not isinstance(description, dict):
         raise StoreError(f"{built / TASK_FILE} cannot be read: it is no object")
     return description
-
-
-def _graph(values: dict[str, Any]) -> Graph:
-    return Graph(
-        name=str(values.get("name", Graph.name)),
-        component=values.get("component"),
-        inputs=tuple(map(_port, values["inputs"])),
-        outputs=tuple(map(_port, values["outputs"])),
-        state=tuple((str(output), str(kept)) for output, kept in values.get("state", ())),
-    )
-
-
-def _port(values: dict[str, Any]) -> Port:
-    if not re.fullmatch(NAME, str(values["name"])):  # names end up in a script, and the file may not be ours
-        raise ValueError(f"{str(values['name'])[:40]!r} is no name of an input or output")
-    return Port(str(values["name"]), str(values["dtype"]), tuple(values["axes"]), tuple(map(int, values.get("default") or ())))

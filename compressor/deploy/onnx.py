@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import ast
 import gc
+import json
 import logging
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from compressor.contracts import Artifact, Dialect, Feed, Format, Graph, Task
+from compressor.contracts.graph import GRAPHS
 
 if TYPE_CHECKING:
     import onnx
@@ -35,7 +38,10 @@ class Onnx(Format):
         from compressor.model.model import Model
 
         model = Model.load(artifact.path)
-        for graph in task.graphs(artifact.path):
+        graphs = task.graphs(artifact.path)
+        if any(graph.state for graph in graphs):
+            (out / GRAPHS).write_text(json.dumps([asdict(graph) for graph in graphs], indent=1) + "\n", encoding="utf-8")
+        for graph in graphs:
             module: Any = model.component(graph.component).module.train(False)
             _as_plain_graph(module)
             feed = task.example(artifact.path, graph, batch=TRACED_BATCH, length=TRACED_LENGTH)

@@ -35,7 +35,9 @@ def _give_default(model: Any, port: Port) -> None:
 
     given = model.input(port.name)
     readers = given.get_target_inputs()
-    lacks = operators.subtract(operators.constant([1]), operators.minimum(operators.shape_of(given, "i64"), operators.constant([1])))
+    lacks = operators.subtract(
+        operators.constant([1]), operators.minimum(operators.shape_of(given, "i64"), operators.constant([1]))
+    )
     most = operators.multiply(lacks, operators.constant([len(port.default)]))
     default = operators.constant(list(port.default), given.get_element_type(), name=DEFAULT.format(port.name))
     instead = operators.slice(default, operators.constant([0]), most, operators.constant([1]))
@@ -66,7 +68,9 @@ def _begin_empty(model: Any, graph: Graph) -> None:
     import openvino
     from openvino import opset13 as operators
 
-    rows = operators.gather(operators.shape_of(model.input(graph.fed[0].name), "i64"), operators.constant([0]), operators.constant(0))
+    rows = operators.gather(
+        operators.shape_of(model.input(graph.fed[0].name), "i64"), operators.constant([0]), operators.constant(0)
+    )
     for each in [node for node in model.get_ordered_ops() if node.get_type_name() == "ReadValue"]:
         shape = [axis.get_length() if axis.is_static else 0 for axis in each.get_output_partial_shape(0)][1:]
         sizes = operators.concat([rows, operators.constant(shape, openvino.Type.i64)], 0)

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from compressor.contracts.graph import GRAPHS
 from compressor.contracts.model import CONFIG
 from compressor.contracts.records import Candidate, Report
 from compressor.deploy.graphs import TASK_FILE
@@ -160,7 +161,7 @@ def check_files(built: Path, candidate: Candidate) -> None:
 
 def _fill(folder: Path, built: Path, *, deployed: Deployed, report: Report, proved: int) -> None:
     for name in names_in(built):
-        if name != TASK_FILE:
+        if name not in (TASK_FILE, GRAPHS):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(built / name, folder / name)
     check_files(folder, deployed.candidate)

@@ -11,7 +11,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from compressor.contracts import registry
-from compressor.contracts.anatomy import Anatomy, Attention, Block, Convolution, FeedForward, Row, shared_heads
+from compressor.contracts.anatomy import Anatomy, Attention, Block, Convolution, FeedForward, Row
 from compressor.errors import UnsupportedModel
 
 if TYPE_CHECKING:
@@ -57,14 +57,11 @@ def row_of(model_type: str) -> Row | None:
     return next((row for row in rows if model_type in row.model_types), None)
 
 
-def limits(model_type: str, config: Mapping[str, Any]) -> tuple[str, Mapping[str, str] | None]:
+def limits(model_type: str) -> tuple[str, Mapping[str, str] | None]:
     """The family of models of a configuration, and the parts that no pass can work on with the reason; None where no part is known."""
     row = row_of(model_type)
     if row is None:
         return model_type, None
-    heads, groups = config.get("num_attention_heads"), config.get("num_key_value_heads")
-    if groups and heads and heads != groups:
-        return row.family, {"heads": shared_heads(heads // groups), **row.without}
     return row.family, row.without
 
 

@@ -35,10 +35,10 @@ def matrix(layer: nn.Module) -> torch.Tensor:
 
 
 def cost_of(module: nn.Module, units: Units) -> UnitCost:
-    """The cost of one unit of heads, groups of heads, neurons, or of a whole sub-layer."""
+    """The cost of one head (or group of those that share a key and a value), one neuron, or of a whole sub-layer."""
     writers = [module.get_submodule(path) for path in units.writers]
     read = module.get_submodule(units.reader).get_parameter("weight").numel()
     parameters = sum(each.numel() for writer in writers for each in writer.parameters())
     weights = sum(writer.get_parameter("weight").numel() for writer in writers)
-    attended = units.size if units.kind in ("heads", "key-value-groups", "attention") else 0
+    attended = units.size if units.kind in ("heads", "attention") else 0
     return UnitCost((parameters + read) / units.count, (weights + read) / units.count, attended)

@@ -31,7 +31,10 @@ Indices = Annotated[tuple[NonNegativeInt, ...], AfterValidator(_ascending)]
 
 
 class KeepHeads(Edit):
-    """Keep these attention heads of one block, in their order; without any, the attention adds only its output bias."""
+    """Keep these attention heads of one block, in their order; without any, the attention adds only its output bias.
+
+    Where several heads share a key and a value they go together: the numbers are those of such groups.
+    """
 
     kind: ClassVar[str] = "keep-heads"
     examples: ClassVar[tuple[Mapping[str, Any], ...]] = (
@@ -48,12 +51,7 @@ class KeepHeads(Edit):
         _check_allowed(anatomy, "heads" if self.heads else "attention")
         if attention is None:
             raise UnsupportedModel(f"{self.block} has no attention heads left to choose from")
-        if self.heads and attention.key_value_groups != 1:
-            raise UnsupportedModel(
-                f"{self.block} shares each key and value head among {attention.key_value_groups} heads; "
-                "single heads cannot be removed from it"
-            )
-        _check(self.heads, attention.heads, f"heads of {self.block}")
+        _check(self.heads, attention.units, f"heads of {self.block}")
         if self.heads:
             _slice_heads(module, attention, self.heads, anatomy.row.heads_attributes)
         else:
@@ -190,17 +188,22 @@ def _check(indices: tuple[int, ...], count: int, what: str) -> None:
 
 
 def _slice_heads(module: nn.Module, attention: Attention, heads: tuple[int, ...], attributes: tuple[str, ...]) -> None:
-    size = attention.head_size
-    channels = [head * size + channel for head in heads for channel in range(size)]
+    sizes = {attention.key: attention.head_size, attention.value: attention.head_size}
+    sizes |= dict.fromkeys((attention.query, attention.output), attention.key_value_groups * attention.head_size)
     for path in dict.fromkeys((attention.query, attention.key, attention.value)):
-        _keep(module.get_submodule(path), rows=channels, of=size * attention.heads)
+        _keep(module.get_submodule(path), rows=_channels(heads, sizes[path]), of=sizes[path] * attention.units)
+    channels = _channels(heads, sizes[attention.output])
     _keep(module.get_submodule(attention.output), columns=channels)
     core: Any = module.get_submodule(attention.module)
     for name in attributes:
-        setattr(core, name, len(heads))
+        setattr(core, name, len(heads) * attention.key_value_groups)
     for name in ("all_head_size", "split_size"):
         if hasattr(core, name):
             setattr(core, name, len(channels))
+
+
+def _channels(units: Sequence[int], size: int) -> list[int]:
+    return [unit * size + channel for unit in units for channel in range(size)]
 
 
 def _remove_attention(module: nn.Module, attention: Attention) -> None:

@@ -32,7 +32,7 @@ def wished(
 ) -> Wish:
     """What plug-ins are asked by."""
     model_type = str(config.get("model_type", ""))
-    without = limits(model_type, config)[1] if model_type else None
+    without = limits(model_type)[1] if model_type else None
     length = sizes.timed if sizes else None
     threads = min(MOST_THREADS, usable_cores())
     return Wish(config, task, rows, trained, max_drop, SOURCE, without, length, threads)

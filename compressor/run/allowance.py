@@ -22,7 +22,7 @@ def allowances(bound: Bound) -> Iterator[str]:
     for name, source in models.items():
         config = _config(located(source, bound.folder) / "config.json")
         if model_type := str(config.get("model_type", "")):
-            family, reasons = limits(model_type, config)
+            family, reasons = limits(model_type)
             mine = {step: parts for (model, step), parts in steps.items() if model == name}
             refused = [step for step, parts in mine.items() if reasons is None or set(parts) & set(reasons)]
             yield f"{name}: {family}: {_said(reasons)}{f'; {_listed(refused)} will be refused' if refused else ''}"

@@ -60,10 +60,11 @@ def cuts_what_it_says(subject: Subject) -> None:
     attention, feed_forward = block.attention, block.feed_forward
     assert attention is not None
     assert feed_forward is not None  # `finds_its_parts` says it better
-    if anatomy.units(("heads",)):
-        head = slice(attention.head_size, 2 * attention.head_size)
+    if anatomy.units(("heads",)) and attention.units > 1:
+        size = attention.key_value_groups * attention.head_size
+        head = slice(size, 2 * size)
         _zero(module, attention.output, head)
-        _unchanged(subject, module, KeepHeads(block=block.id, heads=(0, *range(2, attention.heads))), "a head")
+        _unchanged(subject, module, KeepHeads(block=block.id, heads=(0, *range(2, attention.units))), "a head")
     _zero(module, feed_forward.down, slice(1, 2))
     _unchanged(subject, module, KeepNeurons(block=block.id, neurons=(0, *range(2, feed_forward.width))), "a feed-forward neuron")
     if "layers" in row.without:

@@ -45,11 +45,12 @@ def magnitude_scores(module: nn.Module, anatomy: Anatomy, kinds: Sequence[Kind])
 
 
 def _unit_squares(module: nn.Module, units: Units) -> torch.Tensor:
-    squares = matrix(module.get_submodule(units.reader)).square().sum(dim=0)
+    total = matrix(module.get_submodule(units.reader)).square().sum(dim=0).view(units.count, -1).sum(dim=1)
     for writer in units.writers:
         rows = matrix(module.get_submodule(writer)).square().sum(dim=1)
-        squares = squares + rows.view(-1, units.count * units.size).sum(dim=0)  # some layers are several in one
-    return squares.view(-1, units.size).sum(dim=1)
+        several = max(1, len(rows) // (units.count * units.size))  # some layers are several in one
+        total = total + rows.view(several, units.count, -1).sum(dim=(0, 2))
+    return total
 
 
 def _layer_squares(module: nn.Module, units: Units) -> torch.Tensor:
@@ -103,9 +104,9 @@ def data_scores(
             with rows_told(batch.get("row", ()), "importance"):
                 outputs = task.forward(module, batch, first)  # with states comes the mask of their tokens
             _check_seen(seen)
-            count = outputs.main.shape[0]
+            count = len(next(iter(batch.values())))
             scores = _taylor(seen, task.loss(outputs, batch) * count, count) if importance == "taylor" else None
-            scores = scores or _activation(seen, module, outputs)
+            scores = scores or _activation(seen, module, outputs, count)
         for units, values in scores.items():
             sums[units] += values.detach().double().cpu()
         rows += count
@@ -164,7 +165,7 @@ def _taylor(seen: Seen, loss: torch.Tensor, rows: int) -> dict[Units, torch.Tens
     return {units: torch.cat(values) for units, values in scores.items()}
 
 
-def _activation(seen: Seen, module: nn.Module, outputs: Outputs) -> dict[Units, torch.Tensor]:
+def _activation(seen: Seen, module: nn.Module, outputs: Outputs, rows: int) -> dict[Units, torch.Tensor]:
     import torch
 
     scores = {}
@@ -174,7 +175,7 @@ def _activation(seen: Seen, module: nn.Module, outputs: Outputs) -> dict[Units, 
             values = torch.stack(cosines, dim=-1)
         else:
             values = _contribution(passed[0][0].float(), matrix(module.get_submodule(units.reader)).float(), units.size)
-        scores[units] = _sum_of_row_means(values, outputs)
+        scores[units] = _sum_of_row_means(values, outputs.mask, rows)
     return scores
 
 
@@ -188,11 +189,9 @@ def _contribution(given: torch.Tensor, weight: torch.Tensor, size: int) -> torch
     return torch.einsum("...ui,uij,...uj->...u", units, grams, units).clamp(min=0).sqrt()
 
 
-def _sum_of_row_means(values: torch.Tensor, outputs: Outputs) -> torch.Tensor:
+def _sum_of_row_means(values: torch.Tensor, mask: torch.Tensor | None, rows: int) -> torch.Tensor:
     """Sum over rows of the mean over each row's valid tokens, of values `[B, T, units]`."""
-    rows = outputs.main.shape[0]
     values = values.reshape(rows, -1, values.shape[-1])
-    mask = outputs.mask
     if mask is None or mask.shape != values.shape[:2]:
         return values.mean(dim=1).sum(dim=0)
     valid = mask.to(values.dtype).unsqueeze(-1)

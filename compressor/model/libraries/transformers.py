@@ -128,7 +128,7 @@ class Transformers(Library):
             heads = block.attention.heads if block.attention else 0
             if anatomy.row.config_width not in sizes or sizes.get("num_attention_heads", config.num_attention_heads) != heads:
                 return {}
-            found[str(number)] = {name: size for name, size in sizes.items() if getattr(config, name, None) != size}
+            found[str(number)] = {name: size for name, size in sizes.items() if getattr(config, name, size) != size}
         return {number: sizes for number, sizes in found.items() if sizes}
 
     def _same(self, values: Mapping[str, Any], module: torch.nn.Module, anatomy: Anatomy) -> bool:
@@ -165,9 +165,7 @@ def _laid_over(values: dict[str, Any], fields: dict[str, Any]) -> dict[str, Any]
     """A configuration with other sizes of its trunk, which a model of two towers describes apart."""
     if "vision_config" in values:
         return {**values, "vision_config": {**values["vision_config"], **fields}}
-    if "num_key_value_heads" in values and "num_attention_heads" in fields:
-        fields = {**fields, "num_key_value_heads": fields["num_attention_heads"]}
-    return values | fields
+    return values | {name: size for name, size in fields.items() if name != "num_key_value_heads" or name in values}
 
 
 def _sizes(anatomy: Anatomy, block: Block) -> dict[str, Any]:
@@ -181,6 +179,7 @@ def _sizes(anatomy: Anatomy, block: Block) -> dict[str, Any]:
         fields |= {} if rest else {row.config_width: ratio}
     if block.attention is not None and row.config_head_size is not None:
         fields |= {"num_attention_heads": block.attention.heads, row.config_head_size: block.attention.head_size}
+        fields["num_key_value_heads"] = block.attention.units  # where the family has the field
     return fields
 
 

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compressor.contracts import Feed, Graph, Model, Port
-from compressor.contracts.model import CONFIG
-from compressor.errors import SourceError
+from compressor.contracts.graph import GRAPHS, graph_from
+from compressor.contracts.model import BLUEPRINT, CONFIG
+from compressor.errors import SourceError, UnsupportedModel
+from compressor.model.anatomy import anatomy_of
 
 if TYPE_CHECKING:
     import torch
@@ -43,27 +45,50 @@ class Layer:
 
 
 def graph_of(files: Model | Path) -> Graph:
-    """The graph of a model, or of one that lies in a folder."""
-    layers = layers_of(files)
-    state = tuple((f"present.{name}", f"past_key_values.{name}") for name in _names(len(layers)))
+    """The graph of a model, or of one that lies in a folder; of exported ones it lies beside them."""
+    if isinstance(files, Path) and (files / GRAPHS).is_file():
+        return graph_from(json.loads((files / GRAPHS).read_text(encoding="utf-8"))[0])
+    layers = [(number, layer) for number, layer in enumerate(layers_of(files)) if layer is not None]
     past, present = (
         tuple(
-            Port(name, "float32", ("batch", layers[at // 2].heads, axis, layers[at // 2].size)) for at, name in enumerate(names)
+            Port(f"{when}.{number}.{what}", "float32", ("batch", layer.heads, axis, layer.size))
+            for number, layer in layers
+            for what in ("key", "value")
         )
-        for names, axis in zip(([into for _, into in state], [out for out, _ in state]), ("past", "total"), strict=True)
+        for when, axis in (("past_key_values", "past"), ("present", "total"))
     )
+    state = tuple((out.name, into.name) for out, into in zip(present, past, strict=True))
     return Graph(inputs=(*INPUTS, *past), outputs=(*OUTPUTS, *present), state=state)
 
 
-def layers_of(files: Model | Path) -> tuple[Layer, ...]:
-    """What each layer keeps, by the configuration.
+def layers_of(files: Model | Path) -> tuple[Layer | None, ...]:
+    """What each layer keeps; None where its attention is gone.
 
     Raises:
         SourceError: the configuration does not say it.
     """
-    config = (
-        json.loads((files / CONFIG).read_text(encoding="utf-8")) if isinstance(files, Path) else files.module.config.to_dict()
-    )
+    if not isinstance(files, Path):
+        return _layers_in(files.module, files.module.config.to_dict())
+    from compressor.model.blueprint import Blueprint
+    from compressor.model.storage import read_index
+
+    index = read_index(files) if (files / BLUEPRINT).is_file() else {}
+    if index.get("blueprint", {}).get("edits"):
+        module = Blueprint.from_json(index["blueprint"]).build()
+        return _layers_in(module, module.config.to_dict())
+    return _layers_by(json.loads((files / CONFIG).read_text(encoding="utf-8")))
+
+
+def _layers_in(module: Any, config: Mapping[str, Any]) -> tuple[Layer | None, ...]:
+    """Read off the module itself, whose layers may have been cut to different sizes."""
+    try:
+        attentions = [block.attention for block in anatomy_of(module).blocks]
+    except UnsupportedModel:
+        return _layers_by(config)
+    return tuple(None if each is None else Layer(each.units, each.head_size) for each in attentions)
+
+
+def _layers_by(config: Mapping[str, Any]) -> tuple[Layer | None, ...]:
     layers, heads, queries, width = (_field(config, names) for names in FIELDS.values())
     size = config.get("head_dim") or width // queries
     return (Layer(heads, size),) * layers
@@ -74,10 +99,6 @@ def _field(config: Mapping[str, Any], names: tuple[str, ...]) -> int:
     if found is None:
         raise SourceError(f"the configuration has none of {', '.join(names)}, which a cache of keys and values is made by")
     return int(found)
-
-
-def _names(layers: int) -> list[str]:
-    return [f"{layer}.{what}" for layer in range(layers) for what in ("key", "value")]
 
 
 def example_of(graph: Graph, *, batch: int, length: int) -> Feed:
@@ -100,18 +121,31 @@ def answered(module: Any, graph: Graph, inputs: Mapping[str, torch.Tensor]) -> t
 
     Positions count the tokens that are no padding, so that a text has the same ones wherever padding stands.
     """
-    from transformers import DynamicCache
 
     ids, mask = inputs[IDS], inputs[MASK]
-    past = [inputs[into] for _, into in graph.state]
-    cache = DynamicCache(list(zip(past[::2], past[1::2], strict=True)))
     positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -ids.shape[1] :]
     found = module(
         input_ids=ids,
         attention_mask=mask,
         position_ids=positions,
-        past_key_values=cache,
+        past_key_values=_cache(module, graph, inputs),
         use_cache=True,
         logits_to_keep=inputs[KEPT],
     )
-    return (found.logits, *(each for layer in found.past_key_values.layers for each in (layer.keys, layer.values)))
+    layers = [found.past_key_values.layers[number] for number in _numbers(graph)]
+    return (found.logits, *(each for layer in layers for each in (layer.keys, layer.values)))
+
+
+def _numbers(graph: Graph) -> list[int]:
+    """Numbers of the layers that keep something."""
+    return [int(into.split(".")[1]) for _, into in graph.state[::2]]
+
+
+def _cache(module: Any, graph: Graph, inputs: Mapping[str, torch.Tensor]) -> Any:
+    """What was kept, by layer; one without attention keeps of each token a number that nobody reads, so that tokens are counted there too."""
+    from transformers import DynamicCache
+
+    past = [inputs[into] for _, into in graph.state]
+    pairs = dict(zip(_numbers(graph), zip(past[::2], past[1::2], strict=True), strict=True))
+    none = (past[0][:, :1, :, :1],) * 2
+    return DynamicCache([pairs.get(number, none) for number in range(module.config.num_hidden_layers)])

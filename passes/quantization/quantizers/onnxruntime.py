@@ -14,6 +14,7 @@ from compressor.contracts import Feed
 from passes.quantization.quantizers.layers import by_layer
 from passes.quantization.quantizers.onnx_graph import drop_unused, exact_inputs_elsewhere, fold_gemms, put_back
 from passes.quantization.quantizers.onnx_tables import embedding_layers, quantize_embeddings
+from passes.quantization.quantizers.onnx_tied import tie, untie
 
 if TYPE_CHECKING:
     import onnx
@@ -70,6 +71,7 @@ def quantize_static(
     from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
     exact = onnx.load(path)
+    tied = untie(exact)
     layers = weighted_layers(exact, exclude)
     names = [name for each in layers.values() for name in each]
     int8 = copy.deepcopy(exact)
@@ -87,7 +89,7 @@ def quantize_static(
         )
         int8 = _run(quantizer)
         exact_inputs_elsewhere(int8, set(names))
-    return _finished(exact, int8, layers, embeddings, exclude)
+    return _finished(exact, int8, layers, tied, embeddings, exclude)
 
 
 def quantize_dynamic(
@@ -100,6 +102,7 @@ def quantize_dynamic(
     from onnxruntime.quantization.quant_utils import QuantizationMode
 
     exact = onnx.load(path)
+    tied = untie(exact)
     int8 = copy.deepcopy(exact)
     fold_gemms(int8)
     layers = weighted_layers(int8, exclude)
@@ -108,7 +111,7 @@ def quantize_dynamic(
         mode, kinds = QuantizationMode.IntegerOps, (QuantType.QInt8, QuantType.QUInt8)
         quantizer = ONNXQuantizer(int8, per_channel, bits == 7, mode, False, *kinds, None, names, [], list(OPERATORS), _OPTIONS)
         int8 = _run(quantizer)
-    return _finished(exact, int8, layers, embeddings, exclude)
+    return _finished(exact, int8, layers, tied, embeddings, exclude)
 
 
 def calibrate(path: Path, feeds: Sequence[Feed]) -> Any:
@@ -144,10 +147,16 @@ def _run(quantizer: Any) -> onnx.ModelProto:
 
 
 def _finished(
-    exact: onnx.ModelProto, int8: onnx.ModelProto, layers: dict[str, tuple[str, ...]], embeddings: bool, exclude: Sequence[str]
+    exact: onnx.ModelProto,
+    int8: onnx.ModelProto,
+    layers: dict[str, tuple[str, ...]],
+    tied: Mapping[str, str],
+    embeddings: bool,
+    exclude: Sequence[str],
 ) -> QuantizedOnnx:
     tables = by_layer(embedding_layers(exact), exclude) if embeddings else {}
     quantize_embeddings(int8, {name for names in tables.values() for name in names})
+    tie(int8, tied)
     drop_unused(int8)
     return QuantizedOnnx(exact, int8, {**tables, **layers})
 

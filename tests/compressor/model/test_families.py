@@ -117,8 +117,7 @@ def test_fused_parts_count_once():
 
 def test_grouped_heads_are_units_together():
     anatomy = anatomy_of(MORE["qwen3"].make())
-    assert anatomy.units(("heads",)) == ()
-    groups = anatomy.units(("key-value-groups",))
+    groups = anatomy.units(("heads",))
     assert [(each.count, each.size) for each in groups] == [(2, 16)] * LAYERS
     whole = anatomy.units(("attention",))[0]
     module = MORE["qwen3"].make()

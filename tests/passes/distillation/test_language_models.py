@@ -26,7 +26,9 @@ class Language(Context):
 
     def outputs(self, model, split, *, limit):
         files = self.folder / "source"
-        return self.task.answers(eager(self.task, model, self.device), *self.task.scored_feeds(self.data.split(split), files))["logits"]
+        return self.task.answers(eager(self.task, model, self.device), *self.task.scored_feeds(self.data.split(split), files))[
+            "logits"
+        ]
 
     def evaluate(self, model, split):
         return SimpleNamespace(quality=0.0)
@@ -71,7 +73,9 @@ def test_kept_words_teach_what_the_teacher_teaches_where_all_are_kept(ctx):
             assert any("the 16 likeliest of" in note.text for note in ctx.notes if isinstance(note, Remark))
     assert list(made["none"][0]) == ["soft-targets", "task"]
     for curve in made["none"][0]:
-        torch.testing.assert_close(torch.tensor(made["all"][0][curve]), torch.tensor(made["none"][0][curve]), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(
+            torch.tensor(made["all"][0][curve]), torch.tensor(made["none"][0][curve]), rtol=1e-4, atol=1e-5
+        )
     for name, tensor in made["none"][1].items():
         torch.testing.assert_close(made["all"][1][name], tensor, rtol=1e-3, atol=1e-4)
     first = {name: each[0]["soft-targets"][0][1] for name, each in made.items()}

@@ -44,7 +44,9 @@ def test_all_of_a_text_counts_but_its_first_token(folder):
     (found,) = read(CausalLM(), folder, text=["é word1 red"])
     assert found.ids[-1] == 0  # the token that ends a text
     assert found.counted.tolist() == [False] + [True] * (len(found.ids) - 1)
-    assert found.bytes == len("é word1 red".encode()) - 2 == 10  # the first byte of é is its first token, and spells the whole sign
+    assert (
+        found.bytes == len("é word1 red".encode()) - 2 == 10
+    )  # the first byte of é is its first token, and spells the whole sign
     (bare,) = read(CausalLM(end=False), folder, text=["é word1 red"])
     assert bare.ids.tolist() == found.ids[:-1].tolist()
 
@@ -146,5 +148,5 @@ def test_rows_that_hold_something_else_are_refused_where_they_stand(case, tmp_pa
     "parameters", [{"prompt": "a"}, {"text": "a", "messages": "b"}, {"prompt": "a", "completion": "a"}, {"max_length": 1}]
 )
 def test_parameters_that_do_not_go_together_are_refused(parameters):
-    with pytest.raises(ValueError, match="together|name the columns|both column|greater"):
+    with pytest.raises(ValueError, match=r"together|name the columns|both column|greater"):
         CausalLM(**parameters)

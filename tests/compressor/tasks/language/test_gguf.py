@@ -44,7 +44,10 @@ def test_sizes_tokens_and_merges_stand_in_the_file(written, llama):
     reader, config = gguf.GGUFReader(written / "model.gguf"), llama.model.module.config
     fields = {name: each.contents() for name, each in reader.fields.items()}
     assert fields["general.architecture"] == "llama"
-    assert (fields["llama.block_count"], fields["llama.attention.head_count_kv"]) == (config.num_hidden_layers, config.num_key_value_heads)
+    assert (fields["llama.block_count"], fields["llama.attention.head_count_kv"]) == (
+        config.num_hidden_layers,
+        config.num_key_value_heads,
+    )
     assert len(fields["tokenizer.ggml.tokens"]) == config.vocab_size
     held = {tensor.name: tensor.data for tensor in reader.tensors}
     state = llama.model.module.state_dict()
@@ -66,7 +69,9 @@ def test_matrices_are_written_in_their_type(written, llama, tmp_path, weights):
     for before, after in zip(plain.tensors, found.tensors, strict=True):
         restored = gguf.quants.dequantize(after.data, after.tensor_type)
         np.testing.assert_allclose(restored, before.data, atol=0.005 * np.abs(before.data).max())
-    assert {name for name in plain.fields if not name.startswith("GGUF")} == {name for name in found.fields if not name.startswith("GGUF")}
+    assert {name for name in plain.fields if not name.startswith("GGUF")} == {
+        name for name in found.fields if not name.startswith("GGUF")
+    }
 
 
 def test_other_architectures_are_refused(llama, tmp_path):

@@ -39,9 +39,15 @@ def test_the_configuration_names_what_the_graph_has(genai, llama):
     decoder = json.loads((genai / "genai_config.json").read_text())["model"]["decoder"]
     graph = onnx.load(genai / decoder["filename"], load_external_data=False).graph
     layers = range(decoder["num_hidden_layers"])
-    past = {name % layer for layer in layers for name in (decoder["inputs"]["past_key_names"], decoder["inputs"]["past_value_names"])}
+    past = {
+        name % layer for layer in layers for name in (decoder["inputs"]["past_key_names"], decoder["inputs"]["past_value_names"])
+    }
     assert {value.name for value in graph.input} == {"input_ids", "attention_mask"} | past
-    present = {name % layer for layer in layers for name in (decoder["outputs"]["present_key_names"], decoder["outputs"]["present_value_names"])}
+    present = {
+        name % layer
+        for layer in layers
+        for name in (decoder["outputs"]["present_key_names"], decoder["outputs"]["present_value_names"])
+    }
     assert {value.name for value in graph.output} == {"logits"} | present
     config = llama.model.module.config
     assert (decoder["num_key_value_heads"], decoder["head_size"]) == (config.num_key_value_heads, config.head_dim)
