@@ -192,6 +192,9 @@ class _Stateful:
         line.held.infer(given, share_inputs=True)
         return {port.name: line.held.get_tensor(port.name).data.copy() for port in self._graph.given}, line.wrote(after)
 
+    def cut(self, state: Position[Any], length: int) -> object:
+        return state.cut(length)
+
     def _line(self, state: Position[Any] | None, growth: Growth) -> Line[Any]:
         """The request that a call goes on in, which holds what the state says and no more."""
         if state is None:
@@ -239,7 +242,7 @@ class _OpenVinoSession:
 
     def cut(self, state: Any, length: int, *, graph: str = "model") -> object:
         """A position before, or the first part of each tensor."""
-        return state.cut(length) if isinstance(state, Position) else self._graphs[graph].cut(state, length)
+        return self._graphs[graph].cut(state, length)
 
     def facts(self) -> dict[str, str]:
         """Precisions of the products in the compiled graphs, and of what is left where all of them are int8."""

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from compressor.contracts.graph import Graph, Session
 from compressor.contracts.recipe import Recipe
@@ -145,7 +145,7 @@ class Target(Step, ABC):
         return None
 
     @classmethod
-    def accompany(cls, folder: Path, graphs: tuple[Graph, ...], generates: Mapping[str, Any]) -> None:  # noqa: B027 - most need nothing
+    def accompany(cls, folder: Path, graphs: tuple[Graph, ...], generates: Mapping[str, Any]) -> None:
         """Write into the folder of an export what programs for text generation on this runtime read beside a model's files.
 
         Args:
