@@ -37,14 +37,16 @@ class Grid(Probe):
 
     def suited(self, workloads: Sequence[Workload]) -> Self:
         """Kinds, lengths and steps that the plan leaves open are those of the task."""
-        if tuple(workloads) == (Workload(),):
+        given = {name for name in self.model_fields_set if getattr(self, name)}
+        if tuple(workloads) == (Workload(),) or ("kinds" in given and set(self.kinds) == {"forward"}):
             return self
-        lengths = tuple(dict.fromkeys(each.length for each in workloads if each.length is not None))
-        steps = next((each.steps for each in workloads if each.steps is not None), None)
-        kinds = tuple(dict.fromkeys(each.kind for each in workloads))
-        offered = {"kinds": kinds, "length": lengths, "steps": steps}
-        open_ = {name: value for name, value in offered.items() if name not in self.model_fields_set}
-        return type(self).model_validate({**self.model_dump(exclude_unset=True), **open_})
+        offered = {
+            "kinds": tuple(dict.fromkeys(each.kind for each in workloads)),
+            "length": tuple(dict.fromkeys(each.length for each in workloads if each.length is not None)),
+            "steps": next((each.steps for each in workloads if each.steps is not None), None),
+        }
+        chosen = {name: value for name, value in offered.items() if name not in given}
+        return type(self).model_validate({**self.model_dump(exclude_unset=True), **chosen})
 
     def at(self, workload: Workload) -> Self:
         """This probe at one workload alone."""

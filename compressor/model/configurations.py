@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from compressor.contracts.model import CONFIG
-from compressor.errors import SourceError
+from compressor.errors import MissingDependency, SourceError
 from compressor.foreign import told
 from compressor.model.meta import BUILDING_ERRORS
-from compressor.model.sources import read_json
+from compressor.model.sources import gguf_in, read_json
 
 LEFT_OUT = {
     "*attn_implementation*": "a kernel in a repository of the hub, which is code",
@@ -51,7 +51,8 @@ def config_in(folder: Path) -> Any:
     from huggingface_hub.errors import StrictDataclassError
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-    values = harmless(read_json(folder / CONFIG), folder / CONFIG)
+    single = gguf_in(folder)
+    values = harmless(_gguf(single) if single else read_json(folder / CONFIG), single or folder / CONFIG)
     model_type = str(values.get("model_type", ""))
     if model_type not in CONFIG_MAPPING:
         raise SourceError(
@@ -62,6 +63,27 @@ def config_in(folder: Path) -> Any:
             return CONFIG_MAPPING[model_type].from_dict(values)
     except (*BUILDING_ERRORS, OSError, StrictDataclassError) as error:
         raise SourceError(f"{folder} cannot be read as a model: {told(error)}") from error
+
+
+def _gguf(path: Path) -> dict[str, Any]:
+    """The configuration in a file of llama.cpp, as transformers spells it.
+
+    Raises:
+        SourceError: it cannot be read, or is of a kind that transformers does not know.
+        MissingDependency: the package that reads it is not installed.
+    """
+    from importlib.util import find_spec
+
+    from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
+
+    if find_spec("gguf") is None:
+        raise MissingDependency(
+            f"{path} is read by the package gguf, which is not installed: pip install 'compressor-toolchain[llm]'"
+        )
+    try:
+        return dict(load_gguf_checkpoint(str(path))["config"])
+    except Exception as error:  # what a malformed file makes the library raise can be anything
+        raise SourceError(f"{path} cannot be read as a model of llama.cpp: {told(error)}") from error
 
 
 def harmless(config: Mapping[str, Any], where: object) -> dict[str, Any]:

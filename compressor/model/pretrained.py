@@ -10,6 +10,7 @@ from typing import Any
 from compressor.errors import SourceError
 from compressor.foreign import told
 from compressor.model.configurations import config_in, nothing_fetched
+from compressor.model.sources import gguf_in
 
 
 def load_encoder(source: Path) -> Any:
@@ -44,14 +45,24 @@ def from_folder(auto: Any, source: Path, config: Any, *, seed: int = 0, **more: 
     """
     import torch
 
-    given = {"trust_remote_code": False, "local_files_only": True, "use_safetensors": True, "output_loading_info": True}
+    given: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True, "output_loading_info": True}
+    single = gguf_in(source)
+    given |= {"gguf_file": single.name} if single else {"use_safetensors": True}
     try:
         with torch.random.fork_rng(devices=[]), quiet(), nothing_fetched():
             torch.manual_seed(seed)
             module, found = auto.from_pretrained(source, config=config, dtype=torch.float32, **given, **more)
-            return module, found
+            return _unmarked(module) if single else module, found
     except Exception as error:  # what a malformed folder makes the library raise can be anything
         raise SourceError(f"{source} cannot be read as a model: {told(error)}") from error
+
+
+def _unmarked(module: Any) -> Any:
+    """A model whose weights were unpacked when it was read: the library still takes it for a packed one, which cannot be saved."""
+    for name in ("hf_quantizer", "is_quantized", "quantization_method"):
+        vars(module).pop(name, None)
+    vars(module.config).pop("quantization_config", None)
+    return module
 
 
 @contextmanager

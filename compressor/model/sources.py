@@ -19,7 +19,6 @@ PIPELINE = "model_index.json"
 """Names the components of a pipeline, each a folder of its own."""
 ADAPTER = "adapter_config.json"
 OTHERS = {
-    ".gguf": "a model of llama.cpp",
     ".onnx": "an exported model",
     ".xml": "an exported model",
     ".tflite": "an exported model",
@@ -29,6 +28,8 @@ OTHERS = {
 """Files of models that are not read, by suffix."""
 PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 WEIGHT_SUFFIX = ".safetensors"
+GGUF = "*.gguf"
+"""Models of llama.cpp: configuration, tokenizer and weights in one file, which is read as data."""
 READ_SUFFIXES = (WEIGHT_SUFFIX, ".json", ".txt", ".model")
 """Files of a source model folder that are read."""
 MOST_FILES = 20_000
@@ -143,6 +144,8 @@ def _no_model(folder: Path) -> str | None:
     if inner:
         newest = max(inner, key=lambda each: (int("".join(filter(str.isdecimal, each.name)) or 0), each.name))
         return f"no model itself, but holds {_counted(inner)}: name the one you mean, as {newest}"
+    if any(folder.glob(GGUF)):
+        return None
     if found := next((each for end in OTHERS for each in sorted(folder.glob(f"*{end}"))), None):
         return f"{OTHERS[found.suffix]} ({found.name}): name the folder of the model that it was made from, in the layout of transformers"
     return None
@@ -167,8 +170,25 @@ def weight_files(folder: Path) -> list[Path]:
         return [weights]
     if index.is_file():
         return [index, *_shards(index)]
+    if single := gguf_in(folder):
+        return [single]
     parts = (folder, *sorted(path for path in folder.iterdir() if path.is_dir()))
     return [path for part in parts for path in sorted(part.glob("*.safetensors"))]
+
+
+def gguf_in(folder: Path) -> Path | None:
+    """The model of llama.cpp in a folder that has none in another layout; None where there is none.
+
+    Raises:
+        SourceError: there are several.
+    """
+    found = [] if (folder / CONFIG).is_file() else sorted(folder.glob(GGUF))
+    if len(found) > 1:
+        listed = ", ".join(path.name for path in found[:4])
+        raise SourceError(
+            f"{folder} holds {len(found)} models of llama.cpp ({listed}): put the one you mean into a folder of its own"
+        )
+    return found[0] if found else None
 
 
 def shapes_in(folder: Path) -> dict[str, list[int]]:

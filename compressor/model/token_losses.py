@@ -28,6 +28,20 @@ class Chunk:
     labels: torch.Tensor | None
     """What is to be told, `[n]`."""
     _others: dict[int, torch.Tensor] = field(default_factory=dict)
+    _logs: dict[int, torch.Tensor] = field(default_factory=dict)
+
+    @property
+    def logs(self) -> torch.Tensor:
+        """The model's own log-probabilities, computed once for all losses."""
+        if id(self) not in self._logs:
+            self._logs[id(self)] = self.logits.log_softmax(dim=-1)
+        return self._logs[id(self)]
+
+    def logs_of(self, others: Outputs) -> torch.Tensor:
+        """Log-probabilities `[n, words]` of another model, without gradients, computed once."""
+        if id(others) not in self._logs:
+            self._logs[id(others)] = self.of(others).log_softmax(dim=-1)
+        return self._logs[id(others)]
 
     def of(self, others: Outputs) -> torch.Tensor:
         """Logits `[n, words]` of another model, without gradients, computed once."""
@@ -71,10 +85,8 @@ def token_means(
 
 def cross_entropy(chunk: Chunk) -> torch.Tensor:
     """What the labels cost, token by token, in nats."""
-    import torch
-
     assert chunk.labels is not None
-    return torch.nn.functional.cross_entropy(chunk.logits, chunk.labels, reduction="none")
+    return -chunk.logs.gather(-1, chunk.labels[:, None])[:, 0]
 
 
 def mean_cross_entropy(logits: TokenLogits) -> torch.Tensor:

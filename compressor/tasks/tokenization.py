@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from compressor.errors import SourceError
 from compressor.foreign import told
+from compressor.model.sources import gguf_in
 from compressor.tasks.preprocessing import TEXT_INPUTS
 
 if TYPE_CHECKING:
@@ -111,6 +112,9 @@ class _Files:
         total = hashlib.sha256()
         for path in tokenizer_files(folder):
             total.update(path.name.encode() + b"\0" + path.read_bytes())
+        if single := gguf_in(folder):
+            looks = single.stat()
+            total.update(f"{single.resolve()}\0{looks.st_size}\0{looks.st_mtime_ns}".encode())
         return cls(total.hexdigest(), folder)
 
 
@@ -190,13 +194,17 @@ def read_tokenizer(folder: Path) -> Any:
 
     from compressor.model.pretrained import quiet
 
-    if not (tokenizer_files(folder) or any(folder.glob("*.model"))):  # what SentencePiece writes
+    single = gguf_in(folder)
+    if not (single or tokenizer_files(folder) or any(folder.glob("*.model"))):  # what SentencePiece writes
         raise SourceError(f"{folder} has no tokenizer ({' or '.join(TOKENIZER_FILES[:2])})")
     try:
         with quiet():
-            found = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+            inside = {"gguf_file": single.name} if single else {}
+            found = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True, **inside)
     except Exception as error:  # what a malformed folder makes the library raise can be anything
         raise SourceError(f"the tokenizer in {folder} cannot be read: {told(error)}") from error
+    if single:
+        return found
     if hasattr(found, "backend_tokenizer") and not any(path for pattern in VOCABULARIES for path in folder.glob(pattern)):
         raise SourceError(f"the tokenizer in {folder} has settings and no vocabulary ({', '.join(VOCABULARIES)})")
     return found

@@ -21,12 +21,11 @@ NEVER = -1e9
 
 
 def target_values(student: torch.Tensor, teacher: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """`KL` of the probabilities of the label and of all else together, `[n]`, of logits `[n, words]`."""
+    """`KL` of the probabilities of the label and of all else together, `[n]`, of log-probabilities `[n, words]`."""
     import torch
 
     sides = []
-    for logits in (teacher, student):
-        logs = logits.log_softmax(dim=-1)
+    for logs in (teacher, student):
         told = logs.gather(-1, labels[:, None])
         others = _others(logs, labels).logsumexp(dim=-1, keepdim=True)
         sides.append(torch.cat((told, others), dim=-1))
@@ -34,7 +33,7 @@ def target_values(student: torch.Tensor, teacher: torch.Tensor, labels: torch.Te
 
 
 def other_values(student: torch.Tensor, teacher: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """`KL` of the probabilities among all words but the label, `[n]`, of logits `[n, words]`."""
+    """`KL` of the probabilities among all words but the label, `[n]`, of log-probabilities `[n, words]`."""
     return kl(*(_others(logits, labels).log_softmax(dim=-1) for logits in (teacher, student)))
 
 
@@ -70,12 +69,12 @@ class AdaptiveTeaching(TokenObjective):
         return found
 
     @override
-    def values(self, chunk: Chunk, teacher: torch.Tensor) -> torch.Tensor:
+    def values(self, chunk: Chunk, teacher: Outputs) -> torch.Tensor:
         """The divergence of each token, weighted so that the mean over all is that of the two groups."""
         assert chunk.labels is not None
         easy, weights = self._easy[0][chunk.tokens], self._easy[1]
-        target = target_values(chunk.logits, teacher, chunk.labels)
-        others = other_values(chunk.logits, teacher, chunk.labels)
+        target = target_values(chunk.logs, chunk.logs_of(teacher), chunk.labels)
+        others = other_values(chunk.logs, chunk.logs_of(teacher), chunk.labels)
         return (self.easy * weights[0] * others).where(easy, (1 - self.easy) * weights[1] * (target + others))
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pydantic import Field, PrivateAttr, model_validator
 from typing_extensions import override
 
+from compressor.contracts import Outputs
 from compressor.model.token_losses import Chunk
 from passes.objectives.soft_targets import kl
 from passes.objectives.token_objective import TokenObjective
@@ -62,12 +64,13 @@ class InterpolatedTargets(TokenObjective):
         return found
 
     @override
-    def values(self, chunk: Chunk, teacher: torch.Tensor) -> torch.Tensor:
+    def values(self, chunk: Chunk, teacher: Outputs) -> torch.Tensor:
         """The divergence from the target, token by token."""
         share = self.start if self._share is None else self._share
-        target = (1 - share) * chunk.logits.detach() + share * teacher
-        logs = [(each / self.temperature).log_softmax(dim=-1) for each in (target, chunk.logits)]
-        return self.temperature**2 * kl(*logs)
+        target = (1 - share) * chunk.logits.detach() + share * chunk.of(teacher)
+        if self.temperature == 1:
+            return kl(target.log_softmax(dim=-1), chunk.logs)
+        return self.temperature**2 * kl(*((each / self.temperature).log_softmax(dim=-1) for each in (target, chunk.logits)))
 
 
 def _share(start: float) -> Any:
@@ -75,7 +78,7 @@ def _share(start: float) -> Any:
     import torch
 
     state: Any = torch.nn.Module()
-    for name, value in {"share": start, "fall": 0.0, "loss": -1.0}.items():
+    for name, value in {"share": start, "fall": 0.0, "loss": math.nan}.items():
         state.register_buffer(name, torch.tensor(value))
     state.at = -1
     return state
@@ -85,7 +88,7 @@ def _advance(state: Any, given: InterpolatedTargets, done: float, before: float 
     """One step on; `before` is the loss of the step before."""
     share, line = state.share, given.start + (given.end - given.start) * done
     if before is not None:
-        known = state.loss >= 0
+        known = ~state.loss.isnan()
         fall = given.momentum * state.fall + (1 - given.momentum) * (state.loss - before) / (state.loss + EPSILON)
         state.fall.copy_(fall.where(known, state.fall))
         risen = share + given.rate * state.fall.sigmoid() * (1 - share)

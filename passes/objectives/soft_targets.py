@@ -41,10 +41,8 @@ def soft_target_values(
     The factor `temperature²` keeps gradients at the scale of a hard-label loss; as the temperature grows, `forward` tends to
     half the mean square difference of the centred logits.
     """
-    log_student = (student / temperature).log_softmax(dim=-1)
-    log_teacher = (teacher / temperature).log_softmax(dim=-1)
-    share = beta if divergence == "jensen-shannon" else skew
-    return temperature**2 * _divergence(log_student, log_teacher, divergence, share)
+    log_student, log_teacher = ((each / temperature).log_softmax(dim=-1) for each in (student, teacher))
+    return temperature**2 * _divergence(log_student, log_teacher, divergence, beta if divergence == "jensen-shannon" else skew)
 
 
 def soft_target_loss(
@@ -81,8 +79,16 @@ def soft_label_loss(
 
 
 def kl(log_p: torch.Tensor, log_q: torch.Tensor) -> torch.Tensor:
-    """`KL(p || q) = sum p log(p / q)` over the last axis, of log-probabilities."""
-    return (log_p.exp() * (log_p - log_q)).sum(dim=-1)
+    """`KL(p || q) = sum p log(p / q)` over the last axis, of log-probabilities.
+
+    Where only q is learned from, the two sums are taken apart: products that are summed at once leave no tensor behind.
+    """
+    import torch
+
+    if log_p.requires_grad:
+        return (log_p.exp() * (log_p - log_q)).sum(dim=-1)
+    p = log_p.exp()
+    return torch.einsum("...k,...k->...", p, log_p) - torch.einsum("...k,...k->...", p, log_q)
 
 
 def _divergence(log_student: torch.Tensor, log_teacher: torch.Tensor, divergence: Divergence, share: float) -> torch.Tensor:
@@ -135,9 +141,12 @@ class SoftTargets(TokenObjective):
         return kind(**self.model_dump()) if kind else self
 
     @override
-    def values(self, chunk: Chunk, teacher: torch.Tensor) -> torch.Tensor:
+    def values(self, chunk: Chunk, teacher: Outputs) -> torch.Tensor:
         """The divergence of each token or row."""
-        return soft_target_values(chunk.logits, teacher, **self._given())
+        if self.temperature == 1:
+            share = self.beta if self.divergence == "jensen-shannon" else self.skew
+            return _divergence(chunk.logs, chunk.logs_of(teacher), self.divergence, share)
+        return soft_target_values(chunk.logits, chunk.of(teacher), **self._given())
 
     def _given(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in ("temperature", "divergence", "beta", "skew")}

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import Field
 from typing_extensions import override
 
+from compressor.contracts import Outputs
 from compressor.model.token_losses import Chunk
 from passes.objectives.token_objective import TokenObjective
 
@@ -40,6 +41,6 @@ class SortedProbabilities(TokenObjective):
     temperature: float = Field(1.0, gt=0, le=1000, description="divides the logits before the softmax")
 
     @override
-    def values(self, chunk: Chunk, teacher: torch.Tensor) -> torch.Tensor:
+    def values(self, chunk: Chunk, teacher: Outputs) -> torch.Tensor:
         """The distance of each token."""
-        return sorted_values(chunk.logits, teacher, temperature=self.temperature)
+        return sorted_values(chunk.logits, chunk.of(teacher), temperature=self.temperature)

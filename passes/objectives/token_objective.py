@@ -31,8 +31,8 @@ class TokenObjective(Objective):
         return Want(), Want()
 
     @abstractmethod
-    def values(self, chunk: Chunk, teacher: torch.Tensor) -> torch.Tensor:
-        """Values `[n]` of some tokens: of the student's logits `[n, words]` in `chunk` and the teacher's.
+    def values(self, chunk: Chunk, teacher: Outputs) -> torch.Tensor:
+        """Values `[n]` of some tokens: of the student's logits `[n, words]` and the teacher's, `chunk.of(teacher)`.
 
         Each of its own, so that a batch can be computed in parts.
         """
@@ -44,7 +44,7 @@ class TokenObjective(Objective):
     def token_loss(self, student: Outputs, teacher: Outputs, batch: Batch) -> TokenLoss:
         """Its values by chunk, of one batch."""
         ready = self.prepared(student, teacher, batch)
-        return lambda chunk: ready.values(chunk, chunk.of(teacher))
+        return lambda chunk: ready.values(chunk, teacher)
 
     @override
     def loss(self, student: Outputs, teacher: Outputs, batch: Batch) -> torch.Tensor:

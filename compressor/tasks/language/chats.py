@@ -10,7 +10,8 @@ from typing import Any
 
 from compressor.errors import SourceError
 from compressor.foreign import told
-from compressor.tasks.tokenization import TOKENIZER_CONFIG
+from compressor.model.sources import gguf_in
+from compressor.tasks.tokenization import TOKENIZER_CONFIG, read_tokenizer
 
 TEMPLATE = "chat_template.jinja"
 SPEAKS = "assistant"
@@ -84,7 +85,13 @@ def template_in(folder: Path) -> Template:
     Raises:
         SourceError: there is none.
     """
-    config = json.loads((folder / TOKENIZER_CONFIG).read_text(encoding="utf-8")) if (folder / TOKENIZER_CONFIG).is_file() else {}
+    if gguf_in(folder):
+        tokenizer = read_tokenizer(folder)
+        config = {**tokenizer.special_tokens_map, "chat_template": tokenizer.chat_template}
+    else:
+        config = (
+            json.loads((folder / TOKENIZER_CONFIG).read_text(encoding="utf-8")) if (folder / TOKENIZER_CONFIG).is_file() else {}
+        )
     path = folder / TEMPLATE
     source = path.read_text(encoding="utf-8") if path.is_file() else config.get("chat_template")
     if not isinstance(source, str):

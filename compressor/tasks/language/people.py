@@ -26,6 +26,20 @@ if TYPE_CHECKING:
 NEW = 32
 """Tokens that an example makes."""
 RANKED = 5
+KINDS = ("ForCausalLM", "LMHeadModel")
+"""What language models' classes end with."""
+CHATS = ("messages", "conversation", "conversations", "chat")
+ANSWERED = (
+    ("prompt", "completion"),
+    ("prompt", "response"),
+    ("instruction", "output"),
+    ("instruction", "response"),
+    ("question", "answer"),
+    ("input", "output"),
+)
+"""Usual names of columns of chats, and of what is asked with what follows."""
+LABELLED = 2
+"""Rank where rows have labels: a language model can classify them."""
 NEAR = 1e-3
 """Two best logits that differ by less may change places between two sessions."""
 HALF = "\N{REPLACEMENT CHARACTER}"
@@ -101,14 +115,27 @@ def witnessed(task: Task, session: Session, content: Any, files: Path) -> Witnes
 
 
 def recipe(seen: Seen) -> Recipe | None:
-    """The columns of a language model's rows; where rows have labels, other tasks come first."""
+    """The columns of a language model's rows; where rows have labels too, other tasks come first.
+
+    Raises:
+        SourceError: several columns could be meant.
+    """
     kinds = [str(each) for each in seen.config.get("architectures") or ()]
-    if not any(each.endswith(("ForCausalLM", "LMHeadModel")) for each in kinds) and not seen.asked:
+    if not any(each.endswith(KINDS) for each in kinds) and not seen.asked:
         return None
+    there = {each.name.casefold(): each.name for each in seen.columns if each.kind in ("text", "other", "labels")}
+    chat = next((there[name] for name in CHATS if name in there), None)
+    if chat and not seen.content:
+        return Recipe({"messages": chat}, f"chats in '{chat}', by its name")
+    asked = next((pair for pair in ANSWERED if all(name in there for name in pair)), None)
+    if asked and not seen.content:
+        prompt, completion = (there[name] for name in asked)
+        return Recipe({"prompt": prompt, "completion": completion}, f"'{completion}' follows '{prompt}', by their names")
     if (content := guesses.texts(seen)) is None:
         return None
     named, told = content
-    text = named["text"]
-    if not isinstance(text, str):
-        return Recipe({"prompt": text[0], "completion": text[1]}, f"{told}: what is asked, and what follows", rank=-1)
-    return Recipe({"text": text}, told, rank=-1)
+    rank = LABELLED if seen.of("class", "bits", "number", "labels") else 0
+    if isinstance(named["text"], str):
+        return Recipe(named, told, rank=rank)
+    prompt, completion = named["text"]
+    return Recipe({"prompt": prompt, "completion": completion}, f"{told}: what is asked, and what follows", rank=rank)

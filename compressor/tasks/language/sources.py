@@ -10,7 +10,7 @@ from compressor.errors import SourceError
 from compressor.model.configurations import config_in
 from compressor.model.positions import positions
 from compressor.model.pretrained import from_folder
-from compressor.tasks.language.chats import TEMPLATE, template_in
+from compressor.tasks.language.chats import TEMPLATE
 from compressor.tasks.tokenization import check_kept, read_tokenizer, side_files
 
 if TYPE_CHECKING:
@@ -98,8 +98,10 @@ def files_of(source: Path, module: Any, *, chats: bool) -> dict[str, bytes]:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.bos_token or tokenizer.convert_ids_to_tokens(0)
     files = side_files(tokenizer, module)
     check_kept(files, tokenizer, source)
-    if chats or (source / TEMPLATE).is_file():
-        files[TEMPLATE] = template_in(source).source.encode()
+    if isinstance(tokenizer.chat_template, str):
+        files[TEMPLATE] = tokenizer.chat_template.encode()
+    elif chats:
+        raise SourceError(f"{source} has no chat template ({TEMPLATE}): give the rows as prompt and completion, or as texts")
     files[GENERATION] = (json.dumps({"eos_token_id": ends_of(source, module.config, tokenizer)}) + "\n").encode()
     return files
 

@@ -73,6 +73,7 @@ BEYOND_SCHEMA = {
     "files and folders that are there": r"no such (file|folder|file or folder): |cannot read ",
     "includes": r"an include in a circle|the file (is empty|holds )|more than \d+ files are included",
     "lengths of what counts tokens": r"needs a length: its tokens are counted",
+    "lengths of what a task reads": r"less than one frame",
     "encodings": r"expected an encoding that Python knows",
     "names that are known": r"makes no '|no (step|target|model|step or model) is named ",
     "names that are free": r"a (step|target|probe) of this name stands on line|a name of its own in every run|also an entry of models",

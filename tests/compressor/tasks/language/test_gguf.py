@@ -1,139 +1,131 @@
-"""A GGUF file says what the model folder says, and llama.cpp computes and splits texts as the model does (`-m long`: it has a wheel of its own)."""
+"""A model of llama.cpp as a source: its file is read as data, and what comes of it is a model like others."""
 
 from __future__ import annotations
 
-from importlib.util import find_spec
+import importlib.util
+import json
 
 import numpy as np
 import pytest
 import torch
 
-from compressor.contracts import Artifact
-from compressor.deploy.graphs import describe
-from compressor.errors import UnsupportedModel
-from compressor.tasks.language.decoding import decoded, filled
-from compressor.tasks.language.scoring import fed, padded
+from compressor.errors import MissingDependency, SourceError
+from compressor.model import Model
+from compressor.model.sources import check_weights
+from compressor.tasks.language.causal_lm import CausalLM
+from compressor.tasks.language.documents import Encoder
+from compressor.tasks.tiny import MERGES, language_model
+from compressor.tasks.tokenization import tokenization
 
-PROMPTS = ([5, 9, 30, 41, 77, 12, 8], [100, 3, 61], [44])
+READS = importlib.util.find_spec("gguf") is not None
+needs_gguf = pytest.mark.skipif(not READS, reason="gguf is not installed")
+TEMPLATE = "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{% endfor %}"
+NAMES = {
+    "input_layernorm": "attn_norm",
+    "post_attention_layernorm": "ffn_norm",
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+}
+
+
+def turned(weight, heads):
+    """Rows of queries and keys as llama.cpp keeps them: halves of a head next to each other."""
+    return weight.reshape(heads, 2, weight.shape[0] // heads // 2, *weight.shape[1:]).swapaxes(1, 2).reshape(weight.shape)
+
+
+def write(source, path):
+    """A Llama in the layout of transformers as a file of llama.cpp."""
+    import gguf
+
+    module = Model.read(source).module
+    config, tokenizer = module.config, json.loads((source / "tokenizer.json").read_text())
+    out = gguf.GGUFWriter(path, "llama")
+    out.add_name("tiny")
+    out.add_context_length(config.max_position_embeddings)
+    out.add_embedding_length(config.hidden_size)
+    out.add_block_count(config.num_hidden_layers)
+    out.add_feed_forward_length(config.intermediate_size)
+    out.add_head_count(config.num_attention_heads)
+    out.add_head_count_kv(config.num_key_value_heads)
+    out.add_rope_dimension_count(config.head_dim)
+    out.add_layer_norm_rms_eps(config.rms_norm_eps)
+    out.add_vocab_size(config.vocab_size)
+    out.add_tokenizer_model("gpt2")
+    vocabulary = {**tokenizer["model"]["vocab"], **{each["content"]: each["id"] for each in tokenizer["added_tokens"]}}
+    words = sorted(vocabulary, key=vocabulary.get)
+    out.add_token_list(words)
+    out.add_token_types([3 if word.startswith("<|") else 1 for word in words])
+    out.add_token_merges(list(MERGES))
+    out.add_eos_token_id(0)
+    out.add_pad_token_id(1)
+    out.add_chat_template(TEMPLATE)
+    for name, tensor in module.state_dict().items():
+        values, parts = tensor.numpy(), name.split(".")
+        if "layers" in parts:
+            inner = ".".join(parts[3:-1])
+            heads = {"self_attn.q_proj": config.num_attention_heads, "self_attn.k_proj": config.num_key_value_heads}.get(inner)
+            values = turned(values, heads) if heads else values
+            name = f"blk.{parts[2]}.{NAMES[inner]}.weight"
+        else:
+            names = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
+            name = f"{names[name.removesuffix('.weight')]}.weight"
+        out.add_tensor(name, np.ascontiguousarray(values))
+    out.write_header_to_file()
+    out.write_kv_data_to_file()
+    out.write_tensors_to_file()
+    out.close()
 
 
 @pytest.fixture(scope="module")
-def written(llama, tmp_path_factory):
-    pytest.importorskip("gguf")
-    from compressor.deploy.gguf import Gguf
-
-    folder = tmp_path_factory.mktemp("gguf")
-    Gguf().lower(Artifact("torch", llama.files), folder, task=llama.task, dialect=None)
-    return folder
-
-
-def built(written, llama, tmp_path, weights):
-    from targets.llama_cpp import LlamaCpp
-
-    target = LlamaCpp(weights=weights, context=512)
-    target.build(Artifact("gguf", written), tmp_path)
-    for name in ("config.json", "tokenizer.json"):
-        (tmp_path / name).write_bytes((llama.files / name).read_bytes())
-    describe(tmp_path, llama.task, "causal-lm", ())
-    return target, tmp_path
+def folder(tmp_path_factory):
+    made = tmp_path_factory.mktemp("gguf")
+    language_model(made / "source")
+    (made / "packed").mkdir()
+    write(made / "source", made / "packed" / "tiny.F32.gguf")
+    return made
 
 
-def test_sizes_tokens_and_merges_stand_in_the_file(written, llama):
-    import gguf
-
-    reader, config = gguf.GGUFReader(written / "model.gguf"), llama.model.module.config
-    fields = {name: each.contents() for name, each in reader.fields.items()}
-    assert fields["general.architecture"] == "llama"
-    assert (fields["llama.block_count"], fields["llama.attention.head_count_kv"]) == (
-        config.num_hidden_layers,
-        config.num_key_value_heads,
-    )
-    assert len(fields["tokenizer.ggml.tokens"]) == config.vocab_size
-    held = {tensor.name: tensor.data for tensor in reader.tensors}
-    state = llama.model.module.state_dict()
-    np.testing.assert_array_equal(held["blk.1.ffn_up.weight"], state["model.layers.1.mlp.up_proj.weight"])
-    query = state["model.layers.0.self_attn.q_proj.weight"].numpy()
-    half = config.head_dim // 2
-    np.testing.assert_array_equal(held["blk.0.attn_q.weight"][[0, 1, 2]], query[[0, half, 1]])
-
-
-@pytest.mark.parametrize("weights", ["f16", "q8_0"])
-def test_matrices_are_written_in_their_type(written, llama, tmp_path, weights):
-    import gguf
-
-    _, folder = built(written, llama, tmp_path, weights)
-    plain, found = (gguf.GGUFReader(path / "model.gguf") for path in (written, folder))
-    kinds = {tensor.name: tensor.tensor_type.name for tensor in found.tensors}
-    assert kinds["blk.0.attn_norm.weight"] == "F32"
-    assert kinds["blk.0.attn_q.weight"] == weights.upper()
-    for before, after in zip(plain.tensors, found.tensors, strict=True):
-        restored = gguf.quants.dequantize(after.data, after.tensor_type)
-        np.testing.assert_allclose(restored, before.data, atol=0.005 * np.abs(before.data).max())
-    assert {name for name in plain.fields if not name.startswith("GGUF")} == {
-        name for name in found.fields if not name.startswith("GGUF")
-    }
+@needs_gguf
+def test_a_model_of_llama_cpp_is_the_model_that_it_was_made_from(folder, tmp_path):
+    task, source = CausalLM(max_length=48), folder / "packed"
+    check_weights(source, None)
+    assert task.examine(source, ()) == ("language model of 2 layers, 4 heads on 2 of keys and values, 269 tokens",)
+    model = task.load(source, None, seed=0)
+    model.save(tmp_path / "kept")
+    again, ids = Model.load(tmp_path / "kept").module, torch.tensor([[5, 9, 30, 41]])
+    with torch.no_grad():
+        torch.testing.assert_close(again(input_ids=ids).logits, Model.read(folder / "source").module(input_ids=ids).logits)
+    assert "quantization_config" not in json.loads((tmp_path / "kept" / "config.json").read_text())
+    texts = ["word1 red é, word2", " blue  "]
+    ours, theirs = (Encoder(tokenization(each)).encoded(texts) for each in (tmp_path / "kept", folder / "source"))
+    assert [each.ids for each in ours] == [each.ids for each in theirs]
+    assert (tmp_path / "kept" / "chat_template.jinja").read_text() == TEMPLATE
+    assert json.loads((tmp_path / "kept" / "generation_config.json").read_text()) == {"eos_token_id": [0]}
 
 
-def test_other_architectures_are_refused(llama, tmp_path):
-    pytest.importorskip("gguf")
-    from compressor.deploy.gguf import Gguf
-    from compressor.model import Model
-    from compressor.tasks.tiny import language_model
-
-    language_model(tmp_path / "source", "gpt2")
-    llama.task.load(tmp_path / "source", None, seed=0).save(tmp_path / "saved")
-    assert isinstance(Model.load(tmp_path / "saved").module, torch.nn.Module)
-    with pytest.raises(UnsupportedModel, match="'gpt2' cannot be written as GGUF"):
-        Gguf().lower(Artifact("torch", tmp_path / "saved"), tmp_path, task=llama.task, dialect=None)
+@needs_gguf
+def test_several_models_of_llama_cpp_in_one_folder_are_refused(folder, tmp_path):
+    for name in ("a.gguf", "b.gguf"):
+        (tmp_path / name).write_bytes((folder / "packed" / "tiny.F32.gguf").read_bytes())
+    with pytest.raises(SourceError, match=r"holds 2 models of llama.cpp \(a.gguf, b.gguf\)"):
+        check_weights(tmp_path, None)
 
 
-# ------------------------------------------------------------------ run by llama.cpp
+@needs_gguf
+@pytest.mark.parametrize("content", [b"", b"GGUF", b"GGUF\x03\x00\x00\x00" + b"\xff" * 64])
+def test_what_is_no_model_of_llama_cpp_is_refused(content, tmp_path):
+    (tmp_path / "a.gguf").write_bytes(content)
+    with pytest.raises(SourceError, match=r"cannot be read as a model of llama\.cpp"):
+        CausalLM().examine(tmp_path, ())
 
 
-@pytest.fixture(scope="module")
-def session(written, llama, tmp_path_factory):
-    assert find_spec("cyllama"), "pip install cyllama"
-    target, folder = built(written, llama, tmp_path_factory.mktemp("built"), "f32")
-    return target.open(folder)
-
-
-@pytest.mark.long
-def test_llama_cpp_gives_the_logits_of_the_model_at_every_step_of_ragged_prompts(session, llama):
-    ids, mask = padded([np.array(each) for each in PROMPTS])
-    feed = {**fed(ids, mask), "logits_at": np.array([ids.shape[1] - 1])}
-    start, plain = filled(session, feed), filled(llama.session("pytorch"), feed)
-    np.testing.assert_allclose(start[0], plain[0], atol=1e-3)
-    assert decoded(session, start, 8).tolist() == decoded(llama.session("pytorch"), plain, 8).tolist()
-    assert session.facts() == {"precision": "fp32", "device": "CPU", "threads": "1", "cache": "fp32"}
-
-
-@pytest.mark.long
-def test_states_of_llama_cpp_are_values(session):
-    ids = np.array([[5, 9, 30, 41, 77, 12]])
-
-    def part(start, end, of=ids):
-        return fed(of[:, start:end], np.ones((1, end), dtype=np.int64))
-
-    _, state = session.run(part(0, 3))
-    expected, longer = session.run(part(3, 5), state=state)
-    other = ids[:, ::-1].copy()
-    session.run(part(3, 6, other), state=state)
-    again, branch = session.run(part(3, 5), state=state)
-    np.testing.assert_allclose(again["logits"], expected["logits"], atol=1e-5)  # cells lie elsewhere
-    after, _ = session.run(part(5, 6), state=longer)
-    elsewhere, _ = session.run(part(5, 6), state=session.cut(branch, 5))
-    whole, _ = session.run(part(0, 6))
-    np.testing.assert_allclose(after["logits"], whole["logits"][:, 5:], atol=1e-4)
-    np.testing.assert_allclose(elsewhere["logits"], whole["logits"][:, 5:], atol=1e-4)
-    for _ in range(100):  # sequences of states that nobody holds are used again
-        session.run(part(0, 3))
-
-
-@pytest.mark.long
-def test_llama_cpp_splits_texts_as_the_tokenizer_does(session, llama):
-    from tokenizers import Tokenizer
-
-    tokenizer = Tokenizer.from_file(str(llama.files / "tokenizer.json"))
-    vocabulary = session._context.model.get_vocab()
-    for text in ("word1 red word2", "é and  more,\n\n of 12 them!", "I'll go"):
-        assert list(vocabulary.tokenize(text, False, False)) == tokenizer.encode(text, add_special_tokens=False).ids
+@pytest.mark.skipif(READS, reason="gguf is installed")
+def test_without_the_package_it_is_said_how_to_have_it(tmp_path):
+    (tmp_path / "a.gguf").write_bytes(b"GGUF")
+    with pytest.raises(MissingDependency, match=r"a.gguf is read by the package gguf.*\[llm\]"):
+        CausalLM().examine(tmp_path, ())
