@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -192,6 +193,16 @@ def types_in(path: Path) -> tuple[str, ...]:
     import gguf
 
     return tuple(sorted({tensor.tensor_type.name for tensor in gguf.GGUFReader(path).tensors}))
+
+
+def bytes_by_part(path: Path) -> dict[str, int]:
+    """Bytes of the weights in a file by part of the model: `blk.0.attn` for all of `blk.0.attn_q.weight` and its kin."""
+    import gguf
+
+    found = Counter[str]()
+    for tensor in gguf.GGUFReader(path).tensors:
+        found[str(tensor.name).removesuffix(".weight").removesuffix(".bias").split("_")[0]] += int(tensor.n_bytes)
+    return dict(found)
 
 
 def _close(writer: Any) -> None:
