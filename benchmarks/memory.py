@@ -48,9 +48,10 @@ class Memory(Grid):
 
         wanted = [(candidate, workload) for workload in self.workloads() for candidate in candidates]
         rows = []
-        for done, (candidate, workload) in enumerate(wanted, start=1):
-            rows.append(self._row(candidate, workload, feeds[workload], bench))
-            bench.tell(Progress("memory", done, len(wanted), unit="processes"))
+        with bench.begun([candidate for candidate, _ in wanted]):
+            for done, (candidate, workload) in enumerate(wanted, start=1):
+                rows.append(self._row(candidate, workload, feeds[workload], bench))
+                bench.tell(Progress("memory", done, len(wanted), unit="processes"))
         return MemoryRecord(probe="memory", rows=tuple(rows))
 
     def _row(self, candidate: Candidate, workload: Workload, feeds: Sequence[Feed], bench: Bench) -> MemoryRow:

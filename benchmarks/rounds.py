@@ -33,7 +33,8 @@ class Timing:
     """Raw samples of one worker: seconds by round and call."""
 
     candidate: Candidate
-    facts: Mapping[str, str]
+    times: Mapping[str, str]
+    """Of loading and of the first call."""
     samples_s: tuple[tuple[float, ...], ...]
     warm_up_calls: int
     steady: bool
@@ -97,6 +98,7 @@ class Rounds:
         """
         started = time.monotonic()
         with ExitStack() as stack:
+            stack.enter_context(bench.begun(candidates))
             lanes = [self._load(candidate, feeds, workload, bench, stack=stack, meter=meter) for candidate in candidates]
             turn = feeds[: self._inputs_that_fit(lanes, len(feeds))]
             lanes = [self._warm_up(lane, turn, meter=meter) for lane in lanes]
@@ -166,7 +168,7 @@ class _Lane:
         return tuple(self.worker.run(self.lead_in + calls)[self.lead_in :])
 
     def timing(self, samples_s: Sequence[tuple[float, ...]]) -> Timing:
-        return Timing(self.candidate, dict(self.worker.facts), tuple(samples_s), self.warm_up_calls, self.steady)
+        return Timing(self.candidate, dict(self.worker.times), tuple(samples_s), self.warm_up_calls, self.steady)
 
 
 def median(values: Sequence[float]) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import textwrap
+import unicodedata
 from collections.abc import Mapping
 from typing import Any
 
@@ -38,6 +39,21 @@ def told(error: Exception, *, kind: bool = False) -> str:
     text = textwrap.shorten(ADDRESS.sub("", str(error)), width=MOST_TOLD, placeholder=" ...")
     plain = isinstance(error, OSError | ValueError | RuntimeError | SyntaxError)
     return text if plain and text and not kind else f"{type(error).__name__}: {text}".removesuffix(": ")
+
+
+def alike(one: str, other: str) -> str:
+    """Why two different texts look the same, in words; empty where they do not, or are the same."""
+    if one == other or plain(one) != plain(other):
+        return ""
+    if " ".join(one.casefold().split()) == " ".join(other.casefold().split()):
+        return f"{one!r} and {other!r} differ by blanks or letter case alone"
+    return f"{one!a} and {other!a} look the same, and are spelled in different code points"
+
+
+def plain(text: str) -> str:
+    """Without case, with one blank where there are any, one form of each letter, and no characters that nobody sees."""
+    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+    return " ".join("".join(sign for sign in folded if unicodedata.category(sign) != "Cf").split())
 
 
 def markdown(text: object) -> str:

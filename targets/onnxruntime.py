@@ -53,6 +53,7 @@ class OnnxRuntime(Target):
     )
     file: ClassVar[str] = "model.onnx"
     requires: ClassVar[tuple[str, ...]] = ("onnxruntime",)
+    computes_apart: ClassVar[bool] = True
 
     threads: int = Field(default=1, ge=1, le=256, description="Threads of one operator.")
     provider: Literal["cpu", "cuda", "tensorrt"] = Field(default="cpu", description="Execution provider.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from weakref import finalize
@@ -22,8 +22,10 @@ from compressor.deploy.stateful import BEAMS, stateful
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-PRODUCTS = ("MatMul", "FullyConnected", "Convolution", "Gemm", "Subgraph")
-"""Layers that do the bulk of the arithmetic, by OpenVINO's names; a subgraph may hold an attention."""
+PRODUCTS = ("MatMul", "FullyConnected", "Convolution", "Gemm")
+"""Layers that do the bulk of the arithmetic, by OpenVINO's names."""
+FUSED = "Subgraph"
+"""What may hold an attention. It is told by the type of its first input, which may be a mask of bytes: that says nothing of products in int8."""
 INT8 = ("i8", "u8")
 HINTS = {"fp32": "f32", "f32": "f32", "bf16": "bf16", "fp16": "f16", "f16": "f16"}
 """The hint that makes OpenVINO compute in a precision, by the name that facts give it."""
@@ -40,6 +42,7 @@ class OpenVino(Target):
     file: ClassVar[str] = "openvino_model.xml"
     former_files: ClassVar[tuple[str, ...]] = ("model.xml",)
     requires: ClassVar[tuple[str, ...]] = ("openvino",)
+    computes_apart: ClassVar[bool] = True
 
     threads: int = Field(default=1, ge=1, le=256, description="Inference threads of one stream.")
     precision: Literal["f32", "bf16", "default"] = Field(
@@ -100,7 +103,7 @@ class OpenVino(Target):
     def diagnose(self, built: Path) -> tuple[str, ...]:
         """Products that compute in float, and quantisation that was not fused, in the compiled graphs."""
         counts = Counter(layer for graph in graphs_of(built) for layer in layers(self._compiled(built, graph)))
-        float_products = {each: count for each, count in counts.items() if each[0] in PRODUCTS and each[1] not in INT8}
+        float_products = {each: count for each, count in counts.items() if each[0] in (*PRODUCTS, FUSED) and each[1] not in INT8}
         lines = [f"{count} {kind} in {_name(precision)}" for (kind, precision), count in sorted(float_products.items())]
         left = sum(count for (kind, _), count in counts.items() if kind == "FakeQuantize")
         return (*lines, f"{left} FakeQuantize left by itself") if left else tuple(lines)
@@ -247,7 +250,7 @@ class _OpenVinoSession:
     def facts(self) -> dict[str, str]:
         """Precisions of the products in the compiled graphs, and of what is left where all of them are int8."""
         compiled = [each.compiled for each in self._graphs.values()]
-        precisions = {precision for each in compiled for kind, precision in layers(each) if kind in PRODUCTS}
+        precisions = precisions_of(layer for each in compiled for layer in layers(each))
         hint = compiled[0].get_property("INFERENCE_PRECISION_HINT").to_string()
         real = sorted(_name(precision) for precision in (precisions - set(INT8)) or {hint})
         return {
@@ -259,6 +262,11 @@ class _OpenVinoSession:
 
     def _keeps(self) -> bool:
         return any(isinstance(each, _Stateful) for each in self._graphs.values())
+
+
+def precisions_of(layers: Iterable[tuple[str, str]]) -> set[str]:
+    """In which precisions layers, each a kind and a precision, do the bulk of the arithmetic."""
+    return {precision for kind, precision in layers if kind in PRODUCTS or (kind == FUSED and precision not in INT8)}
 
 
 def layers(compiled: Any) -> list[tuple[str, str]]:

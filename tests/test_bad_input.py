@@ -175,11 +175,11 @@ PLANS = {
     ),
     "missing model folder": (
         ("folder: model", "folder: modle"),
-        "plan.yaml:2: model.folder: no such folder: modle (seen from PLACE)",
+        "plan.yaml:2: model.folder: no such folder: modle (seen from PLACE) (did you mean 'model'?)",
     ),
     "missing rows": (
         ("files: rows.jsonl", "files: row.jsonl"),
-        "plan.yaml:5: data.files: no such file or folder: row.jsonl (seen from PLACE)",
+        "plan.yaml:5: data.files: no such file or folder: row.jsonl (seen from PLACE) (did you mean 'rows.jsonl'?)",
     ),
     "missing include": (
         ("name: tiny", "include: plans.yaml"),
@@ -249,7 +249,7 @@ ROWS = {
     "no texts": ("numbers.jsonl", "numbers.jsonl, line 1: column 'text' holds 0 (int), expected texts"),
     "labels that are lists": (
         "lists.jsonl",
-        "a label is ['red'], expected a text or a number: one label for each row",
+        "lists.jsonl, line 1: the label is ['red'], expected a text or a number: one label for each row",
     ),
     "too few rows": (
         "train.jsonl, split: {test: 40}",
@@ -416,8 +416,7 @@ MODELS = {
     ),
     "a bit of the weights' header flipped": (
         flipped,
-        "bad cannot be read as a model: SafetensorError: Error while deserializing header: invalid JSON in header: "
-        "key must be a string at line 1 column 2",
+        "bad/model.safetensors is no file of safetensors, or is damaged in its first bytes: fetch it again",
     ),
     "weights outside of the folder": (
         climbing,

@@ -161,8 +161,15 @@ def _result(child: int, read: int, limit: float | None) -> dict[str, Any]:
         signal.signal(signal.SIGALRM, held)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(child, signal.SIGKILL)  # what its tests left running
-    found: dict[str, Any] = json.loads(text) if text else {"code": code, "by": "", "libraries": [], "project": []}
-    return {**found, "code": None} if timed_out else found
+    return {**_told(text, code), "code": None} if timed_out else _told(text, code)
+
+
+def _told(text: str, code: int) -> dict[str, Any]:
+    """What a fork said at its end; its exit code alone where it was ended before, or while, it did."""
+    with contextlib.suppress(ValueError):
+        found: dict[str, Any] = json.loads(text)
+        return found
+    return {"code": code, "by": "", "libraries": [], "project": []}
 
 
 def _test(tests: Tests, write: int, *, keep: bool) -> NoReturn:
@@ -189,7 +196,7 @@ def _test(tests: Tests, write: int, *, keep: bool) -> NoReturn:
     first = First()
     options = ["-x", "-q", "-p", "no:cacheprovider", "--basetemp", str(tests.tree.with_name(f"{tests.tree.name}-tmp"))]
     code = int(pytest.main([*options, *tests.selected], plugins=[first]))
-    said = {"code": code, "by": first.failed, "libraries": _libraries(), "project": _of_project()}
+    said = {"code": code, "by": first.failed, "libraries": _libraries() if keep else [], "project": _of_project() if keep else []}
     with os.fdopen(write, "w") as out:
         json.dump(said, out)
     os._exit(code)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -68,6 +69,10 @@ class Machine:
     """By candidate, how many times as fast as the base it is."""
     heard: list[Event] = field(default_factory=list)
 
+    def begun(self, candidates: Sequence[Candidate]) -> AbstractContextManager[None]:  # noqa: ARG002 - nothing has to start
+        """Nothing has to start."""
+        return nullcontext()
+
     def worker(self, candidate: Candidate) -> Process:
         """A process with a place of its own."""
         return Process(self, BASE_SECONDS / self.faster[candidate.id] * float(np.exp(self.noise.process(self.draw))))
@@ -87,7 +92,12 @@ class Process:
 
     machine: Machine
     call_seconds: float
-    facts: Mapping[str, str] = field(default_factory=lambda: {"load_seconds": "0", "first_call_seconds": "0"})
+    times: Mapping[str, str] = field(default_factory=lambda: {"load_seconds": "0", "first_call_seconds": "0"})
+
+    @property
+    def facts(self) -> Mapping[str, str]:
+        """There are no others."""
+        return self.times
 
     def put(self, feeds: Sequence[Feed], workload: Workload = Workload()) -> None:
         """Inputs change nothing here."""

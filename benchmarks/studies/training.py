@@ -168,7 +168,7 @@ def bare(module: Any, batches: Sequence[Any], remarks: Sequence[str]) -> float:
     import torch
 
     from compressor.training.attention import attending
-    from compressor.training.dropout import CheapDropout
+    from compressor.training.cheap import Cheap
     from compressor.training.memory import retained
     from compressor.training.settings import resolved_precision
 
@@ -186,7 +186,7 @@ def bare(module: Any, batches: Sequence[Any], remarks: Sequence[str]) -> float:
             if number == WARM_UP:
                 started = time.perf_counter()
             inputs = {name: tensor for name, tensor in batch.items() if name not in ("labels", "row")}
-            with CheapDropout(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=low):
+            with Cheap(rows=False), torch.autocast("cpu", dtype=torch.bfloat16, enabled=low):
                 loss = torch.nn.functional.cross_entropy(module(**inputs).logits.float(), batch["labels"])
             loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)

@@ -219,6 +219,10 @@ class Objective(Step, ABC):
         """This objective for what a task's models answer: `task.imitated()`."""
         return self
 
+    def idle(self, task: Task) -> tuple[str, ...]:
+        """Names of parameters that a plan gives and that do nothing for this task: the plan is refused."""
+        return ()
+
     def looks_at(self) -> Literal["logits", "states", "maps"]:
         """The innermost that it needs. A student that is looked into cannot be compiled, and a teacher's maps are not kept."""
         return "states"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Protocol, Self
@@ -40,6 +41,11 @@ class Worker(Protocol):
         """The session's facts, with `load_seconds` and `first_call_seconds` once known."""
         ...
 
+    @property
+    def times(self) -> Mapping[str, str]:
+        """Of the facts `load_seconds` and `first_call_seconds`, without asking the runtime for others."""
+        ...
+
     def put(self, feeds: Sequence[Feed], workload: Workload = Workload()) -> None:
         """Hand over the inputs that later calls cycle through, and what a call does with one of them."""
         ...
@@ -57,6 +63,10 @@ class Worker(Protocol):
 
 class Bench(Protocol):
     """Starts measuring processes; one a candidate, ended when the probe is done."""
+
+    def begun(self, candidates: Sequence[Candidate]) -> AbstractContextManager[None]:
+        """Processes for candidates, started side by side: the same objects are then given to `worker`, once for each."""
+        ...
 
     def worker(self, candidate: Candidate) -> Worker: ...
     def load(self) -> float:

@@ -68,6 +68,10 @@ class Difference(Record):
     n: int
     changed: int | None = None
     """Rows whose prediction differs; None where rows have no prediction."""
+    agreement: float | None = None
+    """Share of the tokens looked at whose likeliest word is the reference's; None where no tokens are told."""
+    divergence: float | None = None
+    """KL divergence from the reference in nats, a mean over these tokens, by the likeliest words of both: a lower bound."""
 
 
 class Parity(Record):

@@ -104,6 +104,8 @@ class Target(Step, ABC):
     """How far outputs of one file may differ between two sessions, as a share of the largest (of 1 where all are smaller)."""
     keeps_builds: ClassVar[bool] = False
     """True where building is slow: builds are kept in the store, by what they are built from, for which workloads and how."""
+    computes_apart: ClassVar[bool] = False
+    """True where sessions compute in code of their own, without Python and torch: they may score while the run exports the next model."""
     builds_for_machine: ClassVar[bool] = False
     """True where a build runs well only on the machine that made it: what is kept is then kept for that machine."""
 

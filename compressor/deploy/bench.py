@@ -12,7 +12,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -52,16 +53,45 @@ class ProcessBench:
         self._tell = tell
         self._timeout_seconds = timeout_seconds
         self._workers: list[ProcessWorker] = []
+        self._begun: list[ProcessWorker] = []
+
+    @contextmanager
+    def begun(self, candidates: Sequence[Candidate]) -> Iterator[None]:
+        """Start a process for each of these candidates, side by side on all processors; `worker` loads them, each by itself.
+
+        Those that were not asked for are ended at the end.
+
+        Raises:
+            WorkerFailed: one died or gave no answer.
+        """
+        begun = [self._started(candidate) for candidate in candidates]
+        for worker in begun:
+            worker.await_start()
+        self._begun += begun
+        try:
+            yield
+        finally:
+            for worker in [each for each in begun if each in self._begun]:
+                self._begun.remove(worker)
+                worker.close()
 
     def worker(self, candidate: Candidate) -> ProcessWorker:
-        """Start a process and load the candidate in it.
+        """Load the candidate in a process that has begun for it, else in one that starts now.
 
         Raises:
             WorkerFailed: it died or gave no answer while loading.
         """
-        self._workers = [worker for worker in self._workers if worker.alive]
+        worker = next((each for each in self._begun if each.candidate is candidate), None)
+        if worker is None:
+            worker = self._started(candidate)
+        else:
+            self._begun.remove(worker)
+        worker.open()
+        return worker
+
+    def _started(self, candidate: Candidate) -> ProcessWorker:
         worker = ProcessWorker(candidate, self._folder, timeout_seconds=self._timeout_seconds)
-        self._workers.append(worker)
+        self._workers = [*(each for each in self._workers if each.alive), worker]
         return worker
 
     def load(self) -> float:
@@ -89,20 +119,36 @@ class ProcessWorker:
     """A fresh process that holds one candidate and answers one request at a time."""
 
     def __init__(self, candidate: Candidate, folder: Path, *, timeout_seconds: float) -> None:
-        self._id = candidate.id
+        self.candidate = candidate
         self._timeout_seconds = timeout_seconds
         self._folder = Path(tempfile.mkdtemp(prefix="worker-", dir=folder))
         self._answers: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self._process = self._start(candidate.runtime)
         self._listener = threading.Thread(target=self._listen, daemon=True)
         self._listener.start()
+
+    def await_start(self) -> None:
+        """Wait until the process answers; nothing is loaded yet.
+
+        Raises:
+            WorkerFailed: it died or hangs.
+        """
+        self._ask("times")
+
+    def open(self) -> None:
+        """Load the candidate.
+
+        Raises:
+            WorkerFailed: the process died, or gave no answer while loading.
+        """
+        runtime, task = self.candidate.runtime, self.candidate.task
         self._ask(
             "open",
-            target=spelled(candidate.runtime),
-            parameters=candidate.runtime.model_dump_json(),
-            task=(spelled(candidate.task), candidate.task.model_dump_json()) if candidate.task else None,
-            built=str(candidate.built.resolve()),
-            threads=candidate.runtime.threads,
+            target=spelled(runtime),
+            parameters=runtime.model_dump_json(),
+            task=(spelled(task), task.model_dump_json()) if task else None,
+            built=str(self.candidate.built.resolve()),
+            threads=runtime.threads,
             parent=os.getpid(),
         )
 
@@ -125,6 +171,15 @@ class ProcessWorker:
         """
         return dict(self._ask("facts")["facts"])
 
+    @property
+    def times(self) -> Mapping[str, str]:
+        """Of the facts those that the process knows by itself: `load_seconds`, `first_call_seconds`, `cpus`.
+
+        Raises:
+            WorkerFailed: the process died or hangs.
+        """
+        return dict(self._ask("times")["times"])
+
     def put(self, feeds: Sequence[Feed], workload: Workload = Workload()) -> None:
         """Hand over the inputs that later calls cycle through, from the first on, and what a call does with one of them.
 
@@ -133,7 +188,7 @@ class ProcessWorker:
             WorkerFailed: the process died or hangs.
         """
         if not feeds:
-            raise ValueError(f"{self._id}: no inputs to measure with")
+            raise ValueError(f"{self.candidate.id}: no inputs to measure with")
         path = self._folder / "feeds.npz"
         write_feeds(path, feeds)
         self._ask("put", path=str(path), workload=workload.model_dump(mode="json"))
@@ -158,7 +213,7 @@ class ProcessWorker:
             try:
                 self._process.stdin.close()
             except BrokenPipeError:
-                logger.debug("%s: the worker had ended before it was closed", self._id)
+                logger.debug("%s: the worker had ended before it was closed", self.candidate.id)
         try:
             self._process.wait(CLOSE_SECONDS)
         except subprocess.TimeoutExpired:
@@ -228,7 +283,7 @@ class ProcessWorker:
         lines = self._stderr.read_text(encoding="utf-8", errors="replace").splitlines() if self._stderr.exists() else []
         said = "\n".join(f"    {line}" for line in lines[-STDERR_TAIL_LINES:]) or "    (nothing)"
         self.close()
-        return WorkerFailed(f"{self._id}: the measuring process {how}; the last it said:\n{said}")
+        return WorkerFailed(f"{self.candidate.id}: the measuring process {how}; the last it said:\n{said}")
 
 
 def spelled(step: Step) -> str:

@@ -53,11 +53,11 @@ def config_in(folder: Path) -> Any:
 
     single = gguf_in(folder)
     values = harmless(_gguf(single) if single else read_json(folder / CONFIG), single or folder / CONFIG)
+    _check_names(values, folder / CONFIG)
     model_type = str(values.get("model_type", ""))
     if model_type not in CONFIG_MAPPING:
-        raise SourceError(
-            f"{folder} cannot be read as a model: its model type '{model_type}' is none of transformers {transformers.__version__}"
-        )
+        found = f"its model type '{model_type}' is none of" if model_type else f"its {CONFIG} names no `model_type` of"
+        raise SourceError(f"{folder} cannot be read as a model: {found} transformers {transformers.__version__}")
     try:
         with nothing_fetched():
             return CONFIG_MAPPING[model_type].from_dict(values)
@@ -74,16 +74,28 @@ def _gguf(path: Path) -> dict[str, Any]:
     """
     from importlib.util import find_spec
 
-    from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
+    import transformers.modeling_gguf_pytorch_utils as library
 
     if find_spec("gguf") is None:
         raise MissingDependency(
             f"{path} is read by the package gguf, which is not installed: pip install 'compressor-toolchain[llm]'"
         )
     try:
-        return dict(load_gguf_checkpoint(str(path))["config"])
+        read: Any = library.load_gguf_checkpoint
+        return dict(read(str(path))["config"])
     except Exception as error:  # what a malformed file makes the library raise can be anything
         raise SourceError(f"{path} cannot be read as a model of llama.cpp: {told(error)}") from error
+
+
+def _check_names(values: Mapping[str, Any], where: Path) -> None:
+    """Names of classes are objects, one of numbers, or the library fails without saying on what."""
+    for name in NAMES_OF_CLASSES:
+        named = values.get(name) or {}
+        if not isinstance(named, Mapping):
+            raise SourceError(f'{where}: {name} is {named!r:.60}, expected an object, as {{"0": "first", "1": "second"}}')
+    strange = next((key for key in values.get(NAMES_OF_CLASSES[0]) or {} if not str(key).isdecimal()), None)
+    if strange is not None:
+        raise SourceError(f"{where}: id2label has {strange!r:.40} where the number of a class stands: it is the wrong way round")
 
 
 def harmless(config: Mapping[str, Any], where: object) -> dict[str, Any]:

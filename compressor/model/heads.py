@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeAlias
 
 from compressor.contracts.model import CONFIG
 from compressor.errors import SourceError
+from compressor.foreign import alike, plain
 from compressor.model.configurations import config_in
 from compressor.model.pretrained import from_folder
 from compressor.model.sources import read_json, shapes_in
@@ -22,6 +23,7 @@ TASKS: Mapping[str, str] = {
     "multi_label_classification": "any number of classes of a row (`multi_label: true`)",
     "regression": "a number of a row (a task of regression)",
 }
+SETFIT = "model_head.pkl"
 KINDS = "ForSequenceClassification"
 """What HuBERT and wav2vec 2.0 end their classifiers' names with, beside what texts have."""
 
@@ -47,10 +49,10 @@ class Head:
     def __str__(self) -> str:
         """One line for `check`."""
         of = f"for {', '.join(self.labels)}" if self.labels != ("",) else "for a number"
+        left = f"; {len(self.unused)} weights are not used ({_listed(self.unused)})" if self.unused else ""
         if self.order:
             moved = "" if list(self.order) == sorted(self.order) else ", put into the data's order"
-            return f"has its own head {of}{moved}"
-        left = f"; {len(self.unused)} weights are not used ({_listed(self.unused)})" if self.unused else ""
+            return f"has its own head {of}{moved}{left}"
         return f"has no head: a fresh one {of} is drawn, and has to be trained{left}"
 
 
@@ -115,27 +117,30 @@ def _head(auto: Any, module: Any, found: Mapping[str, Any], source: Path, labels
     if (kind := declared.get("problem_type") or problem) != problem:
         raise SourceError(f"{source} has a head that answers {TASKS.get(kind, kind)}, the task asks for {TASKS[problem]}")
     rows = next((has[0] for name, has, _ in found["mismatched_keys"] if name in sized), len(labels))
-    order = _order(_names(declared, rows, source), labels, source) if labels != ("",) else _only(rows, declared, source)
-    return Head(tuple(labels), tuple(order))
+    if labels == ("",):
+        return Head(("",), (_only(rows, declared, source),), (), tuple(unused))
+    names = _names(declared, rows, source, labels)
+    return Head(tuple(labels), tuple(_order(names, labels, source, named=any(_declared(declared)))), (), tuple(unused))
 
 
 # ------------------------------------------------------------------ names of classes
 
 
-def _names(declared: Mapping[str, Any], rows: int, source: Path) -> list[str]:
-    """Names of a head's classes in the order of its rows; numbers where it has none of its own.
+def _names(declared: Mapping[str, Any], rows: int, source: Path, labels: Sequence[str] = ()) -> list[str]:
+    """Names of a head's classes in the order of its rows; where it has none of its own numbers, or what labels of the data are made up so.
 
     Raises:
         SourceError: config.json names other rows than there are, or names them in two ways.
     """
-    by_number = _told((number, name) for number, name in _mapping(declared.get("id2label")).items())
-    by_name = _told((number, name) for name, number in _mapping(declared.get("label2id")).items())
+    by_number, by_name = _declared(declared)
     if by_number and by_name and by_number != by_name:
         raise SourceError(
             f"{source / CONFIG}: id2label says {_some(list(by_number.values()))} and label2id says {_some(list(by_name.values()))} "
             "in this order: mend the one that is wrong"
         )
-    found = by_number or by_name or {str(number): str(number) for number in range(rows)}
+    made_up = [f"LABEL_{number}" for number in range(rows)]
+    unnamed = made_up if set(labels) == set(made_up) else list(map(str, range(rows)))
+    found = by_number or by_name or {str(number): name for number, name in enumerate(unnamed)}
     if found.keys() != {str(number) for number in range(rows)}:
         raise SourceError(
             f"{source / CONFIG} names the classes {_some(list(found))} by number, and its head has rows 0 to {rows - 1}"
@@ -143,10 +148,21 @@ def _names(declared: Mapping[str, Any], rows: int, source: Path) -> list[str]:
     return [found[str(number)] for number in range(rows)]
 
 
+def _declared(declared: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, str]]:
+    """Names by number, as id2label and as label2id have them."""
+    by_name = ((number, name) for name, number in _mapping(declared.get("label2id")).items())
+    return _told(_mapping(declared.get("id2label")).items()), _told(by_name)
+
+
 def _told(pairs: Iterable[tuple[Any, Any]]) -> dict[str, str]:
     """Names by number, in the order of the numbers; none where they are made up."""
-    found = {str(number): str(name).strip() for number, name in pairs}
+    found = {_number(number): str(name).strip() for number, name in pairs if name is not None}
     return {} if _generic(found) else {number: found[number] for number in sorted(found, key=lambda each: (len(each), each))}
+
+
+def _number(value: Any) -> str:
+    """As it is spelled, but that a whole number is whole."""
+    return str(int(value) if isinstance(value, float) and value.is_integer() else value)
 
 
 def _mapping(value: Any) -> Mapping[Any, Any]:
@@ -158,20 +174,32 @@ def _generic(names: Mapping[str, str]) -> bool:
     return all(name == f"LABEL_{number}" for number, name in names.items())
 
 
-def _order(names: Sequence[str], labels: Sequence[str], source: Path) -> list[int]:
+def _order(names: Sequence[str], labels: Sequence[str], source: Path, *, named: bool) -> list[int]:
     """For each label of the data the row of the trained head."""
     if sorted(names) != sorted(labels):
         raise SourceError(
-            f"{source} classifies {_some(sorted(names))}, the data has {_some(sorted(labels))}: not the same labels; rename those of "
-            "the data, or take the model without its head"
+            f"{source} classifies {_some(sorted(names))}, the data has {_some(sorted(labels))}: not the same labels"
+            f"{_likeness(names, labels)}; {_advice(len(names), len(labels), named=named)}, or take the model without its head"
         )
     return [names.index(name) for name in labels]
 
 
-def _only(rows: int, declared: Mapping[str, Any], source: Path) -> list[int]:
+def _likeness(names: Sequence[str], labels: Sequence[str]) -> str:
+    """Two of them that look the same, where there are such."""
+    known = {plain(name): name for name in names}
+    return next((f" ({why})" for label in labels if (why := alike(known.get(plain(label), label), label))), "")
+
+
+def _advice(rows: int, labels: int, *, named: bool) -> str:
+    if named or rows != labels:
+        return "rename those of the data"
+    return f"its {rows} classes have no names: write them into {CONFIG}, as id2label, in the order that it was trained with"
+
+
+def _only(rows: int, declared: Mapping[str, Any], source: Path) -> int:
     if rows != 1:
         raise SourceError(f"{source} classifies {_some(_names(declared, rows, source))}, the task asks for {TASKS['regression']}")
-    return [0]
+    return 0
 
 
 def _some(names: Sequence[str]) -> str:
@@ -233,6 +261,10 @@ def _spelled_otherwise(missing: Sequence[str], unused: Sequence[str]) -> str:
 
 def _check_no_other_head(module: Any, declared: Mapping[str, Any], unused: Sequence[str], source: Path) -> None:
     """Refuse a trained head of a class that transformers does not have: dropping it would throw away what was learned."""
+    if (pickled := source / SETFIT).is_file():
+        raise SourceError(
+            f"{pickled} is the head that SetFit trained, a pickle, which is not read: take it out of the folder to have a fresh head"
+        )
     names = _mapping(declared.get("id2label"))
     if not names or _generic({str(number): str(name) for number, name in names.items()}):
         return

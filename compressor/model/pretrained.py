@@ -10,7 +10,7 @@ from typing import Any
 from compressor.errors import SourceError
 from compressor.foreign import told
 from compressor.model.configurations import config_in, nothing_fetched
-from compressor.model.sources import gguf_in
+from compressor.model.sources import check_tensors, gguf_in
 
 
 def load_encoder(source: Path) -> Any:
@@ -41,10 +41,11 @@ def from_folder(auto: Any, source: Path, config: Any, *, seed: int = 0, **more: 
         more: further arguments of `from_pretrained`.
 
     Raises:
-        SourceError: the folder cannot be read.
+        SourceError: the folder cannot be read, or its weights are packed.
     """
     import torch
 
+    check_tensors(source)
     given: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True, "output_loading_info": True}
     single = gguf_in(source)
     given |= {"gguf_file": single.name} if single else {"use_safetensors": True}

@@ -12,7 +12,7 @@ from compressor.contracts.model import BLUEPRINT, CONFIG, WEIGHTS
 from compressor.contracts.records import stays_inside
 from compressor.errors import SourceError
 from compressor.foreign import told
-from compressor.plan.paths import Place, read_bytes
+from compressor.plan.paths import Place, near_path, plain_file, read_bytes
 from compressor.plan.specs import ModelSource
 
 PIPELINE = "model_index.json"
@@ -30,6 +30,8 @@ PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 WEIGHT_SUFFIX = ".safetensors"
 GGUF = "*.gguf"
 """Models of llama.cpp: configuration, tokenizer and weights in one file, which is read as data."""
+WEIGHT, FLOATS = ".weight", ("F64", "F32", "F16", "BF16")
+"""How names of weights end, and the types that they may have."""
 READ_SUFFIXES = (WEIGHT_SUFFIX, ".json", ".txt", ".model")
 """Files of a source model folder that are read."""
 MOST_FILES = 20_000
@@ -67,7 +69,7 @@ def located(source: ModelSource, folder: Path) -> Path:
     else:
         path = folder / str(source.folder)
     if not path.is_dir():
-        raise SourceError(f"{path}: no such folder")
+        raise SourceError(f"{path}: no such folder{near_path(path) if source.folder else ''}")
     _check_files(path)
     return path
 
@@ -75,7 +77,13 @@ def located(source: ModelSource, folder: Path) -> Path:
 def _check_files(folder: Path) -> None:
     """Whatever reads a model's folder later finds no link out of it, no pipe, and no file that would fill the memory."""
     for path in Place(folder).files(MOST_FILES):
-        if path.suffix in READ_SUFFIXES and path.suffix != WEIGHT_SUFFIX and (size := path.stat().st_size) > MOST_BYTES:
+        if path.suffix not in READ_SUFFIXES:
+            continue
+        try:
+            size = plain_file(path)
+        except OSError as error:
+            raise SourceError(f"{path}: {error.strerror}") from error
+        if path.suffix != WEIGHT_SUFFIX and size > MOST_BYTES:
             raise SourceError(
                 f"{path} has {size / 1e6:.0f} MB; at most {MOST_BYTES / 1e6:.0f} are read of a file beside the weights"
             )
@@ -122,6 +130,23 @@ def check_weights(path: Path, sha256: str | None) -> None:
         if not found.startswith(sha256):
             several = " and the files it names" if len(files) > 1 else ""
             raise SourceError(f"{files[0]}{several} has sha256 {found[:16]}..., the plan says {sha256}")
+
+
+def check_tensors(folder: Path) -> None:
+    """Refuse a model's weights that end early, or are packed into whole numbers or 8 bits: without what unpacks them they are others.
+
+    Raises:
+        SourceError: they are.
+    """
+    for path in weight_files(folder):
+        found = tensors_in(path) if path.suffix == WEIGHT_SUFFIX else {}
+        packed = [name for name, each in found.items() if name.endswith(WEIGHT) and each.get("dtype") not in FLOATS]
+        if packed:
+            kind = found[packed[0]].get("dtype")
+            raise SourceError(
+                f"{path} holds {len(packed)} weights of type {kind} ('{packed[0]}'), which somebody has packed: name the folder of "
+                "the model before that, in float32, float16 or bfloat16"
+            )
 
 
 def _no_model(folder: Path) -> str | None:
@@ -192,14 +217,31 @@ def gguf_in(folder: Path) -> Path | None:
 
 
 def shapes_in(folder: Path) -> dict[str, list[int]]:
-    """Shapes of the weights in a folder's safetensors files, by name, read off their headers."""
-    shapes: dict[str, list[int]] = {}
-    for path in folder.glob("*.safetensors"):
-        with path.open("rb") as file:
-            size = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(min(size, MOST_BYTES)))
-        shapes |= {name: each["shape"] for name, each in header.items() if "shape" in each}
-    return shapes
+    """Shapes of the weights in a folder's safetensors files, by name, read off their headers.
+
+    Raises:
+        SourceError: one is no such file, or ends early.
+    """
+    return {name: list(each["shape"]) for path in folder.glob("*.safetensors") for name, each in tensors_in(path).items()}
+
+
+def tensors_in(path: Path) -> dict[str, dict[str, Any]]:
+    """What the header of a safetensors file says of each tensor: dtype, shape and place.
+
+    Raises:
+        SourceError: it is no such file, or ends early.
+    """
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        text = file.read(size) if size <= MOST_BYTES else b""
+    try:
+        found = {name: each for name, each in json.loads(text).items() if name != "__metadata__"}
+        end = 8 + size + max((each["data_offsets"][1] for each in found.values()), default=0)
+    except (ValueError, AttributeError, LookupError, TypeError, RecursionError) as error:
+        raise SourceError(f"{path} is no file of safetensors, or is damaged in its first bytes: fetch it again") from error
+    if (lacking := end - path.stat().st_size) > 0:
+        raise SourceError(f"{path} ends early: {lacking} bytes are missing; fetch it again")
+    return found
 
 
 def holds_weights(folder: Path) -> bool:

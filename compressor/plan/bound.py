@@ -18,7 +18,7 @@ from compressor.plan.composition import compose, compose_text
 from compressor.plan.consistency import faults_of, plugin_faults
 from compressor.plan.draft import Draft, Drafted
 from compressor.plan.entries import KEYS, KINDS, MAX_ENTRIES, Entry, read_entry
-from compressor.plan.paths import matches
+from compressor.plan.paths import matches, near_path
 from compressor.plan.specs import Accept, DataSpec, Gate, Head, Limits, ModelSource, StepKeys
 from compressor.plan.validation import notices, validated
 from compressor.plan.yaml_source import Located, write_yaml
@@ -274,7 +274,8 @@ class _Reader:
         return data
 
     def _from_here(self, path: str) -> str:
-        return "" if Path(path).is_absolute() else f" (seen from {self.folder.resolve()})"
+        seen = "" if Path(path).is_absolute() else f" (seen from {self.folder.resolve()})"
+        return f"{seen}{near_path(self.folder / path)}"
 
     def _task(self) -> tuple[str, Task | None]:
         at = self._section("task")

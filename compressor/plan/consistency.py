@@ -85,6 +85,7 @@ def _mentions(draft: Draft, step: Drafted, index: int) -> Iterator[Fault]:
                 f"keeps what teachers answer to a row, and the task '{draft.task_name}' draws its inputs anew in every epoch: "
                 "leave cache_teacher out, or the task's crop"
             )
+        yield from _idle(step, draft.task, draft.task_name)
     yield from _lengths(draft, step)
     for name in needs.teachers:
         what = _unusable(draft, name, index)
@@ -109,6 +110,19 @@ def _without_loss(step: Drafted) -> str:
     if "objectives" in parameters:
         return "name objectives that look inside, as layer-to-layer, and no task_loss"
     return "say importance: activation" if "importance" in parameters else "leave it out"
+
+
+def _idle(step: Drafted, task: Task, task_name: str) -> Iterator[Fault]:
+    """Parameters of objectives that do nothing for this task."""
+    names = step.needs().plugins.get("objective", ())
+    for path, key, value in step.entry.parameters.walk(step.entry.where):
+        if key in names and isinstance(value.data, dict):
+            try:
+                objective, _ = validated(registry.load("objective", key), value, path, what="parameter")
+            except PluginError:  # told with the plug-ins of the step
+                continue
+            for name in objective.idle(task) if objective else ():
+                yield value.data[name].fault(f"{path}.{name}", f"does nothing for the task '{task_name}': leave it out")
 
 
 def plugin_faults(step: Drafted) -> Iterator[Fault]:

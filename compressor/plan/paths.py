@@ -8,14 +8,20 @@ import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 
-from compressor.errors import SourceError
+from compressor.errors import SourceError, near_name
 
 SNAPSHOTS, BLOBS = "snapshots", "blobs"
 """How the hub's cache lays out a repository: what a snapshot shows are links to blobs."""
 MOST_FILES = 2_000_000
 """In one folder and those below it; more are no folder of data."""
+MOST_NEAR = 1000
+"""Files among which a near name is looked for."""
+POINTER = b"version https://git-lfs"
+POINTER_BYTES = 1024
+"""What a checkout without Git LFS has in the place of a large file begins so, and is no larger."""
 MOST_LEVELS = 64
 """Folders in folders."""
 
@@ -58,9 +64,26 @@ def plain_file(path: Path | str, most: int | None = None, *, or_folder: bool = F
         raise IsADirectoryError(errno.EISDIR, "it is a folder", str(path))
     if not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)):
         raise OSError(errno.EINVAL, "it is a pipe, socket or device, and no file", str(path))
+    if stat.S_ISREG(found.st_mode) and found.st_size <= POINTER_BYTES and _is_pointer(path):
+        raise OSError(errno.EINVAL, "it is a pointer of Git LFS and not the file itself: fetch that by `git lfs pull`", str(path))
     if most is not None and found.st_size > most:
         raise OSError(errno.EFBIG, f"it has {found.st_size} bytes; at most {most} are read", str(path))
     return found.st_size
+
+
+def _is_pointer(path: Path | str) -> bool:
+    with open(path, "rb") as file:  # noqa: PTH123 - thousands of files
+        return file.read(len(POINTER)) == POINTER
+
+
+def near_path(path: Path) -> str:
+    """What may be meant by a path where nothing is: a near name beside it, or that shells read `~` and `$` and plans do not."""
+    if any(part.startswith(("~", "$")) for part in path.parts):
+        return "; `~` and `$NAME` are characters here: write the path out"
+    try:
+        return near_name(path.name, [each.name for each in islice(path.parent.iterdir(), MOST_NEAR)])
+    except (OSError, ValueError):
+        return ""
 
 
 def read_bytes(path: Path, most: int) -> bytes:

@@ -15,9 +15,11 @@ from compressor.contracts import Column
 from compressor.errors import SourceError
 from compressor.plan.paths import plain_file
 from compressor.proposal.reading import TWICE, columns_of
-from compressor.tasks.encodings import fits
+from compressor.tasks.csv_tables import usual_separator
+from compressor.tasks.encodings import encodings_in
 from compressor.tasks.folders import FILE_NAME, KINDS, METADATA, MOST_TEXT_BYTES, SPLITS, aside, visible
-from compressor.tasks.headers import csv_options
+from compressor.tasks.headers import csv_options, separator_in
+from compressor.tasks.strangers import stranger
 from compressor.tasks.tables import FORMATS
 
 CONTENT = {"imagefolder": ("image", "picture"), "audiofolder": ("audio", "sound"), "": ("text", "text")}
@@ -130,10 +132,12 @@ def _named(parts: Mapping[str | None, Sequence[Path]]) -> dict[str, Sequence[Pat
 def _tables(parts: Mapping[str, Sequence[Path]], name: Any, notes: tuple[str, ...] = ()) -> Rows:
     first = parts["train"][0]
     kind = FORMATS.get(first.suffix.lower())
+    if kind is None and (what := stranger(first)):
+        raise SourceError(f"{first} is {what}")
     if kind is None:
         raise SourceError(f"{first}: unknown format '{first.suffix}' (known: {', '.join(sorted(FORMATS))})")
     refused: SourceError | None = None
-    for options in csv_options(first) if kind == "csv" else ({},):
+    for options in _options(parts):
         try:
             columns = columns_of(first, kind, options)
         except SourceError as error:
@@ -146,7 +150,28 @@ def _tables(parts: Mapping[str, Sequence[Path]], name: Any, notes: tuple[str, ..
         twice = tuple(f"column '{each.name}' {TWICE}: it is not read" for each in columns if each.told == TWICE)
         told = f"{count} {kind} file{'s' if count > 1 else ''}{_said(options)}"
         return Rows({"files": files, **options}, columns, told, (*notes, *twice))
-    raise refused or SourceError(f"{first} is not UTF-8 text")
+    assert refused
+    raise refused
+
+
+def _options(parts: Mapping[str, Sequence[Path]]) -> Iterator[Mapping[str, Any]]:
+    """What `data:` may have to say for all these tables to be read, the likeliest first.
+
+    Raises:
+        SourceError: it cannot say it of all of them.
+    """
+    paths = [path for each in parts.values() for path in each]
+    first, texts = paths[0], [path for path in paths if FORMATS.get(path.suffix.lower()) != "parquet"]
+    encoding = encodings_in(texts)
+    said = {"encoding": encoding} if encoding else {}
+    own = {path: separator_in(path, encoding) for path in texts if FORMATS.get(path.suffix.lower()) == "csv"}
+    signs = {sign: path for path, sign in reversed(own.items()) if sign != usual_separator(path)}
+    if len(signs) > 1:
+        listed = " and ".join(f"{sign!r} in {path}" for sign, path in sorted(signs.items(), key=lambda each: each[1]))
+        raise SourceError(f"fields are separated by {listed}, and a plan says one `separator:`: write these tables alike")
+    separated = {"separator": next(iter(signs))} if signs else {}
+    for options in csv_options(first, encoding) if first in own else ({},):
+        yield {**separated, **said, **options}
 
 
 def _said(options: Mapping[str, Any]) -> str:
@@ -207,10 +232,8 @@ def _texts(root: Path, name: Any) -> Rows:
 
 def _encodings(root: Path) -> dict[str, Any]:
     """What texts are in, where some are not UTF-8: that is refused unless a plan says so, and here a person reads what it says."""
-    files = [path for path in visible(root, None, Counter()) if path.parent != root]
-    others = [path for path in files if _is_small(path) and not fits(path, "utf-8")]
-    single = next(name for name in ("cp1252", "latin-1") if all(fits(path, name) for path in others))  # the latter fits any
-    return {"encoding": ["utf-8", single]} if others else {}
+    found = encodings_in([path for path in visible(root, None, Counter()) if path.parent != root and _is_small(path)])
+    return {"encoding": found} if found else {}
 
 
 def _is_small(path: Path) -> bool:

@@ -105,8 +105,13 @@ def moved(found: Difference | None) -> str:
 
 
 def moved_between(found: Difference | None) -> str:
-    """The interval of a difference; empty where it has none."""
-    return interval(found.interval, in_unit(found.unit)) if found else ""
+    """The interval of a difference, and how near answers are token by token; empty where there is neither."""
+    if not found:
+        return ""
+    near = []
+    if found.agreement is not None and found.divergence is not None:
+        near = [f"{percent(found.agreement)} of tokens alike", f"KL {significant(found.divergence, 2)}"]
+    return ", ".join(filter(None, (interval(found.interval, in_unit(found.unit)), *near)))
 
 
 def step_between(before: float, after: Metric) -> str:

@@ -65,6 +65,8 @@ class StepContext:
     listener: Callable[[Event], None]
     produces: tuple[str, ...] = ()
     """Names of the further models that the step makes."""
+    alone: Callable[[], None] = lambda: None
+    """Waits for what goes on beside the step."""
     notes: list[Note] = field(default_factory=list)
     products: dict[str, Model] = field(default_factory=dict)
 
@@ -103,6 +105,7 @@ class StepContext:
             raise MissingDependency(f"latency on '{target}' decides this step, and cannot be measured here: {reason}")
         builder = replace(self.builder, workloads=(workload,))
         candidates = [self._built(model, number, runtime, target, builder) for number, model in enumerate(models)]
+        self.alone()
         record = time_candidates(
             candidates,
             self.task.feeds(self.data.split("train"), candidates[0].built, workload, count=MEASURED_FEEDS),

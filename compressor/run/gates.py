@@ -84,6 +84,7 @@ class Gates:
             return replace(measured, why=f"{target.name}: {reason}")
         source, workload = self.states["source"], self.ground.workloads()[0]
         candidates = [self._deployed(each, each.stage.name, target)[0] for each in (source, state)]
+        self.ground.aside.settle()
         record = time_candidates(
             candidates,
             self.ground.feeds(workload, source.made.path),

@@ -16,6 +16,7 @@ from compressor.deploy.machine import device
 from compressor.deploy.session import eager, opened
 from compressor.plan.bound import Bound, BoundStep, BoundTarget
 from compressor.plan.specs import ModelSource
+from compressor.run.aside import Aside
 from compressor.run.context import StepContext
 from compressor.run.keys import Keys, source_digest
 from compressor.run.results import PARITY_ROWS, load_evaluation, save_evaluation
@@ -41,6 +42,7 @@ class Ground:
     processes: Processes = ALONE
     device: str = field(default_factory=device)
     watch: Stopwatch = field(default_factory=Stopwatch)
+    aside: Aside = field(default_factory=Aside)
 
     def say(self, text: str) -> None:
         """Report one line."""
@@ -87,6 +89,7 @@ class Ground:
             builder=self.builder,
             models=models,
             listener=self.listener,
+            alone=self.aside.settle,
             produces=step.step.needs().products if step else (),
         )
 

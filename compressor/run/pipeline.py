@@ -13,27 +13,26 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter
 
-from compressor.contracts import Artifact, Candidate, Evaluation, Event, Session, Task
+from compressor.contracts import Artifact, Evaluation, Event, Session, Task
 from compressor.contracts.failing import placed
 from compressor.contracts.notes import Note
-from compressor.contracts.records import LatencyRecord, Parity, ProbeRecord, Stage, Verdict
+from compressor.contracts.records import LatencyRecord, ProbeRecord, Stage, Verdict
 from compressor.contracts.step import step_parts
 from compressor.deploy.bench import ProcessBench, write_feeds
 from compressor.deploy.build import model_files
 from compressor.deploy.graphs import describe
 from compressor.deploy.session import predictor
 from compressor.errors import GateStopped
-from compressor.export.witnesses import Given, keep_answers, keep_rows
 from compressor.plan.bound import Bound, BoundStep, BoundTarget
-from compressor.report import EVALUATIONS, TIMED_FEEDS, WITNESSES, wording, write_report
+from compressor.report import TIMED_FEEDS, wording, write_report
 from compressor.run.context import of_step
 from compressor.run.gates import Gates, stop_where_failed
 from compressor.run.ground import Ground, load_model
 from compressor.run.pace import learn
 from compressor.run.preflight import check_steps
-from compressor.run.results import Built, Results, RunState, differences, save_evaluation, verdict_of_plan, verdicts_of_numbers
+from compressor.run.results import Built, Results, RunState, differences, verdict_of_plan, verdicts_of_numbers
+from compressor.run.scorer import Scorer
 from compressor.run.state import StageState
-from compressor.run.verify import parity
 from compressor.store.disk import writing
 from compressor.store.store import Store, StoredResult
 from compressor.training.checkpoint import holds_checkpoint
@@ -68,6 +67,11 @@ class Runner:
     def gates(self) -> Gates:
         """They see what is made and built as the run adds it."""
         return Gates(self.ground, self.folder, self.states, self.built)
+
+    @cached_property
+    def scorer(self) -> Scorer:
+        """Scores what is built, as far as it can beside the run."""
+        return Scorer(self.ground, self.folder)
 
     def run(self) -> Report:
         """Run the plan to its report.
@@ -294,18 +298,10 @@ class Runner:
         with watch.time("build", name, target.name):
             candidate, files = builder.build(lowered, stage=name, name=target.name, target=runtime, out=out)
             session = runtime.open(out)
-        task = self._decided(session, out)
-        candidate = replace(candidate, task=task)
-        self._witness(candidate, session)
-        evaluation = checked = None
-        if name in ("final", self.bound.reference):  # a source that is not held against anything is only timed
-            rows = self.ground.data.split("test")
-            with watch.time("score", name, target.name):
-                evaluation = task.evaluate(predictor(task, session), rows, out, split="test").held_by(self.bound.metric)
-            save_evaluation(evaluation, self.folder / EVALUATIONS / candidate.id)
-            with watch.time("parity", name, target.name):
-                checked = self._parity(task, evaluation, eager_of or state)
-        self.built.append(Built(candidate, files, session.facts(), evaluation, checked, timed=timed))
+        candidate = replace(candidate, task=self._decided(session, out))
+        scored = name in ("final", self.bound.reference)  # a source that is not held against anything is only timed
+        begun = self.scorer.start(candidate, session, (eager_of or state) if scored else None)
+        self.built.append(Built(candidate, files, session.facts(), begun, timed=timed))
 
     def _decided(self, session: Session, out: Path) -> Task:
         """The task as this built model is scored and shipped by: what it has to choose, it chooses on validation rows."""
@@ -315,24 +311,6 @@ class Runner:
             describe(out, chosen, self.bound.task_name, data.labels)
         return chosen
 
-    @cached_property
-    def _witnesses(self) -> tuple[Given, ...]:
-        """Rows that exports prove themselves on."""
-        task = self.bound.task
-        return keep_rows(self.ground.data.split("test"), task.columns(), self.folder / WITNESSES)
-
-    def _witness(self, candidate: Candidate, session: Session) -> None:
-        """Keep what a built model makes of each of these rows alone."""
-        task, out = candidate.task or self.bound.task, self.folder / WITNESSES / candidate.id
-        rows = self.ground.data.split("test")
-        with self.ground.watch.time("score", candidate.stage, candidate.target):
-            keep_answers(task, session, rows, lambda: self._witnesses, self.ground.data.labels, built=candidate.built, out=out)
-
-    def _parity(self, task: Task, evaluation: Evaluation, state: StageState) -> Parity:
-        same = self.ground.eager_outputs(state.made)
-        first = {name: array[: len(same[name])] for name, array in evaluation.outputs.items()}
-        return parity(task, first, same, against=f"{state.stage.name}, eager float32")
-
     # -------------------------------------------------------------- probes and verdicts
 
     def _probe(self) -> tuple[ProbeRecord, ...]:
@@ -341,6 +319,7 @@ class Runner:
         if not timed:
             return ()
         records: list[ProbeRecord] = []
+        self.ground.aside.settle()
         ground, files = self.ground, self.states["source"].made.path
         write_feeds(self.folder / TIMED_FEEDS, ground.feeds(ground.workloads()[0], files))
         for probe in self.bound.probes:
@@ -376,7 +355,7 @@ def run_plan(
         CompressorError: a step failed, or a disk is full.
     """
     ground = Ground(bound, store, tell, processes)
-    with store.running(), writing(folder), placed(lambda split, row: ground.data.place(split, row)):
+    with store.running(), writing(folder), placed(lambda split, row: ground.data.place(split, row)), ground.aside:
         return Runner(ground, folder, command).run()
 
 

@@ -8,6 +8,7 @@ from compressor.contracts import InputSizes
 from compressor.contracts.notes import Record
 from compressor.contracts.records import DataRecord
 from compressor.deploy.machine import device
+from compressor.foreign import one_line
 from compressor.plan.bound import Bound, BoundStep
 from compressor.run.allowance import allowances
 from compressor.run.context import of_step
@@ -122,7 +123,7 @@ def previewed(bound: Bound, store: Store, processes: Processes = ALONE) -> Previ
         steps=tuple(_steps(bound, store, keys, digests, pace)),
         targets=tuple(_targets(bound)),
     )
-    return found.model_copy(update={"lines": tuple(_lines(found, rows))})
+    return found.model_copy(update={"lines": tuple(map(one_line, _lines(found, rows)))})
 
 
 # ------------------------------------------------------------------ models, steps, targets

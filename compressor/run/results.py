@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -39,14 +40,22 @@ FIRST_OUTPUT = "logits"
 
 
 @dataclass(frozen=True)
+class Scored:
+    """Scores of a candidate on test, and how near its outputs are to those of the torch model; neither of one that is only timed."""
+
+    evaluation: Evaluation | None = None
+    parity: Parity | None = None
+
+
+@dataclass(frozen=True)
 class Built:
     """A candidate with what is known of it beside its times."""
 
     candidate: Candidate | None
     files: tuple[File, ...]
     facts: Mapping[str, str]
-    evaluation: Evaluation | None
-    parity: Parity | None
+    scored: Future[Scored] | None
+    """None of one that is not here."""
     timed: bool
     id: str = ""
     why_not: str | None = None
@@ -54,7 +63,7 @@ class Built:
     @classmethod
     def not_measured(cls, stage: str, target: BoundTarget, reason: str) -> Built:
         """A candidate that could not be built or run here."""
-        return cls(None, (), {}, None, None, timed=False, id=f"{stage}@{target.name}", why_not=reason)
+        return cls(None, (), {}, None, timed=False, id=f"{stage}@{target.name}", why_not=reason)
 
     @property
     def name(self) -> str:
@@ -63,6 +72,16 @@ class Built:
     @property
     def bytes(self) -> int:
         return sum(file.bytes for file in self.files)
+
+    @property
+    def evaluation(self) -> Evaluation | None:
+        """Waited for, where it is scored beside the run."""
+        return self.scored.result().evaluation if self.scored else None
+
+    @property
+    def parity(self) -> Parity | None:
+        """Waited for like the scores."""
+        return self.scored.result().parity if self.scored else None
 
 
 def verdict_of_plan(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +11,19 @@ from compressor.errors import SourceError
 
 BLOCK = 2**20
 """Characters that are tried at a time."""
+HEAD = 1024
+"""Bytes by which a file is told to be of characters of several bytes each."""
+MARKS = {
+    codecs.BOM_UTF8: "utf-8-sig",
+    codecs.BOM_UTF32_LE: "utf-32",  # before that of UTF-16, which it begins with
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+"""How programs mark a file with what it is in; each is read without its mark by the encoding of that name."""
+FAMILY = re.compile(r"utf-?(8|16|32)")
+WIDE = ("utf-16", "utf-32", "utf-16-le", "utf-16-be")
+"""Encodings of several bytes a character, those that need a mark first."""
 
 
 def names_of(wanted: str | Sequence[str] | None) -> tuple[str, ...]:
@@ -18,19 +32,58 @@ def names_of(wanted: str | Sequence[str] | None) -> tuple[str, ...]:
     return tuple("utf-8-sig" if name.lower().replace("_", "-") in ("utf-8", "utf8") else name for name in given)
 
 
+def mark_of(head: bytes) -> str | None:
+    """The encoding that the first bytes of a file are the mark of; None where they are none."""
+    return next((name for mark, name in MARKS.items() if head.startswith(mark)), None)
+
+
+def is_wide(name: str) -> bool:
+    """Whether texts in an encoding hold zero bytes."""
+    return _family(name) in ("16", "32")
+
+
+def _family(name: str) -> str | None:
+    found = FAMILY.match(name.lower().replace("_", "-"))
+    return found[1] if found else None
+
+
 def encoding_of(path: Path, wanted: str | Sequence[str] | None) -> str:
-    """The first of a plan's encodings that fits all of a file; the last one where none does."""
-    *first, last = names_of(wanted)
+    """What a file is read in: what its mark says, else the first of a plan's encodings that fits all of it, or the last one.
+
+    Raises:
+        SourceError: its mark says another one than the plan, or half of its bytes are zero, as of texts of two bytes a character.
+    """
+    names = names_of(wanted)
+    with path.open("rb") as file:
+        head = file.read(HEAD)
+    if marked := _marked(path, head, names):
+        return marked
+    if (wide := _by_zeros(head)) and not any(map(is_wide, names)):
+        raise SourceError(f"{path} holds zero bytes, as text in UTF-16 does: say `encoding: {wide}` where it is that")
+    *first, last = names
     return next((name for name in first if fits(path, name)), last)
 
 
+def _marked(path: Path, head: bytes, names: Sequence[str]) -> str | None:
+    """The encoding of a file's mark, which no other one takes for what it is: cp1252 reads three letters there."""
+    mark = mark_of(head)
+    if mark is None or _family(mark) in map(_family, names):
+        return mark
+    own, *said = (name.removesuffix("-sig") for name in (mark, *names))
+    raise SourceError(
+        f"{path} begins with the mark of {own.upper()}, and is to be read in {' or '.join(said)}: say `encoding: {own}`, or where "
+        f"only some files are in it, `encoding: [{own}, {', '.join(said)}]`"
+    )
+
+
 def decoded(path: Path, content: bytes, wanted: str | Sequence[str] | None) -> str:
-    """The text in what was read of a file, by the first encoding that fits.
+    """The text in what was read of a file, by its mark, else by the first encoding that fits.
 
     Raises:
-        SourceError: none does.
+        SourceError: none does, or the mark says another one.
     """
     names = names_of(wanted)
+    names = (marked,) if (marked := _marked(path, content, names)) else names
     for name in names:
         try:
             return content.decode(name)
@@ -54,7 +107,11 @@ def misfit(path: Path, wanted: str | Sequence[str] | None, error: UnicodeError) 
 
 
 def fits(path: Path, name: str) -> bool:
-    """Whether all of a file is in an encoding."""
+    """Whether all of a file is in an encoding; in UTF-16 and UTF-32 without their ends only where a mark says which these are."""
+    with path.open("rb") as file:
+        mark = mark_of(file.read(4))
+    if (mark and _family(mark) != _family(name)) or (not mark and is_wide(name) and not name.lower().endswith(("le", "be"))):
+        return False
     try:
         with path.open(encoding=name, newline="") as file:
             while file.read(BLOCK):
@@ -62,6 +119,28 @@ def fits(path: Path, name: str) -> bool:
     except UnicodeError:
         return False
     return True
+
+
+def encodings_in(paths: Sequence[Path]) -> str | list[str] | None:
+    """What `encoding:` has to say for all of these files to be read, the surest first; None where that is UTF-8 alone."""
+    found = dict.fromkeys(("utf-8", *WIDE), False)
+    others = []
+    for path in paths:
+        with path.open("rb") as file:
+            head = file.read(HEAD)
+        name = (mark_of(head) or _by_zeros(head) or ("utf-8" if fits(path, "utf-8") else "")).removesuffix("-sig")
+        found |= {name: True} if name else {}
+        others += [] if name else [path]
+    single = next(name for name in ("cp1252", "latin-1") if all(fits(path, name) for path in others))  # the latter fits any
+    names = [*(name for name, there in found.items() if there), *([single] if others else [])]
+    return None if names in ([], ["utf-8"]) else names[0] if len(names) == 1 else names
+
+
+def _by_zeros(head: bytes) -> str | None:
+    """The encoding of two bytes a character that a text without a mark is in: of most characters in use one byte is zero."""
+    if head.count(0) <= len(head) // 4:
+        return None
+    return "utf-16-le" if head[1::2].count(0) >= head[::2].count(0) else "utf-16-be"
 
 
 def _first_fault(path: Path, name: str) -> tuple[int | None, int, int] | None:

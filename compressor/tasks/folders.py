@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -11,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from compressor.contracts import Columns
 from compressor.errors import MissingColumn, SourceError
-from compressor.plan.paths import Place, read_bytes
+from compressor.plan.paths import Place, near_path, read_bytes
 from compressor.plan.specs import DataSpec
-from compressor.tasks.encodings import decoded, names_of
+from compressor.tasks.encodings import decoded, is_wide, mark_of, names_of
 from compressor.tasks.media import place_of
 from compressor.tasks.places import PLACE, with_places
 from compressor.tasks.tables import FORMATS, read_table
@@ -32,11 +33,11 @@ SPLITS = {
 LEFTOVERS = {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "__pycache__"}
 """Names, in small letters, of what systems and programs leave in folders."""
 MOST_TEXT_BYTES = 64 * 2**20
-WIDE = ("utf-16", "utf-32", "utf16", "utf32", "utf_16", "utf_32")
-"""How encodings begin whose texts hold zero bytes."""
 KINDS = {"imagefolder": IMAGES, "audiofolder": SOUNDS}
 SINGLE = {"imagefolder": "picture", "audiofolder": "sound"}
 FILE_NAME = "file_name"
+SAVED = "dataset_info.json"
+"""What `save_to_disk` leaves beside its rows."""
 OR_TABLE = f"or a table that names the files in a column `{FILE_NAME}`: {' or '.join(METADATA)}"
 
 
@@ -49,10 +50,18 @@ def kind_of(folder: Path, root: Path | None) -> str:
     suffixes = {each.suffix.lower() for each in visible(folder, root, Counter())}
     kind = next((kind for kind, known in KINDS.items() if suffixes & set(known)), None)
     if kind is None:
-        raise SourceError(
-            f"{folder}: neither images nor sounds in this folder; for a folder of texts say `layout: folder-per-label`"
-        )
+        raise SourceError(f"{folder}: neither images nor sounds in this folder; {_instead(folder, suffixes)}")
     return kind
+
+
+def _instead(folder: Path, suffixes: Iterable[str]) -> str:
+    """What to say of a folder of something else."""
+    if (folder / SAVED).is_file():
+        return "`save_to_disk` of datasets wrote it: write its rows as parquet, by `to_parquet`, and name that file"
+    tables = sorted({FORMATS[each] for each in suffixes if each in FORMATS} - {"text"})
+    if tables:
+        return f"for its tables say `format: {tables[0]}`" + (f" (or {', '.join(tables[1:])})" if tables[1:] else "")
+    return "for a folder of texts say `layout: folder-per-label`"
 
 
 def read_folders(
@@ -171,7 +180,7 @@ def _text(path: Path, encoding: str | Sequence[str] | None) -> str:
         content = read_bytes(path, MOST_TEXT_BYTES)
     except OSError as error:
         raise SourceError(f"{path} cannot be read: {error.strerror}") from error
-    if b"\0" in content and not any(name.lower().startswith(WIDE) for name in names_of(encoding)):
+    if b"\0" in content and not mark_of(content) and not any(map(is_wide, names_of(encoding))):
         raise SourceError(f"{path} is no text: it holds zero bytes; convert it, or move it out of the folder")
     return decoded(path, content, encoding)
 
@@ -211,12 +220,26 @@ def _named(name: Any, table: Path, place: Place) -> Path:
     starts = (place.folder, *((place.root,) if place.root else ()))
     path: Path | None = next((start / name for start in starts if isinstance(name, str) and (start / name).is_file()), None)
     if path is None:
-        raise SourceError(f"{table} names {name!r:.80}, which is no file in {' or '.join(map(str, starts))}")
+        raise SourceError(
+            f"{table} names {name!r:.80}, which is no file in {' or '.join(map(str, starts))}{_spelled(place.folder, name)}"
+        )
     try:
         place.check(path)
     except SourceError as error:
         raise SourceError(f"{table} names {name!r:.80}: {error}") from error
     return path
+
+
+def _spelled(folder: Path, name: Any) -> str:
+    """How a file is spelled that may be meant: with other slashes, letter case or code points."""
+    if not isinstance(name, str):
+        return ""
+    if "\\" in name and (folder / name.replace("\\", "/")).is_file():
+        return "; with `/` it is there"
+    forms = (unicodedata.normalize(form, name) for form in ("NFC", "NFD"))
+    if other := next((form for form in forms if form != name and (folder / form).is_file()), None):
+        return f"; {other!a} is there, which looks the same in other code points ({name!a})"
+    return near_path(folder / name)
 
 
 def _unnamed(folder: Path, root: Path | None, named: Iterable[Path], table: str) -> list[str]:

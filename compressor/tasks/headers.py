@@ -12,8 +12,10 @@ from typing import Any
 from compressor.errors import SourceError
 from compressor.foreign import told
 from compressor.plan.specs import DataSpec
+from compressor.tasks.csv_tables import records_of_csv, usual_separator, written_with
 from compressor.tasks.encodings import encoding_of, misfit
-from compressor.tasks.tables import TABS, Table, records_in, records_of_csv
+from compressor.tasks.json_tables import records_in
+from compressor.tasks.table import Table
 
 SEPARATORS = (",", ";", "\t", "|")
 FIRST_RECORDS = 200
@@ -41,19 +43,26 @@ def columns_in(path: Path, kind: str, spec: DataSpec) -> tuple[str, ...]:
     return names
 
 
-def csv_options(path: Path) -> Iterator[Mapping[str, Any]]:
-    """What `data:` may have to say of a csv for it to be read, the likeliest first."""
-    usual = "\t" if path.suffix.lower() == TABS else ","
-    for encoding in ({}, {"encoding": "cp1252"}):
-        try:
-            line = _first_line(path, encoding.get("encoding"))
-        except UnicodeError:
-            continue
-        counts = {sign: line.count(sign) for sign in (usual, *SEPARATORS)}
-        best = usual if counts[usual] else max(counts, key=lambda sign: counts[sign])
-        separated = {} if best == usual else {"separator": best}
-        yield {**separated, **encoding}
-        yield {**separated, **encoding, "quoting": "minimal" if best == "\t" else "none"}
+def csv_options(path: Path, encoding: str | Sequence[str] | None) -> Iterator[Mapping[str, Any]]:
+    """What `data:` may have to say of a csv for it to be read in an encoding, the likeliest first."""
+    found = separator_in(path, encoding)
+    separated = {} if found == usual_separator(path) else {"separator": found}
+    yield separated
+    yield {**separated, "quoting": "minimal" if found == "\t" else "none"}
+
+
+def separator_in(path: Path, encoding: str | Sequence[str] | None) -> str:
+    """What most likely separates the fields of a csv: its usual sign where that is in the header, else the most frequent one there.
+
+    Raises:
+        SourceError: it is in another encoding.
+    """
+    try:
+        line = _first_line(path, encoding)
+    except UnicodeError as error:
+        raise misfit(path, encoding, error) from error
+    counts = {sign: line.count(sign) for sign in (usual_separator(path), *SEPARATORS)}
+    return next(iter(counts)) if next(iter(counts.values())) else max(counts, key=lambda sign: counts[sign])
 
 
 def _first_line(path: Path, wanted: str | Sequence[str] | None) -> str:
@@ -63,7 +72,8 @@ def _first_line(path: Path, wanted: str | Sequence[str] | None) -> str:
 
 
 def _header(path: Path, spec: DataSpec) -> tuple[str, ...]:
-    with closing(records_of_csv(Table(path, (), None), spec)) as records:
+    table = Table(path, (), None)
+    with closing(records_of_csv(table, spec, written_with(table, spec))) as records:
         return tuple(next((fields for _, _, fields in records), ()))
 
 

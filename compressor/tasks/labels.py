@@ -8,6 +8,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from compressor.errors import SourceError
+from compressor.foreign import alike, plain
+from compressor.tasks.places import places_of
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -24,18 +26,18 @@ def spelled(rows: Dataset, label: str) -> Dataset:
     from datasets import Value
 
     names = getattr(rows.features[label], "names", None)
-    found = [_spelling(value, names) for value in rows[label]]
+    found = [_spelling(value, names, where) for value, where in zip(rows[label], places_of(rows), strict=True)]
     return rows.remove_columns(label).add_column(label, found, feature=Value("string"))
 
 
-def _spelling(value: Any, names: Sequence[str] | None) -> str | None:
+def _spelling(value: Any, names: Sequence[str] | None, where: str) -> str | None:
     """Texts as they are. Whole numbers that a gap in a column of numbers made floats are whole again; -1 of named classes is no label."""
     if value is None or value != value or value == "" or (names and value < 0):
         return None
     if names:
         return str(names[value])
-    if isinstance(value, list | dict):
-        raise SourceError(f"a label is {value!r:.40}, expected a text or a number: one label for each row")
+    if isinstance(value, list | dict | bytes):
+        raise SourceError(f"{where}: the label is {value!r:.40}, expected a text or a number: one label for each row")
     whole = isinstance(value, float) and value.is_integer()
     return str(int(value) if whole else value)
 
@@ -79,10 +81,8 @@ def check_classes(names: Sequence[str], column: str, source: str) -> None:
 
 
 def look_alikes(labels: Sequence[str]) -> Iterator[str]:
-    """A finding for labels that are told apart by blanks or letter case alone."""
+    """A finding for labels that look the same: told apart by blanks, letter case or forms of one letter alone."""
     first: dict[str, str] = {}
     for label in labels:
-        plain = " ".join(label.casefold().split())
-        if plain in first:
-            yield f"labels {first[plain]!r} and {label!r} differ by blanks or letter case alone, and are two classes"
-        first.setdefault(plain, label)
+        if why := alike(first.setdefault(plain(label), label), label):
+            yield f"labels {why}, and are two classes"

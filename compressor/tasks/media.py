@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 MOST_FILE_BYTES = 2**30
 """Of one picture or sound."""
+PHOTO = "MPO"
+"""A JPEG with further pictures behind it that cameras and telephones write: previews, depths, a second view. The first one is the photo."""
 BLOCK = 2**18
 """Frames of a sound that are decoded at a time."""
 
@@ -128,7 +130,7 @@ def check_image(content: bytes, where: str) -> None:
 
     try:
         with Image.open(BytesIO(content)) as image:
-            pictures = getattr(image, "n_frames", 1)
+            pictures = 1 if image.format == PHOTO else getattr(image, "n_frames", 1)
             image.draft(None, (1, 1))  # jpeg: all of it is read, little is computed
             image.load()
     except (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -17,7 +17,7 @@ from compressor.contracts.records import ClassScore, Difference, Disagreement, I
 from compressor.contracts.statistics import DRAWN_AT_ONCE, PAIRED_BOOTSTRAP
 from compressor.errors import SourceError
 from compressor.tasks.classification import RESAMPLES, Classification, configured_names, shown
-from compressor.tasks.labels import listed
+from compressor.tasks.labels import in_order, listed
 
 if TYPE_CHECKING:
     import numpy as np
@@ -66,10 +66,15 @@ class MultiLabel(Classification):
             return super().encoded(data)
         several = isinstance(self.label, tuple)
         read = {
-            name: [(_bits if several else _names)(row, self.label_columns, data.place(name, at)) for at, row in enumerate(rows)]
+            name: [
+                (_bits if several else _names)(row, self.label_columns, data.place(name, at))
+                for at, row in enumerate(_with_names(rows, self.label_columns))
+            ]
             for name, rows in data.splits.items()
         }
-        labels = self.label_columns if several else tuple(sorted({name for row in read["train"] for name in row}))
+        if not several:
+            _check_no_vectors(read["train"], self.label_columns[0], data)
+        labels = self.label_columns if several else in_order(name for row in read["train"] for name in row)
         if len(labels) < 2:
             raise SourceError(f"{data.record.source}: the rows of train have the labels {list(labels)}; at least 2 are needed")
         for name, found in read.items():
@@ -249,6 +254,28 @@ def _bits(row: Mapping[str, Any], columns: Sequence[str], where: str) -> list[st
         if not isinstance(value, str | int | float) or value not in BITS:
             raise SourceError(f"{where}: column '{column}' holds {row[column]!r:.40}, expected 0 or 1")
     return [column for column in columns if BITS[row[column].strip() if isinstance(row[column], str) else row[column]]]
+
+
+def _with_names(rows: Dataset, columns: Sequence[str]) -> Iterator[Mapping[str, Any]]:
+    """Rows in which numbers of named classes, in lists, are their names."""
+    names = {column: getattr(getattr(rows.features[column], "feature", None), "names", None) for column in columns}
+    for row in rows:
+        yield {
+            column: [known[each] for each in row[column]] if (known := names[column]) and row[column] else row[column]
+            for column in columns
+        }
+
+
+def _check_no_vectors(read: Sequence[Sequence[str]], column: str, data: Data) -> None:
+    """Refuse lists of 0 and 1, one for each label: as names they would be two labels."""
+    if {each for row in read for each in row} != {"0", "1"} or len(set(map(len, read))) != 1:
+        return
+    at = next((at for at, row in enumerate(read) if len(set(row)) < len(row)), None)
+    if at is not None:
+        raise SourceError(
+            f"{data.place('train', at)}: column '{column}' holds {read[at]!r:.40}, which seems to be 0 or 1 for each label: give each "
+            "label a column of its own, `label: [first, second]`, or lists of the names that apply"
+        )
 
 
 def _names(row: Mapping[str, Any], columns: Sequence[str], where: str) -> list[str]:

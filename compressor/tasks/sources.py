@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING
 from compressor.contracts import Columns
 from compressor.errors import MissingColumn, SourceError, near_name
 from compressor.model.sources import inside_package
-from compressor.plan.paths import matches
+from compressor.plan.paths import matches, near_path
 from compressor.plan.specs import DataSpec, Files
 from compressor.tasks.folders import KINDS, kind_of, read_folders
 from compressor.tasks.labels import spelled
 from compressor.tasks.media import owned, place_of
 from compressor.tasks.places import PLACE, with_places
+from compressor.tasks.strangers import stranger
 from compressor.tasks.tables import FORMATS, read_table
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ def _root(files: Files, folder: Path) -> Path:
 def _found(root: Path, path: str) -> list[Path]:
     found = matches(root, path)
     if not found:
-        raise SourceError(f"{root / path}: no such file or folder")
+        raise SourceError(f"{root / path}: no such file or folder{near_path(root / path)}")
     return found
 
 
@@ -104,6 +105,8 @@ def _kind(path: Path, further: Path | None) -> str:
     if path.is_dir():
         return kind_of(path, further)
     if path.suffix.lower() not in FORMATS:
+        if what := stranger(path):
+            raise SourceError(f"{path} is {what}")
         known = ", ".join(sorted(set(FORMATS.values())))
         raise SourceError(f"{path}: unknown format '{path.suffix}'; say `format:` (known: {known})")
     return FORMATS[path.suffix.lower()]

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 SPEARMAN, PEARSON = (Measure(name, written="number") for name in ("Spearman", "Pearson"))
 MSE = Measure("MSE", better="lower", drop="percent")
 RESAMPLES = 1000
+LARGEST = 1e15
+"""A number whose square, summed over any number of rows, is one in float32."""
 
 
 class TextRegression(Texts):
@@ -150,8 +152,10 @@ def _number(value: Any, where: str) -> float:
         found = float(value)
     except (TypeError, ValueError):
         found = math.nan
-    if not math.isfinite(found) or isinstance(value, bool):
+    if not math.isfinite(found) or isinstance(value, bool) or "_" in str(value):
         raise SourceError(f"{where} holds {value!r:.40}, expected a number")
+    if abs(found) > LARGEST:
+        raise SourceError(f"{where} holds {value!r:.40}: models compute with numbers up to {LARGEST:.0e} and their squares")
     return found
 
 

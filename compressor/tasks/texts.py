@@ -6,7 +6,7 @@ import json
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -19,6 +19,7 @@ from compressor.contracts.recipe import spread
 from compressor.errors import SourceError
 from compressor.tasks.batches import Batches, Feeds, alike, grouped
 from compressor.tasks.classification import SCORED_BATCH, OneOutput
+from compressor.tasks.fitting import check_tokens, tried_first
 from compressor.tasks.preprocessing import of_text
 from compressor.tasks.tokenization import (
     TOKENIZER_CONFIG,
@@ -111,7 +112,7 @@ class Texts(OneOutput):
         tokenizer = read_tokenizer(source)
         auto, labels = AutoModelForSequenceClassification, self.head(data.labels)
         module, newly_initialised = load_classifier(auto, source, labels, seed=seed, problem=self.answers_as())
-        self._check_length(module, source)
+        self._check_length(module, source, tokenizer)
         files = self._side_files(tokenizer, module, source)
         return models.Model.wrap(module, files, newly_initialised=newly_initialised)
 
@@ -122,10 +123,15 @@ class Texts(OneOutput):
         check_kept(files, tokenizer, source)
         return files
 
-    def _check_length(self, module: Any, source: Path) -> None:
+    def _check_length(self, module: Any, source: Path, tokenizer: Any) -> None:
         from compressor.model.positions import positions
 
-        most = positions(module)
+        most, added = positions(module), tokenizer.num_special_tokens_to_add(pair=len(self.texts) > 1)
+        if self.max_length <= added:
+            what = "pair of texts" if len(self.texts) > 1 else "text"
+            raise SourceError(
+                f"max_length {self.max_length} leaves no room: the tokenizer in {source} adds {added} tokens to each {what}"
+            )
         if most is not None and self.max_length > most:
             raise SourceError(f"max_length {self.max_length} is beyond what {source} has positions for: {most} tokens fit")
 
@@ -133,7 +139,7 @@ class Texts(OneOutput):
         """Whose head it is."""
         tokenizer = read_tokenizer(source)
         head, module = self._head(source, labels)
-        self._check_length(module, source)
+        self._check_length(module, source, tokenizer)
         self._side_files(tokenizer, module, source)
         return (str(head),)
 
@@ -169,8 +175,8 @@ class Texts(OneOutput):
         """Rows as they are: their texts are texts."""
         for name, rows in data.splits.items():
             for column in self.texts:
-                if getattr(rows.features.get(column), "dtype", "string") not in ("string", "large_string") and len(rows):
-                    found = rows[0][column]
+                found = rows[0][column] if len(rows) else ""
+                if not isinstance(found, str):
                     what = f"{found!r:.40} ({type(found).__name__})"
                     raise SourceError(f"{data.place(name, 0)}: column '{column}' holds {what}, expected texts")
         return super().encoded(data)
@@ -185,23 +191,21 @@ class Texts(OneOutput):
         )
 
     def check_rows(self, model: Model, data: Data, files: Path) -> None:
-        """Every token has an embedding, and the model takes the longest text.
+        """Every text has a token, every token an embedding, and the model takes the longest text and the oddest one.
 
         Raises:
-            SourceError: a token has none.
-            RowFailed: the model raises something on the longest text.
+            SourceError: a text has none, or a token has none.
+            RowFailed: the model raises something on these texts.
         """
         import torch
 
-        known = model.module.get_input_embeddings().weight.shape[0]
         for name, rows in data.splits.items():
             texts = _encoded(self, rows, files)
-            at = next((at for at, row in enumerate(texts.rows) if int(row["input_ids"].max(initial=0)) >= known), None)
-            if at is not None:
-                raise SourceError(_beyond(texts.rows[at]["input_ids"], known, files, data.place(name, at)))
-            longest = max(range(len(texts)), key=texts.length)
-            batch = next(iter(self.batches(rows.select([longest]), files, batch_size=1)))
-            with rows_told((longest,), f"its {texts.length(longest)} tokens", of=name), torch.no_grad():
+            check_tokens(texts.rows, model.module, tokenization(files), partial(data.place, name))
+            tried = tried_first(texts.rows, tokenization(files))
+            batch = next(iter(self.batches(rows.select(tried), files, batch_size=len(tried))))
+            what = "both in one batch" if len(tried) > 1 else f"its {texts.length(tried[0])} tokens"
+            with rows_told(tried, what, of=name), torch.no_grad():
                 self.forward(model.module, batch)
 
     def inputs(self, model: Model | Path) -> tuple[Port, ...]:
@@ -312,16 +316,6 @@ class _Texts:
             for name, values in self.rows[number].items():
                 arrays[name][at, width - len(values) if self.left else 0 :][: len(values)] = values
         return arrays
-
-
-def _beyond(ids: NDArray[np.int32], known: int, files: Path, where: str) -> str:
-    """What a token is that a model has no embedding for."""
-    first = int(ids[ids >= known][0])
-    token = tokenization(files).token(first)
-    return (
-        f"{where}: the tokenizer makes token {first} ('{token}') of it, and the model has embeddings of 0 to {known - 1} only: "
-        "take the tokenizer that the model was trained with"
-    )
 
 
 @lru_cache(maxsize=16)

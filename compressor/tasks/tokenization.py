@@ -8,7 +8,7 @@ import json
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -75,6 +75,13 @@ class Tokenization:
         if not self.source:
             return str(self.library.convert_ids_to_tokens(number))
         return str(_set_up(self.source, json.dumps({**self.settings, "max_length": SAMPLED_LENGTH})).id_to_token(number))
+
+    @cached_property
+    def special(self) -> frozenset[int]:
+        """Tokens that stand for no text: ends, separators, masks."""
+        if self.library is not None:
+            return frozenset(self.library.all_special_ids)
+        return frozenset(each["id"] for each in json.loads(self.source).get("added_tokens", ()) if each.get("special"))
 
     def _rows(self, texts: list[Any], max_length: int) -> list[dict[str, list[int]]]:
         if not self.source:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,6 +22,8 @@ MARGIN = 0.03
 LEAST_PARAMETERS = 1_000_000
 """Below, a step is too short for the choice to matter."""
 ROUNDS = 2
+CLEAR = 1.3
+"""Times as long as the other: no further round would turn that."""
 
 
 def attending_modules(trained: torch.nn.Module) -> list[Any]:
@@ -97,13 +100,21 @@ def fastest(trained: torch.nn.Module, steps: Sequence[Callable[[], Any]], what: 
 
 
 def _measured(trained: torch.nn.Module, kinds: Sequence[str], steps: Sequence[Callable[[], Any]]) -> dict[str, float]:
-    """Least seconds of all steps by implementation, in turns; the first round warms up."""
-    found: dict[str, list[float]] = {kind: [] for kind in kinds}
-    for _ in range(1 + ROUNDS):
+    """Least seconds of all steps by implementation, in turns; one step warms each up, and what is clear at once is not asked again."""
+    found = dict.fromkeys(kinds, math.inf)
+    for kind in kinds:
+        _seconds(trained, kind, steps[:1])
+    for _ in range(ROUNDS):
         for kind in kinds:
-            with attending(trained, kind):
-                started = time.monotonic()
-                for step in steps:
-                    step()
-                found[kind].append(time.monotonic() - started)
-    return {kind: min(seconds[1:]) for kind, seconds in found.items()}
+            found[kind] = min(found[kind], _seconds(trained, kind, steps))
+        if max(found.values()) > CLEAR * min(found.values()):
+            break
+    return found
+
+
+def _seconds(trained: torch.nn.Module, kind: str, steps: Sequence[Callable[[], Any]]) -> float:
+    with attending(trained, kind):
+        started = time.monotonic()
+        for step in steps:
+            step()
+        return time.monotonic() - started

@@ -7,11 +7,8 @@ a checkpoint draws what it would have drawn.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
-from torch.overrides import TorchFunctionMode
 
 LEVELS = 1 << 16
 """Values of 16 bits: an element is dropped with a probability rounded to one part in so many."""
@@ -21,16 +18,8 @@ LOWEST = -(1 << 15)
 SEEDS = 1 << 62
 
 
-class CheapDropout(TorchFunctionMode):
-    """Every dropout of values on a CPU inside is computed by `dropped`."""
-
-    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if function is torch.nn.functional.dropout:
-            return _dropout(*args, **(kwargs or {}))
-        return function(*args, **(kwargs or {}))
-
-
-def _dropout(values: torch.Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> torch.Tensor:
+def dropout(values: torch.Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> torch.Tensor:
+    """`torch.nn.functional.dropout`; that of many values on a CPU is computed by `dropped`."""
     level = round(p * LEVELS)
     usual = inplace or values.device.type != "cpu" or values.dtype not in (torch.float32, torch.bfloat16)
     if not training or usual or values.numel() < SMALLEST or not 0 < level < LEVELS:

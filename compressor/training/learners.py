@@ -66,10 +66,13 @@ class Learning:
     def __init__(self, learner: Learner) -> None:
         import torch
 
+        from compressor.training.tables import Tables
+
         self.learner = learner
         self.optimiser = torch.optim.AdamW(  # fused: one pass over memory, not ten
             parameter_groups(learner), lr=learner.learning_rate, maximize=learner.maximize, fused=True
         )
+        self.tables = Tables(learner.parameters)
         self.average: list[torch.Tensor] = []
         if learner.ema is not None:
             self.average = [parameter.detach().clone() for parameter in learner.parameters]
@@ -86,7 +89,8 @@ class Learning:
         # the fused optimiser divides on its way: clipping takes no pass over memory of its own
         scale = torch.tensor(shrink, device=self.learner.parameters[0].device)
         self.optimiser.grad_scale = scale if shrink > 1 else None  # type: ignore[attr-defined]
-        self.optimiser.step()
+        with self.tables.filled():
+            self.optimiser.step()
         if self.learner.ema is not None:
             with torch.no_grad():
                 for kept, parameter in zip(self.average, self.learner.parameters, strict=True):

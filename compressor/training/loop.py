@@ -219,6 +219,8 @@ class _Loop:
         """One step of the optimisers; True where the first process finds a checkpoint due, and all of them are to write it."""
         import torch
 
+        from compressor.training.tables import measured
+
         course = self.course
         updating = [each for each in self.learning if each.learner.updates_in(course.step)]
         moment = Moment(course.step, self.total, frozenset(each.learner.name for each in updating), course.latest())
@@ -227,7 +229,7 @@ class _Loop:
         found = self.group.summed(torch.stack([*losses.values(), due]))
         parameters = [parameter for each in updating for parameter in each.learner.parameters]
         self.group.sum_gradients(parameters)
-        norm = torch.nn.utils.get_total_norm([each.grad for each in parameters if each.grad is not None])
+        norm = torch.nn.utils.get_total_norm(measured(parameters))
         *values, is_due, length = torch.cat([found, norm.reshape(1)]).tolist()  # the one point at which a GPU is waited for
         course.step += 1
         course.add(dict(zip(losses, values, strict=True)))
@@ -264,17 +266,17 @@ class _Loop:
         return total
 
     def _computed(self, part: Batch, moment: Moment) -> Mapping[str, torch.Tensor]:
-        """The pass's own losses, in the training's precision and, on a CPU, with dropout that costs little."""
+        """The pass's own losses, in the training's precision and, on a CPU, by cheaper ways than torch's own."""
         import torch
 
-        from compressor.training.dropout import CheapDropout
+        from compressor.training.cheap import Cheap
 
         device = torch.device(self.ctx.device)
         moved = {name: tensor.to(device) for name, tensor in part.items()}
         with ExitStack() as stack:
             stack.enter_context(torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"))
-            if device.type == "cpu" and self.settings.dropout and not self.settings.compile:
-                stack.enter_context(CheapDropout())
+            if device.type == "cpu" and not self.settings.compile:
+                stack.enter_context(Cheap(rows=self.group.size == 1))
             return self.training.step(moved, moment)
 
     def _attention(self) -> str | None:

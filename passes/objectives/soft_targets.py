@@ -141,6 +141,12 @@ class SoftTargets(TokenObjective):
         return kind(**self.model_dump()) if kind else self
 
     @override
+    def idle(self, task: Task) -> tuple[str, ...]:
+        """Of numbers, which are no logits, all that is said of logits."""
+        said = ("temperature", "divergence", "beta", "skew") if task.imitated() == "numbers" and type(self) is SoftTargets else ()
+        return tuple(name for name in said if name in self.model_fields_set)
+
+    @override
     def values(self, chunk: Chunk, teacher: Outputs) -> torch.Tensor:
         """The divergence of each token or row."""
         if self.temperature == 1:

@@ -1,5 +1,6 @@
 """The latency protocol: on real processes of known speed, and on simulated machines that drift or lie."""
 
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -120,6 +121,12 @@ class SimulatedBench:
         self.call_ms, self.blocks, self.heard, self.open = call_ms, [], [], 0
         self.rng = np.random.default_rng(7)
 
+    @contextmanager
+    def begun(self, candidates):
+        assert not self.open, "processes start before the first one is loaded"
+        yield
+        assert not self.open
+
     def worker(self, candidate):
         self.open += 1
         return SimulatedWorker(candidate.id, self)
@@ -134,7 +141,7 @@ class SimulatedBench:
 class SimulatedWorker:
     def __init__(self, id_: str, bench: SimulatedBench) -> None:
         self.id, self.bench = id_, bench
-        self.facts = {"load_seconds": "0.1", "first_call_seconds": "0.2"}
+        self.times = {"load_seconds": "0.1", "first_call_seconds": "0.2"}
         self.turn = 0
 
     def put(self, feeds, workload) -> None:

@@ -29,7 +29,7 @@ passes:
     only: [onnxruntime]
 targets: [pytorch, onnxruntime, openvino]
 probes:
-  - latency: {length: [8], steps: 4, rounds: 5, seconds: 1, warm_up_seconds: 0.02, inputs: 1, controls: 1, control_limit: 0.99}
+  - latency: {kinds: [decode], length: [8], steps: 4, rounds: 5, seconds: 1, warm_up_seconds: 0.02, inputs: 1, controls: 1, control_limit: 0.99}
 accept:
   - {target: onnxruntime, max_drop: 5, judged_by: bound, workload: decode, min_speedup: 0.001}
   - {target: onnxruntime, metric: next-token accuracy, max_drop: 5}
@@ -65,6 +65,9 @@ def test_a_plan_takes_a_language_model_to_its_verdicts(run):
         assert [metric.name for metric in each.scores.metrics] == ["perplexity", "bits per byte", "next-token accuracy"]
         assert 1 < each.scores.main.interval.low < each.scores.main.value < each.scores.main.interval.high < 100
         assert (each.difference.unit, each.difference.n) == ("percent", 12)
+        assert 0 < each.difference.agreement < 1
+        assert each.difference.divergence > 0
+        assert each.parity.agreement > 0.8
     same = [each.scores.main.value for each in finals if each.target != "onnxruntime"]
     assert same[0] == pytest.approx(same[1], rel=1e-3)
     assert [verdict.metric for verdict in report.verdicts if verdict.quantity == "max_drop"] == [
@@ -73,11 +76,10 @@ def test_a_plan_takes_a_language_model_to_its_verdicts(run):
     ]
 
 
-def test_prompts_and_tokens_after_them_are_timed(run):
+def test_tokens_after_a_prompt_are_timed(run):
     (latency,) = read_report(run).probes
     assert {(row.workload.kind, row.workload.length, row.workload.steps, row.unit) for row in latency.rows} == {
-        ("prefill", 8, None, "tokens"),
-        ("decode", 8, 4, "tokens"),
+        ("decode", 8, 4, "tokens")
     }
 
 

@@ -22,7 +22,7 @@ from compressor.tasks.data import resolve
 from compressor.tasks.text_classification import TextClassification
 from targets.eager import EagerTorch
 from targets.onnxruntime import OnnxRuntime
-from targets.openvino import OpenVino
+from targets.openvino import OpenVino, precisions_of
 
 TARGETS = {"torch": EagerTorch, "onnxruntime": OnnxRuntime, "openvino": OpenVino}
 SHAPES = [(1, 5), (1, 128), (2, 16), (3, 31), (8, 64)]
@@ -195,3 +195,10 @@ def test_targets_share_one_export(artifacts, tmp_path):
 def test_beside_copies_the_tokenizer_and_no_weights(artifacts, tmp_path):
     beside(artifacts["torch"].path, tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"config.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt"}
+
+
+def test_mask_of_bytes_makes_no_product_int8():
+    """A fused attention is told by its first input, which in a short graph is the mask of the padding."""
+    plain = [("FullyConnected", "f32"), ("Convolution", "f32"), ("Eltwise", "u8"), ("Subgraph", "u8")]
+    assert precisions_of(plain) == {"f32"}
+    assert precisions_of([*plain, ("FullyConnected", "i8"), ("Subgraph", "bf16")]) == {"f32", "i8", "bf16"}

@@ -121,7 +121,6 @@ def answered(module: Any, graph: Graph, inputs: Mapping[str, torch.Tensor]) -> t
 
     Positions count the tokens that are no padding, so that a text has the same ones wherever padding stands.
     """
-
     ids, mask = inputs[IDS], inputs[MASK]
     positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -ids.shape[1] :]
     found = module(

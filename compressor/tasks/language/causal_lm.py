@@ -44,6 +44,7 @@ from compressor.tasks.language.scoring import collected, fed, last_logits, padde
 if TYPE_CHECKING:
     import torch
     from datasets import Dataset
+    from numpy.typing import NDArray
 
     from compressor.contracts import Model
 
@@ -310,12 +311,17 @@ class CausalLM(Task):
         return scored_feeds(self._windows(rows, files), files)
 
     def collected(self, predict: Callable[[Feed], Feed], feeds: Sequence[Feed], order: Sequence[int]) -> Feed:
-        """Of each document what its tokens cost, how many there are, how many were the most probable, and how many bytes they spell."""
+        """Of each document what its tokens cost, how many there are, and the likeliest words of some; see `scoring`."""
         return collected(predict, feeds, order)
 
     def answers(self, predict: Callable[[Feed], Feed], feeds: Sequence[Feed], order: Sequence[int]) -> Feed:
         """Logits after the newest token of each document."""
         return {LOGITS: last_logits(predict, feeds, order)}
+
+    def predictions(self, outputs: Feed) -> NDArray[Any]:
+        """The likeliest word of each token that is looked at, or after the newest one."""
+        found: NDArray[Any] = outputs["words"][..., 0] if "words" in outputs else outputs[LOGITS].argmax(-1)
+        return found
 
     def truth(self, rows: Dataset) -> Feed:  # noqa: ARG002 - it lies in the tokens
         """Nothing beside the texts."""

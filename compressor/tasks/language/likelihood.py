@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from compressor.contracts import Evaluation, Feed, Measure
 from compressor.contracts.records import Difference, Interval, Scores
 from compressor.contracts.statistics import difference, paired
+from compressor.tasks.language import fidelity
 
 if TYPE_CHECKING:
     import numpy as np
@@ -54,11 +55,12 @@ def _costs(logits: NDArray[Any], targets: NDArray[Any]) -> tuple[NDArray[np.floa
 
 
 def evaluation(outputs: Feed, *, split: str) -> Evaluation:
-    """Scores of documents by what their tokens cost together (`cost`), how many there are (`tokens`), how many were the most probable
+    """Scores of documents by what a token costs in the mean (`nats`), how many there are (`tokens`), how many were the most probable
     (`right`), and how many bytes they spell (`bytes`): `[documents]` each."""
     import numpy as np
 
-    cost, tokens, size = outputs["cost"], outputs["tokens"], outputs["bytes"]
+    tokens, size = (outputs[name].astype(np.float64) for name in ("tokens", "bytes"))
+    cost = outputs["nats"] * tokens
     right, n = outputs["right"] / np.maximum(tokens, 1), len(cost)
     scored = (
         (PERPLEXITY, _over(cost, tokens, _exp, least=0.0)),
@@ -66,25 +68,31 @@ def evaluation(outputs: Feed, *, split: str) -> Evaluation:
         (ACCURACY, _over(outputs["right"], tokens, lambda mean: min(1.0, mean), least=0.0)),
     )
     metrics = tuple(measure.metric(value, n, interval) for measure, (value, interval) in scored)
-    gains = {PERPLEXITY.name: -cost / np.maximum(tokens, 1), ACCURACY.name: right}
+    gains = {PERPLEXITY.name: -outputs["nats"], ACCURACY.name: right}
     return Evaluation(Scores(split=split, metric=PERPLEXITY.name, metrics=metrics), outputs, gains, tokens)
 
 
 def compared(candidate: Evaluation, reference: Evaluation, *, metric: str, name: str, seed: int) -> Difference:
     """Per cent of the reference's perplexity, or bits per byte, or points of accuracy, by what the tokens of equal documents cost."""
+    counts = [len(each.outputs["nats"]) for each in (candidate, reference)]
+    if counts[0] != counts[1]:
+        raise ValueError(f"{counts[0]} documents against {counts[1]}: not the same ones")
+    near = {
+        "agreement": fidelity.agreement(candidate.outputs, reference.outputs),
+        "divergence": fidelity.divergence(candidate.outputs, reference.outputs),
+    }
     if metric == ACCURACY.name:
-        return difference(candidate, reference, metric=metric, name=name, seed=seed, changed=None)
-    ours, theirs, held = candidate.outputs["cost"], reference.outputs["cost"], reference.scores.of(metric)
-    if len(ours) != len(theirs):
-        raise ValueError(f"{len(ours)} documents against {len(theirs)}: not the same ones")
+        return difference(candidate, reference, metric=metric, name=name, seed=seed, changed=None).model_copy(update=near)
+    ours, theirs = (each.outputs["nats"] * each.outputs["tokens"] for each in (candidate, reference))
+    held = reference.scores.of(metric)
     bits = metric == BITS.name
-    counted = reference.outputs["bytes" if bits else "tokens"]
+    counted = reference.outputs["bytes" if bits else "tokens"].astype("float64")
 
     def percent(mean: float) -> float:
         return -100 * (mean / math.log(2) / max(held.value, 1e-12) if bits else _exp(mean) - 1)
 
     value, interval = _over(ours - theirs, counted, percent, seed=seed)
-    return Difference(reference=name, metric=metric, change=round(value, 6), unit=held.drop, interval=interval, n=held.n)
+    return Difference(reference=name, metric=metric, change=round(value, 6), unit=held.drop, interval=interval, n=held.n, **near)
 
 
 def _over(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,13 +13,14 @@ from compressor.contracts.failing import told_by_row
 from compressor.contracts.model import CONFIG
 from compressor.tasks.language.cache import IDS, KEPT, LOGITS, MASK
 from compressor.tasks.language.documents import Window
+from compressor.tasks.language.fidelity import LOOKED_AT, NONE, likeliest, looked_at
 from compressor.tasks.language.likelihood import IGNORED, costs
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-TARGETS, BYTES = "targets", "bytes"
+TARGETS, BYTES, LOOKED = "targets", "bytes", "looked"
 MOST_LOGIT_BYTES = 256 * 2**20
 """Of the logits that one call gives back."""
 MOST_ROWS = 8
@@ -51,15 +53,29 @@ def scored_feeds(windows: Sequence[Window], files: Path) -> tuple[list[Feed], li
     """
     most = max(1, MOST_LOGIT_BYTES // (4 * _vocabulary(files)))
     order = sorted(range(len(windows)), key=lambda number: len(windows[number].document.ids))
+    looked = _looked(windows)
     feeds, rows = list[Feed](), list[int]()
     while order:
         count = 1
         while count < min(MOST_ROWS, len(order)) and (count + 1) * len(windows[order[count]].document.ids) <= most:
             count += 1
-        chosen, order = [windows[number] for number in order[:count]], order[count:]
-        feeds.append(_feed(chosen, most // count))
+        numbers, order = order[:count], order[count:]
+        chosen = [windows[number] for number in numbers]
+        feeds.append({**_feed(chosen, most // count), LOOKED: padded([looked[number] for number in numbers])[0][:, 1:]})
         rows += [each.row for each in chosen]
     return feeds, rows
+
+
+def _looked(windows: Sequence[Window]) -> list[NDArray[np.bool_]]:
+    """Which tokens of each window are looked at; windows of a document follow each other."""
+    totals, before = Counter[int](), Counter[int]()
+    for each in windows:
+        totals[each.row] += int(each.document.counted.sum())
+    found = []
+    for each in windows:
+        found.append(looked_at(each.document.counted, before[each.row], totals[each.row]))
+        before[each.row] += int(each.document.counted.sum())
+    return found
 
 
 def _vocabulary(files: Path) -> int:
@@ -77,7 +93,8 @@ def _feed(chosen: Sequence[Window], at_once: int) -> Feed:
 
 
 def scored(session: Session, feed: Feed) -> Feed:
-    """What the tokens of each row cost, how many they are, and how many were the most probable: `[B]` each.
+    """What the tokens of each row cost, how many they are, and how many were the most probable: `[B]` each; and of those that are
+    looked at the likeliest words, `[tokens, words]`, with the row that each is of, `owner`.
 
     A row goes in by parts of as many tokens as there are places whose logits are wanted, each part with the cache of those before.
     """
@@ -85,6 +102,7 @@ def scored(session: Session, feed: Feed) -> Feed:
 
     ids, mask, targets, at_once = feed[IDS], feed[MASK], feed[TARGETS], len(feed[KEPT])
     cost, right = np.zeros(len(ids)), np.zeros(len(ids))
+    kept: list[tuple[NDArray[Any], ...]] = []
     state: object | None = None
     for start in range(0, targets.shape[1], at_once):
         end = min(start + at_once, targets.shape[1])
@@ -95,14 +113,22 @@ def scored(session: Session, feed: Feed) -> Feed:
         owner = np.nonzero(counted)[0]
         np.add.at(cost, owner, each)
         np.add.at(right, owner, hit)
-    return {"cost": cost, "right": right, "tokens": (targets != IGNORED).sum(axis=1).astype(np.float64)}
+        looked = feed[LOOKED][:, start:end] != 0
+        kept.append((*likeliest(found[LOGITS][looked]), np.nonzero(looked)[0]))
+    words, logs, owners = (np.concatenate(each) for each in zip(*kept, strict=True))
+    tokens = (targets != IGNORED).sum(axis=1).astype(np.float64)
+    return {"cost": cost, "right": right, "tokens": tokens, "words": words, "logs": logs, "owner": owners}
 
 
 def collected(predict: Callable[[Feed], Feed], feeds: Sequence[Feed], order: Sequence[int]) -> Feed:
-    """`SUMS` of each document, `[documents]`, over all its windows."""
+    """Of each document, over all its windows: `nats` that a token costs in the mean, `tokens` that count, those that were the most
+    probable (`right`) and the `bytes` that they spell, `[documents]`; `words` and their `logs` of tokens that are looked at,
+    `[documents, LOOKED_AT, words]`.
+    """
     import numpy as np
 
     sums = {name: np.zeros(1 + max(order)) for name in SUMS}
+    kept: dict[int, list[tuple[NDArray[Any], ...]]] = defaultdict(list)
     at = 0
     for feed in feeds:
         rows = list(order[at : at + len(feed[IDS])])
@@ -110,7 +136,22 @@ def collected(predict: Callable[[Feed], Feed], feeds: Sequence[Feed], order: Seq
         found = {**told_by_row(predict, feed, rows), BYTES: feed[BYTES]}
         for name in SUMS:
             np.add.at(sums[name], rows, found[name])
-    return sums
+        for words, logs, owner in zip(found["words"], found["logs"], found["owner"], strict=True):
+            kept[rows[int(owner)]].append((words, logs))
+    whole = {name: sums[name].astype(np.int64) for name in SUMS if name != "cost"}
+    return {"nats": sums["cost"] / np.maximum(sums["tokens"], 1), **whole, **_looked_up(kept, len(sums["cost"]))}
+
+
+def _looked_up(kept: Mapping[int, Sequence[tuple[NDArray[Any], ...]]], documents: int) -> Feed:
+    """Likeliest words by document; where it has fewer tokens than are looked at, none."""
+    import numpy as np
+
+    count = max((len(words) for each in kept.values() for words, _ in each), default=1)
+    words = np.full((documents, LOOKED_AT, count), NONE, dtype=np.int32)
+    logs = np.zeros(words.shape, dtype=np.float32)
+    for row, found in kept.items():
+        words[row, : len(found)], logs[row, : len(found)] = (np.stack(each) for each in zip(*found, strict=True))
+    return {"words": words, "logs": logs}
 
 
 def last_logits(predict: Callable[[Feed], Feed], feeds: Sequence[Feed], order: Sequence[int]) -> NDArray[np.float32]:

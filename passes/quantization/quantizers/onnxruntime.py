@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 OPERATORS = ("MatMul", "Gemm")
 _FLOAT = 1
-_OPTIONS = {"MatMulConstBOnly": True, "DefaultTensorType": _FLOAT}
+_OPTIONS = {"DefaultTensorType": _FLOAT}
 
 
 @dataclass(frozen=True)

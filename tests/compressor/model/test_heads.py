@@ -58,6 +58,7 @@ KNOWN = {
     "the class of another head": {"architectures": ["BertForMaskedLM"]},
     "names in label2id only": {"id2label": None},
     "names in id2label only": {"label2id": None},
+    "numbers that are floats": {"label2id": {"red": 0.0, "green": 1.0, "blue": 2.0}},
     "made up names in label2id": {"label2id": {"LABEL_0": 0, "LABEL_1": 1, "LABEL_2": 2}},
     "single-label by its own word": {"problem_type": "single_label_classification"},
 }
@@ -94,6 +95,29 @@ REFUSED = {
     ),
     "names that nobody gave": (
         {"id2label": None, "label2id": None}, DATA, "classifies ['0', '1', '2'], the data has ['blue', 'green', 'red']",
+    ),
+    "names that nobody gave, with what to do": (
+        {"id2label": {"0": "LABEL_0", "1": "LABEL_1", "2": "LABEL_2"}, "label2id": None}, DATA,
+        "its 3 classes have no names: write them into config.json, as id2label",
+    ),
+    "names in capitals": (
+        {"id2label": {"0": "RED", "1": "GREEN", "2": "BLUE"}, "label2id": None}, DATA,
+        "('BLUE' and 'blue' differ by blanks or letter case alone)",
+    ),
+    "names in other code points": (
+        {"id2label": {"0": "red", "1": "cafe\u0301", "2": "blue"}, "label2id": None}, ("blue", "caf\u00e9", "red"),
+        "('cafe\\u0301' and 'caf\\xe9' look the same, and are spelled in different code points)",
+    ),
+    "a list of names": (
+        {"id2label": ["red", "green", "blue"]}, DATA, "id2label is ['red', 'green', 'blue'], expected an object, as {\"0\": ",
+    ),
+    "numbers by name": (
+        {"id2label": {"red": 0, "green": 1, "blue": 2}}, DATA, "id2label has 'red' where the number of a class stands",
+    ),
+    "no model type": ({"model_type": None}, DATA, "its config.json names no `model_type` of transformers"),
+    "packed weights": (
+        {"weights": lambda tensors: {n: t.to(torch.int8) if n == "classifier.weight" else t for n, t in tensors.items()}}, DATA,
+        "holds 1 weights of type I8 ('classifier.weight'), which somebody has packed",
     ),
     "fewer classes in the data": ({}, ("blue", "red"), "classifies ['blue', 'green', 'red'], the data has ['blue', 'red']"),
     "no architectures and other names": ({"architectures": None}, ("a", "b", "c"), "the data has ['a', 'b', 'c']"),
@@ -154,3 +178,39 @@ def test_unused_weights_are_told(tmp_path):
     transformers.BertForMaskedLM(transformers.BertConfig(**TEXT, **SIZES)).save_pretrained(tmp_path)
     told = str(head_in(AUTO, tmp_path, DATA)[0])
     assert "is drawn, and has to be trained; 5 weights are not used (cls.predictions.bias, cls." in told
+
+
+def test_labels_that_are_called_as_nobody_called_them_are_those_of_the_head(headed):
+    """A trainer that gives no names makes some up, and data labelled by its pipeline has them."""
+    folder = headed(id2label=None, label2id=None)
+    assert head_in(AUTO, folder, ("LABEL_0", "LABEL_1", "LABEL_2"))[0].order == (0, 1, 2)
+    assert head_in(AUTO, folder, ("0", "1", "2"))[0].order == (0, 1, 2)
+
+
+def test_weights_that_a_trained_model_has_no_place_for_are_told(headed):
+    told = str(head_in(AUTO, headed(num_hidden_layers=1), DATA)[0])
+    assert told.startswith("has its own head")
+    assert "; 16 weights are not used (bert.encoder.layer.1." in told
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (lambda content: content[:-100], "ends early: 100 bytes are missing; fetch it again"),
+        (lambda _: b"<!DOCTYPE html>", "is no file of safetensors, or is damaged in its first bytes: fetch it again"),
+        (lambda _: b"", "is no file of safetensors"),
+    ],
+)
+def test_file_of_weights_that_is_not_whole_is_told(headed, content, says):
+    folder = headed()
+    path = folder / "model.safetensors"
+    path.write_bytes(content(path.read_bytes()))
+    with pytest.raises(SourceError, match=re.escape(f"{path} {says}")):
+        head_in(AUTO, folder, DATA)
+
+
+def test_head_that_setfit_pickled_is_not_dropped_in_silence(made, tmp_path):
+    shutil.copytree(made / "bare", tmp_path / "setfit")
+    (tmp_path / "setfit" / "model_head.pkl").write_bytes(b"x")
+    with pytest.raises(SourceError, match="is the head that SetFit trained, a pickle, which is not read"):
+        head_in(AUTO, tmp_path / "setfit", DATA)

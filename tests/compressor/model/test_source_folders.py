@@ -95,3 +95,15 @@ def test_folder_that_is_no_models_is_refused(folder, monkeypatch):
     monkeypatch.setattr(sources, "MOST_FILES", 3)
     with pytest.raises(SourceError, match="hold more than 3 files: name the folder itself"):
         find(folder)
+
+
+@pytest.mark.parametrize("name", ["one.safetensors", "config.json", "tokenizer.json"])
+def test_pointer_of_git_lfs_is_told(folder, name):
+    (folder / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n")
+    with pytest.raises(SourceError, match=f"{name}: it is a pointer of Git LFS .* `git lfs pull`"):
+        find(folder)
+
+
+def test_folder_that_is_not_there_is_told_with_a_near_name(folder):
+    with pytest.raises(SourceError, match=r"no such folder \(did you mean 'model'\?\)"):
+        find(folder.with_name("modell"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +13,7 @@ import pytest
 from furnished import rows, write_rows
 
 from compressor.cli_plans import accepted_in
-from compressor.contracts import Column
+from compressor.contracts import Column, Columns
 from compressor.errors import SourceError
 from compressor.plan.specs import DataSpec, ModelSource
 from compressor.plan.yaml_source import read_yaml, write_yaml
@@ -23,6 +24,7 @@ from compressor.proposal.looked import _chosen
 from compressor.proposal.propose import _name
 from compressor.proposal.rows import Rows, look
 from compressor.proposal.writing import MOST_TOLD, _block, _comments
+from compressor.tasks.sources import read_rows
 from compressor.tasks.tables import read_table
 from compressor.tasks.tiny import text_model
 
@@ -211,3 +213,43 @@ def test_targets_that_met_all_that_was_asked_are_exported():
 
     verdicts = [verdict("a", "met"), verdict("a", "not met", "warn"), verdict("b", "met"), verdict("b", "undecided")]
     assert accepted_in(SimpleNamespace(verdicts=verdicts)) == {"a"}
+
+
+def lines(sign, word, start):
+    return f"text{sign}label\n" + "".join(f"{word} {n}{sign}{'ab'[n % 2]}\n" for n in range(start, start + 20))
+
+
+def test_what_is_said_of_tables_reads_all_of_them(tmp_path):
+    """Each of another format, separator and encoding; what is said of the first one alone would read the others wrongly."""
+    (tmp_path / "train.csv").write_text(lines(";", "schöne Tage", 0), encoding="cp1252")
+    records = [{"text": f"schöne Nächte {n}", "label": "ab"[n % 2]} for n in range(20)]
+    (tmp_path / "test.jsonl").write_text(
+        "".join(json.dumps(each, ensure_ascii=False) + "\n" for each in records), encoding="utf-8"
+    )
+    (tmp_path / "val.tsv").write_text(lines("\t", "frühe, späte", 40), encoding="utf-16")
+    found = look(tmp_path, "")
+    assert {key: found.data[key] for key in ("separator", "encoding")} == {
+        "separator": ";",
+        "encoding": ["utf-8", "utf-16", "cp1252"],
+    }
+    rows = read_rows(DataSpec.model_validate(dict(found.data)), tmp_path, Columns(("text",), "label")).parts
+    assert [rows[name]["text"][0] for name in ("train", "validation", "test")] == [
+        "schöne Tage 0",
+        "frühe, späte 40",
+        "schöne Nächte 0",
+    ]
+
+
+def test_tables_that_no_plan_can_read_together_are_told(tmp_path):
+    (tmp_path / "train.csv").write_text(lines(";", "a word", 0))
+    (tmp_path / "test.csv").write_text(lines("|", "a word", 20))
+    with pytest.raises(
+        SourceError, match=r"fields are separated by '\|' in .*test.csv and ';' in .*train.csv, and a plan says one"
+    ):
+        look(tmp_path, "")
+
+
+def test_file_that_is_no_table_is_told_as_what_it_is(tmp_path):
+    (tmp_path / "rows.xlsx").write_bytes(b"PK\x03\x04")
+    with pytest.raises(SourceError, match=r"rows.xlsx is a zip archive, as workbooks of Excel are"):
+        look(tmp_path / "rows.xlsx", "rows.xlsx")

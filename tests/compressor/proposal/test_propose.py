@@ -165,6 +165,8 @@ def test_rows_in_two_splits_are_kept_in_one_and_that_is_said(place):
         ("tabs.csv", "text\tlabel", "a {n}\t{label}", {"separator": "\t"}),
         ("quoted.tsv", "text\tlabel", '"a {n}"\t{label}', {"quoting": "minimal"}),
         ("umlauts.csv", "text,label", "schöner {n} Tag,{label}", {"encoding": "cp1252"}),
+        ("excel.csv", "text\tlabel", "schöner {n} Tag\t{label}", {"encoding": "utf-16", "separator": "\t"}),
+        ("windows.csv", "text;label", "schöner {n} Tag;{label}", {"encoding": "utf-16-le", "separator": ";"}),
     ],
 )
 def test_how_a_table_is_written_is_found_and_said(place, name, head, line, says):

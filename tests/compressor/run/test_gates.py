@@ -14,6 +14,7 @@ from compressor.contracts.records import Difference, File, Interval, LatencyReco
 from compressor.errors import GateStopped
 from compressor.plan.bound import BoundStep, BoundTarget
 from compressor.plan.specs import Gate
+from compressor.run.aside import Aside
 from compressor.run.gates import Gates, stop_where_failed
 from compressor.run.results import Built
 from compressor.run.state import StageState
@@ -73,6 +74,7 @@ class Ground:
     def __init__(self, targets, reference="source"):
         self.bound = SimpleNamespace(targets=targets, reference=reference, task=TASK, seed=11)
         self.watch, self.builder, self.said = Stopwatch(), Builder(), []
+        self.aside = Aside()
         self.say = self.said.append
         self.listener = object()
         self.data = SimpleNamespace(place=lambda split, number: f"line {number} of {split}")
@@ -222,9 +224,7 @@ def test_size_on_the_trunk_is_against_the_reference_and_until_it_is_made_against
 
 
 def built(name, *sizes):
-    return Built(
-        None, tuple(File(name=f"m{size}", bytes=size, sha256="") for size in sizes), {}, None, None, timed=False, id=name
-    )
+    return Built(None, tuple(File(name=f"m{size}", bytes=size, sha256="") for size in sizes), {}, None, timed=False, id=name)
 
 
 def test_size_in_a_branch_is_of_the_files_that_its_target_deploys(gates, tmp_path):

@@ -13,6 +13,7 @@ from compressor.contracts import Columns
 from compressor.errors import SourceError
 from compressor.plan.specs import DataSpec
 from compressor.tasks.data import named_files, split_rows
+from compressor.tasks.labels import look_alikes
 from compressor.tasks.sources import Source
 from compressor.tasks.split import cut
 
@@ -370,3 +371,14 @@ def test_sets_of_labels_are_equal_in_any_order():
     data = load({"train": [*rows, ("ROW 1", ["b", "a"]), ("ROW 2", ["a", "c"])]}, columns, names=("text", "tags"))
     assert data.record.removed == {"duplicates": 1}
     assert len(data.record.findings) == 1
+
+
+@pytest.mark.parametrize(("one", "other"), [("caf\u00e9", "cafe\u0301"), ("b", "b\u200b"), ("\uff41", "a"), ("b c", "b\u00a0C")])
+def test_labels_that_nobody_could_tell_apart_are_found(one, other):
+    (finding,) = look_alikes(sorted([one, other, "x"]))
+    assert finding.endswith("and are two classes")
+    assert finding.isascii() or "blanks or letter case" in finding
+
+
+def test_labels_of_other_letters_are_no_look_alikes():
+    assert not list(look_alikes(["caf\u00e9", "cafe", "cat", "c at"]))

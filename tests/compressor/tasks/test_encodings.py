@@ -6,7 +6,8 @@ import codecs
 
 import pytest
 
-from compressor.tasks.encodings import decoded, misfit
+from compressor.errors import SourceError
+from compressor.tasks.encodings import decoded, encoding_of, encodings_in, misfit
 
 LONE = b"\x00\xdc"
 """Half of a pair, which UTF-16 takes nowhere by itself."""
@@ -41,3 +42,44 @@ def test_characters_of_two_bytes_are_not_split_at_what_looks_like_the_end_of_a_l
     path.write_bytes(WIDE)
     assert decoded(path, WIDE, "utf-16") == "a\u0a0d\u010a\nb\n"
     assert f"{path}: the file" in str(misfit(path, "utf-16", UnicodeError("the file")))
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
+def test_what_a_mark_says_is_read_and_nothing_else(tmp_path, encoding):
+    """A single-byte encoding takes every mark for letters, and all that follows."""
+    content, path = "caf\u00e9\n".encode(encoding), tmp_path / "x.txt"
+    path.write_bytes(content)
+    name = encoding.removesuffix("-sig")
+    for wanted in (name, ["cp1252", name], f"{name}-le" if name != "utf-8" else name):
+        assert path.read_text(encoding_of(path, wanted)) == decoded(path, content, wanted) == "caf\u00e9\n"
+    for read in (lambda: encoding_of(path, ["latin-1", "cp1252"]), lambda: decoded(path, content, "cp1252")):
+        with pytest.raises(SourceError, match=f"begins with the mark of {name.upper()}.* say `encoding: {name}`"):
+            read()
+
+
+def test_two_bytes_a_character_without_a_mark_are_told(tmp_path):
+    for name in ("utf-16-le", "utf-16-be"):
+        (tmp_path / name).write_bytes("text,label\nwords,a\n".encode(name))
+        with pytest.raises(SourceError, match=f"holds zero bytes.*`encoding: {name}`"):
+            encoding_of(tmp_path / name, None)
+        assert encoding_of(tmp_path / name, name) == name
+
+
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        (("utf-8",), None),
+        (("utf-8-sig",), None),
+        (("utf-16",), "utf-16"),
+        (("cp1252",), "cp1252"),
+        (("utf-8", "cp1252", "utf-16"), ["utf-8", "utf-16", "cp1252"]),
+        (("utf-16-le", "utf-8"), ["utf-8", "utf-16-le"]),
+    ],
+)
+def test_what_a_plan_has_to_say_reads_every_file(tmp_path, written, said):
+    text = "the caf\u00e9\n"
+    for number, name in enumerate(written):
+        (tmp_path / f"{number}.txt").write_bytes(text.encode(name))
+    paths = sorted(tmp_path.iterdir())
+    assert encodings_in(paths) == said
+    assert [path.read_text(encoding_of(path, said)) for path in paths] == [text] * len(paths)

@@ -7,6 +7,7 @@ import re
 import struct
 import wave
 
+import datasets
 import numpy as np
 import pytest
 import soundfile
@@ -17,6 +18,9 @@ from compressor.errors import MissingColumn, SourceError
 from compressor.plan.specs import DataSpec
 from compressor.tasks.data import load_data
 from compressor.tasks.folders import IMAGES
+from compressor.tasks.image_processors import completed
+from compressor.tasks.inputs.image import pixels_of
+from compressor.tasks.preprocessing import of_image
 from compressor.tasks.sources import read_rows
 
 PICTURES, SOUNDS, TEXTS = (Columns((name,), "label") for name in ("image", "audio", "text"))
@@ -338,3 +342,39 @@ def test_a_column_that_folders_do_not_give_is_missing(tmp_path, columns, lacking
     with pytest.raises(MissingColumn, match=f"a folder for each label gives no column '{lacking}'") as caught:
         load(tmp_path, columns, files={"path": "set", "layout": "folder-per-label"})
     assert caught.value.column == lacking
+
+
+def test_photo_of_a_telephone_is_its_first_picture(tmp_path):
+    """Cameras write previews and depths behind the photo, and call the file .jpg."""
+    pictures(tmp_path / "set")
+    photo, behind = picture(), picture()
+    photo.save(tmp_path / "set" / "cat" / "photo.jpg", format="MPO", save_all=True, append_images=[behind], quality=95)
+    photo.save(tmp_path / "photo.jpg", quality=95)
+    assert len(load(tmp_path, PICTURES).split("train")) > 0
+    steps = of_image(completed({}, {"image_size": 16}), "x")["steps"]
+    paths = [str(tmp_path / "set" / "cat" / "photo.jpg"), str(tmp_path / "photo.jpg")]
+    one, alone = (pixels_of(path, steps) for path in paths)
+    np.testing.assert_array_equal(one, alone)
+
+
+@pytest.mark.parametrize(
+    ("name", "spelled", "says"),
+    [
+        ("cat/1.png", "cat\\1.png", "; with `/` it is there"),
+        ("caf\u00e9.png", "cafe\u0301.png", "looks the same in other code points"),
+        ("one.png", "One.png", "did you mean 'one.png'?"),
+    ],
+)
+def test_name_in_a_table_that_is_spelled_otherwise_is_told(tmp_path, name, spelled, says):
+    (tmp_path / "set" / name).parent.mkdir(parents=True, exist_ok=True)
+    picture().save(tmp_path / "set" / name)
+    (tmp_path / "set" / "metadata.csv").write_text(f"file_name,label\n{spelled},a\n")
+    assert says in refused(tmp_path, PICTURES)
+
+
+def test_folder_of_something_else_is_told_with_what_to_say(tmp_path):
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "rows.csv").write_text("text,label\na,b\n")
+    assert refused(tmp_path, TEXTS).endswith("for its tables say `format: csv`")
+    datasets.Dataset.from_dict({"text": ["a"]}).save_to_disk(str(tmp_path / "saved"))
+    assert "`save_to_disk` of datasets wrote it" in refused(tmp_path, TEXTS, files="saved")

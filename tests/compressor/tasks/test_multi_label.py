@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from types import SimpleNamespace
 
 import datasets
@@ -50,6 +51,11 @@ def test_columns_become_targets_in_the_order_of_the_plan():
     [
         (LISTS, {"label": ["red", "round"]}, "row 0 of train: column 'label' holds 'red', expected a list of labels"),
         (LISTS, {"label": [["red"], ["red"]]}, "the rows of train have the labels ['red']; at least 2 are needed"),
+        (
+            LISTS,
+            {"label": [[0, 1, 1], [1, 0, 0]]},
+            "row 0 of train: column 'label' holds ['0', '1', '1'], which seems to be 0 or 1 for each label",
+        ),
         (COLUMNS, {"red": [0, 2], "round": [1, 1]}, "row 1 of train: column 'red' holds 2, expected 0 or 1"),
         (COLUMNS, {"red": [0.0, 0.5], "round": [1, 1]}, "row 1 of train: column 'red' holds 0.5, expected 0 or 1"),
     ],
@@ -140,3 +146,20 @@ def test_conforms_as_every_task_does(task):
     subject = Subject("task", "text-classification", task.model_copy(update={"max_length": 24}))
     for check in TASK[-5:]:
         check(subject)
+
+
+def test_numbers_of_named_classes_are_their_names():
+    """As GoEmotions has them: lists of numbers, and names in the type of the column."""
+    kind = datasets.Features(
+        {"text": datasets.Value("string"), "label": datasets.List(datasets.ClassLabel(names=["joy", "anger"]))}
+    )
+    rows = datasets.Dataset.from_dict({"text": ["t"] * 3, "label": [[0], [1, 0], []]}, features=kind)
+    made = LISTS.encoded(replace(data(label=[]), splits={"train": rows}))
+    assert made.labels == ("anger", "joy")
+    assert made.split("train")[TARGETS] == [[0, 1], [1, 1], [0, 0]]
+
+
+def test_lists_of_numbers_of_classes_are_no_vectors_and_come_in_their_order():
+    made = LISTS.encoded(data(label=[[0], [1, 0], [10], [2, 9]]))
+    assert made.labels == ("0", "1", "2", "9", "10")
+    assert LISTS.encoded(data(label=[[0, 1], [1, 0]])).labels == ("0", "1")

@@ -10,6 +10,8 @@ import re
 
 import datasets
 import pandas
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -405,3 +407,94 @@ def test_tables_are_plain_files_of_their_own_folder(tmp_path, name):
     assert re.search("leads to|is a pipe", refused(tmp_path, name))
     if name == "more/*.jsonl":
         assert cells(tmp_path, name, root="secret") == [("a", "b")]
+
+
+# ------------------------------------------------------------------ files that are taken for others, and other shapes
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("rows.csv", b"PK\x03\x04junk", "zip archive, as workbooks of Excel"),
+        ("rows.xls", bytes.fromhex("D0CF11E0A1B11AE1"), "workbook of Excel: save the sheet as CSV"),
+        ("rows.csv.gz", gzip.compress(b"text,label\n"), "compressed file: unpack it"),
+        ("rows.arrow", b"ARROW1\0\0", "file of Arrow: write it as parquet"),
+        ("rows.jsonl", b"<!DOCTYPE html>\n<html>", "page of the web"),
+        ("rows.csv", b"PAR1junk", "say `format: parquet`"),
+        ("rows.pkl", b"\x80\x04junk", "pickle, which could run code"),
+        ("rows.csv", POINTER, "pointer of Git LFS"),
+        ("rows.parquet", POINTER, "pointer of Git LFS"),
+    ],
+)
+def test_file_that_is_another_is_told_as_what_it_is(tmp_path, name, content, says):
+    (tmp_path / name).write_bytes(content)
+    assert says in refused(tmp_path, name)
+
+
+def test_page_of_the_web_is_a_text_where_lines_are_rows(tmp_path):
+    (tmp_path / "rows.txt").write_text("<html>\n<p>\n")
+    rows = read_rows(DataSpec(files="rows.txt"), tmp_path, Columns(("text",))).parts["train"]
+    assert list(rows["text"]) == ["<html>", "<p>"]
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ('{"text": ["a", "b"], "label": ["x", "y"]}', "line 1: the object holds columns"),
+        ('{"text": {"0": "a"}, "label": {"0": "x"}}', "line 1: the object holds columns"),
+        ('{"version": 1, "data": [{"text": "a", "label": "x"}]}', "line 1: the rows lie in the object's 'data'"),
+        ('{\n "text": "a",\n "label": "x"\n}', "the object goes on over further lines"),
+    ],
+)
+def test_json_of_another_shape_is_told(tmp_path, content, says):
+    (tmp_path / "rows.json").write_text(content)
+    assert says in refused(tmp_path, "rows.json")
+
+
+def test_label_that_is_nan_in_json_is_missing_as_in_parquet(tmp_path):
+    (tmp_path / "rows.jsonl").write_text('{"text": "a", "label": NaN}\n{"text": "b", "label": "NaN"}\n')
+    assert cells(tmp_path, "rows.jsonl") == [("a", None), ("b", "NaN")]
+
+
+def test_first_line_that_is_no_header_is_told(tmp_path):
+    (tmp_path / "excel.csv").write_text("sep=;\ntext;label\na;b\n")
+    assert 'the first line is for Excel and no header: take it out, and say `separator: ";"`' in refused(tmp_path, "excel.csv")
+    (tmp_path / "bare.csv").write_text("some words,a\nothers,b\n")
+    assert refused(tmp_path, "bare.csv").endswith("the first line has to name the columns")
+
+
+def test_separator_of_the_plan_gives_way_where_a_file_has_its_columns_by_its_usual_one(tmp_path):
+    (tmp_path / "a.csv").write_text("text;label\none, two;x\n")
+    (tmp_path / "b.tsv").write_text("text\tlabel\nthree; four\ty\n")
+    (tmp_path / "c.csv").write_text("text,label\nfive; six,z\n")
+    expected = [("one, two", "x"), ("three; four", "y"), ("five; six", "z")]
+    assert cells(tmp_path, ["a.csv", "b.tsv", "c.csv"], separator=";") == expected
+
+
+def test_paths_that_are_near_or_of_a_shell_are_told(tmp_path):
+    (tmp_path / "Rows.csv").write_text("text,label\na,b\n")
+    assert refused(tmp_path, "rows.csv") == "rows.csv: no such file or folder (did you mean 'Rows.csv'?)"
+    for name in ("~/rows.csv", "$HOME/rows.csv"):
+        assert refused(tmp_path, name).endswith("no such file or folder; `~` and `$NAME` are characters here: write the path out")
+
+
+OTHERS = {"list": lambda at: [f"a {at}"], "bytes": lambda at: b"a %d" % at, "struct": lambda at: {"a": f"b {at}"}}
+
+
+@pytest.mark.parametrize("value", OTHERS.values(), ids=OTHERS)
+def test_column_of_what_is_no_text_or_label_is_told_with_its_row(tmp_path, value):
+    for column, other in (("text", "label"), ("label", "text")):
+        plain = [f"w {at % 2 if other == 'label' else at}" for at in range(40)]
+        pq.write_table(pa.table({column: [value(at) for at in range(40)], other: plain}), tmp_path / "x.parquet")
+        with pytest.raises(SourceError, match=r"x\.parquet, row \d+: "):
+            TextClassification().encoded(load_data(DataSpec(files="x.parquet"), columns=COLUMNS, seed=0, folder=tmp_path))
+
+
+def test_texts_of_any_type_of_string_are_texts(tmp_path):
+    for kind in (pa.string(), pa.large_string(), pa.string_view()):
+        texts = pa.array([f"w {at}" for at in range(40)], kind)
+        pq.write_table(pa.table({"text": texts, "label": ["a", "b"] * 20}), tmp_path / "x.parquet")
+        data = TextClassification().encoded(load_data(DataSpec(files="x.parquet"), columns=COLUMNS, seed=0, folder=tmp_path))
+        assert data.labels == ("a", "b")

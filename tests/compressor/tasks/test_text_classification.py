@@ -161,16 +161,64 @@ def test_token_without_an_embedding_is_named_with_its_row(minilm, tmp_path, rows
         checked(TextClassification(max_length=16), folder, tmp_path / "out", ["the end", "the end", "and nobody", "the end"])
 
 
-def test_what_a_library_raises_on_the_longest_text_is_told_with_its_row(minilm, tmp_path):
-    folder = of_family(tmp_path / "model", minilm, "BertConfig", type_vocab_size=1)
-    config = json.loads((folder / "tokenizer.json").read_text())
-    for piece in config["post_processor"]["single"]:  # a tokenizer that numbers its own tokens otherwise than the model
-        next(iter(piece.values()))["type_id"] = 1
-    (folder / "tokenizer.json").write_text(json.dumps(config))
-    own = {"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": "[PAD]"}
-    (folder / "tokenizer_config.json").write_text(json.dumps(own | {"model_input_names": ["input_ids", "token_type_ids"]}))
+def with_tokenizer(folder, change, **config):
+    """The tokenizer of a folder, changed."""
+    values = json.loads((folder / "tokenizer.json").read_text())
+    change(values)
+    (folder / "tokenizer.json").write_text(json.dumps(values))
+    names = {"model_input_names": ["input_ids", "token_type_ids"], "pad_token": "[PAD]"}
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", **names, **config}))
+    return folder
+
+
+def test_kind_of_text_that_the_model_does_not_know_is_named_with_its_row(minilm, tmp_path):
+    def renumber(values):
+        for piece in values["post_processor"]["single"]:
+            next(iter(piece.values()))["type_id"] = 1
+
+    folder = with_tokenizer(of_family(tmp_path / "model", minilm, "BertConfig", type_vocab_size=1), renumber)
+    with pytest.raises(
+        SourceError, match=r"row 0 of train: the tokenizer says kind 1 of text in it, and the model knows 0 to 0 only"
+    ):
+        checked(TextClassification(max_length=16), folder, tmp_path / "out", ["the", "the end and", "the"])
+
+
+def test_text_of_which_there_is_no_token_is_named_with_its_row(minilm, tmp_path):
+    folder = of_family(tmp_path / "model", minilm, "BertConfig")
+    with_tokenizer(folder, lambda values: values.update(post_processor=None))
+    with pytest.raises(SourceError, match=r"row 1 of train: the tokenizer makes no token of it"):
+        checked(TextClassification(max_length=16), folder, tmp_path / "out", ["the", "\u200b", "the"])
+
+
+def test_length_that_leaves_no_room_beside_special_tokens_is_refused(minilm, tmp_path):
+    folder = of_family(tmp_path / "model", minilm, "BertConfig")
+    with pytest.raises(SourceError, match=r"max_length 2 leaves no room: .* adds 2 tokens to each text"):
+        TextClassification(max_length=2).examine(folder, LABELS)
+    with pytest.raises(SourceError, match=r"max_length 3 leaves no room: .* adds 3 tokens to each pair of texts"):
+        load(TextClassification(text=("a", "b"), max_length=3), folder)
+
+
+def test_what_a_library_raises_on_the_longest_text_is_told_with_its_row(minilm, tmp_path, monkeypatch):
+    def short_only(self, module, batch):
+        if batch["input_ids"].shape[1] > 3:
+            raise IndexError("index out of range in self")
+
+    monkeypatch.setattr(TextClassification, "forward", short_only)
+    folder = of_family(tmp_path / "model", minilm, "BertConfig")
     with pytest.raises(RowFailed, match=r"row 1 of train: its 5 tokens: IndexError: index out of range in self"):
         checked(TextClassification(max_length=16), folder, tmp_path / "out", ["the", "the end and", "the"])
+
+
+def test_special_tokens_in_a_text_are_tried_beside_the_longest(minilm, tmp_path):
+    """BART reads its answer at the end of a text, and refuses batches whose texts have different numbers of ends."""
+    sizes = {"d_model": 8, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2, "decoder_attention_heads": 2}
+    folder = of_family(tmp_path / "model", minilm, "BartConfig", **sizes, encoder_ffn_dim=8, decoder_ffn_dim=8, eos_token_id=102)
+    with_tokenizer(folder, lambda values: None, model_input_names=["input_ids", "attention_mask"], sep_token="[SEP]")
+    texts = ["the", "the end and so on", "the [SEP]"]
+    with pytest.raises(
+        RowFailed, match=r"rows 1, 2 of train: both in one batch: ValueError: All examples must have the same number"
+    ):
+        checked(TextClassification(max_length=16), folder, tmp_path / "out", texts)
 
 
 def test_tokenizer_that_needs_files_it_does_not_save_is_refused(minilm):

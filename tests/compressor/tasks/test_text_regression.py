@@ -28,10 +28,20 @@ def test_numbers_are_read_whatever_they_were_written_as(values):
     assert TASK.encoded(data(values)).split("train")["score"] == [1.0, 2.0]
 
 
-@pytest.mark.parametrize(("values", "told"), [(["1", "good"], "'good'"), ([1.0, float("nan")], "nan"), (["1", "inf"], "'inf'")])
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [(["1", "good"], "'good'"), ([1.0, float("nan")], "nan"), (["1", "inf"], "'inf'"), (["1", "1_000"], "'1_000'")],
+)
 def test_what_is_no_number_is_named_with_its_row(values, told):
     with pytest.raises(SourceError, match=f"row 1 of train: column 'score' holds {told}, expected a number"):
         TASK.encoded(data(values))
+
+
+def test_number_that_no_model_computes_with_is_told():
+    with pytest.raises(
+        SourceError, match=r"row 1 of train: column 'score' holds '1e39': models compute with numbers up to 1e\+15"
+    ):
+        TASK.encoded(data(["1", "1e39"]))
 
 
 def test_one_number_for_all_rows_is_refused():

@@ -57,6 +57,12 @@ def test_other_implementation_wins_only_where_it_saves_more_than_the_margin(cloc
     assert ctx.notes[0].text.startswith(f"Attention while training: {expected}; ")
 
 
+@pytest.mark.parametrize(("eager", "rounds"), [(0.5, 1), (0.9, 2), (1.1, 2), (1.5, 1)])
+def test_what_is_clear_at_once_is_not_asked_again(clock, eager, rounds):
+    _, ran = choice(clock, {"sdpa": 1.0, "eager": eager})
+    assert ran.count("eager") == ran.count("sdpa") == 1 + 2 * rounds
+
+
 def test_what_was_measured_is_not_measured_again(clock):
     ctx = context()
     choice(clock, {"sdpa": 1.0, "eager": 0.5}, ctx)

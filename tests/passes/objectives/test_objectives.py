@@ -83,6 +83,13 @@ def test_soft_targets_follow_what_a_task_answers():
     assert labels.weight == numbers.weight == 0.5
 
 
+def test_what_is_said_of_logits_does_nothing_to_numbers():
+    given = SoftTargets(temperature=3.0, weight=0.5)
+    assert given.idle(TextRegression()) == ("temperature",)
+    assert given.idle(TextClassification()) == given.idle(TextClassification(multi_label=True)) == ()
+    assert SoftTargets(weight=0.5).idle(TextRegression()) == ()
+
+
 @few
 @given(seeds)
 def test_jensen_shannon_tends_to_forward_and_reverse_at_its_ends(seed):

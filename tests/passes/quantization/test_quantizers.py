@@ -381,3 +381,21 @@ def test_dynamic_options_change_what_they_say(path):
     nothing = ort.quantize_dynamic(path, exclude=("one", "two", "table"))
     assert nothing.layers == ()
     np.testing.assert_allclose(run(nothing.graph(), ids=HELD_OUT), run(nothing.exact, ids=HELD_OUT), rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "quantize", [lambda path: ort.quantize_static(path, [{"x": X}]), ort.quantize_dynamic], ids=["static", "dynamic"]
+)
+def test_products_that_read_what_no_inference_knows_the_type_of_are_quantised(quantize, tmp_path):
+    nodes = [
+        helper.make_node("Gelu", ["x"], ["h"], name="a/Gelu", domain="com.microsoft"),
+        helper.make_node("MatMul", ["h", "w"], ["y"], name="a/MatMul"),
+    ]
+    graph = model(nodes, [constant("w", WEIGHTS["one"])])
+    graph.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    onnx.save(graph, tmp_path / "model.onnx")
+    made = quantize(tmp_path / "model.onnx")
+    session = onnxruntime.InferenceSession(made.graph().SerializeToString(), providers=["CPUExecutionProvider"])
+    exact = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
+    assert constants(made.graph())["w_quantized"].dtype == np.int8
+    assert near(session.run(None, {"x": X})[0], exact.run(None, {"x": X})[0])
