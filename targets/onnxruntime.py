@@ -13,7 +13,7 @@ from pydantic import Field
 
 from compressor.contracts import Artifact, Dialect, Feed, Graph, Growth, Missing, Recipe, Runtime, Scheme, Session, Target, Wish
 from compressor.deploy.cache import Line, Position, first, grown
-from compressor.deploy.cached_attention import SHARED
+from compressor.deploy.cached_attention import KERNEL, SHARED
 from compressor.deploy.graphs import graphs_of
 from compressor.deploy.machine import accelerators
 from compressor.deploy.parts import Operator, bytes_by_part
@@ -298,6 +298,7 @@ class _OnnxSession:
             "device": session.get_providers()[0].removesuffix("ExecutionProvider"),
             "threads": str(session.get_session_options().intra_op_num_threads),
             "graph_optimization": self._target.graph_optimization,
+            **({"attention": KERNEL, "cache": "fp32"} if any(each.op_type == KERNEL for each in found) else {}),
         }
 
 

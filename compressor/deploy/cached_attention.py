@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 DOMAIN = "com.microsoft"
 INT32 = 6
+KERNEL = "GroupQueryAttention"
 SHARED = "buffer"
 """Name of the axis along which a state grows in a graph whose state may be read and written in one place."""
 
@@ -215,7 +216,7 @@ def _replace(found: _Attention, lengths: _Lengths) -> None:
         lengths.added,
     ]
     settings = {"num_heads": found.heads, "kv_num_heads": found.groups, "scale": found.scale}
-    node = ir.node("GroupQueryAttention", inputs, settings, domain=DOMAIN, num_outputs=3, name=f"{place.name}/grouped")
+    node = ir.node(KERNEL, inputs, settings, domain=DOMAIN, num_outputs=3, name=f"{place.name}/grouped")
     place.graph.insert_before(place, node)
     old = (found.output, found.present_key, found.present_value)
     for before, after in zip(old, node.outputs, strict=True):
