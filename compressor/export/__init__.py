@@ -178,7 +178,7 @@ def _fill(folder: Path, built: Path, *, deployed: Deployed, report: Report, prov
     }
     for name, text in texts.items():
         (folder / name).write_text(text, encoding="utf-8")
-    if deployed.how.generates is not None:
+    if deployed.target and deployed.how.generates is not None:
         deployed.target.accompany(folder, deployed.graphs, deployed.how.generates)
     (folder / SUMS).write_text(sums_text(_digests(folder)), encoding="utf-8")
 

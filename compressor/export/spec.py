@@ -45,7 +45,7 @@ class Deployed:
     """Of such a model, how its layers differ from its configuration, as transformers spells it; empty where it cannot say it all."""
     tolerance: float = Target.tolerance
     """How far its outputs may differ between two sessions."""
-    target: type[Target] = Target
+    target: type[Target] | None = None
     """Whose files they are."""
     former_files: bool = False
     """Whether its files have names of earlier versions, under which no loader of the ecosystem looks."""
