@@ -67,7 +67,6 @@ def answers(
 
     files = write_side_files(model, ctx.folder / "teachers" / name)
     batches = ctx.task.batches(ctx.data.split("train"), files, batch_size=settings.batch_size)
-    total = len(batches)  # type: ignore[arg-type]
     low = resolved_precision(settings.precision, ctx.device) == "bf16"
     folder, dtype = ctx.folder / "states" / name, "float16" if low else "float32"
     writers = {block: TokenWriter(folder / str(at), dtype) for at, block in enumerate(want.of("hidden-state"))}
@@ -83,7 +82,7 @@ def answers(
                 logits.append(outputs.main.float())
         for block, writer in writers.items():
             writer.add(outputs.hidden_states[block], outputs.mask)
-        ctx.tell(Progress(f"answers of {name}", done, total, "batches"))
+        ctx.tell(Progress(f"answers of {name}", done, len(batches), "batches"))  # type: ignore[arg-type]
     answered = torch.cat(logits) if logits else spoken.kept()
     mine = write_side_files(student, ctx.folder / "files")
     if isinstance(answered, KeptWords) and not same_words(mine, files):
