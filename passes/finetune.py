@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
+from pydantic import Field
+
 from compressor.contracts import Context, Needs, Pass, Recipe, Size, Wish
+from compressor.training.lora import Lora
 from compressor.training.settings import TrainingSettings
 
 if TYPE_CHECKING:
     from compressor.contracts import Model
+    from compressor.training.loop import Training
 
 STEPS = 300
 """Of a training on few rows, at least: a fresh head has to learn something."""
@@ -17,7 +21,7 @@ EPOCHS = (3, 10)
 
 
 class Finetune(TrainingSettings, Pass):
-    """Train the whole model on the labels of the training rows."""
+    """Train the model on the labels of the training rows: all of it, or small matrices beside its own."""
 
     version: ClassVar[int] = 2
     trains: ClassVar[bool] = True
@@ -25,6 +29,11 @@ class Finetune(TrainingSettings, Pass):
     paper: ClassVar[str] = (
         "Devlin et al., BERT, 2019, arXiv:1810.04805; AdamW: Loshchilov and Hutter, Decoupled Weight Decay Regularization, 2019, "
         "arXiv:1711.05101"
+    )
+
+    lora: Lora | None = Field(
+        None,
+        description="learn small matrices beside the model's, added to it at the end; they take a learning_rate 10 times as high",
     )
 
     @classmethod
@@ -50,20 +59,25 @@ class Finetune(TrainingSettings, Pass):
         """Minimise the task's loss; the curves go into the report."""
         from compressor.contracts.notes import Series
         from compressor.training.course import validated
-        from compressor.training.loop import Training, train
+        from compressor.training.loop import train
+        from compressor.training.lora import adapted
+
+        with adapted(model.module, self.lora, seed=ctx.seed):
+            log = train(self._training(model, ctx), ctx, work="finetune")
+        ctx.note(Series(title=f"Training loss ({log.precision})", x="step", y="loss", curves=dict(log.losses)))
+        ctx.note(validated(log, ctx))
+        return model
+
+    def _training(self, model: Model, ctx: Context) -> Training:
+        from compressor.training.loop import Training
         from passes.side_files import write_side_files
 
         files = write_side_files(model, ctx.folder / "files")
         rows = ctx.data.split("train")
-
-        training = Training(
+        return Training(
             model.module,
             batches=lambda epoch: ctx.task.batches(rows, files, batch_size=self.batch_size, shuffle_seed=ctx.seed + epoch),
             step=lambda batch, _: {"task": ctx.task.loss(ctx.task.forward(model.module, batch), batch)},
             settings=self,
             evaluate=lambda: ctx.evaluate(model, "validation").quality,
         )
-        log = train(training, ctx, work="finetune")
-        ctx.note(Series(title=f"Training loss ({log.precision})", x="step", y="loss", curves=dict(log.losses)))
-        ctx.note(validated(log, ctx))
-        return model

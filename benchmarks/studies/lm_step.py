@@ -85,7 +85,7 @@ class Watch:
     seed: int = 0
     device: str = "cpu"
     dialect: None = None
-    data: Any = field(default_factory=lambda: SimpleNamespace(split=range))
+    data: Any = field(default_factory=lambda: SimpleNamespace(split=lambda _name: range(ROWS * STEPS)))
     ends: list[float] = field(default_factory=list)
 
     def tell(self, event: Event) -> None:
@@ -236,8 +236,9 @@ def document(found: Mapping[str, Sequence[Mapping[str, Any]]], precision: str) -
             f"  {STEPS - 1} steps after the first.",
             "- `peak`: the most memory that the process had, less what it had before any model. Goal: at most",
             f"  {MOST_MEMORY:g} times fine-tuning and the teacher's bytes.",
-            "- `seconds` are those of the processor, which the work of others changes little. `of its parts`: seconds by those of the teacher's forward pass and a step of fine-tuning (the student's two passes and the",
-            f"  update) together; where answers are kept, and of fine-tuning, by fine-tuning alone. Goal: at most {MOST_TIME:g}.",
+            "- `seconds` are those of the processor, which the work of others changes little. `of its parts`: by those of the teacher's",
+            "  forward pass and a step of fine-tuning (the student's two passes and the update) together; where answers are kept, and of",
+            f"  fine-tuning, by fine-tuning alone. Goal: at most {MOST_TIME:g}.",
             "",
             *table(found),
             "",

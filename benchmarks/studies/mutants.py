@@ -41,6 +41,8 @@ class Subject:
     """Made by hand."""
     without: Sequence[str] = ()
     """Parts of names of tests that take long and are left out."""
+    afresh: int | None = None
+    """A seed of a third draw, where survivors of the second were seen before tests were written."""
 
     @property
     def selection(self) -> list[str]:
@@ -116,7 +118,7 @@ class Count:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run what has not run, and write the page; 1 where a seed's share is below what is asked of it."""
+    """Run what has not run, and write the page."""
     table = yaml.safe_load(TABLE.read_text(encoding="utf-8"))
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--seed", type=int, nargs="+", default=[0], help="of the draw; several are run one after the other")
@@ -147,7 +149,7 @@ def subject_of(name: str, table: Mapping[str, Any]) -> Subject:
     """A subject of the table."""
     found = table["subjects"][name]
     faults = [each for each in table["by_hand"] if each["module"] in found["modules"]]
-    return Subject(name, found["modules"], found["tests"], faults, found.get("without", ()))
+    return Subject(name, found["modules"], found["tests"], faults, found.get("without", ()), found.get("afresh"))
 
 
 def run(subject: Subject, mutants: Sequence[Mutant], work: Path) -> None:
@@ -215,6 +217,7 @@ def document(subjects: Sequence[Subject], work: Path, equivalent: Mapping[str, s
 
     counts = [_count(subject, work, equivalent, count=count, seed=seed) for seed in SEEDS for subject in subjects]
     first, second = (list(_table(counts, seed)) for seed in SEEDS)
+    afresh = [_count(each, work, equivalent, count=count, seed=each.afresh) for each in subjects if each.afresh is not None]
     here, installed = machine(), versions(("compressor-toolchain", "mutmut", "pytest", "torch"))
     return "\n".join(
         [
@@ -241,6 +244,7 @@ def document(subjects: Sequence[Subject], work: Path, equivalent: Mapping[str, s
             "",
             *second,
             "",
+            *(line for each in afresh for line in _afresh(each, counts)),
             "## Made by hand",
             "",
             "| fault | module | died by |",
@@ -255,11 +259,11 @@ def document(subjects: Sequence[Subject], work: Path, equivalent: Mapping[str, s
             "",
             "## Equivalent",
             "",
-            *_reasons(counts),
+            *_reasons([*counts, *afresh]),
             "",
             "## Survived",
             "",
-            *_survived(counts),
+            *_survived([*counts, *afresh]),
             "",
             f"- Machine: {here.processor}, {here.cores} cores.",
             f"- Versions: {', '.join(f'{name} {number}' for name, number in installed.items())}; Python {here.python}.",
@@ -282,6 +286,15 @@ def _table(counts: Sequence[Count], seed: int) -> Iterator[str]:
                 f"| {each.subject.name} | {each.of} | {len(each.drawn)} | {each.known} | {each.killed} | {each.timed_out} "
                 f"| {len(each.equivalent)} | {len(each.survivors)} | {each.share} |{shown}"
             )
+
+
+def _afresh(count: Count, others: Sequence[Count]) -> Iterator[str]:
+    yield f"## {count.subject.name.capitalize()}, drawn by seed {count.seed}"
+    yield ""
+    yield "Survivors of both seeds were seen before tests of one of the modules were written; these were drawn afterwards."
+    yield ""
+    yield from _table([count, *(each for each in others if each.subject is count.subject)], count.seed)
+    yield ""
 
 
 def _by_hand(subject: Subject, work: Path) -> Iterator[str]:

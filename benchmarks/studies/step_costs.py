@@ -81,9 +81,9 @@ class Watch:
         """A score of nothing: only steps are timed."""
         return SimpleNamespace(scores=SimpleNamespace(main=SimpleNamespace(value=0.0)))
 
-    def outputs(self, model: Model, split: str, *, limit: int) -> NDArray[np.float32]:  # noqa: ARG002
+    def outputs(self, model: Model | str, split: str, *, limit: int) -> NDArray[np.float32]:  # noqa: ARG002
         """Of a few rows: only steps are timed."""
-        rows = self.data.split(split).select(range(16))
+        rows, model = self.data.split(split).select(range(16)), self.model(model) if isinstance(model, str) else model
         return self.task.predicted(eager(self.task, model, self.device), rows, self.files(model))["features"]
 
     def files(self, model: Model) -> Path:

@@ -65,8 +65,11 @@ class Context(Protocol):
         """Score a torch model eagerly, or a graph on this branch's target, on a split."""
         ...
 
-    def outputs(self, model: Model | Artifact, split: str, *, limit: int) -> NDArray[np.float32]:
-        """The main output for at most `limit` rows, spread evenly over a split, in their order: `[rows, ...]`."""
+    def outputs(self, model: Model | Artifact | str, split: str, *, limit: int) -> NDArray[np.float32]:
+        """The main output for at most `limit` rows, spread evenly over a split, in their order: `[rows, ...]`.
+
+        A model that is asked for by its name, as `model` takes it, is not run anew where a step was scored on that split.
+        """
         ...
 
     def feeds(self, model: Model | Artifact, split: str, *, limit: int | None = None) -> Sequence[Feed]:

@@ -17,7 +17,7 @@ from compressor.contracts.step import code_parts, step_parts
 from compressor.deploy.graphs import describe
 from compressor.deploy.machine import machine
 from compressor.errors import PluginError
-from compressor.store.store import Store, StoredResult, digest_of, sha256_of
+from compressor.store.store import Store, StoredResult, digest_of, key_of, sha256_of
 
 MODEL_SUFFIXES = (".safetensors", ".onnx", ".onnx.data", ".xml", ".bin", ".gguf")
 """Endings of files that hold a model, or one of its graphs or components."""
@@ -42,6 +42,11 @@ class Builder:
             made, form = self._lowered(made, form, below, target.dialect), below
         return made
 
+    def is_lowered(self, made: StoredResult, form: str, target: Target) -> bool:
+        """Whether the first step down to a target's format is in the store; nothing is read of it."""
+        way = lowering(target.dialect.format, start=form)
+        return not way or self.store.entry(key_of(self._parts(made, form, way[0], target.dialect))).is_dir()
+
     def _lowered(self, made: StoredResult, form: str, to: str, dialect: Dialect) -> StoredResult:
         """The model on the next format, from the store where it was lowered before for a dialect that it reads the same of."""
         kind: type[Format] = registry.load("format", to)
@@ -51,8 +56,12 @@ class Builder:
             beside(made.path, out)
             return {}
 
+        return self.store.obtain(self._parts(made, form, to, dialect), make)
+
+    def _parts(self, made: StoredResult, form: str, to: str, dialect: Dialect) -> dict[str, Any]:
+        kind: type[Format] = registry.load("format", to)
         known = asdict(dialect)
-        parts = {
+        return {
             **self.common,
             "step": "lower",
             "parent": made.digest,
@@ -62,7 +71,6 @@ class Builder:
             **code_parts(kind),
             "task": self.task.model_dump(mode="json"),
         }
-        return self.store.obtain(parts, make)
 
     def build(
         self, made: StoredResult, *, stage: str, name: str, target: Target, out: Path

@@ -23,6 +23,8 @@ TASKS: Mapping[str, str] = {
     "multi_label_classification": "any number of classes of a row (`multi_label: true`)",
     "regression": "a number of a row (a task of regression)",
 }
+SAME_NAMES = {"ForTokenClassification": "each token", "ForMultipleChoice": "which of several texts"}
+"""How classes end whose heads' weights are called as a classifier's, in some families; and what they answer."""
 SETFIT = "model_head.pkl"
 KINDS = "ForSequenceClassification"
 """What HuBERT and wav2vec 2.0 end their classifiers' names with, beside what texts have."""
@@ -114,6 +116,7 @@ def _head(auto: Any, module: Any, found: Mapping[str, Any], source: Path, labels
         _check_no_other_head(module, declared, unused, source)
         return Head(tuple(labels), (), tuple(missing), tuple(unused))
     _check_complete(module, missing, unused, source, headed=True)
+    _check_of_rows(auto, declared, source)
     if (kind := declared.get("problem_type") or problem) != problem:
         raise SourceError(f"{source} has a head that answers {TASKS.get(kind, kind)}, the task asks for {TASKS[problem]}")
     rows = next((has[0] for name, has, _ in found["mismatched_keys"] if name in sized), len(labels))
@@ -179,7 +182,8 @@ def _order(names: Sequence[str], labels: Sequence[str], source: Path, *, named: 
     if sorted(names) != sorted(labels):
         raise SourceError(
             f"{source} classifies {_some(sorted(names))}, the data has {_some(sorted(labels))}: not the same labels"
-            f"{_likeness(names, labels)}; {_advice(len(names), len(labels), named=named)}, or take the model without its head"
+            f"{_likeness(names, labels)}; {_advice(len(names), len(labels), named=named)}, or take the model without its head "
+            "(`AutoModel.from_pretrained(FOLDER).save_pretrained(OTHER)`, and its other files beside it)"
         )
     return [names.index(name) for name in labels]
 
@@ -235,7 +239,24 @@ def _check_shapes(mismatched: Collection[Any], known: Collection[str], source: P
 def _claims(auto: Any, declared: Mapping[str, Any]) -> bool:
     """Whether the configuration says that the folder holds a classifier of the kind."""
     kinds = (auto.__name__.removeprefix("AutoModel"), KINDS)
-    return any(str(name).endswith(kinds) for name in declared.get("architectures") or ())
+    return any(str(name).endswith(kinds) for name in _names_of_classes(declared))
+
+
+def _check_of_rows(auto: Any, declared: Mapping[str, Any], source: Path) -> None:
+    """Refuse a head that answers something else under the same names of weights: each token, or which of several texts."""
+    name = next((str(each) for each in _names_of_classes(declared) if str(each).endswith(tuple(SAME_NAMES))), None)
+    if name and not _claims(auto, declared):
+        what = next(what for end, what in SAME_NAMES.items() if name.endswith(end))
+        raise SourceError(
+            f"{source} has the head of a {name}, which answers {what}, by {CONFIG}: take `architectures` and the head's weights out "
+            "to have a fresh one"
+        )
+
+
+def _names_of_classes(declared: Mapping[str, Any]) -> Sequence[Any]:
+    """`architectures`, where it is a list."""
+    found = declared.get("architectures")
+    return found if isinstance(found, list) else []
 
 
 def _check_complete(module: Any, missing: Sequence[str], unused: Sequence[str], source: Path, *, headed: bool) -> None:

@@ -42,6 +42,8 @@ MEASURE_SECONDS_A_MODEL = 5.0
 OWN = "model"
 """Folder of a step's own model, where it makes others too."""
 MEASURED_FEEDS = 16
+SCORED = "validation"
+"""The split that every step is scored on."""
 NOTES: TypeAdapter[list[Note]] = TypeAdapter(list[Note])
 
 
@@ -65,6 +67,8 @@ class StepContext:
     listener: Callable[[Event], None]
     produces: tuple[str, ...] = ()
     """Names of the further models that the step makes."""
+    scored: Callable[[str], Evaluation | None] = lambda _: None
+    """Scores of an earlier step on validation rows, by its name, where they are known."""
     alone: Callable[[], None] = lambda: None
     """Waits for what goes on beside the step."""
     notes: list[Note] = field(default_factory=list)
@@ -79,14 +83,17 @@ class StepContext:
         predict, files = self._running(model)
         return self.task.evaluate(predict, self.data.split(split), files, split=split).held_by(self.metric)
 
-    def outputs(self, model: Model | Artifact, split: str, *, limit: int) -> NDArray[np.float32]:
+    def outputs(self, model: Model | Artifact | str, split: str, *, limit: int) -> NDArray[np.float32]:
         """The main output of a model for rows spread evenly over a split, as files often have like rows side by side."""
         rows = self.data.split(split)
         count = min(limit, len(rows))
+        chosen, main = [at * len(rows) // count for at in range(count)], self.task.outputs()[0].name
+        if isinstance(model, str):
+            if split == SCORED and (known := self.scored(model)) and type(self.task).collected is Task.collected:
+                return known.outputs[main][chosen]
+            model = self.model(model)
         predict, files = self._running(model)
-        few = rows.select([at * len(rows) // count for at in range(count)])
-        answers = self.task.answers(predict, *self.task.scored_feeds(few, files))
-        found: NDArray[np.float32] = answers[self.task.outputs()[0].name]
+        found: NDArray[np.float32] = self.task.answers(predict, *self.task.scored_feeds(rows.select(chosen), files))[main]
         return found
 
     def feeds(self, model: Model | Artifact, split: str, *, limit: int | None = None) -> Sequence[Feed]:

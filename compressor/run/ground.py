@@ -72,7 +72,13 @@ class Ground:
         )
 
     def context(
-        self, folder: Path, models: Callable[[str], Model], *, step: BoundStep | None = None, runtime: Target | None = None
+        self,
+        folder: Path,
+        models: Callable[[str], Model],
+        *,
+        step: BoundStep | None = None,
+        runtime: Target | None = None,
+        scored: Callable[[str], Evaluation | None] = lambda _: None,
     ) -> StepContext:
         """The run as a step sees it, in the trunk or in the branch of `runtime`."""
         return StepContext(
@@ -89,6 +95,7 @@ class Ground:
             builder=self.builder,
             models=models,
             listener=self.listener,
+            scored=scored,
             alone=self.aside.settle,
             produces=step.step.needs().products if step else (),
         )

@@ -25,6 +25,7 @@ from compressor.deploy.session import predictor
 from compressor.errors import GateStopped
 from compressor.plan.bound import Bound, BoundStep, BoundTarget
 from compressor.report import TIMED_FEEDS, wording, write_report
+from compressor.run.ahead import lowered_ahead
 from compressor.run.context import of_step
 from compressor.run.gates import Gates, stop_where_failed
 from compressor.run.ground import Ground, load_model
@@ -102,6 +103,7 @@ class Runner:
         return report
 
     def _found(self) -> RunState:
+        self.ground.aside.settle()
         family = self.ground.insides(self.states["source"].made).family
         return RunState(family, tuple(self.stages), tuple(self.built), dict(self.missing), tuple(self.ground.watch.spent))
 
@@ -128,6 +130,10 @@ class Runner:
     def _model(self, name: str) -> Model:
         """A model by the name of a step, a product, an entry of `models:` or `source`; a fresh copy in eval mode."""
         return load_model(self._made(name).path)
+
+    def _scored(self, name: str) -> Evaluation | None:
+        """Validation scores of a step by its name."""
+        return self.states[name].evaluation if name in self.states else None
 
     def _made(self, name: str) -> StoredResult:
         if name in self.bound.models:
@@ -224,7 +230,7 @@ class Runner:
             scratch = store.scratch(parts, keep=holds_checkpoint)
             if any(scratch.iterdir()):
                 self.resumed.add(step.name)
-            ctx = self.ground.context(scratch, self._model, step=step, runtime=runtime)
+            ctx = self.ground.context(scratch, self._model, step=step, runtime=runtime, scored=self._scored)
             if step.step.trains and form is None and self.ground.processes.size > 1:
                 job = self._job(step, parent, ctx.folder, out)
                 return {"notes": train_apart(job, self.ground.processes, self.ground.listener)}
@@ -263,11 +269,13 @@ class Runner:
             self.ground.say(f"{target.name}: not measured: {reason}")
             return
         self.ground.say(f"{target.name}: lower, build, score on test")
-        self._candidate("source", self.states["source"], target, timed=True)
-        if self.bound.stages == "all" and target is self.bound.targets[0]:
-            for state in [each for name, each in self.states.items() if name != "source" and each.format == "torch"]:
+        source, *others = (state for state in self.states.values() if state.format == "torch")
+        shown = others if self.bound.stages == "all" and target is self.bound.targets[0] else ()
+        with lowered_ahead(self.ground.builder, target.target, (source, *shown)):
+            self._candidate("source", source, target, timed=True)
+            for state in shown:
                 self._candidate(state.stage.name, state, target, timed=True)
-        elif self.bound.reference != "source":
+        if not shown and self.bound.reference != "source":
             self._candidate(self.bound.reference, self.states[self.bound.reference], target, timed=False)
         branch = final
         for step in (step for step in self.bound.passes if not step.trunk and target.name in step.formats):

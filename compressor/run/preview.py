@@ -31,8 +31,8 @@ class Line(Record):
     says: str = ""
 
     def __str__(self) -> str:
-        """The line."""
-        return f"{self.about}: {self.says}" if self.says else self.about
+        """The line: a line end in it, as of a label, is written as its escape."""
+        return one_line(f"{self.about}: {self.says}" if self.says else self.about)
 
 
 class ModelPreview(Record):
@@ -123,7 +123,7 @@ def previewed(bound: Bound, store: Store, processes: Processes = ALONE) -> Previ
         steps=tuple(_steps(bound, store, keys, digests, pace)),
         targets=tuple(_targets(bound)),
     )
-    return found.model_copy(update={"lines": tuple(map(one_line, _lines(found, rows)))})
+    return found.model_copy(update={"lines": tuple(_lines(found, rows))})
 
 
 # ------------------------------------------------------------------ models, steps, targets

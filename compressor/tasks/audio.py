@@ -17,6 +17,7 @@ from compressor.contracts.recipe import spread
 from compressor.errors import MissingDependency, SourceError
 from compressor.tasks.batches import Batches, Feeds, alike, as_file, full_groups, grouped, order_of
 from compressor.tasks.classification import SCORED_BATCH
+from compressor.tasks.media import check_column
 from compressor.tasks.preprocessing import MEL, PREPROCESSOR, RAW, SOUNDS, of_audio, sound_settings
 
 if TYPE_CHECKING:
@@ -59,6 +60,11 @@ class Sounds(Task):
     seconds: float = Field(
         default=5.0, gt=0, le=LONGEST, description="Length of all inputs: longer sounds are cut, shorter ones padded."
     )
+
+    def encoded(self, data: Data) -> Data:
+        """Rows as they are: their sounds are sounds."""
+        check_column(data, self.audio, "Audio")
+        return super().encoded(data)
 
     def refuses(self, length: int, files: Path | None = None) -> str | None:
         """Fewer samples than a frame has, which most likely are meant as tokens, or more than there are embeddings of position for.

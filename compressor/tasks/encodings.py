@@ -21,7 +21,7 @@ MARKS = {
     codecs.BOM_UTF16_BE: "utf-16",
 }
 """How programs mark a file with what it is in; each is read without its mark by the encoding of that name."""
-FAMILY = re.compile(r"utf-?(8|16|32)")
+FAMILY = re.compile(r"utf-(8|16|32)")
 WIDE = ("utf-16", "utf-32", "utf-16-le", "utf-16-be")
 """Encodings of several bytes a character, those that need a mark first."""
 
@@ -43,7 +43,8 @@ def is_wide(name: str) -> bool:
 
 
 def _family(name: str) -> str | None:
-    found = FAMILY.match(name.lower().replace("_", "-"))
+    """8, 16 or 32 of an encoding of Unicode, by whichever of its names."""
+    found = FAMILY.match(codecs.lookup(name).name)
     return found[1] if found else None
 
 

@@ -44,11 +44,15 @@ def check_tokens(
 
 
 def tried_first(rows: Sequence[Mapping[str, NDArray[np.int32]]], tokenizer: Tokenization) -> list[int]:
-    """The longest text, and one with more special tokens in it, which some models count and want alike: they are tried in one batch."""
+    """Of texts with a token or more the longest, and one with more special tokens in it: they are tried in one batch.
+
+    Some models count such tokens, and want as many of them in each text.
+    """
     import numpy as np
 
     special = np.asarray(sorted(tokenizer.special), dtype=np.int32)
     longest = max(range(len(rows)), key=lambda at: len(rows[at]["input_ids"]))
-    counts = [int(np.isin(row["input_ids"], special).sum()) for row in rows]
-    oddest = max(range(len(rows)), key=counts.__getitem__)
+    found = np.isin(np.concatenate([row["input_ids"] for row in rows]), special)
+    counts = np.add.reduceat(found.astype(np.int64), np.cumsum([0, *(len(row["input_ids"]) for row in rows[:-1])]))
+    oddest = int(counts.argmax())
     return [longest] if counts[oddest] <= counts[longest] else sorted((longest, oddest))

@@ -20,6 +20,7 @@ from compressor.tasks.batches import Batches, Feeds, as_file, full_groups, group
 from compressor.tasks.classification import SCORED_BATCH, Classification
 from compressor.tasks.image_processors import completed as _completed
 from compressor.tasks.image_processors import resized, shape_of, steps_of
+from compressor.tasks.media import check_column
 from compressor.tasks.preprocessing import CONFIG, PREPROCESSOR, of_image, settings_at
 
 if TYPE_CHECKING:
@@ -57,6 +58,11 @@ class ImageClassification(Classification):
     def columns(self) -> Columns:
         """Image and label."""
         return Columns((self.image,), self.label)
+
+    def encoded(self, data: Data) -> Data:
+        """Rows as they are: their pictures are pictures."""
+        check_column(data, self.image, "Image")
+        return super().encoded(data)
 
     def load(self, source: Path, data: Data, *, seed: int) -> Model:
         """The source with its own head where that has the data's labels, else with a fresh head drawn from `seed`.

@@ -39,7 +39,7 @@ def read_json_rows(table: Table, spec: DataSpec) -> None:
 
 def _other_shape(record: Mapping[str, Any], wanted: Sequence[str]) -> str:
     """What a file of one object holds where that is no row: columns, or rows below a name."""
-    if all(isinstance(record.get(name), list | dict) for name in wanted):
+    if all(isinstance(record.get(name), list | dict) for name in wanted) and any(map(_plain_values, map(record.get, wanted))):
         return "the object holds columns (pandas writes rows by `to_json(PATH, orient='records', lines=True)`)"
     for name, value in record.items():
         if (
@@ -51,6 +51,13 @@ def _other_shape(record: Mapping[str, Any], wanted: Sequence[str]) -> str:
         ):
             return f"the rows lie in the object's '{name}'"
     return ""
+
+
+def _plain_values(found: Any) -> bool:
+    """Whether these are values of several rows: a list of them, or a mapping by the numbers of rows; turns of a talk are none."""
+    if isinstance(found, dict):
+        return bool(found) and all(str(key).isdecimal() for key in found)
+    return isinstance(found, list) and bool(found) and not any(isinstance(each, dict | list) for each in found)
 
 
 def records_in(table: Table, spec: DataSpec) -> Iterator[tuple[int, Any, Callable[[], Any]]]:

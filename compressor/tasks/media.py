@@ -6,16 +6,19 @@ import os
 from collections.abc import Iterator, Mapping
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from compressor.errors import MissingDependency, SourceError
+from compressor.files import read_bytes
 from compressor.foreign import told
-from compressor.plan.paths import Place, read_bytes
+from compressor.plan.paths import Place
 from compressor.tasks.places import places_of
 from compressor.tasks.sound_files import what_is_missing
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+    from compressor.contracts.task import Data
 
 MOST_FILE_BYTES = 2**30
 """Of one picture or sound."""
@@ -95,6 +98,34 @@ def _owned(cell: Mapping[str, Any], place: Place, start: Path, where: str) -> di
     except SourceError as error:
         raise SourceError(f"{where}: {error}") from error
     return {"bytes": None, "path": os.fspath(path)}
+
+
+def check_column(data: Data, column: str, kind: Literal["Image", "Audio"]) -> None:
+    """Refuse a column that is of no pictures or sounds, as the library knows them.
+
+    Raises:
+        SourceError: it holds something else; its first row is named.
+    """
+    import datasets
+
+    for name, rows in data.splits.items():
+        if len(rows) and not isinstance(rows.features[column], getattr(datasets, kind)):
+            found = next(undecoded(rows.select([0])))[column]
+            what = {"Image": "pictures", "Audio": "sounds"}[kind]
+            raise SourceError(
+                f"{data.place(name, 0)}: column '{column}' holds {found!r:.40} ({type(found).__name__}), expected {what}: "
+                f"{_as_media(found, column, kind)}"
+            )
+
+
+def _as_media(found: Any, column: str, kind: str) -> str:
+    """How what was found is given as pictures or sounds."""
+    if isinstance(found, str):
+        folder = {"Image": "imagefolder", "Audio": "audiofolder"}[kind]
+        return f"files are named in the column `file_name` of a table metadata.csv that lies beside them, with `format: {folder}`"
+    if isinstance(found, bytes) or is_file_cell(found):
+        return f"`cast_column('{column}', {kind}())` and `to_parquet` of datasets write a table in which they are known as such"
+    return "save each as a file, in a folder for each label"
 
 
 def check_media(rows: Dataset) -> None:

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 MICRO, MACRO = Measure("micro-F1"), Measure("macro-F1")
 TARGETS = "labels of 0 and 1"
 """Column of the targets, `[classes]` for each row; no file names a column so."""
-BITS = {0: 0, 1: 1, "0": 0, "1": 1}
+BITS = {0: 0, 1: 1, "0": 0, "1": 1, "0.0": 0, "1.0": 1, "false": 0, "true": 1}
+"""Whether a label is there, as numbers and truth values are written, in small letters."""
 EVEN = 0.5
 
 
@@ -249,11 +250,14 @@ def _as_texts(told: NDArray[np.bool_]) -> NDArray[np.str_]:
 
 def _bits(row: Mapping[str, Any], columns: Sequence[str], where: str) -> list[str]:
     """Names of the columns that hold 1."""
-    for column in columns:
-        value = row[column].strip() if isinstance(row[column], str) else row[column]
-        if not isinstance(value, str | int | float) or value not in BITS:
-            raise SourceError(f"{where}: column '{column}' holds {row[column]!r:.40}, expected 0 or 1")
-    return [column for column in columns if BITS[row[column].strip() if isinstance(row[column], str) else row[column]]]
+    return [column for column in columns if _bit(row[column], f"{where}: column '{column}'")]
+
+
+def _bit(value: Any, where: str) -> int:
+    plain = value.strip().casefold() if isinstance(value, str) else value
+    if not isinstance(plain, str | int | float) or plain not in BITS:
+        raise SourceError(f"{where} holds {value!r:.40}, expected 0 or 1")
+    return BITS[plain]
 
 
 def _with_names(rows: Dataset, columns: Sequence[str]) -> Iterator[Mapping[str, Any]]:

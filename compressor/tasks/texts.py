@@ -277,11 +277,11 @@ class Texts(OneOutput):
         return [texts.arrays(group, length) for group in groups]
 
     def scored_feeds(self, rows: Dataset, files: Path) -> tuple[Sequence[Feed], Sequence[int]]:
-        """All rows, sorted by length so that little is padded; nothing is where that would be on the left, before what counts."""
+        """All rows, sorted by length so that little is padded; nothing is where that would be seen: before a text, or without a mask."""
         texts = _encoded(self, rows, files)
         order = sorted(range(len(texts)), key=texts.length)
         groups = grouped(order, SCORED_BATCH)
-        if texts.left:
+        if texts.left or "attention_mask" not in tokenization(files).names:
             alike = [list(group) for _, group in groupby(order, key=texts.length)]
             groups = [part for each in alike for part in grouped(each, SCORED_BATCH)]
         return [texts.arrays(group) for group in groups], order

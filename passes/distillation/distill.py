@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 from typing_extensions import override
 
-from compressor.contracts import Context, Needs, Recipe, Size, Wish
+from compressor.contracts import Batch, Context, Needs, Objective, Recipe, Size, Wish
 from compressor.contracts.notes import Series
-from compressor.errors import UnsupportedModel
 from compressor.model.anatomy import anatomy_of
-from compressor.model.edits import KeepBlocks
 from compressor.training.course import validated
 from compressor.training.loop import Training, train
+from compressor.training.lora import Lora, adapted
 from passes.distillation.distillation import Distillation, TeacherAgreement, projections
+from passes.distillation.generation import Generation
 from passes.distillation.teachers import COMPARED_ROWS, thinned
-from passes.objectives.layer_maps import ids, spread
+from passes.objectives.layer_maps import ids
+from passes.pruning.take_layers import take
 
 if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
     from compressor.contracts import Model
+    from compressor.training.loop import Moment
+    from passes.distillation.losses import Teacher
 
 
 class Distill(Distillation):
@@ -30,21 +36,33 @@ class Distill(Distillation):
     version: ClassVar[int] = 3
     paper: ClassVar[str] = (
         "Hinton et al., Distilling the Knowledge in a Neural Network, 2015, arXiv:1503.02531; students from every other layer: "
-        "Sanh et al., DistilBERT, 2019, arXiv:1910.01108"
+        "Sanh et al., DistilBERT, 2019, arXiv:1910.01108; lora: Yang et al., LLM-Neo, 2024, arXiv:2411.06839; generate: Agarwal et al., On-Policy "
+        "Distillation of Language Models, 2024, arXiv:2306.13649; Xu et al., Speculative Knowledge Distillation, 2024, arXiv:2410.11325"
     )
     examples: ClassVar[tuple[Mapping[str, Any], ...]] = ({"teacher": "source", "init": "every-other"},)
 
-    init: Literal["self", "every-other", "first", "last"] = Field(
-        "self", description="which layers of the input model the student takes"
+    init: Literal["self", "every-other", "first", "last", "uniform", "both-ends"] = Field(
+        "self", description="which layers of the input model the student takes; every-other and uniform are evenly spaced"
     )
     layers: int | None = Field(None, ge=1, description="how many layers it takes; half of them for every-other unless given")
+    lora: Lora | None = Field(
+        None,
+        description="learn small matrices beside the student's (LLM-Neo), added to it at the end; they take a learning_rate 10 times as high",
+    )
+
+    generate: Generation | None = Field(
+        None,
+        description="train on what the student, the teacher or both write after the beginnings of rows, in a share of the steps",
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.init == "self" and self.layers is not None:
-            raise ValueError("layers needs init: every-other, first or last")
-        if self.init in ("first", "last") and self.layers is None:
+            raise ValueError("layers needs init: every-other, first, last, uniform or both-ends")
+        if self.init not in ("self", "every-other") and self.layers is None:
             raise ValueError(f"init: {self.init} needs layers, the number of layers to take")
+        if self.generate and self.cache_teacher:
+            raise ValueError("cache_teacher keeps answers to the rows, and generate trains on others: leave cache_teacher out")
         return self
 
     @classmethod
@@ -88,33 +106,39 @@ class Distill(Distillation):
         models = {name: ctx.model(name) for name in self.teachers()}
         teachers = self.taught_by(student, models, ctx)
         listening = TeacherAgreement(student, models, ctx)
-        training = Training(
-            torch.nn.ModuleList([student.module, *projections(teachers)]),
-            batches=self.batches(student, ctx, first_seed=ctx.seed),
-            step=lambda batch, moment: self.losses(student.module, teachers, batch, ctx.task, moment),
-            settings=self,
-            evaluate=lambda: ctx.evaluate(student, "validation").quality,
-        )
-        log = train(training, ctx, work="distill")
+        with adapted(student.module, self.lora, seed=ctx.seed):
+            training = Training(
+                torch.nn.ModuleList([student.module, *projections(teachers)]),
+                batches=self.batches(student, ctx, first_seed=ctx.seed),
+                step=lambda batch, moment: self._learned(student.module, teachers, batch, ctx, moment),
+                settings=self,
+                evaluate=lambda: ctx.evaluate(student, "validation").quality,
+            )
+            log = train(training, ctx, work="distill")
         curves = {name: thinned(curve) for name, curve in log.losses.items()}
         ctx.note(Series(title=f"Losses by weight ({log.precision})", x="step", y="loss", curves=curves))
         ctx.note(validated(log, ctx))
         listening.tell(student, log.losses)
         return student
 
+    def _learned(
+        self, student: nn.Module, teachers: Sequence[Teacher], batch: Batch, ctx: Context, moment: Moment
+    ) -> dict[str, torch.Tensor]:
+        """Losses by name, on the rows or on what is written after their beginnings."""
+        if self.generate and self.generate.due(ctx.seed, moment.step):
+            batch = self.generate.written(batch, student, teachers[0].module, seed=ctx.seed, step=moment.step)
+        return self.losses(student, teachers, batch, ctx.task, moment)
+
+    @override
+    def _answers_kept(self, counted: Sequence[Objective] | None = None) -> bool:
+        """Not where batches are written: a teacher has to read them."""
+        return self.generate is None and super()._answers_kept(counted)
+
     def _student(self, model: Model) -> Model:
         """A copy of the input model, or of some of its layers."""
         student = model.copy()
         if self.init == "self":
             return student
-        blocks = ids(anatomy_of(student.module))
-        count = self.layers or (len(blocks) + 1) // 2
-        if count > len(blocks):
-            raise UnsupportedModel(f"the student is to take {count} layers of a model that has {len(blocks)}")
-        chosen = {
-            "first": range(count),
-            "last": range(len(blocks) - count, len(blocks)),
-            "every-other": spread(count, len(blocks)),
-        }
-        student.apply(KeepBlocks(blocks=tuple(blocks[at] for at in chosen[self.init])))
+        count = self.layers or (len(ids(anatomy_of(student.module))) + 1) // 2
+        take(student, "uniform" if self.init == "every-other" else self.init, count)
         return student

@@ -18,15 +18,13 @@ from compressor.training.settings import TrainingSettings
 from passes.distillation.losses import Teacher, lessons, losses
 from passes.distillation.teachers import (
     COMPARED_ROWS,
-    INPUT_FILES,
     Agreement,
     agreement,
     agreement_remarks,
-    files_read,
     silent,
     teacher,
 )
-from passes.side_files import write_side_files
+from passes.side_files import INPUT_FILES, files_read, write_side_files
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -130,7 +128,7 @@ class Distillation(Pass, TrainingSettings):
             if other := [file for file in INPUT_FILES if mine.get(file) != theirs.get(file)]:
                 raise UnsupportedModel(
                     f"teacher {name} and student read different inputs ({', '.join(other)} differ): "
-                    "such a teacher gives soft-targets only, with cache_teacher: true"
+                    "such a teacher gives soft-targets only (of words, sorted-probabilities), with cache_teacher: true"
                 )
 
     def answers(self, size: Size, epochs: float) -> float:
@@ -192,9 +190,9 @@ def projections(teachers: Sequence[Teacher]) -> list[nn.Module]:
 class TeacherAgreement:
     """How well a student agrees with its teachers before and after."""
 
-    def __init__(self, student: Model, models: Mapping[str, Model], ctx: Context) -> None:
+    def __init__(self, student: Model, teachers: Iterable[str], ctx: Context) -> None:
         self._ctx = ctx
-        self._taught = {name: self._outputs(model) for name, model in models.items()}
+        self._taught = {name: self._outputs(name) for name in teachers}
         self._before = self._agreements(student)
 
     def tell(self, student: Model, curves: Mapping[str, Sequence[tuple[float, float]]]) -> None:
@@ -207,7 +205,7 @@ class TeacherAgreement:
         mine = self._outputs(student)
         return {name: agreement(self._ctx.task, mine, each) for name, each in self._taught.items()}
 
-    def _outputs(self, model: Model) -> NDArray[np.float32]:
+    def _outputs(self, model: Model | str) -> NDArray[np.float32]:
         return self._ctx.outputs(model, "validation", limit=COMPARED_ROWS)
 
 

@@ -109,7 +109,7 @@ class Context:
         return self.task.evaluate(eager(self.task, model, self.device), self.data.split(split), self.folder, split=split)
 
     def outputs(self, model, split, *, limit):
-        rows = self.data.split(split)
+        rows, model = self.data.split(split), self.model(model) if isinstance(model, str) else model
         return self.task.predicted(eager(self.task, model, self.device), rows.select(range(min(limit, len(rows)))), self.folder)[
             "logits"
         ]

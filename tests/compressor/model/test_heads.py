@@ -174,6 +174,12 @@ def test_every_part_of_a_head_that_has_a_row_for_each_class_is_put_into_order(tm
         assert torch.equal(getattr(module, part).weight, getattr(kept, part).weight[[2, 1, 0]])
 
 
+def test_weights_of_layers_that_the_configuration_does_not_count_are_told(headed):
+    told = str(head_in(AUTO, headed(num_hidden_layers=1), DATA)[0])
+    assert "has its own head" in told
+    assert "; 16 weights are not used (bert.encoder.layer.1." in told
+
+
 def test_unused_weights_are_told(tmp_path):
     transformers.BertForMaskedLM(transformers.BertConfig(**TEXT, **SIZES)).save_pretrained(tmp_path)
     told = str(head_in(AUTO, tmp_path, DATA)[0])
@@ -214,3 +220,20 @@ def test_head_that_setfit_pickled_is_not_dropped_in_silence(made, tmp_path):
     (tmp_path / "setfit" / "model_head.pkl").write_bytes(b"x")
     with pytest.raises(SourceError, match="is the head that SetFit trained, a pickle, which is not read"):
         head_in(AUTO, tmp_path / "setfit", DATA)
+
+
+@pytest.mark.parametrize(
+    ("kind", "labels", "problem"), [("TokenClassification", ("0", "1", "2"), None), ("MultipleChoice", ("",), "regression")]
+)
+def test_head_of_tokens_or_choices_is_none_of_texts_though_its_weights_are_called_so(tmp_path, kind, labels, problem):
+    """ModernBERT calls both kinds of heads the same; so does BERT with several texts to choose from."""
+    if problem:
+        transformers.BertForMultipleChoice(transformers.BertConfig(**TEXT, **SIZES)).save_pretrained(tmp_path)
+    else:
+        config = transformers.ModernBertConfig(
+            **TEXT, **SIZES, num_labels=3, pad_token_id=0, cls_token_id=1, sep_token_id=2, bos_token_id=1, eos_token_id=2
+        )
+        transformers.ModernBertForTokenClassification(config).save_pretrained(tmp_path)
+    more = {"problem": problem} if problem else {}
+    with pytest.raises(SourceError, match=f"has the head of a .*For{kind}, which answers (each token|which of several texts)"):
+        head_in(AUTO, tmp_path, labels, **more)

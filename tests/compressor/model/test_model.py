@@ -458,6 +458,24 @@ def test_no_source_runs_code_of_its_folder_or_asks_a_hub(read, tmp_path, no_netw
 
 
 @pytest.mark.parametrize("read", READERS.values(), ids=READERS)
+def test_configuration_that_counts_without_bound_or_is_nested_without_end_is_refused(read, tmp_path):
+    ALL["bert"].make().save_pretrained(tmp_path)
+    for wicked in ({"num_hidden_layers": 10**9}, {"inner": [{"depths": [2, 10**9]}]}):
+        _config(**wicked)(tmp_path)
+        with pytest.raises(
+            SourceError, match=r"config\.json: (num_hidden_layers|depths) is 1000000000; no model of more than 2000"
+        ):
+            read(tmp_path)
+        _config(num_hidden_layers=2, inner=None)(tmp_path)
+    deep = {}
+    for _ in range(450):
+        deep = {"inner": deep}
+    _config(inner=deep)(tmp_path)
+    with pytest.raises(SourceError, match=r"config\.json.* nested too deep"):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize("read", READERS.values(), ids=READERS)
 @pytest.mark.parametrize("field", REFUSED)
 def test_source_with_weights_or_parts_that_are_elsewhere_is_refused_by_the_field(field, read, tmp_path, no_network):
     value = {"quant_method": "mxfp4"} if field.endswith("_config") else "hf-hub:microsoft/resnet-50"

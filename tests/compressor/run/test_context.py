@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from compressor.contracts import Message, Workload
@@ -22,6 +24,25 @@ def test_outputs_are_of_rows_spread_over_the_split(tmp_path):
     few = ctx.outputs(model, "validation", limit=rows // 2)
     np.testing.assert_allclose(few, every[[at * rows // (rows // 2) for at in range(rows // 2)]], rtol=1e-4, atol=1e-5)
     assert not np.allclose(few, every[: rows // 2], atol=1e-5), "the first rows, and not from all over"
+
+
+def test_outputs_of_a_step_that_was_scored_are_those_of_its_scores(tmp_path):
+    run, ran = tiny_run(), []
+
+    def models(name):
+        ran.append(name)
+        return run.model()
+
+    plain = run.context(tmp_path / "plain", models=models)
+    kept = {"tuned": plain.evaluate(run.model(), "validation")}
+    ctx = replace(plain, scored=kept.get)
+    for limit in (10_000, 3):
+        known, made = (each.outputs("tuned", "validation", limit=limit) for each in (ctx, plain))
+        np.testing.assert_allclose(known, made, rtol=1e-4, atol=1e-5)
+    assert ran == ["tuned", "tuned"], "where there are scores no model is run"
+    for name, split in (("source", "validation"), ("tuned", "train")):
+        assert len(ctx.outputs(name, split, limit=2)) == 2
+    assert ran[2:] == ["source", "tuned"], "of others there are none"
 
 
 def test_what_was_noted_while_measuring_is_remembered_with_it(tmp_path):

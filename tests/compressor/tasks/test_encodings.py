@@ -65,6 +65,12 @@ def test_two_bytes_a_character_without_a_mark_are_told(tmp_path):
         assert encoding_of(tmp_path / name, name) == name
 
 
+def test_encodings_go_by_any_of_their_names(tmp_path):
+    (tmp_path / "x").write_bytes("text".encode("utf-16"))
+    for name in ("u16", "UTF_16", "utf16"):
+        assert encoding_of(tmp_path / "x", name) == "utf-16"
+
+
 @pytest.mark.parametrize(
     ("written", "said"),
     [

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import struct
 import wave
+from pathlib import Path
 
 import datasets
 import numpy as np
@@ -13,11 +15,13 @@ import pytest
 import soundfile
 from PIL import Image
 
-from compressor.contracts import Columns
+from compressor.contracts import Columns, Data
+from compressor.contracts.records import DataRecord
 from compressor.errors import MissingColumn, SourceError
 from compressor.plan.specs import DataSpec
 from compressor.tasks.data import load_data
 from compressor.tasks.folders import IMAGES
+from compressor.tasks.image_classification import ImageClassification
 from compressor.tasks.image_processors import completed
 from compressor.tasks.inputs.image import pixels_of
 from compressor.tasks.preprocessing import of_image
@@ -82,7 +86,7 @@ def test_what_systems_leave_in_folders_is_passed_over_and_told(tmp_path):
     data = load(tmp_path, PICTURES)
     assert data.labels == ("cat", "dog")
     passed, empty = data.record.findings
-    assert passed == f"{tmp_path}/set: passed over 1 'Thumbs.db', 1 '__MACOSX', 1 'desktop.ini', 3 hidden"
+    assert passed == f"{tmp_path}/set: passed over 1 'Thumbs.db', 1 '__MACOSX', 1 'desktop.ini', 3 hidden, 1 hidden folders"
     assert empty == f"{tmp_path}/set/bird: no file in it"
 
 
@@ -120,6 +124,16 @@ def test_byte_order_mark_is_no_part_of_a_text(tmp_path):
         (tmp_path / "set" / "ab"[at % 2] / f"{at}.txt").write_bytes(b"\xef\xbb\xbftext %d" % at)
     files = {"path": "set", "layout": "folder-per-label"}
     assert all(each.startswith("text") for each in load(tmp_path, TEXTS, files=files).split("train")["text"])
+
+
+@pytest.mark.parametrize("name", [b"caf\xe9/0.png", b"cat/\xff\xfe.png"])
+def test_name_that_is_not_utf_8_is_refused(tmp_path, name):
+    pictures(tmp_path / "set")
+    path = Path(os.fsdecode(os.fsencode(tmp_path / "set") + b"/" + name))
+    path.parent.mkdir(exist_ok=True)
+    shutil.copy(tmp_path / "set" / "cat" / "0.png", path)
+    with pytest.raises(SourceError, match="its name is not UTF-8: rename it"):
+        load(tmp_path, PICTURES)
 
 
 def test_folder_whose_name_begins_with_a_line_is_a_class(tmp_path):
@@ -378,3 +392,31 @@ def test_folder_of_something_else_is_told_with_what_to_say(tmp_path):
     assert refused(tmp_path, TEXTS).endswith("for its tables say `format: csv`")
     datasets.Dataset.from_dict({"text": ["a"]}).save_to_disk(str(tmp_path / "saved"))
     assert "`save_to_disk` of datasets wrote it" in refused(tmp_path, TEXTS, files="saved")
+
+
+PNG = b"\x89PNG"
+COLUMNS_OF_FILES = {
+    "paths": (
+        "a/1.png",
+        "files are named in the column `file_name` of a table metadata.csv that lies beside them, with `format: imagefolder`",
+    ),
+    "bytes": (PNG, "`cast_column('image', Image())` and `to_parquet` of datasets"),
+    "bytes and a path": ({"bytes": PNG, "path": None}, "`cast_column('image', Image())` and `to_parquet` of datasets"),
+    "values": ([[1, 2]], "save each as a file, in a folder for each label"),
+}
+
+
+@pytest.mark.parametrize(("value", "says"), COLUMNS_OF_FILES.values(), ids=COLUMNS_OF_FILES)
+def test_column_of_what_is_no_picture_is_told_when_rows_are_read(value, says):
+    rows = datasets.Dataset.from_dict({"image": [value], "label": ["a"]})
+    data = Data({"train": rows}, ("a",), DataRecord(source="rows", digest="", splits=()), "d", {"train": ("rows.csv, line 2",)})
+    with pytest.raises(SourceError, match=r"^rows.csv, line 2: column 'image' holds .* expected pictures: ") as caught:
+        ImageClassification().encoded(data)
+    assert says in str(caught.value)
+
+
+def test_table_of_another_name_beside_pictures_is_told(tmp_path):
+    (tmp_path / "set").mkdir()
+    picture().save(tmp_path / "set" / "1.png")
+    (tmp_path / "set" / "labels.csv").write_text("file_name,label\n1.png,a\n")
+    assert refused(tmp_path, PICTURES).endswith("(is it labels.csv? call it metadata.csv)")

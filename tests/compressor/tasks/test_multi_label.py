@@ -41,9 +41,14 @@ def test_lists_become_targets():
 
 
 def test_columns_become_targets_in_the_order_of_the_plan():
-    made = COLUMNS.encoded(data(red=["1", "0", " 1 "], round=[0, 1, 1]))
-    assert made.labels == ("red", "round")
-    assert made.split("train")[TARGETS] == [[1, 0], [0, 1], [1, 1]]
+    for red, round_ in (
+        (["1", "0", " 1 "], [0, 1, 1]),
+        (["True", "FALSE", "true"], ["0.0", "1.0", "1.0"]),
+        ([True, False, True], [0.0, 1.0, 1.0]),
+    ):
+        made = COLUMNS.encoded(data(red=red, round=round_))
+        assert made.labels == ("red", "round")
+        assert made.split("train")[TARGETS] == [[1, 0], [0, 1], [1, 1]]
 
 
 @pytest.mark.parametrize(

@@ -422,7 +422,7 @@ POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12
         ("rows.csv.gz", gzip.compress(b"text,label\n"), "compressed file: unpack it"),
         ("rows.arrow", b"ARROW1\0\0", "file of Arrow: write it as parquet"),
         ("rows.jsonl", b"<!DOCTYPE html>\n<html>", "page of the web"),
-        ("rows.csv", b"PAR1junk", "say `format: parquet`"),
+        ("rows.csv", b"PAR1\x15junk", "say `format: parquet`"),
         ("rows.pkl", b"\x80\x04junk", "pickle, which could run code"),
         ("rows.csv", POINTER, "pointer of Git LFS"),
         ("rows.parquet", POINTER, "pointer of Git LFS"),
@@ -431,6 +431,11 @@ POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12
 def test_file_that_is_another_is_told_as_what_it_is(tmp_path, name, content, says):
     (tmp_path / name).write_bytes(content)
     assert says in refused(tmp_path, name)
+
+
+def test_columns_may_be_called_as_other_files_begin(tmp_path):
+    (tmp_path / "rows.csv").write_text("PAR1,par1,bzh,text,label\na,b,c,d,e\n")
+    assert cells(tmp_path, "rows.csv") == [("d", "e")]
 
 
 def test_page_of_the_web_is_a_text_where_lines_are_rows(tmp_path):
@@ -451,6 +456,12 @@ def test_page_of_the_web_is_a_text_where_lines_are_rows(tmp_path):
 def test_json_of_another_shape_is_told(tmp_path, content, says):
     (tmp_path / "rows.json").write_text(content)
     assert says in refused(tmp_path, "rows.json")
+
+
+def test_one_row_of_turns_is_a_row(tmp_path):
+    (tmp_path / "rows.json").write_text('{"messages": [{"role": "user", "content": "a"}]}')
+    rows = read_rows(DataSpec(files="rows.json"), tmp_path, Columns(("messages",))).parts["train"]
+    assert rows[0]["messages"] == [{"role": "user", "content": "a"}]
 
 
 def test_label_that_is_nan_in_json_is_missing_as_in_parquet(tmp_path):
