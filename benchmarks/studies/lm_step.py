@@ -145,7 +145,7 @@ def measured(kind: str, precision: str) -> dict[str, Any]:
 
 def rows(watch: Watch) -> list[Batch]:
     """The batches of a training."""
-    return list(watch.task.batches(None, Path(), batch_size=ROWS))  # type: ignore[arg-type]
+    return list(watch.task.batches(None, Path(), batch_size=ROWS))
 
 
 def taught(kind: str, student: Model, source: Model | None, watch: Watch, given: Mapping[str, Any]) -> tuple[list[Any], Step]:
