@@ -57,7 +57,9 @@ class QueryKeyValueRelations(Objective):
 
     paper: ClassVar[str] = "Wang et al., MiniLMv2: Multi-Head Self-Attention Relation Distillation, 2020, arXiv:2012.15828"
 
-    layer: int = Field(-1, description="block of the teacher, from 0, or from the end; of the student it is always the last")
+    layer: int = Field(
+        -1, ge=-1000, le=1000, description="block of the teacher, from 0, or from the end; of the student it is always the last"
+    )
     heads: int | None = Field(
         None,
         ge=1,
