@@ -199,11 +199,11 @@ def timed(call: Callable[[], Any]) -> float:
 
 
 def cells(folder: Path, kinds: Sequence[str], repeats: int, precision: str) -> dict[str, list[dict[str, Any]]]:
-    """What was measured of each kind; kinds take turns, and what lies there already is not measured again."""
+    """What was measured of each kind; kinds take turns, times have theirs inside, and what lies there already is not measured again."""
     folder.mkdir(parents=True, exist_ok=True)
     found: dict[str, list[dict[str, Any]]] = {kind: [] for kind in kinds}
     for repeat in range(repeats):
-        for kind in kinds:
+        for kind in kinds if repeat == 0 else [each for each in kinds if each != TIMES]:
             path = folder / f"{precision}-{kind.replace(' ', '-').replace(',', '')}-{repeat}.json"
             if not path.is_file():
                 command = [sys.executable, "-m", "benchmarks.studies.lm_step", "--one", kind, "--precision", precision]
