@@ -262,7 +262,7 @@ def document(found: Mapping[str, Sequence[Mapping[str, Any]]], precision: str) -
             f"- `seconds` are those of the processor, of {turns} turns in which each kind had a step: losses, gradients, an update.",
             "- `of its parts`: by the teacher's forward pass and a step of fine-tuning (the student's two passes and the update) of the same",
             "  turn; where answers are kept, and of fine-tuning, by fine-tuning alone. Medians, with intervals of 95 % by ranks. Others",
-            f"  worked on the machine. Goal: at most {MOST_TIME:g}.",
+            f"  worked on the machine. Goal: at most {MOST_TIME:g}; an interval that reaches beyond leaves it undecided.",
             "",
             *table(found),
             "",
