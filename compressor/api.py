@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 from compressor.contracts import Event
 from compressor.contracts.records import Report
 from compressor.deploy.telemetry import keep_to_here, quiet
+from compressor.errors import Fault, PlanError
 from compressor.export import export
-from compressor.plan.bound import Bound, load_plan, read_plan
+from compressor.plan.bound import PLAN, Bound, load_plan, read_plan
 from compressor.plan.yaml_source import write_yaml
 from compressor.report import read_report
 from compressor.training.launch import ALONE, Processes
@@ -27,14 +29,38 @@ def build_plan(values: Mapping[str, Any], *, folder: Path | str = ".", settings:
     """A plan from values as a plan file has them, checked whole.
 
     Args:
-        values: `{"model": {"folder": "my-model"}, "task": "text-classification", ...}`.
+        values: `{"model": {"folder": "my-model"}, "task": "text-classification", ...}`; paths may be `Path`s, numbers those of numpy.
         folder: relative paths start here, those of `include` too.
         settings: values laid over it, as `passes.distill.epochs=1`.
 
     Raises:
         PlanError: the plan is at fault; lines are those of the plan as YAML.
     """
-    return read_plan(write_yaml(dict(values)), settings=settings, folder=Path(folder).absolute())
+    return read_plan(write_yaml(_plain(values, "")), settings=settings, folder=Path(folder).absolute())
+
+
+def _plain(value: Any, where: str) -> Any:
+    """A value as a plan file has it.
+
+    Raises:
+        PlanError: no plan file has such a value.
+    """
+    if isinstance(value, Mapping):
+        return {key: _plain(each, f"{where}.{key}".lstrip(".")) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each, f"{where}[{number}]") for number, each in enumerate(value)]
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if value is None:
+        return None
+    for kind in (bool, int, float, str):  # and what is derived from them, as a float of numpy is
+        if isinstance(value, kind):
+            return kind(value)
+    if hasattr(value, "tolist"):  # other numbers of numpy, arrays and tensors
+        return _plain(value.tolist(), where)
+    raise PlanError(
+        [Fault(PLAN, 1, where, f"found a {type(value).__name__}, which no plan file can hold: write text or a number")]
+    )
 
 
 def run(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from io import TextIOWrapper
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -12,10 +13,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from compressor.cli_plans import app as plans_app
-from compressor.cli_plans import run_shown, show_report
+from compressor.cli_plans import run_shown, shipped_of, show_report
 from compressor.cli_store import StorePath, open_store, say
 from compressor.cli_store import app as store_app
-from compressor.foreign import one_line, printable_json
+from compressor.foreign import is_text, one_line, printable_json, told
 
 if TYPE_CHECKING:
     from compressor.training.launch import Processes
@@ -80,7 +81,7 @@ def run(
     store: StorePath = None,
     out: Annotated[Path | None, typer.Option("--out", help="Folder of the run; runs/NAME/TIME by default.")] = None,
     export_to: Annotated[
-        Path | None, typer.Option("--export", help="Export the first target's final model here, if accepted.")
+        Path | None, typer.Option("--export", help="Export the final model here, of the first target that is accepted.")
     ] = None,
     processes: Each = 1,
     nodes: Nodes = 1,
@@ -110,7 +111,7 @@ def run(
     if export_to and ran.report.exit_code == 0:
         from compressor.export import export as write_export
 
-        say(f"export: {write_export(ran.folder, bound.targets[0].name, export_to)}")
+        say(f"export: {write_export(ran.folder, shipped_of(ran.report, [each.name for each in bound.targets]), export_to)}")
     raise typer.Exit(ran.report.exit_code)
 
 
@@ -156,7 +157,7 @@ def check(
         _print_json(found.model_dump_json(indent=1))
         return
     for line in found.lines:
-        say(str(line))
+        say(one_line(str(line)))
 
 
 @app.command()
@@ -179,6 +180,8 @@ def list_(kind: Annotated[Kind, typer.Argument(help="What to list.")], as_json: 
     if as_json:
         _print_json(_as_json(rows))
         return
+    if not rows and kind == "runs":
+        say("no runs below runs/ here", err=True)
     width = max((len(row[name]) for row in rows for name in list(row)[:1]), default=0)
     for row in rows:
         first, *others = row.values()
@@ -193,9 +196,13 @@ def _runs() -> list[dict[str, str]]:
 
 def _installed(kind: str) -> list[dict[str, str]]:
     from compressor.contracts import registry
+    from compressor.errors import PluginError
     from compressor.plan.explanation import first_line
 
-    return [{"name": name, "about": first_line(registry.load(kind, name))} for name in registry.names(kind)]
+    found = registry.loaded(kind)
+    return [
+        {"name": name, "about": f"broken: {each}" if isinstance(each, PluginError) else first_line(each)} for name, each in found
+    ]
 
 
 def _names(start: str) -> list[str]:
@@ -291,12 +298,24 @@ def doctor() -> None:
     say(f"accelerators: {', '.join(here.accelerators) or 'none'}")
     for name, version in versions().items():
         say(f"  {name} {version}")
-    for name in registry.names("target"):
-        missing = registry.load("target", name)().missing()
-        say(f"target {name}: {missing.build or missing.run or 'ready'}")
+    for name, kind in registry.loaded("target"):
+        say(one_line(f"target {name}: {_state(kind)}"))
     for name, lacking in extras().items():
         install = f"lacks {', '.join(lacking)}: pip install 'compressor-toolchain[{name}]'" if lacking else "installed"
         say(f"extra {name}: {install}")
+
+
+def _state(target: Any) -> str:
+    """What a target lacks here, or that it is ready."""
+    from compressor.errors import PluginError
+
+    if isinstance(target, PluginError):
+        return f"broken: {target}"
+    try:
+        missing = target.written(dict(target.examples[0])).missing()
+    except Exception as error:  # what a third party wrote can raise anything
+        return f"broken: {told(error, kind=True)}"
+    return missing.build or missing.run or "ready"
 
 
 def main() -> None:
@@ -304,10 +323,19 @@ def main() -> None:
     from compressor.errors import CompressorError
 
     signal.signal(signal.SIGINT, _interrupted)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # a terminal or pipe that cannot show a character is told its number
+            stream.reconfigure(errors="backslashreplace")
+    if wrong := next((text for text in (*sys.argv, os.getcwd()) if not is_text(text)), None):  # noqa: PTH109 - a text
+        _fail(f"{wrong} is not UTF-8, and would be written into files that are: rename it", 2)
     try:
         app()
     except CompressorError as error:
         _fail(str(error), error.exit_code)
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        _fail(f"what is told cannot be written: {error.strerror}", 1)
 
 
 def _interrupted(_signal: int, _frame: FrameType | None) -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from compressor.cli_store import StorePath, say
+from compressor.foreign import one_line
 
 if TYPE_CHECKING:
     from compressor.contracts.records import Report
@@ -57,7 +59,7 @@ def init(
     found = _proposed(_asked(model, data, out.parent, task, text, label, max_drop, target))
     out.write_text(found.text, encoding="utf-8")
     for line in found.seen:
-        say(line)
+        say(one_line(line))
     say(f"plan: {out}; next: compressor check {out}, then compressor run {out}")
 
 
@@ -99,6 +101,12 @@ def quantize(
     raise typer.Exit(ran.report.exit_code)
 
 
+def shipped_of(report: Report, targets: Sequence[str]) -> str:
+    """The target whose final model is exported where one is: the first that met what was asked of it, else, where nothing was, the first."""
+    accepted = accepted_in(report)
+    return next((name for name in targets if name in accepted), targets[0])
+
+
 def accepted_in(report: Report) -> set[str]:
     """Targets whose final model met all that was asked of it."""
     asked = [verdict for verdict in report.verdicts if verdict.on_fail != "warn" and verdict.candidate.startswith("final@")]
@@ -137,7 +145,7 @@ def _asked(
 
 def _from(folder: Path, spelled: str) -> str:
     """A path of the working folder as it is spelled from another one."""
-    if re.match("(installed|hub):", spelled) or os.path.isabs(spelled):  # noqa: PTH117 - a text
+    if re.match("(installed|hub):|[a-z0-9]+://", spelled) or os.path.isabs(spelled):  # noqa: PTH117 - a text
         return spelled
     return spelled if folder == Path() else os.path.relpath(Path(spelled).absolute(), folder.resolve())
 

@@ -29,6 +29,17 @@ def printable_json(text: str) -> str:
     return UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
+def is_text(text: str) -> bool:
+    """Whether UTF-8 can write it: names of files and arguments that are in another encoding hold halves of characters."""
+    if text.isascii():
+        return True
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def one_line(text: str) -> str:
     """The same in one line: a line end is written as `\\n`."""
     return printable(text).replace("\n", "\\n").replace("\t", "\\t")

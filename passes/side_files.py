@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,26 @@ from compressor.deploy.build import beside
 
 if TYPE_CHECKING:
     from compressor.contracts import Model
+
+
+INPUT_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "merges.txt", "preprocessor_config.json")
+"""Files that decide what a model is fed."""
+FORMS = ("truncation", "padding", "version")
+"""Of a tokenizer what changes no token."""
+
+
+def files_read(folder: Path) -> dict[str, bytes]:
+    """The files in a model's folder that decide what it is fed, by name."""
+    return {name: (folder / name).read_bytes() for name in INPUT_FILES if (folder / name).is_file()}
+
+
+def same_words(one: Path, other: Path) -> bool:
+    """Whether the tokenizers in two folders make the same tokens of a text, as far as their files show it."""
+    mine, theirs = (files_read(folder) for folder in (one, other))
+    if INPUT_FILES[0] in mine and INPUT_FILES[0] in theirs:
+        first, second = ({**json.loads(each[INPUT_FILES[0]]), **dict.fromkeys(FORMS)} for each in (mine, theirs))
+        return bool(first == second)
+    return mine == theirs
 
 
 def write_side_files(model: Model, folder: Path) -> Path:

@@ -13,7 +13,7 @@ from pydantic import Field
 
 from compressor.contracts import Artifact, Dialect, Feed, Graph, Missing, Runtime, Session, Target
 from compressor.deploy.cache import Line, Position, grown
-from compressor.deploy.gguf import FILE, convert, types_in
+from compressor.deploy.gguf import FILE, bytes_by_part, convert, types_in
 from compressor.deploy.graphs import graphs_of
 from compressor.errors import MissingDependency
 
@@ -61,6 +61,10 @@ class LlamaCpp(Target):
             shutil.copyfile(source.path / FILE, out / FILE)
         else:
             convert(source.path / FILE, out / FILE, self.weights)
+
+    def layer_bytes(self, built: Path) -> dict[str, int]:
+        """Of the tensors of the file, by block and part: `blk.0.attn`."""
+        return bytes_by_part(built / FILE)
 
     def open(self, built: Path) -> Session:
         """Load the file, with room for `context` tokens.

@@ -13,7 +13,7 @@ from pydantic import Field
 
 from compressor.contracts import Artifact, Dialect, Feed, Graph, Growth, Missing, Recipe, Runtime, Scheme, Session, Target, Wish
 from compressor.deploy.cache import Line, Position, first, grown
-from compressor.deploy.cached_attention import SHARED
+from compressor.deploy.cached_attention import KERNEL, SHARED
 from compressor.deploy.graphs import graphs_of
 from compressor.deploy.machine import accelerators
 from compressor.deploy.parts import Operator, bytes_by_part
@@ -202,7 +202,7 @@ class _Loaded:
         self.session.run_with_iobinding(binding)
         return dict(zip(self._outputs, binding.get_outputs(), strict=True))
 
-    def cut(self, state: Mapping[str, Any], length: int) -> Mapping[str, Any]:
+    def cut(self, state: Any, length: int) -> object:
         """The first part of each value.
 
         Raises:
@@ -241,6 +241,9 @@ class _Shared(_Loaded):
         values = {name: value for name, (value, _) in line.held.items()}
         found = self._run_bound(feed, values, {output: values[becomes] for output, becomes in self._graph.state})
         return self._given(found), line.wrote(after)
+
+    def cut(self, state: Position[Buffer], length: int) -> object:
+        return state.cut(length)
 
     def _line(self, feed: Feed, state: Position[Buffer] | None, after: int, growth: Growth) -> Line[Buffer]:
         """Where the call may write: behind the state, else into a new buffer that begins with what the state holds."""
@@ -282,7 +285,7 @@ class _OnnxSession:
 
     def cut(self, state: Any, length: int, *, graph: str = "model") -> object:
         """A position before, or the first part of each value."""
-        return state.cut(length) if isinstance(state, Position) else self._graphs[graph].cut(state, length)
+        return self._graphs[graph].cut(state, length)
 
     def facts(self) -> dict[str, str]:
         """Q/DQ pairs count as int8 only where ONNX Runtime makes int8 operators of them: from `extended` on."""
@@ -295,6 +298,7 @@ class _OnnxSession:
             "device": session.get_providers()[0].removesuffix("ExecutionProvider"),
             "threads": str(session.get_session_options().intra_op_num_threads),
             "graph_optimization": self._target.graph_optimization,
+            **({"attention": KERNEL, "cache": "fp32"} if any(each.op_type == KERNEL for each in found) else {}),
         }
 
 

@@ -27,6 +27,7 @@ PRODUCTS = ("MatMul", "FullyConnected", "Convolution", "Gemm")
 FUSED = "Subgraph"
 """What may hold an attention. It is told by the type of its first input, which may be a mask of bytes: that says nothing of products in int8."""
 INT8 = ("i8", "u8")
+KERNEL = "ScaledDotProductAttention"
 HINTS = {"fp32": "f32", "f32": "f32", "bf16": "bf16", "fp16": "f16", "f16": "f16"}
 """The hint that makes OpenVINO compute in a precision, by the name that facts give it."""
 SCHEMES = (Scheme("int8", "uint8"), Scheme("int8", kernels=False))
@@ -195,6 +196,9 @@ class _Stateful:
         line.held.infer(given, share_inputs=True)
         return {port.name: line.held.get_tensor(port.name).data.copy() for port in self._graph.given}, line.wrote(after)
 
+    def cut(self, state: Position[Any], length: int) -> object:
+        return state.cut(length)
+
     def _line(self, state: Position[Any] | None, growth: Growth) -> Line[Any]:
         """The request that a call goes on in, which holds what the state says and no more."""
         if state is None:
@@ -242,12 +246,13 @@ class _OpenVinoSession:
 
     def cut(self, state: Any, length: int, *, graph: str = "model") -> object:
         """A position before, or the first part of each tensor."""
-        return state.cut(length) if isinstance(state, Position) else self._graphs[graph].cut(state, length)
+        return self._graphs[graph].cut(state, length)
 
     def facts(self) -> dict[str, str]:
         """Precisions of the products in the compiled graphs, and of what is left where all of them are int8."""
         compiled = [each.compiled for each in self._graphs.values()]
-        precisions = precisions_of(layer for each in compiled for layer in layers(each))
+        ran = [layer for each in compiled for layer in layers(each)]
+        precisions = precisions_of(ran)
         hint = compiled[0].get_property("INFERENCE_PRECISION_HINT").to_string()
         real = sorted(_name(precision) for precision in (precisions - set(INT8)) or {hint})
         return {
@@ -255,6 +260,7 @@ class _OpenVinoSession:
             "device": "CPU",
             "threads": str(compiled[0].get_property("INFERENCE_NUM_THREADS")),
             **({"cache": _name(compiled[0].get_property("KV_CACHE_PRECISION").to_string())} if self._keeps() else {}),
+            **({"attention": KERNEL} if any(kind == KERNEL for kind, _ in ran) else {}),
         }
 
     def _keeps(self) -> bool:

@@ -24,12 +24,12 @@ class Measure:
     """What a loss is counted in: points (hundredths of a fraction in [0, 1]), or per cent of the reference's value (perplexity)."""
     written: Literal["percent", "number"] = "percent"
     """How reports write a value whose losses are points: 87.5 %, or 0.875 as is the custom for correlations."""
+    unknowing: float | None = None
+    """The value of a model that knows nothing of its rows, where that is one number for any data: 0 of a correlation."""
 
     def metric(self, value: float, n: int, interval: Interval | None = None) -> Metric:
         """A value of this measure on n rows, as reports hold it."""
-        return Metric(
-            name=self.name, value=value, n=n, interval=interval, better=self.better, drop=self.drop, written=self.written
-        )
+        return Metric(n=n, value=value, interval=interval, **vars(self))
 
 
 @dataclass(frozen=True)

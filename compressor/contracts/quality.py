@@ -24,6 +24,8 @@ class Metric(Record):
     """What a loss of it is counted in: points (hundredths of a fraction in [0, 1]), or per cent of the reference's value."""
     written: Literal["percent", "number"] = "percent"
     """How reports write a value whose losses are points: 87.5 %, or 0.875 as is the custom for correlations."""
+    unknowing: float | None = None
+    """The value of a model that knows nothing of its rows, where that is one number for any data: 0 of a correlation."""
 
     @property
     def in_percent(self) -> bool:

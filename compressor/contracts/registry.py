@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import redirect_stdout
 from functools import cache
 from importlib.metadata import Distribution, EntryPoint, entry_points
 from typing import Any
@@ -46,14 +47,24 @@ def load(kind: str, name: str) -> Any:
     """
     point = _entry(kind, name)
     try:
-        found = point.load()
-    except Exception as error:  # importing what a third party wrote can raise anything
+        with redirect_stdout(sys.stderr):  # what a command prints is its own, JSON first of all
+            found = point.load()
+    except (Exception, SystemExit) as error:  # importing what a third party wrote can raise anything
         raise PluginError(
             f"{_described(kind, point)} cannot be imported ({point.value}): {type(error).__name__}: {error}; "
             f"repair or uninstall {_owner(point)}"
         ) from error
     _check(kind, point, found)
     return found
+
+
+def loaded(kind: str) -> Iterator[tuple[str, Any]]:
+    """Each installed plug-in of a kind by its name, or the `PluginError` in its place: one that is broken hides no other."""
+    for name in names(kind):
+        try:
+            yield name, load(kind, name)
+        except PluginError as error:
+            yield name, error
 
 
 def distribution(kind: str, name: str) -> str:

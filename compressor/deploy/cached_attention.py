@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 DOMAIN = "com.microsoft"
 INT32 = 6
+KERNEL = "GroupQueryAttention"
 SHARED = "buffer"
 """Name of the axis along which a state grows in a graph whose state may be read and written in one place."""
 
@@ -84,6 +85,8 @@ class _Attention:
     mask: ir.Value
     """Added to the scores: `[batch, 1, length, total]`."""
     scale: float
+    heads: int
+    groups: int
     output: ir.Value
     """`[batch, length, heads x size]`."""
 
@@ -104,8 +107,11 @@ def _attention(softmax: ir.Node) -> _Attention | None:
     if not (keys and values) or scale is None or query is None or mask is None:
         return None
     (past_key, key, present_key), (past_value, value, present_value) = keys, values
+    heads, groups = _size(query, 1), _size(key, 1)
+    if not heads or not groups or not _size(key, 3) or _size(key, 3) != _size(value, 3):
+        return None
     made = (query, key, value, past_key, past_value, present_key, present_value, mask)
-    return _Attention(*made, scale=scale, output=flat.outputs[0])
+    return _Attention(*made, scale=scale, heads=heads, groups=groups, output=flat.outputs[0])
 
 
 def _extended(value: ir.Value | None) -> tuple[ir.Value, ir.Value, ir.Value] | None:
@@ -171,12 +177,9 @@ class _Lengths:
     def table(self, angles: ir.Value) -> ir.Value:
         """Cosines or sines `[batch or 1, length, size]` as the table that the operator reads: `[batch x length, size / 2]`."""
         if angles not in self._tables:
-            place = angles.producer()
-            assert place is not None
-            assert angles.shape is not None
-            half = int(angles.shape[-1]) // 2
+            half = (_size(angles, -1) or 0) // 2
             bounds = [self.constant(each) for each in ([0], [half], [-1])]
-            after = [use.node for use in angles.uses()][0]
+            after = next(use.node for use in angles.uses())
             cut = _before(after, "Slice", angles, *bounds)
             wide = _before(after, "Expand", cut, self.add("Concat", self._shape, self.constant([1]), axis=0))
             self._tables[angles] = _before(after, "Reshape", wide, self.constant([-1, half]))
@@ -198,8 +201,9 @@ def _replace(found: _Attention, lengths: _Lengths) -> None:
 
     place = found.output.producer()
     assert place is not None
-    given = [_given(each, place, lengths) for each in (found.query, found.key, found.value)]
-    heads, groups = (_heads(each) for each in (found.query, found.key))
+    assert place.graph is not None
+    sizes = ((found.query, found.heads), (found.key, found.groups), (found.value, found.groups))
+    given = [_given(each, heads, place, lengths) for each, heads in sizes]
     inputs = [
         *given,
         found.past_key,
@@ -211,8 +215,8 @@ def _replace(found: _Attention, lengths: _Lengths) -> None:
         *[None] * 5,
         lengths.added,
     ]
-    settings = {"num_heads": heads, "kv_num_heads": groups, "scale": found.scale}
-    node = ir.node("GroupQueryAttention", inputs, settings, domain=DOMAIN, num_outputs=3, name=f"{place.name}/grouped")
+    settings = {"num_heads": found.heads, "kv_num_heads": found.groups, "scale": found.scale}
+    node = ir.node(KERNEL, inputs, settings, domain=DOMAIN, num_outputs=3, name=f"{place.name}/grouped")
     place.graph.insert_before(place, node)
     old = (found.output, found.present_key, found.present_value)
     for before, after in zip(old, node.outputs, strict=True):
@@ -220,14 +224,14 @@ def _replace(found: _Attention, lengths: _Lengths) -> None:
         ir.convenience.replace_all_uses_with(before, after, replace_graph_outputs=True)
 
 
-def _given(value: ir.Value, place: ir.Node, lengths: _Lengths) -> ir.Value:
+def _given(value: ir.Value, heads: int, place: ir.Node, lengths: _Lengths) -> ir.Value:
     """`[batch, heads, length, size]` as `[batch, length, heads x size]`, turned by its position if it was."""
     turned = _turned(value)
     if turned is None:
         return _flat(value, place, lengths)
     plain, cosine, sine = turned
     tables = [lengths.table(each) for each in (cosine, sine)]
-    settings = {"num_heads": _heads(value), "rotary_embedding_dim": 0}
+    settings = {"num_heads": heads, "rotary_embedding_dim": 0}
     return _before(place, "RotaryEmbedding", _flat(plain, place, lengths), lengths.places, *tables, domain=DOMAIN, **settings)
 
 
@@ -267,14 +271,17 @@ def _doubled(value: ir.Value | None, kind: str) -> ir.Value | None:
     return found if angles and len(angles.inputs) == 2 and angles.inputs[0] is angles.inputs[1] else None
 
 
-def _heads(value: ir.Value) -> int:
-    assert value.shape is not None
-    return int(value.shape[1])
+def _size(value: ir.Value, axis: int) -> int | None:
+    """Of an axis that has one size for all calls."""
+    size = value.shape[axis] if value.shape is not None else None
+    return size if isinstance(size, int) else None
 
 
 def _before(place: ir.Node, kind: str, *inputs: ir.Value | None, domain: str = "", **attributes: Any) -> ir.Value:
     import onnx_ir as ir
 
-    node = ir.node(kind, inputs, attributes, domain=domain, name=f"{place.name}/{kind}_{len(place.graph)}")
-    place.graph.insert_before(place, node)
+    graph = place.graph
+    assert graph is not None
+    node = ir.node(kind, inputs, attributes, domain=domain, name=f"{place.name}/{kind}_{len(graph)}")
+    graph.insert_before(place, node)
     return node.outputs[0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from compressor.deploy.cached_attention import cached
+from compressor.deploy.norms import fuse_norms
 
 if TYPE_CHECKING:
     import onnx
@@ -16,7 +17,8 @@ if TYPE_CHECKING:
 def fuse(graph: onnx.ModelProto, wires: Graph) -> onnx.ModelProto:
     """The graph with whatever matches fused; what does not match stays as it is.
 
-    Attention becomes one `MultiHeadAttention`, a bias before a GELU one `BiasGelu`. Attention over a state that grows stays: a
+    Attention becomes one `MultiHeadAttention`, a bias before a GELU one `BiasGelu`, a norm by the root of the mean square one
+    `SimplifiedLayerNormalization`. Attention over a state that grows stays: a
     target may have an operator that reads and writes the state itself. Additions before a layer norm become one
     `Sum`: ONNX Runtime would make `SkipLayerNormalization` of them when it loads the graph, and on CPU that one kernel took five
     times as long as `Sum` and `LayerNormalization` together.
@@ -27,6 +29,7 @@ def fuse(graph: onnx.ModelProto, wires: Graph) -> onnx.ModelProto:
     model = ir.from_proto(graph)
     _fuse_for_transformers(model, attention=not cached(model, wires))
     _sum_before_norms(model)
+    fuse_norms(model)
     optimize(model)
     fused: onnx.ModelProto = ir.to_proto(model)
     return fused

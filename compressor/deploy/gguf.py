@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -21,8 +22,11 @@ ARCHITECTURES: Mapping[str, str] = {"llama": "llama", "mistral": "llama", "qwen2
 """Names of architectures in GGUF by model type."""
 TURNED = ("llama",)
 """Architectures whose file holds queries and keys with the two halves of each head interleaved, as rotary positions are taken there."""
+WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
+REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 SPLITS: Mapping[str, str] = {
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+": "qwen2",
+    WORDS + r"\p{N}" + REST: "qwen2",
+    WORDS + r"\p{N}{1,3}" + REST: "llama-bpe",
     "digits": "smollm",
     "": "gpt-2",
 }
@@ -151,7 +155,21 @@ def _write_tokenizer(writer: Any, files: Path, size: int) -> None:
             found = found[0] if found else None
         if found is not None:
             write(int(found))
-    writer.add_add_bos_token(False)
+    writer.add_add_bos_token(_begins(files, config.get("bos_token_id")))
+
+
+def _begins(files: Path, begin: int | None) -> bool:
+    """Whether a text begins with the token that is there for it.
+
+    Raises:
+        UnsupportedModel: other tokens stand around a text.
+    """
+    from tokenizers import Tokenizer
+
+    around = Tokenizer.from_file(str(files / TOKENIZER_FILE)).encode("").ids
+    if around not in ([], [begin]):
+        raise UnsupportedModel(f"a tokenizer that puts tokens {around} around a text cannot be written as GGUF")
+    return bool(around)
 
 
 def _split_by(read: Mapping[str, Any]) -> str:
@@ -159,8 +177,11 @@ def _split_by(read: Mapping[str, Any]) -> str:
     patterns = [str(part.get("pattern", {}).get("Regex", "")) for part in parts if part.get("type") == "Split"]
     kinds = [part.get("type") for part in parts]
     way = patterns[0] if patterns else "digits" if "Digits" in kinds else ""
-    if "ByteLevel" not in kinds or way not in SPLITS:
-        raise UnsupportedModel(f"a tokenizer that splits texts by {kinds} has no name in GGUF here")
+    spaced = any(part.get("add_prefix_space") for part in parts)
+    if "ByteLevel" not in kinds or spaced or way not in SPLITS:
+        raise UnsupportedModel(
+            f"a tokenizer that splits texts by {kinds}{', with a space in front,' if spaced else ''} has no name in GGUF here"
+        )
     return SPLITS[way]
 
 
@@ -192,6 +213,16 @@ def types_in(path: Path) -> tuple[str, ...]:
     import gguf
 
     return tuple(sorted({tensor.tensor_type.name for tensor in gguf.GGUFReader(path).tensors}))
+
+
+def bytes_by_part(path: Path) -> dict[str, int]:
+    """Bytes of the weights in a file by part of the model: `blk.0.attn` for all of `blk.0.attn_q.weight` and its kin."""
+    import gguf
+
+    found = Counter[str]()
+    for tensor in gguf.GGUFReader(path).tensors:
+        found[str(tensor.name).removesuffix(".weight").removesuffix(".bias").split("_")[0]] += int(tensor.n_bytes)
+    return dict(found)
 
 
 def _close(writer: Any) -> None:

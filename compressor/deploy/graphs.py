@@ -10,6 +10,7 @@ from typing import Any
 from compressor.contracts import Graph, Task, registry
 from compressor.contracts.graph import graph_from
 from compressor.errors import StoreError
+from compressor.files import json_in
 
 TASK_FILE = "task.json"
 """Written beside every built model: task, its parameters, labels and graphs."""
@@ -58,7 +59,7 @@ def task_of(built: Path) -> Task:
 
 def _described(built: Path) -> dict[str, Any]:
     try:
-        description = json.loads((built / TASK_FILE).read_text(encoding="utf-8"))
+        description = json_in(built / TASK_FILE)
     except (OSError, ValueError) as error:
         raise StoreError(f"{built / TASK_FILE} cannot be read: {error}") from error
     if not isinstance(description, dict):

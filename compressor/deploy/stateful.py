@@ -114,5 +114,5 @@ def _made_by(output: Any, kind: str) -> Any:
 
 def _number(output: Any) -> float | None:
     node = output.get_node()
-    held = node.get_data().reshape(-1) if node.get_type_name() == "Constant" else ()
+    held = node.get_data().reshape(-1).tolist() if node.get_type_name() == "Constant" else []
     return float(held[0]) if len(held) == 1 else None

@@ -20,6 +20,7 @@ from compressor.export.loaders import configuration
 from compressor.export.proof import Proof, Witness, witnesses
 from compressor.export.spec import Deployed, read_deployed, spec_of
 from compressor.export.texts import licences, readme
+from compressor.files import json_in, plain_file
 from compressor.report import WITNESSES, read_report
 from compressor.store.checksums import SUMS, check_below, names_in, sums_text
 from compressor.store.disk import writing
@@ -35,7 +36,7 @@ NAMED = f"{MARK}{PART}"
 """How the name of such a folder ends: it is known as ours before there is a byte in it."""
 
 
-def export(run: Path, target: str, out: Path, *, stage: str = "final") -> Path:
+def export(run: Path | str, target: str, out: Path | str, *, stage: str = "final") -> Path:
     """Write the files of a target's candidate, and all that is needed to use them, into the new or empty folder `out`.
 
     Where `out` holds exactly these files already, as after a kill at the last moment, it stays as it is.
@@ -46,6 +47,7 @@ def export(run: Path, target: str, out: Path, *, stage: str = "final") -> Path:
         ExportDiffers: the folder's own example does not do what the run did.
         MissingDependency: something that the example needs is not here.
     """
+    run, out = Path(run), Path(out)
     out = out if out.name not in ("", "..") else out.resolve()
     report = read_report(run)
     candidate = _candidate(report, f"{stage}@{target}")
@@ -129,9 +131,9 @@ def _is_ours(left: Path) -> bool:
             return False
         if not held:
             return left.name.endswith(NAMED)
-        if held == {MARK} and not (left / MARK).stat().st_size:
+        if held == {MARK} and not plain_file(left / MARK):
             return True
-        signed: object = json.loads((left / MARK).read_bytes())
+        signed: object = json_in(left / MARK)
     except (OSError, ValueError):
         return False
     return isinstance(signed, dict) and signed.get("work") == WORK
@@ -176,7 +178,7 @@ def _fill(folder: Path, built: Path, *, deployed: Deployed, report: Report, prov
     }
     for name, text in texts.items():
         (folder / name).write_text(text, encoding="utf-8")
-    if deployed.how.generates is not None:
+    if deployed.target and deployed.how.generates is not None:
         deployed.target.accompany(folder, deployed.graphs, deployed.how.generates)
     (folder / SUMS).write_text(sums_text(_digests(folder)), encoding="utf-8")
 

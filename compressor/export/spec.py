@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -15,6 +14,7 @@ from compressor.contracts.records import Candidate
 from compressor.contracts.registry import TORCH
 from compressor.deploy.graphs import TASK_FILE, graphs_of
 from compressor.errors import PluginError, StoreError
+from compressor.files import json_in
 
 CLASSIFIED = {"text": "Sequence", "image": "Image", "audio": "Audio"}
 """What classes of transformers classify, by what a user has."""
@@ -45,7 +45,7 @@ class Deployed:
     """Of such a model, how its layers differ from its configuration, as transformers spells it; empty where it cannot say it all."""
     tolerance: float = Target.tolerance
     """How far its outputs may differ between two sessions."""
-    target: type[Target] = Target
+    target: type[Target] | None = None
     """Whose files they are."""
     former_files: bool = False
     """Whether its files have names of earlier versions, under which no loader of the ecosystem looks."""
@@ -94,7 +94,7 @@ class Deployed:
     def config(self) -> Mapping[str, Any]:
         """What `config.json` beside it says; empty where there is none."""
         path = self.folder / CONFIG
-        found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        found = json_in(path) if path.is_file() else {}
         return found if isinstance(found, dict) else {}
 
     @property
@@ -115,7 +115,7 @@ def read_deployed(built: Path, candidate: Candidate) -> Deployed:
         UnsupportedModel: it is fed in a way that no example can do.
     """
     try:
-        task = json.loads((built / TASK_FILE).read_text(encoding="utf-8"))
+        task = json_in(built / TASK_FILE)
         name, parameters, labels = task["task"], task["parameters"], [str(label) for label in task["labels"]]
         graphs = graphs_of(built)
         for port in (port for graph in graphs for port in (*graph.inputs, *graph.outputs)):

@@ -15,6 +15,7 @@ from compressor.contracts import Columns, Deployment, Feed, Session, Task, Witne
 from compressor.contracts.model import BLUEPRINT
 from compressor.deploy.graphs import graphs_of
 from compressor.errors import CompressorError, StoreError
+from compressor.files import json_in
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -224,6 +225,6 @@ def read_answers(folder: Path) -> list[Answer]:
 
 def _json(path: Path) -> list[Any]:
     try:
-        return list(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else []
+        return list(json_in(path)) if path.is_file() else []
     except (OSError, ValueError, TypeError) as error:
         raise StoreError(f"{path} cannot be read: {error}") from error

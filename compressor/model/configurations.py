@@ -35,6 +35,9 @@ REFUSED = {
     "architecture": "a model of the hub, for timm to fetch. Take one that transformers itself defines",
 }
 """Fields whose model would be another one without them, where they are not empty; and what to do."""
+COUNTS = ("layer", "layers", "blocks", "depth", "depths", "experts", "groups", "stages")
+"""How fields end by which parts are built one after another: it takes as long as the number says, whatever the weights hold."""
+MOST_PARTS = 2000
 TIMM = ("architecture",)
 """Those that may name a network of timm itself, but none with a colon, as in `hf-hub:somebody/model`."""
 NAMES_OF_CLASSES = ("id2label", "label2id")
@@ -102,8 +105,18 @@ def harmless(config: Mapping[str, Any], where: object) -> dict[str, Any]:
     """The configuration without the fields by which something could be run or fetched, at any depth.
 
     Raises:
-        SourceError: it has a field that is refused; `where` says whose configuration it is.
+        SourceError: it has a field that is refused, counts more parts than are built, or is nested too deep; `where` says whose it is.
     """
+    try:
+        return _harmless(config, where)
+    except RecursionError as error:
+        raise SourceError(f"{where} is nested too deep to be a configuration") from error
+
+
+def _harmless(config: Mapping[str, Any], where: object) -> dict[str, Any]:
+    for name, value in config.items():
+        if name.endswith(COUNTS) and (many := _most(value)) > MOST_PARTS:
+            raise SourceError(f"{where}: {name} is {many}; no model of more than {MOST_PARTS} parts of a kind is built")
     for name in config:
         if (what := REFUSED.get(name)) and config[name] and not (name in TIMM and ":" not in str(config[name])):
             raise SourceError(f"{where}: {name} names {what}")
@@ -114,7 +127,13 @@ def harmless(config: Mapping[str, Any], where: object) -> dict[str, Any]:
 def _inside(value: Any, where: object) -> Any:
     if isinstance(value, list):
         return [_inside(each, where) for each in value]
-    return harmless(value, where) if isinstance(value, Mapping) else value
+    return _harmless(value, where) if isinstance(value, Mapping) else value
+
+
+def _most(value: Any) -> int:
+    """The largest whole number of a field, or of a list of them."""
+    each = value if isinstance(value, list) else [value]
+    return max((number for number in each if isinstance(number, int)), default=0)
 
 
 @contextmanager

@@ -11,8 +11,9 @@ from typing import Any
 from compressor.contracts.model import BLUEPRINT, CONFIG, WEIGHTS
 from compressor.contracts.records import stays_inside
 from compressor.errors import SourceError
+from compressor.files import MOST_BYTES, json_in, plain_file
 from compressor.foreign import told
-from compressor.plan.paths import Place, near_path, plain_file, read_bytes
+from compressor.plan.paths import SNAPSHOTS, Place, near_path
 from compressor.plan.specs import ModelSource
 
 PIPELINE = "model_index.json"
@@ -36,8 +37,6 @@ READ_SUFFIXES = (WEIGHT_SUFFIX, ".json", ".txt", ".model")
 """Files of a source model folder that are read."""
 MOST_FILES = 20_000
 """In a model's folder and those in it."""
-MOST_BYTES = 256 * 2**20
-"""Of a file beside a model's weights."""
 HUB_FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "LICENSE*", "README.md")
 
 
@@ -60,7 +59,7 @@ def located(source: ModelSource, folder: Path) -> Path:
     """The local folder of a model, all of it plain files that lie there; an installed package is found, never imported.
 
     Raises:
-        SourceError: it is not there, or something in it is a link out of it, no file, or too large to be what it is named.
+        SourceError: it is not there, no model, or something in it is a link out of it, no file, or too large to be what it is named.
     """
     if source.hub:
         path = _from_hub(source.hub, source.revision)
@@ -70,6 +69,8 @@ def located(source: ModelSource, folder: Path) -> Path:
         path = folder / str(source.folder)
     if not path.is_dir():
         raise SourceError(f"{path}: no such folder{near_path(path) if source.folder else ''}")
+    if what := _no_model(path):
+        raise SourceError(f"{path} is {what}")
     _check_files(path)
     return path
 
@@ -106,8 +107,6 @@ def check_weights(path: Path, sha256: str | None) -> None:
     Raises:
         SourceError: they do not match, or there are none, or pickles only.
     """
-    if what := _no_model(path):
-        raise SourceError(f"{path} is {what}")
     files = weight_files(path)
     if not files:
         pickled = next((found for pattern in PICKLED for found in sorted(path.rglob(pattern))), None)
@@ -165,6 +164,8 @@ def _no_model(folder: Path) -> str | None:
             how = method.get("quant_method", "some method")
             return f"quantised already, by {how}: name the folder of the model before that, in float32, float16 or bfloat16"
         return None
+    if kept := sorted(each.parent for each in folder.glob(f"{SNAPSHOTS}/*/{CONFIG}")):
+        return f"a repository in the hub's cache: name the model in it, {kept[-1]}"
     inner = sorted(each.parent for each in folder.glob(f"*/{CONFIG}"))
     if (folder / "modules.json").is_file() and inner:
         return f"a folder of sentence-transformers: its model lies in {inner[0].name}/, name that"
@@ -200,7 +201,7 @@ def weight_files(folder: Path) -> list[Path]:
     if single := gguf_in(folder):
         return [single]
     parts = (folder, *sorted(path for path in folder.iterdir() if path.is_dir()))
-    return [path for part in parts for path in sorted(part.glob("*.safetensors"))]
+    return [path for part in parts for path in sorted(part.glob("*.safetensors")) if path.is_file()]
 
 
 def gguf_in(folder: Path) -> Path | None:
@@ -270,10 +271,10 @@ def read_json(path: Path) -> dict[str, Any]:
         SourceError: the file cannot be read, or holds something else.
     """
     try:
-        values = json.loads(read_bytes(path, MOST_BYTES))
+        values = json_in(path)
     except OSError as error:
         raise SourceError(f"{path} cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise SourceError(f"{path} is not JSON: {error}") from error
     if not isinstance(values, dict):
         raise SourceError(f"{path} holds {type(values).__name__}, expected an object of JSON")
@@ -283,8 +284,8 @@ def read_json(path: Path) -> dict[str, Any]:
 def _shards(index: Path) -> list[Path]:
     """The files that an index of weights names, all of them in its own folder."""
     try:
-        names = sorted(set(json.loads(read_bytes(index, MOST_BYTES))["weight_map"].values()))
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        names = sorted(set(json_in(index)["weight_map"].values()))
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise SourceError(f"{index} is no index of weights: {told(error)}") from error
     for name in names:
         if not (isinstance(name, str) and stays_inside(name) and name.endswith(".safetensors")):
@@ -302,7 +303,13 @@ def inside_package(package: str, inside: str) -> Path:
         SourceError: there is no such package.
     """
     top, *rest = package.split(".")
-    spec = importlib.util.find_spec(top) if top else None
-    if spec is None or not spec.submodule_search_locations:
-        raise SourceError(f"package '{package}' is not installed: pip install {top.replace('_', '-')}")
+    try:
+        spec = importlib.util.find_spec(top) if top.isidentifier() else None
+    except ValueError as error:  # a module that this program made itself, `__main__` first of all
+        raise SourceError(f"'{package}' is a part of the running program and no installed package") from error
+    if spec is None:
+        advice = f": pip install {top.replace('_', '-')}" if top.isidentifier() else ", and that is no name of one"
+        raise SourceError(f"package '{package}' is not installed{advice}")
+    if not spec.submodule_search_locations:
+        raise SourceError(f"'{package}' is a module and no package: it has no folder in which files could lie")
     return Path(next(iter(spec.submodule_search_locations))).joinpath(*rest, inside)

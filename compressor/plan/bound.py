@@ -123,7 +123,7 @@ class Bound:
         return f"; name the one that is meant, as `{field}: NAME` below {self.task_name}" if field else ""
 
 
-def load_plan(path: Path, *, settings: Sequence[str] = (), folder: Path | None = None) -> Bound:
+def load_plan(path: Path | str, *, settings: Sequence[str] = (), folder: Path | None = None) -> Bound:
     """Read a plan and check everything that can be known without its model and data.
 
     Args:
@@ -134,6 +134,7 @@ def load_plan(path: Path, *, settings: Sequence[str] = (), folder: Path | None =
     Raises:
         PlanError: the plan is at fault; it carries every fault found.
     """
+    path = Path(path)
     return _bound(compose(path, settings), path.parent if folder is None else folder, path.stem)
 
 
@@ -224,7 +225,10 @@ class _Reader:
     def _strangers(self) -> None:
         for key, at in self.sections.items():
             if key not in SECTIONS:
-                self._fault(at, key, f"no such key of a plan{did_you_mean(key, [*SECTIONS, 'include'])}")
+                what = f"no such key of a plan{did_you_mean(key, [*SECTIONS, 'include'])}"
+                self._fault(
+                    at, key, "is read before settings are laid over a plan: write it into the file" if key == "include" else what
+                )
 
     def _section(self, key: str) -> Located | None:
         """A section that every plan has."""

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from compressor.errors import Fault, PlanError, did_you_mean
+from compressor.files import read_bytes
 from compressor.plan.entries import KEYS, as_mapping, keys_of, name_of
-from compressor.plan.paths import read_bytes
 from compressor.plan.yaml_source import MAX_BYTES, MAX_DEPTH, Located, UnreadableError, read_yaml
 
 MAX_FILES = 64
@@ -46,7 +46,8 @@ def _composed(read: Callable[[_Files], Located], settings: Sequence[str]) -> tup
         plan = read(files)
     except UnreadableError as error:
         raise PlanError([*files.faults, error.fault]) from error
-    for number, setting in enumerate(settings, start=1):
+    given = (settings,) if isinstance(settings, str) else settings
+    for number, setting in enumerate(given, start=1):
         plan = _set(plan, setting, number, files.faults)
     return plan, tuple(files.faults)
 

@@ -21,6 +21,8 @@ PARTS: Mapping[str, type[BaseModel]] = {"data": DataSpec, "accept": Accept, "gat
 PLAN = "plan"
 NEEDED = ("model", "task", "data", "passes", "targets")
 """Sections that every plan has."""
+LISTED = ("passes", "targets", "probes")
+"""Keys of a plan whose entries are plug-ins, and that `list` knows by the same name."""
 BOUNDS = {"minimum": "at least", "exclusiveMinimum": "more than", "maximum": "at most", "exclusiveMaximum": "less than"}
 
 
@@ -66,6 +68,9 @@ def _plugins(name: str) -> Iterator[str]:
     found = [(kind, registry.load(kind, name)) for kind in registry.KINDS if registry.current(kind, name) in registry.names(kind)]
     if not found:
         known = [each for kind in registry.KINDS for each in registry.names(kind)]
+        if name in ABOUT or name in Head.model_fields:
+            several = f"; `compressor list {name}` names what may stand there" if name in LISTED else ""
+            raise LookupError(f"'{name}' is a key of a plan: `compressor explain {PLAN}` tells it{several}")
         raise LookupError(f"nothing installed is named '{name}'{did_you_mean(name, [*known, PLAN, *PARTS])}")
     for kind, step in found:
         if (present := registry.current(kind, name)) != name:

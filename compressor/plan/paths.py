@@ -1,10 +1,8 @@
-"""Paths that a plan names: found as they are spelled, read up to a bound, and never out of the folder that they lie in."""
+"""Paths that a plan names: found as they are spelled, and never out of the folder that they lie in."""
 
 from __future__ import annotations
 
-import errno
 import os
-import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,6 +10,8 @@ from itertools import islice
 from pathlib import Path
 
 from compressor.errors import SourceError, near_name
+from compressor.files import plain_file
+from compressor.foreign import is_text
 
 SNAPSHOTS, BLOBS = "snapshots", "blobs"
 """How the hub's cache lays out a repository: what a snapshot shows are links to blobs."""
@@ -19,9 +19,6 @@ MOST_FILES = 2_000_000
 """In one folder and those below it; more are no folder of data."""
 MOST_NEAR = 1000
 """Files among which a near name is looked for."""
-POINTER = b"version https://git-lfs"
-POINTER_BYTES = 1024
-"""What a checkout without Git LFS has in the place of a large file begins so, and is no larger."""
 MOST_LEVELS = 64
 """Folders in folders."""
 
@@ -48,56 +45,18 @@ def matches(folder: Path, spelled: str) -> list[Path]:
     return [path for path in found if asked or not any(part.startswith(".") for part in path.relative_to(start).parts)]
 
 
-def plain_file(path: Path | str, most: int | None = None, *, or_folder: bool = False) -> int:
-    """Bytes of what lies at a path, which is a file that can be read; asked before it is opened, since a pipe or device may never end.
-
-    Args:
-        path: links are followed.
-        most: bytes that a file may have.
-        or_folder: a folder will do.
-
-    Raises:
-        OSError: nothing is there, it is larger, or it is something else; `strerror` says what.
-    """
-    found = os.stat(path)  # noqa: PTH116 - thousands of files
-    if stat.S_ISDIR(found.st_mode) and not or_folder:
-        raise IsADirectoryError(errno.EISDIR, "it is a folder", str(path))
-    if not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)):
-        raise OSError(errno.EINVAL, "it is a pipe, socket or device, and no file", str(path))
-    if stat.S_ISREG(found.st_mode) and found.st_size <= POINTER_BYTES and _is_pointer(path):
-        raise OSError(errno.EINVAL, "it is a pointer of Git LFS and not the file itself: fetch that by `git lfs pull`", str(path))
-    if most is not None and found.st_size > most:
-        raise OSError(errno.EFBIG, f"it has {found.st_size} bytes; at most {most} are read", str(path))
-    return found.st_size
-
-
-def _is_pointer(path: Path | str) -> bool:
-    with open(path, "rb") as file:  # noqa: PTH123 - thousands of files
-        return file.read(len(POINTER)) == POINTER
-
-
 def near_path(path: Path) -> str:
-    """What may be meant by a path where nothing is: a near name beside it, or that shells read `~` and `$` and plans do not."""
+    """What may be meant by a path where nothing is: a near name beside it, a file, an address, or what shells fill in and plans do not."""
+    if any(part.endswith(":") for part in path.parts):
+        return "; a path is wanted, and no address: fetch it, and name what came"
+    if path.is_file():
+        return "; it is a file"
     if any(part.startswith(("~", "$")) for part in path.parts):
         return "; `~` and `$NAME` are characters here: write the path out"
     try:
         return near_name(path.name, [each.name for each in islice(path.parent.iterdir(), MOST_NEAR)])
     except (OSError, ValueError):
         return ""
-
-
-def read_bytes(path: Path, most: int) -> bytes:
-    """All of a file, if that is at most `most` bytes.
-
-    Raises:
-        OSError: it cannot be read, is larger, or is no plain file.
-    """
-    plain_file(path, most)
-    with path.open("rb") as file:
-        content = file.read(most + 1)
-    if len(content) > most:  # it grew
-        raise OSError(errno.EFBIG, f"it has more than {most} bytes; no more are read", str(path))
-    return content
 
 
 @dataclass(frozen=True)
@@ -144,7 +103,7 @@ class Place:
             once: links to folders that lie in this one are passed over, since what is in them is there by its own name.
 
         Raises:
-            SourceError: `check` refuses one, or there are more than `most`.
+            SourceError: `check` refuses one, a name is not UTF-8, or there are more than `most`.
         """
         for number, path in enumerate(self._below(self.folder, (os.path.realpath(self.folder),), once=once)):
             if number >= most:
@@ -156,6 +115,8 @@ class Place:
         if len(above) > MOST_LEVELS:
             raise SourceError(f"{folder} lies more than {MOST_LEVELS} folders below {self.folder}")
         for path in sorted(folder.iterdir()):
+            if not is_text(path.name):
+                raise SourceError(f"{path}: its name is not UTF-8: rename it")
             linked, real = path.is_symlink(), os.path.realpath(path)
             if path.name.startswith(".") and (linked or path.is_dir()):
                 continue

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 from pydantic import BaseModel
 from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 from compressor.contracts import Step, registry
+from compressor.errors import PluginError
 from compressor.plan.entries import KEYS, KINDS, MAX_ENTRIES
 from compressor.plan.examples import example_of, whole
 from compressor.plan.specs import NAME, Accept, DataSpec, EntryKeys, Files, Gate, Head, Limit, ModelSource, Split, StepKeys
@@ -26,13 +28,9 @@ DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
 def plan_schema() -> Schema:
-    """JSON Schema (draft 2020-12) that a plan file meets; what plug-ins take is described by their own fields.
-
-    Raises:
-        PluginError: an installed plug-in cannot be imported, or two share one name.
-    """
+    """JSON Schema (draft 2020-12) that a plan file meets; what plug-ins take is described by their own fields, but of those that are broken."""
     kinds = (*KINDS.values(), "task", *WITHIN)
-    plugins: Plugins = {kind: {name: registry.load(kind, name) for name in registry.known(kind)} for kind in kinds}
+    plugins: Plugins = {kind: dict(_usable(kind)) for kind in kinds}
     types = Types(
         [Head, ModelSource, DataSpec, Accept, *KEYS.values(), *(each for kind in plugins.values() for each in kind.values())],
         {kind: plugins[kind] for kind in WITHIN},
@@ -60,6 +58,13 @@ def plan_schema() -> Schema:
         "additionalProperties": False,
         "$defs": types.definitions,
     }
+
+
+def _usable(kind: str) -> Iterator[tuple[str, type[Step]]]:
+    """Plug-ins by name, old names too; broken ones are told by `list`."""
+    for name in registry.known(kind):
+        with suppress(PluginError):
+            yield name, registry.load(kind, name)
 
 
 _INCLUDE: Schema = {

@@ -35,7 +35,7 @@ def validated(model: type[Model], value: Located, where: str, *, what: str = "ke
     if value.data is None:
         value = replace(value, data={})
     if not isinstance(value.data, dict):
-        return None, (value.fault(where, f"found {value}, expected a mapping of {what}s"),)
+        return None, (value.fault(where, f"found {value}, expected a mapping of {what}s{did_you_mean('', _fields(model))}"),)
     value, twice = _by_new_names(model, value, where)
     if twice:
         return None, twice

@@ -11,10 +11,13 @@ from compressor.contracts import InputSizes, Recipe, Seen, Task, registry
 from compressor.contracts.task import Data
 from compressor.errors import PluginError, SourceError, near_name
 from compressor.model.sources import inside_package, located, read_json
+from compressor.plan.paths import near_path
 from compressor.plan.specs import DataSpec, ModelSource
 from compressor.proposal.checked import checked
 from compressor.proposal.rows import Rows, look
 from compressor.tasks.data import load_data
+from compressor.tasks.headers import columns_in
+from compressor.tasks.tables import FORMATS
 
 INSTALLED, HUB = "installed:", "hub:"
 MOST_ROWS = {"validation": 2000, "test": 5000}
@@ -68,7 +71,11 @@ class Looked:
 
 def looked(asked: Asked) -> Looked:
     model = _model(asked.model)
-    folder = located(checked(ModelSource, model, f"model {asked.model!r}"), asked.folder)
+    source = checked(ModelSource, model, f"model {asked.model!r}")
+    if source.folder and not (asked.folder / source.folder).is_dir():
+        near = near_path(asked.folder / source.folder)
+        raise SourceError(f"{source.folder}: no such folder{near}; a model of the hub is named {HUB}ORG/NAME")
+    folder = located(source, asked.folder)
     config = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
     rows = _found(asked)
     name, recipe, others = _chosen(asked, config, rows)
@@ -147,6 +154,8 @@ def _read(rows: Rows, folder: Path, task: Task) -> tuple[Data, dict[str, Any], t
 
 
 def _loaded(spec: dict[str, Any], folder: Path, task: Task) -> tuple[Data, dict[str, Any], tuple[str, ...]]:
+    spec, unlabelled = _labelled(spec, folder, task.columns().label)
+
     def load(spec: Mapping[str, Any]) -> Data:
         read = load_data(checked(DataSpec, spec, "data"), columns=task.columns(), seed=0, folder=folder)
         return task.encoded(read)
@@ -154,9 +163,37 @@ def _loaded(spec: dict[str, Any], folder: Path, task: Task) -> tuple[Data, dict[
     data = load(spec)
     limit = {name: most for name, most in MOST_ROWS.items() if len(data.split(name)) > most}
     if not limit:
-        return data, spec, ()
+        return data, spec, unlabelled
     limited = {**spec, "limit": limit}
-    return load(limited), limited, (f"of {' and '.join(limit)} as many rows are scored as tell a point",)
+    return (
+        load(limited),
+        limited,
+        (
+            *unlabelled,
+            f"of {' and '.join(limit)} as many rows are scored as tell a point",
+        ),
+    )
+
+
+def _labelled(spec: dict[str, Any], folder: Path, label: str | None) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Without splits of tables that lack the column of the label, as files to be predicted do; and what is said of them."""
+    files = spec["files"]
+    if label is None or not isinstance(files, dict) or "train" not in files or "installed" in files:
+        return spec, ()
+    table = checked(DataSpec, spec, "data")
+    lacking = [
+        (split, path)
+        for split, paths in table.files.parts().items()  # type: ignore[union-attr]
+        for path in map(Path, paths)
+        if split != "train" and (kind := FORMATS.get(path.suffix.lower())) and label not in columns_in(folder / path, kind, table)
+    ]
+    if not lacking:
+        return spec, ()
+    kept = {split: paths for split, paths in files.items() if split not in {split for split, _ in lacking}}
+    told = ", ".join(f"'{path.name}'" for _, path in lacking)
+    return {**spec, "files": kept}, (
+        f"not read, since it has no column '{label}', as rows have that are to be predicted: {told}",
+    )
 
 
 # ------------------------------------------------------------------ the task

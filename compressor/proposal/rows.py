@@ -13,14 +13,14 @@ from typing import Any
 
 from compressor.contracts import Column
 from compressor.errors import SourceError
-from compressor.plan.paths import plain_file
+from compressor.files import plain_file
+from compressor.plan.paths import near_path
 from compressor.proposal.reading import TWICE, columns_of
 from compressor.tasks.csv_tables import usual_separator
 from compressor.tasks.encodings import encodings_in
-from compressor.tasks.folders import FILE_NAME, KINDS, METADATA, MOST_TEXT_BYTES, SPLITS, aside, visible
+from compressor.tasks.folders import FILE_NAME, KINDS, METADATA, MOST_TEXT_BYTES, SPLITS, aside, no_rows, visible
 from compressor.tasks.headers import csv_options, separator_in
-from compressor.tasks.strangers import stranger
-from compressor.tasks.tables import FORMATS
+from compressor.tasks.tables import FORMATS, check_file
 
 CONTENT = {"imagefolder": ("image", "picture"), "audiofolder": ("audio", "sound"), "": ("text", "text")}
 """What a folder of files gives: a column, and its kind."""
@@ -49,10 +49,12 @@ def look(root: Path, spelled: str) -> Rows:
     Raises:
         SourceError: there is nothing, or nothing that is read as rows, or it is not clear which rows are trained on.
     """
-    if root.is_file():
-        return _tables({"train": [root]}, lambda _: spelled)
+    if not root.exists():
+        raise SourceError(f"{spelled}: no such file or folder{near_path(root)}")
     if not root.is_dir():
-        raise SourceError(f"{root}: no such file or folder")
+        return _tables({"train": [root]}, lambda _: spelled)
+    if what := no_rows(root):
+        raise SourceError(f"{spelled} holds no rows; {what}")
 
     def name(path: Path) -> str:
         return os.path.join(spelled, os.path.relpath(path, root)) if path != root else spelled  # noqa: PTH118
@@ -63,7 +65,24 @@ def look(root: Path, spelled: str) -> Rows:
         return _split_folders(splits, name, beside=_tables_of(root))
     if (tables := _tables_of(root)) and not _is_of_media(root):
         return _tables_in(root, tables, name)
-    return _files(root, name)
+    return _tables_below(root, folders, name) or _files(root, name)
+
+
+def _tables_below(root: Path, folders: Sequence[Path], name: Any) -> Rows | None:
+    """Tables in the only folder of a folder, as repositories of data have them.
+
+    Raises:
+        SourceError: several folders hold nothing but files of parquet: it is not clear which is meant.
+    """
+    tables = {folder: found for folder in folders if (found := _tables_of(folder))}
+    if not tables or len(tables) < len(folders) or _is_of_media(root):
+        return None
+    if len(folders) == 1:
+        return _tables_in(folders[0], tables[folders[0]], name)
+    if all(path.suffix.lower() == ".parquet" for each in tables.values() for path in each):
+        listed = ", ".join(f"'{each.name}'" for each in folders)
+        raise SourceError(f"{root} holds several folders of tables, {listed}: name the one that is meant")
+    return None
 
 
 def _entries(folder: Path) -> list[Path]:
@@ -132,8 +151,7 @@ def _named(parts: Mapping[str | None, Sequence[Path]]) -> dict[str, Sequence[Pat
 def _tables(parts: Mapping[str, Sequence[Path]], name: Any, notes: tuple[str, ...] = ()) -> Rows:
     first = parts["train"][0]
     kind = FORMATS.get(first.suffix.lower())
-    if kind is None and (what := stranger(first)):
-        raise SourceError(f"{first} is {what}")
+    check_file(first, kind or "")
     if kind is None:
         raise SourceError(f"{first}: unknown format '{first.suffix}' (known: {', '.join(sorted(FORMATS))})")
     refused: SourceError | None = None

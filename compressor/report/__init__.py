@@ -14,6 +14,7 @@ from pydantic_core.core_schema import FloatSchema
 
 from compressor.contracts.records import REPORT_VERSION, Report
 from compressor.errors import StoreError
+from compressor.files import json_in
 from compressor.report.findings import answer
 from compressor.report.versions import upgraded
 from compressor.store.checksums import SUMS, check_file, names_in, sums_text
@@ -23,6 +24,8 @@ from compressor.store.store import sha256_of
 __all__ = ["answer", "read_report", "report_schema", "write_report"]
 
 
+MOST_BYTES = 2**30
+"""Of a report: it has each single time that was measured."""
 EVALUATIONS = "evaluations"
 """Folder in a run's folder: by candidate, its scores and raw outputs on test data."""
 TIMED_FEEDS = "feeds.npz"
@@ -54,20 +57,21 @@ def write_report(report: Report, folder: Path) -> None:
         put(folder / name, text)
 
 
-def read_report(folder: Path) -> Report:
+def read_report(folder: Path | str) -> Report:
     """Read `report.json` of a run folder.
 
     Raises:
         StoreError: there is none, it was written by a newer version, or it, or a file beside it, is not what was written.
     """
+    folder = Path(folder)
     path = folder / "report.json"
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = json_in(path, MOST_BYTES)
     except FileNotFoundError:
         raise StoreError(f"{folder} holds no report.json: is it the folder of a run?") from None
     except OSError as error:
         raise StoreError(f"{path} cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise StoreError(f"{path} is no JSON: {error}") from error
     version = found.get("version") if isinstance(found, dict) else None
     if isinstance(version, int) and version > REPORT_VERSION:
@@ -76,7 +80,7 @@ def read_report(folder: Path) -> Report:
         )
     try:
         report = Report.model_validate_json(json.dumps(upgraded(found)), extra="ignore")
-    except (AttributeError, KeyError, TypeError) as error:
+    except (AttributeError, KeyError, TypeError, RecursionError) as error:
         raise StoreError(f"{path} is no report of version {version}: {type(error).__name__}: {error}") from error
     except ValidationError as error:
         first = error.errors()[0]
@@ -98,9 +102,13 @@ def _check_beside(folder: Path, report: Report) -> None:
     for name in BESIDE:
         if os.path.lexists(folder / name):
             check_file(folder, name)
-    plan = folder / PLAN  # not listed by earlier versions
-    if os.path.lexists(plan) and not (plan.is_file() and not plan.is_symlink() and plan.read_bytes() == report.plan.encode()):
+    plan, ran = folder / PLAN, report.plan.encode()  # not listed by earlier versions
+    if os.path.lexists(plan) and not (plan.is_file() and not plan.is_symlink() and _holds(plan, ran)):
         raise StoreError(f"{plan} is not the plan that ran, which {folder / 'report.json'} holds: run the plan again")
+
+
+def _holds(path: Path, content: bytes) -> bool:
+    return path.stat().st_size == len(content) and path.read_bytes() == content
 
 
 class _ReportSchema(GenerateJsonSchema):

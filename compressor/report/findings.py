@@ -178,12 +178,22 @@ def proved_speed_up(row: Row) -> float:
 
 
 def writer(verdict: Verdict) -> Callable[[float | None], str]:
-    """How the values of a verdict are written."""
-    if verdict.quantity not in ("max_drop", "max_class_drop"):
+    """How the values of a verdict are written: closely enough to tell a value that is not met from its limit."""
+    write = _plainly(verdict)
+    found = deciding(verdict)
+    if verdict.outcome == "not met" and found is not None and write(found) == write(verdict.limit):
+        unit = f"{wording.SPACE}{'points' if verdict.unit == 'points' else '%'}" if verdict.quantity in DROPS else ""
+        return lambda value: wording.NOTHING if value is None else f"{value:.6g}{unit}"
+    return write
+
+
+def _plainly(verdict: Verdict) -> Callable[[float | None], str]:
+    if verdict.quantity not in DROPS:
         return QUANTITIES[verdict.quantity][1]
     return lambda value: wording.in_unit(verdict.unit)(value).lstrip("+")
 
 
+DROPS = frozenset({"max_drop", "max_class_drop"})
 LIMIT_IS_A_FLOOR = frozenset({"min_speedup"})
 QUANTITIES: dict[str, tuple[str, Callable[[float | None], str]]] = {
     "max_drop": ("quality lost", wording.points),
@@ -226,10 +236,18 @@ def _sentence(row: Row) -> str:
     if ratio is not None:
         parts.append(_speed(ratio))
     if row.share:
-        parts.append(f"{wording.factor(1 / row.share).removesuffix(wording.TIMES)} times smaller")
+        parts.append(_size(row.share))
     if row.candidate.difference is not None:
         parts.append(_moved(row.candidate.difference))
     return f"{row.candidate.target}: {', '.join(parts)}." if parts else ""
+
+
+def _size(share: float) -> str:
+    """How much smaller or larger by bytes, where three digits tell it."""
+    if abs(share - 1) < 0.005:
+        return "as large as before"
+    times = wording.factor(1 / share if share < 1 else share).removesuffix(wording.TIMES)
+    return f"{times} times {'smaller' if share < 1 else 'larger'}"
 
 
 def _moved(difference: Difference) -> str:
@@ -253,27 +271,72 @@ def _speed(ratio: Ratio) -> str:
 
 
 def doubts(report: Report) -> tuple[str, ...]:
-    """What a verdict does not say: a reference or final model that is no better than the majority class, or finds none of a class."""
-    return tuple(
+    """What a verdict does not say.
+
+    A reference or final model that is no better than the majority class, or finds none of a class; a final model that is its reference;
+    a limit that is not met and only warns.
+    """
+    weak = (
         f"{candidate.id} {doubt}"
         for candidate in report.candidates
         if candidate.scores and candidate.stage in ("final", report.reference)
         for doubt in _weak(candidate.scores)
     )
+    return (*weak, *_unchanged(report), *_warned(report))
 
 
 def _weak(scores: Scores) -> Iterator[str]:
+    yield from _guessing(scores.main)
     rows = {score.label: score.n for score in scores.per_class if score.n}
-    if sum(rows.values()) != scores.main.n or len(rows) < 2:
-        return  # no classes, or rows of several
-    majority = max(rows, key=lambda label: rows[label])
-    right = sum(round(score.recall * score.n) for score in scores.per_class)
-    if right <= rows[majority]:
-        shares = f"{wording.percent(right / scores.main.n)} against {wording.percent(rows[majority] / scores.main.n)}"
-        yield f"is right on no more rows than always saying {majority} would be: {shares}."
+    if len(rows) < 2:
+        return  # no classes
+    if sum(rows.values()) == scores.main.n:  # one for each row
+        majority = max(rows, key=lambda label: rows[label])
+        right = sum(round(score.recall * score.n) for score in scores.per_class)
+        if right <= rows[majority]:
+            shares = f"{wording.percent(right / scores.main.n)} against {wording.percent(rows[majority] / scores.main.n)}"
+            yield f"is right on no more rows than always saying {majority} would be: {shares}."
+    elif _alike(scores):
+        yield "tells all rows the same labels."
     if missed := [score.label for score in scores.per_class if score.n and score.recall == 0]:
         more = f" and {len(missed) - MOST_MISSED} more" if len(missed) > MOST_MISSED else ""
         yield f"finds no row of {len(missed)} of {len(rows)} classes: {', '.join(missed[:MOST_MISSED])}{more}."
 
 
+def _guessing(main: Metric) -> Iterator[str]:
+    """Of a measure that a model which knows nothing has a certain value of."""
+    if main.unknowing is None:
+        return
+    least = main.interval.low if main.interval else main.value
+    if (least if main.better == "higher" else -least) <= main.unknowing:
+        write = wording.on_scale(main)
+        between = f" ({wording.interval(main.interval, write)})" if main.interval else ""
+        yield f"is not shown to be better than a guess: {main.name} {write(main.value)}{between}, that of a guess is {write(main.unknowing)}."
+
+
+def _alike(scores: Scores) -> bool:
+    """Whether each label is told of all rows or of none, by how many it was told of."""
+    told = [score.recall * score.n / score.precision if score.precision else 0 for score in scores.per_class]
+    return all(round(count) in (0, scores.main.n) for count in told)
+
+
+def _unchanged(report: Report) -> Iterator[str]:
+    """Final models that no step has made other than what quality is held against."""
+    for candidate in report.candidates:
+        steps = [stage for stage in report.stages if stage.target in (None, candidate.target) and stage.step != LOWERED]
+        held = next((number for number, stage in enumerate(steps) if stage.name == report.reference), len(steps))
+        after = steps[held + 1 :]
+        if candidate.stage == "final" and after and all(stage.rolled_back for stage in after):
+            yield f"{candidate.id} is {report.reference} itself: every step after it was rolled back."
+
+
+def _warned(report: Report) -> Iterator[str]:
+    for verdict in report.verdicts:
+        if verdict.on_fail == "warn" and verdict.outcome != "met":
+            found, limit = (writer(verdict)(value) for value in (verdict.value, verdict.limit))
+            yield f"{verdict.candidate} has {found} of {QUANTITIES[verdict.quantity][0]}, and {limit} is the limit, which only warns."
+
+
+LOWERED = "lower"
+"""What a stage is called that only writes a model in a target's format."""
 MOST_MISSED = 8

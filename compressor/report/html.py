@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from compressor.contracts.notes import Bars, Note, Series
 from compressor.contracts.records import Report, Workload
@@ -13,6 +14,9 @@ from compressor.report.drawing import Chart
 from compressor.report.findings import QUANTITIES, Findings, Row, answer, doubts, margin, speed_up, writer
 from compressor.report.trade_off import trade_off
 from compressor.report.waterfall import waterfall
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 MOST_ROWS = 50
 """Rows listed, by candidate, on which reference and final model differ."""
@@ -29,22 +33,28 @@ MARKS = {
     "measured": "•",
     "both wrong": "≠",
 }
+HERE = Path(__file__).parent
 TONES = {"✓": "good", "✗": "bad", "?": "open", "•": "muted", "≠": "open"}
 
 
 def page(report: Report) -> str:
     """Render `report.html`; every text of the report is escaped, since rows and plans are not ours."""
     report = report.shown()
+    css = (HERE / "report.css").read_text(encoding="utf-8")
+    return _environment().get_template("report.html.jinja").render(css=css, **_content(Findings(report)))
+
+
+@cache
+def _environment() -> Environment:
+    """Templates are compiled once in a process."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    here = Path(__file__).parent
     environment = Environment(
-        loader=FileSystemLoader(here), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.globals |= {"w": wording, "margin": margin, "quantities": QUANTITIES, "writer": writer, "marks": MARKS}
     environment.globals |= {"tones": {name: TONES[mark] for name, mark in MARKS.items()}, "most_rows": MOST_ROWS}
-    css = (here / "report.css").read_text(encoding="utf-8")
-    return environment.get_template("report.html.jinja").render(css=css, **_content(Findings(report)))
+    return environment
 
 
 def _content(findings: Findings) -> dict[str, Any]:

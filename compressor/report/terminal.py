@@ -17,7 +17,7 @@ from compressor.contracts import Progress as Told
 from compressor.contracts.records import LatencyRecord, LatencyRow, Report
 from compressor.foreign import printable
 from compressor.report import wording
-from compressor.report.findings import doubts, writer
+from compressor.report.findings import deciding, doubts, writer
 
 if TYPE_CHECKING:
     from compressor.contracts.records import Comparison, Forecast
@@ -84,10 +84,10 @@ def table(report: Report) -> None:
         console.print(f"warning: {doubt}", markup=False, highlight=False)
     _print_table(console, _candidates(report))
     for verdict in report.verdicts:
-        write = writer(verdict)
-        value = (
-            f"{write(verdict.value)}{f' ({verdict.why})' if verdict.why else ''}" if verdict.value is not None else verdict.why
-        )
+        write, by = writer(verdict), deciding(verdict)
+        bound = f", {write(by)} by its interval" if by != verdict.value else ""
+        why = f" ({verdict.why})" if verdict.why else ""
+        value = f"{write(verdict.value)}{bound}{why}" if verdict.value is not None else verdict.why
         console.print(
             f"{verdict.gate} {verdict.candidate}: {verdict.quantity} {write(verdict.limit)}: {value}: {verdict.outcome}",
             markup=False,

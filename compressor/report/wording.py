@@ -143,7 +143,7 @@ def interval(found: Interval | None, write: Callable[[float], str]) -> str:
         return ""
     low, high = write(found.low), write(found.high)
     space, unit = high.rpartition(SPACE)[1:]
-    return f"{low.removesuffix(space + unit).removesuffix(TIMES)} to {high}"
+    return f"{(low.removesuffix(space + unit) if space else low).removesuffix(TIMES)} to {high}"
 
 
 def told(ratio: Ratio) -> str:

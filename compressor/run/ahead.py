@@ -1,24 +1,28 @@
 """Models that a run comes to later, lowered by a process beside it: an export keeps one core busy with Python, and there are others.
 
 Both go through the store. Whoever comes to a model first makes it; the other one finds it, or waits for it.
+Started as `python -P -m compressor.run.ahead`; its job is JSON on its standard input.
 """
 
 from __future__ import annotations
 
-import multiprocessing
+import json
 import os
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from compressor.contracts import Target
+from compressor.contracts import Target, Task
+from compressor.deploy.bench import spelled
 from compressor.deploy.build import Builder
-from compressor.deploy.worker import die_with
+from compressor.deploy.worker import die_with, load_step
 from compressor.run.state import StageState
 from compressor.store.store import Store, StoredResult
 
-LEAST_WEIGHTS = 1_000_000
+LEAST_WEIGHTS = 5_000_000
 """Of each model: smaller ones are exported before a process has imported what that takes."""
 FEWEST = 3
 """Models that are still to be lowered, for the same reason."""
@@ -35,27 +39,44 @@ def lowered_ahead(builder: Builder, target: Target, states: Sequence[StageState]
     if len(left) < FEWEST or small or (os.cpu_count() or 1) < 2:
         yield
         return
-    known = {name: value for name, value in vars(builder).items() if name != "store"}
-    process = multiprocessing.get_context("spawn").Process(
-        target=_lower, args=(os.getpid(), builder.store.root, builder.store.plan, known, target, left[::-1]), daemon=True
-    )
-    process.start()
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    command = [sys.executable, "-P", "-m", "compressor.run.ahead"]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, encoding="utf-8", **quiet)  # type: ignore[call-overload]
     try:
+        with suppress(BrokenPipeError), process.stdin as job:
+            json.dump(_job(builder, target, left[::-1]), job)
         yield
     finally:
         process.kill()
-        process.join()
+        process.wait()
 
 
-def _lower(parent: int, root: Path, plan: str, known: Mapping[str, Any], target: Target, models: Sequence[StoredResult]) -> None:
-    """Lower with a builder that knows this, in a process that says nothing."""
-    die_with(parent)
-    null = os.open(os.devnull, os.O_WRONLY)
-    for stream in (1, 2):
-        os.dup2(null, stream)
+def _job(builder: Builder, target: Target, models: Sequence[StoredResult]) -> dict[str, Any]:
+    return {
+        "parent": os.getpid(),
+        "store": str(builder.store.root.absolute()),
+        "plan": builder.store.plan,
+        "target": (spelled(target), target.model_dump_json()),
+        "task": (spelled(builder.task), builder.task.model_dump_json()),
+        "task_name": builder.task_name,
+        "labels": builder.labels,
+        "common": dict(builder.common),
+        "models": [(made.digest, str(made.path.absolute())) for made in models],
+    }
+
+
+def work(job: Mapping[str, Any]) -> None:
+    """Lower each model of a job."""
+    die_with(job["parent"])
     from compressor.deploy.telemetry import quiet
 
     quiet()
-    builder = Builder(Store(root, plan=plan), **known)
-    for made in models:
-        builder.lower(made, "torch", target.dialect.format, target)
+    target, task = load_step(Target, *job["target"]), load_step(Task, *job["task"])
+    store = Store(Path(job["store"]), plan=job["plan"])
+    builder = Builder(store, task, job["task_name"], tuple(job["labels"]), job["common"])
+    for digest, path in job["models"]:
+        builder.lower(StoredResult("", digest, Path(path), {}, 0.0, found=True), "torch", target.dialect.format, target)
+
+
+if __name__ == "__main__":
+    work(json.load(sys.stdin))

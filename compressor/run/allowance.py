@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from compressor.files import json_in
 from compressor.model.anatomy import limits
 from compressor.model.sources import located
 from compressor.plan.bound import Bound
@@ -41,7 +41,7 @@ def _listed(steps: list[str]) -> str:
 
 def _config(path: Any) -> dict[str, Any]:
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = json_in(path)
     except (OSError, ValueError):
         return {}  # whatever is wrong with it is said when the model is loaded
     return values if isinstance(values, dict) else {}

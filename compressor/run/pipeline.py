@@ -103,6 +103,7 @@ class Runner:
         return report
 
     def _found(self) -> RunState:
+        self.ground.aside.settle()
         family = self.ground.insides(self.states["source"].made).family
         return RunState(family, tuple(self.stages), tuple(self.built), dict(self.missing), tuple(self.ground.watch.spent))
 

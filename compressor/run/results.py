@@ -28,6 +28,7 @@ from compressor.contracts.records import (
 )
 from compressor.deploy.bench import LOAD_WINDOW_SECONDS, load_of_others
 from compressor.deploy.machine import machine, versions
+from compressor.files import read_bytes
 from compressor.model.sources import resolve
 from compressor.plan.bound import Bound, BoundTarget
 from compressor.plan.specs import Accept, ModelSource
@@ -157,7 +158,7 @@ def load_evaluation(folder: Path) -> Evaluation:
     """Read what `save_evaluation` wrote, or a run of report version 1."""
     import numpy as np
 
-    scores = Scores.model_validate_json((folder / "scores.json").read_bytes())
+    scores = Scores.model_validate_json(read_bytes(folder / "scores.json"))
     with np.load(folder / "rows.npz", allow_pickle=False) as rows:
         if "correct" in rows.files:  # version 1 kept one output and the main metric
             return Evaluation(scores, {FIRST_OUTPUT: rows["outputs"]}, {scores.metric: rows["correct"]})
@@ -309,8 +310,14 @@ def _licence(source: ModelSource, folder: Path) -> str:
             )
     for name in ("LICENSE", "LICENSE.txt", "LICENSE.md"):
         if (folder / name).is_file():
-            return (folder / name).read_text(encoding="utf-8", errors="replace")[:2000]
+            return _start(folder / name)
     return ""
 
 
+def _start(path: Path) -> str:
+    with path.open(encoding="utf-8", errors="replace") as file:
+        return file.read(LICENCE_CHARACTERS)
+
+
+LICENCE_CHARACTERS = 2000
 PARITY_ROWS = 64

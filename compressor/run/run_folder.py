@@ -9,6 +9,7 @@ from itertools import chain, count
 from pathlib import Path
 
 from compressor.errors import StoreError
+from compressor.files import text_in
 from compressor.report import EVALUATIONS, TIMED_FEEDS, WITNESSES
 from compressor.store.checksums import SUMS
 from compressor.store.disk import put, writing
@@ -111,6 +112,6 @@ def _unfinished(folder: Path, plan: str) -> bool:
 
 def _plan_of(folder: Path) -> str | None:
     try:
-        return (folder / PLAN).read_text(encoding="utf-8")
+        return text_in(folder / PLAN)
     except (OSError, ValueError):
         return None

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from compressor.contracts.records import stays_inside
 from compressor.errors import StoreError
+from compressor.files import text_in
 from compressor.store.store import sha256_of
 
 SUMS = "SHA256SUMS"
@@ -81,7 +82,7 @@ def _read(folder: Path) -> dict[str, str]:
     try:
         if path.is_symlink():
             raise StoreError(f"{path} is a link: only plain files are read here")
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = text_in(path).splitlines()
     except (OSError, ValueError) as error:
         raise StoreError(f"{path} cannot be read, so nothing proves what lies beside it: run the plan again") from error
     sums = {}

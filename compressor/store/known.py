@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from compressor.errors import StoreError
+from compressor.files import json_in
 from compressor.store.disk import put
 from compressor.store.store import CHECKSUM, Store, key_of
 
@@ -87,9 +88,9 @@ def noted(store: Store, parts: Mapping[str, Any], value: Any) -> None:
 def _read(path: Path) -> dict[str, Any] | None:
     """A fact as it was written; None where there is none, or it is damaged."""
     try:
-        kept: dict[str, Any] = json.loads(path.read_bytes())
+        kept: dict[str, Any] = json_in(path)
         return kept if kept.pop(CHECKSUM) == key_of(kept) else None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from compressor.errors import StoreError
+from compressor.files import json_in
 from compressor.store.disk import writing
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def tried(path: Path, *, work: str) -> Iterator[bool]:
 def holder(path: Path) -> str:
     """Who holds a lock, in words."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = json_in(path)
         return f"process {found['pid']} on {found['host']} ({found['work']}, since {found['since']})"
     except (OSError, ValueError, KeyError, TypeError):  # just let go, or not signed yet
         return "another process"

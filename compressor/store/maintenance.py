@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import time
 from collections.abc import Iterator
@@ -10,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from compressor.errors import StoreError
+from compressor.files import json_in
 from compressor.store.locks import taken_at, tried
 from compressor.store.store import ENTRY, USED, DamagedEntry, Store, discard, read_entry, remove
 
@@ -163,7 +163,7 @@ def _result(folder: Path) -> Kept | None:
 
 def _noted(folder: Path) -> tuple[str, str, float]:
     try:
-        entry = json.loads((folder / ENTRY).read_bytes())
+        entry = json_in(folder / ENTRY)
         return str(entry["parts"].get("step", "remembered")), str(entry["made"]), float(entry["seconds"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return "(damaged)", "", 0.0

@@ -14,7 +14,7 @@ from compressor.contracts.records import DataRecord, SplitRecord
 from compressor.errors import SourceError
 from compressor.model.sources import resolve
 from compressor.plan.specs import DataSpec
-from compressor.tasks.labels import check_classes, in_any_order, in_order, look_alikes
+from compressor.tasks.labels import check_classes, in_any_order, in_order, odd_names
 from compressor.tasks.media import check_media, content_of, is_file_cell, undecoded
 from compressor.tasks.places import PLACE, places_of, with_any_places, without_places
 from compressor.tasks.sources import Source, read_rows
@@ -71,7 +71,7 @@ def split_rows(read_source: Source, spec: DataSpec, *, columns: Columns, seed: i
         if len(labels) < 2:
             raise SourceError(f"{source}: all rows of train have the one label '{labels[0]}'; at least 2 labels are needed")
         check_classes(labels, label, source)
-        findings += look_alikes(labels)
+        findings += odd_names(labels, label)
         parts = {name: _encoded(rows, label, labels, name) for name, rows in parts.items()}
     parts = _split(parts, spec, label, seed)
     parts["calibration"] = _drawn(parts["train"], spec.calibration, seed + 1)

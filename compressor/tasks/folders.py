@@ -11,8 +11,10 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from compressor.contracts import Columns
+from compressor.contracts.model import CONFIG
 from compressor.errors import MissingColumn, SourceError
-from compressor.plan.paths import Place, near_path, read_bytes
+from compressor.files import read_bytes
+from compressor.plan.paths import Place, near_path
 from compressor.plan.specs import DataSpec
 from compressor.tasks.encodings import decoded, is_wide, mark_of, names_of
 from compressor.tasks.media import place_of
@@ -32,11 +34,12 @@ SPLITS = {
 """Splits by the words that names of files and folders have for them, in small letters."""
 LEFTOVERS = {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "__pycache__"}
 """Names, in small letters, of what systems and programs leave in folders."""
+WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".gguf", ".onnx")
 MOST_TEXT_BYTES = 64 * 2**20
 KINDS = {"imagefolder": IMAGES, "audiofolder": SOUNDS}
 SINGLE = {"imagefolder": "picture", "audiofolder": "sound"}
 FILE_NAME = "file_name"
-SAVED = "dataset_info.json"
+SAVED, SAVED_SPLITS = "dataset_info.json", "dataset_dict.json"
 """What `save_to_disk` leaves beside its rows."""
 OR_TABLE = f"or a table that names the files in a column `{FILE_NAME}`: {' or '.join(METADATA)}"
 
@@ -50,14 +53,22 @@ def kind_of(folder: Path, root: Path | None) -> str:
     suffixes = {each.suffix.lower() for each in visible(folder, root, Counter())}
     kind = next((kind for kind, known in KINDS.items() if suffixes & set(known)), None)
     if kind is None:
-        raise SourceError(f"{folder}: neither images nor sounds in this folder; {_instead(folder, suffixes)}")
+        raise SourceError(f"{folder}: neither images nor sounds in this folder; {no_rows(folder) or _instead(suffixes)}")
     return kind
 
 
-def _instead(folder: Path, suffixes: Iterable[str]) -> str:
-    """What to say of a folder of something else."""
-    if (folder / SAVED).is_file():
+def no_rows(folder: Path) -> str | None:
+    """What is to be done with a folder that is easily taken for one of rows; None where it may be one."""
+    names = {path.name for path in folder.iterdir()}
+    if {SAVED, SAVED_SPLITS} & names:
         return "`save_to_disk` of datasets wrote it: write its rows as parquet, by `to_parquet`, and name that file"
+    if CONFIG in names and any(name.endswith(WEIGHT_SUFFIXES) for name in names):
+        return "a model lies there: name the folder of the rows"
+    return None
+
+
+def _instead(suffixes: Iterable[str]) -> str:
+    """What to say of a folder of something else."""
     tables = sorted({FORMATS[each] for each in suffixes if each in FORMATS} - {"text"})
     if tables:
         return f"for its tables say `format: {tables[0]}`" + (f" (or {', '.join(tables[1:])})" if tables[1:] else "")
@@ -122,7 +133,8 @@ def _per_label(
         passed = Counter[str]()
         there = list(visible(folder, root, passed))
         inside = [path for path in there if path.parent != folder]
-        passed += Counter({"beside the folders of labels": len(there) - len(inside)})
+        hidden = sum(path.is_dir() and path.name.startswith(".") for path in folder.iterdir())
+        passed += Counter({"beside the folders of labels": len(there) - len(inside), "hidden folders": hidden})
         paths += inside
         labels += (own := [path.relative_to(folder).parts[0] for path in inside])
         empty = sorted({path.name for path in folder.iterdir() if path.is_dir() and not aside(path)} - set(own))

@@ -16,6 +16,7 @@ from compressor.tasks.csv_tables import records_of_csv, usual_separator, written
 from compressor.tasks.encodings import encoding_of, misfit
 from compressor.tasks.json_tables import records_in
 from compressor.tasks.table import Table
+from compressor.tasks.tables import check_file
 
 SEPARATORS = (",", ";", "\t", "|")
 FIRST_RECORDS = 200
@@ -30,6 +31,7 @@ def columns_in(path: Path, kind: str, spec: DataSpec) -> tuple[str, ...]:
     Raises:
         SourceError: it cannot be read, or is empty.
     """
+    check_file(path, kind)
     if kind == "parquet":
         return tuple(_schema(path).names)
     if kind == "text":

@@ -80,6 +80,13 @@ def check_classes(names: Sequence[str], column: str, source: str) -> None:
         )
 
 
+def odd_names(labels: Sequence[str], column: str) -> Iterator[str]:
+    """A finding for labels that look the same, and for one that is called as its column is."""
+    if column in labels:
+        yield f"column '{column}' has the name of one of its labels: is the first line a row, and the header missing?"
+    yield from look_alikes(labels)
+
+
 def look_alikes(labels: Sequence[str]) -> Iterator[str]:
     """A finding for labels that look the same: told apart by blanks, letter case or forms of one letter alone."""
     first: dict[str, str] = {}

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from compressor.errors import MissingDependency, SourceError
+from compressor.files import read_bytes
 from compressor.foreign import told
-from compressor.plan.paths import Place, read_bytes
+from compressor.plan.paths import Place
 from compressor.tasks.places import places_of
 from compressor.tasks.sound_files import what_is_missing
 

@@ -5,13 +5,13 @@ A description is JSON. The modules of `inputs` do what it says, and nothing else
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from compressor.contracts import Port
 from compressor.errors import SourceError, UnsupportedModel
+from compressor.files import json_in
 from compressor.foreign import told
 from compressor.tasks.image_processors import steps_of
 
@@ -56,8 +56,8 @@ def read(path: Path) -> dict[str, Any]:
         SourceError: it cannot be read, or is none.
     """
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        found = json_in(path)
+    except (OSError, ValueError) as error:
         raise SourceError(f"{path} cannot be read ({told(error)})") from error
     if not isinstance(found, dict):
         raise SourceError(f"{path} cannot be read: it is no object")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from compressor.plan.paths import plain_file
+from compressor.files import plain_file
 
 UNPACK = "a compressed file: unpack it"
 SHEET = "save the sheet as CSV UTF-8"

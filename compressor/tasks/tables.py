@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from compressor.contracts import Columns
 from compressor.contracts.recipe import spread
 from compressor.errors import SourceError
-from compressor.plan.paths import plain_file
+from compressor.files import plain_file
+from compressor.foreign import is_text
 from compressor.plan.specs import DataSpec
 from compressor.tasks.csv_tables import read_csv
 from compressor.tasks.encodings import encoding_of, misfit
@@ -55,7 +56,7 @@ def read_table(
     """
     label = columns.label if isinstance(columns, Columns) else None
     table = Table(path, columns.all if isinstance(columns, Columns) else tuple(columns), label)
-    _check_file(path, kind)
+    check_file(path, kind)
     if kind == "parquet":
         rows = _parquet(table, most)
         return with_places(rows, [f"{path}, row {number}" for number in range(1, len(rows) + 1)]), table.findings
@@ -66,7 +67,12 @@ def read_table(
     return with_places(_dataset(table), [table.place(line) for line in table.lines]), table.findings
 
 
-def _check_file(path: Path, kind: str) -> None:
+def check_file(path: Path, kind: str = "") -> None:
+    """Refuse what is no table of a kind before it is opened.
+
+    Raises:
+        SourceError: it is a pipe or device, too large, a pointer of Git LFS, or a file of another kind.
+    """
     try:
         plain_file(path, None if path.suffix == ".parquet" else MOST_BYTES)
     except OSError as error:
@@ -117,15 +123,7 @@ def _not_text(table: Table) -> tuple[int, str]:
     places = (
         (line, name, value) for name, values in table.cells.items() for line, value in zip(table.lines, values, strict=True)
     )
-    return next((line, name) for line, name, value in places if not str(value).isascii() and not _encodes(str(value)))
-
-
-def _encodes(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+    return next((line, name) for line, name, value in places if not is_text(str(value)))
 
 
 def _feature(table: Table, name: str, values: Sequence[Any]) -> Any:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from compressor.contracts import Port
 
-SPEARMAN, PEARSON = (Measure(name, written="number") for name in ("Spearman", "Pearson"))
+SPEARMAN, PEARSON = (Measure(name, written="number", unknowing=0.0) for name in ("Spearman", "Pearson"))
 MSE = Measure("MSE", better="lower", drop="percent")
 RESAMPLES = 1000
 LARGEST = 1e15

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compressor.errors import SourceError
+from compressor.files import text_in
 from compressor.foreign import told
-from compressor.model.sources import gguf_in
+from compressor.model.sources import gguf_in, read_json
 from compressor.tasks.preprocessing import TEXT_INPUTS
 
 if TYPE_CHECKING:
@@ -147,13 +148,22 @@ def _tokenization(files: _Files) -> Tokenization:
 def _kept(folder: Path) -> Tokenization | None:
     """What `side_files` wrote, read without the library: importing it takes longer than all else that a run with nothing to do does."""
     path = folder / TOKENIZER_CONFIG
-    config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    if KEPT not in config:
+    config = read_json(path) if path.is_file() else {}
+    if (
+        not {KEPT, *SIDES, "pad_token", "pad_token_type_id", "model_input_names"} <= config.keys()
+        or not (folder / TOKENIZER).is_file()
+    ):
         return None
-    sides = {name: config[name] for name in SIDES}
-    settings = {**sides, "pad_token": config["pad_token"], "pad_type_id": config["pad_token_type_id"], **config[KEPT]}
-    names = tuple(config["model_input_names"])
-    return Tokenization((folder / TOKENIZER).read_text(encoding="utf-8"), settings, names, None, config.get("eos_token"))
+    try:
+        sides = {name: config[name] for name in SIDES}
+        settings = {**sides, "pad_token": config["pad_token"], "pad_type_id": config["pad_token_type_id"], **config[KEPT]}
+        found = Tokenization(
+            text_in(folder / TOKENIZER), settings, tuple(config["model_input_names"]), None, config.get("eos_token")
+        )
+        list(found.encoded(SAMPLES, SAMPLED_LENGTH))
+    except Exception as error:  # somebody else may have written it, and what the library raises can be anything
+        raise SourceError(f"the tokenizer in {folder} cannot be read: {told(error)}") from error
+    return found
 
 
 def _of(library: Any) -> Tokenization:
@@ -186,7 +196,10 @@ def _faithful(found: Tokenization, library: Any) -> bool:
     """Whether what is kept of a tokenizer makes the inputs that it makes itself: its class may do more than its file says."""
     if not found.source or set(found.names) - set(TEXT_INPUTS):
         return False
-    made = library(list(SAMPLES), truncation=True, max_length=SAMPLED_LENGTH)
+    try:
+        made = library(list(SAMPLES), truncation=True, max_length=SAMPLED_LENGTH)
+    except Exception as error:  # what is missing in a vocabulary makes the library raise can be anything
+        raise SourceError(f"the tokenizer in {library.name_or_path} fails on ordinary texts: {told(error)}") from error
     rows = list(found.encoded(SAMPLES, SAMPLED_LENGTH))
     return all(row[name].tolist() == list(made[name][number]) for number, row in enumerate(rows) for name in found.names)
 
@@ -251,7 +264,7 @@ def side_files(tokenizer: Any, module: Any) -> dict[str, bytes]:
 def shipped(folder: Path, found: Tokenization, inputs: Sequence[str], max_length: int) -> dict[str, str]:
     """Files of an export, by which loaders of the ecosystem make these inputs of a text as the run did, cut at its length where asked to cut."""
     kept = found.library is None
-    config = json.loads((folder / TOKENIZER_CONFIG).read_text(encoding="utf-8")) if kept else _config(found)
+    config = read_json(folder / TOKENIZER_CONFIG) if kept else _config(found)
     names = [name for name in found.names if name in inputs]
     content = _json({**config, "model_input_names": names, "model_max_length": max_length})
     return {TOKENIZER: found.source, TOKENIZER_CONFIG: content.decode()}

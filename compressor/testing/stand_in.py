@@ -44,5 +44,8 @@ class _Session:
     def run(self, feed: Feed, *, graph: str = "model", state: object | None = None) -> tuple[Feed, object | None]:  # noqa: ARG002
         return {"logits": self._table[feed["input_ids"]].mean(axis=1)}, state
 
+    def cut(self, state: object, length: int, *, graph: str = "model") -> object:
+        raise ValueError(f"graph '{graph}' has no state that could be cut to {length}: {state}")
+
     def facts(self) -> dict[str, str]:
         return {"precision": "fp64", "device": "CPU", "threads": str(self._threads)}

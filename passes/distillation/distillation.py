@@ -18,15 +18,13 @@ from compressor.training.settings import TrainingSettings
 from passes.distillation.losses import Teacher, lessons, losses
 from passes.distillation.teachers import (
     COMPARED_ROWS,
-    INPUT_FILES,
     Agreement,
     agreement,
     agreement_remarks,
-    files_read,
     silent,
     teacher,
 )
-from passes.side_files import write_side_files
+from passes.side_files import INPUT_FILES, files_read, write_side_files
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -130,7 +128,7 @@ class Distillation(Pass, TrainingSettings):
             if other := [file for file in INPUT_FILES if mine.get(file) != theirs.get(file)]:
                 raise UnsupportedModel(
                     f"teacher {name} and student read different inputs ({', '.join(other)} differ): "
-                    "such a teacher gives soft-targets only, with cache_teacher: true"
+                    "such a teacher gives soft-targets only (of words, sorted-probabilities), with cache_teacher: true"
                 )
 
     def answers(self, size: Size, epochs: float) -> float:
@@ -158,8 +156,8 @@ class Distillation(Pass, TrainingSettings):
         for name, model in models.items():
             suffix = f" of {name}" if len(models) > 1 else ""
             taught = lessons(mine, read(model.module), wanted, share=shares[name] / whole, suffix=suffix)
-            kept = {"cache": self._answers_kept(), "words": self.cached_words}
-            made.append(teacher(name, model, taught, student=student, ctx=ctx, settings=self, **kept))
+            held, words = self._answers_kept(), self.cached_words
+            made.append(teacher(name, model, taught, student=student, ctx=ctx, settings=self, cache=held, words=words))
         return tuple(made)
 
     def known_objectives(self) -> dict[str, Objective]:

@@ -35,6 +35,20 @@ class KeptTokens:
     """`[tokens, features]`, mapped from a file."""
     starts: NDArray[np.int64]
     """Where each row begins, and where the last one ends: `[rows + 1]`."""
+    order: NDArray[np.int64] | None = None
+    """Which of the values each token has, -1 where none: `[tokens]`. None where they lie as the tokens do."""
+
+    def row(self, row: int) -> NDArray[Any]:
+        """Numbers `[tokens, features]` of one row; of a token that has none, nothing that is a number, or 0 where they are whole ones."""
+        import numpy as np
+
+        here = slice(self.starts[row], self.starts[row + 1])
+        if self.order is None:
+            return self.values[here]
+        chosen = self.order[here]
+        kept: NDArray[Any] = self.values[chosen.clip(min=0)]
+        kept[chosen < 0] = np.nan if kept.dtype.kind == "f" else 0
+        return kept
 
     def of(self, rows: Sequence[Sequence[int]], tokens: int) -> NDArray[Any]:
         """Numbers `[B, tokens, features]` of some rows, several one after the other; zeros where there are fewer tokens."""
@@ -44,7 +58,7 @@ class KeptTokens:
         for at, several in enumerate(rows):
             start = 0
             for row in several:
-                kept = self.values[self.starts[row] : self.starts[row + 1]][: tokens - start]
+                kept = self.row(row)[: tokens - start]
                 found[at, start : start + len(kept)] = kept
                 start += len(kept)
         return found

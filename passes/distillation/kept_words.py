@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from compressor.contracts import Batch, LikeliestLogits, TokenLogits
 from compressor.contracts.notes import Remark
@@ -12,7 +13,9 @@ from compressor.model.token_losses import chunks
 from passes.distillation.kept_tokens import KeptTokens, TokenWriter, windows
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
+    from numpy.typing import NDArray
 
 SHORT = 2**16
 """Vocabularies up to this have numbers of two bytes."""
@@ -38,6 +41,17 @@ class KeptWords:
         words = torch.from_numpy(self.words.of(rows, tokens).astype("int64")).to(device)
         logs = torch.from_numpy(self.logs.of(rows, tokens)).to(device)
         return LikeliestLogits(words, logs[..., :-1], logs[..., -1], self.vocabulary)
+
+    def paired(self, theirs: Iterable[Batch], mine: Iterable[Batch]) -> KeptWords:
+        """The same for a student of another tokenizer: what counts of a document is paired by its place, as far as both have some.
+
+        Args:
+            theirs: the batches that these answers were given to.
+            mine: the same rows as the student reads them, not shuffled either.
+        """
+        order, starts = pairing(theirs, mine)
+        words, logs = (replace(each, order=order, starts=starts) for each in (self.words, self.logs))
+        return replace(self, words=words, logs=logs)
 
     @property
     def remark(self) -> Remark:
@@ -78,6 +92,39 @@ class WordWriter:
         """What was written."""
         assert self._words is not None
         return KeptWords(self._words.kept(), self._logs.kept(), self._vocabulary, self._others / max(1, self._tokens))
+
+
+def pairing(theirs: Iterable[Batch], mine: Iterable[Batch]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Of each token that the student reads the number of the teacher's token that tells as much of the document, -1 where none does; and
+    where the student's rows begin: `[tokens]`, `[rows + 1]`."""
+    import numpy as np
+
+    held: dict[int, list[int]] = {}
+    for row, start, counted in _counted(theirs):
+        held.setdefault(row, []).extend((start + counted.nonzero()[0]).tolist())
+    order, starts, seen = list[Any](), [0], dict.fromkeys(held, 0)
+    for row, start, counted in _counted(mine):
+        places, first = held.get(row, []), seen.get(row, 0)
+        found = np.full(len(counted), -1, dtype=np.int64)
+        told = counted.nonzero()[0][: max(0, len(places) - first)]
+        found[told] = places[first : first + len(told)]
+        seen[row] = first + int(counted.sum())
+        order.append(found)
+        starts.append(start + len(counted))
+    return np.concatenate(order), np.asarray(starts, dtype=np.int64)
+
+
+def _counted(batches: Iterable[Batch]) -> Iterator[tuple[int, int, NDArray[np.bool_]]]:
+    """Of each row of batches the number of its document, where it begins in all tokens, and which of its tokens tell one that counts."""
+    import numpy as np
+
+    start = 0
+    for batch in batches:
+        columns = (batch[name].numpy() for name in ("row", "labels", "attention_mask"))
+        for row, labels, mask in zip(*columns, strict=True):
+            length = int(mask.sum())
+            yield int(row), start, np.append(labels[1:length] >= 0, False)
+            start += length
 
 
 def likeliest(logits: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:

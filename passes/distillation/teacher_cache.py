@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from compressor.contracts import Batch, Context, Outputs, Progress, Want
 from compressor.contracts.failing import rows_told
 from compressor.contracts.notes import Remark
+from compressor.errors import UnsupportedModel
 from compressor.training.settings import TrainingSettings, resolved_precision
 from passes.distillation.kept_tokens import KeptTokens, TokenWriter, windows
 from passes.distillation.kept_words import KeptWords, WordWriter
-from passes.side_files import write_side_files
+from passes.side_files import same_words, write_side_files
 
 if TYPE_CHECKING:
     import torch
@@ -42,17 +43,30 @@ class TeacherCache:
         return Outputs(self.logits[rows], mask=like.mask).having("hidden-state", states)
 
 
-def answers(name: str, model: Model, want: Want, ctx: Context, settings: TrainingSettings, *, words: int) -> TeacherCache:
+def answers(
+    name: str,
+    model: Model,
+    want: Want,
+    ctx: Context,
+    settings: TrainingSettings,
+    *,
+    words: int,
+    student: Model,
+    alone: Sequence[str] = (),
+) -> TeacherCache:
     """Run a teacher once over the training rows, in the precision that training runs in.
 
     Its inner states are kept in half precision where that is not float32, else in float32; the report says how much disk they take.
-    Of a language model's answers so many of the likeliest words are kept for each token.
+    Of a language model's answers so many of the likeliest words are kept for each token; where the student has another tokenizer, they
+    are paired with its tokens.
+
+    Raises:
+        UnsupportedModel: a lesson of those in `alone` needs the words to be the student's own, and they are not.
     """
     import torch
 
     files = write_side_files(model, ctx.folder / "teachers" / name)
     batches = ctx.task.batches(ctx.data.split("train"), files, batch_size=settings.batch_size)
-    total = len(batches)  # type: ignore[arg-type]
     low = resolved_precision(settings.precision, ctx.device) == "bf16"
     folder, dtype = ctx.folder / "states" / name, "float16" if low else "float32"
     writers = {block: TokenWriter(folder / str(at), dtype) for at, block in enumerate(want.of("hidden-state"))}
@@ -68,8 +82,16 @@ def answers(name: str, model: Model, want: Want, ctx: Context, settings: Trainin
                 logits.append(outputs.main.float())
         for block, writer in writers.items():
             writer.add(outputs.hidden_states[block], outputs.mask)
-        ctx.tell(Progress(f"answers of {name}", done, total, "batches"))
+        ctx.tell(Progress(f"answers of {name}", done, len(batches), "batches"))  # type: ignore[arg-type]
     answered = torch.cat(logits) if logits else spoken.kept()
+    mine = write_side_files(student, ctx.folder / "files")
+    if isinstance(answered, KeptWords) and not same_words(mine, files):
+        if alone:
+            raise UnsupportedModel(
+                f"teacher {name} and student have other tokenizers: {', '.join(alone)} would compare different words; take sorted-probabilities"
+            )
+        own = ctx.task.batches(ctx.data.split("train"), mine, batch_size=settings.batch_size)
+        answered = answered.paired(batches, own)
     return _told(name, TeacherCache(answered, {block: writer.kept() for block, writer in writers.items()}), ctx)
 
 

@@ -14,16 +14,12 @@ from passes.distillation.losses import DistillationLoss, Teacher
 from passes.distillation.teacher_cache import answers
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import numpy as np
     from numpy.typing import NDArray
     from torch import nn
 
     from compressor.contracts import Model
 
-INPUT_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "merges.txt", "preprocessor_config.json")
-"""Files that decide what a model is fed."""
 COMPARED_ROWS = 500
 """Rows of validation on which student and teacher are compared."""
 POINTS = 200
@@ -49,19 +45,17 @@ def teacher(
     """A frozen teacher; with `cache` one whose answers are computed now, for each row, of a language model's so many likeliest words.
 
     Raises:
-        UnsupportedModel: it has other classes than the student.
+        UnsupportedModel: it has other classes than the student, or other words and a lesson that needs them.
     """
     module: nn.Module = model.module
     module.requires_grad_(False)
     module.to(ctx.device).eval()
     _check_classes(name, model, student)
     made = Teacher(module, lessons)
-    return replace(made, answers=answers(name, model, made.want, ctx, settings, words=words)) if cache else made
-
-
-def files_read(folder: Path) -> dict[str, bytes]:
-    """The files in a model's folder that decide what it is fed, by name."""
-    return {name: (folder / name).read_bytes() for name in INPUT_FILES if (folder / name).is_file()}
+    if not cache:
+        return made
+    alone = [lesson.name for lesson in lessons if not getattr(lesson.objective, "of_any_words", False)]
+    return replace(made, answers=answers(name, model, made.want, ctx, settings, words=words, student=student, alone=alone))
 
 
 def _check_classes(name: str, model: Model, student: Model) -> None:

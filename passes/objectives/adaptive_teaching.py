@@ -75,7 +75,8 @@ class AdaptiveTeaching(TokenObjective):
         easy, weights = self._easy[0][chunk.tokens], self._easy[1]
         target = target_values(chunk.logs, chunk.logs_of(teacher), chunk.labels)
         others = other_values(chunk.logs, chunk.logs_of(teacher), chunk.labels)
-        return (self.easy * weights[0] * others).where(easy, (1 - self.easy) * weights[1] * (target + others))
+        found: torch.Tensor = (self.easy * weights[0] * others).where(easy, (1 - self.easy) * weights[1] * (target + others))
+        return found
 
 
 def _easy_tokens(student: Outputs, teacher: Outputs, batch: Batch) -> tuple[torch.Tensor, tuple[float, float]]:

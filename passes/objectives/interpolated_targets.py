@@ -48,7 +48,8 @@ class InterpolatedTargets(TokenObjective):
     @override
     def projections(self, student: Anatomy, teacher: Anatomy) -> torch.nn.Module | None:
         """The share, which goes on where a killed training does."""
-        return _share(self.start)
+        state: torch.nn.Module = _share(self.start)
+        return state
 
     @override
     def at(self, state: Any, *, step: int, done: float, before: float | None) -> Self:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Self
 
-from pydantic import Field
+from pydantic import Field, PrivateAttr
 from typing_extensions import override
 
-from compressor.contracts import Outputs
+from compressor.contracts import Batch, LikeliestLogits, Outputs
 from compressor.model.token_losses import Chunk
 from passes.objectives.token_objective import TokenObjective
 
@@ -38,9 +38,26 @@ class SortedProbabilities(TokenObjective):
         "Boizard et al., Towards Cross-Tokenizer Distillation: the Universal Logit Distillation Loss, 2024, arXiv:2402.12030"
     )
 
+    of_any_words: ClassVar[bool] = True
+    """Nothing in it depends on which word is which."""
+
     temperature: float = Field(1.0, gt=0, le=1000, description="divides the logits before the softmax")
+
+    _more: float = PrivateAttr(default=1.0)
+
+    @override
+    def prepared(self, student: Outputs, teacher: Outputs, batch: Batch) -> Self:
+        """This objective, which knows how many of the tokens that count have a partner: the mean is over those."""
+        found, tokens, later = self.model_copy(), student.tokens, teacher.later
+        if tokens is not None and isinstance(later, LikeliestLogits):
+            rest = later.rest.flatten()[tokens.counted()]
+            found._more = len(rest) / max(1, len(rest) - int(rest.isnan().sum()))
+        return found
 
     @override
     def values(self, chunk: Chunk, teacher: Outputs) -> torch.Tensor:
-        """The distance of each token."""
-        return sorted_values(chunk.logits, chunk.of(teacher), temperature=self.temperature)
+        """The distance of each token, 0 where the teacher has said nothing."""
+        theirs = chunk.of(teacher)
+        silent = theirs[:, 0].isnan()
+        values = sorted_values(chunk.logits, theirs.masked_fill(silent[:, None], 0.0), temperature=self.temperature)
+        return self._more * values.masked_fill(silent, 0.0)

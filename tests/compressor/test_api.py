@@ -8,6 +8,7 @@ import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from furnished import rows, write_model, write_rows
 from typer.testing import CliRunner
@@ -105,6 +106,37 @@ def test_plan_that_is_built_includes_files_of_its_folder_and_faults_call_it_plan
         api.build_plan({"include": "shared.yaml", "seed": "one"}, folder=tmp_path)
     found = {(fault.file, fault.where) for fault in refused.value.faults}
     assert {("plan", "seed"), (str(tmp_path / "shared.yaml"), "passes.finetune.epoch")} <= found
+
+
+def test_paths_may_be_texts(worked):
+    folder, names = worked
+    (folder / "plan.yaml").write_text(names["plan"].text)
+    assert api.load_plan(str(folder / "plan.yaml"), settings="seed=3").seed == 3
+    assert api.read_report(str(folder / names["ran"].folder)) == names["report"]
+
+
+class Stranger:
+    """What no plan file can hold."""
+
+
+def test_plan_is_built_of_what_notebooks_hold(worked):
+    folder, _ = worked
+    values = {
+        "model": {"folder": Path("my-model")},
+        "task": {"text-classification": {"max_length": np.int64(16)}},
+        "data": {"files": ("rows.jsonl",), "split": {"validation": np.float64(12.0), "test": 16}},
+        "passes": np.array(["quantize-dynamic"]),
+        "targets": ["onnxruntime"],
+    }
+    built = api.build_plan(values, folder=folder)
+    assert (built.model.folder, built.task.max_length, built.passes[0].name) == ("my-model", 16, "quantize-dynamic")
+    for wrong, told in (
+        ({**values, "seed": Stranger()}, "plan:1: seed: found a Stranger, which no plan file can hold"),
+        ({**values, "targets": [{"onnxruntime"}]}, r"plan:1: targets\[0\]: found a set"),
+        (None, "a plan is a mapping with model"),
+    ):
+        with pytest.raises(PlanError, match=told):
+            api.build_plan(wrong, folder=folder)
 
 
 def test_page_names_everything_that_the_interface_offers():

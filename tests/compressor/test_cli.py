@@ -1,15 +1,20 @@
+import errno
+import io
 import json
 import os
+import signal
 import subprocess
 import sys
 import textwrap
 from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 from furnished import rows, write_model, write_rows
 from typer.testing import CliRunner
 
-from compressor.cli import app
+from compressor.cli import app, main
+from compressor.plan.explanation import explained
 from compressor.plan.yaml_source import read_yaml
 from compressor.run.preview import Preview
 
@@ -175,6 +180,56 @@ def test_explain_suggests_a_near_name_when_it_is_unknown():
     found = command("explain", "distil")
     assert found.returncode == 2
     assert "did you mean 'distill'?" in found.stderr
+
+
+@pytest.fixture
+def typed(monkeypatch):
+    """A function that runs `compressor WORDS` in this process with what it prints going to a stream; its exit code."""
+
+    def type_in(stdout, *words):
+        monkeypatch.setattr(sys, "argv", ["compressor", *words])
+        monkeypatch.setattr(sys, "stdout", stdout)
+        handler = signal.getsignal(signal.SIGINT)
+        try:
+            with pytest.raises(SystemExit) as ended:
+                main()
+        finally:
+            signal.signal(signal.SIGINT, handler)
+        return ended.value.code
+
+    return type_in
+
+
+FORMER_RUN = str(Path(__file__).parent / "report" / "version-1")
+
+
+def test_terminal_that_cannot_show_a_character_is_told_its_number(typed):
+    shown = io.BytesIO()
+    stream = io.TextIOWrapper(shown, encoding="ascii")
+    assert typed(stream, "show", FORMER_RUN) == 0
+    stream.flush()
+    assert b"\\xa0%" in shown.getvalue()
+
+
+def test_what_cannot_be_written_is_an_error_in_one_line(typed, capsys):
+    class Full(io.StringIO):
+        def write(self, _text):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    assert typed(Full(), "show", FORMER_RUN) == 1
+    assert capsys.readouterr().err == "what is told cannot be written: No space left on device\n"
+
+
+def test_argument_that_is_not_utf_8_is_refused(typed, capsys):
+    assert typed(sys.stdout, "show", "runs/caf\udce9") == 2
+    assert capsys.readouterr().err.startswith("runs/caf\\udce9 is not UTF-8, and would be written into files that are")
+
+
+@pytest.mark.parametrize(("name", "more"), [("passes", "; `compressor list passes` names what may stand there"), ("seed", "")])
+def test_explain_of_a_key_of_a_plan_says_where_it_is_told(name, more):
+    with pytest.raises(LookupError) as found:
+        list(explained(name))
+    assert str(found.value.args[0]) == f"'{name}' is a key of a plan: `compressor explain plan` tells it{more}"
 
 
 def test_schema_is_json_with_the_passes():

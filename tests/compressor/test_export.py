@@ -3,6 +3,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -17,7 +18,7 @@ import pytest
 
 from compressor.contracts import records as r
 from compressor.errors import ExportDiffers, MissingDependency, SourceError, StoreError
-from compressor.export import _beside, export
+from compressor.export import FILLED, MARK, _beside, _is_ours, export
 from compressor.export.examples import example
 from compressor.report import read_report, write_report
 
@@ -492,6 +493,17 @@ def test_export_removes_what_a_killed_export_left_and_nothing_else(text_run, tmp
     kept = {"out", "elsewhere", ".out.link.part", ".out.notes.part", ".out.abcd1234.part"}
     assert {path.name for path in place.iterdir()} == strangers | kept, "an empty folder bears no mark but in its name"
     assert all((place / name / "chapter.tex").exists() for name in strangers)
+
+
+@pytest.mark.parametrize("beside", [(), ("files",)])
+def test_folder_of_a_stranger_whose_mark_is_a_pipe_is_left_alone(tmp_path, beside):
+    left = tmp_path / ".out.12345678.part"
+    left.mkdir()
+    os.mkfifo(left / MARK)
+    for name in beside:
+        (left / FILLED).mkdir()
+        (left / FILLED / name).write_text("of somebody")
+    assert not _is_ours(left)
 
 
 def test_export_leaves_what_another_one_is_writing(text_run, tmp_path):

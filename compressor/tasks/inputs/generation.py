@@ -82,7 +82,8 @@ def sampled(logits: np.ndarray, draw: np.random.Generator, how: Mapping[str, Any
         how: as for `warped`.
     """
     reached = np.cumsum(warped(logits, how), axis=-1)
-    return (reached <= draw.random((len(logits), 1)) * reached[:, -1:]).sum(axis=-1)
+    places: np.ndarray = (reached <= draw.random((len(logits), 1)) * reached[:, -1:]).sum(axis=-1)
+    return places
 
 
 def warped(logits: np.ndarray, how: Mapping[str, Any]) -> np.ndarray:
@@ -101,6 +102,6 @@ def warped(logits: np.ndarray, how: Mapping[str, Any]) -> np.ndarray:
     before = np.cumsum(shares, axis=-1) - shares
     shares[before >= how.get("top_p", 1.0)] = 0.0
     shares /= shares.sum(axis=-1, keepdims=True)
-    made = np.empty_like(shares)
+    made: np.ndarray = np.empty_like(shares)
     np.put_along_axis(made, order, shares, axis=-1)
     return made

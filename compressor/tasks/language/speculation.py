@@ -39,7 +39,7 @@ class Speculated:
     @property
     def acceptance_length(self) -> float:
         """Tokens that one call of the model makes, 1 to one more than are proposed at a time."""
-        return self.tokens.shape[1] / max(self.calls, 1)
+        return float(self.tokens.shape[1] / max(self.calls, 1))
 
 
 def speculated(

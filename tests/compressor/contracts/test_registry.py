@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 
 import pytest
+from typer.testing import CliRunner
 
+from compressor.cli import app
 from compressor.contracts import Pass, registry
 from compressor.errors import PluginError
+from compressor.plan.schema import plan_schema
 
 
 @pytest.fixture
@@ -82,6 +86,31 @@ def test_module_that_fails_is_a_plugin_error(installed, body):
     sys.modules.pop("failing_module", None)
     with pytest.raises(PluginError, match=r"of failing 2.0 cannot be imported \(failing_module:Pass\): \w+Error"):
         registry.load("pass", "failing-pass")
+
+
+def test_module_that_ends_the_program_or_prints_does_neither(installed, capsys):
+    folder = installed("loud", "compressor.pass", "ends = loud_module:Pass", "prints = printing_module:Pass")
+    (folder / "loud_module.py").write_text("raise SystemExit(3)")
+    (folder / "printing_module.py").write_text("print('thanks')\nfrom passes.finetune import Finetune as Pass")
+    with pytest.raises(PluginError, match=r"of loud 2.0 cannot be imported \(loud_module:Pass\): SystemExit: 3"):
+        registry.load("pass", "ends")
+    registry.load("pass", "prints")
+    assert capsys.readouterr() == ("", "thanks\n"), "what a command prints is its own"
+
+
+def test_plugin_that_is_broken_hides_no_other(toys, installed):
+    installed("halves", "compressor.target", "half = toys:Shrink")
+    listed = CliRunner().invoke(app, ["list", "passes"])
+    assert listed.exit_code == 0
+    lines = dict(line.split(maxsplit=1) for line in listed.stdout.splitlines())
+    assert lines["toy-half"].startswith("broken: pass 'toy-half' of toys 1.0 lacks apply")
+    assert lines["finetune"].startswith("Train the model on the labels")
+    told = CliRunner().invoke(app, ["doctor"])
+    assert told.exit_code == 0
+    assert "target half: broken: target 'half' of halves 2.0 is" in told.stdout
+    assert "target onnxruntime: ready" in told.stdout
+    assert "finetune" in json.dumps(plan_schema())
+    assert "toy-half" not in json.dumps(plan_schema())
 
 
 def test_wrong_class_is_a_plugin_error(toys):

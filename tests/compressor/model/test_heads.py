@@ -174,6 +174,12 @@ def test_every_part_of_a_head_that_has_a_row_for_each_class_is_put_into_order(tm
         assert torch.equal(getattr(module, part).weight, getattr(kept, part).weight[[2, 1, 0]])
 
 
+def test_weights_of_layers_that_the_configuration_does_not_count_are_told(headed):
+    told = str(head_in(AUTO, headed(num_hidden_layers=1), DATA)[0])
+    assert "has its own head" in told
+    assert "; 16 weights are not used (bert.encoder.layer.1." in told
+
+
 def test_unused_weights_are_told(tmp_path):
     transformers.BertForMaskedLM(transformers.BertConfig(**TEXT, **SIZES)).save_pretrained(tmp_path)
     told = str(head_in(AUTO, tmp_path, DATA)[0])

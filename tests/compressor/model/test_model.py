@@ -413,7 +413,7 @@ def _config(**values):
         (_config(architectures=None), "is not a model class of transformers"),
         (_config(hidden_size="x"), "cannot be read as a model"),
         (lambda folder: (folder / "config.json").write_text("{}"), "in the layout of none of diffusers, networks, transformers"),
-        (lambda folder: (folder / "model.safetensors").write_bytes(b"\x80\x04pickle"), "cannot be read as a model"),
+        (lambda folder: (folder / "model.safetensors").write_bytes(b"\x80\x04pickle"), "is no file of safetensors"),
         (_tensors(lambda tensors: tensors.pop("classifier.bias")), "lacks 1 weights of .*: classifier.bias"),
     ],
 )
@@ -455,6 +455,24 @@ def test_no_source_runs_code_of_its_folder_or_asks_a_hub(read, tmp_path, no_netw
     assert type(module).__module__ == "transformers.models.bert.modeling_bert"
     assert module.config._attn_implementation == "sdpa"
     assert "somebody/kernel" not in module.config.to_json_string(use_diff=False)
+
+
+@pytest.mark.parametrize("read", READERS.values(), ids=READERS)
+def test_configuration_that_counts_without_bound_or_is_nested_without_end_is_refused(read, tmp_path):
+    ALL["bert"].make().save_pretrained(tmp_path)
+    for wicked in ({"num_hidden_layers": 10**9}, {"inner": [{"depths": [2, 10**9]}]}):
+        _config(**wicked)(tmp_path)
+        with pytest.raises(
+            SourceError, match=r"config\.json: (num_hidden_layers|depths) is 1000000000; no model of more than 2000"
+        ):
+            read(tmp_path)
+        _config(num_hidden_layers=2, inner=None)(tmp_path)
+    deep = {}
+    for _ in range(450):
+        deep = {"inner": deep}
+    _config(inner=deep)(tmp_path)
+    with pytest.raises(SourceError, match=r"config\.json.* nested too deep"):
+        read(tmp_path)
 
 
 @pytest.mark.parametrize("read", READERS.values(), ids=READERS)

@@ -7,7 +7,9 @@ import re
 import pytest
 
 from compressor.errors import SourceError
-from compressor.model.sources import check_weights
+from compressor.files import POINTER
+from compressor.model.sources import inside_package, located
+from compressor.plan.specs import ModelSource
 
 FOLDERS = {
     "an adapter": (
@@ -34,7 +36,14 @@ FOLDERS = {
         {"modules.json": "[]", "0_Transformer/config.json": "{}", "0_Transformer/model.safetensors": ""},
         "is a folder of sentence-transformers: its model lies in 0_Transformer/, name that",
     ),
-    "llama.cpp": ({"model.gguf": ""}, "is a model of llama.cpp (model.gguf): name the folder of the model that it was made from"),
+    "a repository in the hub's cache": (
+        {"refs/main": "0123", "snapshots/0123/config.json": "{}"},
+        "is a repository in the hub's cache: name the model in it, ",
+    ),
+    "tensorflow": (
+        {"tf_model.h5": ""},
+        "is a model of TensorFlow (tf_model.h5): name the folder of the model that it was made from",
+    ),
     "onnx": ({"model.onnx": ""}, "is an exported model (model.onnx)"),
 }
 
@@ -42,7 +51,32 @@ FOLDERS = {
 @pytest.mark.parametrize(("files", "message"), FOLDERS.values(), ids=FOLDERS)
 def test_folder_that_is_no_model_is_told_as_what_it_is(tmp_path, files, message):
     for name, content in files.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(content)
     with pytest.raises(SourceError, match=re.escape(f"{tmp_path} {message}")):
-        check_weights(tmp_path, None)
+        located(ModelSource(folder=str(tmp_path)), tmp_path)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "parts/spiece.model"])
+def test_file_that_git_lfs_has_not_fetched_is_told_as_that(tmp_path, name):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / name).write_bytes(POINTER + b"v1\noid sha256:4d7a\nsize 12345\n")
+    with pytest.raises(SourceError, match=re.escape(f"{tmp_path / name}: it is a pointer of Git LFS")):
+        located(ModelSource(folder=str(tmp_path)), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("package", "told"),
+    [
+        ("__main__", "is a part of the running program and no installed package"),
+        ("csv", "is a module and no package"),
+        ("/etc", "is not installed, and that is no name of one"),
+        ("", "is not installed"),
+        ("no_such_package", "is not installed: pip install no-such-package"),
+    ],
+)
+def test_what_is_no_installed_package_is_told(monkeypatch, package, told):
+    monkeypatch.setattr("__main__.__spec__", None)  # as where a program is run by its path
+    with pytest.raises(SourceError, match=told):
+        inside_package(package, "model")

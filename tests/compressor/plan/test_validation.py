@@ -46,7 +46,12 @@ class Parameters(BaseModel):
         ("{shares: {head: 1}}", ["p:1: step.shares.head: found 'head', expected 'heads' or 'neurons' (did you mean 'heads'?)"]),
         ("budget:\n  share: 1", ["p:1: step.budget.target: missing; expected name of a target."]),
         ("budget:\n  target: a\n  shar: 1", ["p:3: step.budget.shar: no such parameter (did you mean 'share'?)"]),
-        ("[1]", ["p:1: step: found a list, expected a mapping of parameters"]),
+        (
+            "[1]",
+            [
+                "p:1: step: found a list, expected a mapping of parameters (known: budget, kinds, schedule, shares, shuffle, steps)"
+            ],
+        ),
     ],
 )
 def test_fault_says_what_was_found_and_expected(text, faults):

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from furnished import rows, write_rows
 
-from compressor.cli_plans import accepted_in
+from compressor.cli_plans import accepted_in, shipped_of
 from compressor.contracts import Column, Columns
 from compressor.errors import SourceError
 from compressor.plan.specs import DataSpec, ModelSource
@@ -61,6 +61,8 @@ def made(folder, *names):
         (("x.csv", "cat/1.png", "dog/1.png"), "", ""),
         (("train/1.png", "car/1.png"), "", ""),
         (("metadata.csv", "1.png"), "", ""),
+        (("data/train-00000-of-00001.csv", "README.md"), "data/train-00000-of-00001.csv", ""),
+        (("data/train.csv", "data/test.csv", ".git/x.csv"), {"train": "data/train.csv", "test": "data/test.csv"}, ""),
     ],
 )
 def test_rows_of_a_folder_are_told_by_names(tmp_path, names, files, note):
@@ -79,6 +81,59 @@ def test_table_to_train_on_is_asked_for_where_names_do_not_say_it(tmp_path, name
     with pytest.raises(SourceError, match="which table is trained on") as error:
         look(made(tmp_path, *names), "")
     assert listed in str(error.value)
+
+
+NO_ROWS = {
+    "saved by datasets": (
+        ("dataset_info.json", "state.json", "data-00000-of-00001.arrow"),
+        "holds no rows; `save_to_disk` of datasets wrote it",
+    ),
+    "splits saved by datasets": (("dataset_dict.json", "train/state.json"), "holds no rows; `save_to_disk` of datasets wrote it"),
+    "a model": (("config.json", "model.safetensors", "vocab.txt"), "holds no rows; a model lies there"),
+    "several sets": (("a/train.parquet", "b/train.parquet"), "holds several folders of tables, 'a', 'b': name the one"),
+}
+
+
+@pytest.mark.parametrize(("names", "told"), NO_ROWS.values(), ids=NO_ROWS)
+def test_folder_that_is_easily_taken_for_rows_is_told_as_what_it_is(tmp_path, names, told):
+    made(tmp_path, *names)
+    with pytest.raises(SourceError, match=told):
+        look(tmp_path, "rows")
+
+
+@pytest.mark.parametrize(
+    ("spelled", "told"),
+    [
+        ("https://example.org/rows.csv", "a path is wanted, and no address"),
+        ("~/rows.csv", "`~` and `.NAME` are characters here"),
+        ("gone.csv", r"gone\.csv: no such file or folder$"),
+        ("/dev/zero", "it is a pipe, socket or device, and no file"),
+    ],
+)
+def test_where_there_is_nothing_to_read_the_reason_is_told(tmp_path, spelled, told):
+    with pytest.raises(SourceError, match=told):
+        look(tmp_path / spelled, spelled)
+
+
+def test_model_that_is_not_there_is_told_with_how_one_of_the_hub_is_named(tmp_path):
+    made(tmp_path, "rows.csv")
+    for model, near in (("org/name", ""), ("rows.csv", "; it is a file")):
+        with pytest.raises(SourceError, match=rf"{model}: no such folder{near}; a model of the hub is named hub:ORG/NAME"):
+            propose(Asked(model, "rows.csv", folder=tmp_path))
+
+
+def test_table_without_the_label_is_left_out_and_that_is_said(tmp_path):
+    made(tmp_path, "rows/train.csv")
+    (tmp_path / "rows" / "test.csv").write_text("text\nto be predicted\n", encoding="utf-8")
+    text_model(tmp_path / "model")
+    found = propose(Asked("model", "rows", folder=tmp_path))
+    assert found.bound.data.files.parts() == {"train": ("rows/train.csv",)}
+    assert any("no column 'label', as rows have that are to be predicted: 'test.csv'" in line for line in found.seen)
+
+
+def test_table_in_utf_16_is_read_as_its_mark_says(tmp_path):
+    (tmp_path / "rows.csv").write_text(TABLE, encoding="utf-16")
+    assert look(tmp_path / "rows.csv", "rows.csv").data == {"files": "rows.csv", "encoding": "utf-16"}
 
 
 def test_files_that_are_no_rows_say_nothing_of_the_encoding(tmp_path):
@@ -207,10 +262,17 @@ def test_plan_of_hostile_names_says_them(tmp_path):
 # ------------------------------------------------------------------ quantize
 
 
-def test_targets_that_met_all_that_was_asked_are_exported():
-    def verdict(target, outcome, on_fail="stop"):
-        return SimpleNamespace(candidate=f"final@{target}", outcome=outcome, on_fail=on_fail)
+def verdict(target, outcome, on_fail="stop"):
+    return SimpleNamespace(candidate=f"final@{target}", outcome=outcome, on_fail=on_fail)
 
+
+def test_first_target_that_is_accepted_is_the_one_that_is_shipped():
+    report = SimpleNamespace(verdicts=[verdict("b", "met"), verdict("c", "not met")])
+    assert shipped_of(report, ["a", "b", "c"]) == "b"
+    assert shipped_of(SimpleNamespace(verdicts=[]), ["a", "b"]) == "a"
+
+
+def test_targets_that_met_all_that_was_asked_are_exported():
     verdicts = [verdict("a", "met"), verdict("a", "not met", "warn"), verdict("b", "met"), verdict("b", "undecided")]
     assert accepted_in(SimpleNamespace(verdicts=verdicts)) == {"a"}
 

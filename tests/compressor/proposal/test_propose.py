@@ -8,6 +8,8 @@ import pytest
 from furnished import rows, told, write_files, write_model, write_rows
 
 from benchmarks.latency import Latency
+from benchmarks.memory import Memory
+from compressor.api import run
 from compressor.contracts import Recipe, registry
 from compressor.errors import CompressorError, MissingDependency, PluginError, SourceError
 from compressor.plan.yaml_source import read_yaml
@@ -284,18 +286,34 @@ def test_init_writes_a_plan_says_what_it_saw_and_writes_nothing_over_a_file(plac
     assert "prune-structure" in (place / "plans" / "of.yaml").read_text()
 
 
+def test_plan_of_a_deep_rung_runs_to_its_end(place, monkeypatch):
+    for probe in (Latency, Memory):
+        monkeypatch.setattr(probe, "recipe", classmethod(lambda cls, wish: None))
+    plan = proposed(place, "rows.jsonl", "headed", max_drop=10, target="onnxruntime")
+    ran = run(plan.bound, store=place / "store", out=place / "deep")
+    assert [stage.name for stage in ran.report.stages[1:]] == names(plan)
+    assert ran.report.outcome in ("accepted", "not accepted"), "what so few rows teach is not what this is about"
+    source, final = (
+        next(each for each in ran.report.candidates if each.stage == stage) for stage in (plan.bound.reference, "final")
+    )
+    assert final.bytes < source.bytes
+    assert final.scores
+
+
 def test_quantize_prints_its_plan_runs_it_and_exports(place, monkeypatch):
     monkeypatch.setattr(
         Latency, "recipe", classmethod(lambda cls, wish: Recipe({"seconds": 2.0, "warm_up_seconds": 0.05, "control_limit": 0.9}))
     )
-    words = ("quantize", "headed", "--data", "rows.jsonl", "--max-drop", "100", "--target", "onnxruntime", "--store", "store")
+    words = ("quantize", "headed", "--data", "rows.jsonl", "--max-drop", "100", "--store", "store")
     printed = told(place, *words, "--print")
     assert (printed.returncode, (place / "runs").exists()) == (0, False)
     done = told(place, *words, "--out", "small")
     assert done.returncode == 0, done.stderr
     assert "passes:\n  # int8 weights and activations\n  - quantize-static: {sensitivity: false}\n" in done.stdout
     assert done.stdout.index("passes:") < done.stdout.index("accepted")
-    assert (place / "small" / "model.onnx").is_file()
+    assert (place / "small" / "onnxruntime" / "model.onnx").is_file()
+    assert (place / "small" / "openvino" / "openvino_model.xml").is_file()
+    assert done.stdout.count("export: ") == 2, "each target that is accepted"
     (run,) = (place / "runs").rglob("report.json")
     assert json.loads(run.read_text())["outcome"] == "accepted"
     taken = told(place, *words, "--out", "small")

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 import shutil
 from html.parser import HTMLParser
@@ -116,6 +117,8 @@ def test_schema_refuses_a_report_when_a_field_is_wrong(report, change):
         (json.dumps({"version": REPORT_VERSION + 1, "news": True}), f"version {REPORT_VERSION + 1}"),
         (json.dumps({"version": REPORT_VERSION}), "is no report of version"),
         ("[]", "is no report of version"),
+        ("[" * 200_000, "is no JSON: it is nested too deep"),
+        ('{"version": 2, "data": ' + "[" * 700 + "]" * 700 + "}", "is no report of version"),
     ],
 )
 def test_read_report_says_what_is_wrong(tmp_path, text, said):
@@ -123,6 +126,16 @@ def test_read_report_says_what_is_wrong(tmp_path, text, said):
         (tmp_path / "report.json").write_text(text)
     with pytest.raises(StoreError, match=re.escape(said)):
         read_report(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["report.json", "SHA256SUMS", "plan.yaml", "report.html", "feeds.npz"])
+@pytest.mark.parametrize("what", ["pipe", "device"])
+def test_run_folder_that_holds_what_never_ends_is_refused(written, tmp_path, name, what):
+    run = Path(shutil.copytree(written, tmp_path / "run"))
+    (run / name).unlink(missing_ok=True)
+    os.mkfifo(run / name) if what == "pipe" else (run / name).symlink_to("/dev/zero")
+    with pytest.raises(StoreError, match=re.escape(str(run / name))):
+        read_report(run)
 
 
 HARMS = {
@@ -520,6 +533,105 @@ def test_a_model_that_is_no_better_than_the_majority_class_is_doubted(report, of
 
 def test_a_model_that_finds_all_classes_is_not_doubted(report):
     assert doubts_of_final(doubtful(report, recalls={"a": 0.9, "b": 0.8}, n={"a": 20, "b": 8})) == []
+
+
+def test_a_model_with_several_labels_of_a_row_is_doubted_for_those_it_never_tells(report):
+    found = doubtful(report, recalls={"a": 0.9, "b": 0.0}, n={"a": 20, "b": 8})
+    final = found.candidates[-1]
+    main = final.scores.main.model_copy(update={"n": 20})  # rows, some of which have both labels
+    scores = final.scores.model_copy(update={"metrics": (main, *final.scores.metrics[1:])})
+    several = found.model_copy(update={"candidates": (*found.candidates[:-1], final.model_copy(update={"scores": scores}))})
+    assert doubts_of_final(several) == ["final@onnxruntime finds no row of 1 of 2 classes: b."]
+
+
+def test_a_model_that_tells_all_rows_the_same_labels_is_doubted(report):
+    """Of 20 rows 12 have a and 8 have b; all are told a, and none is told b, or b too."""
+    for recall, doubted in ((0.0, True), (1.0, True), (0.5, False)):
+        classes = (
+            ClassScore(label="a", n=12, precision=12 / 20, recall=1.0, f1=0.75),
+            ClassScore(label="b", n=9, precision=recall * 9 / 20, recall=recall, f1=0.5),
+        )
+        if recall == 0.5:
+            classes = (classes[0], ClassScore(label="b", n=9, precision=0.9, recall=0.5, f1=0.6))
+        final = next(each for each in report.candidates if each.id == "final@onnxruntime")
+        main = final.scores.main.model_copy(update={"n": 20})
+        scores = final.scores.model_copy(update={"per_class": classes, "metrics": (main, *final.scores.metrics[1:])})
+        found = doubts_of_final(report.model_copy(update={"candidates": (final.model_copy(update={"scores": scores}),)}))
+        assert ("final@onnxruntime tells all rows the same labels." in found) == doubted
+
+
+@pytest.mark.parametrize(("low", "doubted"), [(0.1, False), (-0.05, True)])
+def test_a_model_whose_numbers_may_be_guesses_is_doubted(report, low, doubted):
+    final = next(each for each in report.candidates if each.id == "final@onnxruntime")
+    metric = Measure("Spearman", written="number", unknowing=0.0).metric(0.3, 20, Interval(low=low, high=0.5, method="m"))
+    scores = final.scores.model_copy(update={"metric": "Spearman", "metrics": (metric,), "per_class": ()})
+    found = doubts_of_final(report.model_copy(update={"candidates": (final.model_copy(update={"scores": scores}),)}))
+    said = "final@onnxruntime is not shown to be better than a guess: Spearman 0.300 (-0.0500 to 0.500), that of a guess is 0."
+    assert [each.replace(wording.MINUS, "-") for each in found] == ([said] if doubted else [])
+
+
+def test_interval_of_numbers_without_a_unit_keeps_its_ends():
+    def ends(low, high):
+        return wording.interval(Interval(low=low, high=high, method="m"), wording.significant)
+
+    assert (ends(1.5, 5), ends(0, 0), ends(0.5, 0.5)) == ("1.50 to 5.00", "0 to 0", "0.500 to 0.500")
+    assert (
+        wording.interval(Interval(low=4.1, high=4.6, method="m"), wording.milliseconds).replace(wording.SPACE, " ")
+        == "4.10 to 4.60 ms"
+    )
+
+
+def test_verdict_shows_what_sets_it_apart_from_its_limit(report, capsys):
+    missed = Verdict(
+        gate="accept[0]",
+        candidate="final@onnxruntime",
+        quantity="max_drop",
+        limit=1.0,
+        value=1.0106,
+        judged_by="point",
+        outcome="not met",
+    )
+    interval = Interval(low=-0.2, high=4.6, method="m")
+    bound = missed.model_copy(update={"gate": "accept[1]", "value": 0.4, "judged_by": "bound", "interval": interval})
+    report_table(report.model_copy(update={"verdicts": (missed, bound)}))
+    said = " ".join(capsys.readouterr().out.replace(wording.SPACE, " ").split())
+    assert "accept[0] final@onnxruntime: max_drop 1 points: 1.0106 points: not met" in said
+    assert "accept[1] final@onnxruntime: max_drop 1.0 points: 0.4 points, 4.6 points by its interval: not met" in said
+
+
+def test_a_final_model_that_is_its_reference_is_doubted(report):
+    assert doubts(report) == ()
+    after = next(number for number, stage in enumerate(report.stages) if stage.name == report.reference) + 1
+    rolled = tuple(stage.model_copy(update={"rolled_back": True}) for stage in report.stages[after:])
+    found = doubts(report.model_copy(update={"stages": (*report.stages[:after], *rolled)}))
+    assert f"final@onnxruntime is {report.reference} itself: every step after it was rolled back." in found
+    kept = report.model_copy(update={"stages": (*report.stages[: after + 1], *rolled[1:])})
+    assert not any("itself" in doubt for doubt in doubts(kept))
+
+
+def test_a_limit_that_only_warns_and_is_not_met_is_told_beside_the_verdict(report):
+    missed = Verdict(
+        gate="accept[0]",
+        candidate="final@onnxruntime",
+        quantity="max_size",
+        limit=0.1,
+        value=0.5,
+        judged_by="point",
+        outcome="not met",
+    )
+    for on_fail, told in (("warn", True), ("stop", False)):
+        found = report.model_copy(update={"verdicts": (missed.model_copy(update={"on_fail": on_fail}),)})
+        said = "final@onnxruntime has 50.0 % of size against the reference, and 10.0 % is the limit, which only warns."
+        assert doubts_of_final(found) == ([said] if told else [])
+
+
+def test_answer_says_larger_where_it_is_and_as_large_where_nothing_was_gained(report):
+    final = next(each for each in report.candidates if each.id == "final@onnxruntime")
+    source = next(each for each in report.candidates if each.id == "source@onnxruntime")
+    for factor, said in ((2.0, "2.00 times larger"), (1.0, "as large as before"), (0.5, "2.00 times smaller")):
+        changed = final.model_copy(update={"bytes": int(source.bytes * factor)})
+        others = tuple(changed if each is final else each for each in report.candidates)
+        assert said in answer(report.model_copy(update={"candidates": others}))
 
 
 def test_doubts_stand_in_the_terminal_after_the_verdict_and_in_the_document(report, capsys):

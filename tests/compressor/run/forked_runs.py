@@ -2,7 +2,8 @@
 
     python forked_runs.py FOLDER
 
-FOLDER has `plan.yaml`; each kind of runs works in FOLDER/KIND. `whole` is never killed and warms this process up; the others follow.
+FOLDER has `plan.yaml`; each kind of runs works in FOLDER/KIND. `whole` and `without probes` are never killed and warm this process up;
+the others follow.
 
 `killed`: runs on one store and one run folder, each dead by SIGKILL at the first point at which it writes, renames, removes, starts
 or ends a process and no run died before, until one ends: those in FOLDER/killed/unmeasured without probes, whose processes cost
@@ -24,9 +25,11 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any, TypeAlias
@@ -67,6 +70,7 @@ ON_PATHS = {
 }
 """Events on a path, and which argument is the path that changes."""
 ON_PROCESSES = ("subprocess.Popen", "subprocess.Popen.wait", "os.kill")
+UNMEASURED = ("--set", "probes=[]")
 DIGEST = 64
 NUMBERS = str.maketrans("0123456789", "#" * 10)
 DRAWN = re.compile(r"(?<=\.)[a-z0-9_]{8}(?=\.(compressor-export\.)?part\b)")
@@ -74,20 +78,26 @@ DRAWN = re.compile(r"(?<=\.)[a-z0-9_]{8}(?=\.(compressor-export\.)?part\b)")
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
 
+class Here(threading.local):
+    """Whether events of this thread are looked at; not those that looking at one raises."""
+
+    watching = True
+
+
 class Killer:
     """An audit hook that ends this process at the first point that is not in `known`."""
 
     def __init__(self, base: Path, known: set[str], log: Path) -> None:
-        self._base, self._known, self._log, self._watching = str(base), known, log, True
+        self._base, self._known, self._log, self._here = str(base), known, log, Here()
 
     def __call__(self, event: str, arguments: tuple[Any, ...]) -> None:
-        if not self._watching or (event != "open" and event not in ON_PATHS and event not in ON_PROCESSES):
+        if not self._here.watching or (event != "open" and event not in ON_PATHS and event not in ON_PROCESSES):
             return
-        self._watching = False
+        self._here.watching = False
         try:
             self._consider(event, arguments)
         finally:
-            self._watching = True
+            self._here.watching = True
 
     def _consider(self, event: str, arguments: tuple[Any, ...]) -> None:
         if event in ON_PROCESSES:
@@ -184,6 +194,23 @@ def remember_exports() -> None:
     torch.onnx.export = remembered
 
 
+def remember_charts() -> None:
+    """Let forks share what matplotlib draws, for the same reasons: of a run whose results are all found it is most of the work."""
+    from compressor.report import changes, drawing, notes, timings, trade_off, waterfall
+
+    draw, made = drawing.draw, dict[str, drawing.Chart]()
+
+    def remembered(name: str, paint: Callable[..., None], **options: Any) -> drawing.Chart:
+        shown = [cell.cell_contents for cell in paint.__closure__ or ()]
+        key = repr((name, paint.__qualname__, shown, options))
+        if key not in made:
+            made[key] = draw(name, paint, **options)
+        return made[key]
+
+    for module in (changes, notes, timings, trade_off, waterfall):
+        module.draw = remembered  # type: ignore[attr-defined]
+
+
 def command(folder: Path, *more: str) -> int:
     """The command line in this process, run in `folder` on the nearest plan above it with some more words; its exit code."""
     from compressor.cli import main
@@ -225,16 +252,16 @@ def ended(child: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def whole(folder: Path) -> None:
+def whole(folder: Path, more: Sequence[str] = ()) -> None:
     """One run without a fault."""
-    if code := command(folder):
+    if code := command(folder, *more):
         raise SystemExit(code)
 
 
 def killed(folder: Path) -> None:
     """Runs that die at one point after another, until one ends; without probes first."""
     log = folder / "points.jsonl"
-    for name, more in (("unmeasured", ("--set", "probes=[]")), ("measured", ())):
+    for name, more in (("unmeasured", UNMEASURED), ("measured", ())):
         (folder / name).mkdir()
         killed_in(folder / name, *more, log=log)
 
@@ -321,7 +348,9 @@ def main() -> None:
     base = Path(sys.argv[1]).resolve()
     os.environ[INTERVAL] = "0"  # a checkpoint after every step: points of their own
     remember_exports()
+    remember_charts()
     timed(base / "whole", whole)
+    timed(base / "without probes", partial(whole, more=UNMEASURED))
     lanes = [apart(base, kinds) for kinds in (("killed",), ("two", "four", "interrupted"))]
     raise SystemExit(max([abs(ended(lane)) for lane in lanes]))
 

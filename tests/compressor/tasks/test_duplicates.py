@@ -255,6 +255,8 @@ def test_rows_are_known_by_where_they_stood():
 def test_labels_that_look_alike_are_found_and_amounts_are_refused():
     data = load({"train": [*MANY, *((f"more {n}", "A ") for n in range(6))]})
     assert [each for each in data.record.findings if "letter case alone" in each]
+    data = load({"train": [*MANY, *((f"more {n}", "label") for n in range(6))]})
+    assert data.record.findings[-1].startswith("column 'label' has the name of one of its labels: is the first line a row")
     with pytest.raises(SourceError, match=r"^rows\.csv: column 'label' holds 20 different numbers"):
         load({"train": [(f"row {n}", f"{n}.5") for n in range(20)]})
 

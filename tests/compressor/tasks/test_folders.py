@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import struct
 import wave
+from pathlib import Path
 
 import datasets
 import numpy as np
@@ -84,7 +86,7 @@ def test_what_systems_leave_in_folders_is_passed_over_and_told(tmp_path):
     data = load(tmp_path, PICTURES)
     assert data.labels == ("cat", "dog")
     passed, empty = data.record.findings
-    assert passed == f"{tmp_path}/set: passed over 1 'Thumbs.db', 1 '__MACOSX', 1 'desktop.ini', 3 hidden"
+    assert passed == f"{tmp_path}/set: passed over 1 'Thumbs.db', 1 '__MACOSX', 1 'desktop.ini', 3 hidden, 1 hidden folders"
     assert empty == f"{tmp_path}/set/bird: no file in it"
 
 
@@ -122,6 +124,16 @@ def test_byte_order_mark_is_no_part_of_a_text(tmp_path):
         (tmp_path / "set" / "ab"[at % 2] / f"{at}.txt").write_bytes(b"\xef\xbb\xbftext %d" % at)
     files = {"path": "set", "layout": "folder-per-label"}
     assert all(each.startswith("text") for each in load(tmp_path, TEXTS, files=files).split("train")["text"])
+
+
+@pytest.mark.parametrize("name", [b"caf\xe9/0.png", b"cat/\xff\xfe.png"])
+def test_name_that_is_not_utf_8_is_refused(tmp_path, name):
+    pictures(tmp_path / "set")
+    path = Path(os.fsdecode(os.fsencode(tmp_path / "set") + b"/" + name))
+    path.parent.mkdir(exist_ok=True)
+    shutil.copy(tmp_path / "set" / "cat" / "0.png", path)
+    with pytest.raises(SourceError, match="its name is not UTF-8: rename it"):
+        load(tmp_path, PICTURES)
 
 
 def test_folder_whose_name_begins_with_a_line_is_a_class(tmp_path):

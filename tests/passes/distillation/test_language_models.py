@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from dataclasses import replace
 from types import SimpleNamespace
 
 import datasets
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -19,6 +21,8 @@ from compressor.errors import MissingDependency, UnsupportedModel
 from compressor.tasks.language.causal_lm import CausalLM
 from compressor.tasks.tiny import language_model
 from passes.distillation.distill import Distill
+from passes.distillation.kept_tokens import KeptTokens
+from passes.distillation.kept_words import pairing
 from passes.finetune import Finetune
 from passes.pruning.take_layers import TakeLayers, places
 
@@ -30,7 +34,7 @@ class Language(Context):
     """A context of a language model's rows."""
 
     def outputs(self, model, split, *, limit):
-        files = self.root / "source"
+        model, files = self.models.get(model, model) if isinstance(model, str) else model, self.root / "source"
         return self.task.answers(eager(self.task, model, self.device), *self.task.scored_feeds(self.data.split(split), files))[
             "logits"
         ]
@@ -93,7 +97,7 @@ def test_kept_words_are_of_the_documents_that_a_packed_row_holds(ctx):
     from passes.distillation.teacher_cache import answers
 
     task, teacher = ctx.task, ctx.models["source"]
-    kept = answers("source", teacher, Teacher(teacher.module, ()).want, ctx, step(), words=1000)
+    kept = answers("source", teacher, Teacher(teacher.module, ()).want, ctx, step(), words=1000, student=ctx.models["small"])
     batches = list(task.batches(ctx.data.split("train"), ctx.root / "source", batch_size=4, shuffle_seed=3))
     assert any((batch["row"] >= 0).sum() > len(batch["row"]) for batch in batches), "documents share rows"
     for batch in batches:
@@ -144,6 +148,20 @@ def test_the_teachers_share_is_kept_in_checkpoints_and_goes_on(ctx, monkeypatch)
     assert [name for name in seen[0] if name.endswith("share")]
     again = step(objectives=objectives).apply(ctx.model("small"), ctx).module.state_dict()
     assert all(torch.equal(tensor, again[name]) for name, tensor in whole.items())
+
+
+def test_a_step_in_parts_of_unequal_tokens_is_a_step_in_one(ctx):
+    objectives = {
+        "soft-targets": {"temperature": 1.0, "divergence": "skewed"},
+        "interpolated-targets": {"rate": 0.2, "momentum": 0.5},
+    }
+    made = []
+    for parts in (1, 3):
+        here = replace(ctx, folder=ctx.folder / str(parts), notes=[])
+        step(objectives=objectives, task_loss=0.5, accumulate=parts).apply(ctx.model("small"), here)
+        made.append(curves(here))
+    for name, curve in made[0].items():
+        torch.testing.assert_close(torch.tensor(curve), torch.tensor(made[1][name]), rtol=1e-3, atol=1e-4)
 
 
 # ------------------------------------------------------------------ students
@@ -243,3 +261,45 @@ def test_training_on_what_models_write_is_the_same_again_and_learns(ctx, by, giv
     assert all(torch.equal(tensor, made[1][1][name]) for name, tensor in made[0][1].items())
     (curve,) = made[0][0].values()
     assert curve[-1][1] < curve[0][1]
+
+
+# ------------------------------------------------------------------ another tokenizer
+
+
+@pytest.fixture(scope="module")
+def foreign(models, tmp_path_factory):
+    """A teacher that reads words that are longer or shorter."""
+    folder = tmp_path_factory.mktemp("foreign")
+    language_model(folder)
+    written = json.loads((folder / "tokenizer.json").read_text())
+    written["model"]["merges"] = written["model"]["merges"][:1]
+    (folder / "tokenizer.json").write_text(json.dumps(written))
+    return folder, CausalLM(max_length=LENGTH).load(folder, None, seed=0)
+
+
+def test_a_teacher_of_other_words_teaches_by_sorted_probabilities_alone(ctx, foreign):
+    ctx.models["foreign"] = foreign[1]
+    object.__setattr__(ctx, "outputs", lambda model, split, *, limit: np.eye(4, dtype=np.float32))
+    given = {"teacher": "foreign", "epochs": 6}
+    step(objectives={"sorted-probabilities": 1.0}, **given).apply(ctx.model("small"), ctx)
+    curve = curves(ctx)["sorted-probabilities"]
+    assert 0 < curve[-1][1] < curve[0][1] < 2
+    with pytest.raises(UnsupportedModel, match="have other tokenizers: soft-targets would compare different words"):
+        step(**given).apply(ctx.model("small"), ctx)
+
+
+def test_tokens_of_two_tokenizers_are_paired_by_their_place_in_a_document():
+    def batch(rows, labels, masks):
+        return {"row": torch.tensor(rows), "labels": torch.tensor(labels), "attention_mask": torch.tensor(masks)}
+
+    no = -100
+    theirs = [batch([0, 1], [[no, 1, 2, 3], [no, no, 5, no]], [[1, 1, 1, 1], [1, 1, 1, 0]])]
+    mine = [batch([0], [[no, 7, 8]], [[1, 1, 1]]), batch([0, 1], [[no, 9, 9], [no, 4, 4]], [[1, 1, 1], [1, 1, 1]])]
+    order, starts = pairing(theirs, mine)
+    # the teacher's tokens 0, 1 and 2 tell what counts of document 0, its token 5 what counts of document 1
+    assert order.tolist() == [0, 1, -1, 2, -1, -1, 5, -1, -1]
+    assert starts.tolist() == [0, 3, 6, 9]
+    values = np.arange(7, dtype=np.float32)[:, None]
+    kept = KeptTokens(values, starts, order)
+    np.testing.assert_array_equal(kept.of([[1, 2]], 6)[0, :, 0], [2, np.nan, np.nan, 5, np.nan, np.nan])
+    assert KeptTokens(values.astype("uint16"), starts, order).of([[0]], 4)[0, :, 0].tolist() == [0, 1, 0, 0]

@@ -101,3 +101,17 @@ def test_more_tokens_than_positions_are_refused(llama):
         CausalLM(max_length=300).examine(llama.root / "source", ())
     assert CausalLM().refuses(300, llama.files) == "300 is beyond what the model has positions for: 256 tokens fit"
     assert Model.load(llama.files).module.config.max_position_embeddings == 256
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("family", FAMILIES)
+def test_attention_of_a_family_over_its_cache_is_one_operator(family, subjects):
+    """gemma2 bounds its scores by a hyperbolic tangent, which the rewrites leave in plain operators."""
+    import onnx
+
+    subject = subjects(family)
+    graph = onnx.load(subject.candidate("onnxruntime").built / "model.onnx", load_external_data=False).graph
+    kinds = [node.op_type for node in graph.node]
+    layers = subject.model.module.config.num_hidden_layers
+    assert kinds.count("GroupQueryAttention") == (0 if family == "gemma2" else layers)
+    assert kinds.count("RotaryEmbedding") == (0 if family in ("gpt2", "gemma2") else 2 * layers)

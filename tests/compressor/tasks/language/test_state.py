@@ -79,12 +79,20 @@ def test_a_mask_that_does_not_fit_the_state_is_refused(name, llama):
         session.run(part(5, 6), state=state)
 
 
+def test_facts_name_the_kernel_of_attention_and_the_precision_of_the_cache(llama):
+    names = {"onnxruntime": "GroupQueryAttention", "openvino": "ScaledDotProductAttention"}
+    for target, name in names.items():
+        facts = llama.session(target).facts()
+        assert (facts["attention"], facts["cache"]) == (name, "fp32")
+
+
 def test_attention_over_a_cache_is_one_operator_in_onnxruntime(llama):
     graph = onnx.load(llama.candidate("onnxruntime").built / "model.onnx").graph
     kinds = [node.op_type for node in graph.node]
     layers = llama.model.module.config.num_hidden_layers
     assert kinds.count("GroupQueryAttention") == layers
     assert kinds.count("RotaryEmbedding") == 2 * layers
+    assert (kinds.count("SimplifiedLayerNormalization"), kinds.count("Pow")) == (2 * layers + 1, 0)
     assert "Softmax" not in kinds
     assert "Expand" not in [node.op_type for node in graph.node if "self_attn" in node.name and "Unsqueeze" not in node.name]
 
