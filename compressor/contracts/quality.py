@@ -73,7 +73,8 @@ class Difference(Record):
     agreement: float | None = None
     """Share of the tokens looked at whose likeliest word is the reference's; None where no tokens are told."""
     divergence: float | None = None
-    """KL divergence from the reference in nats, a mean over these tokens, by the likeliest words of both: a lower bound."""
+    """KL divergence from the reference in nats, a mean over these tokens, by the likeliest words of both: a lower bound. None where they
+    share too few."""
 
 
 class Parity(Record):

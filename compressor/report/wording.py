@@ -108,9 +108,8 @@ def moved_between(found: Difference | None) -> str:
     """The interval of a difference, and how near answers are token by token; empty where there is neither."""
     if not found:
         return ""
-    near = []
-    if found.agreement is not None and found.divergence is not None:
-        near = [f"{percent(found.agreement)} of tokens alike", f"KL {significant(found.divergence, 2)}"]
+    near = [f"{percent(found.agreement)} of tokens alike"] if found.agreement is not None else []
+    near += [f"KL {significant(found.divergence, 2)}"] if found.divergence is not None else []
     return ", ".join(filter(None, (interval(found.interval, in_unit(found.unit)), *near)))
 
 

@@ -14,6 +14,8 @@ LOOKED_AT = 32
 """Tokens of a document whose answers are kept, spread evenly over it."""
 WORDS = 16
 """Likeliest words that are kept of each."""
+LEAST_SHARED = 0.5
+"""Probability that words which both kept have to hold in the mean."""
 NONE = -1
 """The word where a document has fewer tokens."""
 
@@ -52,7 +54,8 @@ def agreement(candidate: Feed, reference: Feed) -> float | None:
 
 
 def divergence(candidate: Feed, reference: Feed) -> float | None:
-    """KL divergence of the candidate from the reference in nats, a mean over the tokens looked at; None where none was.
+    """KL divergence of the candidate from the reference in nats, a mean over the tokens looked at; None where none was, or where the
+    words that both kept hold less than half of the probability, so that little could be said.
 
     Words that are not among the likeliest of both count as one: by that it is too small, by no more than what the divergence among
     them adds, and 0 where both are equal.
@@ -67,5 +70,7 @@ def divergence(candidate: Feed, reference: Feed) -> float | None:
     shared = same.any(axis=-1)
     told = np.where(same, q[:, None, :], 0.0).sum(axis=-1)
     within = np.where(shared, np.exp(p) * (p - told), 0.0).sum(axis=-1)
+    if float(np.where(shared, np.exp(p), 0.0).sum(axis=-1).mean()) < LEAST_SHARED:
+        return None
     rest = [np.clip(1 - np.where(shared, np.exp(each), 0.0).sum(axis=-1), 1e-12, 1.0) for each in (p, told)]
     return float((within + rest[0] * np.log(rest[0] / rest[1])).mean())

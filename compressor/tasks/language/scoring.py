@@ -148,7 +148,7 @@ def _looked_up(kept: Mapping[int, Sequence[tuple[NDArray[Any], ...]]], documents
 
     count = max((len(words) for each in kept.values() for words, _ in each), default=1)
     words = np.full((documents, LOOKED_AT, count), NONE, dtype=np.int32)
-    logs = np.zeros(words.shape, dtype=np.float32)
+    logs = np.full(words.shape, NONE, dtype=np.float32)
     for row, found in kept.items():
         words[row, : len(found)], logs[row, : len(found)] = (np.stack(each) for each in zip(*found, strict=True))
     return {"words": words, "logs": logs}

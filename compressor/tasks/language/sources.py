@@ -79,8 +79,8 @@ def _check(module: Any, source: Path, max_length: int) -> None:
     plain = all(isinstance(layer, DynamicLayer | DynamicSlidingWindowLayer) for layer in DynamicCache(config=config).layers)
     if config.is_encoder_decoder or "logits_to_keep" not in taken or "position_ids" not in taken or not plain:
         raise SourceError(f"{source}: a {name} does not keep a key and a value of each token as decoders do, and is not taken")
-    if getattr(config, "is_decoder", None) is False and hasattr(config, "add_cross_attention") and config.model_type == "bert":
-        raise SourceError(f"{source}: a {name} sees what comes after each token")
+    if getattr(config, "is_decoder", None) is False:  # only families that are made for both have the field
+        raise SourceError(f"{source}: a {name} sees what comes after each token, and tells no next one")
     most = positions(module)
     if most is not None and max_length > most:
         raise SourceError(f"max_length {max_length} is beyond what {source} has positions for: {most} tokens fit")

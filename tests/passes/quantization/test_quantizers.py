@@ -128,11 +128,12 @@ def test_nodes_that_no_output_needs_go_with_their_constants():
         helper.make_node("Relu", ["sum"], ["y"], name="r"),
     ]
     graph = model(nodes, [constant("used", np.ones(4)), constant("unused", np.ones(4))])
-    graph.graph.value_info.append(helper.make_tensor_value_info("sum", TensorProto.FLOAT, ["n", 4]))
+    for name in ("sum", "nowhere"):
+        graph.graph.value_info.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 4]))
     drop_unused(graph)
     assert [node.name for node in graph.graph.node] == ["a", "r"]
     assert [each.name for each in graph.graph.initializer] == ["used"]
-    assert list(graph.graph.value_info) == []
+    assert [each.name for each in graph.graph.value_info] == ["sum"]
     np.testing.assert_array_equal(run(graph, x=X), np.maximum(X + 1, 0))
 
 

@@ -76,7 +76,7 @@ def test_a_family_decodes_as_by_full_passes(family, target, subjects, rows):
 STRANGE = {
     "bert": (
         {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 32, "vocab_size": 280},
-        "does not keep a key",
+        "sees what comes after each token",
     ),
     "mamba": ({"hidden_size": 32, "num_hidden_layers": 1, "vocab_size": 280, "state_size": 4}, "does not keep a key"),
     "vit": ({"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 32}, "no language model"),
