@@ -2,8 +2,9 @@
 
     python -m benchmarks.studies.lm_step [--cells FOLDER] [--quick]
 
-Models are of SmolLM2-135M's shape with random weights: 49,152 words, 30 layers in the teacher, 20 in the student. Each kind of step is run in
-a process of its own, by the training loop that plans run; what was measured lies in FOLDER, and a study that was cut goes on.
+Models are of SmolLM2-135M's shape with random weights: 49,152 words, 30 layers in the teacher, 20 in the student. Memory is that of a process
+for each kind of step, which the training loop runs that plans run. Times are of steps of all kinds by turns in one process. What was measured
+lies in FOLDER, and a study that was cut goes on.
 """
 
 from __future__ import annotations
@@ -18,14 +19,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from compressor.contracts import Batch, Event, Progress, registry
+from compressor.contracts import Batch, Event, registry
 from compressor.deploy.machine import machine
 from compressor.tasks.language.causal_lm import CausalLM
+from compressor.training.learners import Learning, all_learners
 from compressor.training.loop import Moment, Training, train
+from compressor.training.memory import retained
 from compressor.training.settings import TrainingSettings
 
 if TYPE_CHECKING:
@@ -34,22 +37,29 @@ if TYPE_CHECKING:
     from compressor.contracts import Model, Task
     from compressor.contracts.notes import Note
 
+Step: TypeAlias = "Callable[[Batch, Moment], Mapping[str, torch.Tensor]]"
 OUT = Path("docs/results/lm-step.md")
-SHAPE = {"hidden_size": 576, "intermediate_size": 1536, "num_attention_heads": 9, "num_key_value_heads": 3, "vocab_size": 49152}
+SHAPE: Mapping[str, Any] = {
+    "hidden_size": 576,
+    "intermediate_size": 1536,
+    "num_attention_heads": 9,
+    "num_key_value_heads": 3,
+    "vocab_size": 49152,
+}
 TEACHER, STUDENT = 30, 20
 """Layers."""
 ROWS, LENGTH = 4, 128
-STEPS, REPEATS = 3, 3
-"""Of a process, the first one not counted; processes of each kind."""
+STEPS, REPEATS, ROUNDS = 3, 2, 8
+"""Of a process whose memory is looked at; processes of each kind; turns of all kinds that are timed, the first one not counted."""
 SOFT: Mapping[str, Any] = {"temperature": 1.0}
 KINDS: Mapping[str, Mapping[str, Any] | None] = {
     "fine-tuning": None,
-    "parts": None,
     "forward KL": {"objectives": {"soft-targets": SOFT}, "cache_teacher": False},
     "forward KL and labels": {"objectives": {"soft-targets": SOFT}, "cache_teacher": False, "task_loss": 1.0},
     "interpolated targets": {"objectives": {"interpolated-targets": 1.0}, "cache_teacher": False},
     "forward KL, answers kept": {"objectives": {"soft-targets": SOFT}, "cache_teacher": True},
 }
+TEACHER_ALONE, TIMES = "teacher's forward pass", "times"
 MOST_MEMORY, MOST_TIME = 1.2, 1.1
 """The goals."""
 
@@ -78,7 +88,7 @@ class Tokens(CausalLM):
 
 @dataclass(frozen=True)
 class Watch:
-    """A context that keeps the processor time at which each step ended."""
+    """A context that nobody is told by."""
 
     folder: Path
     task: Task = field(default_factory=lambda: Tokens(max_length=LENGTH))
@@ -86,12 +96,9 @@ class Watch:
     device: str = "cpu"
     dialect: None = None
     data: Any = field(default_factory=lambda: SimpleNamespace(split=lambda _name: range(ROWS * STEPS)))
-    ends: list[float] = field(default_factory=list)
 
     def tell(self, event: Event) -> None:
-        """Keep the processor time at which a step ended: others' work changes that little."""
-        if isinstance(event, Progress):
-            self.ends.append(time.process_time())
+        """Events are not kept."""
 
     def note(self, note: Note) -> None:
         """Notes are not kept."""
@@ -116,66 +123,76 @@ def status(name: str) -> int:
 
 
 def measured(kind: str, precision: str) -> dict[str, Any]:
-    """One process: seconds of each step after the first, the peak of memory beyond what libraries take, and the teacher's bytes."""
+    """One process: the peak of its memory beyond what libraries take, and the teacher's bytes; or seconds of steps of all kinds."""
     import torch
     import transformers  # noqa: F401 - its memory is no step's
     from transformers import LlamaForCausalLM  # noqa: F401
 
     torch.set_num_threads(1)
     libraries = status("VmRSS")
-    settings = {"steps": STEPS, "batch_size": ROWS, "precision": precision, "attention": "sdpa", "checkpoint": "last"}
+    given = {"steps": STEPS, "batch_size": ROWS, "precision": precision, "attention": "sdpa", "checkpoint": "last"}
     with tempfile.TemporaryDirectory(prefix="compressor-lm-step-") as folder:
         watch = Watch(Path(folder))
-        if kind == "parts":
-            return {"seconds": parts(watch, TrainingSettings.model_validate(settings))}
-        seconds, teacher = steps(kind, watch, settings)
-        return {"seconds": seconds, "peak": status("VmHWM") - libraries, "teacher": teacher}
+        if kind == TIMES:
+            return {"seconds": times(watch, given)}
+        student, source = model(STUDENT), None if kind == "fine-tuning" else model(TEACHER)
+        modules, step = taught(kind, student, source, watch, given)
+        batches, settings = rows(watch), TrainingSettings.model_validate(given)
+        train(Training(torch.nn.ModuleList(modules), lambda _: batches, step, settings), watch, work="step")  # type: ignore[arg-type]
+        held = 0 if source is None else sum(each.numel() * each.element_size() for each in source.module.parameters())
+        return {"peak": status("VmHWM") - libraries, "teacher": held}
 
 
-def steps(kind: str, watch: Watch, settings: Mapping[str, Any]) -> tuple[list[float], int]:
-    """Seconds of the steps of a training, and the bytes of its teacher."""
+def rows(watch: Watch) -> list[Batch]:
+    """The batches of a training."""
+    return list(watch.task.batches(None, Path(), batch_size=ROWS))  # type: ignore[arg-type]
+
+
+def taught(kind: str, student: Model, source: Model | None, watch: Watch, given: Mapping[str, Any]) -> tuple[list[Any], Step]:
+    """What is trained in a kind of step, and the losses of one."""
+    if source is None:
+        return [student.module], lambda batch, _: {"task": watch.task.loss(watch.task.forward(student.module, batch), batch)}
+    chosen: Any = registry.load("pass", "distill")
+    distill = chosen.model_validate({"teacher": "source", **given, **(KINDS[kind] or {})})
+    teachers = distill.taught_by(student, {"source": source}, watch)
+    beside = [lesson.projections for each in teachers for lesson in each.lessons if lesson.projections is not None]
+    return [student.module, *beside], lambda batch, moment: distill.losses(student.module, teachers, batch, watch.task, moment)
+
+
+def times(watch: Watch, given: Mapping[str, Any]) -> dict[str, list[float]]:
+    """Processor seconds of each kind of step, by turns, as the training loop does one: losses, gradients, their norm, an update."""
     import torch
 
-    student, given, held = model(STUDENT), KINDS[kind], 0
-    modules, step = [student.module], plain(student, watch.task)
-    chosen = TrainingSettings.model_validate(settings)
-    if given is not None:
-        kept: Any = registry.load("pass", "distill")
-        distill = kept.model_validate({"teacher": "source", **settings, **given})
-        source = model(TEACHER)
-        held = sum(each.numel() * each.element_size() for each in source.module.parameters())
-        teachers = distill.taught_by(student, {"source": source}, watch)
-        modules += [lesson.projections for each in teachers for lesson in each.lessons if lesson.projections is not None]
-
-        def step(batch: Batch, moment: Moment) -> Mapping[str, torch.Tensor]:
-            found: Mapping[str, torch.Tensor] = distill.losses(student.module, teachers, batch, watch.task, moment)
-            return found
-
-    watch.ends.clear()
-    batches = watch.task.batches(None, Path(), batch_size=ROWS)  # type: ignore[arg-type]
-    train(Training(torch.nn.ModuleList(modules), lambda _: batches, step, chosen), watch, work="step")  # type: ignore[arg-type]
-    return np.diff(watch.ends).tolist(), held
+    student, source = model(STUDENT), model(TEACHER)
+    settings = TrainingSettings.model_validate(given)
+    learning = Learning(all_learners(student.module.train(), (), settings)[0])
+    steps = {kind: taught(kind, student, None if what is None else source, watch, given)[1] for kind, what in KINDS.items()}
+    batches, found = rows(watch), {name: list[float]() for name in (TEACHER_ALONE, *steps)}
+    with retained(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=settings.precision == "bf16"):
+        for turn in range(ROUNDS):
+            batch, moment = batches[turn % STEPS], Moment(turn, ROUNDS, frozenset())
+            with torch.no_grad():
+                found[TEACHER_ALONE].append(timed(lambda batch=batch: watch.task.forward(source.module, batch).main))  # type: ignore[misc]
+            for kind, step in steps.items():
+                found[kind].append(timed(lambda step=step, batch=batch, now=moment: updated(step(batch, now), learning)))  # type: ignore[misc]
+    return {name: seconds[1:] for name, seconds in found.items()}
 
 
-def plain(student: Model, task: Task) -> Callable[[Batch, Moment], Mapping[str, torch.Tensor]]:
-    """A step of fine-tuning."""
-    return lambda batch, _: {"task": task.loss(task.forward(student.module, batch), batch)}
-
-
-def parts(watch: Watch, settings: TrainingSettings) -> dict[str, list[float]]:
-    """Seconds of the teacher's forward pass alone, and of a step of plain fine-tuning: the student's two passes and its update."""
+def updated(losses: Mapping[str, torch.Tensor], learning: Learning) -> None:
+    """Learn from losses."""
     import torch
 
-    source = model(TEACHER)
-    source.module.requires_grad_(False).eval()
-    (batch, *_) = watch.task.batches(None, Path(), batch_size=ROWS)  # type: ignore[arg-type]
-    forward = []
-    for _ in range(STEPS):
-        started = time.process_time()
-        with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=settings.precision == "bf16"):
-            watch.task.forward(source.module, batch).main  # noqa: B018 - computes the logits
-        forward.append(time.process_time() - started)
-    return {"teacher": forward[1:], "student": steps("fine-tuning", watch, settings.model_dump(exclude={"epochs"}))[0]}
+    torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]
+    norm = torch.nn.utils.get_total_norm([each.grad for each in learning.learner.parameters if each.grad is not None])
+    learning.update(1.0, shrink=max(1.0, float(norm)))
+    learning.optimiser.zero_grad(set_to_none=True)
+
+
+def timed(call: Callable[[], Any]) -> float:
+    """Processor seconds of a call: the work of others changes them little."""
+    started = time.process_time()
+    call()
+    return time.process_time() - started
 
 
 # ------------------------------------------------------------------ cells and page
@@ -203,19 +220,26 @@ def over(values: Sequence[float], digits: int = 2) -> str:
 def table(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> Iterator[str]:
     """A line for each kind of step."""
     base = [each["peak"] for each in found["fine-tuning"]]
-    plain_time = [float(np.median(each["seconds"])) for each in found["fine-tuning"]]
-    wanted = [sum(float(np.median(part)) for part in each["seconds"].values()) for each in found["parts"]]
+    seconds = {kind: [second for cell in found[TIMES] for second in cell["seconds"][kind]] for kind in (TEACHER_ALONE, *KINDS)}
     yield "| step | peak, MiB | of fine-tuning, without the teacher's bytes | seconds | of its parts |"
     yield "| --- | ---: | ---: | ---: | ---: |"
-    for kind, repeats in found.items():
-        if kind == "parts":
-            continue
-        peaks, seconds = [each["peak"] for each in repeats], [float(np.median(each["seconds"])) for each in repeats]
-        held = repeats[0]["teacher"]
+    yield f"| {TEACHER_ALONE} | | | {over(seconds[TEACHER_ALONE])} | |"
+    for kind, given in KINDS.items():
+        peaks, held = [each["peak"] for each in found[kind]], found[kind][0]["teacher"]
         memory = over([(peak - held) / other for peak, other in zip(peaks, base, strict=True)])
-        alone = kind == "fine-tuning" or "kept" in kind
-        ratios = [one / other for one, other in zip(seconds, plain_time if alone else wanted, strict=True)]
-        yield f"| {kind} | {over([peak / 2**20 for peak in peaks], 0)} | {memory} | {over(seconds)} | {over(ratios)} |"
+        alone = given is None or given["cache_teacher"]
+        parts = [one + (0 if alone else other) for one, other in zip(seconds["fine-tuning"], seconds[TEACHER_ALONE], strict=True)]
+        ratio = middle([one / other for one, other in zip(seconds[kind], parts, strict=True)])
+        yield f"| {kind} | {over([peak / 2**20 for peak in peaks], 0)} | {memory} | {over(seconds[kind])} | {ratio} |"
+
+
+def middle(ratios: Sequence[float]) -> str:
+    """The median of ratios, with an interval of at least 95 % by their ranks (a sign test)."""
+    from scipy.stats import binom
+
+    ordered, count = sorted(ratios), len(ratios)
+    at = max(0, int(binom.ppf(0.025, count, 0.5)) - 1)
+    return f"{np.median(ordered):.2f} ({ordered[at]:.2f} to {ordered[count - 1 - at]:.2f})"
 
 
 def document(found: Mapping[str, Sequence[Mapping[str, Any]]], precision: str) -> str:
@@ -223,6 +247,7 @@ def document(found: Mapping[str, Sequence[Mapping[str, Any]]], precision: str) -
     import torch
 
     here, held = machine(), found["forward KL"][0]["teacher"]
+    processes, turns = len(found["fine-tuning"]), len(found[TIMES]) * (ROUNDS - 1)
     return "\n".join(
         [
             "# What a step costs that distils a language model: what was measured",
@@ -232,13 +257,12 @@ def document(found: Mapping[str, Sequence[Mapping[str, Any]]], precision: str) -
             f"- Machine: {here.processor}, {here.cores} cores; torch {torch.__version__}, {precision}, one thread.",
             f"- Llamas of SmolLM2-135M's shape with random weights, {SHAPE['vocab_size']:,} words: {TEACHER} layers teach {STUDENT}. A step has",
             f"  {ROWS} rows of {LENGTH} tokens. The teacher's weights take {held / 2**20:,.0f} MiB.",
-            f"- Of {len(found['parts'])} processes of each kind, by turns, the median, the least and the most; of a process the median of",
-            f"  {STEPS - 1} steps after the first.",
-            "- `peak`: the most memory that the process had, less what it had before any model. Goal: at most",
-            f"  {MOST_MEMORY:g} times fine-tuning and the teacher's bytes.",
-            "- `seconds` are those of the processor, which the work of others changes little. `of its parts`: by those of the teacher's",
-            "  forward pass and a step of fine-tuning (the student's two passes and the update) together; where answers are kept, and of",
-            f"  fine-tuning, by fine-tuning alone. Goal: at most {MOST_TIME:g}.",
+            f"- `peak`: the most memory of a process that trains {STEPS} steps, less what it had before any model; of {processes} processes the",
+            f"  median, the least and the most. Goal: at most {MOST_MEMORY:g} times fine-tuning, and the teacher's bytes.",
+            f"- `seconds` are those of the processor, of {turns} turns in which each kind had a step: losses, gradients, an update.",
+            "- `of its parts`: by the teacher's forward pass and a step of fine-tuning (the student's two passes and the update) of the same",
+            "  turn; where answers are kept, and of fine-tuning, by fine-tuning alone. Medians, with intervals of 95 % by ranks. Others",
+            f"  worked on the machine. Goal: at most {MOST_TIME:g}.",
             "",
             *table(found),
             "",
@@ -252,12 +276,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--cells", type=Path, default=Path("runs/lm-step"))
     parser.add_argument("--precision", choices=["bf16", "fp32"], default="bf16")
     parser.add_argument("--quick", action="store_true", help="one process of each kind")
-    parser.add_argument("--one", choices=list(KINDS), help=argparse.SUPPRESS)
+    parser.add_argument("--one", choices=[*KINDS, TIMES], help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)
     if given.one:
         sys.stdout.write(json.dumps(measured(given.one, given.precision)))
         return
-    found = cells(given.cells, list(KINDS), 1 if given.quick else REPEATS, given.precision)
+    found = cells(given.cells, [*KINDS, TIMES], 1 if given.quick else REPEATS, given.precision)
     OUT.write_text(document(found, given.precision), encoding="utf-8")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from compressor.contracts.features import Outputs
@@ -207,8 +208,9 @@ def _learned(
     return found, gradients
 
 
+@cache
 def _function() -> Any:
-    """The step of automatic differentiation: torch is imported where it is needed."""
+    """The step of automatic differentiation, made once: torch is imported where it is needed."""
     import torch
 
     class Chunked(torch.autograd.Function):

@@ -156,8 +156,8 @@ class Distillation(Pass, TrainingSettings):
         for name, model in models.items():
             suffix = f" of {name}" if len(models) > 1 else ""
             taught = lessons(mine, read(model.module), wanted, share=shares[name] / whole, suffix=suffix)
-            kept = {"cache": self._answers_kept(), "words": self.cached_words}
-            made.append(teacher(name, model, taught, student=student, ctx=ctx, settings=self, **kept))
+            held, words = self._answers_kept(), self.cached_words
+            made.append(teacher(name, model, taught, student=student, ctx=ctx, settings=self, cache=held, words=words))
         return tuple(made)
 
     def known_objectives(self) -> dict[str, Objective]:

@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from compressor.contracts import Deployment, Feed, Prediction, Recipe, Seen, Session, Witnessed
 from compressor.tasks import guesses
-from compressor.tasks.inputs.generation import prompt_of, prompter_of
 from compressor.tasks.language.cache import IDS, LOGITS, MASK
 from compressor.tasks.language.chats import template_in
 from compressor.tasks.language.columns import messages_of
-from compressor.tasks.language.decoding import decoded, filled, greedy
+from compressor.tasks.language.decoding import decoded, filled
 from compressor.tasks.language.documents import Encoder
 from compressor.tasks.language.sources import GENERATION
 from compressor.tasks.tokenization import TOKENIZER, shipped, tokenization
@@ -69,6 +68,8 @@ def ends(files: Path) -> list[int]:
 
 def feed(content: Any, files: Path, max_length: int, *, chats: bool) -> Feed:
     """The prompt that a text is, for a batch of one; a list of messages is written by the model's template."""
+    from compressor.tasks.inputs.generation import prompt_of, prompter_of
+
     how = deployment(files, max_length, chats=chats).preprocessing
     text = content
     if not isinstance(content, str):
@@ -97,6 +98,8 @@ def tell(outputs: Feed, labels: Sequence[str]) -> tuple[Prediction, ...]:
 def witnessed(task: Task, session: Session, content: Any, files: Path) -> Witnessed | None:
     """The prompt, the logits after it, and the text that the model goes on with as far as no token is a matter of the last bits."""
     import numpy as np
+
+    from compressor.tasks.inputs.generation import greedy
 
     if not isinstance(content, str):
         return None

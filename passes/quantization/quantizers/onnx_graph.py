@@ -41,6 +41,12 @@ def put_back(graph: onnx.ModelProto, exact: onnx.ModelProto, names: Collection[s
     return made
 
 
+def keep_shapes(graph: onnx.ModelProto, exact: onnx.ModelProto) -> None:
+    """Give tensors the shapes that they have in `exact`, which quantisers forget and targets may go by; they are called the same in both."""
+    del graph.graph.value_info[:]
+    graph.graph.value_info.extend(exact.graph.value_info)
+
+
 def drop_unused(graph: onnx.ModelProto) -> None:
     """Remove nodes and initializers that no output depends on."""
     needed, kept = {each.name for each in graph.graph.output}, []
@@ -49,7 +55,9 @@ def drop_unused(graph: onnx.ModelProto) -> None:
             needed.update(node.input)
             kept.append(node)
     initializers = [each for each in graph.graph.initializer if each.name in needed]
+    shapes = [each for each in graph.graph.value_info if each.name in needed]
     del graph.graph.node[:], graph.graph.initializer[:], graph.graph.value_info[:]
+    graph.graph.value_info.extend(shapes)
     graph.graph.node.extend(reversed(kept))
     graph.graph.initializer.extend(initializers)
 

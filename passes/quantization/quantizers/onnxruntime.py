@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from compressor.contracts import Feed
 from passes.quantization.quantizers.layers import by_layer
-from passes.quantization.quantizers.onnx_graph import drop_unused, exact_inputs_elsewhere, fold_gemms, put_back
+from passes.quantization.quantizers.onnx_graph import drop_unused, exact_inputs_elsewhere, fold_gemms, keep_shapes, put_back
 from passes.quantization.quantizers.onnx_tables import embedding_layers, quantize_embeddings
 from passes.quantization.quantizers.onnx_tied import tie, untie
 
@@ -157,6 +157,7 @@ def _finished(
     tables = by_layer(embedding_layers(exact), exclude) if embeddings else {}
     quantize_embeddings(int8, {name for names in tables.values() for name in names})
     tie(int8, tied)
+    keep_shapes(int8, exact)
     drop_unused(int8)
     return QuantizedOnnx(exact, int8, {**tables, **layers})
 

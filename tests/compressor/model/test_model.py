@@ -413,7 +413,7 @@ def _config(**values):
         (_config(architectures=None), "is not a model class of transformers"),
         (_config(hidden_size="x"), "cannot be read as a model"),
         (lambda folder: (folder / "config.json").write_text("{}"), "in the layout of none of diffusers, networks, transformers"),
-        (lambda folder: (folder / "model.safetensors").write_bytes(b"\x80\x04pickle"), "cannot be read as a model"),
+        (lambda folder: (folder / "model.safetensors").write_bytes(b"\x80\x04pickle"), "is no file of safetensors"),
         (_tensors(lambda tensors: tensors.pop("classifier.bias")), "lacks 1 weights of .*: classifier.bias"),
     ],
 )

@@ -34,7 +34,7 @@ class Language(Context):
     """A context of a language model's rows."""
 
     def outputs(self, model, split, *, limit):
-        files = self.root / "source"
+        model, files = self.models.get(model, model) if isinstance(model, str) else model, self.root / "source"
         return self.task.answers(eager(self.task, model, self.device), *self.task.scored_feeds(self.data.split(split), files))[
             "logits"
         ]
@@ -148,6 +148,20 @@ def test_the_teachers_share_is_kept_in_checkpoints_and_goes_on(ctx, monkeypatch)
     assert [name for name in seen[0] if name.endswith("share")]
     again = step(objectives=objectives).apply(ctx.model("small"), ctx).module.state_dict()
     assert all(torch.equal(tensor, again[name]) for name, tensor in whole.items())
+
+
+def test_a_step_in_parts_of_unequal_tokens_is_a_step_in_one(ctx):
+    objectives = {
+        "soft-targets": {"temperature": 1.0, "divergence": "skewed"},
+        "interpolated-targets": {"rate": 0.2, "momentum": 0.5},
+    }
+    made = []
+    for parts in (1, 3):
+        here = replace(ctx, folder=ctx.folder / str(parts), notes=[])
+        step(objectives=objectives, task_loss=0.5, accumulate=parts).apply(ctx.model("small"), here)
+        made.append(curves(here))
+    for name, curve in made[0].items():
+        torch.testing.assert_close(torch.tensor(curve), torch.tensor(made[1][name]), rtol=1e-3, atol=1e-4)
 
 
 # ------------------------------------------------------------------ students

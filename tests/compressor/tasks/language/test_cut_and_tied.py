@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
+from compressor.contracts import Artifact
 from compressor.deploy.graphs import graphs_of
 from compressor.model import Model
 from compressor.model.anatomy import anatomy_of
@@ -102,3 +103,19 @@ def test_a_tied_output_stays_tied_in_int8(tied, tmp_path):
     feed = fed(ids, np.ones_like(ids))
     found, exact = (predictor(tied.task, OnnxRuntime().open(folder))(feed)["logits"] for folder in (tmp_path, built))
     assert np.abs(found - exact).max() < 0.1 * np.abs(exact).max()
+
+
+def test_a_graph_in_int8_has_its_attention_grouped_too(llama, tmp_path):
+    """Shapes that the quantiser forgets are those that the target makes `GroupQueryAttention` by."""
+    import onnx
+
+    from compressor.contracts.registry import load
+    from passes.side_files import carry_side_files
+
+    target, lowered = load("target", "onnxruntime")(), tmp_path / "lowered"
+    source = llama.builder.lower(llama.made, "torch", target.dialect.format, target).path
+    carry_side_files(source, lowered)
+    quantizer.quantize_dynamic(source / "model.onnx").write(lowered)
+    target.build(Artifact("onnxruntime", lowered), tmp_path, graphs=llama.task.graphs(lowered))
+    kinds = [node.op_type for node in onnx.load(tmp_path / "model.onnx").graph.node]
+    assert kinds.count("GroupQueryAttention") == 2
