@@ -87,6 +87,7 @@ class _Attention:
     scale: float
     heads: int
     groups: int
+    size: int
     output: ir.Value
     """`[batch, length, heads x size]`."""
 
@@ -107,11 +108,12 @@ def _attention(softmax: ir.Node) -> _Attention | None:
     if not (keys and values) or scale is None or query is None or mask is None:
         return None
     (past_key, key, present_key), (past_value, value, present_value) = keys, values
-    heads, groups = _size(query, 1), _size(key, 1)
-    if not heads or not groups or not _size(key, 3) or _size(key, 3) != _size(value, 3):
+    groups, size = _size(past_key, 1), _size(past_key, 3)
+    heads = _size(query, 1) or _repeated(turned.inputs[0]) or groups
+    if not heads or not groups or not size or size != _size(past_value, 3):
         return None
     made = (query, key, value, past_key, past_value, present_key, present_value, mask)
-    return _Attention(*made, scale=scale, heads=heads, groups=groups, output=flat.outputs[0])
+    return _Attention(*made, scale=scale, heads=heads, groups=groups, size=size, output=flat.outputs[0])
 
 
 def _extended(value: ir.Value | None) -> tuple[ir.Value, ir.Value, ir.Value] | None:
@@ -126,6 +128,14 @@ def _extended(value: ir.Value | None) -> tuple[ir.Value, ir.Value, ir.Value] | N
     return (past, new, joined.outputs[0]) if past is not None and new is not None and past.is_graph_input() else None
 
 
+def _repeated(value: ir.Value | None) -> int | None:
+    """How many heads keys are repeated for, where the shape that they are brought to says it: a quantiser drops shapes of values."""
+    flat = _made_by(value, "Reshape")
+    shape = _made_by(flat.inputs[1], "Concat") if flat else None
+    count = _number(shape.inputs[1]) if shape and len(shape.inputs) == 4 else None
+    return int(count) if count else None
+
+
 def _made_by(value: ir.Value | None, kind: str) -> ir.Node | None:
     node = value.producer() if value is not None else None
     return node if node is not None and node.op_type == kind else None
@@ -138,7 +148,7 @@ def _taken_by(value: ir.Value, kind: str) -> ir.Node | None:
 
 def _number(value: ir.Value | None) -> float | None:
     constant = value.const_value if value is not None else None
-    return float(constant.numpy()) if constant is not None and constant.size == 1 else None
+    return float(constant.numpy().reshape(-1)[0]) if constant is not None and constant.size == 1 else None
 
 
 # ---------------------------------------------------------------------- putting the operator there
@@ -174,10 +184,10 @@ class _Lengths:
             bounds = (self.constant([0 if start is None else start]), self.constant([4 if end is None else end]))
             node.outputs[0].replace_all_uses_with(self.add("Slice", shape, *bounds))
 
-    def table(self, angles: ir.Value) -> ir.Value:
+    def table(self, angles: ir.Value, size: int) -> ir.Value:
         """Cosines or sines `[batch or 1, length, size]` as the table that the operator reads: `[batch x length, size / 2]`."""
         if angles not in self._tables:
-            half = (_size(angles, -1) or 0) // 2
+            half = size // 2
             bounds = [self.constant(each) for each in ([0], [half], [-1])]
             after = next(use.node for use in angles.uses())
             cut = _before(after, "Slice", angles, *bounds)
@@ -203,7 +213,7 @@ def _replace(found: _Attention, lengths: _Lengths) -> None:
     assert place is not None
     assert place.graph is not None
     sizes = ((found.query, found.heads), (found.key, found.groups), (found.value, found.groups))
-    given = [_given(each, heads, place, lengths) for each, heads in sizes]
+    given = [_given(each, heads, found.size, place, lengths) for each, heads in sizes]
     inputs = [
         *given,
         found.past_key,
@@ -224,13 +234,13 @@ def _replace(found: _Attention, lengths: _Lengths) -> None:
         ir.convenience.replace_all_uses_with(before, after, replace_graph_outputs=True)
 
 
-def _given(value: ir.Value, heads: int, place: ir.Node, lengths: _Lengths) -> ir.Value:
+def _given(value: ir.Value, heads: int, size: int, place: ir.Node, lengths: _Lengths) -> ir.Value:
     """`[batch, heads, length, size]` as `[batch, length, heads x size]`, turned by its position if it was."""
     turned = _turned(value)
     if turned is None:
         return _flat(value, place, lengths)
     plain, cosine, sine = turned
-    tables = [lengths.table(each) for each in (cosine, sine)]
+    tables = [lengths.table(each, size) for each in (cosine, sine)]
     settings = {"num_heads": heads, "rotary_embedding_dim": 0}
     return _before(place, "RotaryEmbedding", _flat(plain, place, lengths), lengths.places, *tables, domain=DOMAIN, **settings)
 

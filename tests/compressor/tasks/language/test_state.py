@@ -140,3 +140,21 @@ def test_the_newest_token_is_told_of_where_no_place_is_named(session):
     found, _ = session.run(feed)
     whole, _ = session.run(part(0, 4))
     np.testing.assert_allclose(found["logits"], whole["logits"][:, -1:], atol=1e-6)
+
+
+def test_attention_is_found_where_a_quantiser_dropped_the_shapes_of_values(llama):
+    from compressor.deploy.cached_attention import grouped
+    from targets.onnxruntime import OnnxRuntime
+
+    target = OnnxRuntime()
+    lowered = llama.builder.lower(llama.made, "torch", target.dialect.format, target)
+    model = onnx.load(lowered.path / "model.onnx")
+    del model.graph.value_info[:]
+    made = grouped(model, llama.task.graphs(llama.files)[0])
+    kernels = [node for node in made.graph.node if node.op_type == "GroupQueryAttention"]
+    config = llama.model.module.config
+    assert len(kernels) == config.num_hidden_layers
+    sizes = [{each.name: each.i for each in node.attribute} for node in kernels]
+    assert {(each["num_heads"], each["kv_num_heads"]) for each in sizes} == {
+        (config.num_attention_heads, config.num_key_value_heads)
+    }
