@@ -11,6 +11,7 @@ from subprocess import CompletedProcess
 
 from compressor.contracts import Artifact, Dialect, Task, registry
 from compressor.contracts.registry import lowering
+from compressor.deploy.build import beside
 from compressor.errors import CompressorError
 
 SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
@@ -67,6 +68,7 @@ def lowered(artifact: Artifact, form: str, folder: Path, *, task: Task, dialect:
         if not made.exists():
             (folder / name).mkdir(parents=True, exist_ok=True)
             kind().lower(artifact, folder / name, task=task, dialect=dialect)
+            beside(artifact.path, folder / name)
             made.touch()
         artifact = Artifact(name, folder / name)
     return artifact
