@@ -128,7 +128,9 @@ class Transformers(Library):
             heads = block.attention.heads if block.attention else 0
             if anatomy.row.config_width not in sizes or sizes.get("num_attention_heads", config.num_attention_heads) != heads:
                 return {}
-            found[str(number)] = {name: size for name, size in sizes.items() if getattr(config, name, size) != size}
+            if not hasattr(config, "num_key_value_heads"):
+                sizes.pop("num_key_value_heads", None)
+            found[str(number)] = {name: size for name, size in sizes.items() if getattr(config, name, None) != size}
         return {number: sizes for number, sizes in found.items() if sizes}
 
     def _same(self, values: Mapping[str, Any], module: torch.nn.Module, anatomy: Anatomy) -> bool:

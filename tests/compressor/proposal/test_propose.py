@@ -67,7 +67,8 @@ def test_plan_of_every_task_passes_check(name, tmp_path):
     data = kind.model_validate(dict(kind.examples[0])).tiny(tmp_path)
     plan = propose(Asked("pretrained", data["files"], folder=tmp_path, task=name, max_drop=5))
     assert plan.bound.task_name == name
-    trains = [] if not kind.trainable else ["finetune"]
+    untrained = kind.trainable and not kind().trained(tmp_path / "pretrained", ("a", "b"))
+    trains = ["finetune"] if untrained else []
     assert names(plan) == [*trains, "prune-structure", "distill", "quantize-static"]
     lines = list(preview(plan.bound, Store(tmp_path / "store")))
     assert "data: 33 train, 5 validation, 10 test, 33 calibration" in lines
