@@ -188,6 +188,8 @@ class Format(ABC):
     """Distributions whose versions can change the result: they belong into the key."""
     reads: ClassVar[tuple[str, ...]] = ("opset",)
     """Fields of the dialect that change the result: they belong into the key, and no other one can be read."""
+    tried_on: ClassVar[str | None] = None
+    """The task whose tiny model the conformance suite tries it on, where not all models have such a form; None: texts with a label."""
 
     @abstractmethod
     def lower(self, artifact: Artifact, out: Path, *, task: Task, dialect: Dialect) -> None:

@@ -40,6 +40,7 @@ class Gguf(Format):
     name: ClassVar[str] = "gguf"
     above: ClassVar[str] = "torch"
     requires: ClassVar[tuple[str, ...]] = ("gguf", "torch")
+    tried_on: ClassVar[str | None] = "causal-lm"
 
     def lower(self, artifact: Artifact, out: Path, *, task: Task, dialect: Dialect) -> None:  # noqa: ARG002 - one form for all formats
         """Write sizes, tokenizer and weights.

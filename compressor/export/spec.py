@@ -185,6 +185,15 @@ def _classified_by(architectures: Any) -> str:
     return next((what for what in CLASSIFIED.values() if name.endswith(f"For{what}Classification")), "")
 
 
+def _port(port: Port) -> dict[str, Any]:
+    return {name: value for name, value in asdict(port).items() if name != "default" or value}
+
+
+def _graph(graph: Graph, file: str) -> dict[str, Any]:
+    ports = {"inputs": [_port(port) for port in graph.inputs], "outputs": [_port(port) for port in graph.outputs]}
+    return {**asdict(graph), **ports, "file": file}
+
+
 def spec_of(deployed: Deployed) -> dict[str, Any]:
     """The content of `spec.json`: JSON values only."""
     return {
@@ -192,9 +201,9 @@ def spec_of(deployed: Deployed) -> dict[str, Any]:
         "model": deployed.file,
         "runtime": deployed.runtime.name,
         "settings": dict(deployed.runtime.settings),
-        "inputs": [asdict(port) for port in deployed.inputs],
-        "outputs": [asdict(port) for port in deployed.outputs],
-        "graphs": [{**asdict(graph), "file": deployed.files[graph.name]} for graph in deployed.graphs],
+        "inputs": [_port(port) for port in deployed.inputs],
+        "outputs": [_port(port) for port in deployed.outputs],
+        "graphs": [_graph(graph, deployed.files[graph.name]) for graph in deployed.graphs],
         "loader": deployed.loader,
         **({"per_layer_config": dict(deployed.per_layer_config)} if deployed.per_layer_config else {}),
         "preprocessing": dict(deployed.preprocessing),

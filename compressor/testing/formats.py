@@ -7,7 +7,7 @@ from pathlib import Path
 from compressor.contracts import Artifact, registry
 from compressor.contracts.registry import lowering
 from compressor.testing.subject import Subject
-from compressor.testing.tiny import ready_target, short_lived, tiny_run
+from compressor.testing.tiny import ready_target, run_on, short_lived
 
 SHOWN = 16
 """Bytes shown on each side of a difference."""
@@ -28,7 +28,7 @@ def leads_down(subject: Subject) -> None:
 
 def lowers_to_equal_bytes(subject: Subject) -> None:
     """Lowering one model twice gives the same files."""
-    run, target = tiny_run(), ready_target(subject.name)
+    run, target = run_on(subject.name), ready_target(subject.name)
     above = subject.plugin.above
     start, stored = run.lowered(target, above), run.lowered(target, subject.name)
     with short_lived() as folder:

@@ -18,7 +18,7 @@ from compressor.store.store import digest_of
 from compressor.testing.recipes import offers_what_it_takes
 from compressor.testing.steps import STEP, variants
 from compressor.testing.subject import Subject, Unchecked
-from compressor.testing.tiny import TinyRun, short_lived, tiny_run
+from compressor.testing.tiny import TinyRun, run_on, short_lived
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -55,7 +55,7 @@ def builds_and_runs(subject: Subject) -> None:
     missing = target.missing()
     if reason := missing.build or missing.run:
         raise Unchecked(reason)
-    run = tiny_run()
+    run = run_on(target.dialect.format)
     with short_lived() as folder:
         first, second = (_built(subject, run, folder / name) for name in ("first", "second"))
         with subject.during("open"):

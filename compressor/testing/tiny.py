@@ -93,6 +93,21 @@ def tiny_run() -> TinyRun:
 
 
 @cache
+def run_on(form: str) -> TinyRun:
+    """A run of a model that has a format's form.
+
+    Raises:
+        Unchecked: the task that the format is tried on brings no tiny model.
+    """
+    formats = [registry.load("format", name) for name in lowering(form)]
+    named = next((each.tried_on for each in formats if each.tried_on is not None), None)
+    if named is None:
+        return tiny_run()
+    kind = registry.load("task", named)
+    return run_of(named, kind.model_validate(dict(kind.examples[0])))
+
+
+@cache
 def _audio_run() -> TinyRun:
     return run_of(registry.name_of("task", AudioClassification), AudioClassification(seconds=0.5))
 
