@@ -30,8 +30,8 @@ def parity(task: Task, candidate: Feed, eager: Feed, *, against: str) -> Parity:
 def _parity(task: Task, candidate: Feed, eager: Feed, *, against: str) -> Parity:
     import numpy as np
 
-    kinds = [name for name in eager if eager[name].dtype.kind == "f"]  # what is counted is no output
-    pairs = [(candidate[name].astype(np.float64), eager[name].astype(np.float64)) for name in kinds]
+    kinds = [name for name in eager if eager[name].dtype.kind == "f"]  # what is counted is no output, where there are others
+    pairs = [(candidate[name].astype(np.float64), eager[name].astype(np.float64)) for name in kinds or eager]
     mine, theirs = task.predictions(candidate), task.predictions(eager)
     return Parity(
         against=against,
