@@ -171,7 +171,7 @@ def test_csv_that_is_not_even_is_refused_with_its_line(tmp_path, text, message):
 
 
 def test_what_else_a_file_may_be_is_said(tmp_path):
-    (tmp_path / "rows.csv").write_bytes(gzip.compress(b"text,label\na,b\n"))
+    (tmp_path / "rows.csv").write_bytes(gzip.compress(b"text,label\na,b\n", mtime=0))
     assert refused(tmp_path, "rows.csv") == "rows.csv is a compressed file: unpack it"
     (tmp_path / "rows.tsv").write_text('"text"\t"label"\n"a"\t"b"\n')
     assert refused(tmp_path, "rows.tsv").endswith("; fields seem to be quoted: say `quoting: minimal`")
@@ -419,7 +419,7 @@ POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12
     [
         ("rows.csv", b"PK\x03\x04junk", "zip archive, as workbooks of Excel"),
         ("rows.xls", bytes.fromhex("D0CF11E0A1B11AE1"), "workbook of Excel: save the sheet as CSV"),
-        ("rows.csv.gz", gzip.compress(b"text,label\n"), "compressed file: unpack it"),
+        ("rows.csv.gz", gzip.compress(b"text,label\n", mtime=0), "compressed file: unpack it"),
         ("rows.arrow", b"ARROW1\0\0", "file of Arrow: write it as parquet"),
         ("rows.jsonl", b"<!DOCTYPE html>\n<html>", "page of the web"),
         ("rows.csv", b"PAR1\x15junk", "say `format: parquet`"),
