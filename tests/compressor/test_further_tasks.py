@@ -13,7 +13,7 @@ from furnished import write_rows
 from compressor.errors import SourceError
 from compressor.export import export
 from compressor.plan.bound import load_plan
-from compressor.run import pipeline
+from compressor.run import scorer
 from compressor.run.pipeline import run_plan
 from compressor.run.preview import preview
 from compressor.run.verify import parity
@@ -65,7 +65,7 @@ def said(folder, *words):
 
 def test_several_labels_run_from_plan_to_export(place, monkeypatch):
     held = []
-    monkeypatch.setattr(pipeline, "parity", lambda task, *given, **named: held.append(task) or parity(task, *given, **named))
+    monkeypatch.setattr(scorer, "parity", lambda task, *given, **named: held.append(task) or parity(task, *given, **named))
     task = "{text-classification: {text: premise, label: colours, multi_label: true, max_length: 16}}"
     lines, report, (torch_out, onnx_out) = ran(place, "several", task, "macro-F1")
     assert "source: has no head: a fresh one for blue, green, red is drawn, and has to be trained" in lines
