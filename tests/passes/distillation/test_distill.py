@@ -364,7 +364,7 @@ def test_more_layers_than_there_are_is_refused(ctx):
 
 def test_teacher_stays_as_it_was(ctx):
     model = ctx.model("finetune")
-    made = teacher("finetune", model, (), student=bert(9), ctx=ctx, settings=step(), cache=True)
+    made = teacher("finetune", model, (), student=bert(9), ctx=ctx, settings=step(), cache=True, words=64)
     assert made.answers is not None
     assert made.answers.logits.shape == (36, 3)
     assert not any(parameter.requires_grad for parameter in made.module.parameters())
