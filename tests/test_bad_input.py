@@ -512,7 +512,7 @@ def test_teacher_of_other_labels_is_found_before_anything_is_trained(run, place)
     assert run(("name: tiny", "models: {big: {folder: other}}"), step) == (
         1,
         "other classifies ['cat', 'dog'], the data has ['blue', 'red']: not the same labels; rename those of the data, or take "
-        "the model without its head",
+        "the model without its head (`AutoModel.from_pretrained(FOLDER).save_pretrained(OTHER)`, and its other files beside it)",
     )
 
 
@@ -528,7 +528,7 @@ def test_teacher_of_another_tokenizer(run, place):
     assert run(("name: tiny", "models: {big: {folder: other}}"), step) == (
         1,
         "teacher big and student read different inputs (tokenizer.json differ): "
-        "such a teacher gives soft-targets only, with cache_teacher: true",
+        "such a teacher gives soft-targets only (of words, sorted-probabilities), with cache_teacher: true",
     )
 
 
