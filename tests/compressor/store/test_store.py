@@ -7,7 +7,6 @@ import os
 import re
 import runpy
 import shutil
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -376,8 +375,7 @@ def out_of_memory(out):
 
 
 def interrupt(out):
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are deaf to it
-    signal.raise_signal(signal.SIGINT)  # in this thread: threads of libraries may do with a signal what they like
+    raise KeyboardInterrupt  # runs that get the signal itself are those of test_forked_runs
 
 
 def lost_worker(out):
