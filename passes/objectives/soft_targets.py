@@ -45,19 +45,6 @@ def soft_target_values(
     return temperature**2 * _divergence(log_student, log_teacher, divergence, beta if divergence == "jensen-shannon" else skew)
 
 
-def soft_target_loss(
-    student: torch.Tensor,
-    teacher: torch.Tensor,
-    *,
-    temperature: float = 1.0,
-    divergence: Divergence = "forward",
-    beta: float = 0.5,
-    skew: float = 0.1,
-) -> torch.Tensor:
-    """The mean of `soft_target_values` over all leading axes."""
-    return soft_target_values(student, teacher, temperature=temperature, divergence=divergence, beta=beta, skew=skew).mean()
-
-
 def soft_label_loss(
     student: torch.Tensor,
     teacher: torch.Tensor,
@@ -67,7 +54,7 @@ def soft_label_loss(
     beta: float = 0.5,
     skew: float = 0.1,
 ) -> torch.Tensor:
-    """`soft_target_loss` of logits `[..., labels]` of labels that are each there or not, a mean over all axes.
+    """The mean of `soft_target_values` of logits `[..., labels]` of labels that are each there or not, over all axes.
 
     With `p = sigmoid(logits / temperature)`, `forward` is `temperature²` times the binary cross-entropy with the teacher's probabilities less
     their entropy, so that it is 0 where both agree.
@@ -75,7 +62,7 @@ def soft_label_loss(
     import torch
 
     one, other = (torch.stack((logits, torch.zeros_like(logits)), dim=-1) for logits in (student, teacher))
-    return soft_target_loss(one, other, temperature=temperature, divergence=divergence, beta=beta, skew=skew)
+    return soft_target_values(one, other, temperature=temperature, divergence=divergence, beta=beta, skew=skew).mean()
 
 
 def kl(log_p: torch.Tensor, log_q: torch.Tensor) -> torch.Tensor:

@@ -208,7 +208,6 @@ def test_a_student_of_fewer_layers_holds_those_of_its_model(ctx, which, expected
 
 
 def test_small_matrices_learn_alone_and_are_added_at_the_end(ctx):
-    pytest.importorskip("peft")
     before = ctx.model("small").module.state_dict()
     student = step(lora={"rank": 4, "alpha": 8.0}, task_loss=0.5, epochs=4, learning_rate=3e-2).apply(ctx.model("small"), ctx)
     found = curves(ctx)
@@ -224,7 +223,6 @@ def test_small_matrices_learn_alone_and_are_added_at_the_end(ctx):
 
 
 def test_fine_tuning_by_small_matrices_learns_the_same_twice(ctx):
-    pytest.importorskip("peft")
     given = {"lora": {"rank": 2}, "epochs": 2, "batch_size": 4, "learning_rate": 1e-2, "precision": "fp32", "attention": "sdpa"}
     one, other = (
         Finetune(**given, checkpoint="last").apply(ctx.model("small"), replace(ctx, folder=ctx.folder / name)).module.state_dict()

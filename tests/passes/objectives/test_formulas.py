@@ -20,7 +20,7 @@ from passes.objectives.layer_maps import layer_pairs
 from passes.objectives.layer_to_layer import LayerToLayer, layer_to_layer_loss
 from passes.objectives.reductions import mean_over_valid, pooled
 from passes.objectives.relations import Relations, angle_loss, distance_loss, similarity_loss
-from passes.objectives.soft_targets import SoftLabels, SoftNumbers, SoftTargets, kl, soft_target_loss
+from passes.objectives.soft_targets import SoftLabels, SoftNumbers, SoftTargets, kl, soft_target_values
 
 ALL = (AttentionMaps(), HiddenStates(), LayerToLayer(), Relations(), SoftTargets())
 
@@ -84,11 +84,13 @@ def test_soft_targets_are_the_divergence_times_the_square_of_the_temperature(kin
             "jensen-shannon": beta * divergence(others, mixed) + (1 - beta) * divergence(ours, mixed),
         }[kind] * temperature**2 / 3  # fmt: skip
     given = {"temperature": temperature, "divergence": kind, "beta": beta}
-    assert soft_target_loss(student, teacher, **given).item() == pytest.approx(found)
+    assert soft_target_values(student, teacher, **given).mean().item() == pytest.approx(found)
     sides = (Outputs(each) for each in (student, teacher))
     assert SoftTargets(**given).loss(*sides, {}).item() == pytest.approx(found)
     if temperature == 1.0:
-        assert soft_target_loss(student, teacher, divergence=kind).item() == pytest.approx(found), "unless they are given"
+        assert soft_target_values(student, teacher, divergence=kind).mean().item() == pytest.approx(found), (
+            "unless they are given"
+        )
 
 
 def test_soft_targets_are_forward_at_two_unless_they_are_told_otherwise():
@@ -99,7 +101,10 @@ def test_soft_targets_are_forward_at_two_unless_they_are_told_otherwise():
         "skew": 0.1,
     }
     student, teacher = drawn(0, 3, 4), drawn(1, 3, 4)
-    assert soft_target_loss(student, teacher) == soft_target_loss(student, teacher, divergence="forward", temperature=1.0)
+    assert (
+        soft_target_values(student, teacher).mean()
+        == soft_target_values(student, teacher, divergence="forward", temperature=1.0).mean()
+    )
     assert kl(teacher.log_softmax(-1), student.log_softmax(-1)).shape == (3,)
 
 

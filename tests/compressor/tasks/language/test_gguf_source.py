@@ -17,8 +17,6 @@ from compressor.tasks.language.documents import Encoder
 from compressor.tasks.tiny import MERGES, language_model
 from compressor.tasks.tokenization import tokenization
 
-READS = importlib.util.find_spec("gguf") is not None
-needs_gguf = pytest.mark.skipif(not READS, reason="gguf is not installed")
 TEMPLATE = "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{% endfor %}"
 NAMES = {
     "input_layernorm": "attn_norm",
@@ -90,7 +88,6 @@ def folder(tmp_path_factory):
     return made
 
 
-@needs_gguf
 def test_a_model_of_llama_cpp_is_the_model_that_it_was_made_from(folder, tmp_path):
     task, source = CausalLM(max_length=48), folder / "packed"
     check_weights(source, None)
@@ -108,7 +105,6 @@ def test_a_model_of_llama_cpp_is_the_model_that_it_was_made_from(folder, tmp_pat
     assert json.loads((tmp_path / "kept" / "generation_config.json").read_text()) == {"eos_token_id": [0]}
 
 
-@needs_gguf
 def test_several_models_of_llama_cpp_in_one_folder_are_refused(folder, tmp_path):
     for name in ("a.gguf", "b.gguf"):
         (tmp_path / name).write_bytes((folder / "packed" / "tiny.F32.gguf").read_bytes())
@@ -116,7 +112,6 @@ def test_several_models_of_llama_cpp_in_one_folder_are_refused(folder, tmp_path)
         check_weights(tmp_path, None)
 
 
-@needs_gguf
 @pytest.mark.parametrize("content", [b"", b"GGUF", b"GGUF\x03\x00\x00\x00" + b"\xff" * 64])
 def test_what_is_no_model_of_llama_cpp_is_refused(content, tmp_path):
     (tmp_path / "a.gguf").write_bytes(content)
@@ -124,8 +119,9 @@ def test_what_is_no_model_of_llama_cpp_is_refused(content, tmp_path):
         CausalLM().examine(tmp_path, ())
 
 
-@pytest.mark.skipif(READS, reason="gguf is installed")
-def test_without_the_package_it_is_said_how_to_have_it(tmp_path):
+def test_without_the_package_it_is_said_how_to_have_it(tmp_path, monkeypatch):
+    found = importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name, *where: None if name == "gguf" else found(name, *where))
     (tmp_path / "a.gguf").write_bytes(b"GGUF")
     with pytest.raises(MissingDependency, match=r"a.gguf is read by the package gguf.*\[llm\]"):
         CausalLM().examine(tmp_path, ())

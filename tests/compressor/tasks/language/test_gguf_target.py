@@ -19,7 +19,6 @@ PROMPTS = ([5, 9, 30, 41, 77, 12, 8], [100, 3, 61], [44])
 
 @pytest.fixture(scope="module")
 def written(llama, tmp_path_factory):
-    pytest.importorskip("gguf")
     from compressor.deploy.gguf import Gguf
 
     folder = tmp_path_factory.mktemp("gguf")
@@ -75,7 +74,6 @@ def test_matrices_are_written_in_their_type(written, llama, tmp_path, weights):
 
 
 def test_other_architectures_are_refused(llama, tmp_path):
-    pytest.importorskip("gguf")
     from compressor.deploy.gguf import Gguf
     from compressor.model import Model
     from compressor.tasks.tiny import language_model
