@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -38,6 +39,8 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing els
 Kind = Literal[
     "runs", "passes", "targets", "probes", "tasks", "objectives", "edits", "anatomies", "formats", "libraries", "networks"
 ]
+UNWRITABLE = (errno.EPIPE, errno.ENOSPC, errno.EIO, errno.EBADF)
+"""What ends the writing to a terminal, a pipe or a file that it leads to."""
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
 KINDS: dict[str, str] = {
@@ -333,7 +336,7 @@ def main() -> None:
     except CompressorError as error:
         _fail(str(error), error.exit_code)
     except OSError as error:
-        if error.filename is not None:
+        if error.filename is not None or error.errno not in UNWRITABLE:
             raise
         _fail(f"what is told cannot be written: {error.strerror}", 1)
 

@@ -182,12 +182,12 @@ class _LlamaCppSession:
         """Logits `[B, kept, V]`; zeros at padding."""
         import numpy as np
 
-        found: dict[tuple[int, int], list[float]] = {}
-        wanted = set(places.tolist())
+        kept = {int(column): at for at, column in enumerate(places)}
+        found: NDArray[np.float32] = np.zeros((len(ids), len(places), self._context.model.n_vocab), dtype=np.float32)
         for part in _parts(rows, ids, mask):
             self._batch.clear()
             for row, column, position in part:
-                self._batch.add(int(ids[row, column]), position, [rows.sequences[row]], column in wanted)
+                self._batch.add(int(ids[row, column]), position, [rows.sequences[row]], column in kept)
             try:
                 self._context.decode(self._batch)
             except ValueError as error:
@@ -195,10 +195,9 @@ class _LlamaCppSession:
                     f"no room for {len(part)} more tokens in a context of {self._target.context}: raise `context`"
                 ) from error
             for number, (row, column, _) in enumerate(part):
-                if column in wanted:
-                    found[row, column] = self._context.get_logits_ith(number)
-        none = [0.0] * len(next(iter(found.values()), ()))
-        return np.array([[found.get((row, int(place)), none) for place in places] for row in range(len(ids))], dtype=np.float32)
+                if column in kept:
+                    found[row, kept[column]] = self._context.get_logits_ith(number)
+        return found
 
 
 def _parts(rows: _Rows, ids: NDArray[Any], mask: NDArray[Any]) -> Iterator[list[tuple[int, int, int]]]:

@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -30,6 +31,7 @@ from compressor.training.learners import Learning, all_learners
 from compressor.training.loop import Moment, Training, train
 from compressor.training.memory import retained
 from compressor.training.settings import TrainingSettings
+from compressor.training.tables import measured as gradients
 
 if TYPE_CHECKING:
     import torch
@@ -49,7 +51,7 @@ SHAPE: Mapping[str, Any] = {
 TEACHER, STUDENT = 30, 20
 """Layers."""
 ROWS, LENGTH = 4, 128
-STEPS, REPEATS, ROUNDS = 3, 2, 8
+STEPS, REPEATS, ROUNDS = 3, 2, 16
 """Of a process whose memory is looked at; processes of each kind; turns of all kinds that are timed, the first one not counted."""
 SOFT: Mapping[str, Any] = {"temperature": 1.0}
 KINDS: Mapping[str, Mapping[str, Any] | None] = {
@@ -163,19 +165,32 @@ def times(watch: Watch, given: Mapping[str, Any]) -> dict[str, list[float]]:
     """Processor seconds of each kind of step, by turns, as the training loop does one: losses, gradients, their norm, an update."""
     import torch
 
+    from compressor.training.cheap import Cheap
+
     student, source = model(STUDENT), model(TEACHER)
     settings = TrainingSettings.model_validate(given)
     learning = Learning(all_learners(student.module.train(), (), settings)[0])
     steps = {kind: taught(kind, student, None if what is None else source, watch, given)[1] for kind, what in KINDS.items()}
     batches, found = rows(watch), {name: list[float]() for name in (TEACHER_ALONE, *steps)}
-    with retained(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=settings.precision == "bf16"):
+
+    def computed(call: Callable[[], Any]) -> Any:
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=settings.precision == "bf16"), Cheap(rows=True):
+            return call()
+
+    with retained():
         for turn in range(ROUNDS):
             batch, moment = batches[turn % STEPS], Moment(turn, ROUNDS, frozenset())
             with torch.no_grad():
-                found[TEACHER_ALONE].append(timed(lambda batch=batch: watch.task.forward(source.module, batch).main))  # type: ignore[misc]
+                found[TEACHER_ALONE].append(timed(partial(computed, partial(answers, watch.task, source.module, batch))))
             for kind, step in steps.items():
-                found[kind].append(timed(lambda step=step, batch=batch, now=moment: updated(step(batch, now), learning)))  # type: ignore[misc]
+                taken = partial(computed, partial(step, batch, moment))
+                found[kind].append(timed(lambda taken=taken: updated(taken(), learning)))  # type: ignore[misc]
     return {name: seconds[1:] for name, seconds in found.items()}
+
+
+def answers(task: Task, module: Any, batch: Batch) -> torch.Tensor:
+    """All logits of a model."""
+    return task.forward(module, batch).main
 
 
 def updated(losses: Mapping[str, torch.Tensor], learning: Learning) -> None:
@@ -183,7 +198,7 @@ def updated(losses: Mapping[str, torch.Tensor], learning: Learning) -> None:
     import torch
 
     torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]
-    norm = torch.nn.utils.get_total_norm([each.grad for each in learning.learner.parameters if each.grad is not None])
+    norm = torch.nn.utils.get_total_norm(gradients(learning.learner.parameters))
     learning.update(1.0, shrink=max(1.0, float(norm)))
     learning.optimiser.zero_grad(set_to_none=True)
 
@@ -206,8 +221,11 @@ def cells(folder: Path, kinds: Sequence[str], repeats: int, precision: str) -> d
         for kind in kinds if repeat == 0 else [each for each in kinds if each != TIMES]:
             path = folder / f"{precision}-{kind.replace(' ', '-').replace(',', '')}-{repeat}.json"
             if not path.is_file():
+                sys.stderr.write(f"{path.stem}: measured now, about a minute\n")
                 command = [sys.executable, "-m", "benchmarks.studies.lm_step", "--one", kind, "--precision", precision]
-                path.write_text(subprocess.run(command, check=True, capture_output=True, text=True).stdout, encoding="utf-8")
+                measured = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+                path.with_suffix(".part").write_text(measured, encoding="utf-8")
+                path.with_suffix(".part").rename(path)
             found[kind].append(json.loads(path.read_text(encoding="utf-8")))
     return found
 
@@ -261,8 +279,8 @@ def document(found: Mapping[str, Sequence[Mapping[str, Any]]], precision: str) -
             f"  median, the least and the most. Goal: at most {MOST_MEMORY:g} times fine-tuning, and the teacher's bytes.",
             f"- `seconds` are those of the processor, of {turns} turns in which each kind had a step: losses, gradients, an update.",
             "- `of its parts`: by the teacher's forward pass and a step of fine-tuning (the student's two passes and the update) of the same",
-            "  turn; where answers are kept, and of fine-tuning, by fine-tuning alone. Medians, with intervals of 95 % by ranks. Others",
-            f"  worked on the machine. Goal: at most {MOST_TIME:g}; an interval that reaches beyond leaves it undecided.",
+            "  turn; where answers are kept, and of fine-tuning, by fine-tuning alone. Medians, with intervals of 95 % by ranks.",
+            f"  Goal: at most {MOST_TIME:g}; an interval that reaches beyond leaves it undecided.",
             "",
             *table(found),
             "",

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from compressor.deploy.patterns import made_by
+
 if TYPE_CHECKING:
     import onnx
     import onnx_ir as ir
@@ -94,10 +96,10 @@ class _Attention:
 
 def _attention(softmax: ir.Node) -> _Attention | None:
     """What a softmax is the middle of: `softmax(query x keys^T x scale + mask) x values`."""
-    masked = _made_by(softmax.inputs[0], "Add")
-    scaled = masked and _made_by(masked.inputs[0], "Mul")
-    scores = scaled and _made_by(scaled.inputs[0], "MatMul")
-    turned = scores and _made_by(scores.inputs[1], "Transpose")
+    masked = made_by(softmax.inputs[0], "Add")
+    scaled = masked and made_by(masked.inputs[0], "Mul")
+    scores = scaled and made_by(scaled.inputs[0], "MatMul")
+    turned = scores and made_by(scores.inputs[1], "Transpose")
     weighed = _taken_by(softmax.outputs[0], "MatMul")
     back = weighed and _taken_by(weighed.outputs[0], "Transpose")
     flat = back and _taken_by(back.outputs[0], "Reshape")
@@ -118,10 +120,10 @@ def _attention(softmax: ir.Node) -> _Attention | None:
 
 def _extended(value: ir.Value | None) -> tuple[ir.Value, ir.Value, ir.Value] | None:
     """Past, new and all keys of a value that is all of them, repeated for their groups or not."""
-    if (flat := _made_by(value, "Reshape")) and (wide := _made_by(flat.inputs[0], "Expand")):
-        inner = _made_by(wide.inputs[0], "Unsqueeze")
+    if (flat := made_by(value, "Reshape")) and (wide := made_by(flat.inputs[0], "Expand")):
+        inner = made_by(wide.inputs[0], "Unsqueeze")
         value = inner.inputs[0] if inner else None
-    joined = _made_by(value, "Concat")
+    joined = made_by(value, "Concat")
     if joined is None or len(joined.inputs) != 2 or joined.attributes["axis"].as_int() not in (2, -2):
         return None
     past, new = joined.inputs
@@ -130,15 +132,10 @@ def _extended(value: ir.Value | None) -> tuple[ir.Value, ir.Value, ir.Value] | N
 
 def _repeated(value: ir.Value | None) -> int | None:
     """How many heads keys are repeated for, where the shape that they are brought to says it: a quantiser drops shapes of values."""
-    flat = _made_by(value, "Reshape")
-    shape = _made_by(flat.inputs[1], "Concat") if flat else None
+    flat = made_by(value, "Reshape")
+    shape = made_by(flat.inputs[1], "Concat") if flat else None
     count = _number(shape.inputs[1]) if shape and len(shape.inputs) == 4 else None
     return int(count) if count else None
-
-
-def _made_by(value: ir.Value | None, kind: str) -> ir.Node | None:
-    node = value.producer() if value is not None else None
-    return node if node is not None and node.op_type == kind else None
 
 
 def _taken_by(value: ir.Value, kind: str) -> ir.Node | None:
@@ -246,10 +243,8 @@ def _given(value: ir.Value, heads: int, size: int, place: ir.Node, lengths: _Len
 
 
 def _flat(value: ir.Value, place: ir.Node, lengths: _Lengths) -> ir.Value:
-    turned = _made_by(value, "Transpose")
-    split = (
-        _made_by(turned.inputs[0], "Reshape") if turned and list(turned.attributes["perm"].as_ints()) == [0, 2, 1, 3] else None
-    )
+    turned = made_by(value, "Transpose")
+    split = made_by(turned.inputs[0], "Reshape") if turned and list(turned.attributes["perm"].as_ints()) == [0, 2, 1, 3] else None
     before = split.inputs[0] if split else None
     if before is not None and before.shape is not None and len(before.shape) == 3:  # as a projection made it
         return before
@@ -258,13 +253,13 @@ def _flat(value: ir.Value, place: ir.Node, lengths: _Lengths) -> ir.Value:
 
 def _turned(value: ir.Value) -> tuple[ir.Value, ir.Value, ir.Value] | None:
     """What a value was before it was turned by its position, with the cosines and sines: `x cos + (-x2, x1) sin`."""
-    added = _made_by(value, "Add")
-    straight, across = (_made_by(each, "Mul") for each in added.inputs) if added else (None, None)
-    halves = _made_by(across.inputs[0], "Concat") if across else None
+    added = made_by(value, "Add")
+    straight, across = (made_by(each, "Mul") for each in added.inputs) if added else (None, None)
+    halves = made_by(across.inputs[0], "Concat") if across else None
     if not (straight and across and halves and len(halves.inputs) == 2):
         return None
-    negated, first = _made_by(halves.inputs[0], "Neg"), _made_by(halves.inputs[1], "Slice")
-    second = _made_by(negated.inputs[0], "Slice") if negated else None
+    negated, first = made_by(halves.inputs[0], "Neg"), made_by(halves.inputs[1], "Slice")
+    second = made_by(negated.inputs[0], "Slice") if negated else None
     plain, cosine, sine = straight.inputs[0], _doubled(straight.inputs[1], "Cos"), _doubled(across.inputs[1], "Sin")
     if not (first and second and plain is first.inputs[0] and plain is second.inputs[0]):
         return None
@@ -273,11 +268,11 @@ def _turned(value: ir.Value) -> tuple[ir.Value, ir.Value, ir.Value] | None:
 
 def _doubled(value: ir.Value | None, kind: str) -> ir.Value | None:
     """A function of angles that stand there twice, side by side: `[batch, length, size]`, before an axis for heads."""
-    spread = _made_by(value, "Unsqueeze")
+    spread = made_by(value, "Unsqueeze")
     found = spread.inputs[0] if spread else None
-    scaled = _made_by(found, "Mul")
-    made = _made_by(scaled.inputs[0] if scaled else found, kind)
-    angles = _made_by(made.inputs[0], "Concat") if made else None
+    scaled = made_by(found, "Mul")
+    made = made_by(scaled.inputs[0] if scaled else found, kind)
+    angles = made_by(made.inputs[0], "Concat") if made else None
     return found if angles and len(angles.inputs) == 2 and angles.inputs[0] is angles.inputs[1] else None
 
 

@@ -58,6 +58,7 @@ class Gguf(Format):
         if architecture is None:
             known = ", ".join(ARCHITECTURES)
             raise UnsupportedModel(f"models of type '{config['model_type']}' cannot be written as GGUF, only {known}")
+        _check_layers(model.module, config)
         writer = gguf.GGUFWriter(out / FILE, architecture)
         _write_sizes(writer, config, model.module)
         _write_tokenizer(writer, artifact.path, int(config["vocab_size"]))
@@ -66,12 +67,34 @@ class Gguf(Format):
         _close(writer)
 
 
+def _check_layers(module: Any, config: Mapping[str, Any]) -> None:
+    """Refuse layers that would be read as others: of a window of attention, or without a part.
+
+    Raises:
+        UnsupportedModel: there are such layers.
+    """
+    from compressor.model.anatomy import anatomy_of
+
+    window = config.get("sliding_window") if config.get("use_sliding_window", True) else None
+    if window is not None and window < config["max_position_embeddings"]:
+        raise UnsupportedModel(
+            f"attention over a window of {window} tokens cannot be written as GGUF, only over all tokens before"
+        )
+    if any(block.attention is None or block.feed_forward is None for block in anatomy_of(module).blocks):
+        raise UnsupportedModel("layers without attention or feed-forward cannot be written as GGUF")
+
+
+def _size_of(config: Mapping[str, Any]) -> int:
+    """Of a head."""
+    return int(config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"])
+
+
 def _write_sizes(writer: Any, config: Mapping[str, Any], module: Any) -> None:
     import gguf
 
     layers = module.model.layers
     widths = [layer.mlp.gate_proj.out_features for layer in layers]
-    size = int(config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"])
+    size = _size_of(config)
     heads = [layer.self_attn.q_proj.out_features // size for layer in layers]
     groups = [layer.self_attn.k_proj.out_features // size for layer in layers]
     writer.add_context_length(int(config["max_position_embeddings"]))
@@ -110,7 +133,7 @@ def _tensors(module: Any, config: Mapping[str, Any], architecture: str) -> Itera
     import gguf
 
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH[architecture.upper()], len(module.model.layers))
-    size = int(config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"])
+    size = _size_of(config)
     for name, tensor in module.state_dict().items():
         if name == "lm_head.weight" and config.get("tie_word_embeddings"):
             continue

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from compressor.deploy.patterns import made_by
+
 if TYPE_CHECKING:
     import onnx_ir as ir
 
@@ -32,10 +34,10 @@ def _norm(scaled: ir.Node) -> tuple[ir.Value, ir.Value, float] | None:
     """What is normed, the weight, and what is added under the root."""
     for weight, normed in _either_way(scaled, "Mul", "Mul"):
         for x, inverse in _either_way(normed, "Mul", "Reciprocal"):
-            root = _made_by(inverse.inputs[0], "Sqrt")
-            below = _made_by(root.inputs[0], "Add") if root else None
-            mean = _made_by(below.inputs[0], "ReduceMean") if below else None
-            square = _made_by(mean.inputs[0], "Pow") if mean else None
+            root = made_by(inverse.inputs[0], "Sqrt")
+            below = made_by(root.inputs[0], "Add") if root else None
+            mean = made_by(below.inputs[0], "ReduceMean") if below else None
+            square = made_by(mean.inputs[0], "Pow") if mean else None
             if below and mean and square and square.inputs[0] is x and _numbers(square.inputs[1]) == [2] and _over_last(mean):
                 epsilon = _numbers(below.inputs[1])
                 if len(epsilon) == 1 and weight.shape is not None and len(weight.shape) == 1:
@@ -48,18 +50,13 @@ def _either_way(node: ir.Node, kind: str, inner: str) -> list[tuple[ir.Value, ir
     if node.op_type != kind or len(node.inputs) != 2:
         return []
     first, second = node.inputs
-    pairs = ((first, _made_by(second, inner)), (second, _made_by(first, inner)))
+    pairs = ((first, made_by(second, inner)), (second, made_by(first, inner)))
     return [(value, made) for value, made in pairs if value is not None and made is not None]
 
 
 def _over_last(mean: ir.Node) -> bool:
     kept = mean.attributes["keepdims"].as_int() if "keepdims" in mean.attributes else 1
     return kept == 1 and len(mean.inputs) == 2 and _numbers(mean.inputs[1]) == [-1]
-
-
-def _made_by(value: ir.Value | None, kind: str) -> ir.Node | None:
-    node = value.producer() if value is not None else None
-    return node if node is not None and node.op_type == kind else None
 
 
 def _numbers(value: ir.Value | None) -> list[float]:

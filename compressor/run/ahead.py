@@ -18,6 +18,7 @@ from typing import Any
 from compressor.contracts import Target, Task
 from compressor.deploy.bench import spelled
 from compressor.deploy.build import Builder
+from compressor.deploy.machine import usable_cores
 from compressor.deploy.worker import die_with, load_step
 from compressor.run.state import StageState
 from compressor.store.store import Store, StoredResult
@@ -36,7 +37,7 @@ def lowered_ahead(builder: Builder, target: Target, states: Sequence[StageState]
     """
     left = [state.made for state in states if not builder.is_lowered(state.made, state.format, target)]
     small = any((state.stage.weights or 0) < LEAST_WEIGHTS for state in states)
-    if len(left) < FEWEST or small or (os.cpu_count() or 1) < 2:
+    if len(left) < FEWEST or small or usable_cores() < 2:
         yield
         return
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}

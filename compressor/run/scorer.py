@@ -31,6 +31,7 @@ class Scorer:
         if against is not None:
             with self.ground.watch.time("parity", candidate.stage, candidate.target):
                 same = self.ground.eager_outputs(against.made)
+        _ = self._witnesses  # written here, once, before two threads could come to it
         work = partial(self._scored, candidate, self.ground.aside.heeding(session), against, same)
         return self.ground.aside.start(work, here=not candidate.runtime.computes_apart)
 

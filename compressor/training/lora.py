@@ -44,10 +44,13 @@ def adapted(module: torch.nn.Module, lora: Lora | None, *, seed: int) -> Iterato
     torch.manual_seed(seed)
     given = {"r": lora.rank, "lora_alpha": lora.alpha, "lora_dropout": lora.dropout, "target_modules": _targets(module)}
     peft.inject_adapter_in_model(peft.LoraConfig(**given), module)
-    yield
-    _merge(module)
-    for name, each in module.named_parameters():
-        each.requires_grad_(name in learned)
+    try:
+        yield
+        _put_back(module, merged=True)
+    finally:
+        _put_back(module, merged=False)
+        for name, each in module.named_parameters():
+            each.requires_grad_(name in learned)
 
 
 def _peft() -> Any:
@@ -74,12 +77,13 @@ def _targets(module: Any) -> list[str]:
     return found
 
 
-def _merge(module: torch.nn.Module) -> None:
-    """Add the products to the weights, and put the layers back where they were."""
+def _put_back(module: torch.nn.Module, *, merged: bool) -> None:
+    """Put the layers back where they were, with the products added to their weights or without."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     for name, layer in [(name, each) for name, each in module.named_modules() if isinstance(each, BaseTunerLayer)]:
-        layer.merge(safe_merge=True)
+        if merged:
+            layer.merge(safe_merge=True)
         parent, _, own = name.rpartition(".")
         setattr(module.get_submodule(parent), own, layer.get_base_layer())
     if hasattr(module, "peft_config"):

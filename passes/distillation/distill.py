@@ -63,6 +63,10 @@ class Distill(Distillation):
             raise ValueError(f"init: {self.init} needs layers, the number of layers to take")
         if self.generate and self.cache_teacher:
             raise ValueError("cache_teacher keeps answers to the rows, and generate trains on others: leave cache_teacher out")
+        if self.generate and self.generate.by != "teacher" and not any(each.weight for each in self.known_objectives().values()):
+            raise ValueError(f"generate: by {self.generate.by} has no labels to learn from: give an objective a weight")
+        if self.generate and self.generate.by != "student" and len(self.teachers()) > 1:
+            raise ValueError(f"generate: by {self.generate.by} takes one teacher, and there are {len(self.teachers())}")
         return self
 
     @classmethod
@@ -124,10 +128,11 @@ class Distill(Distillation):
     def _learned(
         self, student: nn.Module, teachers: Sequence[Teacher], batch: Batch, ctx: Context, moment: Moment
     ) -> dict[str, torch.Tensor]:
-        """Losses by name, on the rows or on what is written after their beginnings."""
-        if self.generate and self.generate.due(ctx.seed, moment.step):
-            batch = self.generate.written(batch, student, teachers[0].module, seed=ctx.seed, step=moment.step)
-        return self.losses(student, teachers, batch, ctx.task, moment)
+        """Losses by name, on the rows or on what is written after their beginnings; what a student writes is no label."""
+        if not (self.generate and self.generate.due(ctx.seed, moment.step)):
+            return self.losses(student, teachers, batch, ctx.task, moment)
+        batch = self.generate.written(batch, student, teachers[0].module, seed=ctx.seed, step=moment.step)
+        return self.losses(student, teachers, batch, ctx.task, moment, labels=self.generate.by == "teacher")
 
     @override
     def _answers_kept(self, counted: Sequence[Objective] | None = None) -> bool:

@@ -176,10 +176,10 @@ class Distillation(Pass, TrainingSettings):
         return lambda epoch: ctx.task.batches(rows, files, batch_size=self.batch_size, shuffle_seed=first_seed + epoch)
 
     def losses(
-        self, student: nn.Module, teachers: Sequence[Teacher], batch: Batch, task: Task, moment: Moment
+        self, student: nn.Module, teachers: Sequence[Teacher], batch: Batch, task: Task, moment: Moment, *, labels: bool = True
     ) -> dict[str, torch.Tensor]:
-        """Losses by name, weighted."""
-        return losses(teachers, task, student, batch, task_loss=self.task_loss, moment=moment)
+        """Losses by name, weighted; that on the labels only where the batch has some."""
+        return losses(teachers, task, student, batch, task_loss=self.task_loss if labels else 0.0, moment=moment)
 
 
 def projections(teachers: Sequence[Teacher]) -> list[nn.Module]:

@@ -10,14 +10,13 @@ from pydantic import BaseModel, ConfigDict, Field
 from compressor.contracts import Batch
 from compressor.errors import UnsupportedModel
 from compressor.model.sampling import Choose, continued, drawn, uniforms
+from compressor.tasks.language.likelihood import IGNORED
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
 NEEDED = ("input_ids", "labels", "position_ids", "attention_mask", "row")
-IGNORED = -100
-"""The label of a token that is not told from those before it."""
 
 
 class Generation(BaseModel):

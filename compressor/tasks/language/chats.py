@@ -15,6 +15,7 @@ from compressor.tasks.tokenization import TOKENIZER_CONFIG, read_tokenizer
 
 TEMPLATE = "chat_template.jinja"
 SPEAKS = "assistant"
+"""Whose turns count."""
 SPECIAL = ("bos_token", "eos_token", "unk_token", "pad_token")
 """Tokens that templates name."""
 

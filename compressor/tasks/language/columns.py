@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from compressor.errors import SourceError
+from compressor.tasks.language.chats import SPEAKS
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -14,8 +15,6 @@ if TYPE_CHECKING:
     from compressor.tasks.language.chats import Template
 
 ROLES = ("system", "user", "assistant", "tool", "developer")
-SPEAKS = "assistant"
-"""Whose turns count."""
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -39,9 +39,16 @@ class Document:
         """The tokens in between; its first one does not count."""
         counted = self.counted[start:end].copy()
         counted[:1] = False
-        total = max(1, int(self.counted.sum()))
-        first, last = (round(self.bytes * int(self.counted[:place].sum()) / total) for place in (start + 1, end))
+        total = max(1, int(self._sums[-1]))
+        first, last = (round(self.bytes * int(self._sums[min(place, len(self.ids))]) / total) for place in (start + 1, end))
         return Document(self.ids[start:end], counted, last - first)
+
+    @cached_property
+    def _sums(self) -> NDArray[np.int64]:
+        """How many tokens count before each place, and of all."""
+        import numpy as np
+
+        return np.concatenate(([0], np.cumsum(self.counted)))
 
 
 @dataclass(frozen=True)

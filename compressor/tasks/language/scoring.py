@@ -55,11 +55,12 @@ def scored_feeds(windows: Sequence[Window], files: Path) -> tuple[list[Feed], li
     order = sorted(range(len(windows)), key=lambda number: len(windows[number].document.ids))
     looked = _looked(windows)
     feeds, rows = list[Feed](), list[int]()
-    while order:
-        count = 1
-        while count < min(MOST_ROWS, len(order)) and (count + 1) * len(windows[order[count]].document.ids) <= most:
+    start = 0
+    while start < len(order):
+        count, room = 1, min(MOST_ROWS, len(order) - start)
+        while count < room and (count + 1) * len(windows[order[start + count]].document.ids) <= most:
             count += 1
-        numbers, order = order[:count], order[count:]
+        numbers, start = order[start : start + count], start + count
         chosen = [windows[number] for number in numbers]
         feeds.append({**_feed(chosen, most // count), LOOKED: padded([looked[number] for number in numbers])[0][:, 1:]})
         rows += [each.row for each in chosen]

@@ -40,7 +40,7 @@ def told(process):
 
 def test_what_was_lowered_beside_the_run_is_found(builder, monkeypatch):
     monkeypatch.setattr(ahead, "FEWEST", 1)
-    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    monkeypatch.setattr(ahead, "usable_cores", lambda: 2)
     target, here = ready_target("onnxruntime"), state(ahead.LEAST_WEIGHTS)
     assert not builder.is_lowered(here.made, "torch", target)
     with lowered_ahead(builder, target, [here]):
@@ -54,14 +54,14 @@ def test_what_was_lowered_beside_the_run_is_found(builder, monkeypatch):
 
 @pytest.mark.parametrize(("count", "weights", "cores"), [(2, 10**9, 8), (9, 1000, 8), (9, 10**9, 1)])
 def test_few_or_small_models_and_one_core_are_no_reason_for_a_process(builder, monkeypatch, count, weights, cores):
-    monkeypatch.setattr("os.cpu_count", lambda: cores)
+    monkeypatch.setattr(ahead, "usable_cores", lambda: cores)
     with lowered_ahead(builder, ready_target("onnxruntime"), [state(weights)] * count):
         assert not processes()
     assert not builder.store.root.exists()
 
 
 def test_process_ends_with_the_context(builder, monkeypatch):
-    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    monkeypatch.setattr(ahead, "usable_cores", lambda: 2)
     with lowered_ahead(builder, ready_target("onnxruntime"), [state(10**9)] * 3):
         assert len(processes()) == 1
     assert not processes()

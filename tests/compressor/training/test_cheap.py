@@ -65,3 +65,19 @@ def test_without_autocast_nothing_is_copied(layers):
     with copies, Cheap(rows=False):
         assert layers[0](given).dtype == torch.float32
     assert copies.count == 0
+
+
+def test_a_copy_that_was_made_without_gradients_is_none_for_a_pass_with_them(layers):
+    given = torch.randn(4, 32, requires_grad=True)
+    with Cheap(rows=True), torch.autocast("cpu", dtype=torch.bfloat16):
+        with torch.no_grad():
+            layers[0](given)
+        layers[0](given).sum().backward()
+    assert given.grad is not None
+
+
+def test_linear_takes_its_arguments_by_torchs_names(layers):
+    given = torch.randn(4, 32)
+    with Cheap(rows=True):
+        found = torch.nn.functional.linear(input=given, weight=layers[0].weight)
+    torch.testing.assert_close(found, given @ layers[0].weight.T)

@@ -157,5 +157,9 @@ def test_batches_of_other_tasks_and_kept_answers_are_refused(models):
         Generation().written({"input_ids": torch.ones(1, 3)}, *models, seed=0, step=0)
     with pytest.raises(ValidationError, match="generate trains on others: leave cache_teacher out"):
         Distill(teacher="source", generate={}, cache_teacher=True)
+    with pytest.raises(ValidationError, match="by student has no labels to learn from"):
+        Distill(teacher="source", generate={}, objectives={"soft-targets": 0.0}, task_loss=1.0)
+    with pytest.raises(ValidationError, match="by both takes one teacher, and there are 2"):
+        Distill(teacher={"one": 0.5, "two": 0.5}, generate={"by": "both"})
     assert Distill(teacher="source").needs().repeats
     assert not Distill(teacher="source", generate={}).needs().repeats

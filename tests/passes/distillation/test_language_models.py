@@ -20,6 +20,7 @@ from compressor.deploy.session import eager
 from compressor.errors import MissingDependency, UnsupportedModel
 from compressor.tasks.language.causal_lm import CausalLM
 from compressor.tasks.tiny import language_model
+from compressor.training.lora import Lora, adapted
 from passes.distillation.distill import Distill
 from passes.distillation.kept_tokens import KeptTokens
 from passes.distillation.kept_words import pairing
@@ -259,6 +260,28 @@ def test_training_on_what_models_write_is_the_same_again_and_learns(ctx, by, giv
     assert all(torch.equal(tensor, made[1][1][name]) for name, tensor in made[0][1].items())
     (curve,) = made[0][0].values()
     assert curve[-1][1] < curve[0][1]
+
+
+@pytest.mark.parametrize(("by", "named"), [("student", {"soft-targets"}), ("teacher", {"soft-targets", "task"})])
+def test_what_a_student_writes_is_no_label_and_what_a_teacher_writes_is(ctx, by, named):
+    written = {"by": by, "share": 1.0, "prompt": 4, "tokens": 8}
+    step(generate=written, task_loss=1.0).apply(ctx.model("small"), ctx)
+    assert set(curves(ctx)) == named
+
+
+def test_a_training_by_small_matrices_that_fails_leaves_the_model_as_it_was(ctx):
+    module = ctx.model("small").module
+    before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+
+    def fails():
+        with adapted(module, Lora(rank=2), seed=0):
+            raise FloatingPointError
+
+    with pytest.raises(FloatingPointError):
+        fails()
+    assert list(module.state_dict()) == list(before)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in module.state_dict().items())
+    assert all(each.requires_grad for each in module.parameters())
 
 
 # ------------------------------------------------------------------ another tokenizer

@@ -85,6 +85,20 @@ def test_other_architectures_are_refused(llama, tmp_path):
         Gguf().lower(Artifact("torch", tmp_path / "saved"), tmp_path, task=llama.task, dialect=None)
 
 
+@pytest.mark.parametrize(
+    ("said", "refused"), [({"sliding_window": 16}, True), ({"sliding_window": 16, "use_sliding_window": False}, False)]
+)
+def test_windows_of_attention_are_refused(llama, said, refused):
+    from compressor.deploy.gguf import _check_layers
+
+    config = {**llama.model.module.config.to_dict(), **said}
+    if refused:
+        with pytest.raises(UnsupportedModel, match="a window of 16 tokens cannot be written as GGUF"):
+            _check_layers(llama.model.module, config)
+    else:
+        _check_layers(llama.model.module, config)
+
+
 # ------------------------------------------------------------------ run by llama.cpp
 
 
