@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from weakref import finalize
@@ -110,11 +111,6 @@ class OpenVino(Target):
         return (*lines, f"{left} FakeQuantize left by itself") if left else tuple(lines)
 
     def _compiled(self, built: Path, graph: Graph) -> Any:
-        from compressor.deploy.telemetry import silence
-
-        silence()
-        import openvino
-
         options: dict[str, Any] = {
             "PERFORMANCE_HINT": "LATENCY",
             "NUM_STREAMS": "1",
@@ -123,7 +119,22 @@ class OpenVino(Target):
         }
         if self.precision != "default":
             options["INFERENCE_PRECISION_HINT"] = options["KV_CACHE_PRECISION"] = self.precision  # the cache's is u8 otherwise
-        return openvino.Core().compile_model(str(built / self.file_of(graph.name, built)), "CPU", options)
+        return _core().compile_model(str(built / self.file_of(graph.name, built)), "CPU", options)
+
+
+@cache
+def _core() -> Any:
+    """OpenVINO's core, one in a process and never let go.
+
+    Its plugin gives the thread that made it a stack for signals (where the processor has AMX) and unmaps that stack when it goes,
+    from whatever thread: the next signal that Python handles would end the process.
+    """
+    from compressor.deploy.telemetry import silence
+
+    silence()
+    import openvino
+
+    return openvino.Core()
 
 
 class _Compiled:
@@ -228,12 +239,7 @@ def _tensor(array: NDArray[Any]) -> Any:
 
 
 def _write_stateful(source: Path, to: Path, graph: Graph) -> None:
-    from compressor.deploy.telemetry import silence
-
-    silence()
-    import openvino
-
-    save_representation(stateful(openvino.Core().read_model(str(source)), graph), to)
+    save_representation(stateful(_core().read_model(str(source)), graph), to)
 
 
 class _OpenVinoSession:

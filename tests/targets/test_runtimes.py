@@ -1,7 +1,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
+import threading
+import time
 
 import numpy as np
 import onnxruntime
@@ -195,6 +199,21 @@ def test_targets_share_one_export(artifacts, tmp_path):
 def test_beside_copies_the_tokenizer_and_no_weights(artifacts, tmp_path):
     beside(artifacts["torch"].path, tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"config.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt"}
+
+
+def test_signal_is_handled_when_a_loaded_model_was_let_go_in_another_thread(built):
+    loaded = [OpenVino().open(built["openvino"])]
+    thread = threading.Thread(target=loaded.clear)
+    thread.start()
+    thread.join()
+    heard = []
+    before = signal.signal(signal.SIGUSR1, lambda *given: heard.append(given[0]))
+    try:
+        os.kill(os.getpid(), signal.SIGUSR1)
+        time.sleep(0.01)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert heard == [signal.SIGUSR1]
 
 
 def test_mask_of_bytes_makes_no_product_int8():

@@ -53,15 +53,17 @@ def test_worker_times_calls_on_inputs_in_turn(sleeping, bench, tmp_path):
 
 def test_processes_begin_side_by_side_and_each_loads_when_it_is_asked_for(sleeping, bench, tmp_path):
     one, other = (candidate(sleeping.Sleeping(ms=0), tmp_path) for _ in range(2))
+    before = set(psutil.Process().children())
     with bench.begun([one, other, one, other]):
-        begun = {process.pid for process in psutil.Process().children()}
+        begun = {process.pid for process in set(psutil.Process().children()) - before}
         workers = [bench.worker(each) for each in (one, other, one)]
         assert len({worker.pid for worker in workers} & begun) == 3
         assert [worker.candidate for worker in workers] == [one, other, one]
         assert set(workers[0].times) == {"load_seconds", "cpus"}
         late = bench.worker(one)
         assert late.pid not in begun, "one that has not begun starts now"
-    assert {process.pid for process in psutil.Process().children()} == {worker.pid for worker in (*workers, late)}, "nobody asked"
+    left = {process.pid for process in set(psutil.Process().children()) - before}
+    assert left == {worker.pid for worker in (*workers, late)}, "nobody asked"
 
 
 def test_worker_starts_with_first_input_when_new_ones_are_put(sleeping, bench, tmp_path):

@@ -86,7 +86,7 @@ BEYOND_SCHEMA = {
     "metrics that the task has": r"has no metric |scores no classes",
     "a loss and logits to learn from": r"needs a loss of the task's own|learns from answers, and those of the task|takes outputs for logits",
     "inputs that repeat": r"draws its inputs anew in every epoch",
-    "two columns": r"content and label are both column",
+    "two columns": r"content and label are both column|several columns of labels go with",
     "what a pass asks of its parameters together": r"give exactly one of|names a kind twice|keep speaks of|layers go beside|"
     r"a latency budget needs either|layers needs init|cache_teacher keeps no attention maps|compile: true hides |"
     r"a training counts epochs or steps|\w+ needs a length|"
