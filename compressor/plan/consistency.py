@@ -80,6 +80,8 @@ def _mentions(draft: Draft, step: Drafted, index: int) -> Iterator[Fault]:
             yield step.fault(
                 f"learns from answers, and those of the task '{draft.task_name}' are none to imitate: {_without_loss(step)}"
             )
+        if needs.tokens and draft.task.counts != "tokens":
+            yield step.fault(f"counts tokens, and the task '{draft.task_name}' counts rows: give epochs or steps", "tokens")
         if needs.repeats and not draft.task.repeats():
             yield step.fault(
                 f"keeps what teachers answer to a row, and the task '{draft.task_name}' draws its inputs anew in every epoch: "

@@ -14,6 +14,10 @@ from furnished import told
 
 from compressor.plan.bound import load_plan
 from compressor.report import read_report
+from compressor.run.ground import Ground
+from compressor.run.preview import previewed
+from compressor.store.store import Store
+from compressor.tasks.language import causal_lm
 from compressor.tasks.tiny import documents, language_model
 
 PLAN = """
@@ -90,6 +94,33 @@ def test_what_is_timed_is_said_by_the_task_where_the_plan_does_not(folder):
         "prefill, batch 1, length 64",
         "decode, batch 1, length 64, 32 steps",
     ]
+
+
+@pytest.mark.parametrize(("packing", "length"), [(True, 64), (False, 12)])
+def test_check_counts_the_steps_of_the_rows_that_documents_make(packing, length, folder, tmp_path, monkeypatch):
+    task = f"task.causal-lm={{max_length: {length}, packing: {str(packing).lower()}}}"
+    bound = load_plan(folder / "plan.yaml", settings=(task,))
+    ground = Ground(bound, Store(tmp_path / "store"), lambda _: None)
+    files, train = ground.load(bound.model).path, ground.data.split("train")
+    batches = bound.task.batches(train, files, batch_size=2, shuffle_seed=0)
+    steps, tokens = len(batches), int(sum(bound.task.weight(each) for each in batches))
+    assert steps != -(-len(train) // 2)
+
+    def said(bound):
+        found = previewed(bound, ground.store)
+        return found.steps[0], next(str(each) for each in found.lines if each.about == "finetune")
+
+    step, line = said(bound)
+    assert step.steps == 3 * steps
+    assert f"3 epochs of {len(train)} rows in {step.packed} of the model's, 2 a step: {3 * steps} steps" in line
+    budget = f"passes.finetune={{batch_size: 2, tokens: {tokens // 2}}}"
+    step, line = said(load_plan(folder / "plan.yaml", settings=(budget, task)))
+    assert f"{tokens // 2:,} tokens of {len(train)} rows" in line
+    assert step.steps == pytest.approx(steps / 2, abs=1)
+    monkeypatch.setattr(causal_lm, "MEASURED", 10)
+    about = previewed(bound, Store(tmp_path / "other")).steps[0]
+    assert about.estimated
+    assert about.steps == pytest.approx(3 * steps, rel=0.3)
 
 
 @pytest.mark.parametrize("target", TARGETS)
