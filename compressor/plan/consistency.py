@@ -25,6 +25,8 @@ def faults_of(draft: Draft) -> Iterator[Fault]:
         yield from _mentions(draft, step, index)
     for probe in draft.probes:
         yield from _lengths(draft, probe)
+        if draft.task and isinstance(probe.step, Probe) and probe.step.of_tokens and draft.task.counts != "tokens":
+            yield probe.fault(f"looks at tokens that models write, and the task '{draft.task_name}' counts rows: leave it out")
     yield from _reference(draft)
     yield from _metrics(draft)
     yield from _limits(draft)
