@@ -10,7 +10,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from types import SimpleNamespace
@@ -40,6 +40,8 @@ HELD_EVERY = 10
 """Of so many training documents one is held out."""
 HELD = 32
 """Windows of held-out documents that a point of a curve is the loss of."""
+AT_ONCE = 8
+"""Windows of a forward pass."""
 POINTS = 10
 """Of a curve, evenly over its tokens, beside the one before the training."""
 TOLD_SECONDS = 30.0
@@ -73,6 +75,7 @@ class Ground:
     """Of the three splits."""
     files: Path
     task: CausalLM = field(default_factory=lambda: CausalLM(max_length=ROW))
+    _windows: dict[tuple[str, int], list[Batch]] = field(default_factory=dict)
 
     def rows(self, split: str) -> Dataset:
         """Documents."""
@@ -89,25 +92,26 @@ class Ground:
         made: Any = self.task.batches(self._train, self.files, batch_size=BATCH, shuffle_seed=seed)
         return made  # type: ignore[no-any-return]
 
-    @cached_property
-    def held(self) -> list[Batch]:
-        """Windows spread evenly over all that is held out."""
-        made: Any = self.task.batches(self.rows("validation"), self.files, batch_size=1)
-        every = max(1, len(made.groups) // HELD)
-        chosen = [rows for (rows,) in made.groups[::every][:HELD]]
-        return list(replace(made, groups=[chosen[at : at + 8] for at in range(0, len(chosen), 8)]))
+    def windows(self, split: str, count: int) -> list[Batch]:
+        """Windows spread evenly over all documents of a split, the same ones always."""
+        if (split, count) not in self._windows:
+            made: Any = self.task.batches(self.rows(split), self.files, batch_size=1)
+            chosen = [rows for (rows,) in made.groups[:: max(1, len(made.groups) // count)][:count]]
+            together = [chosen[at : at + AT_ONCE] for at in range(0, len(chosen), AT_ONCE)]
+            self._windows[split, count] = list(replace(made, groups=together))
+        return self._windows[split, count]
 
-    def held_loss(self, module: torch.nn.Module, precision: str) -> float:
-        """Nats that a held-out token costs."""
+    def loss(self, module: torch.nn.Module, precision: str, *, split: str = "validation", count: int = HELD) -> float:
+        """Nats that a token of a split costs, by some windows of it."""
         import torch
 
         module.eval()
         cost = tokens = 0.0
         with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bf16"):
-            for batch in self.held:
-                count = self.task.weight(batch)
-                cost += count * float(self.task.loss(self.task.forward(module, batch), batch))
-                tokens += count
+            for batch in self.windows(split, count):
+                weight = self.task.weight(batch)
+                cost += weight * float(self.task.loss(self.task.forward(module, batch), batch))
+                tokens += weight
         return cost / tokens
 
 
@@ -205,14 +209,14 @@ def learn(
         {"precision": "bf16", "attention": "sdpa", "checkpoint": "last", "batch_size": BATCH, **settings, "epochs": POINTS}
     )
     module = model.module
-    before = ground.held_loss(module, known.precision)
+    before = ground.loss(module, known.precision)
     made = train(
         Training(
             torch.nn.ModuleList([module, *beside]),
             lambda number: replace(epoch, groups=epoch.groups[number * each : (number + 1) * each]),
             step or (lambda batch, _: {"task": ground.task.loss(ground.task.forward(module, batch), batch)}),
             known,
-            evaluate=lambda: -ground.held_loss(module, known.precision),
+            evaluate=lambda: -ground.loss(module, known.precision),
         ),
         watch,  # type: ignore[arg-type]
         work="training",
@@ -230,11 +234,6 @@ def kept(path: Path, make: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
         put(path, made)
     found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return found
-
-
-def cell(path: Path, make: Callable[[], Learned]) -> Learned:
-    """A training that is kept."""
-    return Learned.read(kept(path, lambda: asdict(make())))
 
 
 def source(folder: Path) -> Model:
