@@ -129,6 +129,12 @@ def test_recipe_that_fails_is_told_with_its_owner(place, monkeypatch, kind, name
         proposed(place, "rows.jsonl", "headed")
 
 
+def test_task_without_a_recipe_is_told(place, monkeypatch):
+    monkeypatch.delattr(TextClassification, "recipe")
+    with pytest.raises(SourceError, match="text-classification offers no recipe, so `init` cannot write a plan of it"):
+        proposed(place, "rows.jsonl", "headed", task="text-classification")
+
+
 @pytest.mark.parametrize("drop", ["inf", "nan", "-1"])
 def test_what_may_be_lost_is_a_number(drop):
     done = CliRunner().invoke(app, ["init", "model", "rows.csv", "--max-drop", drop])
