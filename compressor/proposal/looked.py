@@ -193,7 +193,7 @@ def _labelled(spec: dict[str, Any], folder: Path, label: str | None) -> tuple[di
     kept = {split: paths for split, paths in files.items() if split not in {split for split, _ in lacking}}
     told = ", ".join(f"'{path.name}'" for _, path in lacking)
     return {**spec, "files": kept}, (
-        f"not read, since it has no column '{label}', as rows have that are to be predicted: {told}",
+        f"of these not read, since it has no column '{label}', as rows have that are to be predicted: {told}",
     )
 
 

@@ -31,7 +31,7 @@ from compressor.run.gates import Gates, stop_where_failed
 from compressor.run.ground import Ground, load_model
 from compressor.run.pace import learn
 from compressor.run.preflight import check_batches, check_steps
-from compressor.run.results import Built, Results, RunState, differences, verdict_of_plan, verdicts_of_numbers
+from compressor.run.results import Built, Results, RunState, differences, verdict_of_plan, verdicts_of_numbers, verdicts_of_probes
 from compressor.run.scorer import Scorer
 from compressor.run.state import StageState
 from compressor.store.disk import writing
@@ -345,7 +345,7 @@ class Runner:
             for number, accept in enumerate(self.bound.accept)
             for verdict in verdict_of_plan(accept, number, self.built, latencies, self.bound)
         )
-        return (*verdicts_of_numbers(self.built, self.ground.data), *accepted)
+        return (*verdicts_of_numbers(self.built, self.ground.data), *verdicts_of_probes(probes), *accepted)
 
 
 def run_plan(
