@@ -362,7 +362,7 @@ def _processes(each: int, nodes: int, rendezvous: str) -> Processes:
 
     host, _, port = rendezvous.rpartition(":")
     if nodes > 1 and not (host and port.isdecimal() and 0 < int(port) < 2**16):
-        _fail(f"--nodes {nodes} needs a rendezvous HOST:PORT, a port from 1 to 65535, found '{rendezvous}'", 2)
+        _fail(f"--nodes {nodes} needs a rendezvous HOST:PORT, found '{rendezvous}'; ports are 1 to 65535", 2)
     if nodes == 1 and rendezvous:
         _fail(f"--rendezvous {rendezvous} is where several machines meet: say how many they are by --nodes", 2)
     return Processes(each, nodes, rendezvous)

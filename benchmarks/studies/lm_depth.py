@@ -77,7 +77,10 @@ class Depth:
     def equal_tokens(self, shape: str = "depth", methods: Sequence[str] = tuple(OBJECTIVES)) -> dict[str, list[Student]]:
         """By method, a student for each seed."""
         return {
-            method: [self.book.student(self.plan.cell(method, self.rate(method, shape), seed, shape), keep=True) for seed in self.plan.seeds]
+            method: [
+                self.book.student(self.plan.cell(method, self.rate(method, shape), seed, shape), keep=True)
+                for seed in self.plan.seeds
+            ]
             for method in methods
         }
 
@@ -103,7 +106,15 @@ class Depth:
         made: dict[str, list[Student]] = {MORE: [], ON_POLICY: []}
         for seed in self.plan.seeds:
             start = self.plan.cell(best, rate, seed).name
-            more = Cell(MORE, self.plan.layers, rate / 2, whole(self.plan.tokens * SHARE, POINTS, BATCH), seed, start=start, objectives=best)
+            more = Cell(
+                MORE,
+                self.plan.layers,
+                rate / 2,
+                whole(self.plan.tokens * SHARE, POINTS, BATCH),
+                seed,
+                start=start,
+                objectives=best,
+            )
             control = self.book.student(more)
             pace = self.book.student(replace(more, method=ON_POLICY, tokens=PACE * ROW * BATCH)).learned.tokens_per_second
             tokens = whole(control.learned.seconds * pace, POINTS, BATCH)
@@ -139,7 +150,12 @@ def document(study: Depth, parts: Sequence[str]) -> str:
         lines += ["", "## Equal minutes", "", *table(study.equal_minutes(found), study)]
     if "on-policy" in parts:
         best = study.best(found)
-        lines += ["", f"## From {best} on: more of the same, or its own texts, equal minutes", "", *table(study.going_on(found), study, MORE)]
+        lines += [
+            "",
+            f"## From {best} on: more of the same, or its own texts, equal minutes",
+            "",
+            *table(study.going_on(found), study, MORE),
+        ]
     if "width" in parts:
         width = study.equal_tokens("width", (LABELS, study.best(found)))
         lines += ["", "## As few parameters by width", "", *table(width, study, shape="width")]

@@ -90,7 +90,9 @@ def session(model: Path, work: Path, name: str) -> Session:
             return {}
 
         builder = Builder(Store(work / "store"), task, "causal-lm", (), {})
-        made = builder.store.obtain({"model": name, "of": str(model), "at": (model / "model.safetensors").stat().st_mtime_ns}, make)
+        made = builder.store.obtain(
+            {"model": name, "of": str(model), "at": (model / "model.safetensors").stat().st_mtime_ns}, make
+        )
         lowered = builder.lower(made, "torch", target.dialect.format, target)
         builder.build(lowered, stage="final", name=name, target=target, out=built)
     return target.open(built)
@@ -110,17 +112,31 @@ def made_by(way: Way, model: Session, drafts: Mapping[int, Session], feed: Feed)
     if not way.ahead:
         newest = {**feed, "logits_at": np.array([feed["input_ids"].shape[1] - 1])}
         tokens = decoded(model, filled(model, newest), STEPS, choose=sampling(0, DRAWN) if way.drawn else None)
-        return {"seconds": time.perf_counter() - started, "tokens": tokens[0].tolist(), "proposed": 0, "accepted": 0, "calls": STEPS}
+        return {
+            "seconds": time.perf_counter() - started,
+            "tokens": tokens[0].tolist(),
+            "proposed": 0,
+            "accepted": 0,
+            "calls": STEPS,
+        }
     found = speculated(model, drafts[way.layers], feed, STEPS, ahead=way.ahead, how=how)
     seconds = time.perf_counter() - started
-    return {"seconds": seconds, "tokens": found.tokens[0].tolist(), "proposed": found.proposed, "accepted": found.accepted, "calls": found.calls}
+    return {
+        "seconds": seconds,
+        "tokens": found.tokens[0].tolist(),
+        "proposed": found.proposed,
+        "accepted": found.accepted,
+        "calls": found.calls,
+    }
 
 
 def measured(work: Path, tokens: int, layers: Sequence[int], rounds: int) -> dict[str, list[list[dict[str, Any]]]]:
     """By way, for each turn what was made of each prompt; ways take turns in an order drawn anew."""
     place = work / "draft"
     model = session(work / "model", place, "model")
-    drafts = {count: session(place / drafted(count, tokens).name / "model", place, drafted(count, tokens).name) for count in layers}
+    drafts = {
+        count: session(place / drafted(count, tokens).name / "model", place, drafted(count, tokens).name) for count in layers
+    }
     feeds, random = prompts(work), np.random.default_rng(0)
     found: dict[str, list[list[dict[str, Any]]]] = {each.name: [] for each in ways(layers)}
     for turn in range(rounds):
@@ -137,7 +153,11 @@ def measured(work: Path, tokens: int, layers: Sequence[int], rounds: int) -> dic
 def document(taught: Mapping[int, Student], found: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]], tokens: int) -> str:
     """All of it."""
     here, installed = machine(), versions()
-    short = "" if tokens >= TOKENS else f" **Not there yet: drafts of {TOKENS:,} tokens; these saw {whole(tokens, POINTS, BATCH):,}.**"
+    short = (
+        ""
+        if tokens >= TOKENS
+        else f" **Not there yet: drafts of {TOKENS:,} tokens; these saw {whole(tokens, POINTS, BATCH):,}.**"
+    )
     return "\n".join(
         [
             "# A language model and drafts of its own: what was measured",

@@ -123,7 +123,9 @@ def training(found: Learned) -> Iterator[str]:
 
 def control_line(record: LatencyRecord) -> str:
     """What torch gave against itself."""
-    return "; ".join(f"{each.workload.kind} {each.ratio:.3f}{'' if each.passed else ' (beyond what is allowed)'}" for each in record.controls)
+    return "; ".join(
+        f"{each.workload.kind} {each.ratio:.3f}{'' if each.passed else ' (beyond what is allowed)'}" for each in record.controls
+    )
 
 
 def table(files: Sequence[File], scores: Mapping[str, Evaluation], record: LatencyRecord, speed: float) -> Iterator[str]:
@@ -135,7 +137,10 @@ def table(files: Sequence[File], scores: Mapping[str, Evaluation], record: Laten
         whose = "" if each.name in OURS else " (peer)"
         prompt, decode = (row(record, each.name, kind) for kind in ("prefill", "decode"))
         least, took = each.read_bytes() / speed, seconds_a_pass(record, each.name)
-        speeds = [f"{1e3 * count / at.median_ms:.1f} {span(count, at.interval)}" for count, at in ((LENGTH, prompt), (STEPS - 1, decode))]
+        speeds = [
+            f"{1e3 * count / at.median_ms:.1f} {span(count, at.interval)}"
+            for count, at in ((LENGTH, prompt), (STEPS - 1, decode))
+        ]
         yield (
             f"| {runtime}{whose} | {precision} | {sum(each.parts.values()) / 2**20:.0f} | {perplexity(scores[each.name])} | "
             f"{change(each, scores)} | {speeds[0]} | {speeds[1]} | {1e3 * took:.1f} | {1e3 * least:.1f} | {least / took:.0%} |"
@@ -184,7 +189,9 @@ def draw(found: Learned) -> None:
     from matplotlib import style
     from matplotlib.figure import Figure
 
-    with style.context(["default", {"svg.hashsalt": CHART.stem, "font.size": 8.5, "axes.spines.top": False, "axes.spines.right": False}]):
+    with style.context(
+        ["default", {"svg.hashsalt": CHART.stem, "font.size": 8.5, "axes.spines.top": False, "axes.spines.right": False}]
+    ):
         figure = Figure(figsize=(6, 2.8), layout="constrained")
         axes = figure.subplots()
         axes.plot(*zip(*found.held, strict=True), "o-", color="#c0392b", ms=4, label="held out")

@@ -81,7 +81,9 @@ class File:
         apart = parts.get("embeddings", 0) if parts.get("head", 0) > parts.get("embeddings", 0) / 8 else 0
         graph = self.task.graphs(self.built)[0]
         kept = {name for _, name in graph.state}
-        cached = sum(4 * int(np.prod([axis for axis in port.axes if isinstance(axis, int)])) for port in graph.inputs if port.name in kept)
+        cached = sum(
+            4 * int(np.prod([axis for axis in port.axes if isinstance(axis, int)])) for port in graph.inputs if port.name in kept
+        )
         return sum(parts.values()) - apart + cached * length
 
 
@@ -159,7 +161,9 @@ class Shelf:
         """Ours, then theirs."""
         report, task = self.report, self.task
         targets = {each.name: each.target for each in self.bound.targets}
-        places = {each.target: self.work / "run" / "artifacts" / each.id for each in report.candidates if each.not_measured is None}
+        places = {
+            each.target: self.work / "run" / "artifacts" / each.id for each in report.candidates if each.not_measured is None
+        }
         made = {name: (targets[name], places[name]) for name in OURS if name in places}
         made |= peers(self.model, places["openvino"], self.work / "peers", task, self.threads)
         return [File(name, runtime, built, task) for name, (runtime, built) in made.items()]

@@ -38,6 +38,8 @@ REFUSED = {
 COUNTS = ("layer", "layers", "blocks", "depth", "depths", "experts", "groups", "stages")
 """How fields end by which parts are built one after another: it takes as long as the number says, whatever the weights hold."""
 MOST_PARTS = 2000
+HANDED_OUT = ("return_dict", "output_attentions", "output_hidden_states")
+"""How a model hands out what it computes, which whoever calls it says."""
 SIZES = ("size", "dim", "embeddings", "positions", "embd", "inner", "d_model", "d_ff")
 """How fields end by which matrices are made: a model is built before its weights are seen to be smaller."""
 MOST_WIDE = 2**24
@@ -133,7 +135,8 @@ def _harmless(config: Mapping[str, Any], where: object) -> dict[str, Any]:
     for name in config:
         if (what := REFUSED.get(name)) and config[name] and not (name in TIMM and ":" not in str(config[name])):
             raise SourceError(f"{where}: {name} names {what}")
-    kept = {name: value for name, value in config.items() if not any(fnmatchcase(name, pattern) for pattern in LEFT_OUT)}
+    left_out = (*LEFT_OUT, *HANDED_OUT)
+    kept = {name: value for name, value in config.items() if not any(fnmatchcase(name, pattern) for pattern in left_out)}
     return {name: value if name in NAMES_OF_CLASSES else _inside(value, where) for name, value in kept.items()}
 
 

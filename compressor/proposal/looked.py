@@ -256,5 +256,10 @@ def _check_named(names: Sequence[str], rows: Rows) -> None:
 def _none(asked: Asked, rows: Rows) -> str:
     listed = ", ".join(f"'{each.name}' ({each.told or each.kind})" for each in rows.columns)
     tasks = ", ".join(registry.names("task"))
+    kind: type[Task] | None = registry.load("task", asked.task) if asked.task else None
+    if kind is not None and kind.recipe.__func__ is Task.recipe.__func__:  # type: ignore[attr-defined]
+        return (
+            f"{asked.task} offers no recipe, so `init` cannot write a plan of it: write one by hand (`compressor explain plan`)"
+        )
     what = f"{asked.task} does not fit" if asked.task else "no task fits"
     return f"{asked.data}: {what} the columns {listed}: say --text and --label, or another --task (installed: {tasks})"

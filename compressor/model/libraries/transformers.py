@@ -191,7 +191,8 @@ def _shapes(module: torch.nn.Module) -> dict[str, torch.Size]:
 
 def _ways(module: torch.nn.Module) -> dict[str, dict[str, Any]]:
     """What parts go by beside their weights and sizes: a scale by the number of the layer, a window, a kind of attention."""
-    return {
-        name: {key: value for key, value in vars(part).items() if isinstance(value, float | str | bool) and key != "training"}
-        for name, part in module.named_modules()
-    }
+
+    def told(key: str, value: object) -> bool:
+        return isinstance(value, float | str | bool) and key != "training" and not key.startswith("_")
+
+    return {name: {key: value for key, value in vars(part).items() if told(key, value)} for name, part in module.named_modules()}

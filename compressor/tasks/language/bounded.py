@@ -157,7 +157,7 @@ class _Counting(NodeTransformer):
         return _through(node, MADE)
 
 
-def _through(node: nodes.Expr, name: str) -> nodes.Filter:
+def _through(node: Any, name: str) -> nodes.Filter:
     return nodes.Filter(node, name, [], [], None, None, lineno=node.lineno)
 
 

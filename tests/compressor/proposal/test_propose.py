@@ -129,6 +129,28 @@ def test_recipe_that_fails_is_told_with_its_owner(place, monkeypatch, kind, name
         proposed(place, "rows.jsonl", "headed")
 
 
+def test_task_without_a_recipe_is_told(place, monkeypatch):
+    monkeypatch.delattr(TextClassification, "recipe")
+    with pytest.raises(SourceError, match="text-classification offers no recipe, so `init` cannot write a plan of it"):
+        proposed(place, "rows.jsonl", "headed", task="text-classification")
+
+
+@pytest.mark.parametrize(
+    ("out", "said"),
+    [
+        ("folder", "folder is a folder: name a file to write the plan into by --out"),
+        ("dangling.yaml", "dangling.yaml is there already: --force writes over it, --out names another file"),
+        ("/proc/plan.yaml", "/proc/plan.yaml cannot be written: "),
+    ],
+)
+def test_plan_that_cannot_be_written_is_told(place, tmp_path, out, said):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "dangling.yaml").symlink_to(tmp_path / "none" / "plan.yaml")
+    done = told(tmp_path, "init", str(place / "headed"), str(place / "rows.jsonl"), "--out", out)
+    assert done.returncode == 1
+    assert done.stderr.startswith(said)
+
+
 @pytest.mark.parametrize("drop", ["inf", "nan", "-1"])
 def test_what_may_be_lost_is_a_number(drop):
     done = CliRunner().invoke(app, ["init", "model", "rows.csv", "--max-drop", drop])

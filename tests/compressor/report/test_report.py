@@ -503,7 +503,7 @@ def test_module_is_light():
 
 
 def doubtful(report: Report, *, recalls: dict[str, float], n: dict[str, int]) -> Report:
-    """The report with these recalls of the first final model."""
+    """The report with these recalls of the first final model, and nothing that was asked of it."""
     final = next(each for each in report.candidates if each.id == "final@onnxruntime")
     assert final.scores is not None
     classes = tuple(
@@ -512,7 +512,7 @@ def doubtful(report: Report, *, recalls: dict[str, float], n: dict[str, int]) ->
     main = final.scores.main.model_copy(update={"n": sum(n.values())})
     scores = final.scores.model_copy(update={"per_class": classes, "metrics": (main, *final.scores.metrics[1:])})
     others = tuple(each for each in report.candidates if each is not final and each.stage != report.reference)
-    return report.model_copy(update={"candidates": (*others, final.model_copy(update={"scores": scores}))})
+    return report.model_copy(update={"candidates": (*others, final.model_copy(update={"scores": scores})), "verdicts": ()})
 
 
 def doubts_of_final(report: Report) -> list[str]:
