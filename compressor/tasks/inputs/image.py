@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
-
 LONGEST_EDGE = 2**17
 """Pixels that a picture may be long once its shorter edge has its length: one of 1 x 65,000 would fill the memory."""
 
@@ -58,7 +57,9 @@ def resized(image: Any, resample: int, size: Sequence[int] | None = None, shorte
     if shortest_edge:
         long = int(shortest_edge * max(image.size) / min(image.size))
         if long > LONGEST_EDGE:
-            raise ValueError(f"it is {image.width}x{image.height}: with a shorter edge of {shortest_edge} it would be {long} pixels long")
+            raise ValueError(
+                f"it is {image.width}x{image.height}: with a shorter edge of {shortest_edge} it would be {long} pixels long"
+            )
         size = (long, shortest_edge) if image.width <= image.height else (shortest_edge, long)
     assert size is not None
     return image.resize((size[1], size[0]), Image.Resampling(resample))
