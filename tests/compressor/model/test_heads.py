@@ -12,7 +12,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from compressor.errors import SourceError
-from compressor.model.heads import head_in, load_classifier
+from compressor.model.heads import Head, head_in, load_classifier
 from compressor.tasks.tiny import SIZES, TEXT
 
 AUTO = transformers.AutoModelForSequenceClassification
@@ -264,3 +264,8 @@ def test_what_no_task_on_pictures_can_say_is_not_advised(tmp_path):
 def test_export_that_only_this_program_opens_is_no_source(headed):
     with pytest.raises(SourceError, match="was exported by this program with layers of widths of their own"):
         head_in(AUTO, headed(model_type="compressor-bert"), DATA)
+
+
+def test_of_many_labels_some_are_told():
+    told = str(Head(tuple(map(str, range(300)))))
+    assert told == f"has no head: a fresh one for {', '.join(map(str, range(20)))} and 280 more is drawn, and has to be trained"

@@ -46,6 +46,17 @@ def test_number_that_no_model_computes_with_is_told():
         TASK.encoded(data(["1", "1e39"]))
 
 
+def test_classes_are_numbers_by_their_names_and_not_by_their_places():
+    def named(*names):
+        shape = datasets.Features({"text": datasets.Value("string"), "score": datasets.ClassLabel(names=list(names))})
+        rows = datasets.Dataset.from_dict({"text": ["t", "u"], "score": [0, 1]}, features=shape)
+        return Data({"train": rows}, (), DataRecord(source="rows.csv", digest="", splits=()), "d")
+
+    assert TASK.encoded(named("1", "5")).split("train")["score"] == [1.0, 5.0]
+    with pytest.raises(SourceError, match="row 0 of train: column 'score' holds '1 star', expected a number"):
+        TASK.encoded(named("1 star", "5 stars"))
+
+
 def test_one_number_for_all_rows_is_refused():
     with pytest.raises(SourceError, match="all rows of train have the number 3"):
         TASK.encoded(data([3, 3]))
