@@ -37,11 +37,11 @@ GGUF = "*.gguf"
 """Models of llama.cpp: configuration, tokenizer and weights in one file, which is read as data."""
 WEIGHT, FLOATS = ".weight", ("F64", "F32", "F16", "BF16")
 """How names of weights end, and the types that they may have."""
-READ_SUFFIXES = (WEIGHT_SUFFIX, ".json", ".txt", ".model")
+READ_SUFFIXES = (WEIGHT_SUFFIX, ".json", ".txt", ".model", ".jinja")
 """Files of a source model folder that are read."""
 MOST_FILES = 20_000
 """In a model's folder and those in it."""
-HUB_FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "LICENSE*", "README.md")
+HUB_FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "LICENSE*", "README.md")
 
 
 def resolve(source: ModelSource, folder: Path) -> Path:

@@ -46,7 +46,40 @@ SINGLE = {"imagefolder": "picture", "audiofolder": "sound"}
 FILE_NAME = "file_name"
 SAVED, SAVED_SPLITS = "dataset_info.json", "dataset_dict.json"
 """What `save_to_disk` leaves beside its rows."""
+DOCUMENT = ".txt"
+AS_SPLITS = "name them as splits, `files: {train: ..., test: ...}`"
 OR_TABLE = f"or a table that names the files in a column `{FILE_NAME}`: {' or '.join(METADATA)}"
+
+
+def holds_documents(folder: Path, columns: Columns, root: Path | None) -> bool:
+    """Whether a task that reads a text and nothing else finds texts in a folder, and neither pictures nor sounds.
+
+    Raises:
+        SourceError: something leads out of the folder.
+    """
+    suffixes = {each.suffix.lower() for each in visible(folder, root, Counter())}
+    return len(columns.all) == 1 and DOCUMENT in suffixes and not suffixes & {*IMAGES, *SOUNDS} and not no_rows(folder)
+
+
+def read_documents(folders: Sequence[Path], columns: Columns, spec: DataSpec, root: Path | None) -> tuple[Dataset, list[str]]:
+    """A row for each file of texts, which is one document whatever lines it has, in the order of their names; and how many there are.
+
+    Raises:
+        SourceError: one is no text, or leads out of its folder; or folders inside are splits.
+    """
+    paths, findings = list[Path](), list[str]()
+    for folder in folders:
+        passed = Counter[str]()
+        there = list(visible(folder, root, passed))
+        own = [path for path in there if path.suffix.lower() == DOCUMENT]
+        inside = {path.relative_to(folder).parts[0] for path in own if path.parent != folder}
+        if len(inside) > 1 and {name.lower() for name in inside} <= SPLITS.keys():
+            raise SourceError(f"{folder} holds the folders {sorted(inside)}: {AS_SPLITS}")
+        passed["of another name"] = len(there) - len(own)
+        findings += [f"{folder}: {len(own)} documents, each file one row whatever its lines", *passed_over(folder, +passed)]
+        paths += own
+    rows = _dataset(columns.content[0], _contents(paths, "", spec), "", {})
+    return with_places(rows, list(map(str, paths))), findings
 
 
 def kind_of(folder: Path, root: Path | None) -> str:
@@ -149,9 +182,7 @@ def _per_label(
         needs = f"; it needs them, {OR_TABLE}{_other_table(folders[0])}" if kind else ""
         raise SourceError(f"{folders[0]}: no folders with files below it{needs}")
     if {label.lower() for label in labels} <= SPLITS.keys():
-        raise SourceError(
-            f"{folders[0]} holds the folders {sorted(set(labels))}: name them as splits, `files: {{train: ..., test: ...}}`"
-        )
+        raise SourceError(f"{folders[0]} holds the folders {sorted(set(labels))}: {AS_SPLITS}")
     kind = kind or _found_kind(paths)
     _check_columns(folders[0], kind, columns)
     cells: dict[str, list[Any]] = {columns.label: labels} if columns.label else {}

@@ -13,7 +13,7 @@ from compressor.errors import MissingColumn, SourceError, near_name
 from compressor.model.sources import inside_package
 from compressor.plan.paths import matches, near_path
 from compressor.plan.specs import DataSpec, Files
-from compressor.tasks.folders import KINDS, kind_of, passed_over, read_folders, visible
+from compressor.tasks.folders import KINDS, holds_documents, kind_of, passed_over, read_documents, read_folders, visible
 from compressor.tasks.labels import spelled
 from compressor.tasks.media import owned, place_of
 from compressor.tasks.places import PLACE, with_places
@@ -100,6 +100,10 @@ def _file_rows(
 ) -> Dataset:
     found = [path for each in paths for path in _found(root, each)]
     by_label = spec.files is not None and spec.files.layout == "folder-per-label"
+    if not by_label and not spec.format and all(path.is_dir() and holds_documents(path, columns, further) for path in found):
+        rows, told = read_documents(found, columns, spec, further)
+        findings += told
+        return rows
     kind = spec.format or ("" if by_label else _kind(found[0], further))
     if by_label or kind in KINDS:
         rows, told = read_folders(found, kind if kind in KINDS else "", columns, spec, further)
