@@ -44,21 +44,12 @@ def check_tokens(
 
 
 def _embeddings(module: Any) -> int | None:
-<<<<<<< HEAD
-    """How many tokens a model has an embedding for; None where it takes any number, as CANINE does."""
-    try:
-        found: int = module.get_input_embeddings().weight.shape[0]
-    except (NotImplementedError, AttributeError):
-        return None
-    return found
-=======
     """How many tokens a model has an embedding for; None where it has no such table, as one that reads letters."""
     try:
         found = module.get_input_embeddings().weight
     except (NotImplementedError, AttributeError):
         return None
     return int(found.shape[0])
->>>>>>> main
 
 
 def tried_first(rows: Sequence[Mapping[str, NDArray[np.int32]]], tokenizer: Tokenization) -> list[int]:
