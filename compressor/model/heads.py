@@ -26,6 +26,8 @@ TASKS: Mapping[str, str] = {
 SAME_NAMES = {"ForTokenClassification": "each token", "ForMultipleChoice": "which of several texts"}
 """How classes end whose heads' weights are called as a classifier's, in some families; and what they answer."""
 SETFIT = "model_head.pkl"
+SHOWN = 20
+"""Labels that a line names."""
 KINDS = "ForSequenceClassification"
 """What HuBERT and wav2vec 2.0 end their classifiers' names with, beside what texts have."""
 
@@ -50,7 +52,9 @@ class Head:
 
     def __str__(self) -> str:
         """One line for `check`."""
-        of = f"for {', '.join(self.labels)}" if self.labels != ("",) else "for a number"
+        further = len(self.labels) - SHOWN
+        shown = ", ".join(self.labels[:SHOWN]) + (f" and {further} more" if further > 0 else "")
+        of = f"for {shown}" if self.labels != ("",) else "for a number"
         left = f"; {len(self.unused)} weights are not used ({_listed(self.unused)})" if self.unused else ""
         if self.order:
             moved = "" if list(self.order) == sorted(self.order) else ", put into the data's order"

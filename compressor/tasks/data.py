@@ -116,7 +116,7 @@ def _empty(value: Any) -> bool:
 
 def _wanted(columns: Columns) -> str:
     """What every row has."""
-    *others, last = ("content", *(("a label",) if columns.label else ()), *(f"'{name}'" for name in columns.kept))
+    *others, last = ("content", *(["a label"] if columns.label else []), *(f"'{name}'" for name in columns.kept))
     return f"{', '.join(others)} and {last}" if others else last
 
 

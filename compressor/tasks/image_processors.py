@@ -181,7 +181,7 @@ def _check_numbers(values: Mapping[str, Any]) -> None:
         raise ValueError(f"resample is {values['resample']!r:.40}, expected a number of Pillow's filters, 0 to 5")
     for name in ("rescale_factor", "image_std"):
         numbers = values[name] if isinstance(values[name], Sequence) else [values[name]]
-        if not all(math.isfinite(each) and each for each in numbers):
+        if not all(math.isfinite(each) and each for each in map(float, numbers)):
             raise ValueError(f"{name} is {values[name]!r:.60}, expected numbers that are not 0")
     if not all(map(math.isfinite, values["image_mean"])):
         raise ValueError(f"image_mean is {values['image_mean']!r:.60}, expected numbers")

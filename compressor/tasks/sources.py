@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 
+TEXT_TYPES = ("large_string", "string_view")
+"""What polars and others write texts as in parquet."""
+
+
 @dataclass(frozen=True)
 class Source:
     """Rows as their source has them."""
@@ -45,6 +49,8 @@ def read_rows(spec: DataSpec, folder: Path, columns: Columns) -> Source:
     """
     import datasets
 
+    if PLACE in columns.all:
+        raise SourceError(f"a column cannot be called '{PLACE}', as rows have one of that name here: call it otherwise")
     datasets.disable_progress_bars()
     datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # what goes wrong is told once, by the error
     if spec.hub:
@@ -141,12 +147,24 @@ def _table_rows(
         place = place_of(path.parent, further)
         place.check(path)
         rows, told = read_table(path, kind, columns, spec)
-        parts.append(owned(rows, place, further or path.parent))
+        found = owned(rows, place, further or path.parent)
+        parts.append(_plain(found, columns.label) if len(tables) > 1 else found)
         findings += told
     try:
         return parts[0] if len(parts) == 1 else concatenate_datasets(parts)
     except (ValueError, TypeError) as error:
         raise SourceError(f"{tables[0][0]} and {tables[-1][0]} have columns of different types: {error}") from error
+
+
+def _plain(rows: Dataset, label: str | None) -> Dataset:
+    """Rows as any other file has them: labels spelled, and each text of the one type of texts, whatever the program that wrote it."""
+    from datasets import Value
+
+    rows = spelled(rows, label) if label else rows
+    for name, feature in rows.features.items():
+        if isinstance(feature, Value) and feature.dtype in TEXT_TYPES:
+            rows = rows.cast_column(name, Value("string"))
+    return rows
 
 
 # ------------------------------------------------------------------ the hub

@@ -140,7 +140,9 @@ def _feature(table: Table, name: str, values: Sequence[Any]) -> Any:
     except (pa.ArrowException, ValueError, TypeError, OverflowError) as error:
         first = next(value for value in values if value is not None)
         at = next((at for at, value in enumerate(values) if not _of_one_type(first, value)), 0)
-        shown, before = (f"{json.dumps(each)[:40]} ({type(each).__name__})" for each in (values[at], first))
+        kinds = [type(each).__name__ for each in (values[at], first)]
+        shown = f"{json.dumps(values[at])[:40]} ({kinds[0]})"
+        before = kinds[1] if kinds[0] != kinds[1] else f"{json.dumps(first)[:40]} ({kinds[1]})"
         raise table.fault(table.lines[at], f"'{name}' is {shown}, and {before} before: a column is of one type") from error
 
 

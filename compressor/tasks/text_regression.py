@@ -61,9 +61,9 @@ class TextRegression(Texts):
         """Numbers, whatever they were written as."""
         splits = {}
         for name, rows in super().encoded(data).splits.items():
-            values = [
-                _number(value, f"{data.place(name, at)}: column '{self.label}'") for at, value in enumerate(rows[self.label])
-            ]
+            names = getattr(rows.features[self.label], "names", None)  # of classes, which numbers of the file stand for
+            told = [names[value] if names else value for value in rows[self.label]]
+            values = [_number(value, f"{data.place(name, at)}: column '{self.label}'") for at, value in enumerate(told)]
             splits[name] = rows.remove_columns(self.label).add_column(self.label, values)
         if len(set(splits["train"][self.label])) < 2:
             raise SourceError(f"{data.record.source}: all rows of train have the number {splits['train'][self.label][0]:g}")

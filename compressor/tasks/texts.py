@@ -193,7 +193,7 @@ class Texts(OneOutput):
         )
 
     def check_rows(self, model: Model, data: Data, files: Path) -> None:
-        """Every text has a token, every token an embedding, and the model takes the longest text and the oddest one.
+        """Every text has a token, every token an embedding, and the model takes the longest text, the oddest and the shortest one.
 
         Raises:
             SourceError: a text has none, or a token has none.
@@ -209,6 +209,10 @@ class Texts(OneOutput):
             what = "both in one batch" if len(tried) > 1 else f"its {texts.length(tried[0])} tokens"
             with rows_told(tried, what, of=name), torch.no_grad():
                 self.forward(model.module, batch)
+            shortest = min(range(len(texts)), key=texts.length)
+            alone = {port: torch.from_numpy(array) for port, array in texts.arrays([shortest]).items()}
+            with rows_told([shortest], f"its {texts.length(shortest)} tokens", of=name), torch.no_grad():
+                self.forward(model.module, alone)
 
     def inputs(self, model: Model | Path) -> tuple[Port, ...]:
         """Token ids, attention mask, and token types where the tokenizer makes them."""

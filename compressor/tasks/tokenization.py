@@ -93,7 +93,8 @@ class Tokenization:
         model = json.loads(self.source)["model"]
         name = model.get("unk_token")
         made = _set_up(self.source, json.dumps({**self.settings, "max_length": SAMPLED_LENGTH}))
-        return model.get("unk_id") if name is None else made.token_to_id(name)
+        known: int | None = model.get("unk_id") if name is None else made.token_to_id(name)
+        return known
 
     def _rows(self, texts: list[Any], max_length: int) -> list[dict[str, list[int]]]:
         if not self.source:

@@ -467,6 +467,10 @@ def test_configuration_that_counts_without_bound_or_is_nested_without_end_is_ref
         ):
             read(tmp_path)
         _config(num_hidden_layers=2, inner=None)(tmp_path)
+    _config(vocab_size=10**9)(tmp_path)
+    with pytest.raises(SourceError, match=r"vocab_size is 1000000000; no model with a side of more than 16777216 is built"):
+        read(tmp_path)
+    _config(vocab_size=20)(tmp_path)
     deep = {}
     for _ in range(450):
         deep = {"inner": deep}

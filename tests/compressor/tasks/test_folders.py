@@ -90,6 +90,16 @@ def test_what_systems_leave_in_folders_is_passed_over_and_told(tmp_path):
     assert empty == f"{tmp_path}/set/bird: no file in it"
 
 
+def test_small_copies_that_a_nas_keeps_of_pictures_and_notes_of_windows_are_no_rows(tmp_path):
+    pictures(tmp_path / "set")
+    for name in ("cat/@eaDir/1.png/THUMB_M.png", "dog/#recycle/9.png", "dog/1.png:Zone.Identifier"):
+        (tmp_path / "set" / name).parent.mkdir(parents=True, exist_ok=True)
+        picture().save(tmp_path / "set" / name, "PNG")
+    assert load(tmp_path, PICTURES).record.findings == (
+        f"{tmp_path}/set: passed over 1 '#recycle', 1 ':zone.identifier', 1 '@eaDir'",
+    )
+
+
 def test_files_that_are_no_rows_are_told(tmp_path):
     pictures(tmp_path / "set")
     (tmp_path / "set" / "README.md").write_text("of whom these are")
