@@ -88,7 +88,7 @@ class GeneratedTexts(Probe):
         """Few prompts, and few tokens after each."""
         return self.model_copy(update={"prompts": min(self.prompts, 2), "steps": min(self.steps, 4)})
 
-    def expected_seconds(self, short: GeneratedTexts, took_seconds: float) -> float:  # type: ignore[override]
+    def expected_seconds(self, short: GeneratedTexts, took_seconds: float) -> float:
         """As many times as there are tokens to be written; half of a short one is loading."""
         return took_seconds * (0.5 + 0.5 * self.prompts * self.steps / (short.prompts * short.steps))
 
@@ -154,7 +154,7 @@ class GeneratedTexts(Probe):
         from compressor.tasks.language.speculation import speculated
 
         session, guess, over = opened(model), opened(small), ends(model.built)
-        given = {"steps": self.steps, "how": self._how, "seed": seed, "ends": over}
+        given: dict[str, Any] = {"steps": self.steps, "how": self._how, "seed": seed, "ends": over}
         ways = (partial(_alone, session, **given), partial(speculated, session, guess, ahead=draft.ahead, **given))
         rounds = [[_timed(way, alone) for way in ways] for _ in range(draft.rounds + 1)][1:]
         plain, drafted = ([way.seconds_a_token for way in each] for each in zip(*rounds, strict=True))
