@@ -89,6 +89,10 @@ class Recipe:
     """Of several that fit for one place, that of the lowest rank is taken."""
 
 
+TOLD_UNKNOWN = 0.05
+"""Share of unknown tokens from which on `check` tells it: a tokenizer that was made for other texts, or for other letters."""
+
+
 class Epoch(Record):
     """What a training sees in one epoch, where that is not the rows of the data: several documents in one row, parts of a long one."""
 
@@ -122,6 +126,8 @@ class InputSizes(Record):
     """What the task takes of a row: longer ones are cut, pictures made this large."""
     cut: float = 0.0
     """Share of the rows that is cut."""
+    unknown: float = 0.0
+    """Of texts, the share of their tokens that stand for what the tokenizer does not know."""
     takes: str = ""
     """One input of the model in words: `3 x 224 x 224 pixels`."""
     parameter: str = ""
@@ -141,7 +147,8 @@ class InputSizes(Record):
         share = f"{self.cut:.1%} of them" if self.cut else "none"
         cut = f"; {self.parameter} {self.limit:g} cuts {share}" if self.parameter and not self.takes else ""
         takes = f"; the model takes {self.takes}" if self.takes else ""
-        return f"{self.of} {spread}{cut}{takes}"
+        unknown = f"; {self.unknown:.0%} of these are the token for what is unknown" if self.unknown >= TOLD_UNKNOWN else ""
+        return f"{self.of} {spread}{cut}{unknown}{takes}"
 
 
 def sizes_of(values: Sequence[float], *, limit: float, **others: Any) -> InputSizes:

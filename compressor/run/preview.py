@@ -16,6 +16,7 @@ from compressor.run.context import of_step
 from compressor.run.facts import Reading, Rows, examined, files_digest, rows_of, sizes_of_rows
 from compressor.run.keys import Keys
 from compressor.run.pace import Pace
+from compressor.run.preflight import check_environment
 from compressor.store.store import Store, StoredResult
 from compressor.training.launch import ALONE, Processes
 from compressor.training.settings import TrainingSettings
@@ -112,6 +113,7 @@ def previewed(bound: Bound, store: Store, processes: Processes = ALONE) -> Previ
     Raises:
         CompressorError: rows or models cannot be read, or do not go together.
     """
+    check_environment(bound)
     reading = Reading(bound)
     rows = rows_of(bound, store, reading)
     sizes = sizes_of_rows(bound, store, reading)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from compressor.errors import MissingColumn, SourceError, near_name
 from compressor.model.sources import inside_package
 from compressor.plan.paths import matches, near_path
 from compressor.plan.specs import DataSpec, Files
-from compressor.tasks.folders import KINDS, holds_documents, kind_of, read_documents, read_folders
+from compressor.tasks.folders import KINDS, holds_documents, kind_of, passed_over, read_documents, read_folders, visible
 from compressor.tasks.labels import spelled
 from compressor.tasks.media import owned, place_of
 from compressor.tasks.places import PLACE, with_places
@@ -102,7 +103,7 @@ def _file_rows(
         rows, told = read_folders(found, kind if kind in KINDS else "", columns, spec, further)
         findings += told
         return rows
-    return _table_rows(_tables(found, spec, further), columns, spec, further, findings)
+    return _table_rows(_tables(found, spec, further, findings), columns, spec, further, findings)
 
 
 def _kind(path: Path, further: Path | None) -> str:
@@ -116,14 +117,16 @@ def _kind(path: Path, further: Path | None) -> str:
     return FORMATS[path.suffix.lower()]
 
 
-def _tables(found: Sequence[Path], spec: DataSpec, further: Path | None) -> list[tuple[Path, str]]:
+def _tables(found: Sequence[Path], spec: DataSpec, further: Path | None, findings: list[str]) -> list[tuple[Path, str]]:
     """Files of tables with their formats; of a folder those that its format, which the plan names, goes with."""
     tables = []
     for path in found:
-        inside = place_of(path, further).files(once=True) if path.is_dir() else ()
-        own = [each for each in inside if FORMATS.get(each.suffix.lower()) == spec.format and not each.name.startswith(".")]
+        passed = Counter[str]()
+        inside = visible(path, further, passed) if path.is_dir() else ()
+        own = [each for each in inside if FORMATS.get(each.suffix.lower()) == spec.format]
         if path.is_dir() and not own:
             raise SourceError(f"{path}: no {spec.format} files in this folder")
+        findings += passed_over(path, passed)
         tables += [(each, spec.format or _kind(each, further)) for each in own or [path]]
     return tables
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from itertools import groupby
@@ -158,18 +158,20 @@ class Texts(OneOutput):
         """Tokens of each text, or pair of texts, those that the tokenizer adds included."""
         from compressor.model.positions import positions_in
 
-        lengths = [length for name in SPLITS for length in self._lengths(data.split(name), files)]
+        rows = [row["input_ids"] for name in SPLITS for row in self._measured(data.split(name), files)]
+        lengths, unknown = [len(row) for row in rows], tokenization(files).unknown
         most = positions_in(files) or LONGEST
         found = sizes_of(
             lengths, limit=self.max_length, unit="tokens", of="texts", parameter="max_length", timed=min(self.max_length, most)
         )
         whole = -(-int(found.p99) // BATCH_MULTIPLE) * BATCH_MULTIPLE
         computed = min(found.median, self.max_length)
-        return found.model_copy(update={"fits": min(whole, most, LONGEST), "computed": computed})
+        share = sum(int((row == unknown).sum()) for row in rows) / max(sum(lengths), 1)
+        return found.model_copy(update={"fits": min(whole, most, LONGEST), "computed": computed, "unknown": round(share, 4)})
 
-    def _lengths(self, rows: Dataset, files: Path) -> list[int]:
-        texts = _contents(self, rows.select(spread(len(rows), MEASURED)))
-        return [len(row["input_ids"]) for row in tokenization(files).encoded(texts, WHOLE)]
+    def _measured(self, rows: Dataset, files: Path) -> Iterator[Mapping[str, NDArray[np.int32]]]:
+        """Some rows, whole, as the tokenizer makes them."""
+        return tokenization(files).encoded(_contents(self, rows.select(spread(len(rows), MEASURED))), WHOLE)
 
     def encoded(self, data: Data) -> Data:
         """Rows as they are: their texts are texts."""

@@ -138,7 +138,7 @@ class Transformers(Library):
             stock = self.build(type(module), values)
         except SourceError:
             return False
-        return _shapes(stock) == _shapes(module) and anatomy_of(stock) == anatomy
+        return _shapes(stock) == _shapes(module) and anatomy_of(stock) == anatomy and _ways(stock) == _ways(module)
 
     def reads(self, folder: Path) -> bool:
         """Its configuration names a model type."""
@@ -187,3 +187,11 @@ def _sizes(anatomy: Anatomy, block: Block) -> dict[str, Any]:
 
 def _shapes(module: torch.nn.Module) -> dict[str, torch.Size]:
     return {name: tensor.shape for name, tensor in module.state_dict().items()}
+
+
+def _ways(module: torch.nn.Module) -> dict[str, dict[str, Any]]:
+    """What parts go by beside their weights and sizes: a scale by the number of the layer, a window, a kind of attention."""
+    return {
+        name: {key: value for key, value in vars(part).items() if isinstance(value, float | str | bool) and key != "training"}
+        for name, part in module.named_modules()
+    }

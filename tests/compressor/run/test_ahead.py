@@ -65,3 +65,14 @@ def test_process_ends_with_the_context(builder, monkeypatch):
     with lowered_ahead(builder, ready_target("onnxruntime"), [state(10**9)] * 3):
         assert len(processes()) == 1
     assert not processes()
+
+
+def test_process_that_fails_alone_is_told_of(builder, monkeypatch):
+    monkeypatch.setattr(ahead, "FEWEST", 1)
+    monkeypatch.setattr(ahead, "usable_cores", lambda: 2)
+    monkeypatch.setattr(ahead, "_job", lambda *_: {})
+    heard = []
+    with lowered_ahead(builder, ready_target("onnxruntime"), [state(ahead.LEAST_WEIGHTS)], heard.append):
+        (process,) = processes()
+        psutil.wait_procs([process], timeout=SECONDS)
+    assert heard == ["lowering models ahead of the run ended with exit code 1: KeyError: 'parent'"]
