@@ -110,7 +110,7 @@ class Stability(Probe):
             }
             yield Series(title="Perplexity by place in a text", x="token", y="perplexity", curves=drawn)
             cells = tuple(
-                (name, f"{at + 1} to {at + width}", count, round(value, 4) if math.isfinite(value) else None)
+                (name, f"{at + 1} to {min(at + width, longest + 1)}", count, round(value, 4) if math.isfinite(value) else None)
                 for name, rows in by_place.items()
                 for at, count, value in rows
             )
