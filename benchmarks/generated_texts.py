@@ -43,21 +43,22 @@ class Sampling(BaseModel):
 
 
 class Draft(BaseModel):
-    """A small model that proposes tokens, which the source model judges several at a time."""
+    """A small model that proposes tokens, which another one judges several at a time."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     stage: str = Field("final", description="which model proposes: `final`, or with `stages: all` a step of the plan")
+    of: str = Field("source", description="which model's tokens are proposed: `source`, or with `stages: all` a step of the plan")
     ahead: Annotated[int, Field(ge=1, le=64)] = Field(4, description="tokens that it proposes at a time")
     rounds: Annotated[int, Field(ge=5)] = Field(5, description="rounds in which both ways are timed in turn")
 
 
 class GeneratedTexts(Probe):
-    """What every candidate writes after prompts, and how fast the source model decodes with a draft model.
+    """What every candidate writes after prompts, and how fast a model decodes with a draft model.
 
     Prompts are those of test rows that have some (`prompt` and `completion`, or chats), whose answers are then held against what is
     written; of plain texts the first halves. Candidates are compared with the first one along its own most probable tokens, so that one
-    difference makes no others. With `draft` the source model of each target decodes alone and by speculation, in turns; the distribution
+    difference makes no others. With `draft` a model of each target decodes alone and by speculation, in turns; the distribution
     of what it writes is its own. The run's own process opens the models.
     """
 
@@ -88,7 +89,7 @@ class GeneratedTexts(Probe):
         """Few prompts, and few tokens after each."""
         return self.model_copy(update={"prompts": min(self.prompts, 2), "steps": min(self.steps, 4)})
 
-    def expected_seconds(self, short: GeneratedTexts, took_seconds: float) -> float:  # type: ignore[override]
+    def expected_seconds(self, short: GeneratedTexts, took_seconds: float) -> float:
         """As many times as there are tokens to be written; half of a short one is loading."""
         return took_seconds * (0.5 + 0.5 * self.prompts * self.steps / (short.prompts * short.steps))
 
@@ -132,14 +133,13 @@ class GeneratedTexts(Probe):
         rows = []
         for target, each in groupby(sorted(candidates, key=lambda one: one.target), key=lambda one: one.target):
             by_stage = {one.stage: one for one in each}
-            model, draft = by_stage["source"], by_stage.get(self.draft.stage)
-            if draft is None:
-                stages = ", ".join(by_stage)
-                yield Remark(
-                    text=f"{target} has no model '{self.draft.stage}' to draft with (there are {stages}; `stages: all` builds every step's)."
-                )
+            model, draft = by_stage.get(self.draft.of), by_stage.get(self.draft.stage)
+            if model and draft:
+                rows.append(self._race(self.draft, model, draft, alone, seed))
                 continue
-            rows.append(self._race(self.draft, model, draft, alone, seed))
+            lacking = self.draft.stage if model else self.draft.of
+            there = f"there are {', '.join(by_stage)}; `stages: all` builds every step's on the first target"
+            yield Remark(text=f"No speculative decoding on {target}, which has no model '{lacking}' ({there}).")
         if rows:
             yield Table(
                 title=f"Speculative decoding, {self.draft.ahead} tokens ahead, one prompt at a time",
@@ -154,7 +154,7 @@ class GeneratedTexts(Probe):
         from compressor.tasks.language.speculation import speculated
 
         session, guess, over = opened(model), opened(small), ends(model.built)
-        given = {"steps": self.steps, "how": self._how, "seed": seed, "ends": over}
+        given: dict[str, Any] = {"steps": self.steps, "how": self._how, "seed": seed, "ends": over}
         ways = (partial(_alone, session, **given), partial(speculated, session, guess, ahead=draft.ahead, **given))
         rounds = [[_timed(way, alone) for way in ways] for _ in range(draft.rounds + 1)][1:]
         plain, drafted = ([way.seconds_a_token for way in each] for each in zip(*rounds, strict=True))

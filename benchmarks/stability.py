@@ -93,7 +93,7 @@ class Stability(Probe):
     def _look(self, candidate: Candidate, feeds: Mapping[Workload, Sequence[Feed]]) -> _Found:
         session, told = opened(candidate), feeds[self._told]
         if not all(map(is_of_texts, told)):
-            return _Found(Places((), 0, sum(_broken(session, feed) for feed in told)), None)
+            return _Found(Places((), (), sum(_broken(session, feed) for feed in told)), None)
         asked = feeds[self._asked][: -(-self.prompts // self._asked.batch)] if self.prompts else ()
         texts = written(session, asked, self.steps, ends(candidate.built)) if asked else None
         return _Found(places(session, [_once(feed) for feed in told] if self.length else told), texts)
@@ -110,7 +110,7 @@ class Stability(Probe):
             }
             yield Series(title="Perplexity by place in a text", x="token", y="perplexity", curves=drawn)
             cells = tuple(
-                (name, f"{at + 1} to {at + width}", count, round(value, 4) if math.isfinite(value) else None)
+                (name, f"{at + 1} to {min(at + width, longest + 1)}", count, round(value, 4) if math.isfinite(value) else None)
                 for name, rows in by_place.items()
                 for at, count, value in rows
             )

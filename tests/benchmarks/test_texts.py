@@ -90,7 +90,7 @@ def test_perplexity_by_place_is_that_of_whole_passes(source, place):
     half = -(-len(nats) // 2)
     for row, places in zip(table.rows, (range(half), range(half, len(nats))), strict=True):
         own = [cost for at in places for cost in nats[at]]
-        assert row[1] == f"{places[0] + 2} to {places[0] + half + 1}"
+        assert row[1] == f"{places[0] + 2} to {min(places[0] + half, len(nats)) + 1}"
         assert row[2:] == (len(own), pytest.approx(np.exp(np.mean(own)), rel=1e-4))
     assert [value for _, value in curve.curves["source@pytorch"]] == pytest.approx([row[3] for row in table.rows], abs=1e-3)
     assert summed.rows == (("source@pytorch", 0, None, None, 0),)
@@ -230,4 +230,6 @@ def test_a_draft_model_is_timed_beside_the_model_alone(source, candidate):
     worse = looked(probe, source, final(candidate("worse", noise))).notes[-1]
     assert 1 <= worse.rows[0][2] < found["tokens a call"]
     lacking = looked(GeneratedTexts(prompts=2, steps=4, draft={"stage": "cut"}), source, final(source)).notes[-1]
-    assert lacking.text.startswith("pytorch has no model 'cut' to draft with (there are source, final; ")
+    assert lacking.text.startswith("No speculative decoding on pytorch, which has no model 'cut' (there are source, final; ")
+    other = looked(GeneratedTexts(prompts=2, steps=4, draft={"of": "final", "stage": "source"}), source, final(source)).notes[-1]
+    assert other.rows[0][:2] == ("final@pytorch", "source@pytorch")

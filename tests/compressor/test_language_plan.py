@@ -16,6 +16,7 @@ from compressor.plan.bound import load_plan
 from compressor.report import read_report
 from compressor.run.ground import Ground
 from compressor.run.preview import previewed
+from compressor.run.rehearsal import REHEARSAL, reduced
 from compressor.store.store import Store
 from compressor.tasks.language import causal_lm
 from compressor.tasks.tiny import documents, language_model
@@ -139,6 +140,11 @@ def test_check_counts_the_steps_of_the_rows_that_documents_make(packing, length,
     step, line = said(load_plan(folder / "plan.yaml", settings=(budget, task)))
     assert f"{tokens // 2:,} tokens of {len(train)} rows" in line
     assert step.steps == pytest.approx(steps / 2, abs=1)
+    small = load_plan(
+        folder / "plan.yaml",
+        settings=(budget, task, *reduced(load_plan(folder / "plan.yaml", settings=(budget, task)), REHEARSAL, {})),
+    )
+    assert (small.passes[0].step.tokens, small.passes[0].step.steps) == (None, 4), "a rehearsal counts steps"
     monkeypatch.setattr(causal_lm, "MEASURED", 10)
     about = previewed(bound, Store(tmp_path / "other")).steps[0]
     assert about.estimated
