@@ -3,8 +3,7 @@
     python -m benchmarks.studies.lm_depth [--work FOLDER] [--tokens N] [--quick]
 
 Starts from the model and texts that `benchmarks.studies.lm_finetune` left in FOLDER, and keeps a cell for each training there: a study that was
-cut goes on. `--quick` runs one seed at one learning rate. With 409,600 tokens, three seeds and three rates a core works for some days' part;
-what is not there yet the page says.
+cut goes on. `--quick` runs one seed at one learning rate. What is not there yet the page says.
 """
 
 from __future__ import annotations
@@ -77,7 +76,10 @@ class Depth:
     def equal_tokens(self, shape: str = "depth", methods: Sequence[str] = tuple(OBJECTIVES)) -> dict[str, list[Student]]:
         """By method, a student for each seed."""
         return {
-            method: [self.book.student(self.plan.cell(method, self.rate(method, shape), seed, shape), keep=True) for seed in self.plan.seeds]
+            method: [
+                self.book.student(self.plan.cell(method, self.rate(method, shape), seed, shape), keep=True)
+                for seed in self.plan.seeds
+            ]
             for method in methods
         }
 
@@ -103,7 +105,15 @@ class Depth:
         made: dict[str, list[Student]] = {MORE: [], ON_POLICY: []}
         for seed in self.plan.seeds:
             start = self.plan.cell(best, rate, seed).name
-            more = Cell(MORE, self.plan.layers, rate / 2, whole(self.plan.tokens * SHARE, POINTS, BATCH), seed, start=start, objectives=best)
+            more = Cell(
+                MORE,
+                self.plan.layers,
+                rate / 2,
+                whole(self.plan.tokens * SHARE, POINTS, BATCH),
+                seed,
+                start=start,
+                objectives=best,
+            )
             control = self.book.student(more)
             pace = self.book.student(replace(more, method=ON_POLICY, tokens=PACE * ROW * BATCH)).learned.tokens_per_second
             tokens = whole(control.learned.seconds * pace, POINTS, BATCH)
@@ -124,7 +134,7 @@ def document(study: Depth, parts: Sequence[str]) -> str:
         "",
         f"`python -m benchmarks.studies.lm_depth --tokens {plan.tokens}{' --quick' if len(plan.seeds) == 1 else ''}` remakes this page.",
         "",
-        f"- Machine: {here.processor}, {here.cores} cores, one thread, bf16; torch {installed.get('torch')}, transformers {installed.get('transformers')}.",
+        f"- Machine: {here.processor}, {here.cores} cores, one thread, bf16; torch {installed.get('torch')}.",
         "- The teacher is the model of [lm-finetune](lm-finetune.md); students take evenly spaced layers of it. Rows of "
         f"{ROW} tokens, {BATCH} a step.",
         f"- `test`: nats that a token of 96 windows of test documents costs; the teacher's is {teacher:.3f}. `end`: share of the held-out",
@@ -134,15 +144,20 @@ def document(study: Depth, parts: Sequence[str]) -> str:
         *lacking(plan, parts),
     ]
     found = study.equal_tokens()
-    lines += ["", f"## Equal tokens: {whole(plan.tokens, POINTS, BATCH):,}", "", *table(found, study)]
+    lines += ["", f"## Equal tokens: {whole(plan.tokens, POINTS, BATCH):,}", "", *table(found)]
     if "minutes" in parts:
-        lines += ["", "## Equal minutes", "", *table(study.equal_minutes(found), study)]
+        lines += ["", "## Equal minutes", "", *table(study.equal_minutes(found))]
     if "on-policy" in parts:
         best = study.best(found)
-        lines += ["", f"## From {best} on: more of the same, or its own texts, equal minutes", "", *table(study.going_on(found), study, MORE)]
+        lines += [
+            "",
+            f"## From {best} on: more of the same, or its own texts, equal minutes",
+            "",
+            *table(study.going_on(found), MORE),
+        ]
     if "width" in parts:
         width = study.equal_tokens("width", (LABELS, study.best(found)))
-        lines += ["", "## As few parameters by width", "", *table(width, study, shape="width")]
+        lines += ["", "## As few parameters by width", "", *table(width)]
     return "\n".join(lines) + "\n"
 
 
@@ -164,7 +179,7 @@ def lacking(plan: Plan, parts: Sequence[str]) -> Iterator[str]:
         yield f"**Not there yet: {'; '.join(missing)}. No ranking is claimed.**"
 
 
-def table(found: Mapping[str, Sequence[Student]], study: Depth, against: str = LABELS, shape: str = "depth") -> Iterator[str]:
+def table(found: Mapping[str, Sequence[Student]], against: str = LABELS) -> Iterator[str]:
     """A line a method, held against one of them, pair by pair of seeds."""
     yield f"| method | parameters, M | tokens | tokens/s | minutes | held out | end | test | against {against} |"
     yield "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"
@@ -172,10 +187,14 @@ def table(found: Mapping[str, Sequence[Student]], study: Depth, against: str = L
     for method, students in found.items():
         learned = [each.learned for each in students]
         tests = [each.test for each in students]
+        speed, minutes = (
+            np.median([at(each) for each in learned])
+            for at in (lambda each: each.tokens_per_second, lambda each: each.seconds / 60)
+        )
+        end, fall = (np.mean([at(each) for each in learned]) for at in (lambda each: each.end, lambda each: each.fall))
         yield (
-            f"| {method} | {students[0].weights / 1e6:.1f} | {learned[0].tokens:,} | {np.median([each.tokens_per_second for each in learned]):.0f} | "
-            f"{np.median([each.seconds for each in learned]) / 60:.1f} | {np.mean([each.end for each in learned]):.3f} | "
-            f"{np.mean([each.fall for each in learned]):.2%} | {over(tests)} | {'' if method == against else beside(tests, base)} |"
+            f"| {method} | {students[0].weights / 1e6:.1f} | {learned[0].tokens:,} | {speed:.0f} | {minutes:.1f} | {end:.3f} | {fall:.2%} | "
+            f"{over(tests)} | {'' if method == against else beside(tests, base)} |"
         )
     yield ""
     yield verdict(found, against)

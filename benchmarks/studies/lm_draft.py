@@ -90,7 +90,9 @@ def session(model: Path, work: Path, name: str) -> Session:
             return {}
 
         builder = Builder(Store(work / "store"), task, "causal-lm", (), {})
-        made = builder.store.obtain({"model": name, "of": str(model), "at": (model / "model.safetensors").stat().st_mtime_ns}, make)
+        made = builder.store.obtain(
+            {"model": name, "of": str(model), "at": (model / "model.safetensors").stat().st_mtime_ns}, make
+        )
         lowered = builder.lower(made, "torch", target.dialect.format, target)
         builder.build(lowered, stage="final", name=name, target=target, out=built)
     return target.open(built)
@@ -110,17 +112,31 @@ def made_by(way: Way, model: Session, drafts: Mapping[int, Session], feed: Feed)
     if not way.ahead:
         newest = {**feed, "logits_at": np.array([feed["input_ids"].shape[1] - 1])}
         tokens = decoded(model, filled(model, newest), STEPS, choose=sampling(0, DRAWN) if way.drawn else None)
-        return {"seconds": time.perf_counter() - started, "tokens": tokens[0].tolist(), "proposed": 0, "accepted": 0, "calls": STEPS}
+        return {
+            "seconds": time.perf_counter() - started,
+            "tokens": tokens[0].tolist(),
+            "proposed": 0,
+            "accepted": 0,
+            "calls": STEPS,
+        }
     found = speculated(model, drafts[way.layers], feed, STEPS, ahead=way.ahead, how=how)
     seconds = time.perf_counter() - started
-    return {"seconds": seconds, "tokens": found.tokens[0].tolist(), "proposed": found.proposed, "accepted": found.accepted, "calls": found.calls}
+    return {
+        "seconds": seconds,
+        "tokens": found.tokens[0].tolist(),
+        "proposed": found.proposed,
+        "accepted": found.accepted,
+        "calls": found.calls,
+    }
 
 
 def measured(work: Path, tokens: int, layers: Sequence[int], rounds: int) -> dict[str, list[list[dict[str, Any]]]]:
     """By way, for each turn what was made of each prompt; ways take turns in an order drawn anew."""
     place = work / "draft"
     model = session(work / "model", place, "model")
-    drafts = {count: session(place / drafted(count, tokens).name / "model", place, drafted(count, tokens).name) for count in layers}
+    drafts = {
+        count: session(place / drafted(count, tokens).name / "model", place, drafted(count, tokens).name) for count in layers
+    }
     feeds, random = prompts(work), np.random.default_rng(0)
     found: dict[str, list[list[dict[str, Any]]]] = {each.name: [] for each in ways(layers)}
     for turn in range(rounds):
@@ -136,8 +152,12 @@ def measured(work: Path, tokens: int, layers: Sequence[int], rounds: int) -> dic
 
 def document(taught: Mapping[int, Student], found: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]], tokens: int) -> str:
     """All of it."""
-    here, installed = machine(), versions()
-    short = "" if tokens >= TOKENS else f" **Not there yet: drafts of {TOKENS:,} tokens; these saw {whole(tokens, POINTS, BATCH):,}.**"
+    here, installed, turns = machine(), versions(), len(next(iter(found.values())))
+    short = (
+        ""
+        if tokens >= TOKENS
+        else f" **Not there yet: drafts of {TOKENS:,} tokens; these saw {whole(tokens, POINTS, BATCH):,}.**"
+    )
     return "\n".join(
         [
             "# A language model and drafts of its own: what was measured",
@@ -147,7 +167,7 @@ def document(taught: Mapping[int, Student], found: Mapping[str, Sequence[Sequenc
             f"- Machine: {here.processor}, {here.cores} cores; ONNX Runtime {installed.get('onnxruntime')}, fp32, one thread.",
             "- The model is that of [lm-finetune](lm-finetune.md), 30 layers. Drafts are evenly spaced layers of it, distilled "
             f"({METHOD}, rate {RATE:g}, one seed).",
-            f"- {PROMPTS} test documents: {PROMPT} tokens are read and {STEPS} made, the reading included; {len(next(iter(found.values())))} turns of all ways in",
+            f"- {PROMPTS} test documents: {PROMPT} tokens are read and {STEPS} made, the reading included; {turns} turns of all ways in",
             "  one process. `a call makes`: tokens that one call of the model makes. `as fast`: against plain decoding of the same turn, with 95 %",
             "  intervals over turns.",
             "",
@@ -166,7 +186,8 @@ def table(taught: Mapping[int, Student], found: Mapping[str, Sequence[Sequence[M
     chosen = [way for way in ways(list(taught)) if way.drawn is drawn]
     base = [sum(each["seconds"] for each in turn) for turn in found[chosen[0].name]]
     lines = [
-        f"| {'drawn at temperature 1' if drawn else 'most probable tokens'} | parameters, M | held-out loss | proposed at a time | accepted | a call makes | tokens/s | as fast |",
+        f"| {'drawn at temperature 1' if drawn else 'most probable tokens'} | parameters, M | held-out loss | proposed at a time | accepted | "
+        "a call makes | tokens/s | as fast |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for way in chosen:
@@ -182,8 +203,8 @@ def table(taught: Mapping[int, Student], found: Mapping[str, Sequence[Sequence[M
         length = sum(len(one["tokens"]) for one in each) / sum(one["calls"] for one in each)
         student = taught[way.layers]
         lines.append(
-            f"| {way.layers} layers | {student.weights / 1e6:.1f} | {student.learned.end:.3f} | {way.ahead} | {accepted:.0%} | {length:.2f} | {speed:.1f} | "
-            f"{ratio:.2f}x [{interval.low:.2f}, {interval.high:.2f}] |"
+            f"| {way.layers} layers | {student.weights / 1e6:.1f} | {student.learned.end:.3f} | {way.ahead} | {accepted:.0%} | {length:.2f} | "
+            f"{speed:.1f} | {ratio:.2f}x [{interval.low:.2f}, {interval.high:.2f}] |"
         )
     return lines
 
@@ -193,7 +214,8 @@ def equal(found: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]]) -> str:
     plain = [one["tokens"] for one in found[Way(0).name][0]]
     others = [turns[0] for name, turns in found.items() if name.startswith("greedy") and name != Way(0).name]
     same = sum(one["tokens"] == tokens for turn in others for one, tokens in zip(turn, plain, strict=True))
-    return f"Most probable tokens are those of plain decoding in {same} of {len(others) * len(plain)} texts; where they differ two logits are as good as equal."
+    count = len(others) * len(plain)
+    return f"Most probable tokens are those of plain decoding in {same} of {count} texts; where they differ two logits are as good as equal."
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
-from compressor.contracts import Artifact, Dialect, Feed, Session, Target
+from compressor.contracts import Artifact, Dialect, Feed, Missing, Session, Target
 from compressor.deploy.bench import QUIET
 from compressor.deploy.build import beside
 from compressor.deploy.graphs import describe
@@ -44,6 +44,10 @@ class GenAi(Target):
     requires: ClassVar[tuple[str, ...]] = ("onnxruntime_genai",)
 
     threads: int = Field(default=1, ge=1, le=256)
+
+    def missing(self) -> Missing:
+        """Nothing: the study needs its package."""
+        return Missing()
 
     def build(self, source: Artifact, out: Path, **_: object) -> None:
         """Copy the folder."""
@@ -82,7 +86,9 @@ class _GenAiSession:
             found.append(self._logits(generator, tokens[text], places % len(tokens)))
             after.append((generator, length + int(text.sum())))
         width = max(each.shape[-1] for each in found)
-        return {LOGITS: np.stack([each if each.shape[-1] else np.zeros((len(places), width), "f4") for each in found])}, tuple(after)
+        return {LOGITS: np.stack([each if each.shape[-1] else np.zeros((len(places), width), "f4") for each in found])}, tuple(
+            after
+        )
 
     def cut(self, state: Any, length: int, *, graph: str = "model") -> object:  # noqa: ARG002 - there is one
         """The same generators, which are turned back when they are next used."""
@@ -118,7 +124,19 @@ def built_by_genai(model: Path, out: Path, task: CausalLM, *, precision: str) ->
     """What the model builder makes of a folder that transformers opens, with the files beside the model; unless it is there."""
     if not (out / "task.json").is_file():
         shutil.rmtree(out, ignore_errors=True)
-        command = [sys.executable, "-m", "onnxruntime_genai.models.builder", "-i", str(model), "-o", str(out), "-p", precision, "-e", "cpu"]
+        command = [
+            sys.executable,
+            "-m",
+            "onnxruntime_genai.models.builder",
+            "-i",
+            str(model),
+            "-o",
+            str(out),
+            "-p",
+            precision,
+            "-e",
+            "cpu",
+        ]
         options = ["--extra_options", *FOUR_BITS] if precision == "int4" else []
         subprocess.run([*command, "-c", str(out / "cache"), *options], check=True, stdout=sys.stderr, env={**os.environ, **QUIET})
         _finished(model, out, task)
@@ -149,7 +167,10 @@ def peers(model: Path, openvino: Path, out: Path, task: CausalLM, threads: int) 
     return {
         "genai-fp32": (GenAi(threads=threads), built_by_genai(model, out / "genai-fp32", task, precision="fp32")),
         "genai-int4": (GenAi(threads=threads), built_by_genai(model, out / "genai-int4", task, precision="int4")),
-        "openvino-nncf": (OpenVino(threads=threads, precision="default"), compressed_by_nncf(openvino, out / "openvino-nncf", task)),
+        "openvino-nncf": (
+            OpenVino(threads=threads, precision="default"),
+            compressed_by_nncf(openvino, out / "openvino-nncf", task),
+        ),
     }
 
 
@@ -159,4 +180,3 @@ NAMES: Mapping[str, tuple[str, str]] = {
     "openvino-nncf": ("OpenVINO, NNCF", "int8 weights"),
 }
 """Who made and runs it, and in which precision."""
-

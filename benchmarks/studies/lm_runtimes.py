@@ -41,6 +41,8 @@ SECONDS = 120.0
 NEAR = 0.7
 """Share of the bound below which operators are looked at."""
 SWEPT_BYTES, SWEEPS = 2**30, 7
+CONTEXT = 8192
+"""Tokens that llama.cpp has room for: eight documents are scored together."""
 INT8 = "onnxruntime-int8"
 REFERENCE = "pytorch"
 OURS: Mapping[str, tuple[str, str]] = {
@@ -81,7 +83,9 @@ class File:
         apart = parts.get("embeddings", 0) if parts.get("head", 0) > parts.get("embeddings", 0) / 8 else 0
         graph = self.task.graphs(self.built)[0]
         kept = {name for _, name in graph.state}
-        cached = sum(4 * int(np.prod([axis for axis in port.axes if isinstance(axis, int)])) for port in graph.inputs if port.name in kept)
+        cached = sum(
+            4 * int(np.prod([axis for axis in port.axes if isinstance(axis, int)])) for port in graph.inputs if port.name in kept
+        )
         return sum(parts.values()) - apart + cached * length
 
 
@@ -102,8 +106,8 @@ def plan(model: Path, texts: Path, threads: int) -> dict[str, Any]:
             {"onnxruntime": each, "name": INT8},
             {"openvino": each},
             {"openvino": {**each, "precision": "bf16"}, "name": "openvino-bf16"},
-            {"llama-cpp": {**each, "weights": "f32", "context": 2048}, "name": "llama-f32"},
-            {"llama-cpp": {**each, "weights": "q8_0", "context": 2048}, "name": "llama-q8"},
+            {"llama-cpp": {**each, "weights": "f32", "context": CONTEXT}, "name": "llama-f32"},
+            {"llama-cpp": {**each, "weights": "q8_0", "context": CONTEXT}, "name": "llama-q8"},
         ],
         "probes": [],
     }
@@ -126,7 +130,7 @@ class Shelf:
 
     model: Path
     work: Path
-    threads: int = 1
+    threads: int = 2
 
     @property
     def bound(self) -> Bound:
@@ -159,7 +163,9 @@ class Shelf:
         """Ours, then theirs."""
         report, task = self.report, self.task
         targets = {each.name: each.target for each in self.bound.targets}
-        places = {each.target: self.work / "run" / "artifacts" / each.id for each in report.candidates if each.not_measured is None}
+        places = {
+            each.target: self.work / "run" / "artifacts" / each.id for each in report.candidates if each.not_measured is None
+        }
         made = {name: (targets[name], places[name]) for name in OURS if name in places}
         made |= peers(self.model, places["openvino"], self.work / "peers", task, self.threads)
         return [File(name, runtime, built, task) for name, (runtime, built) in made.items()]
