@@ -130,7 +130,7 @@ def document(study: Depth, parts: Sequence[str]) -> str:
     plan, here, installed = study.plan, machine(), versions()
     teacher = study.book.ground.loss(source(study.book.model).module, "bf16", split="test", count=96)
     lines = [
-        "# A language model of 30 layers brought to 20: what was measured",
+        f"# A language model of 30 layers brought to {plan.layers}: what was measured",
         "",
         f"`python -m benchmarks.studies.lm_depth --tokens {plan.tokens}{' --quick' if len(plan.seeds) == 1 else ''}` remakes this page.",
         "",
@@ -230,14 +230,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--work", type=Path, default=WORK)
     parser.add_argument("--tokens", type=int, default=TOKENS)
+    parser.add_argument("--layers", type=int, default=LAYERS)
+    parser.add_argument("--out", type=Path, default=OUT)
     parser.add_argument("--quick", action="store_true", help="one seed at one learning rate")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
     given = parser.parse_args(arguments)
-    plan = Plan(given.tokens, SEEDS[:1] if given.quick else SEEDS, RATES[1:2] if given.quick else RATES)
+    plan = Plan(given.tokens, SEEDS[:1] if given.quick else SEEDS, RATES[1:2] if given.quick else RATES, given.layers)
     ground = Ground(given.work / "texts", given.work / "files")
     study = Depth(Book(given.work / "model", ground, given.work / "depth", plan.planned), plan)
-    OUT.write_text(document(study, given.only), encoding="utf-8")
-    sys.stderr.write(f"{OUT} is written\n")
+    given.out.write_text(document(study, given.only), encoding="utf-8")
+    sys.stderr.write(f"{given.out} is written\n")
 
 
 if __name__ == "__main__":

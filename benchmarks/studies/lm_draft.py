@@ -223,18 +223,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--work", type=Path, default=WORK)
     parser.add_argument("--tokens", type=int, default=TOKENS)
+    parser.add_argument("--layers", type=int, nargs="+", default=LAYERS)
+    parser.add_argument("--out", type=Path, default=OUT)
     parser.add_argument("--quick", action="store_true", help="two turns")
     parser.add_argument("--again", action="store_true", help="measure once more")
     parser.add_argument("--only", nargs="+", choices=("train", "measure"), default=["train", "measure"])
     given = parser.parse_args(arguments)
-    taught = students(given.work, given.tokens, LAYERS)
+    taught = students(given.work, given.tokens, given.layers)
     if "measure" not in given.only:
         return
     place = given.work / "draft" / f"times-{whole(given.tokens, POINTS, BATCH)}.json"
     if given.again:
         place.unlink(missing_ok=True)
-    found = kept(place, lambda: measured(given.work, given.tokens, LAYERS, 2 if given.quick else ROUNDS))
-    OUT.write_text(document(taught, found, given.tokens), encoding="utf-8")
+    found = kept(place, lambda: measured(given.work, given.tokens, given.layers, 2 if given.quick else ROUNDS))
+    given.out.write_text(document(taught, found, given.tokens), encoding="utf-8")
 
 
 if __name__ == "__main__":
