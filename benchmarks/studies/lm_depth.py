@@ -3,8 +3,7 @@
     python -m benchmarks.studies.lm_depth [--work FOLDER] [--tokens N] [--quick]
 
 Starts from the model and texts that `benchmarks.studies.lm_finetune` left in FOLDER, and keeps a cell for each training there: a study that was
-cut goes on. `--quick` runs one seed at one learning rate. With 409,600 tokens, three seeds and three rates a core works for some days' part;
-what is not there yet the page says.
+cut goes on. `--quick` runs one seed at one learning rate. What is not there yet the page says.
 """
 
 from __future__ import annotations
@@ -131,11 +130,11 @@ def document(study: Depth, parts: Sequence[str]) -> str:
     plan, here, installed = study.plan, machine(), versions()
     teacher = study.book.ground.loss(source(study.book.model).module, "bf16", split="test", count=96)
     lines = [
-        "# A language model of 30 layers brought to 20: what was measured",
+        f"# A language model of 30 layers brought to {plan.layers}: what was measured",
         "",
         f"`python -m benchmarks.studies.lm_depth --tokens {plan.tokens}{' --quick' if len(plan.seeds) == 1 else ''}` remakes this page.",
         "",
-        f"- Machine: {here.processor}, {here.cores} cores, one thread, bf16; torch {installed.get('torch')}, transformers {installed.get('transformers')}.",
+        f"- Machine: {here.processor}, {here.cores} cores, one thread, bf16; torch {installed.get('torch')}.",
         "- The teacher is the model of [lm-finetune](lm-finetune.md); students take evenly spaced layers of it. Rows of "
         f"{ROW} tokens, {BATCH} a step.",
         f"- `test`: nats that a token of 96 windows of test documents costs; the teacher's is {teacher:.3f}. `end`: share of the held-out",
@@ -145,20 +144,20 @@ def document(study: Depth, parts: Sequence[str]) -> str:
         *lacking(plan, parts),
     ]
     found = study.equal_tokens()
-    lines += ["", f"## Equal tokens: {whole(plan.tokens, POINTS, BATCH):,}", "", *table(found, study)]
+    lines += ["", f"## Equal tokens: {whole(plan.tokens, POINTS, BATCH):,}", "", *table(found)]
     if "minutes" in parts:
-        lines += ["", "## Equal minutes", "", *table(study.equal_minutes(found), study)]
+        lines += ["", "## Equal minutes", "", *table(study.equal_minutes(found))]
     if "on-policy" in parts:
         best = study.best(found)
         lines += [
             "",
             f"## From {best} on: more of the same, or its own texts, equal minutes",
             "",
-            *table(study.going_on(found), study, MORE),
+            *table(study.going_on(found), MORE),
         ]
     if "width" in parts:
         width = study.equal_tokens("width", (LABELS, study.best(found)))
-        lines += ["", "## As few parameters by width", "", *table(width, study, shape="width")]
+        lines += ["", "## As few parameters by width", "", *table(width)]
     return "\n".join(lines) + "\n"
 
 
@@ -180,7 +179,7 @@ def lacking(plan: Plan, parts: Sequence[str]) -> Iterator[str]:
         yield f"**Not there yet: {'; '.join(missing)}. No ranking is claimed.**"
 
 
-def table(found: Mapping[str, Sequence[Student]], study: Depth, against: str = LABELS, shape: str = "depth") -> Iterator[str]:
+def table(found: Mapping[str, Sequence[Student]], against: str = LABELS) -> Iterator[str]:
     """A line a method, held against one of them, pair by pair of seeds."""
     yield f"| method | parameters, M | tokens | tokens/s | minutes | held out | end | test | against {against} |"
     yield "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"
@@ -188,10 +187,14 @@ def table(found: Mapping[str, Sequence[Student]], study: Depth, against: str = L
     for method, students in found.items():
         learned = [each.learned for each in students]
         tests = [each.test for each in students]
+        speed, minutes = (
+            np.median([at(each) for each in learned])
+            for at in (lambda each: each.tokens_per_second, lambda each: each.seconds / 60)
+        )
+        end, fall = (np.mean([at(each) for each in learned]) for at in (lambda each: each.end, lambda each: each.fall))
         yield (
-            f"| {method} | {students[0].weights / 1e6:.1f} | {learned[0].tokens:,} | {np.median([each.tokens_per_second for each in learned]):.0f} | "
-            f"{np.median([each.seconds for each in learned]) / 60:.1f} | {np.mean([each.end for each in learned]):.3f} | "
-            f"{np.mean([each.fall for each in learned]):.2%} | {over(tests)} | {'' if method == against else beside(tests, base)} |"
+            f"| {method} | {students[0].weights / 1e6:.1f} | {learned[0].tokens:,} | {speed:.0f} | {minutes:.1f} | {end:.3f} | {fall:.2%} | "
+            f"{over(tests)} | {'' if method == against else beside(tests, base)} |"
         )
     yield ""
     yield verdict(found, against)
@@ -227,14 +230,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--work", type=Path, default=WORK)
     parser.add_argument("--tokens", type=int, default=TOKENS)
+    parser.add_argument("--layers", type=int, default=LAYERS)
+    parser.add_argument("--out", type=Path, default=OUT)
     parser.add_argument("--quick", action="store_true", help="one seed at one learning rate")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
     given = parser.parse_args(arguments)
-    plan = Plan(given.tokens, SEEDS[:1] if given.quick else SEEDS, RATES[1:2] if given.quick else RATES)
+    plan = Plan(given.tokens, SEEDS[:1] if given.quick else SEEDS, RATES[1:2] if given.quick else RATES, given.layers)
     ground = Ground(given.work / "texts", given.work / "files")
     study = Depth(Book(given.work / "model", ground, given.work / "depth", plan.planned), plan)
-    OUT.write_text(document(study, given.only), encoding="utf-8")
-    sys.stderr.write(f"{OUT} is written\n")
+    given.out.write_text(document(study, given.only), encoding="utf-8")
+    sys.stderr.write(f"{given.out} is written\n")
 
 
 if __name__ == "__main__":

@@ -152,7 +152,7 @@ def measured(work: Path, tokens: int, layers: Sequence[int], rounds: int) -> dic
 
 def document(taught: Mapping[int, Student], found: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]], tokens: int) -> str:
     """All of it."""
-    here, installed = machine(), versions()
+    here, installed, turns = machine(), versions(), len(next(iter(found.values())))
     short = (
         ""
         if tokens >= TOKENS
@@ -167,7 +167,7 @@ def document(taught: Mapping[int, Student], found: Mapping[str, Sequence[Sequenc
             f"- Machine: {here.processor}, {here.cores} cores; ONNX Runtime {installed.get('onnxruntime')}, fp32, one thread.",
             "- The model is that of [lm-finetune](lm-finetune.md), 30 layers. Drafts are evenly spaced layers of it, distilled "
             f"({METHOD}, rate {RATE:g}, one seed).",
-            f"- {PROMPTS} test documents: {PROMPT} tokens are read and {STEPS} made, the reading included; {len(next(iter(found.values())))} turns of all ways in",
+            f"- {PROMPTS} test documents: {PROMPT} tokens are read and {STEPS} made, the reading included; {turns} turns of all ways in",
             "  one process. `a call makes`: tokens that one call of the model makes. `as fast`: against plain decoding of the same turn, with 95 %",
             "  intervals over turns.",
             "",
@@ -186,7 +186,8 @@ def table(taught: Mapping[int, Student], found: Mapping[str, Sequence[Sequence[M
     chosen = [way for way in ways(list(taught)) if way.drawn is drawn]
     base = [sum(each["seconds"] for each in turn) for turn in found[chosen[0].name]]
     lines = [
-        f"| {'drawn at temperature 1' if drawn else 'most probable tokens'} | parameters, M | held-out loss | proposed at a time | accepted | a call makes | tokens/s | as fast |",
+        f"| {'drawn at temperature 1' if drawn else 'most probable tokens'} | parameters, M | held-out loss | proposed at a time | accepted | "
+        "a call makes | tokens/s | as fast |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for way in chosen:
@@ -202,8 +203,8 @@ def table(taught: Mapping[int, Student], found: Mapping[str, Sequence[Sequence[M
         length = sum(len(one["tokens"]) for one in each) / sum(one["calls"] for one in each)
         student = taught[way.layers]
         lines.append(
-            f"| {way.layers} layers | {student.weights / 1e6:.1f} | {student.learned.end:.3f} | {way.ahead} | {accepted:.0%} | {length:.2f} | {speed:.1f} | "
-            f"{ratio:.2f}x [{interval.low:.2f}, {interval.high:.2f}] |"
+            f"| {way.layers} layers | {student.weights / 1e6:.1f} | {student.learned.end:.3f} | {way.ahead} | {accepted:.0%} | {length:.2f} | "
+            f"{speed:.1f} | {ratio:.2f}x [{interval.low:.2f}, {interval.high:.2f}] |"
         )
     return lines
 
@@ -213,7 +214,8 @@ def equal(found: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]]) -> str:
     plain = [one["tokens"] for one in found[Way(0).name][0]]
     others = [turns[0] for name, turns in found.items() if name.startswith("greedy") and name != Way(0).name]
     same = sum(one["tokens"] == tokens for turn in others for one, tokens in zip(turn, plain, strict=True))
-    return f"Most probable tokens are those of plain decoding in {same} of {len(others) * len(plain)} texts; where they differ two logits are as good as equal."
+    count = len(others) * len(plain)
+    return f"Most probable tokens are those of plain decoding in {same} of {count} texts; where they differ two logits are as good as equal."
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -221,18 +223,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--work", type=Path, default=WORK)
     parser.add_argument("--tokens", type=int, default=TOKENS)
+    parser.add_argument("--layers", type=int, nargs="+", default=LAYERS)
+    parser.add_argument("--out", type=Path, default=OUT)
     parser.add_argument("--quick", action="store_true", help="two turns")
     parser.add_argument("--again", action="store_true", help="measure once more")
     parser.add_argument("--only", nargs="+", choices=("train", "measure"), default=["train", "measure"])
     given = parser.parse_args(arguments)
-    taught = students(given.work, given.tokens, LAYERS)
+    taught = students(given.work, given.tokens, given.layers)
     if "measure" not in given.only:
         return
     place = given.work / "draft" / f"times-{whole(given.tokens, POINTS, BATCH)}.json"
     if given.again:
         place.unlink(missing_ok=True)
-    found = kept(place, lambda: measured(given.work, given.tokens, LAYERS, 2 if given.quick else ROUNDS))
-    OUT.write_text(document(taught, found, given.tokens), encoding="utf-8")
+    found = kept(place, lambda: measured(given.work, given.tokens, given.layers, 2 if given.quick else ROUNDS))
+    given.out.write_text(document(taught, found, given.tokens), encoding="utf-8")
 
 
 if __name__ == "__main__":

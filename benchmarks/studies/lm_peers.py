@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
-from compressor.contracts import Artifact, Dialect, Feed, Session, Target
+from compressor.contracts import Artifact, Dialect, Feed, Missing, Session, Target
 from compressor.deploy.bench import QUIET
 from compressor.deploy.build import beside
 from compressor.deploy.graphs import describe
@@ -44,6 +44,10 @@ class GenAi(Target):
     requires: ClassVar[tuple[str, ...]] = ("onnxruntime_genai",)
 
     threads: int = Field(default=1, ge=1, le=256)
+
+    def missing(self) -> Missing:
+        """Nothing: the study needs its package."""
+        return Missing()
 
     def build(self, source: Artifact, out: Path, **_: object) -> None:
         """Copy the folder."""

@@ -41,6 +41,8 @@ SECONDS = 120.0
 NEAR = 0.7
 """Share of the bound below which operators are looked at."""
 SWEPT_BYTES, SWEEPS = 2**30, 7
+CONTEXT = 8192
+"""Tokens that llama.cpp has room for: eight documents are scored together."""
 INT8 = "onnxruntime-int8"
 REFERENCE = "pytorch"
 OURS: Mapping[str, tuple[str, str]] = {
@@ -104,8 +106,8 @@ def plan(model: Path, texts: Path, threads: int) -> dict[str, Any]:
             {"onnxruntime": each, "name": INT8},
             {"openvino": each},
             {"openvino": {**each, "precision": "bf16"}, "name": "openvino-bf16"},
-            {"llama-cpp": {**each, "weights": "f32", "context": 2048}, "name": "llama-f32"},
-            {"llama-cpp": {**each, "weights": "q8_0", "context": 2048}, "name": "llama-q8"},
+            {"llama-cpp": {**each, "weights": "f32", "context": CONTEXT}, "name": "llama-f32"},
+            {"llama-cpp": {**each, "weights": "q8_0", "context": CONTEXT}, "name": "llama-q8"},
         ],
         "probes": [],
     }
@@ -128,7 +130,7 @@ class Shelf:
 
     model: Path
     work: Path
-    threads: int = 1
+    threads: int = 2
 
     @property
     def bound(self) -> Bound:
