@@ -188,10 +188,9 @@ def table(found: Mapping[str, Sequence[Student]], against: str = LABELS) -> Iter
         learned = [each.learned for each in students]
         tests = [each.test for each in students]
         speed, minutes = (
-            np.median([at(each) for each in learned])
-            for at in (lambda each: each.tokens_per_second, lambda each: each.seconds / 60)
+            float(np.median(values)) for values in zip(*((at.tokens_per_second, at.seconds / 60) for at in learned), strict=True)
         )
-        end, fall = (np.mean([at(each) for each in learned]) for at in (lambda each: each.end, lambda each: each.fall))
+        end, fall = (float(np.mean(values)) for values in zip(*((at.end, at.fall) for at in learned), strict=True))
         yield (
             f"| {method} | {students[0].weights / 1e6:.1f} | {learned[0].tokens:,} | {speed:.0f} | {minutes:.1f} | {end:.3f} | {fall:.2%} | "
             f"{over(tests)} | {'' if method == against else beside(tests, base)} |"

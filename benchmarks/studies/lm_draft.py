@@ -22,7 +22,7 @@ from benchmarks.statistics import ratio_with_interval
 from benchmarks.studies.lm_finetune import WORK
 from benchmarks.studies.lm_lab import BATCH, POINTS, Ground, kept
 from benchmarks.studies.lm_students import Book, Cell, Student, whole
-from compressor.contracts import Feed, Session
+from compressor.contracts import Feed, Session, Target, registry
 from compressor.deploy.build import Builder
 from compressor.deploy.machine import machine, versions
 from compressor.store.store import Store
@@ -30,7 +30,6 @@ from compressor.tasks.language.causal_lm import CausalLM
 from compressor.tasks.language.decoding import decoded, filled, sampling
 from compressor.tasks.language.scoring import fed
 from compressor.tasks.language.speculation import speculated
-from targets.onnxruntime import OnnxRuntime
 
 if TYPE_CHECKING:
     from compressor.contracts import Model
@@ -81,7 +80,8 @@ def session(model: Path, work: Path, name: str) -> Session:
     """A model in ONNX Runtime, in float32, one thread."""
     from compressor.model import Model as Made
 
-    task, target, built = CausalLM(max_length=512), OnnxRuntime(threads=1), work / "built" / name
+    task, built = CausalLM(max_length=512), work / "built" / name
+    target: Target = registry.load("target", "onnxruntime")(threads=1)
     if not (built / "task.json").is_file():
 
         def make(out: Path) -> Mapping[str, Any]:

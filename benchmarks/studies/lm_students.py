@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.studies.lm_lab import ROW, Ground, Learned, Step, Watch, kept, learn, source
 from compressor.contracts import registry
-from passes.distillation.distillation import projections
-from passes.pruning.take_layers import take
 
 if TYPE_CHECKING:
     import torch
@@ -122,16 +120,13 @@ class Book:
         if cell.start:
             return source(self.folder / cell.start / "model")
         student = source(self.model)
+        shallow = passed("take-layers", {"layers": cell.layers, "which": "uniform"}, student, watch)
         if cell.shape == "depth":
-            take(student, "uniform", cell.layers)
-            return student
-        smaller = source(self.model)
-        take(smaller, "uniform", cell.layers)
-        chosen: Any = registry.load("pass", "prune-structure")
-        given = {"parameters": smaller.weights, "importance": "activation", "rows": IMPORTANCE_ROWS, "batch_size": 4}
-        cut: Model = chosen.model_validate(given).apply(student, watch)
-        cut.module.requires_grad_(True)
-        return cut
+            return shallow
+        given = {"parameters": shallow.weights, "importance": "activation", "rows": IMPORTANCE_ROWS, "batch_size": 4}
+        narrow = passed("prune-structure", given, student, watch)
+        narrow.module.requires_grad_(True)
+        return narrow
 
     def _lessons(
         self, cell: Cell, student: Model, settings: Mapping[str, Any], watch: Watch
@@ -146,10 +141,17 @@ class Book:
         teachers = distill.taught_by(student, {"source": source(self.model)}, watch)
 
         def step(batch: Batch, moment: Moment) -> Mapping[str, torch.Tensor]:
-            found: Mapping[str, torch.Tensor] = distill._learned(student.module, teachers, batch, watch, moment)
+            found: Mapping[str, torch.Tensor] = distill._learned(student, teachers, batch, watch, moment)
             return found
 
-        return step, projections(teachers)
+        return step, [lesson.projections for each in teachers for lesson in each.lessons if lesson.projections is not None]
+
+
+def passed(name: str, given: Mapping[str, Any], model: Model, watch: Watch) -> Model:
+    """What a pass makes of a model."""
+    chosen: Any = registry.load("pass", name)
+    made: Model = chosen.model_validate(given).apply(model, watch)
+    return made
 
 
 def best_rate(book: Book, rates: tuple[float, ...], at: Callable[[float], Cell]) -> float:
