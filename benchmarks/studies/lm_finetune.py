@@ -59,6 +59,7 @@ def tuned(model: Path, sources: Mapping[str, Path], work: Path, tokens: int) -> 
         ground = Ground(prepared(sources, work / "texts"), work / "files")
         watch = Watch(work / "training", ground.task, seed=0)
         found = learn(made, ground, watch, {"learning_rate": RATE, "warmup": WARMUP}, tokens=tokens)
+        watch.clear()
         made.save(work / "model")
         return asdict(found)
 

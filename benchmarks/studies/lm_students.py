@@ -72,6 +72,10 @@ class Student:
     weights: int
 
 
+class Absent(Exception):
+    """A cell that is not there."""
+
+
 @dataclass
 class Book:
     """All cells of a study: those that lie in its folder, and those that are made now; says how many remain."""
@@ -81,13 +85,21 @@ class Book:
     folder: Path
     planned: int = 0
     """Tokens of all cells of the study, as far as they are known."""
+    train: bool = True
+    """Whether cells that are not there are trained."""
     _done: dict[str, int] = field(default_factory=dict)
     _seconds: float = 0.0
     _fresh: int = 0
 
     def student(self, cell: Cell, *, keep: bool = False) -> Student:
-        """Of a cell; with `keep` its weights stay, for a later cell or study."""
+        """Of a cell; with `keep` its weights stay, for a later cell or study.
+
+        Raises:
+            Absent: it is not there, and nothing is to be trained.
+        """
         place = self.folder / cell.name
+        if keep and not (place / "model").is_dir() and self.train:
+            (place / "cell.json").unlink(missing_ok=True)  # the same training once more, to the same weights
         if not (place / "cell.json").is_file():
             self._say(cell)
         found = kept(place / "cell.json", lambda: asdict(self._trained(cell, place, keep)))
@@ -98,6 +110,8 @@ class Book:
         return made
 
     def _say(self, cell: Cell) -> None:
+        if not self.train:
+            raise Absent(cell.name)
         left = max(self.planned - sum(self._done.values()), cell.tokens)
         pace = f", about {left * self._seconds / self._fresh / 60:.0f} minutes" if self._fresh else ""
         sys.stderr.write(f"{cell.name}: trained now; {left:,} tokens of {self.planned:,} remain{pace}\n")
@@ -111,6 +125,7 @@ class Book:
         settings = {"learning_rate": cell.rate, "warmup": WARMUP}
         step, beside = self._lessons(cell, student, settings, watch)
         learned = learn(student, self.ground, watch, settings, tokens=cell.tokens, step=step, beside=beside)
+        watch.clear()
         if keep:
             student.save(place / "model")
         test = self.ground.loss(student.module, "bf16", split="test", count=TESTED)
