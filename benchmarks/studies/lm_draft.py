@@ -178,7 +178,8 @@ def leads(model: Session, feeds: Sequence[Feed], made: Sequence[Mapping[str, Any
 def document(taught: Mapping[int, Student], found: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]], tokens: int) -> str:
     """All of it."""
     here, installed, turns = machine(), versions(), len(found[Way(0).name])
-    options = "" if turns == TURNS else f" --turns {turns}"
+    options = "" if tuple(taught) == LAYERS else f" --layers {' '.join(map(str, taught))}"
+    options += "" if turns == TURNS else f" --turns {turns}"
     return "\n".join(
         [
             "# A language model and drafts of its own: what was measured",
