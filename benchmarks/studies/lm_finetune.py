@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -101,6 +101,7 @@ def document(found: Learned, shelf: Shelf, taken: Mapping[str, Any]) -> str:
             "",
             *table(files, scores, record, float(np.median(speeds)) * 1e9),
             "",
+            *lacking({each.name for each in files}, record),
             *spent(taken["operators"]),
         ]
     )
@@ -129,6 +130,17 @@ def control_line(record: LatencyRecord) -> str:
     return "; ".join(
         f"{each.workload.kind} {each.ratio:.3f}{'' if each.passed else ' (beyond what is allowed)'}" for each in record.controls
     )
+
+
+def lacking(names: Collection[str], record: LatencyRecord) -> Iterator[str]:
+    """What the table does not show, and what its times do not bear."""
+    rounds = record.protocol["parameters"]["rounds"]
+    left = [f"no row of {runtime}, {precision}" for name, (runtime, precision) in {**OURS, **NAMES}.items() if name not in names]
+    few = [f"{rounds} rounds instead of {ROUNDS}"] if rounds < ROUNDS else []
+    disturbed = [f"times of {each.workload.kind} are disturbed" for each in record.controls if not each.passed]
+    if missing := [*left, *few, *disturbed]:
+        yield f"**Not as it should be: {'; '.join(missing)}.**"
+        yield ""
 
 
 def table(files: Sequence[File], scores: Mapping[str, Evaluation], record: LatencyRecord, speed: float) -> Iterator[str]:
