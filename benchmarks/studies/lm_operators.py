@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
-from collections import Counter
+from collections import Counter, defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,7 +65,7 @@ def _onnxruntime(runtime: Target, built: Path, feed: Feed) -> dict[str, float]:
     path = Path(session._graphs["model"].session.end_profiling())
     events = json.loads(path.read_text(encoding="utf-8"))
     runs = sorted(each["ts"] for each in events if each["name"] == "model_run")
-    found = Counter[str]()
+    found = defaultdict[str, float](float)
     for each in events:
         if each.get("cat") == "Node" and each["name"].endswith("_kernel_time") and each["ts"] >= runs[1]:
             found[each["args"]["op_name"]] += each["dur"] / 1e6 / (len(runs) - 1)
@@ -84,7 +84,7 @@ def _openvino(runtime: Target, built: Path, feed: Feed) -> dict[str, float]:
     _, mask, state = filled(session, feed)
     one = np.zeros((1, 1), np.int64)
     _, state = session.run({IDS: one, MASK: np.concatenate([mask, one + 1], axis=1), KEPT: one[0]}, state=state)
-    found = Counter[str]()
+    found = defaultdict[str, float](float)
     for each in state.line.held.get_profiling_info():
         found[each.node_type] += each.real_time.total_seconds()
     return found
