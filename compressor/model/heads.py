@@ -207,7 +207,7 @@ def _advice(names: Sequence[str], labels: Sequence[str], *, named: bool) -> str:
     if len(names) != len(labels) or named:
         told = ", ".join(f"{number} {name}" for number, name in enumerate(names[:5]))
         numbered = set(labels) == set(map(str, range(len(names))))
-        return f"rename those of the data{f' (its head counts {told}; others may count otherwise)' if numbered else ''}"
+        return f"rename those of the data{f' (its head counts {told}; if your numbers mean the same, rename them so)' if numbered else ''}"
     return f"its {len(names)} classes have no names: write them into {CONFIG}, as id2label, in the order that it was trained with"
 
 

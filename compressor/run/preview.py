@@ -264,8 +264,9 @@ def _training(step: StepPreview) -> str:
     epochs = epochs if step.tokens is None else f"{step.tokens:,} tokens of "
     about = "about " if step.estimated else ""
     rows = f"{step.rows} rows" + (f" in {about}{step.packed} of the model's" if step.packed not in (None, step.rows) else "")
+    steps = "as many steps as that takes" if step.steps is None else f"{about}{step.steps} steps"
     took = UNKNOWN if step.seconds is None else f"about {_time(step.seconds)} by earlier trainings on this machine"
-    return f"{epochs}{rows}, {step.batch_size} a step: {about}{step.steps} steps; {took}"
+    return f"{epochs}{rows}, {step.batch_size} a step: {steps}; {took}"
 
 
 def _time(seconds: float) -> str:

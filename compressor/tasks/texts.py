@@ -159,15 +159,14 @@ class Texts(OneOutput):
         from compressor.model.positions import positions_in
 
         rows = [row["input_ids"] for name in SPLITS for row in self._measured(data.split(name), files)]
-        lengths, unknown = [len(row) for row in rows], tokenization(files).unknown
+        lengths, unknown = [len(row) for row in rows], tokenization(files).unknown_share(rows)
         most = positions_in(files) or LONGEST
         found = sizes_of(
             lengths, limit=self.max_length, unit="tokens", of="texts", parameter="max_length", timed=min(self.max_length, most)
         )
         whole = -(-int(found.p99) // BATCH_MULTIPLE) * BATCH_MULTIPLE
         computed = min(found.median, self.max_length)
-        share = sum(int((row == unknown).sum()) for row in rows) / max(sum(lengths), 1)
-        return found.model_copy(update={"fits": min(whole, most, LONGEST), "computed": computed, "unknown": round(share, 4)})
+        return found.model_copy(update={"fits": min(whole, most, LONGEST), "computed": computed, "unknown": unknown})
 
     def _measured(self, rows: Dataset, files: Path) -> Iterator[Mapping[str, NDArray[np.int32]]]:
         """Some rows, whole, as the tokenizer makes them."""

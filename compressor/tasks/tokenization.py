@@ -6,7 +6,7 @@ import hashlib
 import inspect
 import json
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -95,6 +95,11 @@ class Tokenization:
         made = _set_up(self.source, json.dumps({**self.settings, "max_length": SAMPLED_LENGTH}))
         known: int | None = model.get("unk_id") if name is None else made.token_to_id(name)
         return known
+
+    def unknown_share(self, rows: Iterable[NDArray[np.int32]]) -> float:
+        """The share of the tokens of rows, each `[T]`, that stand for what the tokenizer does not know."""
+        found = [(int((row == self.unknown).sum()), len(row)) for row in rows]
+        return round(sum(count for count, _ in found) / max(sum(length for _, length in found), 1), 4)
 
     def _rows(self, texts: list[Any], max_length: int) -> list[dict[str, list[int]]]:
         if not self.source:

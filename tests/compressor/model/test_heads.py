@@ -109,7 +109,7 @@ REFUSED = {
         "('cafe\\u0301' and 'caf\\xe9' look the same, and are spelled in different code points)",
     ),
     "numbers for names": (
-        {}, ("0", "1", "2"), "rename those of the data (its head counts 0 red, 1 green, 2 blue; others may count otherwise)",
+        {}, ("0", "1", "2"), "rename those of the data (its head counts 0 red, 1 green, 2 blue; if your numbers mean the same, rename them so)",
     ),
     "numbers that are written otherwise": (
         {"id2label": {"0": "0", "1": "1", "2": "2"}, "label2id": None}, ("0.0", "1.0", "2.0"), "('0' and '0.0' are one number)",

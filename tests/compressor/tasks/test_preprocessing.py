@@ -377,7 +377,7 @@ def test_tokens_that_a_tokenizer_does_not_know_are_counted(tmp_path, monkeypatch
         rows = datasets.Dataset.from_dict({"text": [" ".join(words).upper()] * 3, "label": [0] * 3})
         found = TextClassification().sizes(Data(dict.fromkeys(("train", "validation", "test"), rows), (), RECORD, ""), folder)
         assert found.unknown == share
-        assert ("50% of these are the token for what is unknown" in str(found)) is not lowercase
+        assert ("50% of the tokens are unknown to the tokenizer" in str(found)) is not lowercase
 
 
 def test_text_of_no_length_is_refused_where_the_tokenizer_adds_more(tmp_path):
