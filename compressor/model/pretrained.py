@@ -10,7 +10,7 @@ from typing import Any
 from compressor.errors import SourceError
 from compressor.foreign import told
 from compressor.model.configurations import config_in, nothing_fetched
-from compressor.model.sources import check_tensors, gguf_in
+from compressor.model.sources import WEIGHT, check_tensors, gguf_in
 
 
 def load_encoder(source: Path) -> Any:
@@ -53,9 +53,43 @@ def from_folder(auto: Any, source: Path, config: Any, *, seed: int = 0, **more: 
         with torch.random.fork_rng(devices=[]), quiet(), nothing_fetched():
             torch.manual_seed(seed)
             module, found = auto.from_pretrained(source, config=config, dtype=torch.float32, **given, **more)
-            return _unmarked(module) if single else module, found
     except Exception as error:  # what a malformed folder makes the library raise can be anything
         raise SourceError(f"{source} cannot be read as a model: {told(error)}") from error
+    check_tensors(source, [name for name, _ in module.named_parameters()])
+    _check_layers(module, found, source)
+    return _unmarked(module) if single else module, found
+
+
+def _check_layers(module: Any, found: Mapping[str, Any], source: Path) -> None:
+    """Refuse weights inside of a layer that the library has no place for: it would compute the layer without them.
+
+    Where a layer lacks weights too they are called otherwise, which is told by what is lacking.
+
+    Raises:
+        SourceError: there are some.
+    """
+    import torch
+
+    lists = {name: len(each) for name, each in module.named_modules() if isinstance(each, torch.nn.ModuleList)}
+    inside = sorted(name for name in found["unexpected_keys"] if name.endswith(WEIGHT) and _is_in_one_of(name, lists))
+    if inside and not any(_is_in_one_of(name, lists) for name in found["missing_keys"]):
+        raise SourceError(
+            f"{source} holds {len(inside)} weights inside of layers ({', '.join(inside[:3])}) that {type(module).__name__} of this "
+            "transformers has no place for: it would compute something else. Take a model that was saved as such a class, or leave them out"
+        )
+
+
+def _is_in_one_of(name: str, lists: Mapping[str, int]) -> bool:
+    """Whether a weight belongs to a layer that is there, by its first number; names may stand with or without the trunk's."""
+    parts = name.split(".")
+    at = next((number for number, part in enumerate(parts) if part.isdecimal()), None)
+    if not at:
+        return False
+    before = ".".join(parts[:at])
+    return any(
+        int(parts[at]) < count and (each == before or each.endswith(f".{before}") or before.endswith(f".{each}"))
+        for each, count in lists.items()
+    )
 
 
 def _unmarked(module: Any) -> Any:

@@ -76,7 +76,7 @@ def read_documents(folders: Sequence[Path], columns: Columns, spec: DataSpec, ro
         if len(inside) > 1 and {name.lower() for name in inside} <= SPLITS.keys():
             raise SourceError(f"{folder} holds the folders {sorted(inside)}: {AS_SPLITS}")
         passed["of another name"] = len(there) - len(own)
-        findings += [f"{folder}: {len(own)} documents, each file one row whatever its lines", *passed_over(folder, +passed)]
+        findings += [f"{folder}: {len(own)} documents, each file one row whatever its lines", *passed_over(folder, passed)]
         paths += own
     rows = _dataset(columns.content[0], _contents(paths, "", spec), "", {})
     return with_places(rows, list(map(str, paths))), findings
@@ -146,19 +146,22 @@ def _needs(kind: str) -> str:
 
 
 def visible(folder: Path, root: Path | None, passed: Counter[str]) -> Iterator[Path]:
-    """Files below a folder, but hidden ones and leftovers, which are counted."""
+    """Files below a folder, but hidden ones, those in hidden folders, and leftovers, which are counted."""
+    seen = {folder}
     for path in place_of(folder, root).files(once=True):
+        seen.add(path.parent)
         left = next((part for part in path.relative_to(folder).parts if _is_left(part)), None)
         if left or path.name.startswith("."):
             passed[f"'{left if left.lower() in LEFTOVERS else STREAM}'" if left else "hidden"] += 1
         else:
             yield path
+    passed["hidden folders"] += sum(path.is_dir() and path.name.startswith(".") for each in seen for path in each.iterdir())
 
 
 def passed_over(folder: Path, passed: Counter[str]) -> list[str]:
     """A finding, where `visible` passed over something."""
-    told = ", ".join(f"{count} {name}" for name, count in sorted(passed.items()))
-    return [f"{folder}: passed over {told}"] if passed else []
+    told = ", ".join(f"{count} {name}" for name, count in sorted((+passed).items()))
+    return [f"{folder}: passed over {told}"] if told else []
 
 
 # ------------------------------------------------------------------ a folder for each label
@@ -172,8 +175,7 @@ def _per_label(
         passed = Counter[str]()
         there = list(visible(folder, root, passed))
         inside = [path for path in there if path.parent != folder]
-        hidden = sum(path.is_dir() and path.name.startswith(".") for path in folder.iterdir())
-        passed += Counter({"beside the folders of labels": len(there) - len(inside), "hidden folders": hidden})
+        passed += Counter({"beside the folders of labels": len(there) - len(inside)})
         paths += inside
         labels += (own := [path.relative_to(folder).parts[0] for path in inside])
         empty = sorted({path.name for path in folder.iterdir() if path.is_dir() and not aside(path)} - set(own))

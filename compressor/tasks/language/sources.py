@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from compressor.contracts.model import CONFIG
 from compressor.errors import SourceError
 from compressor.model.configurations import config_in
 from compressor.model.positions import positions
@@ -116,5 +118,17 @@ def ends_of(source: Path, config: Any, tokenizer: Any) -> list[int]:
             ends = found if isinstance(found, list) else [found]
             if strange := next((each for each in ends if not isinstance(each, int)), None):
                 raise SourceError(f"{path}: eos_token_id is {strange!r:.40}, expected the number of a token, or a list of them")
+            _check_known(ends, source, config)
             return ends
     return []
+
+
+def _check_known(ends: Sequence[int], source: Path, config: Any) -> None:
+    """Refuse an end of texts that the model cannot write, where the folder itself names it and not a default of the library."""
+    known, name = config.get_text_config().vocab_size, "eos_token_id"
+    beyond = [each for each in ends if not 0 <= each < known]
+    said = next((path for path in (source / GENERATION, source / CONFIG) if path.is_file() and name in read_json(path)), None)
+    if beyond and said:
+        raise SourceError(
+            f"{said}: {name} is {beyond[0]}, and the model knows tokens 0 to {known - 1}: its texts would never end"
+        )

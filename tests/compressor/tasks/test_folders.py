@@ -81,12 +81,13 @@ def test_what_systems_leave_in_folders_is_passed_over_and_told(tmp_path):
     for name in ("cat/Thumbs.db", "cat/desktop.ini", "dog/.DS_Store", "dog/._0.png", "cat/.3.png.swp", "__MACOSX/cat/x.png"):
         (tmp_path / "set" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "set" / name).write_bytes(b"x")
-    (tmp_path / "set" / ".git").mkdir()
+    for name in (".git", "cat/.ipynb_checkpoints", "dog/.thumbnails"):
+        (tmp_path / "set" / name).mkdir()
     (tmp_path / "set" / "bird").mkdir()
     data = load(tmp_path, PICTURES)
     assert data.labels == ("cat", "dog")
     passed, empty = data.record.findings
-    assert passed == f"{tmp_path}/set: passed over 1 'Thumbs.db', 1 '__MACOSX', 1 'desktop.ini', 3 hidden, 1 hidden folders"
+    assert passed == f"{tmp_path}/set: passed over 1 'Thumbs.db', 1 '__MACOSX', 1 'desktop.ini', 3 hidden, 3 hidden folders"
     assert empty == f"{tmp_path}/set/bird: no file in it"
 
 

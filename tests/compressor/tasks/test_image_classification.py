@@ -10,6 +10,7 @@ import torch
 import transformers
 from furnished import lowered
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from compressor.contracts import Artifact, Graph, Port, Workload
 from compressor.errors import SourceError
@@ -50,6 +51,15 @@ def save(folder, family="vit", labels=None, **changes):
         torch.manual_seed(1)
         kind(config).save_pretrained(folder)
     return folder
+
+
+def test_packed_weights_that_are_no_layers_are_refused(tmp_path, data):
+    folder = save(tmp_path / "model", labels=sorted(COLOURS))
+    tensors = load_file(folder / "model.safetensors")
+    tensors["vit.embeddings.position_embeddings"] = tensors["vit.embeddings.position_embeddings"].to(torch.int8)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(SourceError, match=r"1 weights of type I8 \('vit.embeddings.position_embeddings'\)"):
+        TASK.examine(folder, data.labels)
 
 
 @pytest.fixture(scope="module", params=["vit", "dinov2"])

@@ -249,6 +249,10 @@ def test_long_texts_are_read_whole(tmp_path):
         ("[" * 100_000, "rows.jsonl, line 1: cannot be read as json"),
         ('{"text": "a"}\n', "rows.jsonl has no column 'label' (columns: text)"),
         ("\n", "rows.jsonl holds no rows"),
+        (
+            '{"text": "a", "text": "a", "label": "b"}\n{"text": "a", "label": "b", "label": "c"}\n',
+            "rows.jsonl, line 2: the key 'label' is there twice, once with 'b' and once with 'c'",
+        ),
     ],
 )
 def test_json_that_does_not_fit_is_refused_with_its_line(tmp_path, text, message):
