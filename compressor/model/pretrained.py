@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from compressor.contracts.model import CONFIG
 from compressor.errors import SourceError
 from compressor.foreign import told
 from compressor.model.configurations import config_in, nothing_fetched
@@ -30,7 +31,9 @@ def load_encoder(source: Path) -> Any:
     return encoder
 
 
-def from_folder(auto: Any, source: Path, config: Any, *, seed: int = 0, **more: Any) -> tuple[Any, Mapping[str, Any]]:
+def from_folder(
+    auto: Any, source: Path, config: Any, *, seed: int = 0, other_sizes: bool = False, **more: Any
+) -> tuple[Any, Mapping[str, Any]]:
     """What a class of transformers reads from a folder, in float32, and what it found missing; random states stay as they were.
 
     Args:
@@ -38,6 +41,7 @@ def from_folder(auto: Any, source: Path, config: Any, *, seed: int = 0, **more: 
         source: a folder with safetensors.
         config: what `config_in` gave: the folder's own could name code on a hub.
         seed: of the weights that are missing.
+        other_sizes: whether weights of another shape than the configuration says are left to the caller, by `mismatched_keys`.
         more: further arguments of `from_pretrained`.
 
     Raises:
@@ -49,12 +53,16 @@ def from_folder(auto: Any, source: Path, config: Any, *, seed: int = 0, **more: 
     given: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True, "output_loading_info": True}
     single = gguf_in(source)
     given |= {"gguf_file": single.name} if single else {"use_safetensors": True}
+    given |= {"ignore_mismatched_sizes": True}  # told below, by name: the library writes a table of them that nobody sees
     try:
         with torch.random.fork_rng(devices=[]), quiet(), nothing_fetched():
             torch.manual_seed(seed)
             module, found = auto.from_pretrained(source, config=config, dtype=torch.float32, **given, **more)
     except Exception as error:  # what a malformed folder makes the library raise can be anything
         raise SourceError(f"{source} cannot be read as a model: {told(error)}") from error
+    if found["mismatched_keys"] and not other_sizes:
+        name, has, expected = sorted(found["mismatched_keys"])[0]
+        raise SourceError(f"{source}: {name} is {list(has)} in the weights and {list(expected)} by {CONFIG}")
     check_tensors(source, [name for name, _ in module.named_parameters()])
     _check_layers(module, found, source)
     return _unmarked(module) if single else module, found

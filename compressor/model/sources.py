@@ -150,8 +150,14 @@ def check_tensors(folder: Path, parameters: Collection[str] = ()) -> None:
     Raises:
         SourceError: they are.
     """
+    places = dict[str, Path]()
     for path in weight_files(folder):
         found = tensors_in(path) if path.suffix == WEIGHT_SUFFIX else {}
+        if other := next((name for name in found if name in places and not _same(name, path, places[name])), None):
+            raise SourceError(
+                f"{path} and {places[other].name} both hold '{other}', with other values: take out the file that is wrong"
+            )
+        places |= dict.fromkeys(found, path)
         others = {name: each for name, each in found.items() if each.get("dtype") not in FLOATS}
         packed = [name for name, each in others.items() if _is_learned(name, each) or _is_one_of(name, parameters)]
         if packed:
@@ -160,6 +166,24 @@ def check_tensors(folder: Path, parameters: Collection[str] = ()) -> None:
                 f"{path} holds {len(packed)} weights of type {kind} ('{packed[0]}'), which somebody has packed: name the folder of "
                 "the model before that, in float32, float16 or bfloat16"
             )
+
+
+def _same(name: str, *paths: Path) -> bool:
+    """Whether files hold one tensor."""
+    found = set()
+    for path in paths:
+        tensor = tensors_in(path)[name]
+        start, end = tensor["data_offsets"]
+        with path.open("rb") as file:
+            file.seek(8 + int.from_bytes(file.read(8), "little") + start)
+            found.add((str(tensor["dtype"]), tuple(tensor["shape"]), hashlib.sha256(file.read(end - start)).digest()))
+    return len(found) == 1
+
+
+def unread_weights(folder: Path) -> list[str]:
+    """Names of files of weights beside those that are read, as an older save leaves them."""
+    read = set(weight_files(folder))
+    return sorted(path.name for path in folder.glob(f"*{WEIGHT_SUFFIX}") if path not in read) if read else []
 
 
 def _is_learned(name: str, tensor: Mapping[str, Any]) -> bool:

@@ -178,12 +178,18 @@ def _per_label(
         passed += Counter({"beside the folders of labels": len(there) - len(inside)})
         paths += inside
         labels += (own := [path.relative_to(folder).parts[0] for path in inside])
+        deeper = sum(len(path.relative_to(folder).parts) > 2 for path in inside)
+        findings += [f"{folder}: {deeper} files lie in folders inside of those of labels, and have the outer one's label"] * bool(
+            deeper
+        )
         empty = sorted({path.name for path in folder.iterdir() if path.is_dir() and not aside(path)} - set(own))
         findings += [*passed_over(folder, passed), *(f"{folder / name}: no file in it" for name in empty)]
     if not paths:
         needs = f"; it needs them, {OR_TABLE}{_other_table(folders[0])}" if kind else ""
         raise SourceError(f"{folders[0]}: no folders with files below it{needs}")
-    if {label.lower() for label in labels} <= SPLITS.keys():
+    if (found := {label.lower() for label in labels}) <= SPLITS.keys() or len(
+        {SPLITS[each] for each in found & SPLITS.keys()}
+    ) > 1:
         raise SourceError(f"{folders[0]} holds the folders {sorted(set(labels))}: {AS_SPLITS}")
     kind = kind or _found_kind(paths)
     _check_columns(folders[0], kind, columns)

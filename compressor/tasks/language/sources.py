@@ -67,6 +67,11 @@ def _module(source: Path, **more: Any) -> Any:
     module, found = from_folder(AutoModelForCausalLM, source, config, **more)
     if lacking := sorted(found["missing_keys"]):
         raise SourceError(f"{source} lacks {len(lacking)} weights of {type(module).__name__}: {', '.join(lacking[:3])}")
+    head = module.get_output_embeddings()
+    if module.config.tie_word_embeddings and head is not None and head.weight is not module.get_input_embeddings().weight:
+        module.config.tie_word_embeddings = (
+            False  # its folder says so and holds two: the library keeps both, and others would not
+        )
     return module
 
 

@@ -53,6 +53,18 @@ def save(folder, family="vit", labels=None, **changes):
     return folder
 
 
+def test_pictures_that_nothing_resizes_are_refused_before_a_training(tmp_path, data):
+    folder = save(tmp_path / "model", labels=sorted(COLOURS))
+    settings = {"image_processor_type": "ViTImageProcessor", "size": {"height": 16, "width": 16}, "do_resize": False}
+    (folder / "preprocessor_config.json").write_text(json.dumps(settings))
+    model = TASK.load(folder, data, seed=0)
+    model.save(tmp_path / "stored")
+    with pytest.raises(
+        SourceError, match=r"is a picture of 24 x \d+ pixels, the model takes 16 x 16, and its image processor resizes nothing"
+    ):
+        TASK.check_rows(model, data, tmp_path / "stored")
+
+
 def test_packed_weights_that_are_no_layers_are_refused(tmp_path, data):
     folder = save(tmp_path / "model", labels=sorted(COLOURS))
     tensors = load_file(folder / "model.safetensors")

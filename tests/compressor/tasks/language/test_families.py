@@ -109,6 +109,24 @@ def test_an_end_of_texts_that_no_model_can_write_is_refused(name, tmp_path):
         CausalLM(max_length=16).examine(tmp_path, ())
 
 
+def test_weights_of_another_shape_are_told_by_name(tmp_path):
+    language_model(tmp_path)
+    values = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**values, "vocab_size": 5}))
+    with pytest.raises(SourceError, match=r"\w+\.weight is \[269, 32\] in the weights and \[5, 32\] by config\.json"):
+        CausalLM(max_length=16).examine(tmp_path, ())
+
+
+def test_a_model_with_two_tables_is_not_said_to_have_one(tmp_path):
+    """Its configuration says that its output is tied: whoever believes it would drop what its file holds."""
+    language_model(tmp_path)
+    values = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**values, "tie_word_embeddings": True}))
+    (said,) = CausalLM(max_length=16).examine(tmp_path, ())
+    assert "tied" not in said
+    assert CausalLM(max_length=16).load(tmp_path, None, seed=0).module.config.tie_word_embeddings is False
+
+
 def test_more_tokens_than_positions_are_refused(llama):
     with pytest.raises(SourceError, match=r"max_length 300 is beyond what .* has positions for: 256 tokens fit"):
         CausalLM(max_length=300).examine(llama.root / "source", ())
