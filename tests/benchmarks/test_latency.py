@@ -40,6 +40,10 @@ def test_what_would_take_years_is_refused(given):
         Latency(**given)
 
 
+def test_what_is_named_twice_is_timed_once():
+    assert len(Latency(batch=(1, 1), length=(8, 8)).workloads()) == 1
+
+
 # ------------------------------------------------------------------ real processes
 
 
