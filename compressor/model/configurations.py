@@ -76,11 +76,11 @@ def config_in(folder: Path) -> Any:
         raise SourceError(f"{folder} cannot be read as a model: {found} transformers {transformers.__version__}")
     try:
         with nothing_fetched():
-            found = CONFIG_MAPPING[model_type].from_dict(values)
+            config = CONFIG_MAPPING[model_type].from_dict(values)
     except (*BUILDING_ERRORS, OSError, StrictDataclassError) as error:
         raise SourceError(f"{folder} cannot be read as a model: {told(error)}") from error
-    _check_places(values, found, folder / CONFIG)
-    return found
+    _check_places(values, config, folder / CONFIG)
+    return config
 
 
 def _check_places(values: Mapping[str, Any], config: Any, where: Path) -> None:
