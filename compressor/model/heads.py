@@ -78,7 +78,7 @@ def load_classifier(
         SourceError: the folder cannot be read, has a head for other labels or of another kind, or lacks weights of the model itself.
     """
     config = _configured(source, labels, problem)
-    module, found = from_folder(auto, source, config, seed=seed, ignore_mismatched_sizes=True)  # told below, with the names
+    module, found = from_folder(auto, source, config, seed=seed, other_sizes=True)  # told below, with the names
     head = _head(auto, module, found, source, labels, problem)
     if head.order and list(head.order) != sorted(head.order):
         _reorder(module, head.order)
@@ -92,7 +92,7 @@ def head_in(auto: Any, source: Path, labels: Sequence[str], *, problem: Problem 
         SourceError: as `load_classifier` does.
     """
     config = _configured(source, labels, problem)
-    module, found = from_folder(auto, source, config, ignore_mismatched_sizes=True, device_map={"": "meta"})
+    module, found = from_folder(auto, source, config, other_sizes=True, device_map={"": "meta"})
     return _head(auto, module, found, source, labels, problem), module
 
 

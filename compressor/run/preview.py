@@ -16,7 +16,7 @@ from compressor.run.context import of_step
 from compressor.run.facts import Reading, Rows, examined, files_digest, rows_of, sizes_of_rows
 from compressor.run.keys import Keys
 from compressor.run.pace import Pace
-from compressor.run.preflight import check_environment
+from compressor.run.preflight import check_batch_sizes, check_environment
 from compressor.store.store import Store, StoredResult
 from compressor.training.launch import ALONE, Processes
 from compressor.training.settings import TrainingSettings
@@ -116,11 +116,12 @@ def previewed(bound: Bound, store: Store, processes: Processes = ALONE) -> Previ
     check_environment(bound)
     reading = Reading(bound)
     rows = rows_of(bound, store, reading)
+    counts = {split.name: split.rows for split in rows.record.splits}
+    check_batch_sizes(bound, counts["test"])
     sizes = sizes_of_rows(bound, store, reading)
     keys = Keys(bound, rows.digest, rows.labels, device(), processes.size)
     digests: dict[str, str | None] = {}
     models = tuple(_models(bound, store, keys, rows, digests))
-    counts = {split.name: split.rows for split in rows.record.splits}
     pace = Pace(bound, store, counts, sizes, processes.size)
     found = Preview(
         plan=bound.name,

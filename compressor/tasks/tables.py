@@ -144,6 +144,11 @@ def _feature(table: Table, name: str, values: Sequence[Any]) -> Any:
             at = next((at for at, value in enumerate(values) if value is not None and type(value) is not type(first)), 0)
         kinds = [type(each).__name__ for each in (values[at], first)]
         shown = f"{json.dumps(values[at])[:40]} ({kinds[0]})"
+        parts = json.dumps(values[at])[:120]
+        if kinds[0] == kinds[1] and "{" in parts:
+            raise table.fault(
+                table.lines[at], f"'{name}' holds {parts}: inside of it, or of rows before, one name has values of several types"
+            ) from error
         before = kinds[1] if kinds[0] != kinds[1] else f"{json.dumps(first)[:40]} ({kinds[1]})"
         raise table.fault(table.lines[at], f"'{name}' is {shown}, and {before} before: a column is of one type") from error
 
@@ -186,7 +191,9 @@ def _parquet(table: Table, most: int | None) -> Dataset:
 
     try:
         with pq.ParquetFile(table.path) as file:
-            table.check_columns(file.schema_arrow.names)
+            table.check_columns(names := file.schema_arrow.names)
+            if twice := next((name for name in table.wanted if names.count(name) > 1), None):
+                raise SourceError(f"{table.path}: the column '{twice}' stands there more than once")
             batches, size = list[pa.RecordBatch](), 0
             for batch in _some_batches(file, table.wanted, most):
                 batches.append(_unfolded(batch))

@@ -64,6 +64,7 @@ FED = ("input_ids", "position_ids")
 class CausalLM(Task):
     """Texts, prompts with completions or chats, by a transformers model that tells each token from those before it."""
 
+    repeats_rows: ClassVar[bool] = True
     counts: ClassVar[Literal["rows", "tokens"]] = "tokens"
     requires: ClassVar[tuple[str, ...]] = ("tokenizers",)
     examples: ClassVar[tuple[Mapping[str, Any], ...]] = ({"max_length": 64},)
