@@ -8,7 +8,7 @@ import pytest
 
 from compressor.contracts.notes import Table
 from compressor.errors import Fault
-from compressor.foreign import markdown, one_line, printable, shown
+from compressor.foreign import alike, markdown, one_line, plain, printable, shown
 from compressor.report.drawing import draw
 from compressor.report.markdown import document
 from compressor.report.terminal import Bars
@@ -68,3 +68,20 @@ def test_label_with_a_control_character_is_drawn():
     label = printable("\x01")
     drawn = draw("safe", lambda figure: figure.subplots().set_title(label), title="t", caption="c", height_inches=1)
     assert "\\x01" in drawn.svg
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "are"),
+    [
+        ("1", "1.0", True),
+        ("0.10", "1e-1", True),
+        ("0", "-0.0", True),
+        ("-1", "1", False),
+        ("1e1000000", "1e1000001", False),
+        ("1e9999999999", "10e9999999998", True),
+        ("1234567890123456789012345678901", "1234567890123456789012345678902", False),
+    ],
+)
+def test_labels_are_one_number_whatever_its_size(one, other, are):
+    assert (plain(one) == plain(other)) is are
+    assert ("are one number" in alike(one, other)) is are

@@ -453,6 +453,9 @@ def test_a_folder_of_texts_is_a_document_a_file_where_a_task_reads_texts_alone(t
     assert data.place("train", 0).endswith(".txt")
     with pytest.raises(SourceError, match="layout: folder-per-label"):
         load(tmp_path, TEXTS)
+    (tmp_path / "set" / "rows.jsonl").write_text('{"text": "of a table"}\n')
+    with pytest.raises(SourceError, match="format: json"):
+        load(tmp_path, ALONE)
     lines = load(tmp_path, ALONE, format="text")
     assert "two" in [text for split in ("train", "validation", "test") for text in lines.split(split)["text"]]
 

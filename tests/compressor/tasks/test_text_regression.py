@@ -47,14 +47,16 @@ def test_number_that_no_model_computes_with_is_told():
 
 
 def test_classes_are_numbers_by_their_names_and_not_by_their_places():
-    def named(*names):
+    def named(*names, score=(0, 1)):
         shape = datasets.Features({"text": datasets.Value("string"), "score": datasets.ClassLabel(names=list(names))})
-        rows = datasets.Dataset.from_dict({"text": ["t", "u"], "score": [0, 1]}, features=shape)
+        rows = datasets.Dataset.from_dict({"text": ["t", "u"], "score": score}, features=shape)
         return Data({"train": rows}, (), DataRecord(source="rows.csv", digest="", splits=()), "d")
 
     assert TASK.encoded(named("1", "5")).split("train")["score"] == [1.0, 5.0]
     with pytest.raises(SourceError, match="row 0 of train: column 'score' holds '1 star', expected a number"):
         TASK.encoded(named("1 star", "5 stars"))
+    with pytest.raises(SourceError, match="row 1 of train: column 'score' holds None, expected a number"):
+        TASK.encoded(named("1", "5", score=(0, -1)))
 
 
 def test_one_number_for_all_rows_is_refused():
