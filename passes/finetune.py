@@ -55,6 +55,10 @@ class Finetune(TrainingSettings, Pass):
         train = size.rows["train"]
         return self.passes(train) * (3 * train + size.rows["validation"]) * size.result
 
+    def whole(self) -> str:
+        """Where it changes the model meanwhile."""
+        return self.taken_whole(self.lora)
+
     def apply(self, model: Model, ctx: Context) -> Model:
         """Minimise the task's loss; the curves go into the report."""
         from compressor.contracts.notes import Series

@@ -15,6 +15,7 @@ from compressor.run.context import of_step
 from compressor.run.facts import Reading, Rows, examined, files_digest, rows_of, sizes_of_rows
 from compressor.run.keys import Keys
 from compressor.run.pace import Pace, steps_of
+from compressor.run.preflight import check_sharded
 from compressor.store.store import Store, StoredResult
 from compressor.training.launch import ALONE, Processes
 from compressor.training.settings import TrainingSettings
@@ -105,10 +106,11 @@ def previewed(bound: Bound, store: Store, processes: Processes = ALONE) -> Previ
     Raises:
         CompressorError: rows or models cannot be read, or do not go together.
     """
+    check_sharded(bound, processes)
     reading = Reading(bound)
     rows = rows_of(bound, store, reading)
     sizes = sizes_of_rows(bound, store, reading)
-    keys = Keys(bound, rows.digest, rows.labels, device(), processes.size)
+    keys = Keys(bound, rows.digest, rows.labels, device(), processes.size, sharded=processes.sharded)
     digests: dict[str, str | None] = {}
     models = tuple(_models(bound, store, keys, rows, digests))
     counts = {split.name: split.rows for split in rows.record.splits}

@@ -58,6 +58,12 @@ class TrainingSettings(BaseModel):
         """How often each of so many training rows is seen."""
         return self.epochs if self.steps is None else self.steps * self.batch_size / max(1, rows)
 
+    def taken_whole(self, lora: object | None = None) -> str:
+        """Why these settings need the model whole in each process; empty where they do not."""
+        if lora is not None:
+            return "lora puts matrices beside layers that each process has to hold"
+        return "compile: true compiles layers that each process has to hold" if self.compile else ""
+
     def shortened(self) -> Mapping[str, int]:
         """What is laid over these settings to train as little as can be, for `compressor rehearse`."""
         return {"epochs": 1} if self.steps is None else {"steps": min(self.steps, SHORTENED_STEPS)}

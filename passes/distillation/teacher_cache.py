@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from compressor.contracts import Batch, Context, Outputs, Progress, Want
@@ -65,21 +66,28 @@ def answers(
     """
     import torch
 
+    from compressor.model.sharding import gathered
+
     files = write_side_files(model, ctx.folder / "teachers" / name)
     batches = ctx.task.batches(ctx.data.split("train"), files, batch_size=settings.batch_size)
     low = resolved_precision(settings.precision, ctx.device) == "bf16"
     folder, dtype = ctx.folder / "states" / name, "float16" if low else "float32"
     writers = {block: TokenWriter(folder / str(at), dtype) for at, block in enumerate(want.of("hidden-state"))}
     logits, spoken = list[torch.Tensor](), WordWriter(folder, words, half=low)
+
+    def heard(moved: Batch) -> Outputs:
+        outputs = ctx.task.forward(model.module, moved, want)
+        if outputs.tokens is not None:
+            spoken.add(outputs.tokens, outputs.mask)
+        else:
+            logits.append(outputs.main.float())
+        return outputs
+
     for done, batch in enumerate(batches, start=1):
         moved = {key: tensor.to(ctx.device) for key, tensor in batch.items()}
         autocast = torch.autocast(torch.device(ctx.device).type, dtype=torch.bfloat16, enabled=low)
         with rows_told(batch.get("row", ()), f"answers of {name}"), torch.no_grad(), autocast:
-            outputs = ctx.task.forward(model.module, moved, want)
-            if outputs.tokens is not None:
-                spoken.add(outputs.tokens, outputs.mask)
-            else:
-                logits.append(outputs.main.float())
+            outputs = gathered([model.module], partial(heard, moved))
         for block, writer in writers.items():
             writer.add(outputs.hidden_states[block], outputs.mask)
         ctx.tell(Progress(f"answers of {name}", done, len(batches), "batches"))  # type: ignore[arg-type]
