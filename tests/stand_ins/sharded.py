@@ -66,7 +66,11 @@ def trained(model: Model, folder: Path, *, at: int = -1, raises: bool = False, t
         model.module.to("cpu")
     heard = told if told is not None else []
     ctx = SimpleNamespace(
-        task=SimpleNamespace(weight=lambda batch: counted(batch["labels"])), seed=0, device="cpu", folder=folder, tell=heard.append
+        task=SimpleNamespace(weight=lambda batch: counted(batch["labels"])),
+        seed=0,
+        device="cpu",
+        folder=folder,
+        tell=heard.append,
     )
     return train(training, ctx, work="finetune")
 
