@@ -137,8 +137,11 @@ def join(
     group = _processes(processes, nodes, rendezvous)
     if node >= nodes:
         _fail(f"--node {node} is beyond --nodes {nodes}: machines are counted from 0", 2)
+    if not 0 < wait < float("inf"):
+        _fail(f"--wait {wait:g}: expected a number of seconds above 0", 2)
     with Bars() as bars, tempfile.TemporaryDirectory(prefix="compressor-join-") as folder:
         lend(group, node, folder=Path(folder), wait_seconds=wait, tell=bars.hear)
+    say(f"no training step has come for {wait:g} s")
 
 
 @app.command()
@@ -361,8 +364,10 @@ def _processes(each: int, nodes: int, rendezvous: str, sharded: bool = False) ->
     from compressor.training.launch import Processes
 
     host, _, port = rendezvous.rpartition(":")
-    if nodes > 1 and not (host and port.isdecimal()):
-        _fail(f"--nodes {nodes} needs a rendezvous HOST:PORT, found '{rendezvous}'", 2)
+    if nodes > 1 and not (host and port.isdecimal() and 0 < int(port) < 2**16):
+        _fail(f"--nodes {nodes} needs a rendezvous HOST:PORT, found '{rendezvous}'; ports are 1 to 65535", 2)
+    if nodes == 1 and rendezvous:
+        _fail(f"--rendezvous {rendezvous} is where several machines meet: say how many they are by --nodes", 2)
     return Processes(each, nodes, rendezvous, sharded)
 
 

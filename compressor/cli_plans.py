@@ -6,6 +6,7 @@ import os
 import re
 import sys
 from collections.abc import Sequence
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -31,8 +32,19 @@ Model = Annotated[str, typer.Argument(metavar="MODEL", help=FROM_MODEL, show_def
 TaskName = Annotated[str | None, typer.Option("--task", help="What the model is for, where several tasks fit the rows.")]
 Text = Annotated[list[str] | None, typer.Option("--text", help="Column of what the model is fed from; twice for pairs of texts.")]
 Label = Annotated[list[str] | None, typer.Option("--label", help="Column of the label; several for columns of 0 and 1.")]
+
+
+def _finite(value: float) -> float:
+    if not isfinite(value):
+        raise typer.BadParameter(f"{value} is no number of points or per cent")
+    return value
+
+
 MaxDrop = Annotated[
-    float, typer.Option("--max-drop", min=0.0, help="What may be lost: points of a fraction, per cent of any other measure.")
+    float,
+    typer.Option(
+        "--max-drop", min=0.0, callback=_finite, help="What may be lost: points of a fraction, per cent of any other measure."
+    ),
 ]
 OneTarget = Annotated[str | None, typer.Option("--target", help="The only target; all that this machine has unless given.")]
 
@@ -52,12 +64,17 @@ def init(
     """Look at a model and rows, and write a plan that runs, with comments that say what was seen and why."""
     from compressor.errors import CompressorError
 
-    if out.exists() and not force:
+    if out.is_dir():
+        raise CompressorError(f"{out} is a folder: name a file to write the plan into by --out")
+    if (out.exists() or out.is_symlink()) and not force:
         raise CompressorError(f"{out} is there already: --force writes over it, --out names another file")
     if not out.parent.is_dir():
         raise CompressorError(f"{out.parent}: no such folder to write the plan into: make it, or name another file by --out")
     found = _proposed(_asked(model, data, out.parent, task, text, label, max_drop, target))
-    out.write_text(found.text, encoding="utf-8")
+    try:
+        out.write_text(found.text, encoding="utf-8")
+    except OSError as error:
+        raise CompressorError(f"{out} cannot be written: {error.strerror}") from error
     for line in found.seen:
         say(one_line(line))
     say(f"plan: {out}; next: compressor check {out}, then compressor run {out}")

@@ -26,7 +26,7 @@ def list_(store: StorePath = None) -> None:
     from compressor.store.maintenance import survey
 
     say(f"{'step':18} {'made':25} {'bytes':>13} {'seconds':>9}  {'key':12}  plans")
-    for kept in survey(open_store(store)):
+    for kept in survey(_known(store)):
         plans = ", ".join(kept.plans)
         say(f"{kept.step:18} {kept.made:25} {kept.bytes:13} {kept.seconds:9.1f}  {kept.key[:12]}  {plans}".rstrip())
 
@@ -36,7 +36,7 @@ def size(store: StorePath = None) -> None:
     """How much the store holds, by step."""
     from compressor.store.maintenance import survey
 
-    opened = open_store(store)
+    opened = _known(store)
     kept = survey(opened)
     for step in sorted({each.step for each in kept}):
         of_step = [each.bytes for each in kept if each.step == step]
@@ -49,7 +49,7 @@ def verify(store: StorePath = None) -> None:
     """Check every result against its digest; exit code 1 when one is damaged. A run makes damaged results again."""
     from compressor.store.maintenance import verify as verified
 
-    found = verified(open_store(store))
+    found = verified(_known(store))
     for folder, why in found.damaged.items():
         say(f"{folder}: damaged: {why}")
     busy = f", {found.busy} in use and not checked" if found.busy else ""
@@ -83,11 +83,14 @@ def prune(
 
     if older_than is None and to_size is None and plan is None:
         raise StoreError("say what may go: --older-than 30d, --to-size 5GB or --plan PLAN")
+    opened = _known(store)
+    if plan is not None:
+        upkeep.check_plan(opened, plan := _name(plan))
     gone = upkeep.prune(
-        open_store(store),
+        opened,
         older_than_seconds=None if older_than is None else upkeep.seconds_of(older_than),
         to_bytes=None if to_size is None else upkeep.bytes_of(to_size),
-        plan=None if plan is None else _name(plan),
+        plan=plan,
         dry_run=dry_run,
     )
     for each in gone:
@@ -105,6 +108,15 @@ def open_store(path: Path | None, *, quiet: bool = False) -> Store:
     from compressor.store.place import open_store as opened
 
     return opened(path, tell=partial(say, err=quiet))
+
+
+def _known(path: Path | None) -> Store:
+    """The store that is named, which has to be there: of one that is not, everything would be said to be whole."""
+    from compressor.errors import StoreError
+
+    if path is not None and not path.exists():
+        raise StoreError(f"{path}: no such folder: name the store's by --store")
+    return open_store(path)
 
 
 def _name(plan: str) -> str:

@@ -6,6 +6,7 @@ import re
 import textwrap
 import unicodedata
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import Any
 
 UNSAFE = re.compile(
@@ -17,6 +18,8 @@ ADDRESS = re.compile(r" ?<_io\.BytesIO[^>]*>")
 MOST_TOLD = 300
 """Characters of an error."""
 MARKDOWN = re.compile(r"([\\`*_\[\]<>|#])")
+
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
 
 
 def printable(text: str) -> str:
@@ -58,11 +61,15 @@ def alike(one: str, other: str) -> str:
         return ""
     if " ".join(one.casefold().split()) == " ".join(other.casefold().split()):
         return f"{one!r} and {other!r} differ by blanks or letter case alone"
+    if NUMBER.fullmatch(one.strip()):
+        return f"{one!r} and {other!r} are one number"
     return f"{one!a} and {other!a} look the same, and are spelled in different code points"
 
 
 def plain(text: str) -> str:
-    """Without case, with one blank where there are any, one form of each letter, and no characters that nobody sees."""
+    """Without case, with one blank where there are any, one form of each letter and number, and no characters that nobody sees."""
+    if NUMBER.fullmatch(text.strip()):
+        return str(Decimal(text.strip()).normalize())
     folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
     return " ".join("".join(sign for sign in folded if unicodedata.category(sign) != "Cf").split())
 

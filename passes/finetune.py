@@ -8,7 +8,7 @@ from pydantic import Field
 
 from compressor.contracts import Context, Needs, Pass, Recipe, Size, Wish
 from compressor.training.lora import Lora
-from compressor.training.settings import TrainingSettings
+from compressor.training.settings import TokenSettings
 
 if TYPE_CHECKING:
     from compressor.contracts import Model
@@ -20,7 +20,7 @@ EPOCHS = (3, 10)
 """Fewest and most that `init` proposes."""
 
 
-class Finetune(TrainingSettings, Pass):
+class Finetune(TokenSettings, Pass):
     """Train the model on the labels of the training rows: all of it, or small matrices beside its own."""
 
     version: ClassVar[int] = 2
@@ -48,12 +48,12 @@ class Finetune(TrainingSettings, Pass):
 
     def needs(self) -> Needs:
         """It minimises the task's loss."""
-        return Needs(loss=True, machine=self.attention == "auto")
+        return Needs(loss=True, machine=self.attention == "auto", tokens=self.tokens is not None)
 
     def work(self, size: Size) -> float:
-        """Backward is twice forward: three passes over a training row, one over a validation row, an epoch."""
-        train = size.rows["train"]
-        return self.passes(train) * (3 * train + size.rows["validation"]) * size.result
+        """Backward is twice forward: three passes over a training row, and one over a validation row whenever it is scored."""
+        train, validation = size.rows["train"], size.rows["validation"]
+        return (3 * self.passes(train, size.epoch) * train + self.validated(train, size.epoch) * validation) * size.result
 
     def whole(self) -> str:
         """Where it changes the model meanwhile."""
@@ -62,14 +62,15 @@ class Finetune(TrainingSettings, Pass):
     def apply(self, model: Model, ctx: Context) -> Model:
         """Minimise the task's loss; the curves go into the report."""
         from compressor.contracts.notes import Series
-        from compressor.training.course import validated
+        from compressor.training.course import told
         from compressor.training.loop import train
         from compressor.training.lora import adapted
 
         with adapted(model.module, self.lora, seed=ctx.seed):
             log = train(self._training(model, ctx), ctx, work="finetune")
         ctx.note(Series(title=f"Training loss ({log.precision})", x="step", y="loss", curves=dict(log.losses)))
-        ctx.note(validated(log, ctx))
+        for note in told(log, ctx):
+            ctx.note(note)
         return model
 
     def _training(self, model: Model, ctx: Context) -> Training:

@@ -764,3 +764,13 @@ def test_whole_run_folder_is_shown_exported_and_checked_by_sha256sum(command, co
 
 def test_folder_that_is_no_run(command):
     assert command("show", "model") == (1, "", "model holds no report.json: is it the folder of a run?\n")
+
+
+def test_file_or_folder_of_runs_is_told_where_a_run_is_wanted(command, ended, place):
+    assert command("show", "ended/report.json") == (
+        1,
+        "",
+        "ended/report.json is a file: name the folder of the run, where its report.json lies\n",
+    )
+    found = command("show", ".")
+    assert found[2].startswith(". holds no report.json: is it the folder of a run? Runs lie in it: name one, as ")

@@ -183,7 +183,8 @@ What the table says:
   export's `model_max_length`.
 * `OVModelFor...` computes in what OpenVINO chooses for the processor (bf16 on some) unless it is given `ov_config`, which README and `spec.json`
   state.
-* `AutoImageProcessor` of transformers 5.5 is there with torchvision only; its plain way (`use_fast=False`) has the run's arithmetic.
+* `AutoImageProcessor` of transformers 5.5 is there with torchvision only. Readers by Pillow (`ViTImageProcessorPil`, or `use_fast=False` in releases
+  without such classes) have the run's arithmetic, and are what was used here.
 * Pictures that stand upright by their EXIF tag alone are to be turned before `AutoImageProcessor` gets them; pipelines of transformers do that.
 * A threshold that was chosen for several labels is in `spec.json`; a pipeline gives the probability of each label (`top_k=None`) and no decision.
 * `ORTModelFor...` and `OVModelFor...` take no model type that their release of transformers does not know.

@@ -26,11 +26,26 @@ def digest(array: Any) -> str:
     return hashlib.sha256(f"{array.dtype.str} {array.shape}".encode() + array.tobytes()).hexdigest()
 
 
+def pictures(transformers: Any, job: Mapping[str, Any]) -> Any:
+    """The reader that works by Pillow: those by torchvision differ in the last bits.
+
+    In transformers 5.0 to 5.5 the automatic class asks for torchvision whichever reader it is to choose, so the reader is named.
+    """
+    settings = json.loads((Path(job["export"]) / "preprocessor_config.json").read_text(encoding="utf-8"))
+    named = f"{settings['image_processor_type']}Pil"
+    if hasattr(transformers, named):
+        return _read(transformers, named, job)
+    return _read(transformers, READERS["image"], job, use_fast=False)
+
+
+def _read(transformers: Any, name: str, job: Mapping[str, Any], **settings: Any) -> Any:
+    return getattr(transformers, name).from_pretrained(job["export"], **settings)
+
+
 def reader(job: Mapping[str, Any]) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
     """What makes inputs of a row: the library's own reader of the export's files."""
     transformers: Any = importlib.import_module("transformers")
-    plain = {"use_fast": False} if job["kind"] == "image" else {}  # the fast ones need torchvision, and differ in the last bits
-    found: Any = getattr(transformers, READERS[job["kind"]]).from_pretrained(job["export"], **plain)
+    found = pictures(transformers, job) if job["kind"] == "image" else _read(transformers, READERS[job["kind"]], job)
     how = job["preprocessing"]
 
     def text(row: Mapping[str, Any]) -> Any:

@@ -12,7 +12,7 @@ from compressor.contracts.library import Library, Loaded
 from compressor.contracts.model import Component, Edit, Model
 from compressor.contracts.passes import Context, Needs, Objective, Pass, Size
 from compressor.contracts.probe import Bench, Candidate, Probe, Worker
-from compressor.contracts.recipe import Column, InputSizes, Recipe, Seen, sizes_of
+from compressor.contracts.recipe import Column, Epoch, InputSizes, Recipe, Seen, sizes_of
 from compressor.contracts.records import Workload
 from compressor.contracts.renamed import old_names
 from compressor.contracts.step import Event, Message, Progress, Step
@@ -34,6 +34,7 @@ __all__ = [
     "Deployment",
     "Dialect",
     "Edit",
+    "Epoch",
     "Evaluation",
     "Event",
     "Feature",

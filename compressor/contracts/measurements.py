@@ -142,6 +142,8 @@ class OtherRecord(Record):
     kind: Literal["notes"] = "notes"
     probe: str
     notes: tuple[Note, ...]
+    not_finite: dict[str, int] = {}
+    """Outputs that are NaN or infinite, by candidate: any of them fails, whether the plan accepts by them or not."""
 
 
 ProbeRecord: TypeAlias = Annotated[LatencyRecord | MemoryRecord | OtherRecord, Field(discriminator="kind")]

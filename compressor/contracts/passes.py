@@ -14,7 +14,7 @@ from compressor.contracts.evaluation import Evaluation
 from compressor.contracts.features import Outputs, Want
 from compressor.contracts.graph import Feed
 from compressor.contracts.model import Model
-from compressor.contracts.recipe import Recipe
+from compressor.contracts.recipe import Epoch, Recipe
 from compressor.contracts.records import Workload
 from compressor.contracts.renamed import notice
 from compressor.contracts.step import Event, Step
@@ -111,6 +111,8 @@ class Size:
     """Parameters in the blocks of the model it makes."""
     teachers: float = 0.0
     """Parameters in the blocks of all its teachers together."""
+    epoch: Epoch | None = None
+    """What an epoch of training is made of; None where it is the rows."""
 
 
 @dataclass(frozen=True)
@@ -138,6 +140,8 @@ class Needs:
     """Whether it takes outputs for logits of classes that exclude each other: not every task gives such (`Task.gives_logits`)."""
     imitates: bool = False
     """Whether it learns from answers, whatever they are (`Task.imitated`): its objectives adapt to the task by `Objective.of`."""
+    tokens: bool = False
+    """Whether its budget is one of tokens: not every task counts them (`Task.counts`)."""
     repeats: bool = False
     """Whether the inputs of a row have to be the same in every epoch."""
     inside: tuple[str, ...] = ()

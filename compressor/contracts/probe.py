@@ -81,6 +81,8 @@ class Probe(Step, ABC):
 
     measures_latency: ClassVar[bool] = False
     """True where its record is a `LatencyRecord`: limits on speed and latency are judged by it."""
+    of_tokens: ClassVar[bool] = False
+    """True where it looks at what models make token by token: only tasks that count tokens (`Task.counts`) have such."""
 
     @abstractmethod
     def workloads(self) -> tuple[Workload, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias, get_args
@@ -88,6 +89,25 @@ class Recipe:
     """Of several that fit for one place, that of the lowest rank is taken."""
 
 
+TOLD_UNKNOWN = 0.05
+"""Share of unknown tokens from which on `check` tells it: a tokenizer that was made for other texts, or for other letters."""
+
+
+class Epoch(Record):
+    """What a training sees in one epoch, where that is not the rows of the data: several documents in one row, parts of a long one."""
+
+    rows: int
+    """That batches are made of."""
+    counted: int
+    """What the loss is a mean over, in all of them: tokens."""
+    estimated: bool = False
+    """From a part of the data."""
+
+    def times(self, share: float) -> Epoch:
+        """Of a share of the data."""
+        return Epoch(rows=math.ceil(self.rows * share), counted=math.ceil(self.counted * share), estimated=True)
+
+
 class InputSizes(Record):
     """How large rows are before anything is cut, and what a model takes of them."""
 
@@ -106,6 +126,8 @@ class InputSizes(Record):
     """What the task takes of a row: longer ones are cut, pictures made this large."""
     cut: float = 0.0
     """Share of the rows that is cut."""
+    unknown: float = 0.0
+    """Of texts, the share of their tokens that stand for what the tokenizer does not know."""
     takes: str = ""
     """One input of the model in words: `3 x 224 x 224 pixels`."""
     parameter: str = ""
@@ -116,6 +138,8 @@ class InputSizes(Record):
     """What a model computes on for the row in the middle, as its time grows with it: tokens, seconds, pixels in all."""
     timed: int | None = None
     """Length that rows are timed at; None where each has its own."""
+    epoch: Epoch | None = None
+    """What an epoch of training is made of; None where it is the rows."""
 
     def __str__(self) -> str:
         """One line for `check`."""
@@ -123,7 +147,8 @@ class InputSizes(Record):
         share = f"{self.cut:.1%} of them" if self.cut else "none"
         cut = f"; {self.parameter} {self.limit:g} cuts {share}" if self.parameter and not self.takes else ""
         takes = f"; the model takes {self.takes}" if self.takes else ""
-        return f"{self.of} {spread}{cut}{takes}"
+        unknown = f"; {self.unknown:.0%} of these are the token for what is unknown" if self.unknown >= TOLD_UNKNOWN else ""
+        return f"{self.of} {spread}{cut}{unknown}{takes}"
 
 
 def sizes_of(values: Sequence[float], *, limit: float, **others: Any) -> InputSizes:

@@ -10,6 +10,7 @@ from importlib.metadata import Distribution, EntryPoint, entry_points
 from typing import Any
 
 from compressor import contracts
+from compressor.contracts.anatomy import Row
 from compressor.contracts.renamed import notice
 from compressor.contracts.target import Dialect
 from compressor.errors import PluginError, did_you_mean
@@ -32,6 +33,9 @@ KINDS: dict[str, type | None] = {
     "network": None,
 }
 """Kinds of plug-ins, the entry point group of each being `compressor.KIND`, and the class that those of a kind derive from."""
+
+ROWS = ("anatomy",)
+"""Kinds that are rows of a table and no classes."""
 
 
 def names(kind: str) -> tuple[str, ...]:
@@ -139,6 +143,11 @@ def _renamed(_path: tuple[str, ...], kind: str) -> tuple[EntryPoint, ...]:
 
 def _check(kind: str, point: EntryPoint, found: Any) -> None:
     expected = KINDS[kind]
+    if kind in ROWS and not isinstance(found, Row):
+        raise PluginError(
+            f"{_described(kind, point)} is {type(found).__name__}, expected a row, compressor.contracts.anatomy.Row; repair or uninstall "
+            f"{_owner(point)}"
+        )
     if expected is None:
         return
     if not (isinstance(found, type) and issubclass(found, expected)):

@@ -78,6 +78,8 @@ class Prediction:
 class Task(Step, ABC):
     """Loads, feeds, trains and scores one kind of model."""
 
+    counts: ClassVar[Literal["rows", "tokens"]] = "rows"
+    """What `weight` counts: trainings of tokens may have a budget of them."""
     trainable: ClassVar[bool] = True
     """False where it has no loss of its own, so that its models learn from teachers only."""
 

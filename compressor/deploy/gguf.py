@@ -157,6 +157,8 @@ def _write_tokenizer(writer: Any, files: Path, size: int) -> None:
     """Byte pairs with their merges, and which tokens are written in no text."""
     import gguf
 
+    if not (files / TOKENIZER_FILE).is_file():  # one that only its library can run
+        raise UnsupportedModel(f"a tokenizer without {TOKENIZER_FILE} cannot be written as GGUF")
     read = json.loads((files / TOKENIZER_FILE).read_text(encoding="utf-8"))
     model = read["model"]
     if model.get("type") != "BPE" or model.get("byte_fallback"):

@@ -66,6 +66,8 @@ class Deployed:
     @property
     def no_example(self) -> str:
         """Why there is no example, which is one call of one graph on what a user has; empty where there is one."""
+        if not self.runtime.name:
+            return "the target says no `runtime` by which an example could load it"
         if len(self.graphs) > 1:
             names = ", ".join(graph.name for graph in self.graphs)
             return f"the model has several graphs ({names}), and only its task knows how they follow each other"
@@ -147,15 +149,20 @@ def read_deployed(built: Path, candidate: Candidate) -> Deployed:
 
 def _runtime(built: Path, candidate: Candidate, graphs: Sequence[Graph]) -> tuple[type[Target], Runtime]:
     """The target whose files lie in a folder, and what they need elsewhere."""
-    files = []
+    files, unsaid = [], None
     for name in registry.names("target"):
         try:
             kind: type[Target] = registry.load("target", name)
         except PluginError:  # broken, which its own checks tell
             continue
         files.append(_file_of(kind, graphs[0], built))
-        if (built / files[-1]).is_file() and (runtime := kind.runtime(candidate.facts)):
+        if not (built / files[-1]).is_file():
+            continue
+        if runtime := kind.runtime(candidate.facts):
             return kind, runtime
+        unsaid = unsaid or kind
+    if unsaid:
+        return unsaid, Runtime(name="", packages=unsaid.requires)
     raise StoreError(f"{built} holds none of {', '.join(dict.fromkeys(files))}, which targets that are installed open")
 
 

@@ -35,7 +35,7 @@ def _proof(deployed: Deployed, rows: int) -> Iterator[str]:
 
 def _use(report: Report, deployed: Deployed) -> Iterator[str]:
     commands = (
-        f"pip install {requirements(deployed)}",
+        *((f"pip install {needed}",) if (needed := requirements(deployed)) else ()),
         "sha256sum -c SHA256SUMS",
         *(() if deployed.no_example else (f"python example.py {arguments(deployed)}",)),
     )

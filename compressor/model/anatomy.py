@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from compressor.contracts import registry
 from compressor.contracts.anatomy import Anatomy, Attention, Block, Convolution, FeedForward, Row
 from compressor.errors import UnsupportedModel
+from compressor.foreign import told
 
 if TYPE_CHECKING:
     from torch import nn
@@ -22,15 +23,15 @@ def anatomy_of(module: nn.Module) -> Anatomy:
     """Read the parts of a model, also of one on meta and of one whose blocks were cut to different sizes.
 
     Raises:
-        UnsupportedModel: no row of the table fits; the message names the closest ones.
+        UnsupportedModel: no row of the table fits, and the message names the closest ones; or the one of the model's type names parts that
+            the model does not have.
     """
     model_type = str(getattr(getattr(module, "config", None), "model_type", ""))
-    rows = [registry.load("anatomy", name) for name in registry.names("anatomy")]
-    for row in rows:
+    for row in rows():
         if model_type in row.model_types:
             for trunk in row.trunks:
                 if _find(module, _join(trunk, row.stack)) is not None:
-                    return _read(module, row, trunk)
+                    return _read_by(row, module, trunk)
     raise UnsupportedModel(refusal(model_type, type(module).__name__))
 
 
@@ -53,8 +54,12 @@ def family_of(module: nn.Module) -> str:
 
 def row_of(model_type: str) -> Row | None:
     """The first row for a model type, by name; the model's own modules may still not fit it."""
-    rows = (registry.load("anatomy", name) for name in registry.names("anatomy"))
-    return next((row for row in rows if model_type in row.model_types), None)
+    return next((row for row in rows() if model_type in row.model_types), None)
+
+
+def rows() -> Iterator[Row]:
+    """The rows of all that is installed, by name; one that is broken, which the list of anatomies tells, hides no other."""
+    return (row for _, row in registry.loaded("anatomy") if isinstance(row, Row))
 
 
 def limits(model_type: str) -> tuple[str, Mapping[str, str] | None]:
@@ -63,6 +68,16 @@ def limits(model_type: str) -> tuple[str, Mapping[str, str] | None]:
     if row is None:
         return model_type, None
     return row.family, row.without
+
+
+def _read_by(row: Row, module: Any, trunk: str) -> Anatomy:
+    try:
+        return _read(module, row, trunk)
+    except (AttributeError, TypeError, ZeroDivisionError) as error:
+        raise UnsupportedModel(
+            f"the anatomy row of family '{row.family}' does not fit {type(module).__name__}: {told(error)}; mend the row, or uninstall "
+            "the distribution that brings it"
+        ) from error
 
 
 def _read(root: Any, row: Row, trunk: str) -> Anatomy:
@@ -151,13 +166,14 @@ def _head(root: nn.Module, row: Row, trunk: str) -> Iterator[str]:
 
 def refusal(model_type: str, class_name: str = "") -> str:
     """That no row fits a model, and which rows are closest."""
-    rows = [registry.load("anatomy", name) for name in registry.names("anatomy")]
-    families = {name: row.family for row in rows for name in (*row.model_types, row.family)}
+    families = {name: row.family for row in rows() for name in (*row.model_types, row.family)}
+    broken = [name for name, row in registry.loaded("anatomy") if not isinstance(row, Row)]
+    hidden = f"; {' and '.join(broken)} cannot be imported (`compressor list anatomies`)" if broken else ""
     near = difflib.get_close_matches(model_type, families, n=3, cutoff=0.4)
     closest = sorted({families[name] for name in near}) or sorted(set(families.values()))
     kind = f"model type '{model_type}'"
     what = (f"{class_name} ({kind})" if model_type else class_name) if class_name else kind
-    return f"no anatomy row fits {what}; closest: {', '.join(closest)}; another row is one entry point of 'compressor.anatomy'"
+    return f"no anatomy row fits {what}; closest: {', '.join(closest)}; another row is one entry point of 'compressor.anatomy'{hidden}"
 
 
 def outputs_of(layer: Any) -> int:

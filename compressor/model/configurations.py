@@ -38,8 +38,15 @@ REFUSED = {
 COUNTS = ("layer", "layers", "blocks", "depth", "depths", "experts", "groups", "stages")
 """How fields end by which parts are built one after another: it takes as long as the number says, whatever the weights hold."""
 MOST_PARTS = 2000
+HANDED_OUT = ("return_dict", "output_attentions", "output_hidden_states")
+"""How a model hands out what it computes, which whoever calls it says."""
+SIZES = ("size", "dim", "embeddings", "positions", "embd", "inner", "d_model", "d_ff")
+"""How fields end by which matrices are made: a model is built before its weights are seen to be smaller."""
+MOST_WIDE = 2**24
 TIMM = ("architecture",)
 """Those that may name a network of timm itself, but none with a colon, as in `hf-hub:somebody/model`."""
+OWN_TYPE = "compressor-"
+"""How the model types begin of exports that only this program opens."""
 NAMES_OF_CLASSES = ("id2label", "label2id")
 """Mappings whose keys are labels and no fields."""
 
@@ -59,6 +66,11 @@ def config_in(folder: Path) -> Any:
     _check_names(values, folder / CONFIG)
     model_type = str(values.get("model_type", ""))
     if model_type not in CONFIG_MAPPING:
+        if model_type.startswith(OWN_TYPE):
+            raise SourceError(
+                f"{folder} was exported by this program with layers of widths of their own, which no configuration of transformers can say: "
+                "name the model that it was made from"
+            )
         found = f"its model type '{model_type}' is none of" if model_type else f"its {CONFIG} names no `model_type` of"
         raise SourceError(f"{folder} cannot be read as a model: {found} transformers {transformers.__version__}")
     try:
@@ -115,12 +127,16 @@ def harmless(config: Mapping[str, Any], where: object) -> dict[str, Any]:
 
 def _harmless(config: Mapping[str, Any], where: object) -> dict[str, Any]:
     for name, value in config.items():
-        if name.endswith(COUNTS) and (many := _most(value)) > MOST_PARTS:
+        many = _most(value)
+        if name.endswith(COUNTS) and many > MOST_PARTS:
             raise SourceError(f"{where}: {name} is {many}; no model of more than {MOST_PARTS} parts of a kind is built")
+        if name.endswith(SIZES) and many > MOST_WIDE:
+            raise SourceError(f"{where}: {name} is {many}; no model with a side of more than {MOST_WIDE} is built")
     for name in config:
         if (what := REFUSED.get(name)) and config[name] and not (name in TIMM and ":" not in str(config[name])):
             raise SourceError(f"{where}: {name} names {what}")
-    kept = {name: value for name, value in config.items() if not any(fnmatchcase(name, pattern) for pattern in LEFT_OUT)}
+    left_out = (*LEFT_OUT, *HANDED_OUT)
+    kept = {name: value for name, value in config.items() if not any(fnmatchcase(name, pattern) for pattern in left_out)}
     return {name: value if name in NAMES_OF_CLASSES else _inside(value, where) for name, value in kept.items()}
 
 

@@ -26,6 +26,8 @@ TASKS: Mapping[str, str] = {
 SAME_NAMES = {"ForTokenClassification": "each token", "ForMultipleChoice": "which of several texts"}
 """How classes end whose heads' weights are called as a classifier's, in some families; and what they answer."""
 SETFIT = "model_head.pkl"
+SHOWN = 20
+"""Labels that a line names."""
 KINDS = "ForSequenceClassification"
 """What HuBERT and wav2vec 2.0 end their classifiers' names with, beside what texts have."""
 
@@ -50,7 +52,9 @@ class Head:
 
     def __str__(self) -> str:
         """One line for `check`."""
-        of = f"for {', '.join(self.labels)}" if self.labels != ("",) else "for a number"
+        further = len(self.labels) - SHOWN
+        shown = ", ".join(self.labels[:SHOWN]) + (f" and {further} more" if further > 0 else "")
+        of = f"for {shown}" if self.labels != ("",) else "for a number"
         left = f"; {len(self.unused)} weights are not used ({_listed(self.unused)})" if self.unused else ""
         if self.order:
             moved = "" if list(self.order) == sorted(self.order) else ", put into the data's order"
@@ -118,8 +122,13 @@ def _head(auto: Any, module: Any, found: Mapping[str, Any], source: Path, labels
     _check_complete(module, missing, unused, source, headed=True)
     _check_of_rows(auto, declared, source)
     if (kind := declared.get("problem_type") or problem) != problem:
-        raise SourceError(f"{source} has a head that answers {TASKS.get(kind, kind)}, the task asks for {TASKS[problem]}")
+        answers = TASKS.get(kind, str(kind)) if _takes_texts(auto) else str(TASKS.get(kind, kind)).partition(" (")[0]
+        raise SourceError(f"{source} has a head that answers {answers}, the task asks for {TASKS[problem]}")
     rows = next((has[0] for name, has, _ in found["mismatched_keys"] if name in sized), len(labels))
+    if rows == 1 and labels != ("",):
+        raise SourceError(
+            f"{source} has a head of one output, which tells a number, or yes and no by a threshold; the task asks for {TASKS[problem]}"
+        )
     if labels == ("",):
         return Head(("",), (_only(rows, declared, source),), (), tuple(unused))
     names = _names(declared, rows, source, labels)
@@ -182,7 +191,7 @@ def _order(names: Sequence[str], labels: Sequence[str], source: Path, *, named: 
     if sorted(names) != sorted(labels):
         raise SourceError(
             f"{source} classifies {_some(sorted(names))}, the data has {_some(sorted(labels))}: not the same labels"
-            f"{_likeness(names, labels)}; {_advice(len(names), len(labels), named=named)}, or take the model without its head "
+            f"{_likeness(names, labels)}; {_advice(names, labels, named=named)}, or take the model without its head "
             "(`AutoModel.from_pretrained(FOLDER).save_pretrained(OTHER)`, and its other files beside it)"
         )
     return [names.index(name) for name in labels]
@@ -194,10 +203,12 @@ def _likeness(names: Sequence[str], labels: Sequence[str]) -> str:
     return next((f" ({why})" for label in labels if (why := alike(known.get(plain(label), label), label))), "")
 
 
-def _advice(rows: int, labels: int, *, named: bool) -> str:
-    if named or rows != labels:
-        return "rename those of the data"
-    return f"its {rows} classes have no names: write them into {CONFIG}, as id2label, in the order that it was trained with"
+def _advice(names: Sequence[str], labels: Sequence[str], *, named: bool) -> str:
+    if len(names) != len(labels) or named:
+        told = ", ".join(f"{number} {name}" for number, name in enumerate(names[:5]))
+        numbered = set(labels) == set(map(str, range(len(names))))
+        return f"rename those of the data{f' (its head counts {told}; others may count otherwise)' if numbered else ''}"
+    return f"its {len(names)} classes have no names: write them into {CONFIG}, as id2label, in the order that it was trained with"
 
 
 def _only(rows: int, declared: Mapping[str, Any], source: Path) -> int:
@@ -234,6 +245,11 @@ def _check_shapes(mismatched: Collection[Any], known: Collection[str], source: P
     for name, has, expected in sorted(mismatched):
         if name not in known:
             raise SourceError(f"{source}: {name} is {list(has)} in the weights and {list(expected)} by config.json")
+
+
+def _takes_texts(auto: Any) -> bool:
+    """Whether there are tasks for each kind of answer, as those on texts are."""
+    return str(auto.__name__).endswith(KINDS)
 
 
 def _claims(auto: Any, declared: Mapping[str, Any]) -> bool:

@@ -61,26 +61,37 @@ class _Reader:
 
 
 def continued(
-    modules: Sequence[torch.nn.Module], ids: torch.Tensor, mask: torch.Tensor, *, count: int, choose: Choose
+    modules: Sequence[torch.nn.Module],
+    ids: torch.Tensor,
+    mask: torch.Tensor,
+    *,
+    count: int,
+    choose: Choose,
+    ends: Sequence[int] = (),
 ) -> torch.Tensor:
-    """So many tokens after prompts: `[B, count]`. Every model reads all of them, and `choose` says which comes next.
+    """Tokens after prompts: `[B, at most count]`. Every model reads all of them, and `choose` says which comes next.
 
     Args:
         modules: language models of transformers, which have their words in common.
         ids: prompts `[B, T]`, filled up on the left.
         mask: 1 where they are text.
-        count: how many tokens.
+        count: how many tokens, at most.
         choose: the next token of each row.
+        ends: tokens after which a row is over: no more are made when all rows are, and what a row has after its end says nothing.
     """
     import torch
 
     made, readers, new = list[torch.Tensor](), [_Reader(module) for module in modules], ids
+    last, over = torch.tensor(list(ends), device=ids.device), torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
     with torch.no_grad(), ExitStack() as stack:
         for module in modules:
             stack.enter_context(_at_rest(module))
         for at in range(count):
             token = choose(at, [reader.read(new, mask) for reader in readers])
             made.append(token)
+            over |= torch.isin(token, last)
+            if ends and bool(over.all()):
+                break
             new, mask = token[:, None], torch.nn.functional.pad(mask, (0, 1), value=1)
     return torch.stack(made, dim=1)
 

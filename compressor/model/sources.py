@@ -24,6 +24,10 @@ OTHERS = {
     ".xml": "an exported model",
     ".tflite": "an exported model",
     ".h5": "a model of TensorFlow",
+    ".keras": "a model of Keras",
+    ".pb": "a model of TensorFlow",
+    ".ot": "a model of rust-bert",
+    ".mlpackage": "an exported model",
     ".msgpack": "a model of Flax",
 }
 """Files of models that are not read, by suffix."""
@@ -33,11 +37,11 @@ GGUF = "*.gguf"
 """Models of llama.cpp: configuration, tokenizer and weights in one file, which is read as data."""
 WEIGHT, FLOATS = ".weight", ("F64", "F32", "F16", "BF16")
 """How names of weights end, and the types that they may have."""
-READ_SUFFIXES = (WEIGHT_SUFFIX, ".json", ".txt", ".model")
+READ_SUFFIXES = (WEIGHT_SUFFIX, ".json", ".txt", ".model", ".jinja")
 """Files of a source model folder that are read."""
 MOST_FILES = 20_000
 """In a model's folder and those in it."""
-HUB_FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "LICENSE*", "README.md")
+HUB_FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "LICENSE*", "README.md")
 
 
 def resolve(source: ModelSource, folder: Path) -> Path:
@@ -109,12 +113,14 @@ def check_weights(path: Path, sha256: str | None) -> None:
     """
     files = weight_files(path)
     if not files:
-        pickled = next((found for pattern in PICKLED for found in sorted(path.rglob(pattern))), None)
+        pickled = next((each for pattern in PICKLED for each in sorted(path.rglob(pattern)) if not _is_of_openvino(each)), None)
         if pickled:
             raise SourceError(
                 f"{pickled} is a pickle, which could run code when it is read: convert it where you trust it, with "
                 "`from_pretrained(...)` followed by `save_pretrained(...)`, which writes safetensors"
             )
+        if what := _other_model(path):
+            raise SourceError(f"{path} is {what}")
         raise SourceError(
             f"{path} holds no {WEIGHTS}: is it a model folder in Hugging Face layout? Of a hub's model only safetensors are fetched; "
             "one that has pickles only has to be converted where you trust it"
@@ -174,9 +180,19 @@ def _no_model(folder: Path) -> str | None:
         return f"no model itself, but holds {_counted(inner)}: name the one you mean, as {newest}"
     if any(folder.glob(GGUF)):
         return None
+    return _other_model(folder)
+
+
+def _other_model(folder: Path) -> str | None:
+    """What a model is that no library here reads, by its files."""
     if found := next((each for end in OTHERS for each in sorted(folder.glob(f"*{end}"))), None):
         return f"{OTHERS[found.suffix]} ({found.name}): name the folder of the model that it was made from, in the layout of transformers"
     return None
+
+
+def _is_of_openvino(path: Path) -> bool:
+    """Whether a file of bytes holds the weights of a model of OpenVINO, which stand beside its graph and are no pickle."""
+    return path.with_suffix(".xml").is_file()
 
 
 def _counted(folders: list[Path]) -> str:

@@ -25,6 +25,8 @@ def faults_of(draft: Draft) -> Iterator[Fault]:
         yield from _mentions(draft, step, index)
     for probe in draft.probes:
         yield from _lengths(draft, probe)
+        if draft.task and isinstance(probe.step, Probe) and probe.step.of_tokens and draft.task.counts != "tokens":
+            yield probe.fault(f"looks at tokens that models write, and the task '{draft.task_name}' counts rows: leave it out")
     yield from _reference(draft)
     yield from _metrics(draft)
     yield from _limits(draft)
@@ -80,6 +82,9 @@ def _mentions(draft: Draft, step: Drafted, index: int) -> Iterator[Fault]:
             yield step.fault(
                 f"learns from answers, and those of the task '{draft.task_name}' are none to imitate: {_without_loss(step)}"
             )
+        if needs.tokens and draft.task.counts != "tokens":
+            yield step.fault(f"counts tokens, and the task '{draft.task_name}' counts rows: give epochs or steps", "tokens")
+        yield from _goes_on(step, draft.task, draft.task_name)
         if needs.repeats and not draft.task.repeats():
             yield step.fault(
                 f"keeps what teachers answer to a row, and the task '{draft.task_name}' draws its inputs anew in every epoch: "
@@ -110,6 +115,14 @@ def _without_loss(step: Drafted) -> str:
     if "objectives" in parameters:
         return "name objectives that look inside, as layer-to-layer, and no task_loss"
     return "say importance: activation" if "importance" in parameters else "leave it out"
+
+
+def _goes_on(step: Drafted, task: Task, task_name: str) -> Iterator[Fault]:
+    """Tokens are timed one after the other where models make some."""
+    offered = {"forward", *(each.kind for each in task.workloads())}
+    for each in step.needs().workloads:
+        if each.kind in ("prefill", "decode") and each.kind not in offered:
+            yield step.fault(f"times {each.kind}, and models of the task '{task_name}' go on with nothing: leave kind out")
 
 
 def _idle(step: Drafted, task: Task, task_name: str) -> Iterator[Fault]:

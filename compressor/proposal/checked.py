@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from compressor.errors import SourceError
-from compressor.foreign import one_line
+from compressor.contracts import Recipe, registry
+from compressor.errors import CompressorError, PluginError, SourceError
+from compressor.foreign import one_line, told
 
 Part = TypeVar("Part", bound=BaseModel)
 
@@ -29,3 +30,21 @@ def checked(kind: type[Part], values: Mapping[str, Any], what: str) -> Part:
         where = ".".join(map(str, first["loc"]))
         why = first["msg"].removeprefix("Value error, ")
         raise SourceError(one_line(f"{what}: {f'{where}: ' if where else ''}{why}")) from error
+
+
+def offered(kind: str, name: str, recipe: Callable[[], Recipe | None]) -> Recipe | None:
+    """What a plug-in has written of itself.
+
+    Raises:
+        PluginError: what it is made by raises something, which a third party may have written.
+        CompressorError: it refuses, as a task does where several columns could be meant.
+    """
+    try:
+        return recipe()
+    except CompressorError:
+        raise
+    except Exception as error:
+        owner = registry.distribution(kind, name)
+        raise PluginError(
+            f"the recipe of {kind} '{name}' fails: {told(error, kind=True)}; repair or uninstall {owner}"
+        ) from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 from compressor.contracts import InputSizes, Recipe, Task, Wish, registry
@@ -13,7 +13,7 @@ from compressor.contracts.registry import format_for
 from compressor.deploy.machine import usable_cores
 from compressor.errors import MissingDependency, PluginError, UnsupportedModel
 from compressor.model.anatomy import limits
-from compressor.proposal.checked import checked
+from compressor.proposal.checked import checked, offered
 
 SOURCE = "source"
 DROPS = (0.5, 1.0, 2.0, 3.0, 5.0, 10.0)
@@ -146,12 +146,8 @@ class Ladder:
 
     @staticmethod
     def _offered(kind: str, wish: Wish) -> Iterator[tuple[str, Recipe]]:
-        for name in registry.names(kind):
-            try:
-                recipe = registry.load(kind, name).recipe(wish)
-            except PluginError:  # broken, which the list of its kind tells
-                continue
-            if recipe:
+        for name, found in registry.loaded(kind):
+            if not isinstance(found, PluginError) and (recipe := offered(kind, name, partial(found.recipe, wish))):
                 yield name, recipe
 
     @staticmethod

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from compressor.errors import PluginError, SourceError, near_name
 from compressor.model.sources import inside_package, located, read_json
 from compressor.plan.paths import near_path
 from compressor.plan.specs import DataSpec, ModelSource
-from compressor.proposal.checked import checked
+from compressor.proposal.checked import checked, offered
 from compressor.proposal.rows import Rows, look
 from compressor.tasks.data import load_data
 from compressor.tasks.headers import columns_in
@@ -192,7 +193,7 @@ def _labelled(spec: dict[str, Any], folder: Path, label: str | None) -> tuple[di
     kept = {split: paths for split, paths in files.items() if split not in {split for split, _ in lacking}}
     told = ", ".join(f"'{path.name}'" for _, path in lacking)
     return {**spec, "files": kept}, (
-        f"not read, since it has no column '{label}', as rows have that are to be predicted: {told}",
+        f"of these not read, since it has no column '{label}', as rows have that are to be predicted: {told}",
     )
 
 
@@ -210,11 +211,12 @@ def _chosen(asked: Asked, config: Mapping[str, Any], rows: Rows) -> tuple[str, R
     offers: list[tuple[int, str, Recipe | SourceError]] = []
     for name in [asked.task] if asked.task else registry.names("task"):
         try:
-            offers += [(rank, name, offer) for rank, offer in _offered(registry.load("task", name), seen)]
+            task = registry.load("task", name)
         except PluginError:
             if asked.task:
                 raise
             continue  # broken, which `list tasks` tells
+        offers += [(rank, name, offer) for rank, offer in _offered(registry.current("task", name), task, seen)]
     if not offers:
         raise SourceError(_none(asked, rows))
     (_, name, found), *others = sorted(offers, key=lambda each: each[:2])
@@ -224,10 +226,10 @@ def _chosen(asked: Asked, config: Mapping[str, Any], rows: Rows) -> tuple[str, R
     return registry.current("task", name), found, fitting
 
 
-def _offered(task: type[Task], seen: Seen) -> Iterator[tuple[int, Recipe | SourceError]]:
+def _offered(name: str, task: type[Task], seen: Seen) -> Iterator[tuple[int, Recipe | SourceError]]:
     """What a task offers, or why it is not clear what it would, with its rank; nothing where it does not fit."""
     try:
-        recipe = task.recipe(seen)
+        recipe = offered("task", name, partial(task.recipe, seen))
     except SourceError as error:
         yield _rank(task, seen), error
         return
@@ -254,5 +256,10 @@ def _check_named(names: Sequence[str], rows: Rows) -> None:
 def _none(asked: Asked, rows: Rows) -> str:
     listed = ", ".join(f"'{each.name}' ({each.told or each.kind})" for each in rows.columns)
     tasks = ", ".join(registry.names("task"))
+    kind: type[Task] | None = registry.load("task", asked.task) if asked.task else None
+    if kind is not None and kind.recipe.__func__ is Task.recipe.__func__:  # type: ignore[attr-defined]
+        return (
+            f"{asked.task} offers no recipe, so `init` cannot write a plan of it: write one by hand (`compressor explain plan`)"
+        )
     what = f"{asked.task} does not fit" if asked.task else "no task fits"
     return f"{asked.data}: {what} the columns {listed}: say --text and --label, or another --task (installed: {tasks})"

@@ -18,7 +18,7 @@ from compressor.plan.paths import near_path
 from compressor.proposal.reading import TWICE, columns_of
 from compressor.tasks.csv_tables import usual_separator
 from compressor.tasks.encodings import encodings_in
-from compressor.tasks.folders import FILE_NAME, KINDS, METADATA, MOST_TEXT_BYTES, SPLITS, aside, no_rows, visible
+from compressor.tasks.folders import DOCUMENT, FILE_NAME, KINDS, METADATA, MOST_TEXT_BYTES, SPLITS, aside, no_rows, visible
 from compressor.tasks.headers import csv_options, separator_in
 from compressor.tasks.tables import FORMATS, check_file
 
@@ -241,16 +241,22 @@ def _kind_of(path: Path) -> str | None:
 
 def _texts(root: Path, name: Any) -> Rows:
     if not any(path.parent != root for path in _some(root)):
+        texts = [path for path in _entries(root) if path.suffix.lower() == DOCUMENT]
+        if "train" in map(_split_of, texts):
+            return _tables_in(root, texts, name)
+        if texts:
+            data = {"files": name(root), **(options := _encodings(root, None))}
+            return Rows(data, (Column("text", "text", "files"),), f"a folder of texts, each file one document{_said(options)}")
         raise SourceError(
             f"{root} holds neither a table ({', '.join(sorted(FORMATS))}), nor pictures, nor sounds, nor a folder of texts for each label"
         )
-    data = {"files": {"path": name(root), "layout": "folder-per-label"}, **(options := _encodings(root))}
+    data = {"files": {"path": name(root), "layout": "folder-per-label"}, **(options := _encodings(root, root))}
     return Rows(data, (Column("text", "text", "files"), _folders(root)), f"a folder of texts for each label{_said(options)}")
 
 
-def _encodings(root: Path) -> dict[str, Any]:
+def _encodings(root: Path, without: Path | None) -> dict[str, Any]:
     """What texts are in, where some are not UTF-8: that is refused unless a plan says so, and here a person reads what it says."""
-    found = encodings_in([path for path in visible(root, None, Counter()) if path.parent != root and _is_small(path)])
+    found = encodings_in([path for path in visible(root, None, Counter()) if path.parent != without and _is_small(path)])
     return {"encoding": found} if found else {}
 
 

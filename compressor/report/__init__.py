@@ -68,7 +68,9 @@ def read_report(folder: Path | str) -> Report:
     try:
         found = json_in(path, MOST_BYTES)
     except FileNotFoundError:
-        raise StoreError(f"{folder} holds no report.json: is it the folder of a run?") from None
+        raise StoreError(f"{folder} holds no report.json: is it the folder of a run?{_runs_in(folder)}") from None
+    except NotADirectoryError:
+        raise StoreError(f"{folder} is a file: name the folder of the run, where its report.json lies") from None
     except OSError as error:
         raise StoreError(f"{path} cannot be read: {error.strerror}") from error
     except ValueError as error:
@@ -91,6 +93,12 @@ def read_report(folder: Path | str) -> Report:
     check_file(folder, path.name)
     _check_beside(folder, report)
     return report
+
+
+def _runs_in(folder: Path) -> str:
+    """What to say instead of a folder that holds runs, the newest one."""
+    found = sorted(folder.glob("*/report.json")) or sorted(folder.glob("*/*/report.json"))
+    return f" Runs lie in it: name one, as {max(found, key=lambda path: path.stat().st_mtime).parent}" if found else ""
 
 
 def _check_beside(folder: Path, report: Report) -> None:

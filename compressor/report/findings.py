@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -274,7 +274,7 @@ def doubts(report: Report) -> tuple[str, ...]:
     """What a verdict does not say.
 
     A reference or final model that is no better than the majority class, or finds none of a class; a final model that is its reference;
-    a limit that is not met and only warns.
+    a limit that is not met and only warns, or that is finer than the rows can tell.
     """
     weak = (
         f"{candidate.id} {doubt}"
@@ -282,14 +282,16 @@ def doubts(report: Report) -> tuple[str, ...]:
         if candidate.scores and candidate.stage in ("final", report.reference)
         for doubt in _weak(candidate.scores)
     )
-    return (*weak, *_unchanged(report), *_warned(report))
+    return (*weak, *_unchanged(report), *_warned(report), *_coarse(report))
 
 
 def _weak(scores: Scores) -> Iterator[str]:
     yield from _guessing(scores.main)
     rows = {score.label: score.n for score in scores.per_class if score.n}
+    if unseen := [score.label for score in scores.per_class if rows and not score.n]:
+        yield f"was shown no row of {len(unseen)} of {len(scores.per_class)} classes, of which nothing is known: {_some(unseen)}."
     if len(rows) < 2:
-        return  # no classes
+        return  # no classes, or one, which is told
     if sum(rows.values()) == scores.main.n:  # one for each row
         majority = max(rows, key=lambda label: rows[label])
         right = sum(round(score.recall * score.n) for score in scores.per_class)
@@ -299,8 +301,12 @@ def _weak(scores: Scores) -> Iterator[str]:
     elif _alike(scores):
         yield "tells all rows the same labels."
     if missed := [score.label for score in scores.per_class if score.n and score.recall == 0]:
-        more = f" and {len(missed) - MOST_MISSED} more" if len(missed) > MOST_MISSED else ""
-        yield f"finds no row of {len(missed)} of {len(rows)} classes: {', '.join(missed[:MOST_MISSED])}{more}."
+        yield f"finds no row of {len(missed)} of {len(rows)} classes: {_some(missed)}."
+
+
+def _some(labels: Sequence[str]) -> str:
+    more = f" and {len(labels) - MOST_MISSED} more" if len(labels) > MOST_MISSED else ""
+    return f"{', '.join(labels[:MOST_MISSED])}{more}"
 
 
 def _guessing(main: Metric) -> Iterator[str]:
@@ -335,6 +341,20 @@ def _warned(report: Report) -> Iterator[str]:
         if verdict.on_fail == "warn" and verdict.outcome != "met":
             found, limit = (writer(verdict)(value) for value in (verdict.value, verdict.limit))
             yield f"{verdict.candidate} has {found} of {QUANTITIES[verdict.quantity][0]}, and {limit} is the limit, which only warns."
+
+
+def _coarse(report: Report) -> Iterator[str]:
+    """Limits that a single row more or less is beyond, so that the model met them which changed none."""
+    rows = {candidate.id: candidate.scores.main for candidate in report.candidates if candidate.scores}
+    for verdict in report.verdicts:
+        main = rows.get(verdict.candidate)
+        if verdict.quantity != "max_drop" or verdict.unit != "points" or main is None or main.written != "percent":
+            continue
+        if verdict.outcome == "met" and 0 < verdict.limit < (one := 100 / main.n):
+            yield (
+                f"{verdict.candidate} was judged on {main.n} rows, of which one is {wording.points(one).lstrip('+')}: they cannot tell "
+                f"whether it loses less than the {wording.points(verdict.limit).lstrip('+')} that it may."
+            )
 
 
 LOWERED = "lower"

@@ -10,7 +10,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from compressor.deploy.bench import spelled
 from compressor.deploy.build import Builder
 from compressor.deploy.machine import usable_cores
 from compressor.deploy.worker import die_with, load_step
+from compressor.foreign import one_line
 from compressor.run.state import StageState
 from compressor.store.store import Store, StoredResult
 
@@ -30,26 +32,37 @@ FEWEST = 3
 
 
 @contextmanager
-def lowered_ahead(builder: Builder, target: Target, states: Sequence[StageState]) -> Iterator[None]:
+def lowered_ahead(
+    builder: Builder, target: Target, states: Sequence[StageState], say: Callable[[str], None] = lambda _: None
+) -> Iterator[None]:
     """Have a process lower torch models to a target's format meanwhile, the last one first, where that pays.
 
-    It ends with the context, and with this process however that ends (Linux). What fails there is told when the run comes to it.
+    It ends with the context, and with this process however that ends (Linux). What fails there fails again, and is an error, when the run
+    comes to it; where only that process failed, `say` hears of it, since the run then takes longer.
     """
     left = [state.made for state in states if not builder.is_lowered(state.made, state.format, target)]
     small = any((state.stage.weights or 0) < LEAST_WEIGHTS for state in states)
     if len(left) < FEWEST or small or usable_cores() < 2:
         yield
         return
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     command = [sys.executable, "-P", "-m", "compressor.run.ahead"]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, encoding="utf-8", **quiet)  # type: ignore[call-overload]
-    try:
-        with suppress(BrokenPipeError), process.stdin as job:
-            json.dump(_job(builder, target, left[::-1]), job)
-        yield
-    finally:
-        process.kill()
-        process.wait()
+    with tempfile.TemporaryFile() as told:
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=told, encoding="utf-8")
+        try:
+            with suppress(BrokenPipeError), process.stdin as job:  # type: ignore[union-attr] # a pipe was asked for
+                json.dump(_job(builder, target, left[::-1]), job)
+            yield
+            if process.poll():
+                told.seek(0)
+                say(f"lowering models ahead of the run ended with exit code {process.returncode}: {_last_line(told.read())}")
+        finally:
+            process.kill()
+            process.wait()
+
+
+def _last_line(told: bytes) -> str:
+    lines = told.decode(errors="replace").split("\n")
+    return next((one_line(line.strip()) for line in reversed(lines) if line.strip()), "it said nothing")
 
 
 def _job(builder: Builder, target: Target, models: Sequence[StoredResult]) -> dict[str, Any]:

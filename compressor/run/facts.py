@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from compressor.plan.specs import ModelSource
     from compressor.store.store import Store
 
-FACTS = 4
+FACTS = 5
 """Raised whenever equal files give other facts."""
 READERS = (
     "compressor-toolchain",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from compressor.contracts import Size
+from compressor.contracts import Epoch, Size
 from compressor.contracts.records import Forecast, ForecastRow, Spent, Stage
 from compressor.plan.bound import Bound, BoundStep
 from compressor.run.results import PARITY_ROWS
@@ -51,6 +51,12 @@ class Scale:
 
     rows: Mapping[str, int]
     models: Mapping[str, ModelSize]
+    epoch: Epoch | None = None
+    """What an epoch of training is made of; None where it is the rows."""
+
+    def epoch_of(self, rows: int) -> Epoch | None:
+        """Of so many of the training rows."""
+        return self.epoch.times(rows / self.rows["train"]) if self.epoch and rows != self.rows["train"] else self.epoch
 
 
 @dataclass(frozen=True)
@@ -92,12 +98,12 @@ def line(points: Sequence[tuple[float, float]], at: float) -> float:
 
 def extrapolated(bound: Bound, whole: Scale, trials: Sequence[Trial]) -> tuple[ForecastRow, ...]:
     """A row for each step, each target's files and each probe, and one for all else; the first trial is the complete one."""
-    first, real = trials[0].spent, _Yardstick(bound, whole.rows, _grown(bound, whole, trials[-1]))
+    first, real = trials[0].spent, _Yardstick(bound, whole.rows, _grown(bound, whole, trials[-1]), whole.epoch)
     rehearsed: dict[str, float] = {}
     expected: dict[str, float] = {}
     for piece in {_key(spent): spent for spent in first}.values():
         points = [
-            (_Yardstick(trial.bound, trial.scale.rows, _stages(trial)).work(piece), seconds)
+            (_Yardstick(trial.bound, trial.scale.rows, _stages(trial), trial.scale.epoch).work(piece), seconds)
             for trial in trials
             if (seconds := _seconds(trial.spent, piece)) is not None
         ]
@@ -142,6 +148,7 @@ class _Yardstick:
     rows: Mapping[str, int]
     sizes: Mapping[str, ModelSize]
     """Of the source, the entries of `models:` and every stage on the torch model."""
+    epoch: Epoch | None
 
     def work(self, piece: Spent) -> float:
         """In a unit of its own for each kind of work; 1 for what depends on neither rows nor sizes."""
@@ -171,6 +178,7 @@ class _Yardstick:
                 weights=given.weights,
                 result=self._size(step.name).weights,
                 teachers=sum(self.sizes[name].weights for name in step.step.needs().teachers),
+                epoch=self.epoch,
             )
         )
 

@@ -22,7 +22,6 @@ from compressor.plan.bound import Bound, BoundStep
 from compressor.run.ground import Ground
 from compressor.store.known import noted, recalled
 from compressor.store.store import Store
-from compressor.training.settings import TrainingSettings
 
 CHANGES_PACE = ("precision", "attention", "compile", "batch_size", "accumulate", "dropout")
 """Settings of a training by which the same work takes another time."""
@@ -53,7 +52,8 @@ class Pace:
         """In a unit of the step's own, of the source model: what pruning leaves is not known before."""
         blocks, weights = _inside(self.bound)
         teachers = weights * len(step.step.needs().teachers)
-        size = Size(rows=self.rows, blocks=blocks, weights=weights, result=weights, teachers=teachers)
+        epoch = self.sizes.epoch if self.sizes else None
+        size = Size(rows=self.rows, blocks=blocks, weights=weights, result=weights, teachers=teachers, epoch=epoch)
         return max(1.0, step.step.work(size)) * (self.sizes.computed if self.sizes else 1.0)
 
     def _parts(self, step: BoundStep) -> dict[str, Any]:
@@ -68,14 +68,6 @@ class Pace:
             "device": device(),
             "processes": self.processes,
         }
-
-
-def steps_of(step: BoundStep, rows: int) -> int | None:
-    """Steps of the optimiser of a training on so many rows; None of a pass that counts none."""
-    settings: object = step.step
-    if not isinstance(settings, TrainingSettings):
-        return None
-    return settings.steps or settings.epochs * math.ceil(rows / settings.batch_size)
 
 
 def learn(ground: Ground, stages: Iterable[Stage], source: Path) -> None:

@@ -30,8 +30,8 @@ from compressor.run.context import of_step
 from compressor.run.gates import Gates, stop_where_failed
 from compressor.run.ground import Ground, load_model
 from compressor.run.pace import learn
-from compressor.run.preflight import check_sharded, check_steps
-from compressor.run.results import Built, Results, RunState, differences, verdict_of_plan, verdicts_of_numbers
+from compressor.run.preflight import check_batches, check_sharded, check_steps
+from compressor.run.results import Built, Results, RunState, differences, verdict_of_plan, verdicts_of_numbers, verdicts_of_probes
 from compressor.run.scorer import Scorer
 from compressor.run.state import StageState
 from compressor.store.disk import writing
@@ -127,6 +127,7 @@ class Runner:
             newly_initialised,
             lambda name: self.ground.insides(made[name]),
         )
+        check_batches(self.bound, self.ground.data, made["source"].path)
 
     def _model(self, name: str) -> Model:
         """A model by the name of a step, a product, an entry of `models:` or `source`; a fresh copy in eval mode."""
@@ -273,7 +274,7 @@ class Runner:
         self.ground.say(f"{target.name}: lower, build, score on test")
         source, *others = (state for state in self.states.values() if state.format == "torch")
         shown = others if self.bound.stages == "all" and target is self.bound.targets[0] else ()
-        with lowered_ahead(self.ground.builder, target.target, (source, *shown)):
+        with lowered_ahead(self.ground.builder, target.target, (source, *shown), self.ground.say):
             self._candidate("source", source, target, timed=True)
             for state in shown:
                 self._candidate(state.stage.name, state, target, timed=True)
@@ -346,7 +347,7 @@ class Runner:
             for number, accept in enumerate(self.bound.accept)
             for verdict in verdict_of_plan(accept, number, self.built, latencies, self.bound)
         )
-        return (*verdicts_of_numbers(self.built, self.ground.data), *accepted)
+        return (*verdicts_of_numbers(self.built, self.ground.data), *verdicts_of_probes(probes), *accepted)
 
 
 def run_plan(

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from pathlib import Path
 
+from compressor.contracts import Data, Task, Workload
 from compressor.contracts.anatomy import Insides
 from compressor.errors import UnsupportedModel
 from compressor.model.anatomy import refusal
 from compressor.plan.bound import Bound, BoundStep
+from compressor.training.checkpoint import interval
 from compressor.training.launch import Processes
 
 FEATURES = ("features", "attention maps")
@@ -32,6 +34,7 @@ def check_steps(
             nothing, a limit is held against it, or rows are to be timed at a length that the model does not take.
     """
     origins, untrained = dict(folders), set(newly_initialised)
+    check_environment(bound)
     _check_insides(bound, folders, insides)
     current = "source"
     for step in (step for step in bound.passes if step.trunk):
@@ -67,15 +70,39 @@ def check_sharded(bound: Bound, processes: Processes) -> None:
             raise UnsupportedModel(f"{step.name} cannot be trained with --sharded: {why}")
 
 
+def check_environment(bound: Bound) -> None:
+    """Refuse what the environment says where a step would meet it hours later.
+
+    Raises:
+        CompressorError: it is none of what is expected.
+    """
+    if any(step.step.trains for step in bound.passes):
+        interval()
+
+
 def check_lengths(bound: Bound, folder: Path) -> None:
     """Refuse rows that are to be timed at a length that the model in a folder does not take.
 
     Raises:
         UnsupportedModel: there are some.
     """
-    for name, length in _lengths(bound):
-        if why := bound.task.refuses(length, folder):
+    for name, workload in _timed(bound):
+        if workload.kind != Workload().kind and type(bound.task).call is Task.call:
+            raise UnsupportedModel(
+                f"{name}: a call of {bound.task_name} is one pass, it has no '{workload.kind}': leave `kinds` out"
+            )
+        if workload.length is not None and (why := bound.task.refuses(workload.length, folder)):
             raise UnsupportedModel(f"{name}: length {why}")
+
+
+def check_batches(bound: Bound, data: Data, folder: Path) -> None:
+    """Refuse batches to be timed for which there are too few rows of test: before anything is trained.
+
+    Raises:
+        SourceError: there are some.
+    """
+    for workload in dict.fromkeys(workload for each in bound.probes for workload in each.probe.workloads() if workload.batch > 1):
+        bound.task.feeds(data.split("test"), folder, workload, count=1)
 
 
 def _check_insides(bound: Bound, names: Iterable[str], insides: Callable[[str], Insides]) -> None:
@@ -116,10 +143,10 @@ def _check_teachers(step: BoundStep, untrained: Set[str]) -> None:
             raise UnsupportedModel(f"{step.name} learns from the answers of {name}, {NEWLY_INITIALISED}")
 
 
-def _lengths(bound: Bound) -> Iterator[tuple[str, int]]:
-    """Who times rows of which length."""
+def _timed(bound: Bound) -> Iterator[tuple[str, Workload]]:
+    """Who times which workloads."""
     timed = {
         **{step.name: step.step.needs().workloads for step in bound.passes},
         **{each.name: each.probe.workloads() for each in bound.probes},
     }
-    yield from ((name, each.length) for name, found in timed.items() for each in found if each.length is not None)
+    yield from ((name, workload) for name, found in timed.items() for workload in found)

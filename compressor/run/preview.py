@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
-from compressor.contracts import InputSizes
+from compressor.contracts import Epoch, InputSizes
 from compressor.contracts.notes import Record
 from compressor.contracts.records import DataRecord
 from compressor.deploy.machine import device
@@ -14,8 +15,8 @@ from compressor.run.allowance import allowances
 from compressor.run.context import of_step
 from compressor.run.facts import Reading, Rows, examined, files_digest, rows_of, sizes_of_rows
 from compressor.run.keys import Keys
-from compressor.run.pace import Pace, steps_of
-from compressor.run.preflight import check_sharded
+from compressor.run.pace import Pace
+from compressor.run.preflight import check_environment, check_sharded
 from compressor.store.store import Store, StoredResult
 from compressor.training.launch import ALONE, Processes
 from compressor.training.settings import TrainingSettings
@@ -60,7 +61,13 @@ class StepPreview(Record):
     """Further models that it makes."""
     rows: int | None = None
     """That it trains on; None where it does not train."""
+    packed: int | None = None
+    """What an epoch of these is made of, where that is other rows: several in one, or parts of long ones."""
+    estimated: bool = False
+    """Whether those, and so the steps, are known from a part of the rows."""
     epochs: int | None = None
+    tokens: int | None = None
+    """To learn from, where that is the budget."""
     batch_size: int | None = None
     steps: int | None = None
     """Of the optimiser, in all."""
@@ -107,6 +114,7 @@ def previewed(bound: Bound, store: Store, processes: Processes = ALONE) -> Previ
         CompressorError: rows or models cannot be read, or do not go together.
     """
     check_sharded(bound, processes)
+    check_environment(bound)
     reading = Reading(bound)
     rows = rows_of(bound, store, reading)
     sizes = sizes_of_rows(bound, store, reading)
@@ -154,21 +162,32 @@ def _steps(bound: Bound, store: Store, keys: Keys, digests: dict[str, str | None
 
 
 def _step(step: BoundStep, found: StoredResult | None, pace: Pace) -> StepPreview:
-    settings: object = step.step
-    trains = isinstance(settings, TrainingSettings)
-    rows = pace.rows["train"]
+    given: object = step.step
+    settings = given if isinstance(given, TrainingSettings) else None
+    rows, epoch = pace.rows["train"], pace.sizes.epoch if pace.sizes else None
+    trained = {} if settings is None else _trained(settings, rows, epoch)
     return StepPreview(
         name=step.name,
         plugin=step.plugin,
         found=found is not None if step.trunk else None,
         formats=dict(step.formats),
         products=tuple(f"{step.name}.{name}" for name in step.step.needs().products),
-        rows=rows if trains else None,
-        epochs=settings.epochs if isinstance(settings, TrainingSettings) and settings.steps is None else None,
-        batch_size=settings.batch_size if isinstance(settings, TrainingSettings) else None,
-        steps=steps_of(step, rows),
-        seconds=pace.expected_seconds(step) if trains else None,
+        seconds=None if settings is None else pace.expected_seconds(step),
+        **trained,
     )
+
+
+def _trained(settings: TrainingSettings, rows: int, epoch: Epoch | None) -> dict[str, Any]:
+    """How much a training is."""
+    return {
+        "rows": rows,
+        "packed": epoch.rows if epoch else None,
+        "estimated": epoch is not None and epoch.estimated and settings.steps is None,
+        "epochs": settings.epochs if settings.steps is None and settings.budget is None else None,
+        "tokens": settings.budget,
+        "batch_size": settings.batch_size,
+        "steps": settings.steps_of(rows, epoch),
+    }
 
 
 def _digests(step: BoundStep, found: StoredResult | None) -> dict[str, str | None]:
@@ -243,8 +262,11 @@ def _told(step: StepPreview) -> str:
 
 def _training(step: StepPreview) -> str:
     epochs = f"{step.epochs} epochs of " if step.epochs and step.epochs > 1 else "1 epoch of " if step.epochs else ""
+    epochs = epochs if step.tokens is None else f"{step.tokens:,} tokens of "
+    about = "about " if step.estimated else ""
+    rows = f"{step.rows} rows" + (f" in {about}{step.packed} of the model's" if step.packed not in (None, step.rows) else "")
     took = UNKNOWN if step.seconds is None else f"about {_time(step.seconds)} by earlier trainings on this machine"
-    return f"{epochs}{step.rows} rows, {step.batch_size} a step: {step.steps} steps; {took}"
+    return f"{epochs}{rows}, {step.batch_size} a step: {about}{step.steps} steps; {took}"
 
 
 def _time(seconds: float) -> str:

@@ -132,21 +132,19 @@ class _Stage:
 
     def play(self, parts: Sequence[Part], found: Survey) -> tuple[Trial, ...]:
         """Run part after part."""
-        return tuple(self._trial(part, found.models(part.blocks)) for part in parts)
+        return tuple(self._trial(part, found.models(part.blocks), found.whole) for part in parts)
 
-    def _trial(self, part: Part, models: Mapping[str, Source]) -> Trial:
+    def _trial(self, part: Part, models: Mapping[str, Source], whole: Scale) -> Trial:
         self.tell(Message(f"rehearse: {part}"))
         folder = Path(tempfile.mkdtemp(prefix="trial-", dir=self.scratch))
         settings = (*self.settings, *reduced(self.bound, part, models))
         started = time.monotonic()
         report, memory_bytes = in_child(run_small, self.plan, settings, folder, part.complete, tell=self.tell, method=self.method)
+        rows = {split.name: split.rows for split in report.data.splits}
         return Trial(
             what=str(part),
             bound=load_plan(self.plan, settings=settings),
-            scale=Scale(
-                rows={split.name: split.rows for split in report.data.splits},
-                models={name: source.size for name, source in models.items()},
-            ),
+            scale=Scale(rows, {name: source.size for name, source in models.items()}, whole.epoch_of(rows["train"])),
             stages=report.stages,
             spent=report.spent,
             seconds=self.start_seconds + time.monotonic() - started,
@@ -241,7 +239,8 @@ def survey(plan: Path, settings: Sequence[str], folder: Path, *, tell: Callable[
         bound, folders, newly_initialised, lambda name: anatomies[name].insides
     )  # here, since a cut model is saved with its head as if it came with one
     sizes = bound.task.sizes(data, folders["source"])
-    return Survey(Scale({split.name: split.rows for split in data.record.splits}, whole), cut, sizes)
+    rows = {split.name: split.rows for split in data.record.splits}
+    return Survey(Scale(rows, whole, sizes.epoch if sizes else None), cut, sizes)
 
 
 def _cut(model: Model, depth: int, folder: Path, whole: ModelSize) -> Source:

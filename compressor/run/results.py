@@ -18,6 +18,7 @@ from compressor.contracts.records import (
     File,
     LatencyRecord,
     ModelRecord,
+    OtherRecord,
     Parity,
     ProbeRecord,
     Report,
@@ -112,6 +113,26 @@ def verdicts_of_numbers(built: Sequence[Built], data: Data) -> tuple[Verdict, ..
         for each in built
         if each.evaluation
         for verdict in finite(each.evaluation, each.parity, gate="outputs", candidate=each.name, place=data.place)
+    )
+
+
+def verdicts_of_probes(probes: Sequence[ProbeRecord]) -> tuple[Verdict, ...]:
+    """Of outputs that probes found not to be finite."""
+    return tuple(
+        Verdict(
+            gate=record.probe,
+            candidate=candidate,
+            quantity="finite",
+            limit=0.0,
+            value=float(count),
+            judged_by="point",
+            outcome="not met",
+            why=f"{count} outputs are not finite (NaN or infinite)",
+        )
+        for record in probes
+        if isinstance(record, OtherRecord)
+        for candidate, count in record.not_finite.items()
+        if count
     )
 
 

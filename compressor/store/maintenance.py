@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from compressor.errors import StoreError
+from compressor.errors import StoreError, did_you_mean
 from compressor.files import json_in
 from compressor.store.locks import taken_at, tried
 from compressor.store.store import ENTRY, USED, DamagedEntry, Store, discard, read_entry, remove
@@ -111,6 +111,17 @@ def prune(
                 gone.append(each)
                 left -= each.bytes
         return tuple(gone)
+
+
+def check_plan(store: Store, plan: str) -> None:
+    """Refuse the name of a plan by which no result is known.
+
+    Raises:
+        StoreError: there is none of it; the message has a near name.
+    """
+    known = {name for each in survey(store) for name in each.plans}
+    if plan not in known:
+        raise StoreError(f"no result in {store.root} was used by a plan named '{plan}'{did_you_mean(plan, known)}")
 
 
 def seconds_of(text: str) -> float:

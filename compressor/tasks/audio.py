@@ -15,6 +15,7 @@ from pydantic import Field
 from compressor.contracts import Batch, Deployment, Feature, Feed, Graph, InputSizes, Port, Task, Workload, sizes_of
 from compressor.contracts.recipe import spread
 from compressor.errors import MissingDependency, SourceError
+from compressor.model.configurations import config_in
 from compressor.tasks.batches import Batches, Feeds, alike, as_file, full_groups, grouped, order_of
 from compressor.tasks.classification import SCORED_BATCH
 from compressor.tasks.media import check_column
@@ -47,6 +48,11 @@ MEASURED = 1000
 """Sounds of each split whose length is looked at."""
 LOWEST_RATE = 8000
 """Samples a second of telephones, the least that models of speech are made for."""
+OF_MODEL: Mapping[str, Mapping[str, str]] = {
+    MEL: {"feature_size": "num_mel_bins"},
+    PATCHES: {"max_length": "max_length", "num_mel_bins": "num_mel_bins"},
+}
+"""Settings of feature extractors that a model's configuration names too, by its name for them: equal, or the model takes no input."""
 INSTALL = "pip install 'compressor-toolchain[audio]'"
 
 
@@ -195,11 +201,26 @@ def side_files(source: Path) -> dict[str, bytes]:
         SourceError: there are none, or they are of another kind.
     """
     values = settings(source)
+    _check_model(values, config_in(source), source)
     if values["feature_extractor_type"] in SOUNDS:
         of_audio(values, samples=1)
     else:
         _extractor(json.dumps(values))
     return {PREPROCESSOR: (json.dumps(values, indent=2, sort_keys=True) + "\n").encode()}
+
+
+def _check_model(values: Mapping[str, Any], config: Any, source: Path) -> None:
+    """Refuse a feature extractor that makes other sizes than its model takes.
+
+    Raises:
+        SourceError: it does.
+    """
+    for name, of_model in OF_MODEL.get(values["feature_extractor_type"], {}).items():
+        if (taken := getattr(config, of_model, None)) not in (None, values[name]):
+            raise SourceError(
+                f"{source / PREPROCESSOR}: {name} is {values[name]}, and the model takes {taken} ({of_model} of its configuration): take "
+                "the settings that it was trained with"
+            )
 
 
 def frames_of(features: Mapping[Feature, torch.Tensor]) -> int | None:

@@ -41,6 +41,8 @@ def read_csv(table: Table, spec: DataSpec) -> None:
     for line, last, values in rows:
         if len(values) != len(header):
             raise table.fault(line, _uneven(len(values), len(header), separator, plain=plain))
+        if values == header:
+            raise table.fault(line, "the header stands here again, as where files were put one behind the other: take it out")
         chosen = [values[place] for place in places]
         if plain and spec.quoting is None and (quoted := next(filter(_quoted, chosen), None)):
             raise table.fault(

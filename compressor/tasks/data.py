@@ -64,7 +64,7 @@ def split_rows(read_source: Source, spec: DataSpec, *, columns: Columns, seed: i
     parts = _apart(parts, spec.deduplicate, known, removed)
     for name, rows in parts.items():
         if not len(rows):
-            raise SourceError(f"{source}: no row of {name} has content{' and a label' if label else ''} ({_told(removed)})")
+            raise SourceError(f"{source}: no row of {name} has {_wanted(columns)} ({_told(removed)})")
     labels: tuple[str, ...] = ()
     if label:
         labels = in_order(parts["train"][label])
@@ -73,7 +73,7 @@ def split_rows(read_source: Source, spec: DataSpec, *, columns: Columns, seed: i
         check_classes(labels, label, source)
         findings += odd_names(labels, label)
         parts = {name: _encoded(rows, label, labels, name) for name, rows in parts.items()}
-    parts = _split(parts, spec, label, seed)
+    parts = _split(parts, spec, label, seed, removed)
     parts["calibration"] = _drawn(parts["train"], spec.calibration, seed + 1)
     places = {name: places_of(rows) for name, rows in parts.items()}
     parts = {name: without_places(rows) for name, rows in parts.items()}
@@ -99,8 +99,10 @@ def _clean(rows: Dataset, columns: Columns, removed: Counter[str]) -> Dataset:
     for number, row in enumerate(undecoded(rows)):
         if columns.label and not row[columns.label]:
             removed["without a label"] += 1
-        elif any(_empty(row[column]) for column in (*columns.content, *columns.kept)):
+        elif any(_empty(row[column]) for column in columns.content):
             removed["without content"] += 1
+        elif lacking := next((column for column in columns.kept if _empty(row[column])), None):
+            removed[f"without '{lacking}'"] += 1
         else:
             kept.append(number)
     return _selected(rows, kept)
@@ -110,6 +112,12 @@ def _empty(value: Any) -> bool:
     if is_file_cell(value):
         return value["bytes"] is None and value["path"] is None
     return value is None or (isinstance(value, str) and not value.strip())
+
+
+def _wanted(columns: Columns) -> str:
+    """What every row has."""
+    *others, last = ("content", *(["a label"] if columns.label else []), *(f"'{name}'" for name in columns.kept))
+    return f"{', '.join(others)} and {last}" if others else last
 
 
 def _told(removed: Mapping[str, int]) -> str:
@@ -256,14 +264,21 @@ def _encoded(rows: Dataset, label: str, labels: Sequence[str], split: str) -> Da
     return rows.remove_columns(label).add_column(label, encoded, feature=ClassLabel(names=list(labels)))
 
 
-def _split(parts: dict[str, Dataset], spec: DataSpec, label: str | None, seed: int) -> dict[str, Dataset]:
+def _split(
+    parts: dict[str, Dataset], spec: DataSpec, label: str | None, seed: int, removed: Mapping[str, int]
+) -> dict[str, Dataset]:
     """Cut what is missing from train, stratified by label where there is one; then keep to the limits."""
     train, total = parts["train"], len(parts["train"])
     for name in ("test", "validation"):
         if name not in parts:
             share = getattr(spec.split, name)
             count = round(share * total) if share < 1 else int(share)
-            train, parts[name] = _cut(train, count, label, seed, name)
+            if count < 1 or count >= len(train):
+                left = f" ({_told(removed)} are left out)" if any(removed.values()) else ""
+                raise SourceError(
+                    f"cannot cut {count} rows of {name} from {len(train)}{left}: give more rows or another `split:`"
+                )
+            train, parts[name] = _cut(train, count, label, seed)
     parts["train"] = train
     for name in ("test", "validation"):
         if label and (strangers := sorted(set(parts[name][label]) - set(train[label]))):
@@ -275,9 +290,7 @@ def _split(parts: dict[str, Dataset], spec: DataSpec, label: str | None, seed: i
     return {name: _drawn(parts[name], limit, seed) if limit else parts[name] for name, limit in limits.items()}
 
 
-def _cut(rows: Dataset, count: int, label: str | None, seed: int, name: str) -> tuple[Dataset, Dataset]:
-    if count < 1 or count >= len(rows):
-        raise SourceError(f"cannot cut {count} rows of {name} from {len(rows)}: give more rows or another `split:`")
+def _cut(rows: Dataset, count: int, label: str | None, seed: int) -> tuple[Dataset, Dataset]:
     kinds = list(rows[label]) if label else list(range(len(rows)))  # without labels, every row is of its own kind
     stay, taken = cut(kinds, count, seed=seed)
     return rows.select(stay), rows.select(taken)

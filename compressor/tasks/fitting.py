@@ -29,18 +29,27 @@ def check_tokens(
     Raises:
         SourceError: there is one; its place is named.
     """
-    known, kinds = module.get_input_embeddings().weight.shape[0], getattr(module.config, "type_vocab_size", None)
+    known, kinds = _embeddings(module), getattr(module.config, "type_vocab_size", None)
     for at, row in enumerate(rows):
         ids, types = row["input_ids"], row.get("token_type_ids")
         if not len(ids):
             raise SourceError(f"{place(at)}: the tokenizer makes no token of it, and a model takes one or more: leave it out")
-        if int(ids.max()) >= known:
+        if known is not None and int(ids.max()) >= known:
             first = int(ids[ids >= known][0])
             what = f"token {first} ('{tokenizer.token(first)}') of it, and the model has embeddings of 0 to {known - 1} only"
             raise SourceError(f"{place(at)}: the tokenizer makes {what}: {TRAINED_WITH}")
         if kinds and types is not None and int(types.max()) >= kinds:
             what = f"says kind {int(types.max())} of text in it, and the model knows 0 to {kinds - 1} only"
             raise SourceError(f"{place(at)}: the tokenizer {what}: {TRAINED_WITH}")
+
+
+def _embeddings(module: Any) -> int | None:
+    """How many tokens a model has an embedding for; None where it has no such table, as one that reads letters."""
+    try:
+        found = module.get_input_embeddings().weight
+    except (NotImplementedError, AttributeError):
+        return None
+    return int(found.shape[0])
 
 
 def tried_first(rows: Sequence[Mapping[str, NDArray[np.int32]]], tokenizer: Tokenization) -> list[int]:

@@ -32,8 +32,13 @@ SPLITS = {
     "dev": "validation", "eval": "validation", "test": "test", "testing": "test",
 }  # fmt: skip
 """Splits by the words that names of files and folders have for them, in small letters."""
-LEFTOVERS = {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r", "__macosx", "__pycache__"}
-"""Names, in small letters, of what systems and programs leave in folders."""
+LEFTOVERS = {
+    "thumbs.db", "ehthumbs.db", "desktop.ini", "picasa.ini", "icon\r", "__macosx", "__pycache__", "@eadir", "#recycle", "$recycle.bin",
+    "system volume information", "lost+found",
+}  # fmt: skip
+"""Names, in small letters, of what systems and programs leave in folders: a NAS keeps a small copy of each picture in `@eaDir`."""
+STREAM = ":zone.identifier"
+"""How names end, in small letters, of notes that Windows keeps beside what was downloaded, once copied elsewhere."""
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".gguf", ".onnx")
 MOST_TEXT_BYTES = 64 * 2**20
 KINDS = {"imagefolder": IMAGES, "audiofolder": SOUNDS}
@@ -41,7 +46,40 @@ SINGLE = {"imagefolder": "picture", "audiofolder": "sound"}
 FILE_NAME = "file_name"
 SAVED, SAVED_SPLITS = "dataset_info.json", "dataset_dict.json"
 """What `save_to_disk` leaves beside its rows."""
+DOCUMENT = ".txt"
+AS_SPLITS = "name them as splits, `files: {train: ..., test: ...}`"
 OR_TABLE = f"or a table that names the files in a column `{FILE_NAME}`: {' or '.join(METADATA)}"
+
+
+def holds_documents(folder: Path, columns: Columns, root: Path | None) -> bool:
+    """Whether a task that reads a text and nothing else finds texts in a folder, and neither pictures nor sounds.
+
+    Raises:
+        SourceError: something leads out of the folder.
+    """
+    suffixes = {each.suffix.lower() for each in visible(folder, root, Counter())}
+    return len(columns.all) == 1 and DOCUMENT in suffixes and not suffixes & {*IMAGES, *SOUNDS} and not no_rows(folder)
+
+
+def read_documents(folders: Sequence[Path], columns: Columns, spec: DataSpec, root: Path | None) -> tuple[Dataset, list[str]]:
+    """A row for each file of texts, which is one document whatever lines it has, in the order of their names; and how many there are.
+
+    Raises:
+        SourceError: one is no text, or leads out of its folder; or folders inside are splits.
+    """
+    paths, findings = list[Path](), list[str]()
+    for folder in folders:
+        passed = Counter[str]()
+        there = list(visible(folder, root, passed))
+        own = [path for path in there if path.suffix.lower() == DOCUMENT]
+        inside = {path.relative_to(folder).parts[0] for path in own if path.parent != folder}
+        if len(inside) > 1 and {name.lower() for name in inside} <= SPLITS.keys():
+            raise SourceError(f"{folder} holds the folders {sorted(inside)}: {AS_SPLITS}")
+        passed["of another name"] = len(there) - len(own)
+        findings += [f"{folder}: {len(own)} documents, each file one row whatever its lines", *passed_over(folder, +passed)]
+        paths += own
+    rows = _dataset(columns.content[0], _contents(paths, "", spec), "", {})
+    return with_places(rows, list(map(str, paths))), findings
 
 
 def kind_of(folder: Path, root: Path | None) -> str:
@@ -110,14 +148,15 @@ def _needs(kind: str) -> str:
 def visible(folder: Path, root: Path | None, passed: Counter[str]) -> Iterator[Path]:
     """Files below a folder, but hidden ones and leftovers, which are counted."""
     for path in place_of(folder, root).files(once=True):
-        left = next((part for part in path.relative_to(folder).parts if part.lower() in LEFTOVERS), None)
+        left = next((part for part in path.relative_to(folder).parts if _is_left(part)), None)
         if left or path.name.startswith("."):
-            passed[f"'{left}'" if left else "hidden"] += 1
+            passed[f"'{left if left.lower() in LEFTOVERS else STREAM}'" if left else "hidden"] += 1
         else:
             yield path
 
 
-def _findings(folder: Path, passed: Counter[str]) -> list[str]:
+def passed_over(folder: Path, passed: Counter[str]) -> list[str]:
+    """A finding, where `visible` passed over something."""
     told = ", ".join(f"{count} {name}" for name, count in sorted(passed.items()))
     return [f"{folder}: passed over {told}"] if passed else []
 
@@ -138,14 +177,12 @@ def _per_label(
         paths += inside
         labels += (own := [path.relative_to(folder).parts[0] for path in inside])
         empty = sorted({path.name for path in folder.iterdir() if path.is_dir() and not aside(path)} - set(own))
-        findings += [*_findings(folder, passed), *(f"{folder / name}: no file in it" for name in empty)]
+        findings += [*passed_over(folder, passed), *(f"{folder / name}: no file in it" for name in empty)]
     if not paths:
         needs = f"; it needs them, {OR_TABLE}{_other_table(folders[0])}" if kind else ""
         raise SourceError(f"{folders[0]}: no folders with files below it{needs}")
     if {label.lower() for label in labels} <= SPLITS.keys():
-        raise SourceError(
-            f"{folders[0]} holds the folders {sorted(set(labels))}: name them as splits, `files: {{train: ..., test: ...}}`"
-        )
+        raise SourceError(f"{folders[0]} holds the folders {sorted(set(labels))}: {AS_SPLITS}")
     kind = kind or _found_kind(paths)
     _check_columns(folders[0], kind, columns)
     cells: dict[str, list[Any]] = {columns.label: labels} if columns.label else {}
@@ -170,7 +207,11 @@ def _check_columns(folder: Path, kind: str, columns: Columns) -> None:
 
 def aside(path: Path) -> bool:
     """Whether a file or folder is hidden, or left there by a system or program."""
-    return path.name.startswith(".") or path.name.lower() in LEFTOVERS
+    return path.name.startswith(".") or _is_left(path.name)
+
+
+def _is_left(name: str) -> bool:
+    return name.lower() in LEFTOVERS or name.lower().endswith(STREAM)
 
 
 def _found_kind(paths: Sequence[Path]) -> str:
@@ -266,7 +307,7 @@ def _unnamed(folder: Path, root: Path | None, named: Iterable[Path], table: str)
     """What lies in a folder and is no row of its table."""
     passed, rows = Counter[str](), set(map(os.path.normpath, named))
     others = sum(os.path.normpath(path) not in rows for path in visible(folder, root, passed))
-    return _findings(folder, passed + Counter({f"that {table} does not name": others}))
+    return passed_over(folder, passed + Counter({f"that {table} does not name": others}))
 
 
 # ------------------------------------------------------------------ rows

@@ -126,28 +126,57 @@ class ImageClassification(Classification):
         """Refuse pictures of another size than the model was made for, where it takes one only.
 
         Raises:
-            SourceError: it does.
+            SourceError: it does, or takes none of its own image processor.
         """
-        if self.size is None:
-            return
         import torch
 
-        own = getattr(module.config, "image_size", None)
+        shape = shape_of(steps_of(settings))
         patch = getattr(module.config, "patch_size", None)
-        if isinstance(patch, int) and self.size % patch:
+        if self.size and isinstance(patch, int) and self.size % patch:
             raise SourceError(f"size: {self.size} is no multiple of the patches of {source}, {patch} pixels wide")
         try:
             with torch.no_grad():
-                module(pixel_values=torch.zeros(1, *shape_of(steps_of(settings)), device=next(module.parameters()).device))
+                module(pixel_values=torch.zeros(1, *shape, device=next(module.parameters()).device))
         except NotImplementedError:  # an operator that cannot be tried without weights
             return
         except (ValueError, RuntimeError) as error:
-            if isinstance(error, RuntimeError) and not SIZES.search(str(error)):
-                raise SourceError(
-                    f"size: {self.size}: {source} cannot be tried on such pictures: {told(error, kind=True)}"
-                ) from error
-            what = f"size: {self.size}: {source} takes pictures of its own size only{f', {own} pixels' if own else ''}"
-            raise SourceError(f"{what}: leave size out") from error
+            of_sizes = isinstance(error, ValueError) or bool(SIZES.search(str(error)))
+            if of_sizes or self.size:
+                raise SourceError(self._misfit(module, shape, source, error, of_sizes=of_sizes)) from error
+
+    def _misfit(self, module: Any, shape: Sequence[int], source: Path, error: Exception, *, of_sizes: bool) -> str:
+        """What to do about a model that fails on pictures of a shape."""
+        if not of_sizes:
+            return f"size: {self.size}: {source} cannot be tried on such pictures: {told(error, kind=True)}"
+        if self.size is None:
+            made = " x ".join(map(str, shape))
+            return (
+                f"{source}: its image processor makes {made} numbers of a picture (channels, height, width), and its model does not take "
+                f"them ({told(error)}): mend the settings, or say `size:`"
+            )
+        own = getattr(module.config, "image_size", None)
+        what = f"size: {self.size}: {source} takes pictures of its own size only{f', {own} pixels' if own else ''}"
+        return f"{what}: leave size out"
+
+    def check_rows(self, model: Model, data: Data, files: Path) -> None:  # noqa: ARG002 - its settings lie beside it
+        """No picture is so much longer than wide that it would fill the memory once its shorter edge is resized.
+
+        Raises:
+            SourceError: one is; its place is named.
+        """
+        from compressor.tasks.inputs.image import LONGEST_EDGE
+
+        edge = next((step["shortest_edge"] for step in _how(files)["steps"] if "shortest_edge" in step), None)
+        if edge is None:
+            return
+        for name, rows in data.splits.items():
+            for at, row in enumerate(_undecoded(rows, self.image)):
+                width, height = picture_size(row[self.image])
+                if (long := edge * max(width, height) // min(width, height)) > LONGEST_EDGE:
+                    raise SourceError(
+                        f"{data.place(name, at)} is a picture of {width} x {height} pixels: resized to a shorter edge of {edge} it would be "
+                        f"{long} pixels long; crop it, or leave it out of the data"
+                    )
 
     def inputs(self, model: Model | Path) -> tuple[Port, ...]:
         """Pixels `[batch, channels, height, width]`; only the batch is dynamic."""

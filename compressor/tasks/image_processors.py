@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,6 +11,8 @@ OPENAI = ([0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.275777
 BILINEAR, BICUBIC = 2, 3
 UNCROPPED = 384
 """Pixels from which on ConvNeXt's way does not crop."""
+MOST_EDGE = 2**14
+"""Pixels that pictures may be made as wide or high as."""
 CHANNELS_FIRST = ("data_format", "channels_first")
 KIND = "image_processor_type"
 USUAL = "ViTImageProcessor"
@@ -153,6 +156,7 @@ def steps_of(values: Mapping[str, Any]) -> list[dict[str, Any]]:
     channels = len(values["image_mean"])
     if channels not in (1, 3) or channels != len(values["image_std"]):
         raise ValueError(f"{channels} means and {len(values['image_std'])} deviations; images have 1 or 3 channels")
+    _check_numbers(values)
     transparent = "white" if values["do_convert_rgb"] else "kept"
     steps: list[dict[str, Any]] = [{"do": "turn upright"}]
     steps += [{"do": "convert", "mode": "L" if channels == 1 else "RGB", "transparent": transparent}]
@@ -165,6 +169,22 @@ def steps_of(values: Mapping[str, Any]) -> list[dict[str, Any]]:
     if "size" not in steps[-1]:
         raise ValueError(f"these settings do not give all images the same size ({values['size']}, no centre crop)")
     return [*steps, {"do": "to array"}, *_coloring(values)]
+
+
+def _check_numbers(values: Mapping[str, Any]) -> None:
+    """Refuse what would make no picture, or pixels that are no numbers."""
+    sizes = {name: values[name] for name in ("size", "crop_size") if isinstance(values.get(name), Mapping)}
+    for name, each in sizes.items():
+        if not all(1 <= edge <= MOST_EDGE for edge in each.values()):
+            raise ValueError(f"{name} is {each}, expected edges of 1 to {MOST_EDGE} pixels")
+    if values["resample"] not in range(6):
+        raise ValueError(f"resample is {values['resample']!r:.40}, expected a number of Pillow's filters, 0 to 5")
+    for name in ("rescale_factor", "image_std"):
+        numbers = values[name] if isinstance(values[name], Sequence) else [values[name]]
+        if not all(math.isfinite(each) and each for each in map(float, numbers)):
+            raise ValueError(f"{name} is {values[name]!r:.60}, expected numbers that are not 0")
+    if not all(map(math.isfinite, values["image_mean"])):
+        raise ValueError(f"image_mean is {values['image_mean']!r:.60}, expected numbers")
 
 
 def _resizing(values: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -90,7 +90,11 @@ def _parsed(table: Table, line: int, text: str) -> Any:
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
-        over = " (the object goes on over further lines)" if text.startswith("{") and text.endswith(("{", "[", ",")) else ""
+        over = (
+            " (the object goes on over further lines)"
+            if text.startswith("{") and text.endswith(("{", "[", ",")) and not text.endswith("},")
+            else ""
+        )
         what = f"cannot be read as json: {error.msg} in column {error.colno}{over}; expected one object a line, or one array of objects"
         raise table.fault(line + error.lineno - 1, what) from error
     except RecursionError as error:

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from compressor.errors import SourceError
-from compressor.foreign import alike, plain
+from compressor.foreign import NUMBER, alike, plain
 from compressor.tasks.places import places_of
 
 if TYPE_CHECKING:
     from datasets import Dataset
-
-NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
 
 
 def spelled(rows: Dataset, label: str) -> Dataset:
@@ -88,7 +85,7 @@ def odd_names(labels: Sequence[str], column: str) -> Iterator[str]:
 
 
 def look_alikes(labels: Sequence[str]) -> Iterator[str]:
-    """A finding for labels that look the same: told apart by blanks, letter case or forms of one letter alone."""
+    """A finding for labels that look the same: told apart by blanks, letter case, forms of one letter or of one number alone."""
     first: dict[str, str] = {}
     for label in labels:
         if why := alike(first.setdefault(plain(label), label), label):

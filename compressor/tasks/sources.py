@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from compressor.errors import MissingColumn, SourceError, near_name
 from compressor.model.sources import inside_package
 from compressor.plan.paths import matches, near_path
 from compressor.plan.specs import DataSpec, Files
-from compressor.tasks.folders import KINDS, kind_of, read_folders
+from compressor.tasks.folders import KINDS, holds_documents, kind_of, passed_over, read_documents, read_folders, visible
 from compressor.tasks.labels import spelled
 from compressor.tasks.media import owned, place_of
 from compressor.tasks.places import PLACE, with_places
@@ -21,6 +22,10 @@ from compressor.tasks.tables import FORMATS, read_table
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+
+TEXT_TYPES = ("large_string", "string_view")
+"""What polars and others write texts as in parquet."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,8 @@ def read_rows(spec: DataSpec, folder: Path, columns: Columns) -> Source:
     """
     import datasets
 
+    if PLACE in columns.all:
+        raise SourceError(f"a column cannot be called '{PLACE}', as rows have one of that name here: call it otherwise")
     datasets.disable_progress_bars()
     datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # what goes wrong is told once, by the error
     if spec.hub:
@@ -93,12 +100,16 @@ def _file_rows(
 ) -> Dataset:
     found = [path for each in paths for path in _found(root, each)]
     by_label = spec.files is not None and spec.files.layout == "folder-per-label"
+    if not by_label and not spec.format and all(path.is_dir() and holds_documents(path, columns, further) for path in found):
+        rows, told = read_documents(found, columns, spec, further)
+        findings += told
+        return rows
     kind = spec.format or ("" if by_label else _kind(found[0], further))
     if by_label or kind in KINDS:
         rows, told = read_folders(found, kind if kind in KINDS else "", columns, spec, further)
         findings += told
         return rows
-    return _table_rows(_tables(found, spec, further), columns, spec, further, findings)
+    return _table_rows(_tables(found, spec, further, findings), columns, spec, further, findings)
 
 
 def _kind(path: Path, further: Path | None) -> str:
@@ -112,14 +123,16 @@ def _kind(path: Path, further: Path | None) -> str:
     return FORMATS[path.suffix.lower()]
 
 
-def _tables(found: Sequence[Path], spec: DataSpec, further: Path | None) -> list[tuple[Path, str]]:
+def _tables(found: Sequence[Path], spec: DataSpec, further: Path | None, findings: list[str]) -> list[tuple[Path, str]]:
     """Files of tables with their formats; of a folder those that its format, which the plan names, goes with."""
     tables = []
     for path in found:
-        inside = place_of(path, further).files(once=True) if path.is_dir() else ()
-        own = [each for each in inside if FORMATS.get(each.suffix.lower()) == spec.format and not each.name.startswith(".")]
+        passed = Counter[str]()
+        inside = visible(path, further, passed) if path.is_dir() else ()
+        own = [each for each in inside if FORMATS.get(each.suffix.lower()) == spec.format]
         if path.is_dir() and not own:
             raise SourceError(f"{path}: no {spec.format} files in this folder")
+        findings += passed_over(path, passed)
         tables += [(each, spec.format or _kind(each, further)) for each in own or [path]]
     return tables
 
@@ -134,12 +147,24 @@ def _table_rows(
         place = place_of(path.parent, further)
         place.check(path)
         rows, told = read_table(path, kind, columns, spec)
-        parts.append(owned(rows, place, further or path.parent))
+        found = owned(rows, place, further or path.parent)
+        parts.append(_plain(found, columns.label) if len(tables) > 1 else found)
         findings += told
     try:
         return parts[0] if len(parts) == 1 else concatenate_datasets(parts)
     except (ValueError, TypeError) as error:
         raise SourceError(f"{tables[0][0]} and {tables[-1][0]} have columns of different types: {error}") from error
+
+
+def _plain(rows: Dataset, label: str | None) -> Dataset:
+    """Rows as any other file has them: labels spelled, and each text of the one type of texts, whatever the program that wrote it."""
+    from datasets import Value
+
+    rows = spelled(rows, label) if label else rows
+    for name, feature in rows.features.items():
+        if isinstance(feature, Value) and feature.dtype in TEXT_TYPES:
+            rows = rows.cast_column(name, Value("string"))
+    return rows
 
 
 # ------------------------------------------------------------------ the hub

@@ -45,8 +45,15 @@ class Table:
             if column not in there:
                 listed = ", ".join(there[:SHOWN]) + (f" and {len(there) - SHOWN} more" if len(there) > SHOWN else "")
                 raise MissingColumn(
-                    column, f"{self.path} has no column '{column}'{near_name(column, there)} (columns: {listed}){advice}"
+                    column,
+                    f"{self.path} has no column '{column}'{near_name(column, there)} (columns: {listed}){advice}{self._outside(column)}",
                 )
+
+    def _outside(self, column: str) -> str:
+        """Advice, where the values of a column stand in names of folders."""
+        if not any(part.startswith(f"{column}=") for part in self.path.parent.parts):
+            return ""
+        return "; its values stand in names of folders, as Hive and Spark write a partitioned table: write them into the rows"
 
     def add(self, line: int, values: Sequence[Any]) -> None:
         """One more row, its values in the order of `wanted`."""

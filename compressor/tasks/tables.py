@@ -95,7 +95,7 @@ def _decoded(path: Path, encoding: str | Sequence[str] | None) -> Iterator[None]
 
 def _lines(table: Table, spec: DataSpec) -> None:
     """Each line is a row of the column `text`."""
-    table.check_columns(["text"])
+    table.check_columns(["text"], "; a line of a file of text is a text and nothing else: write rows with labels as csv or json")
     with table.path.open(encoding=encoding_of(table.path, spec.encoding)) as file:
         for number, line in enumerate(file, start=1):
             table.add(number, [line.removesuffix("\n")] * len(table.wanted))
@@ -139,11 +139,22 @@ def _feature(table: Table, name: str, values: Sequence[Any]) -> Any:
         return generate_from_arrow_type(pa.array(values).type)
     except (pa.ArrowException, ValueError, TypeError, OverflowError) as error:
         first = next(value for value in values if value is not None)
-        other = next((at for at, value in enumerate(values) if value is not None and type(value) is not type(first)), 0)
-        kinds = (
-            f"'{name}' is {json.dumps(values[other])[:40]} ({type(values[other]).__name__}), and {type(first).__name__} before"
-        )
-        raise table.fault(table.lines[other], f"{kinds}: a column is of one type") from error
+        at = next((at for at, value in enumerate(values) if not _of_one_type(first, value)), 0)
+        kinds = [type(each).__name__ for each in (values[at], first)]
+        shown = f"{json.dumps(values[at])[:40]} ({kinds[0]})"
+        before = kinds[1] if kinds[0] != kinds[1] else f"{json.dumps(first)[:40]} ({kinds[1]})"
+        raise table.fault(table.lines[at], f"'{name}' is {shown}, and {before} before: a column is of one type") from error
+
+
+def _of_one_type(first: Any, value: Any) -> bool:
+    """Whether both may stand in one column; numbers with fractions and without may not."""
+    import pyarrow as pa
+
+    try:
+        pa.array([first, value])
+    except (pa.ArrowException, ValueError, TypeError, OverflowError):
+        return False
+    return value is None or type(value) is type(first)
 
 
 def _unfolded(batch: Any) -> Any:

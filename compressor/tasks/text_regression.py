@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from compressor.contracts import Batch, Columns, Data, Deployment, Evaluation, Feed, Measure, Outputs, Prediction, Recipe, Seen
+from compressor.contracts.model import CONFIG
 from compressor.contracts.records import Difference, Interval, Scores
 from compressor.contracts.statistics import PAIRED_BOOTSTRAP, resampled
 from compressor.errors import SourceError
+from compressor.model.sources import read_json
 from compressor.tasks import guesses
 from compressor.tasks.texts import Texts
 
@@ -49,13 +51,19 @@ class TextRegression(Texts):
         """One output without a name."""
         return ("",)
 
+    def examine(self, source: Path, labels: Sequence[str]) -> tuple[str, ...]:
+        """Whose head it is, and what programs make of its answers that are not made here."""
+        named = _activation(read_json(source / CONFIG)) if (source / CONFIG).is_file() else None
+        after = (f"sentence-transformers puts {named} on its answers: numbers here are those before it",) if named else ()
+        return (*super().examine(source, labels), *after)
+
     def encoded(self, data: Data) -> Data:
         """Numbers, whatever they were written as."""
         splits = {}
         for name, rows in super().encoded(data).splits.items():
-            values = [
-                _number(value, f"{data.place(name, at)}: column '{self.label}'") for at, value in enumerate(rows[self.label])
-            ]
+            names = getattr(rows.features[self.label], "names", None)  # of classes, which numbers of the file stand for
+            told = [names[value] if names else value for value in rows[self.label]]
+            values = [_number(value, f"{data.place(name, at)}: column '{self.label}'") for at, value in enumerate(told)]
             splits[name] = rows.remove_columns(self.label).add_column(self.label, values)
         if len(set(splits["train"][self.label])) < 2:
             raise SourceError(f"{data.record.source}: all rows of train have the number {splits['train'][self.label][0]:g}")
@@ -145,6 +153,14 @@ class TextRegression(Texts):
     def tell(self, outputs: Feed, labels: Sequence[str]) -> tuple[Prediction, ...]:  # noqa: ARG002 - numbers have no names
         """The number of each row."""
         return tuple(Prediction(f"{float(row[0]):.6g}") for row in outputs[self.outputs()[0].name])
+
+
+def _activation(config: Mapping[str, Any]) -> str | None:
+    """What sentence-transformers puts on the answers of a cross-encoder, by its configuration; None where that changes nothing."""
+    own = config.get("sentence_transformers")
+    named = (own.get("activation_fn") if isinstance(own, Mapping) else None) or config.get("sbert_ce_default_activation_function")
+    short = str(named or "").rpartition(".")[2]
+    return short if short not in ("", "Identity") else None
 
 
 def _number(value: Any, where: str) -> float:

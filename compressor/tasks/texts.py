@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from itertools import groupby
@@ -158,18 +158,20 @@ class Texts(OneOutput):
         """Tokens of each text, or pair of texts, those that the tokenizer adds included."""
         from compressor.model.positions import positions_in
 
-        lengths = [length for name in SPLITS for length in self._lengths(data.split(name), files)]
+        rows = [row["input_ids"] for name in SPLITS for row in self._measured(data.split(name), files)]
+        lengths, unknown = [len(row) for row in rows], tokenization(files).unknown
         most = positions_in(files) or LONGEST
         found = sizes_of(
             lengths, limit=self.max_length, unit="tokens", of="texts", parameter="max_length", timed=min(self.max_length, most)
         )
         whole = -(-int(found.p99) // BATCH_MULTIPLE) * BATCH_MULTIPLE
         computed = min(found.median, self.max_length)
-        return found.model_copy(update={"fits": min(whole, most, LONGEST), "computed": computed})
+        share = sum(int((row == unknown).sum()) for row in rows) / max(sum(lengths), 1)
+        return found.model_copy(update={"fits": min(whole, most, LONGEST), "computed": computed, "unknown": round(share, 4)})
 
-    def _lengths(self, rows: Dataset, files: Path) -> list[int]:
-        texts = _contents(self, rows.select(spread(len(rows), MEASURED)))
-        return [len(row["input_ids"]) for row in tokenization(files).encoded(texts, WHOLE)]
+    def _measured(self, rows: Dataset, files: Path) -> Iterator[Mapping[str, NDArray[np.int32]]]:
+        """Some rows, whole, as the tokenizer makes them."""
+        return tokenization(files).encoded(_contents(self, rows.select(spread(len(rows), MEASURED))), WHOLE)
 
     def encoded(self, data: Data) -> Data:
         """Rows as they are: their texts are texts."""
@@ -191,7 +193,7 @@ class Texts(OneOutput):
         )
 
     def check_rows(self, model: Model, data: Data, files: Path) -> None:
-        """Every text has a token, every token an embedding, and the model takes the longest text and the oddest one.
+        """Every text has a token, every token an embedding, and the model takes the longest text, the oddest and the shortest one.
 
         Raises:
             SourceError: a text has none, or a token has none.
@@ -207,6 +209,10 @@ class Texts(OneOutput):
             what = "both in one batch" if len(tried) > 1 else f"its {texts.length(tried[0])} tokens"
             with rows_told(tried, what, of=name), torch.no_grad():
                 self.forward(model.module, batch)
+            shortest = min(range(len(texts)), key=texts.length)
+            alone = {port: torch.from_numpy(array) for port, array in texts.arrays([shortest]).items()}
+            with rows_told([shortest], f"its {texts.length(shortest)} tokens", of=name), torch.no_grad():
+                self.forward(model.module, alone)
 
     def inputs(self, model: Model | Path) -> tuple[Port, ...]:
         """Token ids, attention mask, and token types where the tokenizer makes them."""

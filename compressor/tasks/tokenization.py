@@ -84,6 +84,18 @@ class Tokenization:
             return frozenset(self.library.all_special_ids)
         return frozenset(each["id"] for each in json.loads(self.source).get("added_tokens", ()) if each.get("special"))
 
+    @cached_property
+    def unknown(self) -> int | None:
+        """The token for what the tokenizer does not know; None where it knows all."""
+        if not self.source:
+            found: int | None = self.library.unk_token_id
+            return found
+        model = json.loads(self.source)["model"]
+        name = model.get("unk_token")
+        made = _set_up(self.source, json.dumps({**self.settings, "max_length": SAMPLED_LENGTH}))
+        known: int | None = model.get("unk_id") if name is None else made.token_to_id(name)
+        return known
+
     def _rows(self, texts: list[Any], max_length: int) -> list[dict[str, list[int]]]:
         if not self.source:
             made = self.library(*_columns(texts), truncation=True, max_length=max_length)
@@ -177,7 +189,23 @@ def _of(library: Any) -> Tokenization:
         "split_special_tokens": bool(getattr(library, "split_special_tokens", False)),
     }
     found = Tokenization(_serialised(library), settings, names, library, library.eos_token)
+    _check_settled(found)
     return found if _faithful(found, library) else replace(found, source="")
+
+
+def _check_settled(found: Tokenization) -> None:
+    """Refuse a tokenizer that draws: what a model is trained on, scored by and deployed with would differ from call to call.
+
+    Raises:
+        SourceError: it does.
+    """
+    share = json.loads(found.source)["model"].get("dropout") if found.source else None
+    sampled = (getattr(found.library, "sp_model_kwargs", None) or {}).get("enable_sampling")
+    if share or sampled:
+        what = f"the model's `dropout` in {TOKENIZER} is {share}" if share else f"`enable_sampling` in {TOKENIZER_CONFIG} is true"
+        raise SourceError(
+            f"the tokenizer in {found.library.name_or_path} splits words at random: {what}; take it out, as deployed models do"
+        )
 
 
 def _serialised(library: Any) -> str:

@@ -43,6 +43,8 @@ def plan_around(subject: Subject, given: Mapping[str, Any]) -> str:
         ]
     elif subject.kind in ("target", "probe"):
         plan[f"{subject.kind}s"] = [entry]
+        if getattr(subject.plugin, "of_tokens", False):
+            plan["task"] = {_of_tokens(): {}}
     else:
         plan |= _surroundings(subject.plugin)
         plan["passes"] = [entry]
@@ -63,18 +65,27 @@ def _harmless(fits: Callable[[Needs], bool]) -> dict[str, Any]:
     raise Unchecked("no pass on the torch model is installed that this could be tried beside")
 
 
+def _of_tokens() -> str:
+    """Name of an installed task that counts tokens."""
+    kinds = {name: _loaded("task", name) for name in registry.names("task")}
+    if (found := next((name for name, kind in kinds.items() if kind and kind.counts == "tokens"), None)) is None:
+        raise Unchecked("no task is installed that counts tokens")
+    return found
+
+
 def _distilling() -> str:
     """Name of an installed pass that takes a teacher and objectives, the one of the fewest parameters."""
-    kinds = {name: kind for name in registry.names("pass") if (kind := _loaded(name)) and TORCH in kind.accepts}
+    kinds = {name: kind for name in registry.names("pass") if (kind := _loaded("pass", name)) and TORCH in kind.accepts}
     fitting = [name for name, kind in kinds.items() if {"teacher", "objectives"} <= kind.model_fields.keys()]
     if not fitting:
         raise Unchecked("no pass is installed that takes objectives")
     return min(fitting, key=lambda name: len(kinds[name].model_fields))
 
 
-def _loaded(name: str) -> type[Pass] | None:
+def _loaded(kind: str, name: str) -> Any:
+    """A plug-in; None for one that is broken."""
     try:
-        found: type[Pass] = registry.load("pass", name)
+        found: Any = registry.load(kind, name)
     except PluginError:  # broken, which its own checks tell
         return None
     return found

@@ -54,7 +54,7 @@ class Checkpoints:
         self._last = time.monotonic()
         self._took = 0.0
         self._step: int | None = None
-        self._every = _interval()
+        self._every = interval()
 
     @property
     def due(self) -> bool:
@@ -165,12 +165,20 @@ class Checkpoints:
         self._tell(Message(text))
 
 
-def _interval() -> float:
+def interval() -> float:
+    """Seconds between two checkpoints, as the environment says.
+
+    Raises:
+        CompressorError: it says no number of seconds.
+    """
     given = os.environ.get(INTERVAL)
     try:
-        return INTERVAL_SECONDS if given is None else float(given)
+        found = INTERVAL_SECONDS if given is None else float(given)
     except ValueError:
-        raise CompressorError(f"{INTERVAL} is '{given}', expected a number of seconds") from None
+        found = -1.0
+    if not 0 <= found < float("inf"):
+        raise CompressorError(f"{INTERVAL} is '{given}', expected a number of seconds")
+    return found
 
 
 def identity_of(what: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> str:

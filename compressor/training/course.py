@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from compressor.contracts.notes import Series
+from compressor.contracts.notes import Note, Remark, Series
 
 if TYPE_CHECKING:
     from compressor.contracts import Context
@@ -32,6 +32,10 @@ class TrainingLog:
     watched: Mapping[str, Curve]
     validation: Curve
     """Higher is better, whichever way the metric goes."""
+    seen: tuple[float, ...]
+    """What had been learned from at each look at validation, as `Task.weight` counts it: rows, or tokens."""
+    counted: float
+    """All of it."""
     kept_epoch: int
     seconds: float
     rows_per_second: float
@@ -40,12 +44,17 @@ class TrainingLog:
     """How attention was computed; None for each model's own way."""
 
 
-def validated(log: TrainingLog, ctx: Context, *, title: str = "Validation") -> Series:
-    """The metric on validation after each epoch, as it is told of models."""
+def told(log: TrainingLog, ctx: Context, *, title: str = "Validation") -> Iterator[Note]:
+    """The metric on validation whenever it was looked at, as it is told of models; where a task counts more than rows, by what was
+    learned from, and how fast that went."""
     measure = next(each for each in ctx.task.measures() if each.name == ctx.metric)
-    sign = 1.0 if measure.better == "higher" else -1.0
-    curve = tuple((at, sign * value) for at, value in log.validation)
-    return Series(title=title, x="step", y=measure.name, curves={measure.name: curve})
+    sign, counts = 1.0 if measure.better == "higher" else -1.0, ctx.task.counts
+    places = [at for at, _ in log.validation] if counts == "rows" else log.seen
+    curve = tuple((place, sign * value) for place, (_, value) in zip(places, log.validation, strict=True))
+    yield Series(title=title, x="step" if counts == "rows" else counts, y=measure.name, curves={measure.name: curve})
+    if counts != "rows":
+        speed = f"{log.counted / log.seconds:,.0f} {counts}/s, validation included"
+        yield Remark(text=f"{title}: learned from {log.counted:,.0f} {counts} in {log.seconds:,.1f} s ({speed}).")
 
 
 @dataclass
@@ -60,6 +69,10 @@ class Course:
     over: bool = False
     """Whether the last epoch is over, its validation included."""
     rows: int = 0
+    counted: float = 0.0
+    """What was learned from, as `Task.weight` counts it."""
+    seen: list[float] = field(default_factory=list)
+    """That, at each look at validation."""
     seconds: float = 0.0
     """Spent by processes that were killed."""
     losses: dict[str, list[tuple[float, float]]] = field(default_factory=dict)

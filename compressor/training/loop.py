@@ -22,13 +22,14 @@ from compressor.contracts import Batch, Context, Message, Progress
 from compressor.contracts.failing import rows_told
 from compressor.errors import PluginError, TrainingDiverged, WorkerFailed
 from compressor.training.attention import attending, fastest, is_measured
+from compressor.training.budget import looked_at, steps_for
 from compressor.training.checkpoint import Checkpoints, random_states, set_random_states, shared_identity
 from compressor.training.course import Course, TrainingLog
 from compressor.training.group import Group, compiled, parts, rows_of
 from compressor.training.learners import Learner, Learning, all_learners, averaged, rate
 from compressor.training.memory import retained
 from compressor.training.settings import TrainingSettings, resolved_precision
-from compressor.training.state import alike, held, learned, out_of_memory_told, prefixed, put, spread, stripped
+from compressor.training.state import alike, apart, held, learned, out_of_memory_told, prefixed, put, spread, stripped
 
 if TYPE_CHECKING:
     import torch
@@ -122,7 +123,8 @@ class _Loop:
         self.sharded = spread(self.trained)
         self.learning = [Learning(each) for each in all_learners(self.trained, training.learners, self.settings)]
         self.first = training.batches(0)
-        self.total = self.settings.steps or self.settings.epochs * _length(self.first)
+        self.total = self._total()
+        self.looks = looked_at(self.total, self.settings.looks)
         self.course = Course()
         self.best: dict[str, torch.Tensor] = {}
         self.attention: str | None = None
@@ -171,6 +173,8 @@ class _Loop:
             losses={name: tuple(curve) for name, curve in course.losses.items()},
             watched={name: tuple(curve) for name, curve in course.watched.items()},
             validation=tuple(course.validation),
+            seen=tuple(course.seen),
+            counted=course.counted,
             kept_epoch=course.best[1] if course.best else course.epoch,
             seconds=seconds,
             rows_per_second=course.rows / seconds,
@@ -183,30 +187,45 @@ class _Loop:
 
     # -------------------------------------------------------------- epochs and steps
 
+    def _total(self) -> int:
+        """Steps in all."""
+        settings = self.settings
+        if settings.budget is not None:
+            return steps_for(settings.budget, self.training.batches, self.ctx.task.weight)
+        return settings.steps or settings.epochs * _length(self.first)
+
     def _epoch(self) -> None:
         """The rest of an epoch, and what is looked at when it is over."""
-        course = self.course
-        with attending(self.trained, self.attention):
-            self._steps()
+        course, batches, going = self.course, self._rest(), True
+        while going:
+            with attending(self.trained, self.attention):
+                going, due = self._steps(batches)
+            if self.looks and course.step in self.looks:
+                self._validate()
+            if due:
+                self._keep()
         if not course.at:
             raise PluginError(f"{self.work}: epoch {course.epoch + 1} has no batches")
         if not self.training.may_rise and (risen := course.risen()):
             last, began = risen
             raise self._diverged(f"the loss is {last:.3g} or more, and began with {began:.3g},", "of the best epoch", self.best)
-        if self.training.evaluate is not None:
-            self._validate(self.training.evaluate)
+        if self.looks is None:
+            self._validate()
         course.epoch, course.at, course.over = course.epoch + 1, 0, course.step == self.total
 
-    def _steps(self) -> None:
-        for batch in self._rest():
+    def _steps(self, batches: Iterator[Batch]) -> tuple[bool, bool]:
+        """Steps until validation is looked at, a checkpoint is due or the epoch is over: whether it goes on, and whether one is due."""
+        due = False
+        for batch in batches:
             where = f"step {self.course.step + 1} of {self.total}"
             with rows_told(batch.get("row", ()), where), out_of_memory_told(self.settings, where):
                 due = self._step(batch)
             self.course.at += 1
-            if due:
-                self._keep()
             if self.course.step == self.total:
-                break
+                return False, due
+            if due or (self.looks and self.course.step in self.looks):
+                return True, due
+        return False, due
 
     def _rest(self) -> Iterator[Batch]:
         """Batches of the epoch under way that are still to come."""
@@ -243,6 +262,7 @@ class _Loop:
             each.update(rate(moment.step, self.total, self.settings), shrink=max(1.0, length / self.settings.max_grad_norm))
         self.trained.zero_grad(set_to_none=True)
         course.rows += rows_of(batch)
+        course.counted += self.ctx.task.weight(batch)
         if course.step % -(-self.total // WATCHED_POINTS) == 0 or course.step == self.total:
             course.watch(self.training.watch())
         self.ctx.tell(Progress(self.work, course.step, self.total, values=course.latest()))
@@ -284,7 +304,7 @@ class _Loop:
             stack.enter_context(torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"))
             if device.type == "cpu" and not self.settings.compile:
                 stack.enter_context(Cheap(rows=self.group.size == 1))
-            return gathered((self.trained, *self.training.beside), lambda: _apart(self.training.step(moved, moment)))
+            return gathered((self.trained, *self.training.beside), lambda: apart(self.training.step(moved, moment)))
 
     def _attention(self) -> str | None:
         """Which implementation to train with, by steps that leave no trace."""
@@ -320,17 +340,19 @@ class _Loop:
     def _diverged(self, what: str, which: str, good: Mapping[str, torch.Tensor]) -> TrainingDiverged:
         settings, kept = self.settings, self.checkpoints.described()
         rescued = self.checkpoints.rescue(good) if good and (self.sharded or self.group.rank == 0) else None
-        if place := self.group.gathered(rescued and str(rescued))[
-            0
-        ]:  # all processes come here, with equal losses, and end when it is written
+        # all processes come here, with equal losses, and end when it is written
+        if place := self.group.gathered(rescued and str(rescued))[0]:
             kept = f"the weights {which} are kept in {place}"
         advice = f"a lower learning_rate (now {settings.learning_rate:g}), a longer warmup (now {settings.warmup:g})"
         return TrainingDiverged(f"{what} at step {self.course.step} of {self.total}: try {advice}, or precision: fp32; {kept}")
 
-    def _validate(self, evaluate: Callable[[], float]) -> None:
+    def _validate(self) -> None:
+        """Look at validation, once at a step: a training that goes on may stand where it did so."""
         import torch
 
-        course = self.course
+        course, evaluate = self.course, self.training.evaluate
+        if evaluate is None or (course.validation and course.validation[-1][0] == course.step):
+            return
         self.trained.eval()
         with averaged(self.learning):
             with torch.compiler.set_stance("force_eager" if self.settings.compile else "default"):
@@ -340,6 +362,7 @@ class _Loop:
                 self.best = {name: tensor.detach().clone() for name, tensor in learned(self.trained).items()}
         self.trained.train(self.settings.dropout)
         course.validation.append((float(course.step), value))
+        course.seen.append(course.counted)
 
     # -------------------------------------------------------------- checkpoints
 
@@ -366,11 +389,6 @@ class _Loop:
 
 
 NORM = "the norm of the gradients"
-
-
-def _apart(losses: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The losses, none a view of another tensor: what gathers parameters again for a backward pass hangs on them."""
-    return {name: loss.clone() for name, loss in losses.items()}
 
 
 def _length(batches: Iterable[Batch]) -> int:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import ClassVar, Literal, Self
 
 from pydantic import BaseModel, Field, model_validator
+from typing_extensions import override
+
+from compressor.contracts import Epoch
 
 Precision = Literal["auto", "fp32", "bf16"]
 
@@ -48,15 +52,23 @@ class TrainingSettings(BaseModel):
         default="best", description="Which epoch's weights stay: the best by the metric on validation, or the last."
     )
 
+    validations: int | None = Field(
+        default=None,
+        ge=1,
+        le=1000,
+        description="How often the metric on validation is looked at, evenly over the training; after each epoch unless given.",
+    )
+
     @model_validator(mode="after")
     def _counted_once(self) -> Self:
         if self.steps is not None and "epochs" in self.model_fields_set:
             raise ValueError("a training counts epochs or steps: leave one of them out")
         return self
 
-    def passes(self, rows: int) -> float:
-        """How often each of so many training rows is seen."""
-        return self.epochs if self.steps is None else self.steps * self.batch_size / max(1, rows)
+    @property
+    def budget(self) -> int | None:
+        """Tokens to learn from, where neither epochs nor steps are counted."""
+        return None
 
     def taken_whole(self, lora: object | None = None) -> str:
         """Why these settings need the model whole in each process; empty where they do not."""
@@ -64,13 +76,87 @@ class TrainingSettings(BaseModel):
             return "lora puts matrices beside layers that each process has to hold"
         return "compile: true compiles layers that each process has to hold" if self.compile else ""
 
-    def shortened(self) -> Mapping[str, int]:
+    @property
+    def looks(self) -> int | None:
+        """How often validation is looked at; None for once after each epoch."""
+        return self.validations
+
+    def steps_of(self, rows: int, epoch: Epoch | None = None) -> int | None:
+        """Steps of the optimiser on so many training rows, of which `epoch` is made; None where that is not known."""
+        return self.steps or self.epochs * _steps(rows, epoch, self.batch_size)
+
+    def passes(self, rows: int, epoch: Epoch | None = None) -> float:
+        """How often each of so many training rows, of which `epoch` is made, is seen."""
+        return self.epochs if self.steps is None else self.steps * self.batch_size / max(1, epoch.rows if epoch else rows)
+
+    def validated(self, rows: int, epoch: Epoch | None = None) -> float:
+        """How often each validation row is scored meanwhile."""
+        return self.looks or self.passes(rows, epoch)
+
+    def shortened(self) -> Mapping[str, int | None]:
         """What is laid over these settings to train as little as can be, for `compressor rehearse`."""
         return {"epochs": 1} if self.steps is None else {"steps": min(self.steps, SHORTENED_STEPS)}
 
 
+class TokenSettings(TrainingSettings):
+    """Those of a training that may have a budget of tokens."""
+
+    tokens: int | None = Field(
+        default=None,
+        ge=1,
+        le=10**13,
+        description="Tokens to learn from, instead of epochs or steps: the training ends with the step that reaches them.",
+    )
+
+    @model_validator(mode="after")
+    def _budgeted_once(self) -> Self:
+        if self.tokens is not None and (
+            other := {"epochs", "steps"} & {name for name in self.model_fields_set if getattr(self, name)}
+        ):
+            raise ValueError(f"a training counts {min(other)} or tokens: leave one of them out")
+        return self
+
+    @property
+    @override
+    def budget(self) -> int | None:
+        """As the plan has it."""
+        return self.tokens
+
+    @property
+    @override
+    def looks(self) -> int | None:
+        """As given; some times where tokens are counted, for a curve by them."""
+        return self.validations or (LOOKS if self.tokens else None)
+
+    @override
+    def steps_of(self, rows: int, epoch: Epoch | None = None) -> int | None:
+        """As many as learn from these tokens."""
+        if self.tokens is None:
+            return super().steps_of(rows, epoch)
+        return math.ceil(self.tokens * _steps(rows, epoch, self.batch_size) / epoch.counted) if epoch and epoch.counted else None
+
+    @override
+    def passes(self, rows: int, epoch: Epoch | None = None) -> float:
+        """Tokens by those of an epoch; 1 where that is not known."""
+        if self.tokens is None:
+            return super().passes(rows, epoch)
+        return self.tokens / epoch.counted if epoch and epoch.counted else 1.0
+
+    @override
+    def shortened(self) -> Mapping[str, int | None]:
+        """A few steps instead of tokens."""
+        return super().shortened() if self.tokens is None else {"tokens": None, "steps": SHORTENED_STEPS}
+
+
+def _steps(rows: int, epoch: Epoch | None, batch_size: int) -> int:
+    """Of one epoch."""
+    return math.ceil((epoch.rows if epoch else rows) / batch_size)
+
+
 SHORTENED_STEPS = 4
-"""Of a training that counts steps, in a rehearsal."""
+"""Of a training that counts steps or tokens, in a rehearsal."""
+LOOKS = 10
+"""Times that validation is looked at in a training that counts tokens."""
 
 
 def resolved_precision(precision: Precision, device: str) -> Literal["fp32", "bf16"]:

@@ -82,6 +82,11 @@ def alike(here: Mapping[str, torch.Tensor], tensors: Mapping[str, torch.Tensor])
     return {name: like(here[name], tensor) for name, tensor in tensors.items()}
 
 
+def apart(losses: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The losses, none a view of another tensor: what gathers parameters again for a backward pass hangs on them."""
+    return {name: loss.clone() for name, loss in losses.items()}
+
+
 def prefixed(prefix: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The tensors with a prefix before each name."""
     return {f"{prefix}/{name}": tensor for name, tensor in tensors.items()}

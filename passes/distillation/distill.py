@@ -12,25 +12,25 @@ from typing_extensions import override
 from compressor.contracts import Batch, Context, Needs, Objective, Recipe, Size, Wish
 from compressor.contracts.notes import Series
 from compressor.model.anatomy import anatomy_of
-from compressor.training.course import validated
+from compressor.training.course import told
 from compressor.training.loop import Training, train
 from compressor.training.lora import Lora, adapted
+from compressor.training.settings import TokenSettings
 from passes.distillation.distillation import Distillation, TeacherAgreement, projections
-from passes.distillation.generation import Generation
+from passes.distillation.generation import Generation, ends_of
 from passes.distillation.teachers import COMPARED_ROWS, thinned
 from passes.objectives.layer_maps import ids
 from passes.pruning.take_layers import take
 
 if TYPE_CHECKING:
     import torch
-    from torch import nn
 
     from compressor.contracts import Model
     from compressor.training.loop import Moment
     from passes.distillation.losses import Teacher
 
 
-class Distill(Distillation):
+class Distill(Distillation, TokenSettings):
     """Train a student, which starts from the step's input model, to imitate one or several teachers."""
 
     version: ClassVar[int] = 3
@@ -86,14 +86,16 @@ class Distill(Distillation):
         """What the objectives need; a student of fewer layers is an edit of the layers."""
         found = super().needs()
         layers = () if self.init == "self" else ("layers",)
-        return replace(found, plugins={**found.plugins, "edit": ("keep-blocks",)}, inside=(*found.inside, *layers))
+        plugins, tokens = {**found.plugins, "edit": ("keep-blocks",)}, self.tokens is not None
+        return replace(found, plugins=plugins, inside=(*found.inside, *layers), tokens=tokens)
 
     @override
     def work(self, size: Size) -> float:
         """The student's epochs and the teachers' answers."""
         train, validation = size.rows["train"], size.rows["validation"]
-        student = self.passes(train) * (3 * train + validation) + min(COMPARED_ROWS, validation)
-        return student * size.result + self.answers(size, self.passes(train))
+        passes, scored = self.passes(train, size.epoch), self.validated(train, size.epoch)
+        student = 3 * passes * train + scored * validation + min(COMPARED_ROWS, validation)
+        return student * size.result + self.answers(size, passes)
 
     @override
     def apply(self, model: Model, ctx: Context) -> Model:
@@ -114,7 +116,7 @@ class Distill(Distillation):
             training = Training(
                 torch.nn.ModuleList([student.module, *projections(teachers)]),
                 batches=self.batches(student, ctx, first_seed=ctx.seed),
-                step=lambda batch, moment: self._learned(student.module, teachers, batch, ctx, moment),
+                step=lambda batch, moment: self._learned(student, teachers, batch, ctx, moment),
                 settings=self,
                 evaluate=lambda: ctx.evaluate(student, "validation").quality,
                 beside=tuple(each.module for each in teachers if each.answers is None),
@@ -122,18 +124,20 @@ class Distill(Distillation):
             log = train(training, ctx, work="distill")
         curves = {name: thinned(curve) for name, curve in log.losses.items()}
         ctx.note(Series(title=f"Losses by weight ({log.precision})", x="step", y="loss", curves=curves))
-        ctx.note(validated(log, ctx))
+        for note in told(log, ctx):
+            ctx.note(note)
         listening.tell(student, log.losses)
         return student
 
     def _learned(
-        self, student: nn.Module, teachers: Sequence[Teacher], batch: Batch, ctx: Context, moment: Moment
+        self, student: Model, teachers: Sequence[Teacher], batch: Batch, ctx: Context, moment: Moment
     ) -> dict[str, torch.Tensor]:
         """Losses by name, on the rows or on what is written after their beginnings; what a student writes is no label."""
         if not (self.generate and self.generate.due(ctx.seed, moment.step)):
-            return self.losses(student, teachers, batch, ctx.task, moment)
-        batch = self.generate.written(batch, student, teachers[0].module, seed=ctx.seed, step=moment.step)
-        return self.losses(student, teachers, batch, ctx.task, moment, labels=self.generate.by == "teacher")
+            return self.losses(student.module, teachers, batch, ctx.task, moment)
+        beginnings, ends = (batch, student.module, teachers[0].module), ends_of(student)
+        batch = self.generate.written(*beginnings, seed=ctx.seed, step=moment.step, ends=ends)
+        return self.losses(student.module, teachers, batch, ctx.task, moment, labels=self.generate.by == "teacher")
 
     @override
     def _answers_kept(self, counted: Sequence[Objective] | None = None) -> bool:

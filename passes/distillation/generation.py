@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
@@ -11,10 +12,13 @@ from compressor.contracts import Batch
 from compressor.errors import UnsupportedModel
 from compressor.model.sampling import Choose, continued, drawn, uniforms
 from compressor.tasks.language.likelihood import IGNORED
+from compressor.tasks.language.sources import GENERATION
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
+
+    from compressor.contracts import Model
 
 NEEDED = ("input_ids", "labels", "position_ids", "attention_mask", "row")
 
@@ -46,8 +50,10 @@ class Generation(BaseModel):
 
         return bool(np.random.default_rng([seed, step]).random() < self.share)
 
-    def written(self, batch: Batch, student: nn.Module, teacher: nn.Module, *, seed: int, step: int) -> Batch:
-        """A batch of the beginnings of these rows and what is written after them; only that counts.
+    def written(
+        self, batch: Batch, student: nn.Module, teacher: nn.Module, *, seed: int, step: int, ends: Sequence[int] = ()
+    ) -> Batch:
+        """A batch of the beginnings of these rows and what is written after them, up to one of the tokens that end a text; only that counts.
 
         Numbers are drawn for each row by its own number: a batch that is computed in parts is written as if it were not.
 
@@ -61,8 +67,8 @@ class Generation(BaseModel):
         drawing = uniforms((seed, step), first.tolist(), 2 * self.tokens, batch["input_ids"].device)
         modules = {"student": [student], "teacher": [teacher], "both": [student, teacher]}[self.by]
         ids, mask = _on_the_left(prompts)
-        made = continued(modules, ids, mask, count=self.tokens, choose=self._choose(drawing))
-        return _batch(prompts, _cut(made, _ends(student)), first)
+        made = continued(modules, ids, mask, count=self.tokens, choose=self._choose(drawing), ends=ends)
+        return _batch(prompts, _cut(made, ends), first)
 
     def _choose(self, drawing: torch.Tensor) -> Choose:
         """How the next token is drawn."""
@@ -111,10 +117,11 @@ def _cut(made: torch.Tensor, ends: Sequence[int]) -> list[torch.Tensor]:
     return found
 
 
-def _ends(module: nn.Module) -> tuple[int, ...]:
-    """The tokens that end a text."""
-    found: int | list[int] | None = getattr(module.config, "eos_token_id", None)
-    return () if found is None else tuple(found) if isinstance(found, list) else (found,)
+def ends_of(model: Model) -> tuple[int, ...]:
+    """The tokens that end a text, as what lies beside the model says how it generates; else by its configuration."""
+    beside = json.loads(model.files.get(GENERATION, b"{}"))
+    found = beside.get("eos_token_id", getattr(model.module.config, "eos_token_id", None))
+    return () if found is None else tuple(found) if isinstance(found, list) else (int(found),)
 
 
 def _batch(prompts: Sequence[torch.Tensor], written: Sequence[torch.Tensor], rows: torch.Tensor) -> Batch:

@@ -105,10 +105,12 @@ def latency_goal(student: Model, gating: Gating, limits: Limits, *, budget: Late
     table = latency_table(site, budget)
     left = budget.ratio if budget.ratio is not None else (budget.ms or 0.0) / table.full_ms
     if left >= 1:
-        raise CompressorError(f"the model takes {table.full_ms:.3g} ms on {budget.target}, which is within {budget.ms:.3g} ms")
+        raise CompressorError(
+            f"the model takes {table.full_ms:.3g} {budget.unit} on {budget.target}, which is within {budget.ms:.3g} ms"
+        )
     check_reachable(site, budget)
     formula = LatencyFormula(table, tuple((each.kind, each.units) for each in site.ladders))
-    return Goal(formula, 1 - left, f"ms on {budget.target}", limits, (budget, table))
+    return Goal(formula, 1 - left, f"{budget.unit} on {budget.target}", limits, (budget, table))
 
 
 def _ladders(gating: Gating, limits: Limits) -> list[Ladder]:
@@ -164,10 +166,7 @@ def _measured(student: Model, gating: Gating, goal: Goal, ctx: Context) -> dict[
         left = [[str(place), len(units)] for place, units in choice.what]  # type: ignore[attr-defined]
         what = {"latency of": left, "gates": gates, **budget.model_dump(mode="json")}
 
-        def timed() -> list[float]:
-            return list(ctx.measure([student, small], budget.target, budget.workload))
-
-        before, after = ctx.remember(what, timed)
+        before, after = ctx.remember(what, lambda: budget.timed([student, small], ctx))
         return before, after
 
     best = reach(budget, table, choice, measure, ctx)

@@ -12,7 +12,7 @@ from typing_extensions import override
 from compressor.contracts import Context, Needs, Size
 from compressor.contracts.notes import Series
 from compressor.model.anatomy import anatomy_of
-from compressor.training.course import TrainingLog, validated
+from compressor.training.course import TrainingLog, told
 from compressor.training.learners import Learner
 from compressor.training.loop import Moment, Training, train
 from compressor.training.settings import TrainingSettings
@@ -123,7 +123,7 @@ class DistillAndPrune(Distillation):
         )
 
     @override
-    def shortened(self) -> Mapping[str, int]:
+    def shortened(self) -> Mapping[str, int | None]:
         """One epoch in each stage that there is."""
         return {
             **super().shortened(),
@@ -133,12 +133,12 @@ class DistillAndPrune(Distillation):
     @override
     def work(self, size: Size) -> float:
         """Epochs of the whole student, epochs of what is left of it, and the teachers' answers in both."""
-        rows = 3 * size.rows["train"] + size.rows["validation"]
-        compared = min(COMPARED_ROWS, size.rows["validation"])
-        first = self.passes(size.rows["train"])
-        second = self._second().passes(size.rows["train"]) if self.recovery_epochs != 0 else 0
-        student = (first * rows + compared) * size.weights + (second * rows + compared) * size.result
-        return student + self.answers(size, first + second)
+        train, validation = size.rows["train"], size.rows["validation"]
+        compared, stages = min(COMPARED_ROWS, validation), (self, *([self._second()] if self.recovery_epochs != 0 else []))
+        seen = [each.passes(train, size.epoch) for each in stages]
+        rows = [3 * seen[at] * train + each.validated(train, size.epoch) * validation for at, each in enumerate(stages)]
+        student = (rows[0] + compared) * size.weights + (sum(rows[1:]) + compared) * size.result
+        return student + self.answers(size, sum(seen))
 
     @override
     def apply(self, model: Model, ctx: Context) -> Model:
@@ -260,7 +260,8 @@ class DistillAndPrune(Distillation):
             if log is not None:
                 curves = {name: thinned(curve) for name, curve in log.losses.items()}
                 ctx.note(Series(title=f"Losses by weight, {stage} ({log.precision})", x="step", y="loss", curves=curves))
-                ctx.note(validated(log, ctx, title=f"Validation, {stage}"))
+                for note in told(log, ctx, title=f"Validation, {stage}"):
+                    ctx.note(note)
         watched = dict(first.watched)
         sparsity = {"expected sparsity": watched.pop("expected sparsity")}
         multipliers = {name: watched.pop(name) for name in ("linear multiplier", "quadratic multiplier")}

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import TYPE_CHECKING, Annotated, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -31,29 +31,53 @@ Share = Annotated[float, Field(gt=0, lt=1)]
 
 
 class LatencyBudget(BaseModel):
-    """A latency to reach, measured on one of the plan's targets; either `ratio` or `ms`."""
+    """A latency to reach, measured on one of the plan's targets; either `ratio` or `ms`, of a call or, decoding, of a token."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     target: str = Field(description="name of a target of the plan")
     ratio: Share | None = Field(None, description="latency as a fraction of the input model's")
-    ms: float | None = Field(None, gt=0, description="latency in milliseconds")
+    ms: float | None = Field(None, gt=0, description="latency in milliseconds; where tokens are decoded, of one of them")
+    kind: Literal["forward", "prefill", "decode"] = Field(
+        "forward", description="what is timed: a pass over whole rows, a prompt of a language model, or single tokens after one"
+    )
     batch: int = Field(1, ge=1, description="rows of a batch")
     length: int = Field(
         128, ge=1, description="tokens, pixels or samples of the rows that are timed: 16000 is 1 s of sound at 16 kHz"
     )
+    steps: int = Field(16, ge=1, le=4096, description="tokens that a timed call decodes, one after the other")
     points: int = Field(3, ge=1, le=16, description="narrower variants measured for each kind of unit")
 
     @model_validator(mode="after")
     def _one_of(self) -> Self:
         if (self.ratio is None) == (self.ms is None):
             raise ValueError("a latency budget needs either `ratio` or `ms`")
+        if "steps" in self.model_fields_set and self.kind != "decode":
+            raise ValueError(f"nothing would heed steps, as {self.kind} is one call: leave it out, or say kind: decode")
         return self
 
     @property
     def workload(self) -> Workload:
         """What models are timed at."""
-        return Workload(batch=self.batch, length=self.length)
+        return Workload(kind=self.kind, batch=self.batch, length=self.length, steps=self._calls)
+
+    @property
+    def unit(self) -> str:
+        """What times are of."""
+        return "ms" if self._calls is None else "ms a token"
+
+    @property
+    def _calls(self) -> int | None:
+        return self.steps if self.kind == "decode" else None
+
+    def timed(self, models: Sequence[Model], ctx: Context) -> list[float]:
+        """Milliseconds of each model, of a call or a token, measured in turns."""
+        return [ms / (self._calls or 1) for ms in ctx.measure(models, self.target, self.workload)]
+
+    def spelled(self) -> dict[str, Any]:
+        """All that a measured time depends on, as JSON values."""
+        other = {} if self.kind == "forward" else {"kind": self.kind, "steps": self._calls}
+        return {"target": self.target, "batch": self.batch, "length": self.length, "points": self.points, **other}
 
 
 # ------------------------------------------------------------------ table
@@ -97,7 +121,7 @@ def latency_table(site: Site, budget: LatencyBudget) -> LatencyTable:
 
     def make() -> dict[str, Any]:
         variants = [site.pruned(taken) for kind in kinds for taken in steps[kind]]
-        full, *rest = site.ctx.measure([site.model, *variants], budget.target, budget.workload)
+        full, *rest = budget.timed([site.model, *variants], site.ctx)
         times = iter(rest)
         return {"full_ms": full, "ms": {kind: [next(times) for _ in steps[kind]] for kind in kinds}}
 
@@ -122,10 +146,7 @@ def _shape(site: Site, budget: LatencyBudget) -> dict[str, Any]:
             for block in anatomy.blocks
         ],
         "ladders": [[each.kind, each.units, each.count(len(each.rungs)), len(each.rungs)] for each in ladders],
-        "target": budget.target,
-        "batch": budget.batch,
-        "length": budget.length,
-        "points": budget.points,
+        **budget.spelled(),
     }
 
 
@@ -302,7 +323,7 @@ def prune_to_latency(site: Site, budget: LatencyBudget, shed: Shed) -> tuple[tup
         )
 
     def measure(_: Choice, pruned: Model) -> tuple[float, float]:
-        before, after = site.ctx.measure([site.model, pruned], budget.target, budget.workload)
+        before, after = budget.timed([site.model, pruned], site.ctx)
         return before, after
 
     best = reach(budget, table, choose, measure, site.ctx)
@@ -324,8 +345,7 @@ def check_reachable(site: Site, budget: LatencyBudget) -> None:
     everything = [len(each.rungs) for each in site.ladders]
 
     def timed() -> list[float]:
-        pair = [site.model, site.pruned(everything)]
-        return list(site.ctx.measure(pair, budget.target, budget.workload))
+        return budget.timed([site.model, site.pruned(everything)], site.ctx)
 
     input_ms, ms = site.ctx.remember({**_shape(site, budget), "table": "latency with all gone that may go"}, timed)
     goal_ms = budget.ms or (budget.ratio or 1.0) * input_ms
@@ -335,7 +355,7 @@ def check_reachable(site: Site, budget: LatencyBudget) -> None:
 
 def _unreachable(budget: LatencyBudget, goal_ms: float, input_ms: float, ms: float) -> str:
     return (
-        f"the latency budget cannot be met on {budget.target}: {goal_ms:.3g} ms is the goal, {input_ms:.3g} ms the input model, "
+        f"the latency budget cannot be met on {budget.target}: {goal_ms:.3g} {budget.unit} is the goal, {input_ms:.3g} ms the input model, "
         f"{ms:.3g} ms with all gone that may go"
     )
 
@@ -346,7 +366,7 @@ def _outcome(
     pruned = choice.pruned()
     input_ms, ms = measure(choice, pruned)
     goal_ms = budget.ms or (budget.ratio or 1.0) * input_ms
-    ctx.tell(Message(f"{ms:.3g} ms on {budget.target}, predicted {choice.predicted_ms:.3g}, goal {goal_ms:.3g}"))
+    ctx.tell(Message(f"{ms:.3g} {budget.unit} on {budget.target}, predicted {choice.predicted_ms:.3g}, goal {goal_ms:.3g}"))
     return Outcome(choice, pruned, ms, input_ms, goal_ms)
 
 
@@ -359,11 +379,11 @@ def _best(outcomes: Sequence[Outcome]) -> Outcome:
 def _tell(budget: LatencyBudget, table: LatencyTable, best: Outcome, *, tries: int, ctx: Context) -> None:
     where = f"{budget.target}, {budget.workload}"
     rows = tuple((kind, round(count, 1), round(ms, 4)) for kind, points in table.points.items() for count, ms in points)
-    ctx.note(Table(title=f"Latency by what is left in each block ({where})", columns=("kind", "left", "ms"), rows=rows))
+    ctx.note(Table(title=f"Latency by what is left in each block ({where})", columns=("kind", "left", budget.unit), rows=rows))
     verdict = "met" if best.miss <= TOLERANCE else f"missed by {best.miss:.0%}"
     ctx.note(
         Remark(
-            text=f"Latency on {where}: predicted {best.choice.predicted_ms:.3g} ms, measured {best.ms:.3g} ms "
+            text=f"Latency on {where}: predicted {best.choice.predicted_ms:.3g} {budget.unit}, measured {best.ms:.3g} ms "
             f"({best.input_ms:.3g} ms before); the budget of {best.goal_ms:.3g} ms is {verdict} after {_count(tries)}."
         )
     )

@@ -232,6 +232,14 @@ def test_explain_of_a_key_of_a_plan_says_where_it_is_told(name, more):
     assert str(found.value.args[0]) == f"'{name}' is a key of a plan: `compressor explain plan` tells it{more}"
 
 
+@pytest.mark.parametrize(
+    ("name", "where"), [("data.files", "data"), ("accept.max_drop", "accept"), ("finetune.epochs", "finetune")]
+)
+def test_explain_of_a_key_with_what_it_stands_in_says_where_it_is_told(name, where):
+    with pytest.raises(LookupError, match=f"`compressor explain {where}` tells its keys, '{name.partition('.')[2]}' too"):
+        list(explained(name))
+
+
 def test_schema_is_json_with_the_passes():
     assert "prune-structure" in json.dumps(json.loads(said("schema")))
 

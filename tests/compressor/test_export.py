@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from compressor.contracts import records as r
+from compressor.contracts import registry
 from compressor.errors import ExportDiffers, MissingDependency, SourceError, StoreError
 from compressor.export import FILLED, MARK, _beside, _is_ours, export
 from compressor.export.examples import example
@@ -395,6 +396,16 @@ def test_model_that_is_called_in_a_loop_has_no_example_and_its_readme_says_why(t
 
 
 # ------------------------------------------------------------------ refusals
+
+
+def test_export_of_a_target_that_says_no_runtime_has_no_example_and_its_readme_says_why(text_run, tmp_path, monkeypatch):
+    for name in registry.names("target"):
+        monkeypatch.setattr(registry.load("target", name), "runtime", classmethod(lambda cls, facts: None))
+    out = export(text_run.folder, "here", tmp_path / "out")
+    assert (out / "model.onnx").is_file()
+    assert not (out / "example.py").exists()
+    assert "There is no `example.py`: the target says no `runtime`" in (out / "README.md").read_text()
+    assert json.loads((out / "spec.json").read_text())["runtime"] == ""
 
 
 def test_export_refuses_a_folder_that_is_not_empty(text_run, tmp_path):

@@ -81,6 +81,9 @@ def test_several_labels_run_from_plan_to_export(place, monkeypatch):
     assert spec["threshold"] != 0.5, "it is chosen on validation rows"
     assert json.loads((torch_out / "config.json").read_text())["problem_type"] == "multi_label_classification"
     assert set(said(onnx_out, "word1 red word2").split(", ")) <= {*LABELS, ""}
+    (onnx_out / "labels.json").write_text(json.dumps(["bl\u00e9"] * 3))
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    assert set(said(onnx_out, "-blue", "word1 red word2").replace(", ", "\n").splitlines()) <= {"bl\\xe9", ""}
     assert "finetune: to be run; 4 epochs of 90 rows, 16 a step: 24 steps; how long is not known on this machine" in " ".join(
         lines
     )

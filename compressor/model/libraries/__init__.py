@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +24,18 @@ def library(name: str) -> Library:
     return found()
 
 
+def _ready() -> Iterator[tuple[str, Library]]:
+    """All libraries by name, but those that cannot be imported: `list libraries` tells them."""
+    return ((name, found()) for name, found in registry.loaded("library") if isinstance(found, type))
+
+
 def library_of(module: Any) -> tuple[str, Library]:
     """The library whose own class a module is of, with its name.
 
     Raises:
         UnsupportedModel: there is none.
     """
-    for name in registry.names("library"):
-        found = library(name)
+    for name, found in _ready():
         if found.name_of(module) is not None:
             return name, found
     raise UnsupportedModel(
@@ -45,7 +50,7 @@ def reader_of(folder: Path) -> Library:
     Raises:
         SourceError: it is in none that is known.
     """
-    for name in registry.names("library"):
-        if (found := library(name)).reads(folder):
+    for _, found in _ready():
+        if found.reads(folder):
             return found
     raise SourceError(f"{folder} is in the layout of none of {', '.join(registry.names('library'))}")

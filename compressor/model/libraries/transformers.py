@@ -138,7 +138,7 @@ class Transformers(Library):
             stock = self.build(type(module), values)
         except SourceError:
             return False
-        return _shapes(stock) == _shapes(module) and anatomy_of(stock) == anatomy
+        return _shapes(stock) == _shapes(module) and anatomy_of(stock) == anatomy and _ways(stock) == _ways(module)
 
     def reads(self, folder: Path) -> bool:
         """Its configuration names a model type."""
@@ -187,3 +187,12 @@ def _sizes(anatomy: Anatomy, block: Block) -> dict[str, Any]:
 
 def _shapes(module: torch.nn.Module) -> dict[str, torch.Size]:
     return {name: tensor.shape for name, tensor in module.state_dict().items()}
+
+
+def _ways(module: torch.nn.Module) -> dict[str, dict[str, Any]]:
+    """What parts go by beside their weights and sizes: a scale by the number of the layer, a window, a kind of attention."""
+
+    def told(key: str, value: object) -> bool:
+        return isinstance(value, float | str | bool) and key != "training" and not key.startswith("_")
+
+    return {name: {key: value for key, value in vars(part).items() if told(key, value)} for name, part in module.named_modules()}

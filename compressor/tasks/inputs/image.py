@@ -9,6 +9,9 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
+LONGEST_EDGE = 2**17
+"""Pixels that a picture may be long once its shorter edge has its length: one of 1 x 65,000 would fill the memory."""
+
 
 def pixels_of(given: str | bytes, steps: Sequence[Mapping[str, Any]]) -> Any:
     """Pixels `[channels, height, width]` in float32 of a picture, given by its path or its bytes.
@@ -53,6 +56,10 @@ def resized(image: Any, resample: int, size: Sequence[int] | None = None, shorte
     """To a height and width, or so that the shorter edge is so long."""
     if shortest_edge:
         long = int(shortest_edge * max(image.size) / min(image.size))
+        if long > LONGEST_EDGE:
+            raise ValueError(
+                f"it is {image.width}x{image.height}: with a shorter edge of {shortest_edge} it would be {long} pixels long"
+            )
         size = (long, shortest_edge) if image.width <= image.height else (shortest_edge, long)
     assert size is not None
     return image.resize((size[1], size[0]), Image.Resampling(resample))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -38,7 +38,8 @@ from compressor.tasks.language import decoding, likelihood, people
 from compressor.tasks.language.cache import INPUTS, LOGITS, OUTPUTS, answered, example_of, graph_of
 from compressor.tasks.language.columns import Content
 from compressor.tasks.language.documents import Document, Window, documents_of, windows_of
-from compressor.tasks.language.packing import PackedBatches, packed
+from compressor.tasks.language.packing import PackedBatches, epoch_of, packed
+from compressor.tasks.language.prompts import prompt_feeds
 from compressor.tasks.language.scoring import collected, fed, last_logits, padded, scored, scored_feeds
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ FED = ("input_ids", "position_ids")
 class CausalLM(Task):
     """Texts, prompts with completions or chats, by a transformers model that tells each token from those before it."""
 
+    counts: ClassVar[Literal["rows", "tokens"]] = "tokens"
     requires: ClassVar[tuple[str, ...]] = ("tokenizers",)
     examples: ClassVar[tuple[Mapping[str, Any], ...]] = ({"max_length": 64},)
 
@@ -135,17 +137,15 @@ class CausalLM(Task):
         """Tokens of each document."""
         from compressor.model.positions import positions_in
 
-        content = self.content
-        rows = [data.split(name) for name in SPLITS]
-        lengths = [
-            len(each.ids)
-            for split in rows
-            for each in documents_of(content, split.select(spread(len(split), MEASURED)), files, end=self.end)
-        ]
+        rows = {name: data.split(name) for name in SPLITS}
+        some = {name: split.select(spread(len(split), MEASURED)) for name, split in rows.items()}
+        lengths = [len(each.ids) for split in some.values() for each in self._documents(split, files)]
         most = positions_in(files) or LONGEST
         found = sizes_of(lengths, limit=self.max_length, unit="tokens", of="documents", parameter="max_length", timed=self._timed)
+        share = len(some["train"]) / len(rows["train"])
         return found.model_copy(
             update={
+                "epoch": epoch_of(self._windows(some["train"], files), self.max_length, packing=self.packing, share=share),
                 "fits": min(max(4, -(-int(found.p99) // 8) * 8), most, LONGEST),
                 "computed": min(found.median, self.max_length),
             }
@@ -293,9 +293,13 @@ class CausalLM(Task):
     # -------------------------------------------------------------- scores
 
     def feeds(self, rows: Dataset, files: Path, workload: Workload = Workload(), *, count: int | None = None) -> Sequence[Feed]:
-        """Windows of documents; of a length, texts one after the other in rows of it, nothing padded."""
+        """Windows of documents, or prompts where the model is to go on; of a length, texts one after the other in rows of it, nothing padded."""
         import numpy as np
 
+        if workload.length is None and workload.kind != "forward":
+            room = max(1, self.max_length - (workload.steps or 1))
+            documents, answers = self._documents(rows, files), self.content.answers
+            return prompt_feeds(documents, batch=workload.batch, count=count, room=room, answers=answers)
         if workload.length is None:
             windows = [each.document.ids for each in self._windows(rows, files)]
             order = np.resize(np.arange(len(windows)), max(len(windows) // workload.batch, 1) * workload.batch)

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from compressor.errors import SourceError
+from compressor.files import text_in
 from compressor.foreign import told
-from compressor.model.sources import gguf_in
+from compressor.model.sources import gguf_in, read_json
 from compressor.tasks.tokenization import TOKENIZER_CONFIG, read_tokenizer
 
 TEMPLATE = "chat_template.jinja"
+DEFAULT = "default"
+"""What the template is called where a tokenizer has several, for tools say."""
 SPEAKS = "assistant"
 """Whose turns count."""
 SPECIAL = ("bos_token", "eos_token", "unk_token", "pad_token")
@@ -30,20 +32,23 @@ class Template:
     def rendered(self, messages: Sequence[Mapping[str, Any]], *, asks: bool) -> str:
         """The text of a chat; with `asks` the beginning of the next answer stands at its end.
 
-        The library compiles it in jinja's immutable sandbox: no attribute of Python's can be reached, and nothing is changed.
+        It is compiled in jinja's immutable sandbox, bounded: no attribute of Python's can be reached, nothing is changed, work and size
+        have an end, and the date is always the same.
 
         Raises:
-            SourceError: the template does not take the chat.
+            SourceError: the template does not take the chat, or computes more than any chat needs.
         """
         from transformers.utils import chat_template_utils as library
 
-        given: dict[str, Any] = {"chat_template": self.source, "add_generation_prompt": asks, **self.tokens}
+        from compressor.tasks.language.bounded import compiled, steps
 
+        reasoned: Any = library._alias_reasoning_fields
+        given = {"messages": reasoned([dict(each) for each in messages]), "tools": None, "documents": None, **self.tokens}
         try:
-            found: Any = library.render_jinja_template(conversations=[[dict(each) for each in messages]], **given)
+            with steps():
+                return str(compiled(self.source).render(**given, add_generation_prompt=asks))
         except Exception as error:  # what a template of others raises can be anything
             raise SourceError(f"the chat template does not take {messages!r:.80}: {told(error)}") from error
-        return str((found[0] if isinstance(found, tuple) else found)[0])
 
     def pieces(self, messages: Sequence[Mapping[str, Any]]) -> list[tuple[str, bool]]:
         """The chat's text in parts: what is said before each answer as the model is asked, and the answer, which counts.
@@ -90,15 +95,28 @@ def template_in(folder: Path) -> Template:
         tokenizer = read_tokenizer(folder)
         config = {**tokenizer.special_tokens_map, "chat_template": tokenizer.chat_template}
     else:
-        config = (
-            json.loads((folder / TOKENIZER_CONFIG).read_text(encoding="utf-8")) if (folder / TOKENIZER_CONFIG).is_file() else {}
-        )
+        config = read_json(folder / TOKENIZER_CONFIG) if (folder / TOKENIZER_CONFIG).is_file() else {}
     path = folder / TEMPLATE
-    source = path.read_text(encoding="utf-8") if path.is_file() else config.get("chat_template")
-    if not isinstance(source, str):
+    source = _read(path) if path.is_file() else the_one(config.get("chat_template"))
+    if source is None:
         raise SourceError(f"{folder} has no chat template ({TEMPLATE}): give the rows as prompt and completion, or as texts")
     tokens = {name: _spelled(config[name]) for name in SPECIAL if config.get(name)}
     return Template(source, tokens)
+
+
+def the_one(given: Any) -> str | None:
+    """The template of chats among those that a tokenizer has: the only one, or of several by name the one called default."""
+    if isinstance(given, list):
+        given = {each.get("name"): each.get("template") for each in given if isinstance(each, Mapping)}
+    found = given.get(DEFAULT) if isinstance(given, Mapping) else given
+    return found if isinstance(found, str) else None
+
+
+def _read(path: Path) -> str:
+    try:
+        return text_in(path)
+    except (OSError, ValueError) as error:
+        raise SourceError(f"{path} cannot be read: {told(error)}") from error
 
 
 def _spelled(token: Any) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from compressor.contracts import Batch
+from compressor.contracts import Batch, Epoch
 from compressor.tasks.language.documents import Window
 from compressor.tasks.language.likelihood import IGNORED
 
@@ -38,6 +38,14 @@ def packed(lengths: Sequence[int], size: int) -> list[list[int]]:
         rows[row].append(number)
         insort(room, (left - lengths[number], row))
     return rows
+
+
+def epoch_of(windows: Sequence[Window], size: int, *, packing: bool, share: float) -> Epoch:
+    """What an epoch is made of, by the windows of a share of the training documents."""
+    lengths = [len(each.document.ids) for each in windows]
+    counted = sum(int(each.document.counted.sum()) for each in windows)
+    found = Epoch(rows=len(packed(lengths, size)) if packing else len(windows), counted=counted)
+    return found if share == 1 else found.times(1 / share)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -104,21 +104,32 @@ def scored(session: Session, feed: Feed) -> Feed:
     ids, mask, targets, at_once = feed[IDS], feed[MASK], feed[TARGETS], len(feed[KEPT])
     cost, right = np.zeros(len(ids)), np.zeros(len(ids))
     kept: list[tuple[NDArray[Any], ...]] = []
-    state: object | None = None
-    for start in range(0, targets.shape[1], at_once):
-        end = min(start + at_once, targets.shape[1])
-        part = {IDS: ids[:, start:end], MASK: mask[:, :end], KEPT: np.arange(end - start, dtype=np.int64)}
-        found, state = session.run(part, state=state)
+    for start, end, logits in in_parts(session, ids[:, : targets.shape[1]], mask, at_once):
         counted = targets[:, start:end] != IGNORED
-        each, hit = costs(found[LOGITS][counted], targets[:, start:end][counted])
+        each, hit = costs(logits[counted], targets[:, start:end][counted])
         owner = np.nonzero(counted)[0]
         np.add.at(cost, owner, each)
         np.add.at(right, owner, hit)
         looked = feed[LOOKED][:, start:end] != 0
-        kept.append((*likeliest(found[LOGITS][looked]), np.nonzero(looked)[0]))
+        kept.append((*likeliest(logits[looked]), np.nonzero(looked)[0]))
     words, logs, owners = (np.concatenate(each) for each in zip(*kept, strict=True))
     tokens = (targets != IGNORED).sum(axis=1).astype(np.float64)
     return {"cost": cost, "right": right, "tokens": tokens, "words": words, "logs": logs, "owner": owners}
+
+
+def in_parts(
+    session: Session, ids: NDArray[Any], mask: NDArray[Any], at_once: int
+) -> Iterator[tuple[int, int, NDArray[np.float32]]]:
+    """Logits of all tokens of rows `[B, T]`, so many tokens at a time, each part with the cache of those before: first and last place of
+    a part, and its logits `[B, part, V]`."""
+    import numpy as np
+
+    state: object | None = None
+    for start in range(0, ids.shape[1], at_once):
+        end = min(start + at_once, ids.shape[1])
+        part = {IDS: ids[:, start:end], MASK: mask[:, :end], KEPT: np.arange(end - start, dtype=np.int64)}
+        found, state = session.run(part, state=state)
+        yield start, end, found[LOGITS]
 
 
 def collected(predict: Callable[[Feed], Feed], feeds: Sequence[Feed], order: Sequence[int]) -> Feed:

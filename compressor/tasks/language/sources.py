@@ -10,7 +10,8 @@ from compressor.errors import SourceError
 from compressor.model.configurations import config_in
 from compressor.model.positions import positions
 from compressor.model.pretrained import from_folder
-from compressor.tasks.language.chats import TEMPLATE
+from compressor.model.sources import read_json
+from compressor.tasks.language.chats import TEMPLATE, the_one
 from compressor.tasks.tokenization import check_kept, read_tokenizer, side_files
 
 if TYPE_CHECKING:
@@ -98,8 +99,8 @@ def files_of(source: Path, module: Any, *, chats: bool) -> dict[str, bytes]:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.bos_token or tokenizer.convert_ids_to_tokens(0)
     files = side_files(tokenizer, module)
     check_kept(files, tokenizer, source)
-    if isinstance(tokenizer.chat_template, str):
-        files[TEMPLATE] = tokenizer.chat_template.encode()
+    if template := the_one(tokenizer.chat_template):
+        files[TEMPLATE] = template.encode()
     elif chats:
         raise SourceError(f"{source} has no chat template ({TEMPLATE}): give the rows as prompt and completion, or as texts")
     files[GENERATION] = (json.dumps({"eos_token_id": ends_of(source, module.config, tokenizer)}) + "\n").encode()
@@ -109,11 +110,11 @@ def files_of(source: Path, module: Any, *, chats: bool) -> dict[str, bytes]:
 def ends_of(source: Path, config: Any, tokenizer: Any) -> list[int]:
     """Tokens that end an answer: by `generation_config.json`, else by the configuration, else the tokenizer's end of a text."""
     path = source / GENERATION
-    try:
-        given = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    except ValueError as error:
-        raise SourceError(f"{path} is not JSON: {error}") from error
+    given = read_json(path) if path.is_file() else {}
     for found in (given.get("eos_token_id"), config.eos_token_id, tokenizer.eos_token_id):
         if found is not None:
-            return [int(each) for each in (found if isinstance(found, list) else [found])]
+            ends = found if isinstance(found, list) else [found]
+            if strange := next((each for each in ends if not isinstance(each, int)), None):
+                raise SourceError(f"{path}: eos_token_id is {strange!r:.40}, expected the number of a token, or a list of them")
+            return ends
     return []

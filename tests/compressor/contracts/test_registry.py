@@ -7,12 +7,18 @@ import subprocess
 import sys
 
 import pytest
+from families import ALL
+from transformers import DebertaV2Config, DebertaV2Model, ErnieConfig, ErnieModel
 from typer.testing import CliRunner
 
 from compressor.cli import app
 from compressor.contracts import Pass, registry
-from compressor.errors import PluginError
+from compressor.errors import PluginError, UnsupportedModel
+from compressor.model.anatomy import anatomy_of
+from compressor.model.model import Model
 from compressor.plan.schema import plan_schema
+
+SMALL = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 32, "vocab_size": 16}
 
 
 @pytest.fixture
@@ -111,6 +117,29 @@ def test_plugin_that_is_broken_hides_no_other(toys, installed):
     assert "target onnxruntime: ready" in told.stdout
     assert "finetune" in json.dumps(plan_schema())
     assert "toy-half" not in json.dumps(plan_schema())
+
+
+def test_rows_and_libraries_that_are_broken_hide_no_other(installed):
+    folder = installed("cracked", "compressor.anatomy", "a-gone = gone_module:ROW", "a-mapping = mapping_module:ROW")
+    (folder / "mapping_module.py").write_text("ROW = {'family': 'bert'}")
+    installed("shut", "compressor.library", "a-shut = gone_module:Library")
+    model = Model.wrap(ALL["bert"].make(1))  # asks all libraries
+    assert anatomy_of(model.module).family == "bert"
+    with pytest.raises(
+        PluginError, match=r"anatomy 'a-mapping' of cracked 2.0 is dict, expected a row.*repair or uninstall cracked 2.0"
+    ):
+        registry.load("anatomy", "a-mapping")
+    with pytest.raises(UnsupportedModel, match="a-gone and a-mapping cannot be imported"):
+        anatomy_of(DebertaV2Model(DebertaV2Config(**SMALL)))
+
+
+def test_row_that_does_not_fit_is_told_by_its_family(installed):
+    folder = installed("askew", "compressor.anatomy", "askew = askew_module:ROW")
+    lines = ("from dataclasses import replace", "from compressor.model.families import BERT")
+    row = "ROW = replace(BERT, family='askew', model_types=('ernie',), head_size_attribute='head_sise')"
+    (folder / "askew_module.py").write_text("\n".join((*lines, row)))
+    with pytest.raises(UnsupportedModel, match=r"the anatomy row of family 'askew' does not fit ErnieModel: .*head_sise"):
+        anatomy_of(ErnieModel(ErnieConfig(**SMALL)))
 
 
 def test_wrong_class_is_a_plugin_error(toys):

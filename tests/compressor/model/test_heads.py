@@ -12,7 +12,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from compressor.errors import SourceError
-from compressor.model.heads import head_in, load_classifier
+from compressor.model.heads import Head, head_in, load_classifier
 from compressor.tasks.tiny import SIZES, TEXT
 
 AUTO = transformers.AutoModelForSequenceClassification
@@ -107,6 +107,12 @@ REFUSED = {
     "names in other code points": (
         {"id2label": {"0": "red", "1": "cafe\u0301", "2": "blue"}, "label2id": None}, ("blue", "caf\u00e9", "red"),
         "('cafe\\u0301' and 'caf\\xe9' look the same, and are spelled in different code points)",
+    ),
+    "numbers for names": (
+        {}, ("0", "1", "2"), "rename those of the data (its head counts 0 red, 1 green, 2 blue; others may count otherwise)",
+    ),
+    "numbers that are written otherwise": (
+        {"id2label": {"0": "0", "1": "1", "2": "2"}, "label2id": None}, ("0.0", "1.0", "2.0"), "('0' and '0.0' are one number)",
     ),
     "a list of names": (
         {"id2label": ["red", "green", "blue"]}, DATA, "id2label is ['red', 'green', 'blue'], expected an object, as {\"0\": ",
@@ -237,3 +243,29 @@ def test_head_of_tokens_or_choices_is_none_of_texts_though_its_weights_are_calle
     more = {"problem": problem} if problem else {}
     with pytest.raises(SourceError, match=f"has the head of a .*For{kind}, which answers (each token|which of several texts)"):
         head_in(AUTO, tmp_path, labels, **more)
+
+
+def test_head_of_one_output_tells_no_classes(tmp_path):
+    transformers.BertForSequenceClassification(transformers.BertConfig(**TEXT, **SIZES, num_labels=1)).save_pretrained(tmp_path)
+    with pytest.raises(
+        SourceError, match="has a head of one output, which tells a number, or yes and no by a threshold; the task asks"
+    ):
+        head_in(AUTO, tmp_path, ("no", "yes"))
+
+
+def test_what_no_task_on_pictures_can_say_is_not_advised(tmp_path):
+    sizes = {"image_size": 16, "patch_size": 8, "id2label": dict(enumerate(OWN)), "label2id": {n: i for i, n in enumerate(OWN)}}
+    config = transformers.ViTConfig(**SIZES, **sizes, problem_type=MULTI)
+    transformers.ViTForImageClassification(config).save_pretrained(tmp_path)
+    with pytest.raises(SourceError, match=r"has a head that answers any number of classes of a row, the task asks for one class"):
+        head_in(transformers.AutoModelForImageClassification, tmp_path, DATA)
+
+
+def test_export_that_only_this_program_opens_is_no_source(headed):
+    with pytest.raises(SourceError, match="was exported by this program with layers of widths of their own"):
+        head_in(AUTO, headed(model_type="compressor-bert"), DATA)
+
+
+def test_of_many_labels_some_are_told():
+    told = str(Head(tuple(map(str, range(300)))))
+    assert told == f"has no head: a fresh one for {', '.join(map(str, range(20)))} and 280 more is drawn, and has to be trained"

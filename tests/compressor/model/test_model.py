@@ -467,6 +467,10 @@ def test_configuration_that_counts_without_bound_or_is_nested_without_end_is_ref
         ):
             read(tmp_path)
         _config(num_hidden_layers=2, inner=None)(tmp_path)
+    _config(vocab_size=10**9)(tmp_path)
+    with pytest.raises(SourceError, match=r"vocab_size is 1000000000; no model with a side of more than 16777216 is built"):
+        read(tmp_path)
+    _config(vocab_size=20)(tmp_path)
     deep = {}
     for _ in range(450):
         deep = {"inner": deep}
@@ -520,3 +524,8 @@ def test_trunk_that_a_source_lacks_is_not_drawn_whatever_its_class_calls_it(tmp_
     ALL["whisper"].make().save_pretrained(tmp_path)
     with pytest.raises(SourceError, match=r"lacks 52 weights of WhisperForAudioClassification: encoder.conv1.bias"):
         load_classifier(transformers.AutoModelForAudioClassification, tmp_path, ("a", "b"), seed=0)
+
+
+def test_how_a_model_hands_out_what_it_computes_is_left_to_who_calls_it():
+    fields = {"return_dict": False, "output_attentions": True, "output_hidden_states": True}
+    assert harmless({**fields, "hidden_size": 8, "inner": fields}, "config.json") == {"hidden_size": 8, "inner": {}}

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 from families import ALL
-from transformers import AutoConfig
+from transformers import AutoConfig, GPT2Config, GPT2Model
 
 from compressor.model.anatomy import anatomy_of
-from compressor.model.edits import KeepHeads, KeepNeurons
+from compressor.model.edits import KeepBlocks, KeepHeads, KeepNeurons
 from compressor.model.model import Model, per_layer_config, plain
 
 
@@ -48,3 +48,12 @@ def test_configuration_of_the_library_takes_the_sizes_of_a_layer(name, heads, ne
 )
 def test_nothing_is_said_of_a_structure_that_it_has_no_words_for(name, heads, neurons):
     assert per_layer_config(cut(name, heads=heads, neurons=neurons)) == {}
+
+
+@pytest.mark.parametrize(("scaled", "said"), [(False, True), (True, False)])
+def test_model_whose_parts_go_by_the_number_of_their_layer_is_no_stock_one_once_layers_went(scaled, said):
+    config = GPT2Config(n_embd=32, n_layer=3, n_head=4, vocab_size=16, n_positions=8, scale_attn_by_inverse_layer_idx=scaled)
+    model = Model.wrap(GPT2Model(config).eval())
+    first, _, third = (block.id for block in anatomy_of(model.module).blocks)
+    model.apply(KeepBlocks(blocks=(first, third)))
+    assert plain(model) is said

@@ -8,7 +8,7 @@ import pytest
 
 from compressor.errors import SourceError
 from compressor.files import POINTER
-from compressor.model.sources import inside_package, located
+from compressor.model.sources import inside_package, located, resolve
 from compressor.plan.specs import ModelSource
 
 FOLDERS = {
@@ -55,6 +55,23 @@ def test_folder_that_is_no_model_is_told_as_what_it_is(tmp_path, files, message)
         (tmp_path / name).write_text(content)
     with pytest.raises(SourceError, match=re.escape(f"{tmp_path} {message}")):
         located(ModelSource(folder=str(tmp_path)), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        (("openvino_model.xml", "openvino_model.bin"), " is an exported model (openvino_model.xml): name the folder"),
+        (("model.onnx",), " is an exported model (model.onnx): name the folder"),
+        (("tf_model.h5",), " is a model of TensorFlow (tf_model.h5): name the folder"),
+        (("tf_model.h5", "pytorch_model.bin"), "/pytorch_model.bin is a pickle, which could run code when it is read"),
+    ],
+)
+def test_folder_with_a_configuration_and_other_weights_is_told_as_what_it_is(tmp_path, files, message):
+    """As optimum writes them; OpenVINO's weights end as pickles do."""
+    for name in ("config.json", *files):
+        (tmp_path / name).write_text("{}")
+    with pytest.raises(SourceError, match=re.escape(f"{tmp_path}{message}")):
+        resolve(ModelSource(folder=str(tmp_path)), tmp_path)
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "parts/spiece.model"])

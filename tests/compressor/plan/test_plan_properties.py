@@ -7,7 +7,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -18,16 +17,14 @@ import jsonschema
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from plan_files import SECONDS_A_PLAN, loaded
 
 from compressor.errors import PlanError
-from compressor.foreign import one_line
 from compressor.plan import composition
-from compressor.plan.bound import Bound, load_plan
+from compressor.plan.bound import Bound
 from compressor.plan.schema import plan_schema
-from compressor.plan.yaml_source import MAX_BYTES, MAX_DEPTH, MAX_VALUES, write_yaml
+from compressor.plan.yaml_source import write_yaml
 
-SECONDS_A_PLAN = 5.0
-"""A plan of the greatest size takes about a second; one that takes longer than this hangs."""
 TIMES = int(os.environ.get("PLAN_CASES_TIMES", "1"))
 """How many times as many cases are drawn; the long test draws `MORE` times as many."""
 MORE = 20
@@ -106,22 +103,6 @@ def folder(tmp_path_factory):
     (folder / "rows.csv").write_text("text,label\na,b\n")
     (folder / "more.yaml").write_text("seed: 1\n")
     return folder
-
-
-def loaded(folder: Path, text: str | bytes, *settings: str) -> Bound | PlanError:
-    """The outcome of reading a plan, in bounded time."""
-    path = folder / "plan.yaml"
-    path.write_bytes(text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass"))
-    start = time.process_time()
-    try:
-        outcome: Bound | PlanError = load_plan(path, settings=settings)
-    except PlanError as error:
-        outcome = error
-    if isinstance(outcome, PlanError):
-        assert outcome.faults
-        assert all(fault.line >= 1 and fault.what and one_line(str(fault)) == str(fault) for fault in outcome.faults)
-    assert time.process_time() - start < SECONDS_A_PLAN
-    return outcome
 
 
 @contextmanager
@@ -368,53 +349,6 @@ def test_random_bytes_are_a_plan_or_a_fault(folder, content):
 @given(path=st.lists(st.sampled_from([*KEYS, "0", "99999999", "", "x"]), max_size=5), value=JUNK)
 def test_random_setting_is_taken_or_a_fault(folder, path, value):
     loaded(folder, LINES[1], f"{'.'.join(path)}={json.dumps(value)}")
-
-
-# ------------------------------------------------------------------ large and deep
-
-LAUGHS = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
-    f"{new}: &{new} [{', '.join([f'*{old}'] * 10)}]\n" for old, new in zip("abcdefgh", "bcdefghi", strict=True)
-)
-LARGE = {
-    "billion laughs": LAUGHS,
-    "laughs in keys": "a: &a {x: 1, y: 2}\n"
-    + "".join(f"{n}: &{n} {{x: *{o}, y: *{o}}}\n" for o, n in zip("abcdefghijklmnop", "bcdefghijklmnopq", strict=True)),
-    "alias inside of itself": "a: &a [*a]",
-    "many anchors": "a: [" + ", ".join(f"&a{n} {n}" for n in range(12_000)) + "]",
-    "deep lists": "a: " + "[" * 100_000,
-    "deep mappings": "{a: " * 50_000,
-    "deep by indentation": "".join(" " * depth + "a:\n" for depth in range(600)),
-    "deep sequences in a line": "a: " + "- " * 20_000,
-    "deep but closed": "a: " + "[" * (MAX_DEPTH + 1) + "]" * (MAX_DEPTH + 1),
-    "many keys": "\n".join(f"k{n}: {n}" for n in range(15_000)),
-    "one key many times": "seed: 1\n" * 15_000,
-    "many values": "a: [" + "1," * (MAX_VALUES + 1) + "]",
-    "many documents": "a: 1\n---\n" * 20_000,
-    "a huge number": f"seed: {'9' * 200_000}",
-    "a huge fraction": f"seed: 0.{'9' * 200_000}",
-    "a huge exponent": f"seed: 1e{'9' * 200_000}",
-    "a huge number to base 16": f"seed: 0x{'f' * 200_000}",
-    "a long word": f"name: {'a' * 200_000}",
-    "a long key": f"{'a' * 200_000}: 1",
-    "a long quoted text": f'name: "{"a" * 200_000}"',
-    "a long block": "name: |\n" + "  a\n" * 50_000,
-    "a long comment": "#" * 250_000,
-    "blank lines": "\n" * 250_000,
-    "a long tag": f"seed: !{'a' * 200_000} 1",
-    "too large": "#" * (MAX_BYTES + 1),
-    "many long names that are unknown": "\n".join(f"{'ab' * 100}{n}: 1" for n in range(800)),
-    "many unknown passes": "passes:\n" + "- finetun\n" * 9_000,
-    "many equal passes": "passes:\n" + "- finetune\n" * 9_000,
-    "many targets": "targets:\n" + "- torch\n" * 9_000,
-    "many gates": "accept:\n" + "- {target: x, max_drop: 1}\n" * 4_000,
-    "many models": "models:\n" + "".join(f"  m{n}: {{folder: x}}\n" for n in range(4_000)),
-    "many files": "data: {files: [" + "x," * 15_000 + "]}",
-}
-
-
-@pytest.mark.parametrize("text", LARGE.values(), ids=LARGE)
-def test_large_or_deep_text_is_a_fault_in_bounded_time(folder, text):
-    assert isinstance(loaded(folder, text), PlanError)
 
 
 # ------------------------------------------------------------------ many more

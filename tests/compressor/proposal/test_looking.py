@@ -315,3 +315,11 @@ def test_file_that_is_no_table_is_told_as_what_it_is(tmp_path):
     (tmp_path / "rows.xlsx").write_bytes(b"PK\x03\x04")
     with pytest.raises(SourceError, match=r"rows.xlsx is a zip archive, as workbooks of Excel are"):
         look(tmp_path / "rows.xlsx", "rows.xlsx")
+
+
+def test_a_folder_of_texts_is_one_document_a_file_unless_names_say_splits(tmp_path):
+    found = look(made(tmp_path / "some", "a.txt", "b.txt", "notes.md"), "some")
+    assert (found.data, [each.name for each in found.columns]) == ({"files": "some"}, ["text"])
+    assert "each file one document" in found.told
+    found = look(made(tmp_path / "wiki", "wiki.train.txt", "wiki.test.txt"), "wiki")
+    assert found.data["files"] == {"train": "wiki/wiki.train.txt", "test": "wiki/wiki.test.txt"}

@@ -6,10 +6,12 @@ import json
 
 import pytest
 from furnished import rows, told, write_files, write_model, write_rows
+from typer.testing import CliRunner
 
 from benchmarks.latency import Latency
 from benchmarks.memory import Memory
 from compressor.api import run
+from compressor.cli import app
 from compressor.contracts import Recipe, registry
 from compressor.errors import CompressorError, MissingDependency, PluginError, SourceError
 from compressor.plan.yaml_source import read_yaml
@@ -17,6 +19,7 @@ from compressor.proposal import Asked, propose
 from compressor.proposal.columns import column_of
 from compressor.run.preview import preview
 from compressor.store.store import Store
+from compressor.tasks.text_classification import TextClassification
 from compressor.tasks.tiny import text_model
 from passes.fold import Fold
 
@@ -115,6 +118,44 @@ def test_recipes_of_any_plugin_are_heeded_by_role_and_rank(place, monkeypatch):
     plan = proposed(place, "rows.jsonl", "headed")
     assert names(plan) == ["fold"]
     assert "  # tidy graphs, for one\n  - fold\n" in plan.text
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "plugin"), [("pass", "fold", Fold), ("task", "text-classification", TextClassification)]
+)
+def test_recipe_that_fails_is_told_with_its_owner(place, monkeypatch, kind, name, plugin):
+    monkeypatch.setattr(plugin, "recipe", classmethod(lambda cls, wish: {}["lacking"]))
+    with pytest.raises(PluginError, match=rf"the recipe of {kind} '{name}' fails: KeyError: 'lacking'; .* compressor-toolchain"):
+        proposed(place, "rows.jsonl", "headed")
+
+
+def test_task_without_a_recipe_is_told(place, monkeypatch):
+    monkeypatch.delattr(TextClassification, "recipe")
+    with pytest.raises(SourceError, match="text-classification offers no recipe, so `init` cannot write a plan of it"):
+        proposed(place, "rows.jsonl", "headed", task="text-classification")
+
+
+@pytest.mark.parametrize(
+    ("out", "said"),
+    [
+        ("folder", "folder is a folder: name a file to write the plan into by --out"),
+        ("dangling.yaml", "dangling.yaml is there already: --force writes over it, --out names another file"),
+        ("/proc/plan.yaml", "/proc/plan.yaml cannot be written: "),
+    ],
+)
+def test_plan_that_cannot_be_written_is_told(place, tmp_path, out, said):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "dangling.yaml").symlink_to(tmp_path / "none" / "plan.yaml")
+    done = told(tmp_path, "init", str(place / "headed"), str(place / "rows.jsonl"), "--out", out)
+    assert done.returncode == 1
+    assert done.stderr.startswith(said)
+
+
+@pytest.mark.parametrize("drop", ["inf", "nan", "-1"])
+def test_what_may_be_lost_is_a_number(drop):
+    done = CliRunner().invoke(app, ["init", "model", "rows.csv", "--max-drop", drop])
+    assert done.exit_code == 2
+    assert "Invalid value for '--max-drop'" in done.output
 
 
 # ------------------------------------------------------------------ lengths and splits

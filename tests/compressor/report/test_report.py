@@ -503,7 +503,7 @@ def test_module_is_light():
 
 
 def doubtful(report: Report, *, recalls: dict[str, float], n: dict[str, int]) -> Report:
-    """The report with these recalls of the first final model."""
+    """The report with these recalls of the first final model, and nothing that was asked of it."""
     final = next(each for each in report.candidates if each.id == "final@onnxruntime")
     assert final.scores is not None
     classes = tuple(
@@ -512,7 +512,7 @@ def doubtful(report: Report, *, recalls: dict[str, float], n: dict[str, int]) ->
     main = final.scores.main.model_copy(update={"n": sum(n.values())})
     scores = final.scores.model_copy(update={"per_class": classes, "metrics": (main, *final.scores.metrics[1:])})
     others = tuple(each for each in report.candidates if each is not final and each.stage != report.reference)
-    return report.model_copy(update={"candidates": (*others, final.model_copy(update={"scores": scores}))})
+    return report.model_copy(update={"candidates": (*others, final.model_copy(update={"scores": scores})), "verdicts": ()})
 
 
 def doubts_of_final(report: Report) -> list[str]:
@@ -529,6 +529,23 @@ def test_a_model_that_is_no_better_than_the_majority_class_is_doubted(report, of
     found = doubts_of_final(doubtful(report, recalls={"a": 0.9, "b": of_b}, n={"a": 20, "b": 8}))
     said = "final@onnxruntime is right on no more rows than always saying a would be: 71.4 % against 71.4 %."
     assert found == ([said] if doubted else [])
+
+
+def test_a_model_that_was_shown_none_of_a_class_is_doubted_by_name(report):
+    said = "final@onnxruntime was shown no row of 1 of 3 classes, of which nothing is known: c."
+    assert doubts_of_final(doubtful(report, recalls={"a": 0.9, "b": 0.8, "c": 0}, n={"a": 20, "b": 8, "c": 0})) == [said]
+    one = doubts_of_final(doubtful(report, recalls={"a": 0.9, "b": 0}, n={"a": 20, "b": 0}))
+    assert one == ["final@onnxruntime was shown no row of 1 of 2 classes, of which nothing is known: b."]
+
+
+@pytest.mark.parametrize(("n", "limit", "doubted"), [(40, 2.0, True), (60, 2.0, False), (40, 0.0, False), (40, 3.0, False)])
+def test_a_limit_that_is_finer_than_a_row_is_doubted(report, n, limit, doubted):
+    asked = next(each for each in report.verdicts if each.quantity == "max_drop" and each.candidate == "final@onnxruntime")
+    few = doubtful(report, recalls={"a": 0.9, "b": 0.8}, n={"a": n - 10, "b": 10})
+    verdict = asked.model_copy(update={"outcome": "met", "limit": limit, "value": 0.0, "unit": "points"})
+    found = doubts_of_final(few.model_copy(update={"verdicts": (verdict,)}))
+    said = "final@onnxruntime was judged on 40 rows, of which one is 2.5 points: they cannot tell whether it loses less than the 2.0 points"
+    assert [each.startswith(said) for each in found] == [True] * doubted
 
 
 def test_a_model_that_finds_all_classes_is_not_doubted(report):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 
 import psutil
@@ -65,3 +66,16 @@ def test_process_ends_with_the_context(builder, monkeypatch):
     with lowered_ahead(builder, ready_target("onnxruntime"), [state(10**9)] * 3):
         assert len(processes()) == 1
     assert not processes()
+
+
+def test_process_that_fails_alone_is_told_of(builder, monkeypatch):
+    monkeypatch.setattr(ahead, "FEWEST", 1)
+    monkeypatch.setattr(ahead, "usable_cores", lambda: 2)
+    monkeypatch.setattr(ahead, "_job", lambda *_: {})
+    heard = []
+    with lowered_ahead(builder, ready_target("onnxruntime"), [state(ahead.LEAST_WEIGHTS)], heard.append):
+        (process,) = processes()
+        until = time.monotonic() + SECONDS
+        while process.status() != psutil.STATUS_ZOMBIE and time.monotonic() < until:  # its end is left to whoever started it
+            time.sleep(0.1)
+    assert heard == ["lowering models ahead of the run ended with exit code 1: KeyError: 'parent'"]

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from dataclasses import asdict
+from pathlib import Path
+from types import SimpleNamespace
 from typing import ClassVar
 
 import pytest
@@ -16,7 +20,11 @@ from compressor.deploy.onnx import Onnx
 from compressor.plan.bound import load_plan
 from compressor.run.keys import Keys, brought, source_digest
 from compressor.store.store import StoredResult
+from compressor.tasks.audio_classification import AudioClassification
+from compressor.tasks.image_classification import ImageClassification
+from compressor.tasks.language.causal_lm import CausalLM
 from compressor.tasks.text_classification import TextClassification
+from compressor.tasks.tiny import audio_model, image_model, language_model, text_model
 from targets.onnxruntime import OnnxRuntime
 from targets.openvino import OpenVino
 
@@ -126,6 +134,40 @@ def test_digest_of_a_folder_without_subfolders_is_that_of_earlier_versions(tmp_p
     (tmp_path / "model.safetensors").write_bytes(b"weights")
     (tmp_path / "README.md").write_text("not read")
     assert source_digest(tmp_path) == "9ec0cdbf409d290232d4880f3811897c2575ea24bc891a672ba9b1e4b6e9d9f5"
+
+
+READINGS = {
+    "text": (text_model, TextClassification(max_length=16)),
+    "language": (language_model, CausalLM(max_length=32, messages="turns")),
+    "images": (image_model, ImageClassification(size=16)),
+    "audio": (audio_model, AudioClassification(seconds=0.5)),
+}
+
+
+@pytest.mark.parametrize("name", READINGS)
+def test_digest_of_a_source_holds_every_file_that_a_task_opens_in_it(name, tmp_path):
+    write, task = READINGS[name]
+    write(tmp_path)
+    (tmp_path / "chat_template.jinja").write_text("{{ messages }}")
+    (tmp_path / "generation_config.json").write_text('{"eos_token_id": 0}')
+    opened, listening = set[Path](), [True]
+
+    def hear(event, arguments):
+        if event == "open" and listening and isinstance(arguments[0], str | os.PathLike):
+            opened.add(Path(arguments[0]))
+
+    sys.addaudithook(hear)  # it cannot be taken away again
+    try:
+        task.load(tmp_path, SimpleNamespace(labels=("a", "b")), seed=0)
+    finally:
+        listening.clear()
+    read = {path for path in opened if path.parent == tmp_path and path.is_file()}
+    assert len(read) > 1
+    for path in sorted(read):
+        before, content = source_digest(tmp_path), path.read_bytes()
+        path.write_bytes(content + b" ")
+        assert source_digest(tmp_path) != before, path.name
+        path.write_bytes(content)
 
 
 def test_digest_of_a_source_sees_what_lies_in_subfolders_linked_ones_too(tmp_path):

@@ -7,8 +7,9 @@ from furnished import rows, write_model, write_rows
 
 from compressor.api import run
 from compressor.contracts import Progress
+from compressor.errors import PlanError
 from compressor.plan.bound import load_plan
-from compressor.run.pace import Pace, steps_of
+from compressor.run.pace import Pace
 from compressor.run.preview import previewed
 from compressor.store.store import Store
 from compressor.training.checkpoint import INTERVAL
@@ -73,8 +74,15 @@ def test_time_is_only_of_like_trainings_on_this_machine(place, tmp_path, monkeyp
 
 def test_steps_are_counted_where_a_training_counts_them(place, tmp_path):
     _, step, found = finetune(place, Store(tmp_path / "store"), "passes.finetune={steps: 40, batch_size: 8}")
-    assert steps_of(step, 36) == 40
+    assert step.step.steps_of(36) == 40
     assert (found.steps[0].epochs, found.steps[0].steps) == (None, 40)
+
+
+def test_a_budget_of_tokens_is_refused_where_a_task_counts_rows_and_beside_another_one(place):
+    with pytest.raises(PlanError, match="counts tokens, and the task 'text-classification' counts rows: give epochs or steps"):
+        load_plan(place / "plan.yaml", settings=("passes.finetune={tokens: 300}",))
+    with pytest.raises(PlanError, match="counts steps or tokens: leave one of them out"):
+        load_plan(place / "plan.yaml", settings=("passes.finetune={tokens: 300, steps: 4}",))
 
 
 RUN = ("passes.finetune={epochs: 2, batch_size: 8, precision: fp32}", "stages=quality", "probes=[]")

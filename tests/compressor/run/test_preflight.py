@@ -9,11 +9,11 @@ import pytest
 from furnished import rows, write_model, write_rows
 
 from compressor.contracts.anatomy import Anatomy, Block
-from compressor.errors import UnsupportedModel
+from compressor.errors import CompressorError, SourceError, UnsupportedModel
 from compressor.model.families import BERT
 from compressor.plan.bound import load_plan
 from compressor.run.pipeline import run_plan
-from compressor.run.preflight import check_steps
+from compressor.run.preflight import check_lengths, check_steps
 from compressor.store.store import Store
 from compressor.tasks.text_classification import TextClassification
 
@@ -113,6 +113,33 @@ def test_lengths_that_the_model_does_not_take_are_refused(checked, monkeypatch):
     checked(slim.replace("LENGTH", "16"))
     with pytest.raises(UnsupportedModel, match="prune-structure: length is odd"):
         checked(slim.replace("LENGTH", "15"))
+
+
+def test_what_a_call_of_the_task_does_not_do_is_not_timed(tmp_path):
+    write_rows(tmp_path / "rows.jsonl", rows())
+    folder = write_model(tmp_path)
+    given = PLAN.format(passes="  - quantize-dynamic", reference="", accept="probes: [{latency: {kinds: [forward, decode]}}]")
+    (tmp_path / "plan.yaml").write_text(given)
+    with pytest.raises(UnsupportedModel, match=r"latency: a call of text-classification is one pass, it has no 'decode'"):
+        check_lengths(load_plan(tmp_path / "plan.yaml"), folder)
+
+
+def test_batches_to_be_timed_for_which_there_are_too_few_rows_are_refused_before_a_step_runs(tmp_path):
+    write_rows(tmp_path / "rows.jsonl", rows())
+    write_model(tmp_path, ("blue", "red"))
+    given = PLAN.format(passes="  - fold", reference="", accept="probes: [{latency: {batch: [1, 500]}}]")
+    (tmp_path / "plan.yaml").write_text(given)
+    bound, heard = load_plan(tmp_path / "plan.yaml"), []
+    with pytest.raises(SourceError, match=r"\d+ rows are too few for one batch of 500"):
+        run_plan(bound, store=Store(tmp_path / "store"), folder=tmp_path / "run", command="", tell=heard.append)
+    assert not [each for each in heard if "fold" in str(each)]
+
+
+@pytest.mark.parametrize(("step", "refused"), [("  - finetune:", True), ("  - fold", False)])
+def test_what_the_environment_says_wrongly_is_told_before_a_training(checked, monkeypatch, step, refused):
+    monkeypatch.setenv("COMPRESSOR_CHECKPOINT_SECONDS", "soon")
+    with pytest.raises(CompressorError, match="expected a number of seconds") if refused else nullcontext():
+        checked(step)
 
 
 JOINT = "  - distill-and-prune: {teacher: other, sparsity: 0.5, objectives: {soft-targets: 1.0}}"

@@ -360,6 +360,11 @@ def test_more_processes_than_gpus_are_refused(tmp_path, monkeypatch):
     [
         (("run", "plan.yaml", "--nodes", "2"), "--nodes 2 needs a rendezvous HOST:PORT, found ''"),
         (("run", "plan.yaml", "--nodes", "2", "--rendezvous", "host"), "--nodes 2 needs a rendezvous HOST:PORT, found 'host'"),
+        (("run", "plan.yaml", "--nodes", "2", "--rendezvous", "host:99999"), "found 'host:99999'; ports are 1 to 65535"),
+        (("run", "plan.yaml", "--rendezvous", "host:1"), "--rendezvous host:1 is where several machines meet: say how many"),
+        (("join", "host:0"), "found 'host:0'; ports are 1 to 65535"),
+        (("join", "host:1", "--wait", "nan"), "--wait nan: expected a number of seconds above 0"),
+        (("join", "host:1", "--wait", "-1"), "--wait -1: expected a number of seconds above 0"),
         (("join", "host:1", "--nodes", "2", "--node", "2"), "--node 2 is beyond --nodes 2: machines are counted from 0"),
     ],
 )

@@ -241,11 +241,20 @@ def test_commands_list_size_verify_and_prune(tmp_path):
         ((), "say what may go: --older-than 30d, --to-size 5GB or --plan PLAN"),
         (("--older-than", "soon"), "'soon' is no span of time: write 45m, 12h, 30d or 2w"),
         (("--to-size", "small"), "'small' is no size: write 5GB, 500MB or 1.5GiB"),
+        (("--plan", "bcc"), "no result in STORE was used by a plan named 'bcc' (did you mean 'bbc'?)"),
     ],
 )
 def test_prune_command_says_what_is_wrong(tmp_path, arguments, said):
-    put(tmp_path, "finetune", days_ago=40)
+    put(tmp_path, "finetune", days_ago=40, plan="bbc")
     refused = command("prune", "--store", str(tmp_path), *arguments)
     assert isinstance(refused.exception, StoreError)
-    assert str(refused.exception) == said
+    assert str(refused.exception) == said.replace("STORE", str(tmp_path))
     assert left(tmp_path) == ["finetune"]
+
+
+@pytest.mark.parametrize("name", ["list", "size", "verify", "prune"])
+def test_store_that_is_not_there_is_not_said_to_be_whole(tmp_path, name):
+    refused = command(name, "--store", str(tmp_path / "none"), *(["--to-size", "0B"] if name == "prune" else []))
+    assert isinstance(refused.exception, StoreError)
+    assert str(refused.exception) == f"{tmp_path / 'none'}: no such folder: name the store's by --store"
+    assert not (tmp_path / "none").exists()

@@ -215,3 +215,12 @@ def test_lifted_encoder_is_saved_and_loaded(tmp_path):
     with torch.no_grad():
         assert torch.equal(Model.load(tmp_path).module(given)[0], model.module(given)[0])
     assert type(Model.load(tmp_path).module).__name__ == WhisperEncoder.__name__
+
+
+def test_extractor_of_another_model_is_refused(data, tmp_path):
+    """The extractor of a large Whisper beside a small one: spectra of 128 bands, where the model takes 80."""
+    source = save(tmp_path, "whisper")
+    taken = json.loads((source / "config.json").read_text())["num_mel_bins"]
+    (source / PREPROCESSOR).write_text(json.dumps({**EXTRACTORS["whisper"], "feature_size": taken + 8}))
+    with pytest.raises(SourceError, match=f"feature_size is {taken + 8}, and the model takes {taken} \\(num_mel_bins"):
+        TASK.examine(source, data.labels)

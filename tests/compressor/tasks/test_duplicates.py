@@ -64,8 +64,20 @@ def test_every_column_of_content_and_every_further_one_is_needed():
     lacking = [("a", "", "k", "x"), ("", "b", "k", "x"), ("a", "b", None, "x")]
     columns = Columns(("one", "two"), "label", ("kept",))
     data = load({"train": [*rows, *lacking]}, columns, names=("one", "two", "kept", "label"))
-    assert data.record.removed == {"without content": 3}
+    assert data.record.removed == {"without content": 2, "without 'kept'": 1}
     assert load({"train": MANY}).record.removed == {}
+
+
+def test_rows_that_are_too_few_are_told_with_what_was_left_out():
+    """Columns of 0 and 1 in which 0 was left empty: the rows are there, and their labels are not."""
+    rows = [(f"a {n}", "1" if n % 2 else "", "1" if n % 3 else "") for n in range(30)]
+    columns, names = Columns(("text",), None, ("sport", "politics")), ("text", "sport", "politics")
+    with refused(
+        "cannot cut 12 rows of test from 10 (15 without 'sport', 5 without 'politics' are left out): give more rows or another `split:`"
+    ):
+        load({"train": rows}, columns, names=names, split={"validation": 3, "test": 12})
+    with refused("rows.csv: no row of train has content, 'sport' and 'politics' (3 without 'sport')"):
+        load({"train": [("a", "", "1")] * 3}, columns, names=names)
 
 
 def test_split_with_no_row_left_is_refused_with_what_was_removed():
@@ -375,12 +387,18 @@ def test_sets_of_labels_are_equal_in_any_order():
     assert len(data.record.findings) == 1
 
 
-@pytest.mark.parametrize(("one", "other"), [("caf\u00e9", "cafe\u0301"), ("b", "b\u200b"), ("\uff41", "a"), ("b c", "b\u00a0C")])
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("caf\u00e9", "cafe\u0301"), ("b", "b\u200b"), ("\uff41", "a"), ("b c", "b\u00a0C"), ("1", "1.0"), ("007", "7")],
+)
 def test_labels_that_nobody_could_tell_apart_are_found(one, other):
     (finding,) = look_alikes(sorted([one, other, "x"]))
     assert finding.endswith("and are two classes")
     assert finding.isascii() or "blanks or letter case" in finding
+    assert ("are one number" in finding) is one.isdecimal()
 
 
 def test_labels_of_other_letters_are_no_look_alikes():
-    assert not list(look_alikes(["caf\u00e9", "cafe", "cat", "c at"]))
+    assert not list(
+        look_alikes(["caf\u00e9", "cafe", "cat", "c at", "10", "1e0", "12345678901234567890", "12345678901234567891"])
+    )

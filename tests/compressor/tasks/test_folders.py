@@ -90,6 +90,16 @@ def test_what_systems_leave_in_folders_is_passed_over_and_told(tmp_path):
     assert empty == f"{tmp_path}/set/bird: no file in it"
 
 
+def test_small_copies_that_a_nas_keeps_of_pictures_and_notes_of_windows_are_no_rows(tmp_path):
+    pictures(tmp_path / "set")
+    for name in ("cat/@eaDir/1.png/THUMB_M.png", "dog/#recycle/9.png", "dog/1.png:Zone.Identifier"):
+        (tmp_path / "set" / name).parent.mkdir(parents=True, exist_ok=True)
+        picture().save(tmp_path / "set" / name, "PNG")
+    assert load(tmp_path, PICTURES).record.findings == (
+        f"{tmp_path}/set: passed over 1 '#recycle', 1 ':zone.identifier', 1 '@eaDir'",
+    )
+
+
 def test_files_that_are_no_rows_are_told(tmp_path):
     pictures(tmp_path / "set")
     (tmp_path / "set" / "README.md").write_text("of whom these are")
@@ -420,3 +430,38 @@ def test_table_of_another_name_beside_pictures_is_told(tmp_path):
     picture().save(tmp_path / "set" / "1.png")
     (tmp_path / "set" / "labels.csv").write_text("file_name,label\n1.png,a\n")
     assert refused(tmp_path, PICTURES).endswith("(is it labels.csv? call it metadata.csv)")
+
+
+# ------------------------------------------------------------------ documents
+
+
+ALONE = Columns(("text",))
+
+
+def test_a_folder_of_texts_is_a_document_a_file_where_a_task_reads_texts_alone(tmp_path):
+    texts(tmp_path / "set")
+    (tmp_path / "set" / "a" / "0.txt").write_text("two\nlines")
+    (tmp_path / "set" / "notes.md").write_text("none")
+    (tmp_path / "set" / ".hidden").write_text("none")
+    data = load(tmp_path, ALONE)
+    found = [text for split in ("train", "validation", "test") for text in data.split(split)["text"]]
+    assert sorted(found) == sorted(["two\nlines", *(f"text {n} of {x}" for x in "ab" for n in range(6) if (x, n) != ("a", 0))])
+    folder = tmp_path / "set"
+    assert f"{folder}: 12 documents, each file one row whatever its lines" in data.record.findings
+    assert f"{folder}: passed over 1 hidden, 1 of another name" in data.record.findings
+    assert data.place("train", 0).endswith(".txt")
+    with pytest.raises(SourceError, match="layout: folder-per-label"):
+        load(tmp_path, TEXTS)
+    lines = load(tmp_path, ALONE, format="text")
+    assert "two" in [text for split in ("train", "validation", "test") for text in lines.split(split)["text"]]
+
+
+def test_folders_of_splits_are_not_taken_for_documents_of_one(tmp_path):
+    for split in ("train", "test"):
+        (tmp_path / "set" / split).mkdir(parents=True)
+        for number in range(6):
+            (tmp_path / "set" / split / f"{number}.txt").write_text(f"text {number} of {split}")
+    with pytest.raises(SourceError, match=r"holds the folders \['test', 'train'\]: name them as splits"):
+        load(tmp_path, ALONE)
+    data = load(tmp_path, ALONE, {"train": "set/train", "test": "set/test"}, split={"validation": 2})
+    assert sorted(data.split("test")["text"]) == [f"text {number} of test" for number in range(6)]

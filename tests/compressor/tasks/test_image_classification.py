@@ -241,3 +241,40 @@ def test_what_is_not_about_sizes_is_told_as_it_is(data, tmp_path, monkeypatch):
     monkeypatch.setattr(transformers.ViTForImageClassification, "forward", exhausted)
     with pytest.raises(SourceError, match=r"size: 24: .* cannot be tried on such pictures: RuntimeError: CUDA out of memory"):
         larger.load(source, data, seed=0)
+
+
+@pytest.mark.parametrize("way", ["examine", "load"])
+@pytest.mark.parametrize(
+    ("settings", "made"),
+    [({"size": {"height": 24, "width": 24}}, "3 x 24 x 24"), ({"image_mean": [0.5], "image_std": [0.5]}, "1 x ")],
+)
+def test_processor_that_makes_what_its_model_does_not_take_is_refused(data, tmp_path, way, settings, made):
+    source = save(tmp_path)
+    kept = {"image_processor_type": "ViTImageProcessor", "size": {"height": 16, "width": 16}}
+    (source / "preprocessor_config.json").write_text(json.dumps({**kept, **settings}))
+    use = {"examine": lambda: TASK.examine(source, data.labels), "load": lambda: TASK.load(source, data, seed=0)}[way]
+    with pytest.raises(
+        SourceError, match=f"its image processor makes {made}.* numbers of a picture .* and its model does not take"
+    ):
+        use()
+
+
+def test_picture_that_would_fill_the_memory_is_named_when_rows_are_read(tmp_path):
+    save(tmp_path)
+    settings = {
+        "image_processor_type": "CLIPImageProcessor",
+        "size": {"shortest_edge": 16},
+        "crop_size": {"height": 16, "width": 16},
+    }
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(settings))
+    (tmp_path / "set").mkdir()
+    for number in range(6):
+        folder = tmp_path / "set" / "ab"[number % 2]
+        folder.mkdir(exist_ok=True)
+        Image.new("L", (9000, 1) if number == 3 else (20, 16), 40 * number).save(folder / f"{number}.png")
+    spec = DataSpec(files="set", format="imagefolder", split={"test": 2, "validation": 2})
+    rows = load_data(spec, columns=TASK.columns(), seed=0, folder=tmp_path)
+    with pytest.raises(
+        SourceError, match=r"b/3\.png is a picture of 9000 x 1 pixels: .* edge of 16 it would be 144000 pixels long"
+    ):
+        TASK.check_rows(None, rows, tmp_path)

@@ -13,6 +13,8 @@ import soundfile
 import transformers
 from PIL import Image
 
+from compressor.contracts import Data
+from compressor.contracts.records import DataRecord
 from compressor.errors import SourceError
 from compressor.tasks.audio import MEL, RAW
 from compressor.tasks.audio_classification import AudioClassification
@@ -24,6 +26,7 @@ from compressor.tasks.preprocessing import of_audio, sound_settings
 from compressor.tasks.text_classification import TextClassification
 from compressor.tasks.tokenization import read_tokenizer, side_files, tokenization
 
+RECORD = DataRecord(source="rows.csv", digest="", splits=())
 IMAGES, SOUNDS = ImageClassification(), AudioClassification(seconds=0.5)
 PREPROCESSOR, NESTED = "preprocessor_config.json", "processor_config.json"
 
@@ -167,7 +170,13 @@ def test_pictures_of_more_than_eight_bits_are_refused_as_when_rows_are_read(tmp_
         ({"size": {"shortest_edge": 16, "longest_edge": 20}}, "expected height and width, or shortest_edge"),
         ({"size": {"shortest_edge": 16}}, "do not give all images the same size"),
         ({"image_mean": [0.5, 0.5]}, "2 means and 3 deviations"),
-        ({"resample": "__import__"}, "invalid literal"),
+        ({"resample": "__import__"}, "resample is '__import__', expected a number of Pillow's filters, 0 to 5"),
+        ({"resample": 77}, "resample is 77, expected a number of Pillow's filters"),
+        ({"image_std": [0, 0.5, 0.5]}, "image_std is [0.0, 0.5, 0.5], expected numbers that are not 0"),
+        ({"image_mean": [float("nan")] * 3}, "image_mean is [nan, nan, nan], expected numbers"),
+        ({"rescale_factor": 0}, "rescale_factor is 0, expected numbers that are not 0"),
+        ({"size": {"height": 0, "width": 20}}, "expected edges of 1 to 16384 pixels"),
+        ({"size": {"height": 200_000, "width": 20}}, "expected edges of 1 to 16384 pixels"),
         ({"image_processor_type": "ConvNextImageProcessor", "size": {"shortest_edge": 16}, "crop_pct": 0}, "ZeroDivisionError"),
         ({"rescale_factor": "much"}, "could not convert string to float"),
     ],
@@ -342,6 +351,33 @@ def test_tokenizer_without_a_vocabulary_is_refused(tmp_path):
     write(tmp_path, "tokenizer_config.json", {"tokenizer_class": "BertTokenizer"})
     with pytest.raises(SourceError, match="has settings and no vocabulary"):
         TextClassification().inputs(tmp_path)
+
+
+def test_tokenizer_that_draws_is_refused(tmp_path):
+    """Merges that are dropped at random: what is scored is not what is shipped."""
+    from compressor.tasks.tiny import byte_tokenizer
+
+    byte_tokenizer(tmp_path)
+    values = json.loads((tmp_path / "tokenizer.json").read_text())
+    values["model"]["dropout"] = 0.1
+    write(tmp_path, "tokenizer.json", values)
+    with pytest.raises(
+        SourceError, match=r"splits words at random: the model's `dropout` in tokenizer\.json is 0\.1; take it out"
+    ):
+        TextClassification().inputs(tmp_path)
+
+
+def test_tokens_that_a_tokenizer_does_not_know_are_counted(tmp_path, monkeypatch):
+    """Texts in capitals, and a tokenizer of small letters that does not make them small."""
+    monkeypatch.setattr("compressor.model.positions.positions_in", lambda _: None)
+    words = [word for word in WORDS if word.isalpha()][:4]
+    for lowercase, share in ((True, 0.0), (False, 0.5)):
+        (tmp_path / str(lowercase)).mkdir()
+        folder = tokenizer(tmp_path / str(lowercase), lowercase=lowercase)
+        rows = datasets.Dataset.from_dict({"text": [" ".join(words).upper()] * 3, "label": [0] * 3})
+        found = TextClassification().sizes(Data(dict.fromkeys(("train", "validation", "test"), rows), (), RECORD, ""), folder)
+        assert found.unknown == share
+        assert ("50% of these are the token for what is unknown" in str(found)) is not lowercase
 
 
 def test_text_of_no_length_is_refused_where_the_tokenizer_adds_more(tmp_path):

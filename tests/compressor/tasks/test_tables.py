@@ -509,3 +509,60 @@ def test_texts_of_any_type_of_string_are_texts(tmp_path):
         pq.write_table(pa.table({"text": texts, "label": ["a", "b"] * 20}), tmp_path / "x.parquet")
         data = TextClassification().encoded(load_data(DataSpec(files="x.parquet"), columns=COLUMNS, seed=0, folder=tmp_path))
         assert data.labels == ("a", "b")
+
+
+def test_tables_that_systems_keep_of_tables_are_no_rows(tmp_path):
+    for name in ("set/a.csv", "set/@eaDir/a.csv", "set/.old.csv"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("text,label\na,x\nb,y\n")
+    found = read(tmp_path, "set", format="csv")
+    assert len(found.parts["train"]) == 2
+    assert found.findings == (f"{tmp_path}/set: passed over 1 '@eaDir', 1 hidden",)
+
+
+def test_labels_that_stand_elsewhere_are_told(tmp_path):
+    (tmp_path / "set" / "label=a").mkdir(parents=True)
+    pandas.DataFrame({"text": ["a"]}).to_parquet(tmp_path / "set" / "label=a" / "part-0.snappy.parquet")
+    said = refused(tmp_path, "set", format="parquet")
+    assert said.endswith(
+        "its values stand in names of folders, as Hive and Spark write a partitioned table: write them into the rows"
+    )
+    (tmp_path / "rows.txt").write_text("__label__a some text\n")
+    assert refused(tmp_path, "rows.txt").endswith(
+        "a line of a file of text is a text and nothing else: write rows with labels as csv or json"
+    )
+
+
+@pytest.mark.parametrize("other", [[1, "1"], [["a"]], [1.0], [True], 3, {"a": 1}])
+def test_value_of_another_type_is_told_with_its_own_line(tmp_path, other):
+    values = [["a"], [], ["b"], other, ["a"]]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps({"text": "a", "tags": each}) + "\n" for each in values))
+    with pytest.raises(
+        SourceError, match=re.escape(f"rows.jsonl, line 4: 'tags' is {json.dumps(other)} ({type(other).__name__}), and")
+    ):
+        read_rows(DataSpec(files="rows.jsonl"), tmp_path, Columns(("text",), kept=("tags",)))
+
+
+def test_header_among_the_rows_is_told_with_its_line(tmp_path):
+    """`cat a.csv b.csv` makes a class of the name of the column."""
+    (tmp_path / "rows.csv").write_text("text,label\na,x\n" * 2)
+    assert refused(tmp_path, "rows.csv").startswith("rows.csv, line 3: the header stands here again")
+
+
+def test_parts_that_several_programs_wrote_are_one_split(tmp_path):
+    """Polars writes other texts than pandas, and each file numbers its classes in its own order."""
+    pq.write_table(pa.table({"text": pa.array(["a"]), "label": pa.array(["x"])}), tmp_path / "a.parquet")
+    large = {"text": pa.array(["b"], pa.large_string()), "label": pa.array(["y"], pa.large_string())}
+    pq.write_table(pa.table(large), tmp_path / "b.parquet")
+    for name, classes in (("c", ["x", "y"]), ("d", ["y", "x"])):
+        shape = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=classes)})
+        datasets.Dataset.from_dict({"text": [name], "label": [0]}, features=shape).to_parquet(tmp_path / f"{name}.parquet")
+    (tmp_path / "e.csv").write_text("text,label\ne,y\n")
+    names = ["a.parquet", "b.parquet", "c.parquet", "d.parquet", "e.csv"]
+    assert cells(tmp_path, names) == [("a", "x"), ("b", "y"), ("c", "x"), ("d", "y"), ("e", "y")]
+
+
+def test_column_that_is_called_as_the_place_of_rows_is_refused(tmp_path):
+    (tmp_path / "rows.csv").write_text("place of the row,label\na,x\n")
+    with pytest.raises(SourceError, match="a column cannot be called 'place of the row'"):
+        read_rows(DataSpec(files="rows.csv"), tmp_path, Columns(("place of the row",), "label"))

@@ -221,6 +221,18 @@ def test_special_tokens_in_a_text_are_tried_beside_the_longest(minilm, tmp_path)
         checked(TextClassification(max_length=16), folder, tmp_path / "out", texts)
 
 
+def test_shortest_text_is_tried_alone_and_a_model_without_embeddings_takes_any_token(tmp_path):
+    """CANINE takes characters as they are, and four of them at a time: a text of one letter is too short."""
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8, "num_hash_buckets": 32}
+    config = transformers.CanineConfig(**sizes, max_position_embeddings=32, local_transformer_stride=4)
+    transformers.CanineModel(config).save_pretrained(tmp_path / "model")
+    transformers.CanineTokenizer().save_pretrained(tmp_path / "model")
+    task = TextClassification(max_length=16)
+    checked(task, tmp_path / "model", tmp_path / "good", ["the end", "two"])
+    with pytest.raises(RowFailed, match=r"row 1 of train: its 3 tokens: RuntimeError: max_pool1d"):
+        checked(task, tmp_path / "model", tmp_path / "bad", ["the end", "x"])
+
+
 def test_tokenizer_that_needs_files_it_does_not_save_is_refused(minilm):
     class Forgetful:
         """Stands for a tokenizer of Python code that saves less than it reads."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tracemalloc
 
 import datasets
@@ -14,6 +15,7 @@ from compressor.contracts import Data, Outputs, statistics
 from compressor.contracts.records import DataRecord
 from compressor.errors import SourceError
 from compressor.tasks.text_regression import TextRegression
+from compressor.tasks.tiny import text_model
 
 TASK = TextRegression(label="score")
 
@@ -42,6 +44,17 @@ def test_number_that_no_model_computes_with_is_told():
         SourceError, match=r"row 1 of train: column 'score' holds '1e39': models compute with numbers up to 1e\+15"
     ):
         TASK.encoded(data(["1", "1e39"]))
+
+
+def test_classes_are_numbers_by_their_names_and_not_by_their_places():
+    def named(*names):
+        shape = datasets.Features({"text": datasets.Value("string"), "score": datasets.ClassLabel(names=list(names))})
+        rows = datasets.Dataset.from_dict({"text": ["t", "u"], "score": [0, 1]}, features=shape)
+        return Data({"train": rows}, (), DataRecord(source="rows.csv", digest="", splits=()), "d")
+
+    assert TASK.encoded(named("1", "5")).split("train")["score"] == [1.0, 5.0]
+    with pytest.raises(SourceError, match="row 0 of train: column 'score' holds '1 star', expected a number"):
+        TASK.encoded(named("1 star", "5 stars"))
 
 
 def test_one_number_for_all_rows_is_refused():
@@ -100,3 +113,21 @@ def test_answers_are_numbers_and_no_logits():
     assert TASK.tell({"logits": np.asarray([[2.5]], dtype=np.float32)}, ())[0].text == "2.5"
     assert not TASK.gives_logits()
     assert TASK.columns().label is None
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"sentence_transformers": {"activation_fn": "torch.nn.modules.activation.Sigmoid"}}, ("Sigmoid",)),
+        ({"sbert_ce_default_activation_function": "torch.nn.modules.activation.Sigmoid"}, ("Sigmoid",)),
+        ({"sentence_transformers": {"activation_fn": "torch.nn.modules.linear.Identity"}}, ()),
+        ({}, ()),
+    ],
+)
+def test_what_sentence_transformers_puts_on_the_answers_is_told(tmp_path, fields, told):
+    text_model(tmp_path)
+    values = json.loads((tmp_path / "config.json").read_text()) | fields
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    lines = TASK.model_copy(update={"max_length": 16}).examine(tmp_path, ())
+    after = [f"sentence-transformers puts {name} on its answers: numbers here are those before it" for name in told]
+    assert list(lines[1:]) == after

@@ -104,9 +104,10 @@ def test_next_checkpoint_is_due_by_the_clock_and_later_where_writing_takes_long(
 def test_interval_is_taken_from_the_environment(tmp_path, monkeypatch):
     monkeypatch.setenv(INTERVAL, "0")
     assert checkpoints(tmp_path).due
-    monkeypatch.setenv(INTERVAL, "soon")
-    with pytest.raises(CompressorError, match="COMPRESSOR_CHECKPOINT_SECONDS is 'soon', expected a number of seconds"):
-        checkpoints(tmp_path)
+    for wrong in ("soon", "nan", "-1", "inf", ""):
+        monkeypatch.setenv(INTERVAL, wrong)
+        with pytest.raises(CompressorError, match=f"COMPRESSOR_CHECKPOINT_SECONDS is '{wrong}', expected a number of seconds"):
+            checkpoints(tmp_path)
 
 
 def test_random_states_go_on_where_they_were_after_a_trip_through_json():

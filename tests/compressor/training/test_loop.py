@@ -508,6 +508,16 @@ def test_training_by_steps_takes_as_many_and_evaluates_at_the_end():
     assert log.validation == ((8.0, 0.5), (16.0, 0.5), (21.0, 0.5))
 
 
+def test_validation_is_looked_at_evenly_where_a_plan_says_how_often():
+    log = run(network(), steps=21, validations=4, evaluate=lambda: 0.5)
+    assert [at for at, _ in log.validation] == [6.0, 11.0, 16.0, 21.0]
+    assert log.seen == (96.0, 176.0, 256.0, 336.0)
+    assert log.counted == 21 * 16
+    log = run(network(), epochs=2, validations=1, evaluate=lambda: 0.5)
+    assert log.validation == ((16.0, 0.5),)
+    assert len(run(network(), steps=2, validations=9, evaluate=lambda: 0.5).validation) == 2
+
+
 def test_batches_without_a_length_need_steps():
     with pytest.raises(PluginError, match="need `steps`"):
         run(network(), batches=lambda epoch: iter(batches(epoch)))

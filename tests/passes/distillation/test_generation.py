@@ -8,10 +8,11 @@ from pydantic import ValidationError
 
 from compressor.contracts import registry  # noqa: F401 - plug-ins are found by it
 from compressor.errors import UnsupportedModel
+from compressor.model import Model
 from compressor.model.sampling import continued, drawn, uniforms
 from compressor.tasks.tiny import language_model
 from passes.distillation.distill import Distill
-from passes.distillation.generation import Generation
+from passes.distillation.generation import Generation, ends_of
 
 IGNORED = -100
 
@@ -118,15 +119,33 @@ def test_a_batch_in_parts_is_written_as_in_one(models, batch):
 
 
 def test_nothing_is_written_after_the_end_of_a_text(models, batch):
-    end = models[0].config.eos_token_id
     first = Generation(prompt=4, tokens=5, temperature=0).written(batch, *models, seed=1, step=2)
-    models[0].config.eos_token_id = [end, int(first["input_ids"][0, 5])]
-    try:
-        made = Generation(prompt=4, tokens=5, temperature=0).written(batch, *models, seed=1, step=2)
-    finally:
-        models[0].config.eos_token_id = end
+    ends = [2, int(first["input_ids"][0, 5])]
+    made = Generation(prompt=4, tokens=5, temperature=0).written(batch, *models, seed=1, step=2, ends=ends)
     assert int((made["labels"][0] >= 0).sum()) == 2
     assert made["position_ids"][0, 6:].tolist() == list(range(made["input_ids"].shape[1] - 6))
+
+
+def test_no_more_tokens_are_made_once_all_rows_are_over(models):
+    ids, asked = torch.tensor([[7, 8], [9, 10]]), []
+
+    def choose(at, logits):
+        asked.append(at)
+        return torch.tensor([3, 5 - at])
+
+    made = continued(models[:1], ids, torch.ones_like(ids), count=9, choose=choose, ends=(3,))
+    assert made.tolist() == [[3, 3, 3], [5, 4, 3]]
+    assert asked == [0, 1, 2]
+    assert continued(models[:1], ids, torch.ones_like(ids), count=2, choose=choose).shape == (2, 2)
+
+
+def test_a_text_ends_as_what_lies_beside_the_model_says(models):
+    model = Model.wrap(models[0])
+    assert ends_of(model) == (models[0].config.eos_token_id,)
+    model.files["generation_config.json"] = b'{"eos_token_id": [7, 9]}'
+    assert ends_of(model) == (7, 9)
+    model.files["generation_config.json"] = b'{"temperature": 0.6}'
+    assert ends_of(model) == (models[0].config.eos_token_id,)
 
 
 def test_of_both_the_students_tokens_stand_among_the_teachers_likeliest(models, batch):

@@ -151,6 +151,67 @@ def test_the_teachers_share_is_kept_in_checkpoints_and_goes_on(ctx, monkeypatch)
     assert all(torch.equal(tensor, again[name]) for name, tensor in whole.items())
 
 
+@pytest.mark.parametrize("by", ["student", "both"])
+def test_texts_are_written_and_learned_from_in_bf16(ctx, by):
+    found = {}
+    for precision in ("fp32", "bf16"):
+        here = replace(ctx, folder=ctx.folder / precision, notes=[])
+        generate = {"by": by, "share": 1.0, "tokens": 6, "temperature": 0 if by == "student" else 0.9}
+        step(generate=generate, precision=precision, epochs=6).apply(here.model("small"), here)
+        found[precision] = [loss for _, loss in curves(here)["soft-targets"]]
+        assert any("(bf16)" in note.title for note in here.notes if isinstance(note, Series)) == (precision == "bf16")
+    assert np.isfinite(found["bf16"]).all()
+    assert found["bf16"][0] == pytest.approx(found["fp32"][0], rel=0.2)
+    assert found["bf16"][0] != found["fp32"][0]
+    assert found["bf16"][-1] < found["bf16"][0]
+
+
+def test_a_budget_of_tokens_ends_a_training_whose_curve_is_by_them_and_goes_on(ctx, monkeypatch):
+    from compressor.training import checkpoint, loop
+
+    def evaluate(ctx, model, split):
+        return ctx.task.evaluate(eager(ctx.task, model, "cpu"), ctx.data.split(split), ctx.root / "source", split=split)
+
+    def learned(folder):
+        here = replace(ctx, folder=folder, notes=[])
+        model = given.apply(here.model("small"), here)
+        return (
+            model.module.state_dict(),
+            next(each for each in here.notes if isinstance(each, Series) and each.x == "tokens"),
+            here,
+        )
+
+    monkeypatch.setattr(Language, "evaluate", evaluate)
+    train, files = ctx.data.split("train"), ctx.root / "source"
+    weights = [[ctx.task.weight(each) for each in ctx.task.batches(train, files, batch_size=1, shuffle_seed=at)] for at in (0, 1)]
+    budget = sum(weights[0]) + weights[1][0] + 1  # in the second epoch, and not at the end of a step
+    given = Finetune.model_validate(
+        {"tokens": budget, "validations": 4, "batch_size": 1, "learning_rate": 3e-3, "precision": "fp32", "attention": "sdpa"}
+    )
+    whole, curve, here = learned(ctx.folder / "whole")
+    places, values = zip(*curve.curves["perplexity"], strict=True)
+    assert places[-1] == sum(weights[0]) + sum(weights[1][:2])
+    assert len(places) == 4
+    assert values[-1] < values[0]
+    assert any(f"learned from {places[-1]:,.0f} tokens" in note.text for note in here.notes if isinstance(note, Remark))
+    monkeypatch.setattr(checkpoint.Checkpoints, "due", property(lambda self: True))
+    real, cut = loop._Loop._step, []
+
+    def stopping(self, batch):
+        if self.course.validation and self.course.at == len(weights[0]) - 2 and not cut:
+            cut.append(self.course.step)
+            raise KeyboardInterrupt
+        return real(self, batch)
+
+    monkeypatch.setattr(loop._Loop, "_step", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        learned(ctx.folder / "cut")
+    again, same, _ = learned(ctx.folder / "cut")
+    assert cut
+    assert same == curve
+    assert all(torch.equal(tensor, again[name]) for name, tensor in whole.items())
+
+
 def test_a_step_in_parts_of_unequal_tokens_is_a_step_in_one(ctx):
     objectives = {
         "soft-targets": {"temperature": 1.0, "divergence": "skewed"},

@@ -455,6 +455,29 @@ def test_latency_budget_in_milliseconds_is_met(ctx):
     assert milliseconds(latency(latency={"ratio": None, "ms": 7.0}).apply(bert(), ctx)) <= 7.0 * 1.05
 
 
+def test_latency_of_decoding_is_that_of_a_token(tmp_path):
+    asked = []
+
+    class Timed(Context):
+        def measure(self, models, target, workload):
+            asked.append(workload)
+            return [workload.steps * each for each in super().measure(models, target, workload)]
+
+    ctx, decode = Timed(tmp_path), {"kind": "decode", "steps": 4, "length": 64}
+    pruned = latency(latency={"ratio": None, "ms": 7.0, **decode}).apply(bert(), ctx)
+    assert 7.0 * 0.9 < milliseconds(pruned) <= 7.0 * 1.05
+    assert {str(each) for each in asked} == {"decode, batch 1, length 64, 4 steps"}
+    (table,) = (note for note in ctx.notes if isinstance(note, Table) and note.title.startswith("Latency"))
+    assert table.columns == ("kind", "left", "ms a token")
+    first = len(ctx.measured)
+    latency(latency={"ratio": 0.6, "length": 64, "kind": "prefill"}).apply(
+        bert(), Context(tmp_path, known=ctx.known, measured=ctx.measured)
+    )
+    assert ctx.measured[first] == ctx.measured[0], "a table of another kind of call is another table"
+    with pytest.raises(ValidationError, match="nothing would heed steps, as forward is one call"):
+        latency(latency={"steps": 4})
+
+
 def test_latency_of_layers_is_met(ctx):
     pruned = latency(units=("layers",), latency={"ratio": 0.6}).apply(bert(layers=4), ctx)
     assert len(counts(pruned)) == 2

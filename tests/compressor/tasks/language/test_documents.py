@@ -12,7 +12,7 @@ from compressor.errors import SourceError
 from compressor.plan.specs import DataSpec
 from compressor.tasks.data import load_data
 from compressor.tasks.language.causal_lm import CausalLM
-from compressor.tasks.language.chats import Template
+from compressor.tasks.language.chats import Template, template_in
 from compressor.tasks.language.documents import Encoder, documents_of, windows_of
 from compressor.tasks.tiny import byte_tokenizer
 from compressor.tasks.tokenization import tokenization
@@ -90,6 +90,77 @@ def test_of_a_chat_the_turns_of_the_assistant_count(folder):
 def test_templates_of_others_reach_nothing(source):
     with pytest.raises(SourceError, match="the chat template does not take"):
         assert Template(source, {}).rendered([{"role": "user", "content": "a"}], asks=True) == ""
+
+
+ENDLESS = {
+    "loops in loops": "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+    "macros that call themselves twice": "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(60) }}",
+    "texts that double": "{% set n = namespace(x='ab') %}{% for i in range(60) %}{% set n.x = n.x + n.x %}{% endfor %}",
+    "texts joined": "{% set n = namespace(x='ab') %}{% for i in range(60) %}{% set n.x = n.x ~ n.x %}{% endfor %}",
+    "blocks that double": "{% set n = namespace(x='ab') %}{% for i in range(60) %}"
+    "{% set t %}{{ n.x }}{{ n.x }}{% endset %}{% set n.x = t %}{% endfor %}",
+    "a text times a number": "{{ 'ab' * 10 ** 10 }}",
+    "numbers that grow": "{{ 10 ** (10 ** 10) }}",
+    "numbers squared": "{% set n = namespace(x=99) %}{% for i in range(60) %}{% set n.x = n.x * n.x %}{% endfor %}",
+    "a filter that pads": "{{ 'a' | center(10000000000) }}",
+    "a method that pads": "{{ 'a'.ljust(10000000000) }}",
+    "a wide number": "{{ '%10000000000d' | format(1) }}",
+    "a wide number by an operator": "{{ '%10000000000d' % 1 }}",
+    "a wide number by a method": "{{ '{:10000000000}'.format(1) }}",
+    "long for long": "{% set a = 'a' * 9999999 %}{{ a.replace('a', a) }}",
+    "many references": "{% set a = 'a' * 9999999 %}{{ ([a] * 9999) | select | join }}",
+    "many long texts": "{{ range(9999) | map('center', 9999999) | join }}",
+    "what stands in the template": "{% for a in range(99999) %}" + "long " * 9999 + "{% endfor %}",
+    "a wide year": "{{ strftime_now('%10000000000Y') }}",
+}
+
+
+@pytest.mark.parametrize("case", ENDLESS)
+def test_templates_of_others_end_and_fill_no_memory(case):
+    with pytest.raises(SourceError, match=r"the chat template does not take .* than any chat needs|invalid format string"):
+        Template(ENDLESS[case], {}).rendered([{"role": "user", "content": "a"}], asks=True)
+
+
+def test_templates_say_the_same_on_every_day_and_in_every_call():
+    day = Template("{{ strftime_now('%d %b %Y') }}", {})
+    assert day.rendered([{"role": "user", "content": "a"}], asks=True) == "26 Jul 2024"
+    with pytest.raises(SourceError, match="random"):
+        Template("{{ range(99) | random }}", {}).rendered([], asks=True)
+
+
+def test_templates_are_rendered_as_the_library_renders_them(folder):
+    from transformers import AutoTokenizer
+
+    source = (
+        "{%- for m in messages %}{%- if loop.first and m.role == 'system' %}S:{{ m.content | trim }}\n{% continue %}{% endif %}"
+        "{{ loop.index0 }}/{{ loop.length }}{% if loop.last %}!{% endif %} {{ m['role'].upper() ~ ':' }}{{ m | tojson }}"
+        "{% generation %}{{ m.content.replace('a', 'aa') }}{% endgeneration %}{{ '%s-%03d' % (m.role, 7) }}{{ 2 * 3 + 1 }}\n"
+        "{% endfor %}{% set ns = namespace(n=0) %}{% for k, v in messages[0].items() %}{% set ns.n = ns.n + 1 %}{% endfor %}{{ ns.n }}"
+        "{% macro f(x) %}<{{ x }}>{{ caller() }}{% endmacro %}{% call f(eos_token) %}in{% endcall %}{{ 'yes' if add_generation_prompt }}"
+    )
+    chat = [{"role": role, "content": f" {role}, a é "} for role in ("system", "user", "assistant")]
+    found = Template(source, {"eos_token": "<|end|>"}).rendered(chat, asks=True)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    assert found == tokenizer.apply_chat_template(chat, chat_template=source, tokenize=False, add_generation_prompt=True)
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        ({"chat_template": [{"name": "default", "template": "D"}, {"name": "tool_use", "template": "T"}]}, "D"),
+        ({"chat_template": "only"}, "only"),
+    ],
+)
+def test_of_several_templates_the_default_one_is_taken(config, expected, tmp_path):
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    assert template_in(tmp_path).source == expected
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", None], ids=["another encoding", "a pointer of Git LFS"])
+def test_template_that_cannot_be_read_is_told(content, tmp_path):
+    (tmp_path / "chat_template.jinja").write_bytes(content or b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
+    with pytest.raises(SourceError, match=r"chat_template\.jinja cannot be read"):
+        template_in(tmp_path)
 
 
 def test_a_template_that_rewrites_what_was_said_is_refused(folder):
