@@ -410,10 +410,10 @@ def test_two_machines_give_the_result_of_one_with_two_processes(folder, together
     assert joined.returncode == 0, said
 
 
-@pytest.mark.long
-def test_killed_run_of_two_processes_leaves_none_and_goes_on_to_the_same_result(folder, together):
-    run = command(folder, "run", "plan.yaml", "--store", "killed", "--out", "runs/killed", "--processes", "2")
-    while not list((folder / "killed").glob("scratch/*/training-distill/step-1?.safetensors")):
+def kill(folder, plan, store, *options, checkpoint):
+    """Run a plan by two processes and kill it, its processes with it, once there is a file of a checkpoint."""
+    run = command(folder, "run", plan, "--store", store, "--out", f"runs/{store}", "--processes", "2", *options)
+    while not list((folder / store).glob(f"scratch/*/training-distill/{checkpoint}")):
         assert run.poll() is None, run.stdout.read()
         time.sleep(0.05)
     group = [each.pid for each in psutil.Process(run.pid).children(recursive=True)]
@@ -424,10 +424,24 @@ def test_killed_run_of_two_processes_leaves_none_and_goes_on_to_the_same_result(
     while any(psutil.pid_exists(pid) for pid in group) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not [pid for pid in group if psutil.pid_exists(pid)]
+
+
+@pytest.mark.long
+def test_killed_run_of_two_processes_leaves_none_and_goes_on_to_the_same_result(folder, together):
+    kill(folder, "plan.yaml", "killed", checkpoint="step-1?.safetensors")
     stage, told = ran(folder, "killed", Processes(each=2))
     assert stage.digest == together[0].digest
     (said,) = [event.text for event in told if isinstance(event, Message) and "goes on" in event.text]
     assert re.fullmatch(r"distill: goes on at step \d+ of 42", said)
+
+
+@pytest.mark.long
+def test_killed_run_of_spread_parameters_goes_on_to_the_same_result(language, spread):
+    kill(language, "spread.yaml", "killed", "--sharded", checkpoint="step-[3-9]-of-1.safetensors")
+    stage, told = ran(language, "killed", Processes(each=2, sharded=True), plan="spread.yaml")
+    assert stage.digest == spread[0].digest
+    (said,) = [event.text for event in told if isinstance(event, Message) and "goes on" in event.text]
+    assert re.fullmatch(r"distill: goes on at step \d+ of \d+", said)
 
 
 @pytest.mark.long
