@@ -1,16 +1,18 @@
 """Remakes `docs/results/lm-depth.md`: a language model brought from 30 layers to 20, taught in four ways, then by its own texts; and its width.
 
-    python -m benchmarks.studies.lm_depth [--work FOLDER] [--tokens N] [--quick]
+    python -m benchmarks.studies.lm_depth [--work FOLDER] [--tokens N] [--seeds N] [--rates R ...] [--only PART ...] [--quick]
 
 Starts from the model and texts that `benchmarks.studies.lm_finetune` left in FOLDER, and keeps a cell for each training there: a study that was
-cut goes on. `--quick` runs one seed at one learning rate. What is not there yet the page says.
+cut goes on. `--quick` runs one seed at one learning rate. Two processes with `--share 1/2` and `--share 2/2` train the methods of equal tokens
+between them and write nothing; `--page` trains nothing and writes what is there. What is not there yet the page says.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,7 +20,19 @@ import numpy as np
 
 from benchmarks.studies.lm_finetune import WORK
 from benchmarks.studies.lm_lab import BATCH, POINTS, ROW, Ground, source
-from benchmarks.studies.lm_students import LABELS, MORE, OBJECTIVES, ON_POLICY, Book, Cell, Student, best_rate, whole
+from benchmarks.studies.lm_students import (
+    LABELS,
+    MORE,
+    OBJECTIVES,
+    ON_POLICY,
+    TESTED,
+    Absent,
+    Book,
+    Cell,
+    Student,
+    best_rate,
+    whole,
+)
 from benchmarks.studies.pages import apart, differences, mean_and_interval
 from compressor.deploy.machine import machine, versions
 
@@ -34,6 +48,7 @@ SHARE = 1 / 4
 PACE = 10
 """Steps by which a pace is found."""
 PARTS = ("tokens", "minutes", "on-policy", "width")
+"""Equal tokens come first, always."""
 
 
 @dataclass(frozen=True)
@@ -53,12 +68,12 @@ class Plan:
         """Of equal tokens, unless others are given."""
         return Cell(method, self.layers, rate, whole(tokens or self.tokens, POINTS, BATCH), seed, shape)
 
-    @property
-    def planned(self) -> int:
-        """Tokens of all cells: trials, equal tokens and minutes, on-policy and its control, both ways of width."""
-        ways, seeds = len(OBJECTIVES), len(self.seeds)
-        trials = (ways + 2) * len(self.rates) * TRIAL if len(self.rates) > 1 else 0
-        return round(self.tokens * (trials + seeds * (2 * ways - 1 + 2 * SHARE + 2)))
+    def planned(self, parts: Sequence[str], methods: int = len(OBJECTIVES)) -> int:
+        """Tokens of all cells: trials, and by part equal tokens, equal minutes, on-policy with its control, both ways of width."""
+        each = {"tokens": methods, "minutes": methods - 1, "on-policy": 2 * SHARE, "width": 2}
+        tried = methods + 2 * ("width" in parts)
+        trials = tried * len(self.rates) * TRIAL if len(self.rates) > 1 else 0
+        return round(self.tokens * (trials + len(self.seeds) * sum(each[part] for part in {"tokens", *parts})))
 
 
 @dataclass
@@ -67,6 +82,8 @@ class Depth:
 
     book: Book
     plan: Plan
+    keep: bool = False
+    """Whether students stay, for on-policy to go on from."""
 
     def rate(self, method: str, shape: str = "depth") -> float:
         """Of a method: the best of its trials."""
@@ -74,23 +91,31 @@ class Depth:
         return rates[0] if len(rates) == 1 else best_rate(self.book, rates, lambda rate: self.plan.trial(method, rate, shape))
 
     def equal_tokens(self, shape: str = "depth", methods: Sequence[str] = tuple(OBJECTIVES)) -> dict[str, list[Student]]:
-        """By method, a student for each seed."""
-        return {
-            method: [
-                self.book.student(self.plan.cell(method, self.rate(method, shape), seed, shape), keep=True)
-                for seed in self.plan.seeds
-            ]
-            for method in methods
-        }
+        """By method, a student for each seed; one seed after the other."""
+        made: dict[str, list[Student]] = {method: [] for method in methods}
+        for seed in self.plan.seeds:
+            for method in methods:
+                cell = self.plan.cell(method, self.rate(method, shape), seed, shape)
+                made[method].append(self.book.student(cell, keep=self.keep and shape == "depth"))
+        return made
+
+    def whole_seeds(self) -> tuple[int, ...]:
+        """Seeds of which all methods of equal tokens are there."""
+        found = []
+        for seed in self.plan.seeds:
+            with suppress(Absent):
+                replace(self, plan=replace(self.plan, seeds=(seed,))).equal_tokens()
+                found.append(seed)
+        return tuple(found)
 
     def equal_minutes(self, found: Mapping[str, Sequence[Student]]) -> dict[str, list[Student]]:
         """The same with as many tokens as each method has time for while the quickest one sees all."""
         took = {method: float(np.median([each.learned.seconds for each in students])) for method, students in found.items()}
-        made = {}
-        for method in found:
-            tokens = self.plan.tokens * min(took.values()) / took[method]
-            cells = [self.plan.cell(method, self.rate(method), seed, tokens=tokens) for seed in self.plan.seeds]
-            made[method] = [self.book.student(each, keep=True) for each in cells]
+        made: dict[str, list[Student]] = {method: [] for method in found}
+        for seed in self.plan.seeds:
+            for method in found:
+                tokens = self.plan.tokens * min(took.values()) / took[method]
+                made[method].append(self.book.student(self.plan.cell(method, self.rate(method), seed, tokens=tokens)))
         return made
 
     def best(self, found: Mapping[str, Sequence[Student]]) -> str:
@@ -104,16 +129,9 @@ class Depth:
         rate = self.rate(best)
         made: dict[str, list[Student]] = {MORE: [], ON_POLICY: []}
         for seed in self.plan.seeds:
-            start = self.plan.cell(best, rate, seed).name
-            more = Cell(
-                MORE,
-                self.plan.layers,
-                rate / 2,
-                whole(self.plan.tokens * SHARE, POINTS, BATCH),
-                seed,
-                start=start,
-                objectives=best,
-            )
+            start, tokens = self.plan.cell(best, rate, seed), whole(self.plan.tokens * SHARE, POINTS, BATCH)
+            self.book.student(start, keep=True)
+            more = Cell(MORE, self.plan.layers, rate / 2, tokens, seed, start=start.name, objectives=best)
             control = self.book.student(more)
             pace = self.book.student(replace(more, method=ON_POLICY, tokens=PACE * ROW * BATCH)).learned.tokens_per_second
             tokens = whole(control.learned.seconds * pace, POINTS, BATCH)
@@ -128,37 +146,59 @@ class Depth:
 def document(study: Depth, parts: Sequence[str]) -> str:
     """What there is, part by part; runs what is asked for and not there."""
     plan, here, installed = study.plan, machine(), versions()
-    teacher = study.book.ground.loss(source(study.book.model).module, "bf16", split="test", count=96)
+    teacher = study.book.ground.loss(source(study.book.model).module, "bf16", split="test", count=TESTED)
+    found = study.equal_tokens()
+    shown = dict(sections(study, found, parts))
+    seeds = f"{len(plan.seeds)} seed{'s' if len(plan.seeds) > 1 else ''} ({', '.join(map(str, plan.seeds))})"
     lines = [
         f"# A language model of 30 layers brought to {plan.layers}: what was measured",
         "",
-        f"`python -m benchmarks.studies.lm_depth --tokens {plan.tokens}{' --quick' if len(plan.seeds) == 1 else ''}` remakes this page.",
+        f"`{command(plan, parts)}` remakes this page.",
+        "",
+        *lacking(plan, ("tokens", *shown)),
         "",
         f"- Machine: {here.processor}, {here.cores} cores, one thread, bf16; torch {installed.get('torch')}.",
-        "- The teacher is the model of [lm-finetune](lm-finetune.md); students take evenly spaced layers of it. Rows of "
-        f"{ROW} tokens, {BATCH} a step.",
-        f"- `test`: nats that a token of 96 windows of test documents costs; the teacher's is {teacher:.3f}. `end`: share of the held-out",
+        "- The teacher is the model of [lm-finetune](lm-finetune.md); students take evenly spaced layers of it. Rows of",
+        f"  {ROW} tokens, {BATCH} a step; no token is seen twice.",
+        f"- `test`: nats that a token of {TESTED} windows of test documents costs; the teacher's is {teacher:.3f}. `end`: share of the held-out",
         "  loss that went over the last fifth of the tokens: how far from level each curve ends.",
-        f"- {len(plan.seeds)} seed{'s' if len(plan.seeds) > 1 else ''} ({', '.join(map(str, plan.seeds))}); {rates(study)}",
+        "- `tokens/s` and `minutes` are by the clock, with what the curve took; trainings may have run two at a time, a core each.",
+        f"- {seeds}; {rates(study)}",
         "",
-        *lacking(plan, parts),
+        f"## Equal tokens: {whole(plan.tokens, POINTS, BATCH):,}",
+        "",
+        *table(found),
     ]
-    found = study.equal_tokens()
-    lines += ["", f"## Equal tokens: {whole(plan.tokens, POINTS, BATCH):,}", "", *table(found)]
-    if "minutes" in parts:
-        lines += ["", "## Equal minutes", "", *table(study.equal_minutes(found))]
-    if "on-policy" in parts:
-        best = study.best(found)
-        lines += [
-            "",
-            f"## From {best} on: more of the same, or its own texts, equal minutes",
-            "",
-            *table(study.going_on(found), MORE),
-        ]
-    if "width" in parts:
-        width = study.equal_tokens("width", (LABELS, study.best(found)))
-        lines += ["", "## As few parameters by width", "", *table(width)]
+    for title, rows in shown.values():
+        lines += ["", f"## {title}", "", *rows]
     return "\n".join(lines) + "\n"
+
+
+def sections(
+    study: Depth, found: Mapping[str, Sequence[Student]], parts: Sequence[str]
+) -> Iterator[tuple[str, tuple[str, list[str]]]]:
+    """Title and table of each further part that is asked for and there."""
+    best = study.best(found)
+    makers: Mapping[str, tuple[str, Callable[[], list[str]]]] = {
+        "minutes": ("Equal minutes", lambda: list(table(study.equal_minutes(found)))),
+        "on-policy": (
+            f"From {best} on: more of the same, or its own texts, equal minutes",
+            lambda: list(table(study.going_on(found), MORE)),
+        ),
+        "width": ("As few parameters by width", lambda: list(table(study.equal_tokens("width", (LABELS, best))))),
+    }
+    for part, (title, make) in makers.items():
+        with suppress(Absent):
+            if part in parts:
+                yield part, (title, make())
+
+
+def command(plan: Plan, parts: Sequence[str]) -> str:
+    """That remakes the page."""
+    rates = "" if plan.rates == RATES else f" --rates {' '.join(f'{rate:g}' for rate in plan.rates)}"
+    seeds = "" if len(plan.seeds) == len(SEEDS) else f" --seeds {len(plan.seeds)}"
+    only = "" if set(parts) >= set(PARTS) else f" --only {' '.join(parts)}"
+    return f"python -m benchmarks.studies.lm_depth --tokens {plan.tokens}{seeds}{rates}{only}"
 
 
 def rates(study: Depth) -> str:
@@ -171,12 +211,15 @@ def rates(study: Depth) -> str:
 
 def lacking(plan: Plan, parts: Sequence[str]) -> Iterator[str]:
     """What this page does not show."""
-    short = [f"{plan.tokens:,} tokens a cell, of {LEAST:,} that were asked for"] if plan.tokens < LEAST else []
+    tokens = whole(plan.tokens, POINTS, BATCH)
+    short = [f"{tokens:,} tokens a student instead of the {LEAST:,} asked"] if tokens < LEAST else []
     few = [f"{len(plan.seeds)} of {len(SEEDS)} seeds"] if len(plan.seeds) < len(SEEDS) else []
     untried = ["no trials of learning rates"] if len(plan.rates) == 1 else []
     left = [f"nothing of {each}" for each in PARTS if each not in parts]
     if missing := [*short, *few, *untried, *left]:
-        yield f"**Not there yet: {'; '.join(missing)}. No ranking is claimed.**"
+        yield f"**Not run at full scale: {'; '.join(missing)}.**"
+        if short:
+            yield "What is told apart below is so at this number of tokens; it may turn at more, above all where `end` is far from 0."
 
 
 def table(found: Mapping[str, Sequence[Student]], against: str = LABELS) -> Iterator[str]:
@@ -188,10 +231,9 @@ def table(found: Mapping[str, Sequence[Student]], against: str = LABELS) -> Iter
         learned = [each.learned for each in students]
         tests = [each.test for each in students]
         speed, minutes = (
-            np.median([at(each) for each in learned])
-            for at in (lambda each: each.tokens_per_second, lambda each: each.seconds / 60)
+            float(np.median(values)) for values in zip(*((at.tokens_per_second, at.seconds / 60) for at in learned), strict=True)
         )
-        end, fall = (np.mean([at(each) for each in learned]) for at in (lambda each: each.end, lambda each: each.fall))
+        end, fall = (float(np.mean(values)) for values in zip(*((at.end, at.fall) for at in learned), strict=True))
         yield (
             f"| {method} | {students[0].weights / 1e6:.1f} | {learned[0].tokens:,} | {speed:.0f} | {minutes:.1f} | {end:.3f} | {fall:.2%} | "
             f"{over(tests)} | {'' if method == against else beside(tests, base)} |"
@@ -202,12 +244,12 @@ def table(found: Mapping[str, Sequence[Student]], against: str = LABELS) -> Iter
 
 def over(tests: Sequence[float]) -> str:
     """Mean with Student's interval over seeds; of one seed the number."""
-    return mean_and_interval(tests) if len(tests) > 1 else f"{tests[0]:.3f}"
+    return mean_and_interval(tests, 3) if len(tests) > 1 else f"{tests[0]:.3f}"
 
 
 def beside(tests: Sequence[float], base: Sequence[float]) -> str:
     """Paired differences; of one seed the number."""
-    return differences(tests, base) if len(tests) > 1 else f"{tests[0] - base[0]:+.3f}"
+    return differences(tests, base, 3) if len(tests) > 1 else f"{tests[0] - base[0]:+.3f}"
 
 
 def verdict(found: Mapping[str, Sequence[Student]], against: str) -> str:
@@ -222,7 +264,21 @@ def verdict(found: Mapping[str, Sequence[Student]], against: str) -> str:
             low, high = apart([each.test for each in found[one]], [each.test for each in found[other]])
             if low > 0 or high < 0:
                 told.append(f"{other if low > 0 else one} below {one if low > 0 else other}")
-    return f"Told apart over {count} seeds, each pair by itself: {'; '.join(told) or 'none'}."
+    pairs = len(names) * (len(names) - 1) // 2
+    apart_by = f"Intervals of 95 % over {count} seeds, each of the {pairs} pairs by itself, without a correction for their number"
+    return f"{apart_by}, leave out 0 for: {'; '.join(told) or 'no pair, so no ranking is claimed'}."
+
+
+def shared(text: str) -> tuple[int, int]:
+    """`1/2`: the first of two shares.
+
+    Raises:
+        ValueError: it is none.
+    """
+    at, count = (int(part) for part in text.split("/"))
+    if not 1 <= at <= count:
+        raise ValueError(f"{text} is no share: from 1/{count} to {count}/{count}")
+    return at, count
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -231,13 +287,32 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--work", type=Path, default=WORK)
     parser.add_argument("--tokens", type=int, default=TOKENS)
     parser.add_argument("--layers", type=int, default=LAYERS)
+    parser.add_argument("--seeds", type=int, default=len(SEEDS))
+    parser.add_argument(
+        "--rates", type=float, nargs="+", default=RATES, help="learning rates that are tried; one is taken as it is"
+    )
     parser.add_argument("--out", type=Path, default=OUT)
     parser.add_argument("--quick", action="store_true", help="one seed at one learning rate")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--share", type=shared, help="train this share of the methods of equal tokens (1/2, 2/2), write nothing")
+    parser.add_argument("--page", action="store_true", help="train nothing, write what is there")
     given = parser.parse_args(arguments)
-    plan = Plan(given.tokens, SEEDS[:1] if given.quick else SEEDS, RATES[1:2] if given.quick else RATES, given.layers)
-    ground = Ground(given.work / "texts", given.work / "files")
-    study = Depth(Book(given.work / "model", ground, given.work / "depth", plan.planned), plan)
+    plan = Plan(given.tokens, tuple(range(given.seeds)), tuple(given.rates), given.layers)
+    if given.quick:
+        plan = replace(plan, seeds=SEEDS[:1], rates=RATES[1:2])
+    methods = tuple(OBJECTIVES)[given.share[0] - 1 :: given.share[1]] if given.share else tuple(OBJECTIVES)
+    planned = plan.planned(["tokens"] if given.share else given.only, len(methods))
+    book = Book(
+        given.work / "model", Ground(given.work / "texts", given.work / "files"), given.work / "depth", planned, not given.page
+    )
+    study = Depth(book, plan, keep="on-policy" in given.only)
+    if given.share:
+        study.equal_tokens(methods=methods)
+        return
+    if given.page:
+        study = replace(study, plan=replace(plan, seeds=study.whole_seeds()))
+    if not study.plan.seeds:
+        raise SystemExit("no seed has all its students yet: train them first")
     given.out.write_text(document(study, given.only), encoding="utf-8")
     sys.stderr.write(f"{given.out} is written\n")
 

@@ -9,10 +9,13 @@ in which plain decoding and all drafts take turns: for them the machine should d
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
+import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,15 +25,15 @@ from benchmarks.statistics import ratio_with_interval
 from benchmarks.studies.lm_finetune import WORK
 from benchmarks.studies.lm_lab import BATCH, POINTS, Ground, kept
 from benchmarks.studies.lm_students import Book, Cell, Student, whole
-from compressor.contracts import Feed, Session
+from compressor.contracts import Feed, Session, Target, registry
 from compressor.deploy.build import Builder
 from compressor.deploy.machine import machine, versions
 from compressor.store.store import Store
+from compressor.tasks.language.cache import IDS, LOGITS
 from compressor.tasks.language.causal_lm import CausalLM
 from compressor.tasks.language.decoding import decoded, filled, sampling
 from compressor.tasks.language.scoring import fed
 from compressor.tasks.language.speculation import speculated
-from targets.onnxruntime import OnnxRuntime
 
 if TYPE_CHECKING:
     from compressor.contracts import Model
@@ -38,11 +41,12 @@ if TYPE_CHECKING:
 OUT = Path("docs/results/lm-draft.md")
 LAYERS, AHEAD = (4, 6, 10), (2, 4)
 METHOD, RATE = "skewed KL", 3e-4
-TOKENS, SEED = 307_200, 0
-PROMPTS, PROMPT, STEPS, ROUNDS = 4, 64, 48, 7
-"""Test documents, tokens of each that are given, tokens that are made after them, and turns of all ways, the first one not counted."""
+TOKENS, LEAST, SEED = 307_200, 300_000, 0
+PROMPTS, PROMPT, STEPS, TURNS = 4, 64, 48, 6
+"""Test documents, tokens of each that are given, tokens that are made after them, and turns of all ways."""
 DRAWN: Mapping[str, Any] = {"temperature": 1.0, "top_k": 0, "top_p": 1.0}
-PLAIN = "plain"
+QUICK_TURNS = 3
+PLAIN, LEADS = "plain", "leads"
 
 
 @dataclass(frozen=True)
@@ -81,7 +85,8 @@ def session(model: Path, work: Path, name: str) -> Session:
     """A model in ONNX Runtime, in float32, one thread."""
     from compressor.model import Model as Made
 
-    task, target, built = CausalLM(max_length=512), OnnxRuntime(threads=1), work / "built" / name
+    task, built = CausalLM(max_length=512), work / "built" / name
+    target: Target = registry.load("target", "onnxruntime")(threads=1)
     if not (built / "task.json").is_file():
 
         def make(out: Path) -> Mapping[str, Any]:
@@ -89,12 +94,10 @@ def session(model: Path, work: Path, name: str) -> Session:
             found.save(out)
             return {}
 
-        builder = Builder(Store(work / "store"), task, "causal-lm", (), {})
-        made = builder.store.obtain(
-            {"model": name, "of": str(model), "at": (model / "model.safetensors").stat().st_mtime_ns}, make
-        )
-        lowered = builder.lower(made, "torch", target.dialect.format, target)
-        builder.build(lowered, stage="final", name=name, target=target, out=built)
+        with tempfile.TemporaryDirectory(prefix="compressor-draft-", dir=work) as store:
+            builder = Builder(Store(Path(store)), task, "causal-lm", (), {})
+            lowered = builder.lower(builder.store.obtain({"model": name}, make), "torch", target.dialect.format, target)
+            builder.build(lowered, stage="final", name=name, target=target, out=built)
     return target.open(built)
 
 
@@ -110,7 +113,7 @@ def made_by(way: Way, model: Session, drafts: Mapping[int, Session], feed: Feed)
     how = DRAWN if way.drawn else None
     started = time.perf_counter()
     if not way.ahead:
-        newest = {**feed, "logits_at": np.array([feed["input_ids"].shape[1] - 1])}
+        newest = {**feed, "logits_at": np.array([feed[IDS].shape[1] - 1])}
         tokens = decoded(model, filled(model, newest), STEPS, choose=sampling(0, DRAWN) if way.drawn else None)
         return {
             "seconds": time.perf_counter() - started,
@@ -130,21 +133,43 @@ def made_by(way: Way, model: Session, drafts: Mapping[int, Session], feed: Feed)
     }
 
 
-def measured(work: Path, tokens: int, layers: Sequence[int], rounds: int) -> dict[str, list[list[dict[str, Any]]]]:
-    """By way, for each turn what was made of each prompt; ways take turns in an order drawn anew."""
+def measured(work: Path, tokens: int, layers: Sequence[int], turns: int) -> dict[str, list[list[Any]]]:
+    """By way, for each turn what was made of each prompt; ways take turns in an order drawn anew. And how far best tokens lead.
+
+    Each turn is kept; a process that goes on has all ways make the tokens after one prompt first, which is not counted.
+    """
     place = work / "draft"
     model = session(work / "model", place, "model")
     drafts = {
         count: session(place / drafted(count, tokens).name / "model", place, drafted(count, tokens).name) for count in layers
     }
-    feeds, random = prompts(work), np.random.default_rng(0)
-    found: dict[str, list[list[dict[str, Any]]]] = {each.name: [] for each in ways(layers)}
-    for turn in range(rounds):
-        sys.stderr.write(f"turn {turn + 1} of {rounds}\n")
-        for at in random.permutation(len(found)):
-            way = ways(layers)[at]
-            found[way.name].append([made_by(way, model, drafts, feed) for feed in feeds])
-    return {name: turns[1:] or turns for name, turns in found.items()}
+    feeds, all_ways, took = prompts(work), ways(layers), list[float]()
+    for way in all_ways:
+        made_by(way, model, drafts, feeds[0])
+
+    def one(turn: int) -> dict[str, list[Any]]:
+        left = f", {np.median(took) * (turns - turn) / 60:.1f} minutes remain" if took else ""
+        sys.stderr.write(f"turn {turn + 1} of {turns}{left}\n")
+        order = np.random.default_rng(turn).permutation(len(all_ways))
+        started = time.monotonic()
+        made = {all_ways[at].name: [made_by(all_ways[at], model, drafts, feed) for feed in feeds] for at in order}
+        took.append(time.monotonic() - started)
+        return made
+
+    named = place / f"times-{whole(tokens, POINTS, BATCH)}-{'-'.join(map(str, layers))}"
+    found = [kept(named / f"{turn}.json", partial(one, turn)) for turn in range(turns)]
+    by_way = {way.name: [each[way.name] for each in found] for way in all_ways}
+    return by_way | {LEADS: leads(model, feeds, by_way[Way(0).name][0])}
+
+
+def leads(model: Session, feeds: Sequence[Feed], made: Sequence[Mapping[str, Any]]) -> list[list[float]]:
+    """Of each text, by how much each token's logit is above the next best one, read as a whole."""
+    found = []
+    for feed, each in zip(feeds, made, strict=True):
+        ids = np.concatenate([feed[IDS], [each["tokens"][:-1]]], axis=1)
+        logits = np.sort(model.run(fed(ids, np.ones_like(ids)))[0][LOGITS][0, feed[IDS].shape[1] - 1 :], axis=-1)
+        found.append((logits[:, -1] - logits[:, -2]).tolist())
+    return found
 
 
 # ------------------------------------------------------------------ the page
@@ -152,24 +177,23 @@ def measured(work: Path, tokens: int, layers: Sequence[int], rounds: int) -> dic
 
 def document(taught: Mapping[int, Student], found: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]], tokens: int) -> str:
     """All of it."""
-    here, installed, turns = machine(), versions(), len(next(iter(found.values())))
-    short = (
-        ""
-        if tokens >= TOKENS
-        else f" **Not there yet: drafts of {TOKENS:,} tokens; these saw {whole(tokens, POINTS, BATCH):,}.**"
-    )
+    here, installed, turns = machine(), versions(), len(found[Way(0).name])
+    options = "" if tuple(taught) == LAYERS else f" --layers {' '.join(map(str, taught))}"
+    options += "" if turns == TURNS else f" --turns {turns}"
     return "\n".join(
         [
             "# A language model and drafts of its own: what was measured",
             "",
-            f"`python -m benchmarks.studies.lm_draft --tokens {tokens}` remakes this page.{short}",
+            f"`python -m benchmarks.studies.lm_draft --tokens {tokens}{options}` remakes this page.",
+            "",
+            *lacking(list(taught), tokens, turns),
             "",
             f"- Machine: {here.processor}, {here.cores} cores; ONNX Runtime {installed.get('onnxruntime')}, fp32, one thread.",
-            "- The model is that of [lm-finetune](lm-finetune.md), 30 layers. Drafts are evenly spaced layers of it, distilled "
-            f"({METHOD}, rate {RATE:g}, one seed).",
-            f"- {PROMPTS} test documents: {PROMPT} tokens are read and {STEPS} made, the reading included; {turns} turns of all ways in",
-            "  one process. `a call makes`: tokens that one call of the model makes. `as fast`: against plain decoding of the same turn, with 95 %",
-            "  intervals over turns.",
+            "- The model is that of [lm-finetune](lm-finetune.md), 30 layers. Drafts are evenly spaced layers of it, distilled on",
+            f"  {whole(tokens, POINTS, BATCH):,} tokens each ({METHOD}, rate {RATE:g}, one seed).",
+            f"- {PROMPTS} test documents: {PROMPT} tokens are read and {STEPS} made, the reading included; {turns} turns of all ways in one process.",
+            "  `a call makes`: tokens that one call of the model makes. `as fast`: against plain decoding of the same turn, with 95 % intervals over",
+            "  turns: of these documents and students, not of others.",
             "",
             *table(taught, found, drawn=False),
             "",
@@ -179,6 +203,15 @@ def document(taught: Mapping[int, Student], found: Mapping[str, Sequence[Sequenc
             "",
         ]
     )
+
+
+def lacking(layers: Sequence[int], tokens: int, turns: int) -> Iterator[str]:
+    """What this page does not show."""
+    seen = whole(tokens, POINTS, BATCH)
+    short = [f"{seen:,} tokens a draft instead of the {LEAST:,} asked"] if seen < LEAST else []
+    left = [f"no draft of {count} layers" for count in LAYERS if count not in layers]
+    few = [f"{turns} of {TURNS} turns"] if turns < TURNS else []
+    yield f"**Not run at full scale: {'; '.join([*short, *left, *few, 'one seed of each draft'])}.**"
 
 
 def table(taught: Mapping[int, Student], found: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]], *, drawn: bool) -> list[str]:
@@ -209,13 +242,19 @@ def table(taught: Mapping[int, Student], found: Mapping[str, Sequence[Sequence[M
     return lines
 
 
-def equal(found: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]]) -> str:
-    """Whether drafts change the most probable tokens."""
+def equal(found: Mapping[str, Sequence[Sequence[Any]]]) -> str:
+    """Whether drafts change the most probable tokens, and by how much the first other one was behind."""
     plain = [one["tokens"] for one in found[Way(0).name][0]]
     others = [turns[0] for name, turns in found.items() if name.startswith("greedy") and name != Way(0).name]
-    same = sum(one["tokens"] == tokens for turn in others for one, tokens in zip(turn, plain, strict=True))
+    behind = [
+        lead[next(at for at, (one, other) in enumerate(zip(made["tokens"], tokens, strict=True)) if one != other)]
+        for turn in others
+        for made, tokens, lead in zip(turn, plain, found[LEADS], strict=True)
+        if made["tokens"] != tokens
+    ]
     count = len(others) * len(plain)
-    return f"Most probable tokens are those of plain decoding in {same} of {count} texts; where they differ two logits are as good as equal."
+    text = f"Most probable tokens are those of plain decoding in {count - len(behind)} of {count} texts"
+    return f"{text}; the first other token's logit was behind the best by at most {max(behind):.1g}." if behind else f"{text}."
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -225,17 +264,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--tokens", type=int, default=TOKENS)
     parser.add_argument("--layers", type=int, nargs="+", default=LAYERS)
     parser.add_argument("--out", type=Path, default=OUT)
-    parser.add_argument("--quick", action="store_true", help="two turns")
+    parser.add_argument("--turns", type=int, default=TURNS, help="of all ways")
+    parser.add_argument("--quick", action="store_true", help=f"{QUICK_TURNS} turns")
     parser.add_argument("--again", action="store_true", help="measure once more")
     parser.add_argument("--only", nargs="+", choices=("train", "measure"), default=["train", "measure"])
     given = parser.parse_args(arguments)
     taught = students(given.work, given.tokens, given.layers)
     if "measure" not in given.only:
         return
-    place = given.work / "draft" / f"times-{whole(given.tokens, POINTS, BATCH)}.json"
     if given.again:
-        place.unlink(missing_ok=True)
-    found = kept(place, lambda: measured(given.work, given.tokens, given.layers, 2 if given.quick else ROUNDS))
+        for place in (given.work / "draft").glob("times-*"):
+            shutil.rmtree(place)
+    found = measured(given.work, given.tokens, given.layers, QUICK_TURNS if given.quick else given.turns)
     given.out.write_text(document(taught, found, given.tokens), encoding="utf-8")
 
 

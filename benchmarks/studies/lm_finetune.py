@@ -59,6 +59,7 @@ def tuned(model: Path, sources: Mapping[str, Path], work: Path, tokens: int) -> 
         ground = Ground(prepared(sources, work / "texts"), work / "files")
         watch = Watch(work / "training", ground.task, seed=0)
         found = learn(made, ground, watch, {"learning_rate": RATE, "warmup": WARMUP}, tokens=tokens)
+        watch.clear()
         made.save(work / "model")
         return asdict(found)
 
@@ -111,7 +112,7 @@ def training(found: Learned) -> Iterator[str]:
     reached = "so it is level" if found.fall < LEVEL else "so it is not level yet: more tokens would still help"
     steps, minutes = found.tokens // (BATCH * ROW), found.seconds / 60
     yield f"- {found.tokens:,} tokens, each seen once: {steps} steps of {BATCH} packed rows of {ROW} tokens, bf16, AdamW, rate {RATE:g} falling to 0;"
-    yield f"  {found.tokens_per_second:.0f} tokens/s ({minutes:.0f} minutes) by the clock, with what the curve took and whatever else the machine did."
+    yield f"  {found.tokens_per_second:.0f} tokens/s ({minutes:.0f} minutes) by the clock, with what the curve took and what else the machine did."
     yield f"- A held-out token costs {first:.3f} nats before and {last:.3f} after (perplexity {np.exp(first):.1f} and {np.exp(last):.1f}), on {HELD}"
     yield "  windows of documents that are not trained on."
     yield f"- Over the last fifth of the tokens that fell by {found.fall:.2%}, {reached} (asked for: less than {LEVEL:.0%})."

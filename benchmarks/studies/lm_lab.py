@@ -7,6 +7,7 @@ split before anything is cut or packed: every tenth training document is held ou
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -45,6 +46,8 @@ AT_ONCE = 8
 POINTS = 10
 """Of a curve, evenly over its tokens, beside the one before the training."""
 TOLD_SECONDS = 30.0
+WORK = "training"
+"""What a training's checkpoints are named by."""
 CORPORA = ("brown", "bbc")
 
 
@@ -150,6 +153,10 @@ class Watch:
     def note(self, note: Note) -> None:
         """Notes are not kept."""
 
+    def clear(self) -> None:
+        """Without the checkpoint of a training that is over."""
+        shutil.rmtree(self.folder / f"training-{WORK}", ignore_errors=True)
+
 
 @dataclass(frozen=True)
 class Learned:
@@ -219,7 +226,7 @@ def learn(
             evaluate=lambda: -ground.loss(module, known.precision),
         ),
         watch,  # type: ignore[arg-type]
-        work="training",
+        work=WORK,
     )
     of_step = BATCH * ROW
     curve = ((0, before), *((round(at) * of_step, -value) for at, value in made.validation))

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import json
+import sys
 import tempfile
 from collections import Counter
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from compressor.contracts import Feed, Session, Target
+from compressor.contracts import Feed, Session, Target, registry
 from compressor.tasks.language.cache import IDS, KEPT, MASK
 from compressor.tasks.language.decoding import decoded, filled
-from targets.eager import EagerTorch
-from targets.onnxruntime import OnnxRuntime
-from targets.openvino import OpenVino
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -26,21 +23,18 @@ MOST = 6
 
 def operators(runtime: Target, built: Path, feed: Feed) -> dict[str, float]:
     """Seconds of a pass by kind of operator, the costliest first; empty where the runtime has no profiler that can be reached."""
-    found: Mapping[str, float] = {}
-    if isinstance(runtime, EagerTorch):
-        found = _torch(runtime, built, feed)
-    elif isinstance(runtime, OnnxRuntime):
-        found = _onnxruntime(runtime, built, feed)
-    elif isinstance(runtime, OpenVino):
-        found = _openvino(runtime, built, feed)
-    return dict(Counter(found).most_common(MOST))
+    profilers = {"pytorch": _torch, "onnxruntime": _onnxruntime, "openvino": _openvino}
+    for name, profiler in profilers.items():
+        if isinstance(runtime, registry.load("target", name)):
+            return dict(Counter(profiler(runtime, built, feed)).most_common(MOST))
+    return {}
 
 
 def _decode(session: Session, feed: Feed) -> None:
     decoded(session, filled(session, feed), PASSES + 1)
 
 
-def _torch(runtime: EagerTorch, built: Path, feed: Feed) -> dict[str, float]:
+def _torch(runtime: Target, built: Path, feed: Feed) -> dict[str, float]:
     from torch.profiler import ProfilerActivity, profile
 
     session = runtime.open(built)
@@ -51,23 +45,22 @@ def _torch(runtime: EagerTorch, built: Path, feed: Feed) -> dict[str, float]:
     return {each.key: each.self_cpu_time_total / 1e6 / PASSES for each in spent.key_averages()}
 
 
-class _Profiled(OnnxRuntime):
-    """Sessions that write down what each operator took."""
+def _profiled(runtime: Any, file: Path, **_: object) -> onnxruntime.InferenceSession:
+    """A session that writes down what each operator took, with the target's threads."""
+    import onnxruntime
 
-    def _session(self, file: Path, *, optimised: Path | None = None) -> onnxruntime.InferenceSession:  # noqa: ARG002 - nobody asks for it
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads, options.inter_op_num_threads = self.threads, 1
-        options.enable_profiling = True
-        options.profile_file_prefix = str(Path(tempfile.mkdtemp(prefix="compressor-profile-")) / "spent")
-        options.log_severity_level = 3
-        return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = runtime.threads, 1
+    options.enable_profiling = True
+    options.profile_file_prefix = str(Path(tempfile.mkdtemp(prefix="compressor-profile-")) / "spent")
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
 
 
-def _onnxruntime(runtime: OnnxRuntime, built: Path, feed: Feed) -> dict[str, float]:
+def _onnxruntime(runtime: Target, built: Path, feed: Feed) -> dict[str, float]:
     """Of calls on one token alone: the prompt's call comes first."""
-    session: Any = _Profiled(threads=runtime.threads).open(built)
+    kind: Any = type("Profiled", (type(runtime),), {"__module__": __name__, "_session": _profiled})
+    session = kind(threads=runtime.threads).open(built)
     _decode(session, feed)
     path = Path(session._graphs["model"].session.end_profiling())
     events = json.loads(path.read_text(encoding="utf-8"))
@@ -81,13 +74,12 @@ def _onnxruntime(runtime: OnnxRuntime, built: Path, feed: Feed) -> dict[str, flo
     return found
 
 
-def _openvino(runtime: OpenVino, built: Path, feed: Feed) -> dict[str, float]:
+def _openvino(runtime: Target, built: Path, feed: Feed) -> dict[str, float]:
     """Of the last call."""
     import numpy as np
 
-    from targets.openvino import _core
-
-    _core().set_property("CPU", {"PERF_COUNT": "YES"})
+    core = sys.modules[type(runtime).__module__]._core()
+    core.set_property("CPU", {"PERF_COUNT": "YES"})
     session: Any = runtime.open(built)
     _, mask, state = filled(session, feed)
     one = np.zeros((1, 1), np.int64)

@@ -17,14 +17,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
-from compressor.contracts import Artifact, Dialect, Feed, Missing, Session, Target
+from compressor.contracts import Artifact, Dialect, Feed, Missing, Session, Target, registry
 from compressor.deploy.bench import QUIET
 from compressor.deploy.build import beside
 from compressor.deploy.graphs import describe
 from compressor.tasks.language.cache import IDS, KEPT, LOGITS, MASK
 from compressor.tasks.language.causal_lm import CausalLM
-from targets.onnxruntime import OnnxRuntime
-from targets.openvino import OpenVino
 
 if TYPE_CHECKING:
     import numpy as np
@@ -55,7 +53,8 @@ class GenAi(Target):
 
     def layer_bytes(self, built: Path) -> dict[str, int]:
         """Of the constants of the graph."""
-        return OnnxRuntime().layer_bytes(built)
+        found: dict[str, int] = registry.load("target", "onnxruntime")().layer_bytes(built)
+        return found
 
     def open(self, built: Path) -> Session:
         """Load it with so many threads."""
@@ -151,8 +150,9 @@ def compressed_by_nncf(built: Path, out: Path, task: CausalLM) -> Path:
 
         shutil.rmtree(out, ignore_errors=True)
         out.mkdir(parents=True)
-        made = nncf.compress_weights(openvino.Core().read_model(built / OpenVino.file), mode=nncf.CompressWeightsMode.INT8_ASYM)
-        openvino.save_model(made, out / OpenVino.file, compress_to_fp16=False)
+        file = registry.load("target", "openvino").file
+        made = nncf.compress_weights(openvino.Core().read_model(built / file), mode=nncf.CompressWeightsMode.INT8_ASYM)
+        openvino.save_model(made, out / file, compress_to_fp16=False)
         _finished(built, out, task)
     return out
 
@@ -168,7 +168,7 @@ def peers(model: Path, openvino: Path, out: Path, task: CausalLM, threads: int) 
         "genai-fp32": (GenAi(threads=threads), built_by_genai(model, out / "genai-fp32", task, precision="fp32")),
         "genai-int4": (GenAi(threads=threads), built_by_genai(model, out / "genai-int4", task, precision="int4")),
         "openvino-nncf": (
-            OpenVino(threads=threads, precision="default"),
+            registry.load("target", "openvino")(threads=threads, precision="default"),
             compressed_by_nncf(openvino, out / "openvino-nncf", task),
         ),
     }

@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.studies.lm_lab import ROW, Ground, Learned, Step, Watch, kept, learn, source
 from compressor.contracts import registry
-from passes.distillation.distillation import projections
-from passes.pruning.take_layers import take
 
 if TYPE_CHECKING:
     import torch
@@ -74,6 +72,10 @@ class Student:
     weights: int
 
 
+class Absent(Exception):
+    """A cell that is not there."""
+
+
 @dataclass
 class Book:
     """All cells of a study: those that lie in its folder, and those that are made now; says how many remain."""
@@ -83,13 +85,21 @@ class Book:
     folder: Path
     planned: int = 0
     """Tokens of all cells of the study, as far as they are known."""
+    train: bool = True
+    """Whether cells that are not there are trained."""
     _done: dict[str, int] = field(default_factory=dict)
     _seconds: float = 0.0
     _fresh: int = 0
 
     def student(self, cell: Cell, *, keep: bool = False) -> Student:
-        """Of a cell; with `keep` its weights stay, for a later cell or study."""
+        """Of a cell; with `keep` its weights stay, for a later cell or study.
+
+        Raises:
+            Absent: it is not there, and nothing is to be trained.
+        """
         place = self.folder / cell.name
+        if keep and not (place / "model").is_dir() and self.train:
+            (place / "cell.json").unlink(missing_ok=True)  # the same training once more, to the same weights
         if not (place / "cell.json").is_file():
             self._say(cell)
         found = kept(place / "cell.json", lambda: asdict(self._trained(cell, place, keep)))
@@ -100,6 +110,8 @@ class Book:
         return made
 
     def _say(self, cell: Cell) -> None:
+        if not self.train:
+            raise Absent(cell.name)
         left = max(self.planned - sum(self._done.values()), cell.tokens)
         pace = f", about {left * self._seconds / self._fresh / 60:.0f} minutes" if self._fresh else ""
         sys.stderr.write(f"{cell.name}: trained now; {left:,} tokens of {self.planned:,} remain{pace}\n")
@@ -113,6 +125,7 @@ class Book:
         settings = {"learning_rate": cell.rate, "warmup": WARMUP}
         step, beside = self._lessons(cell, student, settings, watch)
         learned = learn(student, self.ground, watch, settings, tokens=cell.tokens, step=step, beside=beside)
+        watch.clear()
         if keep:
             student.save(place / "model")
         test = self.ground.loss(student.module, "bf16", split="test", count=TESTED)
@@ -122,16 +135,13 @@ class Book:
         if cell.start:
             return source(self.folder / cell.start / "model")
         student = source(self.model)
+        shallow = passed("take-layers", {"layers": cell.layers, "which": "uniform"}, student, watch)
         if cell.shape == "depth":
-            take(student, "uniform", cell.layers)
-            return student
-        smaller = source(self.model)
-        take(smaller, "uniform", cell.layers)
-        chosen: Any = registry.load("pass", "prune-structure")
-        given = {"parameters": smaller.weights, "importance": "activation", "rows": IMPORTANCE_ROWS, "batch_size": 4}
-        cut: Model = chosen.model_validate(given).apply(student, watch)
-        cut.module.requires_grad_(True)
-        return cut
+            return shallow
+        given = {"parameters": shallow.weights, "importance": "activation", "rows": IMPORTANCE_ROWS, "batch_size": 4}
+        narrow = passed("prune-structure", given, student, watch)
+        narrow.module.requires_grad_(True)
+        return narrow
 
     def _lessons(
         self, cell: Cell, student: Model, settings: Mapping[str, Any], watch: Watch
@@ -146,10 +156,17 @@ class Book:
         teachers = distill.taught_by(student, {"source": source(self.model)}, watch)
 
         def step(batch: Batch, moment: Moment) -> Mapping[str, torch.Tensor]:
-            found: Mapping[str, torch.Tensor] = distill._learned(student.module, teachers, batch, watch, moment)
+            found: Mapping[str, torch.Tensor] = distill._learned(student, teachers, batch, watch, moment)
             return found
 
-        return step, projections(teachers)
+        return step, [lesson.projections for each in teachers for lesson in each.lessons if lesson.projections is not None]
+
+
+def passed(name: str, given: Mapping[str, Any], model: Model, watch: Watch) -> Model:
+    """What a pass makes of a model."""
+    chosen: Any = registry.load("pass", name)
+    made: Model = chosen.model_validate(given).apply(model, watch)
+    return made
 
 
 def best_rate(book: Book, rates: tuple[float, ...], at: Callable[[float], Cell]) -> float:

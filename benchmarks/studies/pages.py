@@ -9,13 +9,13 @@ import numpy as np
 from compressor.contracts.records import LatencyRecord, Ratio, Report
 
 
-def mean_and_interval(values: Sequence[float]) -> str:
+def mean_and_interval(values: Sequence[float], digits: int = 2) -> str:
     """Mean over seeds with Student's 95 % interval."""
     from scipy.stats import t
 
     mean = float(np.mean(values))
     half = float(t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5)
-    return f"{mean:.2f} ± {half:.2f}"
+    return f"{mean:.{digits}f} ± {half:.{digits}f}"
 
 
 def apart(mine: Sequence[float], theirs: Sequence[float]) -> tuple[float, float]:
@@ -27,10 +27,10 @@ def apart(mine: Sequence[float], theirs: Sequence[float]) -> tuple[float, float]
     return float(found.mean()) - half, float(found.mean()) + half
 
 
-def differences(mine: Sequence[float], theirs: Sequence[float]) -> str:
+def differences(mine: Sequence[float], theirs: Sequence[float], digits: int = 2) -> str:
     """Mean of the paired differences with Student's 95 % interval; bold where it leaves 0 out."""
     low, high = apart(mine, theirs)
-    text = f"{(low + high) / 2:+.2f} ± {(high - low) / 2:.2f}"
+    text = f"{(low + high) / 2:+.{digits}f} ± {(high - low) / 2:.{digits}f}"
     return f"**{text}**" if low > 0 or high < 0 else text
 
 
