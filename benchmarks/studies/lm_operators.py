@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
-from collections import Counter
+from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +26,8 @@ def operators(runtime: Target, built: Path, feed: Feed) -> dict[str, float]:
     profilers = {"pytorch": _torch, "onnxruntime": _onnxruntime, "openvino": _openvino}
     for name, profiler in profilers.items():
         if isinstance(runtime, registry.load("target", name)):
-            return dict(Counter(profiler(runtime, built, feed)).most_common(MOST))
+            found = profiler(runtime, built, feed)
+            return dict(sorted(found.items(), key=lambda each: -each[1])[:MOST])
     return {}
 
 
@@ -65,7 +66,7 @@ def _onnxruntime(runtime: Target, built: Path, feed: Feed) -> dict[str, float]:
     path = Path(session._graphs["model"].session.end_profiling())
     events = json.loads(path.read_text(encoding="utf-8"))
     runs = sorted(each["ts"] for each in events if each["name"] == "model_run")
-    found = Counter[str]()
+    found = defaultdict[str, float](float)
     for each in events:
         if each.get("cat") == "Node" and each["name"].endswith("_kernel_time") and each["ts"] >= runs[1]:
             found[each["args"]["op_name"]] += each["dur"] / 1e6 / (len(runs) - 1)
@@ -84,7 +85,7 @@ def _openvino(runtime: Target, built: Path, feed: Feed) -> dict[str, float]:
     _, mask, state = filled(session, feed)
     one = np.zeros((1, 1), np.int64)
     _, state = session.run({IDS: one, MASK: np.concatenate([mask, one + 1], axis=1), KEPT: one[0]}, state=state)
-    found = Counter[str]()
+    found = defaultdict[str, float](float)
     for each in state.line.held.get_profiling_info():
         found[each.node_type] += each.real_time.total_seconds()
     return found
