@@ -47,10 +47,10 @@ def _constants(graph: onnx.ModelProto) -> tuple[str, str]:
     import numpy as np
     from onnx import numpy_helper
 
-    names = ("least_magnitude", "axis_of_rows")
-    for name, array in zip(names, (np.array(LEAST, np.float32), np.array([-1], np.int64)), strict=True):
-        graph.graph.initializer.append(numpy_helper.from_array(array, name))
-    return names
+    least = numpy_helper.from_array(np.array(LEAST, np.float32), "least_magnitude")
+    axis = numpy_helper.from_array(np.array([-1], np.int64), "axis_of_rows")
+    graph.graph.initializer.extend([least, axis])
+    return least.name, axis.name
 
 
 def _evening(read: str, even: str, magnitude: str, constants: tuple[str, str], opset: int) -> list[onnx.NodeProto]:
