@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -93,7 +93,7 @@ def document(found: Learned, shelf: Shelf, taken: Mapping[str, Any]) -> str:
             "",
             f"- Perplexity on the beginnings ({CHARACTERS} characters) of {DOCUMENTS} test documents of each corpus, by the same code for all",
             "  files, with 95 % intervals over documents; beside it the change against torch in fp32 on the same documents, paired.",
-            f"- Speed: a prompt of {LENGTH} tokens, and the {STEPS - 1} passes of single tokens after it; batch 1. All files by turns in one run,",
+            f"- Speed: a prompt of {LENGTH} tokens, and the {STEPS} passes of single tokens after it; batch 1. All files by turns in one run,",
             f"  {record.protocol['parameters']['rounds']} rounds, with further processes of torch as controls: {control_line(record)}.",
             "- `at least`: the bytes that a token's pass reads (weights, a tied head once, and the cache) over the bandwidth of a product of a",
             f"  matrix and a vector here, {np.median(speeds):.1f} GB/s (passes before and after: {min(speeds):.1f} to {max(speeds):.1f}). `share`:",
@@ -101,6 +101,7 @@ def document(found: Learned, shelf: Shelf, taken: Mapping[str, Any]) -> str:
             "",
             *table(files, scores, record, float(np.median(speeds)) * 1e9),
             "",
+            *lacking({each.name for each in files}, record),
             *spent(taken["operators"]),
         ]
     )
@@ -131,6 +132,17 @@ def control_line(record: LatencyRecord) -> str:
     )
 
 
+def lacking(names: Collection[str], record: LatencyRecord) -> Iterator[str]:
+    """What the table does not show, and what its times do not bear."""
+    rounds = record.protocol["parameters"]["rounds"]
+    left = [f"no row of {runtime}, {precision}" for name, (runtime, precision) in {**OURS, **NAMES}.items() if name not in names]
+    few = [f"{rounds} rounds instead of {ROUNDS}"] if rounds < ROUNDS else []
+    disturbed = [f"times of {each.workload.kind} are disturbed" for each in record.controls if not each.passed]
+    if missing := [*left, *few, *disturbed]:
+        yield f"**Not as it should be: {'; '.join(missing)}.**"
+        yield ""
+
+
 def table(files: Sequence[File], scores: Mapping[str, Evaluation], record: LatencyRecord, speed: float) -> Iterator[str]:
     """A line a file."""
     yield "| run by | precision | MiB | perplexity | change, % | prompt, tokens/s | decoding, tokens/s | ms a token | at least | share |"
@@ -142,7 +154,7 @@ def table(files: Sequence[File], scores: Mapping[str, Evaluation], record: Laten
         least, took = each.read_bytes() / speed, seconds_a_pass(record, each.name)
         speeds = [
             f"{1e3 * count / at.median_ms:.1f} {span(count, at.interval)}"
-            for count, at in ((LENGTH, prompt), (STEPS - 1, decode))
+            for count, at in ((LENGTH, prompt), (STEPS, decode))
         ]
         yield (
             f"| {runtime}{whose} | {precision} | {sum(each.parts.values()) / 2**20:.0f} | {perplexity(scores[each.name])} | "
