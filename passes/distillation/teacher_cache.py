@@ -74,20 +74,11 @@ def answers(
     folder, dtype = ctx.folder / "states" / name, "float16" if low else "float32"
     writers = {block: TokenWriter(folder / str(at), dtype) for at, block in enumerate(want.of("hidden-state"))}
     logits, spoken = list[torch.Tensor](), WordWriter(folder, words, half=low)
-
-    def heard(moved: Batch) -> Outputs:
-        outputs = ctx.task.forward(model.module, moved, want)
-        if outputs.tokens is not None:
-            spoken.add(outputs.tokens, outputs.mask)
-        else:
-            logits.append(outputs.main.float())
-        return outputs
-
     for done, batch in enumerate(batches, start=1):
         moved = {key: tensor.to(ctx.device) for key, tensor in batch.items()}
         autocast = torch.autocast(torch.device(ctx.device).type, dtype=torch.bfloat16, enabled=low)
         with rows_told(batch.get("row", ()), f"answers of {name}"), torch.no_grad(), autocast:
-            outputs = gathered([model.module], partial(heard, moved))
+            outputs = gathered([model.module], partial(_heard, model, moved, want, ctx, logits, spoken))
         for block, writer in writers.items():
             writer.add(outputs.hidden_states[block], outputs.mask)
         ctx.tell(Progress(f"answers of {name}", done, len(batches), "batches"))  # type: ignore[arg-type]
@@ -101,6 +92,16 @@ def answers(
         own = ctx.task.batches(ctx.data.split("train"), mine, batch_size=settings.batch_size)
         answered = answered.paired(batches, own)
     return _told(name, TeacherCache(answered, {block: writer.kept() for block, writer in writers.items()}), ctx)
+
+
+def _heard(model: Model, batch: Batch, want: Want, ctx: Context, logits: list[torch.Tensor], spoken: WordWriter) -> Outputs:
+    """Outputs of a batch; what of them is answers goes to one of the last two."""
+    outputs = ctx.task.forward(model.module, batch, want)
+    if outputs.tokens is not None:
+        spoken.add(outputs.tokens, outputs.mask)
+    else:
+        logits.append(outputs.main.float())
+    return outputs
 
 
 def _told(name: str, kept: TeacherCache, ctx: Context) -> TeacherCache:
