@@ -90,7 +90,7 @@ def like(tensor: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
     if not isinstance(tensor, DTensor):
         return rows
     mesh, placements = tensor.device_mesh, tensor.placements
-    return DTensor.from_local(rows, mesh, placements, run_check=False, shape=tensor.shape, stride=tensor.stride())  # type: ignore[no-any-return]
+    return DTensor.from_local(rows, mesh, placements, run_check=False, shape=tensor.shape, stride=tensor.stride())
 
 
 def held_bytes(module: torch.nn.Module) -> tuple[int, int]:
