@@ -153,8 +153,7 @@ def table(files: Sequence[File], scores: Mapping[str, Evaluation], record: Laten
         prompt, decode = (row(record, each.name, kind) for kind in ("prefill", "decode"))
         least, took = each.read_bytes() / speed, seconds_a_pass(record, each.name)
         speeds = [
-            f"{1e3 * count / at.median_ms:.1f} {span(count, at.interval)}"
-            for count, at in ((LENGTH, prompt), (STEPS, decode))
+            f"{1e3 * count / at.median_ms:.1f} {span(count, at.interval)}" for count, at in ((LENGTH, prompt), (STEPS, decode))
         ]
         yield (
             f"| {runtime}{whose} | {precision} | {sum(each.parts.values()) / 2**20:.0f} | {perplexity(scores[each.name])} | "
