@@ -32,6 +32,7 @@ app.add_typer(store_app, name="store")
 
 PlanPath = Annotated[Path, typer.Argument(help="The plan, a YAML file.", show_default=False)]
 Settings = Annotated[list[str] | None, typer.Option("--set", help="A value laid over the plan: passes.distill.epochs=1")]
+Sharded = Annotated[bool, typer.Option("--sharded", help="Each process holds its share of the parameters only.")]
 Each = Annotated[int, typer.Option("--processes", min=1, help="Processes on each machine that a training step is computed by.")]
 Nodes = Annotated[int, typer.Option("--nodes", min=1, help="Machines that take part in training steps.")]
 RENDEZVOUS = "Where the machines meet: an address of the one that runs the plan, and a free port there."
@@ -89,6 +90,7 @@ def run(
     processes: Each = 1,
     nodes: Nodes = 1,
     rendezvous: Annotated[str, typer.Option("--rendezvous", metavar="HOST:PORT", help=RENDEZVOUS)] = "",
+    sharded: Sharded = False,
 ) -> None:
     """Run a plan: compress, verify, report. Exit code 0 accepted, 1 failed, 2 plan at fault, 3 not accepted or undecided.
 
@@ -97,7 +99,7 @@ def run(
     from compressor.plan.bound import load_plan
     from compressor.run import run_folder
 
-    group = _processes(processes, nodes, rendezvous)
+    group = _processes(processes, nodes, rendezvous, sharded)
     bound = load_plan(plan, settings=settings or ())
     if export_to and out and run_folder.finished(out, bound.text):
         from compressor.run.comparison import Run
@@ -149,6 +151,7 @@ def check(
     store: StorePath = None,
     processes: Each = 1,
     nodes: Nodes = 1,
+    sharded: Sharded = False,
     as_json: AsJson = False,
 ) -> None:
     """Say what would run and about what it costs, what rows and models are, what the store has and what is missing here. Runs nothing."""
@@ -158,7 +161,7 @@ def check(
     from compressor.run.preview import previewed
     from compressor.training.launch import Processes
 
-    found = previewed(bound, open_store(store, quiet=as_json), Processes(processes, nodes))
+    found = previewed(bound, open_store(store, quiet=as_json), Processes(processes, nodes, sharded=sharded))
     if as_json:
         _print_json(found.model_dump_json(indent=1))
         return
@@ -357,7 +360,7 @@ def _fail(text: str, code: int) -> None:
     raise SystemExit(code)
 
 
-def _processes(each: int, nodes: int, rendezvous: str) -> Processes:
+def _processes(each: int, nodes: int, rendezvous: str, sharded: bool = False) -> Processes:
     from compressor.training.launch import Processes
 
     host, _, port = rendezvous.rpartition(":")
@@ -365,7 +368,7 @@ def _processes(each: int, nodes: int, rendezvous: str) -> Processes:
         _fail(f"--nodes {nodes} needs a rendezvous HOST:PORT, found '{rendezvous}'; ports are 1 to 65535", 2)
     if nodes == 1 and rendezvous:
         _fail(f"--rendezvous {rendezvous} is where several machines meet: say how many they are by --nodes", 2)
-    return Processes(each, nodes, rendezvous)
+    return Processes(each, nodes, rendezvous, sharded)
 
 
 def _unheard(_: object) -> None:

@@ -55,6 +55,10 @@ class Finetune(TokenSettings, Pass):
         train, validation = size.rows["train"], size.rows["validation"]
         return (3 * self.passes(train, size.epoch) * train + self.validated(train, size.epoch) * validation) * size.result
 
+    def whole(self) -> str:
+        """Where it changes the model meanwhile."""
+        return self.taken_whole(self.lora)
+
     def apply(self, model: Model, ctx: Context) -> Model:
         """Minimise the task's loss; the curves go into the report."""
         from compressor.contracts.notes import Series

@@ -203,6 +203,10 @@ class Pass(Step, ABC):
             origins: for every earlier step, entry of `models:` and `source`, the folder of the model it comes from.
         """
 
+    def whole(self) -> str:
+        """Why each process that trains needs the model whole; empty where parameters may be spread over processes (`--sharded`)."""
+        return "it works on parts of the model that each process has to hold"
+
     @classmethod
     def recipe(cls, wish: Wish) -> Recipe | None:
         """What `compressor init` writes of it into a plan, its role said; None where it has no part in that."""

@@ -27,13 +27,16 @@ class EagerSession:
         """The state is a tensor by name of the input that it becomes."""
         import torch
 
+        from compressor.model.sharding import gathered
+
         wires, module = self._graphs[graph]
         kept: Any = self._tensors(wires.first_state(feed)) if state is None else state
         with (
             torch.no_grad()
         ):  # not inference mode: models keep tensors between calls (relative positions), and are trained with them
             given = self._tensors(wires.completed(feed))
-            found = named(self._task.answer(module, wires, {**given, **kept}), wires)
+            answer = gathered([module], lambda: self._task.answer(module, wires, {**given, **kept}))
+            found = named(answer, wires)
             outputs = {port.name: array_of(found[port.name]) for port in wires.given}
         return outputs, {becomes: found[output] for output, becomes in wires.state} or None
 

@@ -95,8 +95,13 @@ class Model:
         return cls.wrap(loaded.modules, files, main=main or loaded.main)
 
     @classmethod
-    def load(cls, folder: Path, device: str = "cpu") -> Model:
+    def load(cls, folder: Path, device: str = "cpu", *, sharded: bool = False) -> Model:
         """Read what `save` wrote: nothing in the folder is executed. Modules are in eval mode.
+
+        Args:
+            folder: what `save` wrote.
+            device: where it is to lie.
+            sharded: spread parameters over the processes of torch's default group, which all come here; none ever holds all of them.
 
         Raises:
             SourceError: a file is missing, malformed or a link, or the weights do not fit the blueprint.
@@ -107,9 +112,12 @@ class Model:
         index = read_index(folder)
         if "components" in index:
             places = {name: folder / _component_name(name) for name in _names(index, "components", folder)}
-            components = {name: Component(*load_module(read_index(place), place, device)) for name, place in places.items()}
+            indices = {name: read_index(place) for name, place in places.items()}
         else:
-            components = {ONLY: Component(*load_module(index, folder, device))}
+            places, indices = {ONLY: folder}, {ONLY: index}
+        components = {
+            name: Component(*load_module(indices[name], place, device, sharded=sharded)) for name, place in places.items()
+        }
         files = {name: _read(folder / _side_file(name)) for name in _names(index, "files", folder)}
         return cls(components, files, main=str(index.get("main", "")))
 

@@ -15,6 +15,7 @@ from compressor.contracts.model import BLUEPRINT, CONFIG
 from compressor.errors import SourceError, UnsupportedModel
 from compressor.model.blueprint import Blueprint
 from compressor.model.libraries import library
+from compressor.model.sharding import read_shares, roots, shard, write_gathered
 from compressor.model.sources import read_json
 
 FORMAT = 1
@@ -22,7 +23,7 @@ FORMAT = 1
 
 
 def save_module(module: Any, blueprint: Blueprint, folder: Path, index: Mapping[str, Any]) -> None:
-    """Write a module, `index` beside its blueprint.
+    """Write a module, `index` beside its blueprint; of one that is spread over a group only the first process writes the weights.
 
     Raises:
         UnsupportedModel: its parameters are on meta.
@@ -35,12 +36,16 @@ def save_module(module: Any, blueprint: Blueprint, folder: Path, index: Mapping[
     write_json(folder / CONFIG, blueprint.plain_config(module) or of.config_of(module))
     # a new file put in place, since tensors elsewhere may be mapped from the old one
     unfinished = folder / f"{of.weights}.unfinished"
-    save_file(_unshared(module, of.tied(module)), unfinished, metadata={"format": "pt"})
-    unfinished.replace(folder / of.weights)
+    if roots(module):
+        _save_gathered(module, of.tied(module), unfinished)
+    else:
+        save_file(_unshared(module, of.tied(module)), unfinished, metadata={"format": "pt"})
+    if unfinished.exists():
+        unfinished.replace(folder / of.weights)
 
 
-def load_module(index: Mapping[str, Any], folder: Path, device: str) -> tuple[Any, Blueprint]:
-    """Build a module again and give it its weights.
+def load_module(index: Mapping[str, Any], folder: Path, device: str, *, sharded: bool = False) -> tuple[Any, Blueprint]:
+    """Build a module again and give it its weights; `sharded` over the processes of the group, each of which reads its share only.
 
     Raises:
         SourceError: something is missing or malformed, or the weights do not fit the blueprint.
@@ -51,7 +56,12 @@ def load_module(index: Mapping[str, Any], folder: Path, device: str) -> tuple[An
     except KeyError as error:
         raise SourceError(f"{folder / BLUEPRINT} holds no blueprint") from error
     module, of = blueprint.build(), library(blueprint.library)
-    _load_weights(module, folder / of.weights, of.tied(module), device)
+    if sharded:
+        shard(module, device)
+        tensors = read_shares(folder / of.weights, module.state_dict(), device)
+    else:
+        tensors = _read_tensors(folder / of.weights, device)
+    _give_weights(module, tensors, folder / of.weights, of.tied(module))
     return module.to(device), blueprint
 
 
@@ -72,6 +82,12 @@ def write_json(path: Path, values: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(values, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
+def _save_gathered(module: Any, tied: Mapping[str, str], path: Path) -> None:
+    """By the first process of the group; all of them come here."""
+    tensors = {name: tensor for name, tensor in module.state_dict().items() if name not in tied}
+    write_gathered(tensors, path, first=torch.distributed.get_rank() == 0)
+
+
 def _unshared(module: Any, tied: Mapping[str, str]) -> dict[str, torch.Tensor]:
     """The state of a module without the targets of tied weights; whatever else shares memory is written in full."""
     seen, tensors = set[int](), dict[str, torch.Tensor]()
@@ -85,8 +101,8 @@ def _unshared(module: Any, tied: Mapping[str, str]) -> dict[str, torch.Tensor]:
     return tensors
 
 
-def _load_weights(module: Any, path: Path, tied: Mapping[str, str], device: str) -> None:
-    tensors, expected = _read_tensors(path, device), module.state_dict()
+def _give_weights(module: Any, tensors: Mapping[str, torch.Tensor], path: Path, tied: Mapping[str, str]) -> None:
+    expected = module.state_dict()
     missing = expected.keys() - tensors.keys() - {target for target, source in tied.items() if source in tensors}
     unexpected = tensors.keys() - expected.keys()
     misshapen = [name for name in expected.keys() & tensors.keys() if tensors[name].shape != expected[name].shape]

@@ -62,7 +62,8 @@ class Ground:
     @cached_property
     def keys(self) -> Keys:
         """Keys of everything this run stores."""
-        return Keys(self.bound, self.data.digest, self.data.labels, self.device, self.processes.size)
+        processes = self.processes
+        return Keys(self.bound, self.data.digest, self.data.labels, self.device, processes.size, sharded=processes.sharded)
 
     @cached_property
     def builder(self) -> Builder:
@@ -174,11 +175,11 @@ class Ground:
         return self.bound.task.feeds(self.data.split("test"), files, workload, count=FEEDS)
 
 
-def load_model(path: Path) -> Model:
-    """A stored model, in eval mode."""
+def load_model(path: Path, device: str = "cpu", *, sharded: bool = False) -> Model:
+    """A stored model, in eval mode; `sharded` over the processes of the group."""
     from compressor.model.model import Model
 
-    model = Model.load(path)
+    model = Model.load(path, device, sharded=sharded)
     for component in model.components.values():
         component.module.train(False)
     return model

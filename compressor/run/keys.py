@@ -22,9 +22,11 @@ OURS = "compressor-toolchain"
 class Keys:
     """Parts of keys for one plan on one set of rows."""
 
-    def __init__(self, bound: Bound, data_digest: str, labels: tuple[str, ...], device: str, processes: int = 1) -> None:
+    def __init__(
+        self, bound: Bound, data_digest: str, labels: tuple[str, ...], device: str, processes: int = 1, *, sharded: bool = False
+    ) -> None:
         self._bound = bound
-        self._processes = processes
+        self._processes, self._sharded = processes, sharded
         self._labels = labels
         self.common: dict[str, Any] = {
             "versions": versions_of((OURS, "torch", "transformers", "onnx", "onnxscript")),
@@ -57,9 +59,11 @@ class Keys:
         }
 
     def _group(self, step: BoundStep) -> dict[str, Any]:
-        """How many processes compute a step, and the library that they are a group by."""
+        """How many processes compute a step, the library that they are a group by, and whether parameters are spread over them."""
         several = self._processes if step.step.trains else 1
-        return {"processes": several, **({"group": versions_of(["accelerate"])} if several > 1 else {})}
+        if several == 1:
+            return {"processes": 1}
+        return {"processes": several, "group": versions_of(["accelerate"]), **({"sharded": True} if self._sharded else {})}
 
     def _measured(self, needs: Needs) -> dict[str, Any]:
         """What a step that measures depends on: how its targets are set up, and the machine."""

@@ -22,6 +22,7 @@ from compressor.plan.bound import Bound, BoundStep
 from compressor.run.ground import Ground
 from compressor.store.known import noted, recalled
 from compressor.store.store import Store
+from compressor.training.launch import ALONE, Processes
 
 CHANGES_PACE = ("precision", "attention", "compile", "batch_size", "accumulate", "dropout")
 """Settings of a training by which the same work takes another time."""
@@ -36,7 +37,7 @@ class Pace:
     rows: Mapping[str, int]
     """By split."""
     sizes: InputSizes | None
-    processes: int = 1
+    processes: Processes = ALONE
 
     def expected_seconds(self, step: BoundStep) -> float | None:
         """About how long a step takes; None where nothing like it has run here."""
@@ -66,7 +67,8 @@ class Pace:
             "task": self.bound.task_name,
             "machine": machine().fingerprint,
             "device": device(),
-            "processes": self.processes,
+            "processes": self.processes.size,
+            **({"sharded": True} if self.processes.sharded else {}),
         }
 
 
@@ -88,7 +90,7 @@ def _learn(ground: Ground, stages: Iterable[Stage], source: Path) -> None:
     if not trained:
         return
     rows = {split.name: split.rows for split in data.record.splits}
-    pace = Pace(bound, ground.store, rows, bound.task.sizes(data, source), ground.processes.size)
+    pace = Pace(bound, ground.store, rows, bound.task.sizes(data, source), ground.processes)
     for step in trained:
         pace.learn(step, took[step.name])
 

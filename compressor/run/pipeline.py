@@ -30,7 +30,7 @@ from compressor.run.context import of_step
 from compressor.run.gates import Gates, stop_where_failed
 from compressor.run.ground import Ground, load_model
 from compressor.run.pace import learn
-from compressor.run.preflight import check_batches, check_steps
+from compressor.run.preflight import check_batches, check_sharded, check_steps
 from compressor.run.results import Built, Results, RunState, differences, verdict_of_plan, verdicts_of_numbers, verdicts_of_probes
 from compressor.run.scorer import Scorer
 from compressor.run.state import StageState
@@ -111,6 +111,7 @@ class Runner:
 
     def _load(self) -> None:
         """Every model of the plan; one at fault is found now, not hours later at the step that it teaches."""
+        check_sharded(self.bound, self.ground.processes)
         self.ground.say("source: load the model")
         with self.ground.watch.time("load", "source"):
             source = self.ground.load(self.bound.model)
@@ -257,6 +258,7 @@ class Runner:
             store=self.ground.store.root.absolute(),
             scratch=scratch.absolute(),
             out=out.absolute(),
+            sharded=self.ground.processes.sharded,
         )
 
     # -------------------------------------------------------------- branches

@@ -11,6 +11,7 @@ from compressor.errors import SourceError, UnsupportedModel
 from compressor.model.anatomy import refusal
 from compressor.plan.bound import Bound, BoundStep
 from compressor.training.checkpoint import interval
+from compressor.training.launch import Processes
 
 FEATURES = ("features", "attention maps")
 NEWLY_INITIALISED = "whose classification head is newly initialised: fine-tune it first"
@@ -52,6 +53,21 @@ def check_steps(
             f"{limit} is held against {bound.reference}, {NEWLY_INITIALISED}, and name that step as `reference`"
         )
     check_lengths(bound, folders["source"])
+
+
+def check_sharded(bound: Bound, processes: Processes) -> None:
+    """Refuse to spread parameters where that cannot be.
+
+    Raises:
+        UnsupportedModel: there is one process, or a step that trains needs the model whole in each of them.
+    """
+    if not processes.sharded:
+        return
+    if processes.size < 2:
+        raise UnsupportedModel("parameters are spread over processes, and there is one: give --processes 2 or more")
+    for step in bound.passes:
+        if step.step.trains and (why := step.step.whole()):
+            raise UnsupportedModel(f"{step.name} cannot be trained with --sharded: {why}")
 
 
 def check_environment(bound: Bound) -> None:

@@ -16,7 +16,7 @@ from compressor.run.context import of_step
 from compressor.run.facts import Reading, Rows, examined, files_digest, rows_of, sizes_of_rows
 from compressor.run.keys import Keys
 from compressor.run.pace import Pace
-from compressor.run.preflight import check_batch_sizes, check_environment
+from compressor.run.preflight import check_batch_sizes, check_environment, check_sharded
 from compressor.store.store import Store, StoredResult
 from compressor.training.launch import ALONE, Processes
 from compressor.training.settings import TrainingSettings
@@ -113,16 +113,17 @@ def previewed(bound: Bound, store: Store, processes: Processes = ALONE) -> Previ
     Raises:
         CompressorError: rows or models cannot be read, or do not go together.
     """
+    check_sharded(bound, processes)
     check_environment(bound)
     reading = Reading(bound)
     rows = rows_of(bound, store, reading)
     counts = {split.name: split.rows for split in rows.record.splits}
     check_batch_sizes(bound, counts["test"])
     sizes = sizes_of_rows(bound, store, reading)
-    keys = Keys(bound, rows.digest, rows.labels, device(), processes.size)
+    keys = Keys(bound, rows.digest, rows.labels, device(), processes.size, sharded=processes.sharded)
     digests: dict[str, str | None] = {}
     models = tuple(_models(bound, store, keys, rows, digests))
-    pace = Pace(bound, store, counts, sizes, processes.size)
+    pace = Pace(bound, store, counts, sizes, processes)
     found = Preview(
         plan=bound.name,
         notices=bound.notices,

@@ -14,17 +14,24 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from compressor.contracts import Event
 from compressor.contracts.failing import placed
+from compressor.contracts.notes import Remark
 from compressor.deploy.machine import versions
 from compressor.deploy.worker import die_with, take_pipes
 from compressor.errors import CompressorError, MissingDependency, SourceError
+from compressor.model.sharding import held_bytes
 from compressor.training.group import Group
 from compressor.training.launch import NOTES, Job
 from compressor.training.meeting import meet
 
+if TYPE_CHECKING:
+    from compressor.model.model import Model
+
+UNWRITTEN = "unwritten"
+"""Folder of what a process other than the first writes beside weights that it only gave its share of."""
 WHOLE_BYTES = 4096
 """What several processes write into one pipe stays whole up to here (PIPE_BUF of Linux)."""
 
@@ -80,13 +87,28 @@ def _train(job: Job, rank: int, device: str, tell: Callable[[Event], None]) -> N
     folder = job.scratch / f"process-{rank}" if rank else job.scratch
     folder.mkdir(parents=True, exist_ok=True)
     step = next(each for each in ground.bound.passes if each.name == job.step)
-    ctx = ground.context(folder, lambda name: load_model(job.teachers[name]), step=step)
+    load = partial(load_model, device=device if job.sharded else "cpu", sharded=job.sharded)
+    ctx = ground.context(folder, lambda name: load(job.teachers[name]), step=step)
     with placed(ground.data.place):
-        made = step.step.apply(load_model(job.parent), ctx)
+        made = step.step.apply(load(job.parent), ctx)
+    if job.sharded:
+        ctx.note(_spread_over(made))
+    if rank == 0 or job.sharded:  # all are asked for their shares
+        ctx.save(made, folder / UNWRITTEN if rank else job.out)
     if rank == 0:
-        ctx.save(made, job.out)
         notes = [note.model_dump(mode="json") for note in ctx.notes]
         (job.scratch / NOTES).write_text(json.dumps(notes), encoding="utf-8")
+
+
+def _spread_over(made: Model) -> Remark:
+    """What each process holds of a model after its training."""
+    group = Group()
+    held = [held_bytes(component.module) for component in made.components.values()]
+    mine, whole = (sum(each) for each in zip(*held, strict=True))
+    most = max(group.gathered(mine))
+    return Remark(
+        text=f"Parameters were spread over {group.size} processes: {most / 2**20:,.1f} MiB of {whole / 2**20:,.1f} MiB in each ({most / whole:.1%})."
+    )
 
 
 def _tell(answers: TextIO, event: Event) -> None:

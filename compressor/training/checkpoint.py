@@ -18,6 +18,8 @@ from compressor.store.disk import settle
 if TYPE_CHECKING:
     import torch
 
+    from compressor.training.group import Group
+
 INDEX = "checkpoint.json"
 FORMAT = 3
 RESCUED = "last-good.safetensors"
@@ -40,9 +42,13 @@ class Checkpoints:
     moment leaves a whole checkpoint: this one or the one before.
     """
 
-    def __init__(self, folder: Path, identity: str, tell: Callable[[Event], None]) -> None:
-        """`identity` stands for all that decides how the training goes; a checkpoint of another identity is not read."""
+    def __init__(self, folder: Path, identity: str, tell: Callable[[Event], None], group: Group | None = None) -> None:
+        """`identity` stands for all that decides how the training goes; a checkpoint of another identity is not read.
+
+        Where parameters are spread over a `group` each process has a file of its own; all of them come to `write` and `rescue`.
+        """
         self.folder = folder
+        self._group = group
         self._identity = identity
         self._tell = tell
         self._last = time.monotonic()
@@ -68,7 +74,8 @@ class Checkpoints:
             if index["format"] != FORMAT or index["identity"] != self._identity:
                 self._say(f"{path} belongs to another training: this one starts at its beginning")
                 return None
-            tensors = _tensors(self.folder / Path(index["file"]).name, index["sha256"])
+            file, sha256 = index["shares"][self._group.rank] if self._group else (index["file"], index["sha256"])
+            tensors = _tensors(self.folder / Path(file).name, sha256)
             self._step = index["step"]
             return index["values"], tensors
         except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
@@ -89,40 +96,60 @@ class Checkpoints:
         self._took = self._last - started
 
     def _write(self, values: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], step: int) -> None:
-        from safetensors.torch import save_file
-
-        name = f"step-{step}.safetensors"
         self.folder.mkdir(parents=True, exist_ok=True)
-        unfinished = self.folder / f"{name}.unfinished"
-        save_file({key: tensor.detach().contiguous() for key, tensor in tensors.items()}, unfinished)
-        digest = _sha256(unfinished)
-        settle(unfinished, self.folder / name)
-        index = {
-            "format": FORMAT,
-            "identity": self._identity,
-            "step": step,
-            "file": name,
-            "sha256": digest,
-            "values": values,
-        }
+        name = f"step-{step}.safetensors" if self._group is None else f"step-{step}-of-{self._group.rank}.safetensors"
+        if self._group is None:
+            files: dict[str, Any] = {"file": name, "sha256": self._put(tensors, name)}
+            kept = {INDEX, name}
+        else:
+            files = {"shares": self._shares(tensors, name)}
+            kept = {INDEX, *(share for share, _ in files["shares"])}
+            if self._group.rank != 0:
+                return
+        index = {"format": FORMAT, "identity": self._identity, "step": step, **files, "values": values}
         unfinished = self.folder / f"{INDEX}.unfinished"
         unfinished.write_text(json.dumps(index), encoding="utf-8")
         settle(unfinished, self.folder / INDEX)
         for path in self.folder.iterdir():
-            if path.name not in (INDEX, name):
+            if path.name not in kept:
                 path.unlink()
+
+    def _put(self, tensors: Mapping[str, torch.Tensor], name: str) -> str:
+        """Write tensors; their file's sha256."""
+        from safetensors.torch import save_file
+
+        unfinished = self.folder / f"{name}.unfinished"
+        save_file({key: tensor.detach().contiguous() for key, tensor in tensors.items()}, unfinished)
+        digest = _sha256(unfinished)
+        settle(unfinished, self.folder / name)
+        return digest
+
+    def _shares(self, tensors: Mapping[str, torch.Tensor], name: str) -> list[list[str]]:
+        """Names and sha256 of the files of all processes, once all are on disk; an OSError in all of them where one is not."""
+        from safetensors import SafetensorError
+
+        assert self._group is not None
+        try:
+            mine, fault = [name, self._put(tensors, name)], ""
+        except (OSError, SafetensorError) as error:
+            mine, fault = [name, ""], str(error)
+        if faults := [each for each in self._group.gathered(fault) if each]:
+            raise OSError(faults[0])
+        return self._group.gathered(mine)
 
     def rescue(self, tensors: Mapping[str, torch.Tensor]) -> Path | None:
         """Keep weights for their own sake, no training goes on from them; None where they cannot be written."""
         from safetensors import SafetensorError
-        from safetensors.torch import save_file
 
-        path = self.folder / RESCUED
+        from compressor.model.sharding import write_gathered
+
+        path, first = self.folder / RESCUED, self._group is None or self._group.rank == 0
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             unfinished = path.with_name(f"{RESCUED}.unfinished")
-            save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, unfinished)
-            settle(unfinished, path)
+            write_gathered(tensors, unfinished, first=first)
+            if first:
+                settle(unfinished, path)
         except (OSError, SafetensorError) as error:
             self._say(f"{path} cannot be written ({error})")
             return None
@@ -163,6 +190,14 @@ def identity_of(what: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) ->
         total.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
         total.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return total.hexdigest()
+
+
+def shared_identity(what: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], group: Group | None) -> str:
+    """The same, of tensors that are spread over a `group` by what each of its processes holds."""
+    from compressor.training.state import held
+
+    own = identity_of(what, held(tensors))
+    return own if group is None else identity_of({"shares": group.gathered(own)}, {})
 
 
 def random_states() -> dict[str, Any]:

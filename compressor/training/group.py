@@ -39,13 +39,16 @@ class Group:
         torch.manual_seed(seed + self.rank)
 
     def same(self, tensors: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
-        """Give every process the tensors of the first one, in place."""
+        """Give every process the tensors of the first one, in place; of tensors that are spread each holds its own share."""
         import torch
         from accelerate.utils import broadcast
 
+        from compressor.model.sharding import is_sharded
+
         with torch.no_grad():
             for tensor in tensors.values():
-                broadcast(tensor)
+                if not is_sharded(tensor):
+                    broadcast(tensor)
         return tensors
 
     def summed(self, tensor: torch.Tensor) -> torch.Tensor:
@@ -74,10 +77,13 @@ class Group:
         return [bytes(each.cpu().numpy())[: int(length)] for each, length in zip(found, lengths, strict=True)]
 
     def sum_gradients(self, parameters: Sequence[torch.nn.Parameter]) -> None:
-        """Put the sum over all processes in place of each gradient, in one message."""
+        """Put the sum over all processes in place of each gradient, in one message; those that are spread are summed already."""
         import torch
 
-        if self.size == 1:
+        from compressor.model.sharding import is_sharded
+
+        parameters = [parameter for parameter in parameters if not is_sharded(parameter)]
+        if self.size == 1 or not parameters:
             return
         for parameter in parameters:  # what had no part in one process's share (a dropped layer) may have had one in another's
             if parameter.grad is None:
@@ -87,6 +93,18 @@ class Group:
         for gradient, part in zip(gradients, torch.split(flat, [each.numel() for each in gradients]), strict=True):
             gradient.copy_(part.view_as(gradient))
 
+    def norm(self, gradients: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Length of all gradients together, which are summed already; of spread ones each process holds a share."""
+        import torch
+
+        from compressor.model.sharding import is_sharded, own
+
+        whole = torch.nn.utils.get_total_norm([each for each in gradients if not is_sharded(each)])
+        if not (shares := [own(each) for each in gradients if is_sharded(each)]):
+            return whole
+        squares = self.summed(torch.nn.utils.get_total_norm(shares).square().reshape(1))
+        return (whole.to(squares.device).square() + squares).sqrt().reshape(())
+
 
 def rows_of(batch: Batch) -> int:
     """How many rows a batch has."""
@@ -94,11 +112,12 @@ def rows_of(batch: Batch) -> int:
 
 
 def parts(
-    batch: Batch, rank: int, size: int, accumulate: int, weight: Callable[[Batch], float] = rows_of
+    batch: Batch, rank: int, size: int, accumulate: int, weight: Callable[[Batch], float] = rows_of, *, alike: bool = False
 ) -> Iterator[tuple[Batch, float]]:
     """What process `rank` of `size` computes of a batch: parts of its rows, each with its share of the batch's weight.
 
-    A process without a row takes the first one with a share of 0, so that it has gradients to sum.
+    A process without a row takes the first one with a share of 0, so that it has gradients to sum; with `alike` all processes have as many
+    parts, filled up in that way.
     """
     rows, count = rows_of(batch), size * accumulate
     starts = [start for start in range(rank * accumulate, (rank + 1) * accumulate) if start < rows]
@@ -109,7 +128,7 @@ def parts(
     for start in starts:
         part = {name: tensor[start::count] for name, tensor in batch.items()}
         yield part, weight(part) / whole if whole else 0.0
-    if not starts:
+    for _ in range((accumulate if alike else 1) - len(starts)):
         yield {name: tensor[:1] for name, tensor in batch.items()}, 0.0
 
 

@@ -49,6 +49,8 @@ class Processes:
     """Machines; they see the store and the plan's folder under the same paths."""
     rendezvous: str = ""
     """HOST:PORT of the machine that runs the plan, where there are several."""
+    sharded: bool = False
+    """Each process holds its share of the parameters, gradients and moments, of the teachers' parameters too."""
 
     @property
     def size(self) -> int:
@@ -79,6 +81,8 @@ class Job(BaseModel):
     scratch: Path
     out: Path
     """Empty folder for the result; the first process writes it."""
+    sharded: bool = False
+    """Parameters are spread over the processes."""
 
 
 def train_apart(job: Job, processes: Processes, tell: Tell) -> list[dict[str, Any]]:

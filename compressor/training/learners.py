@@ -61,7 +61,7 @@ def all_learners(trained: torch.nn.Module, own: Sequence[Learner], settings: Tra
 
 
 class Learning:
-    """A learner at work: its optimiser, and the average where it keeps one."""
+    """A learner at work: its optimiser, and the average where it keeps one. Of parameters that are spread it updates this process's rows."""
 
     def __init__(self, learner: Learner) -> None:
         import torch
@@ -69,13 +69,14 @@ class Learning:
         from compressor.training.tables import Tables
 
         self.learner = learner
+        self.held = tuple(_held(parameter) for parameter in learner.parameters)
         self.optimiser = torch.optim.AdamW(  # fused: one pass over memory, not ten
-            parameter_groups(learner), lr=learner.learning_rate, maximize=learner.maximize, fused=True
+            parameter_groups(self.held, learner.weight_decay), lr=learner.learning_rate, maximize=learner.maximize, fused=True
         )
-        self.tables = Tables(learner.parameters)
+        self.tables = Tables(self.held)
         self.average: list[torch.Tensor] = []
         if learner.ema is not None:
-            self.average = [parameter.detach().clone() for parameter in learner.parameters]
+            self.average = [parameter.detach().clone() for parameter in self.held]
 
     def __str__(self) -> str:
         return str({**vars(self.learner), "parameters": len(self.learner.parameters)})
@@ -89,19 +90,31 @@ class Learning:
         # the fused optimiser divides on its way: clipping takes no pass over memory of its own
         scale = torch.tensor(shrink, device=self.learner.parameters[0].device)
         self.optimiser.grad_scale = scale if shrink > 1 else None  # type: ignore[attr-defined]
-        with self.tables.filled():
+        with self._shared_out(), self.tables.filled():
             self.optimiser.step()
         if self.learner.ema is not None:
             with torch.no_grad():
-                for kept, parameter in zip(self.average, self.learner.parameters, strict=True):
+                for kept, parameter in zip(self.average, self.held, strict=True):
                     kept.lerp_(parameter, 1 - self.learner.ema)
+
+    @contextmanager
+    def _shared_out(self) -> Iterator[None]:
+        """Rows that are held have their gradients meanwhile."""
+        from compressor.model.sharding import own
+
+        spread = [(mine, each) for mine, each in zip(self.held, self.learner.parameters, strict=True) if mine is not each]
+        for mine, each in spread:
+            mine.grad = None if each.grad is None else own(each.grad)
+        yield
+        for mine, _ in spread:
+            mine.grad = None
 
     def swap(self) -> None:
         """Exchange parameters and their average, where there is one."""
         import torch
 
         with torch.no_grad():
-            for kept, parameter in zip(self.average, self.learner.parameters, strict=False):
+            for kept, parameter in zip(self.average, self.held, strict=False):
                 now = parameter.clone()
                 parameter.copy_(kept)
                 kept.copy_(now)
@@ -138,12 +151,21 @@ def averaged(learning: Sequence[Learning]) -> Iterator[None]:
             each.swap()
 
 
-def parameter_groups(learner: Learner) -> list[dict[str, Any]]:
+def parameter_groups(parameters: Sequence[torch.nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
     """Matrices, which decay, and vectors (biases and norms), which do not."""
     return [
-        {"params": [each for each in learner.parameters if each.ndim > 1], "weight_decay": learner.weight_decay},
-        {"params": [each for each in learner.parameters if each.ndim <= 1], "weight_decay": 0.0},
+        {"params": [each for each in parameters if each.ndim > 1], "weight_decay": weight_decay},
+        {"params": [each for each in parameters if each.ndim <= 1], "weight_decay": 0.0},
     ]
+
+
+def _held(parameter: torch.nn.Parameter) -> torch.nn.Parameter:
+    """The rows of a parameter that this process holds, in the same memory; one that is not spread itself."""
+    import torch
+
+    from compressor.model.sharding import is_sharded, own
+
+    return torch.nn.Parameter(own(parameter)) if is_sharded(parameter) else parameter
 
 
 def rate(at: int, total: int, settings: TrainingSettings) -> float:

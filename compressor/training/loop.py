@@ -23,13 +23,13 @@ from compressor.contracts.failing import rows_told
 from compressor.errors import PluginError, TrainingDiverged, WorkerFailed
 from compressor.training.attention import attending, fastest, is_measured
 from compressor.training.budget import looked_at, steps_for
-from compressor.training.checkpoint import Checkpoints, identity_of, random_states, set_random_states
+from compressor.training.checkpoint import Checkpoints, random_states, set_random_states, shared_identity
 from compressor.training.course import Course, TrainingLog
 from compressor.training.group import Group, compiled, parts, rows_of
 from compressor.training.learners import Learner, Learning, all_learners, averaged, rate
 from compressor.training.memory import retained
 from compressor.training.settings import TrainingSettings, resolved_precision
-from compressor.training.state import learned, out_of_memory_told, prefixed, put, stripped
+from compressor.training.state import alike, apart, held, learned, out_of_memory_told, prefixed, put, spread, stripped
 
 if TYPE_CHECKING:
     import torch
@@ -79,6 +79,8 @@ class Training:
     """The loss is bound to rise, as where a constraint tightens; else one that ends an epoch far above its start is stopped."""
     followed: bool = False
     """Another training follows in this step; the end is written down too, so that a killed run does not come back here."""
+    beside: tuple[torch.nn.Module, ...] = ()
+    """Modules that steps run without training them."""
 
 
 def train(training: Training, ctx: Context, *, work: str) -> TrainingLog:
@@ -99,6 +101,7 @@ def train(training: Training, ctx: Context, *, work: str) -> TrainingLog:
         OutOfMemory: a step needs more memory than there is.
         MissingDependency: there is no compiler to compile with.
         PluginError: the learners or batches of the pass are at fault.
+        UnsupportedModel: parameters are spread over processes, and layers would be dropped in some of them and not in others.
         WorkerFailed: processes of one group do not see the same checkpoint.
     """
     loop = _Loop(training, ctx, work)
@@ -117,6 +120,7 @@ class _Loop:
         self.precision = resolved_precision(self.settings.precision, ctx.device)
         self.group = Group()
         self.trained = training.trained.to(ctx.device).train(self.settings.dropout)
+        self.sharded = spread(self.trained)
         self.learning = [Learning(each) for each in all_learners(self.trained, training.learners, self.settings)]
         self.first = training.batches(0)
         self.total = self._total()
@@ -140,7 +144,8 @@ class _Loop:
             "processes": self.group.size,
             "learners": [str(each) for each in self.learning],
         }
-        self.checkpoints = Checkpoints(folder, identity_of(whole, weights), self.ctx.tell)
+        group = self.group if self.sharded else None
+        self.checkpoints = Checkpoints(folder, shared_identity(whole, weights, group), self.ctx.tell, group)
         self.attention = self.group.gathered(self._attention() if self.group.rank == 0 else None)[0]
         found = self.checkpoints.read()
         if found is not None:
@@ -248,7 +253,7 @@ class _Loop:
         found = self.group.summed(torch.stack([*losses.values(), due]))
         parameters = [parameter for each in updating for parameter in each.learner.parameters]
         self.group.sum_gradients(parameters)
-        norm = torch.nn.utils.get_total_norm(measured(parameters))
+        norm = self.group.norm(measured(parameters))
         *values, is_due, length = torch.cat([found, norm.reshape(1)]).tolist()  # the one point at which a GPU is waited for
         course.step += 1
         course.add(dict(zip(losses, values, strict=True)))
@@ -278,7 +283,8 @@ class _Loop:
         import torch
 
         total: dict[str, torch.Tensor] = {}
-        for part, share in parts(batch, self.group.rank, self.group.size, self.settings.accumulate, self.ctx.task.weight):
+        given = (self.group.rank, self.group.size, self.settings.accumulate, self.ctx.task.weight)
+        for part, share in parts(batch, *given, alike=self.sharded):
             losses = {name: share * loss for name, loss in self._computed(part, moment).items()}
             if losses:
                 torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]
@@ -289,6 +295,7 @@ class _Loop:
         """The pass's own losses, in the training's precision and, on a CPU, by cheaper ways than torch's own."""
         import torch
 
+        from compressor.model.sharding import gathered
         from compressor.training.cheap import Cheap
 
         device = torch.device(self.ctx.device)
@@ -297,13 +304,13 @@ class _Loop:
             stack.enter_context(torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"))
             if device.type == "cpu" and not self.settings.compile:
                 stack.enter_context(Cheap(rows=self.group.size == 1))
-            return self.training.step(moved, moment)
+            return gathered((self.trained, *self.training.beside), lambda: apart(self.training.step(moved, moment)))
 
     def _attention(self) -> str | None:
         """Which implementation to train with, by steps that leave no trace."""
         import torch
 
-        if not is_measured(self.trained, self.settings, self.ctx.device):
+        if self.sharded or not is_measured(self.trained, self.settings, self.ctx.device):
             return None if self.settings.attention == "auto" else self.settings.attention
         randoms, buffers = random_states(), {name: buffer.clone() for name, buffer in self.trained.named_buffers()}
         batches = list(itertools.islice(self.training.batches(0), MEASURED_BATCHES))
@@ -332,10 +339,9 @@ class _Loop:
 
     def _diverged(self, what: str, which: str, good: Mapping[str, torch.Tensor]) -> TrainingDiverged:
         settings, kept = self.settings, self.checkpoints.described()
-        rescued = self.checkpoints.rescue(good) if good and self.group.rank == 0 else None
-        if place := self.group.gathered(rescued and str(rescued))[
-            0
-        ]:  # all processes come here, with equal losses, and end when it is written
+        rescued = self.checkpoints.rescue(good) if good and (self.sharded or self.group.rank == 0) else None
+        # all processes come here, with equal losses, and end when it is written
+        if place := self.group.gathered(rescued and str(rescued))[0]:
             kept = f"the weights {which} are kept in {place}"
         advice = f"a lower learning_rate (now {settings.learning_rate:g}), a longer warmup (now {settings.warmup:g})"
         return TrainingDiverged(f"{what} at step {self.course.step} of {self.total}: try {advice}, or precision: fp32; {kept}")
@@ -361,11 +367,11 @@ class _Loop:
     # -------------------------------------------------------------- checkpoints
 
     def _keep(self) -> None:
-        """Write down all that the steps to come depend on; the first process does, for the whole group."""
+        """Write down all that the steps to come depend on; the first process does, for the whole group, or each its share."""
         randoms = self.group.gathered(random_states())
-        if self.group.rank != 0:
+        if self.group.rank != 0 and not self.sharded:
             return
-        tensors = prefixed("weights", learned(self.trained)) | prefixed("best", self.best)
+        tensors = prefixed("weights", held(learned(self.trained))) | prefixed("best", held(self.best))
         for each in self.learning:
             tensors |= prefixed(f"learner {each.learner.name}", each.tensors())
         values = {"course": self.course.values(seconds=self._seconds()), "random": randoms, "attention": self.attention}
@@ -373,7 +379,8 @@ class _Loop:
 
     def _restore(self, values: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> None:
         put(self.trained, stripped("weights", tensors))
-        self.best = {name: tensor.to(self.ctx.device) for name, tensor in stripped("best", tensors).items()}
+        best = {name: tensor.to(self.ctx.device) for name, tensor in stripped("best", tensors).items()}
+        self.best = alike(learned(self.trained), best)
         for each in self.learning:
             each.load(stripped(f"learner {each.learner.name}", tensors))
         self.course = Course.read(values["course"])

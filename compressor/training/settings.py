@@ -71,6 +71,12 @@ class TrainingSettings(BaseModel):
         """Tokens to learn from, where neither epochs nor steps are counted."""
         return None
 
+    def taken_whole(self, lora: object | None = None) -> str:
+        """Why these settings need the model whole in each process; empty where they do not."""
+        if lora is not None:
+            return "lora puts matrices beside layers that each process has to hold"
+        return "compile: true compiles layers that each process has to hold" if self.compile else ""
+
     @property
     def looks(self) -> int | None:
         """How often validation is looked at; None for once after each epoch."""

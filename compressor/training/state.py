@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from compressor.errors import OutOfMemory
+from compressor.errors import OutOfMemory, UnsupportedModel
 from compressor.training.settings import TrainingSettings
 
 if TYPE_CHECKING:
@@ -42,13 +42,49 @@ def learned(trained: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 
 def put(trained: torch.nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Copy tensors into what is learned, by name."""
+    """Copy tensors into what is learned, by name; of what is spread over processes, this one's rows."""
     import torch
+
+    from compressor.model.sharding import own
 
     here = learned(trained)
     with torch.no_grad():
         for name, tensor in tensors.items():
-            here[name].copy_(tensor)
+            own(here[name]).copy_(own(tensor))
+
+
+def spread(trained: torch.nn.Module) -> bool:
+    """Whether parameters are spread over processes.
+
+    Raises:
+        UnsupportedModel: they are, and layers are left out at random: processes would wait for each other.
+    """
+    from compressor.model.sharding import roots
+
+    if not roots(trained):
+        return False
+    if any(each.training and getattr(each, "layerdrop", 0) for each in trained.modules()):
+        raise UnsupportedModel("the model leaves out layers at random, each process others: with --sharded set dropout: false")
+    return True
+
+
+def held(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """What this process holds of each tensor."""
+    from compressor.model.sharding import own
+
+    return {name: own(tensor) for name, tensor in tensors.items()}
+
+
+def alike(here: Mapping[str, torch.Tensor], tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """What `held` gave, spread as the tensors of equal names `here` are."""
+    from compressor.model.sharding import like
+
+    return {name: like(here[name], tensor) for name, tensor in tensors.items()}
+
+
+def apart(losses: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The losses, none a view of another tensor: what gathers parameters again for a backward pass hangs on them."""
+    return {name: loss.clone() for name, loss in losses.items()}
 
 
 def prefixed(prefix: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

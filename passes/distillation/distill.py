@@ -121,6 +121,7 @@ class Distill(Distillation, TokenSettings):
                 step=lambda batch, moment: self._learned(student, teachers, batch, ctx, moment),
                 settings=self,
                 evaluate=lambda: ctx.evaluate(student, "validation").quality,
+                beside=tuple(each.module for each in teachers if each.answers is None),
             )
             log = train(training, ctx, work="distill")
         curves = {name: thinned(curve) for name, curve in log.losses.items()}
@@ -145,9 +146,18 @@ class Distill(Distillation, TokenSettings):
         """Not where batches are written: a teacher has to read them."""
         return self.generate is None and super()._answers_kept(counted)
 
+    @override
+    def whole(self) -> str:
+        """Words are written by as many calls as texts take, which differ from process to process."""
+        if self.generate:
+            return "generate writes texts of other lengths in each process, and all of them have to make equal calls"
+        return self.taken_whole(self.lora)
+
     def _student(self, model: Model) -> Model:
-        """A copy of the input model, or of some of its layers."""
-        student = model.copy()
+        """A copy of the input model, or of some of its layers; one that is spread over processes, which this step alone has, itself."""
+        from compressor.model.sharding import roots
+
+        student = model if roots(model.module) else model.copy()
         if self.init == "self":
             return student
         count = self.layers or (len(ids(anatomy_of(student.module))) + 1) // 2

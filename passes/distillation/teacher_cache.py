@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from compressor.contracts import Batch, Context, Outputs, Progress, Want
@@ -65,6 +66,8 @@ def answers(
     """
     import torch
 
+    from compressor.model.sharding import gathered
+
     files = write_side_files(model, ctx.folder / "teachers" / name)
     batches = ctx.task.batches(ctx.data.split("train"), files, batch_size=settings.batch_size)
     low = resolved_precision(settings.precision, ctx.device) == "bf16"
@@ -75,11 +78,7 @@ def answers(
         moved = {key: tensor.to(ctx.device) for key, tensor in batch.items()}
         autocast = torch.autocast(torch.device(ctx.device).type, dtype=torch.bfloat16, enabled=low)
         with rows_told(batch.get("row", ()), f"answers of {name}"), torch.no_grad(), autocast:
-            outputs = ctx.task.forward(model.module, moved, want)
-            if outputs.tokens is not None:
-                spoken.add(outputs.tokens, outputs.mask)
-            else:
-                logits.append(outputs.main.float())
+            outputs = gathered([model.module], partial(_heard, model, moved, want, ctx, logits, spoken))
         for block, writer in writers.items():
             writer.add(outputs.hidden_states[block], outputs.mask)
         ctx.tell(Progress(f"answers of {name}", done, len(batches), "batches"))  # type: ignore[arg-type]
@@ -93,6 +92,16 @@ def answers(
         own = ctx.task.batches(ctx.data.split("train"), mine, batch_size=settings.batch_size)
         answered = answered.paired(batches, own)
     return _told(name, TeacherCache(answered, {block: writer.kept() for block, writer in writers.items()}), ctx)
+
+
+def _heard(model: Model, batch: Batch, want: Want, ctx: Context, logits: list[torch.Tensor], spoken: WordWriter) -> Outputs:
+    """Outputs of a batch; what of them is answers goes to one of the last two."""
+    outputs = ctx.task.forward(model.module, batch, want)
+    if outputs.tokens is not None:
+        spoken.add(outputs.tokens, outputs.mask)
+    else:
+        logits.append(outputs.main.float())
+    return outputs
 
 
 def _told(name: str, kept: TeacherCache, ctx: Context) -> TeacherCache:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -14,7 +14,7 @@ from passes.side_files import carry_side_files
 class QuantizeDynamic(Pass):
     """Int8 weights; activations are quantised at run time by ONNX Runtime, and stay in float in OpenVINO."""
 
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     accepts: ClassVar[tuple[str, ...]] = ("onnx", "onnxruntime", "openvino")
     quantizes: ClassVar[bool] = True
     requires: ClassVar[tuple[str, ...]] = ("onnx",)
@@ -28,6 +28,11 @@ class QuantizeDynamic(Pass):
     )
     embeddings: bool = Field(default=True, description="Quantise embedding tables too (on ONNX; NNCF always does).")
     per_channel: bool = Field(default=True, description="One scale for each output channel of a weight (on ONNX).")
+    ranges: Literal["auto", "tensor", "row"] = Field(
+        default="auto",
+        description="What activations share a range with (on ONNX): all of a call's, or those of their own row (a token); auto: row where tasks "
+        "count tokens, for a language model's first token has activations a thousand times as large as others'.",
+    )
     exclude: tuple[str, ...] = Field(
         default=(), description="Layers whose module path contains one of these stay in float (on ONNX)."
     )
@@ -50,5 +55,6 @@ class QuantizeDynamic(Pass):
                 per_channel=self.per_channel,
                 embeddings=self.embeddings,
                 exclude=self.exclude,
+                by_row=self.ranges == "row" or (self.ranges == "auto" and ctx.task.counts == "tokens"),
             ).write(out)
         return Artifact(model.format, out)

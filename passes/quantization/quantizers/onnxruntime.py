@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from compressor.contracts import Feed
 from passes.quantization.quantizers.layers import by_layer
 from passes.quantization.quantizers.onnx_graph import drop_unused, exact_inputs_elsewhere, fold_gemms, keep_shapes, put_back
+from passes.quantization.quantizers.onnx_rows import even_rows
 from passes.quantization.quantizers.onnx_tables import embedding_layers, quantize_embeddings
 from passes.quantization.quantizers.onnx_tied import tie, untie
 
@@ -93,9 +94,18 @@ def quantize_static(
 
 
 def quantize_dynamic(
-    path: Path, *, bits: int = 8, per_channel: bool = True, embeddings: bool = True, exclude: Sequence[str] = ()
+    path: Path,
+    *,
+    bits: int = 8,
+    per_channel: bool = True,
+    embeddings: bool = True,
+    exclude: Sequence[str] = (),
+    by_row: bool = False,
 ) -> QuantizedOnnx:
-    """Weights in int8; activations are quantised at run time, with ranges of their own for every call."""
+    """Weights in int8; activations are quantised at run time, with a range of their own for every call.
+
+    `by_row` has rows of activations of one magnitude before they are quantised, which is a scale for each row.
+    """
     import onnx
     from onnxruntime.quantization import QuantType
     from onnxruntime.quantization.onnx_quantizer import ONNXQuantizer
@@ -103,6 +113,9 @@ def quantize_dynamic(
 
     exact = onnx.load(path)
     tied = untie(exact)
+    if by_row:
+        fold_gemms(exact)
+        even_rows(exact, {name for each in weighted_layers(exact, exclude).values() for name in each})
     int8 = copy.deepcopy(exact)
     fold_gemms(int8)
     layers = weighted_layers(int8, exclude)

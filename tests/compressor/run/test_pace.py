@@ -13,6 +13,7 @@ from compressor.run.pace import Pace
 from compressor.run.preview import previewed
 from compressor.store.store import Store
 from compressor.training.checkpoint import INTERVAL
+from compressor.training.launch import Processes
 
 PLAN = """
 model: {folder: model}
@@ -64,7 +65,8 @@ def test_time_is_only_of_like_trainings_on_this_machine(place, tmp_path, monkeyp
     pace.learn(step, 60.0)
     other, same, _ = finetune(place, store, "passes.finetune.precision=bf16")
     assert other.expected_seconds(same) is None
-    assert Pace(pace.bound, store, pace.rows, pace.sizes, processes=2).expected_seconds(step) is None
+    for others in (Processes(each=2), Processes(each=2, sharded=True)):
+        assert Pace(pace.bound, store, pace.rows, pace.sizes, others).expected_seconds(step) is None
     from compressor.run import pace as module
 
     here = module.machine()

@@ -22,12 +22,14 @@ from typer.testing import CliRunner
 
 from compressor.cli import app
 from compressor.contracts import Message, Progress
-from compressor.errors import MissingDependency, TrainingDiverged, WorkerFailed
+from compressor.errors import MissingDependency, TrainingDiverged, UnsupportedModel, WorkerFailed
 from compressor.plan.bound import load_plan
 from compressor.report import read_report
 from compressor.run.pipeline import run_plan
+from compressor.run.preflight import check_sharded
 from compressor.run.trainer import _check_alike, line_of
 from compressor.store.store import Store
+from compressor.tasks.tiny import documents, language_model
 from compressor.training import launch
 from compressor.training.checkpoint import INTERVAL
 from compressor.training.launch import Job, Processes, train_apart
@@ -195,6 +197,85 @@ def test_gates_of_two_processes_are_learned_and_cut_as_those_of_one(folder):
     assert 0 < sum(left[0]) < 2 * (4 + 64)
 
 
+# ------------------------------------------------------------------ parameters spread over processes
+
+SPREAD = """
+name: spread
+model: {folder: language}
+task:
+  causal-lm: {max_length: 24}
+data: {files: rows.jsonl, split: {validation: 12, test: 16}, calibration: 8}
+stages: quality
+passes:
+  - distill:
+      {teacher: source, init: uniform, layers: 1, objectives: {soft-targets: {weight: 0.5, temperature: 1.0}, hidden-states: 0.1}, task_loss: 1.0,
+       cache_teacher: false, epochs: 3, batch_size: 6, accumulate: 2, learning_rate: 0.01, precision: fp32}
+targets:
+  - torch
+"""
+
+
+@pytest.fixture(scope="module")
+def language(tmp_path_factory):
+    """A tiny random Llama whose head is its table of words, texts and a plan."""
+    folder = tmp_path_factory.mktemp("language")
+    language_model(folder / "language", num_hidden_layers=2, tie_word_embeddings=True)
+    documents(folder, ("text",))
+    (folder / "spread.yaml").write_text(SPREAD)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def spread(language):
+    """A distillation whose student and teacher are spread over two processes, what was listened on, and what was unpickled."""
+    log = language / "spread.log"
+    with pytest.MonkeyPatch.context() as patch, Listening() as listening:
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent / "watched"))
+        patch.setenv("WATCHED_LOG", str(log))
+        stage, _ = ran(language, "spread", Processes(each=2, sharded=True), plan="spread.yaml")
+    return stage, listening, log
+
+
+def test_spread_student_and_teacher_give_the_losses_and_the_quality_of_one_process(language, spread):
+    (language / "held.yaml").write_text(SPREAD.replace("accumulate: 2", "accumulate: 4"))  # the same parts
+    one, _ = ran(language, "held", Processes(), plan="held.yaml")
+    two = spread[0]
+    curves = [stage.notes[0].curves for stage in (one, two)]
+    assert list(curves[0]) == list(curves[1]) == ["soft-targets", "hidden-states", "task"]
+    for name, curve in curves[0].items():
+        assert [loss for _, loss in curves[1][name]] == pytest.approx([loss for _, loss in curve], abs=1e-4)
+    assert two.scores.main.value == pytest.approx(one.scores.main.value, rel=1e-4)
+    assert two.key != one.key
+    (said,) = [note.text for note in two.notes if "spread over" in getattr(note, "text", "")]
+    assert float(re.search(r"\((.*)%\)", said)[1]) == pytest.approx(50, abs=2)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's table of sockets is read")
+def test_processes_that_share_parameters_listen_on_loopback_alone_and_unpickle_nothing(spread):
+    _, listening, log = spread
+    said = [line.split(maxsplit=1)[1] for line in log.read_text().splitlines()]
+    assert said.count("begun") >= 2
+    assert [each for each in said if each != "begun"] == []
+    assert listening.seen
+    assert [str(address) for _, address, _ in listening.seen if not address.is_loopback] == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "each", "said"),
+    [
+        (("passes.distill.lora={}",), 2, "distill cannot be trained with --sharded: lora puts matrices beside layers"),
+        (("passes.distill.compile=true", "passes.distill.objectives={}"), 2, "compile: true compiles layers"),
+        (("passes.distill.generate={}",), 2, "generate writes texts of other lengths in each process"),
+        ((), 1, "there is one: give --processes 2 or more"),
+    ],
+)
+def test_what_cannot_be_spread_is_refused_before_anything_runs(language, settings, each, said):
+    bound = load_plan(language / "spread.yaml", settings=settings)
+    with pytest.raises(UnsupportedModel, match=re.escape(said)):
+        check_sharded(bound, Processes(each=each, sharded=True))
+    check_sharded(bound, Processes(each=each))
+
+
 def test_progress_of_several_processes_is_told_once(alone, together):
     one, two = (
         [event.done for event in told if isinstance(event, Progress) and event.work == "distill"] for _, told in (alone, together)
@@ -329,10 +410,10 @@ def test_two_machines_give_the_result_of_one_with_two_processes(folder, together
     assert joined.returncode == 0, said
 
 
-@pytest.mark.long
-def test_killed_run_of_two_processes_leaves_none_and_goes_on_to_the_same_result(folder, together):
-    run = command(folder, "run", "plan.yaml", "--store", "killed", "--out", "runs/killed", "--processes", "2")
-    while not list((folder / "killed").glob("scratch/*/training-distill/step-1?.safetensors")):
+def kill(folder, plan, store, *options, checkpoint):
+    """Run a plan by two processes and kill it, its processes with it, once there is a file of a checkpoint."""
+    run = command(folder, "run", plan, "--store", store, "--out", f"runs/{store}", "--processes", "2", *options)
+    while not list((folder / store).glob(f"scratch/*/training-distill/{checkpoint}")):
         assert run.poll() is None, run.stdout.read()
         time.sleep(0.05)
     group = [each.pid for each in psutil.Process(run.pid).children(recursive=True)]
@@ -343,10 +424,24 @@ def test_killed_run_of_two_processes_leaves_none_and_goes_on_to_the_same_result(
     while any(psutil.pid_exists(pid) for pid in group) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not [pid for pid in group if psutil.pid_exists(pid)]
+
+
+@pytest.mark.long
+def test_killed_run_of_two_processes_leaves_none_and_goes_on_to_the_same_result(folder, together):
+    kill(folder, "plan.yaml", "killed", checkpoint="step-1?.safetensors")
     stage, told = ran(folder, "killed", Processes(each=2))
     assert stage.digest == together[0].digest
     (said,) = [event.text for event in told if isinstance(event, Message) and "goes on" in event.text]
     assert re.fullmatch(r"distill: goes on at step \d+ of 42", said)
+
+
+@pytest.mark.long
+def test_killed_run_of_spread_parameters_goes_on_to_the_same_result(language, spread):
+    kill(language, "spread.yaml", "killed", "--sharded", checkpoint="step-[3-9]-of-1.safetensors")
+    stage, told = ran(language, "killed", Processes(each=2, sharded=True), plan="spread.yaml")
+    assert stage.digest == spread[0].digest
+    (said,) = [event.text for event in told if isinstance(event, Message) and "goes on" in event.text]
+    assert re.fullmatch(r"distill: goes on at step \d+ of \d+", said)
 
 
 @pytest.mark.long

@@ -259,7 +259,7 @@ def test_rate_rises_and_falls_as_the_schedule_says(schedule, expected):
 
 def test_matrices_decay_and_biases_and_norms_do_not():
     module = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.LayerNorm(3))
-    matrices, rest = parameter_groups(Learner("weights", tuple(module.parameters()), 1e-3, 0.1))
+    matrices, rest = parameter_groups(tuple(module.parameters()), 0.1)
     assert [(len(each["params"]), each["weight_decay"]) for each in (matrices, rest)] == [(1, 0.1), (3, 0.0)]
 
 

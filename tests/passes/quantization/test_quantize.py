@@ -142,6 +142,18 @@ def dynamic(onnx_model, tmp_path_factory):
     return QuantizeDynamic().apply(onnx_model, ctx)
 
 
+@pytest.mark.parametrize(
+    ("ranges", "counts", "by_row"),
+    [("auto", "rows", False), ("auto", "tokens", True), ("tensor", "tokens", False), ("row", "rows", True)],
+)
+def test_tokens_have_ranges_of_their_own_where_they_count(ranges, counts, by_row, onnx_model, tmp_path, monkeypatch):
+    ctx = Context(tmp_path, OnnxRuntime())
+    monkeypatch.setattr(type(ctx.task), "counts", counts)
+    made = QuantizeDynamic(ranges=ranges).apply(onnx_model, ctx)
+    assert ("ReduceMax" in operators(made.path)) is by_row
+    assert near(logits(OnnxRuntime(), made.path), logits(OnnxRuntime(), onnx_model.path), share=0.1)
+
+
 def test_static_outputs_are_near_float(onnx_model, static):
     found, exact = logits(OnnxRuntime(), static[0].path), logits(OnnxRuntime(), onnx_model.path)
     assert not np.array_equal(found, exact)

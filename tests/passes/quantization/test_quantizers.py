@@ -16,6 +16,7 @@ from passes.quantization.quantizers import onnxruntime as ort
 from passes.quantization.quantizers.bits import sums_bytes_fast, weight_bits
 from passes.quantization.quantizers.layers import by_layer
 from passes.quantization.quantizers.onnx_graph import drop_unused, exact_inputs_elsewhere, fold_gemms, put_back
+from passes.quantization.quantizers.onnx_rows import even_rows
 from passes.quantization.quantizers.onnx_tables import embedding_layers, quantize_embeddings
 
 ROWS = 300
@@ -400,3 +401,47 @@ def test_products_that_read_what_no_inference_knows_the_type_of_are_quantised(qu
     exact = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
     assert constants(made.graph())["w_quantized"].dtype == np.int8
     assert near(session.run(None, {"x": X})[0], exact.run(None, {"x": X})[0])
+
+
+# ------------------------------------------------------------------ rows of one magnitude
+
+
+def products(opset=20):
+    """Two products of one input, one of which is left as it is, and a `Gemm`."""
+    nodes = [
+        helper.make_node("MatMul", ["x", "one"], ["a"], name="first/MatMul"),
+        helper.make_node("MatMul", ["x", "two"], ["b"], name="second/MatMul"),
+        helper.make_node("Add", ["a", "b"], ["sum"]),
+        helper.make_node("MatMul", ["sum", "two"], ["c"], name="third/MatMul"),
+        helper.make_node("Gemm", ["c", "one", "bias"], ["y"], name="last/Gemm"),
+    ]
+    made = model(nodes, [*(constant(name, WEIGHTS[name]) for name in WEIGHTS), constant("bias", [1, 2, 3, 4])])
+    made.opset_import[0].version = opset
+    return made
+
+
+MASSIVE = np.concatenate([X[:1] * 3000, X[1:5], np.zeros((1, 4), np.float32)])
+"""As a language model's first token is beside others; and a row of zeros."""
+
+
+@pytest.mark.parametrize("opset", [17, 20])
+def test_rows_of_one_magnitude_make_equal_products(opset):
+    graph, plain = products(opset), products(opset)
+    even_rows(graph, {"first/MatMul", "second/MatMul"})
+    np.testing.assert_allclose(run(graph, x=MASSIVE), run(plain, x=MASSIVE), rtol=1e-4, atol=1e-3)
+    kinds = [node.op_type for node in graph.graph.node]
+    assert (kinds.count("Div"), kinds.count("Mul")) == (1, 2)
+    assert list(named(graph, "third/MatMul").input) == ["sum", "two"]
+
+
+def test_a_massive_row_takes_nothing_from_others_where_each_has_its_range(tmp_path):
+    onnx.save(products(), tmp_path / "model.onnx")
+    exact = run(products(), x=MASSIVE)
+    errors = {}
+    for by_row in (False, True):
+        made = ort.quantize_dynamic(tmp_path / "model.onnx", by_row=by_row)
+        assert made.layers == ("first", "second", "third", "last")
+        np.testing.assert_allclose(run(made.graph(made.layers), x=MASSIVE), exact, rtol=1e-4, atol=1e-3)
+        found = run(made.graph(), x=MASSIVE)
+        errors[by_row] = np.abs(found - exact)[1:5].max() / np.abs(exact)[1:5].max()
+    assert errors[True] < 0.03 < 0.3 < errors[False]

@@ -85,7 +85,8 @@ def test_a_tied_output_is_stored_once(tied):
     assert module.lm_head.weight is module.model.embed_tokens.weight
 
 
-def test_a_tied_output_stays_tied_in_int8(tied, tmp_path):
+@pytest.mark.parametrize("by_row", [False, True])
+def test_a_tied_output_stays_tied_in_int8(by_row, tied, tmp_path):
     """One matrix of int8 serves both, and answers are near those of the whole model."""
     import onnx
 
@@ -95,7 +96,7 @@ def test_a_tied_output_stays_tied_in_int8(tied, tmp_path):
 
     built = tied.candidate("onnxruntime").built
     carry_side_files(built, tmp_path)
-    quantizer.quantize_dynamic(built / "model.onnx").write(tmp_path)
+    quantizer.quantize_dynamic(built / "model.onnx", by_row=by_row).write(tmp_path)
     graph = onnx.load(tmp_path / "model.onnx").graph
     large = {each.name: each.data_type for each in graph.initializer if list(each.dims) in ([300, 32], [32, 300])}
     assert list(large.values()) == [onnx.TensorProto.INT8]
@@ -115,7 +116,7 @@ def test_a_graph_in_int8_has_its_attention_grouped_too(llama, tmp_path):
     target, lowered = load("target", "onnxruntime")(), tmp_path / "lowered"
     source = llama.builder.lower(llama.made, "torch", target.dialect.format, target).path
     carry_side_files(source, lowered)
-    quantizer.quantize_dynamic(source / "model.onnx").write(lowered)
+    quantizer.quantize_dynamic(source / "model.onnx", by_row=True).write(lowered)
     target.build(Artifact("onnxruntime", lowered), tmp_path, graphs=llama.task.graphs(lowered))
     kinds = [node.op_type for node in onnx.load(tmp_path / "model.onnx").graph.node]
     assert kinds.count("GroupQueryAttention") == 2
