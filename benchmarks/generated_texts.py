@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from benchmarks.rounds import median
-from benchmarks.statistics import ratio_with_interval
 from benchmarks.texts import FEEDS, Texts, Written, is_of_texts, one_by_one, opened, share, written
 from compressor.contracts import Bench, Candidate, Feed, Probe, Progress, Session, Workload
 from compressor.contracts.notes import Note, Remark, Table
@@ -151,6 +150,7 @@ class GeneratedTexts(Probe):
         self, draft: Draft, model: Candidate, small: Candidate, alone: Sequence[Feed], seed: int
     ) -> tuple[str | float, ...]:
         """The same prompts both ways, in turns; the first round warms up."""
+        from benchmarks.statistics import ratio_with_interval
         from compressor.tasks.language.speculation import speculated
 
         session, guess, over = opened(model), opened(small), ends(model.built)

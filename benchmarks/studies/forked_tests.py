@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import importlib
+import importlib.util
 import json
 import os
 import resource
@@ -117,6 +118,7 @@ class Tests:
         """Run the tests on a module with a fault, for so long as `clean` seconds let expect."""
         path = self.tree / module
         held = path.read_bytes()
+        Path(importlib.util.cache_from_source(str(path))).unlink(missing_ok=True)  # it is told by seconds and size alone
         began = time.monotonic()
         try:
             path.write_text(source, encoding="utf-8")

@@ -93,7 +93,7 @@ def document(found: Learned, shelf: Shelf, taken: Mapping[str, Any]) -> str:
             "",
             f"- Perplexity on the beginnings ({CHARACTERS} characters) of {DOCUMENTS} test documents of each corpus, by the same code for all",
             "  files, with 95 % intervals over documents; beside it the change against torch in fp32 on the same documents, paired.",
-            f"- Speed: a prompt of {LENGTH} tokens, and the {STEPS - 1} passes of single tokens after it; batch 1. All files by turns in one run,",
+            f"- Speed: a prompt of {LENGTH} tokens, and the {STEPS} passes of single tokens after it; batch 1. All files by turns in one run,",
             f"  {record.protocol['parameters']['rounds']} rounds, with further processes of torch as controls: {control_line(record)}.",
             "- `at least`: the bytes that a token's pass reads (weights, a tied head once, and the cache) over the bandwidth of a product of a",
             f"  matrix and a vector here, {np.median(speeds):.1f} GB/s (passes before and after: {min(speeds):.1f} to {max(speeds):.1f}). `share`:",
@@ -155,7 +155,7 @@ def table(files: Sequence[File], scores: Mapping[str, Evaluation], record: Laten
         least, took = each.read_bytes() / speed, seconds_a_pass(record, each.name)
         speeds = [
             f"{1e3 * count / at.median_ms:.1f} {span(count, at.interval)}"
-            for count, at in ((LENGTH, prompt), (STEPS - 1, decode))
+            for count, at in ((LENGTH, prompt), (STEPS, decode))
         ]
         yield (
             f"| {runtime}{whose} | {precision} | {sum(each.parts.values()) / 2**20:.0f} | {perplexity(scores[each.name])} | "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
-from collections import Counter, defaultdict
+from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +26,8 @@ def operators(runtime: Target, built: Path, feed: Feed) -> dict[str, float]:
     profilers = {"pytorch": _torch, "onnxruntime": _onnxruntime, "openvino": _openvino}
     for name, profiler in profilers.items():
         if isinstance(runtime, registry.load("target", name)):
-            return dict(Counter(profiler(runtime, built, feed)).most_common(MOST))
+            found = profiler(runtime, built, feed)
+            return dict(sorted(found.items(), key=lambda each: -each[1])[:MOST])
     return {}
 
 

@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
 DOCUMENTS, CHARACTERS = 12, 900
 """Of each corpus, from its test documents; each is cut to its beginning."""
-LENGTH, STEPS = 128, 17
-"""Tokens of the prompt, and tokens that are decoded after it: the first one is the prompt's own, so there are 16 passes."""
+LENGTH, STEPS = 128, 16
+"""Tokens of the prompt, and tokens that are decoded after it, one pass each."""
 ROUNDS = 7
 SECONDS = 120.0
 """Of all rounds of one kind of call, as far as they can be told in it."""
@@ -263,4 +263,4 @@ def timing(shelf: Shelf, *, seconds: float, rounds: int) -> dict[str, Any]:
 def seconds_a_pass(record: LatencyRecord, name: str, at: Callable[[Any], float] = lambda row: row.median_ms) -> float:
     """Of decoding: a token's pass."""
     row = next(each for each in record.rows if each.candidate == f"final@{name}" and each.workload.kind == "decode")
-    return at(row) / 1e3 / (STEPS - 1)
+    return at(row) / 1e3 / STEPS

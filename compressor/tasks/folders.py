@@ -52,13 +52,14 @@ OR_TABLE = f"or a table that names the files in a column `{FILE_NAME}`: {' or '.
 
 
 def holds_documents(folder: Path, columns: Columns, root: Path | None) -> bool:
-    """Whether a task that reads a text and nothing else finds texts in a folder, and neither pictures nor sounds.
+    """Whether a task that reads a text and nothing else finds texts in a folder, and neither tables nor pictures nor sounds.
 
     Raises:
         SourceError: something leads out of the folder.
     """
     suffixes = {each.suffix.lower() for each in visible(folder, root, Counter())}
-    return len(columns.all) == 1 and DOCUMENT in suffixes and not suffixes & {*IMAGES, *SOUNDS} and not no_rows(folder)
+    others = {*IMAGES, *SOUNDS, *(each for each in suffixes if FORMATS.get(each, "text") != "text")}
+    return len(columns.all) == 1 and DOCUMENT in suffixes and not suffixes & others and not no_rows(folder)
 
 
 def read_documents(folders: Sequence[Path], columns: Columns, spec: DataSpec, root: Path | None) -> tuple[Dataset, list[str]]:

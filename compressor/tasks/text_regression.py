@@ -62,7 +62,7 @@ class TextRegression(Texts):
         splits = {}
         for name, rows in super().encoded(data).splits.items():
             names = getattr(rows.features[self.label], "names", None)  # of classes, which numbers of the file stand for
-            told = [names[value] if names else value for value in rows[self.label]]
+            told = [(names[value] if value >= 0 else None) if names else value for value in rows[self.label]]  # -1 is none
             values = [_number(value, f"{data.place(name, at)}: column '{self.label}'") for at, value in enumerate(told)]
             splits[name] = rows.remove_columns(self.label).add_column(self.label, values)
         if len(set(splits["train"][self.label])) < 2:

@@ -23,6 +23,9 @@ from compressor.model.sources import beside, read_json
 if TYPE_CHECKING:
     import torch
 
+NOTED = ("training", "name_or_path", "gradient_checkpointing")
+"""Attributes of a part that say where it came from and what is done with it, not what it computes."""
+
 
 class Transformers(Library):
     """Model classes that transformers itself defines."""
@@ -193,6 +196,6 @@ def _ways(module: torch.nn.Module) -> dict[str, dict[str, Any]]:
     """What parts go by beside their weights and sizes: a scale by the number of the layer, a window, a kind of attention."""
 
     def told(key: str, value: object) -> bool:
-        return isinstance(value, float | str | bool) and key != "training" and not key.startswith("_")
+        return isinstance(value, float | str | bool) and key not in NOTED and not key.startswith("_")
 
     return {name: {key: value for key, value in vars(part).items() if told(key, value)} for name, part in module.named_modules()}

@@ -239,8 +239,9 @@ class CausalLM(Task):
         if workload.kind == "forward":
             return scored(session, feed) if "targets" in feed else session.run(feed)[0]
         start = prepared or decoding.filled(session, feed)
-        steps = 1 if workload.kind == "prefill" else workload.steps or 1
-        return {"tokens": decoding.decoded(session, start, steps)}
+        if workload.kind == "decode":  # the first token is there with the cache: it takes no call
+            return {"tokens": decoding.decoded(session, start, 1 + (workload.steps or 1))[:, 1:]}
+        return {"tokens": decoding.decoded(session, start, 1 if workload.kind == "prefill" else workload.steps or 1)}
 
     # -------------------------------------------------------------- training
 

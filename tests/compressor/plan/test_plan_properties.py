@@ -70,6 +70,7 @@ BEYOND_SCHEMA = {
     "files and folders that are there": r"no such (file|folder|file or folder): |cannot read ",
     "includes": r"an include in a circle|the file (is empty|holds )|more than \d+ files are included",
     "lengths of what counts tokens": r"needs a length: its tokens are counted",
+    "tasks whose rows are texts to go on with": r"looks at tokens that models write|counts tokens, and the task",
     "lengths of what a task reads": r"less than one frame",
     "encodings": r"expected an encoding that Python knows",
     "names that are known": r"makes no '|no (step|target|model|step or model) is named ",
@@ -86,7 +87,7 @@ BEYOND_SCHEMA = {
     "two columns": r"content and label are both column|several columns of labels go with",
     "what a pass asks of its parameters together": r"give exactly one of|names a kind twice|keep speaks of|layers go beside|"
     r"a latency budget needs either|layers needs init|cache_teacher keeps no attention maps|compile: true hides |"
-    r"a training counts epochs or steps|\w+ needs a length|"
+    r"a training counts \w+ or \w+|\w+ needs a length|"
     r"units names a kind twice|latency is known by heads|widths says all|attention-maps needs heads to look at|"
     r"init: \w+ needs layers|teacher names one twice|nothing to learn|found -[\d.]+, expected 0 or more|"
     r"expected one of speedup|input should be ",
