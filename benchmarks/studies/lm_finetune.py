@@ -116,8 +116,8 @@ def training(found: Learned) -> Iterator[str]:
     yield f"  {found.tokens_per_second:.0f} tokens/s ({minutes:.0f} minutes) by the clock, with what the curve took and what else the machine did."
     yield f"- A held-out token costs {first:.3f} nats before and {last:.3f} after (perplexity {np.exp(first):.1f} and {np.exp(last):.1f}), on {HELD}"
     yield "  windows of documents that are not trained on."
-    yield f"- Over the last fifth of the tokens that fell by {found.fall:.2%}, {reached} (asked for: less than {LEVEL:.0%}); the rate falls to 0 there, which levels"
-    yield "  any curve: it says that this training was over, not that the texts had no more to teach."
+    yield f"- Over the last fifth of the tokens that fell by {found.fall:.2%}, {reached} (asked for: under {LEVEL:.0%}). The rate falls to 0 there,"
+    yield "  which levels any curve: it says that this training was over, not that the texts had no more to teach."
     yield ""
     yield "![held-out loss by tokens](lm-finetune.svg)"
     yield ""
@@ -154,8 +154,7 @@ def table(files: Sequence[File], scores: Mapping[str, Evaluation], record: Laten
         prompt, decode = (row(record, each.name, kind) for kind in ("prefill", "decode"))
         least, took = each.read_bytes() / speed, seconds_a_pass(record, each.name)
         speeds = [
-            f"{1e3 * count / at.median_ms:.1f} {span(count, at.interval)}"
-            for count, at in ((LENGTH, prompt), (STEPS, decode))
+            f"{1e3 * count / at.median_ms:.1f} {span(count, at.interval)}" for count, at in ((LENGTH, prompt), (STEPS, decode))
         ]
         yield (
             f"| {runtime}{whose} | {precision} | {sum(each.parts.values()) / 2**20:.0f} | {perplexity(scores[each.name])} | "
