@@ -214,3 +214,12 @@ def test_a_table_that_is_only_looked_up_is_no_part_of_a_token_s_pass(tmp_path, s
     graph = onnx.helper.make_graph(nodes, "g", [given], [made], [table] if shared else [table, head])
     onnx.save(onnx.helper.make_model(graph), tmp_path / GenAi.file)
     assert GenAi().layer_bytes(tmp_path) == found
+
+
+def test_the_page_tells_the_command_of_what_it_shows():
+    base = "python -m benchmarks.studies.lm_depth"
+    assert lm_depth.command(Plan(307_200, (0, 1, 2), lm_depth.RATES), lm_depth.PARTS) == f"{base} --tokens 307200"
+    assert (
+        lm_depth.command(Plan(30_720, (0,), (3e-4,)), ("tokens",))
+        == f"{base} --tokens 30720 --seeds 1 --rates 0.0003 --only tokens"
+    )
