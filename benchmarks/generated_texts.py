@@ -84,6 +84,10 @@ class GeneratedTexts(Probe):
         """Prompts, and tokens after them."""
         return (Workload(kind="generate", batch=-(-self.prompts // FEEDS), length=self.length, steps=self.steps),)
 
+    def stages(self) -> tuple[str, ...]:
+        """The draft model's, and the one that it speeds up."""
+        return (self.draft.stage, self.draft.of) if self.draft else ()
+
     def shortened(self) -> GeneratedTexts:
         """Few prompts, and few tokens after each."""
         return self.model_copy(update={"prompts": min(self.prompts, 2), "steps": min(self.steps, 4)})
@@ -121,7 +125,7 @@ class GeneratedTexts(Probe):
 
     def _written(self, session: Session, asked: Sequence[Feed], candidate: Candidate, seed: int) -> Texts:
         choose = None if self._how is None else sampling(seed, self._how)
-        return written(session, asked, self.steps, ends(candidate.built), choose=choose)
+        return written(session, asked, self.steps, ends(candidate.built), most=self.prompts, choose=choose)
 
     # -------------------------------------------------------------- a draft model
 

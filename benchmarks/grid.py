@@ -31,9 +31,10 @@ class Grid(Probe):
         return self
 
     def workloads(self) -> tuple[Workload, ...]:
-        """Every kind with every batch size at every length; only loops have steps."""
+        """Every kind with every batch size at every length, each once; only loops have steps."""
         grid = product(self.kinds, self.batch, self.length or (None,))
-        return tuple(Workload(kind=kind, batch=batch, length=length, steps=self._steps(kind)) for kind, batch, length in grid)
+        made = (Workload(kind=kind, batch=batch, length=length, steps=self._steps(kind)) for kind, batch, length in grid)
+        return tuple(dict.fromkeys(made))
 
     def suited(self, workloads: Sequence[Workload]) -> Self:
         """Kinds, lengths and steps that the plan leaves open are those of the task."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import reduce
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveInt
 
 from benchmarks.grid import Grid
 from benchmarks.rounds import LEAD_IN_CALLS, LEAD_IN_SECONDS, STEADY_TOLERANCE, Meter, Rounds, Timing, median
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from compressor.contracts.records import Control, LatencyRecord, LatencyRow, Ratio
 
 ATTEMPTS = 3
+MOST_SECONDS, MOST_ROUNDS = 86_400.0, 10_000
+"""A day: what asks for more is a slip of the pen."""
 
 
 class Latency(Grid):
@@ -45,13 +47,13 @@ class Latency(Grid):
         {"length": (8,), "rounds": 5, "seconds": 1.0, "warm_up_seconds": 0.05, "control_limit": 0.9},
     )
 
-    rounds: Annotated[int, Field(ge=5)] = 9
+    rounds: Annotated[int, Field(ge=5, le=MOST_ROUNDS)] = 9
     """Rounds in which every candidate runs one block of calls."""
-    seconds: PositiveFloat = 90.0
+    seconds: Annotated[float, Field(gt=0, le=MOST_SECONDS)] = 90.0
     """Time to spend over all workloads, loading included, as long as nothing must be measured again. What is slow overruns it."""
     inputs: PositiveInt = 16
     """Most different inputs to run in turn."""
-    warm_up_seconds: PositiveFloat = 1.0
+    warm_up_seconds: Annotated[float, Field(gt=0, le=MOST_SECONDS)] = 1.0
     """Shortest warm-up of a candidate; it ends at the latest after three times as long."""
     control_limit: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.03
     """How far a further process of the baseline may be from its first, as a fraction, before a ratio counts as disturbed."""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-from pydantic import PositiveInt
+from pydantic import Field
 
 from benchmarks.grid import Grid
 from compressor.contracts import Bench, Candidate, Feed, Progress, Recipe, Wish, Workload
@@ -23,7 +23,7 @@ class Memory(Grid):
 
     examples: ClassVar[tuple[Mapping[str, Any], ...]] = ({"length": (8,), "calls": 2},)
 
-    calls: PositiveInt = 8
+    calls: Annotated[int, Field(ge=1, le=10_000)] = 8
     """Calls before the peak is read."""
 
     @classmethod

@@ -95,7 +95,7 @@ class Stability(Probe):
         if not all(map(is_of_texts, told)):
             return _Found(Places((), (), sum(_broken(session, feed) for feed in told)), None)
         asked = feeds[self._asked][: -(-self.prompts // self._asked.batch)] if self.prompts else ()
-        texts = written(session, asked, self.steps, ends(candidate.built)) if asked else None
+        texts = written(session, asked, self.steps, ends(candidate.built), most=self.prompts) if asked else None
         return _Found(places(session, [_once(feed) for feed in told] if self.length else told), texts)
 
     def _notes(self, found: Mapping[str, _Found]) -> Iterator[Note]:

@@ -87,6 +87,7 @@ def written(
     steps: int,
     ends: Sequence[int],
     *,
+    most: int,
     choose: Callable[[NDArray[Any]], NDArray[Any]] | None = None,
 ) -> Texts:
     """What a session writes after each prompt of some feeds; equal prompts with equal answers count once.
@@ -96,6 +97,7 @@ def written(
         feeds: prompts, padded or not, with answers where there are some.
         steps: tokens at most.
         ends: tokens that end a text.
+        most: prompts that count; those beyond only fill the last batch.
         choose: the next token of each row `[B]`, of logits `[B, V]`; the most probable ones unless given.
     """
     import numpy as np
@@ -114,7 +116,7 @@ def written(
         for prompt, answer, tokens in zip(prompts_in(feed), answers_in(feed, ends), made.tolist(), strict=True):
             cut = next((at for at, token in enumerate(tokens) if token in ends), None)
             found.setdefault((prompt, answer), Written(prompt, tuple(tokens[:cut]), cut is not None, answer))
-    return Texts(tuple(found.values()), sum(broken))
+    return Texts(tuple(found.values())[:most], sum(broken))
 
 
 def prompts_in(feed: Feed) -> list[tuple[int, ...]]:

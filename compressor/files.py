@@ -73,9 +73,25 @@ def json_in(path: Path, most: int = MOST_BYTES) -> Any:
 
     Raises:
         OSError: as `read_bytes`.
-        ValueError: it is no JSON, or nested too deep.
+        ValueError: it is no JSON, nested too deep, or says two things under one key.
     """
     try:
-        return json.loads(read_bytes(path, most))
+        return json.loads(read_bytes(path, most), object_pairs_hook=once_each)
     except RecursionError as error:
         raise ValueError("it is nested too deep") from error
+
+
+def once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON: of two values under one key a reader takes whichever it likes.
+
+    Raises:
+        ValueError: a key is there twice, with other values.
+    """
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        for name, value in pairs:
+            if value != found[name]:
+                raise ValueError(
+                    f"the key {name!r:.60} is there twice, once with {value!r:.40} and once with {found[name]!r:.40}"
+                )
+    return found

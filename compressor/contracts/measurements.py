@@ -137,7 +137,7 @@ class MemoryRecord(Record):
 
 
 class OtherRecord(Record):
-    """What a third party's probe found: shown as its notes."""
+    """What a probe found that is neither a time nor memory: shown as its notes."""
 
     kind: Literal["notes"] = "notes"
     probe: str

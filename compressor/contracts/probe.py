@@ -88,6 +88,10 @@ class Probe(Step, ABC):
     def workloads(self) -> tuple[Workload, ...]:
         """What it measures candidates at."""
 
+    def stages(self) -> tuple[str, ...]:
+        """Names of the steps whose models it looks at in particular; it looks at all candidates anyway."""
+        return ()
+
     def suited(self, workloads: Sequence[Workload]) -> Self:
         """This probe with what its plan leaves open taken from what the task has timed by itself: `Task.workloads`."""
         return self

@@ -147,7 +147,7 @@ class InputSizes(Record):
         share = f"{self.cut:.1%} of them" if self.cut else "none"
         cut = f"; {self.parameter} {self.limit:g} cuts {share}" if self.parameter and not self.takes else ""
         takes = f"; the model takes {self.takes}" if self.takes else ""
-        unknown = f"; {self.unknown:.0%} of these are the token for what is unknown" if self.unknown >= TOLD_UNKNOWN else ""
+        unknown = f"; {self.unknown:.0%} of the tokens are unknown to the tokenizer" if self.unknown >= TOLD_UNKNOWN else ""
         return f"{self.of} {spread}{cut}{unknown}{takes}"
 
 

@@ -97,10 +97,10 @@ class Verdict(Record):
     """One quantity of one gate, and how it came out."""
 
     gate: str
-    """Where it stands in the plan: `passes.distill.gate`, `accept[0]`."""
+    """Where it stands in the plan: `passes.distill.gate`, `accept[0]`; of `finite` what saw the outputs: `outputs` or a probe's name."""
     candidate: str
     quantity: Literal["max_drop", "max_class_drop", "min_speedup", "max_latency_ms", "max_size", "finite"]
-    """`finite` is asked of every model, whatever the plan says: its value is how many rows have outputs that are not."""
+    """`finite` is asked of every model, whatever the plan says: its value is how many are not: rows that were scored, or outputs that a probe saw."""
     metric: str | None = None
     """What `max_drop` is about."""
     unit: Literal["points", "percent"] = "points"

@@ -82,6 +82,8 @@ class Task(Step, ABC):
     """What `weight` counts: trainings of tokens may have a budget of them."""
     trainable: ClassVar[bool] = True
     """False where it has no loss of its own, so that its models learn from teachers only."""
+    repeats_rows: ClassVar[bool] = False
+    """Whether `feeds` takes rows again where a batch has more than there are."""
 
     @abstractmethod
     def measures(self) -> tuple[Measure, ...]:

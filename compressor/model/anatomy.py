@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from compressor.contracts import registry
 from compressor.contracts.anatomy import Anatomy, Attention, Block, Convolution, FeedForward, Row
-from compressor.errors import UnsupportedModel
+from compressor.errors import PluginError, UnsupportedModel
 from compressor.foreign import told
 
 if TYPE_CHECKING:
@@ -23,15 +23,15 @@ def anatomy_of(module: nn.Module) -> Anatomy:
     """Read the parts of a model, also of one on meta and of one whose blocks were cut to different sizes.
 
     Raises:
-        UnsupportedModel: no row of the table fits, and the message names the closest ones; or the one of the model's type names parts that
-            the model does not have.
+        UnsupportedModel: no row of the table fits; the message names the closest ones.
+        PluginError: the row of the model's type names parts that the model does not have.
     """
     model_type = str(getattr(getattr(module, "config", None), "model_type", ""))
-    for row in rows():
-        if model_type in row.model_types:
+    for name, row in registry.loaded("anatomy"):
+        if isinstance(row, Row) and model_type in row.model_types:
             for trunk in row.trunks:
                 if _find(module, _join(trunk, row.stack)) is not None:
-                    return _read_by(row, module, trunk)
+                    return _read_by(name, row, module, trunk)
     raise UnsupportedModel(refusal(model_type, type(module).__name__))
 
 
@@ -70,13 +70,13 @@ def limits(model_type: str) -> tuple[str, Mapping[str, str] | None]:
     return row.family, row.without
 
 
-def _read_by(row: Row, module: Any, trunk: str) -> Anatomy:
+def _read_by(name: str, row: Row, module: Any, trunk: str) -> Anatomy:
     try:
         return _read(module, row, trunk)
     except (AttributeError, TypeError, ZeroDivisionError) as error:
-        raise UnsupportedModel(
-            f"the anatomy row of family '{row.family}' does not fit {type(module).__name__}: {told(error)}; mend the row, or uninstall "
-            "the distribution that brings it"
+        raise PluginError(
+            f"anatomy '{name}' does not fit {type(module).__name__}: {told(error)}; repair or uninstall "
+            f"{registry.distribution('anatomy', name)}"
         ) from error
 
 
@@ -168,7 +168,7 @@ def refusal(model_type: str, class_name: str = "") -> str:
     """That no row fits a model, and which rows are closest."""
     families = {name: row.family for row in rows() for name in (*row.model_types, row.family)}
     broken = [name for name, row in registry.loaded("anatomy") if not isinstance(row, Row)]
-    hidden = f"; {' and '.join(broken)} cannot be imported (`compressor list anatomies`)" if broken else ""
+    hidden = f"; {' and '.join(broken)} cannot be used (`compressor list anatomies` says why)" if broken else ""
     near = difflib.get_close_matches(model_type, families, n=3, cutoff=0.4)
     closest = sorted({families[name] for name in near}) or sorted(set(families.values()))
     kind = f"model type '{model_type}'"

@@ -43,6 +43,7 @@ HANDED_OUT = ("return_dict", "output_attentions", "output_hidden_states")
 SIZES = ("size", "dim", "embeddings", "positions", "embd", "inner", "d_model", "d_ff")
 """How fields end by which matrices are made: a model is built before its weights are seen to be smaller."""
 MOST_WIDE = 2**24
+PLACES = "position_embedding_type"
 TIMM = ("architecture",)
 """Those that may name a network of timm itself, but none with a colon, as in `hf-hub:somebody/model`."""
 OWN_TYPE = "compressor-"
@@ -75,9 +76,21 @@ def config_in(folder: Path) -> Any:
         raise SourceError(f"{folder} cannot be read as a model: {found} transformers {transformers.__version__}")
     try:
         with nothing_fetched():
-            return CONFIG_MAPPING[model_type].from_dict(values)
+            config = CONFIG_MAPPING[model_type].from_dict(values)
     except (*BUILDING_ERRORS, OSError, StrictDataclassError) as error:
         raise SourceError(f"{folder} cannot be read as a model: {told(error)}") from error
+    _check_places(values, config, folder / CONFIG)
+    return config
+
+
+def _check_places(values: Mapping[str, Any], config: Any, where: Path) -> None:
+    """Refuse a way of telling places of tokens that the library had once, and passes over now."""
+    kind = values.get(PLACES)
+    if kind not in (None, "absolute") and PLACES not in type(config)().to_dict():
+        raise SourceError(
+            f"{where}: {PLACES} is {kind!r:.40}, which transformers does not compute for model type '{config.model_type}': it would take "
+            "absolute positions instead"
+        )
 
 
 def _gguf(path: Path) -> dict[str, Any]:

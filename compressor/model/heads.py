@@ -78,7 +78,7 @@ def load_classifier(
         SourceError: the folder cannot be read, has a head for other labels or of another kind, or lacks weights of the model itself.
     """
     config = _configured(source, labels, problem)
-    module, found = from_folder(auto, source, config, seed=seed, ignore_mismatched_sizes=True)  # told below, with the names
+    module, found = from_folder(auto, source, config, seed=seed, other_sizes=True)  # told below, with the names
     head = _head(auto, module, found, source, labels, problem)
     if head.order and list(head.order) != sorted(head.order):
         _reorder(module, head.order)
@@ -92,7 +92,7 @@ def head_in(auto: Any, source: Path, labels: Sequence[str], *, problem: Problem 
         SourceError: as `load_classifier` does.
     """
     config = _configured(source, labels, problem)
-    module, found = from_folder(auto, source, config, ignore_mismatched_sizes=True, device_map={"": "meta"})
+    module, found = from_folder(auto, source, config, other_sizes=True, device_map={"": "meta"})
     return _head(auto, module, found, source, labels, problem), module
 
 
@@ -207,7 +207,7 @@ def _advice(names: Sequence[str], labels: Sequence[str], *, named: bool) -> str:
     if len(names) != len(labels) or named:
         told = ", ".join(f"{number} {name}" for number, name in enumerate(names[:5]))
         numbered = set(labels) == set(map(str, range(len(names))))
-        return f"rename those of the data{f' (its head counts {told}; others may count otherwise)' if numbered else ''}"
+        return f"rename those of the data{f' (its head counts {told}; if your numbers mean the same, rename them so)' if numbered else ''}"
     return f"its {len(names)} classes have no names: write them into {CONFIG}, as id2label, in the order that it was trained with"
 
 

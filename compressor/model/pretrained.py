@@ -7,10 +7,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from compressor.contracts.model import CONFIG
 from compressor.errors import SourceError
 from compressor.foreign import told
 from compressor.model.configurations import config_in, nothing_fetched
-from compressor.model.sources import check_tensors, gguf_in
+from compressor.model.sources import WEIGHT, check_tensors, gguf_in
 
 
 def load_encoder(source: Path) -> Any:
@@ -30,7 +31,9 @@ def load_encoder(source: Path) -> Any:
     return encoder
 
 
-def from_folder(auto: Any, source: Path, config: Any, *, seed: int = 0, **more: Any) -> tuple[Any, Mapping[str, Any]]:
+def from_folder(
+    auto: Any, source: Path, config: Any, *, seed: int = 0, other_sizes: bool = False, **more: Any
+) -> tuple[Any, Mapping[str, Any]]:
     """What a class of transformers reads from a folder, in float32, and what it found missing; random states stay as they were.
 
     Args:
@@ -38,6 +41,7 @@ def from_folder(auto: Any, source: Path, config: Any, *, seed: int = 0, **more: 
         source: a folder with safetensors.
         config: what `config_in` gave: the folder's own could name code on a hub.
         seed: of the weights that are missing.
+        other_sizes: whether weights of another shape than the configuration says are left to the caller, by `mismatched_keys`.
         more: further arguments of `from_pretrained`.
 
     Raises:
@@ -49,13 +53,51 @@ def from_folder(auto: Any, source: Path, config: Any, *, seed: int = 0, **more: 
     given: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True, "output_loading_info": True}
     single = gguf_in(source)
     given |= {"gguf_file": single.name} if single else {"use_safetensors": True}
+    given |= {"ignore_mismatched_sizes": True}  # told below, by name: the library writes a table of them that nobody sees
     try:
         with torch.random.fork_rng(devices=[]), quiet(), nothing_fetched():
             torch.manual_seed(seed)
             module, found = auto.from_pretrained(source, config=config, dtype=torch.float32, **given, **more)
-            return _unmarked(module) if single else module, found
     except Exception as error:  # what a malformed folder makes the library raise can be anything
         raise SourceError(f"{source} cannot be read as a model: {told(error)}") from error
+    if found["mismatched_keys"] and not other_sizes:
+        name, has, expected = sorted(found["mismatched_keys"])[0]
+        raise SourceError(f"{source}: {name} is {list(has)} in the weights and {list(expected)} by {CONFIG}")
+    check_tensors(source, [name for name, _ in module.named_parameters()])
+    _check_layers(module, found, source)
+    return _unmarked(module) if single else module, found
+
+
+def _check_layers(module: Any, found: Mapping[str, Any], source: Path) -> None:
+    """Refuse weights inside of a layer that the library has no place for: it would compute the layer without them.
+
+    Where a layer lacks weights too they are called otherwise, which is told by what is lacking.
+
+    Raises:
+        SourceError: there are some.
+    """
+    import torch
+
+    lists = {name: len(each) for name, each in module.named_modules() if isinstance(each, torch.nn.ModuleList)}
+    inside = sorted(name for name in found["unexpected_keys"] if name.endswith(WEIGHT) and _is_in_one_of(name, lists))
+    if inside and not any(_is_in_one_of(name, lists) for name in found["missing_keys"]):
+        raise SourceError(
+            f"{source} holds {len(inside)} weights inside of layers ({', '.join(inside[:3])}) that {type(module).__name__} of this "
+            "transformers has no place for: it would compute something else. Take a model that was saved as such a class, or leave them out"
+        )
+
+
+def _is_in_one_of(name: str, lists: Mapping[str, int]) -> bool:
+    """Whether a weight belongs to a layer that is there, by its first number; names may stand with or without the trunk's."""
+    parts = name.split(".")
+    at = next((number for number, part in enumerate(parts) if part.isdecimal()), None)
+    if not at:
+        return False
+    before = ".".join(parts[:at])
+    return any(
+        int(parts[at]) < count and (each == before or each.endswith(f".{before}") or before.endswith(f".{each}"))
+        for each, count in lists.items()
+    )
 
 
 def _unmarked(module: Any) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,8 @@ GGUF = "*.gguf"
 """Models of llama.cpp: configuration, tokenizer and weights in one file, which is read as data."""
 WEIGHT, FLOATS = ".weight", ("F64", "F32", "F16", "BF16")
 """How names of weights end, and the types that they may have."""
+BIAS, BIAS_AXES = ".bias", 1
+"""How names of biases end, which are rows of numbers; families keep masks of more axes under that name."""
 READ_SUFFIXES = (WEIGHT_SUFFIX, ".json", ".txt", ".model", ".jinja")
 """Files of a source model folder that are read."""
 MOST_FILES = 20_000
@@ -137,21 +140,58 @@ def check_weights(path: Path, sha256: str | None) -> None:
             raise SourceError(f"{files[0]}{several} has sha256 {found[:16]}..., the plan says {sha256}")
 
 
-def check_tensors(folder: Path) -> None:
+def check_tensors(folder: Path, parameters: Collection[str] = ()) -> None:
     """Refuse a model's weights that end early, or are packed into whole numbers or 8 bits: without what unpacks them they are others.
+
+    Args:
+        folder: the model's.
+        parameters: what it learns that is not known by the end of its name, with or without the names of what stands around it.
 
     Raises:
         SourceError: they are.
     """
+    places = dict[str, Path]()
     for path in weight_files(folder):
         found = tensors_in(path) if path.suffix == WEIGHT_SUFFIX else {}
-        packed = [name for name, each in found.items() if name.endswith(WEIGHT) and each.get("dtype") not in FLOATS]
+        if other := next((name for name in found if name in places and not _same(name, path, places[name])), None):
+            raise SourceError(
+                f"{path} and {places[other].name} both hold '{other}', with other values: take out the file that is wrong"
+            )
+        places |= dict.fromkeys(found, path)
+        others = {name: each for name, each in found.items() if each.get("dtype") not in FLOATS}
+        packed = [name for name, each in others.items() if _is_learned(name, each) or _is_one_of(name, parameters)]
         if packed:
             kind = found[packed[0]].get("dtype")
             raise SourceError(
                 f"{path} holds {len(packed)} weights of type {kind} ('{packed[0]}'), which somebody has packed: name the folder of "
                 "the model before that, in float32, float16 or bfloat16"
             )
+
+
+def _same(name: str, *paths: Path) -> bool:
+    """Whether files hold one tensor."""
+    found = set()
+    for path in paths:
+        tensor = tensors_in(path)[name]
+        start, end = tensor["data_offsets"]
+        with path.open("rb") as file:
+            file.seek(8 + int.from_bytes(file.read(8), "little") + start)
+            found.add((str(tensor["dtype"]), tuple(tensor["shape"]), hashlib.sha256(file.read(end - start)).digest()))
+    return len(found) == 1
+
+
+def unread_weights(folder: Path) -> list[str]:
+    """Names of files of weights beside those that are read, as an older save leaves them."""
+    read = set(weight_files(folder))
+    return sorted(path.name for path in folder.glob(f"*{WEIGHT_SUFFIX}") if path not in read) if read else []
+
+
+def _is_learned(name: str, tensor: Mapping[str, Any]) -> bool:
+    return name.endswith(WEIGHT) or (name.endswith(BIAS) and len(tensor.get("shape", ())) == BIAS_AXES)
+
+
+def _is_one_of(name: str, parameters: Collection[str]) -> bool:
+    return any(name == each or name.endswith(f".{each}") or each.endswith(f".{name}") for each in parameters)
 
 
 def _no_model(folder: Path) -> str | None:

@@ -25,6 +25,7 @@ def faults_of(draft: Draft) -> Iterator[Fault]:
         yield from _mentions(draft, step, index)
     for probe in draft.probes:
         yield from _lengths(draft, probe)
+        yield from _stages(draft, probe)
         if draft.task and isinstance(probe.step, Probe) and probe.step.of_tokens and draft.task.counts != "tokens":
             yield probe.fault(f"looks at tokens that models write, and the task '{draft.task_name}' counts rows: leave it out")
     yield from _reference(draft)
@@ -108,6 +109,14 @@ def _lengths(draft: Draft, step: Drafted) -> Iterator[Fault]:
         timed = step.step.workloads() if isinstance(step.step, Probe) else step.needs().workloads
         lengths = dict.fromkeys(each.length for each in timed if each.length is not None)
         yield from (step.fault(f"length {why}") for length in lengths if (why := draft.task.refuses(length)))
+
+
+def _stages(draft: Draft, probe: Drafted) -> Iterator[Fault]:
+    """Steps that a probe looks at are there."""
+    if isinstance(probe.step, Probe):
+        known = (*RESERVED, *(step.name for step in draft.steps))
+        for name in (name for name in probe.step.stages() if name not in known):
+            yield probe.mention(name, f"no step is named '{name}'{did_you_mean(name, known)}")
 
 
 def _without_loss(step: Drafted) -> str:

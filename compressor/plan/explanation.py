@@ -73,7 +73,7 @@ def _plugins(name: str) -> Iterator[str]:
             raise LookupError(f"'{name}' is a key of a plan: `compressor explain {PLAN}` tells it{several}")
         part, _, key = name.partition(".")
         if key and (part in (PLAN, *PARTS) or part in known):
-            raise LookupError(f"`compressor explain {part}` tells its keys, '{key}' too where it has that")
+            raise LookupError(f"'{key}' would be a key of {part}: see `compressor explain {part}`")
         raise LookupError(f"nothing installed is named '{name}'{did_you_mean(name, [*known, PLAN, *PARTS])}")
     for kind, step in found:
         if (present := registry.current(kind, name)) != name:

@@ -201,7 +201,7 @@ QUANTITIES: dict[str, tuple[str, Callable[[float | None], str]]] = {
     "min_speedup": ("speed-up", wording.factor),
     "max_latency_ms": ("median latency", wording.milliseconds),
     "max_size": ("size against the reference", wording.percent),
-    "finite": ("rows whose outputs are not finite", lambda value: wording.NOTHING if value is None else wording.count(value)),
+    "finite": ("outputs that are not finite", lambda value: wording.NOTHING if value is None else wording.count(value)),
 }
 """What a gate limits, in words, and how its values are written."""
 
@@ -345,14 +345,17 @@ def _warned(report: Report) -> Iterator[str]:
 
 def _coarse(report: Report) -> Iterator[str]:
     """Limits that a single row more or less is beyond, so that the model met them which changed none."""
-    rows = {candidate.id: candidate.scores.main for candidate in report.candidates if candidate.scores}
+    scored = {candidate.id: candidate.scores for candidate in report.candidates if candidate.scores}
     for verdict in report.verdicts:
-        main = rows.get(verdict.candidate)
-        if verdict.quantity != "max_drop" or verdict.unit != "points" or main is None or main.written != "percent":
+        scores = scored.get(verdict.candidate)
+        if verdict.quantity != "max_drop" or verdict.unit != "points" or scores is None:
+            continue
+        main = scores.of(verdict.metric or scores.metric)
+        if main.written != "percent":
             continue
         if verdict.outcome == "met" and 0 < verdict.limit < (one := 100 / main.n):
             yield (
-                f"{verdict.candidate} was judged on {main.n} rows, of which one is {wording.points(one).lstrip('+')}: they cannot tell "
+                f"{verdict.candidate} was judged on {main.n} rows, of which one is about {wording.points(one).lstrip('+')}: they cannot tell "
                 f"whether it loses less than the {wording.points(verdict.limit).lstrip('+')} that it may."
             )
 

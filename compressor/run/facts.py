@@ -16,7 +16,7 @@ from compressor.contracts import InputSizes
 from compressor.contracts.records import DataRecord
 from compressor.contracts.step import code_parts, step_parts
 from compressor.deploy.machine import versions
-from compressor.model.sources import WEIGHT_SUFFIX, check_weights, located
+from compressor.model.sources import WEIGHT_SUFFIX, check_weights, located, unread_weights
 from compressor.run.keys import source_digest
 from compressor.run.preflight import check_lengths
 from compressor.store.known import Fact, known
@@ -31,8 +31,10 @@ if TYPE_CHECKING:
     from compressor.plan.specs import ModelSource
     from compressor.store.store import Store
 
-FACTS = 5
+FACTS = 6
 """Raised whenever equal files give other facts."""
+SHOWN = 5
+"""Files that a line names."""
 READERS = (
     "compressor-toolchain",
     "datasets",
@@ -153,7 +155,9 @@ def examined(source: ModelSource, bound: Bound, labels: tuple[str, ...], store: 
     def find() -> Fact:
         if source is bound.model:
             check_lengths(bound, path)
-        return Fact(list(bound.task.examine(path, labels)))
+        left = unread_weights(path)
+        beside = [f"of the files of weights these are not read: {', '.join(left[:SHOWN])}"] if left else []
+        return Fact([*bound.task.examine(path, labels), *beside])
 
     probes = [step_parts(each.plugin, each.probe) for each in bound.probes]
     steps = [step_parts(each.plugin, each.step) for each in bound.passes]

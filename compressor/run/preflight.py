@@ -7,7 +7,7 @@ from pathlib import Path
 
 from compressor.contracts import Data, Task, Workload
 from compressor.contracts.anatomy import Insides
-from compressor.errors import UnsupportedModel
+from compressor.errors import SourceError, UnsupportedModel
 from compressor.model.anatomy import refusal
 from compressor.plan.bound import Bound, BoundStep
 from compressor.training.checkpoint import interval
@@ -87,6 +87,18 @@ def check_batches(bound: Bound, data: Data, folder: Path) -> None:
     """
     for workload in dict.fromkeys(workload for each in bound.probes for workload in each.probe.workloads() if workload.batch > 1):
         bound.task.feeds(data.split("test"), folder, workload, count=1)
+
+
+def check_batch_sizes(bound: Bound, rows: int) -> None:
+    """The same by the number of rows of test alone, before a model is loaded.
+
+    Raises:
+        SourceError: there are some.
+    """
+    for each in bound.probes:
+        most = max((workload.batch for workload in each.probe.workloads()), default=1)
+        if most > rows and not bound.task.repeats_rows:
+            raise SourceError(f"{each.name}: {rows} rows of test are too few for one batch of {most}")
 
 
 def _check_insides(bound: Bound, names: Iterable[str], insides: Callable[[str], Insides]) -> None:

@@ -16,7 +16,7 @@ from compressor.run.context import of_step
 from compressor.run.facts import Reading, Rows, examined, files_digest, rows_of, sizes_of_rows
 from compressor.run.keys import Keys
 from compressor.run.pace import Pace
-from compressor.run.preflight import check_environment
+from compressor.run.preflight import check_batch_sizes, check_environment
 from compressor.store.store import Store, StoredResult
 from compressor.training.launch import ALONE, Processes
 from compressor.training.settings import TrainingSettings
@@ -116,11 +116,12 @@ def previewed(bound: Bound, store: Store, processes: Processes = ALONE) -> Previ
     check_environment(bound)
     reading = Reading(bound)
     rows = rows_of(bound, store, reading)
+    counts = {split.name: split.rows for split in rows.record.splits}
+    check_batch_sizes(bound, counts["test"])
     sizes = sizes_of_rows(bound, store, reading)
     keys = Keys(bound, rows.digest, rows.labels, device(), processes.size)
     digests: dict[str, str | None] = {}
     models = tuple(_models(bound, store, keys, rows, digests))
-    counts = {split.name: split.rows for split in rows.record.splits}
     pace = Pace(bound, store, counts, sizes, processes.size)
     found = Preview(
         plan=bound.name,
@@ -264,8 +265,9 @@ def _training(step: StepPreview) -> str:
     epochs = epochs if step.tokens is None else f"{step.tokens:,} tokens of "
     about = "about " if step.estimated else ""
     rows = f"{step.rows} rows" + (f" in {about}{step.packed} of the model's" if step.packed not in (None, step.rows) else "")
+    steps = "as many steps as that takes" if step.steps is None else f"{about}{step.steps} steps"
     took = UNKNOWN if step.seconds is None else f"about {_time(step.seconds)} by earlier trainings on this machine"
-    return f"{epochs}{rows}, {step.batch_size} a step: {about}{step.steps} steps; {took}"
+    return f"{epochs}{rows}, {step.batch_size} a step: {steps}; {took}"
 
 
 def _time(seconds: float) -> str:

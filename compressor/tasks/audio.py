@@ -64,7 +64,7 @@ class Sounds(Task):
 
     audio: str = Field(default="audio", description="Column of the sound.")
     seconds: float = Field(
-        default=5.0, gt=0, le=LONGEST, description="Length of all inputs: longer sounds are cut, shorter ones padded."
+        default=5.0, ge=FRAME, le=LONGEST, description="Length of all inputs: longer sounds are cut, shorter ones padded."
     )
 
     def encoded(self, data: Data) -> Data:

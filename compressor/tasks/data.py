@@ -28,6 +28,7 @@ __all__ = ["Data", "load_data", "resolve"]
 Known: TypeAlias = tuple[str, str, str]
 SHOWN_CHARACTERS = 40
 """Of what a row keeps beside its content, so much is shown."""
+SHOWN_CLASSES = 5
 GIVEN = ("test", "validation", "train")
 """Splits that a source may give, in the order in which equal rows are kept."""
 
@@ -82,6 +83,8 @@ def split_rows(read_source: Source, spec: DataSpec, *, columns: Columns, seed: i
         SplitRecord(name=name, rows=len(rows), digest=digests[name], classes=_classes(rows, label, labels))
         for name, rows in parts.items()
     )
+    if gone := [name for each in splits if each.name == "train" for name, count in each.classes.items() if not count]:
+        findings.append(f"within its limit train has no row of {gone[:SHOWN_CLASSES]}: nothing is learned of it")
     record = DataRecord(source=source, digest=read, splits=splits, removed=dict(+removed), findings=tuple(findings))
     return Data(parts, labels, record, _whole_digest({**digests, "labels": "\0".join(labels)}), places)
 

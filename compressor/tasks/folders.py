@@ -77,7 +77,7 @@ def read_documents(folders: Sequence[Path], columns: Columns, spec: DataSpec, ro
         if len(inside) > 1 and {name.lower() for name in inside} <= SPLITS.keys():
             raise SourceError(f"{folder} holds the folders {sorted(inside)}: {AS_SPLITS}")
         passed["of another name"] = len(there) - len(own)
-        findings += [f"{folder}: {len(own)} documents, each file one row whatever its lines", *passed_over(folder, +passed)]
+        findings += [f"{folder}: {len(own)} documents, each file one row whatever its lines", *passed_over(folder, passed)]
         paths += own
     rows = _dataset(columns.content[0], _contents(paths, "", spec), "", {})
     return with_places(rows, list(map(str, paths))), findings
@@ -147,19 +147,22 @@ def _needs(kind: str) -> str:
 
 
 def visible(folder: Path, root: Path | None, passed: Counter[str]) -> Iterator[Path]:
-    """Files below a folder, but hidden ones and leftovers, which are counted."""
+    """Files below a folder, but hidden ones, those in hidden folders, and leftovers, which are counted."""
+    seen = {folder}
     for path in place_of(folder, root).files(once=True):
+        seen.add(path.parent)
         left = next((part for part in path.relative_to(folder).parts if _is_left(part)), None)
         if left or path.name.startswith("."):
             passed[f"'{left if left.lower() in LEFTOVERS else STREAM}'" if left else "hidden"] += 1
         else:
             yield path
+    passed["hidden folders"] += sum(path.is_dir() and path.name.startswith(".") for each in seen for path in each.iterdir())
 
 
 def passed_over(folder: Path, passed: Counter[str]) -> list[str]:
     """A finding, where `visible` passed over something."""
-    told = ", ".join(f"{count} {name}" for name, count in sorted(passed.items()))
-    return [f"{folder}: passed over {told}"] if passed else []
+    told = ", ".join(f"{count} {name}" for name, count in sorted((+passed).items()))
+    return [f"{folder}: passed over {told}"] if told else []
 
 
 # ------------------------------------------------------------------ a folder for each label
@@ -173,16 +176,21 @@ def _per_label(
         passed = Counter[str]()
         there = list(visible(folder, root, passed))
         inside = [path for path in there if path.parent != folder]
-        hidden = sum(path.is_dir() and path.name.startswith(".") for path in folder.iterdir())
-        passed += Counter({"beside the folders of labels": len(there) - len(inside), "hidden folders": hidden})
+        passed += Counter({"beside the folders of labels": len(there) - len(inside)})
         paths += inside
         labels += (own := [path.relative_to(folder).parts[0] for path in inside])
+        deeper = sum(len(path.relative_to(folder).parts) > 2 for path in inside)
+        findings += [f"{folder}: {deeper} files lie in folders inside of those of labels, and have the outer one's label"] * bool(
+            deeper
+        )
         empty = sorted({path.name for path in folder.iterdir() if path.is_dir() and not aside(path)} - set(own))
         findings += [*passed_over(folder, passed), *(f"{folder / name}: no file in it" for name in empty)]
     if not paths:
         needs = f"; it needs them, {OR_TABLE}{_other_table(folders[0])}" if kind else ""
         raise SourceError(f"{folders[0]}: no folders with files below it{needs}")
-    if {label.lower() for label in labels} <= SPLITS.keys():
+    if (found := {label.lower() for label in labels}) <= SPLITS.keys() or len(
+        {SPLITS[each] for each in found & SPLITS.keys()}
+    ) > 1:
         raise SourceError(f"{folders[0]} holds the folders {sorted(set(labels))}: {AS_SPLITS}")
     kind = kind or _found_kind(paths)
     _check_columns(folders[0], kind, columns)

@@ -159,19 +159,28 @@ class ImageClassification(Classification):
         return f"{what}: leave size out"
 
     def check_rows(self, model: Model, data: Data, files: Path) -> None:  # noqa: ARG002 - its settings lie beside it
-        """No picture is so much longer than wide that it would fill the memory once its shorter edge is resized.
+        """Where nothing resizes them pictures have their size; no other is so long that it would fill the memory once its shorter edge is resized.
 
         Raises:
-            SourceError: one is; its place is named.
+            SourceError: one has not, or is; its place is named.
         """
         from compressor.tasks.inputs.image import LONGEST_EDGE
 
-        edge = next((step["shortest_edge"] for step in _how(files)["steps"] if "shortest_edge" in step), None)
-        if edge is None:
+        steps = _how(files)["steps"]
+        edge = next((step["shortest_edge"] for step in steps if "shortest_edge" in step), None)
+        kept = next((step["size"] for step in steps if step["do"] == "check size"), None)
+        if edge is None and kept is None:
             return
         for name, rows in data.splits.items():
             for at, row in enumerate(_undecoded(rows, self.image)):
                 width, height = picture_size(row[self.image])
+                if kept and sorted(kept) != sorted((width, height)):
+                    raise SourceError(
+                        f"{data.place(name, at)} is a picture of {width} x {height} pixels, the model takes {kept[1]} x {kept[0]}, and its "
+                        "image processor resizes nothing (do_resize): say `size:`, or resize the pictures"
+                    )
+                if edge is None:
+                    continue
                 if (long := edge * max(width, height) // min(width, height)) > LONGEST_EDGE:
                     raise SourceError(
                         f"{data.place(name, at)} is a picture of {width} x {height} pixels: resized to a shorter edge of {edge} it would be "
@@ -287,9 +296,11 @@ def picture_size(content: Mapping[str, Any]) -> tuple[int, int]:
     """
     from PIL import Image
 
+    from compressor.tasks.inputs.image import FORMATS
+
     given = content["bytes"]
     try:
-        with Image.open(BytesIO(given) if given is not None else content["path"]) as picture:
+        with Image.open(BytesIO(given) if given is not None else content["path"], formats=FORMATS) as picture:
             return picture.size
     except (OSError, ValueError, SyntaxError) as error:
         raise SourceError(f"{content['path'] or 'a picture'} cannot be read as an image: {error}") from error

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache, partial
 from typing import Any
 
+from compressor.files import once_each
 from compressor.plan.specs import DataSpec
 from compressor.tasks.encodings import encoding_of
 from compressor.tasks.table import Table
@@ -88,7 +89,7 @@ def _spelled(text: str) -> Any:
 
 def _parsed(table: Table, line: int, text: str) -> Any:
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=once_each)
     except json.JSONDecodeError as error:
         over = (
             " (the object goes on over further lines)"
@@ -99,6 +100,8 @@ def _parsed(table: Table, line: int, text: str) -> Any:
         raise table.fault(line + error.lineno - 1, what) from error
     except RecursionError as error:
         raise table.fault(line, "cannot be read as json: nested too deep") from error
+    except ValueError as error:
+        raise table.fault(line, str(error)) from error
 
 
 def _written(label: Any) -> Any:

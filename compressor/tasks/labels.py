@@ -78,9 +78,11 @@ def check_classes(names: Sequence[str], column: str, source: str) -> None:
 
 
 def odd_names(labels: Sequence[str], column: str) -> Iterator[str]:
-    """A finding for labels that look the same, and for one that is called as its column is."""
+    """A finding for labels that look the same, for one that is called as its column is, and for one that nobody sees."""
     if column in labels:
         yield f"column '{column}' has the name of one of its labels: is the first line a row, and the header missing?"
+    if blank := next((label for label in labels if not plain(label)), None):
+        yield f"a label is {blank!a}, in which nothing can be seen, and is a class: leave those rows' labels empty where they have none"
     yield from look_alikes(labels)
 
 

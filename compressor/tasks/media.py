@@ -24,6 +24,8 @@ MOST_FILE_BYTES = 2**30
 """Of one picture or sound."""
 PHOTO = "MPO"
 """A JPEG with further pictures behind it that cameras and telephones write: previews, depths, a second view. The first one is the photo."""
+MOST_SAMPLES, MOST_HOURS = 2**29, 6
+"""Of a sound, over its channels, and how long it may be at whatever rate: silence packs into nothing, and is decoded and resampled whole."""
 BLOCK = 2**18
 """Frames of a sound that are decoded at a time."""
 
@@ -157,10 +159,10 @@ def check_image(content: bytes, where: str) -> None:
     """
     from PIL import Image
 
-    from compressor.tasks.inputs.image import check_depth
+    from compressor.tasks.inputs.image import FORMATS, check_depth
 
     try:
-        with Image.open(BytesIO(content)) as image:
+        with Image.open(BytesIO(content), formats=FORMATS) as image:
             pictures = 1 if image.format == PHOTO else getattr(image, "n_frames", 1)
             image.draft(None, (1, 1))  # jpeg: all of it is read, little is computed
             image.load()
@@ -200,6 +202,11 @@ def check_sound(content: bytes, where: str) -> None:
     try:
         with soundfile.SoundFile(BytesIO(content)) as file:
             declared = file.frames
+            if declared * file.channels > MOST_SAMPLES or declared > MOST_HOURS * 3600 * file.samplerate:
+                raise SourceError(
+                    f"{where} is a sound of {declared / file.samplerate / 3600:.1f} hours, {file.channels} channels at {file.samplerate} Hz, "
+                    f"more than {MOST_HOURS} hours or {MOST_SAMPLES} samples: cut it into pieces"
+                )
             frames = sum(_finite(block, where) for block in file.blocks(BLOCK, dtype="float32", always_2d=True))
     except (OSError, RuntimeError, ValueError, TypeError, MemoryError) as error:
         raise SourceError(f"{where} cannot be read as a sound: {told(error)}; mend it, or leave it out of the data") from error

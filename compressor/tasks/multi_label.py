@@ -289,9 +289,14 @@ def _names(row: Mapping[str, Any], columns: Sequence[str], where: str) -> list[s
         value = listed(value)
     except ValueError as error:
         raise SourceError(f"{where}: column '{column}' holds {value!r:.40}, which is no list of JSON ({error})") from error
-    if not isinstance(value, list) or not all(isinstance(each, str | int) and str(each).strip() for each in value):
+    if not isinstance(value, list) or not all(map(_is_name, value)):
         raise SourceError(f'{where}: column \'{column}\' holds {value!r:.40}, expected a list of labels, as ["a", "b"]')
     return [str(each).strip() for each in value]
+
+
+def _is_name(value: Any) -> bool:
+    """Yes and no name no label: they say of each label whether it applies."""
+    return isinstance(value, str | int) and not isinstance(value, bool) and bool(str(value).strip())
 
 
 # ------------------------------------------------------------------ scores

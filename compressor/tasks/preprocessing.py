@@ -106,6 +106,10 @@ def of_image(settings: Mapping[str, Any], where: object) -> dict[str, Any]:
 # ------------------------------------------------------------------ sounds
 
 
+LEAST_RATE, MOST_RATE = 100, 1_000_000
+"""Samples a second."""
+
+
 def sound_settings(folder: Path, kinds: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """The settings in full of a model's feature extractor, one of `kinds`; its kind is that of the model where it has no name.
 
@@ -122,6 +126,10 @@ def sound_settings(folder: Path, kinds: Mapping[str, Mapping[str, Any]]) -> dict
         *others, last = kinds
         raise SourceError(f"{folder / PREPROCESSOR}: feature_extractor_type is {kind!r}, expected {', '.join(others)} or {last}")
     values = {**kinds[kind], **{name: value for name, value in given.items() if value is not None}}
+    if not (isinstance(rate := values["sampling_rate"], int) and LEAST_RATE <= rate <= MOST_RATE):
+        raise SourceError(
+            f"{folder / PREPROCESSOR}: sampling_rate is {rate!r:.40}, expected {LEAST_RATE} to {MOST_RATE} samples a second"
+        )
     if kind in SOUNDS:
         _check_sound(kind, values, folder)
     return {**values, "feature_extractor_type": kind}

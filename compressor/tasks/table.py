@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from compressor.errors import MissingColumn, SourceError, near_name
+from compressor.foreign import alike
 
 SHOWN = 12
 """Columns that a message lists."""
@@ -43,10 +44,11 @@ class Table:
         """
         for column in self.wanted:
             if column not in there:
+                looks = next((f" ({why})" for name in there if (why := alike(column, name))), "")
                 listed = ", ".join(there[:SHOWN]) + (f" and {len(there) - SHOWN} more" if len(there) > SHOWN else "")
                 raise MissingColumn(
                     column,
-                    f"{self.path} has no column '{column}'{near_name(column, there)} (columns: {listed}){advice}{self._outside(column)}",
+                    f"{self.path} has no column '{column}'{looks or near_name(column, there)} (columns: {listed}){advice}{self._outside(column)}",
                 )
 
     def _outside(self, column: str) -> str:

@@ -139,22 +139,29 @@ def _feature(table: Table, name: str, values: Sequence[Any]) -> Any:
         return generate_from_arrow_type(pa.array(values).type)
     except (pa.ArrowException, ValueError, TypeError, OverflowError) as error:
         first = next(value for value in values if value is not None)
-        at = next((at for at, value in enumerate(values) if not _of_one_type(first, value)), 0)
+        at = next((at for at, value in enumerate(values) if not _of_one_column(first, value)), None)
+        if at is None:  # each goes with the first one, and not all with each other
+            at = next((at for at, value in enumerate(values) if value is not None and type(value) is not type(first)), 0)
         kinds = [type(each).__name__ for each in (values[at], first)]
         shown = f"{json.dumps(values[at])[:40]} ({kinds[0]})"
+        parts = json.dumps(values[at])[:120]
+        if kinds[0] == kinds[1] and "{" in parts:
+            raise table.fault(
+                table.lines[at], f"'{name}' holds {parts}: inside of it, or of rows before, one name has values of several types"
+            ) from error
         before = kinds[1] if kinds[0] != kinds[1] else f"{json.dumps(first)[:40]} ({kinds[1]})"
         raise table.fault(table.lines[at], f"'{name}' is {shown}, and {before} before: a column is of one type") from error
 
 
-def _of_one_type(first: Any, value: Any) -> bool:
-    """Whether both may stand in one column; numbers with fractions and without may not."""
+def _of_one_column(first: Any, value: Any) -> bool:
+    """Whether both may stand in one column."""
     import pyarrow as pa
 
     try:
         pa.array([first, value])
     except (pa.ArrowException, ValueError, TypeError, OverflowError):
         return False
-    return value is None or type(value) is type(first)
+    return True
 
 
 def _unfolded(batch: Any) -> Any:
@@ -184,7 +191,9 @@ def _parquet(table: Table, most: int | None) -> Dataset:
 
     try:
         with pq.ParquetFile(table.path) as file:
-            table.check_columns(file.schema_arrow.names)
+            table.check_columns(names := file.schema_arrow.names)
+            if twice := next((name for name in table.wanted if names.count(name) > 1), None):
+                raise SourceError(f"{table.path}: the column '{twice}' stands there more than once")
             batches, size = list[pa.RecordBatch](), 0
             for batch in _some_batches(file, table.wanted, most):
                 batches.append(_unfolded(batch))

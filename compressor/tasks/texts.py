@@ -49,6 +49,8 @@ LONGEST = 8192
 """Tokens that `max_length` may ask for."""
 WHOLE = 10**6
 """Tokens: nothing is cut while texts are measured."""
+FEW = 16
+"""Tokens: no tokenizer adds more to a text."""
 SPLITS = ("train", "validation", "test")
 MEASURED = 2000
 """Rows of each split whose size is measured."""
@@ -159,15 +161,14 @@ class Texts(OneOutput):
         from compressor.model.positions import positions_in
 
         rows = [row["input_ids"] for name in SPLITS for row in self._measured(data.split(name), files)]
-        lengths, unknown = [len(row) for row in rows], tokenization(files).unknown
+        lengths, unknown = [len(row) for row in rows], tokenization(files).unknown_share(rows)
         most = positions_in(files) or LONGEST
         found = sizes_of(
             lengths, limit=self.max_length, unit="tokens", of="texts", parameter="max_length", timed=min(self.max_length, most)
         )
         whole = -(-int(found.p99) // BATCH_MULTIPLE) * BATCH_MULTIPLE
         computed = min(found.median, self.max_length)
-        share = sum(int((row == unknown).sum()) for row in rows) / max(sum(lengths), 1)
-        return found.model_copy(update={"fits": min(whole, most, LONGEST), "computed": computed, "unknown": round(share, 4)})
+        return found.model_copy(update={"fits": min(whole, most, LONGEST), "computed": computed, "unknown": unknown})
 
     def _measured(self, rows: Dataset, files: Path) -> Iterator[Mapping[str, NDArray[np.int32]]]:
         """Some rows, whole, as the tokenizer makes them."""
@@ -184,9 +185,11 @@ class Texts(OneOutput):
         return super().encoded(data)
 
     def refuses(self, length: int, files: Path | None = None) -> str | None:
-        """More tokens than the model has positions for."""
+        """More tokens than the model has positions for, or no more than its tokenizer adds to each text."""
         from compressor.model.positions import positions_in
 
+        if files and length <= FEW and length <= (added := _added(files, len(self.texts))):
+            return f"{length} leaves no room beside the {added} tokens that the tokenizer adds to each text"
         most = positions_in(files) if files else None
         return (
             None if most is None or length <= most else f"{length} is beyond what the model has positions for: {most} tokens fit"
@@ -291,6 +294,12 @@ class Texts(OneOutput):
             alike = [list(group) for _, group in groupby(order, key=texts.length)]
             groups = [part for each in alike for part in grouped(each, SCORED_BATCH)]
         return [texts.arrays(group) for group in groups], order
+
+
+def _added(files: Path, texts: int) -> int:
+    """Tokens that the tokenizer beside a model adds to a text, or a pair."""
+    (alone,) = tokenization(files).encoded([""] if texts == 1 else [("",) * texts], WHOLE)
+    return len(alone["input_ids"])
 
 
 @dataclass(frozen=True)

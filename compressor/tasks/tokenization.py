@@ -6,7 +6,7 @@ import hashlib
 import inspect
 import json
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -46,6 +46,8 @@ SAMPLES = (
 )
 """Texts that a tokenizer and what is kept of it are held against each other by."""
 SAMPLED_LENGTH = 16
+MOST_TOKENS = 2**24
+"""Numbers of tokens: libraries make a place for each one up to the greatest."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,6 +97,11 @@ class Tokenization:
         made = _set_up(self.source, json.dumps({**self.settings, "max_length": SAMPLED_LENGTH}))
         known: int | None = model.get("unk_id") if name is None else made.token_to_id(name)
         return known
+
+    def unknown_share(self, rows: Iterable[NDArray[np.int32]]) -> float:
+        """The share of the tokens of rows, each `[T]`, that stand for what the tokenizer does not know."""
+        found = [(int((row == self.unknown).sum()), len(row)) for row in rows]
+        return round(sum(count for count, _ in found) / max(sum(length for _, length in found), 1), 4)
 
     def _rows(self, texts: list[Any], max_length: int) -> list[dict[str, list[int]]]:
         if not self.source:
@@ -179,7 +186,7 @@ def _kept(folder: Path) -> Tokenization | None:
 
 
 def _of(library: Any) -> Tokenization:
-    names = tuple(library.model_input_names)
+    names = _names(library)
     settings = {
         "truncation_side": library.truncation_side,
         "padding_side": library.padding_side,
@@ -191,6 +198,25 @@ def _of(library: Any) -> Tokenization:
     found = Tokenization(_serialised(library), settings, names, library, library.eos_token)
     _check_settled(found)
     return found if _faithful(found, library) else replace(found, source="")
+
+
+def _names(library: Any) -> tuple[str, ...]:
+    """The inputs that it makes.
+
+    Raises:
+        SourceError: its settings name no tokens among them, or what it does not make.
+    """
+    names = tuple(library.model_input_names)
+    try:
+        made = library(SAMPLES[0])
+    except Exception as error:  # what is missing in a vocabulary makes the library raise can be anything
+        raise SourceError(f"the tokenizer in {library.name_or_path} fails on ordinary texts: {told(error)}") from error
+    where = f"the tokenizer in {library.name_or_path}: model_input_names in {TOKENIZER_CONFIG}"
+    if strange := next((name for name in names if name not in made), None):
+        raise SourceError(f"{where} has {strange!r:.60}, which it does not make: mend it")
+    if "input_ids" not in names:
+        raise SourceError(f"{where} is {list(names)}, without input_ids: mend it")
+    return names
 
 
 def _check_settled(found: Tokenization) -> None:
@@ -245,6 +271,7 @@ def read_tokenizer(folder: Path) -> Any:
     single = gguf_in(folder)
     if not (single or tokenizer_files(folder) or any(folder.glob("*.model"))):  # what SentencePiece writes
         raise SourceError(f"{folder} has no tokenizer ({' or '.join(TOKENIZER_FILES[:2])})")
+    _check_numbers(folder)
     try:
         with quiet():
             inside = {"gguf_file": single.name} if single else {}
@@ -256,6 +283,23 @@ def read_tokenizer(folder: Path) -> Any:
     if hasattr(found, "backend_tokenizer") and not any(path for pattern in VOCABULARIES for path in folder.glob(pattern)):
         raise SourceError(f"the tokenizer in {folder} has settings and no vocabulary ({', '.join(VOCABULARIES)})")
     return found
+
+
+def _check_numbers(folder: Path) -> None:
+    """Refuse numbers of tokens for which no library finds the memory.
+
+    Raises:
+        SourceError: there are some, or a file that has them is no JSON.
+    """
+    for name in (TOKENIZER, "vocab.json", "added_tokens.json"):
+        values = read_json(folder / name) if (folder / name).is_file() else {}
+        model, added = (values.get("model"), values.get("added_tokens")) if name == TOKENIZER else (None, None)
+        words = model.get("vocab") if isinstance(model, Mapping) else values
+        numbers = list(words.values()) if isinstance(words, Mapping) else []
+        numbers += [each.get("id") for each in added if isinstance(each, Mapping)] if isinstance(added, list) else []
+        most = max((each for each in numbers if isinstance(each, int)), default=0)
+        if most > MOST_TOKENS:
+            raise SourceError(f"{folder / name} has a token of number {most}; none of more than {MOST_TOKENS} is read")
 
 
 # ------------------------------------------------------------------ keeping

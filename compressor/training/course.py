@@ -25,7 +25,7 @@ Curve = tuple[tuple[float, float], ...]
 
 @dataclass(frozen=True)
 class TrainingLog:
-    """What happened: losses by name and step, what was watched, the metric on validation after each epoch."""
+    """What happened: losses by name and step, what was watched, the metric on validation where it was looked at."""
 
     losses: Mapping[str, Curve]
     """Each loss in those steps that have it."""

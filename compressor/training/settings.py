@@ -49,14 +49,15 @@ class TrainingSettings(BaseModel):
     )
     compile: bool = Field(default=False, description="Compile the model by torch.compile; on a CPU this needs a C++ compiler.")
     checkpoint: Literal["best", "last"] = Field(
-        default="best", description="Which epoch's weights stay: the best by the metric on validation, or the last."
+        default="best", description="Which weights stay: the best of those whose metric on validation was looked at, or the last."
     )
 
     validations: int | None = Field(
         default=None,
         ge=1,
         le=1000,
-        description="How often the metric on validation is looked at, evenly over the training; after each epoch unless given.",
+        description="How often the metric on validation is looked at, evenly over the training; unless given after each epoch, or ten "
+        "times where tokens are counted.",
     )
 
     @model_validator(mode="after")

@@ -61,6 +61,8 @@ class Distill(Distillation, TokenSettings):
             raise ValueError("layers needs init: every-other, first, last, uniform or both-ends")
         if self.init not in ("self", "every-other") and self.layers is None:
             raise ValueError(f"init: {self.init} needs layers, the number of layers to take")
+        if self.generate and self.tokens is not None:
+            raise ValueError("tokens are those of the rows, and generate trains on others: give epochs or steps")
         if self.generate and self.cache_teacher:
             raise ValueError("cache_teacher keeps answers to the rows, and generate trains on others: leave cache_teacher out")
         if self.generate and self.generate.by != "teacher" and not any(each.weight for each in self.known_objectives().values()):

@@ -34,6 +34,16 @@ def candidate(id_: str, runtime=None, built: Path = Path()) -> Candidate:
     return Candidate(id_, stage=stage, target=target, runtime=runtime, built=built)
 
 
+@pytest.mark.parametrize("given", [{"seconds": 1e9}, {"warm_up_seconds": 1e9}, {"rounds": 10**9}], ids=str)
+def test_what_would_take_years_is_refused(given):
+    with pytest.raises(ValidationError, match="less than or equal to"):
+        Latency(**given)
+
+
+def test_what_is_named_twice_is_timed_once():
+    assert len(Latency(batch=(1, 1), length=(8, 8)).workloads()) == 1
+
+
 # ------------------------------------------------------------------ real processes
 
 

@@ -30,5 +30,8 @@ def test_json_that_is_nested_without_end_is_no_json(tmp_path):
     (tmp_path / "deep.json").write_text(TOO_DEEP)
     with pytest.raises(ValueError, match="nested too deep"):
         json_in(tmp_path / "deep.json")
+    (tmp_path / "twice.json").write_text('{"a": {"b": 1, "c": 2, "b": 3}}')
+    with pytest.raises(ValueError, match="the key 'b' is there twice, once with 1 and once with 3"):
+        json_in(tmp_path / "twice.json")
     (tmp_path / "marked.json").write_text('\ufeff{"a": 1}')
     assert json_in(tmp_path / "marked.json") == {"a": 1}

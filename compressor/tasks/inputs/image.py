@@ -9,6 +9,12 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
+Image.init()  # Pillow loads what reads a format when it is first met, but none of those that are named
+FORMATS = tuple(
+    {"PNG", "JPEG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "AVIF", "JPEG2000", "PPM", "ICO", "TGA", "QOI", "PCX"}
+    & Image.OPEN.keys()
+)
+"""What is read as a picture, whatever its file is called: Pillow would have Ghostscript run what it takes for PostScript."""
 LONGEST_EDGE = 2**17
 """Pixels that a picture may be long once its shorter edge has its length: one of 1 x 65,000 would fill the memory."""
 
@@ -20,7 +26,7 @@ def pixels_of(given: str | bytes, steps: Sequence[Mapping[str, Any]]) -> Any:
         OSError: it cannot be read.
         ValueError: its pixels are of a kind that no step takes.
     """
-    with Image.open(io.BytesIO(given) if isinstance(given, bytes) else given) as image:
+    with Image.open(io.BytesIO(given) if isinstance(given, bytes) else given, formats=FORMATS) as image:
         made: Any = image
         for step in steps:
             settings = {name: value for name, value in step.items() if name != "do"}

@@ -18,7 +18,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.visitor import NodeTransformer
 
 MOST_STEPS = 5_000_000
-"""Rounds of loops, calls, and hundreds of characters made in one rendering, all together: a few seconds, and some hundred MB at worst."""
+"""Rounds of loops, calls, and hundreds of characters or items made in one rendering, all together: a few seconds, and some hundred MB at worst."""
 MOST_SIZE = 100_000_000
 """Characters or bits that one operation may make."""
 WIDE = re.compile(r"\d{7,}")
@@ -55,7 +55,7 @@ def _spend(count: int) -> None:
 
 
 def _size(value: Any) -> int:
-    """Of a text its characters, of a list those in it, of a number itself: as many blanks may be asked for."""
+    """Of a text its characters, of a list those in it and its items, of a number itself: as many blanks may be asked for."""
     if isinstance(value, list | tuple):
         return sum(len(each) if isinstance(each, str) else 1 for each in value)
     return abs(value) if isinstance(value, int) else len(value) if isinstance(value, str) else 1
@@ -78,7 +78,7 @@ def _check_widths(text: Any) -> None:
 
 def _made(value: Any) -> Any:
     """A value once it was computed: a text is counted."""
-    _spend(1 + (len(value) // 100 if isinstance(value, str) else 0))
+    _spend(1 + (len(value) // 100 if isinstance(value, str | list | tuple) else 0))
     return value
 
 
@@ -123,9 +123,10 @@ def _measured(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(function)
     def measured(*given: Any, **named: Any) -> Any:
         values = _listed(given)
-        _check_sizes(*values, *named.values())
+        own = values[1:] if hasattr(function, "jinja_pass_arg") else values  # the first is the template's context there
+        _check_sizes(*own, *named.values())
         if name == "format":
-            _check_widths(values[0])
+            _check_widths(own[0])
         return _made(function(*values, **named))
 
     return measured
@@ -181,6 +182,8 @@ class Bounded(ImmutableSandboxedEnvironment):
             _check_product(left.bit_length() + right.bit_length(), 1)
         elif operator == "*":
             _check_product(_size(left), _size(right))
+        else:
+            _check_product(_size(left) + _size(right), 1)
         return _made(super().call_binop(context, operator, left, right))
 
     def call(self, context: Any, function: Any, /, *values: Any, **named: Any) -> Any:

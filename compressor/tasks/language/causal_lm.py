@@ -64,6 +64,7 @@ FED = ("input_ids", "position_ids")
 class CausalLM(Task):
     """Texts, prompts with completions or chats, by a transformers model that tells each token from those before it."""
 
+    repeats_rows: ClassVar[bool] = True
     counts: ClassVar[Literal["rows", "tokens"]] = "tokens"
     requires: ClassVar[tuple[str, ...]] = ("tokenizers",)
     examples: ClassVar[tuple[Mapping[str, Any], ...]] = ({"max_length": 64},)
@@ -136,18 +137,27 @@ class CausalLM(Task):
     def sizes(self, data: Data, files: Path) -> InputSizes:
         """Tokens of each document."""
         from compressor.model.positions import positions_in
+        from compressor.tasks.tokenization import tokenization
 
         rows = {name: data.split(name) for name in SPLITS}
         some = {name: split.select(spread(len(split), MEASURED)) for name, split in rows.items()}
-        lengths = [len(each.ids) for split in some.values() for each in self._documents(split, files)]
+        documents = [each.ids for split in some.values() for each in self._documents(split, files)]
         most = positions_in(files) or LONGEST
-        found = sizes_of(lengths, limit=self.max_length, unit="tokens", of="documents", parameter="max_length", timed=self._timed)
+        found = sizes_of(
+            [len(each) for each in documents],
+            limit=self.max_length,
+            unit="tokens",
+            of="documents",
+            parameter="max_length",
+            timed=self._timed,
+        )
         share = len(some["train"]) / len(rows["train"])
         return found.model_copy(
             update={
                 "epoch": epoch_of(self._windows(some["train"], files), self.max_length, packing=self.packing, share=share),
                 "fits": min(max(4, -(-int(found.p99) // 8) * 8), most, LONGEST),
                 "computed": min(found.median, self.max_length),
+                "unknown": tokenization(files).unknown_share(documents),
             }
         )
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from compressor.contracts import Feed
+from compressor.errors import SourceError
 from compressor.tasks.language.documents import Document
 from compressor.tasks.language.scoring import fed, padded
 
@@ -26,10 +27,15 @@ def prompt_feeds(documents: Sequence[Document], *, batch: int, count: int | None
         count: feeds at most.
         room: tokens of a prompt at most: its last ones stay.
         answers: whether documents answer something: what stands before the answer is the prompt. Of others it is the first half.
+
+    Raises:
+        SourceError: no document has two tokens.
     """
     import numpy as np
 
     pairs = [_answered(each, room) if answers else _half(each, room) for each in documents if len(each.ids) > 1]
+    if not pairs:
+        raise SourceError("none of these texts has two tokens: there is nothing to go on with")
     order = np.resize(np.arange(len(pairs)), max(len(pairs) // batch, 1) * batch).reshape(-1, batch)[:count]
     return [_feed([pairs[number] for number in numbers], answers=answers) for numbers in order.tolist()]
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from compressor.contracts.model import CONFIG
 from compressor.errors import SourceError
 from compressor.model.configurations import config_in
 from compressor.model.positions import positions
@@ -65,6 +67,11 @@ def _module(source: Path, **more: Any) -> Any:
     module, found = from_folder(AutoModelForCausalLM, source, config, **more)
     if lacking := sorted(found["missing_keys"]):
         raise SourceError(f"{source} lacks {len(lacking)} weights of {type(module).__name__}: {', '.join(lacking[:3])}")
+    head = module.get_output_embeddings()
+    if module.config.tie_word_embeddings and head is not None and head.weight is not module.get_input_embeddings().weight:
+        module.config.tie_word_embeddings = (
+            False  # its folder says so and holds two: the library keeps both, and others would not
+        )
     return module
 
 
@@ -116,5 +123,17 @@ def ends_of(source: Path, config: Any, tokenizer: Any) -> list[int]:
             ends = found if isinstance(found, list) else [found]
             if strange := next((each for each in ends if not isinstance(each, int)), None):
                 raise SourceError(f"{path}: eos_token_id is {strange!r:.40}, expected the number of a token, or a list of them")
+            _check_known(ends, source, config)
             return ends
     return []
+
+
+def _check_known(ends: Sequence[int], source: Path, config: Any) -> None:
+    """Refuse an end of texts that the model cannot write, where the folder itself names it and not a default of the library."""
+    known, name = config.get_text_config().vocab_size, "eos_token_id"
+    beyond = [each for each in ends if not 0 <= each < known]
+    said = next((path for path in (source / GENERATION, source / CONFIG) if path.is_file() and name in read_json(path)), None)
+    if beyond and said:
+        raise SourceError(
+            f"{said}: {name} is {beyond[0]}, and the model knows tokens 0 to {known - 1}: its texts would never end"
+        )

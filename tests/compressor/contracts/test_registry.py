@@ -129,16 +129,18 @@ def test_rows_and_libraries_that_are_broken_hide_no_other(installed):
         PluginError, match=r"anatomy 'a-mapping' of cracked 2.0 is dict, expected a row.*repair or uninstall cracked 2.0"
     ):
         registry.load("anatomy", "a-mapping")
-    with pytest.raises(UnsupportedModel, match="a-gone and a-mapping cannot be imported"):
+    with pytest.raises(UnsupportedModel, match="a-gone and a-mapping cannot be used"):
         anatomy_of(DebertaV2Model(DebertaV2Config(**SMALL)))
 
 
-def test_row_that_does_not_fit_is_told_by_its_family(installed):
+def test_row_that_does_not_fit_is_told_with_its_owner(installed):
     folder = installed("askew", "compressor.anatomy", "askew = askew_module:ROW")
     lines = ("from dataclasses import replace", "from compressor.model.families import BERT")
     row = "ROW = replace(BERT, family='askew', model_types=('ernie',), head_size_attribute='head_sise')"
     (folder / "askew_module.py").write_text("\n".join((*lines, row)))
-    with pytest.raises(UnsupportedModel, match=r"the anatomy row of family 'askew' does not fit ErnieModel: .*head_sise"):
+    with pytest.raises(
+        PluginError, match=r"anatomy 'askew' does not fit ErnieModel: .*head_sise.*; repair or uninstall askew 2.0"
+    ):
         anatomy_of(ErnieModel(ErnieConfig(**SMALL)))
 
 

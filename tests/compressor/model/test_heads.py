@@ -109,7 +109,7 @@ REFUSED = {
         "('cafe\\u0301' and 'caf\\xe9' look the same, and are spelled in different code points)",
     ),
     "numbers for names": (
-        {}, ("0", "1", "2"), "rename those of the data (its head counts 0 red, 1 green, 2 blue; others may count otherwise)",
+        {}, ("0", "1", "2"), "rename those of the data (its head counts 0 red, 1 green, 2 blue; if your numbers mean the same, rename them so)",
     ),
     "numbers that are written otherwise": (
         {"id2label": {"0": "0", "1": "1", "2": "2"}, "label2id": None}, ("0.0", "1.0", "2.0"), "('0' and '0.0' are one number)",
@@ -124,6 +124,22 @@ REFUSED = {
     "packed weights": (
         {"weights": lambda tensors: {n: t.to(torch.int8) if n == "classifier.weight" else t for n, t in tensors.items()}}, DATA,
         "holds 1 weights of type I8 ('classifier.weight'), which somebody has packed",
+    ),
+    "a packed bias": (
+        {"weights": lambda tensors: {n: t.to(torch.int32) if n == "classifier.bias" else t for n, t in tensors.items()}}, DATA,
+        "holds 1 weights of type I32 ('classifier.bias'), which somebody has packed",
+    ),
+    "a bias of yes and no": (
+        {"weights": lambda tensors: {n: t.bool() if n == "bert.pooler.dense.bias" else t for n, t in tensors.items()}}, DATA,
+        "holds 1 weights of type BOOL ('bert.pooler.dense.bias'), which somebody has packed",
+    ),
+    "relative positions, which the library once knew": (
+        {"position_embedding_type": "relative_key"}, DATA,
+        "position_embedding_type is 'relative_key', which transformers does not compute for model type 'bert'",
+    ),
+    "weights in a layer that the class does not know": (
+        {"weights": lambda tensors: {**tensors, "bert.encoder.layer.0.attention.self.distance_embedding.weight": torch.ones(3, 8)}},
+        DATA, "holds 1 weights inside of layers (bert.encoder.layer.0.attention.self.distance_embedding.weight)",
     ),
     "fewer classes in the data": ({}, ("blue", "red"), "classifies ['blue', 'green', 'red'], the data has ['blue', 'red']"),
     "no architectures and other names": ({"architectures": None}, ("a", "b", "c"), "the data has ['a', 'b', 'c']"),

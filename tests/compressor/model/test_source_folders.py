@@ -6,10 +6,12 @@ import json
 import os
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from compressor.errors import SourceError
 from compressor.model import sources
-from compressor.model.sources import located, read_json
+from compressor.model.sources import check_tensors, located, read_json, unread_weights
 from compressor.plan.specs import ModelSource
 from compressor.run.keys import source_digest
 
@@ -28,6 +30,24 @@ def folder(tmp_path):
 
 def index(folder, *names):
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": dict(enumerate(names))}))
+
+
+def test_a_weight_that_two_files_hold_is_refused_where_they_differ(tmp_path):
+    index(tmp_path, "a.safetensors", "b.safetensors")
+    for name, value in {"a": 1.0, "b": 1.0}.items():
+        save_file({"same.weight": torch.full((2,), value)}, tmp_path / f"{name}.safetensors")
+    check_tensors(tmp_path)
+    save_file({"same.weight": torch.full((2,), 2.0)}, tmp_path / "b.safetensors")
+    with pytest.raises(SourceError, match=r"b\.safetensors and a\.safetensors both hold 'same.weight', with other values"):
+        check_tensors(tmp_path)
+
+
+def test_files_of_weights_that_an_older_save_left_are_told(tmp_path):
+    assert unread_weights(tmp_path) == []
+    index(tmp_path, "a.safetensors")
+    for name in ("a", "model", "old"):
+        save_file({"some.weight": torch.ones(2)}, tmp_path / f"{name}.safetensors")
+    assert unread_weights(tmp_path) == ["a.safetensors", "old.safetensors"]
 
 
 def find(folder):

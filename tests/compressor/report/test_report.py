@@ -544,7 +544,7 @@ def test_a_limit_that_is_finer_than_a_row_is_doubted(report, n, limit, doubted):
     few = doubtful(report, recalls={"a": 0.9, "b": 0.8}, n={"a": n - 10, "b": 10})
     verdict = asked.model_copy(update={"outcome": "met", "limit": limit, "value": 0.0, "unit": "points"})
     found = doubts_of_final(few.model_copy(update={"verdicts": (verdict,)}))
-    said = "final@onnxruntime was judged on 40 rows, of which one is 2.5 points: they cannot tell whether it loses less than the 2.0 points"
+    said = "final@onnxruntime was judged on 40 rows, of which one is about 2.5 points: they cannot tell whether it loses less than the 2.0 points"
     assert [each.startswith(said) for each in found] == [True] * doubted
 
 

@@ -127,7 +127,7 @@ def test_says_the_same_of_rows_that_are_known(texts):
         "classes: blue 12, green 12, red 12; 'blue' is 33% of train",
         "lengths: 5 to 8 characters, median 7",
         "inputs: texts 4 to 4 tokens, median 4, 99 % have at most 4; max_length 16 cuts none; "
-        "25% of these are the token for what is unknown",
+        "25% of the tokens are unknown to the tokenizer",
     ]
 
 

@@ -14,6 +14,7 @@ from compressor.model.families import BERT
 from compressor.plan.bound import load_plan
 from compressor.run.pipeline import run_plan
 from compressor.run.preflight import check_lengths, check_steps
+from compressor.run.preview import previewed
 from compressor.store.store import Store
 from compressor.tasks.text_classification import TextClassification
 
@@ -133,6 +134,8 @@ def test_batches_to_be_timed_for_which_there_are_too_few_rows_are_refused_before
     with pytest.raises(SourceError, match=r"\d+ rows are too few for one batch of 500"):
         run_plan(bound, store=Store(tmp_path / "store"), folder=tmp_path / "run", command="", tell=heard.append)
     assert not [each for each in heard if "fold" in str(each)]
+    with pytest.raises(SourceError, match=r"latency: \d+ rows of test are too few for one batch of 500"):
+        previewed(bound, Store(tmp_path / "other"))
 
 
 @pytest.mark.parametrize(("step", "refused"), [("  - finetune:", True), ("  - fold", False)])

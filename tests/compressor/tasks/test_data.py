@@ -140,6 +140,22 @@ def test_load_data_limits_rows(tmp_path):
     assert set(texts(data, "test")) <= set(texts(whole, "test"))
 
 
+def test_classes_that_a_limit_leaves_no_row_of_are_told(tmp_path):
+    write_csv(tmp_path / "rows.csv", rows(100))
+    labels = load(tmp_path, "rows.csv").labels
+    findings = load(tmp_path, "rows.csv", limit={"train": 1}).record.findings
+    assert [f"within its limit train has no row of {[name]}: nothing is learned of it" in findings for name in labels].count(
+        True
+    ) == 1
+
+
+def test_a_label_in_which_nothing_can_be_seen_is_told(tmp_path):
+    write_csv(tmp_path / "rows.csv", [*rows(60), *({**row, "label": "  "} for row in rows(30, start=60))])
+    assert any(
+        each.startswith("a label is '  ', in which nothing can be seen") for each in load(tmp_path, "rows.csv").record.findings
+    )
+
+
 def test_load_data_draws_calibration_from_train(tmp_path):
     write_csv(tmp_path / "rows.csv", rows(100))
     data = load(tmp_path, "rows.csv", calibration=16)

@@ -81,12 +81,13 @@ def test_what_systems_leave_in_folders_is_passed_over_and_told(tmp_path):
     for name in ("cat/Thumbs.db", "cat/desktop.ini", "dog/.DS_Store", "dog/._0.png", "cat/.3.png.swp", "__MACOSX/cat/x.png"):
         (tmp_path / "set" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "set" / name).write_bytes(b"x")
-    (tmp_path / "set" / ".git").mkdir()
+    for name in (".git", "cat/.ipynb_checkpoints", "dog/.thumbnails"):
+        (tmp_path / "set" / name).mkdir()
     (tmp_path / "set" / "bird").mkdir()
     data = load(tmp_path, PICTURES)
     assert data.labels == ("cat", "dog")
     passed, empty = data.record.findings
-    assert passed == f"{tmp_path}/set: passed over 1 'Thumbs.db', 1 '__MACOSX', 1 'desktop.ini', 3 hidden, 1 hidden folders"
+    assert passed == f"{tmp_path}/set: passed over 1 'Thumbs.db', 1 '__MACOSX', 1 'desktop.ini', 3 hidden, 3 hidden folders"
     assert empty == f"{tmp_path}/set/bird: no file in it"
 
 
@@ -465,3 +466,43 @@ def test_folders_of_splits_are_not_taken_for_documents_of_one(tmp_path):
         load(tmp_path, ALONE)
     data = load(tmp_path, ALONE, {"train": "set/train", "test": "set/test"}, split={"validation": 2})
     assert sorted(data.split("test")["text"]) == [f"text {number} of test" for number in range(6)]
+
+
+def test_files_deeper_than_their_label_are_told(tmp_path):
+    pictures(tmp_path / "set")
+    (tmp_path / "set" / "cat" / "tabby" / "old").mkdir(parents=True)
+    picture().save(tmp_path / "set" / "cat" / "tabby" / "old" / "x.png")
+    told = f"{tmp_path}/set: 1 files lie in folders inside of those of labels, and have the outer one's label"
+    assert load(tmp_path, PICTURES).record.findings == (told,)
+
+
+def test_splits_beside_something_else_are_no_labels(tmp_path):
+    pictures(tmp_path / "set")
+    for name, label in {"train": "cat", "test": "dog"}.items():
+        shutil.move(tmp_path / "set" / label, tmp_path / "set" / name)
+    (tmp_path / "set" / "unsup").mkdir()
+    picture().save(tmp_path / "set" / "unsup" / "x.png")
+    assert (
+        refused(tmp_path, PICTURES)
+        == "set holds the folders ['test', 'train', 'unsup']: name them as splits, `files: {train: ..., test: ...}`"
+    )
+
+
+def test_a_program_in_the_place_of_a_picture_is_given_to_nobody(tmp_path, monkeypatch):
+    """Pillow hands PostScript to Ghostscript, by whatever name it lies there."""
+    pictures(tmp_path / "set")
+    (tmp_path / "set" / "cat" / "0.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 40 40\n%%EndComments\n")
+    called = []
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", lambda *given, **more: called.append(given))
+    assert refused(tmp_path, PICTURES).startswith("set/cat/0.png cannot be read as an image: cannot identify image file")
+    assert called == []
+
+
+def test_sounds_that_would_fill_the_memory_are_refused_before_they_are_decoded(tmp_path):
+    sounds(tmp_path / "set")
+    with wave.open(str(tmp_path / "set" / "low" / "1.wav"), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(1)
+        file.writeframes(bytes(2 * 30_000))
+    assert refused(tmp_path, SOUNDS).startswith("set/low/1.wav is a sound of 8.3 hours, 1 channels at 1 Hz, more than 6 hours")

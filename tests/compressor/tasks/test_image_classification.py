@@ -10,6 +10,7 @@ import torch
 import transformers
 from furnished import lowered
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from compressor.contracts import Artifact, Graph, Port, Workload
 from compressor.errors import SourceError
@@ -50,6 +51,27 @@ def save(folder, family="vit", labels=None, **changes):
         torch.manual_seed(1)
         kind(config).save_pretrained(folder)
     return folder
+
+
+def test_pictures_that_nothing_resizes_are_refused_before_a_training(tmp_path, data):
+    folder = save(tmp_path / "model", labels=sorted(COLOURS))
+    settings = {"image_processor_type": "ViTImageProcessor", "size": {"height": 16, "width": 16}, "do_resize": False}
+    (folder / "preprocessor_config.json").write_text(json.dumps(settings))
+    model = TASK.load(folder, data, seed=0)
+    model.save(tmp_path / "stored")
+    with pytest.raises(
+        SourceError, match=r"is a picture of 24 x \d+ pixels, the model takes 16 x 16, and its image processor resizes nothing"
+    ):
+        TASK.check_rows(model, data, tmp_path / "stored")
+
+
+def test_packed_weights_that_are_no_layers_are_refused(tmp_path, data):
+    folder = save(tmp_path / "model", labels=sorted(COLOURS))
+    tensors = load_file(folder / "model.safetensors")
+    tensors["vit.embeddings.position_embeddings"] = tensors["vit.embeddings.position_embeddings"].to(torch.int8)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(SourceError, match=r"1 weights of type I8 \('vit.embeddings.position_embeddings'\)"):
+        TASK.examine(folder, data.labels)
 
 
 @pytest.fixture(scope="module", params=["vit", "dinov2"])

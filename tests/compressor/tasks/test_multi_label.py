@@ -61,6 +61,11 @@ def test_columns_become_targets_in_the_order_of_the_plan():
             {"label": [[0, 1, 1], [1, 0, 0]]},
             "row 0 of train: column 'label' holds ['0', '1', '1'], which seems to be 0 or 1 for each label",
         ),
+        (
+            LISTS,
+            {"label": [[True, False], [False, False]]},
+            "row 0 of train: column 'label' holds [True, False], expected a list",
+        ),
         (COLUMNS, {"red": [0, 2], "round": [1, 1]}, "row 1 of train: column 'red' holds 2, expected 0 or 1"),
         (COLUMNS, {"red": [0.0, 0.5], "round": [1, 1]}, "row 1 of train: column 'red' holds 0.5, expected 0 or 1"),
     ],

@@ -353,6 +353,42 @@ def test_tokenizer_without_a_vocabulary_is_refused(tmp_path):
         TextClassification().inputs(tmp_path)
 
 
+@pytest.mark.parametrize("place", ["vocab", "added"])
+def test_tokens_of_numbers_without_bound_are_refused_before_a_library_makes_room_for_them(tmp_path, place):
+    from compressor.tasks.tiny import text_model
+
+    text_model(tmp_path)
+    values = json.loads((tmp_path / "tokenizer.json").read_text())
+    values["model"]["vocab"]["word7"] = 10**9 if place == "vocab" else 7
+    values["added_tokens"] = [{"id": 10**9, "content": "word8"}] if place == "added" else []
+    (tmp_path / "tokenizer.json").write_text(json.dumps(values))
+    with pytest.raises(
+        SourceError, match=r"tokenizer\.json has a token of number 1000000000; none of more than 16777216 is read"
+    ):
+        read_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("names", "told"),
+    [(["input_ids", "labels"], "has 'labels', which it does not make"), ([], r"is \[\], without input_ids")],
+)
+def test_inputs_that_no_tokenizer_makes_are_refused(tmp_path, names, told):
+    from compressor.tasks.tiny import text_model
+
+    text_model(tmp_path)
+    values = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    write(tmp_path, "tokenizer_config.json", {**values, "model_input_names": names})
+    with pytest.raises(SourceError, match=f"model_input_names in tokenizer_config.json {told}"):
+        TextClassification().inputs(tmp_path)
+
+
+@pytest.mark.parametrize("rate", [0, "2000", 10**9, 0.5])
+def test_rates_that_no_sound_has_are_refused(tmp_path, rate):
+    write(tmp_path, "preprocessor_config.json", {"feature_extractor_type": RAW, "sampling_rate": rate})
+    with pytest.raises(SourceError, match=r"sampling_rate is .*, expected 100 to 1000000 samples a second"):
+        AudioClassification().inputs(tmp_path)
+
+
 def test_tokenizer_that_draws_is_refused(tmp_path):
     """Merges that are dropped at random: what is scored is not what is shipped."""
     from compressor.tasks.tiny import byte_tokenizer
@@ -377,7 +413,7 @@ def test_tokens_that_a_tokenizer_does_not_know_are_counted(tmp_path, monkeypatch
         rows = datasets.Dataset.from_dict({"text": [" ".join(words).upper()] * 3, "label": [0] * 3})
         found = TextClassification().sizes(Data(dict.fromkeys(("train", "validation", "test"), rows), (), RECORD, ""), folder)
         assert found.unknown == share
-        assert ("50% of these are the token for what is unknown" in str(found)) is not lowercase
+        assert ("50% of the tokens are unknown to the tokenizer" in str(found)) is not lowercase
 
 
 def test_text_of_no_length_is_refused_where_the_tokenizer_adds_more(tmp_path):

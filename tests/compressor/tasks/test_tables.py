@@ -249,6 +249,14 @@ def test_long_texts_are_read_whole(tmp_path):
         ("[" * 100_000, "rows.jsonl, line 1: cannot be read as json"),
         ('{"text": "a"}\n', "rows.jsonl has no column 'label' (columns: text)"),
         ("\n", "rows.jsonl holds no rows"),
+        (
+            '{"text": [{"a": "b"}, {"a": ["c"]}], "label": "b"}\n',
+            'rows.jsonl, line 1: \'text\' holds [{"a": "b"}, {"a": ["c"]}]: inside',
+        ),
+        (
+            '{"text": "a", "text": "a", "label": "b"}\n{"text": "a", "label": "b", "label": "c"}\n',
+            "rows.jsonl, line 2: the key 'label' is there twice, once with 'b' and once with 'c'",
+        ),
     ],
 )
 def test_json_that_does_not_fit_is_refused_with_its_line(tmp_path, text, message):
@@ -270,6 +278,19 @@ def test_parquet_keeps_the_values_of_its_types(tmp_path):
     pandas.DataFrame({"body": ["a"]}).to_parquet(tmp_path / "other.parquet")
     with pytest.raises(MissingColumn, match=r"has no column 'text' \(columns: body\)"):
         read(tmp_path, "other.parquet")
+
+
+def test_column_that_stands_twice_in_parquet_is_told(tmp_path):
+    twice = pa.table([["a", "b"], ["c", "d"], ["e", "f"]], names=["text", "label", "label"])
+    pq.write_table(twice, tmp_path / "rows.parquet")
+    assert refused(tmp_path, "rows.parquet") == "rows.parquet: the column 'label' stands there more than once"
+
+
+@pytest.mark.parametrize("name", ["\ufefftext", "Text ", "te\u00adxt"])
+def test_column_that_only_looks_like_the_one_that_is_meant_is_told_as_that(tmp_path, name):
+    (tmp_path / "rows.jsonl").write_text(json.dumps({name: "a", "label": "b"}) + "\n")
+    with pytest.raises(MissingColumn, match=r"differ by blanks or letter case|look the same, and are spelled in different code"):
+        read(tmp_path, "rows.jsonl")
 
 
 def test_scores_are_no_classes(tmp_path):

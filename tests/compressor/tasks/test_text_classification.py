@@ -18,6 +18,7 @@ from compressor.errors import RowFailed, SourceError
 from compressor.plan.specs import ModelSource
 from compressor.tasks.data import resolve
 from compressor.tasks.text_classification import TextClassification
+from compressor.tasks.tiny import text_model
 from compressor.tasks.tokenization import check_kept
 
 LABELS = ("business", "sport", "tech")
@@ -146,6 +147,15 @@ def test_as_many_tokens_fit_as_the_model_really_takes(family, minilm, tmp_path):
             read(longer, folder)
     assert longer.refuses(fit, folder) is None
     assert longer.refuses(fit + 1, folder) == f"{fit + 1} is beyond what the model has positions for: {fit} tokens fit"
+
+
+def test_length_that_the_tokenizer_fills_by_itself_is_refused_before_it_is_timed(tmp_path):
+    text_model(tmp_path)
+    assert (
+        TextClassification().refuses(2, tmp_path) == "2 leaves no room beside the 2 tokens that the tokenizer adds to each text"
+    )
+    assert TextClassification().refuses(3, tmp_path) is None
+    assert TextClassification(text=("a", "b")).refuses(3, tmp_path).startswith("3 leaves no room beside the 3 tokens")
 
 
 def checked(task, folder, out, texts):

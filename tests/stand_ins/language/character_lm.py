@@ -125,6 +125,8 @@ class CharacterLM(Task):
         """Tokens that are told from those before them."""
         return int((batch["input_ids"][:, 1:] != PAD).sum())
 
+    repeats_rows = True
+
     def feeds(self, rows, files, workload=Workload(), *, count=None):
         """Texts one after the other, in rows of the workload's length."""
         length = workload.length or self.max_length

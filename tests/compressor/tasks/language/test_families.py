@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -11,7 +13,7 @@ from compressor.model import Model
 from compressor.tasks.language.causal_lm import CausalLM
 from compressor.tasks.language.decoding import decoded, filled
 from compressor.tasks.language.scoring import fed, padded
-from compressor.tasks.tiny import byte_tokenizer, shaken
+from compressor.tasks.tiny import byte_tokenizer, language_model, shaken
 
 from .conftest import Subject
 
@@ -94,6 +96,35 @@ def test_a_model_that_keeps_something_else_is_refused_by_check(kind, tmp_path):
     byte_tokenizer(tmp_path)
     with pytest.raises(SourceError, match=what):
         CausalLM(max_length=16).examine(tmp_path, ())
+
+
+@pytest.mark.parametrize("name", ["config.json", "generation_config.json"])
+def test_an_end_of_texts_that_no_model_can_write_is_refused(name, tmp_path):
+    language_model(tmp_path)
+    for path in tmp_path.glob("*config.json"):
+        values = json.loads(path.read_text())
+        if "eos_token_id" in values or path.name == name:
+            path.write_text(json.dumps({**values, "eos_token_id": [0, 9999] if path.name == name else None}))
+    with pytest.raises(SourceError, match=rf"{name}: eos_token_id is 9999, and the model knows tokens 0 to \d+: its texts would"):
+        CausalLM(max_length=16).examine(tmp_path, ())
+
+
+def test_weights_of_another_shape_are_told_by_name(tmp_path):
+    language_model(tmp_path)
+    values = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**values, "vocab_size": 5}))
+    with pytest.raises(SourceError, match=r"\w+\.weight is \[269, 32\] in the weights and \[5, 32\] by config\.json"):
+        CausalLM(max_length=16).examine(tmp_path, ())
+
+
+def test_a_model_with_two_tables_is_not_said_to_have_one(tmp_path):
+    """Its configuration says that its output is tied: whoever believes it would drop what its file holds."""
+    language_model(tmp_path)
+    values = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**values, "tie_word_embeddings": True}))
+    (said,) = CausalLM(max_length=16).examine(tmp_path, ())
+    assert "tied" not in said
+    assert CausalLM(max_length=16).load(tmp_path, None, seed=0).module.config.tie_word_embeddings is False
 
 
 def test_more_tokens_than_positions_are_refused(llama):
