@@ -153,7 +153,7 @@ def document(study: Depth, parts: Sequence[str]) -> str:
     lines = [
         f"# A language model of 30 layers brought to {plan.layers}: what was measured",
         "",
-        f"`{command(plan, parts)}` remakes this page.",
+        f"`{command(plan, ('tokens', *shown))}` remakes this page.",
         "",
         *lacking(plan, ("tokens", *shown)),
         "",

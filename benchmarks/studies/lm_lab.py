@@ -146,8 +146,8 @@ class Watch:
         (began, first), done = self._begun, event.done
         if done > first and (now - self._told > TOLD_SECONDS or done == event.total):
             left = (now - began) / (done - first) * (event.total - done)
-            losses = ", ".join(f"{name} {value:.3f}" for name, value in event.values.items())
-            sys.stderr.write(f"{self.folder.name}: step {done} of {event.total}, {losses}; {left / 60:.1f} minutes remain\n")
+            losses = "".join(f", {name} {value:.3f}" for name, value in event.values.items())
+            sys.stderr.write(f"{self.folder.name}: step {done} of {event.total}{losses}; {left / 60:.1f} minutes remain\n")
             self._told = now
 
     def note(self, note: Note) -> None:

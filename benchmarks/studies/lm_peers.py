@@ -7,6 +7,7 @@ the weights of OpenVINO's representation to 8 bits, and OpenVINO runs it as it d
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -52,8 +53,18 @@ class GenAi(Target):
         shutil.copytree(source.path, out, dirs_exist_ok=True)
 
     def layer_bytes(self, built: Path) -> dict[str, int]:
-        """Of the constants of the graph."""
-        found: dict[str, int] = registry.load("target", "onnxruntime")().layer_bytes(built)
+        """Of the constants of the graph: those that are only looked up row by row, and all others."""
+        import onnx
+
+        graph = onnx.load(built / self.file, load_external_data=False).graph
+        looked = {node.input[0] for node in graph.node if node.op_type.startswith("Gather")}
+        looked -= {
+            name for node in graph.node for at, name in enumerate(node.input) if at or not node.op_type.startswith("Gather")
+        }
+        found = dict.fromkeys(("embeddings", "head and layers"), 0)
+        for each in graph.initializer:
+            size = math.prod(each.dims) * onnx.helper.tensor_dtype_to_np_dtype(each.data_type).itemsize
+            found["embeddings" if each.name in looked else "head and layers"] += size
         return found
 
     def open(self, built: Path) -> Session:

@@ -80,7 +80,8 @@ class File:
     def read_bytes(self, length: int = LENGTH) -> int:
         """Bytes that a token's pass has to read at least: all weights but a table of embeddings that is not the head's too, and the cache."""
         parts = self.parts
-        apart = parts.get("embeddings", 0) if parts.get("head", 0) > parts.get("embeddings", 0) / 8 else 0
+        table, head = (sum(size for part, size in parts.items() if word in part) for word in ("embed", "head"))
+        apart = table if head > table / 8 else 0
         graph = self.task.graphs(self.built)[0]
         kept = {name for _, name in graph.state}
         cached = sum(

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
+import onnx
 import pytest
 
 from benchmarks.studies import lm_depth, lm_draft, lm_finetune
 from benchmarks.studies.lm_depth import Depth, Plan, lacking, shared, table, verdict
 from benchmarks.studies.lm_draft import LEADS, TURNS, Way, equal, ways
 from benchmarks.studies.lm_lab import HELD_EVERY, Ground, Learned, kept, prepared, texts
+from benchmarks.studies.lm_peers import GenAi
 from benchmarks.studies.lm_students import LABELS, OBJECTIVES, Absent, Book, Cell, Student, best_rate, whole
 
 CURVE = ((0, 4.0), *((at, 4.0 - at / 100) for at in range(10, 101, 10)))
@@ -189,3 +192,34 @@ def test_the_page_of_drafts_tells_speed_acceptance_and_other_tokens():
 def test_the_curve_of_fine_tuning_says_whether_it_is_level():
     assert "so it is level (" in " ".join(lm_finetune.training(learned(3.19)))
     assert "not level yet" in " ".join(lm_finetune.training(learned(3.0)))
+
+
+@pytest.mark.parametrize(
+    ("shared", "found"), [(False, {"embeddings": 128, "head and layers": 64}), (True, {"embeddings": 0, "head and layers": 128})]
+)
+def test_a_table_that_is_only_looked_up_is_no_part_of_a_token_s_pass(tmp_path, shared, found):
+    table, head = (
+        onnx.numpy_helper.from_array(np.zeros(shape, kind), name)
+        for shape, kind, name in (((8, 4), "f4", "table"), ((4, 8), "f2", "head"))
+    )
+    weight = "turned" if shared else "head"
+    nodes = [
+        onnx.helper.make_node("Gather", ["table", "ids"], ["read"]),
+        onnx.helper.make_node("MatMul", ["read", weight], ["logits"]),
+    ]
+    if shared:
+        nodes.insert(1, onnx.helper.make_node("Transpose", ["table"], ["turned"]))
+    given = onnx.helper.make_tensor_value_info("ids", onnx.TensorProto.INT64, [1])
+    made = onnx.helper.make_tensor_value_info("logits", onnx.TensorProto.FLOAT, [1, 8])
+    graph = onnx.helper.make_graph(nodes, "g", [given], [made], [table] if shared else [table, head])
+    onnx.save(onnx.helper.make_model(graph), tmp_path / GenAi.file)
+    assert GenAi().layer_bytes(tmp_path) == found
+
+
+def test_the_page_tells_the_command_of_what_it_shows():
+    base = "python -m benchmarks.studies.lm_depth"
+    assert lm_depth.command(Plan(307_200, (0, 1, 2), lm_depth.RATES), lm_depth.PARTS) == f"{base} --tokens 307200"
+    assert (
+        lm_depth.command(Plan(30_720, (0,), (3e-4,)), ("tokens",))
+        == f"{base} --tokens 30720 --seeds 1 --rates 0.0003 --only tokens"
+    )
