@@ -627,7 +627,7 @@ def test_limit_on_latency_speaks_of_a_kind_of_call_that_is_measured(load, faults
 
 def test_steps_that_a_probe_looks_at_are_there(faults):
     lines = faults(("- toy-clock", "- generated-texts: {draft: {stage: finel}}"))
-    assert "plan.yaml:19: probes.generated-texts.draft.stage: no step is named 'finel'; did you mean 'final'?" in lines
+    assert "plan.yaml:21: probes.generated-texts.draft.stage: no step is named 'finel' (did you mean 'final'?)" in lines
 
 
 def test_any_probe_that_measures_latency_will_do(load, faults):

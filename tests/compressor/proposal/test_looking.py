@@ -154,7 +154,7 @@ def test_column_that_cannot_be_read_is_no_reason_to_refuse_the_table(tmp_path):
     assert [each.kind for each in found.columns] == ["text", "class", "other"]
     assert "a column is of one type" in found.columns[-1].told
     path = write_rows(tmp_path / "later.jsonl", [{"text": "some words", "mixed": value} for value in (1, 2.5, 3, "x", 4)])
-    assert look(path, "later.jsonl").columns[-1].told.startswith(f"{path}, line 4: 'mixed' is \"x\" (str)")
+    assert look(path, "later.jsonl").columns[-1].told.startswith(f"cannot be read: {path}, line 4: 'mixed' is \"x\" (str)")
     path.write_text(path.read_text() + "{broken\n")
     with pytest.raises(SourceError, match="line 6: cannot be read as json"):
         look(path, "later.jsonl")
