@@ -19,6 +19,7 @@ from compressor.deploy.graphs import graphs_of
 from compressor.deploy.openvino import save_representation
 from compressor.deploy.parts import Operator, bytes_by_part
 from compressor.deploy.stateful import BEAMS, stateful
+from compressor.errors import UnsupportedModel
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -117,6 +118,16 @@ class OpenVino(Target):
             "INFERENCE_NUM_THREADS": self.threads,
             "ENABLE_CPU_PINNING": False,
         }
+        if (
+            graph.growth
+            and self.threads == 1
+            and self.precision != "f32"
+            and "BF16" in _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        ):
+            raise UnsupportedModel(
+                "OpenVINO ends the process (a division by zero) where one thread computes attention with a cache in bf16: say threads: 2, or "
+                "precision: f32"
+            )
         if self.precision != "default":
             options["INFERENCE_PRECISION_HINT"] = options["KV_CACHE_PRECISION"] = self.precision  # the cache's is u8 otherwise
         return _core().compile_model(str(built / self.file_of(graph.name, built)), "CPU", options)

@@ -26,6 +26,8 @@ class Column:
     kind: ColumnKind
     told: str = ""
     """That in words: `3 classes`."""
+    values: tuple[str, ...] = ()
+    """The words of a column that holds some which recur, sorted; of any other column none."""
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,13 @@ from statistics import fmean
 from typing import Any
 
 from compressor.contracts import Column
+from compressor.tasks.folders import SPLITS
 
 MOST_CLASSES = 1000
 FEW = 20
 """Different whole numbers up to which they are taken for classes."""
 WORDS_OF_A_CLASS = 6
+OF_SPLITS = "names of splits: "
 LOOKED_AT = 20_000
 """Rows, spread evenly over all."""
 
@@ -46,7 +48,7 @@ def _by_type(name: str, feature: Any) -> Column:
     from datasets import Audio, ClassLabel
 
     if isinstance(feature, ClassLabel):
-        return Column(name, "class", f"{len(feature.names)} classes")
+        return Column(name, "class", f"{len(feature.names)} classes", tuple(sorted(feature.names)))
     return Column(name, "sound" if isinstance(feature, Audio) else "picture")
 
 
@@ -80,10 +82,12 @@ def _amounts(name: str, values: Sequence[Any]) -> Column:
 
 
 def _strings(name: str, values: Sequence[str]) -> Column:
-    different, words = len(set(values)), fmean(len(value.split()) for value in values)
-    recur = len(values) / different
+    there, words = tuple(sorted(set(values))), fmean(len(value.split()) for value in values)
+    different, recur = len(there), len(values) / len(there)
+    if different > 1 and all(value.strip().casefold() in SPLITS for value in there):
+        return Column(name, "other", f"{OF_SPLITS}{', '.join(there)}", there)
     if 2 <= different <= MOST_CLASSES and words <= WORDS_OF_A_CLASS and recur >= (2 if words <= 2 else 5):
-        return Column(name, "class", f"{different} classes")
+        return Column(name, "class", f"{different} classes", there)
     spaced = words >= 2 or any(not value.isascii() for value in values)
     if spaced and different > 1:
         return Column(name, "text", f"texts of {words:.0f} words" if words >= 2 else "texts")

@@ -15,6 +15,7 @@ from compressor.model.sources import inside_package, located, read_json
 from compressor.plan.paths import near_path
 from compressor.plan.specs import DataSpec, ModelSource
 from compressor.proposal.checked import checked, offered
+from compressor.proposal.columns import OF_SPLITS
 from compressor.proposal.rows import Rows, look
 from compressor.tasks.data import load_data
 from compressor.tasks.headers import columns_in
@@ -149,9 +150,15 @@ def _read(rows: Rows, folder: Path, task: Task) -> tuple[Data, dict[str, Any], t
         except SourceError as error:
             refused = refused or error
             continue
-        return data, spec, (*rows.notes, *(mends[key][1] for key in added), *notes)
+        return data, spec, (*rows.notes, *_unread(rows), *(mends[key][1] for key in added), *notes)
     assert refused
     raise refused
+
+
+def _unread(rows: Rows) -> Iterator[str]:
+    """Columns that say to which split a row belongs."""
+    for each in (each for each in rows.columns if each.told.startswith(OF_SPLITS)):
+        yield f"column '{each.name}' says {', '.join(each.values)} and is not read: to keep these splits write a file for each of them"
 
 
 def _loaded(spec: dict[str, Any], folder: Path, task: Task) -> tuple[Data, dict[str, Any], tuple[str, ...]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from compressor.contracts import Seen
@@ -74,8 +75,16 @@ def classes(seen: Seen, taken: tuple[str, ...]) -> tuple[str, str] | None:
     there = tuple(name for name in seen.of("class", "bits") if name not in taken)
     if not there:
         return None
-    found, why = seen.one(there, LABELS, what="label", option="--label")
+    found, why = _of_the_head(seen, there) or seen.one(there, LABELS, what="label", option="--label")
     return found, f"labels in '{found}' ({why}): {seen.told(found)}"
+
+
+def _of_the_head(seen: Seen, there: tuple[str, ...]) -> tuple[str, str] | None:
+    """The one column whose words are names of the classes that a trained head tells apart, and why; None where there is none."""
+    declared = seen.config.get("id2label")
+    names = set(map(str, declared.values())) if isinstance(declared, Mapping) else set()
+    fitting = [each.name for each in seen.columns if each.name in there and each.values and names.issuperset(each.values)]
+    return (fitting[0], "its words are the classes of the model's head") if len(fitting) == 1 else None
 
 
 def many_labels(seen: Seen, taken: tuple[str, ...]) -> tuple[dict[str, Any], str] | None:

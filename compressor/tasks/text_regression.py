@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -169,7 +170,8 @@ def _number(value: Any, where: str) -> float:
     except (TypeError, ValueError):
         found = math.nan
     if not math.isfinite(found) or isinstance(value, bool) or "_" in str(value):
-        raise SourceError(f"{where} holds {value!r:.40}, expected a number")
+        point = " written with a point" if re.fullmatch(r"[-+]?\d+,\d+", str(value).strip()) else ""
+        raise SourceError(f"{where} holds {value!r:.40}, expected a number{point}")
     if abs(found) > LARGEST:
         raise SourceError(f"{where} holds {value!r:.40}: models compute with numbers up to {LARGEST:.0e} and their squares")
     return found

@@ -236,6 +236,7 @@ def test_how_a_table_is_written_is_found_and_said(place, name, head, line, says)
         ([n * 7 for n in range(30)], "other"),
         ([["a"], ["a", "b"], []], "labels"),
         ([None, "", None], "other"),
+        (["train", "test", "train", "Test"], "other"),
         ([f"uuid-{n}" for n in range(9)], "other"),
     ],
 )
@@ -258,6 +259,22 @@ def test_columns_that_could_be_meant_are_listed_and_an_option_chooses(place):
         proposed(place, data, label=("gender",))
     plan = proposed(place, data, text=("headline", "body"), label=("tone",))
     assert plan.bound.task.text == ("headline", "body")
+
+
+def test_a_column_of_splits_is_no_label_and_is_said_not_to_be_read(place):
+    made = [{"text": f"{WORDS[n % 4]} {n}", "label": f"{n % 2}a", "split": ["train", "train", "test"][n % 3]} for n in range(60)]
+    plan = proposed(place, table(place, "split-column.jsonl", made))
+    assert plan.bound.task.label == "label"
+    assert "column 'split' says test, train and is not read: to keep these splits write a file for each of them" in plan.text
+
+
+def test_of_several_columns_of_labels_the_one_that_the_head_knows_is_taken(place):
+    made = [{"text": f"{WORDS[n % 4]} {n}", "label": n % 2, "named": ["blue", "red"][n % 2]} for n in range(60)]
+    data = table(place, "numbered.jsonl", made)
+    plan = proposed(place, data, "headed")
+    assert plan.bound.task.label == "named"
+    assert "its words are the classes of the model's head" in plan.text
+    assert proposed(place, data).bound.task.label == "label"
 
 
 def test_pairs_lists_of_labels_bits_and_numbers_are_told_by_their_columns(place):

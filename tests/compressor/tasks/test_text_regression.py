@@ -39,6 +39,11 @@ def test_what_is_no_number_is_named_with_its_row(values, told):
         TASK.encoded(data(values))
 
 
+def test_decimal_commas_are_told():
+    with pytest.raises(SourceError, match="holds '1,5', expected a number written with a point"):
+        TASK.encoded(data(["1", "1,5"]))
+
+
 def test_number_that_no_model_computes_with_is_told():
     with pytest.raises(
         SourceError, match=r"row 1 of train: column 'score' holds '1e39': models compute with numbers up to 1e\+15"

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from compressor.contracts import Workload
+from compressor.errors import UnsupportedModel
 from compressor.tasks.language.decoding import decoded, filled, sampling
 from compressor.tasks.language.scoring import fed, padded
 
@@ -101,6 +102,17 @@ def test_samples_are_those_of_their_seed_and_follow_the_logits(llama):
     draw = sampling(0, {"top_p": 0.6})
     counts = np.bincount([int(draw(logits)[0]) for _ in range(4000)], minlength=4) / 4000
     np.testing.assert_allclose(counts, [0.625, 0.375, 0, 0], atol=0.03)
+
+
+def test_what_ends_the_process_in_openvino_is_refused(llama):
+    from targets.openvino import _core
+
+    if "BF16" not in _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        pytest.skip("this processor does not compute in bf16")
+    candidate = llama.candidate("openvino")
+    for precision in ("bf16", "default"):
+        with pytest.raises(UnsupportedModel, match="threads: 2, or precision: f32"):
+            candidate.runtime.model_copy(update={"precision": precision}).open(candidate.built)
 
 
 def test_timed_calls_prepare_a_cache_once(llama, task, rows):
