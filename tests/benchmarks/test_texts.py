@@ -188,9 +188,10 @@ def test_right_answers_are_counted_as_texts(source, candidate):
     probe = GeneratedTexts(prompts=3, steps=6, shown=1)
     asked = feeds(probe, source.built, ASKED, **COLUMNS)
     (workload,) = probe.workloads()
-    made = written(source.runtime.open(source.built), asked[workload], 6, ())
+    made = written(source.runtime.open(source.built), asked[workload], 6, (), most=3)
     assert isinstance(made, Texts)
     assert len(made.all) == 3
+    assert len(written(source.runtime.open(source.built), asked[workload], 6, (), most=2).all) == 2
     asked[workload][0][ANSWER] = np.array([made.all[0].tokens])
     record = probe.measure((source,), asked, Heard(), seed=0)
     (row,) = record.notes[0].rows

@@ -176,7 +176,7 @@ def test_of_parquet_some_rows_are_read_and_they_lie_all_over_it(tmp_path):
     read, _ = read_table(path, "parquet", ["label"], DataSpec(files=path.name), most=LOOKED_AT)
     assert len(read) <= LOOKED_AT
     assert Counter(read["label"]) == {"a": len(read) / 2, "b": len(read) / 2}
-    assert look(path, "rows.parquet").columns[1] == Column("label", "class", "2 classes")
+    assert look(path, "rows.parquet").columns[1] == Column("label", "class", "2 classes", ("a", "b"))
 
 
 @pytest.mark.parametrize(
