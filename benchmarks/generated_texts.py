@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from benchmarks.rounds import median
-from benchmarks.texts import FEEDS, Texts, Written, is_of_texts, one_by_one, opened, share, written
+from benchmarks.texts import Texts, Written, is_of_texts, one_by_one, opened, share, written
 from compressor.contracts import Bench, Candidate, Feed, Probe, Progress, Session, Workload
 from compressor.contracts.notes import Note, Remark, Table
+from compressor.contracts.probe import FEEDS
 from compressor.tasks.language.decoding import decoded, filled, sampling
 from compressor.tasks.language.documents import Encoder
 from compressor.tasks.language.people import ends

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
 from pydantic import Field, NonNegativeInt, PositiveInt
 
-from benchmarks.texts import FEEDS, Texts, is_of_texts, opened, share, written
+from benchmarks.texts import Texts, is_of_texts, opened, share, written
 from compressor.contracts import Bench, Candidate, Feed, Probe, Progress, Session, Workload
 from compressor.contracts.notes import Note, Remark, Series, Table
+from compressor.contracts.probe import FEEDS
 from compressor.tasks.language.cache import IDS, MASK
 from compressor.tasks.language.likelihood import costs
 from compressor.tasks.language.people import ends

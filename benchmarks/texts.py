@@ -14,8 +14,6 @@ from compressor.tasks.language.prompts import answers_in
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-FEEDS = 16
-"""Most inputs that a probe is given of a workload."""
 TIMES = 3
 """A piece that stands at the end of a text so often, at least, is a loop."""
 LEAST_LOOP = 12

@@ -69,9 +69,16 @@ def tuned(model: Path, sources: Mapping[str, Path], work: Path, tokens: int) -> 
 # ------------------------------------------------------------------ the page
 
 
+def command(tokens: int, threads: int, *, quick: bool) -> str:
+    """What remakes the page."""
+    others = f"{'' if tokens == TOKENS else f' --tokens {tokens}'} --threads {threads}{' --quick' if quick else ''}"
+    return f"python -m benchmarks.studies.lm_finetune --model SMOLLM2 --brown BROWN --bbc BBC{others}"
+
+
 def document(found: Learned, shelf: Shelf, taken: Mapping[str, Any]) -> str:
     """All of it."""
     record = LatencyRecord.model_validate(taken["latency"])
+    quick = int(record.protocol["parameters"]["rounds"]) < ROUNDS
     files = shelf.files()
     scores = {each.name: shelf.scores(each) for each in files}
     speeds = [speed / 1e9 for side in taken["bandwidth"].values() for speed in side]
@@ -79,7 +86,7 @@ def document(found: Learned, shelf: Shelf, taken: Mapping[str, Any]) -> str:
         [
             "# SmolLM2-135M, fine-tuned, in four runtimes: what was measured",
             "",
-            "`python -m benchmarks.studies.lm_finetune --model SMOLLM2 --brown BROWN --bbc BBC` remakes this page, with the folders of the",
+            f"`{command(found.tokens, shelf.threads, quick=quick)}` remakes this page, with the folders of the",
             "three (SmolLM2-135M-Instruct, Apache-2.0, whose weights come from a file of 4 bits; the Brown corpus; BBC news).",
             "",
             *machine_lines(shelf.report),
@@ -237,7 +244,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if "build" in given.only:
         sys.stderr.write(f"{sum(bool(shelf.scores(each)) for each in shelf.files())} files are built and scored\n")
     if "time" in given.only and given.again:
-        (shelf.work / "timing.json").unlink(missing_ok=True)
+        (shelf.work / f"timing-{shelf.threads}.json").unlink(missing_ok=True)
     if {"time", "page"} & set(given.only):
         seconds, rounds = (QUICK_SECONDS, QUICK_ROUNDS) if given.quick else (SECONDS, ROUNDS)
         taken = timing(shelf, seconds=seconds, rounds=rounds)

@@ -257,7 +257,7 @@ def measured(shelf: Shelf, *, seconds: float, rounds: int) -> dict[str, Any]:
 
 def timing(shelf: Shelf, *, seconds: float, rounds: int) -> dict[str, Any]:
     """What was measured, or is now."""
-    return kept(shelf.work / "timing.json", lambda: measured(shelf, seconds=seconds, rounds=rounds))
+    return kept(shelf.work / f"timing-{shelf.threads}.json", lambda: measured(shelf, seconds=seconds, rounds=rounds))
 
 
 def seconds_a_pass(record: LatencyRecord, name: str, at: Callable[[Any], float] = lambda row: row.median_ms) -> float:

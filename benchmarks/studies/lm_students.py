@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.studies.lm_lab import ROW, Ground, Learned, Step, Watch, kept, learn, source
 from compressor.contracts import registry
+from compressor.errors import TrainingDiverged
 
 if TYPE_CHECKING:
     import torch
@@ -96,13 +97,16 @@ class Book:
 
         Raises:
             Absent: it is not there, and nothing is to be trained.
+            TrainingDiverged: it does, which is kept too.
         """
         place = self.folder / cell.name
         if keep and not (place / "model").is_dir() and self.train:
             (place / "cell.json").unlink(missing_ok=True)  # the same training once more, to the same weights
         if not (place / "cell.json").is_file():
             self._say(cell)
-        found = kept(place / "cell.json", lambda: asdict(self._trained(cell, place, keep)))
+        found = kept(place / "cell.json", lambda: self._told(cell, place, keep))
+        if "diverged" in found:
+            raise TrainingDiverged(found["diverged"])
         made = Student(Learned.read(found["learned"]), found["test"], found["weights"])
         if cell.name not in self._done:
             self._done[cell.name] = made.learned.tokens
@@ -115,6 +119,12 @@ class Book:
         left = max(self.planned - sum(self._done.values()), cell.tokens)
         pace = f", about {left * self._seconds / self._fresh / 60:.0f} minutes" if self._fresh else ""
         sys.stderr.write(f"{cell.name}: trained now; {left:,} tokens of {self.planned:,} remain{pace}\n")
+
+    def _told(self, cell: Cell, place: Path, keep: bool) -> dict[str, Any]:
+        try:
+            return asdict(self._trained(cell, place, keep))
+        except TrainingDiverged as error:
+            return {"diverged": str(error)}
 
     def _trained(self, cell: Cell, place: Path, keep: bool) -> Student:
         import torch
@@ -171,14 +181,14 @@ def passed(name: str, given: Mapping[str, Any], model: Model, watch: Watch) -> M
 
 def best_rate(book: Book, rates: tuple[float, ...], at: Callable[[float], Cell]) -> float:
     """The learning rate whose trial ends with the least held-out loss; a rate that diverges is none."""
-    from compressor.errors import TrainingDiverged
-
     found: dict[float, float] = {}
     for rate in rates:
         try:
             found[rate] = book.student(at(rate)).learned.end
         except TrainingDiverged as error:
             sys.stderr.write(f"{at(rate).name}: {error}\n")
+    if not found:
+        raise SystemExit(f"{at(rates[0]).name}: every one of the rates {', '.join(f'{rate:g}' for rate in rates)} diverges")
     return min(found, key=lambda rate: found[rate])
 
 

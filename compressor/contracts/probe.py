@@ -18,6 +18,9 @@ from compressor.contracts.task import Task
 from compressor.contracts.wish import Wish
 from compressor.errors import PluginError
 
+FEEDS = 16
+"""Inputs of a workload that a probe is given, at most."""
+
 
 @dataclass(frozen=True)
 class Candidate:

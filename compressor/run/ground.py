@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from compressor.contracts import Evaluation, Event, Feed, Message, Target, Workload
 from compressor.contracts.anatomy import Insides
+from compressor.contracts.probe import FEEDS
 from compressor.contracts.task import Data
 from compressor.deploy.build import Builder
 from compressor.deploy.machine import device
@@ -28,7 +29,6 @@ from compressor.training.launch import ALONE, Processes
 if TYPE_CHECKING:
     from compressor.model.model import Model
 
-FEEDS = 16
 OUTPUTS = "outputs.npz"
 
 

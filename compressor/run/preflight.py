@@ -96,25 +96,31 @@ def check_lengths(bound: Bound, folder: Path) -> None:
 
 
 def check_batches(bound: Bound, data: Data, folder: Path) -> None:
-    """Refuse batches to be timed for which there are too few rows of test: before anything is trained.
+    """Refuse batches to be timed for which there are too few rows, before anything is trained: probes time those of test, steps those of
+    train.
 
     Raises:
         SourceError: there are some.
     """
-    for workload in dict.fromkeys(workload for each in bound.probes for workload in each.probe.workloads() if workload.batch > 1):
-        bound.task.feeds(data.split("test"), folder, workload, count=1)
+    probes = ("test", [workload for each in bound.probes for workload in each.probe.workloads()])
+    steps = ("train", [workload for step in bound.passes for workload in step.step.needs().workloads])
+    for split, timed in (probes, steps):
+        for workload in dict.fromkeys(each for each in timed if each.batch > 1):
+            bound.task.feeds(data.split(split), folder, workload, count=1)
 
 
-def check_batch_sizes(bound: Bound, rows: int) -> None:
-    """The same by the number of rows of test alone, before a model is loaded.
+def check_batch_sizes(bound: Bound, rows: Mapping[str, int]) -> None:
+    """The same by the numbers of rows of each split alone, before a model is loaded.
 
     Raises:
         SourceError: there are some.
     """
-    for each in bound.probes:
-        most = max((workload.batch for workload in each.probe.workloads()), default=1)
-        if most > rows and not bound.task.repeats_rows:
-            raise SourceError(f"{each.name}: {rows} rows of test are too few for one batch of {most}")
+    timed = [(each.name, "test", each.probe.workloads()) for each in bound.probes]
+    timed += [(step.name, "train", tuple(step.step.needs().workloads)) for step in bound.passes]
+    for name, split, workloads in timed:
+        most = max((workload.batch for workload in workloads), default=1)
+        if most > rows[split] and not bound.task.repeats_rows:
+            raise SourceError(f"{name}: {rows[split]} rows of {split} are too few for one batch of {most}")
 
 
 def _check_insides(bound: Bound, names: Iterable[str], insides: Callable[[str], Insides]) -> None:

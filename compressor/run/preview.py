@@ -118,7 +118,7 @@ def previewed(bound: Bound, store: Store, processes: Processes = ALONE) -> Previ
     reading = Reading(bound)
     rows = rows_of(bound, store, reading)
     counts = {split.name: split.rows for split in rows.record.splits}
-    check_batch_sizes(bound, counts["test"])
+    check_batch_sizes(bound, counts)
     sizes = sizes_of_rows(bound, store, reading)
     keys = Keys(bound, rows.digest, rows.labels, device(), processes.size, sharded=processes.sharded)
     digests: dict[str, str | None] = {}

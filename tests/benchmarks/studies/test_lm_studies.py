@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -14,6 +15,7 @@ from benchmarks.studies.lm_draft import LEADS, TURNS, Way, equal, ways
 from benchmarks.studies.lm_lab import HELD_EVERY, Ground, Learned, kept, prepared, texts
 from benchmarks.studies.lm_peers import GenAi
 from benchmarks.studies.lm_students import LABELS, OBJECTIVES, Absent, Book, Cell, Student, best_rate, whole
+from compressor.errors import TrainingDiverged
 
 CURVE = ((0, 4.0), *((at, 4.0 - at / 100) for at in range(10, 101, 10)))
 
@@ -101,6 +103,24 @@ def test_the_rate_is_that_of_the_best_trial(book):
         write(book, plan.trial(LABELS, rate), Student(learned(end), 3.0, 1))
     assert best_rate(book, plan.rates, lambda rate: plan.trial(LABELS, rate)) == 1e-4
     assert Depth(book, plan).rate(LABELS) == 1e-4
+
+
+def test_a_trial_that_diverges_is_kept_and_no_rate(book, monkeypatch):
+    plan, trained = Plan(102_400, (0,), (1e-4, 1e-3)), []
+
+    def diverging(self, cell, place, keep):
+        trained.append(cell.rate)
+        if cell.rate > 1e-4 or len(trained) > 2:
+            raise TrainingDiverged("the loss is not finite")
+        return student(3.0)
+
+    monkeypatch.setattr(Book, "_trained", diverging)
+    book = replace(book, train=True)
+    for _ in range(2):
+        assert best_rate(book, plan.rates, lambda rate: plan.trial(LABELS, rate)) == 1e-4
+    assert trained == [1e-4, 1e-3], "once each"
+    with pytest.raises(SystemExit, match="every one of the rates 0.01 diverges"):
+        best_rate(book, (1e-2,), lambda rate: plan.trial(LABELS, rate))
 
 
 def test_cells_that_differ_have_folders_that_differ():

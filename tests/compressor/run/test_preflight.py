@@ -138,6 +138,18 @@ def test_batches_to_be_timed_for_which_there_are_too_few_rows_are_refused_before
         previewed(bound, Store(tmp_path / "other"))
 
 
+def test_batches_that_a_step_times_are_looked_at_before_any_step_runs(tmp_path):
+    write_rows(tmp_path / "rows.jsonl", rows())
+    write_model(tmp_path, ("blue", "red"))
+    budget = "  - finetune:\n  - prune-structure: {units: [neurons], latency: {target: onnxruntime, ratio: 0.7, batch: 500, length: 8}}"
+    (tmp_path / "plan.yaml").write_text(PLAN.format(passes=budget, reference="", accept=""))
+    bound = load_plan(tmp_path / "plan.yaml")
+    with pytest.raises(SourceError, match=r"prune-structure: \d+ rows of train are too few for one batch of 500"):
+        previewed(bound, Store(tmp_path / "store"))
+    with pytest.raises(SourceError, match=r"rows are too few for one batch of 500"):
+        run_plan(bound, store=Store(tmp_path / "store"), folder=tmp_path / "run", command="", tell=lambda event: None)
+
+
 @pytest.mark.parametrize(("step", "refused"), [("  - finetune:", True), ("  - fold", False)])
 def test_what_the_environment_says_wrongly_is_told_before_a_training(checked, monkeypatch, step, refused):
     monkeypatch.setenv("COMPRESSOR_CHECKPOINT_SECONDS", "soon")
