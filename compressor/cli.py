@@ -161,6 +161,7 @@ def check(
     from compressor.run.preview import previewed
     from compressor.training.launch import Processes
 
+    _check_sharded(processes * nodes, sharded=sharded)
     found = previewed(bound, open_store(store, quiet=as_json), Processes(processes, nodes, sharded=sharded))
     if as_json:
         _print_json(found.model_dump_json(indent=1))
@@ -368,7 +369,13 @@ def _processes(each: int, nodes: int, rendezvous: str, sharded: bool = False) ->
         _fail(f"--nodes {nodes} needs a rendezvous HOST:PORT, found '{rendezvous}'; ports are 1 to 65535", 2)
     if nodes == 1 and rendezvous:
         _fail(f"--rendezvous {rendezvous} is where several machines meet: say how many they are by --nodes", 2)
+    _check_sharded(each * nodes, sharded=sharded)
     return Processes(each, nodes, rendezvous, sharded)
+
+
+def _check_sharded(processes: int, *, sharded: bool) -> None:
+    if sharded and processes < 2:
+        _fail("--sharded spreads parameters over processes, and there is one: give --processes 2 or more", 2)
 
 
 def _unheard(_: object) -> None:

@@ -69,7 +69,10 @@ def alike(one: str, other: str) -> str:
 def plain(text: str) -> str:
     """Without case, with one blank where there are any, one form of each letter and number, and no characters that nobody sees."""
     if NUMBER.fullmatch(text.strip()):
-        number = Decimal(text.strip()).as_tuple()  # computing with it would round it, or refuse it
+        try:
+            number = Decimal(text.strip()).as_tuple()  # computing with it would round it, or refuse it
+        except ArithmeticError:  # an exponent of 19 digits
+            return text.strip().casefold()
         digits = "".join(map(str, number.digits)).lstrip("0")
         exponent = int(number.exponent) + len(digits) - len(digits.rstrip("0"))
         return f"{'-' if number.sign and digits else ''}{digits.rstrip('0')}e{exponent}" if digits else "0"

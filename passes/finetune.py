@@ -55,8 +55,8 @@ class Finetune(TokenSettings, Pass):
         train, validation = size.rows["train"], size.rows["validation"]
         return (3 * self.passes(train, size.epoch) * train + self.validated(train, size.epoch) * validation) * size.result
 
-    def whole(self) -> str:
-        """Where it changes the model meanwhile."""
+    def needs_whole(self) -> str:
+        """Where `lora` or `compile` puts something beside or around layers."""
         return self.taken_whole(self.lora)
 
     def apply(self, model: Model, ctx: Context) -> Model:

@@ -203,8 +203,12 @@ class Pass(Step, ABC):
             origins: for every earlier step, entry of `models:` and `source`, the folder of the model it comes from.
         """
 
-    def whole(self) -> str:
-        """Why each process that trains needs the model whole; empty where parameters may be spread over processes (`--sharded`)."""
+    def needs_whole(self) -> str:
+        """Why each process that trains needs the model whole; empty where parameters may be spread over processes (`--sharded`).
+
+        Then `apply` makes equal calls in all processes, changes the model it is given and copies none, and names every other model that its
+        steps run in `Training.beside`.
+        """
         return "it works on parts of the model that each process has to hold"
 
     @classmethod

@@ -18,10 +18,13 @@ class EagerSession:
     """A torch model run as its task answers for it, without export: what every built file is held against."""
 
     def __init__(self, task: Task, model: Model, graphs: Sequence[Graph], device: str) -> None:
+        from compressor.model.sharding import roots
+
         self._task, self._device = task, device
         self._graphs: dict[str, tuple[Graph, torch.nn.Module]] = {
             graph.name: (graph, model.component(graph.component).module.to(device).train(False)) for graph in graphs
         }
+        self._spread = [module for _, module in self._graphs.values() if roots(module)]  # looked for once: calls are timed
 
     def run(self, feed: Feed, *, graph: str = "model", state: object | None = None) -> tuple[Feed, object | None]:
         """The state is a tensor by name of the input that it becomes."""
@@ -35,7 +38,7 @@ class EagerSession:
             torch.no_grad()
         ):  # not inference mode: models keep tensors between calls (relative positions), and are trained with them
             given = self._tensors(wires.completed(feed))
-            answer = gathered([module], lambda: self._task.answer(module, wires, {**given, **kept}))
+            answer = gathered(self._spread and [module], lambda: self._task.answer(module, wires, {**given, **kept}))
             found = named(answer, wires)
             outputs = {port.name: array_of(found[port.name]) for port in wires.given}
         return outputs, {becomes: found[output] for output, becomes in wires.state} or None

@@ -137,17 +137,22 @@ def write_gathered(tensors: Mapping[str, torch.Tensor], path: Path, *, first: bo
         tensors: equal names in all processes, which all have to come here.
         path: of the file.
         first: whether this process is the one that writes.
+
+    Raises:
+        OSError: the first process cannot write; it has given its shares to the others all the same.
     """
     order = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
     parts = (_whole(tensors[name]) for name in order)
-    if not first:
-        for _ in parts:
+    try:
+        if first:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("wb") as file:
+                file.write(_header({name: tensors[name] for name in order}))
+                for part in parts:
+                    file.write(part)
+    finally:
+        for _ in parts:  # the others wait for what this process holds of each
             pass
-        return
-    with path.open("wb") as file:
-        file.write(_header({name: tensors[name] for name in order}))
-        for part in parts:
-            file.write(part)
 
 
 def _whole(tensor: torch.Tensor) -> memoryview:

@@ -66,7 +66,7 @@ def check_sharded(bound: Bound, processes: Processes) -> None:
     if processes.size < 2:
         raise UnsupportedModel("parameters are spread over processes, and there is one: give --processes 2 or more")
     for step in bound.passes:
-        if step.step.trains and (why := step.step.whole()):
+        if step.step.trains and (why := step.step.needs_whole()):
             raise UnsupportedModel(f"{step.name} cannot be trained with --sharded: {why}")
 
 

@@ -156,7 +156,7 @@ def visible(folder: Path, root: Path | None, passed: Counter[str]) -> Iterator[P
             passed[f"'{left if left.lower() in LEFTOVERS else STREAM}'" if left else "hidden"] += 1
         else:
             yield path
-    passed["hidden folders"] += sum(path.is_dir() and path.name.startswith(".") for each in seen for path in each.iterdir())
+    passed["hidden folders"] += sum(path.name.startswith(".") and path.is_dir() for each in seen for path in each.iterdir())
 
 
 def passed_over(folder: Path, passed: Counter[str]) -> list[str]:

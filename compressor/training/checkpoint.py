@@ -63,7 +63,19 @@ class Checkpoints:
         return time.monotonic() - self._last >= pause
 
     def read(self) -> tuple[dict[str, Any], dict[str, torch.Tensor]] | None:
-        """Values and tensors as they were written last, or None; what is damaged or of another training is said and passed over."""
+        """Values and tensors as they were written last, or None; what is damaged or of another training is said and passed over.
+
+        Of a training whose parameters are spread all processes read theirs, or none does.
+        """
+        found = self._read()
+        if self._group and not all(self._group.gathered(found is not None)):
+            if found is not None:
+                self._say(f"another process cannot read its share in {self.folder}: training starts at its beginning")
+            self._step = None
+            return None
+        return found
+
+    def _read(self) -> tuple[dict[str, Any], dict[str, torch.Tensor]] | None:
         from safetensors import SafetensorError
 
         path = self.folder / INDEX
@@ -96,7 +108,6 @@ class Checkpoints:
         self._took = self._last - started
 
     def _write(self, values: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], step: int) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
         name = f"step-{step}.safetensors" if self._group is None else f"step-{step}-of-{self._group.rank}.safetensors"
         if self._group is None:
             files: dict[str, Any] = {"file": name, "sha256": self._put(tensors, name)}
@@ -118,6 +129,7 @@ class Checkpoints:
         """Write tensors; their file's sha256."""
         from safetensors.torch import save_file
 
+        self.folder.mkdir(parents=True, exist_ok=True)
         unfinished = self.folder / f"{name}.unfinished"
         save_file({key: tensor.detach().contiguous() for key, tensor in tensors.items()}, unfinished)
         digest = _sha256(unfinished)
@@ -145,7 +157,6 @@ class Checkpoints:
 
         path, first = self.folder / RESCUED, self._group is None or self._group.rank == 0
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
             unfinished = path.with_name(f"{RESCUED}.unfinished")
             write_gathered(tensors, unfinished, first=first)
             if first:

@@ -63,9 +63,16 @@ def spread(trained: torch.nn.Module) -> bool:
 
     if not roots(trained):
         return False
-    if any(each.training and getattr(each, "layerdrop", 0) for each in trained.modules()):
+    if any(each.training and _layer_drop(each) for each in trained.modules()):
         raise UnsupportedModel("the model leaves out layers at random, each process others: with --sharded set dropout: false")
     return True
+
+
+def _layer_drop(part: Any) -> float:
+    """How often a part leaves out a layer, as it says itself or by its configuration."""
+    own = getattr(part, "layerdrop", None)
+    found: float = getattr(getattr(part, "config", None), "layerdrop", 0) if own is None else own
+    return found or 0
 
 
 def held(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

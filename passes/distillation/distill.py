@@ -147,7 +147,7 @@ class Distill(Distillation, TokenSettings):
         return self.generate is None and super()._answers_kept(counted)
 
     @override
-    def whole(self) -> str:
+    def needs_whole(self) -> str:
         """Words are written by as many calls as texts take, which differ from process to process."""
         if self.generate:
             return "generate writes texts of other lengths in each process, and all of them have to make equal calls"

@@ -10,10 +10,8 @@ import numpy as np
 from PIL import Image, ImageOps
 
 Image.init()  # Pillow loads what reads a format when it is first met, but none of those that are named
-FORMATS = tuple(
-    {"PNG", "JPEG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "AVIF", "JPEG2000", "PPM", "ICO", "TGA", "QOI", "PCX"}
-    & Image.OPEN.keys()
-)
+NAMES = ("PNG", "JPEG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "AVIF", "JPEG2000", "PPM", "ICO", "QOI", "PCX", "TGA")
+FORMATS = tuple(name for name in NAMES if name in Image.OPEN)  # in this order: a TGA has no signature, and others look like one
 """What is read as a picture, whatever its file is called: Pillow would have Ghostscript run what it takes for PostScript."""
 LONGEST_EDGE = 2**17
 """Pixels that a picture may be long once its shorter edge has its length: one of 1 x 65,000 would fill the memory."""

@@ -104,7 +104,7 @@ def quantize_dynamic(
 ) -> QuantizedOnnx:
     """Weights in int8; activations are quantised at run time, with a range of their own for every call.
 
-    `by_row` has rows of activations of one magnitude before they are quantised, which is a scale for each row.
+    `by_row` has rows of activations of one magnitude before they are quantised: none is lost beside a larger one.
     """
     import onnx
     from onnxruntime.quantization import QuantType

@@ -132,3 +132,21 @@ def test_identity_changes_with_values_names_types_shapes_and_contents():
     ]
     assert identity_of({"x": 1}, one) == identity_of({"x": 1}, {"a": torch.zeros(2, 3)})
     assert len({identity_of({"x": 1}, one), identity_of({"x": 2}, one), *(identity_of({"x": 1}, each) for each in others)}) == 6
+
+
+@pytest.mark.parametrize("theirs", [True, False])
+def test_shares_are_read_by_all_processes_or_by_none(tmp_path, theirs):
+    class Pair:
+        rank = 0
+
+        @staticmethod
+        def gathered(value):
+            return [value, theirs if isinstance(value, bool) else value]
+
+    told = []
+    kept = Checkpoints(tmp_path, "a", told.append, Pair())
+    kept.write({"step": 3}, {"weight": torch.ones(2)}, step=3)
+    found = Checkpoints(tmp_path, "a", told.append, Pair())
+    assert (found.read() is not None) is theirs
+    assert ("another process cannot read its share" in str(told)) is not theirs
+    assert ("step 3" in found.described()) is theirs

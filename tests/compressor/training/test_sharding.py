@@ -12,12 +12,16 @@ import pytest
 import sharded
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import HubertConfig, HubertModel
 
+from compressor.errors import UnsupportedModel
+from compressor.model import sharding
 from compressor.model.model import Model
 from compressor.model.sharding import gathered, held_bytes, is_sharded, roots, write_gathered
 from compressor.training.checkpoint import INTERVAL, RESCUED
 from compressor.training.group import parts
 from compressor.training.meeting import network
+from compressor.training.state import spread
 
 BOTH = (0, 1)
 
@@ -144,3 +148,22 @@ def test_processes_that_share_parameters_compute_as_many_parts(rows, accumulate)
     made = [list(parts(batch, rank, 2, accumulate, alike=True)) for rank in BOTH]
     assert [len(each) for each in made] == [accumulate, accumulate]
     assert sum(share for each in made for _, share in each) == pytest.approx(1.0)
+
+
+def test_a_first_process_that_cannot_write_gives_its_shares_all_the_same(tmp_path, monkeypatch):
+    given, whole = [], sharding._whole
+    monkeypatch.setattr(sharding, "_whole", lambda tensor: given.append(1) or whole(tensor))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="file"):
+        write_gathered({"a": torch.ones(2), "b": torch.ones(3)}, tmp_path / "file" / "weights", first=True)
+    assert len(given) == 2, "the others wait for each"
+
+
+def test_layers_that_a_configuration_has_left_out_at_random_are_refused():
+    config = HubertConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64, layerdrop=0.1)
+    model = HubertModel(config)
+    object.__setattr__(model, sharding.ROOT, model)
+    with pytest.raises(UnsupportedModel, match="set dropout: false"):
+        spread(model.train())
+    config.layerdrop = 0.0
+    assert spread(model)
