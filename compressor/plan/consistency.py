@@ -115,7 +115,10 @@ def _stages(draft: Draft, probe: Drafted) -> Iterator[Fault]:
     """Steps that a probe looks at are there."""
     if isinstance(probe.step, Probe):
         made = [step for step in draft.steps if not step.below]
-        known = (*RESERVED, *(name for step in made for name in (step.name, *(f"{step.name}.{each}" for each in step.needs().products))))
+        known = (
+            *RESERVED,
+            *(name for step in made for name in (step.name, *(f"{step.name}.{each}" for each in step.needs().products))),
+        )
         for name in (name for name in probe.step.stages() if name not in known):
             yield probe.mention(name, f"no step is named '{name}'{did_you_mean(name, known)}")
 

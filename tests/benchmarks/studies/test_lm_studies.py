@@ -119,7 +119,7 @@ def test_a_trial_that_diverges_is_kept_and_no_rate(book, monkeypatch):
     for _ in range(2):
         assert best_rate(book, plan.rates, lambda rate: plan.trial(LABELS, rate)) == 1e-4
     assert trained == [1e-4, 1e-3], "once each"
-    with pytest.raises(SystemExit, match="every one of the rates 0.01 diverges"):
+    with pytest.raises(SystemExit, match=r"every one of the rates 0\.01 diverges"):
         best_rate(book, (1e-2,), lambda rate: plan.trial(LABELS, rate))
 
 
