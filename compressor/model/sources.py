@@ -44,6 +44,7 @@ READ_SUFFIXES = (WEIGHT_SUFFIX, ".json", ".txt", ".model", ".jinja")
 """Files of a source model folder that are read."""
 MOST_FILES = 20_000
 """In a model's folder and those in it."""
+READ_BYTES = 2**24
 HUB_FILES = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "LICENSE*", "README.md")
 
 
@@ -172,11 +173,13 @@ def _same(name: str, *paths: Path) -> bool:
     """Whether files hold one tensor."""
     found = set()
     for path in paths:
-        tensor = tensors_in(path)[name]
+        tensor, digest = tensors_in(path)[name], hashlib.sha256()
         start, end = tensor["data_offsets"]
         with path.open("rb") as file:
             file.seek(8 + int.from_bytes(file.read(8), "little") + start)
-            found.add((str(tensor["dtype"]), tuple(tensor["shape"]), hashlib.sha256(file.read(end - start)).digest()))
+            for at in range(start, end, READ_BYTES):  # a table of words may be larger than memory
+                digest.update(file.read(min(READ_BYTES, end - at)))
+        found.add((str(tensor["dtype"]), tuple(tensor["shape"]), digest.digest()))
     return len(found) == 1
 
 

@@ -14,7 +14,6 @@ MOST_CLASSES = 1000
 FEW = 20
 """Different whole numbers up to which they are taken for classes."""
 WORDS_OF_A_CLASS = 6
-OF_SPLITS = "names of splits: "
 LOOKED_AT = 20_000
 """Rows, spread evenly over all."""
 
@@ -85,7 +84,7 @@ def _strings(name: str, values: Sequence[str]) -> Column:
     there, words = tuple(sorted(set(values))), fmean(len(value.split()) for value in values)
     different, recur = len(there), len(values) / len(there)
     if different > 1 and all(value.strip().casefold() in SPLITS for value in there):
-        return Column(name, "other", f"{OF_SPLITS}{', '.join(there)}", there)
+        return Column(name, "other", f"names of splits: {', '.join(there)}", there)
     if 2 <= different <= MOST_CLASSES and words <= WORDS_OF_A_CLASS and recur >= (2 if words <= 2 else 5):
         return Column(name, "class", f"{different} classes", there)
     spaced = words >= 2 or any(not value.isascii() for value in values)

@@ -15,9 +15,9 @@ from compressor.model.sources import inside_package, located, read_json
 from compressor.plan.paths import near_path
 from compressor.plan.specs import DataSpec, ModelSource
 from compressor.proposal.checked import checked, offered
-from compressor.proposal.columns import OF_SPLITS
 from compressor.proposal.rows import Rows, look
 from compressor.tasks.data import load_data
+from compressor.tasks.folders import SPLITS
 from compressor.tasks.headers import columns_in
 from compressor.tasks.tables import FORMATS
 
@@ -157,7 +157,9 @@ def _read(rows: Rows, folder: Path, task: Task) -> tuple[Data, dict[str, Any], t
 
 def _unread(rows: Rows) -> Iterator[str]:
     """Columns that say to which split a row belongs."""
-    for each in (each for each in rows.columns if each.told.startswith(OF_SPLITS)):
+    for each in (
+        each for each in rows.columns if each.values and SPLITS.keys() >= {value.strip().casefold() for value in each.values}
+    ):
         yield f"column '{each.name}' says {', '.join(each.values)} and is not read: to keep these splits write a file for each of them"
 
 
