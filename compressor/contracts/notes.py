@@ -28,12 +28,13 @@ class Series(Record):
 
 
 class Bars(Record):
-    """One value a label: sensitivities, widths, sizes. `marked` labels are drawn apart and explained by `mark`."""
+    """One value per label, some with 95 % intervals: sensitivities, widths, sizes. `marked` labels are drawn apart, explained by `mark`."""
 
     kind: Literal["bars"] = "bars"
     title: str
     unit: str
     values: dict[str, float]
+    intervals: dict[str, tuple[float, float]] = {}
     marked: tuple[str, ...] = ()
     mark: str = ""
 

@@ -50,7 +50,7 @@ def curves(note: Series, *, name: str) -> Chart | None:
 
 
 def bars(note: Bars, *, name: str) -> Chart | None:
-    """One bar a label, those marked hatched."""
+    """One bar per label, those marked hatched, with whiskers where there are intervals."""
     if not note.values:
         return None
     shown = dict(list(note.values.items())[:MOST_BARS])
@@ -59,26 +59,34 @@ def bars(note: Bars, *, name: str) -> Chart | None:
         axes = figure.subplots()
         bare(axes, grid="x")
         for place, (label, value) in enumerate(shown.items()):
-            _bar(axes, place, value, marked=label in note.marked)
+            _bar(axes, place, value, note.intervals.get(label), marked=label in note.marked)
         axes.set_yticks(range(len(shown)), [wording.shortened(label, 46) for label in shown])
         axes.set_ylim(len(shown) - 0.4, -0.6)
         axes.margins(x=0.12)
         axes.set_xlabel(note.unit)
 
     marked = f" Hatched: {note.mark}." if note.marked and note.mark else ""
+    whiskers = " Whiskers: 95 % intervals." if note.intervals else ""
     left_out = f" The first {len(shown)} of {len(note.values)}." if len(shown) < len(note.values) else ""
     return draw(
-        name, paint, title=note.title, caption=f"In {note.unit}.{marked}{left_out}", height_inches=0.7 + 0.26 * len(shown)
+        name,
+        paint,
+        title=note.title,
+        caption=f"In {note.unit}.{marked}{whiskers}{left_out}",
+        height_inches=0.7 + 0.26 * len(shown),
     )
 
 
-def _bar(axes: Axes, place: int, value: float, *, marked: bool) -> None:
+def _bar(axes: Axes, place: int, value: float, interval: tuple[float, float] | None, *, marked: bool) -> None:
     soft, strong = (SECOND_SOFT, SECOND) if marked else (ACCENT_SOFT, ACCENT)
     axes.barh(place, value, 0.6, color=soft, edgecolor=strong, lw=0.8, hatch="////" if marked else "")
     ahead = value >= 0
+    low, high = interval or (value, value)
+    if interval:
+        axes.hlines(place, low, high, color=INK, lw=0.9)
     axes.annotate(
         wording.trimmed(value),
-        (value, place),
+        (max(value, high) if ahead else min(value, low), place),
         (4 if ahead else -4, 0),
         textcoords="offset points",
         va="center",

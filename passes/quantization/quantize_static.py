@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from pydantic import Field
 
 from compressor.contracts import Artifact, Context, Pass, Progress, Recipe, Size, Task, Wish
-from compressor.contracts.statistics import scale_of
+from compressor.contracts.statistics import paired, scale_of
 from passes.quantization.quantizers.bits import Bits, sums_bytes_fast, weight_bits
 from passes.side_files import carry_side_files
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from compressor.contracts import Evaluation
     from passes.quantization.quantizers.layers import Quantized
 
 SENSITIVITY_ROWS = 64
@@ -32,7 +34,7 @@ CALIBRATION_PASSES = 3
 class QuantizeStatic(Pass):
     """Post-training static quantisation: ONNX Runtime's own quantiser on ONNX, NNCF's on OpenVINO's representation."""
 
-    version: ClassVar[int] = 5
+    version: ClassVar[int] = 6
     accepts: ClassVar[tuple[str, ...]] = ("onnx", "onnxruntime", "openvino")
     quantizes: ClassVar[bool] = True
     requires: ClassVar[tuple[str, ...]] = ("onnx",)
@@ -40,7 +42,7 @@ class QuantizeStatic(Pass):
         "Jacob et al., Quantization and Training of Neural Networks for Integer-Only Inference, 2018, arXiv:1712.05877; "
         "smoothing on OpenVINO: Xiao et al., SmoothQuant, 2023, arXiv:2211.10438"
     )
-    examples: ClassVar[tuple[Mapping[str, Any], ...]] = ({"calibration": 4, "sensitivity": False},)
+    examples: ClassVar[tuple[Mapping[str, Any], ...]] = ({"calibration": 4},)
 
     weights: Bits = Field(
         default="auto",
@@ -56,7 +58,10 @@ class QuantizeStatic(Pass):
         default=True, description="One scale for each output channel of a weight (on ONNX; NNCF always does)."
     )
     exclude: tuple[str, ...] = Field(default=(), description="Layers whose module path contains one of these stay in float.")
-    sensitivity: bool = Field(default=True, description="Measure what each layer costs.")
+    sensitivity: bool = Field(
+        default=False,
+        description="Measure what quantising each layer costs; done without asking where max_drop needs to know it.",
+    )
     max_drop: float | None = Field(
         default=None,
         ge=0,
@@ -69,7 +74,7 @@ class QuantizeStatic(Pass):
         """Int8 always; where little may be lost, the layers that cost too much stay in float."""
         why = "int8 weights and activations"
         if wish.max_drop > STRICT:
-            return Recipe({"sensitivity": False}, why, role="quantize")
+            return Recipe({}, why, role="quantize")
         return Recipe(
             {"max_drop": wish.max_drop}, f"{why}; what costs more than that on validation rows stays in float", role="quantize"
         )
@@ -82,15 +87,14 @@ class QuantizeStatic(Pass):
         return (calibration + sensitivity) * size.weights
 
     def apply(self, model: Artifact, ctx: Context) -> Artifact:
-        """Calibrate, quantise, measure sensitivities, restore layers where `max_drop` asks for it."""
+        """Calibrate, quantise, restore layers where `max_drop` asks for it, measure sensitivities where they are asked or needed."""
         out = carry_side_files(model.path, ctx.folder / "quantized")
         if self.activations == "auto" and model.format == "openvino" and not sums_bytes_fast():
             return self._weights_only(model, out, ctx)
         search = _Search(self, self._quantized(model, ctx), model, ctx)
-        costs = search.sensitivities() if self.sensitivity or self.max_drop is not None else {}
-        restored = search.restored(costs) if self.max_drop is not None else ()
-        if costs:
-            search.show(costs, restored)
+        restored = search.restored() if self.max_drop is not None else ()
+        if self.sensitivity or restored:
+            search.show(restored)
         search.quantized.write(out, restored)
         return Artifact(model.format, out)
 
@@ -129,6 +133,14 @@ class QuantizeStatic(Pass):
         )
 
 
+class Cost(NamedTuple):
+    """What quantising a layer adds to the difference from float: the mean over rows, and its 95 % interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
 @dataclass(frozen=True)
 class _Search:
     """What each layer costs, and which are worth restoring."""
@@ -144,37 +156,51 @@ class _Search:
         self.quantized.write(folder, left_in_float)
         return Artifact(self.model.format, folder)
 
-    def sensitivities(self) -> dict[str, float]:
-        """By layer: how much divergence from the float graph goes away when it alone stays in float."""
+    @cached_property
+    def sensitivities(self) -> dict[str, Cost]:
+        """By layer: how much difference from the float graph goes away when it alone stays in float."""
         exact, layers = self._outputs(self.model), self.quantized.layers
         apart, _ = difference_by(self.ctx.task)
         whole = apart(exact, self._outputs(self.written(())))
         costs = {}
         for done, layer in enumerate(layers, start=1):
-            costs[layer] = whole - apart(exact, self._outputs(self.written((layer,))))
+            gone = whole - apart(exact, self._outputs(self.written((layer,))))
+            costs[layer] = Cost(*paired(gone, None, self.ctx.seed, binary=False)[:3])
             self.ctx.tell(Progress("sensitivity", done, len(layers), "layers"))
         return costs
 
-    def restored(self, costs: Mapping[str, float]) -> tuple[str, ...]:
-        """The costliest layers, as many as `max_drop` asks for."""
-        assert self.step.max_drop is not None
-        exact = self.ctx.evaluate(self.model, "validation")
-        scale = scale_of(exact.scores.main)
-        worst = sorted(costs, key=lambda layer: -costs[layer])
-        for count in range(len(worst) + 1):
-            left = tuple(worst[:count])
-            if scale * (exact.quality - self.ctx.evaluate(self.written(left), "validation").quality) <= self.step.max_drop:
-                return left
-        return tuple(worst)
+    def restored(self) -> tuple[str, ...]:
+        """The costliest layers, as many as `max_drop` asks for; what they cost is measured where that is more than none."""
+        if self._lost(()) <= self._most:
+            return ()
+        worst = sorted(self.sensitivities, key=lambda layer: -self.sensitivities[layer].mean)
+        return next(
+            (left for left in (tuple(worst[:n]) for n in range(1, len(worst))) if self._lost(left) <= self._most), tuple(worst)
+        )
 
-    def show(self, costs: Mapping[str, float], restored: tuple[str, ...]) -> None:
+    @property
+    def _most(self) -> float:
+        assert self.step.max_drop is not None
+        return self.step.max_drop
+
+    def _lost(self, left_in_float: Collection[str]) -> float:
+        """On validation, in the unit of `max_drop`."""
+        exact, found = self._exact, self.ctx.evaluate(self.written(left_in_float), "validation")
+        return scale_of(exact.scores.main) * (exact.quality - found.quality)
+
+    @cached_property
+    def _exact(self) -> Evaluation:
+        return self.ctx.evaluate(self.model, "validation")
+
+    def show(self, restored: tuple[str, ...]) -> None:
         from compressor.contracts.notes import Bars
 
         self.ctx.note(
             Bars(
                 title=f"Sensitivity: difference from float that quantising each layer adds ({SENSITIVITY_ROWS} validation rows)",
                 unit=difference_by(self.ctx.task)[1],
-                values=dict(costs),
+                values={layer: cost.mean for layer, cost in self.sensitivities.items()},
+                intervals={layer: (cost.low, cost.high) for layer, cost in self.sensitivities.items()},
                 marked=restored,
                 mark="restored to float" if restored else "",
             )
@@ -184,23 +210,25 @@ class _Search:
         return self.ctx.outputs(model, "validation", limit=SENSITIVITY_ROWS)
 
 
-def difference_by(task: Task) -> tuple[Callable[[NDArray[np.float32], NDArray[np.float32]], float], str]:
-    """What tells how far outputs are from those of the float graph, and its unit."""
+def difference_by(task: Task) -> tuple[Callable[[NDArray[np.float32], NDArray[np.float32]], NDArray[np.float64]], str]:
+    """What tells how far the outputs of each row are from those of the float graph, and its unit."""
     return (divergence, "KL") if task.gives_logits() else (square_difference, "mean square difference")
 
 
-def square_difference(exact: NDArray[np.float32], other: NDArray[np.float32]) -> float:
-    """Mean square difference of outputs that are no distribution over classes: numbers, features, logits of many labels."""
+def square_difference(exact: NDArray[np.float32], other: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Mean square difference of each row's outputs that are no distribution over classes: numbers, features, logits of many labels."""
     import numpy as np
 
-    return float(np.square(exact.astype(np.float64) - other).mean())
+    found: NDArray[np.float64] = np.square(exact.astype(np.float64) - other).reshape(len(exact), -1).mean(-1)
+    return found
 
 
-def divergence(exact: NDArray[np.float32], other: NDArray[np.float32]) -> float:
-    """Mean KL(exact || other) over rows of logits of classes that exclude each other."""
+def divergence(exact: NDArray[np.float32], other: NDArray[np.float32]) -> NDArray[np.float64]:
+    """KL(exact || other) of each row's logits of classes that exclude each other."""
     import numpy as np
     from scipy.special import log_softmax
 
     p: NDArray[np.float64] = log_softmax(exact, axis=-1)
     q: NDArray[np.float64] = log_softmax(other, axis=-1)
-    return float((np.exp(p) * (p - q)).sum(-1).mean())
+    found: NDArray[np.float64] = (np.exp(p) * (p - q)).sum(-1).reshape(len(exact), -1).mean(-1)
+    return found

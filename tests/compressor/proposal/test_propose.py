@@ -104,7 +104,7 @@ def test_more_may_be_lost_on_each_rung_of_the_ladder(place):
     assert {accept.max_drop for accept in plans[3.0].bound.accept} == {3.0}
     shown = plans[0.5].text.partition("# Where 2 points may be lost (--max-drop 2), init proposes:\n")[2].partition("\n\n")[0]
     uncommented, _ = read_yaml(shown.replace("# ", ""), "rung")
-    assert [next(iter(each), each) for each in uncommented.plain()["passes"]] == names(plans[3.0])
+    assert [each if isinstance(each, str) else next(iter(each)) for each in uncommented.plain()["passes"]] == names(plans[3.0])
 
 
 def test_only_passes_that_shrink_nothing_are_proposed_where_the_family_is_not_known(place, monkeypatch):
@@ -368,7 +368,7 @@ def test_quantize_prints_its_plan_runs_it_and_exports(place, monkeypatch):
     assert (printed.returncode, (place / "runs").exists()) == (0, False)
     done = told(place, *words, "--out", "small")
     assert done.returncode == 0, done.stderr
-    assert "passes:\n  # int8 weights and activations\n  - quantize-static: {sensitivity: false}\n" in done.stdout
+    assert "passes:\n  # int8 weights and activations\n  - quantize-static\n" in done.stdout
     assert done.stdout.index("passes:") < done.stdout.index("accepted")
     assert (place / "small" / "onnxruntime" / "model.onnx").is_file()
     assert (place / "small" / "openvino" / "openvino_model.xml").is_file()

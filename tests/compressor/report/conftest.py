@@ -76,10 +76,12 @@ def losses() -> noted.Series:
 
 def sensitivity() -> noted.Bars:
     dice = random.Random(2)
+    values = {block: round(dice.uniform(-0.1, 1.4), 2) for block in BLOCKS}
     return noted.Bars(
         title="Quality lost when one layer is quantised alone",
         unit="points",
-        values={block: round(dice.uniform(-0.1, 1.4), 2) for block in BLOCKS},
+        values=values,
+        intervals={block: (value - 0.2, value + 0.3) for block, value in values.items()},
         marked=BLOCKS[2:3],
         mark="kept in float",
     )

@@ -30,7 +30,7 @@ stages: quality
 passes:
   - finetune: {epochs: 1, precision: fp32}
   - prune-structure: {keep: 0.5, rows: 8, round_to: 8}
-  - quantize-static: {calibration: 4, sensitivity: false}
+  - quantize-static: {calibration: 4}
 targets:
   - onnxruntime
 probes:

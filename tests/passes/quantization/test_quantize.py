@@ -133,7 +133,7 @@ def tables(folder):
 @pytest.fixture(scope="module")
 def static(onnx_model, tmp_path_factory):
     ctx = Context(tmp_path_factory.mktemp("static"), OnnxRuntime())
-    return QuantizeStatic(calibration=32).apply(onnx_model, ctx), ctx
+    return QuantizeStatic(calibration=32, sensitivity=True).apply(onnx_model, ctx), ctx
 
 
 @pytest.fixture(scope="module")
@@ -208,10 +208,28 @@ def test_static_calibrates_on_calibration_rows_and_notes_sensitivities(onnx_mode
     assert products < set(note.values)
     assert all("embeddings" in name for name in set(note.values) - products)
     assert note.marked == ()
+    assert set(note.intervals) == set(note.values)
+    assert all(low <= note.values[layer] <= high and low < high for layer, (low, high) in note.intervals.items())
     assert [event.done for event in ctx.events] == list(range(1, len(note.values) + 1))
 
 
-@pytest.mark.parametrize("step", [QuantizeStatic(embeddings=False, sensitivity=False), QuantizeDynamic(embeddings=False)])
+@pytest.mark.parametrize("options", [{}, {"max_drop": 100}], ids=["not asked", "nothing to restore"])
+def test_sensitivities_are_measured_where_they_are_asked_or_needed(options, onnx_model, tmp_path):
+    ctx = Context(tmp_path, OnnxRuntime())
+    QuantizeStatic(calibration=8, **options).apply(onnx_model, ctx)
+    assert (ctx.notes, ctx.events) == ([], [])
+
+
+def test_what_a_layer_costs_is_a_mean_over_rows():
+    exact, other = np.log([[[0.5, 0.5]], [[0.9, 0.1]]]), np.log([[[0.5, 0.5]], [[0.5, 0.5]]])
+    by_row = difference_by(TextClassification())[0](exact[:, 0], other[:, 0])
+    assert by_row == pytest.approx([0.0, 0.9 * np.log(1.8) + 0.1 * np.log(0.2)])
+    assert difference_by(TextClassification())[0](exact, other) == pytest.approx(by_row), "of any number of positions"
+    squares = difference_by(TextRegression())[0](np.array([[1.0, 2.0], [0.0, 0.0]]), np.array([[1.0, 4.0], [0.0, 0.0]]))
+    assert squares == pytest.approx([2.0, 0.0])
+
+
+@pytest.mark.parametrize("step", [QuantizeStatic(embeddings=False), QuantizeDynamic(embeddings=False)])
 def test_embeddings_stay_in_float_when_asked(step, onnx_model, tmp_path):
     made = step.apply(onnx_model, Context(tmp_path, OnnxRuntime()))
     assert tables(made.path) == [onnx.TensorProto.FLOAT]
@@ -237,10 +255,9 @@ def test_excluded_layers_stay_in_float(step, onnx_model, tmp_path):
     assert any("layer.0" in name for name in layers)
     kept = onnxruntime.weighted_layers(graph_of(onnx_model.path), ("layer.0", "pooler"))
     assert kept == {name: nodes for name, nodes in layers.items() if "layer.0" not in name and "pooler" not in name}
-    options = {"sensitivity": False} if step is QuantizeStatic else {}
     sizes = []
     for number, exclude in enumerate(((), ("layer.0",))):
-        made = step(exclude=exclude, **options).apply(onnx_model, Context(tmp_path / str(number), OnnxRuntime()))
+        made = step(exclude=exclude).apply(onnx_model, Context(tmp_path / str(number), OnnxRuntime()))
         sizes.append((made.path / "model.onnx").stat().st_size)
     assert sizes[1] > sizes[0]
 
@@ -292,7 +309,7 @@ def test_static_restores_layers_by_per_cent_of_a_metric_that_falls(onnx_model, t
 
 
 def test_static_gives_equal_bytes_when_it_is_applied_again(onnx_model, tmp_path):
-    step = QuantizeStatic(sensitivity=False, calibration=8)
+    step = QuantizeStatic(calibration=8)
     one, two = (step.apply(onnx_model, Context(tmp_path / name, OnnxRuntime())).path for name in "ab")
     assert (one / "model.onnx").read_bytes() == (two / "model.onnx").read_bytes()
 
@@ -300,7 +317,7 @@ def test_static_gives_equal_bytes_when_it_is_applied_again(onnx_model, tmp_path)
 def test_static_writes_signed_activations_without_zero_points_when_the_dialect_asks(onnx_model, tmp_path):
     ctx = Context(tmp_path, OnnxRuntime())
     ctx.dialect = SimpleNamespace(activations="signed", symmetric_activations=True)
-    made = QuantizeStatic(sensitivity=False, calibration=8).apply(onnx_model, ctx)
+    made = QuantizeStatic(calibration=8).apply(onnx_model, ctx)
     points = [each for each in graph_of(made.path).graph.initializer if each.name.endswith("_zero_point")]
     assert points
     assert all(each.data_type == onnx.TensorProto.INT8 for each in points)
@@ -329,10 +346,9 @@ def largest_weight(folder):
 
 @pytest.mark.parametrize("step", [QuantizeStatic, QuantizeDynamic])
 def test_seven_bits_halve_the_range_of_weights(step, onnx_model, tmp_path):
-    options = {"sensitivity": False} if step is QuantizeStatic else {}
     found = {}
     for bits in (7, 8):
-        made = step(weights=bits, embeddings=False, **options).apply(onnx_model, Context(tmp_path / str(bits), OnnxRuntime()))
+        made = step(weights=bits, embeddings=False).apply(onnx_model, Context(tmp_path / str(bits), OnnxRuntime()))
         found[bits] = largest_weight(made.path)
     assert found[7] <= 64 < found[8] <= 128
 
@@ -357,7 +373,7 @@ def test_fold_gives_equal_outputs_and_notes_operators(onnx_model, tmp_path):
 
 def test_nncf_static_outputs_are_near_float_and_the_file_is_smaller(openvino_model, tmp_path):
     ctx = Context(tmp_path, OpenVino())
-    made = QuantizeStatic(calibration=32, activations=8).apply(openvino_model, ctx)
+    made = QuantizeStatic(calibration=32, activations=8, sensitivity=True).apply(openvino_model, ctx)
     found, exact = logits(OpenVino(), made.path), logits(OpenVino(), openvino_model.path)
     assert not np.array_equal(found, exact)
     assert near(found, exact, share=0.35)
@@ -374,7 +390,7 @@ def test_nncf_static_outputs_are_near_float_and_the_file_is_smaller(openvino_mod
 def test_activations_stay_in_float_in_openvino_where_int8_products_are_slow(flags, asked, openvino_model, tmp_path, monkeypatch):
     monkeypatch.setattr("passes.quantization.quantizers.bits.read_cpuinfo", lambda: {"flags": flags})
     ctx = Context(tmp_path, OpenVino())
-    made = QuantizeStatic(calibration=8, sensitivity=False).apply(openvino_model, ctx)
+    made = QuantizeStatic(calibration=8).apply(openvino_model, ctx)
     assert ctx.asked == asked
     kinds = {op.get_type_name() for op in openvino.Core().read_model(made.path / "model.xml").get_ops()}
     assert ("FakeQuantize" in kinds) == bool(asked)
@@ -412,7 +428,7 @@ def test_nncf_leaves_its_source_as_it_is(openvino_model, tmp_path):
 def test_what_a_layer_costs_is_counted_by_what_the_outputs_are():
     exact, other = np.asarray([[2, -1], [0, 1]], dtype=np.float32), np.asarray([[4, 1], [2, 3]], dtype=np.float32)
     apart, unit = difference_by(TextClassification())
-    assert (apart(exact, other), unit) == (pytest.approx(0, abs=1e-9), "KL"), "classes are as likely as they were"
+    assert (apart(exact, other).tolist(), unit) == (pytest.approx([0, 0], abs=1e-9), "KL"), "classes are as likely as they were"
     for task in (TextClassification(multi_label=True), TextRegression(), AudioFeatures()):
         apart, unit = difference_by(task)
-        assert (apart(exact, other), unit) == (4.0, "mean square difference")
+        assert (apart(exact, other).tolist(), unit) == ([4.0, 4.0], "mean square difference")
