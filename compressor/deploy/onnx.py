@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import ast
 import gc
+import hashlib
 import json
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import cache, partial
@@ -16,13 +17,16 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from compressor.contracts import Artifact, Dialect, Feed, Format, Graph, Task
 from compressor.contracts.graph import GRAPHS
+from compressor.deploy.traced import Traced
 
 if TYPE_CHECKING:
     import onnx
     import torch
+    from torch.onnx import ONNXProgram
 
 TRACED_BATCH, TRACED_LENGTH = 2, 16
 MOST_BYTES_IN_ONE_FILE = 1_800_000_000
+TRACED = Traced()
 
 
 class Onnx(Format):
@@ -30,7 +34,7 @@ class Onnx(Format):
 
     name: ClassVar[str] = "onnx"
     above: ClassVar[str] = "torch"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     requires: ClassVar[tuple[str, ...]] = ("torch", "onnx", "onnxscript")
 
     def lower(self, artifact: Artifact, out: Path, *, task: Task, dialect: Dialect) -> None:
@@ -58,24 +62,47 @@ class Onnx(Format):
         # it warns at every export of torchvision operators, which nothing here has
         logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
         logging.getLogger("onnxscript.optimizer").setLevel(logging.ERROR)  # it tells what it leaves alone
+        wired = _Wired(module, names, task, graph)
+        trace = partial(_traced, wired, inputs, shapes, names, graph, opset)
         with warnings.catch_warnings(), torch.no_grad(), _cheaply():
             warnings.simplefilter("ignore")  # the exporter warns of itself
-            program = torch.onnx.export(
-                _Wired(module, names, task, graph),
-                inputs,
-                input_names=list(names),
-                output_names=[port.name for port in graph.outputs],
-                dynamic_shapes=(shapes,),
-                dynamo=True,
-                opset_version=opset,
-                optimize=True,
-                verbose=False,
-            )
-        assert program is not None
-        made: onnx.ModelProto = program.model_proto
+            made = TRACED.graph(wired, module, _how(task, graph, feed, opset), trace)
         name_by_scope(made)
         strip(made)
         return made
+
+
+def _traced(
+    wired: torch.nn.Module,
+    inputs: tuple[torch.Tensor, ...],
+    shapes: tuple[dict[int, str], ...],
+    names: tuple[str, ...],
+    graph: Graph,
+    opset: int,
+) -> ONNXProgram:
+    import torch
+
+    program = torch.onnx.export(
+        wired,
+        inputs,
+        input_names=list(names),
+        output_names=[port.name for port in graph.outputs],
+        dynamic_shapes=(shapes,),
+        dynamo=True,
+        opset_version=opset,
+        optimize=False,
+        verbose=False,
+    )
+    assert program is not None
+    return program
+
+
+def _how(task: Task, graph: Graph, feed: Feed, opset: int) -> Hashable:
+    """What a graph depends on beside its module."""
+    example = hashlib.sha256()
+    for name, array in feed.items():
+        example.update(f"{name} {array.dtype} {array.shape} ".encode() + array.tobytes())
+    return (type(task), type(task).answer, task.model_dump_json(), repr(graph), example.hexdigest(), opset)
 
 
 class OnnxRuntimeGraph(Format):

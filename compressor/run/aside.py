@@ -15,18 +15,18 @@ T = TypeVar("T")
 
 
 class Aside:
-    """One more thread, for calls of runtimes that compute in code of their own while the run goes on in Python, on another core.
+    """Some more threads, for calls of runtimes that compute in code of their own while the run goes on in Python, on another core.
 
-    As a context it ends what goes on there: a run that fails waits for one call at most.
+    As a context it ends what goes on there: a run that fails waits for one call of each at most.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, threads: int = 1) -> None:
         self._over = Event()
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="aside")
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="aside")
         self._begun: list[Future[Any]] = []
 
     def start(self, work: Callable[[], T], *, here: bool = False) -> Future[T]:
-        """Begin `work` when all that was begun before is done; with `here` it is done now, in the thread that asks.
+        """Begin `work` when a thread is free; with `here` it is done now, in the thread that asks.
 
         Raises:
             Exception: what was raised by work that is over.

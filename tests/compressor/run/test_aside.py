@@ -21,6 +21,14 @@ def test_work_goes_on_beside_and_is_done_in_order():
         assert second.done()
 
 
+def test_two_threads_work_at_once():
+    meet = threading.Barrier(2, timeout=10)
+    with Aside(2) as aside:
+        one, other = aside.start(meet.wait), aside.start(meet.wait)
+        aside.settle()
+        assert {one.result(), other.result()} == {0, 1}
+
+
 def test_work_that_has_to_be_done_here_is():
     with Aside() as aside:
         assert aside.start(threading.current_thread, here=True).result() is threading.current_thread()
