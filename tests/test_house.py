@@ -87,9 +87,19 @@ def test_public_modules_are_those_that_the_architecture_names():
     for name in listed:
         place = ROOT / name.replace(".", "/")
         assert place.with_suffix(".py").is_file() or (place / "__init__.py").is_file(), name
-    for folder in (ROOT / "examples", ROOT / "tests" / "stand_ins" / "house", *(ROOT / name for name in ("passes", "targets"))):
-        for path in folder.rglob("*.py"):
-            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-                if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("compressor"):
-                    public = any(node.module == name or node.module.startswith(f"{name}.") for name in listed)
-                    assert public, f"{spelled(path)} imports {node.module}, which is not public"
+    stand_ins = [ROOT / "tests" / "stand_ins" / name for name in ("language", "diffusion", "steps", "deployment")]
+    for folder in (ROOT / "examples", *stand_ins, ROOT / "passes", ROOT / "targets"):
+        paths = sorted(folder.rglob("*.py"))
+        assert paths, f"{spelled(folder)} holds nothing"
+        for path in paths:
+            for module in imported(ast.parse(path.read_text(encoding="utf-8"))):
+                public = any(module == name or module.startswith(f"{name}.") for name in listed)
+                assert public, f"{spelled(path)} imports {module}, which is not public"
+
+
+def imported(tree):
+    """Modules of this project that are imported, by either statement."""
+    for node in ast.walk(tree):
+        names = [node.module or ""] if isinstance(node, ast.ImportFrom) else [each.name for each in getattr(node, "names", ())]
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            yield from (name for name in names if name.split(".")[0] == "compressor")

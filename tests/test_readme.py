@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from pathlib import Path
 
@@ -59,6 +60,13 @@ def test_relative_links_lead_to_a_file_and_a_heading_that_are_there(page):
     places = [(page.parent / link if link else page, heading) for link, heading in links if link or heading]
     assert [str(path) for path, _ in places if not path.exists()] == []
     assert [f"{path}#{heading}" for path, heading in places if heading and heading not in headings(path)] == []
+
+
+def test_modules_that_pages_run_are_there():
+    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
+    named = {name for page in pages for name in re.findall(r"python -m ([a-z_]\w*(?:\.\w+)*)", page.read_text(encoding="utf-8"))}
+    assert len(named) > 10
+    assert [name for name in sorted(named) if importlib.util.find_spec(name) is None] == []
 
 
 def headings(page):

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from compressor.contracts.graph import Feed
-from compressor.errors import CompressorError, RowFailed
+from compressor.errors import CompressorError, RowFailed, UnsupportedModel
 from compressor.foreign import told
 
 
@@ -47,6 +47,24 @@ def rows_told(rows: Iterable[Any], where: str, *, of: str = "train") -> Iterator
         if not (named := _numbers(rows)):
             raise
         raise RowFailed(named, f"{where}: {told(error, kind=True)}", of=of) from error
+
+
+@contextmanager
+def library_told(what: str) -> Iterator[None]:
+    """Tell what an exporter or a runtime raises on a model; `what` it was to do begins the sentence.
+
+    Raises:
+        UnsupportedModel: something was raised that is none of this program's errors, nor a matter of memory or files.
+    """
+    try:
+        yield
+    except (CompressorError, MemoryError, OSError):
+        raise
+    except Exception as error:  # an exporter can raise anything
+        first = error
+        while isinstance(first.__cause__, Exception):  # exporters wrap what was raised in advice
+            first = first.__cause__
+        raise UnsupportedModel(f"{what}: {told(first, kind=True)}") from error
 
 
 def told_by_row(predict: Callable[[Feed], Feed], feed: Feed, rows: Sequence[int]) -> Feed:

@@ -105,7 +105,8 @@ class Target(Step, ABC):
     keeps_builds: ClassVar[bool] = False
     """True where building is slow: builds are kept in the store, by what they are built from, for which workloads and how."""
     computes_apart: ClassVar[bool] = False
-    """True where sessions compute in code of their own, without Python and torch: they may score while the run exports the next model."""
+    """True where sessions compute in code of their own, without Python and torch: they may score while the run exports the next model
+    and sessions of other targets score, by the same task; those of one target score one after the other."""
     builds_for_machine: ClassVar[bool] = False
     """True where a build runs well only on the machine that made it: what is kept is then kept for that machine."""
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from compressor.contracts import Artifact, Candidate, Dialect, Format, Target, Task, Workload, registry
+from compressor.contracts.failing import library_told
 from compressor.contracts.model import BLUEPRINT
 from compressor.contracts.records import File
 from compressor.contracts.registry import lowering
@@ -17,6 +18,7 @@ from compressor.contracts.step import code_parts, step_parts
 from compressor.deploy.graphs import describe
 from compressor.deploy.machine import machine
 from compressor.errors import PluginError
+from compressor.files import json_in
 from compressor.store.store import Store, StoredResult, digest_of, key_of, sha256_of
 
 MODEL_SUFFIXES = (".safetensors", ".onnx", ".onnx.data", ".xml", ".bin", ".gguf")
@@ -52,7 +54,8 @@ class Builder:
         kind: type[Format] = registry.load("format", to)
 
         def make(out: Path) -> Mapping[str, Any]:
-            kind().lower(Artifact(form, made.path), out, task=self.task, dialect=read_by(kind, dialect))
+            with library_told(f"{model_type(made.path)} cannot be lowered from {form} to {to}"):
+                kind().lower(Artifact(form, made.path), out, task=self.task, dialect=read_by(kind, dialect))
             beside(made.path, out)
             return {}
 
@@ -94,7 +97,8 @@ class Builder:
         source = Artifact(target.dialect.format, made.path)
         given = {"graphs": self.task.graphs(made.path), "workloads": self.workloads}
         taken = inspect.signature(target.build).parameters  # targets of before take the files alone
-        target.build(source, out, **{name: value for name, value in given.items() if name in taken})  # type: ignore[arg-type]
+        with library_told(f"{model_type(made.path)} cannot be built for {target.dialect.format}"):
+            target.build(source, out, **{name: value for name, value in given.items() if name in taken})  # type: ignore[arg-type]
 
     def _kept(self, made: StoredResult, target: Target) -> StoredResult:
         """A build from the store: what it depends on is the model's files, how the target is set up, and the workloads."""
@@ -113,6 +117,15 @@ class Builder:
             "machine": machine().fingerprint if target.builds_for_machine else None,
         }
         return self.store.obtain(parts, make)
+
+
+def model_type(folder: Path) -> str:
+    """What a stored model says it is: `a model of type bert`; `this model` where it says nothing."""
+    try:
+        kind = json_in(folder / "config.json").get("model_type")
+    except (OSError, ValueError, AttributeError):
+        kind = None
+    return f"a model of type {kind}" if isinstance(kind, str) else "this model"
 
 
 def read_by(kind: type[Format], dialect: Dialect) -> Dialect:

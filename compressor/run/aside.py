@@ -15,18 +15,18 @@ T = TypeVar("T")
 
 
 class Aside:
-    """Some more threads, for calls of runtimes that compute in code of their own while the run goes on in Python, on another core.
+    """Threads for calls of runtimes that compute in code of their own while the run goes on in Python, on another core.
 
-    As a context it ends what goes on there: a run that fails waits for one call of each at most.
+    As a context it ends what goes on there: a run that fails waits for one call of each thread at most.
     """
 
-    def __init__(self, threads: int = 1) -> None:
+    def __init__(self) -> None:
         self._over = Event()
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="aside")
+        self._lanes: dict[str, ThreadPoolExecutor] = {}
         self._begun: list[Future[Any]] = []
 
-    def start(self, work: Callable[[], T], *, here: bool = False) -> Future[T]:
-        """Begin `work` when a thread is free; with `here` it is done now, in the thread that asks.
+    def start(self, work: Callable[[], T], *, lane: str = "", here: bool = False) -> Future[T]:
+        """Begin `work` when all that was begun before in its lane is done; with `here` it is done now, in the thread that asks.
 
         Raises:
             Exception: what was raised by work that is over.
@@ -38,7 +38,8 @@ class Aside:
             done = Future[T]()
             done.set_result(work())
             return done
-        self._begun.append(begun := self._pool.submit(work))
+        pool = self._lanes.setdefault(lane, ThreadPoolExecutor(1, thread_name_prefix="aside"))
+        self._begun.append(begun := pool.submit(work))
         return begun
 
     def heeding(self, session: Session) -> Session:
@@ -59,7 +60,8 @@ class Aside:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._over.set()
-        self._pool.shutdown(cancel_futures=True)
+        for pool in self._lanes.values():
+            pool.shutdown(cancel_futures=True)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from compressor.contracts.anatomy import Insides
 from compressor.contracts.probe import FEEDS
 from compressor.contracts.task import Data
 from compressor.deploy.build import Builder
-from compressor.deploy.machine import device, usable_cores
+from compressor.deploy.machine import device
 from compressor.deploy.session import eager, opened
 from compressor.plan.bound import Bound, BoundStep, BoundTarget
 from compressor.plan.specs import ModelSource
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from compressor.model.model import Model
 
 OUTPUTS = "outputs.npz"
-SCORED_AT_ONCE = 4
-"""Built models, at most: each call of one takes memory."""
 
 
 @dataclass(frozen=True)
@@ -44,16 +42,11 @@ class Ground:
     processes: Processes = ALONE
     device: str = field(default_factory=device)
     watch: Stopwatch = field(default_factory=Stopwatch)
+    aside: Aside = field(default_factory=Aside)
 
     def say(self, text: str) -> None:
         """Report one line."""
         self.listener(Message(text))
-
-    @cached_property
-    def aside(self) -> Aside:
-        """Threads for runtimes, as many as leave each of them the cores that its target may take."""
-        most = max((each.target.threads for each in self.bound.targets), default=1)
-        return Aside(min(SCORED_AT_ONCE, max(1, usable_cores() // most)))
 
     @cached_property
     def data(self) -> Data:

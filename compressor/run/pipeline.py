@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import TypeAdapter
 
 from compressor.contracts import Artifact, Evaluation, Event, Session, Task
-from compressor.contracts.failing import placed
+from compressor.contracts.failing import library_told, placed
 from compressor.contracts.notes import Note
 from compressor.contracts.records import LatencyRecord, ProbeRecord, Stage, Verdict
 from compressor.contracts.step import step_parts
@@ -308,7 +308,8 @@ class Runner:
         out = self.folder / "artifacts" / f"{name}@{target.name}"
         with watch.time("build", name, target.name):
             candidate, files = builder.build(lowered, stage=name, name=target.name, target=runtime, out=out)
-            session = runtime.open(out)
+            with library_told(f"{target.name} cannot open {name}"):
+                session = runtime.open(out)
         candidate = replace(candidate, task=self._decided(session, out))
         scored = name in ("final", self.bound.reference)  # a source that is not held against anything is only timed
         begun = self.scorer.start(candidate, session, (eager_of or state) if scored else None)

@@ -8,6 +8,7 @@ from functools import cached_property, partial
 from pathlib import Path
 
 from compressor.contracts import Candidate, Evaluation, Feed, Session, Task
+from compressor.deploy.machine import usable_cores
 from compressor.deploy.session import predictor
 from compressor.export.witnesses import Given, keep_answers, keep_rows
 from compressor.report import EVALUATIONS, WITNESSES
@@ -19,7 +20,7 @@ from compressor.run.verify import parity
 
 @dataclass(frozen=True)
 class Scorer:
-    """Scores candidates one after the other; beside the run, where their sessions allow for it."""
+    """Scores candidates, those of one target one after the other; beside the run, where their sessions allow for it."""
 
     ground: Ground
     folder: Path
@@ -33,7 +34,12 @@ class Scorer:
                 same = self.ground.eager_outputs(against.made)
         _ = self._witnesses  # written here, once, before two threads could come to it
         work = partial(self._scored, candidate, self.ground.aside.heeding(session), against, same)
-        return self.ground.aside.start(work, here=not candidate.runtime.computes_apart)
+        return self.ground.aside.start(work, lane=self._lane(candidate), here=not candidate.runtime.computes_apart)
+
+    def _lane(self, candidate: Candidate) -> str:
+        """Targets compute side by side where each then has the cores that it was given."""
+        together = sum(each.target.threads for each in self.ground.bound.targets)
+        return candidate.target if together <= usable_cores() else ""
 
     def _scored(self, candidate: Candidate, session: Session, against: StageState | None, same: Feed) -> Scored:
         task = candidate.task or self.ground.bound.task

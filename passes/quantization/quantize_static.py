@@ -80,11 +80,11 @@ class QuantizeStatic(Pass):
         )
 
     def work(self, size: Size) -> float:
-        """Forward passes: calibration, which writes every range, and a few rows for each layer's sensitivity."""
+        """Forward passes: calibration, which writes every range; for each layer's sensitivity a few rows; what `max_drop` compares."""
         calibration = CALIBRATION_PASSES * min(self.calibration, size.rows["calibration"])
-        measured = self.sensitivity or self.max_drop is not None
-        sensitivity = LAYERS_IN_A_BLOCK * size.blocks * min(SENSITIVITY_ROWS, size.rows["validation"]) if measured else 0
-        return (calibration + sensitivity) * size.weights
+        sensitivity = LAYERS_IN_A_BLOCK * size.blocks * min(SENSITIVITY_ROWS, size.rows["validation"]) if self.sensitivity else 0
+        compared = 2 * size.rows["validation"] if self.max_drop is not None else 0
+        return (calibration + sensitivity + compared) * size.weights
 
     def apply(self, model: Artifact, ctx: Context) -> Artifact:
         """Calibrate, quantise, restore layers where `max_drop` asks for it, measure sensitivities where they are asked or needed."""
@@ -159,13 +159,16 @@ class _Search:
     @cached_property
     def sensitivities(self) -> dict[str, Cost]:
         """By layer: how much difference from the float graph goes away when it alone stays in float."""
+        import numpy as np
+
         exact, layers = self._outputs(self.model), self.quantized.layers
         apart, _ = difference_by(self.ctx.task)
         whole = apart(exact, self._outputs(self.written(())))
         costs = {}
         for done, layer in enumerate(layers, start=1):
             gone = whole - apart(exact, self._outputs(self.written((layer,))))
-            costs[layer] = Cost(*paired(gone, None, self.ctx.seed, binary=False)[:3])
+            with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is told by a verdict, not warned of
+                costs[layer] = Cost(*paired(gone, None, self.ctx.seed, binary=False)[:3])
             self.ctx.tell(Progress("sensitivity", done, len(layers), "layers"))
         return costs
 

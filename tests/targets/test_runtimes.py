@@ -15,10 +15,11 @@ from furnished import lowered
 from transformers import BertConfig, BertForSequenceClassification
 
 from compressor.contracts import Artifact
+from compressor.contracts.failing import library_told
 from compressor.contracts.registry import lowering
 from compressor.deploy.build import Builder, beside
 from compressor.deploy.graphs import describe
-from compressor.errors import MissingDependency, PluginError
+from compressor.errors import MissingDependency, PluginError, UnsupportedModel
 from compressor.model.model import Model
 from compressor.plan.specs import ModelSource
 from compressor.store.store import Store
@@ -194,6 +195,41 @@ def test_targets_share_one_export(artifacts, tmp_path):
         builder.lower(source, "torch", target.dialect.format, target)
     parts = [json.loads(path.read_text(encoding="utf-8"))["parts"] for path in (tmp_path / "store").rglob("entry.json")]
     assert sorted(each["to"] for each in parts if each["step"] == "lower") == ["onnx", "onnxruntime", "openvino"]
+
+
+class Peeking(TextClassification):
+    """Looks at values, which no exporter can."""
+
+    def answer(self, module, graph, inputs):
+        found = super().answer(module, graph, inputs)
+        return found * 2 if found.sum() > 0 else found
+
+
+def test_model_that_cannot_be_exported_is_refused_by_its_type_with_the_reason(artifacts, tmp_path):
+    store = Store(tmp_path / "store")
+    source = store.obtain(
+        {"step": "source"}, lambda out: shutil.copytree(artifacts["torch"].path, out, dirs_exist_ok=True) and {}
+    )
+    builder = Builder(store, Peeking(), "text-classification", ("a", "b"), {})
+    with pytest.raises(UnsupportedModel, match=r"a model of type bert cannot be lowered from torch to onnx: .*data-dependent"):
+        builder.lower(source, "torch", "onnx", OnnxRuntime())
+
+
+def test_what_a_runtime_raises_is_told_from_its_first_cause_and_errors_of_ours_as_they_are():
+    def wrapped():
+        try:
+            raise ValueError("no kernel for Foo")
+        except ValueError as error:
+            raise RuntimeError("## advice\n" * 50) from error
+
+    with (
+        pytest.raises(UnsupportedModel, match=r"^onnxruntime cannot open final: ValueError: no kernel for Foo$"),
+        library_told("onnxruntime cannot open final"),
+    ):
+        wrapped()
+    for error in (MissingDependency("cuda"), MemoryError(), OSError("disk")):
+        with pytest.raises(type(error)), library_told("x"):
+            raise error
 
 
 def test_beside_copies_the_tokenizer_and_no_weights(artifacts, tmp_path):

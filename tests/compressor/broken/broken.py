@@ -166,6 +166,12 @@ class Session:
         return {"precision": "fp32", "device": "cpu", "threads": "1"}
 
 
+class OnCounted(Good):
+    """Runs what the format below makes."""
+
+    dialect = Dialect(format="counts-itself")
+
+
 class RaisesWhatIsMissing(Good):
     """Imports without a look."""
 
@@ -390,3 +396,18 @@ class LeadsNowhere(Format):
 
     def lower(self, artifact, out, *, task, dialect):
         raise NotImplementedError
+
+
+class CountsItself(Format):
+    """Writes down how often it was called."""
+
+    name = "counts-itself"
+    above = "torch"
+    calls = 0
+
+    def lower(self, artifact, out, *, task, dialect):
+        import shutil
+
+        shutil.copytree(artifact.path, out, dirs_exist_ok=True)
+        CountsItself.calls += 1
+        (out / "calls.txt").write_text(str(CountsItself.calls))

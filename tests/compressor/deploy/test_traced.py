@@ -103,11 +103,32 @@ def hooked(model):
     model.classifier.register_forward_hook(lambda module, given, answer: answer + 1)
 
 
+def undeclared(model):
+    model.config.is_causal = False
+
+
+def closure(model):
+    scale = model.classifier.weight
+    model.dropout.act = lambda states: states * scale.mean()
+
+
 def stranger(model):
     model.dropout.held = object()
 
 
-@pytest.mark.parametrize("change", [fewer_heads, other_activation, other_forward, other_buffer, narrower, shared, hooked])
+def of_a_subclass(model):
+    model.classifier.weight = torch.nn.Parameter(model.classifier.weight.detach().as_subclass(Scaled))
+
+
+class Scaled(torch.Tensor):
+    """Holds more than shapes tell."""
+
+
+def sparse(model):
+    model.dropout.register_buffer("mask", torch.eye(3).to_sparse(), persistent=False)
+
+
+@pytest.mark.parametrize("change", [fewer_heads, other_activation, other_forward, other_buffer, narrower, shared, undeclared])
 def test_models_that_compute_otherwise_have_other_structures(change):
     plain, changed = bert(), bert()
     assert structure(plain) == structure(changed)
@@ -122,7 +143,15 @@ def test_where_a_model_came_from_is_no_part_of_its_structure():
 
 
 @pytest.mark.parametrize(
-    "change", [hooked, stranger, lambda model: setattr(model.dropout, "held", torch.empty(2, device="meta"))]
+    "change",
+    [
+        hooked,
+        stranger,
+        closure,
+        of_a_subclass,
+        sparse,
+        lambda model: setattr(model.dropout, "held", torch.empty(2, device="meta")),
+    ],
 )
 def test_what_nobody_can_tell_apart_is_like_nothing(change):
     model = bert()
@@ -137,3 +166,33 @@ def test_copies_and_partial_functions_are_told():
     assert structure(one) == structure(other) == structure(copy.deepcopy(one))
     vars(other.dropout)["forward"] = partial(torch.mul, other=3.0)
     assert structure(one) != structure(other)
+
+
+class Scale(torch.nn.Module):
+    """Answers a parameter as it is."""
+
+    def __init__(self, value):
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.tensor([value, value + 1]))
+
+    def forward(self, states):
+        return states * 2
+
+
+class Scaling(TextClassification):
+    """Its second output is a parameter, which takes the name of the output in the graph."""
+
+    def answer(self, module, graph, inputs):
+        return {"logits": module(inputs["states"]), "scale": module.scale}
+
+
+def test_parameters_that_are_outputs_are_those_of_the_model(exported):
+    graph = Graph(
+        inputs=(Port("states", "float32", ("batch", 2)),),
+        outputs=(Port("logits", "float32", ("batch", 2)), Port("scale", "float32", (2,))),
+    )
+    states = {"states": np.ones((2, 2), np.float32)}
+    for value in (1.0, 5.0):
+        made = lowering.Onnx._exported(Scale(value).eval(), Scaling(), graph, states, 20)
+        session = onnxruntime.InferenceSession(made.SerializeToString(), providers=["CPUExecutionProvider"])
+        assert session.run(["scale"], states)[0].tolist() == [value, value + 1]

@@ -120,7 +120,9 @@ def test_every_number_has_a_range(schema):
 def test_what_an_editor_writes_down_for_a_key_is_valid(schema):
     begun = 0
     for name, field in fields(schema):
-        assert not ("default" in field and field["default"] is None), f"{name}: null is no choice"
+        if "default" in field:
+            assert field["default"] is not None, f"{name}: null is no choice"
+            jsonschema.Draft202012Validator({**field, "$defs": schema["$defs"]}).validate(field["default"])
         for body in [each["body"] for each in field.get("defaultSnippets", ())]:
             begun += 1
             jsonschema.Draft202012Validator({**field, "$defs": schema["$defs"]}).validate(body)

@@ -21,6 +21,7 @@ from compressor.report.drawing import VARIABLES
 from compressor.report.findings import Findings, doubts, margin
 from compressor.report.html import page
 from compressor.report.markdown import document
+from compressor.report.notes import bars as drawn_bars
 from compressor.report.terminal import table as report_table
 
 HOSTILE = '<script>alert(1)</script> $\\frac{1}$ & "x" | `y` id="z"'
@@ -207,6 +208,14 @@ def test_page_stays_small_when_there_are_many_samples(report):
     rows = tuple(row.model_copy(update={"n": 30_000, "samples_ms": row.samples_ms * 100}) for row in latency.rows)
     many = report.model_copy(update={"probes": (latency.model_copy(update={"rows": rows}),)})
     assert len(page(many).encode()) < 3_000_000
+
+
+def test_intervals_of_bars_are_drawn(html, report):
+    bars = next(note for stage in report.stages for note in stage.notes if isinstance(note, Bars))
+    assert "Hatched: kept in float. Whiskers: 95 % intervals." in html
+    for intervals in (bars.intervals, {}):
+        chart = drawn_bars(bars.model_copy(update={"intervals": intervals}), name="x")
+        assert chart.svg.count('id="x-LineCollection') == len(intervals)
 
 
 def test_page_draws_every_chart_once_with_a_label_and_ids_of_its_own(html):

@@ -21,10 +21,10 @@ def test_work_goes_on_beside_and_is_done_in_order():
         assert second.done()
 
 
-def test_two_threads_work_at_once():
+def test_lanes_go_on_side_by_side():
     meet = threading.Barrier(2, timeout=10)
-    with Aside(2) as aside:
-        one, other = aside.start(meet.wait), aside.start(meet.wait)
+    with Aside() as aside:
+        one, other = aside.start(meet.wait, lane="one"), aside.start(meet.wait, lane="other")
         aside.settle()
         assert {one.result(), other.result()} == {0, 1}
 

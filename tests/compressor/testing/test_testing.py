@@ -74,6 +74,8 @@ FAULTS = {
     "edit forgets-on-load loads to the bit": "computes something else once it is saved and loaded",
     "edit refuses-anyhow refuses what it does not fit": "refuses a module with AttributeError: .*; raise UnsupportedModel",
     "anatomy ernie-backwards cuts what it says": "removing a feed-forward neuron",
+    "target on-counted builds and runs": None,
+    "format counts-itself lowers to equal bytes": r"other bytes in calls.txt \(from byte 0: b'1', then b'2'\); try these in turn",
     "format leads-nowhere leads down": "the way down to it raises PluginError: no format named 'nowhere'",
 }
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,6 +14,7 @@ from compressor.contracts import Artifact, Graph, Port
 from compressor.model.anatomy import anatomy_of
 from compressor.model.edits import KeepBlocks, LiftLength
 from compressor.model.model import Model
+from compressor.tasks.text_classification import TextClassification
 from passes.gating.gating import Gating, pruned
 from targets.onnxruntime import OnnxRuntime
 from targets.openvino import OpenVino
@@ -45,20 +45,21 @@ def small(name):
     return pruned(model, gating)
 
 
-def wires(names):
+class Wires(TextClassification):
     """As much of a task as an export asks for: the model's main output for inputs of these names."""
 
-    def answer(module, graph, inputs):
+    names: tuple[str, ...]
+
+    def answer(self, module, graph, inputs):
         found = module(**inputs)
         return found.logits if "logits" in found else found.last_hidden_state.mean(dim=1)
 
-    def example(files, graph, *, batch, length):
-        return feed(names, batch, 1)
+    def example(self, files, graph, *, batch, length):
+        return feed(self.names, batch, 1)
 
-    ports = tuple(Port(name, "int64" if name in ("input_ids", "attention_mask") else "float32", AXES[name]) for name in names)
-    outputs = (Port("found", "float32", ("batch", "found")),)
-    graph = Graph(inputs=ports, outputs=outputs)
-    return SimpleNamespace(answer=answer, example=example, graphs=lambda files: (graph,), graph=graph)
+    def graphs(self, files):
+        ports = (Port(name, "int64" if name in ("input_ids", "attention_mask") else "float32", AXES[name]) for name in self.names)
+        return (Graph(inputs=tuple(ports), outputs=(Port("found", "float32", ("batch", "found")),)),)
 
 
 def feed(names, batch, which):
@@ -80,7 +81,7 @@ def test_files_compute_what_torch_does_at_any_batch_and_length(name, tmp_path):
     model = small(name)
     model.save(tmp_path / "torch")
     names = list(ALL[name].inputs())
-    task = wires(names)
+    task = Wires(names=names)
     for target in (OnnxRuntime, OpenVino):
         graph = lowered(
             Artifact("torch", tmp_path / "torch"),
@@ -97,6 +98,6 @@ def test_files_compute_what_torch_does_at_any_batch_and_length(name, tmp_path):
             given = feed(names, batch, which)
             with torch.no_grad():
                 expected = task.answer(
-                    model.module.eval(), task.graph, {key: torch.from_numpy(array) for key, array in given.items()}
+                    model.module.eval(), task.graphs(None)[0], {key: torch.from_numpy(array) for key, array in given.items()}
                 ).numpy()
             np.testing.assert_allclose(session.run(given)[0]["found"], expected, rtol=2e-3, atol=2e-4 * np.abs(expected).max())
