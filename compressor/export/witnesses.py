@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 MOST = 32
 MOST_GENERATED = 8
 """Rows that a model which generates is asked, about."""
+ODDEST = 10
+"""Rows that are the longest, the shortest or of a rare kind, before all classes have theirs."""
 LOOKED_AT = 5000
 """Rows among which the longest, shortest and oddest are looked for."""
 ROWS, ANSWERS, ARRAYS = "rows.json", "answers.json", "arrays.npz"
@@ -59,16 +61,20 @@ def digest(array: NDArray[Any]) -> str:
 
 
 def chosen(rows: Dataset, columns: Columns) -> list[int]:
-    """At most 32 rows: the longest and the shortest, one of each class, one of each rare kind, and others spread evenly."""
+    """At most 32 rows: the longest, the shortest and some of the rarest kinds, one of each class, and others spread evenly."""
     looked = range(min(LOOKED_AT, len(rows)))
     kinds = [_kind(content) for content in _contents(rows.select(looked), columns)]
     by_length = sorted(looked, key=lambda number: kinds[number][0])
     labels = list(rows[columns.label]) if columns.label else []
-    first_of_class = list({label: number for number, label in reversed(list(enumerate(labels)))}.values())[::-1]
     counts = Counter(kind for _, kind in kinds)
     rare = sorted({kind: number for number, (_, kind) in enumerate(kinds)}.items(), key=lambda each: (counts[each[0]], each[1]))
+    odd = [*by_length[-1:], *by_length[:1], *(number for _, number in rare)]
+    first_of_class = {label: number for number, label in reversed(list(enumerate(labels)))}
+    for number in odd[:ODDEST]:
+        if labels:
+            first_of_class.pop(labels[number], None)  # this row stands for its class, too
     spread = [at * len(rows) // MOST for at in range(MOST)]
-    wanted = [*by_length[-1:], *by_length[:1], *first_of_class, *(number for _, number in rare), *spread]
+    wanted = [*odd[:ODDEST], *sorted(first_of_class.values()), *odd[ODDEST:], *spread]
     return sorted(list(dict.fromkeys(wanted))[:MOST])
 
 

@@ -41,7 +41,7 @@ class Head:
     order: tuple[int, ...] = ()
     """For each label the row of the trained head; empty where the head is fresh."""
     drawn: tuple[str, ...] = ()
-    """Parameters that the folder lacks, and that are drawn."""
+    """Parameters that the folder lacks, and that are newly initialised."""
     unused: tuple[str, ...] = ()
     """Weights in the folder that a classifier of this kind has no place for."""
 
@@ -59,13 +59,13 @@ class Head:
         if self.order:
             moved = "" if list(self.order) == sorted(self.order) else ", put into the data's order"
             return f"has its own head {of}{moved}{left}"
-        return f"has no head: a fresh one {of} is drawn, and has to be trained{left}"
+        return f"has no head: a newly initialised one {of} is put in, and has to be trained{left}"
 
 
 def load_classifier(
     auto: Any, source: Path, labels: Sequence[str], *, seed: int, problem: Problem = SINGLE
 ) -> tuple[Any, tuple[str, ...]]:
-    """The model in `source` in float32 and eval mode, its classes named and ordered as `labels`; and parameters that were drawn.
+    """The model in `source` in float32 and eval mode, its classes named and ordered as `labels`; and parameters that are newly initialised.
 
     Args:
         auto: the class of transformers that picks the architecture, as `AutoModelForSequenceClassification`.
@@ -276,7 +276,7 @@ def _names_of_classes(declared: Mapping[str, Any]) -> Sequence[Any]:
 
 
 def _check_complete(module: Any, missing: Sequence[str], unused: Sequence[str], source: Path, *, headed: bool) -> None:
-    """A fresh head is drawn, and a fresh pooler below it; anything else that is not in the file must not be made up."""
+    """A head is newly initialised, and a pooler below it; anything else that is not in the file must not be made up."""
     if lacking := [name for name in missing if headed or not _of_head(name, _trunk(module))]:
         raise SourceError(
             f"{source} lacks {len(lacking)} weights of {type(module).__name__}: {_listed(lacking)}{_spelled_otherwise(missing, unused)}"

@@ -32,7 +32,7 @@ CALIBRATION_PASSES = 3
 
 
 class QuantizeStatic(Pass):
-    """Post-training static quantisation: ONNX Runtime's own quantiser on ONNX, NNCF's on OpenVINO's representation."""
+    """Post-training static quantisation (PTQ, W8A8): ONNX Runtime's own quantiser on ONNX, NNCF's on OpenVINO's representation."""
 
     version: ClassVar[int] = 6
     accepts: ClassVar[tuple[str, ...]] = ("onnx", "onnxruntime", "openvino")

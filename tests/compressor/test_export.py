@@ -778,6 +778,11 @@ def test_rows_to_prove_by_are_of_every_class_the_longest_the_shortest_and_the_od
     assert len(found) == len(set(found)) == 32
     assert {77, 301, 402, 403, 123, 456} <= set(found)
     assert max(found) > 450
+    many = chosen(
+        Dataset.from_dict({"text": texts, "label": [number % 40 for number in range(500)]}), Columns(("text",), "label")
+    )
+    assert {77, 301, 402, 403} <= set(many), "odd rows have their place beside more classes than rows"
+    assert len({number % 40 for number in many}) == len(many) == 32
     few = Dataset.from_dict({"text": texts[:5], "label": labels[:5]})
     assert chosen(few, Columns(("text",), "label")) == [0, 1, 2, 3, 4]
 

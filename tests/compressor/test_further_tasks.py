@@ -68,7 +68,7 @@ def test_several_labels_run_from_plan_to_export(place, monkeypatch):
     monkeypatch.setattr(scorer, "parity", lambda task, *given, **named: held.append(task) or parity(task, *given, **named))
     task = "{text-classification: {text: premise, label: colours, multi_label: true, max_length: 16}}"
     lines, report, (torch_out, onnx_out) = ran(place, "several", task, "macro-F1")
-    assert "source: has no head: a fresh one for blue, green, red is drawn, and has to be trained" in lines
+    assert "source: has no head: a newly initialised one for blue, green, red is put in, and has to be trained" in lines
     assert (report.outcome, report.verdicts[0].metric) == ("accepted", "macro-F1")
     final = next(each for each in report.candidates if each.id == "final@onnxruntime")
     assert [metric.name for metric in final.scores.metrics] == ["micro-F1", "macro-F1"]
@@ -94,7 +94,7 @@ def test_several_labels_run_from_plan_to_export(place, monkeypatch):
 def test_number_of_a_pair_runs_from_plan_to_export(place):
     task = "{text-regression: {text: [premise, hypothesis], label: score, max_length: 20}}"
     lines, report, (torch_out, onnx_out) = ran(place, "number", task, "Pearson")
-    assert "source: has no head: a fresh one for a number is drawn, and has to be trained" in lines
+    assert "source: has no head: a newly initialised one for a number is put in, and has to be trained" in lines
     assert (report.outcome, report.verdicts[0].metric) == ("accepted", "Pearson")
     final = next(each for each in report.candidates if each.id == "final@onnxruntime")
     assert [(metric.name, metric.better) for metric in final.scores.metrics] == [

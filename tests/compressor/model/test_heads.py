@@ -83,7 +83,7 @@ def test_numbers_are_names(headed):
 
 def test_fresh_head_is_told(made):
     head, module = head_in(AUTO, made / "bare", DATA)
-    assert str(head) == "has no head: a fresh one for blue, green, red is drawn, and has to be trained"
+    assert str(head) == "has no head: a newly initialised one for blue, green, red is put in, and has to be trained"
     assert head.drawn == ("classifier.bias", "classifier.weight")
     assert all(parameter.is_meta for parameter in module.parameters())
 
@@ -205,7 +205,7 @@ def test_weights_of_layers_that_the_configuration_does_not_count_are_told(headed
 def test_unused_weights_are_told(tmp_path):
     transformers.BertForMaskedLM(transformers.BertConfig(**TEXT, **SIZES)).save_pretrained(tmp_path)
     told = str(head_in(AUTO, tmp_path, DATA)[0])
-    assert "is drawn, and has to be trained; 5 weights are not used (cls.predictions.bias, cls." in told
+    assert "is put in, and has to be trained; 5 weights are not used (cls.predictions.bias, cls." in told
 
 
 def test_labels_that_are_called_as_nobody_called_them_are_those_of_the_head(headed):
@@ -284,4 +284,7 @@ def test_export_that_only_this_program_opens_is_no_source(headed):
 
 def test_of_many_labels_some_are_told():
     told = str(Head(tuple(map(str, range(300)))))
-    assert told == f"has no head: a fresh one for {', '.join(map(str, range(20)))} and 280 more is drawn, and has to be trained"
+    assert (
+        told
+        == f"has no head: a newly initialised one for {', '.join(map(str, range(20)))} and 280 more is put in, and has to be trained"
+    )

@@ -85,7 +85,7 @@ def test_model_without_a_head_is_trained_first_and_held_against(place):
     plan = proposed(place, "rows.jsonl")
     assert names(plan) == ["finetune", "quantize-static"]
     assert plan.bound.reference == "finetune"
-    assert "# bert: has no head: a fresh one for blue, red is drawn, and has to be trained" in plan.text
+    assert "# bert: has no head: a newly initialised one for blue, red is put in, and has to be trained" in plan.text
 
 
 def test_model_with_a_head_is_only_quantised_and_held_against_itself(place):

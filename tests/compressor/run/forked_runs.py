@@ -179,19 +179,23 @@ def announce_ends_of_processes() -> None:
 
 
 def remember_exports() -> None:
-    """Let forks share what the exporter makes of a model: it takes seconds, and writes nothing that a run could die at."""
+    """Let forks share what the exporter makes of a model: it takes time, and writes nothing that a run could die at."""
     import torch
 
-    export, made = torch.onnx.export, dict[str, Any]()
+    from compressor.deploy.traced import Traced, structure
 
-    def remembered(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...], **options: Any) -> Any:
-        tensors = [(name, tensor.numpy().tobytes()) for name, tensor in module.state_dict().items()]
-        key = hashlib.sha256(repr((str(module), tensors, inputs, options)).encode()).hexdigest()
+    graph, made = Traced.graph, dict[Any, Any]()
+
+    def remembered(self: Traced, wired: torch.nn.Module, inner: torch.nn.Module, how: Any, trace: Any) -> Any:
+        tensors = [(name, tensor.numpy().tobytes()) for name, tensor in inner.state_dict().items()]
+        key = (structure(inner), how, hashlib.sha256(repr(tensors).encode()).hexdigest())
         if key not in made:
-            made[key] = export(module, inputs, **options)
-        return made[key]
+            made[key] = graph(self, wired, inner, how, trace)
+        kept = type(made[key])()  # who asked may change it
+        kept.CopyFrom(made[key])
+        return kept
 
-    torch.onnx.export = remembered
+    Traced.graph = remembered  # type: ignore[method-assign]
 
 
 def remember_charts() -> None:

@@ -131,3 +131,36 @@ def test_measuring_asks_nothing_of_the_other_processes(clock, tmp_path, monkeypa
         monkeypatch.setattr(Group, name, lambda *_: asked.append("collective"))
     assert made._attention() in ("sdpa", "eager")
     assert asked == []
+
+
+def test_training_that_goes_on_keeps_its_own_attention(tmp_path, monkeypatch):
+    """A machine that has found another one to be the fastest meanwhile changes no result."""
+    from compressor.training import loop
+    from compressor.training.checkpoint import INTERVAL
+    from compressor.training.group import rows_of
+
+    rows = {"input_ids": torch.randint(0, 5, (4, 6)), "labels": torch.tensor([0, 1, 0, 1])}
+    seen = []
+
+    def trained(fastest, *, dies_at):
+        module = torch.nn.ModuleList([bert().module])
+
+        def step(batch, moment):
+            seen.append(module[0].config._attn_implementation)
+            if len(seen) == dies_at:
+                raise KeyboardInterrupt
+            return {"task": module[0](input_ids=batch["input_ids"]).logits.square().mean()}
+
+        settings = TrainingSettings(precision="fp32", epochs=1)
+        training = loop.Training(module, batches=lambda epoch: [rows] * 4, step=step, settings=settings)
+        monkeypatch.setattr(loop, "is_measured", lambda *_: True)
+        monkeypatch.setattr(loop, "fastest", lambda *_: fastest)
+        ctx = context()
+        ctx.task, ctx.seed, ctx.folder, ctx.tell = SimpleNamespace(weight=rows_of), 0, tmp_path, lambda _: None
+        return loop.train(training, ctx, work="finetune")
+
+    monkeypatch.setenv(INTERVAL, "0")
+    with pytest.raises(KeyboardInterrupt):
+        trained("eager", dies_at=3)
+    assert trained("sdpa", dies_at=None).attention == "eager"
+    assert seen == ["eager"] * 5
