@@ -217,7 +217,10 @@ class Pass(Step, ABC):
         return None
 
     def work(self, size: Size) -> float:
-        """What its time grows with beside a fixed part, in any unit: `compressor rehearse` scales by it. By itself the model's size."""
+        """What its time grows with beside a fixed part: `compressor rehearse` scales by it. By itself the model's size.
+
+        In any unit; of a pass that trains in passes over a row times parameters, by which `compressor check` guesses a time.
+        """
         return size.weights
 
 

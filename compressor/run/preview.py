@@ -72,7 +72,9 @@ class StepPreview(Record):
     steps: int | None = None
     """Of the optimiser, in all."""
     seconds: float | None = None
-    """About how long a training takes, by earlier ones on this machine; None where that is not known."""
+    """About how long a training takes, by earlier ones on this machine, or guessed; None where nothing is known."""
+    guessed: bool = False
+    """Whether that rests on the model's size and the machine's speed alone."""
 
 
 class TargetPreview(Record):
@@ -167,13 +169,16 @@ def _step(step: BoundStep, found: StoredResult | None, pace: Pace) -> StepPrevie
     settings = given if isinstance(given, TrainingSettings) else None
     rows, epoch = pace.rows["train"], pace.sizes.epoch if pace.sizes else None
     trained = {} if settings is None else _trained(settings, rows, epoch)
+    seconds = None if settings is None else pace.expected_seconds(step)
+    guess = pace.guessed_seconds(step, trained["steps"]) if settings is not None and seconds is None else None
     return StepPreview(
         name=step.name,
         plugin=step.plugin,
         found=found is not None if step.trunk else None,
         formats=dict(step.formats),
         products=tuple(f"{step.name}.{name}" for name in step.step.needs().products),
-        seconds=None if settings is None else pace.expected_seconds(step),
+        seconds=guess if seconds is None else seconds,
+        guessed=guess is not None,
         **trained,
     )
 
@@ -267,7 +272,12 @@ def _training(step: StepPreview) -> str:
     about = "about " if step.estimated else ""
     rows = f"{step.rows} rows" + (f" in {about}{step.packed} of the model's" if step.packed not in (None, step.rows) else "")
     steps = "as many steps as that takes" if step.steps is None else f"{about}{step.steps} steps"
-    took = UNKNOWN if step.seconds is None else f"about {_time(step.seconds)} by earlier trainings on this machine"
+    by = (
+        "a guess by the model's size, `compressor rehearse` measures it"
+        if step.guessed
+        else "by earlier trainings on this machine"
+    )
+    took = UNKNOWN if step.seconds is None else f"about {_time(step.seconds)}{',' if step.guessed else ''} {by}"
     return f"{epochs}{rows}, {step.batch_size} a step: {steps}; {took}"
 
 

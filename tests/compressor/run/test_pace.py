@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from furnished import rows, write_model, write_rows
 
@@ -9,7 +11,7 @@ from compressor.api import run
 from compressor.contracts import Progress
 from compressor.errors import PlanError
 from compressor.plan.bound import load_plan
-from compressor.run.pace import Pace
+from compressor.run.pace import UPDATE_SECONDS, Pace
 from compressor.run.preview import previewed
 from compressor.store.store import Store
 from compressor.training.checkpoint import INTERVAL
@@ -46,17 +48,29 @@ def test_training_is_told_with_its_steps_and_a_time_once_one_ran(place, tmp_path
     store = Store(tmp_path / "store")
     pace, step, found = finetune(place, store)
     assert (found.steps[0].rows, found.steps[0].epochs, found.steps[0].steps) == (36, 3, 15)
-    assert found.steps[0].seconds is None
-    assert "finetune: to be run; 3 epochs of 36 rows, 8 a step: 15 steps; how long is not known" in " ".join(
-        map(str, found.lines)
-    )
+    assert found.steps[0].guessed
+    assert 15 * UPDATE_SECONDS < found.steps[0].seconds < 60
+    guess = r"finetune: to be run; 3 epochs of 36 rows, 8 a step: 15 steps; about \d+ s, a guess by the model's size, `compressor rehearse`"
+    assert re.search(guess, " ".join(map(str, found.lines)))
     assert found.steps[1].rows is None, "pruning trains nothing"
     pace.learn(step, 240.0)
     _, _, found = finetune(place, store)
-    assert found.steps[0].seconds == pytest.approx(240)
+    assert (found.steps[0].seconds, found.steps[0].guessed) == (pytest.approx(240), False)
     assert "15 steps; about 4 min by earlier trainings on this machine" in " ".join(map(str, found.lines))
     _, _, longer = finetune(place, store, "passes.finetune.epochs=6", "passes.finetune.learning_rate=0.01")
     assert longer.steps[0].seconds == pytest.approx(480)
+
+
+def test_guess_grows_with_the_work_and_says_nothing_of_a_gpu(place, tmp_path, monkeypatch):
+    store = Store(tmp_path / "store")
+    monkeypatch.setattr("compressor.run.pace.measured_products", lambda: 1e6)
+    pace, step, found = finetune(place, store)
+    monkeypatch.setattr("compressor.run.pace.measured_products", lambda: 1e12)
+    _, _, longer = finetune(place, store, "passes.finetune.epochs=6")
+    own = [each.steps[0].seconds - UPDATE_SECONDS * each.steps[0].steps for each in (found, longer)]
+    assert own[1] == pytest.approx(2 * own[0]), "the machine is measured once"
+    monkeypatch.setattr("compressor.run.pace.device", lambda: "cuda")
+    assert pace.guessed_seconds(step, 15) is None
 
 
 def test_time_is_only_of_like_trainings_on_this_machine(place, tmp_path, monkeypatch):
