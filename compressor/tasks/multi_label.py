@@ -14,9 +14,9 @@ from pydantic import Field, model_validator
 from compressor.contracts import Batch, Data, Evaluation, Feed, Measure, Outputs, Prediction
 from compressor.contracts.failing import of_split
 from compressor.contracts.records import ClassScore, Difference, Disagreement, Interval, Scores
-from compressor.contracts.statistics import DRAWN_AT_ONCE, PAIRED_BOOTSTRAP
+from compressor.contracts.statistics import DRAWN_AT_ONCE, NORMAL_95
 from compressor.errors import SourceError
-from compressor.tasks.classification import RESAMPLES, Classification, configured_names, shown
+from compressor.tasks.classification import F1_METHOD, RESAMPLES, Classification, configured_names, shown
 from compressor.tasks.labels import in_order, listed
 
 if TYPE_CHECKING:
@@ -161,7 +161,9 @@ class MultiLabel(Classification):
         threshold = self.threshold if self.threshold is not None else best_threshold(likely, labels)
         told = likely >= threshold
         micro, macro = _f1(told, labels, np.ones((1, len(labels))))[:, 0]
-        low, high = np.quantile(_drawn(lambda draws: _f1(told, labels, draws), len(labels), seed=0), (0.025, 0.975), axis=-1)
+        low, high = np.quantile(
+            _drawn(lambda draws: _f1(told, labels, draws), len(labels), np.ones(len(labels)), seed=0), (0.025, 0.975), axis=-1
+        )
         metrics = tuple(
             measure.metric(
                 float(value), len(labels), Interval(low=float(low[at]), high=float(high[at]), method="bootstrap over rows")
@@ -173,7 +175,11 @@ class MultiLabel(Classification):
         return Evaluation(scores, outputs, truth={**truth, "threshold": np.asarray(threshold)})
 
     def compare(self, candidate: Evaluation, reference: Evaluation, *, metric: str, name: str, seed: int) -> Difference:
-        """Candidate against reference, each at its own threshold; with multi_label by a bootstrap over rows, paired."""
+        """Candidate against reference, each at its own threshold; with multi_label by a bootstrap over rows, paired.
+
+        As where rows have one class, half a label that the candidate mends and half of one that it breaks are added, spread over the labels as
+        they are.
+        """
         import numpy as np
 
         found = (
@@ -185,9 +191,17 @@ class MultiLabel(Classification):
             return super().compare(candidate, reference, metric=metric, name=name, seed=seed)
         at, labels = [MICRO.name, MACRO.name].index(metric), reference.truth["labels"]
         mine, theirs = self._told(candidate), self._told(reference)
-        gained = _drawn(lambda draws: _f1(mine, labels, draws)[at] - _f1(theirs, labels, draws)[at], len(labels), seed=seed)
-        low, high = np.quantile(gained, (0.025, 0.975))
-        interval = Interval(low=100 * float(low), high=100 * float(high), method=PAIRED_BOOTSTRAP)
+        each, none = np.eye(labels.shape[1], dtype=bool), np.zeros((labels.shape[1],) * 2, dtype=bool)
+        true, one, other = (np.concatenate(rows) for rows in ((labels, each, each), (mine, each, none), (theirs, none, each)))
+        shares = labels.sum(0) / max(int(labels.sum()), 1) / 2 + 1 / len(each) / 2
+        counts = np.concatenate([np.ones(len(labels)), np.tile(shares / 2, 2)])
+
+        def gained(draws: NDArray[Any]) -> NDArray[np.float64]:
+            found: NDArray[np.float64] = _f1(one, true, draws)[at] - _f1(other, true, draws)[at]
+            return found
+
+        centre, spread = float(gained(counts[None])[0]), NORMAL_95 * float(_drawn(gained, len(labels), counts, seed=seed).std())
+        interval = Interval(low=100 * max(-1.0, centre - spread), high=100 * min(1.0, centre + spread), method=F1_METHOD)
         return found.model_copy(update={"interval": interval, "changed": int((mine != theirs).any(-1).sum())})
 
     def _told(self, evaluation: Evaluation) -> NDArray[np.bool_]:
@@ -343,13 +357,15 @@ def _f1(told: NDArray[np.bool_], labels: NDArray[np.int64], draws: NDArray[Any])
     return np.stack([micro, (2 * right / np.maximum(sums, 1)).mean(-1)])
 
 
-def _drawn(value: Callable[[NDArray[Any]], NDArray[np.float64]], n: int, *, seed: int) -> NDArray[np.float64]:
-    """A value of each of `RESAMPLES` draws of n rows with replacement, on its last axis."""
+def _drawn(
+    value: Callable[[NDArray[Any]], NDArray[np.float64]], n: int, counts: NDArray[np.float64], *, seed: int
+) -> NDArray[np.float64]:
+    """A value of each of `RESAMPLES` draws of n rows, each as likely as its count, on its last axis."""
     import numpy as np
 
-    draw, block = np.random.default_rng(seed), max(1, DRAWN_AT_ONCE // n)
+    draw, block = np.random.default_rng(seed), max(1, DRAWN_AT_ONCE // len(counts))
     sizes = [min(block, RESAMPLES - done) for done in range(0, RESAMPLES, block)]
-    return np.concatenate([value(draw.multinomial(n, np.full(n, 1 / n), size=size)) for size in sizes], axis=-1)
+    return np.concatenate([value(draw.multinomial(n, counts / counts.sum(), size=size)) for size in sizes], axis=-1)
 
 
 def _by_label(told: NDArray[np.bool_], labels: NDArray[np.int64], names: Sequence[str]) -> tuple[ClassScore, ...]:

@@ -141,8 +141,12 @@ def test_differences_are_paired_each_at_its_own_threshold():
         assert found.interval.low < found.change < found.interval.high < 0
     shown = task.disagreements(other, one, [{"text": "x"}] * 200, "abc", name="final")
     assert len(shown) == found.changed > 0
-    same = task.compare(one, one, metric="micro-F1", name="source", seed=0)
-    assert (same.change, same.changed) == (0, 0)
+    for metric in ("micro-F1", "macro-F1"):
+        same = task.compare(one, one, metric=metric, name="source", seed=0)
+        assert (same.change, same.changed) == (0, 0)
+        assert -3 < same.interval.low < 0 < same.interval.high < 3, (
+            "200 rows of which none differs say little of a small difference"
+        )
 
 
 def test_soft_targets_are_refused_by_the_plan():
