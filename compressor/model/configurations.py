@@ -38,6 +38,15 @@ REFUSED = {
 COUNTS = ("layer", "layers", "blocks", "depth", "depths", "experts", "groups", "stages")
 """How fields end by which parts are built one after another: it takes as long as the number says, whatever the weights hold."""
 MOST_PARTS = 2000
+DIVISORS = (
+    "num_attention_heads",
+    "num_key_value_heads",
+    "encoder_attention_heads",
+    "decoder_attention_heads",
+    "n_head",
+    "n_heads",
+)
+"""Counts that widths are divided by."""
 HANDED_OUT = ("return_dict", "output_attentions", "output_hidden_states")
 """How a model hands out what it computes, which whoever calls it says."""
 SIZES = ("size", "dim", "embeddings", "positions", "embd", "inner", "d_model", "d_ff")
@@ -143,6 +152,8 @@ def _harmless(config: Mapping[str, Any], where: object) -> dict[str, Any]:
         many = _most(value)
         if name.endswith(COUNTS) and many > MOST_PARTS:
             raise SourceError(f"{where}: {name} is {many}; no model of more than {MOST_PARTS} parts of a kind is built")
+        if name in DIVISORS and isinstance(value, int) and value < 1:
+            raise SourceError(f"{where}: {name} is {value}, expected 1 or more")
         if name.endswith(SIZES) and many > MOST_WIDE:
             raise SourceError(f"{where}: {name} is {many}; no model with a side of more than {MOST_WIDE} is built")
     for name in config:

@@ -98,6 +98,35 @@ def test_a_model_that_no_row_fits_is_trained_distilled_reported_and_rehearsed_wh
     assert survey.whole.models["source"].blocks == 1
 
 
+CALIBRATED = """
+model: {folder: pretrained}
+task: {text-classification: {max_length: 16}}
+data: {files: rows.jsonl, split: {validation: 12, test: 12}, calibration: 8}
+reference: finetune
+passes:
+  - finetune: {epochs: 1, precision: fp32, learning_rate: 1e-5}
+  - quantize-static: {calibration: 8, activations: 8}
+targets: [onnxruntime, openvino]
+accept:
+  - {target: onnxruntime, max_drop: 100}
+  - {target: openvino, max_drop: 100}
+"""
+
+
+def test_a_model_that_no_row_fits_is_quantised_with_calibration_for_both_targets(tmp_path):
+    plan = ARCHITECTURES["deberta-v2 with a convolution"].run().folder / "plan.yaml"
+    plan.write_text(CALIBRATED)
+    report = run_plan(
+        load_plan(plan), store=Store(tmp_path / "store"), folder=tmp_path / "run", command="test", tell=lambda _: None
+    )
+    assert report.outcome == "accepted", report.verdicts
+    finals = [each for each in report.candidates if each.stage == "final"]
+    assert [(each.target, each.facts["precision"]) for each in finals] == [
+        ("onnxruntime", "int8 + fp32"),
+        ("openvino", "int8 + fp32"),
+    ]
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_architecture_runs_from_plan_to_export(name, tmp_path, record_property):

@@ -82,6 +82,8 @@ def test_several_labels_run_from_plan_to_export(place, monkeypatch):
     assert json.loads((torch_out / "config.json").read_text())["problem_type"] == "multi_label_classification"
     assert set(said(onnx_out, "word1 red word2").split(", ")) <= {*LABELS, ""}
     (onnx_out / "labels.json").write_text(json.dumps(["bl\u00e9"] * 3))
+    bytes_ = subprocess.run([sys.executable, "-I", str(onnx_out / "example.py"), b"caf\xe9"], capture_output=True, text=True)
+    assert (bytes_.returncode, bytes_.stderr) == (1, "this text is not UTF-8\n")
     monkeypatch.setenv("PYTHONIOENCODING", "ascii")
     assert set(said(onnx_out, "-blue", "word1 red word2").replace(", ", "\n").splitlines()) <= {"bl\\xe9", ""}
     assert re.search(r"finetune: to be run; 4 epochs of 90 rows, 16 a step: 24 steps; about \d+ s, a guess", " ".join(lines))

@@ -83,6 +83,10 @@ ARCHITECTURES: dict[str, Architecture] = {
         "DebertaV2ForSequenceClassification", "DebertaV2Config", type_vocab_size=0, relative_attention=True,
         pos_att_type=["p2c", "c2p"], position_buckets=8, norm_rel_ebd="layer_norm", share_att_key=True, position_biased_input=False,
     ),
+    "deberta-v2 with a convolution": _text(
+        "DebertaV2ForSequenceClassification", "DebertaV2Config", type_vocab_size=0, relative_attention=True,
+        pos_att_type=["p2c", "c2p"], position_buckets=8, norm_rel_ebd="layer_norm", conv_kernel_size=3, conv_act="gelu",
+    ),
     "mpnet": _text("MPNetForSequenceClassification", "MPNetConfig", pad_token_id=1),
     "modernbert": _text(
         "ModernBertForSequenceClassification", "ModernBertConfig", cls_token_id=2, sep_token_id=3, local_attention=8, **ENDS

@@ -470,7 +470,10 @@ def test_configuration_that_counts_without_bound_or_is_nested_without_end_is_ref
     _config(vocab_size=10**9)(tmp_path)
     with pytest.raises(SourceError, match=r"vocab_size is 1000000000; no model with a side of more than 16777216 is built"):
         read(tmp_path)
-    _config(vocab_size=20)(tmp_path)
+    _config(vocab_size=20, num_attention_heads=0)(tmp_path)
+    with pytest.raises(SourceError, match=r"config\.json: num_attention_heads is 0, expected 1 or more"):
+        read(tmp_path)
+    _config(num_attention_heads=2)(tmp_path)
     deep = {}
     for _ in range(450):
         deep = {"inner": deep}
