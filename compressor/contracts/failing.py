@@ -1,14 +1,18 @@
-"""What a library raises while rows go through a model, told with the number of the row."""
+"""What a library raises while rows go through a model, told with the number of the row; and while a model is lowered, built or opened."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from compressor.contracts.graph import Feed
-from compressor.errors import CompressorError, RowFailed, UnsupportedModel
+from compressor.errors import CompressorError, OutOfMemory, RowFailed, UnsupportedModel
 from compressor.foreign import told
+
+OUT_OF_MEMORY = re.compile("out of memory|can't allocate memory|alloc_cpu")
+"""In what torch says where a processor or GPU has no memory left."""
 
 
 @contextmanager
@@ -54,16 +58,21 @@ def library_told(what: str) -> Iterator[None]:
     """Tell what an exporter or a runtime raises on a model; `what` it was to do begins the sentence.
 
     Raises:
-        UnsupportedModel: something was raised that is none of this program's errors, nor a matter of memory or files.
+        OutOfMemory: memory ran out.
+        UnsupportedModel: something else was raised that is none of this program's errors, nor a matter of files.
     """
     try:
         yield
-    except (CompressorError, MemoryError, OSError):
+    except (CompressorError, OSError):
         raise
     except Exception as error:  # an exporter can raise anything
         first = error
         while isinstance(first.__cause__, Exception):  # exporters wrap what was raised in advice
             first = first.__cause__
+        if isinstance(first, CompressorError | OSError):
+            raise first from error
+        if isinstance(first, MemoryError) or OUT_OF_MEMORY.search(str(first)):
+            raise OutOfMemory(f"{what}: out of memory") from error
         raise UnsupportedModel(f"{what}: {told(first, kind=True)}") from error
 
 

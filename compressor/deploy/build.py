@@ -15,10 +15,9 @@ from compressor.contracts.model import BLUEPRINT
 from compressor.contracts.records import File
 from compressor.contracts.registry import lowering
 from compressor.contracts.step import code_parts, step_parts
-from compressor.deploy.graphs import describe
+from compressor.deploy.graphs import describe, model_type
 from compressor.deploy.machine import machine
 from compressor.errors import PluginError
-from compressor.files import json_in
 from compressor.store.store import Store, StoredResult, digest_of, key_of, sha256_of
 
 MODEL_SUFFIXES = (".safetensors", ".onnx", ".onnx.data", ".xml", ".bin", ".gguf")
@@ -97,7 +96,7 @@ class Builder:
         source = Artifact(target.dialect.format, made.path)
         given = {"graphs": self.task.graphs(made.path), "workloads": self.workloads}
         taken = inspect.signature(target.build).parameters  # targets of before take the files alone
-        with library_told(f"{model_type(made.path)} cannot be built for {target.dialect.format}"):
+        with library_told(f"{model_type(made.path)} cannot be built by {type(target).__name__}"):
             target.build(source, out, **{name: value for name, value in given.items() if name in taken})  # type: ignore[arg-type]
 
     def _kept(self, made: StoredResult, target: Target) -> StoredResult:
@@ -117,15 +116,6 @@ class Builder:
             "machine": machine().fingerprint if target.builds_for_machine else None,
         }
         return self.store.obtain(parts, make)
-
-
-def model_type(folder: Path) -> str:
-    """What a stored model says it is: `a model of type bert`; `this model` where it says nothing."""
-    try:
-        kind = json_in(folder / "config.json").get("model_type")
-    except (OSError, ValueError, AttributeError):
-        kind = None
-    return f"a model of type {kind}" if isinstance(kind, str) else "this model"
 
 
 def read_by(kind: type[Format], dialect: Dialect) -> Dialect:

@@ -65,3 +65,12 @@ def _described(built: Path) -> dict[str, Any]:
     if not isinstance(description, dict):
         raise StoreError(f"{built / TASK_FILE} cannot be read: it is no object")
     return description
+
+
+def model_type(folder: Path) -> str:
+    """What a stored model says it is: `a model of type bert`; `this model` where it says nothing."""
+    try:
+        kind = json_in(folder / "config.json").get("model_type")
+    except (OSError, ValueError, AttributeError):
+        kind = None
+    return f"a model of type {kind}" if isinstance(kind, str) else "this model"

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compressor.contracts import Feed, Graph, Session, Target, Task, Workload
+from compressor.contracts.failing import library_told
+from compressor.deploy.graphs import model_type
 
 if TYPE_CHECKING:
     import torch
@@ -95,4 +97,14 @@ def eager(task: Task, model: Model, device: str) -> Callable[[Feed], Feed]:
 
 def opened(task: Task, runtime: Target, built: Path) -> Callable[[Feed], Feed]:
     """A built file opened on its target, as a function of a feed."""
-    return predictor(task, runtime.open(built))
+    return predictor(task, open_built(runtime, built))
+
+
+def open_built(runtime: Target, built: Path) -> Session:
+    """A built file opened on its target.
+
+    Raises:
+        UnsupportedModel: the runtime does not take it.
+    """
+    with library_told(f"{runtime.file} of {model_type(built)} cannot be opened"):
+        return runtime.open(built)

@@ -26,7 +26,7 @@ MOST_KEPT = 8
 """Graphs: those of a few structures, a language model's prefill and decode each."""
 PLACES = ("_name_or_path", "name_or_path", "_commit_hash")
 """What a configuration notes of where it came from."""
-PLAIN = (type(None), bool, int, str, bytes, PurePath, Enum, type, types.BuiltinFunctionType)
+PLAIN = (type(None), bool, int, str, bytes, PurePath, Enum, type)
 SPEC = "pkg.torch.export.graph_signature.InputSpec."
 """Where the exporter notes what an initializer was."""
 
@@ -95,12 +95,15 @@ def _learned(graph: onnx_ir.Model) -> set[str]:
 
 
 def _bare(graph: onnx_ir.Model, weights: Mapping[str, torch.Tensor]) -> onnx_ir.Model:
-    """Let go of the weights, and of what the exporter traced by: a graph that is kept holds nothing of the model."""
+    """Let go of the weights, and of what the exporter traced by; constants are copied. A graph that is kept holds nothing of the model."""
     import onnx_ir
 
     for name in weights:
         if name in graph.graph.initializers:
             graph.graph.initializers[name].const_value = None
+    for value in graph.graph.initializers.values():
+        if value.const_value is not None:
+            value.const_value = onnx_ir.Tensor(value.const_value.numpy().copy(), dtype=value.const_value.dtype, name=value.name)
     parts: list[Any] = [graph.graph, *graph.functions.values()]
     for part in parts:
         for node in onnx_ir.traversal.RecursiveGraphIterator(part):
@@ -122,7 +125,9 @@ def structure(module: torch.nn.Module) -> Hashable:
     cannot be told, which equals no other.
     """
     try:
-        return _Spelling(module).whole()
+        found = _Spelling(module).whole()
+        hash(found)
+        return found
     except Exception:  # what a stranger's object does when it is looked at can be anything
         return None
 
@@ -142,7 +147,7 @@ class _Spelling:
         if torch_module._global_forward_hooks or torch_module._global_forward_pre_hooks:
             raise Unknown
         parts = tuple(
-            (name, self._places[id(part)], type(part), type(part).forward, self._attributes(part))
+            (name, self._places[id(part)], _kind(part), type(part).forward, self._attributes(part))
             for name, part in self._module.named_modules(remove_duplicate=False)
         )
         return (parts, self._tensors())
@@ -193,6 +198,8 @@ class _Spelling:
 
         if isinstance(value, types.FunctionType) and not value.__closure__:
             return (value,)
+        if isinstance(value, types.BuiltinFunctionType) and isinstance(value.__self__, types.ModuleType | type | None):
+            return (value,)
         if type(value) in (torch.Tensor, torch.nn.Parameter):
             return (_digest(value),)
         if type(value) in (dict, OrderedDict):
@@ -206,12 +213,19 @@ class _Spelling:
         if isinstance(value, functools.partial):
             return (self._spelled(value.func), *(self._spelled(each) for each in value.args), *self._items(value.keywords))
         if isinstance(value, types.MethodType):
-            return (value.__func__, self._spelled(value.__self__))
+            return (self._spelled(value.__func__), self._spelled(value.__self__))
         if hasattr(value, "to_diff_dict") and hasattr(
             value, "__dict__"
         ):  # a configuration of transformers, undeclared keys included
             return self._items(vars(value))
         raise Unknown
+
+
+def _kind(part: torch.nn.Module) -> Any:
+    """Its class; a parametrized module has one of its own, which says nothing that the parametrizations do not."""
+    from torch.nn.utils.parametrize import is_parametrized
+
+    return ("parametrized", type(part).__base__) if is_parametrized(part) else type(part)
 
 
 def _digest(tensor: torch.Tensor) -> str:

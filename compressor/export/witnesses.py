@@ -25,7 +25,7 @@ MOST = 32
 MOST_GENERATED = 8
 """Rows that a model which generates is asked, about."""
 ODDEST = 10
-"""Rows that are the longest, the shortest or of a rare kind, before all classes have theirs."""
+"""So many of the longest, shortest and oddest rows come before one of each class."""
 LOOKED_AT = 5000
 """Rows among which the longest, shortest and oddest are looked for."""
 ROWS, ANSWERS, ARRAYS = "rows.json", "answers.json", "arrays.npz"

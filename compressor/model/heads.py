@@ -276,7 +276,7 @@ def _names_of_classes(declared: Mapping[str, Any]) -> Sequence[Any]:
 
 
 def _check_complete(module: Any, missing: Sequence[str], unused: Sequence[str], source: Path, *, headed: bool) -> None:
-    """A head is newly initialised, and a pooler below it; anything else that is not in the file must not be made up."""
+    """A fresh head, and a fresh pooler below it, are newly initialised; anything else that is not in the file must not be made up."""
     if lacking := [name for name in missing if headed or not _of_head(name, _trunk(module))]:
         raise SourceError(
             f"{source} lacks {len(lacking)} weights of {type(module).__name__}: {_listed(lacking)}{_spelled_otherwise(missing, unused)}"

@@ -60,8 +60,9 @@ class Aside:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._over.set()
-        for pool in self._lanes.values():
-            pool.shutdown(cancel_futures=True)
+        for wait in (False, True):  # none begins anything while another is waited for
+            for pool in self._lanes.values():
+                pool.shutdown(wait=wait, cancel_futures=True)
 
 
 @dataclass(frozen=True)

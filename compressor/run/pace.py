@@ -1,4 +1,5 @@
-"""How fast training steps are on this machine: learned whenever one runs or is rehearsed, for `check` to say a rough time by.
+"""How fast training steps are on this machine: learned whenever one runs or is rehearsed, and before that guessed, for `check` to say a
+rough time by.
 
 A step's time is taken to grow with `Pass.work` and with what a row in the middle makes a model compute on. Nothing else is heeded, so
 that it is a time to plan an evening by, and no measurement.
@@ -28,7 +29,7 @@ from compressor.training.launch import ALONE, Processes
 CHANGES_PACE = ("precision", "attention", "compile", "batch_size", "accumulate", "dropout")
 """Settings of a training by which the same work takes another time."""
 SIDE = 1024
-"""Of the matrices that a machine's speed is told by: a hundredth of a second."""
+"""Of the matrices whose product a machine's speed is measured by: it takes a hundredth of a second."""
 UPDATE_SECONDS = 0.02
 """What an update takes beside the model's own products, about."""
 
@@ -50,11 +51,12 @@ class Pace:
         return known["seconds"] * self._work(step) if isinstance(known, dict) else None
 
     def guessed_seconds(self, step: BoundStep, updates: int | None) -> float | None:
-        """By the model's size, how fast this machine multiplies matrices, and a fixed part of each update; None where that says nothing.
+        """By the model's size, how fast this machine multiplies matrices, and a fixed part of each update; None where that says nothing,
+        as of pictures and sounds, whose sizes are no tokens.
 
         Half to twice as long is usual for models of some size; a processor that multiplies faster in bf16 takes less.
         """
-        if self.sizes is None or device() != "cpu":
+        if self.sizes is None or self.sizes.unit != "tokens" or device() != "cpu":
             return None
         return 2 * self._work(step) / self._products_per_second() + UPDATE_SECONDS * (updates or 0)
 

@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any
 from pydantic import TypeAdapter
 
 from compressor.contracts import Artifact, Evaluation, Event, Session, Task
-from compressor.contracts.failing import library_told, placed
+from compressor.contracts.failing import placed
 from compressor.contracts.notes import Note
 from compressor.contracts.records import LatencyRecord, ProbeRecord, Stage, Verdict
 from compressor.contracts.step import step_parts
 from compressor.deploy.bench import ProcessBench, write_feeds
 from compressor.deploy.build import model_files
 from compressor.deploy.graphs import describe
-from compressor.deploy.session import predictor
+from compressor.deploy.session import open_built, predictor
 from compressor.errors import GateStopped
 from compressor.plan.bound import Bound, BoundStep, BoundTarget
 from compressor.report import TIMED_FEEDS, wording, write_report
@@ -308,8 +308,7 @@ class Runner:
         out = self.folder / "artifacts" / f"{name}@{target.name}"
         with watch.time("build", name, target.name):
             candidate, files = builder.build(lowered, stage=name, name=target.name, target=runtime, out=out)
-            with library_told(f"{target.name} cannot open {name}"):
-                session = runtime.open(out)
+            session = open_built(runtime, out)
         candidate = replace(candidate, task=self._decided(session, out))
         scored = name in ("final", self.bound.reference)  # a source that is not held against anything is only timed
         begun = self.scorer.start(candidate, session, (eager_of or state) if scored else None)

@@ -37,7 +37,7 @@ class Scorer:
         return self.ground.aside.start(work, lane=self._lane(candidate), here=not candidate.runtime.computes_apart)
 
     def _lane(self, candidate: Candidate) -> str:
-        """Targets compute side by side where each then has the cores that it was given."""
+        """Targets compute side by side where each then has the cores that it was given, while the run waits for them."""
         together = sum(each.target.threads for each in self.ground.bound.targets)
         return candidate.target if together <= usable_cores() else ""
 

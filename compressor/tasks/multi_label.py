@@ -177,8 +177,8 @@ class MultiLabel(Classification):
     def compare(self, candidate: Evaluation, reference: Evaluation, *, metric: str, name: str, seed: int) -> Difference:
         """Candidate against reference, each at its own threshold; with multi_label by a bootstrap over rows, paired.
 
-        As where rows have one class, half a label that the candidate mends and half of one that it breaks are added, spread over the labels as
-        they are.
+        So that there is a width where no row changes, half a label that the candidate mends and half of one that it breaks are added,
+        spread half as the labels are and half evenly.
         """
         import numpy as np
 

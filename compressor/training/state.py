@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from compressor.contracts.failing import OUT_OF_MEMORY
 from compressor.errors import OutOfMemory, UnsupportedModel
 from compressor.training.settings import TrainingSettings
 
 if TYPE_CHECKING:
     import torch
-
-OUT_OF_MEMORY = re.compile("out of memory|can't allocate memory|alloc_cpu")
-"""In what torch says where a processor or GPU has no memory left."""
 
 
 @contextmanager

@@ -82,7 +82,8 @@ class QuantizeStatic(Pass):
     def work(self, size: Size) -> float:
         """Forward passes: calibration, which writes every range; for each layer's sensitivity a few rows; what `max_drop` compares."""
         calibration = CALIBRATION_PASSES * min(self.calibration, size.rows["calibration"])
-        sensitivity = LAYERS_IN_A_BLOCK * size.blocks * min(SENSITIVITY_ROWS, size.rows["validation"]) if self.sensitivity else 0
+        measured = self.sensitivity or self.max_drop is not None  # at most: where nothing is to be restored they are not
+        sensitivity = LAYERS_IN_A_BLOCK * size.blocks * min(SENSITIVITY_ROWS, size.rows["validation"]) if measured else 0
         compared = 2 * size.rows["validation"] if self.max_drop is not None else 0
         return (calibration + sensitivity + compared) * size.weights
 
@@ -166,8 +167,9 @@ class _Search:
         whole = apart(exact, self._outputs(self.written(())))
         costs = {}
         for done, layer in enumerate(layers, start=1):
-            gone = whole - apart(exact, self._outputs(self.written((layer,))))
+            other = apart(exact, self._outputs(self.written((layer,))))
             with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is told by a verdict, not warned of
+                gone = whole - other
                 costs[layer] = Cost(*paired(gone, None, self.ctx.seed, binary=False)[:3])
             self.ctx.tell(Progress("sensitivity", done, len(layers), "layers"))
         return costs

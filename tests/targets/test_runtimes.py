@@ -19,7 +19,7 @@ from compressor.contracts.failing import library_told
 from compressor.contracts.registry import lowering
 from compressor.deploy.build import Builder, beside
 from compressor.deploy.graphs import describe
-from compressor.errors import MissingDependency, PluginError, UnsupportedModel
+from compressor.errors import MissingDependency, OutOfMemory, PluginError, UnsupportedModel
 from compressor.model.model import Model
 from compressor.plan.specs import ModelSource
 from compressor.store.store import Store
@@ -227,8 +227,13 @@ def test_what_a_runtime_raises_is_told_from_its_first_cause_and_errors_of_ours_a
         library_told("onnxruntime cannot open final"),
     ):
         wrapped()
-    for error in (MissingDependency("cuda"), MemoryError(), OSError("disk")):
+    for error in (MissingDependency("cuda"), OSError("disk")):
         with pytest.raises(type(error)), library_told("x"):
+            raise error
+        with pytest.raises(type(error)), library_told("x"):
+            raise RuntimeError("advice") from error
+    for error in (MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")):
+        with pytest.raises(OutOfMemory, match=r"^x: out of memory$"), library_told("x"):
             raise error
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+from families import ALL
 from transformers import BertConfig, BertForSequenceClassification
 
 from compressor.contracts import Graph, Port
@@ -134,6 +135,13 @@ def test_models_that_compute_otherwise_have_other_structures(change):
     assert structure(plain) == structure(changed)
     change(changed)
     assert structure(plain) != structure(changed)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_models_of_every_family_are_like_others_of_their_structure(name):
+    one, other = structure(ALL[name].make().eval()), structure(ALL[name].make().eval())
+    assert one is not None
+    assert one == other
 
 
 def test_where_a_model_came_from_is_no_part_of_its_structure():

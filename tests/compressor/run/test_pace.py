@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
 from furnished import rows, write_model, write_rows
@@ -69,6 +70,8 @@ def test_guess_grows_with_the_work_and_says_nothing_of_a_gpu(place, tmp_path, mo
     _, _, longer = finetune(place, store, "passes.finetune.epochs=6")
     own = [each.steps[0].seconds - UPDATE_SECONDS * each.steps[0].steps for each in (found, longer)]
     assert own[1] == pytest.approx(2 * own[0]), "the machine is measured once"
+    pixels = replace(pace, sizes=found.inputs.model_copy(update={"unit": "pixels"}))
+    assert pixels.guessed_seconds(step, 15) is None
     monkeypatch.setattr("compressor.run.pace.device", lambda: "cuda")
     assert pace.guessed_seconds(step, 15) is None
 
