@@ -9,6 +9,7 @@ from typing import Any
 
 from compressor.contracts import Graph, Task, registry
 from compressor.contracts.graph import graph_from
+from compressor.contracts.model import CONFIG
 from compressor.errors import StoreError
 from compressor.files import json_in
 
@@ -70,7 +71,7 @@ def _described(built: Path) -> dict[str, Any]:
 def model_type(folder: Path) -> str:
     """What a stored model says it is: `a model of type bert`; `this model` where it says nothing."""
     try:
-        kind = json_in(folder / "config.json").get("model_type")
+        kind = json_in(folder / CONFIG).get("model_type")
     except (OSError, ValueError, AttributeError):
         kind = None
     return f"a model of type {kind}" if isinstance(kind, str) else "this model"

@@ -128,7 +128,7 @@ def structure(module: torch.nn.Module) -> Hashable:
         found = _Spelling(module).whole()
         hash(found)
         return found
-    except Exception:  # what a stranger's object does when it is looked at can be anything
+    except Exception:  # what a stranger's object does when it is looked at can be anything; it is traced each time then
         return None
 
 
@@ -214,9 +214,7 @@ class _Spelling:
             return (self._spelled(value.func), *(self._spelled(each) for each in value.args), *self._items(value.keywords))
         if isinstance(value, types.MethodType):
             return (self._spelled(value.__func__), self._spelled(value.__self__))
-        if hasattr(value, "to_diff_dict") and hasattr(
-            value, "__dict__"
-        ):  # a configuration of transformers, undeclared keys included
+        if hasattr(value, "to_diff_dict"):  # a configuration of transformers: undeclared keys count, too
             return self._items(vars(value))
         raise Unknown
 

@@ -54,7 +54,8 @@ class Pace:
         """By the model's size, how fast this machine multiplies matrices, and a fixed part of each update; None where that says nothing,
         as of pictures and sounds, whose sizes are no tokens.
 
-        Half to twice as long is usual for models of some size; a processor that multiplies faster in bf16 takes less.
+        Of the quickstart, fine-tuning is guessed at 44 to 47 s and takes 44 to 59; distilling a student that was pruned before, at 5 min,
+        and takes 71 to 90 s (2 cores with AMX): what pruning leaves is not known here.
         """
         if self.sizes is None or self.sizes.unit != "tokens" or device() != "cpu":
             return None
