@@ -11,6 +11,7 @@ install: .venv/installed
 	$(BIN)/pip install --quiet --disable-pip-version-check $$(grep '^torch==' requirements.lock)
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -r requirements.lock
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e .
+	$(BIN)/python -m compileall -q compressor passes targets benchmarks  # as pip does with wheels, and not with what is editable
 	touch $@
 
 quickstart: .venv/installed

@@ -13,7 +13,9 @@ from compressor.contracts.records import Scores
 from compressor.contracts.statistics import difference
 from compressor.tasks.classification import ACCURACY, MACRO_F1
 from compressor.tasks.metrics import by_class
+from compressor.tasks.multi_label import MACRO, MICRO
 from compressor.tasks.text_classification import TextClassification
+from compressor.tasks.text_regression import PEARSON, SPEARMAN, TextRegression
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -143,6 +145,83 @@ def _unbounded(
     return Setting(words, rows, 100 * mean, draw)
 
 
+# ------------------------------------------------------------------ numbers, and labels each by itself
+
+
+@dataclass(frozen=True)
+class Told:
+    """Numbers, of unit variance, that two models tell with errors of these sizes which go together so much."""
+
+    words: str
+    mine: float
+    theirs: float
+    together: float
+    skewed: bool = False
+    """True numbers are drawn from an exponential distribution, else from a normal one."""
+
+    def setting(self, rows: int, metric: str) -> Setting:
+        """Spearman's truth holds for normal numbers only."""
+
+        def draw(random: Draw, n: int) -> tuple[Difference, int]:
+            true = random.exponential(1.0, n) if self.skewed else random.standard_normal(n)
+            first, second = random.standard_normal((2, n))
+            other = self.together * first + np.sqrt(1 - self.together**2) * second
+            scored = [_numbers(true + spread * error, true) for spread, error in ((self.mine, first), (self.theirs, other))]
+            return TextRegression().compare(scored[0], scored[1], metric=metric, name="source", seed=0), n
+
+        linear = 1 / np.sqrt(1 + np.square([self.mine, self.theirs]))
+        figures = linear if metric == PEARSON.name else 6 / np.pi * np.arcsin(linear / 2)
+        return Setting(f"{metric}, {self.words}", rows, 100 * float(figures[0] - figures[1]), draw)
+
+
+def _numbers(told: NDArray[np.float64], true: NDArray[np.float64]) -> Evaluation:
+    scores = Scores(
+        split="test", metric=SPEARMAN.name, metrics=tuple(each.metric(0.0, len(true)) for each in (SPEARMAN, PEARSON))
+    )
+    return Evaluation(scores, {"logits": told[:, None]}, truth={"numbers": true})
+
+
+def _labelled(words: str, rows: int, common: tuple[float, ...], wrong: float, differing: float, metric: str) -> Setting:
+    """Labels that apply to such shares of rows; the reference is wrong on a share of each, the candidate differs from it on another."""
+
+    def draw(random: Draw, n: int) -> tuple[Difference, int]:
+        true, theirs = random.random((n, len(common))) < common, random.random((n, len(common))) < wrong
+        mine = theirs ^ (random.random(theirs.shape) < differing)
+        scored = [_several(true ^ errors, true) for errors in (mine, theirs)]
+        task = TextClassification(multi_label=True)
+        return task.compare(scored[0], scored[1], metric=metric, name="source", seed=0), int((mine != theirs).any(1).sum())
+
+    shares = np.asarray(common)
+    found = []
+    for error in (wrong * (1 - differing) + differing * (1 - wrong), wrong):
+        right, said = shares * (1 - error), shares * (1 - error) + (1 - shares) * error
+        macro = float((2 * right / (said + shares)).mean())
+        found.append(2 * right.sum() / (said + shares).sum() if metric == MICRO.name else macro)
+    return Setting(f"{metric} of labels, {words}", rows, 100 * float(found[0] - found[1]), draw)
+
+
+def _several(told: NDArray[np.bool_], true: NDArray[np.bool_]) -> Evaluation:
+    scores = Scores(split="test", metric=MICRO.name, metrics=tuple(each.metric(0.0, len(true)) for each in (MICRO, MACRO)))
+    truth = {"labels": true.astype(np.int64), "threshold": np.asarray(0.5)}
+    return Evaluation(scores, {"logits": np.where(told, 9.0, -9.0).astype(np.float32)}, truth=truth)
+
+
+def _without_gains() -> dict[str, Setting]:
+    found: dict[str, Setting] = {}
+    near, apart = Told("as good, errors alike", 0.3, 0.3, 0.95), Told("one better", 0.5, 0.6, 0.8)
+    skewed = Told("one better, skewed numbers", 0.5, 0.8, 0.5, skewed=True)
+    common = {"even": (0.3,) * 5, "skew": (0.5, 0.3, 0.15, 0.1, 0.05)}
+    for rows in (50, 100, 300):
+        for name, told in (("near", near), ("apart", apart), ("skewed", skewed)):
+            for metric in (PEARSON.name,) if told.skewed else (PEARSON.name, SPEARMAN.name):
+                found[f"{metric}-{name}-{rows}"] = told.setting(rows, metric)
+        for name, shares in common.items():
+            for metric in (MICRO.name, MACRO.name):
+                words = f"{len(shares)} {'equally common' if name == 'even' else 'from half to 5 % of rows'}"
+                found[f"{metric}-{name}-{rows}"] = _labelled(words, rows, shares, 0.1, 0.05, metric)
+    return found
+
+
 def _settings() -> dict[str, Setting]:
     even, skew = (1.0,) * 4, (8.0, 3.0, 2.0, 1.0)
     few = Population.of(even, wrong=0.1, better=0.01, worse=0.02)
@@ -174,7 +253,7 @@ def _settings() -> dict[str, Setting]:
             0.1,
             weighted=False,
         )
-    return found
+    return found | _without_gains()
 
 
 SETTINGS: Mapping[str, Setting] = _settings()

@@ -103,6 +103,21 @@ def _mean_and_error(gained: NDArray[np.float64], weights: NDArray[np.float64]) -
     return means, errors
 
 
+def draws_of(
+    rows: int, seed: int, times: int = RESAMPLES, *, counts: NDArray[np.float64] | None = None
+) -> Iterator[NDArray[np.int64]]:
+    """How often each row is held by each of `times` draws of so many rows with replacement, each as likely as its count (else all alike).
+
+    In blocks `[draws, rows]`, as `resampled`, for figures that are sums over rows. There may be more counts than rows are drawn.
+    """
+    import numpy as np
+
+    counted = np.ones(rows) if counts is None else counts
+    draw, block, shares = np.random.default_rng(seed), max(1, DRAWN_AT_ONCE // len(counted)), counted / counted.sum()
+    for done in range(0, times, block):
+        yield draw.multinomial(rows, shares, size=min(block, times - done))
+
+
 def resampled(n: int, seed: int, times: int = RESAMPLES) -> Iterator[NDArray[np.int64]]:
     """Rows drawn with replacement, `times` n of them in blocks `[draws, n]`: all at once, many rows would fill the memory."""
     import numpy as np

@@ -9,13 +9,13 @@ from typing import Any, ClassVar, Self, TypeAlias
 
 from pydantic import BaseModel, ConfigDict
 
+from compressor.contracts.described import Described
 
-class Step(BaseModel):
+
+class Step(Described):
     """Anything a plan names: its fields are its parameters and nothing else; it keeps no run state."""
 
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=(), use_attribute_docstrings=True
-    )
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
 
     version: ClassVar[int] = 1
     """Raised whenever equal parameters give other results."""

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
+from compressor.contracts.described import Described
 from compressor.contracts.records import Kind, Workload
 
 PLAN_VERSION: Literal[1] = 1
@@ -25,12 +26,10 @@ MadeName: TypeAlias = Annotated[str, Field(pattern=rf"{NAME[:-1]}(\.{NAME[1:-1]}
 """Name of a model: a step's, an entry's of `models:`, `source`, or `STEP.NAME` for a further model that a step makes."""
 
 
-class Spec(BaseModel):
+class Spec(Described):
     """Frozen part of a plan; an unknown key is a fault."""
 
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=(), use_attribute_docstrings=True
-    )
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
 
 
 def one_of(spec: Spec, *fields: str) -> str:

@@ -12,6 +12,7 @@ from typing import Any, TypeVar, get_args
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from compressor.contracts.described import descriptions
 from compressor.contracts.step import renamings
 from compressor.errors import Fault, PluginError, did_you_mean
 from compressor.plan.yaml_source import Located
@@ -207,7 +208,8 @@ def _known(model: type[BaseModel], path: Iterable[int | str]) -> dict[str, str]:
 
 
 def _fields(model: type[BaseModel]) -> dict[str, tuple[Any, str]]:
-    return {field.alias or name: (field.annotation, field.description or "") for name, field in model.model_fields.items()}
+    said = descriptions(model)
+    return {field.alias or name: (field.annotation, said[name]) for name, field in model.model_fields.items()}
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:

@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 from compressor.contracts import Batch, Data, Evaluation, Feed, Measure, Outputs, Prediction
 from compressor.contracts.failing import of_split
 from compressor.contracts.records import ClassScore, Difference, Disagreement, Interval, Scores
-from compressor.contracts.statistics import DRAWN_AT_ONCE, NORMAL_95
+from compressor.contracts.statistics import NORMAL_95, draws_of
 from compressor.errors import SourceError
 from compressor.tasks.classification import F1_METHOD, RESAMPLES, Classification, configured_names, shown
 from compressor.tasks.labels import in_order, listed
@@ -162,7 +162,7 @@ class MultiLabel(Classification):
         told = likely >= threshold
         micro, macro = _f1(told, labels, np.ones((1, len(labels))))[:, 0]
         low, high = np.quantile(
-            _drawn(lambda draws: _f1(told, labels, draws), len(labels), np.ones(len(labels)), seed=0), (0.025, 0.975), axis=-1
+            _drawn(lambda draws: _f1(told, labels, draws), len(labels), None, seed=0), (0.025, 0.975), axis=-1
         )
         metrics = tuple(
             measure.metric(
@@ -358,14 +358,12 @@ def _f1(told: NDArray[np.bool_], labels: NDArray[np.int64], draws: NDArray[Any])
 
 
 def _drawn(
-    value: Callable[[NDArray[Any]], NDArray[np.float64]], n: int, counts: NDArray[np.float64], *, seed: int
+    value: Callable[[NDArray[Any]], NDArray[np.float64]], n: int, counts: NDArray[np.float64] | None, *, seed: int
 ) -> NDArray[np.float64]:
     """A value of each of `RESAMPLES` draws of n rows, each as likely as its count, on its last axis."""
     import numpy as np
 
-    draw, block = np.random.default_rng(seed), max(1, DRAWN_AT_ONCE // len(counts))
-    sizes = [min(block, RESAMPLES - done) for done in range(0, RESAMPLES, block)]
-    return np.concatenate([value(draw.multinomial(n, counts / counts.sum(), size=size)) for size in sizes], axis=-1)
+    return np.concatenate([value(draws) for draws in draws_of(n, seed, RESAMPLES, counts=counts)], axis=-1)
 
 
 def _by_label(told: NDArray[np.bool_], labels: NDArray[np.int64], names: Sequence[str]) -> tuple[ClassScore, ...]:

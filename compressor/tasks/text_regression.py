@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -13,7 +13,7 @@ from pydantic import Field
 from compressor.contracts import Batch, Columns, Data, Deployment, Evaluation, Feed, Measure, Outputs, Prediction, Recipe, Seen
 from compressor.contracts.model import CONFIG
 from compressor.contracts.records import Difference, Interval, Scores
-from compressor.contracts.statistics import PAIRED_BOOTSTRAP, resampled
+from compressor.contracts.statistics import draws_of
 from compressor.errors import SourceError
 from compressor.model.sources import read_json
 from compressor.tasks import guesses
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
 SPEARMAN, PEARSON = (Measure(name, written="number", unknowing=0.0) for name in ("Spearman", "Pearson"))
 MSE = Measure("MSE", better="lower", drop="percent")
-RESAMPLES = 1000
 LARGEST = 1e15
 """A number whose square, summed over any number of rows, is one in float32."""
 
@@ -124,31 +123,31 @@ class TextRegression(Texts):
 
         told, true = outputs[self.outputs()[0].name][:, 0].astype(np.float64), truth["numbers"]
         with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is told by a verdict, not warned of
-            values, gains = _figures(told, true), {MSE.name: -np.square(told - true)}
-            low, high = _interval(lambda rows: _figures(told[rows], true[rows]), len(true), seed=0)
+            values, gains = _figures(told, true, np.ones((1, len(true)), np.int64))[:, 0], {MSE.name: -np.square(told - true)}
+            drawn = [_figures(told, true, draws) for draws in draws_of(len(true), 0)]
+            low, high = np.quantile(np.concatenate(drawn, axis=1), (0.025, 0.975), axis=1)
         metrics = tuple(
             measure.metric(
-                values[at], len(true), Interval(low=float(low[at]), high=float(high[at]), method="bootstrap over rows")
+                float(values[at]), len(true), Interval(low=float(low[at]), high=float(high[at]), method="bootstrap over rows")
             )
             for at, measure in enumerate(self.measures())
         )
         return Evaluation(Scores(split=split, metric=SPEARMAN.name, metrics=metrics), outputs, gains=gains, truth=truth)
 
     def compare(self, candidate: Evaluation, reference: Evaluation, *, metric: str, name: str, seed: int) -> Difference:
-        """Candidate against reference; correlations, which no row adds to, get the interval of a bootstrap over rows, paired."""
+        """Candidate against reference; correlations, which no row adds to, by leaving out rows and by drawing them, paired."""
         import numpy as np
+
+        from compressor.tasks.correlations import DIFFERENCE_METHOD, gained_interval, pearson, spearman
 
         found = super().compare(candidate, reference, metric=metric, name=name, seed=seed)
         if metric == MSE.name:
             return found
-        figure: Callable[..., float] = {SPEARMAN.name: _spearman, PEARSON.name: _pearson}[metric]
+        figure = {SPEARMAN.name: spearman, PEARSON.name: pearson}[metric]
         mine, theirs = (each.outputs[self.outputs()[0].name][:, 0].astype(np.float64) for each in (candidate, reference))
-        true = reference.truth["numbers"]
         with np.errstate(invalid="ignore", over="ignore"):
-            low, high = _interval(
-                lambda rows: figure(mine[rows], true[rows]) - figure(theirs[rows], true[rows]), len(true), seed=seed
-            )
-        interval = Interval(low=100 * float(low), high=100 * float(high), method=PAIRED_BOOTSTRAP)
+            low, high = gained_interval(figure, mine, theirs, reference.truth["numbers"], seed=seed)
+        interval = Interval(low=100 * low, high=100 * high, method=DIFFERENCE_METHOD)
         return found.model_copy(update={"interval": interval})
 
     def tell(self, outputs: Feed, labels: Sequence[str]) -> tuple[Prediction, ...]:  # noqa: ARG002 - numbers have no names
@@ -177,35 +176,10 @@ def _number(value: Any, where: str) -> float:
     return found
 
 
-def _interval(value: Callable[[NDArray[np.int64]], Any], n: int, *, seed: int) -> NDArray[np.float64]:
-    """Low and high end of the 95 % percentile interval of what rows, drawn with replacement, have as their value: `[2, ...]`."""
+def _figures(told: NDArray[np.float64], true: NDArray[np.float64], draws: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Of each draw, as `measures` has them: `[3, draws]`."""
     import numpy as np
 
-    drawn = [value(rows) for block in resampled(n, seed, RESAMPLES) for rows in block]
-    found: NDArray[np.float64] = np.quantile(drawn, (0.025, 0.975), axis=0)
-    return found
+    from compressor.tasks.correlations import pearson, spearman
 
-
-def _figures(told: NDArray[np.float64], true: NDArray[np.float64]) -> tuple[float, float, float]:
-    return _spearman(told, true), _pearson(told, true), float(((told - true) ** 2).mean())
-
-
-def _pearson(told: NDArray[np.float64], true: NDArray[np.float64]) -> float:
-    import numpy as np
-
-    one, other = told - told.mean(), true - true.mean()
-    spread = float(np.sqrt((one @ one) * (other @ other)))
-    return float(one @ other) / spread if spread > 0 else 0.0
-
-
-def _spearman(told: NDArray[np.float64], true: NDArray[np.float64]) -> float:
-    return _pearson(_ranks(told), _ranks(true))
-
-
-def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Ranks from 0; equal values have the mean of theirs."""
-    import numpy as np
-
-    _, of, counts = np.unique(values, return_inverse=True, return_counts=True)
-    found: NDArray[np.float64] = (np.cumsum(counts) - (counts + 1) / 2)[of]
-    return found
+    return np.stack([spearman(told, true, draws), pearson(told, true, draws), draws @ np.square(told - true) / draws.sum(axis=1)])

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any, TypeVar
 
 from compressor.contracts import Pass, Step
+from compressor.contracts.described import descriptions
 from compressor.contracts.step import step_parts
 from compressor.plan.validation import validated
 from compressor.plan.yaml_source import read_yaml, write_yaml
@@ -36,9 +37,9 @@ def is_explained(subject: Subject) -> None:
     """`compressor explain` has something to say: a docstring, a description of each parameter, the source of a method."""
     step: Step = subject.plugin
     subject.require(bool((type(step).__doc__ or "").strip()), "has no docstring; `compressor explain` shows it")
-    for name, field in type(step).model_fields.items():
+    for name, text in descriptions(type(step)).items():
         subject.require(
-            bool(field.description),
+            bool(text),
             f"parameter '{name}' has no description; write a docstring below it or Field(description=...)",
         )
     if subject.kind in ("pass", "objective"):

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 class Lora(BaseModel):
     """A pair of matrices `[rank, in]` and `[out, rank]` beside each linear layer of the blocks, whose product times `alpha / rank` is added."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     rank: int = Field(default=16, ge=1, le=4096, description="Inner size of the matrices.")
     alpha: float = Field(default=32.0, gt=0, description="Their product is added times `alpha / rank`.")

@@ -30,7 +30,7 @@ class Generation(BaseModel):
     stands unless it is none of the teacher's likeliest, and the teacher's takes its place.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     by: Literal["student", "teacher", "both"] = Field(default="student", description="Who writes.")
     share: float = Field(default=0.5, gt=0, le=1, description="Share of the steps that train on what is written (lambda).")

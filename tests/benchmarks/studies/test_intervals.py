@@ -26,7 +26,18 @@ def test_ten_per_cent_are_seen_on_a_quiet_machine():
     assert found[0.0].faster + found[0.0].slower <= 2
 
 
-@pytest.mark.parametrize("name", ["accuracy-some-200", "macro-F1-few-50", "macro-F1-some-200", "normal-30", "sparse-30"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "accuracy-some-200",
+        "macro-F1-few-50",
+        "macro-F1-some-200",
+        "normal-30",
+        "sparse-30",
+        "Spearman-apart-50",
+        "micro-F1-skew-50",
+    ],
+)
 def test_intervals_of_differences_hold_the_truth_about_as_often_as_they_say(name):
     found = coverage(SETTINGS[name], draws=100, seed=7)
     assert found.covered >= 0.88 * found.draws  # 0.95, less three standard deviations of so few draws
