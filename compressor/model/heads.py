@@ -28,6 +28,7 @@ SAME_NAMES = {"ForTokenClassification": "each token", "ForMultipleChoice": "whic
 SETFIT = "model_head.pkl"
 SHOWN = 20
 """Labels that a line names."""
+HEADLESS = "take the model without its head (`AutoModel.from_pretrained(FOLDER).save_pretrained(OTHER)`, and its other files beside it) for a new one"
 KINDS = "ForSequenceClassification"
 """What HuBERT and wav2vec 2.0 end their classifiers' names with, beside what texts have."""
 
@@ -123,11 +124,14 @@ def _head(auto: Any, module: Any, found: Mapping[str, Any], source: Path, labels
     _check_of_rows(auto, declared, source)
     if (kind := declared.get("problem_type") or problem) != problem:
         answers = TASKS.get(kind, str(kind)) if _takes_texts(auto) else str(TASKS.get(kind, kind)).partition(" (")[0]
-        raise SourceError(f"{source} has a head that answers {answers}, the task asks for {TASKS[problem]}")
+        raise SourceError(
+            f"{source} has a head that answers {answers}, the task asks for {TASKS[problem]}: choose the task of its head, or {HEADLESS}"
+        )
     rows = next((has[0] for name, has, _ in found["mismatched_keys"] if name in sized), len(labels))
     if rows == 1 and labels != ("",):
         raise SourceError(
-            f"{source} has a head of one output, which tells a number, or yes and no by a threshold; the task asks for {TASKS[problem]}"
+            f"{source} has a head of one output, which tells a number, or yes and no by a threshold; the task asks for {TASKS[problem]}: "
+            f"choose a task of regression, or {HEADLESS}"
         )
     if labels == ("",):
         return Head(("",), (_only(rows, declared, source),), (), tuple(unused))
@@ -191,8 +195,7 @@ def _order(names: Sequence[str], labels: Sequence[str], source: Path, *, named: 
     if sorted(names) != sorted(labels):
         raise SourceError(
             f"{source} classifies {_some(sorted(names))}, the data has {_some(sorted(labels))}: not the same labels"
-            f"{_likeness(names, labels)}; {_advice(names, labels, named=named)}, or take the model without its head "
-            "(`AutoModel.from_pretrained(FOLDER).save_pretrained(OTHER)`, and its other files beside it)"
+            f"{_likeness(names, labels)}; {_advice(names, labels, named=named)}, or {HEADLESS}"
         )
     return [names.index(name) for name in labels]
 
@@ -213,7 +216,10 @@ def _advice(names: Sequence[str], labels: Sequence[str], *, named: bool) -> str:
 
 def _only(rows: int, declared: Mapping[str, Any], source: Path) -> int:
     if rows != 1:
-        raise SourceError(f"{source} classifies {_some(_names(declared, rows, source))}, the task asks for {TASKS['regression']}")
+        told = _some(_names(declared, rows, source))
+        raise SourceError(
+            f"{source} classifies {told}, the task asks for {TASKS['regression']}: choose a task of classes, or {HEADLESS}"
+        )
     return 0
 
 

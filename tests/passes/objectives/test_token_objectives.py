@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import itertools
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
+from pydantic import ValidationError
 from torch.nn.functional import pad
 
 from compressor.contracts import LikeliestLogits, Outputs, TokenLogits
@@ -26,6 +28,7 @@ FAMILY = [
     SoftTargets(temperature=1.0, divergence="skewed-reverse"),
     SoftTargets(temperature=1.0, divergence="jensen-shannon", beta=0.3),
     InterpolatedTargets(),
+    InterpolatedTargets(temperature=2.0),
     AdaptiveTeaching(),
     SortedProbabilities(),
 ]
@@ -72,8 +75,9 @@ def plain(objective, mine, theirs, told):
         return (t * t * found).mean()
     p, q = plain_probabilities(theirs), plain_probabilities(mine)
     if isinstance(objective, InterpolatedTargets):
-        target = plain_probabilities(0.6 * mine.detach() + 0.4 * theirs)
-        return plain_kl(target, q).mean()
+        t = objective.temperature
+        target = plain_probabilities(0.6 * mine.detach() + 0.4 * theirs, t)
+        return t * t * plain_kl(target, plain_probabilities(mine, t)).mean()
     if isinstance(objective, SortedProbabilities):
         return (p.sort(-1, descending=True).values - q.sort(-1, descending=True).values).abs().sum(-1).mean()
     at = told[:, None]
@@ -108,6 +112,36 @@ def test_each_is_zero_where_both_are_equal_and_no_padding_changes_it(objective):
     assert objective.loss(*longer, {}).item() == pytest.approx(found, rel=1e-12)
 
 
+@pytest.mark.parametrize(
+    ("objective", "name", "taken", "refused"),
+    [
+        (InterpolatedTargets, "rate", (0, 1), (-1e-9, 1.1)),
+        (InterpolatedTargets, "start", (0, 1), (-1e-9, 1.1)),
+        (InterpolatedTargets, "end", (0.4, 1), (0.3, 1.1)),
+        (InterpolatedTargets, "momentum", (0, 0.999), (-1e-9, 1)),
+        (InterpolatedTargets, "temperature", (1e-3, 1000), (0, 1001)),
+        (SortedProbabilities, "temperature", (1e-3, 1000), (0, 1001)),
+        (AdaptiveTeaching, "easy", (0, 1), (-1e-9, 1.1)),
+        (QueryKeyValueRelations, "layer", (-1000, 1000), (-1001, 1001)),
+        (QueryKeyValueRelations, "heads", (1,), (0,)),
+    ],
+)
+def test_parameters_end_where_they_say(objective, name, taken, refused):
+    for value in taken:
+        assert getattr(objective(**{name: value}), name) == value
+    for value in refused:
+        with pytest.raises(ValidationError, match=name if name != "end" else "end|less than"):
+            objective(**{name: value})
+
+
+def test_logits_that_are_there_count_where_the_mask_says_so():
+    mask = torch.tensor([[1, 1, 0], [1, 0, 0]])
+    mine, theirs = drawn(0, 2, 3, WORDS), drawn(1, 2, 3, WORDS)
+    found = SortedProbabilities().loss(Outputs(mine, mask=mask), Outputs(theirs), {}).item()
+    each = sorted_values(mine.flatten(0, 1), theirs.flatten(0, 1))[mask.flatten().bool()]
+    assert found == pytest.approx(each.mean().item())
+
+
 def test_mixed_divergences_tend_to_the_plain_ones():
     mine, theirs = drawn(0, 7, WORDS), drawn(1, 7, WORDS)
 
@@ -139,9 +173,9 @@ def test_the_teachers_share_rises_with_the_training_and_faster_while_the_loss_fa
     for name, factor in (("falling", 0.5), ("rising", 2.0)):
         state, loss, found = objective.projections(None, None), None, []
         for step in range(10):
-            for _part in range(2):  # parts of one step see one share
-                now = objective.at(state, step=step, done=step / 20, before=loss)
-            found.append(float(now._share))
+            parts = [float(objective.at(state, step=step, done=step / 20, before=loss)._share) for _ in range(2)]
+            assert parts[0] == parts[1], "parts of one step see one share"
+            found.append(parts[0])
             loss = 1.0 if loss is None else loss * factor
         shares[name] = found
         assert found[0] == pytest.approx(0.4)
@@ -167,6 +201,20 @@ def test_sorted_probabilities_know_no_order_of_words_and_no_words_that_are_never
     assert sorted_values(mine, larger).abs().max() < 1e-12
     assert sorted_values(larger, mine).abs().max() < 1e-12
     assert (sorted_values(mine, drawn(2, 4, 30)) > 0).all()
+
+
+def test_the_mean_of_sorted_probabilities_is_over_tokens_that_have_a_partner():
+    mine, theirs = student(), 2 * student(3).main.detach()
+    best = theirs.log_softmax(-1).topk(WORDS, dim=-1)
+    silent = torch.zeros(SHAPE, dtype=torch.bool)
+    silent[1, 3:] = True
+    words, rest = (
+        best.values.masked_fill(silent[..., None], math.nan),
+        torch.full(SHAPE, -torch.inf).masked_fill(silent, math.nan),
+    )
+    found = SortedProbabilities().loss(mine, Outputs(LikeliestLogits(best.indices, words, rest, WORDS)), {}).item()
+    told = (labels() >= 0) & ~silent
+    assert found == pytest.approx(sorted_values(mine.main[told], theirs[told]).mean().item(), rel=1e-6)
 
 
 def test_adaptive_teaching_needs_labels():
@@ -245,3 +293,27 @@ def test_documents_in_one_row_have_no_relations_and_padding_none():
     apart = (objective.loss(parts[0], parts[1], {}) + objective.loss(parts[2], parts[3], {})).item() / 2
     first = [Outputs(torch.zeros(1, 2), {name: each[:1] for name, each in made.features.items()}, mask[:1]) for made in alone]
     assert objective.loss(*first, {"position_ids": positions[:1]}).item() == pytest.approx(apart)
+
+
+def anatomy(*blind):
+    """Blocks of two heads of four features, of which some have no attention left."""
+    attention = SimpleNamespace(heads=2, head_size=4, key_value_groups=2)
+    blocks = {f"layer.{at}": SimpleNamespace(id=f"layer.{at}", attention=None if at in blind else attention) for at in range(3)}
+    return SimpleNamespace(blocks=tuple(blocks.values()), block=blocks.__getitem__)
+
+
+def test_relations_are_of_the_students_last_block_and_the_one_that_is_asked_for():
+    mine, theirs = QueryKeyValueRelations(layer=-3).wants(anatomy(0), anatomy())
+    assert [(each.kind, each.block) for each in sorted(mine.features, key=str)] == [
+        (kind, "layer.2") for kind in ("key", "query", "value")
+    ]
+    assert {each.block for each in theirs.features} == {"layer.0"}
+    for layer in (3, -4):
+        with pytest.raises(UnsupportedModel, match=f"layer {layer}: the teacher has 3 blocks, and the student 3"):
+            QueryKeyValueRelations(layer=layer).wants(anatomy(), anatomy())
+    with pytest.raises(UnsupportedModel, match="the teacher has 3 blocks, and the student 0"):
+        QueryKeyValueRelations().wants(SimpleNamespace(blocks=(), block=None), anatomy())
+    with pytest.raises(UnsupportedModel, match=r"layer.2 of the student has no attention left"):
+        QueryKeyValueRelations().wants(anatomy(2), anatomy())
+    with pytest.raises(UnsupportedModel, match="heads: 3 does not divide the 8 features of a query of the student"):
+        QueryKeyValueRelations(heads=3).wants(anatomy(), anatomy())
