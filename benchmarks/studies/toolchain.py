@@ -14,10 +14,12 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from benchmarks.statistics import median_with_interval
 from benchmarks.studies.cli_start import start_seconds
@@ -66,6 +68,7 @@ class Row:
     what: str
     value: str
     how: str
+    before: str = ""  # what an earlier version took
 
 
 # ------------------------------------------------------------------ the command line
@@ -138,9 +141,11 @@ def store_overhead(mebibytes: Sequence[int] = STORED_MEBIBYTES, *, rounds: int =
         content = os.urandom(MEBIBYTE) * size
         with tempfile.TemporaryDirectory() as folder:
             times = [_store_seconds(Path(folder), number, content) for number in range(rounds)]
-        put, find = ([each[column] for each in times] for column in (0, 1))
-        yield Row(f"store: put {size} MiB", _milliseconds(put), "beyond writing and syncing one file: staging, sha256, renaming")
-        yield Row(f"store: find {size} MiB", _milliseconds(find), "with its digest held against the files")
+        put, find = ([1e3 * each[column] for each in times] for column in (0, 1))
+        yield Row(
+            f"store: put {size} MiB", _seconds(put, "1f", "ms"), "beyond writing and syncing one file: staging, sha256, renaming"
+        )
+        yield Row(f"store: find {size} MiB", _seconds(find, "1f", "ms"), "with its digest held against the files")
 
 
 def _store_seconds(folder: Path, number: int, content: bytes) -> tuple[float, float]:
@@ -303,7 +308,7 @@ def write_plan(folder: Path, *, passes: Sequence[dict[str, Any]], **sizes: int) 
 
 
 def _command(*arguments: str) -> list[str]:
-    return [os.environ.get(PYTHON, sys.executable), "-m", "compressor.cli", *arguments]
+    return [os.environ.get(PYTHON) or sys.executable, "-m", "compressor.cli", *arguments]
 
 
 def _run(plan: Path, folder: Path, number: int) -> list[str]:
@@ -328,16 +333,12 @@ def _write_synced(path: Path, content: bytes) -> None:
         os.fsync(file.fileno())
 
 
-def _seconds(values: Sequence[float]) -> str:
+def _seconds(values: Sequence[float], digits: str = "2f", unit: str = "s") -> str:
     value, interval = median_with_interval(values, seed=0)
-    return f"{value:.2f} s ({interval.low:.2f} to {interval.high:.2f})"
+    return f"{value:.{digits}} {unit} ({interval.low:.{digits}} to {interval.high:.{digits}})"
 
 
-def _milliseconds(values: Sequence[float]) -> str:
-    value, interval = median_with_interval([1e3 * each for each in values], seed=0)
-    return f"{value:.1f} ms ({interval.low:.1f} to {interval.high:.1f})"
-
-
+COMMANDS = ("start", "check", "found")  # they time whole commands, which may be of another version
 MEASURES: dict[str, Callable[[], Iterator[Row]]] = {
     "start": command_start,
     "check": check,
@@ -348,8 +349,15 @@ MEASURES: dict[str, Callable[[], Iterator[Row]]] = {
 }
 
 
-def table(rows: Sequence[Row]) -> str:
-    """The page: what was measured, where, and the table."""
+def measured(name: str, before: str) -> Iterator[Row]:
+    """Rows of a measure, with what an earlier version takes, by its interpreter, right before."""
+    with patch.dict(os.environ, {PYTHON: before}):
+        earlier = [row.value for row in MEASURES[name]()] if before and name in COMMANDS else []
+    yield from (replace(row, before=was or "") for row, was in zip_longest(MEASURES[name](), earlier))
+
+
+def table(rows: Sequence[Row], before: str = "") -> str:
+    """The page: what was measured, where, and the table; `before` names the earlier version."""
     here, installed = machine(), versions()
     named = ", ".join(
         f"{name} {installed[name]}" for name in ("compressor-toolchain", "torch", "onnxruntime") if name in installed
@@ -362,9 +370,10 @@ def table(rows: Sequence[Row]) -> str:
         "",
         "Medians with 95 % intervals where something was repeated. Made by `python -m benchmarks.studies.toolchain`.",
         "",
-        "| what | value | how |",
-        "|---|---|---|",
-        *(f"| {row.what} | {row.value} | {row.how} |" for row in rows),
+        *([f"`before` is commit {before}, each of its rows timed right before today's.", ""] if before else []),
+        f"| what | {'before | ' if before else ''}value | how |",
+        f"|---|{'---|' if before else ''}---|---|",
+        *(f"| {row.what} | {f'{row.before} | ' if before else ''}{row.value} | {row.how} |" for row in rows),
     ]
     return "\n".join(lines) + "\n"
 
@@ -374,15 +383,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.studies.toolchain", description=__doc__)
     parser.add_argument("--only", nargs="+", choices=MEASURES, default=list(MEASURES), help="measure only these")
     parser.add_argument("--out", type=Path, default=RESULTS, help="the page to write")
+    parser.add_argument("--before", nargs=2, metavar=("COMMIT", "PYTHON"), help="an earlier version, which is timed too")
     chosen = parser.parse_args(arguments)
-    rows = []
+    rows, (commit, python) = [], chosen.before or ("", "")
     for name in chosen.only:
-        for row in MEASURES[name]():
-            sys.stdout.write(f"{row.what}: {row.value} ({row.how})\n")
+        for row in measured(name, python):
+            sys.stdout.write(f"{row.what}: {row.before}{' -> ' if row.before else ''}{row.value} ({row.how})\n")
             sys.stdout.flush()
             rows.append(row)
     chosen.out.parent.mkdir(parents=True, exist_ok=True)
-    chosen.out.write_text(table(rows), encoding="utf-8")
+    chosen.out.write_text(table(rows, commit), encoding="utf-8")
     return 0
 
 

@@ -62,6 +62,22 @@ def test_page_has_the_machine_and_a_row_for_each_measure(tmp_path, monkeypatch, 
     assert page.count("\n| store: ") == capsys.readouterr().out.count("store: ") == 2
 
 
+def test_an_earlier_version_is_timed_beside_this_one(tmp_path, monkeypatch, capsys):
+    asked = []
+
+    def start():
+        asked.append(toolchain._command("--help")[0])
+        yield toolchain.Row("start", f"{len(asked)} s", "how")
+
+    monkeypatch.setitem(toolchain.MEASURES, "start", start)
+    assert main(["--only", "start", "--before", "abc123", "/other/python", "--out", str(tmp_path / "page.md")]) == 0
+    assert asked == ["/other/python", sys.executable]
+    assert "start: 1 s -> 2 s (how)" in capsys.readouterr().out
+    page = (tmp_path / "page.md").read_text()
+    assert "`before` is commit abc123" in page
+    assert page.endswith("| what | before | value | how |\n|---|---|---|---|\n| start | 1 s | 2 s | how |\n")
+
+
 def test_time_until_a_line_is_less_than_that_of_the_whole():
     code = "import time; print('report: write'); time.sleep(0.3)"
     built, whole = toolchain._until("report: write", [sys.executable, "-c", code])
