@@ -35,8 +35,7 @@ RESULTS = ROOT / "docs" / "results" / "toolchain.md"
 QUICKSTART = ROOT / "plans" / "quickstart.yaml"
 MEBIBYTE = 2**20
 STORED_MEBIBYTES = (1, 10, 100)
-BUILT = "report: write"
-"""What a run without probes says when all is built and scored."""
+BUILT = "report: write"  # what a run without probes says when all is built and scored
 ROUNDS = 9
 FOUND_ROUNDS = 3
 TINY = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
@@ -48,8 +47,7 @@ GROWING = (
 )
 """Sizes at which memory is measured: 25, 126 and 340 MB of weights."""
 TOKENS, TRAINED_ROWS, BATCH_SIZE = 128, 96, 16
-PYTHON = "COMPRESSOR_MEASURED_PYTHON"
-"""Names the interpreter of another version of this program, whose commands are to be timed instead."""
+PYTHON = "COMPRESSOR_MEASURED_PYTHON"  # the interpreter of another version, whose commands are to be timed instead
 PEAK = """
 import sys
 from compressor.cli import main
@@ -85,7 +83,9 @@ def command_start(*, rounds: int = ROUNDS) -> Iterator[Row]:
 
 
 def check(plan: Path = QUICKSTART, *, rounds: int = ROUNDS) -> Iterator[Row]:
-    """`check` of a plan with its data and nothing stored: each time on a store of its own, then again on one."""
+    """`check` of a plan, an earlier version's own, with nothing stored: each time on a store of its own, then again on one."""
+    if plan == QUICKSTART and (python := os.environ.get(PYTHON)):
+        plan = Path(python).parents[2] / QUICKSTART.relative_to(ROOT)
     with tempfile.TemporaryDirectory() as folder:
         stores = [Path(folder) / str(turn) for turn in range(rounds + 1)]
         first = [_check_seconds(plan, store) for store in stores]
@@ -308,7 +308,7 @@ def write_plan(folder: Path, *, passes: Sequence[dict[str, Any]], **sizes: int) 
 
 
 def _command(*arguments: str) -> list[str]:
-    return [os.environ.get(PYTHON) or sys.executable, "-m", "compressor.cli", *arguments]
+    return [os.environ.get(PYTHON) or sys.executable, "-P", "-m", "compressor.cli", *arguments]
 
 
 def _run(plan: Path, folder: Path, number: int) -> list[str]:
