@@ -268,7 +268,7 @@ def _peak(sizes: dict[str, int]) -> tuple[int, int]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         plan = write_plan(folder, passes=[{"prune-structure": {"keep": 0.5, "importance": "magnitude"}}], **sizes)
-        command = [sys.executable, "-c", PEAK, *_run(plan, folder, 0)[3:]]
+        command = [sys.executable, "-c", PEAK, *_run(plan, folder, 0)[len(_command()) :]]
         return peak_of(command), (folder / "pretrained" / "model.safetensors").stat().st_size
 
 

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from compressor.contracts.statistics import draws_of
 from compressor.tasks.correlations import GROUPS, gained_interval, pearson, spearman
 
 
@@ -49,3 +50,30 @@ def test_equal_models_differ_by_nothing() -> None:
     random = np.random.default_rng(0)
     true, told = random.normal(size=(2, 50))
     assert gained_interval(spearman, told, told, true, seed=0) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize("rows", [12, GROUPS + 50])
+@pytest.mark.parametrize("seed", [0, 3])
+def test_ends_are_the_wider_ones_of_a_jackknife_and_a_bootstrap(rows, seed) -> None:
+    random = np.random.default_rng(rows + seed)
+    true = random.exponential(size=rows)
+    mine, theirs = (true + spread * random.normal(size=rows) for spread in (0.3, 0.9))
+
+    def gained(kept) -> float:
+        one, other = (stats.pearsonr(each[kept], true[kept]).statistic for each in (mine, theirs))
+        return float(one - other)
+
+    groups = min(rows, GROUPS)
+    of = np.random.default_rng(seed).permutation(rows) % groups
+    left_out = np.asarray([gained(of != group) for group in range(groups)])
+    error = np.sqrt((groups - 1) * left_out.var())
+    centre, spread = gained(slice(None)), stats.t.ppf(0.975, groups - 1) * error
+    drawn = np.concatenate([pearson(mine, true, each) - pearson(theirs, true, each) for each in draws_of(rows, seed)])
+    low, high = np.quantile(drawn, (0.025, 0.975))
+    expected = min(low, centre - spread), max(high, centre + spread)
+    assert gained_interval(pearson, mine, theirs, true, seed=seed) == pytest.approx(expected, rel=1e-9)
+
+
+def test_small_numbers_correlate_as_large_ones_do() -> None:
+    numbers, draws = np.asarray([1.0, 2.0, 4.0]), np.ones((1, 3), np.int64)
+    assert pearson(1e-6 * numbers, 1e-6 * numbers, draws)[0] == pytest.approx(1.0)
