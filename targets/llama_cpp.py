@@ -11,11 +11,11 @@ from weakref import finalize
 
 from pydantic import Field
 
-from compressor.contracts import Artifact, Dialect, Feed, Graph, Missing, Runtime, Session, Target
+from compressor.contracts import Artifact, Dialect, Feed, Graph, Missing, Runtime, Scheme, Session, Target
 from compressor.deploy.cache import Line, Position, grown
 from compressor.deploy.gguf import FILE, bytes_by_part, convert, types_in
 from compressor.deploy.graphs import graphs_of
-from compressor.errors import MissingDependency
+from compressor.errors import MissingDependency, UnsupportedModel
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,11 +28,16 @@ PART = 512
 CACHES = {"f32": 0, "f16": 1}
 """Types of keys and values, by the library's numbers."""
 
+PRECISIONS = {"Q4_0": "int4", "Q4_1": "int4", "Q8_0": "int8", "F16": "fp16"}
+"""What types of matrices are, the fewest bits first."""
+SCHEMES = (Scheme("int8", "int8", "group", 32), Scheme("int4", "int8", "group", 32))
+"""Q8_0, Q4_0 and Q4_1, whose products have activations of 8 bits."""
+
 
 class LlamaCpp(Target):
     """A GGUF file, run by llama.cpp."""
 
-    dialect: ClassVar[Dialect] = Dialect(format="gguf", precisions=("fp32", "fp16", "int8"))
+    dialect: ClassVar[Dialect] = Dialect(format="gguf", precisions=("fp32", "fp16", "int8", "int4"), schemes=SCHEMES)
     file: ClassVar[str] = FILE
     requires: ClassVar[tuple[str, ...]] = ("gguf", "cyllama")
 
@@ -56,8 +61,15 @@ class LlamaCpp(Target):
         return Missing(build=reason if "gguf" in lacks else None, run=reason)
 
     def build(self, source: Artifact, out: Path, **_: object) -> None:
-        """Write the weights in their type."""
-        if self.weights == "f32":
+        """Write the weights in their type; those of a file that a pass has quantised stay as they are.
+
+        Raises:
+            UnsupportedModel: the plan names another type for them.
+        """
+        quantised = [each for each in types_in(source.path / FILE) if each not in ("F32", "F16")]
+        if quantised and "weights" in self.model_fields_set:
+            raise UnsupportedModel(f"its matrices are {' and '.join(quantised)} already: leave `weights: {self.weights}` out")
+        if quantised or self.weights == "f32":
             shutil.copyfile(source.path / FILE, out / FILE)
         else:
             convert(source.path / FILE, out / FILE, self.weights)
@@ -141,8 +153,8 @@ class _LlamaCppSession:
 
     def facts(self) -> dict[str, str]:
         """Types of the weights in the file, and of the cache."""
-        names = {"Q8_0": "int8", "F16": "fp16"}
-        precision = next((names[each] for each in names if each in self._types), "fp32")
+        found = [PRECISIONS[each] for each in PRECISIONS if each in self._types]
+        precision = " + ".join(dict.fromkeys(each for each in found if each != "fp16" or len(found) == 1)) or "fp32"
         kept = {"f32": "fp32", "f16": "fp16"}[self._cache]
         return {"precision": precision, "device": "CPU", "threads": str(self._target.threads), "cache": kept}
 

@@ -41,15 +41,21 @@ Buffer: TypeAlias = "dict[str, tuple[Any, NDArray[Any]]]"
 CONVERSIONS = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear")
 
 
-SCHEMES = (Scheme("int8", "uint8", "channel"), Scheme("int8", "uint8", "tensor"))
-"""What its own quantiser makes, and has int8 products for."""
+NBITS = "MatMulNBits"
+GROUPS = (16, 32, 64, 128, 256)
+SCHEMES = (
+    Scheme("int8", "uint8", "channel"),
+    Scheme("int8", "uint8", "tensor"),
+    *(Scheme(f"int{bits}", "int8", "group", group) for bits in (8, 4, 2) for group in GROUPS),
+)
+"""What its own quantisers make, and has products in integers for: those of `MatMulNBits` quantise activations themselves."""
 
 
 class OnnxRuntime(Target):
     """One ONNX file, optimised by ONNX Runtime when it is loaded."""
 
     dialect: ClassVar[Dialect] = Dialect(
-        format="onnxruntime", quantizer="onnxruntime", precisions=("fp32", "int8"), schemes=SCHEMES
+        format="onnxruntime", quantizer="onnxruntime", precisions=("fp32", "int8", "int4", "int2"), schemes=SCHEMES
     )
     file: ClassVar[str] = "model.onnx"
     requires: ClassVar[tuple[str, ...]] = ("onnxruntime",)
@@ -147,6 +153,8 @@ class OnnxRuntime(Target):
         real = Counter(each.op_type for each in found) - fake
         lines = [f"{count} {kind} in float on values that were quantised and dequantised" for kind, count in sorted(fake.items())]
         lines += [f"{real[kind]} {kind} in float" for kind in PRODUCTS if real[kind]]
+        slow = sum(each.op_type == NBITS and not _in_integers(each) for each in found)
+        lines += [f"{slow} {NBITS} of accuracy_level below 4, by scalar code"] if slow else []
         return (*lines, *(f"{real[kind]} {kind} between float and int8" for kind in CONVERSIONS if real[kind]))
 
     def _loaded(self, built: Path, graph: Graph) -> _Loaded:
@@ -291,10 +299,11 @@ class _OnnxSession:
         """Q/DQ pairs count as int8 only where ONNX Runtime makes int8 operators of them: from `extended` on."""
         found = [node for name in self._graphs for node in nodes(self._built / f"{name}.onnx")]
         fused = bool(fake_quantised(found)) and self._target.graph_optimization in ("extended", "all")
-        int8 = fused or any(each.op_type in INT8_OPERATORS for each in found)
+        int8 = {8} if fused or any(each.op_type in INT8_OPERATORS for each in found) else set()
+        kinds = [f"int{bits}" for bits in sorted(int8 | bits_of_products(found))]
         session = next(iter(self._graphs.values())).session
         return {
-            "precision": "int8 + fp32" if int8 else "fp32",
+            "precision": " + ".join([*kinds, "fp32"]),
             "device": session.get_providers()[0].removesuffix("ExecutionProvider"),
             "threads": str(session.get_session_options().intra_op_num_threads),
             "graph_optimization": self._target.graph_optimization,
@@ -324,6 +333,16 @@ def nodes(path: Path) -> list[onnx.NodeProto]:
     import onnx
 
     return list(onnx.load(path, load_external_data=False).graph.node)
+
+
+def _in_integers(node: onnx.NodeProto) -> bool:
+    return any(each.name == "accuracy_level" and each.i == 4 for each in node.attribute)
+
+
+def bits_of_products(found: Sequence[onnx.NodeProto]) -> set[int]:
+    """Bits of the weights of products that hold them packed."""
+    held = [each for node in found if node.op_type == NBITS for each in node.attribute if each.name == "bits"]
+    return {int(each.i) for each in held}
 
 
 def fake_quantised(found: Sequence[onnx.NodeProto]) -> list[onnx.NodeProto]:

@@ -1,0 +1,168 @@
+"""Weights of 8, 4 or 2 bits, activations as the target's kernels take them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeAlias
+
+from pydantic import Field, field_validator, model_validator
+
+from compressor.contracts import Artifact, Context, Dialect, Pass, Recipe, Size, Wish
+from compressor.contracts.notes import Remark
+from passes.quantization.quantizers.schemes import group_for, refusals, refused_bits
+from passes.quantization.quantizers.weight_layers import Chosen, Left, Wanted, bits_per_weight, shown
+from passes.side_files import carry_side_files
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from compressor.contracts import Feed
+
+Found: TypeAlias = "tuple[Sequence[Chosen], Sequence[Left]]"
+"""What became of each layer."""
+
+NEAREST: Literal["round-to-nearest"] = "round-to-nearest"
+ALGORITHMS: Mapping[str, tuple[str, ...]] = {
+    "onnxruntime": (NEAREST, "gptq"),
+    "openvino": (NEAREST, "gptq", "awq", "scale-estimation"),
+    "gguf": (NEAREST,),
+}
+"""What runs on each format."""
+DATA_AWARE_PASSES = 8
+"""How much longer a calibration row takes than a forward pass, all that is done with it counted."""
+FAST_GROUP, FINE_GROUP = 64, 32
+"""Weights of one scale where nothing is said: 8 bits lose nothing by a longer group, 4 and 2 do."""
+TWO_BITS = (
+    "2 bits buy size and no speed: a product takes as long as one of 4 bits for one token at a time, and longer than one in float32 from about "
+    "128 tokens on. What is lost is large unless the model was trained in 2 bits."
+)
+LITTLE = 5.0
+"""Per cent of a perplexity from which on `init` writes 4 bits."""
+
+
+class QuantizeWeights(Pass):
+    """Weight-only quantisation to 8, 4 or 2 bits (RTN, GPTQ, AWQ), of language models and encoders: `MatMulNBits`, NNCF, GGUF."""
+
+    version: ClassVar[int] = 1
+    accepts: ClassVar[tuple[str, ...]] = ("onnxruntime", "openvino", "gguf")
+    quantizes: ClassVar[bool] = True
+    requires: ClassVar[tuple[str, ...]] = ("onnx", "torch")
+    paper: ClassVar[str] = (
+        "Frantar et al., GPTQ, 2022, arXiv:2210.17323; Lin et al., AWQ: Activation-aware Weight Quantization, 2023, arXiv:2306.00978"
+    )
+    examples: ClassVar[tuple[Mapping[str, Any], ...]] = ({"bits": 8},)
+
+    bits: Literal[8, 4, 2] = Field(
+        default=8, description="Bits of the weights of matrix products; 3 and 6 have no kernels in any runtime here."
+    )
+    group_size: Literal["auto", 16, 32, 64, 128, 256] = Field(
+        default="auto",
+        description="Weights along a row that share a scale; auto: 64 of 8 bits and 32 of fewer in ONNX Runtime, a row of 8 bits and 64 of "
+        "fewer in OpenVINO, 32 in GGUF, which has no others.",
+    )
+    symmetric: bool = Field(
+        default=True,
+        description="One zero for all groups, in the middle, which 0 is exactly; false: each group has its own zero point.",
+    )
+    algorithm: Literal["round-to-nearest", "gptq", "awq", "scale-estimation"] = Field(
+        default=NEAREST,
+        description="What chooses the numbers: rounding alone, or with calibration rows GPTQ (what a rounding does is made good in the weights "
+        "after it), AWQ (channels with large activations are scaled up first) or scales that change outputs least; these two in OpenVINO.",
+    )
+    embeddings: Literal[8, 4, 2, "float"] = Field(
+        default=8,
+        description="Bits of embedding tables and of the last product, which are one table where they are tied; `float`: they stay as they are.",
+    )
+    calibration: int = Field(
+        default=64, ge=1, description="Rows of the calibration split that other algorithms than round-to-nearest look at."
+    )
+    exclude: tuple[str, ...] = Field(default=(), description="Layers whose module path contains one of these stay in float.")
+
+    @field_validator("bits", mode="before")
+    @classmethod
+    def _has_kernels(cls, value: Any) -> Any:
+        if isinstance(value, int) and (why := refused_bits(value)):
+            raise ValueError(why)
+        return value
+
+    @model_validator(mode="after")
+    def _makes_sense(self) -> Self:
+        if self.embeddings != "float" and self.embeddings < self.bits:
+            raise ValueError(f"embeddings of {self.embeddings} bits beside layers of {self.bits}: say {self.bits} or float")
+        if self.algorithm != NEAREST and self.bits == 8:
+            raise ValueError(
+                f"{self.algorithm} beside 8 bits: rounding loses next to nothing there; leave it out, or say bits: 4"
+            )
+        return self
+
+    @classmethod
+    def recipe(cls, wish: Wish) -> Recipe | None:
+        """For tasks that count tokens: 8 bits, which lose next to nothing; 4 where more may be lost."""
+        if wish.task.counts != "tokens":
+            return None
+        if wish.max_drop < LITTLE:
+            return Recipe({"bits": 8}, "weights in 8 bits; activations keep a scale of their own for each token", "quantize", -1)
+        return Recipe({"bits": 4}, "weights in 4 bits, embeddings and head in 8", "quantize", -1)
+
+    def refuses(self, dialect: Dialect) -> Mapping[str, str]:
+        """Bits, groups and algorithms that a target has not, with what it has."""
+        found = dict(refusals(dialect, bits=self.bits, group=self.group_size))
+        if self.embeddings != "float" and not found:
+            found |= refusals(dialect, bits=self.embeddings, group="auto", named=("embeddings", "embeddings"))
+        known = ALGORITHMS.get(dialect.format, (NEAREST,))
+        if self.algorithm not in known:
+            found["algorithm"] = f"{self.algorithm} does not run there; say {' or '.join(known)}"
+        return found
+
+    def work(self, size: Size) -> float:
+        """Writing the weights; forward passes over calibration rows where they are looked at."""
+        rows = 0 if self.algorithm == NEAREST else DATA_AWARE_PASSES * min(self.calibration, size.rows["calibration"])
+        return (1 + rows) * size.weights
+
+    def apply(self, model: Artifact, ctx: Context) -> Artifact:
+        """Quantise by the library that the target's format belongs to, and say what became of each layer."""
+        out = carry_side_files(model.path, ctx.folder / "quantized")
+        chosen, left = {"onnxruntime": self._onnx, "openvino": self._openvino, "gguf": self._gguf}[model.format](model, out, ctx)
+        self._tell(chosen, left, ctx)
+        return Artifact(model.format, out)
+
+    def _onnx(self, model: Artifact, out: Path, ctx: Context) -> Found:
+        from passes.quantization.quantizers.onnx_weights import quantize
+
+        return quantize(model.path / "model.onnx", out, self._wanted(ctx), feeds=self._rows(model, ctx), tell=ctx.tell)
+
+    def _openvino(self, model: Artifact, out: Path, ctx: Context) -> Found:
+        from passes.quantization.quantizers.nncf_weights import compress
+
+        return compress(model.path / "model.xml", out / "model.xml", self._wanted(ctx), feeds=self._rows(model, ctx))
+
+    def _gguf(self, model: Artifact, out: Path, ctx: Context) -> Found:
+        from passes.quantization.quantizers.gguf_weights import convert
+
+        return convert(model.path, out, self._wanted(ctx))
+
+    def _rows(self, model: Artifact, ctx: Context) -> Sequence[Feed]:
+        return () if self.algorithm == NEAREST else ctx.feeds(model, "calibration", limit=self.calibration)
+
+    def _wanted(self, ctx: Context) -> Wanted:
+        """What weights are to become on the target of this branch."""
+        dialect = ctx.dialect
+        assert dialect is not None, "it works in branches alone"
+        wish = FAST_GROUP if self.bits == 8 or dialect.format == "openvino" else FINE_GROUP
+        return Wanted(
+            self.bits,
+            group_for(dialect, self.bits, wish) if self.group_size == "auto" else self.group_size,
+            self.symmetric,
+            self.algorithm,
+            None if self.embeddings == "float" else self.embeddings,
+            self.exclude,
+        )
+
+    def _tell(self, chosen: Sequence[Chosen], left: Sequence[Left], ctx: Context) -> None:
+        """Bits by layer; what a reader might take for granted and is not so."""
+        ctx.note(shown(chosen, left))
+        ctx.note(Remark(text=f"{bits_per_weight(chosen):.2f} bits are stored for each quantised weight, scales counted."))
+        if not chosen:
+            ctx.note(Remark(text="No layer was quantised: the model has no product by a constant matrix that is not excluded."))
+        if self.bits == 2:
+            ctx.note(Remark(text=TWO_BITS))
