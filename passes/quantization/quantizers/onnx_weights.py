@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -105,14 +106,12 @@ def _calibrated(
 
     read = {each.weight: each for each in products if each.weight in grids and grids[each.weight].bits < 8}
     moments = Moments(exact, tuple(read.values()), feeds)
-    done = 0
+    done = count(1)
 
     def numbers(weight: str, values: NDArray[np.float32], grid: Grid) -> Blocks:
-        nonlocal done
         if weight not in read:
             return rounded(values, grid)
-        done += 1
-        tell(Progress("gptq", done, len(read), "layers"))
+        tell(Progress("gptq", next(done), len(read), "layers"))
         return gptq(values, moments.of(read[weight].read), grid)
 
     return numbers
