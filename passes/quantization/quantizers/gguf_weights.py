@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from compressor.deploy import gguf as files
 from compressor.errors import UnsupportedModel
-from passes.quantization.quantizers.weight_layers import Chosen, Left, Wanted
+from passes.quantization.quantizers.weight_layers import Chosen, Left, Wanted, require_named
 
 TYPES = {(8, True): "q8_0", (4, True): "q4_0", (4, False): "q4_1"}
 """By bits, and whether all groups have the same zero."""
 OUTER = ("token_embd.weight", "output.weight")
 """The table of words, which is head too where there is no other."""
+HEAD = "lm_head"
 
 
 def convert(source: Path, out: Path, wanted: Wanted) -> tuple[list[Chosen], list[Left]]:
@@ -26,7 +28,9 @@ def convert(source: Path, out: Path, wanted: Wanted) -> tuple[list[Chosen], list
     outer = _type(wanted.embeddings, symmetric=wanted.symmetric or wanted.embeddings == 8) if wanted.embeddings else "f32"
     read = gguf.GGUFReader(source / files.FILE)
     others = dict.fromkeys(OUTER, outer)
-    others |= {tensor.name: "f32" for tensor in read.tensors if any(part in tensor.name for part in wanted.exclude)}
+    paths = _paths(read)
+    require_named(wanted.exclude, [path for each in paths.values() for path in each])
+    others |= {name: "f32" for name, known in paths.items() if wanted.leaves(*known)}
     files.convert(source / files.FILE, out / files.FILE, kind, others=others)
     chosen, left = list[Chosen](), list[Left]()
     for tensor in gguf.GGUFReader(out / files.FILE).tensors:
@@ -45,6 +49,22 @@ def convert(source: Path, out: Path, wanted: Wanted) -> tuple[list[Chosen], list
             )
             left.append(Left(name, int(tensor.n_elements), why))
     return chosen, left
+
+
+def _paths(read: Any) -> dict[str, list[str]]:
+    """By matrix its name, and paths of modules that the package knows it by."""
+    import gguf
+
+    name = str(read.fields["general.architecture"].contents())
+    kind = next(each for each, spelled in gguf.MODEL_ARCH_NAMES.items() if spelled == name)
+    known = gguf.get_tensor_name_map(kind, int(read.fields[f"{name}.block_count"].contents())).mapping
+    found = {tensor.name: [tensor.name.removesuffix(".weight")] for tensor in read.tensors if len(tensor.shape) > 1}
+    for path, (_, given) in known.items():
+        if f"{given}.weight" in found and path.startswith(("model.layers.", "model.embed_tokens", "lm_head")):
+            found[f"{given}.weight"].append(path)
+    if OUTER[1] not in found and OUTER[0] in found:
+        found[OUTER[0]].append(HEAD)
+    return found
 
 
 def _type(bits: int, *, symmetric: bool) -> str:

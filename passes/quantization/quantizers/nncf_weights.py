@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from compressor.contracts import Feed
 from compressor.deploy.openvino import save_representation
 from passes.quantization.quantizers.nncf import read_model
-from passes.quantization.quantizers.weight_layers import Chosen, Left, Wanted
+from passes.quantization.quantizers.weight_layers import Chosen, Left, Wanted, require_named
 
 ALGORITHMS = {"gptq": "gptq", "awq": "awq", "scale-estimation": "scale_estimation"}
 """What NNCF calls them."""
@@ -67,7 +67,8 @@ def _ignored(model: Any, wanted: Wanted) -> Any:
 
     reading = [(op.get_friendly_name(), op.get_type_name()) for op in model.get_ordered_ops() if _weight_of(op)]
     outer = [name for name, kind in reading if kind == "Gather"] + [name for name, kind in reading if kind == "MatMul"][-1:]
-    names = [name for name, _ in reading if any(part in _layer(name) for part in wanted.exclude)]
+    require_named(wanted.exclude, [_layer(name) for name, _ in reading])
+    names = [name for name, _ in reading if wanted.leaves(_layer(name))]
     names += outer if wanted.embeddings is None and wanted.bits == 8 else []
     return nncf.IgnoredScope(names=list(dict.fromkeys(names))) if names else None
 
@@ -81,8 +82,8 @@ def _found(model: Any, wanted: Wanted) -> tuple[list[Chosen], list[Left]]:
         layer, tied = _layer(op.get_friendly_name()), weight.name in seen
         seen.add(weight.name)
         if weight.bits is None:
-            why = "excluded" if any(part in layer for part in wanted.exclude) else "embeddings: float"
-            left.append(Left(layer, weight.weights, why if wanted.exclude or wanted.embeddings is None else "NNCF leaves it"))
+            why = "embeddings: float" if wanted.embeddings is None else "NNCF leaves it"
+            left.append(Left(layer, weight.weights, "excluded" if wanted.leaves(layer) else why))
         else:
             stored = 0 if tied else weight.weights * weight.bits // 8 + weight.scales
             chosen.append(Chosen(layer, weight.bits, weight.group, weight.symmetric, weight.weights, stored, tied))

@@ -11,8 +11,8 @@ from compressor.contracts import Event, Feed, Progress
 from passes.quantization.quantizers.grids import SMALLEST_GROUP, Blocks, Grid
 from passes.quantization.quantizers.onnx_blocks import Numbers, Product, Table, products_of, rewrite, tables_of
 from passes.quantization.quantizers.onnx_graph import fold_gemms, keep_shapes
-from passes.quantization.quantizers.onnx_tied import untie
-from passes.quantization.quantizers.weight_layers import Chosen, Left, Wanted
+from passes.quantization.quantizers.onnx_tied import turn, untie
+from passes.quantization.quantizers.weight_layers import Chosen, Left, Wanted, require_named
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,6 +23,8 @@ TABLE_GROUP = 64
 """Weights of a table or head that share a scale."""
 LEAST = SMALLEST_GROUP
 """Inputs from which on a product is worth it."""
+EXCLUDED, FLOAT, NO_GROUP = "excluded", "embeddings: float", f"no group of {SMALLEST_GROUP} or more divides its rows"
+"""Why a layer stays in float."""
 MOMENTS_BYTES = 1 << 29
 """Of second moments that are kept at a time."""
 
@@ -45,6 +47,8 @@ def quantize(
     made.CopyFrom(exact)
     products, tables = products_of(exact), tables_of(exact, tied)
     grids, rows, left = _grids(products, tables, wanted)
+    alone = {table: head for table, head in tied.items() if table not in rows and head not in grids}
+    turn(made, alone)
     numbers = _calibrated(exact, products, grids, feeds, tell) if wanted.algorithm == "gptq" else None
     chosen = rewrite(made, grids, rows, tied, blocks=numbers)
     keep_shapes(made, exact)
@@ -59,14 +63,13 @@ def _grids(
     assert wanted.group is not None, "its products have groups"
     own = Grid(wanted.bits, wanted.group, wanted.symmetric)
     outer = Grid(wanted.embeddings, TABLE_GROUP) if wanted.embeddings else None
+    require_named(wanted.exclude, [each.layer for each in (*products, *tables)])
     grids, rows, left = dict[str, Grid](), dict[str, Grid](), list[Left]()
     for table in tables:
-        grid, why = (
-            outer.dividing(table.width) if outer else None,
-            "embeddings: float" if not outer else "no group divides its rows",
-        )
-        if _excluded(table.layer, wanted) or grid is None:
-            left.append(Left(table.layer, table.rows * table.width, "excluded" if _excluded(table.layer, wanted) else why))
+        grid = outer.dividing(table.width) if outer else None
+        if grid is None or wanted.leaves(table.layer):
+            why = EXCLUDED if wanted.leaves(table.layer) else NO_GROUP if outer else FLOAT
+            left.append(Left(table.layer, table.rows * table.width, why))
         else:
             rows[table.weight] = grid
     heads = {table.head: table.weight for table in tables if table.head}
@@ -82,15 +85,11 @@ def _grids(
 
 
 def _why_left(product: Product, grid: Grid | None, wanted: Wanted) -> str:
-    if _excluded(product.layer, wanted):
-        return "excluded"
+    if wanted.leaves(product.layer):
+        return EXCLUDED
     if grid is None:
-        return "embeddings: float"
+        return FLOAT
     return "" if product.width >= LEAST else f"fewer than {LEAST} inputs"
-
-
-def _excluded(layer: str, wanted: Wanted) -> bool:
-    return any(part in layer for part in wanted.exclude)
 
 
 def _calibrated(

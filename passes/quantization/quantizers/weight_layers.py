@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from compressor.contracts.notes import Table
+from compressor.errors import UnsupportedModel, did_you_mean
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,23 @@ class Wanted:
     embeddings: int | None
     """Bits of tables and of the last product; None: they stay in float."""
     exclude: tuple[str, ...] = ()
+
+    def leaves(self, *names: str) -> bool:
+        """Whether a layer of these names is to stay in float."""
+        return any(part in name for part in self.exclude for name in names)
+
+
+def require_named(exclude: Sequence[str], layers: Iterable[str]) -> None:
+    """Every part of a path that is to stay in float names a layer.
+
+    Raises:
+        UnsupportedModel: one names none, and nothing would say so.
+    """
+    known = tuple(layers)
+    names = {name for layer in known for name in layer.split(".") if not name.isdecimal()}
+    for part in exclude:
+        if not any(part in layer for layer in known):
+            raise UnsupportedModel(f"exclude: no layer has '{part}' in its path{did_you_mean(part, names)}")
 
 
 class Chosen(NamedTuple):
