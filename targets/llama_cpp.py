@@ -25,7 +25,9 @@ MOST_ROWS = 64
 """Texts that are kept at a time; more are llama.cpp's own limit away."""
 PART = 512
 """Tokens that are computed in one call of the library."""
-CACHES = {"f32": 0, "f16": 1}
+GROUP = 32
+"""Numbers of one scale in q8_0."""
+CACHES = {"f32": 0, "f16": 1, "q8_0": 8}
 """Types of keys and values, by the library's numbers."""
 
 PRECISIONS = {"Q4_0": "int4", "Q4_1": "int4", "Q8_0": "int8", "F16": "fp16"}
@@ -43,6 +45,11 @@ class LlamaCpp(Target):
 
     threads: int = Field(default=1, ge=1, le=256, description="Threads of one operator.")
     weights: Literal["f32", "f16", "q8_0"] = Field(default="f16", description="Type of matrices; vectors stay in float32.")
+    cache: Literal["auto", "q8_0"] = Field(
+        default="auto",
+        description="Numbers that keys and values of earlier tokens are kept in: float32 where all weights are, else float16; or 8 bits, with "
+        "a scale for 32 of them.",
+    )
     context: int = Field(default=4096, ge=16, le=2**20, description="Tokens of all texts that there is room for at a time.")
 
     @classmethod
@@ -83,13 +90,32 @@ class LlamaCpp(Target):
 
         Raises:
             MissingDependency: the package is missing.
+        UnsupportedModel: its heads do not fit the cache that is asked for.
         """
         if (missing := self.missing().run) is not None:
             raise MissingDependency(missing)
         types = types_in(built / FILE)
-        cache = "f32" if types == ("F32",) else "f16"
+        usual = "f32" if types == ("F32",) else "f16"
+        cache = usual if self.cache == "auto" else self.cache
+        graph = graphs_of(built)[0]
+        _check_cache(graph, cache)
         context = _opened(built / FILE, threads=self.threads, size=self.context, cache=cache)
-        return _LlamaCppSession(context, graphs_of(built)[0], self, types, cache)
+        return _LlamaCppSession(context, graph, self, types, cache)
+
+
+def _check_cache(graph: Graph, cache: str) -> None:
+    """Keys and values of a head are cut into whole groups.
+
+    Raises:
+        UnsupportedModel: they are not.
+    """
+    kept = {name for _, name in graph.state}
+    sizes = {port.axes[-1] for port in graph.inputs if port.name in kept}
+    odd = [size for size in sizes if isinstance(size, int) and size % GROUP]
+    if cache == "q8_0" and odd:
+        raise UnsupportedModel(
+            f"a cache in q8_0 has groups of {GROUP}, which heads of {min(odd)} are not made of: leave `cache` out"
+        )
 
 
 def _opened(path: Path, *, threads: int, size: int, cache: str) -> Any:
@@ -155,7 +181,7 @@ class _LlamaCppSession:
         """Types of the weights in the file, and of the cache."""
         found = [PRECISIONS[each] for each in PRECISIONS if each in self._types]
         precision = " + ".join(dict.fromkeys(each for each in found if each != "fp16" or len(found) == 1)) or "fp32"
-        kept = {"f32": "fp32", "f16": "fp16"}[self._cache]
+        kept = {"f32": "fp32", "f16": "fp16", "q8_0": "int8"}[self._cache]
         return {"precision": precision, "device": "CPU", "threads": str(self._target.threads), "cache": kept}
 
     def _line(self, state: Position[_Rows] | None, rows: int) -> Line[_Rows]:

@@ -41,11 +41,12 @@ CONVERSIONS = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear")
 
 
 NBITS = "MatMulNBits"
-GROUPS = (16, 32, 64, 128, 256)
+GROUPS = {8: (16, 32, 64, 128, 256), 4: (16, 32, 64, 128, 256), 2: (32, 64, 128)}
+"""Weights of one scale that it has kernels for, by their bits: 2 bits in others run scalar code, 200 times as long."""
 SCHEMES = (
     Scheme("int8", "uint8", "channel"),
     Scheme("int8", "uint8", "tensor"),
-    *(Scheme(f"int{bits}", "int8", "group", group) for bits in (8, 4, 2) for group in GROUPS),
+    *(Scheme(f"int{bits}", "int8", "group", group) for bits in GROUPS for group in GROUPS[bits]),
 )
 """What its own quantisers make, and has products in integers for: those of `MatMulNBits` quantise activations themselves."""
 

@@ -28,6 +28,8 @@ PRODUCTS = ("MatMul", "FullyConnected", "Convolution", "Gemm")
 """Layers that do the bulk of the arithmetic, by OpenVINO's names."""
 FUSED = "Subgraph"
 """What may hold an attention. It is told by the type of its first input, which may be a mask of bytes: that says nothing of products in int8."""
+EIGHT = "u8"
+"""Of a cache in 8 bits."""
 INTEGERS = {"i8": "int8", "u8": "int8", "i4": "int4", "u4": "int4", "i2": "int2", "u2": "int2"}
 """Types of weights; a product whose activations are in float is told by the type of its weights too."""
 UNPACKED = "/fq_weights_"
@@ -60,6 +62,12 @@ class OpenVino(Target):
         default="f32", description="Precision of what is not quantised; `default` is what OpenVINO chooses for the processor."
     )
 
+    cache: Literal["auto", "int8"] = Field(
+        default="auto",
+        description="Numbers that keys and values of earlier tokens are kept in: as `precision` says (`default`: what OpenVINO chooses), or in 8 "
+        "bits, a quarter of float32, each group with a scale and a zero point that OpenVINO takes from the numbers themselves.",
+    )
+
     @classmethod
     def recipe(cls, wish: Wish) -> Recipe:
         """On the processor, which every machine has."""
@@ -71,7 +79,7 @@ class OpenVino(Target):
         hint = HINTS.get(facts.get("precision", "").rpartition("+")[2].strip())
         settings = {"INFERENCE_PRECISION_HINT": hint} if hint else {}
         if facts.get("cache"):
-            settings["KV_CACHE_PRECISION"] = HINTS.get(facts["cache"], facts["cache"])
+            settings["KV_CACHE_PRECISION"] = {**HINTS, "int8": EIGHT}.get(facts["cache"], facts["cache"])
         return Runtime("openvino", ("openvino",), settings, loaders="optimum.intel.OVModelFor", takes_settings="ov_config")
 
     @classmethod
@@ -140,6 +148,8 @@ class OpenVino(Target):
             )
         if self.precision != "default":
             options["INFERENCE_PRECISION_HINT"] = options["KV_CACHE_PRECISION"] = self.precision  # the cache's is u8 otherwise
+        if self.cache == "int8":
+            options["KV_CACHE_PRECISION"] = EIGHT
         return _core().compile_model(str(built / self.file_of(graph.name, built)), "CPU", options)
 
 
@@ -307,7 +317,7 @@ def layers(compiled: Any) -> list[tuple[str, str]]:
 
 
 def _name(precision: str) -> str:
-    return {"f32": "fp32", "f16": "fp16"}.get(precision, precision)
+    return {"f32": "fp32", "f16": "fp16", EIGHT: "int8"}.get(precision, precision)
 
 
 def _bytes_by_part(path: Path) -> dict[str, int]:

@@ -33,8 +33,8 @@ DATA_AWARE_PASSES = 8
 FAST_GROUP, FINE_GROUP = 128, 64
 """Weights of one scale where nothing is said: longer groups are read faster, and 8 bits lose next to nothing by them."""
 TWO_BITS = (
-    "2 bits buy size and no speed: a product takes as long as one of 4 bits for one token at a time, and longer than one in float32 from about "
-    "128 tokens on. What is lost is large unless the model was trained in 2 bits."
+    "2 bits buy size and no speed: a product takes longer than one of 4 bits, and from about 8 rows on (tokens of a prompt, texts at a time) longer "
+    "than one in float32. What is lost is large unless the model was trained in 2 bits."
 )
 LITTLE = 5.0
 """Per cent of a perplexity from which on `init` writes 4 bits."""

@@ -10,7 +10,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SMALLEST_GROUP = 16
-"""Weights of one scale that kernels take at least."""
+"""Weights of one scale that a table is cut into at least."""
+SMALLEST = {8: 16, 4: 16, 2: 32}
+"""Weights of one scale that products have kernels for, by their bits: shorter groups run scalar code, 200 times as long."""
 
 
 @dataclass(frozen=True)
@@ -37,14 +39,14 @@ class Grid:
     def within(self, width: int) -> Grid:
         """This grid for rows of `width` weights: no group is longer than the next power of two, where it would hold nothing."""
         group = self.group
-        while group > SMALLEST_GROUP and group // 2 >= width:
+        while group > SMALLEST[self.bits] and group // 2 >= width:
             group //= 2
         return Grid(self.bits, group, self.symmetric)
 
     def dividing(self, width: int) -> Grid | None:
         """This grid with the largest group that divides rows of `width` weights; None where none of 16 or more does."""
         group = self.group
-        while group >= SMALLEST_GROUP:
+        while group >= SMALLEST[self.bits]:
             if width % group == 0:
                 return Grid(self.bits, group, self.symmetric)
             group //= 2

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 TABLE_GROUP = 64
 """Weights of a table or head that share a scale."""
-LEAST = SMALLEST_GROUP
+LEAST = 16
 """Inputs from which on a product is worth it."""
 EXCLUDED, FLOAT, NO_GROUP = "excluded", "embeddings: float", f"no group of {SMALLEST_GROUP} or more divides its rows"
 """Why a layer stays in float."""

@@ -51,6 +51,20 @@ def language_run():
     return run_of("causal-lm", Task(max_length=64))
 
 
+class Wide(CausalLM):
+    """Of a model with heads of 32."""
+
+    def tiny(self, folder):
+        rows = super().tiny(folder)
+        language_model(folder / "pretrained", hidden_size=64, head_dim=32, num_attention_heads=2, num_key_value_heads=2)
+        return rows
+
+
+@cache
+def wide_run():
+    return run_of("causal-lm", Wide(max_length=64))
+
+
 class Made:
     """What the pass made of a tiny model, built and opened."""
 
@@ -371,3 +385,40 @@ def test_language_models_get_it_from_init():
     assert (found.parameters, found.role) == ({"bits": 8}, "quantize")
     assert registry.load("pass", "quantize-static").recipe(wish).rank > found.rank
     assert QuantizeWeights.recipe(SimpleNamespace(task=tiny_run().task, max_drop=2.0)) is None
+
+
+# ------------------------------------------------------------------ caches of 8 bits
+
+
+def continued(session, ids, cut=9):
+    """Logits of the tokens behind `cut`, from a cache of those before."""
+    ones = np.ones_like(ids)
+    _, state = session.run({"input_ids": ids[:, :cut], "attention_mask": ones[:, :cut]})
+    places = np.arange(ids.shape[1] - cut)
+    return session.run({"input_ids": ids[:, cut:], "attention_mask": ones, "logits_at": places}, state=state)[0]["logits"]
+
+
+@pytest.mark.parametrize(
+    ("plain", "eight"),
+    [(OpenVino(), OpenVino(cache="int8")), (LlamaCpp(weights="f32"), LlamaCpp(weights="f32", cache="q8_0"))],
+    ids=["openvino", "llama-cpp"],
+)
+def test_keys_and_values_of_eight_bits_say_nearly_the_same(plain, eight, tmp_path):
+    run = wide_run()
+    found = {}
+    for name, target in (("plain", plain), ("eight", eight)):
+        candidate, _ = run.builder.build(run.lowered(target), stage="x", name=name, target=target, out=tmp_path / name)
+        session = target.open(candidate.built)
+        found[name] = continued(session, np.random.default_rng(0).integers(2, WORDS, (2, 16)))
+        assert session.facts()["cache"] == {"plain": "fp32", "eight": "int8"}[name]
+    apart = np.square(found["eight"] - found["plain"]).mean() ** 0.5
+    assert 0 < apart < 0.06 * found["plain"].std()
+    setting = OpenVino.runtime({"precision": "fp32", "cache": "int8"}).settings
+    assert setting == {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "u8"}, "what an exported example says"
+
+
+def test_heads_that_no_group_of_a_cache_divides_are_refused(tmp_path):
+    target, run = LlamaCpp(weights="f32", cache="q8_0"), language_run()
+    candidate, _ = run.builder.build(run.lowered(target), stage="x", name="y", target=target, out=tmp_path / "built")
+    with pytest.raises(UnsupportedModel, match=r"groups of 32, which heads of 8 are not made of: leave `cache` out"):
+        target.open(candidate.built)
