@@ -327,8 +327,13 @@ class _OnnxSession:
             "device": session.get_providers()[0].removesuffix("ExecutionProvider"),
             "threads": str(session.get_session_options().intra_op_num_threads),
             "graph_optimization": self._target.graph_optimization,
-            **({"attention": KERNEL, "cache": "fp32"} if any(each.op_type == KERNEL for each in found) else {}),
+            **({"attention": KERNEL, "cache": self._cache()} if any(each.op_type == KERNEL for each in found) else {}),
         }
+
+    def _cache(self) -> str:
+        """Numbers that keys and values are kept in."""
+        kept = [each for loaded in self._graphs.values() for each in loaded.session.get_inputs() if SHARED in each.shape]
+        return "int8" if any(each.type == "tensor(int8)" for each in kept) else "fp32"
 
 
 def _bytes_by_part(path: Path) -> dict[str, int]:

@@ -16,14 +16,14 @@ from passes.side_files import carry_side_files
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from compressor.contracts import Feed
+    from compressor.contracts import Feed, Graph
 
 Found: TypeAlias = "tuple[Sequence[Chosen], Sequence[Left]]"
 """What became of each layer."""
 
 NEAREST: Literal["round-to-nearest"] = "round-to-nearest"
 ALGORITHMS: Mapping[str, tuple[str, ...]] = {
-    "onnxruntime": (NEAREST, "gptq"),
+    "onnxruntime": (NEAREST, "gptq", "awq"),
     "openvino": (NEAREST, "gptq", "awq", "scale-estimation"),
     "gguf": (NEAREST,),
 }
@@ -68,14 +68,21 @@ class QuantizeWeights(Pass):
     algorithm: Literal["round-to-nearest", "gptq", "awq", "scale-estimation"] = Field(
         default=NEAREST,
         description="What chooses the numbers: rounding alone, or with calibration rows GPTQ (what a rounding does is made good in the weights "
-        "after it), AWQ (channels with large activations are scaled up first) or scales that change outputs least; these two in OpenVINO.",
+        "after it), AWQ (channels with large activations are scaled up first) or scales that change outputs least, in OpenVINO alone.",
     )
     embeddings: Literal[8, 4, 2, "float"] = Field(
         default=8,
         description="Bits of embedding tables and of the last product, which are one table where they are tied; `float`: they stay as they are.",
     )
+    cache: Literal[8, "float"] = Field(
+        default="float",
+        description="Bits of the keys and values that a language model keeps of earlier tokens, in ONNX Runtime, with a scale for each channel that "
+        "calibration rows say; in OpenVINO and llama.cpp it is an option of the target.",
+    )
     calibration: int = Field(
-        default=64, ge=1, description="Rows of the calibration split that other algorithms than round-to-nearest look at."
+        default=64,
+        ge=1,
+        description="Rows of the calibration split that a cache in 8 bits and other algorithms than round-to-nearest look at.",
     )
     exclude: tuple[str, ...] = Field(default=(), description="Layers whose module path contains one of these stay in float.")
 
@@ -118,6 +125,8 @@ class QuantizeWeights(Pass):
 
     def _unlike(self, form: str) -> dict[str, str]:
         """What the library of a format does not write."""
+        if form != "onnxruntime" and self.cache != "float":
+            return {"cache": "it has 8 bits for keys and values of its own: leave it out here, and say `cache:` at the target"}
         if form == "openvino" and self.bits == 2 and not self.symmetric:
             return {"symmetric": "NNCF writes 2 bits with one zero for all groups alone: leave it out"}
         if form == "openvino" and self.embeddings not in (8, self.bits, "float"):
@@ -130,7 +139,11 @@ class QuantizeWeights(Pass):
 
     def work(self, size: Size) -> float:
         """Writing the weights; forward passes over calibration rows where they are looked at."""
-        rows = 0 if self.algorithm == NEAREST else DATA_AWARE_PASSES * min(self.calibration, size.rows["calibration"])
+        rows = (
+            0
+            if self.algorithm == NEAREST and self.cache == "float"
+            else DATA_AWARE_PASSES * min(self.calibration, size.rows["calibration"])
+        )
         return (1 + rows) * size.weights
 
     def apply(self, model: Artifact, ctx: Context) -> Artifact:
@@ -143,7 +156,23 @@ class QuantizeWeights(Pass):
     def _onnx(self, model: Artifact, out: Path, ctx: Context) -> Found:
         from passes.quantization.quantizers.onnx_weights import quantize
 
-        return quantize(model.path / "model.onnx", out, self._wanted(ctx), feeds=self._rows(model, ctx), tell=ctx.tell)
+        wires = self._kept(model, ctx)
+        rows = self._rows(model, ctx)
+        return quantize(model.path / "model.onnx", out, self._wanted(ctx), feeds=rows, tell=ctx.tell, cache=wires)
+
+    def _kept(self, model: Artifact, ctx: Context) -> Graph | None:
+        """The graph whose state is to be of 8 bits; None where it stays, or where there is none, which is said."""
+        from passes.quantization.quantizers.onnx_cache import bytes_of_token, graph_beside
+
+        if self.cache == "float":
+            return None
+        wires = graph_beside(model.path)
+        if wires is None:
+            ctx.note(Remark(text="The model keeps nothing between calls: `cache` has no part in it."))
+        else:
+            size = bytes_of_token(wires)
+            ctx.note(Remark(text=f"Keys and values of a token take {size // 4:,} bytes, where they took {size:,} in float32."))
+        return wires
 
     def _openvino(self, model: Artifact, out: Path, ctx: Context) -> Found:
         from passes.quantization.quantizers.nncf_weights import compress
@@ -156,7 +185,9 @@ class QuantizeWeights(Pass):
         return convert(model.path, out, self._wanted(ctx))
 
     def _rows(self, model: Artifact, ctx: Context) -> Sequence[Feed]:
-        return () if self.algorithm == NEAREST else ctx.feeds(model, "calibration", limit=self.calibration)
+        return (
+            () if self.algorithm == NEAREST and self.cache == "float" else ctx.feeds(model, "calibration", limit=self.calibration)
+        )
 
     def _wanted(self, ctx: Context) -> Wanted:
         """What weights are to become on the target of this branch."""

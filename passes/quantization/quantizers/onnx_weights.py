@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from compressor.contracts import Event, Feed, Progress
+from compressor.contracts import Event, Feed, Graph, Progress
+from passes.quantization.quantizers.awq import scale_up
 from passes.quantization.quantizers.grids import SMALLEST_GROUP, Blocks, Grid
 from passes.quantization.quantizers.onnx_blocks import Numbers, Product, Table, products_of, rewrite, tables_of
-from passes.quantization.quantizers.onnx_graph import fold_gemms, keep_shapes
+from passes.quantization.quantizers.onnx_cache import in_eight_bits, scales_of
+from passes.quantization.quantizers.onnx_graph import fold_gemms, keep_shapes, session_on
 from passes.quantization.quantizers.onnx_tied import turn, untie
 from passes.quantization.quantizers.weight_layers import Chosen, Left, Wanted, require_named
 
@@ -30,11 +32,18 @@ MOMENTS_BYTES = 1 << 29
 
 
 def quantize(
-    path: Path, out: Path, wanted: Wanted, *, feeds: Sequence[Feed] = (), tell: Callable[[Event], None] = lambda _: None
+    path: Path,
+    out: Path,
+    wanted: Wanted,
+    *,
+    feeds: Sequence[Feed] = (),
+    tell: Callable[[Event], None] = lambda _: None,
+    cache: Graph | None = None,
 ) -> tuple[list[Chosen], list[Left]]:
     """Write `model.onnx` with products by `MatMulNBits` and look-ups by `GatherBlockQuantized`; say what became of each layer.
 
-    A table that is head too is stored once, and read as one matrix by both. Products that read the same become one.
+    A table that is head too is stored once, and read as one matrix by both. Products that read the same become one. Of a graph that is given
+    as `cache` the state that grows is of 8 bits afterwards.
     """
     import onnx
 
@@ -49,9 +58,15 @@ def quantize(
     grids, rows, left = _grids(products, tables, wanted)
     alone = {table: head for table, head in tied.items() if table not in rows and head not in grids}
     turn(made, alone)
-    numbers = _calibrated(exact, products, grids, feeds, tell) if wanted.algorithm == "gptq" else None
+    few = [each for each in products if each.weight in grids and grids[each.weight].bits < 8 and each.weight not in tied.values()]
+    numbers = _calibrated(exact, few, feeds, tell) if wanted.algorithm == "gptq" else None
+    if wanted.algorithm == "awq":
+        moments = Moments(exact, few, feeds).of
+        scale_up(made, few, grids, moments, lambda done, total: tell(Progress("awq", done, total, "products")))
     chosen = rewrite(made, grids, rows, tied, blocks=numbers)
     keep_shapes(made, exact)
+    if cache is not None:
+        in_eight_bits(made, cache, scales_of(exact, cache, feeds), out)
     save(made, out)
     return chosen, left
 
@@ -63,7 +78,7 @@ def _grids(
     assert wanted.group is not None, "its products have groups"
     own = Grid(wanted.bits, wanted.group, wanted.symmetric)
     outer = Grid(wanted.embeddings, TABLE_GROUP) if wanted.embeddings else None
-    require_named(wanted.exclude, [each.layer for each in (*products, *tables)])
+    require_named(wanted.exclude, [*(each.layer for each in products), *(each.layer for each in tables)])
     grids, rows, left = dict[str, Grid](), dict[str, Grid](), list[Left]()
     for table in tables:
         grid = outer.dividing(table.width) if outer else None
@@ -93,18 +108,14 @@ def _why_left(product: Product, grid: Grid | None, wanted: Wanted) -> str:
 
 
 def _calibrated(
-    exact: onnx.ModelProto,
-    products: Sequence[Product],
-    grids: Mapping[str, Grid],
-    feeds: Sequence[Feed],
-    tell: Callable[[Event], None],
+    exact: onnx.ModelProto, products: Sequence[Product], feeds: Sequence[Feed], tell: Callable[[Event], None]
 ) -> Numbers:
-    """Numbers by GPTQ, from what each product of fewer than 8 bits reads in the graph in float."""
+    """Numbers by GPTQ, from what each product reads in the graph in float."""
     from passes.quantization.quantizers.gptq import gptq
     from passes.quantization.quantizers.grids import rounded
 
-    read = {each.weight: each for each in products if each.weight in grids and grids[each.weight].bits < 8}
-    moments = Moments(exact, tuple(read.values()), feeds)
+    read = {each.weight: each for each in products}
+    moments = Moments(exact, products, feeds)
     done = count(1)
 
     def numbers(weight: str, values: NDArray[np.float32], grid: Grid) -> Blocks:
@@ -157,12 +168,9 @@ class Moments:
 def _watched(graph: onnx.ModelProto, names: Sequence[str]) -> Any:
     """A session on a graph that gives what lies inside."""
     import onnx
-    import onnxruntime
 
     made = onnx.ModelProto()
     made.CopyFrom(graph)
     known = {each.name for each in made.graph.output}
     made.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in names if name not in known)
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    return onnxruntime.InferenceSession(made.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return session_on(made)

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
+from passes.quantization.quantizers.awq import scale_up
 from passes.quantization.quantizers.gptq import gptq
 from passes.quantization.quantizers.grids import Grid, held, packed_up, rounded, unpacked
+from passes.quantization.quantizers.onnx_blocks import products_of, rewrite
+from passes.quantization.quantizers.onnx_weights import Moments
 
 GRIDS = [Grid(bits, group, symmetric) for bits in (8, 4, 2) for group in (16, 32, 128) for symmetric in (True, False)]
 
@@ -116,6 +120,69 @@ def test_gptq_takes_inputs_that_are_never_there():
     made = gptq(exact, inputs.T @ inputs, grid)
     assert np.isfinite(made.values()).all()
     assert (made.values()[:, 5] == 0).all()
+
+
+SCALED = 12
+"""A channel whose activations are large."""
+
+
+def gated(rng):
+    """`down(silu(gate(norm(x))) * up(norm(x)))` in float."""
+    weights = {"gate": (32, 48), "up": (32, 48), "down": (48, 32)}
+    stored = [numpy_helper.from_array(rng.normal(size=shape).astype(np.float32), name) for name, shape in weights.items()]
+    large = np.where(np.arange(32) == SCALED, 30, 1).astype(np.float32)
+    stored.append(numpy_helper.from_array(large, "weight"))
+    nodes = [
+        helper.make_node(
+            "SimplifiedLayerNormalization", ["x", "weight"], ["n"], name="norm", axis=-1, epsilon=1e-5, stash_type=1
+        ),
+        helper.make_node("MatMul", ["n", "gate"], ["g"], name="gate/MatMul"),
+        helper.make_node("Sigmoid", ["g"], ["s"], name="s"),
+        helper.make_node("Mul", ["g", "s"], ["a"], name="a"),
+        helper.make_node("MatMul", ["n", "up"], ["u"], name="up/MatMul"),
+        helper.make_node("Mul", ["a", "u"], ["h"], name="h"),
+        helper.make_node("MatMul", ["h", "down"], ["y"], name="down/MatMul"),
+    ]
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 32]) for name in ("x", "y")]
+    return helper.make_model(
+        helper.make_graph(nodes, "g", ends[:1], ends[1:], stored), opset_imports=[helper.make_opsetid("", 20)], ir_version=10
+    )
+
+
+def run(model, x):
+    return onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"]).run(None, {"x": x})[0]
+
+
+def test_awq_leaves_the_graph_as_it_computes_and_makes_rounding_cheaper():
+    rng = np.random.default_rng(0)
+    exact = gated(rng)
+    x = rng.normal(size=(200, 32)).astype(np.float32)
+    products = products_of(exact)
+    grids, watched = {each.weight: Grid(4, 32) for each in products}, Moments(exact, products, [{"x": x}])
+    scaled, told = onnx.ModelProto(), []
+    scaled.CopyFrom(exact)
+    assert scale_up(scaled, products, grids, watched.of, lambda *each: told.append(each)) == []
+    assert told == [(1, 2), (2, 2)]
+    np.testing.assert_allclose(run(scaled, x), run(exact, x), rtol=1e-3, atol=1e-3)
+    before, after = ({each.name: numpy_helper.to_array(each) for each in each.graph.initializer} for each in (exact, scaled))
+    ratio = after["gate"] / before["gate"]
+    assert (ratio.argmax(0) == SCALED).all(), "the channel with large activations is scaled up most"
+    lost = []
+    for model in (exact, scaled):
+        made = onnx.ModelProto()
+        made.CopyFrom(model)
+        rewrite(made, grids, {}, {})
+        lost.append(np.square(run(made, x) - run(exact, x)).mean())
+    assert lost[1] < 0.9 * lost[0]
+
+
+def test_awq_says_which_layers_have_nothing_before_them_that_takes_the_factors():
+    exact = gated(np.random.default_rng(0))
+    exact.graph.output.append(helper.make_tensor_value_info("n", TensorProto.FLOAT, ["n", 32]))
+    products = products_of(exact)
+    moments = {"n": np.eye(32), "h": np.eye(48)}
+    left = scale_up(exact, products, {each.weight: Grid(4, 32) for each in products}, moments.__getitem__, lambda *_: None)
+    assert left == ["gate", "up"]
 
 
 def test_groups_are_no_longer_than_rows_and_those_of_tables_divide_them():

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from compressor.contracts import Artifact, registry
 from compressor.contracts.notes import Table
 from compressor.deploy import gguf as gguf_files
+from compressor.deploy.graphs import describe
 from compressor.deploy.session import predictor
 from compressor.errors import PlanError, UnsupportedModel
 from compressor.plan.bound import load_plan
@@ -206,8 +207,9 @@ def test_what_is_deployed_computes_with_the_weights_that_its_numbers_say(four, t
         ({"bits": 2, "group_size": 32}, {2, 8}),
         ({"bits": 4, "embeddings": 4}, {4}),
         ({"bits": 4, "algorithm": "gptq", "calibration": 4}, {4, 8}),
+        ({"bits": 4, "algorithm": "awq", "calibration": 4}, {4, 8}),
     ],
-    ids=["8", "zero points", "2", "all in 4", "gptq"],
+    ids=["8", "zero points", "2", "all in 4", "gptq", "awq"],
 )
 def test_bits_are_those_of_the_plan(options, kinds, tmp_path):
     made = Made(tmp_path, "onnxruntime", **options)
@@ -215,7 +217,8 @@ def test_bits_are_those_of_the_plan(options, kinds, tmp_path):
     zeros = [node for node in products(made.graph)[:-1] if len(node.input) == 4]
     assert len(zeros) == (8 if options.get("symmetric") is False else 0)
     assert np.isfinite(made.scores())
-    assert [event.work for event in made.events] == (["gptq"] * 14 if "algorithm" in options else [])
+    works = {None: [], "gptq": ["gptq"] * 14, "awq": ["awq"] * 8}  # by product, and by what they read
+    assert [event.work for event in made.events] == works[options.get("algorithm")]
 
 
 def test_eight_bits_change_next_to_nothing(tmp_path):
@@ -354,7 +357,12 @@ def faults(folder, parameters, targets):
         ("bits: 8", "pytorch", r"has no place on the way to 'pytorch'"),
         ("bits: 8, group_size: 32", "openvino", r"target 'openvino': a scale of 8 bits is there for a whole row: leave it out"),
         ("bits: 4, group_size: 64", "llama-cpp", r"target 'llama-cpp': it has no kernel for groups of 64 .* say 32"),
-        ("bits: 4, algorithm: awq", "onnxruntime", r"target 'onnxruntime': awq does not run there; say round-to-nearest or gptq"),
+        (
+            "bits: 4, algorithm: scale-estimation",
+            "onnxruntime",
+            r"target 'onnxruntime': scale-estimation does not run there; say .* gptq or awq",
+        ),
+        ("bits: 8, cache: 8", "openvino", r"target 'openvino': it has 8 bits for keys and values of its own: .* at the target"),
         ("bits: 8, symmetric: false", "llama-cpp", r"target 'llama-cpp': Q8_0 has one zero"),
         ("bits: 4, embeddings: 2", "onnxruntime", r"embeddings of 2 bits beside layers of 4"),
         ("bits: 8, algorithm: gptq", "onnxruntime", r"rounding loses next to nothing there"),
@@ -415,6 +423,47 @@ def test_keys_and_values_of_eight_bits_say_nearly_the_same(plain, eight, tmp_pat
     assert 0 < apart < 0.06 * found["plain"].std()
     setting = OpenVino.runtime({"precision": "fp32", "cache": "int8"}).settings
     assert setting == {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "u8"}, "what an exported example says"
+
+
+def calibrated(made, tokens=16):
+    """Tokens of a row that ranges were taken from."""
+    (feed,) = made.ctx.feeds(Artifact("onnxruntime", made.exact.path), "calibration", limit=1)
+    return feed["input_ids"][:, :tokens]
+
+
+def test_a_cache_of_int8_is_read_and_written_by_the_operator_for_attention(tmp_path):
+    plain = Made(tmp_path / "plain", "onnxruntime", wide_run(), bits=8)
+    eight = Made(tmp_path / "eight", "onnxruntime", wide_run(), bits=8, cache=8, calibration=4)
+    found = [node for node in nodes(eight.built / "model.onnx") if node.op_type == "GroupQueryAttention"]
+    assert len(found) == 2
+    assert {settings(node)["kv_cache_bit_width"] for node in found} == {8}
+    assert not [node for node in nodes(eight.built / "model.onnx") if node.op_type == "Softmax"]
+    assert (plain.session.facts()["cache"], eight.session.facts()["cache"]) == ("fp32", "int8")
+    (graph,) = eight.run.task.graphs(eight.built)
+    kept = {name for pair in graph.state for name in pair}
+    assert {port.dtype for port in (*graph.inputs, *graph.outputs) if port.name in kept} == {"int8"}
+    ids = calibrated(eight)
+    logits = [continued(made.session, ids) for made in (plain, eight)]
+    apart = np.square(logits[1] - logits[0]).mean() ** 0.5
+    assert 0 < apart < 0.1 * logits[0].std()
+    (said,) = (note.text for note in eight.ctx.notes if "Keys and values" in getattr(note, "text", ""))
+    assert said == "Keys and values of a token take 256 bytes, where they took 1,024 in float32."
+
+
+def test_a_cache_of_int8_is_the_same_in_plain_operators(tmp_path):
+    """What a pass writes runs without the operator too, as other runtimes would run it."""
+    made = Made(tmp_path / "eight", "onnxruntime", wide_run(), bits=8, cache=8, calibration=4)
+    describe(made.made.path, made.run.task, "causal-lm", ())
+    session = made.target.open(made.made.path)
+    assert "attention" not in session.facts()
+    ids = calibrated(made)
+    told, found = continued(session, ids), continued(made.session, ids)
+    assert np.square(told - found).mean() ** 0.5 < 0.05 * told.std(), "the operator rounds what it multiplies by once more"
+
+
+def test_a_model_that_keeps_nothing_has_no_cache_to_quantise(tmp_path):
+    made = Made(tmp_path, "onnxruntime", tiny_run(), bits=8, cache=8, calibration=4)
+    assert [note.text for note in made.ctx.notes if "keeps nothing" in getattr(note, "text", "")]
 
 
 def test_heads_that_no_group_of_a_cache_divides_are_refused(tmp_path):
