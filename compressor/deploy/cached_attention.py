@@ -119,8 +119,11 @@ def _attention(softmax: ir.Node) -> _Attention | None:
         return None
     if (key_scale is None) != (value_scale is None):
         return None
-    values = (query, key, value, past_key, past_value, present_key, present_value, mask)
-    return _Attention(*values, scale, heads, groups, size, flat.outputs[0], key_scale, value_scale)
+    made = (query, key, value, past_key, past_value, present_key, present_value, mask)
+    output = flat.outputs[0]
+    return _Attention(
+        *made, scale=scale, heads=heads, groups=groups, size=size, output=output, key_scale=key_scale, value_scale=value_scale
+    )
 
 
 def _extended(value: ir.Value | None) -> tuple[ir.Value, ir.Value, ir.Value, ir.Value | None] | None:
