@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+from furnished import told
 from onnx import numpy_helper
 from pydantic import ValidationError
 
@@ -18,10 +20,11 @@ from compressor.deploy.graphs import describe
 from compressor.deploy.session import predictor
 from compressor.errors import PlanError, UnsupportedModel
 from compressor.plan.bound import load_plan
+from compressor.report import read_report
 from compressor.store.store import StoredResult, digest_of
 from compressor.tasks.language.causal_lm import CausalLM
 from compressor.tasks.language.decoding import decoded, filled
-from compressor.tasks.tiny import language_model
+from compressor.tasks.tiny import documents, language_model
 from compressor.testing.tiny import run_of, tiny_run
 from passes.quantization.quantize_weights import QuantizeWeights
 from passes.quantization.quantizers.nncf import read_model
@@ -326,6 +329,62 @@ def test_layers_of_a_gguf_file_are_named_by_their_modules(tmp_path):
     assert made.bits["blk.*.attn_output", "32 (float)"][-1] == "excluded"
     assert ("blk.*.attn_q", "8") in made.bits
     assert ("token_embd", "32 (float)") in made.bits
+
+
+# ------------------------------------------------------------------ from plan to export
+
+
+RUN = """
+task: {{causal-lm: {{max_length: 64}}}}
+data: {{files: rows.jsonl, split: {{validation: 6, test: 8}}, calibration: 8}}
+model: {{folder: model}}
+passes: [{{quantize-weights: {{{0}}}}}]
+targets: [{1}]
+accept: [{{target: {2}, max_drop: 100}}]
+"""
+
+
+@pytest.mark.parametrize(
+    ("parameters", "target", "facts"),
+    [
+        pytest.param("bits: 4, group_size: 32, algorithm: gptq, cache: 8", "onnxruntime", "int4 + int8 + fp32", id="onnxruntime"),
+        pytest.param("bits: 4", "openvino: {cache: int8}", "int4 + int8 + fp32", id="openvino", marks=pytest.mark.long),
+        pytest.param("bits: 4", "llama-cpp: {cache: q8_0}", "int4 + int8", id="llama-cpp", marks=pytest.mark.long),
+    ],
+)
+def test_an_export_proves_that_it_says_what_was_scored(parameters, target, facts, tmp_path):
+    language_model(
+        tmp_path / "model", tie_word_embeddings=True, hidden_size=64, head_dim=32, num_attention_heads=2, num_key_value_heads=2
+    )
+    documents(tmp_path, ("text",))
+    named = target.partition(":")[0]
+    (tmp_path / "plan.yaml").write_text(RUN.format(parameters, f"{{{target}}}" if ":" in target else target, named))
+    done = told(tmp_path, "run", "plan.yaml", "--store", "store", "--out", "run", "--export", "export")
+    assert done.returncode == 0, done.stdout + done.stderr
+    report = read_report(tmp_path / "run")
+    final = next(each for each in report.candidates if each.stage == "final")
+    assert (final.facts["precision"], final.facts["cache"]) == (facts, "int8")
+    assert final.parity.finite
+    titles = [note.title for stage in report.stages for note in stage.notes if note.kind == "table"]
+    assert titles == ["Bits of weights by layer"]
+    assert "Bits of weights by layer" in (tmp_path / "run" / "report.html").read_text()
+    assert json.loads((tmp_path / "export" / "spec.json").read_text())
+    if named == "onnxruntime":
+        assert _written_by_genai(tmp_path / "export", 8) == 8
+
+
+def _written_by_genai(folder, tokens):
+    """How many tokens ONNX Runtime GenAI writes after four."""
+    import onnxruntime_genai
+
+    model = onnxruntime_genai.Model(str(folder))
+    how = onnxruntime_genai.GeneratorParams(model)
+    how.set_search_options(max_length=4 + tokens, min_length=4 + tokens, do_sample=False)
+    generator = onnxruntime_genai.Generator(model, how)
+    generator.append_tokens(np.array([5, 6, 7, 8], np.int32))
+    while not generator.is_done():
+        generator.generate_next_token()
+    return len(generator.get_sequence(0)) - 4
 
 
 # ------------------------------------------------------------------ what is refused
