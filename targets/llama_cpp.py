@@ -11,11 +11,11 @@ from weakref import finalize
 
 from pydantic import Field
 
-from compressor.contracts import Artifact, Dialect, Feed, Graph, Missing, Runtime, Session, Target
+from compressor.contracts import Artifact, Dialect, Feed, Graph, Missing, Runtime, Scheme, Session, Target
 from compressor.deploy.cache import Line, Position, grown
 from compressor.deploy.gguf import FILE, bytes_by_part, convert, types_in
 from compressor.deploy.graphs import graphs_of
-from compressor.errors import MissingDependency
+from compressor.errors import MissingDependency, UnsupportedModel
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,19 +25,31 @@ MOST_ROWS = 64
 """Texts that are kept at a time; more are llama.cpp's own limit away."""
 PART = 512
 """Tokens that are computed in one call of the library."""
-CACHES = {"f32": 0, "f16": 1}
+GROUP = 32
+"""Numbers of one scale in q8_0."""
+CACHES = {"f32": 0, "f16": 1, "q8_0": 8}
 """Types of keys and values, by the library's numbers."""
+
+PRECISIONS = {"Q4_0": "int4", "Q4_1": "int4", "Q8_0": "int8", "F16": "fp16"}
+"""What types of matrices are, the fewest bits first."""
+SCHEMES = (Scheme("int8", "int8", "group", 32), Scheme("int4", "int8", "group", 32))
+"""Q8_0, Q4_0 and Q4_1, whose products have activations of 8 bits."""
 
 
 class LlamaCpp(Target):
     """A GGUF file, run by llama.cpp."""
 
-    dialect: ClassVar[Dialect] = Dialect(format="gguf", precisions=("fp32", "fp16", "int8"))
+    dialect: ClassVar[Dialect] = Dialect(format="gguf", precisions=("fp32", "fp16", "int8", "int4"), schemes=SCHEMES)
     file: ClassVar[str] = FILE
     requires: ClassVar[tuple[str, ...]] = ("gguf", "cyllama")
 
     threads: int = Field(default=1, ge=1, le=256, description="Threads of one operator.")
     weights: Literal["f32", "f16", "q8_0"] = Field(default="f16", description="Type of matrices; vectors stay in float32.")
+    cache: Literal["auto", "q8_0"] = Field(
+        default="auto",
+        description="Numbers that keys and values of earlier tokens are kept in: float32 where all weights are, else float16; or 8 bits, with "
+        "a scale for 32 of them.",
+    )
     context: int = Field(default=4096, ge=16, le=2**20, description="Tokens of all texts that there is room for at a time.")
 
     @classmethod
@@ -56,8 +68,15 @@ class LlamaCpp(Target):
         return Missing(build=reason if "gguf" in lacks else None, run=reason)
 
     def build(self, source: Artifact, out: Path, **_: object) -> None:
-        """Write the weights in their type."""
-        if self.weights == "f32":
+        """Write the weights in their type; those of a file that a pass has quantised stay as they are.
+
+        Raises:
+            UnsupportedModel: the plan names another type for them.
+        """
+        quantised = [each for each in types_in(source.path / FILE) if each not in ("F32", "F16")]
+        if quantised and "weights" in self.model_fields_set:
+            raise UnsupportedModel(f"its matrices are {' and '.join(quantised)} already: leave `weights: {self.weights}` out")
+        if quantised or self.weights == "f32":
             shutil.copyfile(source.path / FILE, out / FILE)
         else:
             convert(source.path / FILE, out / FILE, self.weights)
@@ -71,13 +90,32 @@ class LlamaCpp(Target):
 
         Raises:
             MissingDependency: the package is missing.
+        UnsupportedModel: its heads do not fit the cache that is asked for.
         """
         if (missing := self.missing().run) is not None:
             raise MissingDependency(missing)
         types = types_in(built / FILE)
-        cache = "f32" if types == ("F32",) else "f16"
+        usual = "f32" if types == ("F32",) else "f16"
+        cache = usual if self.cache == "auto" else self.cache
+        graph = graphs_of(built)[0]
+        _check_cache(graph, cache)
         context = _opened(built / FILE, threads=self.threads, size=self.context, cache=cache)
-        return _LlamaCppSession(context, graphs_of(built)[0], self, types, cache)
+        return _LlamaCppSession(context, graph, self, types, cache)
+
+
+def _check_cache(graph: Graph, cache: str) -> None:
+    """Keys and values of a head are cut into whole groups.
+
+    Raises:
+        UnsupportedModel: they are not.
+    """
+    kept = {name for _, name in graph.state}
+    sizes = {port.axes[-1] for port in graph.inputs if port.name in kept}
+    odd = [size for size in sizes if isinstance(size, int) and size % GROUP]
+    if cache == "q8_0" and odd:
+        raise UnsupportedModel(
+            f"a cache in q8_0 has groups of {GROUP}, which heads of {min(odd)} are not made of: leave `cache` out"
+        )
 
 
 def _opened(path: Path, *, threads: int, size: int, cache: str) -> Any:
@@ -141,9 +179,9 @@ class _LlamaCppSession:
 
     def facts(self) -> dict[str, str]:
         """Types of the weights in the file, and of the cache."""
-        names = {"Q8_0": "int8", "F16": "fp16"}
-        precision = next((names[each] for each in names if each in self._types), "fp32")
-        kept = {"f32": "fp32", "f16": "fp16"}[self._cache]
+        found = [PRECISIONS[each] for each in PRECISIONS if each in self._types]
+        precision = " + ".join(dict.fromkeys(each for each in found if each != "fp16" or len(found) == 1)) or "fp32"
+        kept = {"f32": "fp32", "f16": "fp16", "q8_0": "int8"}[self._cache]
         return {"precision": precision, "device": "CPU", "threads": str(self._target.threads), "cache": kept}
 
     def _line(self, state: Position[_Rows] | None, rows: int) -> Line[_Rows]:

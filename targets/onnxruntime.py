@@ -6,8 +6,9 @@ import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -36,20 +37,25 @@ PRODUCTS = ("MatMul", "Gemm", "Conv", "FusedMatMul", "FusedGemm", "FusedConv", "
 """Operators that do the bulk of the arithmetic, when they compute in float."""
 ROOM = 128
 """Buffers of a growing state have room for a multiple of so many tokens."""
-Buffer: TypeAlias = "dict[str, tuple[Any, NDArray[Any]]]"
-"""The values of a state with the memory that they lie in, by the input that they become."""
 CONVERSIONS = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear")
 
 
-SCHEMES = (Scheme("int8", "uint8", "channel"), Scheme("int8", "uint8", "tensor"))
-"""What its own quantiser makes, and has int8 products for."""
+NBITS = "MatMulNBits"
+GROUPS = {8: (16, 32, 64, 128, 256), 4: (16, 32, 64, 128, 256), 2: (32, 64, 128)}
+"""Weights of one scale that it has kernels for, by their bits: 2 bits in others run scalar code, 200 times as long."""
+SCHEMES = (
+    Scheme("int8", "uint8", "channel"),
+    Scheme("int8", "uint8", "tensor"),
+    *(Scheme(f"int{bits}", "int8", "group", group) for bits in GROUPS for group in GROUPS[bits]),
+)
+"""What its own quantisers make, and has products in integers for: those of `MatMulNBits` quantise activations themselves."""
 
 
 class OnnxRuntime(Target):
     """One ONNX file, optimised by ONNX Runtime when it is loaded."""
 
     dialect: ClassVar[Dialect] = Dialect(
-        format="onnxruntime", quantizer="onnxruntime", precisions=("fp32", "int8"), schemes=SCHEMES
+        format="onnxruntime", quantizer="onnxruntime", precisions=("fp32", "int8", "int4", "int2"), schemes=SCHEMES
     )
     file: ClassVar[str] = "model.onnx"
     requires: ClassVar[tuple[str, ...]] = ("onnxruntime",)
@@ -147,6 +153,8 @@ class OnnxRuntime(Target):
         real = Counter(each.op_type for each in found) - fake
         lines = [f"{count} {kind} in float on values that were quantised and dequantised" for kind, count in sorted(fake.items())]
         lines += [f"{real[kind]} {kind} in float" for kind in PRODUCTS if real[kind]]
+        slow = sum(each.op_type == NBITS and not _in_integers(each) for each in found)
+        lines += [f"{slow} {NBITS} of accuracy_level below 4, by scalar code"] if slow else []
         return (*lines, *(f"{real[kind]} {kind} between float and int8" for kind in CONVERSIONS if real[kind]))
 
     def _loaded(self, built: Path, graph: Graph) -> _Loaded:
@@ -184,8 +192,8 @@ class _Loaded:
         kept = dict(self._graph.state)
         return self._given(found), {becomes: found[output] for output, becomes in kept.items()}
 
-    def _run_bound(self, feed: Feed, state: Mapping[str, Any], into: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """Values of all outputs; those of the state are written `into` values, by output, where they are given."""
+    def _run_bound(self, feed: Feed, state: Mapping[str, Any]) -> dict[str, Any]:
+        """Values of all outputs."""
         import numpy as np
 
         kept, binding = dict(self._graph.state), self.session.io_binding()
@@ -195,10 +203,7 @@ class _Loaded:
         for name, value in state.items():
             binding.bind_ortvalue_input(name, value)
         for name in self._outputs:
-            if into and name in kept:
-                binding.bind_ortvalue_output(name, into[name])
-            else:
-                binding.bind_output(name, self._device if name in kept else "cpu")
+            binding.bind_output(name, self._device if name in kept else "cpu")
         self.session.run_with_iobinding(binding)
         return dict(zip(self._outputs, binding.get_outputs(), strict=True))
 
@@ -226,6 +231,15 @@ class _Loaded:
         return {name: make(array, self._device) for name, array in self._graph.first_state(feed).items()}
 
 
+@dataclass(frozen=True)
+class _Buffer:
+    """The memory of a state: what a call reads and writes in place, bound once for all calls that go on in it."""
+
+    arrays: Mapping[str, NDArray[Any]]
+    """By the input that they are."""
+    binding: onnxruntime.IOBinding
+
+
 class _Shared(_Loaded):
     """A graph that writes what it adds to its state into the buffer that it reads: a state is a position in that buffer.
 
@@ -233,44 +247,58 @@ class _Shared(_Loaded):
     still held, the call goes on in a copy.
     """
 
-    def run(self, feed: Feed, state: Position[Buffer] | None) -> tuple[Feed, object | None]:
+    def run(self, feed: Feed, state: Position[_Buffer] | None) -> tuple[Feed, object | None]:
         growth = self._graph.growth
         assert growth is not None
         after = grown(growth, feed, state)
         line = self._line(feed, state, after, growth)
-        values = {name: value for name, (value, _) in line.held.items()}
-        found = self._run_bound(feed, values, {output: values[becomes] for output, becomes in self._graph.state})
-        return self._given(found), line.wrote(after)
+        return self._computed(line.held.binding, feed), line.wrote(after)
 
-    def cut(self, state: Position[Buffer], length: int) -> object:
+    def cut(self, state: Position[_Buffer], length: int) -> object:
         return state.cut(length)
 
-    def _line(self, feed: Feed, state: Position[Buffer] | None, after: int, growth: Growth) -> Line[Buffer]:
+    def _computed(self, binding: onnxruntime.IOBinding, feed: Feed) -> Feed:
+        """Only what a call brings and gives is bound: 60 values of a state take as long as two layers."""
+        import numpy as np
+
+        feed = self._graph.completed(feed)
+        for name in self._inputs & feed.keys():
+            binding.bind_cpu_input(name, np.ascontiguousarray(feed[name]))
+        for port in self._graph.given:
+            binding.bind_output(port.name, "cpu")
+        self.session.run_with_iobinding(binding)
+        values, first_given = binding.get_outputs_as_ortvaluevector(), len(self._graph.state)
+        return {port.name: values[first_given + at].numpy() for at, port in enumerate(self._graph.given)}
+
+    def _line(self, feed: Feed, state: Position[_Buffer] | None, after: int, growth: Growth) -> Line[_Buffer]:
         """Where the call may write: behind the state, else into a new buffer that begins with what the state holds."""
         if state is not None and state.line.free_from(state.length) and _length(state.line.held, growth.axis) >= after:
             return state.line
         made = self._buffer(feed, after, growth.axis)
         if state is not None:
             held = first(growth, state.length)
-            for name, (_, array) in state.line.held.items():
-                made[name][1][held] = array[held]
+            for name, array in state.line.held.arrays.items():
+                made.arrays[name][held] = array[held]
         return Line(made)
 
-    def _buffer(self, feed: Feed, length: int, axis: int) -> Buffer:
+    def _buffer(self, feed: Feed, length: int, axis: int) -> _Buffer:
         """Room for the state after a call and a quarter more."""
         import numpy as np
         import onnxruntime
 
-        size, made = (length * 5 // 4 // ROOM + 1) * ROOM, {}
+        size, arrays, binding = (length * 5 // 4 // ROOM + 1) * ROOM, {}, self.session.io_binding()
         for name, array in self._graph.first_state(feed).items():
             shape = [*array.shape[:axis], size, *array.shape[axis + 1 :]]
-            memory = np.zeros(shape, array.dtype)  # which an `OrtValue` on the processor shares
-            made[name] = onnxruntime.OrtValue.ortvalue_from_numpy(memory), memory
-        return made
+            arrays[name] = np.zeros(shape, array.dtype)
+        shared = {name: onnxruntime.OrtValue.ortvalue_from_numpy(memory) for name, memory in arrays.items()}  # on the processor
+        for output, becomes in self._graph.state:
+            binding.bind_ortvalue_input(becomes, shared[becomes])
+            binding.bind_ortvalue_output(output, shared[becomes])
+        return _Buffer(arrays, binding)
 
 
-def _length(held: Buffer, axis: int) -> int:
-    return int(next(iter(held.values()))[1].shape[axis])
+def _length(held: _Buffer, axis: int) -> int:
+    return int(next(iter(held.arrays.values())).shape[axis])
 
 
 class _OnnxSession:
@@ -291,15 +319,21 @@ class _OnnxSession:
         """Q/DQ pairs count as int8 only where ONNX Runtime makes int8 operators of them: from `extended` on."""
         found = [node for name in self._graphs for node in nodes(self._built / f"{name}.onnx")]
         fused = bool(fake_quantised(found)) and self._target.graph_optimization in ("extended", "all")
-        int8 = fused or any(each.op_type in INT8_OPERATORS for each in found)
+        int8 = {8} if fused or any(each.op_type in INT8_OPERATORS for each in found) else set()
+        kinds = [f"int{bits}" for bits in sorted(int8 | bits_of_products(found))]
         session = next(iter(self._graphs.values())).session
         return {
-            "precision": "int8 + fp32" if int8 else "fp32",
+            "precision": " + ".join([*kinds, "fp32"]),
             "device": session.get_providers()[0].removesuffix("ExecutionProvider"),
             "threads": str(session.get_session_options().intra_op_num_threads),
             "graph_optimization": self._target.graph_optimization,
-            **({"attention": KERNEL, "cache": "fp32"} if any(each.op_type == KERNEL for each in found) else {}),
+            **({"attention": KERNEL, "cache": self._cache()} if any(each.op_type == KERNEL for each in found) else {}),
         }
+
+    def _cache(self) -> str:
+        """Numbers that keys and values are kept in."""
+        kept = [each for loaded in self._graphs.values() for each in loaded.session.get_inputs() if SHARED in each.shape]
+        return "int8" if any(each.type == "tensor(int8)" for each in kept) else "fp32"
 
 
 def _bytes_by_part(path: Path) -> dict[str, int]:
@@ -324,6 +358,16 @@ def nodes(path: Path) -> list[onnx.NodeProto]:
     import onnx
 
     return list(onnx.load(path, load_external_data=False).graph.node)
+
+
+def _in_integers(node: onnx.NodeProto) -> bool:
+    return any(each.name == "accuracy_level" and each.i == 4 for each in node.attribute)
+
+
+def bits_of_products(found: Sequence[onnx.NodeProto]) -> set[int]:
+    """Bits of the weights of products that hold them packed."""
+    held = [each for node in found if node.op_type == NBITS for each in node.attribute if each.name == "bits"]
+    return {int(each.i) for each in held}
 
 
 def fake_quantised(found: Sequence[onnx.NodeProto]) -> list[onnx.NodeProto]:

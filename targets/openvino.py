@@ -28,19 +28,29 @@ PRODUCTS = ("MatMul", "FullyConnected", "Convolution", "Gemm")
 """Layers that do the bulk of the arithmetic, by OpenVINO's names."""
 FUSED = "Subgraph"
 """What may hold an attention. It is told by the type of its first input, which may be a mask of bytes: that says nothing of products in int8."""
-INT8 = ("i8", "u8")
+EIGHT = "u8"
+"""Of a cache in 8 bits."""
+INTEGERS = {"i8": "int8", "u8": "int8", "i4": "int4", "u4": "int4", "i2": "int2", "u2": "int2"}
+"""Types of weights; a product whose activations are in float is told by the type of its weights too."""
+UNPACKED = "/fq_weights_"
+"""In the names of what NNCF puts behind a weight."""
 KERNEL = "ScaledDotProductAttention"
 HINTS = {"fp32": "f32", "f32": "f32", "bf16": "bf16", "fp16": "f16", "f16": "f16"}
 """The hint that makes OpenVINO compute in a precision, by the name that facts give it."""
-SCHEMES = (Scheme("int8", "uint8"), Scheme("int8", kernels=False))
-"""What NNCF makes: int8 products, and int8 weights that are brought back to float."""
+GROUPS = (32, 64, 128)
+SCHEMES = (
+    Scheme("int8", "uint8"),
+    Scheme("int8", kernels=False),
+    *(Scheme(f"int{bits}", "fp32", "group", group, kernels=False) for bits in (4, 2) for group in GROUPS),
+)
+"""What NNCF makes: int8 products, and weights of few bits that a product brings back to float as it reads them."""
 
 
 class OpenVino(Target):
     """OpenVINO's intermediate representation, compiled for the processor when it is loaded."""
 
     dialect: ClassVar[Dialect] = Dialect(
-        format="openvino", quantizer="nncf", precisions=("fp32", "bf16", "int8"), schemes=SCHEMES
+        format="openvino", quantizer="nncf", precisions=("fp32", "bf16", "int8", "int4", "int2"), schemes=SCHEMES
     )
     file: ClassVar[str] = "openvino_model.xml"
     former_files: ClassVar[tuple[str, ...]] = ("model.xml",)
@@ -50,6 +60,12 @@ class OpenVino(Target):
     threads: int = Field(default=1, ge=1, le=256, description="Inference threads of one stream.")
     precision: Literal["f32", "bf16", "default"] = Field(
         default="f32", description="Precision of what is not quantised; `default` is what OpenVINO chooses for the processor."
+    )
+
+    cache: Literal["auto", "int8"] = Field(
+        default="auto",
+        description="Numbers that keys and values of earlier tokens are kept in: as `precision` says (`default`: what OpenVINO chooses), or in 8 "
+        "bits, a quarter of float32, each group with a scale and a zero point that OpenVINO takes from the numbers themselves.",
     )
 
     @classmethod
@@ -63,7 +79,7 @@ class OpenVino(Target):
         hint = HINTS.get(facts.get("precision", "").rpartition("+")[2].strip())
         settings = {"INFERENCE_PRECISION_HINT": hint} if hint else {}
         if facts.get("cache"):
-            settings["KV_CACHE_PRECISION"] = HINTS.get(facts["cache"], facts["cache"])
+            settings["KV_CACHE_PRECISION"] = {**HINTS, "int8": EIGHT}.get(facts["cache"], facts["cache"])
         return Runtime("openvino", ("openvino",), settings, loaders="optimum.intel.OVModelFor", takes_settings="ov_config")
 
     @classmethod
@@ -106,7 +122,9 @@ class OpenVino(Target):
     def diagnose(self, built: Path) -> tuple[str, ...]:
         """Products that compute in float, and quantisation that was not fused, in the compiled graphs."""
         counts = Counter(layer for graph in graphs_of(built) for layer in layers(self._compiled(built, graph)))
-        float_products = {each: count for each, count in counts.items() if each[0] in (*PRODUCTS, FUSED) and each[1] not in INT8}
+        float_products = {
+            each: count for each, count in counts.items() if each[0] in (*PRODUCTS, FUSED) and each[1] not in INTEGERS
+        }
         lines = [f"{count} {kind} in {_name(precision)}" for (kind, precision), count in sorted(float_products.items())]
         left = sum(count for (kind, _), count in counts.items() if kind == "FakeQuantize")
         return (*lines, f"{left} FakeQuantize left by itself") if left else tuple(lines)
@@ -130,6 +148,8 @@ class OpenVino(Target):
             )
         if self.precision != "default":
             options["INFERENCE_PRECISION_HINT"] = options["KV_CACHE_PRECISION"] = self.precision  # the cache's is u8 otherwise
+        if self.cache == "int8":
+            options["KV_CACHE_PRECISION"] = EIGHT
         return _core().compile_model(str(built / self.file_of(graph.name, built)), "CPU", options)
 
 
@@ -271,9 +291,10 @@ class _OpenVinoSession:
         ran = [layer for each in compiled for layer in layers(each)]
         precisions = precisions_of(ran)
         hint = compiled[0].get_property("INFERENCE_PRECISION_HINT").to_string()
-        real = sorted(_name(precision) for precision in (precisions - set(INT8)) or {hint})
+        held = sorted({INTEGERS[each] for each in precisions if each in INTEGERS})
+        real = sorted(_name(precision) for precision in (precisions - set(INTEGERS)) or {hint})
         return {
-            "precision": " + ".join([*(["int8"] if precisions & set(INT8) else []), *real]),
+            "precision": " + ".join([*held, *real]),
             "device": "CPU",
             "threads": str(compiled[0].get_property("INFERENCE_NUM_THREADS")),
             **({"cache": _name(compiled[0].get_property("KV_CACHE_PRECISION").to_string())} if self._keeps() else {}),
@@ -286,7 +307,7 @@ class _OpenVinoSession:
 
 def precisions_of(layers: Iterable[tuple[str, str]]) -> set[str]:
     """In which precisions layers, each a kind and a precision, do the bulk of the arithmetic."""
-    return {precision for kind, precision in layers if kind in PRODUCTS or (kind == FUSED and precision not in INT8)}
+    return {precision for kind, precision in layers if kind in PRODUCTS or (kind == FUSED and precision not in INTEGERS)}
 
 
 def layers(compiled: Any) -> list[tuple[str, str]]:
@@ -296,7 +317,7 @@ def layers(compiled: Any) -> list[tuple[str, str]]:
 
 
 def _name(precision: str) -> str:
-    return {"f32": "fp32", "f16": "fp16"}.get(precision, precision)
+    return {"f32": "fp32", "f16": "fp16", EIGHT: "int8"}.get(precision, precision)
 
 
 def _bytes_by_part(path: Path) -> dict[str, int]:
@@ -310,5 +331,6 @@ def _bytes_by_part(path: Path) -> dict[str, int]:
     takes = defaultdict[str, list[str]](list)
     for edge in root.findall("edges/edge"):
         takes[edge.get("to-layer", "")].append(values[edge.get("from-layer", "")])
-    operators = (Operator(layer.get("name", ""), tuple(takes[key]), (values[key],)) for key, layer in layers.items())
+    named = {key: "" if UNPACKED in layer.get("name", "") else layer.get("name", "") for key, layer in layers.items()}
+    operators = (Operator(named[key], tuple(takes[key]), (values[key],)) for key in layers)
     return bytes_by_part(sizes, operators)

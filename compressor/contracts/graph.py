@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
 
 if TYPE_CHECKING:
@@ -58,19 +59,19 @@ class Graph:
     state: tuple[tuple[str, str], ...] = ()
     """Pairs of an output and the input that it becomes in the next call: a cache of keys and values. They never leave the device."""
 
-    @property
+    @cached_property
     def fed(self) -> tuple[Port, ...]:
         """Inputs that a caller gives."""
         kept = {name for _, name in self.state}
         return tuple(port for port in self.inputs if port.name not in kept)
 
-    @property
+    @cached_property
     def given(self) -> tuple[Port, ...]:
         """Outputs that a caller gets."""
         kept = {name for name, _ in self.state}
         return tuple(port for port in self.outputs if port.name not in kept)
 
-    @property
+    @cached_property
     def growth(self) -> Growth | None:
         """How the state grows; None where it does not, or where no input has an axis of the name that it has after a call."""
         ports = {port.name: port for port in (*self.inputs, *self.outputs)}

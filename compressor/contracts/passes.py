@@ -203,6 +203,13 @@ class Pass(Step, ABC):
             origins: for every earlier step, entry of `models:` and `source`, the folder of the model it comes from.
         """
 
+    def refuses(self, dialect: Dialect) -> Mapping[str, str]:
+        """Why it has no part in the branch of a target, by the parameter at fault ('' for the step), asked before anything runs.
+
+        What a target has no kernels for is refused here: `Dialect.schemes` says what it has. Empty where nothing speaks against it.
+        """
+        return {}
+
     def needs_whole(self) -> str:
         """Why each process that trains needs the model whole; empty where parameters may be spread over processes (`--sharded`).
 

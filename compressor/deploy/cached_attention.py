@@ -92,6 +92,9 @@ class _Attention:
     size: int
     output: ir.Value
     """`[batch, length, heads x size]`."""
+    key_scale: ir.Value | None = None
+    """`[1, groups, 1, size]` where keys are kept in 8 bits."""
+    value_scale: ir.Value | None = None
 
 
 def _attention(softmax: ir.Node) -> _Attention | None:
@@ -109,25 +112,45 @@ def _attention(softmax: ir.Node) -> _Attention | None:
     scale, query, mask = _number(scaled.inputs[1]), scores.inputs[0], masked.inputs[1]
     if not (keys and values) or scale is None or query is None or mask is None:
         return None
-    (past_key, key, present_key), (past_value, value, present_value) = keys, values
+    (past_key, key, present_key, key_scale), (past_value, value, present_value, value_scale) = keys, values
     groups, size = _size(past_key, 1), _size(past_key, 3)
     heads = _size(query, 1) or _repeated(turned.inputs[0]) or groups
     if not heads or not groups or not size or size != _size(past_value, 3):
         return None
+    if (key_scale is None) != (value_scale is None):
+        return None
     made = (query, key, value, past_key, past_value, present_key, present_value, mask)
-    return _Attention(*made, scale=scale, heads=heads, groups=groups, size=size, output=flat.outputs[0])
+    output = flat.outputs[0]
+    return _Attention(
+        *made, scale=scale, heads=heads, groups=groups, size=size, output=output, key_scale=key_scale, value_scale=value_scale
+    )
 
 
-def _extended(value: ir.Value | None) -> tuple[ir.Value, ir.Value, ir.Value] | None:
-    """Past, new and all keys of a value that is all of them, repeated for their groups or not."""
+def _extended(value: ir.Value | None) -> tuple[ir.Value, ir.Value, ir.Value, ir.Value | None] | None:
+    """Past, new and all keys of a value that is all of them, repeated for their groups or not; the scale of those in 8 bits."""
     if (flat := made_by(value, "Reshape")) and (wide := made_by(flat.inputs[0], "Expand")):
         inner = made_by(wide.inputs[0], "Unsqueeze")
         value = inner.inputs[0] if inner else None
-    joined = made_by(value, "Concat")
+    wide = made_by(value, "Mul")
+    cast, scale = (made_by(wide.inputs[0], "Cast"), wide.inputs[1]) if wide else (None, None)
+    joined = made_by(cast.inputs[0] if cast else value, "Concat")
     if joined is None or len(joined.inputs) != 2 or joined.attributes["axis"].as_int() not in (2, -2):
         return None
     past, new = joined.inputs
-    return (past, new, joined.outputs[0]) if past is not None and new is not None and past.is_graph_input() else None
+    if scale is not None:
+        new = _before_rounding(new, scale)
+    if past is None or new is None or not past.is_graph_input():
+        return None
+    return past, new, joined.outputs[0], scale
+
+
+def _before_rounding(value: ir.Value | None, scale: ir.Value) -> ir.Value | None:
+    """What `cast(clip(round(x / scale)))` was made of."""
+    for kind in ("Cast", "Clip", "Round"):
+        node = made_by(value, kind)
+        value = node.inputs[0] if node else None
+    divided = made_by(value, "Div")
+    return divided.inputs[0] if divided and divided.inputs[1] is scale else None
 
 
 def _repeated(value: ir.Value | None) -> int | None:
@@ -219,10 +242,15 @@ def _replace(found: _Attention, lengths: _Lengths) -> None:
         lengths.total,
         *[None] * 3,
         found.mask,
-        *[None] * 5,
+        None,
+        found.key_scale,
+        found.value_scale,
+        *[None] * 2,
         lengths.added,
     ]
-    settings = {"num_heads": found.heads, "kv_num_heads": found.groups, "scale": found.scale}
+    settings: dict[str, Any] = {"num_heads": found.heads, "kv_num_heads": found.groups, "scale": found.scale}
+    if found.key_scale is not None:
+        settings |= {"k_quant_type": "PER_CHANNEL", "v_quant_type": "PER_CHANNEL", "kv_cache_bit_width": 8}
     node = ir.node(KERNEL, inputs, settings, domain=DOMAIN, num_outputs=3, name=f"{place.name}/grouped")
     place.graph.insert_before(place, node)
     old = (found.output, found.present_key, found.present_value)

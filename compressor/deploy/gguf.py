@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from compressor.contracts import Artifact, Dialect, Format, Task
@@ -211,23 +212,33 @@ def _split_by(read: Mapping[str, Any]) -> str:
     return SPLITS[way]
 
 
-def convert(source: Path, to: Path, kind: str) -> None:
-    """Write a GGUF file again with matrices in another type: `f16` or `q8_0`; a matrix of rows that it does not divide stays in `f16`."""
+MATRICES: Mapping[str, str] = {"f16": "MOSTLY_F16", "q8_0": "MOSTLY_Q8_0", "q4_0": "MOSTLY_Q4_0", "q4_1": "MOSTLY_Q4_1"}
+"""Types that matrices are written in, and what a file of such is called."""
+
+
+def convert(source: Path, to: Path, kind: str, *, others: Mapping[str, str] = MappingProxyType({})) -> None:
+    """Write a GGUF file again with matrices in another type; one of rows that it does not divide becomes `f16`, a vector stays.
+
+    Args:
+        source: in float32.
+        to: the new file.
+        kind: one of `MATRICES`.
+        others: another type, or `f32`, for some matrices by name.
+    """
     import gguf
 
     reader = gguf.GGUFReader(source)
     writer = gguf.GGUFWriter(to, str(reader.fields["general.architecture"].contents()))
-    wanted = gguf.GGMLQuantizationType[kind.upper()]
-    file_type = {"f16": gguf.LlamaFileType.MOSTLY_F16, "q8_0": gguf.LlamaFileType.MOSTLY_Q8_0}[kind]
     for name, each in reader.fields.items():
         if name.startswith("GGUF.") or name in ("general.architecture", "general.file_type"):
             continue
         part = each.types[-1] if each.types[0] is gguf.GGUFValueType.ARRAY else None
         writer.add_key_value(name, each.contents(), each.types[0], sub_type=part)
-    writer.add_file_type(file_type)
+    writer.add_file_type(gguf.LlamaFileType[MATRICES[kind]])
     for tensor in reader.tensors:
+        wanted = gguf.GGMLQuantizationType[others.get(tensor.name, kind).upper()]
         of = tensor.tensor_type if tensor.data.ndim < 2 else wanted
-        if of is gguf.GGMLQuantizationType.Q8_0 and tensor.data.shape[-1] % gguf.GGML_QUANT_SIZES[of][0]:
+        if tensor.data.ndim > 1 and tensor.data.shape[-1] % gguf.GGML_QUANT_SIZES[of][0]:
             of = gguf.GGMLQuantizationType.F16
         data = tensor.data if of is tensor.tensor_type else gguf.quants.quantize(tensor.data, of)
         writer.add_tensor(tensor.name, data, raw_dtype=of)

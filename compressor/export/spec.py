@@ -20,7 +20,7 @@ CLASSIFIED = {"text": "Sequence", "image": "Image", "audio": "Audio"}
 """What classes of transformers classify, by what a user has."""
 OURS = "compressor.model.Model"
 """What opens a model whose structure no stock configuration says."""
-DTYPES = ("int64", "int32", "float32", "float16")
+DTYPES = ("int64", "int32", "int8", "float32", "float16")
 
 
 @dataclass(frozen=True)

@@ -68,6 +68,11 @@ class Drafted:
         at = self.entry.beside.items().get(key, self.entry.beside if not key else self.entry.parameters)
         return at.fault(f"{self.entry.where}.{key}" if key else self.entry.where, what)
 
+    def at_parameter(self, name: str, what: str) -> Fault:
+        """A fault where the plan gives a parameter; at the entry where it gives none of that name."""
+        given = self.entry.parameters.items().get(name)
+        return given.fault(f"{self.entry.where}.{name}", what) if given else self.fault(what)
+
     def mention(self, text: str, what: str) -> Fault:
         """A fault where the parameters mention `text`."""
         parameters = self.entry.parameters

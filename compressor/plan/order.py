@@ -45,6 +45,7 @@ def _places(draft: Draft) -> Iterator[Fault]:
             yield step.fault(f"'{step.name}' works below torch, on what the torch passes end with; leave `from` out", "from")
         if step.below:
             yield from _unfit(draft, step)
+            yield from _refused(draft, step)
 
 
 def _unfit(draft: Draft, step: Drafted) -> Iterator[Fault]:
@@ -55,6 +56,16 @@ def _unfit(draft: Draft, step: Drafted) -> Iterator[Fault]:
     formats = ", ".join(f"'{name}' ({draft.dialects()[name].format})" for name in unfit)
     advice = f"write `only: [{', '.join(fit)}]` beside it" if fit else "no target of this plan can take it; leave it out"
     yield step.fault(f"works on {' or '.join(step.accepts)} and has no place on the way to {formats}; {advice}")
+
+
+def _refused(draft: Draft, step: Drafted) -> Iterator[Fault]:
+    """What a step asks for and a target has not, told where the parameter stands."""
+    if not isinstance(step.step, Pass):
+        return
+    for name, dialect in draft.acts_on(step).items():
+        if _format(step, dialect) is not None:
+            for parameter, reason in step.step.refuses(dialect).items():
+                yield step.at_parameter(parameter, f"target '{name}': {reason}")
 
 
 def _format(step: Drafted, dialect: Dialect) -> str | None:

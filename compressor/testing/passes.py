@@ -13,7 +13,7 @@ from compressor.store.store import StoredResult, digest_of, sha256_of
 from compressor.testing.recipes import offers_what_it_takes
 from compressor.testing.steps import STEP
 from compressor.testing.subject import Subject, Unchecked
-from compressor.testing.tiny import TinyRun, ready_target, short_lived, stranger, tiny_run
+from compressor.testing.tiny import TinyRun, ready_target, run_on, short_lived, stranger, tiny_run
 
 
 def gives_equal_bytes(subject: Subject) -> None:
@@ -87,7 +87,7 @@ def _check_below_torch(subject: Subject, form: str, folder: Path) -> None:
 
     from compressor.deploy.session import opened
 
-    run, target = tiny_run(), ready_target(form)
+    run, target = run_on(form), ready_target(form)
     parent = run.lowered(target, form)
     first, second = (_below_torch(subject, run, parent, form, target, folder / str(seed), seed=seed) for seed in (1, 2))
     _require_equal(subject, first, second)

@@ -45,7 +45,7 @@ def quantize_static(path: Path, feeds: Sequence[Feed], *, bits: int = 8, exclude
     import nncf
     from nncf.quantization.advanced_parameters import AdvancedQuantizationParameters, OverflowFix
 
-    exact = _read(path)
+    exact = read_model(path)
     names = {name for port in exact.inputs for name in port.get_names()}
     rows = [{name: array for name, array in feed.items() if name in names} for feed in feeds]
     fix = OverflowFix.ENABLE if bits == 7 else OverflowFix.DISABLE
@@ -67,7 +67,7 @@ def compress_weights(path: Path, out: Path) -> None:
     import nncf
 
     with redirect_stdout(io.StringIO()):  # bars of its own
-        compressed = nncf.compress_weights(_read(path), mode=nncf.CompressWeightsMode.INT8_ASYM)
+        compressed = nncf.compress_weights(read_model(path), mode=nncf.CompressWeightsMode.INT8_ASYM)
     save_representation(compressed, out)
 
 
@@ -132,7 +132,8 @@ def _ignored(model: Any, exclude: Sequence[str]) -> Any:
     return nncf.IgnoredScope(names=left) if left else None
 
 
-def _read(path: Path) -> Any:
+def read_model(path: Path) -> Any:
+    """OpenVINO's representation in a file, NNCF told to be quiet."""
     from compressor.deploy.telemetry import silence
 
     silence()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Collection
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import onnx
@@ -90,3 +90,22 @@ def fold_gemms(graph: onnx.ModelProto) -> None:
     del graph.graph.node[:]
     graph.graph.node.extend(nodes)
     drop_unused(graph)
+
+
+def session_on(graph: onnx.ModelProto) -> Any:
+    """A session on a graph on the processor, by way of a file, since one of 2 GB fits no message."""
+    import tempfile
+    from pathlib import Path
+
+    import onnx
+    import onnxruntime
+
+    from compressor.deploy.onnx import save
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    made = onnx.ModelProto()  # writing a large one empties it
+    made.CopyFrom(graph)
+    with tempfile.TemporaryDirectory(prefix="compressor-watched-") as folder:
+        save(made, Path(folder))
+        return onnxruntime.InferenceSession(str(Path(folder) / "model.onnx"), options, providers=["CPUExecutionProvider"])

@@ -39,6 +39,16 @@ def untie(graph: onnx.ModelProto) -> dict[str, str]:
     return found
 
 
+def turn(graph: onnx.ModelProto, tied: Mapping[str, str]) -> None:
+    """Have products read the transpose of their table again, in place, where neither was quantised: a table in float is stored once."""
+    from onnx import helper
+
+    stored = {each.name: each for each in graph.graph.initializer}
+    for table, weight in tied.items():
+        graph.graph.initializer.remove(stored[weight])
+        graph.graph.node.insert(0, helper.make_node("Transpose", [table], [weight], name=f"{weight}_turned", perm=[1, 0]))
+
+
 def tie(graph: onnx.ModelProto, tied: Mapping[str, str]) -> None:
     """Store one matrix where a table and the weight that was taken from it are both in int8, in place: the weight's numbers serve both."""
     import numpy as np

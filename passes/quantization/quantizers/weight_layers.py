@@ -1,0 +1,106 @@
+"""Which layers of a model got how many bits: what every quantiser of weights says, and how a report shows it."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from compressor.contracts.notes import Table
+from compressor.errors import UnsupportedModel, did_you_mean
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What weights are to become."""
+
+    bits: int
+    group: int | None
+    """Weights of one scale; None for a row."""
+    symmetric: bool
+    algorithm: str
+    embeddings: int | None
+    """Bits of tables and of the last product; None: they stay in float."""
+    exclude: tuple[str, ...] = ()
+
+    def leaves(self, *names: str) -> bool:
+        """Whether a layer of these names is to stay in float."""
+        return any(part in name for part in self.exclude for name in names)
+
+
+def require_named(exclude: Sequence[str], layers: Iterable[str]) -> None:
+    """Every part of a path that is to stay in float names a layer.
+
+    Raises:
+        UnsupportedModel: one names none, and nothing would say so.
+    """
+    known = tuple(layers)
+    names = {name for layer in known for name in layer.split(".") if not name.isdecimal()}
+    for part in exclude:
+        if not any(part in layer for layer in known):
+            raise UnsupportedModel(f"exclude: no layer has '{part}' in its path{did_you_mean(part, names)}")
+
+
+class Chosen(NamedTuple):
+    """What became of a layer."""
+
+    layer: str
+    """Path of its module."""
+    bits: int
+    group: int | None
+    """Weights of one scale; None where a row has one."""
+    symmetric: bool
+    weights: int
+    """How many it has."""
+    stored: int
+    """Bytes of its numbers and scales; 0 where another layer's serve it."""
+    tied: bool = False
+    """Whether it reads the numbers of an embedding table."""
+
+
+class Left(NamedTuple):
+    """A layer that stays in float."""
+
+    layer: str
+    weights: int
+    why: str
+
+
+def shown(chosen: Sequence[Chosen], left: Sequence[Left]) -> Table:
+    """Bits by layer, layers that differ in their number alone in one row."""
+    rows: dict[tuple[str, str, str, str], list[tuple[int, int]]] = defaultdict(list)
+    for each in chosen:
+        how = f"{each.group or 'a row'}", "symmetric" if each.symmetric else "with zero points"
+        told = "the table's numbers" if each.tied else ""
+        rows[_unnumbered(each.layer), str(each.bits), f"{how[0]}, {how[1]}", told].append((each.weights, each.stored))
+    for kept in left:
+        rows[_unnumbered(kept.layer), "32 (float)", "", kept.why].append((kept.weights, 4 * kept.weights))
+    return Table(
+        title="Bits of weights by layer",
+        columns=("layer", "layers", "bits", "weights of one scale", "weights", "bytes", ""),
+        rows=tuple(
+            (name, len(found), bits, group, sum(each for each, _ in found), sum(each for _, each in found), told)
+            for (name, bits, group, told), found in rows.items()
+        ),
+    )
+
+
+def bits_per_weight(chosen: Iterable[Chosen]) -> float:
+    """Bits stored for each weight that was quantised, scales counted; a table that serves a head counts once."""
+    each = [one for one in chosen if not one.tied]
+    weights = sum(one.weights for one in each)
+    return 8 * sum(one.stored for one in each) / weights if weights else 0.0
+
+
+def commonest(chosen: Iterable[Chosen]) -> int:
+    """Bits of most weights."""
+    found = Counter[int]()
+    for each in chosen:
+        found[each.bits] += each.weights
+    return found.most_common(1)[0][0] if found else 0
+
+
+def _unnumbered(path: str) -> str:
+    return re.sub(r"\.\d+(?=\.|$)", ".*", path)
