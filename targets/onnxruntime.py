@@ -41,8 +41,14 @@ Buffer: TypeAlias = "dict[str, tuple[Any, NDArray[Any]]]"
 CONVERSIONS = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear")
 
 
-SCHEMES = (Scheme("int8", "uint8", "channel"), Scheme("int8", "uint8", "tensor"))
-"""What its own quantiser makes, and has int8 products for."""
+SCHEMES = (
+    Scheme("int8", "uint8", "channel"),
+    Scheme("int8", "uint8", "tensor"),
+    Scheme("int8", "uint8", "channel", dynamic=True),
+    Scheme("int8", "uint8", "tensor", dynamic=True),
+    *(Scheme(f"int{bits}", "int8", "group", dynamic=True) for bits in (8, 4, 2)),
+)
+"""What it has integer products for: pairs of Q and DQ, `MatMulInteger`, and `MatMulNBits` at accuracy_level 4."""
 
 
 class OnnxRuntime(Target):

@@ -18,7 +18,7 @@ from compressor.contracts.recipe import Epoch, Recipe
 from compressor.contracts.records import Workload
 from compressor.contracts.renamed import notice
 from compressor.contracts.step import Event, Step
-from compressor.contracts.target import Artifact, Dialect
+from compressor.contracts.target import Artifact, Dialect, Scheme
 from compressor.contracts.task import Batch, Data, Task
 from compressor.contracts.wish import Wish
 
@@ -150,6 +150,9 @@ class Needs:
 
     Only where there are none can the model be of any architecture: no anatomy row need fit it.
     """
+    schemes: tuple[Scheme, ...] = ()
+    """Ways of quantising that its result is to run by: a target that has no kernels for one is a fault of the plan. One that runs the torch
+    model simulates all of them."""
     products: tuple[str, ...] = ()
     """Names of further models that it makes with `ctx.produce`; a later step may start from them or be taught by them."""
 

@@ -16,6 +16,7 @@ def order_faults(draft: Draft) -> Iterator[Fault]:
     yield from _places(draft)
     yield from _order(draft)
     yield from _quantized_twice(draft)
+    yield from _without_kernels(draft)
 
 
 def works(names: Iterable[str]) -> str:
@@ -118,3 +119,18 @@ def _quantized_twice(draft: Draft) -> Iterator[Fault]:
                     "leave one of them out, or give each its own targets with `only:`"
                 )
                 break
+
+
+def _without_kernels(draft: Draft) -> Iterator[Fault]:
+    """Ways of quantising that a target does not run: what it computed would be slower than what it is said to simulate."""
+    for step in draft.steps:
+        for scheme in step.needs().schemes:
+            lacking = [
+                name
+                for name, dialect in draft.acts_on(step).items()
+                if dialect.format != TORCH and not dialect.has_kernels(scheme)
+            ]
+            if lacking:
+                known = {name: [str(each) for each in draft.dialects()[name].schemes if each.kernels] for name in lacking}
+                told = "; ".join(f"'{name}' runs {', '.join(runs) or 'none'}" for name, runs in known.items())
+                yield step.fault(f"makes {scheme}, for which {' and '.join(map(repr, lacking))} has no kernels: {told}")
