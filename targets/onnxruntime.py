@@ -38,6 +38,7 @@ ROOM = 128
 """Buffers of a growing state have room for a multiple of so many tokens."""
 Buffer: TypeAlias = "dict[str, tuple[Any, NDArray[Any]]]"
 """The values of a state with the memory that they lie in, by the input that they become."""
+PACKED = "MatMulNBits"
 CONVERSIONS = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear")
 
 
@@ -46,9 +47,10 @@ SCHEMES = (
     Scheme("int8", "uint8", "tensor"),
     Scheme("int8", "uint8", "channel", dynamic=True),
     Scheme("int8", "uint8", "tensor", dynamic=True),
-    *(Scheme(f"int{bits}", "int8", "group", dynamic=True) for bits in (8, 4, 2)),
+    *(Scheme(f"int{bits}", "int8", "group", size, dynamic=True) for bits in (8, 4, 2) for size in (32, 64, 128)),
 )
-"""What it has integer products for: pairs of Q and DQ, `MatMulInteger`, and `MatMulNBits` at accuracy_level 4."""
+"""What it has integer products for: pairs of Q and DQ, `MatMulInteger`, and `MatMulNBits` at accuracy_level 4, which computes 2 bits in groups of
+16 or 256 in float all the same."""
 
 
 class OnnxRuntime(Target):
@@ -300,7 +302,7 @@ class _OnnxSession:
         int8 = fused or any(each.op_type in INT8_OPERATORS for each in found)
         session = next(iter(self._graphs.values())).session
         return {
-            "precision": "int8 + fp32" if int8 else "fp32",
+            "precision": " + ".join([*(["int8"] if int8 else []), *_packed(found), "fp32"]),
             "device": session.get_providers()[0].removesuffix("ExecutionProvider"),
             "threads": str(session.get_session_options().intra_op_num_threads),
             "graph_optimization": self._target.graph_optimization,
@@ -323,6 +325,12 @@ def _bytes_of(constant: onnx.TensorProto) -> int:
     from onnx.helper import tensor_dtype_to_np_dtype
 
     return int(prod(constant.dims) * tensor_dtype_to_np_dtype(constant.data_type).itemsize)
+
+
+def _packed(found: Sequence[onnx.NodeProto]) -> list[str]:
+    """Types of packed weights: `int4`."""
+    bits = {each.i for node in found if node.op_type == PACKED for each in node.attribute if each.name == "bits"}
+    return [f"int{each}" for each in sorted(bits)]
 
 
 def nodes(path: Path) -> list[onnx.NodeProto]:

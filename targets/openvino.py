@@ -29,11 +29,18 @@ PRODUCTS = ("MatMul", "FullyConnected", "Convolution", "Gemm")
 FUSED = "Subgraph"
 """What may hold an attention. It is told by the type of its first input, which may be a mask of bytes: that says nothing of products in int8."""
 INT8 = ("i8", "u8")
+PACKED = {"i4": "int4", "u4": "int4", "i2": "int2", "u2": "int2"}
+"""Types of packed weights, by OpenVINO's names."""
 KERNEL = "ScaledDotProductAttention"
 HINTS = {"fp32": "f32", "f32": "f32", "bf16": "bf16", "fp16": "f16", "f16": "f16"}
 """The hint that makes OpenVINO compute in a precision, by the name that facts give it."""
-SCHEMES = (Scheme("int8", "uint8"), Scheme("int8", kernels=False))
-"""What NNCF makes: int8 products, and int8 weights that are brought back to float."""
+SCHEMES = (
+    Scheme("int8", "uint8"),
+    Scheme("int8", "uint8", "tensor"),
+    *(Scheme(f"int{bits}", "int8", "group", 32, dynamic=True) for bits in (8, 4, 2)),
+    Scheme("int8", kernels=False),
+)
+"""Int8 products, products of packed weights whose activations it makes int8 of by groups of 32, and int8 weights that are brought back to float."""
 
 
 class OpenVino(Target):
@@ -106,7 +113,7 @@ class OpenVino(Target):
     def diagnose(self, built: Path) -> tuple[str, ...]:
         """Products that compute in float, and quantisation that was not fused, in the compiled graphs."""
         counts = Counter(layer for graph in graphs_of(built) for layer in layers(self._compiled(built, graph)))
-        float_products = {each: count for each, count in counts.items() if each[0] in (*PRODUCTS, FUSED) and each[1] not in INT8}
+        float_products = {each: count for each, count in counts.items() if each[0] in (*PRODUCTS, FUSED) and each[1] not in (*INT8, *PACKED)}
         lines = [f"{count} {kind} in {_name(precision)}" for (kind, precision), count in sorted(float_products.items())]
         left = sum(count for (kind, _), count in counts.items() if kind == "FakeQuantize")
         return (*lines, f"{left} FakeQuantize left by itself") if left else tuple(lines)
@@ -271,9 +278,10 @@ class _OpenVinoSession:
         ran = [layer for each in compiled for layer in layers(each)]
         precisions = precisions_of(ran)
         hint = compiled[0].get_property("INFERENCE_PRECISION_HINT").to_string()
-        real = sorted(_name(precision) for precision in (precisions - set(INT8)) or {hint})
+        real = sorted(_name(precision) for precision in (precisions - {*INT8, *PACKED}) or {hint})
+        packed = sorted({_name(precision) for precision in precisions & set(PACKED)})
         return {
-            "precision": " + ".join([*(["int8"] if precisions & set(INT8) else []), *real]),
+            "precision": " + ".join([*(["int8"] if precisions & set(INT8) else []), *packed, *real]),
             "device": "CPU",
             "threads": str(compiled[0].get_property("INFERENCE_NUM_THREADS")),
             **({"cache": _name(compiled[0].get_property("KV_CACHE_PRECISION").to_string())} if self._keeps() else {}),
@@ -296,7 +304,7 @@ def layers(compiled: Any) -> list[tuple[str, str]]:
 
 
 def _name(precision: str) -> str:
-    return {"f32": "fp32", "f16": "fp16"}.get(precision, precision)
+    return {"f32": "fp32", "f16": "fp16", **PACKED}.get(precision, precision)
 
 
 def _bytes_by_part(path: Path) -> dict[str, int]:

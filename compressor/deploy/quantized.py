@@ -241,8 +241,9 @@ class _Writing:
         sums = self._node("MatMulInteger", [self.known[key], weight, zero], node.name)
         floats = self._node("Cast", [sums], f"{node.name}_float", to=ir.DataType.FLOAT)
         steps = np.asarray(step[:, 0] if len(step) > 1 else step[0, 0], np.float32)
-        scales = self._node("Mul", [self.known[given, "scale"], self._kept(f"{name}_scale", steps)], f"{node.name}_scales")
-        return self._node("Mul", [floats, scales], f"{node.name}_scaled")
+        # one after the other: ONNX Runtime takes a product of both for one step of all rows, and computes something else
+        outputs = self._node("Mul", [floats, self._kept(f"{name}_scale", steps)], f"{node.name}_outputs")
+        return self._node("Mul", [outputs, self.known[given, "scale"]], f"{node.name}_scaled")
 
     def _of_blocks(self, node: ir.Node, read: Read, given: ir.Value | None, inputs: InputGrid) -> ir.Value:
         """`MatMulNBits`: it makes int8 of activations block by block itself."""
@@ -282,8 +283,7 @@ class _Writing:
             self.model.graph.register_initializer(value)
         return self.model.graph.initializers[name]
 
-    @staticmethod
-    def _instead(node: ir.Node, value: ir.Value) -> None:
+    def _instead(self, node: ir.Node, value: ir.Value) -> None:
         """A value in place of what a node gave, under its name."""
         import onnx_ir as ir
 
@@ -293,6 +293,7 @@ class _Writing:
         name, old.name = old.name, f"{old.name}_before"
         value.name = name
         ir.convenience.replace_all_uses_with(old, value, replace_graph_outputs=True)
+        self.model.graph.remove(node, safe=True)
 
 
 def packed(whole: NDArray[np.int8], bits: int, group: int) -> NDArray[np.uint8]:
