@@ -113,7 +113,9 @@ class OpenVino(Target):
     def diagnose(self, built: Path) -> tuple[str, ...]:
         """Products that compute in float, and quantisation that was not fused, in the compiled graphs."""
         counts = Counter(layer for graph in graphs_of(built) for layer in layers(self._compiled(built, graph)))
-        float_products = {each: count for each, count in counts.items() if each[0] in (*PRODUCTS, FUSED) and each[1] not in (*INT8, *PACKED)}
+        float_products = {
+            each: count for each, count in counts.items() if each[0] in (*PRODUCTS, FUSED) and each[1] not in (*INT8, *PACKED)
+        }
         lines = [f"{count} {kind} in {_name(precision)}" for (kind, precision), count in sorted(float_products.items())]
         left = sum(count for (kind, _), count in counts.items() if kind == "FakeQuantize")
         return (*lines, f"{left} FakeQuantize left by itself") if left else tuple(lines)

@@ -55,7 +55,9 @@ class Gguf(Format):
 
         model = Model.load(artifact.path)
         if quantized_layers(model.module):
-            raise UnsupportedModel("layers that simulate quantisation cannot be written as GGUF: the file would hold other weights")
+            raise UnsupportedModel(
+                "layers that simulate quantisation cannot be written as GGUF: the file would hold other weights"
+            )
         config = model.module.config.to_dict()
         architecture = ARCHITECTURES.get(str(config["model_type"]))
         if architecture is None:

@@ -6,7 +6,6 @@ multiplied by `MatMulInteger`; weights with a step for a group of inputs become 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -79,7 +78,7 @@ class _Writing:
                 self._product(node, read)
         for node in list(self.model.graph):
             if self._is(node, "QuantizedInputs") and node.outputs[0].uses():
-                self._instead(node, self._rounded(node, node.name))
+                self._instead(node, self._rounded(node, str(node.name)))
 
     # -------------------------------------------------------------- what is read
 
@@ -148,7 +147,9 @@ class _Writing:
                 raise UnsupportedModel(f"{node.name}: no kernel has dynamic activations of {inputs.bits} bits")
             product = self._of_blocks(node, read, given, inputs) if read.grid.group else self._of_rows(node, read, given, inputs)
         elif read.grid.group:
-            raise UnsupportedModel(f"{node.name}: kernels of weights with a step for a group take dynamic activations in the same groups")
+            raise UnsupportedModel(
+                f"{node.name}: kernels of weights with a step for a group take dynamic activations in the same groups"
+            )
         else:
             even = given if inputs is None else self._rounded(marker, f"{node.name}_input")  # type: ignore[arg-type]
             if node.op_type == "Gemm" and inputs is not None and read.grid.symmetric and len(node.inputs) > 2:
@@ -173,7 +174,7 @@ class _Writing:
             self._kept(f"{beside}_scale", scale),
             self._kept(f"{beside}_zero_point", np.zeros_like(scale, np.int32)),
         )
-        axis: Mapping[str, int] = {"axis": 0} if np.ndim(scale) else {}
+        axis: dict[str, Any] = {"axis": 0} if np.ndim(scale) else {}
         given = self._node("DequantizeLinear", constants, f"{node.name}_bias", **axis)
         return self._node("Gemm", [even, self._dequantised(node, read), given], node.name)
 
@@ -193,7 +194,7 @@ class _Writing:
             self._kept(f"{name}_scale", np.asarray(steps, np.float32)),
             self._kept(f"{name}_zero_point", np.asarray(zeros, np.int8)),
         )
-        axis: Mapping[str, int] = {"axis": 1} if np.ndim(steps) else {}
+        axis: dict[str, Any] = {"axis": 1} if np.ndim(steps) else {}
         return self._node("DequantizeLinear", constants, f"{node.name}_weight", **axis)
 
     def _rounded(self, marker: ir.Node, name: str) -> ir.Value:
@@ -206,7 +207,9 @@ class _Writing:
         x, log_step, *zeros = marker.inputs
         zero = int(_constant(zeros[0])) if zeros else 0
         if zero and self.dialect.symmetric_activations:
-            raise UnsupportedModel(f"{name}: this target takes activations without a zero point only: say symmetric: true")
+            raise UnsupportedModel(
+                f"{name}: this target takes activations without a zero point only: say symmetric_activations: true"
+            )
         key = (x, log_step)
         if key not in self.known:
             unsigned = self.dialect.activations == "unsigned"
@@ -229,9 +232,13 @@ class _Writing:
         if key not in self.known:
             base = f"{node.name}_rows"
             size = self._node("Abs", [given], f"{base}_size")
-            most = self._node("ReduceMax", [size, self._kept("quantized_axis", np.array([-1], np.int64))], f"{base}_most", keepdims=1)
+            most = self._node(
+                "ReduceMax", [size, self._kept("quantized_axis", np.array([-1], np.int64))], f"{base}_most", keepdims=1
+            )
             some = self._node("Max", [most, self._kept("quantized_least", np.array(TINY, np.float32))], f"{base}_some")
-            scale = self._node("Div", [some, self._kept("quantized_top", np.array(inputs.bounds[1], np.float32))], f"{base}_scale")
+            scale = self._node(
+                "Div", [some, self._kept("quantized_top", np.array(inputs.bounds[1], np.float32))], f"{base}_scale"
+            )
             even = self._node("Round", [self._node("Div", [given, scale], f"{base}_scaled")], f"{base}_rounded")
             above = self._node("Add", [even, self._kept("quantized_byte", np.array(BYTE, np.float32))], f"{base}_above")
             self.known[key] = self._node("Cast", [above], f"{base}_bytes", to=ir.DataType.UINT8)
@@ -248,7 +255,9 @@ class _Writing:
     def _of_blocks(self, node: ir.Node, read: Read, given: ir.Value | None, inputs: InputGrid) -> ir.Value:
         """`MatMulNBits`: it makes int8 of activations block by block itself."""
         if inputs.block != read.grid.group:
-            raise UnsupportedModel(f"{node.name}: blocks of {inputs.block} activations against groups of {read.grid.group} weights")
+            raise UnsupportedModel(
+                f"{node.name}: blocks of {inputs.block} activations against groups of {read.grid.group} weights"
+            )
         name, whole, step, zero = self._integers(read)
         bits, group = read.grid.stored_bits, int(read.grid.group or 0)
         constants = [
@@ -263,12 +272,12 @@ class _Writing:
 
     # -------------------------------------------------------------- the graph
 
-    def _node(self, kind: str, inputs: Any, name: str, *, domain: str = "", **attributes: Any) -> ir.Value:
+    def _node(self, kind: str, inputs: Any, name: str | None, *, domain: str = "", **attributes: Any) -> ir.Value:
         import onnx_ir as ir
 
         made = ir.node(kind, list(inputs), attributes, domain=domain, name=name)
         made.outputs[0].name = f"{name}_out"
-        if kind not in ("Cast", "QuantizeLinear", "MatMulInteger") and not name.endswith("_rows"):
+        if kind not in ("Cast", "QuantizeLinear", "MatMulInteger") and not str(name).endswith("_rows"):
             made.outputs[0].type = ir.TensorType(ir.DataType.FLOAT)
         self.model.graph.append(made)
         return made.outputs[0]
@@ -322,11 +331,13 @@ def _in_bytes(values: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
 
     several = values.reshape(-1, 8 // bits)
     shifted = several << (bits * np.arange(8 // bits, dtype=np.uint8))
-    return np.bitwise_or.reduce(shifted, axis=1).astype(np.uint8)
+    whole: NDArray[np.uint8] = np.bitwise_or.reduce(shifted, axis=1).astype(np.uint8)
+    return whole
 
 
 def _constant(value: ir.Value | None) -> NDArray[Any]:
-    assert value is not None and value.const_value is not None, "quantisers take constants"
+    assert value is not None, "quantisers take constants"
+    assert value.const_value is not None, "quantisers take constants"
     found: NDArray[Any] = value.const_value.numpy()
     return found
 
@@ -337,5 +348,3 @@ def _exp(value: NDArray[Any]) -> NDArray[np.float32]:
 
     found: NDArray[np.float32] = torch.from_numpy(value.copy()).exp().float().numpy()
     return found
-
-

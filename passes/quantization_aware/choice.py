@@ -11,11 +11,10 @@ if TYPE_CHECKING:
 
 def linear_layers(module: nn.Module, *, head: bool, exclude: Sequence[str]) -> tuple[tuple[str, ...], dict[str, str]]:
     """Paths of the linear layers to quantise, and of those that stay in float, with the reason."""
+    import torch
     from transformers.pytorch_utils import Conv1D
 
     from compressor.model.quantization.layers import quantized_layers
-
-    import torch
 
     done, chosen, left = quantized_layers(module), [], dict[str, str]()
     trunk = trunk_of(module)

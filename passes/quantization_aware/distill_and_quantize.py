@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from typing_extensions import override
 
 from compressor.contracts import Context, Needs, Size
-from compressor.contracts.notes import Remark, Series
+from compressor.contracts.notes import Series
 from compressor.model.quantization.grids import InputGrid, WeightGrid, scheme_of
 from compressor.model.quantization.quantize import Quantize
 from compressor.training.course import TrainingLog, told
@@ -30,7 +30,7 @@ FEW = (2, 3, 4, "ternary")
 
 
 class DistillAndQuantize(Distillation):
-    """Quantisation-aware training and distillation (QAT, QAD): int8 down to ternary weights, learned under the rounding that is deployed.
+    """Quantisation-aware training and distillation (quantization-aware, QAT, QAD): int8 down to ternary weights, learned under the rounding that is deployed.
 
     The student starts as the step's input. Its linear layers and its table of words round their weights, and what they read, at
     every use; gradients pass straight through. What is trained is what targets run: int8 as pairs of QuantizeLinear and
@@ -50,14 +50,18 @@ class DistillAndQuantize(Distillation):
     )
 
     weights: Literal["ternary", 2, 3, 4, 7, 8] = Field(
-        8, description="bits of weights; below 8 they are stored in 2 or 4 bits (3 as 4, ternary as 2); 7 is for processors without VNNI"
+        8,
+        description="bits of weights; below 8 they are stored in 2 or 4 bits (3 as 4, ternary as 2); 7 is for processors without VNNI",
     )
     activations: Literal["none", 4, 8, 16] = Field(
         8, description="bits of what layers read; none leaves it in float; only 8 bits have kernels"
     )
-    embeddings: Literal["none", 8] = Field(8, description="bits of the table of words, a step for each row; none leaves it in float")
+    embeddings: Literal["none", 8] = Field(
+        8, description="bits of the table of words, a step for each row; none leaves it in float"
+    )
     granularity: Literal["auto", "tensor", "channel", "group"] = Field(
-        "auto", description="what has a step of its own: a matrix, an output, a group of inputs; auto: channel, below 7 bits group"
+        "auto",
+        description="what has a step of its own: a matrix, an output, a group of inputs; auto: channel, below 7 bits group",
     )
     group: Literal[32, 64, 128] = Field(
         32, description="inputs in a group; OpenVINO makes int8 of activations in groups of 32 only, ONNX Runtime in all of these"
@@ -69,11 +73,14 @@ class DistillAndQuantize(Distillation):
     )
     step_sizes: Literal["auto", "max", "mean", "learned"] = Field(
         "auto",
-        description="steps of weights: by the greatest magnitude, by means (TWN), or learned (LSQ); auto: max, mean for ternary, learned for 2 to 4 bits",
+        description="steps of weights: by the greatest magnitude, by means (TWN), or learned (LSQ); auto: max, mean for ternary, "
+        "learned for 2 to 4 bits",
     )
     symmetric_weights: bool = Field(True, description="0 is in the middle of the grid of weights; false needs step_sizes: max")
     symmetric_activations: bool = Field(True, description="0 is in the middle of the grid of static activations")
-    calibration: int = Field(128, ge=1, le=100_000, description="rows of the calibration split on which steps of activations start")
+    calibration: int = Field(
+        128, ge=1, le=100_000, description="rows of the calibration split on which steps of activations start"
+    )
     step_rate: float = Field(1e-3, gt=0, lt=1, description="peak learning rate of the logarithms of learned steps")
     head: bool = Field(False, description="quantise the layers of the task's head too")
     exclude: tuple[str, ...] = Field((), description="layers whose path contains one of these stay in float")

@@ -32,7 +32,11 @@ def layers_told(student: Model, left: Mapping[str, str]) -> Iterator[Note]:
     yield Table(title="Quantised layers", columns=("layers", "weights", "activations"), rows=rows)
     if left:
         why = Counter(left.values())
-        yield Remark(text="In float: " + "; ".join(f"{count} layers {reason}" for reason, count in why.items()) + "; norms, biases, positions.")
+        yield Remark(
+            text="In float: "
+            + "; ".join(f"{count} layers {reason}" for reason, count in why.items())
+            + "; norms, biases, positions."
+        )
 
 
 class Fidelity:

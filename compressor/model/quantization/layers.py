@@ -150,7 +150,6 @@ class _Quantized:
     """What all quantised layers have."""
 
     weight: torch.Tensor
-    bias: torch.Tensor | None
     weight_quantizer: WeightQuantizer
     input_quantizer: nn.Module
     borrows: bool
@@ -174,7 +173,8 @@ class QuantizedConv1D(_Quantized, Conv1D):  # type: ignore[misc]
     """GPT-2's linear layer on grids; it keeps weights as `[inputs, outputs]`."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.input_quantizer(x) @ self.weight_quantizer(self.weight) + self.bias
+        product: torch.Tensor = self.input_quantizer(x) @ self.weight_quantizer(self.weight) + self.bias
+        return product
 
 
 class QuantizedEmbedding(_Quantized, nn.Embedding):

@@ -22,21 +22,25 @@ CLIP = 2.5
 class Rounded(torch.autograd.Function):
     """`(clamp(round(x / step) + zero, low, high) - zero) * step`.
 
-    The gradient of `x` passes where nothing is cut off. That of `step` is LSQ's: `round(x / step) - x / step` where nothing is cut off, else the
+    The gradient of `x` passes where nothing is cut off: everywhere, to the last bit, where the step was made of the greatest magnitude itself, and
+    `share` is None. That of `step` is LSQ's: `round(x / step) - x / step` where nothing is cut off, else the
     whole number at that end; it is summed over what shares a step and multiplied with `share`.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, x: torch.Tensor, step: torch.Tensor, zero: torch.Tensor | None, low: int, high: int, share: float
+        ctx: Any, x: torch.Tensor, step: torch.Tensor, zero: torch.Tensor | None, low: int, high: int, share: float | None
     ) -> torch.Tensor:
-        ctx.save_for_backward(x, step, zero)
+        if share is not None:
+            ctx.save_for_backward(x, step, zero)
         ctx.low, ctx.high, ctx.share = low, high, share
         return whole(x, step, zero, low, high).mul_(step)
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
         (gradient,) = gradients
+        if ctx.share is None:
+            return gradient, None, None, None, None, None
         x, step, zero = ctx.saved_tensors
         scaled = x / step
         low, high = (ctx.low, ctx.high) if zero is None else (ctx.low - zero, ctx.high - zero)
@@ -97,7 +101,7 @@ def rounded_weights(weight: torch.Tensor, grid: WeightGrid, log_step: torch.Tens
     if threshold is not None:
         found: torch.Tensor = _Ternary.apply(parts, step, threshold)  # type: ignore[no-untyped-call]
     else:
-        share = 1 / math.sqrt(parts.shape[1] * high)
+        share = None if grid.steps == "max" else 1 / math.sqrt(parts.shape[1] * high)
         found = Rounded.apply(parts, step, zero, low, high, share)  # type: ignore[no-untyped-call]
     return _together(found, weight, grid)
 
@@ -113,8 +117,8 @@ def integers(weight: torch.Tensor, grid: WeightGrid, log_step: torch.Tensor | No
         else:
             found = whole(parts, step, zero, low, high) + (0 if zero is None else zero)
         rows = 1 if grid.granularity == "tensor" else weight.shape[0]
-        shaped = (each if each is None else each.reshape(rows, -1) for each in (step, zero))
-        return Integers(_together(found, weight, grid).to(torch.int8), *shaped)
+        zeros = None if zero is None else zero.reshape(rows, -1)
+        return Integers(_together(found, weight, grid).to(torch.int8), step.reshape(rows, -1), zeros)
 
 
 def started(weight: torch.Tensor, grid: WeightGrid) -> torch.Tensor:
@@ -204,5 +208,5 @@ def rounded_rows(x: torch.Tensor, grid: InputGrid) -> torch.Tensor:
     parts = torch.nn.functional.pad(x, (0, -width % block)).unflatten(-1, (-1, block))  # type: ignore[no-untyped-call]
     with torch.no_grad():
         step = _positive(parts.abs().amax(-1, keepdim=True) / high)
-    found: torch.Tensor = Rounded.apply(parts, step, None, low, high, 0.0)  # type: ignore[no-untyped-call]
+    found: torch.Tensor = Rounded.apply(parts, step, None, low, high, None)  # type: ignore[no-untyped-call]
     return found.flatten(-2)[..., :width]

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from families import FAMILIES
+from families import ALL, MORE
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -112,12 +112,16 @@ def test_packed_weights_come_back():
         whole = draw.integers(-middle, middle, (5, 70)).astype(np.int8)
         bytes_ = packed(whole, bits, 32)
         assert bytes_.shape == (5, 3, 32 * bits // 8)
-        flat = np.stack([(bytes_ >> shift) & (2**bits - 1) for shift in range(0, 8, bits)], -1).reshape(5, -1).astype(int) - middle
+        flat = (
+            np.stack([(bytes_ >> shift) & (2**bits - 1) for shift in range(0, 8, bits)], -1).reshape(5, -1).astype(int) - middle
+        )
         assert np.array_equal(flat[:, :70], whole)
         assert (flat[:, 70:] == 0).all(), "what fills a row up adds nothing"
         zero = draw.integers(-middle, middle, (5, 3))
         lifted = packed_zeros(zero.astype(np.float32), bits).reshape(5, -1)
-        back = np.stack([(lifted >> shift) & (2**bits - 1) for shift in range(0, 8, bits)], -1).reshape(5, -1).astype(int) - middle
+        back = (
+            np.stack([(lifted >> shift) & (2**bits - 1) for shift in range(0, 8, bits)], -1).reshape(5, -1).astype(int) - middle
+        )
         assert np.array_equal(back[:, :3], zero)
 
 
@@ -199,7 +203,9 @@ READ = tuple(f"{FIRST}.attention.self.{name}" for name in ("query", "key", "valu
 
 
 def quantised(model: Model, **given) -> Model:
-    model.apply(Quantize(**{"layers": (READ, (f"{FIRST}.output.dense",)), "weights": WeightGrid(), "inputs": InputGrid(), **given}))
+    model.apply(
+        Quantize(**{"layers": (READ, (f"{FIRST}.output.dense",)), "weights": WeightGrid(), "inputs": InputGrid(), **given})
+    )
     for each in quantizers(model.module):
         if isinstance(each, InputQuantizer):
             each.start(-3.0, 3.0, 1.0)
@@ -239,7 +245,10 @@ def test_quantisers_that_are_off_are_the_identity():
         {},
         {"inputs": None},
         {"inputs": InputGrid(symmetric=False, learned=False)},
-        {"weights": WeightGrid(bits=2, granularity="group", group=16, steps="learned"), "inputs": InputGrid(ranges="dynamic", block=16)},
+        {
+            "weights": WeightGrid(bits=2, granularity="group", group=16, steps="learned"),
+            "inputs": InputGrid(ranges="dynamic", block=16),
+        },
     ],
 )
 def test_quantised_model_comes_back_to_the_bit_and_says_how_small_it_is(tmp_path, given):
@@ -284,11 +293,11 @@ def test_rows_of_a_table_are_rounded_each_by_itself():
     assert torch.equal(model.module.get_submodule(table)(torch.arange(50)), whole)
 
 
-@pytest.mark.parametrize("family", sorted(FAMILIES))
+@pytest.mark.parametrize("family", sorted({**ALL, **MORE}))
 def test_linear_layers_of_every_family_take_quantisers_on_meta_and_off(family, tmp_path):
     from passes.quantization_aware.choice import linear_layers, table_of
 
-    tiny = FAMILIES[family]
+    tiny = {**ALL, **MORE}[family]
     module = tiny.make()
     chosen, _ = linear_layers(module, head=True, exclude=())
     model = Model.wrap(module)
@@ -303,14 +312,14 @@ def test_linear_layers_of_every_family_take_quantisers_on_meta_and_off(family, t
 
 def test_what_the_edit_does_not_fit_is_refused():
     model = bert()
-    for layers, given, said in [
+    for layers, more, said in [
         ((("bert.no",),), {}, "there is no layer 'bert.no'"),
         (((f"{FIRST}.output.LayerNorm",),), {}, "is LayerNorm"),
         ((READ, READ), {}, "named twice"),
         ((("bert.embeddings.word_embeddings",),), {"inputs": InputGrid()}, "reads no activations"),
     ]:
         with pytest.raises(UnsupportedModel, match=said):
-            model.apply(Quantize(layers=layers, weights=WeightGrid(), **given))
+            model.apply(Quantize(layers=layers, weights=WeightGrid(), **more))
     assert not quantized_layers(model.module)
     with pytest.raises(UnsupportedModel, match="is quantised already"):
         quantised(quantised(model))
