@@ -98,7 +98,7 @@ def _speaking_of(word: str) -> Iterator[str]:
     sought = re.compile(rf"(?<![\w-]){re.escape(word)}(?![\w-])", re.IGNORECASE)
     for kind in ("pass", "objective") if len(word) >= LEAST_LETTERS else ():
         for name, step in registry.loaded(kind):
-            if sought.search(_described(step)):
+            if isinstance(step, type) and sought.search(_described(step)):
                 yield f"  {name} ({kind})  {first_line(step)}"
 
 

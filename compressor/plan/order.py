@@ -133,4 +133,6 @@ def _without_kernels(draft: Draft) -> Iterator[Fault]:
             if lacking:
                 known = {name: [str(each) for each in draft.dialects()[name].schemes if each.kernels] for name in lacking}
                 told = "; ".join(f"'{name}' runs {', '.join(runs) or 'none'}" for name, runs in known.items())
-                yield step.fault(f"makes {scheme}, for which {' and '.join(map(repr, lacking))} has no kernels: {told}")
+                yield step.fault(
+                    f"makes {scheme}, for which {' and '.join(map(repr, lacking))} {'has' if len(lacking) == 1 else 'have'} no kernels: {told}"
+                )

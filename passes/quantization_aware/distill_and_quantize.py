@@ -18,6 +18,7 @@ from compressor.training.learners import Learner
 from compressor.training.loop import Training, train
 from passes.distillation.distillation import Distillation, TeacherAgreement, projections
 from passes.distillation.teachers import COMPARED_ROWS, thinned
+from passes.quantization.quantize_static import LAYERS_IN_A_BLOCK, SENSITIVITY_ROWS
 
 if TYPE_CHECKING:
     from compressor.contracts import Model
@@ -84,6 +85,7 @@ class DistillAndQuantize(Distillation):
     step_rate: float = Field(1e-3, gt=0, lt=1, description="peak learning rate of the logarithms of learned steps")
     head: bool = Field(False, description="quantise the layers of the task's head too")
     exclude: tuple[str, ...] = Field((), description="layers whose path contains one of these stay in float")
+    sensitivity: bool = Field(False, description="measure what rounding each layer costs once the training is over")
 
     @model_validator(mode="after")
     def _quantised_consistently(self) -> Self:
@@ -141,7 +143,8 @@ class DistillAndQuantize(Distillation):
         train, validation = size.rows["train"], size.rows["validation"]
         passes, scored = self.passes(train, size.epoch), self.validated(train, size.epoch)
         calibrated = min(self.calibration, size.rows["calibration"]) + validation
-        student = 3 * passes * train + scored * validation + 2 * min(COMPARED_ROWS, validation) + calibrated
+        looked_at = LAYERS_IN_A_BLOCK * size.blocks * min(SENSITIVITY_ROWS, validation) if self.sensitivity else 0
+        student = 3 * passes * train + (2 + scored) * validation + 2 * min(COMPARED_ROWS, validation) + calibrated + looked_at
         return student * size.result + self.answers(size, passes)
 
     @override
@@ -154,7 +157,7 @@ class DistillAndQuantize(Distillation):
         """
         import torch
 
-        from passes.quantization_aware.report import Fidelity, layers_told
+        from passes.quantization_aware.report import Fidelity, layers_told, sensitivity
 
         torch.manual_seed(ctx.seed)  # projections that start at random are the same ones when a killed run goes on
         student = model.copy()
@@ -168,6 +171,8 @@ class DistillAndQuantize(Distillation):
         ctx.note(Series(title=f"Losses by weight ({log.precision})", x="step", y="loss", curves=curves))
         for note in (*told(log, ctx), *layers_told(student, left), *fidelity.told(student)):
             ctx.note(note)
+        if self.sensitivity:
+            ctx.note(sensitivity(model, student, ctx))
         listening.tell(student, log.losses)
         return student
 

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from compressor.contracts import Context, Want
+from compressor.contracts import Context, Progress, Want
 from compressor.contracts.notes import Bars, Note, Remark, Table
 from compressor.model.anatomy import anatomy_or_bare
 
@@ -65,7 +65,6 @@ class Fidelity:
                 columns=("layer", "before training", "trained"),
                 rows=rows,
             )
-            yield Bars(title="KL of attention maps from the input model, trained", unit="KL", values=after)
 
     def _divergences(self, student: Model) -> dict[str, float]:
         """By layer, `KL(input || student)` of attention maps: a mean over heads and valid tokens of some validation rows."""
@@ -92,6 +91,29 @@ class Fidelity:
                 pair = mine.attention_maps[block], theirs.attention_maps[block]
                 sums[block] += count * float(attention_map_loss(*pair, mine.mask))
         return {block.rpartition(".")[2]: total / max(tokens, 1.0) for block, total in sums.items()}
+
+
+def sensitivity(model: Model, student: Model, ctx: Context) -> Note:
+    """What rounding each layer adds to the difference from the input, once trained: how much goes away when it alone is in float."""
+    import numpy as np
+
+    from compressor.contracts.statistics import paired
+    from compressor.model.quantization.layers import in_float, quantized_layers
+    from passes.quantization.quantize_static import SENSITIVITY_ROWS, difference_by
+
+    apart, unit = difference_by(ctx.task)
+    exact, rounded = (ctx.outputs(each, "validation", limit=SENSITIVITY_ROWS) for each in (model, student))
+    whole, values, intervals = apart(exact, rounded), dict[str, float](), dict[str, tuple[float, float]]()
+    layers = quantized_layers(student.module)
+    for done, (path, layer) in enumerate(layers.items(), start=1):
+        with in_float(layer):
+            other = apart(exact, ctx.outputs(student, "validation", limit=SENSITIVITY_ROWS))
+        with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is told by a verdict, not warned of
+            values[path], *interval = paired(whole - other, None, ctx.seed, binary=False)[:3]
+        intervals[path] = (interval[0], interval[1])
+        ctx.tell(Progress("sensitivity", done, len(layers), "layers"))
+    title = f"Sensitivity: difference from the input model that rounding each layer adds ({SENSITIVITY_ROWS} validation rows)"
+    return Bars(title=title, unit=unit, values=values, intervals=intervals)
 
 
 def _on(batch: Mapping[str, torch.Tensor], device: str) -> dict[str, torch.Tensor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
@@ -209,6 +210,17 @@ def put_in(layer: Any, weights: WeightQuantizer, inputs: InputQuantizer | None, 
 def quantized_layers(module: nn.Module) -> dict[str, Any]:
     """Quantised layers by path."""
     return {path: part for path, part in module.named_modules() if isinstance(part, _Quantized)}
+
+
+@contextmanager
+def in_float(layer: Any) -> Iterator[None]:
+    """A quantised layer as the layer that it was meanwhile; what it shares with others goes on rounding for those."""
+    plain = next(kind for kind, quantized in QUANTIZED.items() if type(layer) is quantized)
+    quantized, layer.__class__ = type(layer), plain
+    try:
+        yield
+    finally:
+        layer.__class__ = quantized
 
 
 def quantizers(module: nn.Module) -> Iterator[Quantizer]:

@@ -21,7 +21,7 @@ from pydantic import ValidationError
 from tensor_rows import SPLITS, Context, Rows, bert
 
 from compressor.contracts import Artifact, Graph, Message, Progress
-from compressor.contracts.notes import Remark, Series, Table
+from compressor.contracts.notes import Bars, Remark, Series, Table
 from compressor.deploy.session import eager
 from compressor.errors import UnsupportedModel
 from compressor.model.edits import KeepHeads, KeepNeurons
@@ -342,6 +342,16 @@ def test_layers_stay_in_float_for_a_reason_that_is_told(tmp_path):
     maps = next(note for note in ctx.notes if isinstance(note, Table) and note.title.startswith("KL of attention maps"))
     assert [row[0] for row in maps.rows] == ["0", "1"]
     assert all(value > 0 for row in maps.rows for value in row[1:])
+
+
+def test_sensitivity_is_what_goes_away_when_a_layer_is_in_float(tmp_path):
+    model, ctx = trained(tmp_path, epochs=1, weights=2, sensitivity=True)
+    bars = next(note for note in ctx.notes if isinstance(note, Bars))
+    assert set(bars.values) == set(quantized_layers(model.module))
+    assert max(bars.values.values()) > 0
+    assert all(low <= bars.values[path] <= high for path, (low, high) in bars.intervals.items())
+    plain, _ = trained(tmp_path / "plain", epochs=1, weights=2)
+    assert np.array_equal(outputs(model), outputs(plain)), "it leaves the student as it was"
 
 
 def test_head_and_table_follow_their_options(tmp_path):
