@@ -51,5 +51,11 @@ def table_of(module: Any) -> str | None:
     return next(_places(module, table), None)
 
 
+def tied_to(module: nn.Module, table: str) -> tuple[str, ...]:
+    """Paths of the layers whose weight is that of a table."""
+    weight = module.get_submodule(table).weight
+    return tuple(path for path, part in module.named_modules() if path != table and getattr(part, "weight", None) is weight)
+
+
 def _places(module: nn.Module, part: nn.Module) -> Iterator[str]:
     return (path for path, each in module.named_modules() if each is part)

@@ -31,7 +31,7 @@ FEW = (2, 3, 4, "ternary")
 
 
 class DistillAndQuantize(Distillation):
-    """Quantisation-aware training and distillation (quantization-aware, QAT, QAD): int8 down to ternary weights, learned under the rounding that is deployed.
+    """Quantisation-aware training and distillation (quantization-aware, QAT, QAD), from int8 down to ternary weights.
 
     The student starts as the step's input. Its linear layers and its table of words round their weights, and what they read, at
     every use; gradients pass straight through. What is trained is what targets run: int8 as pairs of QuantizeLinear and
@@ -200,16 +200,31 @@ class DistillAndQuantize(Distillation):
         from passes.quantization_aware.choice import linear_layers, table_of
 
         chosen, left = linear_layers(student.module, head=self.head, exclude=self.exclude)
+        table = table_of(student.module) if self.embeddings != "none" else None
+        chosen, table = self._tied(student, chosen, table, left)
         found = self._passing(student, chosen, ctx)
         left |= {path: "not called as a module" for path in chosen if path not in found.first}
         if not found.alike:
             raise UnsupportedModel(f"no layer of this model can be quantised ({len(left)} stay in float)")
-        table = table_of(student.module) if self.embeddings != "none" else None
-        if table is not None and not any(each in table for each in self.exclude):
+        if table is not None:
             student.apply(Quantize(layers=((table,),), weights=WeightGrid(bits=8)))
         student.apply(Quantize(layers=found.alike, weights=self.weight_grid(), inputs=self.input_grid()))
         self._start(student, found)
         return left
+
+    def _tied(
+        self, student: Model, chosen: tuple[str, ...], table: str | None, left: dict[str, str]
+    ) -> tuple[tuple[str, ...], str | None]:
+        """Layers and table without those of them that are one matrix and cannot be on one grid: a step for each row is one for each output."""
+        if table is None or any(each in table for each in self.exclude):
+            return chosen, None
+        from passes.quantization_aware.choice import tied_to
+
+        readers = tied_to(student.module, table)
+        if not readers or (set(readers) <= set(chosen) and self._by == "channel" and self.weights in (7, 8)):
+            return chosen, table
+        left |= dict.fromkeys((table, *readers), "of one matrix for words and head")
+        return tuple(path for path in chosen if path not in readers), None
 
     def _passing(self, student: Model, paths: Sequence[str], ctx: Context) -> Passing:
         from passes.quantization_aware.passing import passing

@@ -96,7 +96,7 @@ def rounded_weights(weight: torch.Tensor, grid: WeightGrid, log_step: torch.Tens
         log_step: logarithms of learned steps, one for each; None unless they are learned.
     """
     parts = _parted(weight, grid)
-    step, zero, threshold = _step(parts, _counts(weight, grid), grid, log_step)
+    step, zero, threshold = _step(parts, weight, grid, log_step)
     low, high = grid.bounds
     if threshold is not None:
         found: torch.Tensor = _Ternary.apply(parts, step, threshold)  # type: ignore[no-untyped-call]
@@ -110,7 +110,7 @@ def integers(weight: torch.Tensor, grid: WeightGrid, log_step: torch.Tensor | No
     """The same as whole numbers with steps, to be written into files."""
     with torch.no_grad():
         parts = _parted(weight, grid)
-        step, zero, threshold = _step(parts, _counts(weight, grid), grid, log_step)
+        step, zero, threshold = _step(parts, weight, grid, log_step)
         low, high = grid.bounds
         if threshold is not None:
             found = parts.sign() * (parts.abs() > threshold)
@@ -158,22 +158,22 @@ def _counts(weight: torch.Tensor, grid: WeightGrid) -> torch.Tensor:
 
 
 def _step(
-    parts: torch.Tensor, counts: torch.Tensor, grid: WeightGrid, log_step: torch.Tensor | None
+    parts: torch.Tensor, weight: torch.Tensor, grid: WeightGrid, log_step: torch.Tensor | None
 ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
     """Step, zero point and threshold of each row of `parts`, `[steps, 1]` each."""
     if log_step is not None:
         return log_step.exp()[:, None], None, None
     low, high = grid.bounds
     with torch.no_grad():
-        sizes = parts.abs()
-        mean = sizes.sum(1, keepdim=True) / counts
-        if grid.bits == "ternary":
-            threshold = THRESHOLD * mean
-            return _positive(_mean_above(sizes, threshold)), None, threshold
         if grid.steps == "mean":
+            sizes = parts.abs()
+            mean = sizes.sum(1, keepdim=True) / _counts(weight, grid)
+            if grid.bits == "ternary":
+                threshold = THRESHOLD * mean
+                return _positive(_mean_above(sizes, threshold)), None, threshold
             return _positive(2 * _mean_above(sizes, mean) / (2**grid.bits - 1)), None, None
         if grid.symmetric:
-            return _positive(sizes.amax(1, keepdim=True) / high), None, None
+            return _positive(parts.abs().amax(1, keepdim=True) / high), None, None
         least, most = (each.clamp(*ends) for each, ends in _ends(parts))
         step = _positive((most - least) / (high - low))
         return step, (low - least / step).round(), None

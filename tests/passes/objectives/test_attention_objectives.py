@@ -73,7 +73,7 @@ def test_what_they_want_is_by_pairs_of_layers():
         mine, theirs = kind().wants(anatomy(2), anatomy(4))
         assert mine == Want(Feature(feature, f"layer.{at}") for at in (0, 1))
         assert theirs == Want(Feature(feature, f"layer.{at}") for at in (1, 3))
-        with pytest.raises(UnsupportedModel, match="layer.1 has no attention heads; give `layers` that have"):
+        with pytest.raises(UnsupportedModel, match=r"layer\.1 has no attention heads; give `layers` that have"):
             kind().wants(anatomy(2, blind=(1,)), anatomy(4))
     with pytest.raises(UnsupportedModel, match="the student is 8 wide and the teacher 16; it has no projection"):
         AttentionOutput().wants(anatomy(2), anatomy(2, hidden_size=16))

@@ -363,6 +363,20 @@ def test_head_and_table_follow_their_options(tmp_path):
     assert table_of(model.module) == "bert.embeddings.word_embeddings" or table_of(model.module) is None
 
 
+def test_tied_head_and_table_are_rounded_together_or_not_at_all():
+    from transformers import BertConfig, BertForMaskedLM
+
+    config = BertConfig(vocab_size=50, hidden_size=32, num_hidden_layers=1, num_attention_heads=4, intermediate_size=64)
+    model = Model.wrap(BertForMaskedLM(config).eval())
+    table, head = "bert.embeddings.word_embeddings", "cls.predictions.decoder"
+    for given, together in (({"head": True}, True), ({"head": True, "weights": 4}, False), ({}, False)):
+        one = step(**given)
+        chosen, left = linear_layers(model.module, head=one.head, exclude=())
+        layers, found = one._tied(model, chosen, table, left)
+        assert (found == table, head in layers) == (together, together), given
+        assert (left.get(table) is None) == together
+
+
 def test_layers_that_no_forward_pass_calls_stay_in_float(tmp_path):
     """WavLM's attention reads the weights of its projections itself."""
     from families import MORE
