@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 from typing_extensions import override
 
 from compressor.contracts import Context, Needs, Size
@@ -100,7 +100,10 @@ class DistillAndQuantize(Distillation):
         }
         if told := [name for name, ignored in unheard.items() if ignored]:
             raise ValueError(f"nothing would heed {told[0]}: leave it out")
-        self.weight_grid()
+        try:
+            self.weight_grid()
+        except ValidationError as error:
+            raise ValueError("; ".join(each["msg"].removeprefix("Value error, ") for each in error.errors())) from None
         return self
 
     @property
