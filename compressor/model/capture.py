@@ -66,7 +66,7 @@ def _hooked(module: torch.nn.Module, anatomy: Anatomy, feature: Feature, found: 
             raise UnsupportedModel(f"{feature.block} has no attention left, so that there is no {feature.kind}")
     elif feature.kind == "attention-map":
         yield module.get_submodule(attention.module).register_forward_hook(_keep(feature, found, 1))
-    elif feature.kind == "attention-output":
+    elif feature.kind == "attention-update":
         yield module.get_submodule(attention.output).register_forward_hook(_keep(feature, found, 0))
     elif feature.kind in PROJECTIONS:
         path, part = _projection(attention, feature.kind)

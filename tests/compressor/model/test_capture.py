@@ -20,7 +20,7 @@ def features(name, block=1):
     module = tiny.make()
     module.config._attn_implementation = "eager"
     anatomy = anatomy_of(module)
-    kinds = ("query", "key", "value", "attention-map", "attention-output", "hidden-state")
+    kinds = ("query", "key", "value", "attention-map", "attention-update", "hidden-state")
     with captured(module, Want(Feature(kind, anatomy.blocks[block].id) for kind in kinds)) as found:
         tiny.outputs(module)
     return module, anatomy.blocks[block].attention, {feature.kind: tensor for feature, tensor in found.items()}
@@ -38,7 +38,7 @@ def test_maps_and_output_follow_from_queries_keys_and_values(name):
     torch.testing.assert_close(maps, found["attention-map"][row])
     mixed = (maps @ value[row]).transpose(0, 1).flatten(-2)
     torch.testing.assert_close(
-        module.get_submodule(attention.output)(mixed), found["attention-output"][row], rtol=1e-4, atol=1e-5
+        module.get_submodule(attention.output)(mixed), found["attention-update"][row], rtol=1e-4, atol=1e-5
     )
 
 
@@ -101,7 +101,7 @@ def test_features_have_the_shapes_of_the_contract(name):
     keys = attention.heads // attention.key_value_groups * attention.head_size
     assert found["query"].shape == (2, 8, attention.heads * attention.head_size)
     assert found["key"].shape == found["value"].shape == (2, 8, keys)
-    assert found["attention-output"].shape == found["hidden-state"].shape == (2, 8, 32)
+    assert found["attention-update"].shape == found["hidden-state"].shape == (2, 8, 32)
 
 
 def test_what_a_model_does_not_hand_out_is_refused_by_name():
