@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from passes.distillation.losses import Teacher
     from passes.quantization_aware.passing import Passing
 
+GROUP, CALIBRATION = 32, 128
 CALIBRATED_BATCH = 16
 FEW = (2, 3, 4, "ternary")
 """Bits of weights that have kernels with a step for a group of inputs only."""
@@ -65,7 +66,8 @@ class DistillAndQuantize(Distillation):
         description="what has a step of its own: a matrix, an output, a group of inputs; auto: channel, below 7 bits group",
     )
     group: Literal[32, 64, 128] = Field(
-        32, description="inputs in a group; OpenVINO makes int8 of activations in groups of 32 only, ONNX Runtime in all of these"
+        GROUP,
+        description="inputs in a group; OpenVINO makes int8 of activations in groups of 32 only, ONNX Runtime in all of these",
     )
     ranges: Literal["auto", "static", "dynamic"] = Field(
         "auto",
@@ -92,11 +94,11 @@ class DistillAndQuantize(Distillation):
         if self.compile:
             raise ValueError("compile: true is not for layers that round: leave compile out")
         unheard = {
-            "group, as no step is for a group": "group" in self.model_fields_set and self._by != "group",
+            "group, as no step is for a group": self.group != GROUP and self._by != "group",
             "ranges, as activations stay in float": self.ranges != "auto" and self.activations == "none",
             "symmetric_activations, as they have no static grid": not self.symmetric_activations
             and (self.activations == "none" or self._found_at_run_time),
-            "calibration, as nothing is static": "calibration" in self.model_fields_set and self._found_at_run_time,
+            "calibration, as nothing is static": self.calibration != CALIBRATION and self._found_at_run_time,
         }
         if told := [name for name, ignored in unheard.items() if ignored]:
             raise ValueError(f"nothing would heed {told[0]}: leave it out")

@@ -6,17 +6,12 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from compressor.contracts import Context, Progress, Want
+from compressor.contracts import Context, Progress
 from compressor.contracts.notes import Bars, Note, Remark, Table
-from compressor.model.anatomy import anatomy_or_bare
+from passes.quantization_aware.maps import LOOKED_AT_ROWS, TOP, maps_apart
 
 if TYPE_CHECKING:
-    import torch
-
     from compressor.contracts import Model
-
-LOOKED_AT_ROWS = 64
-MAPS = "attention maps"
 
 
 def layers_told(student: Model, left: Mapping[str, str]) -> Iterator[Note]:
@@ -46,7 +41,7 @@ class Fidelity:
         """`student` is quantised and not trained yet."""
         self._model, self._ctx = model, ctx
         self._quality = (ctx.evaluate(model, "validation").quality, ctx.evaluate(student, "validation").quality)
-        self._maps = self._divergences(student)
+        self._maps = maps_apart(model, student, ctx)
 
     def told(self, student: Model) -> Iterator[Note]:
         """Quality on validation in float, once rounded and once trained; divergence of attention maps by layer."""
@@ -58,39 +53,15 @@ class Fidelity:
             rows=tuple(zip(stages, (round(each, 4) for each in quality), strict=True)),
         )
         if self._maps:
-            after = self._divergences(student)
-            rows = tuple((block, self._maps[block], after[block]) for block in self._maps)
+            trained = maps_apart(self._model, student, self._ctx)
             yield Table(
-                title=f"KL of attention maps from the input model ({LOOKED_AT_ROWS} validation rows at most)",
-                columns=("layer", "before training", "trained"),
-                rows=rows,
+                title=f"Attention of the input model: its maps, and the {TOP} keys that each token attends to most ({LOOKED_AT_ROWS} rows at most)",
+                columns=("layer", "KL before training", "KL trained", "keys kept before training", "keys kept trained"),
+                rows=tuple(
+                    (block, before.divergence, trained[block].divergence, before.coverage, trained[block].coverage)
+                    for block, before in self._maps.items()
+                ),
             )
-
-    def _divergences(self, student: Model) -> dict[str, float]:
-        """By layer, `KL(input || student)` of attention maps: a mean over heads and valid tokens of some validation rows."""
-        import torch
-
-        from passes.objectives.attention_maps import attention_map_loss
-        from passes.side_files import write_side_files
-
-        ctx, anatomy = self._ctx, anatomy_or_bare(student.module)
-        blocks = tuple(block.id for block in anatomy.blocks if block.attention is not None)
-        if not blocks or {MAPS, "features"} & set(anatomy.row.without):
-            return {}
-        rows = ctx.data.split("validation")
-        rows = rows.select(range(min(LOOKED_AT_ROWS, len(rows))))
-        files, want = write_side_files(student, ctx.folder / "files"), Want(attention_maps=blocks)
-        modules = [each.module.to(ctx.device).eval() for each in (self._model, student)]
-        sums, tokens = dict.fromkeys(blocks, 0.0), 0.0
-        for batch in ctx.task.batches(rows, files, batch_size=16):
-            with torch.no_grad():
-                theirs, mine = (ctx.task.forward(module, _on(batch, ctx.device), want) for module in modules)
-            count = float(mine.mask.sum()) if mine.mask is not None else 1.0
-            tokens += count
-            for block in blocks:
-                pair = mine.attention_maps[block], theirs.attention_maps[block]
-                sums[block] += count * float(attention_map_loss(*pair, mine.mask))
-        return {block.rpartition(".")[2]: total / max(tokens, 1.0) for block, total in sums.items()}
 
 
 def sensitivity(model: Model, student: Model, ctx: Context) -> Note:
@@ -114,7 +85,3 @@ def sensitivity(model: Model, student: Model, ctx: Context) -> Note:
         ctx.tell(Progress("sensitivity", done, len(layers), "layers"))
     title = f"Sensitivity: difference from the input model that rounding each layer adds ({SENSITIVITY_ROWS} validation rows)"
     return Bars(title=title, unit=unit, values=values, intervals=intervals)
-
-
-def _on(batch: Mapping[str, torch.Tensor], device: str) -> dict[str, torch.Tensor]:
-    return {name: tensor.to(device) for name, tensor in batch.items()}

@@ -30,6 +30,7 @@ from compressor.model.quantization.layers import InputQuantizer, quantized_layer
 from compressor.training.checkpoint import INTERVAL
 from passes.quantization_aware.choice import linear_layers, table_of, trunk_of
 from passes.quantization_aware.distill_and_quantize import DistillAndQuantize
+from passes.quantization_aware.maps import coverage
 from passes.quantization_aware.passing import passing
 from targets.onnxruntime import OnnxRuntime, nodes
 from targets.openvino import OpenVino, layers
@@ -339,9 +340,10 @@ def test_layers_stay_in_float_for_a_reason_that_is_told(tmp_path):
     assert [edit.kind for edit in model.edits] == ["quantize", "quantize"]
     quality = next(note for note in ctx.notes if isinstance(note, Table) and note.title == "accuracy on validation")
     assert [row[0] for row in quality.rows] == ["input, in float", "quantised, before training", "quantised, trained"]
-    maps = next(note for note in ctx.notes if isinstance(note, Table) and note.title.startswith("KL of attention maps"))
+    maps = next(note for note in ctx.notes if isinstance(note, Table) and note.title.startswith("Attention of the input model"))
     assert [row[0] for row in maps.rows] == ["0", "1"]
     assert all(value > 0 for row in maps.rows for value in row[1:])
+    assert all(value <= 1 for row in maps.rows for value in row[3:])
 
 
 def test_sensitivity_is_what_goes_away_when_a_layer_is_in_float(tmp_path):
@@ -412,6 +414,17 @@ def test_quantised_input_is_refused(tmp_path):
 def test_parameters_that_do_not_go_together_are_refused(given, said):
     with pytest.raises(ValidationError, match=said):
         step(**given)
+
+
+def test_coverage_is_the_share_of_the_teachers_first_keys():
+    teacher = torch.tensor([0.4, 0.3, 0.2, 0.06, 0.03, 0.01]).expand(1, 1, 1, 6)
+    student = torch.tensor([0.4, 0.3, 0.01, 0.06, 0.03, 0.2]).expand(1, 1, 1, 6)
+    assert coverage(student, teacher).item() == pytest.approx(4 / 5)
+    assert coverage(teacher, teacher).item() == 1
+    maps = torch.rand(2, 3, 6, 6, generator=torch.Generator().manual_seed(0))
+    mask = torch.tensor([[1, 1, 1, 0, 0, 0], [1, 1, 1, 1, 1, 1]])
+    assert coverage(maps, maps, mask).item() == 1
+    assert coverage(maps, maps.flip(-1), mask).item() < 1
 
 
 # ------------------------------------------------------------------ killed

@@ -55,7 +55,7 @@ def test_report_of_the_plan_says_what_was_quantised_and_where_quality_went(repor
     titles = [note.title for note in stage.notes if hasattr(note, "title")]
     assert "Quantised layers" in titles
     assert "accuracy on validation" in titles
-    assert [each for each in titles if each.startswith("KL of attention maps")]
+    assert [each for each in titles if each.startswith("Attention of the input model")]
     assert [line for line in stage.edits if "weights ternary, a step for 32 inputs" in line]
     assert stage.bytes < 0.5 * next(each for each in report.stages if each.name == "source").bytes
 
