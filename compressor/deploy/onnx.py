@@ -51,13 +51,11 @@ class Onnx(Format):
             module: Any = model.component(graph.component).module.train(False)
             _as_plain_graph(module)
             feed = task.example(artifact.path, graph, batch=TRACED_BATCH, length=TRACED_LENGTH)
-            save(self._exported(module, task, graph, feed, dialect), out, graph.name)
+            save(written(self._exported(module, task, graph, feed, dialect.opset), dialect), out, graph.name)
 
     @staticmethod
-    def _exported(module: Any, task: Task, graph: Graph, feed: Feed, dialect: Dialect) -> onnx.ModelProto:
+    def _exported(module: Any, task: Task, graph: Graph, feed: Feed, opset: int) -> onnx.ModelProto:
         import torch
-
-        opset = dialect.opset
 
         ports = [port for port in graph.inputs if port.name in feed]
         inputs = tuple(torch.as_tensor(feed[port.name]) for port in ports)
@@ -72,7 +70,6 @@ class Onnx(Format):
             warnings.simplefilter("ignore")  # the exporter warns of itself
             made = TRACED.graph(wired, module, _how(task, graph, feed, opset), trace)
         name_by_scope(made)
-        made = written(made, dialect)
         strip(made)
         return made
 

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from passes.distillation.losses import Teacher
     from passes.quantization_aware.passing import Passing
 
-GROUP, CALIBRATION = 32, 128
+GROUP: Literal[32] = 32
+CALIBRATION = 128
 CALIBRATED_BATCH = 16
 FEW = (2, 3, 4, "ternary")
 """Bits of weights that have kernels with a step for a group of inputs only."""
