@@ -101,9 +101,13 @@ class InputQuantizer(Quantizer):
     log_step: torch.Tensor
     zero: torch.Tensor | None
 
-    def __init__(self, grid: InputGrid, device: torch.device) -> None:
+    def __init__(self, grid: InputGrid, device: torch.device, *, readers: int = 1) -> None:
+        """`readers` is how many layers read what it rounds: each tensor is rounded for the first of them."""
         super().__init__()
-        self.grid = grid
+        self.grid, self.readers = grid, readers
+        self._rounded: tuple[torch.Tensor, tuple[int, bool], torch.Tensor] | None = None
+        """What the layers read now, which version of it and whether with gradients, and that rounded; gone with the last reader."""
+        self._left = 0
         if grid.ranges == "static":
             step = torch.zeros((), device=device)
             if grid.learned:
@@ -137,9 +141,24 @@ class InputQuantizer(Quantizer):
         if self.exported:
             beside = ((self.log_step,) if self.zero is None else (self.log_step, self.zero)) if static else ()
             return self._marked(INPUTS, self.grid, x, *beside)
+        if self.readers == 1:
+            return self._on_grid(x)
+        now = (x._version, torch.is_grad_enabled())
+        if self._rounded is None or self._rounded[0] is not x or self._rounded[1] != now:
+            self._rounded, self._left = (x, now, self._on_grid(x)), self.readers
+        found, self._left = self._rounded[2], self._left - 1
+        if not self._left:
+            self._rounded = None
+        return found
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what is only read now."""
+        return {**vars(self), "_rounded": None}
+
+    def _on_grid(self, x: torch.Tensor) -> torch.Tensor:
         with torch.autocast(x.device.type, enabled=False):
             exact = x if x.dtype == torch.float64 else x.float()
-            if not static:
+            if self.grid.ranges == "dynamic":
                 return rounded_rows(exact, self.grid)
             low, high = self.grid.bounds
             share = 1 / math.sqrt(x.shape[-1] * high)

@@ -57,7 +57,9 @@ class Quantize(Edit):
         made = {id(each.weight): each.weight_quantizer for each in quantized_layers(module).values()}
         for alike in self.layers:
             device = found[alike[0]].weight.device
-            inputs: InputQuantizer | None = None if self.inputs is None else InputQuantizer(self.inputs, device)
+            inputs: InputQuantizer | None = None
+            if self.inputs is not None:
+                inputs = InputQuantizer(self.inputs, device, readers=len(alike))
             for path in alike:
                 layer = found[path]
                 borrows = id(layer.weight) in made

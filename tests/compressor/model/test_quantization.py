@@ -231,6 +231,26 @@ def test_layers_that_read_one_tensor_share_what_rounds_it(tmp_path):
     assert isinstance(again[READ[0]], torch.nn.Linear)
 
 
+def test_tensor_that_several_layers_read_is_rounded_once(monkeypatch):
+    model, rounded = quantised(bert()), []
+    on_grid = InputQuantizer._on_grid
+    monkeypatch.setattr(InputQuantizer, "_on_grid", lambda self, x: rounded.append(x) or on_grid(self, x))
+    first = logits(model)
+    assert len(rounded) == 2, "one for queries, keys and values"
+    assert torch.equal(logits(model), first)
+    assert len(rounded) == 4
+    shared = quantized_layers(model.module)[READ[0]].input_quantizer
+    assert shared._rounded is None, "nothing is held after the last reader"
+    x = torch.randn(2, 3, 32)
+    one = shared(x)
+    assert shared(x) is one
+    assert torch.equal(shared(x.clone()), one), "another tensor is rounded by itself"
+    assert torch.equal(shared(x), one)
+    x.mul_(0.5)
+    assert not torch.equal(shared(x), one), "and one that changed"
+    assert model.copy().module.get_submodule(READ[0]).input_quantizer._rounded is None
+
+
 def test_quantisers_that_are_off_are_the_identity():
     plain, model = bert(), quantised(bert())
     assert not torch.equal(logits(plain), logits(model))

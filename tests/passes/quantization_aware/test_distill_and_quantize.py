@@ -20,13 +20,15 @@ from furnished import lowered
 from pydantic import ValidationError
 from tensor_rows import SPLITS, Context, Rows, bert
 
-from compressor.contracts import Artifact, Graph, Message, Progress
+from compressor.contracts import Artifact, Graph, Message, Progress, registry
 from compressor.contracts.notes import Bars, Remark, Series, Table
-from compressor.deploy.session import eager
+from compressor.deploy.session import eager, opened
 from compressor.errors import UnsupportedModel
 from compressor.model.edits import KeepHeads, KeepNeurons
 from compressor.model.model import Model
 from compressor.model.quantization.layers import InputQuantizer, quantized_layers
+from compressor.store.store import StoredResult, digest_of
+from compressor.testing.tiny import run_of
 from compressor.training.checkpoint import INTERVAL
 from passes.quantization_aware.choice import linear_layers, table_of, trunk_of
 from passes.quantization_aware.distill_and_quantize import DistillAndQuantize
@@ -218,6 +220,26 @@ def test_uneven_students_are_quantised_and_deployed(tmp_path):
         model, _ = trained(folder, source, epochs=1, **given)
         for target in (OnnxRuntime(), OpenVino()):
             assert_alike(deployed(model, target, folder)[0], outputs(model))
+
+
+@pytest.mark.parametrize("task", ["image-classification", "audio-classification"])
+def test_models_of_pictures_and_sounds_are_deployed_as_they_were_trained(task, tmp_path):
+    kind = registry.load("task", task)
+    run = run_of(task, kind.model_validate(dict(kind.examples[0])))
+    (tmp_path / "scratch").mkdir()
+    model = step(epochs=1).apply(run.model(), run.context(tmp_path / "scratch"))
+    assert quantized_layers(model.module)
+    model.save(tmp_path / "model")
+    stored, target = StoredResult("", digest_of(tmp_path / "model"), tmp_path / "model", {}, 0.0, found=False), OnnxRuntime()
+    made = run.builder.lower(stored, "torch", target.dialect.format, target)
+    candidate, _ = run.builder.build(made, stage="final", name="checked", target=target, out=tmp_path / "built")
+    rows, files = run.data.split("test"), run.source.path
+    found, expected = (
+        run.task.predicted(predict, rows, files)["logits"]
+        for predict in (opened(run.task, target, candidate.built), eager(run.task, model, "cpu"))
+    )
+    assert_alike(found, expected)
+    assert target.open(candidate.built).facts()["precision"] == "int8 + fp32"
 
 
 # ------------------------------------------------------------------ training
