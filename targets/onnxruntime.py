@@ -44,11 +44,10 @@ NBITS = "MatMulNBits"
 GROUPS = {8: (16, 32, 64, 128, 256), 4: (16, 32, 64, 128, 256), 2: (32, 64, 128)}
 """Weights of one scale that it has kernels for, by their bits: 2 bits in others run scalar code, 200 times as long."""
 SCHEMES = (
-    Scheme("int8", "uint8", "channel"),
-    Scheme("int8", "uint8", "tensor"),
-    *(Scheme(f"int{bits}", "int8", "group", group) for bits in GROUPS for group in GROUPS[bits]),
+    *(Scheme("int8", "uint8", each, dynamic=dynamic) for dynamic in (False, True) for each in ("channel", "tensor")),
+    *(Scheme(f"int{bits}", "int8", "group", group, dynamic=True) for bits in GROUPS for group in GROUPS[bits]),
 )
-"""What its own quantisers make, and has products in integers for: those of `MatMulNBits` quantise activations themselves."""
+"""What it has products in integers for: pairs of Q and DQ, `MatMulInteger`, and `MatMulNBits` at accuracy_level 4, which quantises activations itself."""
 
 
 class OnnxRuntime(Target):

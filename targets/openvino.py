@@ -40,10 +40,13 @@ HINTS = {"fp32": "f32", "f32": "f32", "bf16": "bf16", "fp16": "f16", "f16": "f16
 GROUPS = (32, 64, 128)
 SCHEMES = (
     Scheme("int8", "uint8"),
+    Scheme("int8", "uint8", "tensor"),
+    *(Scheme(f"int{bits}", "int8", "group", 32, dynamic=True) for bits in (8, 4, 2)),
     Scheme("int8", kernels=False),
     *(Scheme(f"int{bits}", "fp32", "group", group, kernels=False) for bits in (4, 2) for group in GROUPS),
 )
-"""What NNCF makes: int8 products, and weights of few bits that a product brings back to float as it reads them."""
+"""Int8 products; products of packed weights whose activations it makes int8 of by groups of 32, where a graph says so; and what NNCF makes of
+weights alone, which a product brings back to float as it reads them."""
 
 
 class OpenVino(Target):

@@ -214,7 +214,7 @@ class Row:
     """The norm, which may be absent, and the linear layer that read the extractor."""
 
     without: Mapping[str, str] = field(default_factory=dict, hash=False)
-    """Parts that no pass can work on, each with the reason: kinds of units, `features` or `attention maps`."""
+    """Parts that no pass can work on, each with the reason: kinds of units, `features`, `attention maps` or `attention scores`."""
 
     @property
     def attention_part(self) -> tuple[str, ...]:

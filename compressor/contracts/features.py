@@ -12,11 +12,11 @@ if TYPE_CHECKING:
     import torch
 
 FeatureKind: TypeAlias = Literal[
-    "hidden-state", "attention-map", "attention-score", "attention-output", "query", "key", "value", "router"
+    "hidden-state", "attention-map", "attention-score", "attention-update", "attention-norm", "query", "key", "value", "router"
 ]
 """`hidden-state`: what leaves a block, `[B, T, D]`; `attention-map`: `[B, H, T, T]`, `attention-score`: the same before its softmax;
-`attention-output`: what attention adds to the residual stream, `[B, T, D]`; `query`, `key`, `value`: `[B, T, heads * size]`, before
-positions are turned into them; `router`: logits of experts, `[B, T, E]`."""
+`attention-update`: what attention adds to the residual stream, `[B, T, D]`; `attention-norm`: what leaves the first norm after that, `[B, T, D]`;
+`query`, `key`, `value`: `[B, T, heads * size]`, before positions are turned into them; `router`: logits of experts, `[B, T, E]`."""
 
 
 @dataclass(frozen=True)

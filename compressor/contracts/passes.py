@@ -249,7 +249,8 @@ class Objective(Step, ABC):
         return ()
 
     def looks_at(self) -> Literal["logits", "states", "maps"]:
-        """The innermost that it needs. A student that is looked into cannot be compiled, and a teacher's maps are not kept."""
+        """The innermost that it needs; maps are those of attention, or their scores. A student that is looked into cannot be compiled, and a
+        teacher's maps are not kept."""
         return "states"
 
     @abstractmethod

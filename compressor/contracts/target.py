@@ -31,6 +31,19 @@ class Scheme:
     """Weights of one scale where it is for a group."""
     kernels: bool = True
     """True where products really run in these types; False where weights are brought back to float first: smaller, no faster."""
+    dynamic: bool = False
+    """Whether the range of activations is found at run time, for each row or block of a row."""
+
+    def __str__(self) -> str:
+        of = f"{self.granularity} of {self.group}" if self.group else self.granularity
+        return f"{self.weights} weights (by {of}) with {'dynamic ' if self.dynamic else ''}{self.activations} activations"
+
+    def runs(self, other: Scheme) -> bool:
+        """Whether what runs this one runs another: signed bytes are unsigned ones with another zero, groups of any size are one kernel
+        unless a size is said."""
+        signed = (self.activations.removeprefix("u"), other.activations.removeprefix("u"))
+        same = (self.weights, self.granularity, self.dynamic) == (other.weights, other.granularity, other.dynamic)
+        return same and signed[0] == signed[1] and self.group in (None, other.group)
 
 
 @formerly(rung="format")
@@ -51,6 +64,13 @@ class Dialect:
     """Precisions that really have kernels."""
     schemes: tuple[Scheme, ...] = ()
     """Ways of quantising that it takes."""
+
+    def lacks(self, scheme: Scheme) -> str:
+        """Empty where products really run as a scheme says; else that they do not, and how they run."""
+        known = [each for each in self.schemes if each.kernels]
+        if any(each.runs(scheme) for each in known):
+            return ""
+        return f"it has no kernels for {scheme}: {', '.join(map(str, known)) or 'none of quantised numbers are there'}"
 
 
 @dataclass(frozen=True)

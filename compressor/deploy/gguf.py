@@ -52,8 +52,13 @@ class Gguf(Format):
         import gguf
 
         from compressor.model.model import Model
+        from compressor.model.quantization.layers import quantized_layers
 
         model = Model.load(artifact.path)
+        if quantized_layers(model.module):
+            raise UnsupportedModel(
+                "layers that simulate quantisation cannot be written as GGUF: the file would hold other weights"
+            )
         config = model.module.config.to_dict()
         architecture = ARCHITECTURES.get(str(config["model_type"]))
         if architecture is None:

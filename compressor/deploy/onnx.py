@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from compressor.contracts import Artifact, Dialect, Feed, Format, Graph, Task
 from compressor.contracts.graph import GRAPHS
+from compressor.deploy.quantized import written
 from compressor.deploy.traced import Traced
 
 if TYPE_CHECKING:
@@ -34,11 +35,12 @@ class Onnx(Format):
 
     name: ClassVar[str] = "onnx"
     above: ClassVar[str] = "torch"
-    version: ClassVar[int] = 3
-    requires: ClassVar[tuple[str, ...]] = ("torch", "onnx", "onnxscript")
+    version: ClassVar[int] = 4
+    requires: ClassVar[tuple[str, ...]] = ("torch", "onnx", "onnxscript", "onnx-ir")
+    reads: ClassVar[tuple[str, ...]] = ("opset", "activations", "symmetric_activations")
 
     def lower(self, artifact: Artifact, out: Path, *, task: Task, dialect: Dialect) -> None:
-        """Export the task's graphs, each into a file of its name; equal models give equal bytes."""
+        """Export the task's graphs, each into a file of its name; equal models give equal bytes. Simulated quantisers are written out."""
         from compressor.model.model import Model
 
         model = Model.load(artifact.path)
@@ -49,7 +51,7 @@ class Onnx(Format):
             module: Any = model.component(graph.component).module.train(False)
             _as_plain_graph(module)
             feed = task.example(artifact.path, graph, batch=TRACED_BATCH, length=TRACED_LENGTH)
-            save(self._exported(module, task, graph, feed, dialect.opset), out, graph.name)
+            save(written(self._exported(module, task, graph, feed, dialect.opset), dialect), out, graph.name)
 
     @staticmethod
     def _exported(module: Any, task: Task, graph: Graph, feed: Feed, opset: int) -> onnx.ModelProto:
@@ -156,11 +158,14 @@ def _as_plain_graph(module: Any) -> None:
     from transformers.pytorch_utils import Conv1D
 
     from compressor.model.pretrained import quiet
+    from compressor.model.quantization.layers import quantizers
 
     if hasattr(module, "set_attn_implementation"):
         with quiet():  # it warns of towers that a model has left out
             module.set_attn_implementation("eager")  # the plainest graph, and its masks are finite
-    for layer in (part for part in module.modules() if isinstance(part, Conv1D)):
+    for quantizer in quantizers(module):
+        quantizer.exported = True
+    for layer in (part for part in module.modules() if type(part) is Conv1D):
         # GPT-2 flattens rows and tokens for it, and the rewrites of attention then give a wrong shape
         vars(layer)["forward"] = partial(_product, layer)
 

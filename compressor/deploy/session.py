@@ -53,11 +53,14 @@ class EagerSession:
         return {name: tensor.narrow(growth.axis, 0, length) for name, tensor in state.items()}
 
     def facts(self) -> dict[str, str]:
-        """The precision of the weights."""
+        """The precision of the weights, and whether they simulate a coarser one."""
         import torch
+
+        from compressor.model.quantization.layers import quantized_layers
 
         module = next(iter(self._graphs.values()))[1]
         precision = str(next(module.parameters()).dtype).removeprefix("torch.").replace("float", "fp")
+        precision += ", simulating integers" if quantized_layers(module) else ""
         return {"precision": precision, "device": self._device, "threads": str(torch.get_num_threads())}
 
     def _tensors(self, arrays: Feed) -> dict[str, torch.Tensor]:

@@ -328,6 +328,8 @@ def _cut_config(module: Any, count: int, kept: list[int]) -> None:
 
 def _keep(linear: Any, *, rows: Sequence[int] | None = None, columns: Sequence[int] | None = None, of: int = 0) -> None:
     """Slice a linear layer's outputs (`rows` of each run of `of`, as some layers are several in one) or its inputs in place."""
+    if hasattr(linear, "weight_quantizer"):
+        raise UnsupportedModel("a quantised layer keeps its inputs and outputs: cut the model before it is quantised")
     inward, outward = (1, 0) if not hasattr(linear, "nf") else (0, 1)  # GPT-2 keeps its weights as [inputs, outputs]
     if rows is not None:
         every = [start + row for start in range(0, linear.weight.shape[outward], of) for row in rows]

@@ -6,6 +6,8 @@ from dataclasses import replace
 
 from compressor.contracts.anatomy import Row
 
+TURNED = {"attention scores": "positions are turned into queries and keys after they were made"}
+ADDED = {"attention scores": "relative positions are added to them"}
 SHARED_POSITIONS = "relative positions have a column for each head, and every block adds the same ones"
 
 BERT = Row(
@@ -47,6 +49,7 @@ MPNET = replace(
     without={
         "heads": SHARED_POSITIONS,
         "attention maps": "its attention hands out maps only where a caller asks for all of them",
+        **ADDED,
     },
 )
 
@@ -116,7 +119,7 @@ BEIT = replace(
     family="beit",
     model_types=("beit",),
     trunks=("", "beit"),
-    without={"heads": "relative positions have a column for each head"},
+    without={"heads": "relative positions have a column for each head", **ADDED},
 )
 
 SIGLIP_VISION = Row(
@@ -195,6 +198,7 @@ WAVLM = replace(
         "attention": "attention hands the positions that the first block makes on to the next one",
         "layers": "the first block makes the relative positions of all others",
         "attention maps": "torch computes its attention whole and hands out no maps by head",
+        **ADDED,
     },
 )
 
@@ -211,6 +215,7 @@ MODERNBERT = Row(
     norms=("attn_norm", "mlp_norm"),
     embeddings=("embeddings",),
     heads_attributes=(),
+    without=TURNED,
 )
 
 LLAMA = Row(
@@ -227,6 +232,7 @@ LLAMA = Row(
     embeddings=("embed_tokens",),
     heads_attributes=(),
     config_head_size="head_dim",
+    without=TURNED,
 )
 """SmolLM too. Where query heads share a key and a value head, heads do not go one by one."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -23,6 +24,8 @@ NEEDED = ("model", "task", "data", "passes", "targets")
 """Sections that every plan has."""
 LISTED = ("passes", "targets", "probes")
 """Keys of a plan whose entries are plug-ins, and that `list` knows by the same name."""
+LEAST_LETTERS = 3
+"""Of a word that descriptions are looked through for."""
 BOUNDS = {"minimum": "at least", "exclusiveMinimum": "more than", "maximum": "at most", "exclusiveMaximum": "less than"}
 
 
@@ -67,6 +70,10 @@ def _part(name: str) -> Iterator[str]:
 def _plugins(name: str) -> Iterator[str]:
     found = [(kind, registry.load(kind, name)) for kind in registry.KINDS if registry.current(kind, name) in registry.names(kind)]
     if not found:
+        if speaking := list(_speaking_of(name)):
+            yield f"nothing is named '{name}'; these speak of it:\n"
+            yield from speaking
+            return
         known = [each for kind in registry.KINDS for each in registry.names(kind)]
         if name in ABOUT or name in Head.model_fields:
             several = f"; `compressor list {name}` names what may stand there" if name in LISTED else ""
@@ -84,6 +91,15 @@ def _plugins(name: str) -> Iterator[str]:
             yield from _use(kind, present, step)
         if paper := getattr(step, "paper", ""):
             yield f"\nsource: {paper}"
+
+
+def _speaking_of(word: str) -> Iterator[str]:
+    """Passes and objectives whose description has a word of the field, for who knows a method by another name."""
+    sought = re.compile(rf"(?<![\w-]){re.escape(word)}(?![\w-])", re.IGNORECASE)
+    for kind in ("pass", "objective") if len(word) >= LEAST_LETTERS else ():
+        for name, step in registry.loaded(kind):
+            if isinstance(step, type) and sought.search(_described(step)):
+                yield f"  {name} ({kind})  {first_line(step)}"
 
 
 def _use(kind: str, name: str, step: Any) -> Iterator[str]:

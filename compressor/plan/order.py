@@ -45,7 +45,7 @@ def _places(draft: Draft) -> Iterator[Fault]:
             yield step.fault(f"'{step.name}' works below torch, on what the torch passes end with; leave `from` out", "from")
         if step.below:
             yield from _unfit(draft, step)
-            yield from _refused(draft, step)
+        yield from _refused(draft, step)
 
 
 def _unfit(draft: Draft, step: Drafted) -> Iterator[Fault]:
@@ -63,7 +63,7 @@ def _refused(draft: Draft, step: Drafted) -> Iterator[Fault]:
     if not isinstance(step.step, Pass):
         return
     for name, dialect in draft.acts_on(step).items():
-        if _format(step, dialect) is not None:
+        if not step.below or _format(step, dialect) is not None:
             for parameter, reason in step.step.refuses(dialect).items():
                 yield step.at_parameter(parameter, f"target '{name}': {reason}")
 

@@ -34,7 +34,7 @@ def says_where_it_looks(subject: Subject) -> None:
     with subject.during("wants"):
         wanted = subject.plugin.wants(anatomy, anatomy)
     states = "states" if any(wanted) else "logits"
-    at = "maps" if any(each.of("attention-map") for each in wanted) else states
+    at = "maps" if any(each.of("attention-map") or each.of("attention-score") for each in wanted) else states
     said = subject.plugin.looks_at()
     subject.require(at == said, f"looks_at says {said}, and it wants {at}")
 

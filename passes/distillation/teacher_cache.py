@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from compressor.contracts import Batch, Context, Outputs, Progress, Want
+from compressor.contracts import Batch, Context, Feature, Outputs, Progress, Want
 from compressor.contracts.failing import rows_told
 from compressor.contracts.notes import Remark
 from compressor.errors import UnsupportedModel
@@ -22,26 +22,31 @@ if TYPE_CHECKING:
     from compressor.contracts import Model
 
 
+PAIRS = ("attention-map", "attention-score")
+"""Kinds of features of pairs of tokens, which are not kept."""
+
+
 @dataclass(frozen=True)
 class TeacherCache:
     """A teacher's answers by number of the training row."""
 
     logits: torch.Tensor | KeptWords
     """`[rows, classes]` in float32, or the likeliest words of every token."""
-    states: Mapping[str, KeptTokens]
+    states: Mapping[Feature, KeptTokens]
+    """What tokens have inside: hidden states, queries, what attention adds."""
 
     def of(self, batch: Batch, like: Outputs) -> Outputs:
         """The answers to a batch, of as many tokens as the student's own outputs `like` have."""
         import torch
 
         device = like.device
-        tokens = next((states.shape[1] for states in like.hidden_states.values()), 0)
-        states = {name: torch.from_numpy(kept.of(windows(batch), tokens)).to(device) for name, kept in self.states.items()}
+        tokens = next((like.features[feature].shape[1] for feature in like.features if feature.kind not in PAIRS), 0)
+        states = {feature: torch.from_numpy(kept.of(windows(batch), tokens)).to(device) for feature, kept in self.states.items()}
         if isinstance(self.logits, KeptWords):
             length = batch["input_ids"].shape[1] if like.tokens is None else like.tokens.states.shape[1]
-            return Outputs(self.logits.of(batch, length, device), mask=like.mask).having("hidden-state", states)
+            return Outputs(self.logits.of(batch, length, device), mask=like.mask).with_features(states)
         rows = batch["row"].to(self.logits.device)
-        return Outputs(self.logits[rows], mask=like.mask).having("hidden-state", states)
+        return Outputs(self.logits[rows], mask=like.mask).with_features(states)
 
 
 def answers(
@@ -72,15 +77,15 @@ def answers(
     batches = ctx.task.batches(ctx.data.split("train"), files, batch_size=settings.batch_size)
     low = resolved_precision(settings.precision, ctx.device) == "bf16"
     folder, dtype = ctx.folder / "states" / name, "float16" if low else "float32"
-    writers = {block: TokenWriter(folder / str(at), dtype) for at, block in enumerate(want.of("hidden-state"))}
+    writers = {feature: TokenWriter(folder / str(at), dtype) for at, feature in enumerate(want.features)}
     logits, spoken = list[torch.Tensor](), WordWriter(folder, words, half=low)
     for done, batch in enumerate(batches, start=1):
         moved = {key: tensor.to(ctx.device) for key, tensor in batch.items()}
         autocast = torch.autocast(torch.device(ctx.device).type, dtype=torch.bfloat16, enabled=low)
         with rows_told(batch.get("row", ()), f"answers of {name}"), torch.no_grad(), autocast:
             outputs = gathered([model.module], partial(_heard, model, moved, want, ctx, logits, spoken))
-        for block, writer in writers.items():
-            writer.add(outputs.hidden_states[block], outputs.mask)
+        for feature, writer in writers.items():
+            writer.add(outputs.features[feature], outputs.mask)
         ctx.tell(Progress(f"answers of {name}", done, len(batches), "batches"))  # type: ignore[arg-type]
     answered = torch.cat(logits) if logits else spoken.kept()
     mine = write_side_files(student, ctx.folder / "files")
@@ -91,7 +96,7 @@ def answers(
             )
         own = ctx.task.batches(ctx.data.split("train"), mine, batch_size=settings.batch_size)
         answered = answered.paired(batches, own)
-    return _told(name, TeacherCache(answered, {block: writer.kept() for block, writer in writers.items()}), ctx)
+    return _told(name, TeacherCache(answered, {feature: writer.kept() for feature, writer in writers.items()}), ctx)
 
 
 def _heard(model: Model, batch: Batch, want: Want, ctx: Context, logits: list[torch.Tensor], spoken: WordWriter) -> Outputs:

@@ -8,8 +8,7 @@ from pydantic import Field
 from typing_extensions import override
 
 from compressor.contracts import Batch, Objective, Outputs, Want
-from compressor.errors import UnsupportedModel
-from passes.objectives.layer_maps import LayerMap, layer_pairs
+from passes.objectives.layer_maps import LayerMap, attending_pairs
 from passes.objectives.reductions import mean_over_valid
 
 if TYPE_CHECKING:
@@ -55,11 +54,7 @@ class AttentionMaps(Objective):
         Raises:
             UnsupportedModel: a paired block has no attention.
         """
-        pairs = layer_pairs(self.layers, student, teacher)
-        for side, blocks in ((student, {mine for mine, _ in pairs}), (teacher, {theirs for _, theirs in pairs})):
-            for block in side.blocks:
-                if block.id in blocks and block.attention is None:
-                    raise UnsupportedModel(f"attention-maps: {block.id} has no attention heads; give `layers` that have")
+        pairs = attending_pairs(self.layers, student, teacher, "attention-maps")
         return Want(attention_maps=tuple(mine for mine, _ in pairs)), Want(attention_maps=tuple(theirs for _, theirs in pairs))
 
     @override

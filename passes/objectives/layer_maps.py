@@ -46,6 +46,19 @@ def layer_pairs(layers: LayerMap, student: Anatomy, teacher: Anatomy) -> Pairs:
     return pairs
 
 
+def attending_pairs(layers: LayerMap, student: Anatomy, teacher: Anatomy, name: str) -> Pairs:
+    """The pairs for an objective of that name that looks at attention.
+
+    Raises:
+        UnsupportedModel: as `layer_pairs`, and where a paired block has no attention.
+    """
+    pairs = layer_pairs(layers, student, teacher)
+    for side, blocks in zip((student, teacher), zip(*pairs, strict=True), strict=True):
+        if without := [block.id for block in side.blocks if block.id in blocks and block.attention is None]:
+            raise UnsupportedModel(f"{name}: {without[0]} has no attention heads; give `layers` that have")
+    return pairs
+
+
 def ids(anatomy: Anatomy) -> tuple[str, ...]:
     """Ids of the blocks, in order."""
     return tuple(block.id for block in anatomy.blocks)

@@ -182,6 +182,13 @@ def test_explain_suggests_a_near_name_when_it_is_unknown():
     assert "did you mean 'distill'?" in found.stderr
 
 
+@pytest.mark.parametrize("word", ["QAT", "qad", "quantization-aware"])
+def test_explain_finds_what_is_known_by_another_name(word):
+    told = said("explain", word)
+    assert told.startswith(f"nothing is named '{word}'; these speak of it:")
+    assert "distill-and-quantize (pass)" in told
+
+
 @pytest.fixture
 def typed(monkeypatch):
     """A function that runs `compressor WORDS` in this process with what it prints going to a stream; its exit code."""

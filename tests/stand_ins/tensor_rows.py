@@ -45,7 +45,7 @@ def dataset(seed: int, count: int) -> datasets.Dataset:
     return datasets.Dataset.from_dict({"input_ids": ids, "attention_mask": masks, "labels": [row % 3 for row in range(count)]})
 
 
-SPLITS = {"train": dataset(1, 36), "validation": dataset(2, 30)}
+SPLITS = {"train": dataset(1, 36), "validation": dataset(2, 30), "calibration": dataset(3, 24)}
 
 
 @dataclass

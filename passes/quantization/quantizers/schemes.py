@@ -26,12 +26,9 @@ def refused_bits(bits: int) -> str:
 
 def groups_of(dialect: Dialect, bits: int) -> tuple[int | None, ...]:
     """Weights of one scale that a target has kernels for where weights alone are quantised beforehand; None is a whole row."""
-    found = [
-        each.group if each.granularity == "group" else None
-        for each in dialect.schemes
-        if each.weights == f"int{bits}" and (each.granularity == "group" or each.activations == "fp32")
-    ]
-    return tuple(dict.fromkeys(found))
+    of_bits = [each for each in dialect.schemes if each.weights == f"int{bits}"]
+    alone = [each for each in of_bits if each.activations == "fp32"] or [each for each in of_bits if each.granularity == "group"]
+    return tuple(dict.fromkeys(each.group if each.granularity == "group" else None for each in alone))
 
 
 def refusals(

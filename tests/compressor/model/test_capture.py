@@ -20,7 +20,7 @@ def features(name, block=1):
     module = tiny.make()
     module.config._attn_implementation = "eager"
     anatomy = anatomy_of(module)
-    kinds = ("query", "key", "value", "attention-map", "attention-output", "hidden-state")
+    kinds = ("query", "key", "value", "attention-map", "attention-update", "hidden-state")
     with captured(module, Want(Feature(kind, anatomy.blocks[block].id) for kind in kinds)) as found:
         tiny.outputs(module)
     return module, anatomy.blocks[block].attention, {feature.kind: tensor for feature, tensor in found.items()}
@@ -38,8 +38,61 @@ def test_maps_and_output_follow_from_queries_keys_and_values(name):
     torch.testing.assert_close(maps, found["attention-map"][row])
     mixed = (maps @ value[row]).transpose(0, 1).flatten(-2)
     torch.testing.assert_close(
-        module.get_submodule(attention.output)(mixed), found["attention-output"][row], rtol=1e-4, atol=1e-5
+        module.get_submodule(attention.output)(mixed), found["attention-update"][row], rtol=1e-4, atol=1e-5
     )
+
+
+@pytest.mark.parametrize("name", ["bert", "distilbert", "vit", "dinov2", "siglip", "whisper", "hubert", "electra", "gpt2"])
+def test_scores_are_what_maps_are_made_of(name):
+    tiny = BOTH[name]
+    module = tiny.make()
+    block = anatomy_of(module).blocks[1].id
+    with captured(module, Want([Feature("attention-score", block)], attention_maps=(block,))) as found:
+        tiny.outputs(module)
+    scores, maps = (found[Feature(kind, block)][0] for kind in ("attention-score", "attention-map"))
+    if name == "gpt2":
+        scores = scores.masked_fill(torch.ones(scores.shape[-2:]).triu(1) > 0, -torch.inf)
+    torch.testing.assert_close(scores.softmax(-1), maps, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "norm"),
+    [
+        ("bert", "attention.output.LayerNorm"),
+        ("distilbert", "sa_layer_norm"),
+        ("albert", "albert_layers.0.attention.LayerNorm"),
+        ("hubert", "layer_norm"),
+        ("wav2vec2-large", "final_layer_norm"),
+        ("vit", "layernorm_after"),
+        ("dinov2", "norm2"),
+        ("whisper", "final_layer_norm"),
+        ("llama", "post_attention_layernorm"),
+    ],
+)
+def test_norm_after_attention_is_its_own_or_that_of_what_comes_next(name, norm):
+    tiny = BOTH[name]
+    module = tiny.make()
+    block, seen = anatomy_of(module).blocks[0].id, []
+    module.get_submodule(f"{block}.{norm}").register_forward_hook(lambda *given: seen.append(given[2]))
+    with captured(module, Want([Feature("attention-norm", block)])) as found:
+        tiny.outputs(module)
+    assert found[Feature("attention-norm", block)] is seen[-1]
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "why"),
+    [
+        ("llama", "attention-score", "positions are turned into queries and keys"),
+        ("beit", "attention-score", "relative positions are added to them"),
+        ("wavlm", "attention-norm", "its modules are not called one by one"),
+    ],
+)
+def test_families_that_hand_out_no_scores_or_norms_are_refused_with_the_reason(name, kind, why):
+    tiny = BOTH[name]
+    module = tiny.make()
+    block = anatomy_of(module).blocks[0].id
+    with pytest.raises(UnsupportedModel, match=why), captured(module, Want([Feature(kind, block)])):
+        tiny.outputs(module)
 
 
 @pytest.mark.parametrize("name", ["modernbert", "llama", "qwen3"])
@@ -48,18 +101,17 @@ def test_features_have_the_shapes_of_the_contract(name):
     keys = attention.heads // attention.key_value_groups * attention.head_size
     assert found["query"].shape == (2, 8, attention.heads * attention.head_size)
     assert found["key"].shape == found["value"].shape == (2, 8, keys)
-    assert found["attention-output"].shape == found["hidden-state"].shape == (2, 8, 32)
+    assert found["attention-update"].shape == found["hidden-state"].shape == (2, 8, 32)
 
 
 def test_what_a_model_does_not_hand_out_is_refused_by_name():
     module = BOTH["bert"].make()
     block = anatomy_of(module).blocks[0].id
-    for kind in ("router", "attention-score"):
-        with (
-            pytest.raises(UnsupportedModel, match=f"a model of family bert hands out no {kind}"),
-            captured(module, Want([Feature(kind, block)])),
-        ):
-            pass
+    with (
+        pytest.raises(UnsupportedModel, match="a model of family bert hands out no router"),
+        captured(module, Want([Feature("router", block)])),
+    ):
+        pass
     KeepHeads(block=block, heads=()).apply(module)
     with pytest.raises(UnsupportedModel, match="has no attention left"), captured(module, Want([Feature("query", block)])):
         pass

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 import pytest
 
-from compressor.contracts import Dialect, Pass, Target, registry
+from compressor.contracts import Dialect, Pass, Scheme, Target, registry
 from compressor.errors import PluginError
 from compressor.plan.draft import Draft, Drafted
 from compressor.plan.entries import Entry
@@ -187,6 +187,30 @@ def test_tensors_are_quantised_once_on_each_target():
     assert faults(step("before", RoundsTorch), step("one", Rounds), targets=LOWER) == [
         "3 passes.one: quantises what 'before' has quantised already for runtime, device; "
         "leave one of them out, or give each its own targets with `only:`"
+    ]
+
+
+class Packs(Torch):
+    quantizes = True
+
+    def refuses(self, dialect):
+        lacks = "" if dialect.format == "torch" else dialect.lacks(Scheme("int4", "int8", "group", 32, dynamic=True))
+        return {"": lacks} if lacks else {}
+
+
+def test_target_without_kernels_for_what_a_step_makes_is_told_with_those_it_has():
+    able = {"schemes": (Scheme("int4", "int8", "group", dynamic=True),)}
+    other = {"schemes": (Scheme("int8", "uint8"), Scheme("int4", "int8", "group", 32, dynamic=True, kernels=False))}
+    targets = {
+        name: type("Runtime", (Target,), {"dialect": Dialect(format="toy-graph", **given)})
+        for name, given in {"able": able, "other": other, "bare": {}}.items()
+    }
+    assert faults(step("pack", Packs), targets={"able": targets["able"], "eager": TARGETS["eager"]}) == []
+    assert faults(step("pack", Packs), targets=targets) == [
+        "4 passes.pack: target 'other': it has no kernels for int4 weights (by group of 32) with dynamic int8 activations: "
+        "int8 weights (by channel) with uint8 activations",
+        "4 passes.pack: target 'bare': it has no kernels for int4 weights (by group of 32) with dynamic int8 activations: "
+        "none of quantised numbers are there",
     ]
 
 

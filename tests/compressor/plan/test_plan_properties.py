@@ -89,8 +89,9 @@ BEYOND_SCHEMA = {
     r"a latency budget needs either|layers needs init|cache_teacher keeps no attention maps|compile: true hides |"
     r"a training counts \w+ or \w+|\w+ needs a length|"
     r"units names a kind twice|latency is known by heads|widths says all|attention-maps needs heads to look at|"
-    r"init: \w+ needs layers|teacher names one twice|nothing to learn|found -[\d.]+, expected 0 or more|"
-    r"expected one of speedup|input should be ",
+    r"init: [\w-]+ needs layers|teacher names one twice|nothing to learn|found -[\d.]+, expected 0 or more|"
+    r"expected one of speedup|input should be |nothing would heed |compile: true is not for |ternary weights have steps|is not symmetric has steps",
+    "kernels of what a pass makes": r"for which .* ha(s|ve) no kernels",
     "columns of a language model's rows": r"prompt and completion are|rows are texts, prompts",
     "whole numbers without a point, which JSON does not tell apart": r"found -?[\d.e+]+\.0|found -?[\d.]+e\+\d+",
 }

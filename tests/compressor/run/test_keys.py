@@ -125,7 +125,7 @@ def test_lowering_depends_on_every_format_on_the_way(tmp_path):
     builder = Builder(Listening(), task, "text-classification", ("a", "b"), {})
     builder.lower(StoredResult("", "digest", tmp_path, {}, 0.0, found=True), "torch", "openvino", OpenVino())
     assert [(each["from"], each["to"]) for each in asked] == [("torch", "onnx"), ("onnx", "openvino")]
-    assert [set(each["requires"]) for each in asked] == [{"torch", "onnx", "onnxscript"}, {"openvino"}]
+    assert [set(each["requires"]) for each in asked] == [{"torch", "onnx", "onnxscript", "onnx-ir"}, {"openvino"}]
     assert asked[0]["version"] == Onnx.version
 
 

@@ -197,6 +197,20 @@ def test_gates_of_two_processes_are_learned_and_cut_as_those_of_one(folder):
     assert 0 < sum(left[0]) < 2 * (4 + 64)
 
 
+def test_quantised_student_of_two_processes_has_the_losses_of_one(folder):
+    given = "teacher: source, weights: 4, objectives: {soft-targets: 1.0, attention-output: 1.0}, epochs: 2, batch_size: 6"
+    passes = f"passes:\n  - distill-and-quantize: {{{given}, precision: fp32}}\ntargets:"
+    (folder / "quantised.yaml").write_text(re.sub(r"passes:.*targets:", passes, PLAN, flags=re.DOTALL))
+    one, two = (
+        ran(folder, f"quantised-{count}", Processes(each=count), plan="quantised.yaml", step="distill-and-quantize")[0]
+        for count in (1, 2)
+    )
+    first, second = (next(note for note in stage.notes if getattr(note, "kind", "") == "series").curves for stage in (one, two))
+    assert list(first) == list(second) == ["soft-targets", "attention-output"]
+    for name in first:
+        assert [loss for _, loss in second[name]] == pytest.approx([loss for _, loss in first[name]], abs=1e-4)
+
+
 # ------------------------------------------------------------------ parameters spread over processes
 
 SPREAD = """

@@ -1,0 +1,247 @@
+"""Layers that compute with weights and inputs on grids, in place of the layers that they were: names, shapes and attributes stay."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, cast
+
+import torch
+from torch import nn
+from torch.nn import functional
+from transformers.pytorch_utils import Conv1D
+
+from compressor.model.quantization.grids import InputGrid, WeightGrid
+from compressor.model.quantization.rounding import (
+    Integers,
+    Rounded,
+    integers,
+    number_of_steps,
+    rounded_rows,
+    rounded_weights,
+    started,
+)
+
+DOMAIN = "compressor"
+WEIGHTS, INPUTS = "QuantizedWeights", "QuantizedInputs"
+"""Operators that stand in an exported graph where a quantiser is, until they are written as a target has them."""
+SCALE_BYTES = 4
+
+
+class Quantizer(nn.Module):
+    """What puts a tensor on its grid."""
+
+    exported: bool
+    """Whether it leaves an operator of `DOMAIN` in the graph that is traced, in place of what it computes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.exported = False
+        self.on = True
+
+    def _marked(self, kind: str, grid: WeightGrid | InputGrid, x: torch.Tensor, *beside: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = torch.onnx.ops.symbolic(
+            f"{DOMAIN}::{kind}",
+            [x, *beside],
+            {"grid": grid.model_dump_json(), "beside": len(beside)},
+            dtype=x.dtype,
+            shape=x.shape,
+            version=1,
+        )
+        return found
+
+
+class WeightQuantizer(Quantizer):
+    """Puts a weight matrix on its grid; `log_step` `[steps]` where steps are learned."""
+
+    log_step: torch.Tensor | None
+
+    def __init__(self, grid: WeightGrid, weight: torch.Tensor, *, turned: bool = False) -> None:
+        """`turned` is a matrix `[inputs, outputs]`."""
+        super().__init__()
+        self.grid, self.turned = grid, turned
+        if grid.steps == "learned":
+            count = number_of_steps(cast(tuple[int, int], tuple(self._upright(weight).shape)), grid)
+            self.log_step = nn.Parameter(torch.zeros(count, device=weight.device))
+        else:
+            self.log_step = None
+
+    def start(self, weight: torch.Tensor) -> None:
+        """Learned steps by the weights as they are."""
+        if self.log_step is not None:
+            with torch.no_grad():
+                self.log_step.copy_(started(self._upright(weight), self.grid))
+
+    def integers(self, weight: torch.Tensor) -> Integers:
+        """Whole numbers `[outputs, inputs]` and steps."""
+        return integers(self._upright(weight), self.grid, self.log_step)
+
+    def forward(self, weight: torch.Tensor) -> torch.Tensor:
+        """The weights on their grid, in float32."""
+        if not self.on:
+            return weight
+        if self.exported:
+            return self._marked(WEIGHTS, self.grid, weight, *(() if self.log_step is None else (self.log_step,)))
+        return self._upright(rounded_weights(self._upright(weight), self.grid, self.log_step))
+
+    def _upright(self, weight: torch.Tensor) -> torch.Tensor:
+        return weight.t() if self.turned else weight
+
+    def stored_bytes(self, weight: torch.Tensor) -> int:
+        """Bytes of the packed weights with their steps and zero points."""
+        steps = number_of_steps(cast(tuple[int, int], tuple(self._upright(weight).shape)), self.grid)
+        zeros = 0 if self.grid.symmetric else steps
+        return -(-weight.numel() * self.grid.stored_bits // 8) + SCALE_BYTES * steps + zeros
+
+
+class InputQuantizer(Quantizer):
+    """Puts what layers read on its grid. A static one has `log_step` `[]`, and `zero` `[]` where 0 may be another whole number."""
+
+    log_step: torch.Tensor
+    zero: torch.Tensor | None
+
+    def __init__(self, grid: InputGrid, device: torch.device, *, readers: int = 1) -> None:
+        """`readers` is how many layers read what it rounds: each tensor is rounded for the first of them."""
+        super().__init__()
+        self.grid, self.readers = grid, readers
+        self._rounded: tuple[torch.Tensor, tuple[int, bool], torch.Tensor] | None = None
+        """What the layers read now, which version of it and whether with gradients, and that rounded; gone with the last reader."""
+        self._left = 0
+        if grid.ranges == "static":
+            step = torch.zeros((), device=device)
+            if grid.learned:
+                self.log_step = nn.Parameter(step)
+            else:
+                self.register_buffer("log_step", step)
+            self.register_buffer("zero", None if grid.symmetric else torch.zeros((), device=device))
+
+    def start(self, least: float, most: float, mean: float) -> None:
+        """A static step by the least and greatest value, and the mean magnitude, of what passes by."""
+        if self.grid.ranges == "dynamic":
+            return
+        low, high = self.grid.bounds
+        least, most = min(least, 0.0), max(most, 0.0)
+        step = max(-least, most) / high
+        if self.grid.bits < 8 and self.grid.learned:
+            step = 2 * mean / math.sqrt(high)  # as LSQ starts: with few values the greatest is not worth one
+        if not self.grid.symmetric:
+            step = (most - least) / (high - low)
+        step = step if step > 0 else 1.0
+        with torch.no_grad():
+            self.log_step.fill_(math.log(step))
+            if self.zero is not None:
+                self.zero.fill_(min(max(round(low - least / step), low), high))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """`[..., features]` on the grid, in float32 (float64 where it is)."""
+        if not self.on:
+            return x
+        static = self.grid.ranges == "static"
+        if self.exported:
+            beside = ((self.log_step,) if self.zero is None else (self.log_step, self.zero)) if static else ()
+            return self._marked(INPUTS, self.grid, x, *beside)
+        if self.readers == 1:
+            return self._on_grid(x)
+        now = (x._version, torch.is_grad_enabled())
+        if self._rounded is None or self._rounded[0] is not x or self._rounded[1] != now:
+            self._rounded, self._left = (x, now, self._on_grid(x)), self.readers
+        found, self._left = self._rounded[2], self._left - 1
+        if not self._left:
+            self._rounded = None
+        return found
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what is only read now."""
+        return {**vars(self), "_rounded": None}
+
+    def _on_grid(self, x: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            exact = x if x.dtype == torch.float64 else x.float()
+            if self.grid.ranges == "dynamic":
+                return rounded_rows(exact, self.grid)
+            low, high = self.grid.bounds
+            share = 1 / math.sqrt(x.shape[-1] * high)
+            found: torch.Tensor = Rounded.apply(exact, self.log_step.exp(), self.zero, low, high, share)  # type: ignore[no-untyped-call]
+            return found
+
+
+class _Quantized:
+    """What all quantised layers have."""
+
+    weight: torch.Tensor
+    weight_quantizer: WeightQuantizer
+    input_quantizer: nn.Module
+    borrows: bool
+    """Whether another layer keeps the weights: of a head that is tied to a table."""
+
+    def stored_bytes(self) -> int:
+        """Bytes as deployed: packed weights, steps, and the bias in float."""
+        bias = getattr(self, "bias", None)
+        rest = 0 if bias is None else bias.numel() * bias.element_size()
+        return rest + (0 if self.borrows else self.weight_quantizer.stored_bytes(self.weight))
+
+
+class QuantizedLinear(_Quantized, nn.Linear):
+    """A linear layer on grids."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002 - torch's own
+        return functional.linear(self.input_quantizer(input), self.weight_quantizer(self.weight), self.bias)
+
+
+class QuantizedConv1D(_Quantized, Conv1D):  # type: ignore[misc]
+    """GPT-2's linear layer on grids; it keeps weights as `[inputs, outputs]`."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        product: torch.Tensor = self.input_quantizer(x) @ self.weight_quantizer(self.weight) + self.bias
+        return product
+
+
+class QuantizedEmbedding(_Quantized, nn.Embedding):
+    """A table on a grid."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002 - torch's own
+        quantizer = self.weight_quantizer
+        if quantizer.exported or quantizer.grid.granularity != "channel":
+            return functional.embedding(input, quantizer(self.weight), self.padding_idx)
+        rows = functional.embedding(input, self.weight, self.padding_idx)  # each has a step of its own: no other one is rounded
+        steps = None if quantizer.log_step is None else quantizer.log_step[input].reshape(-1)
+        found = rounded_weights(rows.reshape(-1, rows.shape[-1]), quantizer.grid, steps) if quantizer.on else rows
+        return found.reshape(rows.shape)
+
+
+QUANTIZED: dict[type[nn.Module], type[Any]] = {
+    nn.Linear: QuantizedLinear,
+    Conv1D: QuantizedConv1D,
+    nn.Embedding: QuantizedEmbedding,
+}
+"""What a layer becomes, by exactly its class."""
+
+
+def put_in(layer: Any, weights: WeightQuantizer, inputs: InputQuantizer | None, *, borrows: bool) -> None:
+    """Turn a layer into its quantised form, in place."""
+    layer.__class__ = QUANTIZED[type(layer)]
+    layer.weight_quantizer = weights
+    layer.input_quantizer = nn.Identity() if inputs is None else inputs
+    layer.borrows = borrows
+
+
+def quantized_layers(module: nn.Module) -> dict[str, Any]:
+    """Quantised layers by path."""
+    return {path: part for path, part in module.named_modules() if isinstance(part, _Quantized)}
+
+
+@contextmanager
+def in_float(layer: Any) -> Iterator[None]:
+    """A quantised layer as the layer that it was meanwhile; what it shares with others goes on rounding for those."""
+    plain = next(kind for kind, quantized in QUANTIZED.items() if type(layer) is quantized)
+    quantized, layer.__class__ = type(layer), plain
+    try:
+        yield
+    finally:
+        layer.__class__ = quantized
+
+
+def quantizers(module: nn.Module) -> Iterator[Quantizer]:
+    """All quantisers, each once."""
+    return (part for part in module.modules() if isinstance(part, Quantizer))

@@ -1,0 +1,212 @@
+"""Rounding to grids, with straight-through gradients: what is cut off at the ends has none.
+
+Learned steps: Esser et al., Learned Step Size Quantization, 2020, arXiv:1902.08153. Ternary weights: Li et al., Ternary Weight Networks, 2016,
+arXiv:1605.04711; their form for 4 bits: Zhang et al., TernaryBERT, 2020, arXiv:2009.12812.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+
+from compressor.model.quantization.grids import InputGrid, WeightGrid
+
+THRESHOLD = 0.7
+"""Of the mean magnitude: what is smaller becomes 0 in ternary weights."""
+CLIP = 2.5
+"""Ternary weights beyond it have no gradient."""
+
+
+class Rounded(torch.autograd.Function):
+    """`(clamp(round(x / step) + zero, low, high) - zero) * step`.
+
+    The gradient of `x` passes where nothing is cut off: everywhere, to the last bit, where the step was made of the greatest magnitude itself, and
+    `share` is None. That of `step` is LSQ's: `round(x / step) - x / step` where nothing is cut off, else the
+    whole number at that end; it is summed over what shares a step and multiplied with `share`.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: torch.Tensor, step: torch.Tensor, zero: torch.Tensor | None, low: int, high: int, share: float | None
+    ) -> torch.Tensor:
+        if share is not None:
+            ctx.save_for_backward(x, step, zero)
+        ctx.low, ctx.high, ctx.share = low, high, share
+        return whole(x, step, zero, low, high).mul_(step)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
+        (gradient,) = gradients
+        if ctx.share is None:
+            return gradient, None, None, None, None, None
+        x, step, zero = ctx.saved_tensors
+        scaled = x / step
+        low, high = (ctx.low, ctx.high) if zero is None else (ctx.low - zero, ctx.high - zero)
+        inside = (scaled >= low) & (scaled <= high)
+        of_step = None
+        if ctx.needs_input_grad[1]:
+            rounded = whole(x, step, zero, ctx.low, ctx.high)
+            of_step = (gradient * torch.where(inside, rounded - scaled, rounded)).sum_to_size(step.shape) * ctx.share
+        return gradient * inside, of_step, None, None, None, None
+
+
+def whole(x: torch.Tensor, step: torch.Tensor, zero: torch.Tensor | None, low: int, high: int) -> torch.Tensor:
+    """The whole numbers of the nearest values of a grid, those that 0 has taken off: 0 itself is always 0."""
+    if zero is None:
+        return (x / step).round_().clamp_(low, high)
+    return (x / step).round_().add_(zero).clamp_(low, high).sub_(zero)
+
+
+class _Ternary(torch.autograd.Function):
+    """Signs of what is above a threshold, times a step; the gradient passes within `CLIP`."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, step: torch.Tensor, threshold: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(x)
+        return x.sign() * (x.abs() > threshold) * step
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
+        (x,) = ctx.saved_tensors
+        return gradients[0] * (x.abs() <= CLIP), None, None
+
+
+class Integers(NamedTuple):
+    """Weights as whole numbers. A weight is `(whole - zero) * step`."""
+
+    whole: torch.Tensor
+    """`[outputs, inputs]`, int8."""
+    step: torch.Tensor
+    """`[outputs, groups]`; one of both where the matrix has one step."""
+    zero: torch.Tensor | None
+    """Of the shape of `step`; None where it is 0."""
+
+
+# ------------------------------------------------------------------ weights
+
+
+def rounded_weights(weight: torch.Tensor, grid: WeightGrid, log_step: torch.Tensor | None = None) -> torch.Tensor:
+    """Weights `[outputs, inputs]` on their grid.
+
+    Args:
+        weight: what is learned.
+        grid: the grid.
+        log_step: logarithms of learned steps, one for each; None unless they are learned.
+    """
+    parts = _parted(weight, grid)
+    step, zero, threshold = _step(parts, weight, grid, log_step)
+    low, high = grid.bounds
+    if threshold is not None:
+        found: torch.Tensor = _Ternary.apply(parts, step, threshold)  # type: ignore[no-untyped-call]
+    else:
+        share = None if grid.steps == "max" else 1 / math.sqrt(parts.shape[1] * high)
+        found = Rounded.apply(parts, step, zero, low, high, share)  # type: ignore[no-untyped-call]
+    return _together(found, weight, grid)
+
+
+def integers(weight: torch.Tensor, grid: WeightGrid, log_step: torch.Tensor | None = None) -> Integers:
+    """The same as whole numbers with steps, to be written into files."""
+    with torch.no_grad():
+        parts = _parted(weight, grid)
+        step, zero, threshold = _step(parts, weight, grid, log_step)
+        low, high = grid.bounds
+        if threshold is not None:
+            found = parts.sign() * (parts.abs() > threshold)
+        else:
+            found = whole(parts, step, zero, low, high) + (0 if zero is None else zero)
+        rows = 1 if grid.granularity == "tensor" else weight.shape[0]
+        zeros = None if zero is None else zero.reshape(rows, -1)
+        return Integers(_together(found, weight, grid).to(torch.int8), step.reshape(rows, -1), zeros)
+
+
+def started(weight: torch.Tensor, grid: WeightGrid) -> torch.Tensor:
+    """Logarithms of the steps that learning starts from: `2 mean|w| / sqrt(high)`, as LSQ has it."""
+    with torch.no_grad():
+        parts, high = _parted(weight, grid), grid.bounds[1]
+        mean = parts.abs().sum(1) / _counts(weight, grid)[:, 0]
+        return torch.log(_positive(2 * mean / math.sqrt(high)))
+
+
+def number_of_steps(shape: tuple[int, int], grid: WeightGrid) -> int:
+    """How many steps a matrix `[outputs, inputs]` has."""
+    if grid.granularity == "tensor":
+        return 1
+    return shape[0] * (1 if grid.group is None else -(-shape[1] // grid.group))
+
+
+def _parted(weight: torch.Tensor, grid: WeightGrid) -> torch.Tensor:
+    """`[steps, weights of one step]`; runs that are cut short at the end of a row are filled up with 0."""
+    if grid.granularity == "tensor":
+        return weight.reshape(1, -1)
+    if grid.group is None:
+        return weight
+    return torch.nn.functional.pad(weight, (0, -weight.shape[1] % grid.group)).reshape(-1, grid.group)
+
+
+def _together(parts: torch.Tensor, weight: torch.Tensor, grid: WeightGrid) -> torch.Tensor:
+    """`_parted` taken back."""
+    if grid.group is None:
+        return parts.reshape(weight.shape)
+    return parts.reshape(weight.shape[0], -1)[:, : weight.shape[1]]
+
+
+def _counts(weight: torch.Tensor, grid: WeightGrid) -> torch.Tensor:
+    """How many weights have each step, `[steps, 1]`."""
+    return _parted(torch.ones_like(weight), grid).sum(1, keepdim=True)
+
+
+def _step(
+    parts: torch.Tensor, weight: torch.Tensor, grid: WeightGrid, log_step: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+    """Step, zero point and threshold of each row of `parts`, `[steps, 1]` each."""
+    if log_step is not None:
+        return log_step.exp()[:, None], None, None
+    low, high = grid.bounds
+    with torch.no_grad():
+        if grid.steps == "mean":
+            sizes = parts.abs()
+            mean = sizes.sum(1, keepdim=True) / _counts(weight, grid)
+            if grid.bits == "ternary":
+                threshold = THRESHOLD * mean
+                return _positive(_mean_above(sizes, threshold)), None, threshold
+            return _positive(2 * _mean_above(sizes, mean) / (2**grid.bits - 1)), None, None
+        if grid.symmetric:
+            return _positive(parts.abs().amax(1, keepdim=True) / high), None, None
+        least, most = (each.clamp(*ends) for each, ends in _ends(parts))
+        step = _positive((most - least) / (high - low))
+        return step, (low - least / step).round(), None
+
+
+def _ends(parts: torch.Tensor) -> tuple[tuple[torch.Tensor, tuple[float, float]], ...]:
+    """The least and the greatest value, and on which side of 0 they are held: 0 is on every grid."""
+    return (
+        (parts.amin(1, keepdim=True), (-math.inf, 0.0)),
+        (parts.amax(1, keepdim=True), (0.0, math.inf)),
+    )
+
+
+def _mean_above(sizes: torch.Tensor, threshold: torch.Tensor) -> torch.Tensor:
+    above = sizes > threshold
+    return (sizes * above).sum(1, keepdim=True) / above.sum(1, keepdim=True).clamp(min=1)
+
+
+def _positive(step: torch.Tensor) -> torch.Tensor:
+    """1 where all values are 0: any step has them."""
+    return torch.where(step > 0, step, torch.ones_like(step))
+
+
+# ------------------------------------------------------------------ activations
+
+
+def rounded_rows(x: torch.Tensor, grid: InputGrid) -> torch.Tensor:
+    """`[..., features]` on grids with a step for each row, or for each block of a row: the greatest magnitude is the last whole number."""
+    low, high = grid.bounds
+    width = x.shape[-1]
+    block = grid.block or width
+    parts = torch.nn.functional.pad(x, (0, -width % block)).unflatten(-1, (-1, block))  # type: ignore[no-untyped-call]
+    with torch.no_grad():
+        step = _positive(parts.abs().amax(-1, keepdim=True) / high)
+    found: torch.Tensor = Rounded.apply(parts, step, None, low, high, None)  # type: ignore[no-untyped-call]
+    return found.flatten(-2)[..., :width]

@@ -1,0 +1,1 @@
+"""Distillation of a student that computes with quantised weights and activations while it learns."""

@@ -1,0 +1,61 @@
+"""Which layers of a model are quantised, and which stay in float with the reason."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def linear_layers(module: nn.Module, *, head: bool, exclude: Sequence[str]) -> tuple[tuple[str, ...], dict[str, str]]:
+    """Paths of the linear layers to quantise, and of those that stay in float, with the reason."""
+    import torch
+    from transformers.pytorch_utils import Conv1D
+
+    from compressor.model.quantization.layers import quantized_layers
+
+    done, chosen, left = quantized_layers(module), [], dict[str, str]()
+    trunk = trunk_of(module)
+    for path, part in module.named_modules():
+        if isinstance(part, torch.nn.modules.conv._ConvNd):
+            left[path] = "convolutions have no quantised form here"
+        elif type(part) not in (torch.nn.Linear, Conv1D) or path in done:
+            continue
+        elif any(each in path for each in exclude):
+            left[path] = "excluded"
+        elif trunk and not head and not path.startswith(f"{trunk}."):
+            left[path] = "of the head (`head: true` quantises it)"
+        else:
+            chosen.append(path)
+    return tuple(chosen), left
+
+
+def trunk_of(module: Any) -> str:
+    """The name under which a model with a head holds its trunk; empty where the model is a trunk itself."""
+    prefix = getattr(module, "base_model_prefix", "")
+    return prefix if prefix and hasattr(module, prefix) else ""
+
+
+def table_of(module: Any) -> str | None:
+    """Path of the table of words; None where a model has none."""
+    import torch
+
+    try:
+        table = module.get_input_embeddings()
+    except (AttributeError, NotImplementedError):
+        return None
+    if type(table) is not torch.nn.Embedding or table.max_norm is not None:
+        return None
+    return next(_places(module, table), None)
+
+
+def tied_to(module: nn.Module, table: str) -> tuple[str, ...]:
+    """Paths of the layers whose weight is that of a table."""
+    weight = module.get_submodule(table).weight
+    return tuple(path for path, part in module.named_modules() if path != table and getattr(part, "weight", None) is weight)
+
+
+def _places(module: nn.Module, part: nn.Module) -> Iterator[str]:
+    return (path for path, each in module.named_modules() if each is part)

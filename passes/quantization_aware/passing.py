@@ -1,0 +1,120 @@
+"""What passes by the layers of a model on calibration rows: which layers are called, which read one tensor, and between which values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from compressor.contracts import Batch, Task
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+
+@dataclass
+class Range:
+    """Values of a tensor over its valid tokens."""
+
+    least: float = float("inf")
+    most: float = float("-inf")
+    total: float = 0.0
+    count: int = 0
+
+    @property
+    def mean(self) -> float:
+        """Of magnitudes."""
+        return self.total / max(1, self.count)
+
+    def add(self, found: PerToken, valid: torch.Tensor | None) -> None:
+        """The tokens of one batch, those that are valid."""
+        chosen = [each if valid is None else each[valid] for each in (found.least, found.most, found.mean)]
+        if not chosen[0].numel():
+            return
+        self.least = min(self.least, float(chosen[0].min()))
+        self.most = max(self.most, float(chosen[1].max()))
+        self.total += float(chosen[2].double().sum())
+        self.count += chosen[2].numel()
+
+
+@dataclass(frozen=True)
+class PerToken:
+    """Least and greatest value, and mean magnitude, of each token: `[...]` of a tensor `[..., features]`."""
+
+    least: torch.Tensor
+    most: torch.Tensor
+    mean: torch.Tensor
+
+
+@dataclass
+class Passing:
+    """What layers have read so far."""
+
+    ranges: dict[str, Range] = field(default_factory=dict)
+    """By path, of layers that were called."""
+    first: dict[str, str] = field(default_factory=dict)
+    """By path, the first layer that reads the same tensor."""
+
+    @property
+    def alike(self) -> tuple[tuple[str, ...], ...]:
+        """Layers that were called, those that read one tensor together."""
+        groups: dict[str, list[str]] = {}
+        for path, first in self.first.items():
+            groups.setdefault(first, []).append(path)
+        return tuple(map(tuple, groups.values()))
+
+
+def passing(module: nn.Module, paths: Sequence[str], batches: Iterable[Batch], task: Task, device: str) -> Passing:
+    """Run batches, and note what the layers at `paths` read of their valid tokens."""
+    import torch
+
+    found, seen = Passing(), _Seen()
+    handles = [module.get_submodule(path).register_forward_pre_hook(seen.hook(path)) for path in paths]
+    try:
+        with torch.no_grad():
+            for batch in batches:
+                seen.clear()
+                outputs = task.forward(module, {name: tensor.to(device) for name, tensor in batch.items()})
+                seen.into(found, outputs.mask)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found
+
+
+class _Seen:
+    """One forward pass: tensors are told apart by what they are, so they are held meanwhile."""
+
+    def __init__(self) -> None:
+        self._read: dict[str, Any] = {}
+        self._tokens: dict[int, PerToken] = {}
+
+    def clear(self) -> None:
+        self._read, self._tokens = {}, {}
+
+    def hook(self, path: str) -> Callable[..., None]:
+        return partial(self._see, path)
+
+    def _see(self, path: str, _module: nn.Module, given: tuple[Any, ...]) -> None:
+        x = given[0]
+        self._read[path] = x
+        if id(x) not in self._tokens:
+            self._tokens[id(x)] = PerToken(x.amin(-1), x.amax(-1), x.abs().mean(-1))
+
+    def into(self, found: Passing, mask: torch.Tensor | None) -> None:
+        firsts: dict[int, str] = {}
+        for path, x in self._read.items():
+            first = firsts.setdefault(id(x), path)
+            before = found.first.setdefault(path, first)
+            if before != first:
+                found.first[path] = path  # not in every pass: it stands alone
+            tokens = self._tokens[id(x)]
+            valid = mask.bool() if mask is not None and mask.shape == tokens.least.shape else None
+            found.ranges.setdefault(path, Range()).add(tokens, valid)
+
+
+def widest(ranges: Mapping[str, Range], alike: Sequence[str]) -> Range:
+    """The range of the tensor that some layers read."""
+    return ranges[alike[0]]

@@ -1,0 +1,87 @@
+"""What the report says of a quantised student: which layers, in how many bits, and where it departs from the model in float."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
+
+from compressor.contracts import Context, Progress
+from compressor.contracts.notes import Bars, Note, Remark, Table
+from passes.quantization_aware.maps import LOOKED_AT_ROWS, TOP, maps_apart
+
+if TYPE_CHECKING:
+    from compressor.contracts import Model
+
+
+def layers_told(student: Model, left: Mapping[str, str]) -> Iterator[Note]:
+    """What is quantised how, and what is not and why."""
+    from compressor.model.quantization.layers import InputQuantizer, quantized_layers
+
+    kinds = Counter[tuple[str, str]]()
+    for layer in quantized_layers(student.module).values():
+        inputs = layer.input_quantizer
+        read = inputs.grid.told() if isinstance(inputs, InputQuantizer) else "activations float"
+        kinds[layer.weight_quantizer.grid.told(), read] += 1
+    rows = tuple((count, *told) for told, count in kinds.items())
+    yield Table(title="Quantised layers", columns=("layers", "weights", "activations"), rows=rows)
+    if left:
+        why = Counter(left.values())
+        yield Remark(
+            text="In float: "
+            + "; ".join(f"{count} layers {reason}" for reason, count in why.items())
+            + "; norms, biases, positions."
+        )
+
+
+class Fidelity:
+    """Where a student departs from the model that it was, before its training and after."""
+
+    def __init__(self, model: Model, student: Model, ctx: Context) -> None:
+        """`student` is quantised and not trained yet."""
+        self._model, self._ctx = model, ctx
+        self._quality = (ctx.evaluate(model, "validation").quality, ctx.evaluate(student, "validation").quality)
+        self._maps = maps_apart(model, student, ctx)
+
+    def told(self, student: Model) -> Iterator[Note]:
+        """Quality on validation in float, once rounded and once trained; divergence of attention maps by layer."""
+        quality = (*self._quality, self._ctx.evaluate(student, "validation").quality)
+        stages = ("input, in float", "quantised, before training", "quantised, trained")
+        yield Table(
+            title=f"{self._ctx.metric} on validation",
+            columns=("model", self._ctx.metric),
+            rows=tuple(zip(stages, (round(each, 4) for each in quality), strict=True)),
+        )
+        if self._maps:
+            trained = maps_apart(self._model, student, self._ctx)
+            yield Table(
+                title=f"Attention of the input model: its maps, and the {TOP} keys that each token attends to most ({LOOKED_AT_ROWS} rows at most)",
+                columns=("layer", "KL before training", "KL trained", "keys kept before training", "keys kept trained"),
+                rows=tuple(
+                    (block, before.divergence, trained[block].divergence, before.coverage, trained[block].coverage)
+                    for block, before in self._maps.items()
+                ),
+            )
+
+
+def sensitivity(model: Model, student: Model, ctx: Context) -> Note:
+    """What rounding each layer adds to the difference from the input, once trained: how much goes away when it alone is in float."""
+    import numpy as np
+
+    from compressor.contracts.statistics import paired
+    from compressor.model.quantization.layers import in_float, quantized_layers
+    from passes.quantization.quantize_static import SENSITIVITY_ROWS, difference_by
+
+    apart, unit = difference_by(ctx.task)
+    exact, rounded = (ctx.outputs(each, "validation", limit=SENSITIVITY_ROWS) for each in (model, student))
+    whole, values, intervals = apart(exact, rounded), dict[str, float](), dict[str, tuple[float, float]]()
+    layers = quantized_layers(student.module)
+    for done, (path, layer) in enumerate(layers.items(), start=1):
+        with in_float(layer):
+            other = apart(exact, ctx.outputs(student, "validation", limit=SENSITIVITY_ROWS))
+        with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is told by a verdict, not warned of
+            values[path], *interval = paired(whole - other, None, ctx.seed, binary=False)[:3]
+        intervals[path] = (interval[0], interval[1])
+        ctx.tell(Progress("sensitivity", done, len(layers), "layers"))
+    title = f"Sensitivity: difference from the input model that rounding each layer adds ({SENSITIVITY_ROWS} validation rows)"
+    return Bars(title=title, unit=unit, values=values, intervals=intervals)

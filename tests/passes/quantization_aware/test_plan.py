@@ -1,0 +1,83 @@
+"""The plan that the page shows, run as it stands: from a folder and rows to files for two runtimes that compute what was trained."""
+
+from __future__ import annotations
+
+import csv
+import re
+from pathlib import Path
+
+import pytest
+from furnished import rows, write_model
+
+from compressor.errors import PlanError
+from compressor.model.model import Model
+from compressor.model.quantization.layers import quantized_layers
+from compressor.plan.bound import load_plan
+from compressor.run.pipeline import run_plan
+from compressor.store.store import FILES, Store
+
+PAGE = Path(__file__).parents[3] / "docs" / "quantization-aware.md"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """What the plan names: a tiny BERT with a head of two classes, and rows that it can learn."""
+    folder = tmp_path_factory.mktemp("page")
+    write_model(folder, ("blue", "red"), max_position_embeddings=64).rename(folder / "my-model")
+    with (folder / "rows.csv").open("w", newline="") as file:
+        table = csv.DictWriter(file, ("text", "label"))
+        table.writeheader()
+        table.writerows(rows(100))
+    (plan,) = re.findall(r"```yaml\n(.*?)```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL)
+    (folder / "plan.yaml").write_text(plan)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def report(folder):
+    bound = load_plan(folder / "plan.yaml")
+    return run_plan(bound, store=Store(folder / "store"), folder=folder / "run", command="", tell=lambda _: None)
+
+
+def test_plan_of_the_page_runs_to_files_that_compute_what_was_trained(report):
+    final = {each.target: each for each in report.candidates if each.stage == "final"}
+    assert set(final) == {"onnxruntime", "openvino"}
+    for each in final.values():
+        assert each.facts["precision"] == "int2 + fp32"
+        assert each.parity.agreement >= 0.99
+        assert each.parity.cosine > 0.999
+        source = next(other for other in report.candidates if other.id == f"source@{each.target}")
+        assert each.bytes < source.bytes
+
+
+def test_report_of_the_plan_says_what_was_quantised_and_where_quality_went(report):
+    stage = next(each for each in report.stages if each.name == "distill-and-quantize")
+    titles = [note.title for note in stage.notes if hasattr(note, "title")]
+    assert "Quantised layers" in titles
+    assert "accuracy on validation" in titles
+    assert [each for each in titles if each.startswith("Attention of the input model")]
+    assert [line for line in stage.edits if "weights ternary, a step for 32 inputs" in line]
+    assert stage.bytes < 0.5 * next(each for each in report.stages if each.name == "source").bytes
+
+
+def test_stored_student_is_found_again_with_its_quantisers(report, folder):
+    stage = next(each for each in report.stages if each.name == "distill-and-quantize")
+    model = Model.load(Store(folder / "store").entry(stage.key) / FILES)
+    assert len(quantized_layers(model.module)) == 1 + 2 * 6 + 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (("passes.distill-and-quantize.group=64",), "for which 'openvino' has no kernels"),
+        (
+            ("passes.distill-and-quantize.weights=8", "passes.distill-and-quantize.ranges=dynamic"),
+            "for which 'openvino' has no kernels",
+        ),
+        (("passes.distill-and-quantize.weights=8", "passes.distill-and-quantize.activations=4"), "with int4 activations"),
+        (("passes.distill-and-quantize.weight=8",), "no such parameter"),
+    ],
+)
+def test_scheme_without_kernels_is_refused_before_anything_runs(folder, settings, said):
+    with pytest.raises(PlanError, match=said):
+        load_plan(folder / "plan.yaml", settings=settings)
