@@ -47,7 +47,7 @@ SCHEMES = (
     *(Scheme("int8", "uint8", each, dynamic=dynamic) for dynamic in (False, True) for each in ("channel", "tensor")),
     *(Scheme(f"int{bits}", "int8", "group", group, dynamic=True) for bits in GROUPS for group in GROUPS[bits]),
 )
-"""What it has products in integers for: pairs of Q and DQ, `MatMulInteger`, and `MatMulNBits` at accuracy_level 4, which quantises activations itself."""
+"""What it has products in integers for: pairs of Q and DQ, `MatMulInteger`, and `MatMulNBits` at accuracy_level 4, which rounds activations too."""
 
 
 class OnnxRuntime(Target):
