@@ -36,7 +36,7 @@ TWO_BITS = (
     "2 bits buy size and no speed: a product takes longer than one of 4 bits, and from about 8 rows on (tokens of a prompt, texts at a time) longer "
     "than one in float32. What is lost is large unless the model was trained in 2 bits."
 )
-LITTLE = 5.0
+LITTLE = 10.0
 """Per cent of a perplexity from which on `init` writes 4 bits."""
 
 

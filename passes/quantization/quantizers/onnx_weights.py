@@ -27,6 +27,8 @@ LEAST = 16
 """Inputs from which on a product is worth it."""
 EXCLUDED, FLOAT, NO_GROUP = "excluded", "embeddings: float", f"no group of {SMALLEST_GROUP} or more divides its rows"
 """Why a layer stays in float."""
+LEAST_SIZE = 1e-12
+"""Of what a product reads: zeros stay zeros."""
 MOMENTS_BYTES = 1 << 29
 """Of second moments that are kept at a time."""
 
@@ -128,7 +130,11 @@ def _calibrated(
 
 
 class Moments:
-    """Second moments of what products read, over calibration rows: as many at a time as there is room for, in the products' order."""
+    """Second moments of what products read, over calibration rows: as many at a time as there is room for, in the products' order.
+
+    Each token counts alike, whatever its magnitude: a language model's first one has activations a thousand times as large as others' in a few
+    layers, is brought to one size by the next norm, and would decide for all others.
+    """
 
     def __init__(self, graph: onnx.ModelProto, products: Sequence[Product], feeds: Sequence[Feed]) -> None:
         self._graph, self._feeds = graph, feeds
@@ -136,7 +142,7 @@ class Moments:
         self._found: dict[str, NDArray[np.float64]] = {}
 
     def of(self, name: str) -> NDArray[np.float64]:
-        """`[width, width]`: the sum of `x x^T` over all rows of all calls."""
+        """`[width, width]`: the sum of `x x^T` over all rows `x` of all calls, each of mean square 1."""
         if name not in self._found:
             self._found = self._measured(self._next(name))
         return self._found[name]
@@ -161,6 +167,7 @@ class Moments:
             given = session.run(list(names), {key: array for key, array in feed.items() if key in taken})
             for name, array in zip(names, given, strict=True):
                 rows = array.reshape(-1, self._widths[name])
+                rows = rows / np.maximum(np.sqrt(np.square(rows).mean(1, keepdims=True)), LEAST_SIZE)
                 found[name] += rows.T @ rows
         return found
 

@@ -191,3 +191,12 @@ def test_groups_are_no_longer_than_rows_and_those_of_tables_divide_them():
     assert Grid(8, 64).dividing(96).group == 32
     assert Grid(8, 64).dividing(576).group == 64
     assert Grid(8, 64).dividing(100) is None
+
+
+def test_every_token_counts_alike_whatever_its_magnitude():
+    exact = gated(np.random.default_rng(0))
+    products, x = products_of(exact), np.random.default_rng(1).normal(size=(50, 32)).astype(np.float32)
+    one = Moments(exact, products, [{"x": x}]).of("h")
+    assert np.trace(one) == pytest.approx(50 * 48, rel=1e-4)
+    exact.graph.initializer[0].CopyFrom(numpy_helper.from_array(30 * numpy_helper.to_array(exact.graph.initializer[0]), "gate"))
+    assert np.trace(Moments(exact, products, [{"x": x}]).of("h")) == pytest.approx(50 * 48, rel=1e-4)
