@@ -163,6 +163,16 @@ def test_where_one_of_both_stays_in_floating_point_nothing_is_shared(missing):
     assert model.SerializeToString() == before
 
 
+def test_a_table_after_one_that_is_too_coarse_is_tied():
+    model = quantised(np.full(WORDS, 0.5))
+    coarse = {"o_int8": np.zeros((2, 2), np.int8), "o_scale": np.ones((2, 1), np.float32)}
+    coarse |= {"o_turned_quantized": np.zeros((2, 2), np.int8), "o_turned_scale": np.float32(1)}
+    model.graph.initializer.extend(numpy_helper.from_array(np.asarray(values), name) for name, values in coarse.items())
+    tie(model, {"o": "o_turned", "table": "table_turned"})
+    assert "o_turned_quantized" in names(model)
+    assert "table_turned_quantized" not in names(model)
+
+
 def test_tables_are_tied_one_by_one():
     model = quantised(np.full(WORDS, 0.5))
     tie(model, {"absent": "absent_turned", "table": "table_turned"})
