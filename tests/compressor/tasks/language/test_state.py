@@ -54,13 +54,13 @@ def test_onnxruntime_adds_to_one_buffer_until_it_is_full(llama):
     """No call copies what came before: timed decoding from one prompt starts in the same buffer again and again."""
     session = llama.session("onnxruntime")
     _, state = session.run(part(0, 4))
-    memory = {name: array for name, (_, array) in state.line.held.items()}
+    memory = dict(state.line.held.arrays)
     for _ in range(3):
         now = state
         for at in range(4, 9):
             _, now = session.run(part(at, at + 1), state=now)
         assert now.line is state.line
-    held = {name: array for name, (_, array) in now.line.held.items()}
+    held = dict(now.line.held.arrays)
     assert all(held[name] is array for name, array in memory.items())
     size = next(iter(held.values())).shape[2]
     long = np.resize(IDS, (2, size + 3))
