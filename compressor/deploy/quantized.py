@@ -54,6 +54,10 @@ def written(graph: onnx.ModelProto, dialect: Dialect) -> onnx.ModelProto:
     _Writing(model, dialect).all()
     RemoveUnusedNodesPass()(model)
     TopologicalSortPass()(model)
+    if left := [node.name for node in model.graph if node.domain == DOMAIN]:
+        raise UnsupportedModel(
+            f"{left[0]}: what reads these weights is neither a product nor a look-up, and has no quantised form"
+        )
     for domain in {DOMAIN} & set(model.graph.opset_imports):
         del model.graph.opset_imports[domain]
     made: onnx.ModelProto = ir.to_proto(model)
