@@ -38,6 +38,8 @@ REFUSED = {
 COUNTS = ("layer", "layers", "blocks", "depth", "depths", "experts", "groups", "stages")
 """How fields end by which parts are built one after another: it takes as long as the number says, whatever the weights hold."""
 MOST_PARTS = 2000
+MOST_DEEP = 100
+"""Objects and lists inside of each other."""
 DIVISORS = (
     "num_attention_heads",
     "num_key_value_heads",
@@ -141,13 +143,10 @@ def harmless(config: Mapping[str, Any], where: object) -> dict[str, Any]:
     Raises:
         SourceError: it has a field that is refused, counts more parts than are built, or is nested too deep; `where` says whose it is.
     """
-    try:
-        return _harmless(config, where)
-    except RecursionError as error:
-        raise SourceError(f"{where} is nested too deep to be a configuration") from error
+    return _harmless(config, where, 0)
 
 
-def _harmless(config: Mapping[str, Any], where: object) -> dict[str, Any]:
+def _harmless(config: Mapping[str, Any], where: object, depth: int) -> dict[str, Any]:
     for name, value in config.items():
         many = _most(value)
         if name.endswith(COUNTS) and many > MOST_PARTS:
@@ -161,13 +160,15 @@ def _harmless(config: Mapping[str, Any], where: object) -> dict[str, Any]:
             raise SourceError(f"{where}: {name} names {what}")
     left_out = (*LEFT_OUT, *HANDED_OUT)
     kept = {name: value for name, value in config.items() if not any(fnmatchcase(name, pattern) for pattern in left_out)}
-    return {name: value if name in NAMES_OF_CLASSES else _inside(value, where) for name, value in kept.items()}
+    return {name: value if name in NAMES_OF_CLASSES else _inside(value, where, depth + 1) for name, value in kept.items()}
 
 
-def _inside(value: Any, where: object) -> Any:
+def _inside(value: Any, where: object, depth: int) -> Any:
+    if depth > MOST_DEEP:  # of our own: libraries raise the interpreter's limit while they work
+        raise SourceError(f"{where} is nested too deep to be a configuration")
     if isinstance(value, list):
-        return [_inside(each, where) for each in value]
-    return _harmless(value, where) if isinstance(value, Mapping) else value
+        return [_inside(each, where, depth + 1) for each in value]
+    return _harmless(value, where, depth) if isinstance(value, Mapping) else value
 
 
 def _most(value: Any) -> int:

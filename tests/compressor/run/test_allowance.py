@@ -56,7 +56,7 @@ def test_a_model_without_a_row_refuses_the_steps_that_look_inside(said):
 
 
 def test_parts_that_cannot_go_are_said_with_the_reason(said):
-    heads = "heads (relative positions have a column for each head)"
+    heads = "heads (relative positions have a column for each head), attention scores (relative positions are added to them)"
     assert said(PRUNE, "beit")[0] == f"source: beit: all passes, but none that works on {heads}; prune-structure will be refused"
     assert said("  - prune-structure: {keep: 0.5, units: [neurons]}", "beit")[0].endswith(heads)
     grouped = {"model_type": "llama", "num_attention_heads": 4, "num_key_value_heads": 2}
