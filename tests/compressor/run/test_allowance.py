@@ -60,7 +60,8 @@ def test_parts_that_cannot_go_are_said_with_the_reason(said):
     assert said(PRUNE, "beit")[0] == f"source: beit: all passes, but none that works on {heads}; prune-structure will be refused"
     assert said("  - prune-structure: {keep: 0.5, units: [neurons]}", "beit")[0].endswith(heads)
     grouped = {"model_type": "llama", "num_attention_heads": 4, "num_key_value_heads": 2}
-    assert said(PRUNE, grouped)[0] == "source: llama: all passes"
+    scores = "attention scores (positions are turned into queries and keys after they were made)"
+    assert said(PRUNE, grouped)[0] == f"source: llama: all passes, but none that works on {scores}"
 
 
 @pytest.mark.parametrize("content", ["{", "[]", "{}"])
