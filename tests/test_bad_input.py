@@ -512,7 +512,7 @@ def test_teacher_of_other_labels_is_found_before_anything_is_trained(run, place)
     assert run(("name: tiny", "models: {big: {folder: other}}"), step) == (
         1,
         "other classifies ['cat', 'dog'], the data has ['blue', 'red']: not the same labels; rename those of the data, or take "
-        "the model without its head (`AutoModel.from_pretrained(FOLDER).save_pretrained(OTHER)`, and its other files beside it)",
+        "the model without its head (`AutoModel.from_pretrained(FOLDER).save_pretrained(OTHER)`, and its other files beside it) for a new one",
     )
 
 
