@@ -11,7 +11,7 @@ from typing_extensions import override
 
 from compressor.contracts import Context, Dialect, Needs, Size
 from compressor.contracts.notes import Series
-from compressor.contracts.registry import TORCH
+from compressor.contracts.registry import TORCH, lowering
 from compressor.model.quantization.grids import InputGrid, WeightGrid, scheme_of
 from compressor.model.quantization.quantize import Quantize
 from compressor.training.course import TrainingLog, told
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 GROUP: Literal[32] = 32
 CALIBRATION = 128
 CALIBRATED_BATCH = 16
+WRITTEN = "onnx"
+"""The format in which quantisers become what runtimes have kernels for."""
 FEW = (2, 3, 4, "ternary")
 """Bits of weights that have kernels with a step for a group of inputs only."""
 
@@ -81,7 +83,10 @@ class DistillAndQuantize(Distillation):
         description="steps of weights: by the greatest magnitude, by means (TWN), or learned (LSQ); auto: max, mean for ternary, "
         "learned for 2 to 4 bits",
     )
-    symmetric_weights: bool = Field(True, description="0 is in the middle of the grid of weights; false needs step_sizes: max")
+    symmetric_weights: bool = Field(
+        True,
+        description="0 is in the middle of the grid of weights; false needs step_sizes: max, and ranges: static unless steps are for groups",
+    )
     symmetric_activations: bool = Field(True, description="0 is in the middle of the grid of static activations")
     calibration: int = Field(
         128, ge=1, le=100_000, description="rows of the calibration split on which steps of activations start"
@@ -104,6 +109,8 @@ class DistillAndQuantize(Distillation):
         }
         if told := [name for name, ignored in unheard.items() if ignored]:
             raise ValueError(f"nothing would heed {told[0]}: leave it out")
+        if not self.symmetric_weights and self._found_at_run_time and self._by != "group" and self.activations != "none":
+            raise ValueError("symmetric_weights: false has kernels with ranges: static or with a step for a group only")
         try:
             self.weight_grid()
         except ValidationError as error:
@@ -146,7 +153,13 @@ class DistillAndQuantize(Distillation):
     @override
     def refuses(self, dialect: Dialect) -> Mapping[str, str]:
         """A target whose products do not run as they are simulated; one that runs the torch model simulates all of them."""
-        lacks = "" if dialect.format == TORCH else dialect.lacks(scheme_of(self.weight_grid(), self.input_grid()))
+        if dialect.format == TORCH:
+            return {}
+        if WRITTEN not in lowering(dialect.format):
+            return {
+                "weights": f"quantisers are written out on the way over '{WRITTEN}', and '{dialect.format}' is made without it"
+            }
+        lacks = dialect.lacks(scheme_of(self.weight_grid(), self.input_grid()))
         return {"weights": lacks} if lacks else {}
 
     @override
