@@ -56,6 +56,8 @@ class Passing:
     """By path, of layers that were called."""
     first: dict[str, str] = field(default_factory=dict)
     """By path, the first layer that reads the same tensor."""
+    put_off: bool = False
+    """Whether the task leaves the head's work for later, and computes it from the head's weight itself."""
 
     @property
     def alike(self) -> tuple[tuple[str, ...], ...]:
@@ -64,6 +66,11 @@ class Passing:
         for path, first in self.first.items():
             groups.setdefault(first, []).append(path)
         return tuple(map(tuple, groups.values()))
+
+    def leave(self, paths: Sequence[str]) -> None:
+        """Forget layers, which stay as they are."""
+        for path in paths:
+            self.first.pop(path, None)
 
 
 def passing(module: nn.Module, paths: Sequence[str], batches: Iterable[Batch], task: Task, device: str) -> Passing:
@@ -78,6 +85,7 @@ def passing(module: nn.Module, paths: Sequence[str], batches: Iterable[Batch], t
                 seen.clear()
                 outputs = task.forward(module, {name: tensor.to(device) for name, tensor in batch.items()})
                 seen.into(found, outputs.mask)
+                found.put_off |= outputs.later is not None
     finally:
         for handle in handles:
             handle.remove()

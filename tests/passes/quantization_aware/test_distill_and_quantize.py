@@ -33,7 +33,7 @@ from compressor.testing.tiny import run_of
 from compressor.training.checkpoint import INTERVAL
 from passes.quantization_aware.choice import linear_layers, table_of, trunk_of
 from passes.quantization_aware.maps import coverage
-from passes.quantization_aware.passing import passing
+from passes.quantization_aware.passing import Passing, passing
 from targets.onnxruntime import OnnxRuntime, nodes
 from targets.openvino import OpenVino, layers
 
@@ -312,7 +312,7 @@ def test_head_and_table_follow_their_options(tmp_path):
     assert "classifier" in found
     assert not [path for path in found if "embeddings" in path]
     assert trunk_of(model.module) == "bert"
-    assert table_of(model.module) == "bert.embeddings.word_embeddings" or table_of(model.module) is None
+    assert table_of(model.module) == ("bert.embeddings.word_embeddings", {})
 
 
 def test_tied_head_and_table_are_rounded_together_or_not_at_all():
@@ -324,9 +324,14 @@ def test_tied_head_and_table_are_rounded_together_or_not_at_all():
     for given, together in (({"head": True}, True), ({"head": True, "weights": 4}, False), ({}, False)):
         one = step(**given)
         chosen, left = linear_layers(model.module, head=one.head, exclude=())
-        layers, found = one._tied(model, chosen, table, left)
-        assert (found == table, head in layers) == (together, together), given
+        seen = Passing(first={path: path for path in chosen})
+        found = one._tied(model, seen, table, left)
+        assert (found == table, head in seen.first) == (together, together), given
         assert (left.get(table) is None) == together
+    seen = Passing(first={path: path for path in linear_layers(model.module, head=True, exclude=())[0] if path != head})
+    left = {}
+    assert step(head=True)._tied(model, seen, table, left) is None, "its head was not called"
+    assert set(left) == {table, head}
 
 
 def test_layers_that_no_forward_pass_calls_stay_in_float(tmp_path):
