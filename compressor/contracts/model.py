@@ -25,6 +25,8 @@ class Edit(BaseModel, ABC):
     kind: ClassVar[str]
     """The name of its entry point, by which it is found again when a saved model is read."""
     version: ClassVar[int] = 1
+    cuts: ClassVar[bool] = False
+    """Whether it takes rows or columns out of matrices: those that are quantised already keep theirs."""
     examples: ClassVar[tuple[Mapping[str, Any], ...]] = ({},)
     """Values that fit the tiny model of `compressor.testing`; the BERT has blocks `bert.encoder.layer.0` and `.1` of 4 heads and 64
     neurons."""

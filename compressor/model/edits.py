@@ -37,6 +37,7 @@ class KeepHeads(Edit):
     """
 
     kind: ClassVar[str] = "keep-heads"
+    cuts: ClassVar[bool] = True
     examples: ClassVar[tuple[Mapping[str, Any], ...]] = (
         {"block": "bert.encoder.layer.0", "heads": (0, 2)},
         {"block": "bert.encoder.layer.1", "heads": ()},
@@ -65,6 +66,7 @@ class KeepNeurons(Edit):
     """Keep these inner neurons of one block's feed-forward, in their order; without any, it adds only its output bias."""
 
     kind: ClassVar[str] = "keep-neurons"
+    cuts: ClassVar[bool] = True
     examples: ClassVar[tuple[Mapping[str, Any], ...]] = (
         {"block": "bert.encoder.layer.0", "neurons": tuple(range(0, 64, 3))},
         {"block": "bert.encoder.layer.1", "neurons": ()},
@@ -96,6 +98,7 @@ class KeepChannels(Edit):
     """
 
     kind: ClassVar[str] = "keep-channels"
+    cuts: ClassVar[bool] = True
     tried_on: ClassVar[Literal["bert", "hubert", "whisper"]] = "hubert"
     examples: ClassVar[tuple[Mapping[str, Any], ...]] = (
         {"conv": "hubert.feature_extractor.conv_layers.0.conv", "channels": (0, 2, 5)},
@@ -184,10 +187,20 @@ def _check(indices: tuple[int, ...], count: int, what: str) -> None:
         raise UnsupportedModel(f"{what}: {indices[-1]} is out of range, there are {count} (0 to {count - 1})")
 
 
+def _check_in_float(module: nn.Module, *paths: str) -> None:
+    """Before the first of several layers is cut: an edit that is refused leaves the module as it was."""
+    for path in paths:
+        if hasattr(module.get_submodule(path), "weight_quantizer"):
+            raise UnsupportedModel(
+                f"'{path}' is quantised, and a quantised layer keeps its inputs and outputs: cut the model before it is quantised"
+            )
+
+
 # ------------------------------------------------------------------ heads
 
 
 def _slice_heads(module: nn.Module, attention: Attention, heads: tuple[int, ...], attributes: tuple[str, ...]) -> None:
+    _check_in_float(module, attention.query, attention.key, attention.value, attention.output)
     sizes = {attention.key: attention.head_size, attention.value: attention.head_size}
     sizes |= dict.fromkeys((attention.query, attention.output), attention.key_value_groups * attention.head_size)
     for path in dict.fromkeys((attention.query, attention.key, attention.value)):
@@ -222,6 +235,7 @@ def _remove_attention(module: nn.Module, attention: Attention) -> None:
 
 
 def _slice_neurons(module: nn.Module, feed_forward: FeedForward, neurons: tuple[int, ...]) -> None:
+    _check_in_float(module, *_ups(feed_forward), feed_forward.down)
     for path in _ups(feed_forward):
         _keep(module.get_submodule(path), rows=neurons, of=feed_forward.width)
     _keep(module.get_submodule(feed_forward.down), columns=neurons)
@@ -245,6 +259,7 @@ def _ups(feed_forward: FeedForward) -> tuple[str, ...]:
 
 
 def _slice_channels(module: nn.Module, found: Convolution, channels: tuple[int, ...]) -> None:
+    _check_in_float(module, found.conv, found.reader)
     conv: Any = module.get_submodule(found.conv)
     _keep_convolution(conv, rows=channels)
     for path in (found.norm, found.through):
@@ -328,8 +343,6 @@ def _cut_config(module: Any, count: int, kept: list[int]) -> None:
 
 def _keep(linear: Any, *, rows: Sequence[int] | None = None, columns: Sequence[int] | None = None, of: int = 0) -> None:
     """Slice a linear layer's outputs (`rows` of each run of `of`, as some layers are several in one) or its inputs in place."""
-    if hasattr(linear, "weight_quantizer"):
-        raise UnsupportedModel("a quantised layer keeps its inputs and outputs: cut the model before it is quantised")
     inward, outward = (1, 0) if not hasattr(linear, "nf") else (0, 1)  # GPT-2 keeps its weights as [inputs, outputs]
     if rows is not None:
         every = [start + row for start in range(0, linear.weight.shape[outward], of) for row in rows]

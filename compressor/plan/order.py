@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from compressor.contracts import Dialect, Pass
-from compressor.contracts.registry import TORCH, format_for, lowering
+from compressor.contracts.registry import TORCH, format_for, load, lowering
 from compressor.errors import Fault, PluginError, did_you_mean
 from compressor.plan.draft import Draft, Drafted
 
 
 def order_faults(draft: Draft) -> Iterator[Fault]:
-    """Passes that have no place on the way to a target, that would have to climb, or that quantise twice."""
+    """Passes that have no place on the way to a target, that would have to climb, that quantise twice, or cut what is quantised."""
     yield from _targets(draft)
     yield from _places(draft)
     yield from _order(draft)
     yield from _quantized_twice(draft)
+    yield from _quantized_and_cut(draft)
 
 
 def works(names: Iterable[str]) -> str:
@@ -129,3 +130,29 @@ def _quantized_twice(draft: Draft) -> Iterator[Fault]:
                     "leave one of them out, or give each its own targets with `only:`"
                 )
                 break
+
+
+def _quantized_and_cut(draft: Draft) -> Iterator[Fault]:
+    """Matrices that hold the steps of their quantisers keep rows and columns: models are cut before."""
+    quantized: dict[str, str] = {}
+    before = ""
+    for step in draft.steps:
+        if not step.trunk:
+            continue
+        start = step.keys.start or before
+        origin = quantized.get(start) or quantized.get(start.partition(".")[0])  # a product of a step is called STEP.NAME
+        if origin and _cuts(step):
+            yield step.fault(f"cuts matrices that '{origin}' has quantised; put '{step.name}' before '{origin}'")
+        if step.kind and issubclass(step.kind, Pass) and step.kind.quantizes:
+            quantized[step.name] = step.name
+        elif origin:
+            quantized[step.name] = origin
+        before = step.name
+
+
+def _cuts(step: Drafted) -> bool:
+    """Whether a step takes rows or columns out of matrices."""
+    try:
+        return any(load("edit", name).cuts for name in step.needs().plugins.get("edit", ()))
+    except PluginError:  # told with the step
+        return False

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import nn
 
+EXCLUDED = "excluded"
+
 
 def linear_layers(module: nn.Module, *, head: bool, exclude: Sequence[str]) -> tuple[tuple[str, ...], dict[str, str]]:
     """Paths of the linear layers to quantise, and of those that stay in float, with the reason."""
@@ -19,12 +21,16 @@ def linear_layers(module: nn.Module, *, head: bool, exclude: Sequence[str]) -> t
     done, chosen, left = quantized_layers(module), [], dict[str, str]()
     trunk = trunk_of(module)
     for path, part in module.named_modules():
+        if path in done:
+            continue
         if isinstance(part, torch.nn.modules.conv._ConvNd):
             left[path] = "convolutions have no quantised form here"
-        elif type(part) not in (torch.nn.Linear, Conv1D) or path in done:
+        elif not isinstance(part, (torch.nn.Linear, Conv1D)):
             continue
         elif any(each in path for each in exclude):
-            left[path] = "excluded"
+            left[path] = EXCLUDED
+        elif type(part) not in (torch.nn.Linear, Conv1D):
+            left[path] = f"of class {type(part).__name__}, which has no quantised form"
         elif trunk and not head and not path.startswith(f"{trunk}."):
             left[path] = "of the head (`head: true` quantises it)"
         else:
@@ -38,17 +44,23 @@ def trunk_of(module: Any) -> str:
     return prefix if prefix and hasattr(module, prefix) else ""
 
 
-def table_of(module: Any) -> str | None:
-    """Path of the table of words; None where a model has none."""
+def table_of(module: Any, exclude: Sequence[str] = ()) -> tuple[str | None, dict[str, str]]:
+    """Path of the table of words, None where none is to be quantised; and a table that stays in float, with the reason."""
     import torch
 
     try:
         table = module.get_input_embeddings()
     except (AttributeError, NotImplementedError):
-        return None
-    if type(table) is not torch.nn.Embedding or table.max_norm is not None:
-        return None
-    return next(_places(module, table), None)
+        return None, {}
+    if not isinstance(table, torch.nn.Embedding) or (path := next(_places(module, table), None)) is None:
+        return None, {}
+    if any(each in path for each in exclude):
+        return None, {path: EXCLUDED}
+    if type(table) is not torch.nn.Embedding:
+        return None, {path: f"of class {type(table).__name__}, which has no quantised form"}
+    if table.max_norm is not None:
+        return None, {path: "whose rows are brought to a norm when they are read"}
+    return path, {}
 
 
 def tied_to(module: nn.Module, table: str) -> tuple[str, ...]:

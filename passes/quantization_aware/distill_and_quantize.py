@@ -11,7 +11,7 @@ from typing_extensions import override
 
 from compressor.contracts import Context, Dialect, Needs, Size
 from compressor.contracts.notes import Series
-from compressor.contracts.registry import TORCH
+from compressor.contracts.registry import TORCH, lowering
 from compressor.model.quantization.grids import InputGrid, WeightGrid, scheme_of
 from compressor.model.quantization.quantize import Quantize
 from compressor.training.course import TrainingLog, told
@@ -20,6 +20,7 @@ from compressor.training.loop import Training, train
 from passes.distillation.distillation import Distillation, TeacherAgreement, projections
 from passes.distillation.teachers import COMPARED_ROWS, thinned
 from passes.quantization.quantize_static import LAYERS_IN_A_BLOCK, SENSITIVITY_ROWS
+from passes.quantization.quantizers.weight_layers import require_named
 
 if TYPE_CHECKING:
     from compressor.contracts import Model
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
 GROUP: Literal[32] = 32
 CALIBRATION = 128
 CALIBRATED_BATCH = 16
+STEP_RATE = 1e-3
+WRITTEN = "onnx"
+"""The format in which quantisers become what runtimes have kernels for."""
 FEW = (2, 3, 4, "ternary")
 """Bits of weights that have kernels with a step for a group of inputs only."""
 
@@ -81,12 +85,15 @@ class DistillAndQuantize(Distillation):
         description="steps of weights: by the greatest magnitude, by means (TWN), or learned (LSQ); auto: max, mean for ternary, "
         "learned for 2 to 4 bits",
     )
-    symmetric_weights: bool = Field(True, description="0 is in the middle of the grid of weights; false needs step_sizes: max")
+    symmetric_weights: bool = Field(
+        True,
+        description="0 is in the middle of the grid of weights; false needs step_sizes: max, and ranges: static unless steps are for groups",
+    )
     symmetric_activations: bool = Field(True, description="0 is in the middle of the grid of static activations")
     calibration: int = Field(
         128, ge=1, le=100_000, description="rows of the calibration split on which steps of activations start"
     )
-    step_rate: float = Field(1e-3, gt=0, lt=1, description="peak learning rate of the logarithms of learned steps")
+    step_rate: float = Field(STEP_RATE, gt=0, lt=1, description="peak learning rate of the logarithms of learned steps")
     head: bool = Field(False, description="quantise the layers of the task's head too")
     exclude: tuple[str, ...] = Field((), description="layers whose path contains one of these stay in float")
     sensitivity: bool = Field(False, description="measure what rounding each layer costs once the training is over")
@@ -100,10 +107,13 @@ class DistillAndQuantize(Distillation):
             "ranges, as activations stay in float": self.ranges != "auto" and self.activations == "none",
             "symmetric_activations, as they have no static grid": not self.symmetric_activations
             and (self.activations == "none" or self._found_at_run_time),
-            "calibration, as nothing is static": self.calibration != CALIBRATION and self._found_at_run_time,
+            "calibration, as nothing is static": self.calibration != CALIBRATION and not self._static,
+            "step_rate, as no step is learned": self.step_rate != STEP_RATE and not self._static and self._steps != "learned",
         }
         if told := [name for name, ignored in unheard.items() if ignored]:
             raise ValueError(f"nothing would heed {told[0]}: leave it out")
+        if not self.symmetric_weights and self._found_at_run_time and self._by != "group" and self.activations != "none":
+            raise ValueError("symmetric_weights: false has kernels with ranges: static or with a step for a group only")
         try:
             self.weight_grid()
         except ValidationError as error:
@@ -120,14 +130,24 @@ class DistillAndQuantize(Distillation):
     def _found_at_run_time(self) -> bool:
         return self.ranges == "dynamic" or (self.ranges == "auto" and self._by == "group")
 
+    @property
+    def _static(self) -> bool:
+        return self.activations != "none" and not self._found_at_run_time
+
+    @property
+    def _steps(self) -> Literal["max", "mean", "learned"]:
+        if self.step_sizes != "auto":
+            return self.step_sizes
+        if self.weights == "ternary":
+            return "mean"
+        return "learned" if self.weights in FEW and self.symmetric_weights else "max"
+
     def weight_grid(self) -> WeightGrid:
         """The grid of the weights of linear layers."""
-        steps = self.step_sizes
-        if steps == "auto":
-            few: Literal["max", "learned"] = "learned" if self.weights in FEW and self.symmetric_weights else "max"
-            steps = "mean" if self.weights == "ternary" else few
         group = self.group if self._by == "group" else None
-        return WeightGrid(bits=self.weights, granularity=self._by, group=group, steps=steps, symmetric=self.symmetric_weights)
+        return WeightGrid(
+            bits=self.weights, granularity=self._by, group=group, steps=self._steps, symmetric=self.symmetric_weights
+        )
 
     def input_grid(self) -> InputGrid | None:
         """The grid of what they read; None leaves it in float."""
@@ -146,7 +166,13 @@ class DistillAndQuantize(Distillation):
     @override
     def refuses(self, dialect: Dialect) -> Mapping[str, str]:
         """A target whose products do not run as they are simulated; one that runs the torch model simulates all of them."""
-        lacks = "" if dialect.format == TORCH else dialect.lacks(scheme_of(self.weight_grid(), self.input_grid()))
+        if dialect.format == TORCH:
+            return {}
+        if WRITTEN not in lowering(dialect.format):
+            return {
+                "weights": f"quantisers are written out on the way over '{WRITTEN}', and '{dialect.format}' is made without it"
+            }
+        lacks = dialect.lacks(scheme_of(self.weight_grid(), self.input_grid()))
         return {"weights": lacks} if lacks else {}
 
     @override
@@ -212,10 +238,14 @@ class DistillAndQuantize(Distillation):
         from passes.quantization_aware.choice import linear_layers, table_of
 
         chosen, left = linear_layers(student.module, head=self.head, exclude=self.exclude)
-        table = table_of(student.module) if self.embeddings != "none" else None
-        chosen, table = self._tied(student, chosen, table, left)
+        table, unfit = table_of(student.module, self.exclude)
+        require_named(self.exclude, (*chosen, *left, *unfit, *((table,) if table else ())))
+        if self.embeddings == "none":
+            table, unfit = None, {}
+        left |= unfit
         found = self._passing(student, chosen, ctx)
-        left |= {path: "not called as a module" for path in chosen if path not in found.first}
+        self._called(student, chosen, found, left)
+        table = self._tied(student, found, table, left)
         if not found.alike:
             raise UnsupportedModel(f"no layer of this model can be quantised ({len(left)} stay in float)")
         if table is not None:
@@ -224,19 +254,37 @@ class DistillAndQuantize(Distillation):
         self._start(student, found)
         return left
 
-    def _tied(
-        self, student: Model, chosen: tuple[str, ...], table: str | None, left: dict[str, str]
-    ) -> tuple[tuple[str, ...], str | None]:
-        """Layers and table without those of them that are one matrix and cannot be on one grid: a step for each row is one for each output."""
-        if table is None or any(each in table for each in self.exclude):
-            return chosen, None
+    def _called(self, student: Model, chosen: Sequence[str], found: Passing, left: dict[str, str]) -> None:
+        """Layers whose weights others read stay in float: nothing would round there.
+
+        Raises:
+            UnsupportedModel: the head is one of them, and the plan asks for it.
+        """
+        from compressor.errors import UnsupportedModel
+        from passes.quantization_aware.choice import trunk_of
+
+        missed, trunk = [path for path in chosen if path not in found.first], trunk_of(student.module)
+        heads = [path for path in missed if trunk and not path.startswith(f"{trunk}.")]
+        if self.head and heads and found.put_off:
+            raise UnsupportedModel(
+                f"head: true: logits of this task are computed from the weight of '{heads[0]}' itself, a few tokens at a time, and "
+                "nothing would be rounded there: leave head out"
+            )
+        left |= dict.fromkeys(missed, "not called as a module")
+
+    def _tied(self, student: Model, found: Passing, table: str | None, left: dict[str, str]) -> str | None:
+        """The table, unless it is one matrix with layers that cannot be on one grid with it: a step for each row is one for each output.
+
+        Those are taken out of what was found.
+        """
         from passes.quantization_aware.choice import tied_to
 
-        readers = tied_to(student.module, table)
-        if not readers or (set(readers) <= set(chosen) and self._by == "channel" and self.weights in (7, 8)):
-            return chosen, table
-        left |= dict.fromkeys((table, *readers), "of one matrix for words and head")
-        return tuple(path for path in chosen if path not in readers), None
+        readers = tied_to(student.module, table) if table is not None else ()
+        if not readers or (set(readers) <= set(found.first) and self._by == "channel" and self.weights in (7, 8)):
+            return table
+        left |= dict.fromkeys((str(table), *readers), "of one matrix for words and head")
+        found.leave(readers)
+        return None
 
     def _passing(self, student: Model, paths: Sequence[str], ctx: Context) -> Passing:
         from passes.quantization_aware.passing import passing

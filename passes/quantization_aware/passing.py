@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -56,6 +56,8 @@ class Passing:
     """By path, of layers that were called."""
     first: dict[str, str] = field(default_factory=dict)
     """By path, the first layer that reads the same tensor."""
+    put_off: bool = False
+    """Whether the task leaves the head's work for later, and computes it from the head's weight itself."""
 
     @property
     def alike(self) -> tuple[tuple[str, ...], ...]:
@@ -64,6 +66,11 @@ class Passing:
         for path, first in self.first.items():
             groups.setdefault(first, []).append(path)
         return tuple(map(tuple, groups.values()))
+
+    def leave(self, paths: Sequence[str]) -> None:
+        """Forget layers, which stay as they are."""
+        for path in paths:
+            self.first.pop(path, None)
 
 
 def passing(module: nn.Module, paths: Sequence[str], batches: Iterable[Batch], task: Task, device: str) -> Passing:
@@ -78,6 +85,7 @@ def passing(module: nn.Module, paths: Sequence[str], batches: Iterable[Batch], t
                 seen.clear()
                 outputs = task.forward(module, {name: tensor.to(device) for name, tensor in batch.items()})
                 seen.into(found, outputs.mask)
+                found.put_off |= outputs.later is not None
     finally:
         for handle in handles:
             handle.remove()
@@ -85,10 +93,11 @@ def passing(module: nn.Module, paths: Sequence[str], batches: Iterable[Batch], t
 
 
 class _Seen:
-    """One forward pass: tensors are told apart by what they are, so they are held meanwhile."""
+    """One forward pass: tensors are told apart by what they are, so all that were read are held meanwhile."""
 
     def __init__(self) -> None:
-        self._read: dict[str, Any] = {}
+        self._read: dict[str, list[Any]] = {}
+        """By path, what each call of a layer read: a block that a model goes through several times calls its layers as often."""
         self._tokens: dict[int, PerToken] = {}
 
     def clear(self) -> None:
@@ -99,22 +108,18 @@ class _Seen:
 
     def _see(self, path: str, _module: nn.Module, given: tuple[Any, ...]) -> None:
         x = given[0]
-        self._read[path] = x
+        self._read.setdefault(path, []).append(x)
         if id(x) not in self._tokens:
             self._tokens[id(x)] = PerToken(x.amin(-1), x.amax(-1), x.abs().mean(-1))
 
     def into(self, found: Passing, mask: torch.Tensor | None) -> None:
-        firsts: dict[int, str] = {}
-        for path, x in self._read.items():
-            first = firsts.setdefault(id(x), path)
+        firsts: dict[tuple[int, ...], str] = {}
+        for path, read in self._read.items():
+            first = firsts.setdefault(tuple(map(id, read)), path)
             before = found.first.setdefault(path, first)
             if before != first:
                 found.first[path] = path  # not in every pass: it stands alone
-            tokens = self._tokens[id(x)]
-            valid = mask.bool() if mask is not None and mask.shape == tokens.least.shape else None
-            found.ranges.setdefault(path, Range()).add(tokens, valid)
-
-
-def widest(ranges: Mapping[str, Range], alike: Sequence[str]) -> Range:
-    """The range of the tensor that some layers read."""
-    return ranges[alike[0]]
+            for x in read:
+                tokens = self._tokens[id(x)]
+                valid = mask.bool() if mask is not None and mask.shape == tokens.least.shape else None
+                found.ranges.setdefault(path, Range()).add(tokens, valid)

@@ -16,7 +16,7 @@ from tensor_rows import Rows, bert
 from compressor.contracts import Scheme
 from compressor.deploy.quantized import packed, packed_zeros
 from compressor.errors import UnsupportedModel
-from compressor.model.edits import KeepNeurons
+from compressor.model.edits import KeepHeads, KeepNeurons
 from compressor.model.model import Model
 from compressor.model.quantization.grids import InputGrid, WeightGrid, scheme_of
 from compressor.model.quantization.layers import InputQuantizer, QuantizedLinear, WeightQuantizer, quantized_layers, quantizers
@@ -322,7 +322,7 @@ def test_linear_layers_of_every_family_take_quantisers_on_meta_and_off(family, t
     chosen, _ = linear_layers(module, head=True, exclude=())
     model = Model.wrap(module)
     model.apply(Quantize(layers=tuple((path,) for path in chosen), weights=WeightGrid(), inputs=InputGrid(ranges="dynamic")))
-    if table := table_of(module):
+    if table := table_of(module)[0]:
         model.apply(Quantize(layers=((table,),), weights=WeightGrid()))
     model.save(tmp_path)
     exact, found = tiny.outputs(tiny.make()), tiny.outputs(model.module)
@@ -345,6 +345,19 @@ def test_what_the_edit_does_not_fit_is_refused():
         quantised(quantised(model))
     with pytest.raises(UnsupportedModel, match="cut the model before it is quantised"):
         quantised(bert(), layers=((f"{FIRST}.intermediate.dense",),)).apply(KeepNeurons(block=FIRST, neurons=(0, 1)))
+
+
+def test_edit_that_is_refused_half_way_has_cut_nothing():
+    for layer, edit in (
+        ("output.dense", KeepNeurons(block=FIRST, neurons=(0, 1))),
+        ("attention.output.dense", KeepHeads(block=FIRST, heads=(0,))),
+    ):
+        model = quantised(bert(), layers=((f"{FIRST}.{layer}",),))
+        before = {name: tensor.clone() for name, tensor in model.module.state_dict().items()}
+        with pytest.raises(UnsupportedModel, match=f"'{FIRST}.{layer}' is quantised"):
+            model.apply(edit)
+        after = model.module.state_dict()
+        assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
 
 
 def test_scheme_says_what_kernels_are_needed():

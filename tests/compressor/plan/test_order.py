@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import pytest
 
-from compressor.contracts import Dialect, Pass, Scheme, Target, registry
+from compressor.contracts import Dialect, Needs, Pass, Scheme, Target, registry
 from compressor.errors import PluginError
 from compressor.plan.draft import Draft, Drafted
 from compressor.plan.entries import Entry
@@ -41,6 +41,16 @@ class RoundsBinary(Torch):
 
 class RoundsTorch(Torch):
     quantizes = True
+
+
+class Cuts(Torch):
+    def needs(self):
+        return Needs(plugins={"edit": ("keep-blocks", "keep-neurons")})
+
+
+class TakesBlocks(Torch):
+    def needs(self):
+        return Needs(plugins={"edit": ("keep-blocks",)})
 
 
 def target(form):
@@ -232,3 +242,14 @@ def test_order_that_works_begins_with_torch_though_a_step_has_no_place_below_it(
     found = faults(step("lower", kind), step("train", Torch), targets=targets)
     message = "5 passes.train: works on torch and comes after 'lower', which is below that; an order that works: train, lower"
     assert message in found
+
+
+def test_step_that_cuts_what_is_quantised_is_told_to_stand_before():
+    rounds, cuts = step("round", RoundsTorch), step("cut", Cuts)
+    fault = "3 passes.cut: cuts matrices that 'round' has quantised; put 'cut' before 'round'"
+    assert faults(rounds, cuts) == [fault]
+    assert faults(rounds, step("train", Torch), cuts) == [fault], "what is quantised stays so"
+    assert faults(cuts, rounds) == []
+    assert faults(rounds, step("cut", Cuts, **{"from": "source"})) == []
+    assert faults(rounds, step("train", Torch, **{"from": "source"}), step("cut", Cuts, **{"from": "round"})) == [fault]
+    assert faults(rounds, step("blocks", TakesBlocks)) == [], "whole blocks can go"

@@ -18,7 +18,8 @@ import pytest
 import torch
 from furnished import lowered
 from pydantic import ValidationError
-from tensor_rows import SPLITS, Context, Rows, bert
+from rounded_students import Task, assert_alike, context, deployed, outputs, step, trained, wide
+from tensor_rows import SPLITS, Context
 
 from compressor.contracts import Artifact, Graph, Message, Progress, registry
 from compressor.contracts.notes import Bars, Remark, Series, Table
@@ -31,85 +32,12 @@ from compressor.store.store import StoredResult, digest_of
 from compressor.testing.tiny import run_of
 from compressor.training.checkpoint import INTERVAL
 from passes.quantization_aware.choice import linear_layers, table_of, trunk_of
-from passes.quantization_aware.distill_and_quantize import DistillAndQuantize
 from passes.quantization_aware.maps import coverage
-from passes.quantization_aware.passing import passing
+from passes.quantization_aware.passing import Passing, passing
 from targets.onnxruntime import OnnxRuntime, nodes
 from targets.openvino import OpenVino, layers
 
-QUICK = {
-    "teacher": "source",
-    "epochs": 3,
-    "batch_size": 4,
-    "learning_rate": 1e-3,
-    "precision": "fp32",
-    "objectives": {"soft-targets": 1.0, "hidden-states": 1.0},
-}
-STUDENT = 9
-SPREAD, AGREE = 0.02, 0.99
-"""Stated before anything was measured: the deployed file's outputs are off by at most 2 % of their spread (root mean square), and 99 % of
-labels are equal."""
 STACK = "bert.encoder.layer"
-
-
-class Task(Rows):
-    """Rows that can be exported: ids are made up."""
-
-    def example(self, files, graph, *, batch, length):
-        ids = np.random.default_rng(0).integers(1, 50, (batch, length), dtype=np.int64)
-        return {"input_ids": ids, "attention_mask": np.ones_like(ids)}
-
-
-def held_out(rows=400):
-    draw = np.random.default_rng(7)
-    for at in range(0, rows, 8):
-        ids = draw.integers(1, 50, (8, 6 + at % 5), dtype=np.int64)
-        mask = np.ones_like(ids)
-        mask[::3, -2:] = 0
-        yield {"input_ids": ids, "attention_mask": mask}
-
-
-def wide(seed=STUDENT, **shape) -> Model:
-    """Of widths that groups of 32 divide, as those of real models."""
-    return bert(seed, **{"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, **shape})
-
-
-def step(**settings) -> DistillAndQuantize:
-    return DistillAndQuantize.model_validate({**QUICK, **settings})
-
-
-def context(folder: Path, source: Model | None = None) -> Context:
-    return Context(folder, {"source": source or wide()}, Task())
-
-
-def trained(folder: Path, source: Model | None = None, **settings) -> tuple[Model, Context]:
-    source = source or wide()
-    ctx = context(folder, source)
-    return step(**settings).apply(source, ctx), ctx
-
-
-def outputs(model: Model) -> np.ndarray:
-    run = eager(Task(), model, "cpu")
-    return np.concatenate([run(feed)["logits"] for feed in held_out()])
-
-
-def deployed(model: Model, target, folder: Path) -> tuple[np.ndarray, Path]:
-    """Outputs of what is built of a model; formats that targets share are made once in a folder."""
-    if not (folder / "torch").exists():
-        model.save(folder / "torch")
-    dialect = target.dialect
-    made = lowered(Artifact("torch", folder / "torch"), dialect.format, folder, task=Task(), dialect=dialect)
-    built = folder / f"built-{dialect.format}"
-    built.mkdir()
-    target.build(made, built)
-    session = target.open(built)
-    return np.concatenate([session.run(feed)[0]["logits"] for feed in held_out()]), built
-
-
-def assert_alike(found, expected):
-    assert np.sqrt(((found - expected) ** 2).mean()) <= SPREAD * expected.std()
-    assert (found.argmax(-1) == expected.argmax(-1)).mean() >= AGREE
-
 
 # ------------------------------------------------------------------ deployed is simulated
 
@@ -384,7 +312,7 @@ def test_head_and_table_follow_their_options(tmp_path):
     assert "classifier" in found
     assert not [path for path in found if "embeddings" in path]
     assert trunk_of(model.module) == "bert"
-    assert table_of(model.module) == "bert.embeddings.word_embeddings" or table_of(model.module) is None
+    assert table_of(model.module) == ("bert.embeddings.word_embeddings", {})
 
 
 def test_tied_head_and_table_are_rounded_together_or_not_at_all():
@@ -396,9 +324,14 @@ def test_tied_head_and_table_are_rounded_together_or_not_at_all():
     for given, together in (({"head": True}, True), ({"head": True, "weights": 4}, False), ({}, False)):
         one = step(**given)
         chosen, left = linear_layers(model.module, head=one.head, exclude=())
-        layers, found = one._tied(model, chosen, table, left)
-        assert (found == table, head in layers) == (together, together), given
+        seen = Passing(first={path: path for path in chosen})
+        found = one._tied(model, seen, table, left)
+        assert (found == table, head in seen.first) == (together, together), given
         assert (left.get(table) is None) == together
+    seen = Passing(first={path: path for path in linear_layers(model.module, head=True, exclude=())[0] if path != head})
+    left = {}
+    assert step(head=True)._tied(model, seen, table, left) is None, "its head was not called"
+    assert set(left) == {table, head}
 
 
 def test_layers_that_no_forward_pass_calls_stay_in_float(tmp_path):

@@ -1,0 +1,107 @@
+"""What cannot be deployed as it is trained is refused before anything is trained."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from pydantic import ValidationError
+from rounded_students import assert_alike, context, deployed, outputs, step, trained, wide
+
+from compressor.contracts import Dialect, Scheme, registry
+from compressor.errors import UnsupportedModel
+from compressor.model.quantization.layers import quantized_layers
+from compressor.testing.tiny import run_of
+from passes.quantization_aware.choice import table_of
+from targets.llama_cpp import LlamaCpp
+from targets.onnxruntime import OnnxRuntime
+from targets.openvino import OpenVino
+
+GROUPED = {"weights": 8, "granularity": "group"}
+"""llama.cpp has such products of its own weights: 8 bits, a step for 32 inputs, activations of 8 bits."""
+
+
+@pytest.mark.parametrize("given", [{}, GROUPED, {"weights": 4}, {"ranges": "dynamic"}])
+def test_targets_whose_files_hold_no_quantisers_are_refused(given):
+    assert "made without it" in step(**given).refuses(LlamaCpp.dialect)["weights"]
+    assert step(**given).refuses(OnnxRuntime.dialect) == {}
+
+
+def test_schemes_of_a_format_without_quantisers_count_for_nothing():
+    group = Scheme("int8", "int8", "group", 32, dynamic=True)
+    assert step(**GROUPED).refuses(Dialect(format="gguf", schemes=(group,)))
+    assert not step(**GROUPED).refuses(Dialect(format="onnx", schemes=(group,)))
+
+
+def test_weights_with_zero_points_are_refused_where_rows_have_a_step_each():
+    for given in ({"granularity": "channel"}, {"granularity": "tensor"}, {}):
+        with pytest.raises(ValidationError, match="symmetric_weights: false has kernels"):
+            step(symmetric_weights=False, ranges="dynamic", **given)
+    step(symmetric_weights=False, weights=4)
+    step(symmetric_weights=False)
+
+
+@pytest.mark.parametrize("granularity", ["channel", "tensor"])
+def test_weights_with_zero_points_are_deployed_as_trained(granularity, tmp_path):
+    model, _ = trained(tmp_path, epochs=1, symmetric_weights=False, granularity=granularity)
+    for target in (OnnxRuntime(), OpenVino()):
+        assert_alike(deployed(model, target, tmp_path)[0], outputs(model))
+
+
+# ------------------------------------------------------------------ language models, whose head's work is put off
+
+
+def language_model(tmp_path, **settings):
+    kind = registry.load("task", "causal-lm")
+    run = run_of("causal-lm", kind.model_validate(dict(kind.examples[0])))
+    (tmp_path / "scratch").mkdir()
+    model = run.model()
+    return model, step(epochs=1, objectives={"soft-targets": 1.0}, **settings), run.context(tmp_path / "scratch")
+
+
+def test_head_whose_logits_are_put_off_is_refused(tmp_path):
+    model, one, ctx = language_model(tmp_path, head=True)
+    with pytest.raises(UnsupportedModel, match="nothing would be rounded there: leave head out"):
+        one.apply(model, ctx)
+
+
+def test_table_that_is_tied_to_such_a_head_stays_in_float(tmp_path):
+    model, one, ctx = language_model(tmp_path)
+    model.module.get_output_embeddings().weight = model.module.get_input_embeddings().weight
+    left = one._quantise(student := model.copy(), ctx)
+    assert left[table_of(student.module)[0]] == "of one matrix for words and head"
+    assert quantized_layers(student.module)
+
+
+# ------------------------------------------------------------------ what stays in float
+
+
+@pytest.mark.parametrize("exclude", ["layr.1", "embedings"])
+def test_exclude_that_names_nothing_is_refused_with_the_nearest_name(tmp_path, exclude):
+    with pytest.raises(UnsupportedModel, match=f"exclude: no layer has '{exclude}' in its path"):
+        trained(tmp_path, exclude=(exclude,))
+
+
+def test_what_has_no_quantised_form_is_told(tmp_path):
+    class Own(torch.nn.Linear):
+        pass
+
+    source = wide()
+    source.module.bert.encoder.layer[0].output.dense.__class__ = Own
+    left = step(exclude=("word_embeddings",))._quantise(source.copy(), context(tmp_path, source))
+    assert left["bert.encoder.layer.0.output.dense"] == "of class Own, which has no quantised form"
+    assert left["bert.embeddings.word_embeddings"] == "excluded"
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"activations": "none", "calibration": 3}, "nothing would heed calibration"),
+        ({"weights": "ternary", "step_rate": 1e-2}, "nothing would heed step_rate"),
+        ({"ranges": "dynamic", "step_rate": 1e-2}, "nothing would heed step_rate"),
+    ],
+)
+def test_settings_that_nothing_heeds_are_refused(given, said):
+    with pytest.raises(ValidationError, match=said):
+        step(**given)
+    step(weights=4, step_rate=1e-2)
+    step(step_rate=1e-2)
