@@ -32,8 +32,8 @@ CACHES = {"f32": 0, "f16": 1, "q8_0": 8}
 
 PRECISIONS = {"Q4_0": "int4", "Q4_1": "int4", "Q8_0": "int8", "F16": "fp16"}
 """What types of matrices are, the fewest bits first."""
-SCHEMES = (Scheme("int8", "int8", "group", 32), Scheme("int4", "int8", "group", 32))
-"""Q8_0, Q4_0 and Q4_1, whose products have activations of 8 bits."""
+SCHEMES = tuple(Scheme(weights, "int8", "group", 32, dynamic=True) for weights in ("int8", "int4"))
+"""Q8_0, Q4_0 and Q4_1, whose products round activations to 8 bits as they read them, a scale for each group."""
 
 
 class LlamaCpp(Target):
@@ -90,7 +90,7 @@ class LlamaCpp(Target):
 
         Raises:
             MissingDependency: the package is missing.
-        UnsupportedModel: its heads do not fit the cache that is asked for.
+            UnsupportedModel: its heads do not fit the cache that is asked for.
         """
         if (missing := self.missing().run) is not None:
             raise MissingDependency(missing)

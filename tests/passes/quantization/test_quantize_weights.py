@@ -13,7 +13,7 @@ from furnished import told
 from onnx import numpy_helper
 from pydantic import ValidationError
 
-from compressor.contracts import Artifact, registry
+from compressor.contracts import Artifact, Scheme, registry
 from compressor.contracts.notes import Table
 from compressor.deploy import gguf as gguf_files
 from compressor.deploy.graphs import describe
@@ -28,6 +28,7 @@ from compressor.tasks.tiny import documents, language_model
 from compressor.testing.tiny import run_of, tiny_run
 from passes.quantization.quantize_weights import QuantizeWeights
 from passes.quantization.quantizers.nncf import read_model
+from passes.quantization.quantizers.schemes import groups_of
 from targets.llama_cpp import LlamaCpp
 from targets.onnxruntime import OnnxRuntime, nodes
 from targets.openvino import OpenVino
@@ -405,6 +406,14 @@ def faults(folder, parameters, targets):
     with pytest.raises(PlanError) as caught:
         load_plan(folder / "plan.yaml")
     return caught.value.faults
+
+
+def test_products_of_gguf_files_find_ranges_of_activations_at_run_time_and_have_groups_of_32():
+    for bits in (8, 4):
+        assert LlamaCpp.dialect.lacks(Scheme(f"int{bits}", "int8", "group", 32, dynamic=True)) == ""
+        assert LlamaCpp.dialect.lacks(Scheme(f"int{bits}", "int8", "group", 32))
+        assert groups_of(LlamaCpp.dialect, bits) == (32,)
+    assert groups_of(LlamaCpp.dialect, 2) == ()
 
 
 @pytest.mark.parametrize(
