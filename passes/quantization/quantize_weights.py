@@ -43,7 +43,7 @@ LITTLE = 10.0
 class QuantizeWeights(Pass):
     """Weight-only quantisation to 8, 4 or 2 bits (RTN, GPTQ, AWQ), of language models and encoders: `MatMulNBits`, NNCF, GGUF."""
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     accepts: ClassVar[tuple[str, ...]] = ("onnxruntime", "openvino", "gguf")
     quantizes: ClassVar[bool] = True
     requires: ClassVar[tuple[str, ...]] = ("onnx", "torch")

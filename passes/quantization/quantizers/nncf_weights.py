@@ -18,6 +18,8 @@ ALGORITHMS = {"gptq": "gptq", "awq": "awq", "scale-estimation": "scale_estimatio
 """What NNCF calls them."""
 SCALED = ("Multiply", "Subtract", "Convert", "Reshape", "Transpose")
 """What stands between a constant of few bits and the product that reads it."""
+WEIGHTS = {"MatMul": 1, "Gather": 0, "Convolution": 1, "GroupConvolution": 1, "ConvolutionBackpropData": 1}
+"""Inputs that are weights, by what reads them."""
 BITS = {"i8": 8, "u8": 8, "i4": 4, "u4": 4, "i2": 2, "u2": 2}
 
 
@@ -102,8 +104,8 @@ class _Weight(NamedTuple):
 
 
 def _weight_of(op: Any) -> _Weight | None:
-    """The constant matrix that a product or a look-up reads; None for other operations, and where it reads none."""
-    number = {"MatMul": 1, "Gather": 0}.get(op.get_type_name())
+    """The constant that a product, a look-up or a convolution reads; None for other operations, and where it reads none."""
+    number = WEIGHTS.get(op.get_type_name())
     if number is None:
         return None
     node, symmetric, scales = op.input_value(number).get_node(), True, 0
@@ -116,7 +118,8 @@ def _weight_of(op: Any) -> _Weight | None:
     if node.get_type_name() != "Constant" or len(node.get_output_shape(0)) < 2:
         return None
     shape, kind = list(node.get_output_shape(0)), node.get_element_type().get_type_name()
-    group = shape[-1] if len(shape) == 3 else None
+    cut = len(shape) == 3 and op.get_type_name() in ("MatMul", "Gather")
+    group = shape[-1] if cut else None
     return _Weight(node.get_friendly_name(), BITS.get(kind), group, symmetric, prod(shape), scales)
 
 

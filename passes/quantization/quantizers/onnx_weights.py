@@ -13,6 +13,7 @@ from passes.quantization.quantizers.grids import SMALLEST_GROUP, Blocks, Grid
 from passes.quantization.quantizers.onnx_blocks import Numbers, Product, Table, products_of, rewrite, tables_of
 from passes.quantization.quantizers.onnx_cache import in_eight_bits, scales_of
 from passes.quantization.quantizers.onnx_graph import fold_gemms, keep_shapes, session_on
+from passes.quantization.quantizers.onnx_others import others_of
 from passes.quantization.quantizers.onnx_tied import turn, untie
 from passes.quantization.quantizers.weight_layers import Chosen, Left, Wanted, require_named
 
@@ -57,7 +58,10 @@ def quantize(
     made = onnx.ModelProto()
     made.CopyFrom(exact)
     products, tables = products_of(exact), tables_of(exact, tied)
+    others = others_of(exact, {each.weight for each in (*products, *tables)})
+    require_named(wanted.exclude, [each.layer for each in (*products, *tables, *others)])
     grids, rows, left = _grids(products, tables, wanted)
+    left += [each._replace(why=EXCLUDED) if wanted.leaves(each.layer) else each for each in others]
     alone = {table: head for table, head in tied.items() if table not in rows and head not in grids}
     turn(made, alone)
     few = [each for each in products if each.weight in grids and grids[each.weight].bits < 8 and each.weight not in tied.values()]
@@ -80,7 +84,6 @@ def _grids(
     assert wanted.group is not None, "its products have groups"
     own = Grid(wanted.bits, wanted.group, wanted.symmetric)
     outer = Grid(wanted.embeddings, TABLE_GROUP) if wanted.embeddings else None
-    require_named(wanted.exclude, [*(each.layer for each in products), *(each.layer for each in tables)])
     grids, rows, left = dict[str, Grid](), dict[str, Grid](), list[Left]()
     for table in tables:
         grid = outer.dividing(table.width) if outer else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -28,7 +29,9 @@ from compressor.tasks.tiny import documents, language_model
 from compressor.testing.tiny import run_of, tiny_run
 from passes.quantization.quantize_weights import QuantizeWeights
 from passes.quantization.quantizers.nncf import read_model
+from passes.quantization.quantizers.nncf_weights import compress
 from passes.quantization.quantizers.schemes import groups_of
+from passes.quantization.quantizers.weight_layers import Wanted
 from targets.llama_cpp import LlamaCpp
 from targets.onnxruntime import OnnxRuntime, nodes
 from targets.openvino import OpenVino
@@ -295,6 +298,25 @@ def test_nncf_stores_few_bits_and_openvino_computes_with_them(options, kinds, pr
     feed = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
     assert decoded(made.session, filled(made.session, feed), 5).shape == (1, 5)
     assert "attention" in made.session.facts(), "attention over the cache is one operator"
+
+
+def test_convolutions_are_in_the_table_too(tmp_path):
+    import openvino.opset13 as ops
+    from openvino import Model, save_model
+
+    rng = np.random.default_rng(0)
+    image, kernel = ops.parameter([1, 8, 40], np.float32, name="image"), rng.normal(size=(32, 8, 3)).astype(np.float32)
+    made = ops.convolution(image, ops.constant(kernel), [1], [0], [0], [1], name="start/Conv_0")
+    row = ops.transpose(made, ops.constant([0, 2, 1]), name="turn/Transpose_0")
+    product = ops.matmul(row, ops.constant(rng.normal(size=(32, 64)).astype(np.float32)), False, False, name="layer/MatMul_0")
+    last = ops.matmul(product, ops.constant(rng.normal(size=(64, 32)).astype(np.float32)), False, False, name="last/MatMul_0")
+    save_model(Model([last], [image]), tmp_path / "exact.xml", compress_to_fp16=False)
+    wanted = Wanted(8, None, True, "round-to-nearest", 8, ("start",))
+    chosen, left = compress(tmp_path / "exact.xml", tmp_path / "made.xml", wanted)
+    assert [(each.layer, each.weights, each.why) for each in left] == [("start", 32 * 8 * 3, "excluded")]
+    chosen, left = compress(tmp_path / "exact.xml", tmp_path / "made.xml", replace(wanted, exclude=()))
+    assert [(each.layer, each.bits, each.group) for each in chosen] == [("start", 8, None), ("layer", 8, None), ("last", 8, None)]
+    assert not left
 
 
 # ------------------------------------------------------------------ GGUF
