@@ -158,7 +158,8 @@ class QuantizeWeights(Pass):
 
         wires = self._kept(model, ctx)
         rows = self._rows(model, ctx)
-        return quantize(model.path / "model.onnx", out, self._wanted(ctx), feeds=rows, tell=ctx.tell, cache=wires)
+        file, wanted = model.path / "model.onnx", self._wanted(ctx)
+        return quantize(file, out, wanted, feeds=rows, tell=ctx.tell, say=lambda text: ctx.note(Remark(text=text)), cache=wires)
 
     def _kept(self, model: Artifact, ctx: Context) -> Graph | None:
         """The graph whose state is to be of 8 bits; None where it stays, or where there is none, which is said."""

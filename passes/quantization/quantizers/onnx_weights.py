@@ -15,7 +15,7 @@ from passes.quantization.quantizers.onnx_cache import in_eight_bits, scales_of
 from passes.quantization.quantizers.onnx_graph import fold_gemms, keep_shapes, session_on
 from passes.quantization.quantizers.onnx_others import others_of
 from passes.quantization.quantizers.onnx_tied import turn, untie
-from passes.quantization.quantizers.weight_layers import Chosen, Left, Wanted, require_named
+from passes.quantization.quantizers.weight_layers import Chosen, Left, Wanted, require_named, unnumbered
 
 if TYPE_CHECKING:
     import numpy as np
@@ -41,6 +41,7 @@ def quantize(
     *,
     feeds: Sequence[Feed] = (),
     tell: Callable[[Event], None] = lambda _: None,
+    say: Callable[[str], None] = lambda _: None,
     cache: Graph | None = None,
 ) -> tuple[list[Chosen], list[Left]]:
     """Write `model.onnx` with products by `MatMulNBits` and look-ups by `GatherBlockQuantized`; say what became of each layer.
@@ -68,13 +69,22 @@ def quantize(
     numbers = _calibrated(exact, few, feeds, tell) if wanted.algorithm == "gptq" else None
     if wanted.algorithm == "awq":
         moments = Moments(exact, few, feeds).of
-        scale_up(made, few, grids, moments, lambda done, total: tell(Progress("awq", done, total, "products")))
+        same = scale_up(made, few, grids, moments, lambda done, total: tell(Progress("awq", done, total, "products")))
+        say(unscaled(same, len(few)))
     chosen = rewrite(made, grids, rows, tied, blocks=numbers)
     keep_shapes(made, exact)
     if cache is not None:
         in_eight_bits(made, cache, scales_of(exact, cache, feeds), out)
     save(made, out)
     return chosen, left
+
+
+def unscaled(layers: Sequence[str], count: int) -> str:
+    """What AWQ did not do."""
+    if not layers:
+        return f"AWQ scaled the channels of all {count} layers."
+    names = ", ".join(dict.fromkeys(unnumbered(each) for each in layers))
+    return f"AWQ scaled no channels of {len(layers)} of {count} layers, which are rounded as they are: nothing before them takes the factors ({names})."
 
 
 def _grids(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -74,9 +74,9 @@ def shown(chosen: Sequence[Chosen], left: Sequence[Left]) -> Table:
     for each in chosen:
         how = f"{each.group or 'a row'}", "symmetric" if each.symmetric else "with zero points"
         told = "the table's numbers" if each.tied else ""
-        rows[_unnumbered(each.layer), str(each.bits), f"{how[0]}, {how[1]}", told].append((each.weights, each.stored))
+        rows[unnumbered(each.layer), str(each.bits), f"{how[0]}, {how[1]}", told].append((each.weights, each.stored))
     for kept in left:
-        rows[_unnumbered(kept.layer), "32 (float)", "", kept.why].append((kept.weights, 4 * kept.weights))
+        rows[unnumbered(kept.layer), "32 (float)", "", kept.why].append((kept.weights, 4 * kept.weights))
     return Table(
         title="Bits of weights by layer",
         columns=("layer", "layers", "bits", "weights of one scale", "weights", "bytes", ""),
@@ -94,13 +94,6 @@ def bits_per_weight(chosen: Iterable[Chosen]) -> float:
     return 8 * sum(one.stored for one in each) / weights if weights else 0.0
 
 
-def commonest(chosen: Iterable[Chosen]) -> int:
-    """Bits of most weights."""
-    found = Counter[int]()
-    for each in chosen:
-        found[each.bits] += each.weights
-    return found.most_common(1)[0][0] if found else 0
-
-
-def _unnumbered(path: str) -> str:
+def unnumbered(path: str) -> str:
+    """A path without the numbers of blocks: `layers.*.mlp`."""
     return re.sub(r"\.\d+(?=\.|$)", ".*", path)

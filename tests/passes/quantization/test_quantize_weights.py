@@ -226,6 +226,9 @@ def test_bits_are_those_of_the_plan(options, kinds, tmp_path):
     assert np.isfinite(made.scores())
     works = {None: [], "gptq": ["gptq"] * 14, "awq": ["awq"] * 8}  # by product, and by what they read
     assert [event.work for event in made.events] == works[options.get("algorithm")]
+    said = [note.text for note in made.ctx.notes if "AWQ" in getattr(note, "text", "")]
+    unscaled = "AWQ scaled no channels of 2 of 14 layers, which are rounded as they are: nothing before them takes the factors "
+    assert said == ([f"{unscaled}(model.layers.*.self_attn.o_proj)."] if options.get("algorithm") == "awq" else [])
 
 
 def test_eight_bits_change_next_to_nothing(tmp_path):
