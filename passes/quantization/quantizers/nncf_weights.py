@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import redirect_stdout
 from math import prod
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from compressor.contracts import Feed
 from compressor.deploy.openvino import save_representation
 from passes.quantization.quantizers.nncf import read_model
-from passes.quantization.quantizers.weight_layers import Chosen, Left, Wanted, require_named
+from passes.quantization.quantizers.weight_layers import Chosen, Left, Wanted, require_float, require_named, require_rows
 
 ALGORITHMS = {"gptq": "gptq", "awq": "awq", "scale-estimation": "scale_estimation"}
 """What NNCF calls them."""
@@ -31,12 +31,14 @@ def compress(path: Path, out: Path, wanted: Wanted, *, feeds: Sequence[Feed] = (
     import nncf
 
     exact = read_model(path)
+    require_float(_quantised(exact))
+    require_rows(wanted, feeds)
     names = {name for port in exact.inputs for name in port.get_names()}
     rows = [{name: array for name, array in feed.items() if name in names} for feed in feeds]
     given: dict[str, Any] = {"mode": _mode(wanted), "ignored_scope": _ignored(exact, wanted)}
     if wanted.bits < 8:
         given |= _options(wanted)
-    if rows and wanted.algorithm in ALGORITHMS:
+    if wanted.algorithm in ALGORITHMS:
         given |= {ALGORITHMS[wanted.algorithm]: True, "dataset": nncf.Dataset(rows), "subset_size": len(rows)}
     with redirect_stdout(io.StringIO()):  # bars of its own
         made = nncf.compress_weights(exact, **given)
@@ -73,6 +75,15 @@ def _ignored(model: Any, wanted: Wanted) -> Any:
     names = [name for name, _ in reading if wanted.leaves(_layer(name))]
     names += outer if wanted.embeddings is None and wanted.bits == 8 else []
     return nncf.IgnoredScope(names=list(dict.fromkeys(names))) if names else None
+
+
+def _quantised(model: Any) -> Iterator[str]:
+    for op in model.get_ordered_ops():
+        weight = _weight_of(op)
+        if op.get_type_name() == "FakeQuantize":
+            yield "FakeQuantize"
+        elif weight is not None and weight.bits is not None:
+            yield f"weights of {weight.bits} bits"
 
 
 def _found(model: Any, wanted: Wanted) -> tuple[list[Chosen], list[Left]]:

@@ -10,12 +10,20 @@ from typing import TYPE_CHECKING, Any
 from compressor.contracts import Event, Feed, Graph, Progress
 from passes.quantization.quantizers.awq import scale_up
 from passes.quantization.quantizers.grids import SMALLEST_GROUP, Blocks, Grid
-from passes.quantization.quantizers.onnx_blocks import Numbers, Product, Table, products_of, rewrite, tables_of
-from passes.quantization.quantizers.onnx_cache import in_eight_bits, scales_of
+from passes.quantization.quantizers.onnx_blocks import LOOK_UP, PRODUCT, Numbers, Product, Table, products_of, rewrite, tables_of
+from passes.quantization.quantizers.onnx_cache import in_eight_bits, require_appended, scales_of
 from passes.quantization.quantizers.onnx_graph import fold_gemms, keep_shapes, session_on
 from passes.quantization.quantizers.onnx_others import others_of
 from passes.quantization.quantizers.onnx_tied import turn, untie
-from passes.quantization.quantizers.weight_layers import Chosen, Left, Wanted, require_named, unnumbered
+from passes.quantization.quantizers.weight_layers import (
+    Chosen,
+    Left,
+    Wanted,
+    require_float,
+    require_named,
+    require_rows,
+    unnumbered,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,6 +38,11 @@ EXCLUDED, FLOAT, NO_GROUP = "excluded", "embeddings: float", f"no group of {SMAL
 """Why a layer stays in float."""
 LEAST_SIZE = 1e-12
 """Of what a product reads: zeros stay zeros."""
+QUANTISED = (
+    PRODUCT, LOOK_UP, "QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "DynamicQuantizeMatMul", "MatMulInteger",
+    "MatMulIntegerToFloat", "ConvInteger", "QLinearMatMul", "QLinearConv",
+)  # fmt: skip
+"""Operators of graphs that are quantised."""
 MOMENTS_BYTES = 1 << 29
 """Of second moments that are kept at a time."""
 
@@ -54,6 +67,10 @@ def quantize(
     from compressor.deploy.onnx import save
 
     exact = onnx.load(path)
+    require_float(node.op_type for node in exact.graph.node if node.op_type in QUANTISED)
+    require_rows(wanted, feeds)
+    if cache is not None:
+        require_appended(exact, cache)
     fold_gemms(exact)
     tied = untie(exact)
     made = onnx.ModelProto()

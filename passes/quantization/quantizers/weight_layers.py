@@ -6,10 +6,13 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from compressor.contracts.notes import Table
 from compressor.errors import UnsupportedModel, did_you_mean
+
+NEAREST: Literal["round-to-nearest"] = "round-to-nearest"
+"""The algorithm that looks at nothing but weights."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,29 @@ def require_named(exclude: Sequence[str], layers: Iterable[str]) -> None:
     for part in exclude:
         if not any(part in layer for layer in known):
             raise UnsupportedModel(f"exclude: no layer has '{part}' in its path{did_you_mean(part, names)}")
+
+
+def require_rows(wanted: Wanted, feeds: Sequence[object]) -> None:
+    """There are rows for an algorithm that looks at what layers read.
+
+    Raises:
+        UnsupportedModel: there are none: it would round to nearest and not say so.
+    """
+    if wanted.algorithm != NEAREST and not feeds:
+        raise UnsupportedModel(f"{wanted.algorithm} looks at calibration rows, and there are none: leave `algorithm` out")
+
+
+def require_float(quantised: Iterable[str]) -> None:
+    """No weight of a model is quantised.
+
+    Args:
+        quantised: what holds weights or activations that are, by the format's names.
+
+    Raises:
+        UnsupportedModel: some are.
+    """
+    if kinds := ", ".join(sorted(set(quantised))):
+        raise UnsupportedModel(f"the model is quantised already ({kinds}): weights are quantised once, from those in float")
 
 
 class Chosen(NamedTuple):

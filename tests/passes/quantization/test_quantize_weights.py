@@ -344,6 +344,40 @@ def test_gguf_files_of_few_bits_are_opened_by_llama_cpp(options, types, precisio
     assert np.sqrt(np.square(after - before).mean()) < share * before.std()
 
 
+def test_quantised_files_of_other_runtimes_are_not_quantised_again(tmp_path):
+    for target in ("openvino", "llama-cpp"):
+        made = Made(tmp_path / target, target, bits=8)
+        (tmp_path / target / "again").mkdir()
+        ctx = made.run.context(tmp_path / target / "again", target=made.target)
+        with pytest.raises(UnsupportedModel, match=r"quantised already \((weights of 8 bits|Q8_0)\): weights are quantised once"):
+            QuantizeWeights(bits=8).apply(made.made, ctx)
+
+
+@pytest.mark.parametrize("algorithm", ["gptq", "awq", "scale-estimation"])
+def test_algorithms_of_nncf_without_calibration_rows_are_refused_by_name(algorithm, tmp_path):
+    exact = language_run().lowered(OpenVino())
+    with pytest.raises(UnsupportedModel, match=rf"^{algorithm} looks at calibration rows, and there are none"):
+        compress(exact.path / "model.xml", tmp_path / "model.xml", Wanted(4, 32, True, algorithm, 8))
+
+
+def test_a_cache_that_cannot_be_of_eight_bits_is_refused_before_anything_is_computed(tmp_path):
+    from passes.quantization.quantizers.onnx_cache import graph_beside
+    from passes.quantization.quantizers.onnx_weights import quantize
+
+    exact = wide_run().lowered(OnnxRuntime())
+    wires, graph = graph_beside(exact.path), onnx.load(exact.path / "model.onnx")
+    joined = next(node for node in graph.graph.node if wires.state[-1][0] in node.output)
+    joined.input[0], joined.input[1] = joined.input[1], joined.input[0]
+    onnx.save(graph, tmp_path / "model.onnx")
+    (feed,) = (
+        wide_run().context(tmp_path, target=OnnxRuntime()).feeds(Artifact("onnxruntime", exact.path), "calibration", limit=1)
+    )
+    events, wanted = [], Wanted(4, 32, True, "gptq", 8)
+    with pytest.raises(UnsupportedModel, match=r"is not simply put before what a call adds to it: leave `cache` out"):
+        quantize(tmp_path / "model.onnx", tmp_path, wanted, feeds=[feed], tell=events.append, cache=wires)
+    assert not events
+
+
 def test_a_type_beside_quantised_weights_is_refused(tmp_path):
     made = Made(tmp_path, "llama-cpp", bits=8)
     with pytest.raises(UnsupportedModel, match=r"Q8_0 already: leave `weights: f16` out"):
