@@ -101,7 +101,8 @@ def unscaled(layers: Sequence[str], count: int) -> str:
     if not layers:
         return f"AWQ scaled the channels of all {count} layers."
     names = ", ".join(dict.fromkeys(unnumbered(each) for each in layers))
-    return f"AWQ scaled no channels of {len(layers)} of {count} layers, which are rounded as they are: nothing before them takes the factors ({names})."
+    some = f"AWQ scaled no channels of {len(layers)} of {count} layers, which are rounded as they are"
+    return f"{some}: nothing before them takes the factors ({names})."
 
 
 def _grids(

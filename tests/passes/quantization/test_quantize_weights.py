@@ -461,10 +461,20 @@ targets: [{1}]
 
 
 def faults(folder, parameters, targets):
-    (folder / "plan.yaml").write_text(PLAN.format(parameters, targets))
+    (folder / "plan.yaml").write_text(PLAN.format(parameters, f"{{{targets}}}" if ":" in targets else targets))
     with pytest.raises(PlanError) as caught:
         load_plan(folder / "plan.yaml")
     return caught.value.faults
+
+
+def test_pairs_of_q_and_dq_have_no_kernels_where_graphs_are_not_rewritten():
+    pairs, packed = Scheme("int8", "uint8"), Scheme("int4", "int8", "group", 32, dynamic=True)
+    for level, fuses in {"all": True, "extended": True, "basic": False, "none": False}.items():
+        dialect = OnnxRuntime(graph_optimization=level).own_dialect()
+        assert (dialect.lacks(pairs) == "") is fuses
+        assert dialect.lacks(packed) == ""
+        assert groups_of(dialect, 4) == groups_of(OnnxRuntime.dialect, 4)
+    assert OnnxRuntime(provider="cuda").own_dialect().lacks(packed)
 
 
 def test_products_of_gguf_files_find_ranges_of_activations_at_run_time_and_have_groups_of_32():
@@ -481,6 +491,8 @@ def test_products_of_gguf_files_find_ranges_of_activations_at_run_time_and_have_
         ("bits: 3", "onnxruntime", r"no runtime here has kernels for weights of 3 bits; OpenVINO stores them .* say 4"),
         ("bits: 6", "openvino", r"weights of 6 bits; OpenVINO .* slower than float32: say 4"),
         ("bits: 2", "llama-cpp", r"target 'llama-cpp': it has no kernel for weights of 2 bits: say 8 or 4"),
+        ("bits: 2", "onnxruntime: {provider: cuda}", r"target 'onnxruntime': it has no kernel for weights of 2 bits: say 8 or 4"),
+        ("bits: 4", "onnxruntime: {provider: tensorrt}", r"target 'onnxruntime': it multiplies by no quantised weights"),
         ("bits: 8", "pytorch", r"has no place on the way to 'pytorch'"),
         ("bits: 8, group_size: 32", "openvino", r"target 'openvino': a scale of 8 bits is there for a whole row: leave it out"),
         ("bits: 4, group_size: 64", "llama-cpp", r"target 'llama-cpp': it has no kernel for groups of 64 .* say 32"),
