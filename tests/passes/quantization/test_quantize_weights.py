@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from compressor.contracts import Artifact, Scheme, registry
 from compressor.contracts.notes import Table
 from compressor.deploy import gguf as gguf_files
+from compressor.deploy import stateful as stateful_graphs
 from compressor.deploy.graphs import describe
 from compressor.deploy.session import predictor
 from compressor.errors import PlanError, UnsupportedModel
@@ -562,6 +563,26 @@ def test_keys_and_values_of_eight_bits_say_nearly_the_same(plain, eight, tmp_pat
     assert 0 < apart < 0.06 * found["plain"].std()
     setting = OpenVino.runtime({"precision": "fp32", "cache": "int8"}).settings
     assert setting == {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "u8"}, "what an exported example says"
+
+
+def test_a_cache_that_no_operator_for_attention_holds_is_told_as_it_is(tmp_path, monkeypatch):
+    monkeypatch.setattr(stateful_graphs, "_attend", lambda _: None)  # as attention of other forms stays
+    run, target = wide_run(), OpenVino(cache="int8")
+    candidate, _ = run.builder.build(run.lowered(target), stage="x", name="y", target=target, out=tmp_path / "built")
+    facts = target.open(candidate.built).facts()
+    assert "attention" not in facts
+    assert facts["cache"] == "fp32"
+
+
+def test_numbers_of_a_cache_are_refused_where_a_model_keeps_nothing(tmp_path):
+    run, target = tiny_run(), OpenVino(cache="int8")
+    exact = run.lowered(target)
+    with pytest.raises(UnsupportedModel, match=r"the model keeps nothing between calls: leave `cache: int8` out"):
+        run.builder.build(exact, stage="x", name="y", target=target, out=tmp_path / "built")
+    plain, _ = run.builder.build(exact, stage="x", name="y", target=OpenVino(), out=tmp_path / "plain")
+    assert "cache" not in OpenVino().open(plain.built).facts()
+    with pytest.raises(UnsupportedModel, match=r"the model keeps nothing between calls"):
+        target.open(plain.built)
 
 
 def calibrated(made, tokens=16):
