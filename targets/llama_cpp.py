@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from weakref import finalize
@@ -56,6 +56,10 @@ class LlamaCpp(Target):
     def runtime(cls, facts: Mapping[str, str]) -> Runtime:  # noqa: ARG003 - the file says it all
         """The package that holds the library."""
         return Runtime("llama-cpp", ("cyllama",), remarks=(f"`{FILE}` is opened by llama.cpp and what is built on it.",))
+
+    def own_dialect(self) -> Dialect:
+        """No quantised weights where the plan says what matrices are: those of a pass are as it wrote them."""
+        return replace(self.dialect, schemes=()) if "weights" in self.model_fields_set else self.dialect
 
     def missing(self) -> Missing:
         """The packages that write and run such files."""

@@ -493,7 +493,12 @@ def test_products_of_gguf_files_find_ranges_of_activations_at_run_time_and_have_
         ("bits: 6", "openvino", r"weights of 6 bits; OpenVINO .* slower than float32: say 4"),
         ("bits: 2", "llama-cpp", r"target 'llama-cpp': it has no kernel for weights of 2 bits: say 8 or 4"),
         ("bits: 2", "onnxruntime: {provider: cuda}", r"target 'onnxruntime': it has no kernel for weights of 2 bits: say 8 or 4"),
-        ("bits: 4", "onnxruntime: {provider: tensorrt}", r"target 'onnxruntime': it multiplies by no quantised weights"),
+        ("bits: 4", "onnxruntime: {provider: tensorrt}", r"target 'onnxruntime': as .* no quantised weights"),
+        (
+            "bits: 8",
+            "llama-cpp: {weights: f16}",
+            r"target 'llama-cpp': as .* no quantised weights: .* or the target's parameters",
+        ),
         ("bits: 8", "pytorch", r"has no place on the way to 'pytorch'"),
         ("bits: 8, group_size: 32", "openvino", r"target 'openvino': a scale of 8 bits is there for a whole row: leave it out"),
         ("bits: 4, group_size: 64", "llama-cpp", r"target 'llama-cpp': it has no kernel for groups of 64 .* say 32"),
