@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from weakref import finalize
@@ -32,8 +32,8 @@ CACHES = {"f32": 0, "f16": 1, "q8_0": 8}
 
 PRECISIONS = {"Q4_0": "int4", "Q4_1": "int4", "Q8_0": "int8", "F16": "fp16"}
 """What types of matrices are, the fewest bits first."""
-SCHEMES = (Scheme("int8", "int8", "group", 32), Scheme("int4", "int8", "group", 32))
-"""Q8_0, Q4_0 and Q4_1, whose products have activations of 8 bits."""
+SCHEMES = tuple(Scheme(weights, "int8", "group", 32, dynamic=True) for weights in ("int8", "int4"))
+"""Q8_0, Q4_0 and Q4_1, whose products round activations to 8 bits as they read them, a scale for each group."""
 
 
 class LlamaCpp(Target):
@@ -56,6 +56,10 @@ class LlamaCpp(Target):
     def runtime(cls, facts: Mapping[str, str]) -> Runtime:  # noqa: ARG003 - the file says it all
         """The package that holds the library."""
         return Runtime("llama-cpp", ("cyllama",), remarks=(f"`{FILE}` is opened by llama.cpp and what is built on it.",))
+
+    def own_dialect(self) -> Dialect:
+        """No quantised weights where the plan says what matrices are: those of a pass are as it wrote them."""
+        return replace(self.dialect, schemes=()) if "weights" in self.model_fields_set else self.dialect
 
     def missing(self) -> Missing:
         """The packages that write and run such files."""
@@ -90,7 +94,7 @@ class LlamaCpp(Target):
 
         Raises:
             MissingDependency: the package is missing.
-        UnsupportedModel: its heads do not fit the cache that is asked for.
+            UnsupportedModel: its heads do not fit the cache that is asked for.
         """
         if (missing := self.missing().run) is not None:
             raise MissingDependency(missing)

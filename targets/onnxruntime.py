@@ -6,7 +6,7 @@ import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -50,6 +50,12 @@ SCHEMES = (
 """What it has products in integers for: pairs of Q and DQ, `MatMulInteger`, and `MatMulNBits` at accuracy_level 4, which rounds activations too."""
 
 
+CUDA = tuple(Scheme(f"int{bits}", "fp32", "group", group) for bits in (8, 4) for group in (32, 64, 128))
+"""`MatMulNBits` of its CUDA provider multiplies in float and has no 2 bits; TensorRT has none. What these make of pairs of Q and DQ was not run."""
+FUSING = ("extended", "all")
+"""Levels at which it makes products in integers of pairs of Q and DQ."""
+
+
 class OnnxRuntime(Target):
     """One ONNX file, optimised by ONNX Runtime when it is loaded."""
 
@@ -65,6 +71,14 @@ class OnnxRuntime(Target):
     graph_optimization: Literal["all", "extended", "basic", "none"] = Field(
         default="all", description="How far ONNX Runtime rewrites the graph when it loads it."
     )
+
+    def own_dialect(self) -> Dialect:
+        """What the provider multiplies; pairs of Q and DQ stay float products where graphs are not rewritten."""
+        if self.provider != "cpu":
+            return replace(self.dialect, schemes=CUDA if self.provider == "cuda" else ())
+        if self.graph_optimization in FUSING:
+            return self.dialect
+        return replace(self.dialect, schemes=tuple(replace(each, kernels=each.dynamic) for each in SCHEMES))
 
     @classmethod
     def recipe(cls, wish: Wish) -> Recipe:
@@ -317,7 +331,7 @@ class _OnnxSession:
     def facts(self) -> dict[str, str]:
         """Q/DQ pairs count as int8 only where ONNX Runtime makes int8 operators of them: from `extended` on."""
         found = [node for name in self._graphs for node in nodes(self._built / f"{name}.onnx")]
-        fused = bool(fake_quantised(found)) and self._target.graph_optimization in ("extended", "all")
+        fused = bool(fake_quantised(found)) and self._target.graph_optimization in FUSING
         int8 = {8} if fused or any(each.op_type in INT8_OPERATORS for each in found) else set()
         kinds = [f"int{bits}" for bits in sorted(int8 | bits_of_products(found))]
         session = next(iter(self._graphs.values())).session

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -102,7 +102,12 @@ class OpenVino(Target):
         return Missing()
 
     def build(self, source: Artifact, out: Path, *, graphs: tuple[Graph, ...] = (Graph(),), **_: object) -> None:
-        """Copy the representation of each graph; a state that grows is kept by the runtime itself."""
+        """Copy the representation of each graph; a state that grows is kept by the runtime itself.
+
+        Raises:
+            UnsupportedModel: the plan says of what numbers a cache is, and the model has none.
+        """
+        self._require_cache(graphs)
         for graph in graphs:
             to = out / self.file_of(graph.name)
             if graph.growth:
@@ -112,8 +117,18 @@ class OpenVino(Target):
             shutil.copyfile(source.path / f"{graph.name}.bin", to.with_suffix(".bin"))
 
     def open(self, built: Path) -> Session:
-        """Compile for latency: one stream."""
-        return _OpenVinoSession({graph.name: _loaded(self._compiled(built, graph), graph) for graph in graphs_of(built)})
+        """Compile for latency: one stream.
+
+        Raises:
+            UnsupportedModel: as of `build`.
+        """
+        graphs = graphs_of(built)
+        self._require_cache(graphs)
+        return _OpenVinoSession({graph.name: _loaded(self._compiled(built, graph), graph) for graph in graphs})
+
+    def _require_cache(self, graphs: Sequence[Graph]) -> None:
+        if self.cache != "auto" and not any(graph.growth for graph in graphs):
+            raise UnsupportedModel(f"the model keeps nothing between calls: leave `cache: {self.cache}` out")
 
     def layer_bytes(self, built: Path) -> dict[str, int]:
         """Of the constants of each graph."""
@@ -244,6 +259,11 @@ class _Stateful:
     def cut(self, state: Position[Any], length: int) -> object:
         return state.cut(length)
 
+    def held_in(self) -> set[str]:
+        """Types of the state, by OpenVINO's names."""
+        states = self._begun().held.query_state()
+        return {str(each.state.get_element_type().get_type_name()) for each in states}
+
     def _line(self, state: Position[Any] | None, growth: Growth) -> Line[Any]:
         """The request that a call goes on in, which holds what the state says and no more."""
         if state is None:
@@ -300,12 +320,16 @@ class _OpenVinoSession:
             "precision": " + ".join([*held, *real]),
             "device": "CPU",
             "threads": str(compiled[0].get_property("INFERENCE_NUM_THREADS")),
-            **({"cache": _name(compiled[0].get_property("KV_CACHE_PRECISION").to_string())} if self._keeps() else {}),
-            **({"attention": KERNEL} if any(kind == KERNEL for kind, _ in ran) else {}),
+            **self._kept(attended=any(kind == KERNEL for kind, _ in ran)),
         }
 
-    def _keeps(self) -> bool:
-        return any(isinstance(each, _Stateful) for each in self._graphs.values())
+    def _kept(self, *, attended: bool) -> dict[str, str]:
+        """Numbers of a cache: those that its operator for attention keeps it in, where that ran, else those of the state as it is."""
+        kept = [each for each in self._graphs.values() if isinstance(each, _Stateful)]
+        if attended:
+            precision = next(iter(self._graphs.values())).compiled.get_property("KV_CACHE_PRECISION").to_string()
+            return {**({"cache": _name(precision)} if kept else {}), "attention": KERNEL}
+        return {"cache": " + ".join(sorted({_name(each) for one in kept for each in one.held_in()}))} if kept else {}
 
 
 def precisions_of(layers: Iterable[tuple[str, str]]) -> set[str]:

@@ -130,6 +130,10 @@ class Target(Step, ABC):
     builds_for_machine: ClassVar[bool] = False
     """True where a build runs well only on the machine that made it: what is kept is then kept for that machine."""
 
+    def own_dialect(self) -> Dialect:
+        """The dialect as these parameters leave it: what it has kernels for may depend on them, and plans are held against this."""
+        return self.dialect
+
     @abstractmethod
     def missing(self) -> Missing:
         """Why it cannot build or run on this machine; must not raise and must be quick."""

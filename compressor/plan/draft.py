@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from compressor.contracts import Dialect, Needs, Pass, Step, Task
+from compressor.contracts import Dialect, Needs, Pass, Step, Target, Task
 from compressor.contracts.registry import TORCH
 from compressor.errors import Fault
 from compressor.plan.entries import Entry
@@ -105,8 +105,12 @@ class Draft:
     metric_at: Located | None = None
 
     def dialects(self) -> dict[str, Dialect]:
-        """Dialect by target's name, where the target is known."""
-        return {target.name: target.kind.dialect for target in self.targets if target.kind and hasattr(target.kind, "dialect")}
+        """Dialect by target's name, where the target is known; as its parameters leave it, where they can be read."""
+        return {
+            target.name: target.step.own_dialect() if isinstance(target.step, Target) else target.kind.dialect
+            for target in self.targets
+            if target.kind and hasattr(target.kind, "dialect")
+        }
 
     def acts_on(self, step: Drafted) -> dict[str, Dialect]:
         """Targets in whose branches a step runs; a pass of the trunk acts on all of them."""

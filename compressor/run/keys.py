@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from compressor.contracts import Dialect, Needs, Target, registry
+from compressor.contracts.registry import TORCH
 from compressor.contracts.step import code_parts, step_parts, versions_of
 from compressor.deploy.machine import features, machine, read_cpuinfo
 from compressor.model.sources import READ_SUFFIXES, weight_files
@@ -52,7 +53,7 @@ class Keys:
             "measured": self._measured(step.step.needs()),
             "plugins": {f"{kind}:{name}": code_parts(registry.load(kind, name)) for kind, name in named},
             "dialect": asdict(dialect) if dialect else None,
-            "quantizer": versions_of([dialect.quantizer] if dialect and dialect.quantizer and step.step.quantizes else []),
+            "quantizer": versions_of(_quantizing(dialect) if dialect and step.step.quantizes else ()),
             **self._group(step),
             **({} if self._bound.metric == self._bound.task.metric else {"metric": self._bound.metric}),
             "processor": list(features(read_cpuinfo())),
@@ -85,6 +86,13 @@ class Keys:
     def outputs(self, digest: str, split: str, rows: int) -> dict[str, Any]:
         """Parts of the key of a torch model's outputs on the first rows of a split."""
         return {**self.common, "step": "outputs", "parent": digest, "split": split, "rows": rows}
+
+
+def _quantizing(dialect: Dialect) -> Iterable[str]:
+    """Distributions that quantise a model of a target: its quantiser, and what writes files of its format."""
+    if dialect.format == TORCH:
+        return ()
+    return tuple(name for name in (dialect.quantizer, *registry.load("format", dialect.format).requires) if name)
 
 
 def brought() -> dict[str, Any]:

@@ -14,7 +14,7 @@ from passes.side_files import carry_side_files
 class QuantizeDynamic(Pass):
     """Int8 weights; activations are quantised at run time by ONNX Runtime, and stay in float in OpenVINO."""
 
-    version: ClassVar[int] = 4
+    version: ClassVar[int] = 5
     accepts: ClassVar[tuple[str, ...]] = ("onnx", "onnxruntime", "openvino")
     quantizes: ClassVar[bool] = True
     requires: ClassVar[tuple[str, ...]] = ("onnx",)

@@ -10,7 +10,7 @@ from pydantic import Field, field_validator, model_validator
 from compressor.contracts import Artifact, Context, Dialect, Pass, Recipe, Size, Wish
 from compressor.contracts.notes import Remark
 from passes.quantization.quantizers.schemes import group_for, refusals, refused_bits
-from passes.quantization.quantizers.weight_layers import Chosen, Left, Wanted, bits_per_weight, shown
+from passes.quantization.quantizers.weight_layers import NEAREST, Chosen, Left, Wanted, bits_per_weight, shown
 from passes.side_files import carry_side_files
 
 if TYPE_CHECKING:
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 Found: TypeAlias = "tuple[Sequence[Chosen], Sequence[Left]]"
 """What became of each layer."""
 
-NEAREST: Literal["round-to-nearest"] = "round-to-nearest"
 ALGORITHMS: Mapping[str, tuple[str, ...]] = {
     "onnxruntime": (NEAREST, "gptq", "awq"),
     "openvino": (NEAREST, "gptq", "awq", "scale-estimation"),
@@ -43,7 +42,7 @@ LITTLE = 10.0
 class QuantizeWeights(Pass):
     """Weight-only quantisation to 8, 4 or 2 bits (RTN, GPTQ, AWQ), of language models and encoders: `MatMulNBits`, NNCF, GGUF."""
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     accepts: ClassVar[tuple[str, ...]] = ("onnxruntime", "openvino", "gguf")
     quantizes: ClassVar[bool] = True
     requires: ClassVar[tuple[str, ...]] = ("onnx", "torch")
@@ -59,11 +58,13 @@ class QuantizeWeights(Pass):
         default="auto",
         description="Weights along a row that share a scale; auto: 128 of 8 bits and 64 of fewer in ONNX Runtime, a row of 8 bits and 64 of "
         "fewer in OpenVINO, 32 in GGUF, which has no others. Rows that a group does not divide are filled up in ONNX Runtime, and get shorter "
-        "groups, or 8 bits, in OpenVINO.",
+        "groups, or 8 bits, in OpenVINO. Tables and the last product of ONNX Runtime have groups of 64 whatever is said here, shorter ones where "
+        "64 does not divide a row.",
     )
     symmetric: bool = Field(
         default=True,
-        description="One zero for all groups, in the middle, which 0 is exactly; false: each group has its own zero point.",
+        description="One zero for all groups, in the middle, which 0 is exactly; false: each group has its own zero point. Tables and the last "
+        "product of ONNX Runtime are symmetric whatever is said here.",
     )
     algorithm: Literal["round-to-nearest", "gptq", "awq", "scale-estimation"] = Field(
         default=NEAREST,
@@ -158,7 +159,8 @@ class QuantizeWeights(Pass):
 
         wires = self._kept(model, ctx)
         rows = self._rows(model, ctx)
-        return quantize(model.path / "model.onnx", out, self._wanted(ctx), feeds=rows, tell=ctx.tell, cache=wires)
+        file, wanted = model.path / "model.onnx", self._wanted(ctx)
+        return quantize(file, out, wanted, feeds=rows, tell=ctx.tell, say=lambda text: ctx.note(Remark(text=text)), cache=wires)
 
     def _kept(self, model: Artifact, ctx: Context) -> Graph | None:
         """The graph whose state is to be of 8 bits; None where it stays, or where there is none, which is said."""

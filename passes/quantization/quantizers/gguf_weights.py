@@ -7,12 +7,13 @@ from typing import Any
 
 from compressor.deploy import gguf as files
 from compressor.errors import UnsupportedModel
-from passes.quantization.quantizers.weight_layers import Chosen, Left, Wanted, require_named
+from passes.quantization.quantizers.weight_layers import Chosen, Left, Wanted, require_float, require_named
 
 TYPES = {(8, True): "q8_0", (4, True): "q4_0", (4, False): "q4_1"}
 """By bits, and whether all groups have the same zero."""
 OUTER = ("token_embd.weight", "output.weight")
 """The table of words, which is head too where there is no other."""
+FLOATS = ("F32", "F16", "BF16")
 HEAD = "lm_head"
 
 
@@ -24,6 +25,7 @@ def convert(source: Path, out: Path, wanted: Wanted) -> tuple[list[Chosen], list
     """
     import gguf
 
+    require_float(each for each in files.types_in(source / files.FILE) if each not in FLOATS)
     kind = _type(wanted.bits, symmetric=wanted.symmetric)
     outer = _type(wanted.embeddings, symmetric=wanted.symmetric or wanted.embeddings == 8) if wanted.embeddings else "f32"
     read = gguf.GGUFReader(source / files.FILE)

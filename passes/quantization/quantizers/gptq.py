@@ -36,7 +36,7 @@ def gptq(matrix: NDArray[np.float32], moments: NDArray[np.float64], grid: Grid) 
     groups = -(-width // grid.group)
     weights = torch.zeros(rows, groups * grid.group)
     weights[:, :width] = torch.from_numpy(np.ascontiguousarray(matrix))
-    factor = _factor(moments, weights, width)
+    factor = _factor(moments, weights.shape[1])
     numbers = torch.zeros(rows, weights.shape[1])
     scales, zeros = torch.zeros(rows, groups), torch.zeros(rows, groups)
     chunk = max(COLUMNS, grid.group)
@@ -70,15 +70,17 @@ def steps(group: torch.Tensor, grid: Grid) -> tuple[torch.Tensor, torch.Tensor]:
     return scale, (-least / scale).round().clamp(0, grid.most)
 
 
-def _factor(moments: NDArray[np.float64], weights: torch.Tensor, width: int) -> torch.Tensor:
-    """The upper Cholesky factor of the inverse of the damped moments, 1 where a row was filled up; unused columns become 0."""
+def _factor(moments: NDArray[np.float64], filled: int) -> torch.Tensor:
+    """The upper Cholesky factor of the inverse of the damped moments, 1 where rows were filled up to their length.
+
+    It is 1 too in columns that no calibration row reads, which are rounded to nearest by that: other rows may read them.
+    """
     import torch
 
-    full = torch.eye(weights.shape[1], dtype=torch.float64)
+    width, full = len(moments), torch.eye(filled, dtype=torch.float64)
     full[:width, :width] = torch.from_numpy(moments)
     diagonal = full.diagonal()[:width]
     unused = torch.nonzero(diagonal == 0)[:, 0]
-    weights[:, unused] = 0
     diagonal += DAMPING * diagonal.mean()
     full[unused, unused] = 1.0
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(full))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import redirect_stdout
 from math import prod
 from pathlib import Path
@@ -12,12 +12,14 @@ from typing import Any, NamedTuple
 from compressor.contracts import Feed
 from compressor.deploy.openvino import save_representation
 from passes.quantization.quantizers.nncf import read_model
-from passes.quantization.quantizers.weight_layers import Chosen, Left, Wanted, require_named
+from passes.quantization.quantizers.weight_layers import Chosen, Left, Wanted, require_float, require_named, require_rows
 
 ALGORITHMS = {"gptq": "gptq", "awq": "awq", "scale-estimation": "scale_estimation"}
 """What NNCF calls them."""
 SCALED = ("Multiply", "Subtract", "Convert", "Reshape", "Transpose")
 """What stands between a constant of few bits and the product that reads it."""
+WEIGHTS = {"MatMul": 1, "Gather": 0, "Convolution": 1, "GroupConvolution": 1, "ConvolutionBackpropData": 1}
+"""Inputs that are weights, by what reads them."""
 BITS = {"i8": 8, "u8": 8, "i4": 4, "u4": 4, "i2": 2, "u2": 2}
 
 
@@ -29,12 +31,14 @@ def compress(path: Path, out: Path, wanted: Wanted, *, feeds: Sequence[Feed] = (
     import nncf
 
     exact = read_model(path)
+    require_float(_quantised(exact))
+    require_rows(wanted, feeds)
     names = {name for port in exact.inputs for name in port.get_names()}
     rows = [{name: array for name, array in feed.items() if name in names} for feed in feeds]
     given: dict[str, Any] = {"mode": _mode(wanted), "ignored_scope": _ignored(exact, wanted)}
     if wanted.bits < 8:
         given |= _options(wanted)
-    if rows and wanted.algorithm in ALGORITHMS:
+    if wanted.algorithm in ALGORITHMS:
         given |= {ALGORITHMS[wanted.algorithm]: True, "dataset": nncf.Dataset(rows), "subset_size": len(rows)}
     with redirect_stdout(io.StringIO()):  # bars of its own
         made = nncf.compress_weights(exact, **given)
@@ -73,6 +77,15 @@ def _ignored(model: Any, wanted: Wanted) -> Any:
     return nncf.IgnoredScope(names=list(dict.fromkeys(names))) if names else None
 
 
+def _quantised(model: Any) -> Iterator[str]:
+    for op in model.get_ordered_ops():
+        weight = _weight_of(op)
+        if op.get_type_name() == "FakeQuantize":
+            yield "FakeQuantize"
+        elif weight is not None and weight.bits is not None:
+            yield f"weights of {weight.bits} bits"
+
+
 def _found(model: Any, wanted: Wanted) -> tuple[list[Chosen], list[Left]]:
     chosen, left, seen = list[Chosen](), list[Left](), set[str]()
     for op in model.get_ordered_ops():
@@ -102,8 +115,8 @@ class _Weight(NamedTuple):
 
 
 def _weight_of(op: Any) -> _Weight | None:
-    """The constant matrix that a product or a look-up reads; None for other operations, and where it reads none."""
-    number = {"MatMul": 1, "Gather": 0}.get(op.get_type_name())
+    """The constant that a product, a look-up or a convolution reads; None for other operations, and where it reads none."""
+    number = WEIGHTS.get(op.get_type_name())
     if number is None:
         return None
     node, symmetric, scales = op.input_value(number).get_node(), True, 0
@@ -116,7 +129,8 @@ def _weight_of(op: Any) -> _Weight | None:
     if node.get_type_name() != "Constant" or len(node.get_output_shape(0)) < 2:
         return None
     shape, kind = list(node.get_output_shape(0)), node.get_element_type().get_type_name()
-    group = shape[-1] if len(shape) == 3 else None
+    cut = len(shape) == 3 and op.get_type_name() in ("MatMul", "Gather")
+    group = shape[-1] if cut else None
     return _Weight(node.get_friendly_name(), BITS.get(kind), group, symmetric, prod(shape), scales)
 
 

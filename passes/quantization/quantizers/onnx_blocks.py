@@ -81,8 +81,11 @@ def products_of(graph: onnx.ModelProto) -> tuple[Product, ...]:
 
 
 def tables_of(graph: onnx.ModelProto, tied: Mapping[str, str]) -> tuple[Table, ...]:
-    """Large constants in float32 that are looked up row by row and read by nothing else; `tied` has the weight of a head by its table."""
-    stored = {each.name: each for each in graph.graph.initializer}
+    """Large constants in float32 that are looked up row by row and read by nothing else; `tied` has the weight of a head by its table.
+
+    Look-ups by ids whose number of axes the graph does not say are left out.
+    """
+    stored, known = {each.name: each for each in graph.graph.initializer}, ranks_of(graph)
     readers: dict[str, list[onnx.NodeProto]] = defaultdict(list)
     for node in graph.graph.node:
         for name in node.input:
@@ -92,12 +95,24 @@ def tables_of(graph: onnx.ModelProto, tied: Mapping[str, str]) -> tuple[Table, .
     for name, nodes in readers.items():
         table, rows = (
             stored[name],
-            all(each.op_type == "Gather" and each.input[0] == name and _first_axis(each) for each in nodes),
+            all(
+                each.op_type == "Gather" and each.input[0] == name and _first_axis(each) and each.input[1] in known
+                for each in nodes
+            ),
         )
         if rows and table.data_type == FLOAT and len(table.dims) == 2 and table.dims[0] >= SMALLEST_TABLE:
             names = tuple(each.name for each in nodes)
             found.append(Table(names, name, int(table.dims[0]), int(table.dims[1]), tied.get(name, "")))
     return tuple(found)
+
+
+def ranks_of(graph: onnx.ModelProto) -> dict[str, int]:
+    """Numbers of axes by name, of inputs, constants and what the graph gives a shape for."""
+    found = {each.name: len(each.dims) for each in graph.graph.initializer}
+    for value in (*graph.graph.input, *graph.graph.value_info, *graph.graph.output):
+        if value.type.tensor_type.HasField("shape"):
+            found[value.name] = len(value.type.tensor_type.shape.dim)
+    return found
 
 
 def _first_axis(node: onnx.NodeProto) -> bool:
@@ -152,6 +167,7 @@ class _Rewrite:
         self._graph, self._blocks = graph, blocks
         self._stored = {each.name: each for each in graph.graph.initializer}
         self._nodes = {node.name: node for node in graph.graph.node}
+        self._ranks = ranks_of(graph)
         self._instead: dict[str, list[onnx.NodeProto]] = {}
         self._shared: dict[str, tuple[Blocks, list[str]]] = {}
         self.chosen: list[Chosen] = []
@@ -167,10 +183,11 @@ class _Rewrite:
             self._shared[table.head] = made, names
         wide, groups = f"{table.weight}_wide_scales", made.scales.shape[1]
         shape = self._constant(f"{wide}_shape", np.array([table.rows, groups, 1], np.int64))
-        sizes = self._constant(f"{table.weight}_row", np.array([0, 0, table.width], np.int64))
         settings: dict[str, Any] = {"bits": grid.bits, "block_size": grid.group, "gather_axis": 0, "quantize_axis": 2}
         for number, name in enumerate(table.nodes):
             node, rows = self._nodes[name], f"{name}/rows"
+            rank = self._ranks[node.input[1]]
+            sizes = self._constant(f"{table.weight}_row_{rank}", np.array([0] * rank + [table.width], np.int64))
             scale = [helper.make_node("Reshape", [names[1], shape], [wide], name=f"{name}/scales")] if number == 0 else []
             inputs, kind = [names[0], node.input[1], wide], _renamed(node, LOOK_UP)
             looked = helper.make_node(LOOK_UP, inputs, [rows], name=kind, domain=DOMAIN, **settings)

@@ -69,6 +69,24 @@ def in_eight_bits(graph: onnx.ModelProto, wires: Graph, scales: Mapping[str, NDA
     (folder / GRAPHS).write_text(json.dumps([asdict(described)], indent=1) + "\n", encoding="utf-8")
 
 
+def require_appended(graph: onnx.ModelProto, wires: Graph) -> None:
+    """What a call adds is put behind each state and nothing else is done to it, as `in_eight_bits` needs it.
+
+    Raises:
+        UnsupportedModel: it is not.
+    """
+    for output, becomes in wires.state:
+        _joined(graph, output, becomes)
+
+
+def _joined(graph: onnx.ModelProto, output: str, becomes: str) -> tuple[int, onnx.NodeProto]:
+    """The node that puts what is added behind a state, and its place."""
+    for place, node in enumerate(graph.graph.node):
+        if output in node.output and node.op_type == "Concat" and list(node.input[:1]) == [becomes] and len(node.input) == 2:
+            return place, node
+    raise UnsupportedModel(f"state '{becomes}' is not simply put before what a call adds to it: leave `cache` out")
+
+
 def bytes_of_token(wires: Graph) -> int:
     """Of keys and values of one token."""
     import numpy as np
@@ -97,9 +115,7 @@ class _Rewrite:
         from onnx import TensorProto, helper, numpy_helper
 
         nodes = self._graph.graph.node
-        place, joined = next(((at, node) for at, node in enumerate(nodes) if output in node.output), (0, None))
-        if joined is None or joined.op_type != "Concat" or list(joined.input[:1]) != [becomes] or len(joined.input) != 2:
-            raise UnsupportedModel(f"state '{becomes}' is not simply put before what a call adds to it: its cache stays in float")
+        place, joined = _joined(self._graph, output, becomes)
         new, label, name = joined.input[1], f"{becomes}_scale", joined.name
         self._graph.graph.initializer.append(numpy_helper.from_array(scale, label))
         for node in nodes:

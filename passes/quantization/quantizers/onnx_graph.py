@@ -63,30 +63,31 @@ def drop_unused(graph: onnx.ModelProto) -> None:
 
 
 def fold_gemms(graph: onnx.ModelProto) -> None:
-    """`Gemm` of a vector or matrix by a constant weight becomes `MatMul` and `Add` under the same names, its scales folded in."""
+    """`Gemm` of a vector or matrix by a constant weight becomes `MatMul`, and `Add` where it has a bias, under the same names, scales folded in."""
     import numpy as np
     from onnx import helper, numpy_helper
 
     constants = {each.name: each for each in graph.graph.initializer}
     nodes = []
+
+    def constant(name: str, values: Any, scale: float) -> str:
+        graph.graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(values * values.dtype.type(scale)), name))
+        return name
+
     for node in graph.graph.node:
         settings = {each.name: helper.get_attribute_value(each) for each in node.attribute}
         weight = constants.get(node.input[1]) if node.op_type == "Gemm" and not settings.get("transA") else None
-        bias = constants.get(node.input[2]) if weight is not None and len(node.input) > 2 else None
-        if weight is None or bias is None:
+        added = node.input[2] if len(node.input) > 2 else ""
+        if weight is None or (added and added not in constants):
             nodes.append(node)
             continue
-        values = numpy_helper.to_array(weight)
+        values, output = numpy_helper.to_array(weight), node.output[0]
         values = values.T if settings.get("transB") else values
-        scaled = (
-            values * np.float32(settings.get("alpha", 1)),
-            numpy_helper.to_array(bias) * np.float32(settings.get("beta", 1)),
-        )
-        inner, names = f"{node.output[0]}_product", (f"{node.output[0]}_weight", f"{node.output[0]}_bias")
-        for name, array in zip(names, scaled, strict=True):
-            graph.graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(array), name))
-        nodes.append(helper.make_node("MatMul", [node.input[0], names[0]], [inner], name=node.name))
-        nodes.append(helper.make_node("Add", [inner, names[1]], [node.output[0]], name=f"{node.name}_bias"))
+        read, product = constant(f"{output}_weight", values, settings.get("alpha", 1)), f"{output}_product" if added else output
+        nodes.append(helper.make_node("MatMul", [node.input[0], read], [product], name=node.name))
+        if added:
+            bias = constant(f"{output}_bias", numpy_helper.to_array(constants[added]), settings.get("beta", 1))
+            nodes.append(helper.make_node("Add", [product, bias], [output], name=f"{node.name}_bias"))
     del graph.graph.node[:]
     graph.graph.node.extend(nodes)
     drop_unused(graph)

@@ -10,11 +10,20 @@ from typing import TYPE_CHECKING, Any
 from compressor.contracts import Event, Feed, Graph, Progress
 from passes.quantization.quantizers.awq import scale_up
 from passes.quantization.quantizers.grids import SMALLEST_GROUP, Blocks, Grid
-from passes.quantization.quantizers.onnx_blocks import Numbers, Product, Table, products_of, rewrite, tables_of
-from passes.quantization.quantizers.onnx_cache import in_eight_bits, scales_of
+from passes.quantization.quantizers.onnx_blocks import LOOK_UP, PRODUCT, Numbers, Product, Table, products_of, rewrite, tables_of
+from passes.quantization.quantizers.onnx_cache import in_eight_bits, require_appended, scales_of
 from passes.quantization.quantizers.onnx_graph import fold_gemms, keep_shapes, session_on
+from passes.quantization.quantizers.onnx_others import others_of
 from passes.quantization.quantizers.onnx_tied import turn, untie
-from passes.quantization.quantizers.weight_layers import Chosen, Left, Wanted, require_named
+from passes.quantization.quantizers.weight_layers import (
+    Chosen,
+    Left,
+    Wanted,
+    require_float,
+    require_named,
+    require_rows,
+    unnumbered,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,6 +38,11 @@ EXCLUDED, FLOAT, NO_GROUP = "excluded", "embeddings: float", f"no group of {SMAL
 """Why a layer stays in float."""
 LEAST_SIZE = 1e-12
 """Of what a product reads: zeros stay zeros."""
+QUANTISED = (
+    PRODUCT, LOOK_UP, "QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "DynamicQuantizeMatMul", "MatMulInteger",
+    "MatMulIntegerToFloat", "ConvInteger", "QLinearMatMul", "QLinearConv",
+)  # fmt: skip
+"""Operators of graphs that are quantised."""
 MOMENTS_BYTES = 1 << 29
 """Of second moments that are kept at a time."""
 
@@ -40,6 +54,7 @@ def quantize(
     *,
     feeds: Sequence[Feed] = (),
     tell: Callable[[Event], None] = lambda _: None,
+    say: Callable[[str], None] = lambda _: None,
     cache: Graph | None = None,
 ) -> tuple[list[Chosen], list[Left]]:
     """Write `model.onnx` with products by `MatMulNBits` and look-ups by `GatherBlockQuantized`; say what became of each layer.
@@ -52,25 +67,42 @@ def quantize(
     from compressor.deploy.onnx import save
 
     exact = onnx.load(path)
+    require_float(node.op_type for node in exact.graph.node if node.op_type in QUANTISED)
+    require_rows(wanted, feeds)
+    if cache is not None:
+        require_appended(exact, cache)
     fold_gemms(exact)
     tied = untie(exact)
     made = onnx.ModelProto()
     made.CopyFrom(exact)
     products, tables = products_of(exact), tables_of(exact, tied)
+    others = others_of(exact, {each.weight for each in (*products, *tables)})
+    require_named(wanted.exclude, [each.layer for each in (*products, *tables, *others)])
     grids, rows, left = _grids(products, tables, wanted)
+    left += [each._replace(why=EXCLUDED) if wanted.leaves(each.layer) else each for each in others]
     alone = {table: head for table, head in tied.items() if table not in rows and head not in grids}
     turn(made, alone)
     few = [each for each in products if each.weight in grids and grids[each.weight].bits < 8 and each.weight not in tied.values()]
     numbers = _calibrated(exact, few, feeds, tell) if wanted.algorithm == "gptq" else None
     if wanted.algorithm == "awq":
         moments = Moments(exact, few, feeds).of
-        scale_up(made, few, grids, moments, lambda done, total: tell(Progress("awq", done, total, "products")))
+        same = scale_up(made, few, grids, moments, lambda done, total: tell(Progress("awq", done, total, "products")))
+        say(unscaled(same, len(few)))
     chosen = rewrite(made, grids, rows, tied, blocks=numbers)
     keep_shapes(made, exact)
     if cache is not None:
         in_eight_bits(made, cache, scales_of(exact, cache, feeds), out)
     save(made, out)
     return chosen, left
+
+
+def unscaled(layers: Sequence[str], count: int) -> str:
+    """What AWQ did not do."""
+    if not layers:
+        return f"AWQ scaled the channels of all {count} layers."
+    names = ", ".join(dict.fromkeys(unnumbered(each) for each in layers))
+    some = f"AWQ scaled no channels of {len(layers)} of {count} layers, which are rounded as they are"
+    return f"{some}: nothing before them takes the factors ({names})."
 
 
 def _grids(
@@ -80,7 +112,6 @@ def _grids(
     assert wanted.group is not None, "its products have groups"
     own = Grid(wanted.bits, wanted.group, wanted.symmetric)
     outer = Grid(wanted.embeddings, TABLE_GROUP) if wanted.embeddings else None
-    require_named(wanted.exclude, [*(each.layer for each in products), *(each.layer for each in tables)])
     grids, rows, left = dict[str, Grid](), dict[str, Grid](), list[Left]()
     for table in tables:
         grid = outer.dividing(table.width) if outer else None

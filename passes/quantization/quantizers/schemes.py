@@ -46,7 +46,11 @@ def refusals(
     if not groups:
         others = [str(each) for each in WIDTHS if groups_of(dialect, each)]
         if not others:
-            return {named[0]: "it multiplies by no quantised weights: leave the step out"}
+            return {
+                named[
+                    0
+                ]: "as the plan sets it up it multiplies by no quantised weights: leave the step out, or the target's parameters"
+            }
         return {named[0]: f"it has no kernel for weights of {bits} bits: say {' or '.join(others)}"}
     if group == "auto" or group in groups:
         return {}

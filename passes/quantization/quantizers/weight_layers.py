@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from compressor.contracts.notes import Table
 from compressor.errors import UnsupportedModel, did_you_mean
+
+NEAREST: Literal["round-to-nearest"] = "round-to-nearest"
+"""The algorithm that looks at nothing but weights."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,29 @@ def require_named(exclude: Sequence[str], layers: Iterable[str]) -> None:
             raise UnsupportedModel(f"exclude: no layer has '{part}' in its path{did_you_mean(part, names)}")
 
 
+def require_rows(wanted: Wanted, feeds: Sequence[object]) -> None:
+    """There are rows for an algorithm that looks at what layers read.
+
+    Raises:
+        UnsupportedModel: there are none: it would round to nearest and not say so.
+    """
+    if wanted.algorithm != NEAREST and not feeds:
+        raise UnsupportedModel(f"{wanted.algorithm} looks at calibration rows, and there are none: leave `algorithm` out")
+
+
+def require_float(quantised: Iterable[str]) -> None:
+    """No weight of a model is quantised.
+
+    Args:
+        quantised: what holds weights or activations that are, by the format's names.
+
+    Raises:
+        UnsupportedModel: some are.
+    """
+    if kinds := ", ".join(sorted(set(quantised))):
+        raise UnsupportedModel(f"the model is quantised already ({kinds}): weights are quantised once, from those in float")
+
+
 class Chosen(NamedTuple):
     """What became of a layer."""
 
@@ -74,9 +100,9 @@ def shown(chosen: Sequence[Chosen], left: Sequence[Left]) -> Table:
     for each in chosen:
         how = f"{each.group or 'a row'}", "symmetric" if each.symmetric else "with zero points"
         told = "the table's numbers" if each.tied else ""
-        rows[_unnumbered(each.layer), str(each.bits), f"{how[0]}, {how[1]}", told].append((each.weights, each.stored))
+        rows[unnumbered(each.layer), str(each.bits), f"{how[0]}, {how[1]}", told].append((each.weights, each.stored))
     for kept in left:
-        rows[_unnumbered(kept.layer), "32 (float)", "", kept.why].append((kept.weights, 4 * kept.weights))
+        rows[unnumbered(kept.layer), "32 (float)", "", kept.why].append((kept.weights, 4 * kept.weights))
     return Table(
         title="Bits of weights by layer",
         columns=("layer", "layers", "bits", "weights of one scale", "weights", "bytes", ""),
@@ -94,13 +120,6 @@ def bits_per_weight(chosen: Iterable[Chosen]) -> float:
     return 8 * sum(one.stored for one in each) / weights if weights else 0.0
 
 
-def commonest(chosen: Iterable[Chosen]) -> int:
-    """Bits of most weights."""
-    found = Counter[int]()
-    for each in chosen:
-        found[each.bits] += each.weights
-    return found.most_common(1)[0][0] if found else 0
-
-
-def _unnumbered(path: str) -> str:
+def unnumbered(path: str) -> str:
+    """A path without the numbers of blocks: `layers.*.mlp`."""
     return re.sub(r"\.\d+(?=\.|$)", ".*", path)

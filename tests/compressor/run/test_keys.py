@@ -25,6 +25,7 @@ from compressor.tasks.image_classification import ImageClassification
 from compressor.tasks.language.causal_lm import CausalLM
 from compressor.tasks.text_classification import TextClassification
 from compressor.tasks.tiny import audio_model, image_model, language_model, text_model
+from targets.llama_cpp import LlamaCpp
 from targets.onnxruntime import OnnxRuntime
 from targets.openvino import OpenVino
 
@@ -109,7 +110,16 @@ def test_quantiser_of_the_branch_is_in_the_key_with_its_version(bound, monkeypat
     before = key(bound(), 1, OpenVino.dialect)
     monkeypatch.setattr(step_module, "version", lambda name: "99" if name == "nncf" else "1")
     after = key(bound(), 1, OpenVino.dialect)
-    assert '"quantizer": {"nncf": "99"}' in after
+    assert '"quantizer": {"nncf": "99", "openvino": "1"}' in after
+    assert after != before
+
+
+@pytest.mark.parametrize(("target", "library"), [(LlamaCpp, "gguf"), (OpenVino, "openvino"), (OnnxRuntime, "onnxruntime")])
+def test_whatever_library_quantises_is_in_the_key_with_its_version(target, library, bound, monkeypatch):
+    before = key(bound(), 1, target.dialect)
+    monkeypatch.setattr(step_module, "version", lambda name: "99" if name == library else "1")
+    after = key(bound(), 1, target.dialect)
+    assert json.loads(after)["quantizer"][library] == "99"
     assert after != before
 
 
@@ -281,9 +291,9 @@ def test_key_of_a_step_that_measures_holds_its_target_and_the_machine(whole, key
 def test_key_below_torch_holds_the_dialect_and_its_quantiser_and_no_group(whole, keys):
     step, dialect = whole.passes[3], OpenVino.dialect
     found = keys.step(step, "parent", {}, dialect)
-    quantised = {"dialect": asdict(dialect), "quantizer": {"nncf": "nncf 1"}}
+    quantised = {"dialect": asdict(dialect), "quantizer": {"nncf": "nncf 1", "openvino": "openvino 1"}}
     assert found == alone(expected(step, **quantised))
-    assert keys.step(step, "parent", {}, OnnxRuntime.dialect)["quantizer"] == {"onnxruntime": "onnxruntime 1"}
+    assert keys.step(step, "parent", {}, OnnxRuntime.dialect)["quantizer"].items() >= {"onnxruntime": "onnxruntime 1"}.items()
     assert keys.step(whole.passes[0], "parent", {}, dialect)["quantizer"] == {}, "it does not quantise"
 
 

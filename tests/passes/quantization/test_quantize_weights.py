@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -13,9 +14,10 @@ from furnished import told
 from onnx import numpy_helper
 from pydantic import ValidationError
 
-from compressor.contracts import Artifact, registry
+from compressor.contracts import Artifact, Scheme, registry
 from compressor.contracts.notes import Table
 from compressor.deploy import gguf as gguf_files
+from compressor.deploy import stateful as stateful_graphs
 from compressor.deploy.graphs import describe
 from compressor.deploy.session import predictor
 from compressor.errors import PlanError, UnsupportedModel
@@ -28,6 +30,9 @@ from compressor.tasks.tiny import documents, language_model
 from compressor.testing.tiny import run_of, tiny_run
 from passes.quantization.quantize_weights import QuantizeWeights
 from passes.quantization.quantizers.nncf import read_model
+from passes.quantization.quantizers.nncf_weights import compress
+from passes.quantization.quantizers.schemes import groups_of
+from passes.quantization.quantizers.weight_layers import Wanted
 from targets.llama_cpp import LlamaCpp
 from targets.onnxruntime import OnnxRuntime, nodes
 from targets.openvino import OpenVino
@@ -222,6 +227,9 @@ def test_bits_are_those_of_the_plan(options, kinds, tmp_path):
     assert np.isfinite(made.scores())
     works = {None: [], "gptq": ["gptq"] * 14, "awq": ["awq"] * 8}  # by product, and by what they read
     assert [event.work for event in made.events] == works[options.get("algorithm")]
+    said = [note.text for note in made.ctx.notes if "AWQ" in getattr(note, "text", "")]
+    unscaled = "AWQ scaled no channels of 2 of 14 layers, which are rounded as they are: nothing before them takes the factors "
+    assert said == ([f"{unscaled}(model.layers.*.self_attn.o_proj)."] if options.get("algorithm") == "awq" else [])
 
 
 def test_eight_bits_change_next_to_nothing(tmp_path):
@@ -296,6 +304,25 @@ def test_nncf_stores_few_bits_and_openvino_computes_with_them(options, kinds, pr
     assert "attention" in made.session.facts(), "attention over the cache is one operator"
 
 
+def test_convolutions_are_in_the_table_too(tmp_path):
+    import openvino.opset13 as ops
+    from openvino import Model, save_model
+
+    rng = np.random.default_rng(0)
+    image, kernel = ops.parameter([1, 8, 40], np.float32, name="image"), rng.normal(size=(32, 8, 3)).astype(np.float32)
+    made = ops.convolution(image, ops.constant(kernel), [1], [0], [0], [1], name="start/Conv_0")
+    row = ops.transpose(made, ops.constant([0, 2, 1]), name="turn/Transpose_0")
+    product = ops.matmul(row, ops.constant(rng.normal(size=(32, 64)).astype(np.float32)), False, False, name="layer/MatMul_0")
+    last = ops.matmul(product, ops.constant(rng.normal(size=(64, 32)).astype(np.float32)), False, False, name="last/MatMul_0")
+    save_model(Model([last], [image]), tmp_path / "exact.xml", compress_to_fp16=False)
+    wanted = Wanted(8, None, True, "round-to-nearest", 8, ("start",))
+    chosen, left = compress(tmp_path / "exact.xml", tmp_path / "made.xml", wanted)
+    assert [(each.layer, each.weights, each.why) for each in left] == [("start", 32 * 8 * 3, "excluded")]
+    chosen, left = compress(tmp_path / "exact.xml", tmp_path / "made.xml", replace(wanted, exclude=()))
+    assert [(each.layer, each.bits, each.group) for each in chosen] == [("start", 8, None), ("layer", 8, None), ("last", 8, None)]
+    assert not left
+
+
 # ------------------------------------------------------------------ GGUF
 
 
@@ -316,6 +343,40 @@ def test_gguf_files_of_few_bits_are_opened_by_llama_cpp(options, types, precisio
     before, after = (session.run(feed)[0]["logits"] for session in (made.float_session(tmp_path), made.session))
     share = 0.05 if options["bits"] == 8 else 0.6
     assert np.sqrt(np.square(after - before).mean()) < share * before.std()
+
+
+def test_quantised_files_of_other_runtimes_are_not_quantised_again(tmp_path):
+    for target in ("openvino", "llama-cpp"):
+        made = Made(tmp_path / target, target, bits=8)
+        (tmp_path / target / "again").mkdir()
+        ctx = made.run.context(tmp_path / target / "again", target=made.target)
+        with pytest.raises(UnsupportedModel, match=r"quantised already \((weights of 8 bits|Q8_0)\): weights are quantised once"):
+            QuantizeWeights(bits=8).apply(made.made, ctx)
+
+
+@pytest.mark.parametrize("algorithm", ["gptq", "awq", "scale-estimation"])
+def test_algorithms_of_nncf_without_calibration_rows_are_refused_by_name(algorithm, tmp_path):
+    exact = language_run().lowered(OpenVino())
+    with pytest.raises(UnsupportedModel, match=rf"^{algorithm} looks at calibration rows, and there are none"):
+        compress(exact.path / "model.xml", tmp_path / "model.xml", Wanted(4, 32, True, algorithm, 8))
+
+
+def test_a_cache_that_cannot_be_of_eight_bits_is_refused_before_anything_is_computed(tmp_path):
+    from passes.quantization.quantizers.onnx_cache import graph_beside
+    from passes.quantization.quantizers.onnx_weights import quantize
+
+    exact = wide_run().lowered(OnnxRuntime())
+    wires, graph = graph_beside(exact.path), onnx.load(exact.path / "model.onnx")
+    joined = next(node for node in graph.graph.node if wires.state[-1][0] in node.output)
+    joined.input[0], joined.input[1] = joined.input[1], joined.input[0]
+    onnx.save(graph, tmp_path / "model.onnx")
+    (feed,) = (
+        wide_run().context(tmp_path, target=OnnxRuntime()).feeds(Artifact("onnxruntime", exact.path), "calibration", limit=1)
+    )
+    events, wanted = [], Wanted(4, 32, True, "gptq", 8)
+    with pytest.raises(UnsupportedModel, match=r"is not simply put before what a call adds to it: leave `cache` out"):
+        quantize(tmp_path / "model.onnx", tmp_path, wanted, feeds=[feed], tell=events.append, cache=wires)
+    assert not events
 
 
 def test_a_type_beside_quantised_weights_is_refused(tmp_path):
@@ -401,10 +462,28 @@ targets: [{1}]
 
 
 def faults(folder, parameters, targets):
-    (folder / "plan.yaml").write_text(PLAN.format(parameters, targets))
+    (folder / "plan.yaml").write_text(PLAN.format(parameters, f"{{{targets}}}" if ":" in targets else targets))
     with pytest.raises(PlanError) as caught:
         load_plan(folder / "plan.yaml")
     return caught.value.faults
+
+
+def test_pairs_of_q_and_dq_have_no_kernels_where_graphs_are_not_rewritten():
+    pairs, packed = Scheme("int8", "uint8"), Scheme("int4", "int8", "group", 32, dynamic=True)
+    for level, fuses in {"all": True, "extended": True, "basic": False, "none": False}.items():
+        dialect = OnnxRuntime(graph_optimization=level).own_dialect()
+        assert (dialect.lacks(pairs) == "") is fuses
+        assert dialect.lacks(packed) == ""
+        assert groups_of(dialect, 4) == groups_of(OnnxRuntime.dialect, 4)
+    assert OnnxRuntime(provider="cuda").own_dialect().lacks(packed)
+
+
+def test_products_of_gguf_files_find_ranges_of_activations_at_run_time_and_have_groups_of_32():
+    for bits in (8, 4):
+        assert LlamaCpp.dialect.lacks(Scheme(f"int{bits}", "int8", "group", 32, dynamic=True)) == ""
+        assert LlamaCpp.dialect.lacks(Scheme(f"int{bits}", "int8", "group", 32))
+        assert groups_of(LlamaCpp.dialect, bits) == (32,)
+    assert groups_of(LlamaCpp.dialect, 2) == ()
 
 
 @pytest.mark.parametrize(
@@ -413,6 +492,13 @@ def faults(folder, parameters, targets):
         ("bits: 3", "onnxruntime", r"no runtime here has kernels for weights of 3 bits; OpenVINO stores them .* say 4"),
         ("bits: 6", "openvino", r"weights of 6 bits; OpenVINO .* slower than float32: say 4"),
         ("bits: 2", "llama-cpp", r"target 'llama-cpp': it has no kernel for weights of 2 bits: say 8 or 4"),
+        ("bits: 2", "onnxruntime: {provider: cuda}", r"target 'onnxruntime': it has no kernel for weights of 2 bits: say 8 or 4"),
+        ("bits: 4", "onnxruntime: {provider: tensorrt}", r"target 'onnxruntime': as .* no quantised weights"),
+        (
+            "bits: 8",
+            "llama-cpp: {weights: f16}",
+            r"target 'llama-cpp': as .* no quantised weights: .* or the target's parameters",
+        ),
         ("bits: 8", "pytorch", r"has no place on the way to 'pytorch'"),
         ("bits: 8, group_size: 32", "openvino", r"target 'openvino': a scale of 8 bits is there for a whole row: leave it out"),
         ("bits: 4, group_size: 64", "llama-cpp", r"target 'llama-cpp': it has no kernel for groups of 64 .* say 32"),
@@ -482,6 +568,26 @@ def test_keys_and_values_of_eight_bits_say_nearly_the_same(plain, eight, tmp_pat
     assert 0 < apart < 0.06 * found["plain"].std()
     setting = OpenVino.runtime({"precision": "fp32", "cache": "int8"}).settings
     assert setting == {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "u8"}, "what an exported example says"
+
+
+def test_a_cache_that_no_operator_for_attention_holds_is_told_as_it_is(tmp_path, monkeypatch):
+    monkeypatch.setattr(stateful_graphs, "_attend", lambda _: None)  # as attention of other forms stays
+    run, target = wide_run(), OpenVino(cache="int8")
+    candidate, _ = run.builder.build(run.lowered(target), stage="x", name="y", target=target, out=tmp_path / "built")
+    facts = target.open(candidate.built).facts()
+    assert "attention" not in facts
+    assert facts["cache"] == "fp32"
+
+
+def test_numbers_of_a_cache_are_refused_where_a_model_keeps_nothing(tmp_path):
+    run, target = tiny_run(), OpenVino(cache="int8")
+    exact = run.lowered(target)
+    with pytest.raises(UnsupportedModel, match=r"the model keeps nothing between calls: leave `cache: int8` out"):
+        run.builder.build(exact, stage="x", name="y", target=target, out=tmp_path / "built")
+    plain, _ = run.builder.build(exact, stage="x", name="y", target=OpenVino(), out=tmp_path / "plain")
+    assert "cache" not in OpenVino().open(plain.built).facts()
+    with pytest.raises(UnsupportedModel, match=r"the model keeps nothing between calls"):
+        target.open(plain.built)
 
 
 def calibrated(made, tokens=16):

@@ -174,6 +174,17 @@ def test_gemm_becomes_a_product_and_a_sum_with_its_scales_in_the_constants(setti
     np.testing.assert_allclose(run(graph, x=X), before, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("inputs", [["x", "w"], ["x", "w", ""]])
+def test_gemm_without_a_bias_becomes_a_product(inputs):
+    graph = model([helper.make_node("Gemm", inputs, ["y"], name="layer/Gemm", alpha=0.5)], [constant("w", WEIGHTS["one"])])
+    before = run(graph, x=X)
+    fold_gemms(graph)
+    assert [(each.op_type, each.name, list(each.input)) for each in graph.graph.node] == [
+        ("MatMul", "layer/Gemm", ["x", "y_weight"])
+    ]
+    np.testing.assert_allclose(run(graph, x=X), before, rtol=1e-5, atol=1e-6)
+
+
 def test_gemms_that_are_no_such_product_stay():
     def kept(node, initializers, **further):
         graph = model([node], initializers, **further)
@@ -183,7 +194,6 @@ def test_gemms_that_are_no_such_product_stay():
     square = {"inputs": (("x", TensorProto.FLOAT, [4, 4]), ("v", TensorProto.FLOAT, [4, 4]))}
     weight, bias = constant("w", WEIGHTS["one"]), constant("b", [1, 2, 3, 4])
     assert kept(helper.make_node("Gemm", ["x", "w", "b"], ["y"], transA=1), [weight, bias], **square) == ["Gemm"]
-    assert kept(helper.make_node("Gemm", ["x", "w"], ["y"]), [weight]) == ["Gemm"]
     assert kept(helper.make_node("Gemm", ["x", "v", "b"], ["y"]), [bias], **square) == ["Gemm"]
     assert kept(helper.make_node("Gemm", ["x", "w", "v"], ["y"]), [weight], **square) == ["Gemm"]
     assert kept(helper.make_node("MatMul", ["x", "w"], ["y"]), [weight]) == ["MatMul"]
