@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, TypeAlias, cast
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from compressor.contracts.renamed import notice
 from compressor.contracts.tokens import Later, TokenLogits
@@ -20,15 +20,16 @@ FeatureKind: TypeAlias = Literal[
 `query`, `key`, `value`: `[B, T, heads * size]`, before positions are turned into them; `router`: logits of experts, `[B, T, E]`."""
 
 
-FORMER_KINDS = {"attention-output": "attention-update"}
-"""Old names of kinds, which go on working with a notice."""
+FORMER_KINDS: Mapping[str, FeatureKind] = {"attention_output": "attention-update"}
+"""Old names of kinds, `_` for `-`, which go on working with a notice."""
 
 
-def _kind(name: str, *, depth: int = 3) -> FeatureKind:
+def _kind(name: FeatureKind, *, depth: int = 3) -> FeatureKind:
     """A kind by its name of today."""
-    if name in FORMER_KINDS:
-        notice(f"feature '{name}'", f"'{FORMER_KINDS[name]}'", depth=depth)
-    return cast("FeatureKind", FORMER_KINDS.get(name, name))
+    now = FORMER_KINDS.get(name.replace("-", "_"), name)
+    if now != name:
+        notice(f"feature '{name}'", f"'{now}'", depth=depth)
+    return now
 
 
 @dataclass(frozen=True)
