@@ -304,7 +304,7 @@ def goals(found: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
     for kind in KINDS:
         seconds = [float(np.median(found[size][kind])) for size in known]
         between, power = ", ".join(f"{each:.2f}" for each in slopes(counts, seconds)), exponent(counts, seconds)[0]
-        grows = f"time a token grows with the parameters to the power {power:.2f} (between sizes {between})"
+        grows = f"over all sizes time a token grows with the parameters to the power {power:.2f} (between two: {between})"
         yield f"- {kind}: {grows}: {reached(power <= MOST_EXPONENT)}."
     training, others = formula(found), known[2:]
     off = [abs(training.needs(size, found[size]) / found[size]["training peak"] - 1) for size in others]
@@ -350,7 +350,8 @@ def document(found: Mapping[str, Mapping[str, Any]]) -> str:
             "  third one confirms them. What a layer keeps of a token was counted in two layers of each shape:",
             f"  {kept}.",
             "- Formula of answers: 4 bytes a parameter, the cache, and the logits of the prompt.",
-            f"- Goals: exponents of at most {MOST_EXPONENT:g}; formulas within {MOST_OFF:.0%}.",
+            f"- Goals: exponents of at most {MOST_EXPONENT:g} where they are fitted over all sizes, whatever they are between two; formulas within",
+            f"  {MOST_OFF:.0%}.",
             "",
             *table(found),
             "",

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
+from compressor.contracts.renamed import notice
 from compressor.contracts.tokens import Later, TokenLogits
 
 if TYPE_CHECKING:
@@ -19,6 +20,18 @@ FeatureKind: TypeAlias = Literal[
 `query`, `key`, `value`: `[B, T, heads * size]`, before positions are turned into them; `router`: logits of experts, `[B, T, E]`."""
 
 
+FORMER_KINDS: Mapping[str, FeatureKind] = {"attention_output": "attention-update"}
+"""Old names of kinds, `_` for `-`, which go on working with a notice."""
+
+
+def _kind(name: FeatureKind, *, depth: int = 3) -> FeatureKind:
+    """A kind by its name of today."""
+    now = FORMER_KINDS.get(name.replace("-", "_"), name)
+    if now != name:
+        notice(f"feature '{name}'", f"'{now}'", depth=depth)
+    return now
+
+
 @dataclass(frozen=True)
 class Feature:
     """A feature of one block."""
@@ -26,6 +39,9 @@ class Feature:
     kind: FeatureKind
     block: str
     """Id of a block; for hidden states the anatomy's stack stands for what enters the first block."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "kind", _kind(self.kind, depth=4))
 
     def __str__(self) -> str:
         return f"{self.kind} of {self.block}"
@@ -63,7 +79,8 @@ class Want:
 
     def of(self, kind: FeatureKind) -> tuple[str, ...]:
         """Ids of the blocks whose features of a kind are wanted."""
-        return tuple(feature.block for feature in self.features if feature.kind == kind)
+        known = _kind(kind)
+        return tuple(feature.block for feature in self.features if feature.kind == known)
 
 
 class Main:
@@ -132,12 +149,14 @@ class Outputs:
 
     def of(self, kind: FeatureKind) -> dict[str, torch.Tensor]:
         """Features of one kind by block id."""
-        return {feature.block: tensor for feature, tensor in self.features.items() if feature.kind == kind}
+        known = _kind(kind)
+        return {feature.block: tensor for feature, tensor in self.features.items() if feature.kind == known}
 
     def having(self, kind: FeatureKind, tensors: Mapping[str, torch.Tensor]) -> Outputs:
         """The same with these features of one kind in the place of those it has."""
-        others = {feature: tensor for feature, tensor in self.features.items() if feature.kind != kind}
-        return self.with_features({**others, **{Feature(kind, block): tensor for block, tensor in tensors.items()}})
+        known = _kind(kind)
+        others = {feature: tensor for feature, tensor in self.features.items() if feature.kind != known}
+        return self.with_features({**others, **{Feature(known, block): tensor for block, tensor in tensors.items()}})
 
     def chosen(self, want: Want) -> Outputs:
         """Only the features that are wanted, in the order in which they are."""

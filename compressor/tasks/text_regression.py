@@ -38,6 +38,7 @@ LARGEST = 1e15
 class TextRegression(Texts):
     """A number for each text, or each pair of texts, by a transformers model with one output."""
 
+    version: ClassVar[int] = 4
     examples: ClassVar[tuple[Mapping[str, Any], ...]] = ({"max_length": 16, "label": "score"},)
     problem: ClassVar[Any] = "regression"
 

@@ -76,8 +76,9 @@ def quantize(
     made = onnx.ModelProto()
     made.CopyFrom(exact)
     products, tables = products_of(exact), tables_of(exact, tied)
-    others = others_of(exact, {each.weight for each in (*products, *tables)})
-    require_named(wanted.exclude, [each.layer for each in (*products, *tables, *others)])
+    others = others_of(exact, {*(each.weight for each in products), *(each.weight for each in tables)})
+    layers = (each.layer for found in (products, tables, others) for each in found)
+    require_named(wanted.exclude, layers)
     grids, rows, left = _grids(products, tables, wanted)
     left += [each._replace(why=EXCLUDED) if wanted.leaves(each.layer) else each for each in others]
     alone = {table: head for table, head in tied.items() if table not in rows and head not in grids}

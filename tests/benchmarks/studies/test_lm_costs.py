@@ -59,7 +59,8 @@ def test_formula_is_of_the_two_smallest_sizes_and_the_third_confirms_it():
     assert (formula(found).parameter, formula(found).kept) == pytest.approx((17, 1.5))
     page = document({**found, **{size: {"kept": 60_000} for size in PROJECTED}})
     assert "- memory of training: off by 20.0% at 630M: **not reached**." in page
-    assert "power 1.00 (between sizes 1.00, 1.00): reached" in page
+    assert "- Goals: exponents of at most 1.05 where they are fitted over all sizes, whatever they are between two" in page
+    assert "power 1.00 (between two: 1.00, 1.00): reached" in page
 
 
 def test_page_says_what_was_not_measured_and_not_confirmed(tmp_path, monkeypatch):
@@ -70,6 +71,6 @@ def test_page_says_what_was_not_measured_and_not_confirmed(tmp_path, monkeypatch
     page = (tmp_path / "page.md").read_text()
     assert "- Not measured: 630M." in page
     assert "not confirmed: no third size was measured" in page
-    assert "power 1.20 (between sizes 1.20): **not reached**" in page
+    assert "power 1.20 (between two: 1.20): **not reached**" in page
     with pytest.raises(SystemExit):
         lm_costs.main(["--sizes", "135M"])

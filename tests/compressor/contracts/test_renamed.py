@@ -6,7 +6,7 @@ import pytest
 
 import compressor.testing
 from compressor import contracts
-from compressor.contracts import Artifact, Dialect, Format, registry
+from compressor.contracts import Artifact, Dialect, Feature, Format, Outputs, Want, registry
 
 
 def test_dialects_and_artifacts_are_made_and_read_by_their_old_field(tmp_path):
@@ -42,3 +42,19 @@ def test_formats_of_the_old_group_are_found_with_one_notice(tmp_path, monkeypatc
     with pytest.warns(FutureWarning, match=r"group 'compressor.rung' of old 1.0 is called 'compressor.format' now") as told:
         assert registry.lowering("old-graph") == ("onnx", "old-graph")
     assert len(told) == 1
+
+
+def test_the_old_kind_of_a_feature_is_the_new_one():
+    told = "feature 'attention-output' is called 'attention-update' now"
+    with pytest.warns(FutureWarning, match=told) as given:
+        feature = Feature("attention-output", "layer.0")
+    assert [each.filename for each in given] == [__file__]
+    assert feature == Feature("attention-update", "layer.0")
+    with pytest.warns(FutureWarning, match=told) as given:
+        assert Want([feature]).of("attention-output") == ("layer.0",)
+    assert [each.filename for each in given] == [__file__]
+    with pytest.warns(FutureWarning, match=told):
+        assert Outputs(None, {feature: 1}).of("attention-output") == {"layer.0": 1}
+    with pytest.warns(FutureWarning, match=told):
+        made = Outputs(None, {feature: 1}).having("attention-output", {"layer.0": 2})
+    assert made.features == {feature: 2}

@@ -24,6 +24,7 @@ from compressor.tasks.audio_classification import AudioClassification
 from compressor.tasks.image_classification import ImageClassification
 from compressor.tasks.language.causal_lm import CausalLM
 from compressor.tasks.text_classification import TextClassification
+from compressor.tasks.text_regression import TextRegression
 from compressor.tasks.tiny import audio_model, image_model, language_model, text_model
 from targets.llama_cpp import LlamaCpp
 from targets.onnxruntime import OnnxRuntime
@@ -275,6 +276,12 @@ def test_key_of_a_training_holds_what_it_learns_from_and_by_what(whole, keys):
     assert keys.step(distill, "parent", {"source": "digest"}, None) == expected(
         distill, measured={"machine": "here"}, teachers={"source": "digest"}, plugins=plugins
     )
+
+
+def test_scores_whose_intervals_were_drawn_otherwise_are_made_anew(whole, monkeypatch):
+    task = SimpleNamespace(**{**vars(whole), "task": TextRegression(), "probes": ()})
+    parts = Keys(task, "rows", (), "cpu").evaluation("digest", "torch", "test", None)
+    assert parts["task"]["version"] == 4, "3 drew rows one after the other"
 
 
 def alone(parts):

@@ -537,6 +537,8 @@ def test_language_models_get_it_from_init():
     found = QuantizeWeights.recipe(wish)
     assert (found.parameters, found.role) == ({"bits": 8}, "quantize")
     assert registry.load("pass", "quantize-static").recipe(wish).rank > found.rank
+    for drop, bits in {16.0: 8, 20.0: 4}.items():  # a small model lost 16 % by 4 bits
+        assert QuantizeWeights.recipe(SimpleNamespace(task=CausalLM(), max_drop=drop)).parameters == {"bits": bits}
     assert QuantizeWeights.recipe(SimpleNamespace(task=tiny_run().task, max_drop=2.0)) is None
 
 
