@@ -35,7 +35,7 @@ class Onnx(Format):
 
     name: ClassVar[str] = "onnx"
     above: ClassVar[str] = "torch"
-    version: ClassVar[int] = 4
+    version: ClassVar[int] = 5
     requires: ClassVar[tuple[str, ...]] = ("torch", "onnx", "onnxscript", "onnx-ir")
     reads: ClassVar[tuple[str, ...]] = ("opset", "activations", "symmetric_activations")
 

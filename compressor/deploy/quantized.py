@@ -26,6 +26,8 @@ INT8_COMPUTE = 4
 BYTE = 128
 """What is added to a signed byte to make it an unsigned one."""
 TINY = 1e-30
+ROOM = 2**30
+"""The greatest whole number of a bias in int32: the other half is for the sums that it is added to."""
 
 
 class Read(NamedTuple):
@@ -131,9 +133,9 @@ class _Writing:
         if steps.shape[1] != 1:
             raise UnsupportedModel(f"{name}: a table has one step for each row, and groups are for products")
         ids = node.inputs[1]
-        rows = self._node("Gather", [self._kept(f"{name}_int8", whole), ids], f"{node.name}_rows")
+        rows = self._node("Gather", [self._kept(f"{name}_rows_int8", whole), ids], f"{node.name}_rows")
         floats = self._node("Cast", [rows], f"{node.name}_float", to=ir.DataType.FLOAT)
-        scales = self._node("Gather", [self._kept(f"{name}_scale", steps), ids], f"{node.name}_scales")
+        scales = self._node("Gather", [self._kept(f"{name}_rows_scale", steps), ids], f"{node.name}_scales")
         self._instead(node, self._node("Mul", [floats, scales], node.name))
 
     # -------------------------------------------------------------- products
@@ -156,30 +158,35 @@ class _Writing:
             )
         else:
             even = given if inputs is None else self._rounded(marker, f"{node.name}_input")  # type: ignore[arg-type]
-            if node.op_type == "Gemm" and inputs is not None and read.grid.symmetric and len(node.inputs) > 2:
-                self._instead(node, self._gemm(node, read, even, marker))  # type: ignore[arg-type]
+            if node.op_type == "Gemm" and inputs is not None and (whole := self._gemm(node, read, even, marker)):  # type: ignore[arg-type]
+                self._instead(node, whole)
                 return
             product = self._node("MatMul", [even, self._dequantised(node, read)], f"{node.name}")
         if len(node.inputs) > 2 and node.inputs[2] is not None:  # of a Gemm
             product = self._node("Add", [product, node.inputs[2]], f"{node.name}_bias")
         self._instead(node, product)
 
-    def _gemm(self, node: ir.Node, read: Read, even: ir.Value | None, marker: ir.Node) -> ir.Value:
+    def _gemm(self, node: ir.Node, read: Read, even: ir.Value | None, marker: ir.Node) -> ir.Value | None:
         """Rows that are no sequences: ONNX Runtime makes one float product of `MatMul` and `Add`, and an integer one of `Gemm` with a bias in
-        int32, whose step is that of the sums."""
+        int32, whose step is that of the sums. None where that has not the bias: rows of zeros have any step, and large ones no room."""
         import numpy as np
 
-        name, _, step, _ = self._integers(read)
+        beside = node.inputs[2] if len(node.inputs) > 2 else None
+        if not read.grid.symmetric or beside is None or beside.const_value is None:
+            return None
+        _, whole, step, _ = self._integers(read)
         scale = np.asarray(_exp(_constant(marker.inputs[1])) * (step[:, 0] if len(step) > 1 else step[0, 0]), np.float32)
-        bias = np.rint(_constant(node.inputs[2]) / scale).clip(-(2**31), 2**31 - 1).astype(np.int32)
-        beside = f"{str(name).rpartition('.')[0]}.bias"
+        bias = whole_bias(_constant(beside), scale, np.abs(whole).max(axis=1) > 0)
+        if bias is None:
+            return None
+        name = f"{node.name}_bias"  # of the product: what reads one weight may have other inputs and another bias
         constants = (
-            self._kept(f"{beside}_int32", bias),
-            self._kept(f"{beside}_scale", scale),
-            self._kept(f"{beside}_zero_point", np.zeros_like(scale, np.int32)),
+            self._kept(f"{name}_int32", bias),
+            self._kept(f"{name}_scale", scale),
+            self._kept(f"{name}_zero_point", np.zeros_like(scale, np.int32)),
         )
         axis: dict[str, Any] = {"axis": 0} if np.ndim(scale) else {}
-        given = self._node("DequantizeLinear", constants, f"{node.name}_bias", **axis)
+        given = self._node("DequantizeLinear", constants, name, **axis)
         return self._node("Gemm", [even, self._dequantised(node, read), given], node.name)
 
     def _dequantised(self, node: ir.Node, read: Read) -> ir.Value:
@@ -288,9 +295,16 @@ class _Writing:
 
     def _kept(self, name: str, array: Any) -> ir.Value:
         """A constant of the graph, each once."""
+        import numpy as np
         import onnx_ir as ir
 
-        if name not in self.model.graph.initializers:
+        if (known := self.model.graph.initializers.get(name)) is not None:
+            held = _constant(known)
+            if (held.dtype, held.shape) != (array.dtype, array.shape) or not np.array_equal(held, array):
+                raise UnsupportedModel(
+                    f"{name}: two constants of this name differ: a weight is read in two ways that have no common form"
+                )
+        else:
             value = ir.Value(name=name, const_value=ir.tensor(array, name=name))
             value.type, value.shape = ir.TensorType(value.const_value.dtype), ir.Shape(array.shape)  # type: ignore[union-attr]
             self.model.graph.register_initializer(value)
@@ -307,6 +321,23 @@ class _Writing:
         value.name = name
         ir.convenience.replace_all_uses_with(old, value, replace_graph_outputs=True)
         self.model.graph.remove(node, safe=True)
+
+
+def whole_bias(bias: NDArray[np.float32], scale: NDArray[np.float32], live: NDArray[np.bool_]) -> NDArray[np.int32] | None:
+    """A bias `[outputs]` as whole numbers of steps, None where that is not the same bias.
+
+    Args:
+        bias: what is added to the sums.
+        scale: `[outputs]`, or one of all: the step of the sums.
+        live: `[outputs]`, which rows of the matrix are not all 0. Only the steps of these are small for a reason: no bias may be off by more
+            than the greatest of them.
+    """
+    import numpy as np
+
+    exact, steps = bias.astype(np.float64), np.broadcast_to(scale.astype(np.float64), bias.shape)
+    found = np.rint(exact / steps).clip(-ROOM, ROOM)
+    allowed = steps[live].max(initial=0.0)
+    return None if (np.abs(found * steps - exact) > allowed).any() else found.astype(np.int32)
 
 
 def packed(whole: NDArray[np.int8], bits: int, group: int) -> NDArray[np.uint8]:

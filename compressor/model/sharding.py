@@ -33,13 +33,15 @@ def shard(module: torch.nn.Module, device: str) -> None:
     arXiv:2304.11277.
 
     Raises:
-        UnsupportedModel: a parameter is a single number, which has no rows.
+        UnsupportedModel: a layer is quantised, or a parameter is a single number, which has no rows.
     """
     import torch
     from torch import distributed
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
+    if quantized := next((name for name, each in module.named_modules() if hasattr(each, "weight_quantizer")), None):
+        raise UnsupportedModel(f"{quantized} is quantised, and steps are of whole rows and matrices: train it without --sharded")
     if single := next((name for name, each in module.named_parameters() if each.ndim == 0), None):
         raise UnsupportedModel(f"{single} is a single number: parameters are spread by their rows")
     mesh = init_device_mesh(torch.device(device).type, (distributed.get_world_size(),))

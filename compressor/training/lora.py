@@ -32,12 +32,19 @@ def adapted(module: torch.nn.Module, lora: Lora | None, *, seed: int) -> Iterato
 
     Raises:
         MissingDependency: peft is not installed.
-        UnsupportedModel: there is no linear layer to put one beside.
+        UnsupportedModel: there is no linear layer to put one beside, or one is quantised.
     """
     if lora is None:
         yield
         return
     import torch
+
+    from compressor.model.quantization.layers import quantized_layers
+
+    if quantized := next(iter(quantized_layers(module)), None):
+        raise UnsupportedModel(
+            f"lora: '{quantized}' is quantised, and its sum with small matrices would be rounded only afterwards: leave lora out"
+        )
 
     peft = _peft()
     learned = {name for name, each in module.named_parameters() if each.requires_grad}

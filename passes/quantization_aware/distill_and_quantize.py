@@ -40,9 +40,10 @@ FEW = (2, 3, 4, "ternary")
 class DistillAndQuantize(Distillation):
     """Quantisation-aware training and distillation (quantization-aware, QAT, QAD), from int8 down to ternary weights.
 
-    The student starts as the step's input. Its linear layers and its table of words round their weights, and what they read, at
-    every use; gradients pass straight through. What is trained is what targets run: int8 as pairs of QuantizeLinear and
-    DequantizeLinear, fewer bits as MatMulNBits, which makes int8 of activations block by block. A target without such kernels is refused.
+    The student starts as the step's input. Its linear layers round their weights, and what they read, at every use, and so does its table of
+    words unless it is tied to a head that stays in float; gradients pass straight through. What is trained is what targets run: int8 as
+    pairs of QuantizeLinear and DequantizeLinear, fewer bits as MatMulNBits, which makes int8 of activations block by block. A target
+    without such kernels is refused.
     """
 
     version: ClassVar[int] = 1

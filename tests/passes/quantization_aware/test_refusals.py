@@ -10,7 +10,9 @@ from rounded_students import assert_alike, context, deployed, outputs, step, tra
 from compressor.contracts import Dialect, Scheme, registry
 from compressor.errors import UnsupportedModel
 from compressor.model.quantization.layers import quantized_layers
+from compressor.model.sharding import shard
 from compressor.testing.tiny import run_of
+from compressor.training.lora import Lora, adapted
 from passes.quantization_aware.choice import table_of
 from targets.llama_cpp import LlamaCpp
 from targets.onnxruntime import OnnxRuntime
@@ -105,3 +107,13 @@ def test_settings_that_nothing_heeds_are_refused(given, said):
         step(**given)
     step(weights=4, step_rate=1e-2)
     step(step_rate=1e-2)
+
+
+def test_what_a_quantised_model_cannot_be_trained_with_is_refused(tmp_path):
+    student = wide()
+    step()._quantise(student, context(tmp_path))
+    with pytest.raises(UnsupportedModel, match="is quantised, and its sum"), adapted(student.module, Lora(), seed=0):
+        raise AssertionError("nothing is trained")
+    with pytest.raises(UnsupportedModel, match="train it without --sharded"):
+        shard(student.module, "cpu")
+    assert step().needs_whole()
