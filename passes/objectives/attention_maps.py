@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field
 from typing_extensions import override
 
-from compressor.contracts import Batch, Objective, Outputs, Want
-from passes.objectives.layer_maps import LayerMap, attending_pairs
+from compressor.contracts import FeatureKind
+from passes.objectives.layer_maps import LayerMap
+from passes.objectives.paired_blocks import PairedBlocks
 from passes.objectives.reductions import mean_over_valid
 
 if TYPE_CHECKING:
     import torch
-
-    from compressor.contracts.anatomy import Anatomy
 
 
 def attention_map_loss(student: torch.Tensor, teacher: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
@@ -32,13 +31,16 @@ def attention_map_loss(student: torch.Tensor, teacher: torch.Tensor, mask: torch
     return mean_over_valid(terms.sum(dim=-1).mean(dim=1), mask)
 
 
-class AttentionMaps(Objective):
+class AttentionMaps(PairedBlocks):
     """Imitate where the teacher's blocks attend to."""
 
     paper: ClassVar[str] = (
         "KL of attention distributions: Wang et al., MiniLM, 2020, arXiv:2002.10957; "
         "by layer: Jiao et al., TinyBERT, 2020, arXiv:1909.10351"
     )
+
+    named: ClassVar[str] = "attention-maps"
+    kind: ClassVar[FeatureKind] = "attention-map"
 
     layers: LayerMap = Field("last", description="uniform, last, or pairs of block numbers (student, teacher)")
 
@@ -48,19 +50,6 @@ class AttentionMaps(Objective):
         return "maps"
 
     @override
-    def wants(self, student: Anatomy, teacher: Anatomy) -> tuple[Want, Want]:
-        """Attention maps of the paired blocks.
-
-        Raises:
-            UnsupportedModel: a paired block has no attention.
-        """
-        pairs = attending_pairs(self.layers, student, teacher, "attention-maps")
-        return Want(attention_maps=tuple(mine for mine, _ in pairs)), Want(attention_maps=tuple(theirs for _, theirs in pairs))
-
-    @override
-    def loss(self, student: Outputs, teacher: Outputs, batch: Batch) -> torch.Tensor:
-        """The mean over pairs of one batch."""
-        import torch
-
-        pairs = zip(student.attention_maps.values(), teacher.attention_maps.values(), strict=True)
-        return torch.stack([attention_map_loss(ours, other, student.mask) for ours, other in pairs]).mean()
+    def of_pair(self, student: torch.Tensor, teacher: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        """The divergence from the teacher's."""
+        return attention_map_loss(student, teacher, mask)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from pydantic import Field
 from typing_extensions import override
 
-from compressor.contracts import Batch, Feature, Objective, Outputs, Want
+from compressor.contracts import FeatureKind, Want
 from compressor.errors import UnsupportedModel
 from passes.objectives.hidden_states import hidden_state_loss
-from passes.objectives.layer_maps import LayerMap, attending_pairs
+from passes.objectives.paired_blocks import PairedBlocks
 
 if TYPE_CHECKING:
     import torch
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
     from compressor.contracts.anatomy import Anatomy
 
 
-class AttentionOutput(Objective):
+class AttentionOutput(PairedBlocks):
     """Imitate what leaves the attention sub-layers: their output after residual and norm, by its mean square difference."""
 
     paper: ClassVar[str] = (
@@ -26,7 +25,8 @@ class AttentionOutput(Objective):
         "arXiv:2211.11014"
     )
 
-    layers: LayerMap = Field("uniform", description="uniform, last, or pairs of block numbers (student, teacher)")
+    named: ClassVar[str] = "attention-output"
+    kind: ClassVar[FeatureKind] = "attention-norm"
 
     @override
     def wants(self, student: Anatomy, teacher: Anatomy) -> tuple[Want, Want]:
@@ -39,14 +39,9 @@ class AttentionOutput(Objective):
             raise UnsupportedModel(
                 f"attention-output: the student is {student.hidden_size} wide and the teacher {teacher.hidden_size}; it has no projection"
             )
-        sides = zip(*attending_pairs(self.layers, student, teacher, "attention-output"), strict=True)
-        mine, theirs = (Want(Feature("attention-norm", block) for block in blocks) for blocks in sides)
-        return mine, theirs
+        return super().wants(student, teacher)
 
     @override
-    def loss(self, student: Outputs, teacher: Outputs, batch: Batch) -> torch.Tensor:
-        """The mean over pairs of one batch."""
-        import torch
-
-        pairs = zip(student.of("attention-norm").values(), teacher.of("attention-norm").values(), strict=True)
-        return torch.stack([hidden_state_loss(ours, other, student.mask) for ours, other in pairs]).mean()
+    def of_pair(self, student: torch.Tensor, teacher: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        """Their mean square difference."""
+        return hidden_state_loss(student, teacher, mask)

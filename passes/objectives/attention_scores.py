@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from pydantic import Field
 from typing_extensions import override
 
-from compressor.contracts import Batch, Feature, Objective, Outputs, Want
-from passes.objectives.layer_maps import LayerMap, attending_pairs
+from compressor.contracts import FeatureKind
+from passes.objectives.paired_blocks import PairedBlocks
 from passes.objectives.reductions import mean_over_valid
 
 if TYPE_CHECKING:
     import torch
-
-    from compressor.contracts.anatomy import Anatomy
 
 
 def attention_score_loss(student: torch.Tensor, teacher: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
@@ -32,12 +29,13 @@ def attention_score_loss(student: torch.Tensor, teacher: torch.Tensor, mask: tor
     return mean_over_valid(keys, mask)
 
 
-class AttentionScores(Objective):
+class AttentionScores(PairedBlocks):
     """Imitate attention scores before the softmax. It takes no care of which token comes first: attention-maps or attention-output do."""
 
     paper: ClassVar[str] = "Zhang et al., TernaryBERT: Distillation-aware Ultra-low Bit BERT, 2020, arXiv:2009.12812"
 
-    layers: LayerMap = Field("uniform", description="uniform, last, or pairs of block numbers (student, teacher)")
+    named: ClassVar[str] = "attention-scores"
+    kind: ClassVar[FeatureKind] = "attention-score"
 
     @override
     def looks_at(self) -> Literal["logits", "states", "maps"]:
@@ -45,20 +43,6 @@ class AttentionScores(Objective):
         return "maps"
 
     @override
-    def wants(self, student: Anatomy, teacher: Anatomy) -> tuple[Want, Want]:
-        """Attention scores of the paired blocks.
-
-        Raises:
-            UnsupportedModel: a paired block has no attention.
-        """
-        sides = zip(*attending_pairs(self.layers, student, teacher, "attention-scores"), strict=True)
-        mine, theirs = (Want(Feature("attention-score", block) for block in blocks) for blocks in sides)
-        return mine, theirs
-
-    @override
-    def loss(self, student: Outputs, teacher: Outputs, batch: Batch) -> torch.Tensor:
-        """The mean over pairs of one batch."""
-        import torch
-
-        pairs = zip(student.of("attention-score").values(), teacher.of("attention-score").values(), strict=True)
-        return torch.stack([attention_score_loss(ours, other, student.mask) for ours, other in pairs]).mean()
+    def of_pair(self, student: torch.Tensor, teacher: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        """Their mean square difference."""
+        return attention_score_loss(student, teacher, mask)

@@ -50,7 +50,7 @@ def table_of(module: Any, exclude: Sequence[str] = ()) -> tuple[str | None, dict
 
     try:
         table = module.get_input_embeddings()
-    except (AttributeError, NotImplementedError):
+    except (AttributeError, NotImplementedError):  # of models that read no words
         return None, {}
     if not isinstance(table, torch.nn.Embedding) or (path := next(_places(module, table), None)) is None:
         return None, {}
