@@ -18,6 +18,7 @@ from compressor.cli_plans import run_shown, shipped_of, show_report
 from compressor.cli_store import StorePath, open_store, say
 from compressor.cli_store import app as store_app
 from compressor.foreign import is_text, one_line, printable_json, told
+from compressor.stops import heard, stop_by
 
 if TYPE_CHECKING:
     from compressor.training.launch import Processes
@@ -346,6 +347,8 @@ def main() -> None:
         if error.filename is not None or error.errno not in UNWRITABLE:
             raise
         _fail(f"what is told cannot be written: {error.strerror}", 1)
+    finally:
+        heard()
 
 
 def _interrupted(_signal: int, _frame: FrameType | None) -> None:
@@ -353,7 +356,7 @@ def _interrupted(_signal: int, _frame: FrameType | None) -> None:
     signal.signal(signal.SIGINT, lambda *_: os._exit(INTERRUPTED))
     again = "give the same command again to go on from what is stored; " if sys.argv[1:2] == ["run"] else ""
     os.write(2, f"\ninterrupted: {again}Ctrl-C once more ends at once\n".encode())
-    raise KeyboardInterrupt
+    stop_by(KeyboardInterrupt())
 
 
 def _fail(text: str, code: int) -> None:

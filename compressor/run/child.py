@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from compressor.contracts import Event
 from compressor.deploy.worker import die_with
 from compressor.errors import ChildFailed, CompressorError
+from compressor.stops import heard, stop_by
 
 Found = TypeVar("Found")
 
@@ -100,9 +101,11 @@ def _answer(pipe: Connection, parent: int, work: Callable[..., Any], arguments: 
         pipe.send(("error", (str(error), error.exit_code)))
     except Exception:  # whatever a library or a third party's step raises is told as it is
         pipe.send(("error", (traceback.format_exc(), 1)))
+    finally:
+        heard()
 
 
 def _leave(number: int, _frame: Any) -> None:
     """Have this process end in good order, its own processes first; asked once more it goes on ending."""
     signal.signal(number, signal.SIG_IGN)
-    raise SystemExit(128 + number)
+    stop_by(SystemExit(128 + number))

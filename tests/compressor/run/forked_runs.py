@@ -304,6 +304,8 @@ def interrupted(folder: Path) -> None:
             said = folder / f"said-{number}.txt"
             child = forked(folder, said=said)
             while when not in (said.read_text(encoding="utf-8") if said.exists() else ""):
+                if os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+                    raise SystemExit(f"run {number} ended without '{when}', at which it was to be interrupted")
                 time.sleep(0.01)
             for _ in range(signals):
                 time.sleep(0.1)

@@ -48,7 +48,9 @@ def folder(tmp_path_factory):
     write_files(folder / "rows", rows(40))
     (folder / "plan.yaml").write_text(PLAN)
     command = [sys.executable, str(DRIVER), str(folder)]
-    made = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(DRIVER.parents[3])})
+    made = subprocess.run(
+        command, capture_output=True, text=True, timeout=900, env={**os.environ, "PYTHONPATH": str(DRIVER.parents[3])}
+    )
     said = "".join(f"\n--- {path}\n{path.read_text()[-2000:]}" for path in sorted(folder.rglob("said*.txt")))
     assert made.returncode == 0, made.stdout + made.stderr + said
     return folder
