@@ -22,8 +22,11 @@ quickstart: .venv/installed
 results: .venv/installed
 	$(BIN)/python -m benchmarks.studies.quickstart
 
+# a test that hangs ends the run after ten minutes, with the stacks of its threads
+HANGS := --max-worker-restart 0 -o faulthandler_timeout=600 -o faulthandler_exit_on_timeout=true
+
 test: .venv/installed
-	$(BIN)/pytest -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder
+	$(BIN)/pytest -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder $(HANGS)
 
 check: .venv/installed
 	$(BIN)/ruff format --check .

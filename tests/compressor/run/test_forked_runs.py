@@ -49,7 +49,7 @@ def folder(tmp_path_factory):
     (folder / "plan.yaml").write_text(PLAN)
     command = [sys.executable, str(DRIVER), str(folder)]
     made = subprocess.run(
-        command, capture_output=True, text=True, timeout=900, env={**os.environ, "PYTHONPATH": str(DRIVER.parents[3])}
+        command, capture_output=True, text=True, timeout=540, env={**os.environ, "PYTHONPATH": str(DRIVER.parents[3])}
     )
     said = "".join(f"\n--- {path}\n{path.read_text()[-2000:]}" for path in sorted(folder.rglob("said*.txt")))
     assert made.returncode == 0, made.stdout + made.stderr + said
