@@ -186,6 +186,7 @@ What the table says:
 * `AutoImageProcessor` of transformers 5.5 is there with torchvision only. Readers by Pillow (`ViTImageProcessorPil`, or `use_fast=False` in releases
   without such classes) have the run's arithmetic, and are what was used here.
 * Pictures that stand upright by their EXIF tag alone are to be turned before `AutoImageProcessor` gets them; pipelines of transformers do that.
+* A pipeline cuts no sound: give it the first `samples` that `preprocessing` in `spec.json` states, as here.
 * A threshold that was chosen for several labels is in `spec.json`; a pipeline gives the probability of each label (`top_k=None`) and no decision.
 * `ORTModelFor...` and `OVModelFor...` take no model type that their release of transformers does not know.
 * Pruned torch models whose layers have sizes of their own are opened with `compressor.model.Model.load`. Configurations of transformers 5.23 take

@@ -99,12 +99,12 @@ def opened(job: Mapping[str, Any]) -> dict[str, Any]:
     return {"rows": len(gaps), "inputs": inputs, "labels": labels, "gap": max(gaps)}
 
 
-def sound(file: str) -> dict[str, Any]:
-    """Samples, as a pipeline takes them where there is no ffmpeg to read files with."""
+def sound(file: str, samples: int) -> dict[str, Any]:
+    """Samples, as a pipeline takes them where there is no ffmpeg to read files with; so many at most, since it cuts nothing."""
     import soundfile
 
     wave, rate = soundfile.read(file, dtype="float32", always_2d=True)
-    return {"raw": wave.mean(axis=1), "sampling_rate": rate}
+    return {"raw": wave.mean(axis=1)[:samples], "sampling_rate": rate}
 
 
 def piped(job: Mapping[str, Any]) -> dict[str, Any]:
@@ -113,7 +113,8 @@ def piped(job: Mapping[str, Any]) -> dict[str, Any]:
     ask = transformers.pipeline(job["pipeline"], model=job["export"])
     labels = 0
     for row in job["rows"]:
-        given = sound(row["file"]) if job["kind"] == "audio" else row["file"] or row["text"]
+        audio = job["kind"] == "audio"
+        given = sound(row["file"], job["preprocessing"]["samples"]) if audio else row["file"] or row["text"]
         given = {"text": given[0], "text_pair": given[1]} if isinstance(given, list) else given
         more = {"truncation": True, "max_length": job["preprocessing"]["max_length"]} if job["kind"] == "text" else {}
         if job["threshold"] is None:
