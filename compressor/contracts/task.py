@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
 
 Answer: TypeAlias = "torch.Tensor | Sequence[torch.Tensor] | Mapping[str, torch.Tensor]"
-
-
 Batch: TypeAlias = "dict[str, torch.Tensor]"
 """Named tensors of one training or evaluation step; supervised tasks carry `labels`."""
 
@@ -49,6 +47,8 @@ class Deployment:
     """Whether a row is two texts."""
     generates: Mapping[str, Any] | None = None
     """Where the model goes on with a text, one token after the other: how many `steps` at most, and the tokens that are its `ends`."""
+    draws: Mapping[str, Any] | None = None
+    """Where rows are drawn from noise in a loop: the `table` of a sampler, a row's `shape`, the `empty` label, the name of what it `gives`."""
     files: Mapping[str, str] = field(default_factory=dict)
     """Texts of files that the description names, by name; each takes the place of one beside the model."""
 
