@@ -159,10 +159,12 @@ def classifier_of(store: Store, train: Rows, held_out: Rows, *, classes: int, tr
 
 
 def _read(path: Path, channels: int, classes: int) -> torch.nn.Module:
+    import torch
     from safetensors.torch import load_file
 
-    module = _network(channels, classes)
-    module.load_state_dict(load_file(path))
+    with torch.device("meta"):  # nothing is drawn for what is read
+        module = _network(channels, classes)
+    module.load_state_dict(load_file(path), assign=True)
     module.train(False)
     return module
 
