@@ -89,8 +89,8 @@ class Classifier:
     shape: tuple[int, ...]
     """Of a picture: channels, height, width."""
 
-    def seen(self, pictures: NDArray[Any]) -> tuple[Features, NDArray[np.int64]]:
-        """Features of pictures `[n, C, H, W]`, bytes or numbers from -1 to 1, and the likeliest class of each `[n]`.
+    def seen(self, pictures: NDArray[Any]) -> tuple[Features, NDArray[np.float32]]:
+        """Features of pictures `[n, C, H, W]`, bytes or numbers from -1 to 1, and logits of their classes, `[n, classes]`.
 
         Raises:
             ValueError: they are of another shape than it learned from, or see `as_bytes`.
@@ -99,14 +99,14 @@ class Classifier:
 
         if pictures.shape[1:] != self.shape:
             raise ValueError(f"pictures are {list(pictures.shape[1:])}, the classifier learned from {list(self.shape)}")
-        features, likeliest = [], []
+        features, logits = [], []
         body, head = self.module.get_submodule("body"), self.module.get_submodule("head")
         with torch.inference_mode():
             for at in range(0, len(pictures), AT_ONCE):
                 found = body(_scaled(as_bytes(pictures[at : at + AT_ONCE])))
                 features.append(found.numpy())
-                likeliest.append(head(found).argmax(-1).numpy())
-        return Features(np.concatenate(features), self.space), np.concatenate(likeliest)
+                logits.append(head(found).numpy())
+        return Features(np.concatenate(features), self.space), np.concatenate(logits)
 
 
 def classifier_of(store: Store, train: Rows, held_out: Rows, *, classes: int, training: Training = Training()) -> Classifier:
@@ -148,8 +148,8 @@ def classifier_of(store: Store, train: Rows, held_out: Rows, *, classes: int, tr
 
         module = _trained(train, classes, training)
         save_file(module.state_dict(), folder / FILE)
-        told = Classifier(module, Space(name=NAME, digest="", width=WIDTHS[-1]), shape).seen(held_out.pictures)[1]
-        return {"right": int((told == held_out.labels).sum())}
+        logits = Classifier(module, Space(name=NAME, digest="", width=WIDTHS[-1]), shape).seen(held_out.pictures)[1]
+        return {"right": int((logits.argmax(-1) == held_out.labels).sum())}
 
     kept = store.obtain(parts, make)
     n, right = len(held_out.labels), int(kept.facts["right"])
