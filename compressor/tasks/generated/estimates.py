@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+LARGEST = 1e20
+"""Size of a feature beyond which errors of kernels, which are made of its twelfth power, are no numbers any more."""
+
+
 @dataclass(frozen=True)
 class Estimate:
     """What is thought of all rows that could be drawn, by those that were."""
@@ -49,20 +53,24 @@ def rows_of(rows: NDArray[Any], what: str, *, least: int = 2) -> NDArray[np.floa
     if not np.isfinite(found).all():
         bad = np.flatnonzero(~np.isfinite(found).all(axis=1))
         raise ValueError(f"{len(bad)} of {len(rows)} {what} hold NaN or infinite features (first: row {bad[0]})")
+    if (largest := float(np.abs(found).max())) > LARGEST:
+        raise ValueError(f"{what} hold features as large as {largest:.3g}: more than {LARGEST:g} cannot be computed with")
     return found
 
 
-def sets_of(generated: NDArray[Any], real: NDArray[Any], *, least: int = 2) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Generated and real features, `[n, d]` and `[m, d]`. Generated rows may be all alike, which is as bad as it scores.
+def sets_of(
+    generated: NDArray[Any], real: NDArray[Any], *, least: int = 2, names: tuple[str, str] = ("generated rows", "real rows")
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Generated and real features, `[n, d]` and `[m, d]`. Generated rows may be all alike, which is as bad as it scores. `names` are told.
 
     Raises:
         ValueError: one is no table of finite numbers, both differ in width, there are too few rows, or no feature of real rows varies.
     """
-    ours, theirs = rows_of(generated, "generated rows", least=least), rows_of(real, "real rows", least=least)
+    ours, theirs = (rows_of(rows, name, least=least) for rows, name in zip((generated, real), names, strict=True))
     if ours.shape[1] != theirs.shape[1]:
-        raise ValueError(f"generated rows have {ours.shape[1]} features and real ones {theirs.shape[1]}: not the same features")
+        raise ValueError(f"{names[0]} have {ours.shape[1]} features and {names[1]} {theirs.shape[1]}: not the same features")
     if (theirs == theirs[0]).all():
-        raise ValueError(f"the {len(theirs)} real rows are all alike: these features tell nothing apart")
+        raise ValueError(f"the {len(theirs)} {names[1]} are all alike: these features tell nothing apart")
     return ours, theirs
 
 
@@ -74,8 +82,8 @@ def paired_sets(
     Raises:
         ValueError: as `sets_of`, or the models' rows are not equally many.
     """
-    mine, theirs = sets_of(candidate, real, least=least)
-    other, _ = sets_of(reference, real, least=least)
+    mine, theirs = sets_of(candidate, real, least=least, names=("rows of the candidate", "real rows"))
+    other, _ = sets_of(reference, real, least=least, names=("rows of the reference", "real rows"))
     if len(mine) != len(other):
         raise ValueError(f"{len(mine)} rows of one model against {len(other)} of the other: not the same noise")
     return mine, other, theirs

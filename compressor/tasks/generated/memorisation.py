@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 QUANTILE = 0.05
 LEAST_BELOW = 5
 """Held-out rows that lie below a quantile which can be spoken of."""
+SEEN = "training rows"
 METHOD = "Wilson, as of so many independent rows, for both sets of rows"
 
 
@@ -63,8 +64,8 @@ def memorisation(
         raise ValueError(
             f"{len(held_out)} held-out rows say nothing of their quantile {quantile}: {int(np.ceil(LEAST_BELOW / quantile))} do"
         )
-    ours, seen = sets_of(generated, training, least=1)
-    theirs, _ = sets_of(held_out, training, least=1)
+    ours, seen = sets_of(generated, training, least=1, names=("generated rows", SEEN))
+    theirs, _ = sets_of(held_out, training, least=1, names=("held-out rows", SEEN))
     middle = seen.mean(axis=0)
     ours, seen, theirs = ours - middle, seen - middle, theirs - middle
     distances, nearest = _nearest(ours, seen)

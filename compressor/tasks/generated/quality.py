@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from compressor.contracts.evaluation import Measure
 from compressor.contracts.notes import Record
-from compressor.contracts.quality import Interval, Metric
+from compressor.contracts.quality import Difference, Interval, Metric
+from compressor.contracts.statistics import scale_of
 from compressor.errors import NotComparable
 from compressor.tasks.generated.features import Features, Space, one_of, same_space
 from compressor.tasks.generated.frechet import frechet, frechet_difference
@@ -100,6 +101,25 @@ def differences(candidate: Features, reference: Features, real: Features, *, see
         KERNEL: kernel_difference(mine, other, theirs, Polynomial()),
         GAUSSIAN: kernel_difference(mine, other, theirs, Gaussian.by_median(theirs)),
     }
+
+
+def told(found: Estimate, reference: Metric, *, name: str) -> Difference:
+    """A paired difference as gates and reports read it: negative is worse, in the unit that losses of the measure are counted in.
+
+    Per cent are of the reference's own distance: of one that is hardly above 0, or below it, they say nothing.
+
+    Args:
+        found: how much farther the candidate is.
+        reference: the same figure of the reference.
+        name: of the reference.
+    """
+    scale, interval = -scale_of(reference), None
+    if found.interval is not None:
+        low, high = (scale * end for end in (found.interval.high, found.interval.low))
+        interval = Interval(low=low, high=high, method=found.interval.method)
+    return Difference(
+        reference=name, metric=reference.name, change=scale * found.value, unit=reference.drop, interval=interval, n=found.n
+    )
 
 
 class Spread(Record):

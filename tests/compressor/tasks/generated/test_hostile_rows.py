@@ -32,12 +32,13 @@ def with_cell(value):
     ("ours", "theirs", "told"),
     [
         (with_cell(np.nan), good(), r"1 of 20 generated rows hold NaN or infinite features \(first: row 4\)"),
-        (good(), with_cell(np.inf), r"1 of 20 real rows hold NaN"),
-        (good(d=4), good(), "generated rows have 4 features and real ones 3: not the same features"),
+        (good(), with_cell(np.inf), r"1 of 20 (real|training) rows hold NaN"),
+        (good(d=4), good(), r"generated rows have 4 features and (real|training) rows 3: not the same features"),
         (good()[:, 0], good(), r"generated rows are float64 \[20\], expected numbers \[rows, features\]"),
         (good()[:, :0], good(), r"generated rows are float64 \[20, 0\]"),
         (good() > 0, good(), r"generated rows are bool"),
-        (good(), np.ones((20, 3)), "the 20 real rows are all alike: these features tell nothing apart"),
+        (good(), np.ones((20, 3)), r"the 20 (real|training) rows are all alike: these features tell nothing apart"),
+        (with_cell(1e60), good(), r"generated rows hold features as large as 1e\+60"),
         (good(n=0), good(), "0 generated rows: at least"),
     ],
 )
@@ -77,3 +78,14 @@ def test_class_accuracy_counts_rows_and_classes_and_refuses_what_is_none():
                         (told * 0.5, "are float64"), (told[:0], r"int64 \[0\]")):  # fmt: skip
         with pytest.raises(ValueError, match=what):
             class_accuracy(wrong, asked, classes=4)
+
+
+def test_largest_features_that_are_taken_make_numbers():
+    huge = 1e20 * np.sign(good())
+    for figure in (frechet, FIGURES["polynomial"], FIGURES["gaussian"], neighbourhood):
+        figure(huge[::-1], huge)
+
+
+def test_held_out_rows_are_named():
+    with pytest.raises(ValueError, match="1 of 200 held-out rows hold NaN"):
+        memorisation(good(), good(1), np.where(np.arange(600).reshape(200, 3) == 7, np.nan, 1.0))
