@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
@@ -30,13 +29,11 @@ from compressor.contracts.failing import of_split
 from compressor.errors import SourceError, UnsupportedModel
 from compressor.tasks.batches import Feeds, full_groups, grouped, order_of
 from compressor.tasks.classification import scores as class_scores
-from compressor.tasks.generation import judge as judges
 from compressor.tasks.generation.description import FILE, Description, described, output_of, settled
-from compressor.tasks.generation.judge import Judge
+from compressor.tasks.generation.judging import FEATURES, MEASURES, figures, judge_in, judge_of, paired
 from compressor.tasks.generation.pictures import in_letters, pictures_of
 from compressor.tasks.generation.process import Process
 from compressor.tasks.generation.samplers import Sampler, Sampling
-from compressor.tasks.generation.scores import SCORES
 from compressor.tasks.generation.training import Batches
 from compressor.tasks.image_classification import undecoded
 from compressor.tasks.inputs.sampling import COLUMNS, drawn, noise_of
@@ -52,7 +49,7 @@ SCORED_BATCH = 64
 ACCURACY = Measure("class-accuracy")
 """Of pictures that were drawn, the share that the judge tells to be of the class that was asked for."""
 SAMPLE, TIME, SPAN, LABEL = "sample", "time", "span", "label"
-PREDICTED, PICTURES, FEATURES, JUDGED = "predicted", "pictures", "features", "judged"
+PREDICTED, PICTURES, JUDGED = "predicted", "pictures", "judged"
 
 
 class ImageGeneration(Task):
@@ -108,7 +105,7 @@ class ImageGeneration(Task):
 
     def measures(self) -> tuple[Measure, ...]:
         """Distances of the whole set by features of the judge, and how often it sees the class that was asked for."""
-        return (*SCORES, ACCURACY)
+        return (*MEASURES, ACCURACY)
 
     def gives_logits(self) -> bool:
         """It gives pictures."""
@@ -148,27 +145,8 @@ class ImageGeneration(Task):
                 f"{source} knows {description.classes} classes, and the data has {len(data.labels)}: {', '.join(data.labels[:5])}"
             )
         model.files[FILE] = description.written()
-        model.files[judges.FILE] = self._judge(model, data, description).written()
+        model.files.update(judge_of(model, data, description.shape, self.columns()))
         return model
-
-    def _judge(self, model: Model, data: Data, description: Description) -> Judge:
-        """The one that lies there, where it was trained on these rows."""
-        import numpy as np
-
-        if judges.FILE in model.files and (kept := Judge.read(model.files[judges.FILE])).rows == data.digest:
-            return kept
-        rows, held = data.split("train"), data.split("validation")
-        images = undecoded(rows, self.image)
-        return judges.trained(
-            lambda chosen: pictures_of(images, chosen, self.image, description.shape),
-            np.asarray(rows[self.label], dtype=np.int64),
-            (
-                pictures_of(undecoded(held, self.image), range(len(held)), self.image, description.shape),
-                np.asarray(held[self.label]),
-            ),
-            classes=len(data.labels),
-            rows=data.digest,
-        )
 
     def decided(self, predict: Callable[[Feed], Feed], rows: Dataset, files: Path) -> Self:  # noqa: ARG002 - nothing is chosen
         """With how this built model draws: the loop around it has no files."""
@@ -301,9 +279,11 @@ class ImageGeneration(Task):
     @override
     def predicted(self, predict: Callable[[Feed], Feed], rows: Dataset, files: Path) -> Feed:
         """The pictures, and what the judge makes of them."""
+        import numpy as np
+
         pictures = super().predicted(predict, rows, files)[PICTURES]
-        features, told = _judge_in(files).judged(pictures)
-        return {PICTURES: pictures, FEATURES: features, JUDGED: told}
+        features, logits = judge_in(files).seen(np.nan_to_num(pictures))  # what is not finite is told by a verdict
+        return {PICTURES: pictures, FEATURES: features.rows, JUDGED: logits.argmax(-1)}
 
     def truth(self, rows: Dataset) -> Feed:
         """Labels, and names of the classes; what the judge makes of the rows' own pictures comes from `evaluate`."""
@@ -320,8 +300,8 @@ class ImageGeneration(Task):
         with of_split(split):
             outputs = self.predicted(predict, rows, files)
             real = pictures_of(undecoded(rows, self.image), range(len(rows)), self.image, described(files).shape)
-        held = _judge_in(files)
-        truth = {**self.truth(rows), FEATURES: held.judged(real)[0], "judge": np.asarray(held.digest)}
+        features = judge_in(files).seen(real)[0]
+        truth = {**self.truth(rows), FEATURES: features.rows, "judge": np.asarray(features.space.model_dump_json())}
         return self.score(outputs, truth, split=split)
 
     def score(self, outputs: Feed, truth: Feed, *, split: str) -> Evaluation:
@@ -331,12 +311,9 @@ class ImageGeneration(Task):
         labels, told, count = truth["labels"], outputs[JUDGED], len(truth["labels"])
         classes = max(len(truth["names"]), int(max(labels.max(), told.max())) + 1)
         by_class = class_scores(np.eye(classes, dtype=np.float32)[told], labels, [str(each) for each in truth["names"]], split)
-        ours, real = (each[FEATURES].astype(np.float64) for each in (outputs, truth))
-        found = {measure: score(ours, real) for measure, score in SCORES.items()}
         accuracy = by_class.metrics[0]
-        metrics = [measure.metric(value, count, interval) for measure, (value, interval) in found.items()]
-        metrics += [ACCURACY.metric(accuracy.value, count, accuracy.interval)]
-        scores = by_class.model_copy(update={"metric": self.metric, "metrics": tuple(metrics)})
+        metrics = (*figures(outputs, truth), ACCURACY.metric(accuracy.value, count, accuracy.interval))
+        scores = by_class.model_copy(update={"metric": self.metric, "metrics": metrics})
         return Evaluation(scores, outputs, {ACCURACY.name: (told == labels) * 1.0}, truth=truth)
 
     def predictions(self, outputs: Feed) -> NDArray[Any] | None:
@@ -344,15 +321,13 @@ class ImageGeneration(Task):
         return outputs.get(JUDGED)
 
     def compare(self, candidate: Evaluation, reference: Evaluation, *, metric: str, name: str, seed: int) -> Any:
-        """Candidate against reference, where both were judged by one judge.
+        """Candidate against reference; distances of rows that are drawn from equal noise are paired by them.
 
         Raises:
-            ValueError: they were not.
+            NotComparable: they were judged by different networks.
         """
-        mine, theirs = (str(each.truth.get("judge", "")) for each in (candidate, reference))
-        if mine != theirs:
-            raise ValueError(f"features of judge {mine} and of judge {theirs} are no measure of each other")
-        return super().compare(candidate, reference, metric=metric, name=name, seed=seed)
+        found = super().compare(candidate, reference, metric=metric, name=name, seed=seed)
+        return paired(candidate, reference, found, seed=seed)
 
     # -------------------------------------------------------------- people
 
@@ -383,12 +358,3 @@ class ImageGeneration(Task):
 
         Model.wrap(denoiser()).save(folder / "pretrained")
         return images(folder)
-
-
-def _judge_in(files: Path) -> Judge:
-    return _read_judge((files / judges.FILE).read_bytes())
-
-
-@lru_cache(maxsize=4)
-def _read_judge(content: bytes) -> Judge:
-    return Judge.read(content)

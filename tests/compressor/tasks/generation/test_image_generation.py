@@ -14,7 +14,7 @@ from PIL import Image
 
 from compressor.contracts import Workload
 from compressor.deploy.session import predictor
-from compressor.errors import ExportDiffers, SourceError, UnsupportedModel
+from compressor.errors import ExportDiffers, NotComparable, SourceError, UnsupportedModel
 from compressor.export import export
 from compressor.export.examples import example
 from compressor.model import Model
@@ -24,7 +24,7 @@ from compressor.report import read_report
 from compressor.tasks.data import load_data
 from compressor.tasks.generation.description import described, facts_of, output_of, scheduled
 from compressor.tasks.generation.image_generation import ImageGeneration
-from compressor.tasks.generation.judge import Judge
+from compressor.tasks.generation.judging import JUDGE, judge_in
 from compressor.tasks.generation.process import Process
 from targets.eager import EagerTorch
 from targets.onnxruntime import OnnxRuntime
@@ -85,13 +85,16 @@ def loaded(task, folder, data, tmp_path_factory):
     return out
 
 
-def test_source_says_how_it_draws_and_who_judges(task, folder, data, loaded):
+def test_source_says_how_it_draws_and_who_judges(task, folder, data, loaded, tmp_path):
     model = Model.load(loaded)
     how = described(model)
     assert (how.shape, how.classes, how.empty) == ((3, 16, 16), 3, 3)
     assert (how.process, how.sampling.steps, how.sampling.guidance, how.sampling.sampler) == (Process(), 4, 1.5, "dpm++2m")
     again = task.load(folder / "pretrained", data, seed=1)
     assert again.files == model.files
+    (tmp_path / JUDGE).write_bytes(b"something else")
+    with pytest.raises(SourceError, match="cannot be read"):
+        judge_in(tmp_path)
 
 
 def test_what_does_not_fit_is_refused(task, data, loaded, tmp_path):
@@ -178,8 +181,9 @@ def test_plan_trains_scores_and_times(finished):
     report = read_report(finished)
     assert (report.outcome, report.task) == ("accepted", "image-generation")
     for candidate in report.candidates:
-        assert [each.name for each in candidate.scores.metrics] == ["kernel-distance", "class-accuracy"]
-        distance, accuracy = candidate.scores.metrics
+        distance, *others, accuracy = candidate.scores.metrics
+        assert (distance.name, accuracy.name) == ("kernel-distance", "class-accuracy")
+        assert {each.name for each in others} > {"frechet-distance", "precision", "recall", "density", "coverage"}
         assert (distance.better, distance.n) == ("lower", 12)
         assert distance.interval.low < distance.value < distance.interval.high
         assert 0 <= accuracy.value <= 1
@@ -194,12 +198,9 @@ def test_plan_trains_scores_and_times(finished):
 
 
 def test_judge_tells_the_classes_of_the_rows(data, loaded):
-    judge = Judge.read((loaded / "judge.npz").read_bytes())
-    assert judge.accuracy > 0.8
-    assert judge.rows == data.digest
-    assert Judge.read(judge.written()).digest == judge.digest
-    with pytest.raises(SourceError, match=r"judge\.npz cannot be read"):
-        Judge.read(b"something else")
+    accuracy = judge_in(loaded).space.accuracy
+    assert accuracy.value > 0.8
+    assert accuracy.n == len(data.split("validation"))
 
 
 def test_real_pictures_score_better_than_noise(task, data, loaded):
@@ -213,8 +214,10 @@ def test_real_pictures_score_better_than_noise(task, data, loaded):
     changed = task.compare(same, noise, metric="class-accuracy", name="noise", seed=0)
     assert changed.change > 0
     assert changed.interval is not None
-    noise.truth["judge"] = np.asarray("another")
-    with pytest.raises(ValueError, match="no measure of each other"):
+    paired = task.compare(same, noise, metric="frechet-distance", name="noise", seed=0)
+    assert paired.change > 0
+    noise.truth["judge"] = np.asarray(str(noise.truth["judge"]).replace('"digest":"', '"digest":"0'))
+    with pytest.raises(NotComparable, match="figures of different networks"):
         task.compare(same, noise, metric="class-accuracy", name="noise", seed=0)
 
 
