@@ -254,6 +254,31 @@ class ImageGeneration(Task):
         groups = full_groups(max(len(labels), workload.batch), workload.batch, count)
         return [self._feed(group, [labels[each % len(labels)] for each in group], how, table) for group in groups]
 
+    @override
+    def calls(self, rows: Dataset, files: Path, *, count: int | None = None) -> Sequence[Feed]:
+        """Noisy rows at the levels that the sampler asks at, in turn; where it guides, every other one without its label."""
+        import numpy as np
+
+        images, labels, how = undecoded(rows, self.image), list(rows[self.label]), described(files)
+        levels, steps = how.process.grid(how.sampling.steps), how.sampling.steps
+        scale, spans = how.process.scale(levels), levels.time[:-1] - levels.time[1:]
+
+        def called(chosen: Sequence[int]) -> Feed:
+            (row,) = chosen
+            at = row // 2 % steps if how.sampling.guidance != 1 else row % steps
+            noisy = levels.alpha[at] * pictures_of(images, chosen, self.image, how.shape) + levels.sigma[at] * noise_of(
+                chosen, how.shape
+            )
+            label = how.empty if how.sampling.guidance != 1 and row % 2 else labels[row]
+            given = {
+                SAMPLE: scale[at] * noisy,
+                TIME: levels.time[at : at + 1],
+                **({SPAN: spans[at : at + 1]} if how.spans else {}),
+            }
+            return {**{name: array.astype(np.float32) for name, array in given.items()}, LABEL: np.array([label], dtype=np.int64)}
+
+        return Feeds(called, grouped(range(min(count or len(rows), len(rows))), 1))
+
     def scored_feeds(self, rows: Dataset, files: Path) -> tuple[Sequence[Feed], Sequence[int]]:
         """All rows in order; equal rows start from equal noise, whatever model draws them."""
         how, labels = described(files), list(rows[self.label])
