@@ -83,7 +83,7 @@ class DistillSteps(TrainingSettings, Pass):
         description="of the rows of shortcut and meanflow: how many learn longer steps; the others learn from the teacher alone",
     )
     ema: float | None = Field(
-        0.999,
+        0.99,
         ge=0,
         lt=1,
         description="decay of an average of the student's weights over the steps, which is scored and kept; null for none",

@@ -51,14 +51,19 @@ class Process(Described):
     """`flow`: alpha = 1 - t, sigma = t. `cosine`: alpha = cos(pi t / 2), sigma = sin(pi t / 2). `betas`: so many levels of a chain of small steps (Ho
     et al., 2020, arXiv:2006.11239). `edm`: alpha = 1, sigma from `sigma_min` to `sigma_max`."""
     prediction: Prediction = "flow"
+    """What the network tells: the noise, alpha * noise - sigma * x0, x0, noise - x0, or what EDM's network does."""
     betas: Literal["linear", "scaled_linear", "squaredcos_cap_v2"] = "linear"
-    """By the names of diffusers; of `betas` alone, as are the three below."""
+    """How the small steps of a chain grow, by the names of diffusers; of `betas` alone, as are the three below."""
     beta_start: Annotated[float, Field(gt=0, lt=1)] = 1e-4
+    """Variance of the noise of the first small step."""
     beta_end: Annotated[float, Field(gt=0, lt=1)] = 0.02
+    """Of the last one."""
     levels: Annotated[int, Field(ge=2, le=100_000)] = 1000
+    """Small steps of the chain."""
     sigma_min: Annotated[float, Field(gt=0)] = 0.002
-    """Of `edm` alone, as is `sigma_max`."""
+    """The last level above none; of `edm` alone, as is `sigma_max`."""
     sigma_max: Annotated[float, Field(gt=0)] = 80.0
+    """The noisiest level."""
     sigma_data: Annotated[float, Field(gt=0)] = SIGMA_DATA
     """Of the prediction `edm`: the deviation of rows."""
 
