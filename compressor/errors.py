@@ -12,6 +12,7 @@ CompressorError            1   something failed while running
 ├── OutOfMemory            1   a training step needs more memory than there is
 ├── WorkerFailed           1   a measuring or training process died, or answered nonsense
 ├── StoreError             1   a stored result is damaged or cannot be written
+├── NotComparable          1   figures that were measured by different networks were held against each other
 ├── ExportDiffers          1   an exported folder does not do what the run did that it comes from
 ├── ChildFailed            -   work in a process of its own met an error; the exit code is that error's
 └── GateStopped            3   a gate with `on_fail: stop` was not met
@@ -121,6 +122,10 @@ class WorkerFailed(CompressorError):
 
 class StoreError(CompressorError):
     """A stored result does not match its digest, or the store cannot be written."""
+
+
+class NotComparable(CompressorError):
+    """Figures were to be held against each other that different networks measured."""
 
 
 class ExportDiffers(CompressorError):

@@ -12,6 +12,7 @@ from compressor.training.settings import TokenSettings
 
 if TYPE_CHECKING:
     from compressor.contracts import Model
+    from compressor.training.learners import Learner
     from compressor.training.loop import Training
 
 STEPS = 300
@@ -34,6 +35,13 @@ class Finetune(TokenSettings, Pass):
     lora: Lora | None = Field(
         None,
         description="learn small matrices beside the model's, added to it at the end; they take a learning_rate 10 times as high",
+    )
+
+    ema: float | None = Field(
+        None,
+        ge=0,
+        lt=1,
+        description="decay of an average of the weights over the steps, 0.999 say; it is what is scored and kept, as is usual for models that draw",
     )
 
     @classmethod
@@ -73,6 +81,15 @@ class Finetune(TokenSettings, Pass):
             ctx.note(note)
         return model
 
+    def _averaged(self, model: Model) -> tuple[Learner, ...]:
+        """One that keeps an average of all that is learned, where that is wanted."""
+        from compressor.training.learners import Learner
+
+        if self.ema is None:
+            return ()
+        learned = tuple(each for each in model.module.parameters() if each.requires_grad)
+        return (Learner("averaged", learned, self.learning_rate, self.weight_decay, ema=self.ema),)
+
     def _training(self, model: Model, ctx: Context) -> Training:
         from compressor.training.loop import Training
         from passes.side_files import write_side_files
@@ -84,5 +101,6 @@ class Finetune(TokenSettings, Pass):
             batches=lambda epoch: ctx.task.batches(rows, files, batch_size=self.batch_size, shuffle_seed=ctx.seed + epoch),
             step=lambda batch, _: {"task": ctx.task.loss(ctx.task.forward(model.module, batch), batch)},
             settings=self,
+            learners=self._averaged(model),
             evaluate=lambda: ctx.evaluate(model, "validation").quality,
         )

@@ -42,11 +42,13 @@ def test_plan_that_distils_and_prunes_is_shown_as_it_is_shipped():
 
 @pytest.mark.parametrize("name", [path.name for path in (ROOT / "plans").glob("*.yaml")])
 def test_plan_that_is_shipped_is_taken(tmp_path, name):
-    for folder in ("whisper-tiny.en", "clips/train", "clips/test"):
+    for folder in ("whisper-tiny.en", "clips/train", "clips/test", "dit", "fashion-mnist"):
         (tmp_path / folder).mkdir(parents=True)
+    for file in ("train", "test"):
+        (tmp_path / "fashion-mnist" / f"{file}.parquet").touch()
     path = tmp_path / name
     path.write_text((ROOT / "plans" / name).read_text(encoding="utf-8"))
-    assert load_plan(path).passes[-1].name == "quantize-static"
+    assert load_plan(path).passes[-1].name == ("finetune" if name.startswith("diffusion") else "quantize-static")
 
 
 @pytest.mark.parametrize(

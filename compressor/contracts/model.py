@@ -30,7 +30,7 @@ class Edit(BaseModel, ABC):
     examples: ClassVar[tuple[Mapping[str, Any], ...]] = ({},)
     """Values that fit the tiny model of `compressor.testing`; the BERT has blocks `bert.encoder.layer.0` and `.1` of 4 heads and 64
     neurons."""
-    tried_on: ClassVar[Literal["bert", "hubert", "whisper"]] = "bert"
+    tried_on: ClassVar[Literal["bert", "hubert", "whisper", "dit"]] = "bert"
     """The tiny model that `examples` fit."""
 
     @abstractmethod

@@ -186,6 +186,8 @@ class Pass(Step, ABC):
     quantizes: ClassVar[bool] = False
     """True for passes that write quantised tensors: two of them in one plan are a fault."""
     trains: ClassVar[bool] = False
+    tried_on: ClassVar[str | None] = None
+    """Name of the task on whose tiny model `compressor.testing` tries it; None for classification of texts, by a BERT."""
 
     @abstractmethod
     def apply(self, model: Any, ctx: Context) -> Any:

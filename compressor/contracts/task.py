@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
 
 Answer: TypeAlias = "torch.Tensor | Sequence[torch.Tensor] | Mapping[str, torch.Tensor]"
-
-
 Batch: TypeAlias = "dict[str, torch.Tensor]"
 """Named tensors of one training or evaluation step; supervised tasks carry `labels`."""
 
@@ -49,6 +47,8 @@ class Deployment:
     """Whether a row is two texts."""
     generates: Mapping[str, Any] | None = None
     """Where the model goes on with a text, one token after the other: how many `steps` at most, and the tokens that are its `ends`."""
+    draws: Mapping[str, Any] | None = None
+    """Where rows are drawn from noise in a loop: the `table` of a sampler, a row's `shape`, the `empty` label, the name of what it `gives`."""
     files: Mapping[str, str] = field(default_factory=dict)
     """Texts of files that the description names, by name; each takes the place of one beside the model."""
 
@@ -254,10 +254,7 @@ class Task(Step, ABC):
         return self.collected(predict, *self.scored_feeds(rows, files))
 
     def collected(self, predict: Callable[[Feed], Feed], feeds: Sequence[Feed], order: Sequence[int]) -> Feed:
-        """What scores are made of, one entry per row, in the order of the rows: the outputs of all feeds.
-
-        A task whose outputs are too large to keep (logits of every token) keeps what its score needs instead.
-        """
+        """What scores are made of, an entry for each row in their order: outputs of all feeds, or what a score needs of large ones."""
         return self.answers(predict, feeds, order)
 
     def answers(self, predict: Callable[[Feed], Feed], feeds: Sequence[Feed], order: Sequence[int]) -> Feed:
@@ -290,6 +287,10 @@ class Task(Step, ABC):
         """How the deployed model in `files` is fed; where a task says nothing else, by arrays."""
         return Deployment("arrays")
 
+    def calls(self, rows: Dataset, files: Path, *, count: int | None = None) -> Sequence[Feed]:
+        """Real inputs of the main graph, one row each, to calibrate by: what `feeds` gives, unless a call is a loop with inputs of its own."""
+        return self.feeds(rows, files, count=count)
+
     def feed(self, content: Any, files: Path) -> Feed:
         """Inputs of one row from what a user has: a text, the path or bytes of a picture or sound.
 
@@ -313,7 +314,7 @@ class Task(Step, ABC):
     def tiny(self, folder: Path) -> Mapping[str, Any]:
         """Write the smallest model and rows that it works on into a folder: what the conformance suite tries plug-ins with.
 
-        The model goes into `pretrained/` in the layout that `load` reads. Returned is what a plan says under `data:`.
+        The model goes into `pretrained/`. Returned is what a plan says under `data:`.
 
         Raises:
             UnsupportedModel: the task brings none.
@@ -327,8 +328,7 @@ class Task(Step, ABC):
     def compare(self, candidate: Evaluation, reference: Evaluation, *, metric: str, name: str, seed: int) -> Difference:
         """Candidate against the reference called `name` on the same rows, by one metric.
 
-        Rows are paired where the measure is made of what each row adds to it. A task overrides this where its measure needs
-        more: a property of the whole set, a mean that is put through a function.
+        Rows are paired where each adds to the measure. A task overrides it for a property of the whole set, or a function of a mean.
 
         Raises:
             ValueError: the two were not evaluated on the same number of rows.

@@ -18,6 +18,7 @@ READERS = {"text": " tokenizers", "image": " pillow", "audio": " soundfile soxr"
 ARGUMENTS = {"text": '"some text"', "image": "picture.jpg", "audio": "sound.wav", "arrays": "inputs.npz"}
 """What the example is called with."""
 PAIR = '"first text" "second text"'
+DRAWN = "grid.png"
 FUTURE = "from __future__ import annotations"
 
 
@@ -27,11 +28,14 @@ def requirements(deployed: Deployed) -> str:
         return "compressor-toolchain[audio]" if deployed.how.kind == "audio" else "compressor-toolchain"
     if deployed.no_example:
         return " ".join(deployed.runtime.packages)
-    return f"numpy{READERS[deployed.how.kind]} {' '.join(deployed.runtime.packages)}"
+    reader = READERS["image" if deployed.how.draws else deployed.how.kind]
+    return f"numpy{reader} {' '.join(deployed.runtime.packages)}"
 
 
 def arguments(deployed: Deployed) -> str:
     """What the example is called with."""
+    if deployed.how.draws:
+        return DRAWN
     return PAIR if deployed.how.pair else ARGUMENTS[deployed.how.kind]
 
 
@@ -49,8 +53,7 @@ def example(deployed: Deployed) -> str:
     )
     environment.filters["quoted"] = _quoted
     reader = _reader(deployed)
-    template = "example.py.jinja" if deployed.how.generates is None else "generate.py.jinja"
-    return environment.get_template(template).render(
+    return environment.get_template(_template(deployed)).render(
         d=deployed,
         auto=_auto(deployed),
         p=deployed.preprocessing,
@@ -74,6 +77,12 @@ def example(deployed: Deployed) -> str:
     )
 
 
+def _template(deployed: Deployed) -> str:
+    if deployed.how.draws:
+        return "draw.py.jinja"
+    return "example.py.jinja" if deployed.how.generates is None else "generate.py.jinja"
+
+
 @dataclass(frozen=True)
 class _Reader:
     """The module that makes inputs of one kind, cut into its imports and the rest."""
@@ -84,9 +93,12 @@ class _Reader:
 
 def _reader(deployed: Deployed) -> _Reader | None:
     """The code that makes inputs of what a user has, as the run had it; none where inputs are given."""
-    if deployed.how.kind == "arrays":
+    if deployed.how.draws:
+        name = "sampling"
+    elif deployed.how.kind == "arrays":
         return None
-    name = deployed.how.kind if deployed.how.generates is None else "generation"
+    else:
+        name = deployed.how.kind if deployed.how.generates is None else "generation"
     text = (files("compressor.tasks.inputs") / f"{name}.py").read_text(encoding="utf-8")
     (_, *others), lines = ast.parse(text).body, text.splitlines()
     imported = [node for node in others if isinstance(node, ast.Import | ast.ImportFrom)]

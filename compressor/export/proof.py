@@ -59,7 +59,7 @@ def witnesses(run: Path, deployed: Deployed) -> tuple[Witness, ...]:
     given = {each.row: each for each in read_rows(folder)}
     with np.load(folder / deployed.candidate.id / ARRAYS, allow_pickle=False) as kept:
         arrays = dict(kept)
-    main = deployed.outputs[0].name
+    main = deployed.outputs[0].name if deployed.how.draws is None else deployed.how.draws["gives"]
     return tuple(
         Witness(given[each.row], each, arrays[f"{each.row}/outputs/{main}"][0], _below(arrays, f"{each.row}/inputs/"))
         for each in answers

@@ -217,5 +217,6 @@ def spec_of(deployed: Deployed) -> dict[str, Any]:
         **({"labels": "labels.json"} if deployed.classes else {}),
         **({} if deployed.how.threshold is None else {"threshold": deployed.how.threshold}),
         **({} if deployed.how.generates is None else {"generates": dict(deployed.how.generates)}),
+        **({} if deployed.how.draws is None else {"draws": dict(deployed.how.draws)}),
         "measured": deployed.candidate.facts,
     }

@@ -57,6 +57,8 @@ def _given(deployed: Deployed) -> str:
         return "; it gives one number"
     if deployed.how.generates is not None:
         return "; it gives logits of the next token, with keys and values of all before it"
+    if deployed.how.draws is not None:
+        return "; the sampler's table and its columns are under `draws`"
     return "" if deployed.how.kind == "arrays" else "; it gives features, not classes"
 
 

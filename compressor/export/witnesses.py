@@ -162,9 +162,10 @@ def keep_answers(
         return
     answers: list[Answer] = []
     arrays: Feed = {}
-    for each in given() if how.generates is None else few(given()):
+    looped = how.generates is not None or how.draws is not None
+    for each in few(given()) if looped else given():
         if how.generates is None:
-            found = _answered(task, session, rows.select([each.row]), labels if how.classes else None, built)
+            found = _answered(task, session, rows.select([each.row]), labels if how.classes else None, how, built)
         elif (told := task.witnessed(session, asked(each), built)) is not None:
             found = told
         else:
@@ -179,7 +180,7 @@ def keep_answers(
 
 
 def few(given: Sequence[Given]) -> Sequence[Given]:
-    """Some of the rows, spread over them: each of a model that generates takes as many calls as it makes tokens."""
+    """Some of the rows, spread over them: each of a model that generates or draws takes as many calls as it makes tokens or steps."""
     return given[:: max(1, len(given) // MOST_GENERATED)]
 
 
@@ -188,8 +189,10 @@ def asked(given: Given) -> str | None:
     return given.text[0] if isinstance(given.text, list) else given.text
 
 
-def _answered(task: Task, session: Session, row: Dataset, labels: Sequence[str] | None, built: Path) -> Witnessed:
-    taken = {port.name for port in graphs_of(built)[0].fed}
+def _answered(
+    task: Task, session: Session, row: Dataset, labels: Sequence[str] | None, how: Deployment, built: Path
+) -> Witnessed:
+    taken = {port.name for port in (graphs_of(built)[0].fed if how.draws is None else task.inputs(built))}
     feed = {name: array for name, array in task.feeds(row, built, count=1)[0].items() if name in taken}
     outputs = task.call(session, feed, Workload())
     return Witnessed(feed, outputs, "" if labels is None else task.tell(outputs, labels)[0].text)
@@ -205,7 +208,7 @@ def _deployment(task: Task, built: Path) -> Deployment | None:
     except CompressorError:  # told when it is exported
         return None
     called_once = type(task).call is Task.call and not first.state
-    return how if called_once or how.generates is not None else None
+    return how if called_once or how.generates is not None or how.draws is not None else None
 
 
 # ------------------------------------------------------------------ reading

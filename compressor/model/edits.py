@@ -99,7 +99,7 @@ class KeepChannels(Edit):
 
     kind: ClassVar[str] = "keep-channels"
     cuts: ClassVar[bool] = True
-    tried_on: ClassVar[Literal["bert", "hubert", "whisper"]] = "hubert"
+    tried_on: ClassVar[Literal["bert", "hubert", "whisper", "dit"]] = "hubert"
     examples: ClassVar[tuple[Mapping[str, Any], ...]] = (
         {"conv": "hubert.feature_extractor.conv_layers.0.conv", "channels": (0, 2, 5)},
         {"conv": "hubert.feature_extractor.conv_layers.1.conv", "channels": (1, 3), "scale": True},
@@ -156,7 +156,7 @@ class LiftLength(Edit):
     """Let a Whisper encoder take inputs of any length up to its positions, not of 30 seconds only."""
 
     kind: ClassVar[str] = "lift-length"
-    tried_on: ClassVar[Literal["bert", "hubert", "whisper"]] = "whisper"
+    tried_on: ClassVar[Literal["bert", "hubert", "whisper", "dit"]] = "whisper"
 
     def apply(self, module: nn.Module) -> None:
         from transformers.models.whisper.modeling_whisper import WhisperEncoder

@@ -99,7 +99,7 @@ class StepContext:
     def feeds(self, model: Model | Artifact, split: str, *, limit: int | None = None) -> Sequence[Feed]:
         """Real inputs of a split, one row each; of a graph with the state that its first call starts from."""
         files = model.path if isinstance(model, Artifact) else self._files(model)
-        found = self.task.feeds(self.data.split(split), files, count=limit)
+        found = self.task.calls(self.data.split(split), files, count=limit)
         main = self.task.graphs(files)[0]
         if not (isinstance(model, Artifact) and main.state):
             return found

@@ -172,7 +172,7 @@ class ImageClassification(Classification):
         if edge is None and kept is None:
             return
         for name, rows in data.splits.items():
-            for at, row in enumerate(_undecoded(rows, self.image)):
+            for at, row in enumerate(undecoded(rows, self.image)):
                 width, height = picture_size(row[self.image])
                 if kept and sorted(kept) != sorted((width, height)):
                     raise SourceError(
@@ -251,7 +251,7 @@ class ImageClassification(Classification):
     def _feeds(self, rows: Dataset, files: Path, groups: Sequence[Sequence[int]]) -> Feeds:
         import numpy as np
 
-        how, images = _how(files), _undecoded(rows, self.image)
+        how, images = _how(files), undecoded(rows, self.image)
 
         def make(chosen: Sequence[int]) -> Feed:
             return {"pixel_values": np.stack([pixels(images[number][self.image], how, number) for number in chosen])}
@@ -274,7 +274,7 @@ def _how(files: Path) -> dict[str, Any]:
     return of_image(_settings(files), files)
 
 
-def _undecoded(rows: Dataset, column: str) -> Dataset:
+def undecoded(rows: Dataset, column: str) -> Dataset:
     """Pictures as the bytes of their files: they are decoded here."""
     from datasets import Image
 
@@ -285,7 +285,7 @@ def _undecoded(rows: Dataset, column: str) -> Dataset:
 
 
 def _some(rows: Dataset, column: str) -> Dataset:
-    return _undecoded(rows, column).select(spread(len(rows), MEASURED))
+    return undecoded(rows, column).select(spread(len(rows), MEASURED))
 
 
 def picture_size(content: Mapping[str, Any]) -> tuple[int, int]:

@@ -30,8 +30,8 @@ class ByClass:
     """Rows of the class."""
 
 
-def wilson(right: int, n: int) -> Interval:
-    """95 % interval of a share of `right` out of `n` (Wilson, J. Am. Stat. Assoc. 22, 1927), in [0, 1].
+def wilson(right: float, n: float) -> Interval:
+    """95 % interval of a share of `right` out of `n` (Wilson, J. Am. Stat. Assoc. 22, 1927), in [0, 1]. Neither has to be whole.
 
     Raises:
         ZeroDivisionError: n is 0.

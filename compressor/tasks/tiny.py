@@ -134,6 +134,14 @@ def image_model(folder: Path) -> None:
     module.save_pretrained(folder)
 
 
+def denoiser() -> Any:
+    """A random network of ours that denoises pictures of three classes."""
+    from compressor.model.dit import DiT
+
+    sizes = {"size": PIXELS, "channels": 3, "classes": len(LABELS), "patch": PATCH, "width": 16, "blocks": 2, "heads": 2}
+    return shaken(lambda: DiT(**sizes))
+
+
 def images(root: Path) -> dict[str, Any]:
     """Images of noise with their label's colour channel raised."""
     import numpy as np

@@ -23,7 +23,7 @@ from compressor.store.store import Store, StoredResult
 from compressor.tasks.audio_classification import AudioClassification
 from compressor.tasks.data import load_data
 from compressor.tasks.text_classification import TextClassification
-from compressor.tasks.tiny import LABELS, MELS, SIZES, TEXT, shaken
+from compressor.tasks.tiny import LABELS, MELS, PIXELS, SIZES, TEXT, denoiser, shaken
 from compressor.testing.subject import Unchecked
 
 if TYPE_CHECKING:
@@ -101,10 +101,20 @@ def run_on(form: str) -> TinyRun:
     """
     formats = [registry.load("format", name) for name in lowering(form)]
     named = next((each.tried_on for each in formats if each.tried_on is not None), None)
-    if named is None:
+    return run_for(named)
+
+
+@cache
+def run_for(task: str | None) -> TinyRun:
+    """A run of the task that a plug-in names to be tried on; text classification where it names none.
+
+    Raises:
+        Unchecked: the task brings no tiny model.
+    """
+    if task is None:
         return tiny_run()
-    kind = registry.load("task", named)
-    return run_of(named, kind.model_validate(dict(kind.examples[0])))
+    kind = registry.load("task", task)
+    return run_of(task, kind.model_validate(dict(kind.examples[0])))
 
 
 @cache
@@ -113,11 +123,13 @@ def _audio_run() -> TinyRun:
 
 
 def tiny_model(family: str) -> Model:
-    """A fresh copy of the tiny model that edits are tried on: `bert`, `hubert` or `whisper`."""
+    """A fresh copy of the tiny model that edits are tried on: `bert`, `hubert`, `whisper` or `dit`."""
     import transformers
 
     from compressor.model.model import Model
 
+    if family == "dit":
+        return Model.wrap(denoiser())
     if family != "whisper":
         return {"bert": tiny_run, "hubert": _audio_run}[family]().model()
     names: dict[str, Any] = dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id"), 0)
@@ -137,6 +149,10 @@ def tiny_feed(family: str) -> Feed:
     """Inputs for a tiny model once an edit was tried on it."""
     import numpy as np
 
+    if family == "dit":
+        wave = np.sin(np.arange(2 * 3 * PIXELS * PIXELS, dtype=np.float32)).reshape(2, 3, PIXELS, PIXELS)
+        times = np.array([900, 20], dtype=np.float32)
+        return {"sample": wave, "time": times, "span": times / 2, "label": np.array([0, 2])}
     run = _audio_run() if family == "hubert" else tiny_run()
     if family == "whisper":
         return {"input_features": np.sin(np.arange(2 * MELS * 12, dtype=np.float32)).reshape(2, MELS, 12)}

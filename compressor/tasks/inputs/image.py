@@ -25,11 +25,20 @@ def pixels_of(given: str | bytes, steps: Sequence[Mapping[str, Any]]) -> Any:
         ValueError: its pixels are of a kind that no step takes.
     """
     with Image.open(io.BytesIO(given) if isinstance(given, bytes) else given, formats=FORMATS) as image:
-        made: Any = image
-        for step in steps:
-            settings = {name: value for name, value in step.items() if name != "do"}
-            made = STEPS[step["do"]](made, **settings)
-    return np.ascontiguousarray(made, dtype=np.float32)
+        return pixels_of_image(image, steps)
+
+
+def pixels_of_image(image: Any, steps: Sequence[Mapping[str, Any]]) -> Any:
+    """Pixels `[channels, height, width]` in float32 of an image of Pillow.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: its pixels are of a kind that no step takes.
+    """
+    for step in steps:
+        settings = {name: value for name, value in step.items() if name != "do"}
+        image = STEPS[step["do"]](image, **settings)
+    return np.ascontiguousarray(image, dtype=np.float32)
 
 
 def check_depth(image: Any) -> None:

@@ -1,0 +1,161 @@
+"""A small transformer that denoises pictures: Peebles and Xie, Scalable Diffusion Models with Transformers, 2023, arXiv:2212.09748.
+
+Written anew for pictures of a few thousand pixels and for export: every axis but the batch is fixed, and nothing depends on values.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+FREQUENCIES = 32
+"""Sines and cosines that a time is told by."""
+LONGEST = 10_000.0
+"""Period, over 2 pi, of the slowest of them."""
+SPREAD = 0.02
+"""Standard deviation of what embeddings begin with."""
+
+
+class DiT(nn.Module):
+    """A picture in patches, blocks whose norms are shifted and scaled by time and label, and a linear head; a label may be none.
+
+    With the sizes that are its defaults it has 1.85 million parameters.
+    """
+
+    version: ClassVar[int] = 1
+    examples: ClassVar[tuple[Mapping[str, Any], ...]] = (
+        {"size": 8, "channels": 1, "classes": 3, "patch": 4, "width": 16, "blocks": 2, "heads": 2},
+        {"size": 8, "channels": 3, "classes": 0, "patch": 2, "width": 16, "blocks": 1, "heads": 4},
+    )
+
+    def __init__(
+        self,
+        size: int = 28,
+        channels: int = 1,
+        classes: int = 10,
+        *,
+        patch: int = 4,
+        width: int = 128,
+        blocks: int = 6,
+        heads: int = 4,
+    ) -> None:
+        """Blocks add nothing and the head tells zeros until they are trained.
+
+        Args:
+            size: of pictures, height and width in pixels.
+            channels: of pictures.
+            classes: labels from 0; the one after the last says nothing.
+            patch: height and width of what is one token.
+            width: of tokens; a multiple of `heads`.
+            blocks: how many.
+            heads: of attention in each block.
+        """
+        super().__init__()
+        if min(size, channels, patch, width, blocks, heads) < 1 or classes < 0 or size % patch or width % heads:
+            raise ValueError(
+                f"pictures of {size} pixels in patches of {patch}, tokens of {width} in {heads} heads: neither may leave a rest"
+            )
+        self.config = {
+            "size": size,
+            "channels": channels,
+            "classes": classes,
+            "patch": patch,
+            "width": width,
+            "blocks": blocks,
+            "heads": heads,
+        }
+        self.patches = nn.Linear(channels * patch * patch, width)
+        self.positions = nn.Parameter(SPREAD * torch.randn((size // patch) ** 2, width))
+        self.time = nn.Sequential(nn.Linear(2 * FREQUENCIES, width), nn.SiLU(), nn.Linear(width, width))
+        self.span: nn.Module | None = None
+        self.labels = nn.Embedding(classes + 1, width)
+        nn.init.normal_(self.labels.weight, std=SPREAD)
+        self.blocks = nn.ModuleList(DiTBlock(width, heads) for _ in range(blocks))
+        self.modulation = _zeros(nn.Linear(width, 2 * width))
+        self.head = _zeros(nn.Linear(width, channels * patch * patch))
+
+    def forward(
+        self, sample: torch.Tensor, time: torch.Tensor, label: torch.Tensor, span: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """What the network tells of noisy pictures, of their shape.
+
+        Args:
+            sample: `[B, channels, size, size]`.
+            time: `[B]`, in thousandths.
+            label: `[B]`; the number of classes stands for none.
+            span: `[B]`, the time to where a step ends; heeded after the edit `tell-span`.
+        """
+        x: torch.Tensor = self.patches(self._cut(sample)) + self.positions
+        dtype = self.patches.weight.dtype
+        told = self.time(_waves(time).to(dtype)) + self.labels(label)
+        if self.span is not None and span is not None:
+            told = told + self.span(_waves(span).to(dtype))
+        told = functional.silu(told)
+        for block in self.blocks:
+            x = block(x, told)
+        shift, scale = self.modulation(told).unsqueeze(1).chunk(2, dim=-1)
+        return self._joined(self.head(_modulated(x, shift, scale)))
+
+    def tell_span(self) -> None:
+        """Add an embedding of the span of a step, which changes nothing until it is learned: its second layer begins with zeros."""
+        first, width = self.patches.weight, self.config["width"]
+        with torch.device(first.device):
+            layers = nn.Sequential(nn.Linear(2 * FREQUENCIES, width), nn.SiLU(), _zeros(nn.Linear(width, width)))
+        self.span = layers.to(first.dtype)
+
+    def _cut(self, sample: torch.Tensor) -> torch.Tensor:
+        """`[B, tokens, channels * patch * patch]`."""
+        channels, patch, edge = self.config["channels"], self.config["patch"], self.config["size"] // self.config["patch"]
+        cut = sample.reshape(-1, channels, edge, patch, edge, patch)
+        return cut.permute(0, 2, 4, 1, 3, 5).reshape(-1, edge * edge, channels * patch * patch)
+
+    def _joined(self, tokens: torch.Tensor) -> torch.Tensor:
+        channels, patch, edge = self.config["channels"], self.config["patch"], self.config["size"] // self.config["patch"]
+        cut = tokens.reshape(-1, edge, edge, channels, patch, patch)
+        return cut.permute(0, 3, 1, 4, 2, 5).reshape(-1, channels, edge * patch, edge * patch)
+
+
+class DiTBlock(nn.Module):
+    """Attention and a feed-forward part, each behind a norm that is shifted and scaled, and gated."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.modulation = _zeros(nn.Linear(width, 6 * width))
+        self.query, self.key, self.value = (nn.Linear(width, width) for _ in range(3))
+        self.output = nn.Linear(width, width)
+        self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+
+    def forward(self, x: torch.Tensor, told: torch.Tensor) -> torch.Tensor:
+        """`[B, T, D]` to the same, by what is told, `[B, D]`."""
+        shift, scale, gate, later_shift, later_scale, later_gate = self.modulation(told).unsqueeze(1).chunk(6, dim=-1)
+        inner = _modulated(x, shift, scale)
+        parts = (layer(inner).unflatten(-1, (self.heads, -1)).transpose(1, 2) for layer in (self.query, self.key, self.value))
+        seen = functional.scaled_dot_product_attention(*parts).transpose(1, 2).flatten(2)
+        x = x + gate * self.output(seen)
+        inner = _modulated(x, later_shift, later_scale)
+        grown: torch.Tensor = x + later_gate * self.down(functional.gelu(self.up(inner), approximate="tanh"))
+        return grown
+
+
+def _modulated(x: torch.Tensor, shift: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    changed: torch.Tensor = functional.layer_norm(x, x.shape[-1:]) * (1 + scale) + shift
+    return changed
+
+
+def _waves(time: torch.Tensor) -> torch.Tensor:
+    """Sines and cosines of times `[B]`: `[B, 2 * FREQUENCIES]`."""
+    steps = torch.arange(FREQUENCIES, dtype=torch.float32, device=time.device)
+    angles = time[:, None] * torch.exp(-math.log(LONGEST) / FREQUENCIES * steps)
+    return torch.cat([angles.sin(), angles.cos()], dim=-1)
+
+
+def _zeros(layer: nn.Linear) -> nn.Linear:
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer

@@ -1,0 +1,148 @@
+"""What lies beside a model that draws: the process it was trained on, how it is sampled, and what it takes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import ConfigDict, Field, ValidationError
+
+from compressor.contracts import Model
+from compressor.contracts.described import Described
+from compressor.errors import SourceError, UnsupportedModel
+from compressor.foreign import told
+from compressor.tasks.generation.process import Process
+from compressor.tasks.generation.samplers import Sampling
+
+FILE = "diffusion.json"
+SCHEDULER = "scheduler/scheduler_config.json"
+PREDICTIONS = {"epsilon": "epsilon", "v_prediction": "v", "sample": "x0"}
+"""What networks tell, as schedulers of diffusers spell it."""
+
+
+class Description(Described):
+    """A model that draws."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    shape: tuple[int, int, int]
+    """Channels, height and width of what it draws."""
+    classes: Annotated[int, Field(ge=0)]
+    """Labels that it knows; 0 where it knows none."""
+    empty: int | None = None
+    """The label that says nothing; None where there is none, so that nothing can be guided."""
+    spans: bool = False
+    """Whether the network is told how far a step goes."""
+    process: Process = Process()
+    """What it was trained on."""
+    sampling: Sampling = Sampling()
+    """How it is sampled."""
+
+    def written(self) -> bytes:
+        """As a file; equal descriptions give equal bytes."""
+        return (json.dumps(self.model_dump(mode="json"), indent=2, sort_keys=True) + "\n").encode()
+
+
+def described(files: Model | Path) -> Description:
+    """What lies beside a model, or in its folder.
+
+    Raises:
+        SourceError: it is missing or malformed.
+    """
+    try:
+        content = (files / FILE).read_bytes() if isinstance(files, Path) else files.files[FILE]
+        return Description.model_validate_json(content)
+    except (KeyError, OSError) as error:
+        raise SourceError(
+            f"there is no {FILE} beside the model, which says how it draws: it is written when a task loads the model"
+        ) from error
+    except ValidationError as error:
+        raise SourceError(f"{FILE} is malformed: {error}") from error
+
+
+def settled(model: Model, source: Path, process: Process | None, sampling: Mapping[str, Any]) -> Description:
+    """What a source model says of itself, with what a plan says of a model that says nothing, and how the plan samples it.
+
+    Raises:
+        SourceError: the plan's process is another one, or it guides a model that cannot be.
+        UnsupportedModel: what it draws, or how, is not known here.
+    """
+    if FILE in model.files:
+        found, known = described(model), True
+    else:
+        shape, classes, empty = facts_of(model.module)
+        own = scheduled(model.files)
+        known = own is not None
+        found = Description(shape=shape, classes=classes, empty=empty, process=own or process or Process())
+    if known and process is not None and process != found.process:
+        raise SourceError(f"{source} was trained on another process than `process:` says: leave it out")
+    sampled = Sampling.model_validate({**found.sampling.model_dump(), **sampling})
+    if sampled.guidance != 1 and found.empty is None:
+        raise SourceError(f"guidance: {sampled.guidance:g}: {source} has no label that says nothing, so it cannot be guided")
+    return found.model_copy(update={"sampling": sampled})
+
+
+def facts_of(module: Any) -> tuple[tuple[int, int, int], int, int | None]:
+    """Shape, classes, and the label that says nothing, of a network: one of ours, or of diffusers.
+
+    Raises:
+        UnsupportedModel: its configuration says something else.
+    """
+    config: Mapping[str, Any] = module.config
+    if "classes" in config:
+        return (config["channels"], config["size"], config["size"]), config["classes"], config["classes"]
+    size, channels = config.get("sample_size"), config.get("in_channels")
+    if not isinstance(channels, int) or size is None:
+        raise UnsupportedModel(
+            f"{type(module).__name__} does not say `in_channels` and `sample_size`: what it draws is not known"
+        )
+    height, width = (size, size) if isinstance(size, int) else size
+    shape = (channels, int(height), int(width))
+    if (classes := config.get("num_embeds_ada_norm")) is not None:  # DiT of diffusers, whose label embedding has one more
+        return shape, int(classes), int(classes)
+    labels = config.get("num_class_embeds") or 0
+    return shape, max(0, labels - 1), labels - 1 if labels else None
+
+
+def output_of(module: Any, sample: Any, time: Any, label: Any, span: Any = None) -> Any:
+    """What a network tells: one of ours, which may be told a span too, or of diffusers."""
+    if not hasattr(module, "load_config"):
+        return module(sample, time, label) if span is None else module(sample, time, label, span)
+    labelled = "num_class_embeds" not in module.config or module.config["num_class_embeds"]
+    found = module(sample, time, **({"class_labels": label} if labelled else {})).sample
+    return found[:, : sample.shape[1]]  # DiT of diffusers tells a variance after it
+
+
+def scheduled(files: Mapping[str, bytes]) -> Process | None:
+    """The process of a pipeline of diffusers, by its scheduler's file; None where there is none.
+
+    Raises:
+        UnsupportedModel: it is of a kind that is not known here.
+    """
+    if SCHEDULER not in files:
+        return None
+    try:
+        values = json.loads(files[SCHEDULER])
+        return _process(values, str(values["_class_name"]))
+    except (ValueError, TypeError, KeyError) as error:
+        raise UnsupportedModel(f"{SCHEDULER} says no process that is known here: {told(error)}") from error
+
+
+def _process(values: Mapping[str, Any], name: str) -> Process:
+    if name.startswith("FlowMatch"):
+        return Process(kind="flow", prediction="flow")
+    if name.startswith("EDM"):
+        named = {each: values[each] for each in ("sigma_min", "sigma_max", "sigma_data") if each in values}
+        return Process(kind="edm", prediction="edm", **named)
+    if values.get("rescale_betas_zero_snr") or values.get("trained_betas") is not None:
+        raise ValueError("betas of its own")
+    given = {
+        "prediction": PREDICTIONS[values.get("prediction_type", "epsilon")],
+        "betas": values["beta_schedule"],
+        "beta_start": values["beta_start"],
+        "beta_end": values["beta_end"],
+        "levels": values["num_train_timesteps"],
+    }
+    return Process.model_validate({"kind": "betas", **given})

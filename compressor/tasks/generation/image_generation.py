@@ -1,0 +1,385 @@
+"""Drawing pictures of a class from noise: a denoising network, a loop around it in numpy, and scores of all pictures together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+from typing_extensions import override
+
+from compressor.contracts import (
+    Batch,
+    Columns,
+    Data,
+    Deployment,
+    Evaluation,
+    Feed,
+    Graph,
+    Measure,
+    Outputs,
+    Port,
+    Prediction,
+    Task,
+    Want,
+    Workload,
+)
+from compressor.contracts.failing import of_split
+from compressor.errors import SourceError, UnsupportedModel
+from compressor.tasks.batches import Feeds, full_groups, grouped, order_of
+from compressor.tasks.classification import scores as class_scores
+from compressor.tasks.generation.description import FILE, Description, described, output_of, settled
+from compressor.tasks.generation.judging import FEATURES, MEASURES, figures, judge_in, judge_of, paired
+from compressor.tasks.generation.pictures import in_letters, pictures_of
+from compressor.tasks.generation.process import Process
+from compressor.tasks.generation.samplers import Sampler, Sampling
+from compressor.tasks.generation.training import Batches
+from compressor.tasks.image_classification import undecoded
+from compressor.tasks.inputs.sampling import COLUMNS, drawn, noise_of
+from compressor.tasks.media import check_column
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from numpy.typing import NDArray
+
+    from compressor.contracts import Model, Session
+
+SCORED_BATCH = 64
+ACCURACY = Measure("class-accuracy")
+"""Of pictures that were drawn, the share that the judge tells to be of the class that was asked for."""
+SAMPLE, TIME, SPAN, LABEL = "sample", "time", "span", "label"
+PREDICTED, PICTURES, JUDGED = "predicted", "pictures", "judged"
+
+
+class ImageGeneration(Task):
+    """A picture for each row, drawn from noise by its number for its label, and held against the rows' own pictures."""
+
+    requires: ClassVar[tuple[str, ...]] = ("torch", "pillow", "numpy")
+    repeats_rows: ClassVar[bool] = True
+
+    image: str = Field(default="image", description="Column of the picture.")
+    label: str = Field(default="label", description="Column of the label.")
+    process: Process | None = Field(
+        default=None,
+        description="How pictures become noise and what the network tells: `kind` (flow, cosine, betas, edm) and `prediction` (flow, v, x0, epsilon, "
+        "edm). What lies beside a trained model holds; a network without it learns `flow`.",
+    )
+    sampler: Sampler | None = Field(
+        default=None,
+        description="How the source is sampled; dpm++2m unless it says something else. What a pass makes says it itself.",
+    )
+    steps: int | None = Field(
+        default=None, ge=1, le=10_000, description="Steps that the source is sampled in; 50 unless it says something else."
+    )
+    guidance: float | None = Field(
+        default=None,
+        ge=0,
+        le=100,
+        description="How far outputs are moved away from those without a label; 1 for outputs as they are, where others take two evaluations.",
+    )
+    weighting: Literal["none", "min-snr", "flow", "edm"] = Field(
+        default="none",
+        description="How errors at different times count in training, by what the network tells: see the page of diffusion.",
+    )
+    times: Literal["uniform", "logit-normal"] = Field(
+        default="uniform", description="How times are drawn in training; of `edm` they are normal in ln(sigma) either way."
+    )
+    drop_labels: float = Field(
+        default=0.1,
+        ge=0,
+        lt=1,
+        description="Share of the training rows whose label is left out, so that the model can be guided.",
+    )
+    drawing: Description | None = Field(
+        default=None, description="How a built model draws. A run writes it beside the model; leave it out."
+    )
+
+    @model_validator(mode="after")
+    def _reads_two_columns(self) -> Self:
+        if self.image == self.label:
+            raise ValueError(f"image and label are both column '{self.label}'")
+        return self
+
+    # -------------------------------------------------------------- what it is
+
+    def measures(self) -> tuple[Measure, ...]:
+        """Distances of the whole set by features of the judge, and how often it sees the class that was asked for."""
+        return (*MEASURES, ACCURACY)
+
+    def gives_logits(self) -> bool:
+        """It gives pictures."""
+        return False
+
+    def repeats(self) -> bool:
+        """Noise is drawn anew in every epoch."""
+        return False
+
+    def columns(self) -> Columns:
+        """Picture and label."""
+        return Columns((self.image,), self.label)
+
+    def encoded(self, data: Data) -> Data:
+        """Rows as they are: their pictures are pictures."""
+        check_column(data, self.image, "Image")
+        return data
+
+    def load(self, source: Path, data: Data, *, seed: int) -> Model:  # noqa: ARG002 - nothing is drawn
+        """The network with its description and the judge of these rows beside it.
+
+        Raises:
+            SourceError: it knows other classes, or its process is not that of the plan.
+            UnsupportedModel: what it draws is not known, or has to be decoded by another component.
+        """
+        from compressor import model as models
+
+        model = models.Model.read(source)
+        if len(model.components) > 1:
+            raise UnsupportedModel(
+                f"{source} has several components ({', '.join(model.components)}): only networks that draw pictures themselves are read"
+            )
+        given = {name: getattr(self, name) for name in Sampling.model_fields if getattr(self, name) is not None}
+        description = settled(model, source, self.process, given)
+        if description.classes and description.classes != len(data.labels):
+            raise SourceError(
+                f"{source} knows {description.classes} classes, and the data has {len(data.labels)}: {', '.join(data.labels[:5])}"
+            )
+        model.files[FILE] = description.written()
+        model.files.update(judge_of(model, data, description.shape, self.columns()))
+        return model
+
+    def decided(self, predict: Callable[[Feed], Feed], rows: Dataset, files: Path) -> Self:  # noqa: ARG002 - nothing is chosen
+        """With how this built model draws: the loop around it has no files."""
+        return self.model_copy(update={"drawing": described(files)})
+
+    def workloads(self) -> tuple[Workload, ...]:
+        """One picture at a time, in the steps that each model is meant for."""
+        return (Workload(kind="sample"),)
+
+    # -------------------------------------------------------------- graphs
+
+    def inputs(self, model: Model | Path) -> tuple[Port, ...]:
+        """Noise, seeds of more noise, labels, and the table of a sampler."""
+        return (
+            Port("noise", "float32", ("batch", *described(model).shape)),
+            Port("seed", "int64", ("batch",)),
+            Port(LABEL, "int64", ("batch",)),
+            Port("empty", "int64", ("batch",)),
+            Port("table", "float32", ("evaluations", len(COLUMNS))),
+        )
+
+    def outputs(self) -> tuple[Port, ...]:
+        """Pictures in [-1, 1], as far as the model keeps to that."""
+        return (Port(PICTURES, "float32", ("batch", "channels", "height", "width")),)
+
+    def graphs(self, files: Model | Path) -> tuple[Graph, ...]:
+        """The network, which is called in every step."""
+        axes = ("batch", *described(files).shape)
+        spans = (Port(SPAN, "float32", ("batch",)),) if described(files).spans else ()
+        inputs = (Port(SAMPLE, "float32", axes), Port(TIME, "float32", ("batch",)), Port(LABEL, "int64", ("batch",)))
+        return (Graph(inputs=(*inputs, *spans), outputs=(Port(PREDICTED, "float32", axes),)),)
+
+    def example(self, files: Path, graph: Graph, *, batch: int, length: int) -> Feed:  # noqa: ARG002 - the model fixes the size
+        """Made-up noise at made-up times."""
+        import numpy as np
+
+        shape = (batch, *described(files).shape)
+        wave = np.sin(np.arange(np.prod(shape), dtype=np.float64)).astype(np.float32)
+        times = np.linspace(1, 999, batch, dtype=np.float32)
+        return {
+            SAMPLE: wave.reshape(shape),
+            TIME: times,
+            **({SPAN: times / 2} if described(files).spans else {}),
+            LABEL: np.arange(batch, dtype=np.int64) % max(1, described(files).classes),
+        }
+
+    def answer(self, module: Any, graph: Graph, inputs: Mapping[str, Any]) -> Any:  # noqa: ARG002 - there is one
+        """What the network tells."""
+        return output_of(module, inputs[SAMPLE], inputs[TIME], inputs[LABEL], inputs.get(SPAN))
+
+    def call(self, session: Session, feed: Feed, workload: Workload = Workload(), prepared: object = None) -> Feed:  # noqa: ARG002
+        """Draw the rows of a feed; a built model by its own table, in the steps of the workload where that says them."""
+
+        def network(given: Feed) -> Any:
+            return session.run(given)[0][PREDICTED]
+
+        table = feed["table"] if self.drawing is None else self.drawing.sampling.table(self.drawing.process, workload.steps)
+        return {PICTURES: drawn(network, feed, table)}
+
+    # -------------------------------------------------------------- rows
+
+    def batches(self, rows: Dataset, files: Path, *, batch_size: int, shuffle_seed: int | None = None) -> Iterable[Batch]:
+        """Noisy pictures, what is to be told of them, and the pictures themselves; noise, times and left-out labels by the seed."""
+        groups = grouped(order_of(len(rows), shuffle_seed), batch_size)
+        labels, images, how = list(rows[self.label]), undecoded(rows, self.image), described(files)
+        feeds = Feeds(lambda chosen: {PICTURES: pictures_of(images, chosen, self.image, how.shape)}, groups)
+        drop = self.drop_labels if how.empty is not None else 0.0
+        return Batches(feeds, labels, how, shuffle_seed or 0, times=self.times, weighting=self.weighting, drop=drop)
+
+    def forward(self, module: Any, batch: Batch, want: Want = Want()) -> Outputs:
+        """What the network tells of the noisy pictures, and features of its blocks."""
+        from compressor.model.capture import captured
+
+        with captured(module, want) as features:
+            told = output_of(module, batch[SAMPLE], batch[TIME], batch[LABEL], batch.get(SPAN))
+        return Outputs(told, dict(features))
+
+    def loss(self, outputs: Outputs, batch: Batch) -> Any:
+        """Squared errors, weighted by time."""
+        apart = (outputs.main.float() - batch["target"]).square().flatten(1).mean(1)
+        return (batch["weight"] * apart).mean()
+
+    def feed(self, content: Any, files: Path) -> Feed:
+        """A picture of a class by a seed: `{"label": 3, "seed": 7}`, or the label alone, as a number.
+
+        Raises:
+            SourceError: it is something else.
+        """
+        given = content if isinstance(content, Mapping) else {"label": content}
+        try:
+            label, seed = int(given.get("label", 0)), int(given.get("seed", 0))
+        except (TypeError, ValueError) as error:
+            raise SourceError(
+                f"{content!r:.60} is no picture to draw: expected the number of a label, or a label and a seed"
+            ) from error
+        how = described(files)
+        if not 0 <= label < max(1, how.classes) or seed < 0:
+            raise SourceError(f"label {label} and seed {seed}: labels are 0 to {max(1, how.classes) - 1}, seeds are not negative")
+        return self._feed([seed], [label], how, how.sampling.table(how.process))
+
+    def feeds(self, rows: Dataset, files: Path, workload: Workload = Workload(), *, count: int | None = None) -> Sequence[Feed]:
+        """Labels of rows, each with its number as seed; rows come again where a batch has more than there are."""
+        how, labels = described(files), list(rows[self.label])
+        table = how.sampling.table(how.process, workload.steps)
+        groups = full_groups(max(len(labels), workload.batch), workload.batch, count)
+        return [self._feed(group, [labels[each % len(labels)] for each in group], how, table) for group in groups]
+
+    @override
+    def calls(self, rows: Dataset, files: Path, *, count: int | None = None) -> Sequence[Feed]:
+        """Noisy rows at the levels that the sampler asks at, in turn; where it guides, every other one without its label."""
+        import numpy as np
+
+        images, labels, how = undecoded(rows, self.image), list(rows[self.label]), described(files)
+        levels, steps = how.process.grid(how.sampling.steps), how.sampling.steps
+        scale, spans = how.process.scale(levels), levels.time[:-1] - levels.time[1:]
+
+        def called(chosen: Sequence[int]) -> Feed:
+            (row,) = chosen
+            at = row // 2 % steps if how.sampling.guidance != 1 else row % steps
+            noisy = levels.alpha[at] * pictures_of(images, chosen, self.image, how.shape) + levels.sigma[at] * noise_of(
+                chosen, how.shape
+            )
+            label = how.empty if how.sampling.guidance != 1 and row % 2 else labels[row]
+            given = {
+                SAMPLE: scale[at] * noisy,
+                TIME: levels.time[at : at + 1],
+                **({SPAN: spans[at : at + 1]} if how.spans else {}),
+            }
+            return {**{name: array.astype(np.float32) for name, array in given.items()}, LABEL: np.array([label], dtype=np.int64)}
+
+        return Feeds(called, grouped(range(min(count or len(rows), len(rows))), 1))
+
+    def scored_feeds(self, rows: Dataset, files: Path) -> tuple[Sequence[Feed], Sequence[int]]:
+        """All rows in order; equal rows start from equal noise, whatever model draws them."""
+        how, labels = described(files), list(rows[self.label])
+        table = how.sampling.table(how.process)
+        groups = grouped(range(len(labels)), SCORED_BATCH)
+        return Feeds(lambda chosen: self._feed(chosen, [labels[each] for each in chosen], how, table), groups), range(len(labels))
+
+    def _feed(self, seeds: Sequence[int], labels: Sequence[int], how: Description, table: NDArray[Any]) -> Feed:
+        import numpy as np
+
+        empty = 0 if how.empty is None else how.empty
+        start = how.process.grid(1).sigma[0]
+        return {
+            "noise": (start * noise_of(seeds, how.shape)).astype(np.float32),
+            "seed": np.asarray(seeds, dtype=np.int64),
+            LABEL: np.asarray(labels, dtype=np.int64),
+            "empty": np.full(len(seeds), empty, dtype=np.int64),
+            "table": table.astype(np.float32),
+        }
+
+    # -------------------------------------------------------------- scores
+
+    @override
+    def predicted(self, predict: Callable[[Feed], Feed], rows: Dataset, files: Path) -> Feed:
+        """The pictures, and what the judge makes of them."""
+        import numpy as np
+
+        pictures = super().predicted(predict, rows, files)[PICTURES]
+        features, logits = judge_in(files).seen(np.nan_to_num(pictures))  # what is not finite is told by a verdict
+        return {PICTURES: pictures, FEATURES: features.rows, JUDGED: logits.argmax(-1)}
+
+    def truth(self, rows: Dataset) -> Feed:
+        """Labels, and names of the classes; what the judge makes of the rows' own pictures comes from `evaluate`."""
+        import numpy as np
+
+        names = np.asarray(getattr(rows.features[self.label], "names", ()), dtype=np.str_)
+        return {"labels": np.asarray(rows[self.label], dtype=np.int64), "names": names}
+
+    @override
+    def evaluate(self, predict: Callable[[Feed], Feed], rows: Dataset, files: Path, *, split: str) -> Evaluation:
+        """Pictures for the labels of the rows against the rows' own, by the judge beside the model."""
+        import numpy as np
+
+        with of_split(split):
+            outputs = self.predicted(predict, rows, files)
+            real = pictures_of(undecoded(rows, self.image), range(len(rows)), self.image, described(files).shape)
+        features = judge_in(files).seen(real)[0]
+        truth = {**self.truth(rows), FEATURES: features.rows, "judge": np.asarray(features.space.model_dump_json())}
+        return self.score(outputs, truth, split=split)
+
+    def score(self, outputs: Feed, truth: Feed, *, split: str) -> Evaluation:
+        """Distances of the sets, and accuracy with Wilson's interval, by class too."""
+        import numpy as np
+
+        labels, told, count = truth["labels"], outputs[JUDGED], len(truth["labels"])
+        classes = max(len(truth["names"]), int(max(labels.max(), told.max())) + 1)
+        by_class = class_scores(np.eye(classes, dtype=np.float32)[told], labels, [str(each) for each in truth["names"]], split)
+        accuracy = by_class.metrics[0]
+        metrics = (*figures(outputs, truth), ACCURACY.metric(accuracy.value, count, accuracy.interval))
+        scores = by_class.model_copy(update={"metric": self.metric, "metrics": metrics})
+        return Evaluation(scores, outputs, {ACCURACY.name: (told == labels) * 1.0}, truth=truth)
+
+    def predictions(self, outputs: Feed) -> NDArray[Any] | None:
+        """The class that the judge sees, where it was asked."""
+        return outputs.get(JUDGED)
+
+    def compare(self, candidate: Evaluation, reference: Evaluation, *, metric: str, name: str, seed: int) -> Any:
+        """Candidate against reference; distances of rows that are drawn from equal noise are paired by them.
+
+        Raises:
+            NotComparable: they were judged by different networks.
+        """
+        found = super().compare(candidate, reference, metric=metric, name=name, seed=seed)
+        return paired(candidate, reference, found, seed=seed)
+
+    # -------------------------------------------------------------- people
+
+    def deployment(self, files: Path, inputs: Sequence[Port]) -> Deployment:
+        """How pictures are drawn elsewhere: the table, and what the rest of a feed is."""
+        how = described(files)
+        told = {
+            "gives": PICTURES,
+            "inputs": [port.name for port in inputs],
+            "columns": list(COLUMNS),
+            "table": how.sampling.table(how.process).astype("float32").tolist(),
+            "shape": list(how.shape),
+            "start": float(how.process.grid(1).sigma[0]),
+            "classes": how.classes,
+            "empty": 0 if how.empty is None else how.empty,
+            "evaluations": how.sampling.evaluations(),
+        }
+        return Deployment("arrays", draws=told)
+
+    def tell(self, outputs: Feed, labels: Sequence[str]) -> tuple[Prediction, ...]:  # noqa: ARG002 - a picture is no label
+        """Each picture in letters, dark to light."""
+        return tuple(Prediction(text) for text in in_letters(outputs[PICTURES]))
+
+    def tiny(self, folder: Path) -> Mapping[str, Any]:
+        """A tiny network and rows of pictures."""
+        from compressor.model import Model
+        from compressor.tasks.tiny import denoiser, images
+
+        Model.wrap(denoiser()).save(folder / "pretrained")
+        return images(folder)

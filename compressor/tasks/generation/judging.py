@@ -1,0 +1,97 @@
+"""Who judges drawn pictures, and by which figures: the classifier of the data beside the model, and `compressor.tasks.generated`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from compressor.contracts import Columns, Data, Evaluation, Feed, Model
+from compressor.contracts.quality import Difference, Metric
+from compressor.errors import SourceError
+from compressor.tasks.generated.classifier import Classifier, Rows, learned
+from compressor.tasks.generated.features import Features, Space, as_bytes, same_space
+from compressor.tasks.generated.quality import DISTANCES, KERNEL, differences, quality, told
+from compressor.tasks.generated.quality import MEASURES as ALL
+from compressor.tasks.generation.pictures import pictures_of
+from compressor.tasks.image_classification import undecoded
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+JUDGE, ROWS = "judge.tensors", "judge.rows"
+"""The classifier beside a model, and the digest of the rows that it was trained on."""
+FEATURES = "features"
+AT_ONCE = 1000
+MEASURES = (KERNEL, *(each for each in ALL if each is not KERNEL))
+"""Of sets of pictures; the first, which has no bias however few rows there are, is what quality is held by unless a plan says otherwise."""
+
+
+def judge_of(model: Model, data: Data, shape: tuple[int, int, int], columns: Columns) -> dict[str, bytes]:
+    """The files of a judge of these rows: those beside the model where it was trained on them, else of a new one.
+
+    Raises:
+        SourceError: nothing can be learned from the rows.
+    """
+    if model.files.get(ROWS) == data.digest.encode() and JUDGE in model.files:
+        return {JUDGE: model.files[JUDGE], ROWS: model.files[ROWS]}
+    train, held_out = (_rows(data, split, shape, columns) for split in ("train", "validation"))
+    try:
+        found = learned(train, held_out, classes=len(data.labels))
+    except ValueError as error:
+        raise SourceError(f"no classifier can be made of the rows, by which pictures are judged: {error}") from error
+    return {JUDGE: found.written(), ROWS: data.digest.encode()}
+
+
+def judge_in(files: Path) -> Classifier:
+    """The judge beside a model."""
+    return _read((files / JUDGE).read_bytes())
+
+
+@lru_cache(maxsize=2)
+def _read(content: bytes) -> Classifier:
+    return Classifier.read(content)
+
+
+def _rows(data: Data, split: str, shape: tuple[int, int, int], columns: Columns) -> Rows:
+    import numpy as np
+
+    rows, column = data.split(split), columns.content[0]
+    images, numbers = undecoded(rows, column), range(len(rows))
+    parts = [as_bytes(pictures_of(images, _part(numbers, at), column, shape)) for at in range(0, len(rows), AT_ONCE)]
+    return Rows(np.concatenate(parts), np.asarray(rows[columns.label], dtype=np.int64))
+
+
+def _part(numbers: Sequence[int], at: int) -> Sequence[int]:
+    return numbers[at : at + AT_ONCE]
+
+
+def figures(outputs: Feed, truth: Feed) -> tuple[Metric, ...]:
+    """All figures of drawn pictures against real ones, by their features."""
+    found = quality(_features(outputs, truth), _features(truth, truth))
+    return tuple(found.of(measure) for measure in MEASURES)
+
+
+def paired(candidate: Evaluation, reference: Evaluation, found: Difference, *, seed: int) -> Difference:
+    """A difference, of a distance by rows that were drawn from equal noise.
+
+    Raises:
+        NotComparable: the two were judged by different networks.
+    """
+    mine, theirs = (_features(each.outputs, each.truth) for each in (candidate, reference))
+    same_space(mine, theirs)
+    measure = next((each for each in DISTANCES if each.name == found.metric), None)
+    if measure is None:
+        return found
+    real = _features(reference.truth, reference.truth)
+    estimate = differences(mine, theirs, real, seed=seed)[measure]
+    made = told(estimate, reference.scores.of(measure.name), name=found.reference)
+    return made.model_copy(update={"changed": found.changed})
+
+
+def _features(arrays: Feed, truth: Feed) -> Features:
+    rows: NDArray[np.float32] = arrays[FEATURES]
+    space: Any = Space.model_validate_json(str(truth["judge"]))
+    return Features(rows, space)

@@ -1,0 +1,1 @@
+"""Passes on models that draw from noise."""

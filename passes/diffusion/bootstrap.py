@@ -1,0 +1,143 @@
+"""One loss for fewer steps: the student's output is held against one that follows from steps of a teacher, or of itself, without a gradient.
+
+Methods differ in where a step begins and ends and in who makes the smaller steps that it is to equal: times are in [0, 1], 1 is noise.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+from passes.diffusion.denoiser import Denoiser
+
+if TYPE_CHECKING:
+    import torch
+
+Method: TypeAlias = Literal["progressive", "shortcut", "consistency", "meanflow"]
+
+
+@dataclass(frozen=True, eq=False)
+class Lesson:
+    """Noisy rows, and what a student is to tell of them."""
+
+    x: torch.Tensor
+    t: torch.Tensor
+    span: torch.Tensor
+    """Of the step that the student is asked for: `[B]`."""
+    output: torch.Tensor
+    """What it is to tell, without a gradient."""
+
+
+@dataclass(frozen=True, eq=False)
+class Pair:
+    """A teacher and its student, and in how many steps one of them draws."""
+
+    teacher: Denoiser
+    student: Denoiser
+    steps: int
+    """Of the student, where it learns one number of them; else of the finest steps that are taken."""
+    share: float = 0.25
+    """Share of the rows that learn from the student's own steps, of methods that have both kinds."""
+
+    def lesson(self, method: Method, rows: torch.Tensor, label: torch.Tensor) -> Lesson:
+        """What is learned of a batch; noise and times come from torch's generator."""
+        import torch
+
+        with torch.no_grad():
+            return METHODS[method](self, rows, torch.randn_like(rows), label)
+
+    def loss(self, method: Method, rows: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+        """Mean squared error of the student's output, which for `flow` is a velocity; of `meanflow` each row counts by the inverse of its own."""
+        lesson = self.lesson(method, rows, label)
+        found = self.student.told(lesson.x, lesson.t, label, lesson.span)
+        apart = (found - lesson.output).square().flatten(1).mean(1)
+        if method == "meanflow":  # derivatives make some targets large: without this they are all that is learned
+            return (apart / (apart.detach() + ADAPTED)).mean()
+        return apart.mean()
+
+    # -------------------------------------------------------------- where steps begin
+
+    def grid_times(self, like: torch.Tensor, steps: int | torch.Tensor) -> torch.Tensor:
+        """Times at which one of `steps` even steps begins: 1, 1 - 1 / steps, ..., 1 / steps."""
+        import torch
+
+        count = torch.as_tensor(steps, device=like.device).expand(len(like))
+        return 1 - (torch.rand(len(like), device=like.device, dtype=torch.float64) * count).floor() / count
+
+
+def _progressive(pair: Pair, rows: torch.Tensor, noise: torch.Tensor, label: torch.Tensor) -> Lesson:
+    """Two steps of the teacher are one of the student (Salimans and Ho, 2022, arXiv:2202.00512)."""
+    t = pair.grid_times(rows, pair.steps)
+    to = (t - 1 / pair.steps).clamp(min=0)
+    x = pair.student.noised(rows, t, noise)
+    return _led(pair, pair.teacher, x, t, to, label)
+
+
+def _led(pair: Pair, by: Denoiser, x: torch.Tensor, t: torch.Tensor, to: torch.Tensor, label: torch.Tensor) -> Lesson:
+    """What the student tells so that its one step ends where two half steps of another one do."""
+    half = (t + to) / 2
+    ended = by.moved(by.moved(x, t, half, label), half, to, label)
+    row = pair.student.row_that_leads(x, t, to, ended)
+    return Lesson(x, t, t - to, pair.student.output_for(row, x, t))
+
+
+def _shortcut(pair: Pair, rows: torch.Tensor, noise: torch.Tensor, label: torch.Tensor) -> Lesson:
+    """Steps of length 1, 1/2, 1/4, ...: from two of its own, and the shortest as the teacher's (Frans et al., 2024, arXiv:2410.12557)."""
+    import torch
+
+    own = torch.rand(len(rows), device=rows.device) < pair.share
+    finest = max(1, (pair.steps - 1).bit_length())
+    counts = 2 ** torch.randint(finest, (len(rows),), device=rows.device).double()
+    counts = torch.where(own, counts, float(2**finest))
+    t = pair.grid_times(rows, counts)
+    to = (t - 1 / counts).clamp(min=0)
+    x = pair.student.noised(rows, t, noise)
+    led = _led(pair, pair.student, x, t, to, label)
+    taught = pair.student.output_for(pair.teacher.row(x, t, label), x, t)
+    return Lesson(x, t, t - to, torch.where(own[:, None, None, None], led.output, taught))
+
+
+def _consistency(pair: Pair, rows: torch.Tensor, noise: torch.Tensor, label: torch.Tensor) -> Lesson:
+    """The row found at a time is the one found a step of the teacher later (Song et al., 2023, arXiv:2303.01469), at the end where that led."""
+    import torch
+
+    t = pair.grid_times(rows, pair.steps)
+    to = (t - 1 / pair.steps).clamp(min=0)
+    to = torch.where(to < NOTHING, torch.zeros_like(to), to)
+    x = pair.student.noised(rows, t, noise)
+    nearer = pair.teacher.moved(x, t, to, label)
+    row = pair.student.row(nearer, to, label)
+    return Lesson(x, t, t, pair.student.output_for(row, x, t))
+
+
+def _meanflow(pair: Pair, rows: torch.Tensor, noise: torch.Tensor, label: torch.Tensor) -> Lesson:
+    """The mean velocity of a step by its derivative along the teacher's path: u = v - span * du/dt (Geng et al., 2025, arXiv:2505.13447)."""
+    import torch
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    times = torch.rand(2, len(rows), device=rows.device, dtype=torch.float64)
+    t, to = times.max(0).values.clamp(min=MOMENT), times.min(0).values
+    to = torch.where(torch.rand(len(rows), device=rows.device) < pair.share, to, t)
+    x = pair.student.noised(rows, t, noise)
+    velocity = pair.teacher.told(x, t, label)
+    one = torch.ones_like(t, dtype=x.dtype)
+
+    def told(x: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
+        return pair.student.velocity(x, time, time - to.to(x.dtype), label)
+
+    with sdpa_kernel(SDPBackend.MATH), warnings.catch_warnings():  # other kernels have no forward derivative
+        warnings.simplefilter("ignore", DeprecationWarning)  # torch compiles its own derivatives in a way that it advises against
+        change = torch.func.jvp(told, (x, t.to(x.dtype)), (velocity, one))[1]
+    span = (t - to).to(x.dtype)
+    return Lesson(x, t, t - to, velocity - span[:, None, None, None] * change)
+
+
+METHODS: Mapping[Method, Callable[[Pair, torch.Tensor, torch.Tensor, torch.Tensor], Lesson]] = {
+    "progressive": _progressive,
+    "shortcut": _shortcut,
+    "consistency": _consistency,
+    "meanflow": _meanflow,
+}
+NOTHING, MOMENT, ADAPTED = 1e-9, 1e-3, 1e-3

@@ -1,0 +1,83 @@
+"""A network that denoises, asked for rows and steps instead of its own parametrisation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from compressor.tasks.generation.description import Description, output_of
+from compressor.tasks.generation.process import TIME_SCALE, Levels, like
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, eq=False)
+class Denoiser:
+    """A network and how it draws; times are tensors `[B]` in [0, 1], rows and noise `[B, C, H, W]`."""
+
+    module: Any
+    how: Description
+    guidance: float = 1.0
+    """At which it is asked."""
+
+    def at(self, t: torch.Tensor) -> Levels:
+        """Levels of noise at times."""
+        return self.how.process.at(t.double().cpu().numpy())
+
+    def told(self, x: torch.Tensor, t: torch.Tensor, label: torch.Tensor, span: torch.Tensor | None = None) -> torch.Tensor:
+        """The network's own output, guided where it is; `span` to where a step ends, if it is told one."""
+        import torch
+
+        levels = self.at(t)
+        given, time = _like(self.how.process.scale(levels), x) * x, x.new_tensor(levels.time)
+        scaled = None
+        if self.how.spans:
+            scaled = torch.zeros_like(time) if span is None else (TIME_SCALE * span).to(x.dtype)
+        if self.guidance == 1:
+            alone: torch.Tensor = output_of(self.module, given, time, label, scaled).float()
+            return alone
+        given, time = torch.cat([given, given]), torch.cat([time, time])
+        labels = torch.cat([label, torch.full_like(label, self.how.empty or 0)])
+        both = output_of(self.module, given, time, labels, None if scaled is None else torch.cat([scaled, scaled])).float()
+        with_label: torch.Tensor
+        without: torch.Tensor
+        with_label, without = both.chunk(2)
+        return without + self.guidance * (with_label - without)
+
+    def velocity(self, x: torch.Tensor, t: torch.Tensor, span: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+        """Its output by times that derivatives are taken of; of the process and prediction `flow` only, where it is a velocity."""
+        found: torch.Tensor = output_of(self.module, x, TIME_SCALE * t, label, TIME_SCALE * span).float()
+        return found
+
+    def row(self, x: torch.Tensor, t: torch.Tensor, label: torch.Tensor, span: torch.Tensor | None = None) -> torch.Tensor:
+        """The clean row that it finds in `x`."""
+        skip, gain = self.how.process.clean(self.at(t))
+        return _like(skip, x) * x + _like(gain, x) * self.told(x, t, label, span)
+
+    def moved(self, x: torch.Tensor, t: torch.Tensor, to: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+        """One straight step (DDIM) from time `t` down to another one."""
+        keep, add = self.how.process.step(self.at(t), self.at(to))
+        return _like(keep, x) * x + _like(add, x) * self.row(x, t, label, t - to)
+
+    def noised(self, rows: torch.Tensor, t: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+        """Rows at times."""
+        levels = self.at(t)
+        return _like(levels.alpha, rows) * rows + _like(levels.sigma, rows) * noise
+
+    def output_for(self, row: torch.Tensor, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        """What the network would have to tell of `x` so that this row follows."""
+        skip, gain = self.how.process.clean(self.at(t))
+        return (row - _like(skip, x) * x) / _like(gain, x)
+
+    def row_that_leads(self, x: torch.Tensor, t: torch.Tensor, to: torch.Tensor, ended: torch.Tensor) -> torch.Tensor:
+        """The row by which one straight step from `x` ends in `ended`: (ended - keep * x) / add, as in progressive distillation."""
+        keep, add = self.how.process.step(self.at(t), self.at(to))
+        return (ended - _like(keep, x) * x) / _like(add, x)
+
+
+def _like(values: NDArray[np.float64], x: torch.Tensor) -> torch.Tensor:
+    found: torch.Tensor = like(values, x)
+    return found

@@ -1,0 +1,237 @@
+"""One loss for fewer steps, on points of a plane: what students are held against, and that they come to equal it."""
+
+from __future__ import annotations
+
+import copy
+from itertools import pairwise
+
+import pytest
+import torch
+
+from compressor.model.dit import DiT
+from compressor.tasks.generation.description import Description
+from compressor.tasks.generation.process import Process
+from passes.diffusion.bootstrap import METHODS, Pair
+from passes.diffusion.denoiser import Denoiser
+
+FLOW = Description(shape=(2, 1, 1), classes=1, empty=1)
+COSINE = FLOW.model_copy(update={"process": Process(kind="cosine", prediction="v")})
+BATCH = 128
+
+
+def points(count=BATCH):
+    """Eight groups on a circle, as pictures of one pixel with two channels; their labels are all 0."""
+    at = torch.randint(8, (count,)) * (torch.pi / 4)
+    found = torch.stack([at.cos(), at.sin()], dim=1) + 0.05 * torch.randn(count, 2)
+    return found[:, :, None, None], torch.zeros(count, dtype=torch.long)
+
+
+def network():
+    return DiT(1, 2, 1, patch=1, width=64, blocks=1, heads=1)
+
+
+def learned(module, loss, steps, rate=2e-3):
+    """Trained by a loss of rows and labels."""
+    optimiser = torch.optim.AdamW(module.parameters(), rate, weight_decay=0)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimiser, 1, 0.02, steps)
+    for _ in range(steps):
+        optimiser.zero_grad()
+        loss(*points()).backward()
+        optimiser.step()
+        schedule.step()
+
+
+@pytest.fixture(scope="module")
+def taught():
+    """A teacher of the points, and how it draws."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        teacher = Denoiser(network(), FLOW)
+
+        def loss(rows, label):
+            t, noise = torch.rand(len(rows), dtype=torch.float64), torch.randn_like(rows)
+            told = teacher.told(teacher.noised(rows, t, noise), t, label)
+            return (told - (noise - rows)).square().mean()
+
+        learned(teacher.module, loss, 600)
+        teacher.module.requires_grad_(False)
+        yield teacher
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    torch.manual_seed(1)
+
+
+def drawn(denoiser, noise, steps):
+    x, label = noise, torch.zeros(len(noise), dtype=torch.long)
+    times = torch.linspace(1, 0, steps + 1, dtype=torch.float64)
+    with torch.no_grad():
+        for here, there in pairwise(times):
+            x = denoiser.moved(x, here.expand(len(x)), there.expand(len(x)), label)
+    return x
+
+
+def copied(denoiser, *, spans=False):
+    module = copy.deepcopy(denoiser.module).requires_grad_(True)
+    if spans:
+        module.tell_span()
+    return Denoiser(module, denoiser.how.model_copy(update={"spans": spans}))
+
+
+def shaken(how=FLOW, spans=False):
+    module = network()
+    if spans:
+        module.tell_span()
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return Denoiser(module, how.model_copy(update={"spans": spans}))
+
+
+@pytest.mark.parametrize("how", [FLOW, COSINE])
+def test_progressive_target_is_the_end_of_two_steps_of_the_teacher(how):
+    teacher, student = shaken(how), shaken(how)
+    rows, label = points()
+    lesson = Pair(teacher, student, 4).lesson("progressive", rows, label)
+    to, half = lesson.t - lesson.span, lesson.t - lesson.span / 2
+    with torch.no_grad():
+        ended = teacher.moved(teacher.moved(lesson.x, lesson.t, half, label), half, to, label)
+    assert set((4 * lesson.t).round().tolist()) == {1, 2, 3, 4}
+
+    class Told:
+        """A student that has learned it."""
+
+        how = student.how
+
+        def __call__(self, *_):
+            return lesson.output
+
+    one = Denoiser(Told(), student.how).moved(lesson.x, lesson.t, to, label)
+    torch.testing.assert_close(one, ended, atol=1e-5, rtol=1e-5)
+
+
+def test_student_equals_two_steps_of_the_teacher_after_one_halving(taught):
+    """Eight steps of a teacher become four: points drawn of equal noise are nearly the same, and far nearer than before."""
+    student = copied(taught)
+    noise = torch.randn(512, 2, 1, 1)
+    wanted, before = drawn(taught, noise, 8), drawn(student, noise, 4)
+    pair = Pair(taught, student, 4)
+    learned(student.module, lambda rows, label: pair.loss("progressive", rows, label), 500, rate=1e-3)
+    found = drawn(student, noise, 4)
+    apart, untrained = ((each - wanted).square().sum(1).sqrt().mean() for each in (found, before))
+    assert apart < 0.05
+    assert apart < untrained / 3
+
+
+def test_row_at_time_zero_is_the_row_itself():
+    """The boundary of a consistency model: exact for any weights."""
+    for how in (FLOW, COSINE):
+        denoiser = shaken(how)
+        rows, label = points()
+        found = denoiser.row(rows, torch.zeros(len(rows), dtype=torch.float64), label)
+        assert torch.equal(found, rows)
+
+
+def test_consistency_target_is_the_row_found_a_step_later():
+    teacher, student = shaken(), shaken()
+    rows, label = points()
+    lesson = Pair(teacher, student, 8).lesson("consistency", rows, label)
+    to = (lesson.t - 1 / 8).clamp(min=0)
+    with torch.no_grad():
+        nearer = teacher.moved(lesson.x, lesson.t, to, label)
+        wanted = student.row(nearer, to, label)
+    last = to < 1e-6
+    assert last.any()
+    torch.testing.assert_close(wanted[last], nearer[last], atol=1e-5, rtol=1e-5)
+    levels = student.at(lesson.t)
+    skip, gain = (torch.from_numpy(each).float()[:, None, None, None] for each in student.how.process.clean(levels))
+    torch.testing.assert_close(skip * lesson.x + gain * lesson.output, wanted, atol=1e-5, rtol=1e-5)
+
+
+def test_consistency_error_falls(taught):
+    student = copied(taught)
+    pair = Pair(taught, student, 16)
+
+    def error():
+        torch.manual_seed(5)
+        with torch.no_grad():
+            return float(pair.loss("consistency", *points(2048)))
+
+    before = error()
+    learned(student.module, lambda rows, label: pair.loss("consistency", rows, label), 300, rate=1e-3)
+    assert error() < before / 2
+
+
+def test_shortcut_target_is_of_its_own_two_steps_or_of_the_teacher():
+    teacher, student = shaken(), shaken(spans=True)
+    rows, label = points(2000)
+    lesson = Pair(teacher, student, 16, share=0.5).lesson("shortcut", rows, label)
+    counts = (1 / lesson.span).round()
+    assert set(counts.tolist()) == {1, 2, 4, 8, 16}
+    with torch.no_grad():
+        taught = counts == 16
+        velocity = teacher.told(lesson.x, lesson.t, label)
+        torch.testing.assert_close(lesson.output[taught], velocity[taught], atol=1e-4, rtol=1e-4)
+        to, half = (lesson.t - lesson.span).clamp(min=0), lesson.t - lesson.span / 2
+        ended = student.moved(student.moved(lesson.x, lesson.t, half, label), half, to, label)
+        mean = (lesson.x - ended) / lesson.span.float()[:, None, None, None]
+    torch.testing.assert_close(lesson.output[~taught], mean[~taught], atol=1e-3, rtol=1e-3)
+    assert 0.4 < taught.float().mean() < 0.6
+
+
+def test_meanflow_target_has_the_derivative_along_the_path():
+    """By differences of two nearby times; without a span it is the teacher's velocity."""
+    teacher, student = shaken(), shaken(spans=True)
+    rows, label = points(64)
+    lesson = Pair(teacher, student, 16, share=0.5).lesson("meanflow", rows, label)
+    still = lesson.span == 0
+    with torch.no_grad():
+        velocity = teacher.told(lesson.x, lesson.t, label)
+        torch.testing.assert_close(lesson.output[still], velocity[still], atol=1e-5, rtol=1e-5)
+        exact = copy.deepcopy(student.module).double()
+        ends = lesson.t - lesson.span
+
+        def at(step):
+            x = lesson.x.double() + step * velocity.double()
+            output = exact(x, 1000 * (lesson.t + step), label, 1000 * (lesson.t + step - ends))
+            return output.double()
+
+        change = (at(1e-4) - at(-1e-4)) / 2e-4
+    wanted = velocity - lesson.span[:, None, None, None] * change
+    torch.testing.assert_close(lesson.output, wanted.float(), atol=2e-2, rtol=2e-2)
+
+
+@pytest.mark.parametrize(("method", "times"), [("shortcut", 5), ("meanflow", 1.2)])
+def test_students_draw_better_in_two_steps_than_their_teacher(taught, method, times):
+    """By how far points lie from the circle; the derivatives of meanflow are slow to be learned."""
+    student = copied(taught, spans=True)
+    pair = Pair(taught, student, 16)
+    learned(student.module, lambda rows, label: pair.loss(method, rows, label), 500, rate=1e-3)
+    noise = torch.randn(512, 2, 1, 1)
+    off = [(drawn(each, noise, 2).flatten(1).norm(dim=1) - 1).abs().mean() for each in (student, taught)]
+    assert off[0] < off[1] / times
+
+
+def test_targets_carry_no_gradient():
+    teacher, student = shaken(), shaken(spans=True)
+    rows, label = points(16)
+    for method in METHODS:
+        lesson = Pair(teacher, student, 4).lesson(method, rows, label)
+        assert not lesson.output.requires_grad
+        assert lesson.output.shape == rows.shape
+        assert torch.isfinite(lesson.output).all()
+        loss = Pair(teacher, student, 4).loss(method, rows, label)
+        loss.backward()
+        assert any(each.grad is not None for each in student.module.parameters())
+        assert all(each.grad is None for each in teacher.module.parameters())
+
+
+def test_guided_teacher_is_asked_with_and_without_a_label():
+    denoiser = shaken()
+    rows, label = points(16)
+    t = torch.full((16,), 0.5, dtype=torch.float64)
+    with torch.no_grad():
+        plain, empty = (denoiser.told(rows, t, each) for each in (label, torch.ones_like(label)))
+        guided = Denoiser(denoiser.module, FLOW, guidance=2.5).told(rows, t, label)
+    torch.testing.assert_close(guided, empty + 2.5 * (plain - empty), atol=1e-5, rtol=1e-5)

@@ -1,0 +1,176 @@
+"""Fewer steps from a plan: rounds, products, what is refused, and a training that is killed and goes on."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+import pytest
+import torch
+from furnished import command
+from pydantic import ValidationError
+
+from compressor.contracts import Progress
+from compressor.errors import UnsupportedModel
+from compressor.model import Model
+from compressor.model.dit import DiT
+from compressor.report import read_report
+from compressor.store.store import digest_of
+from compressor.tasks.generation.description import FILE, described
+from compressor.tasks.generation.image_generation import ImageGeneration
+from compressor.tasks.generation.process import Process
+from compressor.testing.tiny import run_of
+from compressor.training.checkpoint import INTERVAL
+from passes.diffusion.distill_steps import DistillSteps
+
+NAME = "image-generation"
+QUICK = {"steps": 3, "batch_size": 8, "precision": "fp32", "validations": 1, "learning_rate": 1e-3, "attention": "sdpa"}
+PLAN = """
+name: steps
+stages: quality
+model: {folder: pretrained}
+task:
+  image-generation: {steps: 4, guidance: 2.0}
+data: {files: images, format: imagefolder, split: {validation: 12, test: 12}, calibration: 8}
+passes:
+  - distill-steps: {teacher: source, method: METHOD, to: [2, 1], steps: 3, batch_size: 8, precision: fp32, attention: sdpa, levels: 4}
+targets:
+  - onnxruntime: {}
+probes:
+  - latency: {rounds: 5, seconds: 1, warm_up_seconds: 0.05, control_limit: 0.9}
+"""
+
+
+@pytest.fixture(scope="module")
+def run():
+    return run_of(NAME, ImageGeneration(steps=4, guidance=2.0))
+
+
+@pytest.mark.parametrize("method", ["progressive", "shortcut"])
+def test_plan_makes_a_student_for_each_number_of_steps(run, tmp_path, method):
+    ImageGeneration().tiny(tmp_path)
+    (tmp_path / "plan.yaml").write_text(PLAN.replace("METHOD", method), encoding="utf-8")
+    command(tmp_path, "run", "plan.yaml", "--out", "run")
+    report = read_report(tmp_path / "run")
+    assert [stage.name for stage in report.stages] == ["source", "distill-steps", "distill-steps.steps-2"]
+    final = described(tmp_path / "run" / "artifacts" / "final@onnxruntime")
+    assert (final.sampling.steps, final.sampling.guidance, final.sampling.sampler, final.spans) == (
+        1,
+        1,
+        "ddim",
+        method == "shortcut",
+    )
+    source = described(tmp_path / "run" / "artifacts" / "source@onnxruntime")
+    assert (source.sampling.evaluations(), final.sampling.evaluations()) == (8, 1)
+    notes = [getattr(note, "text", "") for note in report.stages[1].notes]
+    assert "The student draws in 1 evaluations a picture, the teacher in 8." in notes or method == "progressive"
+    (record,) = report.probes
+    medians = {row.candidate: row.median_ms for row in record.rows}
+    assert medians["final@onnxruntime"] < medians["source@onnxruntime"]
+    out = tmp_path / "out"
+    command(tmp_path, "export", "run", str(out), "--target", "onnxruntime")
+    assert "what the run did" in (out / "README.md").read_text()
+
+
+def test_each_round_of_progressive_is_taught_by_the_one_before(run, tmp_path):
+    """The second round starts from the product of the first; both know which steps they are for."""
+    step = DistillSteps.model_validate({**QUICK, "teacher": "source", "to": [2, 1]})
+    assert step.needs().products == ("steps-2",)
+    ctx = run.context(tmp_path)
+    object.__setattr__(ctx, "produces", step.needs().products)
+    student = step.apply(run.model(), ctx)
+    first = ctx.products["steps-2"]
+    assert (described(first).sampling.steps, described(student).sampling.steps) == (2, 1)
+    different = [
+        not torch.equal(one, two) for one, two in zip(first.module.parameters(), student.module.parameters(), strict=True)
+    ]
+    assert any(different)
+    titles = [note.title for note in ctx.notes if hasattr(note, "title")]
+    assert [title for title in titles if title.startswith("Loss")] == ["Loss to 2 steps (fp32)", "Loss to 1 steps (fp32)"]
+
+
+def test_guidance_is_kept_where_that_is_wanted(run, tmp_path):
+    student = DistillSteps.model_validate({**QUICK, "teacher": "source", "to": [2], "guidance": "kept"}).apply(
+        run.model(), run.context(tmp_path)
+    )
+    assert described(student).sampling.guidance == 2.0
+    assert described(student).sampling.evaluations() == 4
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"to": [2, 4]}, "most first"),
+        ({"to": [8, 2]}, "halves the steps"),
+        ({"to": [6], "method": "shortcut"}, "steps of 1, 2, 4, 8"),
+        ({"guidance": "kept", "scale": 2.0}, "leave it out"),
+    ],
+)
+def test_faults_of_a_plan(given, said):
+    with pytest.raises(ValidationError, match=said):
+        DistillSteps.model_validate({"teacher": "source", **given})
+
+
+def test_processes_without_time_in_the_unit_interval_are_refused(run, tmp_path):
+    model = run.model()
+    how = described(model)
+    model.files[FILE] = how.model_copy(update={"process": Process(kind="edm", prediction="edm")}).written()
+    (tmp_path / "models").mkdir()
+    model.save(tmp_path / "models" / "edm")
+    step = DistillSteps(teacher="source")
+    with pytest.raises(UnsupportedModel, match="edm and tells edm"):
+        step.check(tmp_path / "models" / "edm", {"source": tmp_path / "models" / "edm"})
+    with pytest.raises(UnsupportedModel, match="draws by another process"):
+        step.check(run.source.path, {"source": tmp_path / "models" / "edm"})
+    cosine = Process(kind="cosine", prediction="v")
+    model.files[FILE] = how.model_copy(update={"process": cosine}).written()
+    model.save(tmp_path / "models" / "cosine")
+    step.check(tmp_path / "models" / "cosine", {"source": tmp_path / "models" / "cosine"})
+    with pytest.raises(UnsupportedModel, match="meanflow needs"):
+        DistillSteps(teacher="source", method="meanflow").check(
+            tmp_path / "models" / "cosine", {"source": tmp_path / "models" / "cosine"}
+        )
+
+
+def test_a_model_that_does_not_draw_is_refused(run, tmp_path):
+    model = Model.wrap(DiT(16, 3, 3, patch=8, width=8, heads=1, blocks=1))
+    with pytest.raises(UnsupportedModel, match="DiT is no network that draws from noise"):
+        DistillSteps(teacher="source").apply(model, run.context(tmp_path))
+
+
+def test_a_killed_training_ends_with_the_same_bytes(run, tmp_path, monkeypatch):
+    """In the second of two rounds: neither is computed again from its start."""
+    monkeypatch.setenv(INTERVAL, "0")
+    step = DistillSteps.model_validate({**QUICK, "teacher": "source", "to": [2, 1], "steps": 6})
+
+    def applied(folder, tell=lambda _: None):
+        folder.mkdir(exist_ok=True)
+        ctx = run.context(folder, tell=tell)
+        object.__setattr__(ctx, "produces", step.needs().products)
+        return step.apply(run.model(), ctx)
+
+    ours, theirs = os.pipe()
+    if not (process := os.fork()):
+
+        def hang(event):
+            if isinstance(event, Progress) and event.work == "distill-to-1" and event.done == 4:
+                os.write(theirs, b"ready")
+                time.sleep(600)
+
+        try:
+            applied(tmp_path / "killed", hang)
+        finally:
+            os._exit(1)
+    os.close(theirs)
+    assert os.read(ours, 5) == b"ready"
+    os.close(ours)
+    os.kill(process, signal.SIGKILL)
+    os.waitpid(process, 0)
+    told = []
+    applied(tmp_path / "killed", told.append).save(tmp_path / "one")
+    applied(tmp_path / "whole").save(tmp_path / "other")
+    steps = [event.done for event in told if isinstance(event, Progress) and event.work == "distill-to-1"]
+    assert steps[0] >= 4
+    assert not [event for event in told if isinstance(event, Progress) and event.work == "distill-to-2"]
+    assert digest_of(tmp_path / "one") == digest_of(tmp_path / "other")
