@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,7 +13,7 @@ from compressor.contracts import Model
 from compressor.contracts.described import Described
 from compressor.errors import SourceError, UnsupportedModel
 from compressor.foreign import told
-from compressor.tasks.generation.process import Process
+from compressor.tasks.generation.process import TIME_SCALE, Process
 from compressor.tasks.generation.samplers import Sampling
 
 FILE = "diffusion.json"
@@ -39,6 +39,10 @@ class Description(Described):
     """What it was trained on."""
     sampling: Sampling = Sampling()
     """How it is sampled."""
+
+    def known(self, labels: Sequence[int]) -> list[int]:
+        """Labels as the network takes them: of one that knows none, each is the one that says nothing."""
+        return list(labels) if self.classes else [self.empty or 0] * len(labels)
 
     def written(self) -> bytes:
         """As a file; equal descriptions give equal bytes."""
@@ -132,12 +136,18 @@ def scheduled(files: Mapping[str, bytes]) -> Process | None:
 
 def _process(values: Mapping[str, Any], name: str) -> Process:
     if name.startswith("FlowMatch"):
+        if (levels := values.get("num_train_timesteps", TIME_SCALE)) != TIME_SCALE:
+            raise ValueError(f"times are told in parts of {levels}, not in thousandths")
         return Process(kind="flow", prediction="flow")
     if name.startswith("EDM"):
+        if (prediction := values.get("prediction_type", "epsilon")) != "epsilon":
+            raise ValueError(f"prediction_type {prediction}")  # its network tells the negative
         named = {each: values[each] for each in ("sigma_min", "sigma_max", "sigma_data") if each in values}
         return Process(kind="edm", prediction="edm", **named)
     if values.get("rescale_betas_zero_snr") or values.get("trained_betas") is not None:
         raise ValueError("betas of its own")
+    if (told_by := values.get("timestep_type", "discrete")) != "discrete":
+        raise ValueError(f"timestep_type {told_by}")
     given = {
         "prediction": PREDICTIONS[values.get("prediction_type", "epsilon")],
         "betas": values["beta_schedule"],

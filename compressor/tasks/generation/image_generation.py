@@ -233,7 +233,8 @@ class ImageGeneration(Task):
     def batches(self, rows: Dataset, files: Path, *, batch_size: int, shuffle_seed: int | None = None) -> Iterable[Batch]:
         """Noisy pictures, what is to be told of them, and the pictures themselves; noise, times and left-out labels by the seed."""
         groups = grouped(order_of(len(rows), shuffle_seed), batch_size)
-        labels, images, how = list(rows[self.label]), undecoded(rows, self.image), described(files)
+        images, how = undecoded(rows, self.image), described(files)
+        labels = how.known(rows[self.label])
         feeds = Feeds(lambda chosen: {PICTURES: pictures_of(images, chosen, self.image, how.shape)}, groups)
         drop = self.drop_labels if how.empty is not None else 0.0
         return Batches(feeds, labels, how, shuffle_seed or 0, times=self.times, weighting=self.weighting, drop=drop)
@@ -271,15 +272,15 @@ class ImageGeneration(Task):
 
     def feeds(self, rows: Dataset, files: Path, workload: Workload = Workload(), *, count: int | None = None) -> Sequence[Feed]:
         """Labels of rows, each with its number as seed; rows come again where a batch has more than there are."""
-        how, labels = described(files), list(rows[self.label])
-        table = how.sampling.table(how.process, workload.steps)
+        how = described(files)
+        labels, table = how.known(rows[self.label]), how.sampling.table(how.process, workload.steps)
         groups = full_groups(max(len(labels), workload.batch), workload.batch, count)
         return [self._feed(group, [labels[each % len(labels)] for each in group], how, table) for group in groups]
 
     def scored_feeds(self, rows: Dataset, files: Path) -> tuple[Sequence[Feed], Sequence[int]]:
         """All rows in order; equal rows start from equal noise, whatever model draws them."""
-        how, labels = described(files), list(rows[self.label])
-        table = how.sampling.table(how.process)
+        how = described(files)
+        labels, table = how.known(rows[self.label]), how.sampling.table(how.process)
         groups = grouped(range(len(labels)), SCORED_BATCH)
         return Feeds(lambda chosen: self._feed(chosen, [labels[each] for each in chosen], how, table), groups), range(len(labels))
 

@@ -13,7 +13,7 @@ from furnished import command
 from PIL import Image
 
 from compressor.contracts import Workload
-from compressor.deploy.session import predictor
+from compressor.deploy.session import eager, predictor
 from compressor.errors import ExportDiffers, SourceError, UnsupportedModel
 from compressor.export import export
 from compressor.export.examples import example
@@ -103,6 +103,19 @@ def test_what_does_not_fit_is_refused(task, data, loaded, tmp_path):
         task.load(tmp_path / "five", data, seed=0)
 
 
+def test_a_network_that_knows_no_classes_is_told_none(data, tmp_path):
+    task = ImageGeneration(steps=2)
+    Model.wrap(DiT(16, 3, 0, patch=8, width=8, heads=1, blocks=1)).save(tmp_path / "plain")
+    model = task.load(tmp_path / "plain", data, seed=0)
+    model.save(tmp_path / "loaded")
+    batch = next(iter(task.batches(data.split("train"), tmp_path / "loaded", batch_size=8)))
+    assert task.loss(task.forward(model.module, batch), batch).isfinite()
+    (scored, *_), _ = task.scored_feeds(data.split("test"), tmp_path / "loaded")
+    (timed,) = task.feeds(data.split("test"), tmp_path / "loaded", count=1)
+    for feed in (scored, timed):
+        assert eager(task, model, "cpu")(feed)["pictures"].shape[1:] == (3, 16, 16)
+
+
 def test_networks_of_diffusers_are_read(task, data, tmp_path):
     diffusers = pytest.importorskip("diffusers")
     sizes = {"sample_size": 16, "in_channels": 3, "out_channels": 3, "layers_per_block": 1, "norm_num_groups": 4}
@@ -139,8 +152,14 @@ def test_schedulers_of_diffusers_are_read():
     chain = process(diffusers.DDPMScheduler(50, prediction_type="v_prediction", beta_schedule="squaredcos_cap_v2"))
     assert chain == Process(kind="betas", prediction="v", betas="squaredcos_cap_v2", levels=50)
     assert scheduled({}) is None
-    with pytest.raises(UnsupportedModel, match="no process that is known here"):
-        process(diffusers.DDPMScheduler(trained_betas=[0.1, 0.2]))
+    for other in (
+        diffusers.DDPMScheduler(trained_betas=[0.1, 0.2]),
+        diffusers.EDMEulerScheduler(prediction_type="v_prediction"),
+        diffusers.EulerDiscreteScheduler(timestep_type="continuous", prediction_type="v_prediction"),
+        diffusers.FlowMatchEulerDiscreteScheduler(num_train_timesteps=500),
+    ):
+        with pytest.raises(UnsupportedModel, match="no process that is known here"):
+            process(other)
 
 
 def test_batches_are_noisy_pictures_and_what_is_to_be_told(task, data, loaded):
