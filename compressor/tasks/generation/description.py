@@ -20,6 +20,8 @@ FILE = "diffusion.json"
 SCHEDULER = "scheduler/scheduler_config.json"
 PREDICTIONS = {"epsilon": "epsilon", "v_prediction": "v", "sample": "x0"}
 """What networks tell, as schedulers of diffusers spell it."""
+NETWORKS = ("UNet2DModel", "DiTTransformer2DModel")
+"""Of diffusers, which take a picture, times and labels, and nothing else."""
 
 
 class Description(Described):
@@ -66,8 +68,12 @@ def described(files: Model | Path) -> Description:
         raise SourceError(f"{FILE} is malformed: {error}") from error
 
 
-def settled(model: Model, source: Path, process: Process | None, sampling: Mapping[str, Any]) -> Description:
+def settled(
+    model: Model, source: Path, process: Process | None, sampling: Mapping[str, Any], *, labels: int | None = None
+) -> Description:
     """What a source model says of itself, with what a plan says of a model that says nothing, and how the plan samples it.
+
+    The data has so many `labels`.
 
     Raises:
         SourceError: the plan's process is another one, or it guides a model that cannot be.
@@ -76,7 +82,7 @@ def settled(model: Model, source: Path, process: Process | None, sampling: Mappi
     if FILE in model.files:
         found, known = described(model), True
     else:
-        shape, classes, empty = facts_of(model.module)
+        shape, classes, empty = facts_of(model.module, labels)
         own = scheduled(model.files)
         known = own is not None
         found = Description(shape=shape, classes=classes, empty=empty, process=own or process or Process())
@@ -88,26 +94,41 @@ def settled(model: Model, source: Path, process: Process | None, sampling: Mappi
     return found.model_copy(update={"sampling": sampled})
 
 
-def facts_of(module: Any) -> tuple[tuple[int, int, int], int, int | None]:
+def facts_of(module: Any, labels: int | None = None) -> tuple[tuple[int, int, int], int, int | None]:
     """Shape, classes, and the label that says nothing, of a network: one of ours, or of diffusers.
 
+    A `UNet2DModel` does not say whether its last label is one that says nothing: it is not where data has as many `labels` as it knows.
+
     Raises:
-        UnsupportedModel: its configuration says something else.
+        UnsupportedModel: it is another one, or draws no pictures.
     """
     config: Mapping[str, Any] = module.config
     if "classes" in config:
-        return (config["channels"], config["size"], config["size"]), config["classes"], config["classes"]
-    size, channels = config.get("sample_size"), config.get("in_channels")
-    if not isinstance(channels, int) or size is None:
+        shape, known = (config["channels"], config["size"], config["size"]), config["classes"]
+        return _drawn(shape, module), known, known
+    if type(module).__name__ not in NETWORKS or config.get("class_embed_type") is not None:
         raise UnsupportedModel(
-            f"{type(module).__name__} does not say `in_channels` and `sample_size`: what it draws is not known"
+            f"{type(module).__name__} is no network that draws pictures of a class: those of ours and {' and '.join(NETWORKS)} of diffusers do"
         )
+    size, channels = config.get("sample_size"), config["in_channels"]
+    if size is None:
+        raise UnsupportedModel(f"{type(module).__name__} does not say `sample_size`: what it draws is not known")
     height, width = (size, size) if isinstance(size, int) else size
-    shape = (channels, int(height), int(width))
+    shape = _drawn((channels, int(height), int(width)), module)
     if (classes := config.get("num_embeds_ada_norm")) is not None:  # DiT of diffusers, whose label embedding has one more
         return shape, int(classes), int(classes)
-    labels = config.get("num_class_embeds") or 0
-    return shape, max(0, labels - 1), labels - 1 if labels else None
+    told = config.get("num_class_embeds") or 0
+    if not told or told == labels:
+        return shape, told, None
+    return shape, told - 1, told - 1
+
+
+def _drawn(shape: tuple[int, int, int], module: Any) -> tuple[int, int, int]:
+    if shape[0] not in (1, 3):
+        raise UnsupportedModel(
+            f"{type(module).__name__} draws {shape[0]} channels, which are no picture: 1 is grey, 3 are red, green and blue"
+        )
+    return shape
 
 
 def output_of(module: Any, sample: Any, time: Any, label: Any, span: Any = None) -> Any:

@@ -142,7 +142,7 @@ class ImageGeneration(Task):
                 f"{source} has several components ({', '.join(model.components)}): only networks that draw pictures themselves are read"
             )
         given = {name: getattr(self, name) for name in Sampling.model_fields if getattr(self, name) is not None}
-        description = settled(model, source, self.process, given)
+        description = settled(model, source, self.process, given, labels=len(data.labels))
         if description.classes and description.classes != len(data.labels):
             raise SourceError(
                 f"{source} knows {description.classes} classes, and the data has {len(data.labels)}: {', '.join(data.labels[:5])}"

@@ -141,6 +141,32 @@ def test_networks_of_diffusers_are_read(task, data, tmp_path):
         task.load(tmp_path / "plain", data, seed=0)
 
 
+def test_last_label_of_a_unet_says_nothing_unless_the_data_has_as_many(data, tmp_path):
+    diffusers = pytest.importorskip("diffusers")
+    sizes = {"sample_size": 16, "in_channels": 3, "out_channels": 3, "layers_per_block": 1, "norm_num_groups": 4}
+    kinds = {"down_block_types": ("DownBlock2D",), "up_block_types": ("UpBlock2D",), "block_out_channels": (8,)}
+    diffusers.UNet2DModel(**sizes, **kinds, num_class_embeds=3).save_pretrained(tmp_path / "unet")
+    how = described(ImageGeneration().load(tmp_path / "unet", data, seed=0))
+    assert (how.classes, how.empty) == (3, None)
+    with pytest.raises(SourceError, match="no label that says nothing"):
+        ImageGeneration(guidance=2).load(tmp_path / "unet", data, seed=0)
+
+
+def test_networks_that_draw_no_pictures_are_refused():
+    diffusers = pytest.importorskip("diffusers")
+    kinds = {"down_block_types": ("DownBlock2D",), "up_block_types": ("UpBlock2D",), "block_out_channels": (8,)}
+    sizes = {"sample_size": 16, "layers_per_block": 1, "norm_num_groups": 4, **kinds}
+    for module, said in (
+        (DiT(16, 4, 3, patch=8, width=8, heads=1, blocks=1), "4 channels"),
+        (diffusers.UNet2DModel(**sizes, in_channels=6, out_channels=3), "6 channels"),
+        (diffusers.UNet2DModel(**sizes, in_channels=3, out_channels=3, class_embed_type="timestep"), "no network that draws"),
+        (diffusers.UNet2DConditionModel(**sizes, cross_attention_dim=8), "UNet2DConditionModel is no network that draws"),
+        (diffusers.AutoencoderKL(norm_num_groups=1, block_out_channels=(8,)), "AutoencoderKL is no network that draws"),
+    ):
+        with pytest.raises(UnsupportedModel, match=said):
+            facts_of(module)
+
+
 def test_schedulers_of_diffusers_are_read():
     diffusers = pytest.importorskip("diffusers")
 
