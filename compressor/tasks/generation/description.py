@@ -76,7 +76,7 @@ def settled(
     The data has so many `labels`.
 
     Raises:
-        SourceError: the plan's process is another one, or it guides a model that cannot be.
+        SourceError: the plan's process is another one, it has fewer levels than there are to be steps, or a model is guided that cannot be.
         UnsupportedModel: what it draws, or how, is not known here.
     """
     if FILE in model.files:
@@ -89,6 +89,7 @@ def settled(
     if known and process is not None and process != found.process:
         raise SourceError(f"{source} was trained on another process than `process:` says: leave it out")
     sampled = Sampling.model_validate({**found.sampling.model_dump(), **sampling})
+    found.process.grid(sampled.steps)
     if sampled.guidance != 1 and found.empty is None:
         raise SourceError(f"guidance: {sampled.guidance:g}: {source} has no label that says nothing, so it cannot be guided")
     return found.model_copy(update={"sampling": sampled})

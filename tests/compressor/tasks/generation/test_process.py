@@ -7,6 +7,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from compressor.errors import SourceError
 from compressor.tasks.generation.process import Process
 
 PREDICTIONS = ("epsilon", "v", "x0", "flow", "edm")
@@ -89,6 +90,14 @@ def test_grids_end_in_the_clean_row():
             assert grid.alpha.shape == grid.sigma.shape == grid.time.shape == (steps + 1,)
             assert (grid.alpha[-1], grid.sigma[-1]) == (1, 0)
             assert (np.diff(grid.sigma / np.maximum(grid.alpha, 1e-9)) < 0).all()
+
+
+def test_a_chain_has_as_many_steps_as_levels_at_most():
+    """More would repeat levels, and one below the cleanest is the noisiest."""
+    chain = Process(kind="betas", prediction="epsilon", levels=10)
+    assert chain.grid(10).time.tolist() == [9, 8, 7, 6, 5, 4, 3, 2, 1, 0, 0]
+    with pytest.raises(SourceError, match="steps: 11: the model's chain has 10 levels"):
+        chain.grid(11)
 
 
 def test_weights_make_one_loss_of_another():
