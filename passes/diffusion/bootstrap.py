@@ -108,7 +108,7 @@ def _consistency(pair: Pair, rows: torch.Tensor, noise: torch.Tensor, label: tor
     to = torch.where(to < NOTHING, torch.zeros_like(to), to)
     x = pair.student.noised(rows, t, noise)
     nearer = pair.teacher.moved(x, t, to, label)
-    row = pair.student.row(nearer, to, label)
+    row = pair.student.row(nearer, to, label, to)
     return Lesson(x, t, t, pair.student.output_for(row, x, t))
 
 

@@ -119,7 +119,9 @@ class Process(Described):
         import numpy as np
 
         if self.kind == "betas" and steps > self.levels:
-            raise SourceError(f"steps: {steps}: the model's chain has {self.levels} levels, and is drawn from in as many steps at most")
+            raise SourceError(
+                f"steps: {steps}: the model's chain has {self.levels} levels, and is drawn from in as many steps at most"
+            )
         last = Levels(np.ones(1), np.zeros(1), np.zeros(1))
         if self.kind == "edm":  # down to sigma_min, the one step after which is to nothing
             found = self.at(np.linspace(1, 0, steps) if steps > 1 else np.ones(1))
