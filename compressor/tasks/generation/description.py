@@ -136,6 +136,9 @@ def output_of(module: Any, sample: Any, time: Any, label: Any, span: Any = None)
     """What a network tells: one of ours, which may be told a span too, or of diffusers."""
     if not hasattr(module, "load_config"):
         return module(sample, time, label) if span is None else module(sample, time, label, span)
+    for each in module.modules() if module.training else ():
+        if hasattr(each, "token_drop"):  # it would leave out labels by itself, other ones in each block
+            each.train(False)
     labelled = "num_class_embeds" not in module.config or module.config["num_class_embeds"]
     found = module(sample, time, **({"class_labels": label} if labelled else {})).sample
     return found[:, : sample.shape[1]]  # DiT of diffusers tells a variance after it

@@ -167,6 +167,21 @@ def test_networks_that_draw_no_pictures_are_refused():
             facts_of(module)
 
 
+def test_labels_are_left_out_by_the_task_alone():
+    """A DiT of diffusers does so itself while it trains, by another label in each block."""
+    diffusers = pytest.importorskip("diffusers")
+    heads = {"num_attention_heads": 2, "attention_head_dim": 8, "num_layers": 1, "norm_num_groups": 4}
+    dit = diffusers.DiTTransformer2DModel(
+        **heads, in_channels=3, out_channels=6, sample_size=16, patch_size=4, num_embeds_ada_norm=3
+    )
+    with torch.no_grad():
+        for parameter in dit.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+        sample, label = torch.randn(1, 3, 16, 16).expand(64, 3, 16, 16), torch.ones(64, dtype=torch.long)
+        told = [output_of(dit.train(on), sample, torch.full((64,), 5.0), label) for on in (False, True)]
+    torch.testing.assert_close(*told)
+
+
 def test_schedulers_of_diffusers_are_read():
     diffusers = pytest.importorskip("diffusers")
 
