@@ -288,9 +288,9 @@ class ImageGeneration(Task):
         import numpy as np
 
         empty = 0 if how.empty is None else how.empty
-        start = how.process.grid(1).sigma[0]
+        start = np.float32(how.process.grid(1).sigma[0])  # as in the example of an export, to the bit
         return {
-            "noise": (start * noise_of(seeds, how.shape)).astype(np.float32),
+            "noise": start * noise_of(seeds, how.shape),
             "seed": np.asarray(seeds, dtype=np.int64),
             LABEL: np.asarray(labels, dtype=np.int64),
             "empty": np.full(len(seeds), empty, dtype=np.int64),

@@ -22,10 +22,11 @@ from compressor.model.dit import DiT
 from compressor.plan.specs import DataSpec
 from compressor.report import read_report
 from compressor.tasks.data import load_data
-from compressor.tasks.generation.description import described, facts_of, output_of, scheduled
+from compressor.tasks.generation.description import FILE, Description, described, facts_of, output_of, scheduled
 from compressor.tasks.generation.image_generation import ImageGeneration
 from compressor.tasks.generation.judge import Judge
 from compressor.tasks.generation.process import Process
+from compressor.tasks.inputs.sampling import noise_of
 from targets.eager import EagerTorch
 from targets.onnxruntime import OnnxRuntime
 from targets.openvino import OpenVino
@@ -288,6 +289,17 @@ def test_a_person_names_a_label_and_a_seed(task, data, loaded):
     for wrong in ("cat", {"label": 9}, {"label": 1, "seed": -1}):
         with pytest.raises(SourceError):
             task.feed(wrong, loaded)
+
+
+def test_an_example_starts_from_the_same_bytes(task, tmp_path):
+    """Of a chain, whose noisiest level is not all noise."""
+    chain = Description(shape=(3, 16, 16), classes=3, process=Process(kind="betas", prediction="epsilon"))
+    (tmp_path / FILE).write_bytes(chain.written())
+    start = np.float32(json.loads(json.dumps(task.deployment(tmp_path, ()).draws["start"])))
+    assert start < 1
+    feed = task.feed({"label": 1, "seed": 7}, tmp_path)
+    assert feed["noise"].dtype == np.float32
+    assert np.array_equal(feed["noise"], start * noise_of([7], chain.shape))
 
 
 @pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
