@@ -69,6 +69,14 @@ class Process(Described):
             raise ValueError(
                 f"of {self.kind} nothing but noise is left at t = 1: that a network tells noise says nothing there; try v or flow"
             )
+        for names, is_heeded, of in (
+            (("betas", "beta_start", "beta_end", "levels"), self.kind == "betas", "the kind betas"),
+            (("sigma_min", "sigma_max"), self.kind == "edm", "the kind edm"),
+            (("sigma_data",), self.prediction == "edm", "the prediction edm"),
+        ):
+            for name in names:
+                if not is_heeded and getattr(self, name) != type(self).model_fields[name].default:
+                    raise ValueError(f"{name} is of {of}: leave it out")
         if self.sigma_min >= self.sigma_max:
             raise ValueError(f"sigma_min is {self.sigma_min:g}, expected less than sigma_max, {self.sigma_max:g}")
         return self

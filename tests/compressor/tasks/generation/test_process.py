@@ -126,6 +126,21 @@ def test_noise_cannot_be_told_where_nothing_else_is_left():
         Process(kind="flow", prediction="epsilon")
 
 
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"levels": 50}, "levels is of the kind betas"),
+        ({"kind": "betas", "prediction": "v", "sigma_max": 40}, "sigma_max is of the kind edm"),
+        ({"kind": "edm", "prediction": "v", "sigma_data": 1}, "sigma_data is of the prediction edm"),
+    ],
+)
+def test_what_a_process_does_not_heed_is_refused(given, said):
+    with pytest.raises(ValidationError, match=said):
+        Process.model_validate(given)
+    written = Process().model_dump()
+    assert Process.model_validate(written) == Process()
+
+
 def test_times_are_in_the_unit_interval():
     draw = np.random.default_rng(0)
     for process in PROCESSES.values():
