@@ -63,7 +63,7 @@ class DistillSteps(TrainingSettings, Pass):
         (4,),
         min_length=1,
         description="steps that the student draws in, most first, each of them a model of its own, `STEP.steps-8` say, the last one the step's; "
-        "progressive halves from one to the next and trains each anew",
+        "progressive halves from one to the next and trains each anew, the first by twice as many steps (DDIM) of the teacher",
     )
     guidance: Literal["folded", "kept"] = Field(
         "folded",

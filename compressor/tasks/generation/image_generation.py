@@ -266,8 +266,8 @@ class ImageGeneration(Task):
                 f"{content!r:.60} is no picture to draw: expected the number of a label, or a label and a seed"
             ) from error
         how = described(files)
-        if not 0 <= label < max(1, how.classes) or seed < 0:
-            raise SourceError(f"label {label} and seed {seed}: labels are 0 to {max(1, how.classes) - 1}, seeds are not negative")
+        if not 0 <= label < max(1, how.classes) or not 0 <= seed < 2**63:
+            raise SourceError(f"label {label} and seed {seed}: labels are 0 to {max(1, how.classes) - 1}, seeds 0 to {2**63 - 1}")
         return self._feed([seed], [label], how, how.sampling.table(how.process))
 
     def feeds(self, rows: Dataset, files: Path, workload: Workload = Workload(), *, count: int | None = None) -> Sequence[Feed]:

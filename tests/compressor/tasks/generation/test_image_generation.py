@@ -219,6 +219,14 @@ def test_batches_are_noisy_pictures_and_what_is_to_be_told(task, data, loaded):
     assert 0 < sum(int((batch["label"] == 3).sum()) for batch in first) < len(rows) / 2
 
 
+def test_noise_of_training_is_not_that_of_scores(task, data, loaded):
+    """Whatever the seed: row 3 is scored from noise of seed 3."""
+    batch = next(iter(task.batches(data.split("train"), loaded, batch_size=8, shuffle_seed=3)))
+    noise = batch["target"] + batch["pictures"]
+    apart = np.abs(noise.numpy().ravel()[:, None] - noise_of([3], (3, 16, 16)).ravel()[None, :64]).min(0)
+    assert np.median(apart) > 1e-6
+
+
 def test_same_noise_gives_the_same_pictures_on_every_target(finished, data):
     test = data.split("test")
     drawn = {}
@@ -286,7 +294,7 @@ def test_a_person_names_a_label_and_a_seed(task, data, loaded):
     assert feed["label"].tolist() == [2]
     (told,) = task.tell({"pictures": feed["noise"]}, ())
     assert [len(line) for line in told.text.splitlines()] == [16] * 16
-    for wrong in ("cat", {"label": 9}, {"label": 1, "seed": -1}):
+    for wrong in ("cat", {"label": 9}, {"label": 1, "seed": -1}, {"label": 1, "seed": 2**63}):
         with pytest.raises(SourceError):
             task.feed(wrong, loaded)
 
