@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 WEIGHTS = "weights"
 """Name of the learner of all parameters that no other one has."""
+UPDATES = "updates"
+"""How many a learner that keeps an average has made, among its tensors."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,8 +35,8 @@ class Learner:
     updates: tuple[bool, ...] = (True,)
     """In which steps of a cycle it updates, over and over: `(True, False, False)` is the first of every three."""
     ema: float | None = None
-    """Decay, in [0, 1), of an exponential moving average of the parameters over its updates. What is evaluated, and what the training
-    ends with, is the average then."""
+    """Decay, in [0, 1), of an exponential moving average of the parameters over its updates; after n of them (1 + n) / (10 + n) where that is
+    less, so that a short training does not end near where it began. What is evaluated, and what the training ends with, is the average."""
 
     def updates_in(self, step: int) -> bool:
         """Whether it updates in a step, counted from 0."""
@@ -75,6 +77,7 @@ class Learning:
         )
         self.tables = Tables(self.held)
         self.average: list[torch.Tensor] = []
+        self.updates = 0
         if learner.ema is not None:
             self.average = [parameter.detach().clone() for parameter in self.held]
 
@@ -93,9 +96,11 @@ class Learning:
         with self._shared_out(), self.tables.filled():
             self.optimiser.step()
         if self.learner.ema is not None:
+            self.updates += 1
+            decay = min(self.learner.ema, (1 + self.updates) / (10 + self.updates))
             with torch.no_grad():
                 for kept, parameter in zip(self.average, self.held, strict=True):
-                    kept.lerp_(parameter, 1 - self.learner.ema)
+                    kept.lerp_(parameter, 1 - decay)
 
     @contextmanager
     def _shared_out(self) -> Iterator[None]:
@@ -121,9 +126,12 @@ class Learning:
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """All that the updates to come depend on, beside the parameters themselves."""
+        import torch
+
         state = self.optimiser.state_dict()["state"]
         moments = {f"moments/{at}/{name}": value for at, each in state.items() for name, value in each.items()}
-        return {**moments, **{f"average/{at}": value for at, value in enumerate(self.average)}}
+        averages = {f"average/{at}": value for at, value in enumerate(self.average)}
+        return {**moments, **averages, **({UPDATES: torch.tensor(self.updates)} if averages else {})}
 
     def load(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """Go on from what `tensors` gave."""
@@ -131,7 +139,9 @@ class Learning:
         for key, value in tensors.items():
             kind, _, rest = key.partition("/")
             at, _, name = rest.partition("/")
-            if kind == "average":
+            if key == UPDATES:
+                self.updates = int(value)
+            elif kind == "average":
                 self.average[int(at)].copy_(value)
             else:
                 moments.setdefault(int(at), {})[name] = value

@@ -83,14 +83,19 @@ def _led(pair: Pair, by: Denoiser, x: torch.Tensor, t: torch.Tensor, to: torch.T
     return Lesson(x, t, t - to, pair.student.output_for(row, x, t))
 
 
+def finest(steps: int) -> int:
+    """How many of the shortest step that shortcut learns are 1: the power of 2, 2 at least, that is not below `steps`."""
+    return 1 << max(1, (steps - 1).bit_length())
+
+
 def _shortcut(pair: Pair, rows: torch.Tensor, noise: torch.Tensor, label: torch.Tensor) -> Lesson:
     """Steps of length 1, 1/2, 1/4, ...: from two of its own, and the shortest as the teacher's (Frans et al., 2024, arXiv:2410.12557)."""
     import torch
 
     own = torch.rand(len(rows), device=rows.device) < pair.share
-    finest = max(1, (pair.steps - 1).bit_length())
-    counts = 2 ** torch.randint(finest, (len(rows),), device=rows.device).double()
-    counts = torch.where(own, counts, float(2**finest))
+    most = finest(pair.steps)
+    counts = 2 ** torch.randint(most.bit_length() - 1, (len(rows),), device=rows.device).double()
+    counts = torch.where(own, counts, float(most))
     t = pair.grid_times(rows, counts)
     to = (t - 1 / counts).clamp(min=0)
     x = pair.student.noised(rows, t, noise)
@@ -108,7 +113,7 @@ def _consistency(pair: Pair, rows: torch.Tensor, noise: torch.Tensor, label: tor
     to = torch.where(to < NOTHING, torch.zeros_like(to), to)
     x = pair.student.noised(rows, t, noise)
     nearer = pair.teacher.moved(x, t, to, label)
-    row = pair.student.row(nearer, to, label)
+    row = pair.student.row(nearer, to, label, to)
     return Lesson(x, t, t, pair.student.output_for(row, x, t))
 
 

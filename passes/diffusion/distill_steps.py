@@ -16,6 +16,7 @@ from compressor.errors import SourceError, UnsupportedModel
 from compressor.tasks.generation.description import FILE, Description, described
 from compressor.tasks.generation.samplers import Sampler, Sampling
 from compressor.training.settings import TrainingSettings
+from passes.diffusion.bootstrap import finest
 
 if TYPE_CHECKING:
     import torch
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 SAMPLERS: Mapping[Method, Sampler] = {"progressive": "ddim", "shortcut": "ddim", "consistency": "consistency", "meanflow": "ddim"}
 TOLD_SPANS = ("shortcut", "meanflow")
+HEEDED: Mapping[str, tuple[Method, ...]] = {"levels": ("consistency", "shortcut"), "share": ("shortcut", "meanflow")}
+"""Parameters that only some methods have a use for."""
 PROCESSES, PREDICTIONS = ("flow", "cosine"), ("flow", "v")
 TELL_SPAN = "tell-span"
 FOLDED = 1.0
@@ -60,7 +63,7 @@ class DistillSteps(TrainingSettings, Pass):
         (4,),
         min_length=1,
         description="steps that the student draws in, most first, each of them a model of its own, `STEP.steps-8` say, the last one the step's; "
-        "progressive halves from one to the next and trains each anew",
+        "progressive halves from one to the next and trains each anew, the first by twice as many steps (DDIM) of the teacher",
     )
     guidance: Literal["folded", "kept"] = Field(
         "folded",
@@ -97,6 +100,11 @@ class DistillSteps(TrainingSettings, Pass):
             raise ValueError(f"to: {list(self.to)}: progressive halves the steps from one to the next")
         if self.method == "shortcut" and (odd := next((each for each in self.to if each & (each - 1)), None)):
             raise ValueError(f"to: {odd}: shortcut knows steps of 1, 2, 4, 8 and so on, as their halves are halved again")
+        if self.method == "shortcut" and self.to[0] > finest(self.levels):
+            raise ValueError(f"to: {self.to[0]}: steps shorter than 1 / {finest(self.levels)} are not learned: raise levels")
+        for name, methods in HEEDED.items():
+            if name in self.model_fields_set and self.method not in methods:
+                raise ValueError(f"{name} is of {' and '.join(methods)}, not of {self.method}: leave it out")
         if self.scale is not None and self.guidance == "kept":
             raise ValueError("scale is what a teacher is guided by where guidance is folded: leave it out")
         return self
@@ -121,6 +129,10 @@ class DistillSteps(TrainingSettings, Pass):
         if mine.process != theirs.process or mine.shape != theirs.shape:
             raise UnsupportedModel(
                 f"teacher {self.teacher} draws by another process, or pictures of another shape, than the student"
+            )
+        if self.scale not in (None, 1.0) and theirs.empty is None:
+            raise UnsupportedModel(
+                f"scale: {self.scale:g}: teacher {self.teacher} has no label that says nothing, so it cannot be guided"
             )
         process = mine.process
         if process.kind not in PROCESSES or process.prediction not in PREDICTIONS:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,13 +13,15 @@ from compressor.contracts import Model
 from compressor.contracts.described import Described
 from compressor.errors import SourceError, UnsupportedModel
 from compressor.foreign import told
-from compressor.tasks.generation.process import Process
+from compressor.tasks.generation.process import TIME_SCALE, Process
 from compressor.tasks.generation.samplers import Sampling
 
 FILE = "diffusion.json"
 SCHEDULER = "scheduler/scheduler_config.json"
 PREDICTIONS = {"epsilon": "epsilon", "v_prediction": "v", "sample": "x0"}
 """What networks tell, as schedulers of diffusers spell it."""
+NETWORKS = ("UNet2DModel", "DiTTransformer2DModel")
+"""Of diffusers, which take a picture, times and labels, and nothing else."""
 
 
 class Description(Described):
@@ -39,6 +41,10 @@ class Description(Described):
     """What it was trained on."""
     sampling: Sampling = Sampling()
     """How it is sampled."""
+
+    def known(self, labels: Sequence[int]) -> list[int]:
+        """Labels as the network takes them: of one that knows none, each is the one that says nothing."""
+        return list(labels) if self.classes else [self.empty or 0] * len(labels)
 
     def written(self) -> bytes:
         """As a file; equal descriptions give equal bytes."""
@@ -62,54 +68,77 @@ def described(files: Model | Path) -> Description:
         raise SourceError(f"{FILE} is malformed: {error}") from error
 
 
-def settled(model: Model, source: Path, process: Process | None, sampling: Mapping[str, Any]) -> Description:
+def settled(
+    model: Model, source: Path, process: Process | None, sampling: Mapping[str, Any], *, labels: int | None = None
+) -> Description:
     """What a source model says of itself, with what a plan says of a model that says nothing, and how the plan samples it.
 
+    The data has so many `labels`.
+
     Raises:
-        SourceError: the plan's process is another one, or it guides a model that cannot be.
+        SourceError: the plan's process is another one, it has fewer levels than there are to be steps, or a model is guided that cannot be.
         UnsupportedModel: what it draws, or how, is not known here.
     """
     if FILE in model.files:
         found, known = described(model), True
     else:
-        shape, classes, empty = facts_of(model.module)
+        shape, classes, empty = facts_of(model.module, labels)
         own = scheduled(model.files)
         known = own is not None
         found = Description(shape=shape, classes=classes, empty=empty, process=own or process or Process())
     if known and process is not None and process != found.process:
         raise SourceError(f"{source} was trained on another process than `process:` says: leave it out")
     sampled = Sampling.model_validate({**found.sampling.model_dump(), **sampling})
+    found.process.grid(sampled.steps)
     if sampled.guidance != 1 and found.empty is None:
         raise SourceError(f"guidance: {sampled.guidance:g}: {source} has no label that says nothing, so it cannot be guided")
     return found.model_copy(update={"sampling": sampled})
 
 
-def facts_of(module: Any) -> tuple[tuple[int, int, int], int, int | None]:
+def facts_of(module: Any, labels: int | None = None) -> tuple[tuple[int, int, int], int, int | None]:
     """Shape, classes, and the label that says nothing, of a network: one of ours, or of diffusers.
 
+    A `UNet2DModel` does not say whether its last label is one that says nothing: it is not where data has as many `labels` as it knows.
+
     Raises:
-        UnsupportedModel: its configuration says something else.
+        UnsupportedModel: it is another one, or draws no pictures.
     """
     config: Mapping[str, Any] = module.config
     if "classes" in config:
-        return (config["channels"], config["size"], config["size"]), config["classes"], config["classes"]
-    size, channels = config.get("sample_size"), config.get("in_channels")
-    if not isinstance(channels, int) or size is None:
+        shape, known = (config["channels"], config["size"], config["size"]), config["classes"]
+        return _drawn(shape, module), known, known
+    if type(module).__name__ not in NETWORKS or config.get("class_embed_type") is not None:
         raise UnsupportedModel(
-            f"{type(module).__name__} does not say `in_channels` and `sample_size`: what it draws is not known"
+            f"{type(module).__name__} is no network that draws pictures of a class: those of ours and {' and '.join(NETWORKS)} of diffusers do"
         )
+    size, channels = config.get("sample_size"), config["in_channels"]
+    if size is None:
+        raise UnsupportedModel(f"{type(module).__name__} does not say `sample_size`: what it draws is not known")
     height, width = (size, size) if isinstance(size, int) else size
-    shape = (channels, int(height), int(width))
+    shape = _drawn((channels, int(height), int(width)), module)
     if (classes := config.get("num_embeds_ada_norm")) is not None:  # DiT of diffusers, whose label embedding has one more
         return shape, int(classes), int(classes)
-    labels = config.get("num_class_embeds") or 0
-    return shape, max(0, labels - 1), labels - 1 if labels else None
+    told = config.get("num_class_embeds") or 0
+    if not told or told == labels:
+        return shape, told, None
+    return shape, told - 1, told - 1
+
+
+def _drawn(shape: tuple[int, int, int], module: Any) -> tuple[int, int, int]:
+    if shape[0] not in (1, 3):
+        raise UnsupportedModel(
+            f"{type(module).__name__} draws {shape[0]} channels, which are no picture: 1 is grey, 3 are red, green and blue"
+        )
+    return shape
 
 
 def output_of(module: Any, sample: Any, time: Any, label: Any, span: Any = None) -> Any:
     """What a network tells: one of ours, which may be told a span too, or of diffusers."""
     if not hasattr(module, "load_config"):
         return module(sample, time, label) if span is None else module(sample, time, label, span)
+    for each in module.modules() if module.training else ():
+        if hasattr(each, "token_drop"):  # it would leave out labels by itself, other ones in each block
+            each.train(False)
     labelled = "num_class_embeds" not in module.config or module.config["num_class_embeds"]
     found = module(sample, time, **({"class_labels": label} if labelled else {})).sample
     return found[:, : sample.shape[1]]  # DiT of diffusers tells a variance after it
@@ -132,12 +161,18 @@ def scheduled(files: Mapping[str, bytes]) -> Process | None:
 
 def _process(values: Mapping[str, Any], name: str) -> Process:
     if name.startswith("FlowMatch"):
+        if (levels := values.get("num_train_timesteps", TIME_SCALE)) != TIME_SCALE:
+            raise ValueError(f"times are told in parts of {levels}, not in thousandths")
         return Process(kind="flow", prediction="flow")
     if name.startswith("EDM"):
+        if (prediction := values.get("prediction_type", "epsilon")) != "epsilon":
+            raise ValueError(f"prediction_type {prediction}")  # its network tells the negative
         named = {each: values[each] for each in ("sigma_min", "sigma_max", "sigma_data") if each in values}
         return Process(kind="edm", prediction="edm", **named)
     if values.get("rescale_betas_zero_snr") or values.get("trained_betas") is not None:
         raise ValueError("betas of its own")
+    if (told_by := values.get("timestep_type", "discrete")) != "discrete":
+        raise ValueError(f"timestep_type {told_by}")
     given = {
         "prediction": PREDICTIONS[values.get("prediction_type", "epsilon")],
         "betas": values["beta_schedule"],

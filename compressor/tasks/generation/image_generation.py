@@ -139,7 +139,7 @@ class ImageGeneration(Task):
                 f"{source} has several components ({', '.join(model.components)}): only networks that draw pictures themselves are read"
             )
         given = {name: getattr(self, name) for name in Sampling.model_fields if getattr(self, name) is not None}
-        description = settled(model, source, self.process, given)
+        description = settled(model, source, self.process, given, labels=len(data.labels))
         if description.classes and description.classes != len(data.labels):
             raise SourceError(
                 f"{source} knows {description.classes} classes, and the data has {len(data.labels)}: {', '.join(data.labels[:5])}"
@@ -211,7 +211,8 @@ class ImageGeneration(Task):
     def batches(self, rows: Dataset, files: Path, *, batch_size: int, shuffle_seed: int | None = None) -> Iterable[Batch]:
         """Noisy pictures, what is to be told of them, and the pictures themselves; noise, times and left-out labels by the seed."""
         groups = grouped(order_of(len(rows), shuffle_seed), batch_size)
-        labels, images, how = list(rows[self.label]), undecoded(rows, self.image), described(files)
+        images, how = undecoded(rows, self.image), described(files)
+        labels = how.known(rows[self.label])
         feeds = Feeds(lambda chosen: {PICTURES: pictures_of(images, chosen, self.image, how.shape)}, groups)
         drop = self.drop_labels if how.empty is not None else 0.0
         return Batches(feeds, labels, how, shuffle_seed or 0, times=self.times, weighting=self.weighting, drop=drop)
@@ -243,14 +244,14 @@ class ImageGeneration(Task):
                 f"{content!r:.60} is no picture to draw: expected the number of a label, or a label and a seed"
             ) from error
         how = described(files)
-        if not 0 <= label < max(1, how.classes) or seed < 0:
-            raise SourceError(f"label {label} and seed {seed}: labels are 0 to {max(1, how.classes) - 1}, seeds are not negative")
+        if not 0 <= label < max(1, how.classes) or not 0 <= seed < 2**63:
+            raise SourceError(f"label {label} and seed {seed}: labels are 0 to {max(1, how.classes) - 1}, seeds 0 to {2**63 - 1}")
         return self._feed([seed], [label], how, how.sampling.table(how.process))
 
     def feeds(self, rows: Dataset, files: Path, workload: Workload = Workload(), *, count: int | None = None) -> Sequence[Feed]:
         """Labels of rows, each with its number as seed; rows come again where a batch has more than there are."""
-        how, labels = described(files), list(rows[self.label])
-        table = how.sampling.table(how.process, workload.steps)
+        how = described(files)
+        labels, table = how.known(rows[self.label]), how.sampling.table(how.process, workload.steps)
         groups = full_groups(max(len(labels), workload.batch), workload.batch, count)
         return [self._feed(group, [labels[each % len(labels)] for each in group], how, table) for group in groups]
 
@@ -281,8 +282,8 @@ class ImageGeneration(Task):
 
     def scored_feeds(self, rows: Dataset, files: Path) -> tuple[Sequence[Feed], Sequence[int]]:
         """All rows in order; equal rows start from equal noise, whatever model draws them."""
-        how, labels = described(files), list(rows[self.label])
-        table = how.sampling.table(how.process)
+        how = described(files)
+        labels, table = how.known(rows[self.label]), how.sampling.table(how.process)
         groups = grouped(range(len(labels)), SCORED_BATCH)
         return Feeds(lambda chosen: self._feed(chosen, [labels[each] for each in chosen], how, table), groups), range(len(labels))
 
@@ -290,9 +291,9 @@ class ImageGeneration(Task):
         import numpy as np
 
         empty = 0 if how.empty is None else how.empty
-        start = how.process.grid(1).sigma[0]
+        start = np.float32(how.process.grid(1).sigma[0])  # as in the example of an export, to the bit
         return {
-            "noise": (start * noise_of(seeds, how.shape)).astype(np.float32),
+            "noise": start * noise_of(seeds, how.shape),
             "seed": np.asarray(seeds, dtype=np.int64),
             LABEL: np.asarray(labels, dtype=np.int64),
             "empty": np.full(len(seeds), empty, dtype=np.int64),

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeAlias
 from pydantic import ConfigDict, Field, model_validator
 
 from compressor.contracts.described import Described
+from compressor.errors import SourceError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -73,6 +74,14 @@ class Process(Described):
             raise ValueError(
                 f"of {self.kind} nothing but noise is left at t = 1: that a network tells noise says nothing there; try v or flow"
             )
+        for names, is_heeded, of in (
+            (("betas", "beta_start", "beta_end", "levels"), self.kind == "betas", "the kind betas"),
+            (("sigma_min", "sigma_max"), self.kind == "edm", "the kind edm"),
+            (("sigma_data",), self.prediction == "edm", "the prediction edm"),
+        ):
+            for name in names:
+                if not is_heeded and getattr(self, name) != type(self).model_fields[name].default:
+                    raise ValueError(f"{name} is of {of}: leave it out")
         if self.sigma_min >= self.sigma_max:
             raise ValueError(f"sigma_min is {self.sigma_min:g}, expected less than sigma_max, {self.sigma_max:g}")
         return self
@@ -115,9 +124,17 @@ class Process(Described):
         return np.asarray(np.cumprod(1 - betas))
 
     def grid(self, steps: int) -> Levels:
-        """So many levels from the noisiest down, evenly spaced in time, and the clean one after them: `[steps + 1]` each."""
+        """So many levels from the noisiest down, evenly spaced in time, and the clean one after them: `[steps + 1]` each.
+
+        Raises:
+            SourceError: a chain of betas has fewer levels.
+        """
         import numpy as np
 
+        if self.kind == "betas" and steps > self.levels:
+            raise SourceError(
+                f"steps: {steps}: the model's chain has {self.levels} levels, and is drawn from in as many steps at most"
+            )
         last = Levels(np.ones(1), np.zeros(1), np.zeros(1))
         if self.kind == "edm":  # down to sigma_min, the one step after which is to nothing
             found = self.at(np.linspace(1, 0, steps) if steps > 1 else np.ones(1))

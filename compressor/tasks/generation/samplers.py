@@ -42,7 +42,8 @@ class Sampling(Described):
         levels = process.grid(steps or self.steps)
         rows = list(SAMPLERS[self.sampler](levels))
         at, told = np.array([row[0] for row in rows]), np.array([row[1:] for row in rows])
-        evaluated, span = levels[at], levels.time[at] - levels.time[at + 1]
+        evaluated = levels[at]
+        span = evaluated.time - (0 if self.sampler == "consistency" else levels.time[at + 1])  # a row is found at the end
         given = (evaluated.time, span, process.scale(evaluated), *process.clean(evaluated), np.full(len(at), self.guidance))
         return np.concatenate([np.stack(given, axis=1), told], axis=1)
 

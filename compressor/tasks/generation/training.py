@@ -10,6 +10,9 @@ from compressor.contracts import Batch
 from compressor.tasks.batches import Feeds
 from compressor.tasks.generation.description import Description
 
+APART = 1
+"""Third of the numbers that seed a batch: noise that rows are scored from is seeded by one or two."""
+
 
 @dataclass(frozen=True)
 class Batches:
@@ -37,7 +40,10 @@ class Batches:
     def _noisy(self, pictures: Any, chosen: Sequence[int], at: int) -> dict[str, Any]:
         import numpy as np
 
-        process, draw = self.how.process, np.random.default_rng([self.seed, at])  # of a batch alone: a training may go on at any
+        process, draw = (
+            self.how.process,
+            np.random.default_rng([self.seed, at, APART]),
+        )  # of a batch alone: training may go on at any
         levels = process.at(process.times(draw, len(chosen), spread=self.times))
         noise = draw.standard_normal(pictures.shape, dtype=np.float32)
         labels = np.array([self.labels[number] for number in chosen], dtype=np.int64)

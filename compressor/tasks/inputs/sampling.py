@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 COLUMNS = ("time", "span", "scale", "skip", "gain", "guidance", "keep", "clean", "before", "earlier", "noise")
-"""Of a table, a row for each evaluation. The network is told `time`, and the `span` to the next one, and sees `scale * x`; of its output follows
+"""Of a table, a row for each evaluation. The network is told `time`, and the `span` of its step, and sees `scale * x`; of its output follows
 `found = skip * x + gain * output`, with `guidance` other than 1 of two outputs; then
 `x = keep * x + clean * found + before * (the found before) + earlier * (the x before) + noise * (fresh noise)`."""
 

@@ -14,7 +14,7 @@ from compressor.contracts import Progress
 from compressor.errors import MissingDependency, OutOfMemory, PluginError, TrainingDiverged
 from compressor.training.checkpoint import INTERVAL, RESCUED
 from compressor.training.group import parts, rows_of
-from compressor.training.learners import Learner, parameter_groups, rate
+from compressor.training.learners import Learner, Learning, parameter_groups, rate
 from compressor.training.loop import Training, train
 from compressor.training.settings import TrainingSettings, resolved_precision
 
@@ -393,11 +393,23 @@ def test_training_ends_with_the_average_of_a_learner_that_keeps_one():
     pair, states, started = Pair(), [], copies(Pair().generator)
     taken(pair, each_step=lambda _: states.append(copies(pair.generator)), steps=13)
     expected = started
-    for now in (states[6], states[12]):  # after each update
-        expected = [0.9 * kept + 0.1 * value for kept, value in zip(expected, now, strict=True)]
+    for decay, now in ((2 / 11, states[6]), (3 / 12, states[12])):  # after each update; 0.9 once there were 80
+        expected = [decay * kept + (1 - decay) * value for kept, value in zip(expected, now, strict=True)]
     for mine, wanted in zip(pair.generator.parameters(), expected, strict=True):
         torch.testing.assert_close(mine, wanted)
         assert not torch.equal(mine, states[12][0])
+
+
+def test_average_of_a_short_training_is_not_where_it_began():
+    """A decay of 0.999 would keep nine tenths of the first weights after 100 updates."""
+    layer = torch.nn.Linear(4, 4, bias=False)
+    (started,) = copies(layer)
+    learning = Learning(Learner("layer", tuple(layer.parameters()), 0.01, ema=0.999))
+    for _ in range(100):
+        layer.weight.grad = torch.ones_like(layer.weight)
+        learning.update(1.0)
+    way = (learning.average[0] - started) / (layer.weight.detach() - started)
+    assert way.min() > 0.8
 
 
 def test_average_is_what_is_evaluated_and_training_goes_on_from_the_weights():

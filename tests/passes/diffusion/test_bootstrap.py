@@ -11,6 +11,8 @@ import torch
 from compressor.model.dit import DiT
 from compressor.tasks.generation.description import Description
 from compressor.tasks.generation.process import Process
+from compressor.tasks.generation.samplers import Sampling
+from compressor.tasks.inputs.sampling import COLUMNS
 from passes.diffusion.bootstrap import METHODS, Pair
 from passes.diffusion.denoiser import Denoiser
 
@@ -147,6 +149,26 @@ def test_consistency_target_is_the_row_found_a_step_later():
     levels = student.at(lesson.t)
     skip, gain = (torch.from_numpy(each).float()[:, None, None, None] for each in student.how.process.clean(levels))
     torch.testing.assert_close(skip * lesson.x + gain * lesson.output, wanted, atol=1e-5, rtol=1e-5)
+
+
+def test_consistency_is_of_steps_to_the_end_where_spans_are_told():
+    """By student and sampler alike: one that was a shortcut model before is told them."""
+    teacher, student = shaken(), shaken(spans=True)
+    rows, label = points()
+    lesson = Pair(teacher, student, 8).lesson("consistency", rows, label)
+    assert torch.equal(lesson.span, lesson.t)
+    to = (lesson.t - 1 / 8).clamp(min=0)
+    with torch.no_grad():
+        nearer = teacher.moved(lesson.x, lesson.t, to, label)
+        wanted = student.row(nearer, to, label, to)
+        elsewhere = student.row(nearer, to, label)
+    (skip, gain) = (
+        torch.from_numpy(each).float()[:, None, None, None] for each in student.how.process.clean(student.at(lesson.t))
+    )
+    torch.testing.assert_close(skip * lesson.x + gain * lesson.output, wanted, atol=1e-5, rtol=1e-5)
+    assert (wanted - elsewhere).abs().max() > 1e-3
+    table = Sampling(sampler="consistency", steps=4).table(student.how.process)
+    assert table[:, COLUMNS.index("span")].tolist() == table[:, COLUMNS.index("time")].tolist()
 
 
 def test_consistency_error_falls(taught):

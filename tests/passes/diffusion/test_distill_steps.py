@@ -34,7 +34,7 @@ task:
   image-generation: {steps: 4, guidance: 2.0}
 data: {files: images, format: imagefolder, split: {validation: 12, test: 12}, calibration: 8}
 passes:
-  - distill-steps: {teacher: source, method: METHOD, to: [2, 1], steps: 3, batch_size: 8, precision: fp32, attention: sdpa, levels: 4}
+  - distill-steps: {teacher: source, method: METHOD, to: [2, 1], steps: 3, batch_size: 8, precision: fp32, attention: sdpa}
 targets:
   - onnxruntime: {}
 probes:
@@ -104,6 +104,9 @@ def test_guidance_is_kept_where_that_is_wanted(run, tmp_path):
         ({"to": [2, 4]}, "most first"),
         ({"to": [8, 2]}, "halves the steps"),
         ({"to": [6], "method": "shortcut"}, "steps of 1, 2, 4, 8"),
+        ({"to": [16], "method": "shortcut", "levels": 7}, "shorter than 1 / 8 are not learned"),
+        ({"levels": 8}, "levels is of consistency and shortcut, not of progressive"),
+        ({"share": 0.5, "method": "consistency"}, "share is of shortcut and meanflow, not of consistency"),
         ({"guidance": "kept", "scale": 2.0}, "leave it out"),
     ],
 )
@@ -131,6 +134,17 @@ def test_processes_without_time_in_the_unit_interval_are_refused(run, tmp_path):
         DistillSteps(teacher="source", method="meanflow").check(
             tmp_path / "models" / "cosine", {"source": tmp_path / "models" / "cosine"}
         )
+
+
+def test_a_teacher_without_a_label_that_says_nothing_is_not_guided(run, tmp_path):
+    """Any other label would be taken for it."""
+    model = run.model()
+    model.files[FILE] = described(model).model_copy(update={"empty": None}).written()
+    model.save(tmp_path / "labels")
+    given = (tmp_path / "labels", {"source": tmp_path / "labels"})
+    with pytest.raises(UnsupportedModel, match="scale: 2: teacher source has no label that says nothing"):
+        DistillSteps(teacher="source", scale=2).check(*given)
+    DistillSteps(teacher="source", scale=1).check(*given)
 
 
 def test_a_model_that_does_not_draw_is_refused(run, tmp_path):

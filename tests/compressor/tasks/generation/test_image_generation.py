@@ -13,7 +13,7 @@ from furnished import command
 from PIL import Image
 
 from compressor.contracts import Workload
-from compressor.deploy.session import predictor
+from compressor.deploy.session import eager, predictor
 from compressor.errors import ExportDiffers, NotComparable, SourceError, UnsupportedModel
 from compressor.export import export
 from compressor.export.examples import example
@@ -22,10 +22,11 @@ from compressor.model.dit import DiT
 from compressor.plan.specs import DataSpec
 from compressor.report import read_report
 from compressor.tasks.data import load_data
-from compressor.tasks.generation.description import described, facts_of, output_of, scheduled
+from compressor.tasks.generation.description import FILE, Description, described, facts_of, output_of, scheduled
 from compressor.tasks.generation.image_generation import ImageGeneration
 from compressor.tasks.generation.judging import JUDGE, judge_in
 from compressor.tasks.generation.process import Process
+from compressor.tasks.inputs.sampling import noise_of
 from targets.eager import EagerTorch
 from targets.onnxruntime import OnnxRuntime
 from targets.openvino import OpenVino
@@ -106,6 +107,19 @@ def test_what_does_not_fit_is_refused(task, data, loaded, tmp_path):
         task.load(tmp_path / "five", data, seed=0)
 
 
+def test_a_network_that_knows_no_classes_is_told_none(data, tmp_path):
+    task = ImageGeneration(steps=2)
+    Model.wrap(DiT(16, 3, 0, patch=8, width=8, heads=1, blocks=1)).save(tmp_path / "plain")
+    model = task.load(tmp_path / "plain", data, seed=0)
+    model.save(tmp_path / "loaded")
+    batch = next(iter(task.batches(data.split("train"), tmp_path / "loaded", batch_size=8)))
+    assert task.loss(task.forward(model.module, batch), batch).isfinite()
+    (scored, *_), _ = task.scored_feeds(data.split("test"), tmp_path / "loaded")
+    (timed,) = task.feeds(data.split("test"), tmp_path / "loaded", count=1)
+    for feed in (scored, timed):
+        assert eager(task, model, "cpu")(feed)["pictures"].shape[1:] == (3, 16, 16)
+
+
 def test_networks_of_diffusers_are_read(task, data, tmp_path):
     diffusers = pytest.importorskip("diffusers")
     sizes = {"sample_size": 16, "in_channels": 3, "out_channels": 3, "layers_per_block": 1, "norm_num_groups": 4}
@@ -131,6 +145,47 @@ def test_networks_of_diffusers_are_read(task, data, tmp_path):
         task.load(tmp_path / "plain", data, seed=0)
 
 
+def test_last_label_of_a_unet_says_nothing_unless_the_data_has_as_many(data, tmp_path):
+    diffusers = pytest.importorskip("diffusers")
+    sizes = {"sample_size": 16, "in_channels": 3, "out_channels": 3, "layers_per_block": 1, "norm_num_groups": 4}
+    kinds = {"down_block_types": ("DownBlock2D",), "up_block_types": ("UpBlock2D",), "block_out_channels": (8,)}
+    diffusers.UNet2DModel(**sizes, **kinds, num_class_embeds=3).save_pretrained(tmp_path / "unet")
+    how = described(ImageGeneration().load(tmp_path / "unet", data, seed=0))
+    assert (how.classes, how.empty) == (3, None)
+    with pytest.raises(SourceError, match="no label that says nothing"):
+        ImageGeneration(guidance=2).load(tmp_path / "unet", data, seed=0)
+
+
+def test_networks_that_draw_no_pictures_are_refused():
+    diffusers = pytest.importorskip("diffusers")
+    kinds = {"down_block_types": ("DownBlock2D",), "up_block_types": ("UpBlock2D",), "block_out_channels": (8,)}
+    sizes = {"sample_size": 16, "layers_per_block": 1, "norm_num_groups": 4, **kinds}
+    for module, said in (
+        (DiT(16, 4, 3, patch=8, width=8, heads=1, blocks=1), "4 channels"),
+        (diffusers.UNet2DModel(**sizes, in_channels=6, out_channels=3), "6 channels"),
+        (diffusers.UNet2DModel(**sizes, in_channels=3, out_channels=3, class_embed_type="timestep"), "no network that draws"),
+        (diffusers.UNet2DConditionModel(**sizes, cross_attention_dim=8), "UNet2DConditionModel is no network that draws"),
+        (diffusers.AutoencoderKL(norm_num_groups=1, block_out_channels=(8,)), "AutoencoderKL is no network that draws"),
+    ):
+        with pytest.raises(UnsupportedModel, match=said):
+            facts_of(module)
+
+
+def test_labels_are_left_out_by_the_task_alone():
+    """A DiT of diffusers does so itself while it trains, by another label in each block."""
+    diffusers = pytest.importorskip("diffusers")
+    heads = {"num_attention_heads": 2, "attention_head_dim": 8, "num_layers": 1, "norm_num_groups": 4}
+    dit = diffusers.DiTTransformer2DModel(
+        **heads, in_channels=3, out_channels=6, sample_size=16, patch_size=4, num_embeds_ada_norm=3
+    )
+    with torch.no_grad():
+        for parameter in dit.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+        sample, label = torch.randn(1, 3, 16, 16).expand(64, 3, 16, 16), torch.ones(64, dtype=torch.long)
+        told = [output_of(dit.train(on), sample, torch.full((64,), 5.0), label) for on in (False, True)]
+    torch.testing.assert_close(*told)
+
+
 def test_schedulers_of_diffusers_are_read():
     diffusers = pytest.importorskip("diffusers")
 
@@ -142,8 +197,14 @@ def test_schedulers_of_diffusers_are_read():
     chain = process(diffusers.DDPMScheduler(50, prediction_type="v_prediction", beta_schedule="squaredcos_cap_v2"))
     assert chain == Process(kind="betas", prediction="v", betas="squaredcos_cap_v2", levels=50)
     assert scheduled({}) is None
-    with pytest.raises(UnsupportedModel, match="no process that is known here"):
-        process(diffusers.DDPMScheduler(trained_betas=[0.1, 0.2]))
+    for other in (
+        diffusers.DDPMScheduler(trained_betas=[0.1, 0.2]),
+        diffusers.EDMEulerScheduler(prediction_type="v_prediction"),
+        diffusers.EulerDiscreteScheduler(timestep_type="continuous", prediction_type="v_prediction"),
+        diffusers.FlowMatchEulerDiscreteScheduler(num_train_timesteps=500),
+    ):
+        with pytest.raises(UnsupportedModel, match="no process that is known here"):
+            process(other)
 
 
 def test_batches_are_noisy_pictures_and_what_is_to_be_told(task, data, loaded):
@@ -159,6 +220,14 @@ def test_batches_are_noisy_pictures_and_what_is_to_be_told(task, data, loaded):
         left = batch["label"] != batch["labels"]
         assert (batch["label"][left] == 3).all()
     assert 0 < sum(int((batch["label"] == 3).sum()) for batch in first) < len(rows) / 2
+
+
+def test_noise_of_training_is_not_that_of_scores(task, data, loaded):
+    """Whatever the seed: row 3 is scored from noise of seed 3."""
+    batch = next(iter(task.batches(data.split("train"), loaded, batch_size=8, shuffle_seed=3)))
+    noise = batch["target"] + batch["pictures"]
+    apart = np.abs(noise.numpy().ravel()[:, None] - noise_of([3], (3, 16, 16)).ravel()[None, :64]).min(0)
+    assert np.median(apart) > 1e-6
 
 
 def test_same_noise_gives_the_same_pictures_on_every_target(finished, data):
@@ -228,9 +297,20 @@ def test_a_person_names_a_label_and_a_seed(task, data, loaded):
     assert feed["label"].tolist() == [2]
     (told,) = task.tell({"pictures": feed["noise"]}, ())
     assert [len(line) for line in told.text.splitlines()] == [16] * 16
-    for wrong in ("cat", {"label": 9}, {"label": 1, "seed": -1}):
+    for wrong in ("cat", {"label": 9}, {"label": 1, "seed": -1}, {"label": 1, "seed": 2**63}):
         with pytest.raises(SourceError):
             task.feed(wrong, loaded)
+
+
+def test_an_example_starts_from_the_same_bytes(task, tmp_path):
+    """Of a chain, whose noisiest level is not all noise."""
+    chain = Description(shape=(3, 16, 16), classes=3, process=Process(kind="betas", prediction="epsilon"))
+    (tmp_path / FILE).write_bytes(chain.written())
+    start = np.float32(json.loads(json.dumps(task.deployment(tmp_path, ()).draws["start"])))
+    assert start < 1
+    feed = task.feed({"label": 1, "seed": 7}, tmp_path)
+    assert feed["noise"].dtype == np.float32
+    assert np.array_equal(feed["noise"], start * noise_of([7], chain.shape))
 
 
 @pytest.mark.parametrize("name", ["onnxruntime", "openvino"])

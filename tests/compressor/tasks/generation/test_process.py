@@ -7,6 +7,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from compressor.errors import SourceError
 from compressor.tasks.generation.process import Process
 
 PREDICTIONS = ("epsilon", "v", "x0", "flow", "edm")
@@ -91,6 +92,14 @@ def test_grids_end_in_the_clean_row():
             assert (np.diff(grid.sigma / np.maximum(grid.alpha, 1e-9)) < 0).all()
 
 
+def test_a_chain_has_as_many_steps_as_levels_at_most():
+    """More would repeat levels, and one below the cleanest is the noisiest."""
+    chain = Process(kind="betas", prediction="epsilon", levels=10)
+    assert chain.grid(10).time.tolist() == [9, 8, 7, 6, 5, 4, 3, 2, 1, 0, 0]
+    with pytest.raises(SourceError, match="steps: 11: the model's chain has 10 levels"):
+        chain.grid(11)
+
+
 def test_weights_make_one_loss_of_another():
     """Whatever the network tells, the weighted error is the one that is named."""
     rows, noise = rows_and_noise()
@@ -115,6 +124,21 @@ def test_weights_make_one_loss_of_another():
 def test_noise_cannot_be_told_where_nothing_else_is_left():
     with pytest.raises(ValidationError, match="nothing but noise is left"):
         Process(kind="flow", prediction="epsilon")
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"levels": 50}, "levels is of the kind betas"),
+        ({"kind": "betas", "prediction": "v", "sigma_max": 40}, "sigma_max is of the kind edm"),
+        ({"kind": "edm", "prediction": "v", "sigma_data": 1}, "sigma_data is of the prediction edm"),
+    ],
+)
+def test_what_a_process_does_not_heed_is_refused(given, said):
+    with pytest.raises(ValidationError, match=said):
+        Process.model_validate(given)
+    written = Process().model_dump()
+    assert Process.model_validate(written) == Process()
 
 
 def test_times_are_in_the_unit_interval():
