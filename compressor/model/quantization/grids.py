@@ -19,6 +19,8 @@ class Grid(BaseModel):
 
     symmetric: bool = True
     """Whether 0 is the whole number 0; else it is another one, chosen by the smallest and the greatest value."""
+    float16_steps: bool = False
+    """Whether steps are numbers of float16, as GGUF files have them."""
 
 
 class WeightGrid(Grid):
@@ -81,6 +83,8 @@ class InputGrid(Grid):
             raise ValueError("block goes with ranges: dynamic")
         if self.ranges == "dynamic" and not self.symmetric:
             raise ValueError("dynamic ranges are symmetric")
+        if self.ranges == "static" and self.float16_steps:
+            raise ValueError("float16_steps goes with ranges: dynamic")
         return self
 
     @property
@@ -101,7 +105,7 @@ class InputGrid(Grid):
 def scheme_of(weights: WeightGrid, inputs: InputGrid | None) -> Scheme:
     """What a target needs kernels for."""
     return Scheme(
-        weights=f"int{weights.stored_bits}",
+        weights="ternary" if weights.bits == "ternary" else f"int{weights.stored_bits}",
         activations=f"int{inputs.bits}" if inputs else "fp32",
         granularity=weights.granularity,
         group=weights.group,

@@ -15,6 +15,8 @@ from compressor.model.quantization.grids import InputGrid, WeightGrid
 
 THRESHOLD = 0.7
 """Of the mean magnitude: what is smaller becomes 0 in ternary weights."""
+SMALLEST, LARGEST = 2.0**-24, 65504.0
+"""Positive numbers of float16."""
 CLIP = 2.5
 """Ternary weights beyond it have no gradient."""
 
@@ -162,7 +164,16 @@ def _step(
 ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
     """Step, zero point and threshold of each row of `parts`, `[steps, 1]` each."""
     if log_step is not None:
-        return log_step.exp()[:, None], None, None
+        step, zero, threshold = log_step.exp()[:, None], None, None
+    else:
+        step, zero, threshold = _found(parts, weight, grid)
+    return (in_float16(step) if grid.float16_steps else step), zero, threshold
+
+
+def _found(
+    parts: torch.Tensor, weight: torch.Tensor, grid: WeightGrid
+) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+    """The same where steps are made of the weights."""
     low, high = grid.bounds
     with torch.no_grad():
         if grid.steps == "mean":
@@ -197,6 +208,12 @@ def _positive(step: torch.Tensor) -> torch.Tensor:
     return torch.where(step > 0, step, torch.ones_like(step))
 
 
+def in_float16(step: torch.Tensor) -> torch.Tensor:
+    """Steps as float16 has them, none of them 0; the gradient passes."""
+    nearest = step.detach().clamp(SMALLEST, LARGEST).half().to(step.dtype)
+    return step + (nearest - step).detach()
+
+
 # ------------------------------------------------------------------ activations
 
 
@@ -209,4 +226,6 @@ def rounded_rows(x: torch.Tensor, grid: InputGrid) -> torch.Tensor:
     with torch.no_grad():
         step = _positive(parts.abs().amax(-1, keepdim=True) / high)
     found: torch.Tensor = Rounded.apply(parts, step, None, low, high, None)  # type: ignore[no-untyped-call]
+    if grid.float16_steps:  # rounded by the step itself, and scaled back by what is kept of it
+        found = found * (in_float16(step) / step)
     return found.flatten(-2)[..., :width]

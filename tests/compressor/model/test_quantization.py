@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from tensor_rows import Rows, bert
 
 from compressor.contracts import Scheme
-from compressor.deploy.quantized import packed, packed_zeros
+from compressor.deploy.packing import packed, packed_zeros
 from compressor.errors import UnsupportedModel
 from compressor.model.edits import KeepHeads, KeepNeurons
 from compressor.model.model import Model
