@@ -17,6 +17,7 @@ from compressor.errors import UnsupportedModel
 from compressor.model.anatomy import anatomy_of
 from compressor.training.learners import Learner
 from compressor.training.loop import Moment, Training, train
+from compressor.training.settings import TrainingSettings
 from passes.distillation.teachers import thinned
 from passes.objectives.reductions import mean_over_valid
 from passes.side_files import write_side_files
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     import torch
 
     from compressor.contracts import Model
-    from passes.quantization_aware.distill_and_quantize import DistillAndQuantize
 
 SHARE = 5
 """Each block takes a fifth of the steps of the whole training; a step of one block of many costs as much less."""
@@ -130,17 +130,30 @@ class Line:
         return forward
 
 
-def start_by_blocks(student: Model, model: Model, settings: DistillAndQuantize, *, steps: int, ctx: Context) -> None:
+@dataclass(frozen=True)
+class BlockTraining:
+    """How each block is trained."""
+
+    settings: TrainingSettings
+    """Of the training that follows."""
+    steps: int
+    """Of that training."""
+    rows: int
+    """Training rows that are looked at."""
+    step_rate: float
+    """Peak learning rate of learned steps of rounding."""
+
+
+def start_by_blocks(student: Model, model: Model, how: BlockTraining, ctx: Context) -> None:
     """Train the quantised blocks of a student one after the other, in place.
 
     Args:
         student: with its quantisers.
         model: in float; what its blocks give is imitated.
-        settings: of the training that follows, with the number of rows.
-        steps: of that training.
+        how: the training of each.
         ctx: each block has a training of its own in its folder, so that a killed run goes on in the middle.
     """
-    batches = _batches(student, settings, ctx)
+    batches = _batches(student, how, ctx)
     modules = [each.module.to(ctx.device).eval() for each in (student, model)]
     lines = [Line.of(module, ctx.task, _on(batches[0], ctx.device)) for module in modules]
     states = [[line.entering(_on(batch, ctx.device)) for batch in batches] for line in lines]
@@ -150,19 +163,19 @@ def start_by_blocks(student: Model, model: Model, settings: DistillAndQuantize, 
         rows = [
             {**batch, ENTERING: mine, LEAVING: theirs} for batch, mine, theirs in zip(batches, states[0], leaving, strict=True)
         ]
-        curves[str(number)] = _trained(lines[0], path, rows, settings, max(1, steps // SHARE), ctx)
+        curves[str(number)] = _trained(lines[0], path, rows, how, ctx)
         states = [_moved(lines[0], path, batches, states[0], ctx), leaving]
         ctx.tell(Progress("block by block", number + 1, len(lines[0].blocks), "blocks"))
     title = f"Block by block: square of what each block is off, in that of what it gives ({sum(map(_rows, batches))} rows)"
     ctx.note(Series(title=title, x="step", y="relative error", curves=curves))
 
 
-def _batches(student: Model, settings: DistillAndQuantize, ctx: Context) -> list[Batch]:
+def _batches(student: Model, how: BlockTraining, ctx: Context) -> list[Batch]:
     """The first training rows."""
     rows = ctx.data.split("train")
-    rows = rows.select(range(min(settings.block_wise, len(rows))))
+    rows = rows.select(range(min(how.rows, len(rows))))
     files = write_side_files(student, ctx.folder / "files")
-    return list(ctx.task.batches(rows, files, batch_size=settings.batch_size))
+    return list(ctx.task.batches(rows, files, batch_size=how.settings.batch_size))
 
 
 def _moved(line: Line, path: str, batches: Sequence[Batch], states: Sequence[torch.Tensor], ctx: Context) -> list[torch.Tensor]:
@@ -173,9 +186,7 @@ def _moved(line: Line, path: str, batches: Sequence[Batch], states: Sequence[tor
         return [line.through(path, _on(batch, ctx.device), each)[0] for batch, each in zip(batches, states, strict=True)]
 
 
-def _trained(
-    line: Line, path: str, rows: Sequence[Batch], settings: DistillAndQuantize, steps: int, ctx: Context
-) -> tuple[tuple[float, float], ...]:
+def _trained(line: Line, path: str, rows: Sequence[Batch], how: BlockTraining, ctx: Context) -> tuple[tuple[float, float], ...]:
     """Train one block; its curve."""
     import torch
 
@@ -197,8 +208,8 @@ def _trained(
         torch.nn.ModuleList([block]),
         batches=lambda epoch: [rows[(at + epoch) % len(rows)] for at in range(len(rows))],
         step=step,
-        settings=settings.model_copy(update={"steps": steps, "checkpoint": "last", "dropout": False}),
-        learners=(Learner("steps", learned, settings.step_rate),) if learned else (),
+        settings=how.settings.model_copy(update={"steps": max(1, how.steps // SHARE), "checkpoint": "last", "dropout": False}),
+        learners=(Learner("steps", learned, how.step_rate),) if learned else (),
         may_rise=True,
         followed=True,
     )

@@ -71,6 +71,8 @@ class DistillAndQuantize(Distillation, QuantizationScheme):
     def _quantised_consistently(self) -> Self:
         if self.compile:
             raise ValueError("compile: true is not for layers that round: leave compile out")
+        if self.smooth and "attention-output" in self.known_objectives():
+            raise ValueError("attention-output looks at what norms give, which smooth scales: leave one of them out")
         if self.mixed is not None and "weights" in self.model_fields_set:
             raise ValueError("nothing would heed weights, as mixed has widths: leave one of them out")
         falling = [RISING.index(each) for each in (*self.progressive, max(self.usual_widths(), key=RISING.index))]
@@ -135,15 +137,17 @@ class DistillAndQuantize(Distillation, QuantizationScheme):
         import torch
 
         from passes.quantization_aware.report import Fidelity, layers_told, sensitivity
+        from passes.quantization_aware.smooth import smoothed
 
         torch.manual_seed(ctx.seed)  # projections that start at random are the same ones when a killed run goes on
         models = {name: ctx.model(name) for name in self.teachers()}
-        placement, widths = self._placed(model, ctx)
-        student = self._rounded(model, placement, widths)
+        base = smoothed(model, self, ctx) if self.smooth else model
+        placement, widths = self._placed(base, ctx)
+        student = self._rounded(base, placement, widths)
         teachers = self.taught_by(student, models, ctx)
         listening = TeacherAgreement(student, models, ctx)
         fidelity = Fidelity(model, student, ctx)
-        student, log = self._stages(model, placement, widths, teachers, ctx)
+        student, log = self._stages(base, placement, widths, teachers, ctx)
         for note in (*told(log, ctx), *layers_told(student, placement.left), *fidelity.told(student)):
             ctx.note(note)
         if self.sensitivity:
@@ -178,7 +182,7 @@ class DistillAndQuantize(Distillation, QuantizationScheme):
         self, model: Model, placement: Placement, widths: Widths, teachers: Sequence[Teacher], ctx: Context
     ) -> tuple[Model, TrainingLog]:
         """Train at falling bits, each stage from the weights of the one before and with steps found anew; the first block by block."""
-        from passes.quantization_aware.blocks import start_by_blocks
+        from passes.quantization_aware.blocks import BlockTraining, start_by_blocks
 
         student = None
         steps = self.steps or self.epochs * len(self.batches(model, ctx, first_seed=ctx.seed)(0))  # type: ignore[arg-type]
@@ -186,7 +190,7 @@ class DistillAndQuantize(Distillation, QuantizationScheme):
             now = widths if floor is None else at_least(widths, floor)
             student = self._rounded(model, placement, now, student)
             if not number and self.block_wise:
-                start_by_blocks(student, model, self, steps=steps, ctx=ctx)
+                start_by_blocks(student, model, BlockTraining(self, steps, self.block_wise, self.step_rate), ctx)
             log = self._trained(student, teachers, ctx, number, steps)
             curves = {name: thinned(curve) for name, curve in log.losses.items()}
             stage = f", {floor} bits or more" if floor is not None else ""

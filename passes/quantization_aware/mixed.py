@@ -13,8 +13,10 @@ from compressor.contracts import Context, Progress
 from compressor.contracts.notes import Note, Remark, Table
 from compressor.errors import CompressorError
 from compressor.model.quantization.grids import WeightBits
+from compressor.training.group import Group
 from passes.pruning.latency_budget import LatencyBudget
-from passes.quantization_aware.widths import Widths, planned
+from passes.quantization_aware.scheme import QuantizationScheme
+from passes.quantization_aware.widths import RISING, Widths, planned
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,7 +24,6 @@ if TYPE_CHECKING:
 
     from compressor.contracts import Model
     from passes.quantization_aware.placement import Placement
-    from passes.quantization_aware.scheme import QuantizationScheme
 
 ATTEMPTS = 4
 """Times that the latency of a choice is measured before the best one is taken."""
@@ -205,10 +206,12 @@ class _Choice:
         """The cheapest that is as fast, as far as measured: a forecast by shares of the weights, measured and mended.
 
         Raises:
-            CompressorError: no choice that was measured keeps the budget.
+            CompressorError: no choice that was measured keeps the budget, or other processes compute beside this one.
         """
         budget = self.mixed.latency
         assert budget is not None
+        if Group().size > 1:
+            raise CompressorError("a latency is measured while nothing else runs: run this plan without --processes")
         usable = tuple(dict.fromkeys(width for unit in self.units for width in unit.allowed))
         times = dict(zip(usable, self._timed([self._uniform(width) for width in usable])[1:], strict=True))
         share = [unit.weights / sum(each.weights for each in self.units) for unit in self.units]
@@ -233,10 +236,14 @@ class _Choice:
         budget = self.mixed.latency
         assert budget is not None
         spelled = [sorted((path, str(width)) for path, width in each.items()) for each in choices]
-        what = {"latency of bits": spelled, "scheme": str(self.scheme.weight_grid(self.mixed.widths[0])), **budget.spelled()}
-        return list(
-            self.ctx.remember(what, lambda: budget.timed([self.model, *(self.rounded(each) for each in choices)], self.ctx))
-        )
+        how = self.scheme.model_dump(mode="json", include=set(QuantizationScheme.model_fields))
+        what = {"latency of bits": spelled, "model": _spelled(self.model), "scheme": how, **budget.spelled()}
+
+        def timed() -> list[float]:
+            return budget.timed([self.model, *(self.rounded(each) for each in choices)], self.ctx)
+
+        found: list[float] = self.ctx.remember(what, timed)
+        return found
 
     # -------------------------------------------------------------- what is told
 
@@ -259,8 +266,6 @@ class _Choice:
 
     def _why(self, costs: Costs, widths: Widths) -> str:
         """Those that got more than the fewest bits, those first that would lose most by them."""
-        from passes.quantization_aware.widths import RISING
-
         more = []
         for number, unit in enumerate(self.units):
             fewest, now = min(unit.allowed, key=RISING.index), widths[unit.layers[0]]
@@ -273,3 +278,9 @@ class _Choice:
         names = [text for _, text in sorted(more, reverse=True)]
         rest = f", and {len(names) - 8} more" if len(names) > 8 else ""
         return f"More than the fewest bits, by what rounding costs for the room it takes: {'; '.join(names[:8])}{rest}."
+
+
+def _spelled(model: Model) -> list[object]:
+    """What the time of a model depends on, as JSON values."""
+    shapes = {name: list(each.shape) for name, each in model.module.named_parameters()}
+    return [str(getattr(model.module, "config", "")), shapes]

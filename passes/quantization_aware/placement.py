@@ -92,7 +92,7 @@ def put_in(student: Model, placement: Placement, scheme: QuantizationScheme, wid
     if placement.tied:
         student.apply(Quantize(layers=(placement.tied,), weights=weights, inputs=inputs))
     paths = [path for alike in placement.alike for path in alike]
-    for width, groups in by_width(placement, widths or planned(paths, scheme.weights, scheme.layer_bits)).items():
+    for width, groups in by_width(placement.alike, widths or planned(paths, scheme.weights, scheme.layer_bits)).items():
         student.apply(Quantize(layers=groups, weights=scheme.weight_grid(width), inputs=scheme.input_grid(width)))
     _start(student, placement.found)
 

