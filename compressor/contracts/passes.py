@@ -188,6 +188,8 @@ class Pass(Step, ABC):
     quantizes: ClassVar[bool] = False
     """True for passes that write quantised tensors: two of them in one plan are a fault."""
     trains: ClassVar[bool] = False
+    tried_on: ClassVar[str | None] = None
+    """The task whose tiny model the conformance suite tries it on, where it works on no other; None: texts with a label."""
 
     @abstractmethod
     def apply(self, model: Any, ctx: Context) -> Any:

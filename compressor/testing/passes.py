@@ -13,7 +13,7 @@ from compressor.store.store import StoredResult, digest_of, sha256_of
 from compressor.testing.recipes import offers_what_it_takes
 from compressor.testing.steps import STEP
 from compressor.testing.subject import Subject, Unchecked
-from compressor.testing.tiny import TinyRun, ready_target, run_on, short_lived, stranger, tiny_run
+from compressor.testing.tiny import TinyRun, ready_target, run_for, run_on, short_lived, stranger, tiny_run
 
 
 def gives_equal_bytes(subject: Subject) -> None:
@@ -49,7 +49,7 @@ def _check_on_torch(subject: Subject, folder: Path) -> None:
     from compressor.deploy.session import eager
     from compressor.model.model import Model
 
-    run = tiny_run()
+    run = run_for(subject.plugin.tried_on)
     applied = [_on_torch(subject, run, folder / str(number), seed=number) for number in (1, 2)]
     _require_equal(subject, *(each for _, each in applied))
     model, saved = applied[0]
@@ -69,7 +69,7 @@ def _on_torch(subject: Subject, run: TinyRun, folder: Path, *, seed: int) -> tup
     step: Pass = subject.plugin
     _unsettle(seed)
     (folder / "scratch").mkdir(parents=True)
-    with subject.during("apply on a tiny BERT"):
+    with subject.during("apply on a tiny model"):
         model = step.apply(run.model(), run.context(folder / "scratch", others=step.needs().targets))
     subject.require(isinstance(model, Model), f"gives back {type(model).__name__}, expected a Model")
     unnamed = {edit.kind for edit in model.edits} - {

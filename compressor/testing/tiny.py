@@ -100,7 +100,16 @@ def run_on(form: str) -> TinyRun:
         Unchecked: the task that the format is tried on brings no tiny model.
     """
     formats = [registry.load("format", name) for name in lowering(form)]
-    named = next((each.tried_on for each in formats if each.tried_on is not None), None)
+    return run_for(next((each.tried_on for each in formats if each.tried_on is not None), None))
+
+
+@cache
+def run_for(named: str | None) -> TinyRun:
+    """A run of the task that a plug-in is tried on; of texts with a label where it names none.
+
+    Raises:
+        Unchecked: the task brings no tiny model.
+    """
     if named is None:
         return tiny_run()
     kind = registry.load("task", named)

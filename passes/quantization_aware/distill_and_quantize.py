@@ -24,11 +24,15 @@ from passes.quantization_aware.scheme import QuantizationScheme
 from passes.quantization_aware.widths import RISING, Widths, at_least, planned
 
 if TYPE_CHECKING:
+    import torch
+
     from compressor.contracts import Model
     from passes.distillation.losses import Teacher
     from passes.quantization_aware.placement import Placement
 
 WORK = "distill and quantize"
+CLIPS = "clip decay"
+"""Name of what pact adds among the losses."""
 
 
 class DistillAndQuantize(Distillation, QuantizationScheme):
@@ -212,13 +216,29 @@ class DistillAndQuantize(Distillation, QuantizationScheme):
         training = Training(
             torch.nn.ModuleList([student.module, *projections(teachers)]),
             batches=self.batches(student, ctx, first_seed=ctx.seed + number * self.epochs),
-            step=lambda batch, moment: self.losses(student.module, teachers, batch, ctx.task, moment),
+            step=lambda batch, moment: {
+                **self.losses(student.module, teachers, batch, ctx.task, moment),
+                **self._decayed(student),
+            },
             settings=settings,
             learners=(Learner("steps", learned, self.step_rate),) if learned else (),
             evaluate=lambda: ctx.evaluate(student, "validation").quality,
             followed=not last,
         )
         return train(training, ctx, work=WORK if last else f"{WORK}, {self.progressive[number]} bits")
+
+    def _decayed(self, student: Model) -> dict[str, torch.Tensor]:
+        """What pact adds to the losses: steps learn from what is cut off alone, which only ever asks for more room."""
+        if self.activation_steps != "pact" or not self.clip_decay:
+            return {}
+        import torch
+
+        from compressor.model.quantization.layers import InputQuantizer, quantizers
+
+        static = [
+            each for each in quantizers(student.module) if isinstance(each, InputQuantizer) and each.grid.ranges == "static"
+        ]
+        return {CLIPS: self.clip_decay * torch.stack([each.reach().square() for each in static]).sum()}
 
     def _quantise(self, student: Model, ctx: Context) -> dict[str, str]:
         """Put quantisers in and have them start; layers that stay in float, with the reason."""

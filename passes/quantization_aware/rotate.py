@@ -53,6 +53,7 @@ class Rotate(Pass):
 
     version: ClassVar[int] = 1
     requires: ClassVar[tuple[str, ...]] = ("torch", "transformers", "scipy")
+    tried_on: ClassVar[str | None] = "causal-lm"
     paper: ClassVar[str] = (
         "Liu et al., SpinQuant: LLM Quantization with Learned Rotations, 2024, arXiv:2405.16406; random Hadamard rotations: Ashkboos et al., "
         "QuaRot, 2024, arXiv:2404.00456"

@@ -14,6 +14,7 @@ from compressor.model.quantization.grids import InputGrid, WeightBits, WeightGri
 GROUP: Literal[32] = 32
 CALIBRATION = 128
 STEP_RATE = 1e-3
+CLIP_DECAY = 1e-4
 FEW = (2, 3, 4, "ternary")
 """Bits of weights that have kernels with a step for a group of inputs only."""
 TIED = WeightGrid(granularity="group", group=GROUP), InputGrid(ranges="dynamic", block=GROUP)
@@ -57,6 +58,13 @@ class QuantizationScheme(BaseModel):
         description="steps of weights: by the greatest magnitude, by means (TWN), or learned (LSQ); auto: max, mean for ternary, "
         "learned for 2 to 4 bits",
     )
+    activation_steps: Literal["lsq", "pact"] = Field(
+        "lsq",
+        description="what static steps of activations are learned by: all values (LSQ), or those alone that are cut off, against a decay (PACT)",
+    )
+    clip_decay: float = Field(
+        CLIP_DECAY, ge=0, le=1, description="of pact: weight of the squares of where activations are cut, in the sum of losses"
+    )
     float16_steps: bool = Field(
         False,
         description="steps of weights, and of activations in groups of 32, are numbers of float16, as llama.cpp has them: what is trained is what "
@@ -94,6 +102,8 @@ class QuantizationScheme(BaseModel):
             "ranges, as activations stay in float": self.ranges != "auto" and self.activations == "none",
             "symmetric_activations, as they have no static grid": not self.symmetric_activations and not static,
             "smooth, as activations stay in float": self.smooth > 0 and self.activations == "none",
+            "activation_steps, as they have no static grid": self.activation_steps != "lsq" and not static,
+            "clip_decay, as activation_steps is not pact": self.clip_decay != CLIP_DECAY and self.activation_steps != "pact",
             "calibration, as nothing is static": self.calibration != CALIBRATION and not static and not self.smooth,
             "float16_steps, as no step is for a group": self.float16_steps
             and all(self._by(width) != "group" for width in widths),
@@ -139,7 +149,7 @@ class QuantizationScheme(BaseModel):
         if self.activations == "none":
             return None
         if not self._found_at_run_time(bits):
-            return InputGrid(bits=self.activations, symmetric=self.symmetric_activations)
+            return InputGrid(bits=self.activations, symmetric=self.symmetric_activations, by=self.activation_steps)
         block = self.group if self._by(bits) == "group" else None
         halved = self.float16_steps and block == GROUP
         return InputGrid(bits=self.activations, ranges="dynamic", block=block, float16_steps=halved)

@@ -73,7 +73,9 @@ class InputGrid(Grid):
     """`static`: one step, found beforehand. `dynamic`: a step for each row of features, found when it is there: rows of padding, or other
     rows of the call, have no part in it."""
     learned: bool = True
-    """Whether a static step is learned (LSQ) once it was found."""
+    """Whether a static step is learned once it was found."""
+    by: Literal["lsq", "pact"] = "lsq"
+    """What it is learned by: all values, or those alone that are cut off, which is learning where to cut."""
     block: int | None = Field(default=None, ge=16, le=4096)
     """Of dynamic ranges: so many features of a row have a step of their own; the whole row unless given."""
 
@@ -96,7 +98,8 @@ class InputGrid(Grid):
     def told(self) -> str:
         """In words."""
         if self.ranges == "static":
-            how = f"one {'learned' if self.learned else 'fixed'} step for each tensor{'' if self.symmetric else ' and a zero point'}"
+            kind = "fixed" if not self.learned else "learned" if self.by == "lsq" else "learned (PACT)"
+            how = f"one {kind} step for each tensor{'' if self.symmetric else ' and a zero point'}"
         else:
             how = f"a step for each {f'{self.block} features' if self.block else 'row'}, found at run time"
         return f"activations {self.bits} bits, {how}"

@@ -137,6 +137,10 @@ class InputQuantizer(Quantizer):
             if self.zero is not None:
                 self.zero.fill_(min(max(round(low - least / step), low), high))
 
+    def reach(self) -> torch.Tensor:
+        """The greatest value of a static grid, `[]`: where it cuts."""
+        return self.log_step.exp() * self.grid.bounds[1]
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """`[..., features]` on the grid, in float32 (float64 where it is)."""
         if not self.on:
@@ -165,8 +169,9 @@ class InputQuantizer(Quantizer):
             if self.grid.ranges == "dynamic":
                 return rounded_rows(exact, self.grid)
             low, high = self.grid.bounds
-            share = 1 / math.sqrt(x.shape[-1] * high)
-            found: torch.Tensor = Rounded.apply(exact, self.log_step.exp(), self.zero, low, high, share)  # type: ignore[no-untyped-call]
+            ends = self.grid.by == "pact"
+            share = 1.0 if ends else 1 / math.sqrt(x.shape[-1] * high)
+            found: torch.Tensor = Rounded.apply(exact, self.log_step.exp(), self.zero, low, high, share, ends)  # type: ignore[no-untyped-call]
             return found
 
 

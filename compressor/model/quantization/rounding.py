@@ -1,6 +1,7 @@
 """Rounding to grids, with straight-through gradients: what is cut off at the ends has none.
 
-Learned steps: Esser et al., Learned Step Size Quantization, 2020, arXiv:1902.08153. Ternary weights: Li et al., Ternary Weight Networks, 2016,
+Learned steps: Esser et al., Learned Step Size Quantization, 2020, arXiv:1902.08153; Choi et al., PACT, 2018, arXiv:1805.06085.
+Ternary weights: Li et al., Ternary Weight Networks, 2016,
 arXiv:1605.04711; their form for 4 bits: Zhang et al., TernaryBERT, 2020, arXiv:2009.12812.
 """
 
@@ -26,23 +27,31 @@ class Rounded(torch.autograd.Function):
 
     The gradient of `x` passes where nothing is cut off: everywhere, to the last bit, where the step was made of the greatest magnitude itself, and
     `share` is None. That of `step` is LSQ's: `round(x / step) - x / step` where nothing is cut off, else the
-    whole number at that end; it is summed over what shares a step and multiplied with `share`.
+    whole number at that end; it is summed over what shares a step and multiplied with `share`. With `ends` only what is cut off has a part in it,
+    as in PACT.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, x: torch.Tensor, step: torch.Tensor, zero: torch.Tensor | None, low: int, high: int, share: float | None
+        ctx: Any,
+        x: torch.Tensor,
+        step: torch.Tensor,
+        zero: torch.Tensor | None,
+        low: int,
+        high: int,
+        share: float | None,
+        ends: bool = False,
     ) -> torch.Tensor:
         if share is not None:
             ctx.save_for_backward(x, step, zero)
-        ctx.low, ctx.high, ctx.share = low, high, share
+        ctx.low, ctx.high, ctx.share, ctx.ends = low, high, share, ends
         return whole(x, step, zero, low, high).mul_(step)
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
         (gradient,) = gradients
         if ctx.share is None:
-            return gradient, None, None, None, None, None
+            return gradient, *(None,) * 6
         x, step, zero = ctx.saved_tensors
         scaled = x / step
         low, high = (ctx.low, ctx.high) if zero is None else (ctx.low - zero, ctx.high - zero)
@@ -50,8 +59,9 @@ class Rounded(torch.autograd.Function):
         of_step = None
         if ctx.needs_input_grad[1]:
             rounded = whole(x, step, zero, ctx.low, ctx.high)
-            of_step = (gradient * torch.where(inside, rounded - scaled, rounded)).sum_to_size(step.shape) * ctx.share
-        return gradient * inside, of_step, None, None, None, None
+            within = torch.zeros_like(scaled) if ctx.ends else rounded - scaled
+            of_step = (gradient * torch.where(inside, within, rounded)).sum_to_size(step.shape) * ctx.share
+        return gradient * inside, of_step, *(None,) * 5
 
 
 def whole(x: torch.Tensor, step: torch.Tensor, zero: torch.Tensor | None, low: int, high: int) -> torch.Tensor:

@@ -162,6 +162,15 @@ def test_gradient_of_a_learned_step_is_that_of_finite_differences(seed, bounds):
     assert step.grad.item() == pytest.approx(0.25 * (ends[0] - ends[1]).item() / (2 * tiny), rel=1e-5, abs=1e-6)
 
 
+def test_steps_of_pact_learn_from_what_is_cut_off_alone():
+    """The gradient of where a grid cuts, `step * high`, is the sum of the gradients above it, less that below."""
+    x = torch.tensor([-3.0, -0.5, 0.2, 0.65, 0.9, 4.0], dtype=torch.float64)
+    towards = torch.tensor([1.0, 10.0, 100.0, 1000.0, 1e4, 1e5], dtype=torch.float64)
+    step = torch.tensor(0.1, dtype=torch.float64, requires_grad=True)
+    (Rounded.apply(x, step, None, -7, 7, 1.0, True) * towards).sum().backward()
+    assert step.grad.item() / 7 == pytest.approx(1e4 + 1e5 - 1.0)
+
+
 def test_gradient_passes_where_nothing_is_cut_off():
     x = torch.tensor([-2.0, -0.81, -0.79, 0.0, 0.3, 0.69, 0.71, 2.0], requires_grad=True)
     Rounded.apply(x, torch.tensor(0.1), None, -8, 7, 1.0).sum().backward()

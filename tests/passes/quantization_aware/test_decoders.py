@@ -241,3 +241,32 @@ def test_bits_of_a_head_that_is_its_table_are_not_chosen(tmp_path):
 )
 def test_grids_that_gguf_has_no_type_for_are_refused(settings, parameter):
     assert "it has no kernels for" in step(**settings).refuses(LlamaCpp.dialect)[parameter]
+
+
+# ------------------------------------------------------------------ bits by layer, block by block
+
+
+def test_blocks_of_a_decoder_go_one_by_one(tmp_path):
+    from passes.quantization_aware.blocks import Line
+
+    model, task = run(tied=True).model(), run(tied=True).task
+    rows, files = run(tied=True).data.split("train").select(range(4)), run(tied=True).source.path
+    (batch,) = task.batches(rows, files, batch_size=4)
+    line = Line.of(model.module, task, batch)
+    states = line.entering(batch)
+    with torch.no_grad():
+        for path in line.blocks:
+            states, _ = line.through(path, batch, states)
+        expected = task.forward(model.module, batch).later.states
+    torch.testing.assert_close(model.module.model.norm(states), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_decoder_starts_block_by_block_in_bits_that_a_budget_chose(tmp_path):
+    ctx, source = run(tied=True).context(tmp_path), run(tied=True).model()
+    one = step(granularity="group", mixed={"widths": (8, 4, 2), "bytes": 600_000}, block_wise=16, epochs=10)
+    model = one.apply(source, ctx)
+    assert model.stored_bytes() <= 600_000
+    bits = {layer.weight_quantizer.grid.bits for path, layer in quantized_layers(model.module).items() if "layers" in path}
+    assert len(bits) > 1
+    (curves,) = (note.curves for note in ctx.notes if getattr(note, "title", "").startswith("Block by block"))
+    assert all(curve[-1][1] < curve[0][1] for curve in curves.values())

@@ -205,6 +205,20 @@ def test_learned_steps_move_and_fixed_ones_do_not(tmp_path):
         assert before is None or not torch.equal(before, layer.weight_quantizer.log_step)
 
 
+def test_pact_moves_where_activations_are_cut_and_is_deployed(tmp_path):
+    model, ctx = trained(tmp_path, activation_steps="pact", step_rate=0.05)
+    curves = next(note for note in ctx.notes if isinstance(note, Series)).curves
+    assert set(curves) == {"soft-targets", "hidden-states", "clip decay"}
+    assert curves["clip decay"][-1][1] < curves["clip decay"][0][1], (
+        "at 8 bits next to nothing is cut off, and the decay has its way"
+    )
+    free, _ = trained(tmp_path / "free", activation_steps="pact", step_rate=0.05, clip_decay=0.0)
+    first = f"{STACK}.0.intermediate.dense"
+    reach = [quantized_layers(each.module)[first].input_quantizer.reach().item() for each in (model, free)]
+    assert reach[0] < reach[1]
+    assert_alike(deployed(model, OnnxRuntime(), tmp_path)[0], outputs(model))
+
+
 def test_equal_seeds_give_equal_bytes(tmp_path):
     for name in ("a", "b"):
         trained(tmp_path / name, weights="ternary")[0].save(tmp_path / name / "model")
@@ -362,6 +376,9 @@ def test_quantised_input_is_refused(tmp_path):
         ({"activations": "none", "ranges": "static"}, "nothing would heed ranges"),
         ({"ranges": "dynamic", "symmetric_activations": False}, "nothing would heed symmetric_activations"),
         ({"weights": 4, "calibration": 3}, "nothing would heed calibration"),
+        ({"weights": 4, "activation_steps": "pact"}, "nothing would heed activation_steps"),
+        ({"clip_decay": 0.1}, "nothing would heed clip_decay"),
+        ({"float16_steps": True}, "nothing would heed float16_steps"),
         ({"weights": "ternary", "step_sizes": "max"}, "ternary weights have steps"),
         ({"symmetric_weights": False, "step_sizes": "learned"}, "has steps: max"),
         ({"compile": True}, "compile: true"),
