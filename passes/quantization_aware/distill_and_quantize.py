@@ -40,8 +40,8 @@ class DistillAndQuantize(Distillation, QuantizationScheme):
 
     The student starts as the step's input. Its linear layers round their weights, and what they read, at every use, and so does its table of
     words unless it is tied to a head that stays in float; gradients pass straight through. What is trained is what targets run: int8 as
-    pairs of QuantizeLinear and DequantizeLinear, fewer bits as MatMulNBits, which makes int8 of activations block by block. A target
-    without such kernels is refused.
+    pairs of QuantizeLinear and DequantizeLinear, fewer bits as MatMulNBits, which makes int8 of activations block by block, or types of GGUF.
+    A target without such kernels is refused.
     """
 
     version: ClassVar[int] = 2
@@ -49,7 +49,8 @@ class DistillAndQuantize(Distillation, QuantizationScheme):
     paper: ClassVar[str] = (
         "Kim et al., Understanding and Improving Knowledge Distillation for Quantization-Aware Training of Large Transformer Encoders, 2022, "
         "arXiv:2211.11014; steps: Esser et al., Learned Step Size Quantization, 2020, arXiv:1902.08153; ternary: Li et al., Ternary Weight "
-        "Networks, 2016, arXiv:1605.04711; Zhang et al., TernaryBERT, 2020, arXiv:2009.12812"
+        "Networks, 2016, arXiv:1605.04711; Zhang et al., TernaryBERT, 2020, arXiv:2009.12812; block_wise: Li et al., BRECQ, 2021, arXiv:2102.05426; "
+        "smooth: Xiao et al., SmoothQuant, 2023, arXiv:2211.10438; pact: Choi et al., 2018, arXiv:1805.06085"
     )
     examples: ClassVar[tuple[Mapping[str, Any], ...]] = (
         {"teacher": "source", "epochs": 1},
@@ -151,7 +152,7 @@ class DistillAndQuantize(Distillation, QuantizationScheme):
         teachers = self.taught_by(student, models, ctx)
         listening = TeacherAgreement(student, models, ctx)
         fidelity = Fidelity(model, student, ctx)
-        student, log = self._stages(base, placement, widths, teachers, ctx)
+        student, log = self._stages(student, base, placement, widths, teachers, ctx)
         for note in (*told(log, ctx), *layers_told(student, placement.left), *fidelity.told(student)):
             ctx.note(note)
         if self.sensitivity:
@@ -183,24 +184,29 @@ class DistillAndQuantize(Distillation, QuantizationScheme):
         return student
 
     def _stages(
-        self, model: Model, placement: Placement, widths: Widths, teachers: Sequence[Teacher], ctx: Context
+        self, student: Model, model: Model, placement: Placement, widths: Widths, teachers: Sequence[Teacher], ctx: Context
     ) -> tuple[Model, TrainingLog]:
         """Train at falling bits, each stage from the weights of the one before and with steps found anew; the first block by block."""
         from passes.quantization_aware.blocks import BlockTraining, start_by_blocks
 
-        student = None
-        steps = self.steps or self.epochs * len(self.batches(model, ctx, first_seed=ctx.seed)(0))  # type: ignore[arg-type]
+        steps, before = self._steps_in_all(model, ctx), None
         for number, floor in enumerate((*self.progressive, None)):
-            now = widths if floor is None else at_least(widths, floor)
-            student = self._rounded(model, placement, now, student)
+            if self.progressive:
+                now = widths if floor is None else at_least(widths, floor)
+                student = before = self._rounded(model, placement, now, before)
             if not number and self.block_wise:
                 start_by_blocks(student, model, BlockTraining(self, steps, self.block_wise, self.step_rate), ctx)
             log = self._trained(student, teachers, ctx, number, steps)
             curves = {name: thinned(curve) for name, curve in log.losses.items()}
             stage = f", {floor} bits or more" if floor is not None else ""
             ctx.note(Series(title=f"Losses by weight{stage} ({log.precision})", x="step", y="loss", curves=curves))
-        assert student is not None
         return student, log
+
+    def _steps_in_all(self, model: Model, ctx: Context) -> int:
+        """Of all stages, as far as anything goes by them."""
+        if self.steps or not (self.progressive or self.block_wise):
+            return self.steps or 0
+        return self.epochs * len(self.batches(model, ctx, first_seed=ctx.seed)(0))  # type: ignore[arg-type]
 
     def _trained(self, student: Model, teachers: Sequence[Teacher], ctx: Context, number: int, steps: int) -> TrainingLog:
         """One stage, by its number from 0."""

@@ -101,7 +101,7 @@ def test_scheme_without_kernels_is_refused_before_anything_runs(folder, settings
     ],
 )
 def test_small_matrices_beside_quantised_layers_are_refused_before_anything_runs(folder, after, said):
-    text = (folder / "plan.yaml").read_text().replace("targets:", f"  - {after}\ntargets:")
+    text = (folder / "plan.yaml").read_text().replace("\ntargets:", f"\n  - {after}\ntargets:")
     (folder / "after.yaml").write_text(text)
     with pytest.raises(PlanError, match=said) as caught:
         load_plan(folder / "after.yaml")
@@ -111,7 +111,7 @@ def test_small_matrices_beside_quantised_layers_are_refused_before_anything_runs
 
 def test_quantised_model_is_not_spread_over_processes(folder):
     (folder / "spread.yaml").write_text(
-        (folder / "plan.yaml").read_text().replace("targets:", "  - finetune: {epochs: 1}\ntargets:")
+        (folder / "plan.yaml").read_text().replace("\ntargets:", "\n  - finetune: {epochs: 1}\ntargets:")
     )
     bound = load_plan(folder / "spread.yaml", settings=("passes.distill-and-quantize.epochs=1",))
     quantised = replace(bound, passes=bound.passes[1:])
@@ -137,10 +137,9 @@ class Rounds(Pass):
 @pytest.mark.parametrize(("level", "refused"), [("none", True), ("basic", True), ("extended", False), ("all", False)])
 def test_pairs_that_a_target_brings_back_to_float_are_refused(folder, level, refused):
     text = (folder / "plan.yaml").read_text()
-    begin, rest = text.split("passes:")
+    begin, _ = text.split("passes:")
     targets = f"targets:\n  - onnxruntime: {{graph_optimization: {level}}}\n"
     (folder / "static.yaml").write_text(f"{begin}passes:\n  - quantize-static: {{calibration: 4}}\n{targets}")
-    assert "targets:" in rest
     if not refused:
         load_plan(folder / "static.yaml")
         return

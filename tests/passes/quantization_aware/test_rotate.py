@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from functools import cache
 
 import numpy as np
@@ -40,7 +41,7 @@ def source(kind: str = "llama", *, tied: bool = False):
 def logits(model) -> np.ndarray:
     ids = torch.from_numpy(np.random.default_rng(1).integers(2, 269, (4, 24)))
     with torch.no_grad():
-        return model.module.double()(ids).logits.numpy()
+        return copy.deepcopy(model.module).double()(ids).logits.numpy()
 
 
 @pytest.mark.parametrize("size", [1, 8, 48, 64, 72])
