@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import Field
 
 from compressor.contracts import Context, Needs, Pass, Recipe, Size, Wish
-from compressor.training.lora import Lora
+from compressor.training.lora import Lora, in_float
 from compressor.training.settings import TokenSettings
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class Finetune(TokenSettings, Pass):
 
     def needs(self) -> Needs:
         """It minimises the task's loss."""
-        return Needs(loss=True, machine=self.attention == "auto", tokens=self.tokens is not None)
+        return Needs(loss=True, machine=self.attention == "auto", tokens=self.tokens is not None, floats=in_float(self.lora))
 
     def work(self, size: Size) -> float:
         """Backward is twice forward: three passes over a training row, and one over a validation row whenever it is scored."""

@@ -30,25 +30,28 @@ GROUP = 32
 CACHES = {"f32": 0, "f16": 1, "q8_0": 8}
 """Types of keys and values, by the library's numbers."""
 
-PRECISIONS = {"Q4_0": "int4", "Q4_1": "int4", "Q8_0": "int8", "F16": "fp16"}
+PRECISIONS = {"TQ2_0": "int2", "Q4_0": "int4", "Q4_1": "int4", "Q8_0": "int8", "F16": "fp16"}
 """What types of matrices are, the fewest bits first."""
-SCHEMES = tuple(Scheme(weights, "int8", "group", 32, dynamic=True) for weights in ("int8", "int4"))
-"""Q8_0, Q4_0 and Q4_1, whose products round activations to 8 bits as they read them, a scale for each group."""
+SCHEMES = (
+    *(Scheme(weights, "int8", "group", 32, dynamic=True) for weights in ("int8", "int4")),
+    Scheme("ternary", "int8", "group", 256, dynamic=True),
+)
+"""Q8_0, Q4_0, Q4_1 and TQ2_0, whose products round activations to 8 bits as they read them, a scale for each group."""
 
 
 class LlamaCpp(Target):
     """A GGUF file, run by llama.cpp."""
 
-    dialect: ClassVar[Dialect] = Dialect(format="gguf", precisions=("fp32", "fp16", "int8", "int4"), schemes=SCHEMES)
+    dialect: ClassVar[Dialect] = Dialect(format="gguf", precisions=("fp32", "fp16", "int8", "int4", "int2"), schemes=SCHEMES)
     file: ClassVar[str] = FILE
     requires: ClassVar[tuple[str, ...]] = ("gguf", "cyllama")
 
     threads: int = Field(default=1, ge=1, le=256, description="Threads of one operator.")
     weights: Literal["f32", "f16", "q8_0"] = Field(default="f16", description="Type of matrices; vectors stay in float32.")
-    cache: Literal["auto", "q8_0"] = Field(
+    cache: Literal["auto", "f32", "q8_0"] = Field(
         default="auto",
-        description="Numbers that keys and values of earlier tokens are kept in: float32 where all weights are, else float16; or 8 bits, with "
-        "a scale for 32 of them.",
+        description="Numbers that keys and values of earlier tokens are kept in: auto is float32 where all weights are, else float16; q8_0 has "
+        "8 bits, with a scale for 32 of them.",
     )
     context: int = Field(default=4096, ge=16, le=2**20, description="Tokens of all texts that there is room for at a time.")
 

@@ -150,6 +150,8 @@ class Needs:
 
     Only where there are none can the model be of any architecture: no anatomy row need fit it.
     """
+    floats: Mapping[str, str] = field(default_factory=dict)
+    """Parameters that work on layers in float alone, with the reason: no step of the trunk may have quantised its input."""
     products: tuple[str, ...] = ()
     """Names of further models that it makes with `ctx.produce`; a later step may start from them or be taught by them."""
 
@@ -187,7 +189,7 @@ class Pass(Step, ABC):
     """True for passes that write quantised tensors: two of them in one plan are a fault."""
     trains: ClassVar[bool] = False
     tried_on: ClassVar[str | None] = None
-    """Name of the task on whose tiny model `compressor.testing` tries it; None for classification of texts, by a BERT."""
+    """The task whose tiny model the conformance suite tries it on, where it works on no other; None: texts with a label."""
 
     @abstractmethod
     def apply(self, model: Any, ctx: Context) -> Any:

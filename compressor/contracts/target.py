@@ -22,7 +22,7 @@ class Scheme:
     """One way of quantising products that a target runs."""
 
     weights: str
-    """Type of the weights: `int8`, `uint8`, `int4`, `fp8`, ..."""
+    """Type of the weights: `int8`, `uint8`, `int4`, `ternary`, `fp8`, ..."""
     activations: str = "fp32"
     """Type of the activations in the products; `fp32` where only weights are quantised."""
     granularity: Literal["tensor", "channel", "group"] = "channel"
@@ -39,10 +39,11 @@ class Scheme:
         return f"{self.weights} weights (by {of}) with {'dynamic ' if self.dynamic else ''}{self.activations} activations"
 
     def runs(self, other: Scheme) -> bool:
-        """Whether what runs this one runs another: signed bytes are unsigned ones with another zero, groups of any size are one kernel
-        unless a size is said."""
+        """Whether what runs this one runs another: signed bytes are unsigned ones with another zero, ternary weights lie in 2 bits, groups of
+        any size are one kernel unless a size is said."""
         signed = (self.activations.removeprefix("u"), other.activations.removeprefix("u"))
-        same = (self.weights, self.granularity, self.dynamic) == (other.weights, other.granularity, other.dynamic)
+        held = other.weights in (self.weights, *(("ternary",) if self.weights == "int2" else ()))
+        same = held and (self.granularity, self.dynamic) == (other.granularity, other.dynamic)
         return same and signed[0] == signed[1] and self.group in (None, other.group)
 
 
@@ -213,6 +214,8 @@ class Format(ABC):
     """Distributions whose versions can change the result: they belong into the key."""
     reads: ClassVar[tuple[str, ...]] = ("opset",)
     """Fields of the dialect that change the result: they belong into the key, and no other one can be read."""
+    writes_quantizers: ClassVar[bool] = False
+    """Whether layers that simulate quantisation come down as numbers of few bits; else a model that has such is refused."""
     tried_on: ClassVar[str | None] = None
     """The task whose tiny model the conformance suite tries it on, where not all models have such a form; None: texts with a label."""
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from compressor.contracts import Artifact, Dialect, Format, Task
 from compressor.contracts.model import CONFIG
+from compressor.deploy.packing import gguf_blocks, gguf_type
 from compressor.errors import UnsupportedModel
 
 if TYPE_CHECKING:
@@ -36,29 +37,25 @@ TOKENIZER_FILE = "tokenizer.json"
 
 
 class Gguf(Format):
-    """A GGUF file with weights in float32; its target writes them in the type that it runs."""
+    """A GGUF file with weights in float32; its target writes them in the type that it runs. Those on a grid are in the type that has it."""
 
     name: ClassVar[str] = "gguf"
     above: ClassVar[str] = "torch"
     requires: ClassVar[tuple[str, ...]] = ("gguf", "torch")
+    writes_quantizers: ClassVar[bool] = True
     tried_on: ClassVar[str | None] = "causal-lm"
 
     def lower(self, artifact: Artifact, out: Path, *, task: Task, dialect: Dialect) -> None:  # noqa: ARG002 - one form for all formats
         """Write sizes, tokenizer and weights.
 
         Raises:
-            UnsupportedModel: an architecture, or a tokenizer, that has no name in GGUF here.
+            UnsupportedModel: an architecture, a tokenizer or a grid of weights that has no name in GGUF here.
         """
         import gguf
 
         from compressor.model.model import Model
-        from compressor.model.quantization.layers import quantized_layers
 
         model = Model.load(artifact.path)
-        if quantized_layers(model.module):
-            raise UnsupportedModel(
-                "layers that simulate quantisation cannot be written as GGUF: the file would hold other weights"
-            )
         config = model.module.config.to_dict()
         architecture = ARCHITECTURES.get(str(config["model_type"]))
         if architecture is None:
@@ -68,8 +65,8 @@ class Gguf(Format):
         writer = gguf.GGUFWriter(out / FILE, architecture)
         _write_sizes(writer, config, model.module)
         _write_tokenizer(writer, artifact.path, int(config["vocab_size"]))
-        for name, tensor in _tensors(model.module, config, architecture):
-            writer.add_tensor(name, tensor)
+        for name, tensor, kind in _tensors(model.module, config, architecture):
+            writer.add_tensor(name, tensor, raw_dtype=None if kind is None else gguf.GGMLQuantizationType[kind])
         _close(writer)
 
 
@@ -130,28 +127,44 @@ def _rope(config: Mapping[str, Any]) -> Mapping[str, Any]:
     return {"rope_theta": config.get("rope_theta", 10000.0), **found}
 
 
-def _tensors(module: Any, config: Mapping[str, Any], architecture: str) -> Iterator[tuple[str, NDArray[np.float32]]]:
-    """Weights by their names in GGUF; a head that shares the embedding is not written again.
+def _tensors(module: Any, config: Mapping[str, Any], architecture: str) -> Iterator[tuple[str, NDArray[Any], str | None]]:
+    """Weights by their names in GGUF, with the type of those in few bits; a head that shares the embedding is not written again.
 
     Raises:
-        UnsupportedModel: one of them has no name there.
+        UnsupportedModel: one of them has no name there, or is on a grid that no type has.
     """
     import gguf
 
+    from compressor.model.quantization.layers import Quantizer, quantized_layers
+
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH[architecture.upper()], len(module.model.layers))
-    size = _size_of(config)
+    size, rounded = _size_of(config), quantized_layers(module)
+    own = tuple(f"{path}." for path, part in module.named_modules() if isinstance(part, Quantizer))
     for name, tensor in module.state_dict().items():
-        if name == "lm_head.weight" and config.get("tie_word_embeddings"):
+        if name.startswith(own) or (name == "lm_head.weight" and config.get("tie_word_embeddings")):
             continue
         known = names.get_name(name, try_suffixes=(".weight", ".bias"))
         if known is None:
             raise UnsupportedModel(f"weight '{name}' has no name in GGUF files of architecture '{architecture}'")
-        array = tensor.float().cpu().numpy()
         turned = architecture in TURNED and re.search(r"\.(q|k)_proj\.", name)
-        yield known, _interleaved(array, len(array) // size) if turned else array
+        path, _, what = name.rpartition(".")
+        if path in rounded and what == "weight":
+            yield known, *_in_blocks(rounded[path], size if turned else None)
+        else:
+            array = tensor.float().cpu().numpy()
+            yield known, _interleaved(array, len(array) // size) if turned else array, None
 
 
-def _interleaved(array: NDArray[np.float32], heads: int) -> NDArray[np.float32]:
+def _in_blocks(layer: Any, size: int | None) -> tuple[NDArray[np.uint8], str]:
+    """The weights of a layer on a grid as bytes of a type, the rows of heads of a size interleaved."""
+    kind, found = gguf_type(layer.weight_quantizer.grid), layer.weight_quantizer.integers(layer.weight)
+    whole, step = found.whole.cpu().numpy(), found.step.float().cpu().numpy()
+    if size is not None:
+        whole, step = (_interleaved(each, len(whole) // size) for each in (whole, step))
+    return gguf_blocks(whole, step, kind), kind
+
+
+def _interleaved(array: NDArray[Any], heads: int) -> NDArray[Any]:
     """Rows of each head, first and second half one by one in turn."""
     import numpy as np
 

@@ -38,6 +38,7 @@ class Onnx(Format):
     version: ClassVar[int] = 5
     requires: ClassVar[tuple[str, ...]] = ("torch", "onnx", "onnxscript", "onnx-ir")
     reads: ClassVar[tuple[str, ...]] = ("opset", "activations", "symmetric_activations")
+    writes_quantizers: ClassVar[bool] = True
 
     def lower(self, artifact: Artifact, out: Path, *, task: Task, dialect: Dialect) -> None:
         """Export the task's graphs, each into a file of its name; equal models give equal bytes. Simulated quantisers are written out."""

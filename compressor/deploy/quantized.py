@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from compressor.deploy.packing import packed, packed_zeros
 from compressor.deploy.patterns import made_by
 from compressor.errors import UnsupportedModel
 from compressor.model.quantization.grids import InputGrid, WeightGrid
@@ -129,14 +130,34 @@ class _Writing:
         name, whole, step, zero = self._integers(read._replace(turned=True))
         if zero is not None:
             raise UnsupportedModel(f"{name}: tables are quantised without zero points")
-        steps = step if len(step) == len(whole) else np.repeat(step, len(whole), axis=0)
-        if steps.shape[1] != 1:
-            raise UnsupportedModel(f"{name}: a table has one step for each row, and groups are for products")
         ids = node.inputs[1]
+        if read.grid.group:
+            self._instead(node, self._rows_of_blocks(node, read, ids))
+            return
+        steps = step if len(step) == len(whole) else np.repeat(step, len(whole), axis=0)
         rows = self._node("Gather", [self._kept(f"{name}_rows_int8", whole), ids], f"{node.name}_rows")
         floats = self._node("Cast", [rows], f"{node.name}_float", to=ir.DataType.FLOAT)
         scales = self._node("Gather", [self._kept(f"{name}_rows_scale", steps), ids], f"{node.name}_scales")
         self._instead(node, self._node("Mul", [floats, scales], node.name))
+
+    def _rows_of_blocks(self, node: ir.Node, read: Read, ids: ir.Value | None) -> ir.Value:
+        """Rows out of what a product of the same matrix reads: bytes above `BYTE`, a step for each run of a row."""
+        import numpy as np
+        import onnx_ir as ir
+
+        name, whole, step, _ = self._integers(read._replace(turned=True))
+        group, base = int(read.grid.group or 0), node.name
+        if read.grid.stored_bits != 8 or whole.shape[1] % group:
+            raise UnsupportedModel(f"{name}: tables have 8 bits, and rows that groups of {group} divide")
+        rows = self._node("Gather", [self._kept(f"{name}_int8", packed(whole, 8, group)), ids], f"{base}_rows")
+        floats = self._node("Cast", [rows], f"{base}_float", to=ir.DataType.FLOAT)
+        signed = self._node("Sub", [floats, self._kept("quantized_byte", np.array(BYTE, np.float32))], f"{base}_signed")
+        flat = self._kept(f"{name}_scale", step.reshape(-1))
+        shape = self._kept(f"{name}_scale_shape", np.array([*step.shape, 1], np.int64))
+        scales = self._node("Gather", [self._node("Reshape", [flat, shape], f"{base}_steps"), ids], f"{base}_scales")
+        blocks = self._node("Mul", [signed, scales], f"{base}_blocks")
+        row = self._kept("quantized_row", np.array([0, 0, -1], np.int64))
+        return self._node("Reshape", [blocks, row], node.name)
 
     # -------------------------------------------------------------- products
 
@@ -338,36 +359,6 @@ def whole_bias(bias: NDArray[np.float32], scale: NDArray[np.float32], live: NDAr
     found = np.rint(exact / steps).clip(-ROOM, ROOM)
     allowed = steps[live].max(initial=0.0)
     return None if (np.abs(found * steps - exact) > allowed).any() else found.astype(np.int32)
-
-
-def packed(whole: NDArray[np.int8], bits: int, group: int) -> NDArray[np.uint8]:
-    """Whole numbers `[outputs, inputs]` as `MatMulNBits` has them: `[outputs, groups, group * bits / 8]`, the first in the lowest bits.
-
-    They are stored above `2 ** (bits - 1)`, which is also what rows are filled up with.
-    """
-    import numpy as np
-
-    middle = 2 ** (bits - 1)
-    lifted = (whole.astype(np.int16) + middle).astype(np.uint8)
-    filled = np.pad(lifted, ((0, 0), (0, -lifted.shape[1] % group)), constant_values=middle)
-    return _in_bytes(filled, bits).reshape(len(whole), -1, group * bits // 8)
-
-
-def packed_zeros(zero: NDArray[np.float32], bits: int) -> NDArray[np.uint8]:
-    """Zero points `[outputs, groups]`: each output's lie in whole bytes."""
-    import numpy as np
-
-    lifted = (zero + 2 ** (bits - 1)).astype(np.uint8)
-    return _in_bytes(np.pad(lifted, ((0, 0), (0, -lifted.shape[1] % (8 // bits)))), bits).reshape(-1)
-
-
-def _in_bytes(values: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
-    import numpy as np
-
-    several = values.reshape(-1, 8 // bits)
-    shifted = several << (bits * np.arange(8 // bits, dtype=np.uint8))
-    whole: NDArray[np.uint8] = np.bitwise_or.reduce(shifted, axis=1).astype(np.uint8)
-    return whole
 
 
 def _constant(value: ir.Value | None) -> NDArray[Any]:

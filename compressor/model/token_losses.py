@@ -115,6 +115,8 @@ def token_logits(module: torch.nn.Module, inputs: Mapping[str, Any], labels: tor
     """
     import torch
 
+    from compressor.model.quantization.layers import operands
+
     model: Any = module
     head = model.get_output_embeddings()
     if not isinstance(head, torch.nn.Linear):
@@ -122,7 +124,8 @@ def token_logits(module: torch.nn.Module, inputs: Mapping[str, Any], labels: tor
     states = getattr(model, model.base_model_prefix)(**inputs, use_cache=False).last_hidden_state
     device = states.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else states.dtype
-    return TokenLogits(states, head.weight, head.bias, labels, dtype, _after(model.config.get_text_config()))
+    states, weight = operands(head, states)
+    return TokenLogits(states, weight, head.bias, labels, dtype, _after(model.config.get_text_config()))
 
 
 def _after(config: Any) -> Callable[[torch.Tensor], torch.Tensor] | None:

@@ -8,6 +8,7 @@ from compressor.contracts import Dialect, Pass
 from compressor.contracts.registry import TORCH, format_for, load, lowering
 from compressor.errors import Fault, PluginError, did_you_mean
 from compressor.plan.draft import Draft, Drafted
+from compressor.plan.lineage import Link, quantized_inputs
 
 
 def order_faults(draft: Draft) -> Iterator[Fault]:
@@ -16,7 +17,7 @@ def order_faults(draft: Draft) -> Iterator[Fault]:
     yield from _places(draft)
     yield from _order(draft)
     yield from _quantized_twice(draft)
-    yield from _quantized_and_cut(draft)
+    yield from _quantized_before(draft)
 
 
 def works(names: Iterable[str]) -> str:
@@ -120,7 +121,7 @@ def _sorted(draft: Draft) -> list[str]:
 
 
 def _quantized_twice(draft: Draft) -> Iterator[Fault]:
-    quantizing = [step for step in draft.steps if step.kind and issubclass(step.kind, Pass) and step.kind.quantizes]
+    quantizing = [step for step in draft.steps if _quantizes(step)]
     for index, step in enumerate(quantizing):
         for other in quantizing[:index]:
             both = [name for name in draft.acts_on(step) if name in draft.acts_on(other)]
@@ -132,22 +133,23 @@ def _quantized_twice(draft: Draft) -> Iterator[Fault]:
                 break
 
 
-def _quantized_and_cut(draft: Draft) -> Iterator[Fault]:
-    """Matrices that hold the steps of their quantisers keep rows and columns: models are cut before."""
-    quantized: dict[str, str] = {}
-    before = ""
-    for step in draft.steps:
-        if not step.trunk:
+def _quantized_before(draft: Draft) -> Iterator[Fault]:
+    """Matrices that hold the steps of their quantisers keep rows and columns, and learn by themselves: what else is done comes before."""
+    trunk = [step for step in draft.steps if step.trunk]
+    origins = quantized_inputs(Link(step.name, step.keys.start, _quantizes(step)) for step in trunk)
+    for step in trunk:
+        if (origin := origins.get(step.name)) is None:
             continue
-        start = step.keys.start or before
-        origin = quantized.get(start) or quantized.get(start.partition(".")[0])  # a product of a step is called STEP.NAME
-        if origin and _cuts(step):
+        if _cuts(step):
             yield step.fault(f"cuts matrices that '{origin}' has quantised; put '{step.name}' before '{origin}'")
-        if step.kind and issubclass(step.kind, Pass) and step.kind.quantizes:
-            quantized[step.name] = step.name
-        elif origin:
-            quantized[step.name] = origin
-        before = step.name
+        for parameter, why in step.needs().floats.items():
+            yield step.at_parameter(
+                parameter, f"{why}, and '{origin}' has quantised them: leave {parameter} out, or put it before"
+            )
+
+
+def _quantizes(step: Drafted) -> bool:
+    return step.kind is not None and issubclass(step.kind, Pass) and step.kind.quantizes
 
 
 def _cuts(step: Drafted) -> bool:

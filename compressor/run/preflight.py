@@ -10,6 +10,7 @@ from compressor.contracts.anatomy import Insides
 from compressor.errors import SourceError, UnsupportedModel
 from compressor.model.anatomy import refusal
 from compressor.plan.bound import Bound, BoundStep
+from compressor.plan.lineage import Link, quantized_inputs
 from compressor.training.checkpoint import interval
 from compressor.training.launch import Processes
 
@@ -59,14 +60,18 @@ def check_sharded(bound: Bound, processes: Processes) -> None:
     """Refuse to spread parameters where that cannot be.
 
     Raises:
-        UnsupportedModel: there is one process, or a step that trains needs the model whole in each of them.
+        UnsupportedModel: there is one process, or a step that trains needs the model whole in each of them: for what it does, or because
+            its input is quantised.
     """
     if not processes.sharded:
         return
     if processes.size < 2:
         raise UnsupportedModel("parameters are spread over processes, and there is one: give --processes 2 or more")
+    quantized = quantized_inputs(Link(each.name, each.start, each.step.quantizes) for each in bound.passes if each.trunk)
     for step in bound.passes:
-        if step.step.trains and (why := step.step.needs_whole()):
+        origin = quantized.get(step.name)
+        why = step.step.needs_whole() or (f"'{origin}' has quantised its layers, each with steps of its own" if origin else "")
+        if step.step.trains and why:
             raise UnsupportedModel(f"{step.name} cannot be trained with --sharded: {why}")
 
 

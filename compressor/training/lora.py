@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,11 @@ class Lora(BaseModel):
     rank: int = Field(default=16, ge=1, le=4096, description="Inner size of the matrices.")
     alpha: float = Field(default=32.0, gt=0, description="Their product is added times `alpha / rank`.")
     dropout: float = Field(default=0.0, ge=0, lt=1, description="Of what enters them.")
+
+
+def in_float(lora: Lora | None) -> Mapping[str, str]:
+    """What a step that adapts says of its `lora` in `Needs.floats`."""
+    return {} if lora is None else {"lora": "small matrices are added to layers in float"}
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from compressor.contracts.notes import Series
 from compressor.model.anatomy import anatomy_of
 from compressor.training.course import told
 from compressor.training.loop import Training, train
-from compressor.training.lora import Lora, adapted
+from compressor.training.lora import Lora, adapted, in_float
 from compressor.training.settings import TokenSettings
 from passes.distillation.distillation import Distillation, TeacherAgreement, projections
 from passes.distillation.generation import Generation, ends_of
@@ -89,7 +89,7 @@ class Distill(Distillation, TokenSettings):
         found = super().needs()
         layers = () if self.init == "self" else ("layers",)
         plugins, tokens = {**found.plugins, "edit": ("keep-blocks",)}, self.tokens is not None
-        return replace(found, plugins=plugins, inside=(*found.inside, *layers), tokens=tokens)
+        return replace(found, plugins=plugins, inside=(*found.inside, *layers), tokens=tokens, floats=in_float(self.lora))
 
     @override
     def work(self, size: Size) -> float:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from pydantic import Field
 
-from compressor.contracts import Artifact, Context, Pass, Progress, Recipe, Size, Task, Wish
+from compressor.contracts import Artifact, Context, Dialect, Pass, Progress, Recipe, Scheme, Size, Task, Wish
 from compressor.contracts.statistics import paired, scale_of
 from passes.quantization.quantizers.bits import Bits, sums_bytes_fast, weight_bits
 from passes.side_files import carry_side_files
@@ -78,6 +78,13 @@ class QuantizeStatic(Pass):
         return Recipe(
             {"max_drop": wish.max_drop}, f"{why}; what costs more than that on validation rows stays in float", role="quantize"
         )
+
+    def refuses(self, dialect: Dialect) -> Mapping[str, str]:
+        """A target that says of pairs of Q and DQ that it brings them back to float: slower than the model that was."""
+        wanted = Scheme("int8", "int8", "channel" if self.per_channel else "tensor")
+        floats = any(each.runs(wanted) and not each.kernels and each.activations != "fp32" for each in dialect.schemes)
+        lacks = dialect.lacks(wanted) if floats else ""
+        return {"": f"as the plan sets it up {lacks}; leave the step out, or the target's parameters"} if lacks else {}
 
     def work(self, size: Size) -> float:
         """Forward passes: calibration, which writes every range; for each layer's sensitivity a few rows; what `max_drop` compares."""

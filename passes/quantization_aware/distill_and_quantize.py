@@ -4,177 +4,114 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 from typing_extensions import override
 
 from compressor.contracts import Context, Dialect, Needs, Size
 from compressor.contracts.notes import Series
-from compressor.contracts.registry import TORCH, lowering
-from compressor.model.quantization.grids import InputGrid, WeightGrid, scheme_of
-from compressor.model.quantization.quantize import Quantize
+from compressor.model.quantization.grids import WeightBits
 from compressor.training.course import TrainingLog, told
 from compressor.training.learners import Learner
 from compressor.training.loop import Training, train
 from passes.distillation.distillation import Distillation, TeacherAgreement, projections
 from passes.distillation.teachers import COMPARED_ROWS, thinned
 from passes.quantization.quantize_static import LAYERS_IN_A_BLOCK, SENSITIVITY_ROWS
-from passes.quantization.quantizers.weight_layers import require_named
+from passes.quantization_aware.blocks import SHARE
+from passes.quantization_aware.mixed import MixedBits
+from passes.quantization_aware.scheme import QuantizationScheme
+from passes.quantization_aware.widths import RISING, Widths, at_least, planned
 
 if TYPE_CHECKING:
+    import torch
+
     from compressor.contracts import Model
     from passes.distillation.losses import Teacher
-    from passes.quantization_aware.passing import Passing
+    from passes.quantization_aware.placement import Placement
 
-GROUP: Literal[32] = 32
-CALIBRATION = 128
-CALIBRATED_BATCH = 16
-STEP_RATE = 1e-3
-WRITTEN = "onnx"
-"""The format in which quantisers become what runtimes have kernels for."""
-FEW = (2, 3, 4, "ternary")
-"""Bits of weights that have kernels with a step for a group of inputs only."""
+WORK = "distill and quantize"
+CLIPS = "clip decay"
+"""Name of what pact adds among the losses."""
 
 
-class DistillAndQuantize(Distillation):
+class DistillAndQuantize(Distillation, QuantizationScheme):
     """Quantisation-aware training and distillation (quantization-aware, QAT, QAD), from int8 down to ternary weights.
 
     The student starts as the step's input. Its linear layers round their weights, and what they read, at every use, and so does its table of
     words unless it is tied to a head that stays in float; gradients pass straight through. What is trained is what targets run: int8 as
-    pairs of QuantizeLinear and DequantizeLinear, fewer bits as MatMulNBits, which makes int8 of activations block by block. A target
-    without such kernels is refused.
+    pairs of QuantizeLinear and DequantizeLinear, fewer bits as MatMulNBits, which makes int8 of activations block by block, or types of GGUF.
+    A target without such kernels is refused.
     """
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     quantizes: ClassVar[bool] = True
     paper: ClassVar[str] = (
         "Kim et al., Understanding and Improving Knowledge Distillation for Quantization-Aware Training of Large Transformer Encoders, 2022, "
         "arXiv:2211.11014; steps: Esser et al., Learned Step Size Quantization, 2020, arXiv:1902.08153; ternary: Li et al., Ternary Weight "
-        "Networks, 2016, arXiv:1605.04711; Zhang et al., TernaryBERT, 2020, arXiv:2009.12812"
+        "Networks, 2016, arXiv:1605.04711; Zhang et al., TernaryBERT, 2020, arXiv:2009.12812; block_wise: Li et al., BRECQ, 2021, arXiv:2102.05426; "
+        "smooth: Xiao et al., SmoothQuant, 2023, arXiv:2211.10438; pact: Choi et al., 2018, arXiv:1805.06085"
     )
     examples: ClassVar[tuple[Mapping[str, Any], ...]] = (
         {"teacher": "source", "epochs": 1},
         {"teacher": "source", "epochs": 1, "weights": "ternary", "objectives": {"soft-targets": 1.0, "hidden-states": 1.0}},
     )
 
-    weights: Literal["ternary", 2, 3, 4, 7, 8] = Field(
-        8,
-        description="bits of weights; below 8 they are stored in 2 or 4 bits (3 as 4, ternary as 2); 7 is for processors without VNNI",
+    mixed: MixedBits | None = Field(
+        None, description="bits by layer under a budget in bytes or latency, chosen by what rounding each layer costs"
     )
-    activations: Literal["none", 4, 8, 16] = Field(
-        8, description="bits of what layers read; none leaves it in float; only 8 bits have kernels"
+    progressive: tuple[WeightBits, ...] = Field(
+        (), description="bits that are trained before those of the plan, falling (8, then 4); all stages share the steps evenly"
     )
-    embeddings: Literal["none", 8] = Field(
-        8, description="bits of the table of words, a step for each row; none leaves it in float"
+    block_wise: int = Field(
+        0,
+        ge=0,
+        le=1_000_000,
+        description="before the training each block learns, on so many rows and in a fifth of its steps, to give what the block in float gives; "
+        "states of these rows are kept in memory; 0: no",
     )
-    granularity: Literal["auto", "tensor", "channel", "group"] = Field(
-        "auto",
-        description="what has a step of its own: a matrix, an output, a group of inputs; auto: channel, below 7 bits group",
-    )
-    group: Literal[32, 64, 128] = Field(
-        GROUP,
-        description="inputs in a group; OpenVINO makes int8 of activations in groups of 32 only, ONNX Runtime in all of these",
-    )
-    ranges: Literal["auto", "static", "dynamic"] = Field(
-        "auto",
-        description="static: steps of activations are found on calibration rows and learned; dynamic: each row (a token), or each group of it, "
-        "has its own at run time; auto: static, dynamic for groups",
-    )
-    step_sizes: Literal["auto", "max", "mean", "learned"] = Field(
-        "auto",
-        description="steps of weights: by the greatest magnitude, by means (TWN), or learned (LSQ); auto: max, mean for ternary, "
-        "learned for 2 to 4 bits",
-    )
-    symmetric_weights: bool = Field(
-        True,
-        description="0 is in the middle of the grid of weights; false needs step_sizes: max, and ranges: static unless steps are for groups",
-    )
-    symmetric_activations: bool = Field(True, description="0 is in the middle of the grid of static activations")
-    calibration: int = Field(
-        128, ge=1, le=100_000, description="rows of the calibration split on which steps of activations start"
-    )
-    step_rate: float = Field(STEP_RATE, gt=0, lt=1, description="peak learning rate of the logarithms of learned steps")
-    head: bool = Field(False, description="quantise the layers of the task's head too")
-    exclude: tuple[str, ...] = Field((), description="layers whose path contains one of these stay in float")
     sensitivity: bool = Field(False, description="measure what rounding each layer costs once the training is over")
 
     @model_validator(mode="after")
     def _quantised_consistently(self) -> Self:
         if self.compile:
             raise ValueError("compile: true is not for layers that round: leave compile out")
-        unheard = {
-            "group, as no step is for a group": self.group != GROUP and self._by != "group",
-            "ranges, as activations stay in float": self.ranges != "auto" and self.activations == "none",
-            "symmetric_activations, as they have no static grid": not self.symmetric_activations
-            and (self.activations == "none" or self._found_at_run_time),
-            "calibration, as nothing is static": self.calibration != CALIBRATION and not self._static,
-            "step_rate, as no step is learned": self.step_rate != STEP_RATE and not self._static and self._steps != "learned",
-        }
-        if told := [name for name, ignored in unheard.items() if ignored]:
-            raise ValueError(f"nothing would heed {told[0]}: leave it out")
-        if not self.symmetric_weights and self._found_at_run_time and self._by != "group" and self.activations != "none":
-            raise ValueError("symmetric_weights: false has kernels with ranges: static or with a step for a group only")
-        try:
-            self.weight_grid()
-        except ValidationError as error:
-            raise ValueError("; ".join(each["msg"].removeprefix("Value error, ") for each in error.errors())) from None
+        if self.smooth and "attention-output" in self.known_objectives():
+            raise ValueError("attention-output looks at what norms give, which smooth scales: leave one of them out")
+        if self.mixed is not None and "weights" in self.model_fields_set:
+            raise ValueError("nothing would heed weights, as mixed has widths: leave one of them out")
+        falling = [RISING.index(each) for each in (*self.progressive, max(self.usual_widths(), key=RISING.index))]
+        if self.progressive and falling != sorted(set(falling), reverse=True):
+            raise ValueError("progressive names falling bits, all of them more than the layers end with")
         return self
 
-    @property
-    def _by(self) -> Literal["tensor", "channel", "group"]:
-        if self.granularity != "auto":
-            return self.granularity
-        return "group" if self.weights in FEW else "channel"
+    @override
+    def usual_widths(self) -> tuple[WeightBits, ...]:
+        """Those that a budget chooses from, or that of the plan."""
+        return self.mixed.widths if self.mixed else (self.weights,)
 
-    @property
-    def _found_at_run_time(self) -> bool:
-        return self.ranges == "dynamic" or (self.ranges == "auto" and self._by == "group")
-
-    @property
-    def _static(self) -> bool:
-        return self.activations != "none" and not self._found_at_run_time
-
-    @property
-    def _steps(self) -> Literal["max", "mean", "learned"]:
-        if self.step_sizes != "auto":
-            return self.step_sizes
-        if self.weights == "ternary":
-            return "mean"
-        return "learned" if self.weights in FEW and self.symmetric_weights else "max"
-
-    def weight_grid(self) -> WeightGrid:
-        """The grid of the weights of linear layers."""
-        group = self.group if self._by == "group" else None
-        return WeightGrid(
-            bits=self.weights, granularity=self._by, group=group, steps=self._steps, symmetric=self.symmetric_weights
-        )
-
-    def input_grid(self) -> InputGrid | None:
-        """The grid of what they read; None leaves it in float."""
-        if self.activations == "none":
-            return None
-        if not self._found_at_run_time:
-            return InputGrid(bits=self.activations, symmetric=self.symmetric_activations)
-        return InputGrid(bits=self.activations, ranges="dynamic", block=self.group if self._by == "group" else None)
+    @override
+    def said_by(self, width: WeightBits) -> str:
+        """The parameter that has layers of these bits."""
+        return "mixed" if self.mixed and width in self.mixed.widths else super().said_by(width)
 
     @override
     def needs(self) -> Needs:
         """What the objectives need, and the edit."""
         found = super().needs()
-        return replace(found, plugins={**found.plugins, "edit": ("quantize",)})
+        latency = self.mixed.latency if self.mixed else None
+        return replace(
+            found,
+            plugins={**found.plugins, "edit": ("quantize",)},
+            targets=(latency.target,) if latency else (),
+            workloads=(latency.workload,) if latency else (),
+            inside=(*found.inside, *(("features",) if self.block_wise else ())),
+        )
 
     @override
     def refuses(self, dialect: Dialect) -> Mapping[str, str]:
         """A target whose products do not run as they are simulated; one that runs the torch model simulates all of them."""
-        if dialect.format == TORCH:
-            return {}
-        if WRITTEN not in lowering(dialect.format):
-            return {
-                "weights": f"quantisers are written out on the way over '{WRITTEN}', and '{dialect.format}' is made without it"
-            }
-        lacks = dialect.lacks(scheme_of(self.weight_grid(), self.input_grid()))
-        return {"weights": lacks} if lacks else {}
+        return self.lacks(dialect)
 
     @override
     def work(self, size: Size) -> float:
@@ -182,8 +119,16 @@ class DistillAndQuantize(Distillation):
         train, validation = size.rows["train"], size.rows["validation"]
         passes, scored = self.passes(train, size.epoch), self.validated(train, size.epoch)
         calibrated = min(self.calibration, size.rows["calibration"]) + validation
-        looked_at = LAYERS_IN_A_BLOCK * size.blocks * min(SENSITIVITY_ROWS, validation) if self.sensitivity else 0
-        student = 3 * passes * train + (2 + scored) * validation + 2 * min(COMPARED_ROWS, validation) + calibrated + looked_at
+        measured = int(self.sensitivity) + (len(self.mixed.widths) if self.mixed else 0)
+        looked_at = measured * LAYERS_IN_A_BLOCK * size.blocks * min(SENSITIVITY_ROWS, validation)
+        started = (3 / SHARE + 2) if self.block_wise else 0
+        student = (
+            (3 + started) * passes * train
+            + (2 + scored) * validation
+            + 2 * min(COMPARED_ROWS, validation)
+            + calibrated
+            + looked_at
+        )
         return student * size.result + self.answers(size, passes)
 
     @override
@@ -197,113 +142,114 @@ class DistillAndQuantize(Distillation):
         import torch
 
         from passes.quantization_aware.report import Fidelity, layers_told, sensitivity
+        from passes.quantization_aware.smooth import smoothed
 
         torch.manual_seed(ctx.seed)  # projections that start at random are the same ones when a killed run goes on
-        student = model.copy()
         models = {name: ctx.model(name) for name in self.teachers()}
-        left = self._quantise(student, ctx)
+        base = smoothed(model, self, ctx) if self.smooth else model
+        placement, widths = self._placed(base, ctx)
+        student = self._rounded(base, placement, widths)
         teachers = self.taught_by(student, models, ctx)
         listening = TeacherAgreement(student, models, ctx)
         fidelity = Fidelity(model, student, ctx)
-        log = self._trained(student, teachers, ctx)
-        curves = {name: thinned(curve) for name, curve in log.losses.items()}
-        ctx.note(Series(title=f"Losses by weight ({log.precision})", x="step", y="loss", curves=curves))
-        for note in (*told(log, ctx), *layers_told(student, left), *fidelity.told(student)):
+        student, log = self._stages(student, base, placement, widths, teachers, ctx)
+        for note in (*told(log, ctx), *layers_told(student, placement.left), *fidelity.told(student)):
             ctx.note(note)
         if self.sensitivity:
             ctx.note(sensitivity(model, student, ctx))
         listening.tell(student, log.losses)
         return student
 
-    def _trained(self, student: Model, teachers: Sequence[Teacher], ctx: Context) -> TrainingLog:
+    def _placed(self, model: Model, ctx: Context) -> tuple[Placement, Widths]:
+        """Where quantisers go, and of how many bits."""
+        from passes.quantization_aware.mixed import chosen_widths
+        from passes.quantization_aware.placement import placed
+
+        placement = placed(model.copy(), self, ctx)
+        if self.mixed is not None:
+            return placement, chosen_widths(model, placement, self, self.mixed, ctx)
+        paths = [path for alike in placement.alike for path in alike]
+        return placement, planned(paths, self.weights, self.layer_bits)
+
+    def _rounded(self, model: Model, placement: Placement, widths: Widths, weights: Model | None = None) -> Model:
+        """A copy of the model with quantisers; with the weights of another one that was quantised, where it is given."""
+        from passes.quantization_aware.placement import put_in
+
+        student = model.copy()
+        if weights is not None:
+            known = student.module.state_dict()
+            trained = {name: tensor for name, tensor in weights.module.state_dict().items() if name in known}
+            student.module.load_state_dict(trained)
+        put_in(student, placement, self, widths)
+        return student
+
+    def _stages(
+        self, student: Model, model: Model, placement: Placement, widths: Widths, teachers: Sequence[Teacher], ctx: Context
+    ) -> tuple[Model, TrainingLog]:
+        """Train at falling bits, each stage from the weights of the one before and with steps found anew; the first block by block."""
+        from passes.quantization_aware.blocks import BlockTraining, start_by_blocks
+
+        steps, before = self._steps_in_all(model, ctx), None
+        for number, floor in enumerate((*self.progressive, None)):
+            if self.progressive:
+                now = widths if floor is None else at_least(widths, floor)
+                student = before = self._rounded(model, placement, now, before)
+            if not number and self.block_wise:
+                start_by_blocks(student, model, BlockTraining(self, steps, self.block_wise, self.step_rate), ctx)
+            log = self._trained(student, teachers, ctx, number, steps)
+            curves = {name: thinned(curve) for name, curve in log.losses.items()}
+            stage = f", {floor} bits or more" if floor is not None else ""
+            ctx.note(Series(title=f"Losses by weight{stage} ({log.precision})", x="step", y="loss", curves=curves))
+        return student, log
+
+    def _steps_in_all(self, model: Model, ctx: Context) -> int:
+        """Of all stages, as far as anything goes by them."""
+        if self.steps or not (self.progressive or self.block_wise):
+            return self.steps or 0
+        return self.epochs * len(self.batches(model, ctx, first_seed=ctx.seed)(0))  # type: ignore[arg-type]
+
+    def _trained(self, student: Model, teachers: Sequence[Teacher], ctx: Context, number: int, steps: int) -> TrainingLog:
+        """One stage, by its number from 0."""
         import torch
 
         from compressor.model.quantization.layers import quantizers
 
-        steps = tuple(parameter for each in quantizers(student.module) for parameter in each.parameters(recurse=False))
+        learned = tuple(parameter for each in quantizers(student.module) for parameter in each.parameters(recurse=False))
+        settings, last = self, number == len(self.progressive)
+        if self.progressive:
+            share = max(1, steps // (len(self.progressive) + 1))
+            settings = self.model_copy(update={"steps": share, "checkpoint": self.checkpoint if last else "last"})
         training = Training(
             torch.nn.ModuleList([student.module, *projections(teachers)]),
-            batches=self.batches(student, ctx, first_seed=ctx.seed),
-            step=lambda batch, moment: self.losses(student.module, teachers, batch, ctx.task, moment),
-            settings=self,
-            learners=(Learner("steps", steps, self.step_rate),) if steps else (),
+            batches=self.batches(student, ctx, first_seed=ctx.seed + number * self.epochs),
+            step=lambda batch, moment: {
+                **self.losses(student.module, teachers, batch, ctx.task, moment),
+                **self._decayed(student),
+            },
+            settings=settings,
+            learners=(Learner("steps", learned, self.step_rate),) if learned else (),
             evaluate=lambda: ctx.evaluate(student, "validation").quality,
+            followed=not last,
         )
-        return train(training, ctx, work="distill and quantize")
+        return train(training, ctx, work=WORK if last else f"{WORK}, {self.progressive[number]} bits")
 
-    # -------------------------------------------------------------- quantisers
+    def _decayed(self, student: Model) -> dict[str, torch.Tensor]:
+        """What pact adds to the losses: steps learn from what is cut off alone, which only ever asks for more room."""
+        if self.activation_steps != "pact" or not self.clip_decay:
+            return {}
+        import torch
+
+        from compressor.model.quantization.layers import InputQuantizer, quantizers
+
+        static = [
+            each for each in quantizers(student.module) if isinstance(each, InputQuantizer) and each.grid.ranges == "static"
+        ]
+        return {CLIPS: self.clip_decay * torch.stack([each.reach().square() for each in static]).sum()}
 
     def _quantise(self, student: Model, ctx: Context) -> dict[str, str]:
         """Put quantisers in and have them start; layers that stay in float, with the reason."""
-        from compressor.errors import UnsupportedModel
-        from passes.quantization_aware.choice import linear_layers, table_of
+        from passes.quantization_aware.placement import placed, put_in
 
-        chosen, left = linear_layers(student.module, head=self.head, exclude=self.exclude)
-        table, unfit = table_of(student.module, self.exclude)
-        require_named(self.exclude, (*chosen, *left, *unfit, *((table,) if table else ())))
-        if self.embeddings == "none":
-            table, unfit = None, {}
-        left |= unfit
-        found = self._passing(student, chosen, ctx)
-        self._called(student, chosen, found, left)
-        table = self._tied(student, found, table, left)
-        if not found.alike:
-            raise UnsupportedModel(f"no layer of this model can be quantised ({len(left)} stay in float)")
-        if table is not None:
-            student.apply(Quantize(layers=((table,),), weights=WeightGrid(bits=8)))
-        student.apply(Quantize(layers=found.alike, weights=self.weight_grid(), inputs=self.input_grid()))
-        self._start(student, found)
-        return left
-
-    def _called(self, student: Model, chosen: Sequence[str], found: Passing, left: dict[str, str]) -> None:
-        """Layers whose weights others read stay in float: nothing would round there.
-
-        Raises:
-            UnsupportedModel: the head is one of them, and the plan asks for it.
-        """
-        from compressor.errors import UnsupportedModel
-        from passes.quantization_aware.choice import trunk_of
-
-        missed, trunk = [path for path in chosen if path not in found.first], trunk_of(student.module)
-        heads = [path for path in missed if trunk and not path.startswith(f"{trunk}.")]
-        if self.head and heads and found.put_off:
-            raise UnsupportedModel(
-                f"head: true: logits of this task are computed from the weight of '{heads[0]}' itself, a few tokens at a time, and "
-                "nothing would be rounded there: leave head out"
-            )
-        left |= dict.fromkeys(missed, "not called as a module")
-
-    def _tied(self, student: Model, found: Passing, table: str | None, left: dict[str, str]) -> str | None:
-        """The table, unless it is one matrix with layers that cannot be on one grid with it: a step for each row is one for each output.
-
-        Those are taken out of what was found.
-        """
-        from passes.quantization_aware.choice import tied_to
-
-        readers = tied_to(student.module, table) if table is not None else ()
-        if not readers or (set(readers) <= set(found.first) and self._by == "channel" and self.weights in (7, 8)):
-            return table
-        left |= dict.fromkeys((str(table), *readers), "of one matrix for words and head")
-        found.leave(readers)
-        return None
-
-    def _passing(self, student: Model, paths: Sequence[str], ctx: Context) -> Passing:
-        from passes.quantization_aware.passing import passing
-        from passes.side_files import write_side_files
-
-        rows = ctx.data.split("calibration")
-        rows = rows.select(range(min(self.calibration, len(rows))))
-        files = write_side_files(student, ctx.folder / "files")
-        module = student.module.to(ctx.device).eval()
-        return passing(module, paths, ctx.task.batches(rows, files, batch_size=CALIBRATED_BATCH), ctx.task, ctx.device)
-
-    @staticmethod
-    def _start(student: Model, found: Passing) -> None:
-        from compressor.model.quantization.layers import InputQuantizer, quantized_layers
-
-        for path, layer in quantized_layers(student.module).items():
-            if not layer.borrows:
-                layer.weight_quantizer.start(layer.weight)
-            if isinstance(layer.input_quantizer, InputQuantizer):
-                seen = found.ranges[path]
-                layer.input_quantizer.start(seen.least, seen.most, seen.mean)
+        placement = placed(student, self, ctx)
+        put_in(student, placement, self)
+        return placement.left

@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from compressor.contracts import Batch, Task
+from compressor.contracts.tokens import TokenLogits
 
 if TYPE_CHECKING:
     import torch
@@ -56,8 +57,6 @@ class Passing:
     """By path, of layers that were called."""
     first: dict[str, str] = field(default_factory=dict)
     """By path, the first layer that reads the same tensor."""
-    put_off: bool = False
-    """Whether the task leaves the head's work for later, and computes it from the head's weight itself."""
 
     @property
     def alike(self) -> tuple[tuple[str, ...], ...]:
@@ -78,18 +77,27 @@ def passing(module: nn.Module, paths: Sequence[str], batches: Iterable[Batch], t
     import torch
 
     found, seen = Passing(), _Seen()
+    head = _head_of(module, paths)
     handles = [module.get_submodule(path).register_forward_pre_hook(seen.hook(path)) for path in paths]
     try:
         with torch.no_grad():
             for batch in batches:
                 seen.clear()
                 outputs = task.forward(module, {name: tensor.to(device) for name, tensor in batch.items()})
+                if head is not None and isinstance(outputs.later, TokenLogits):
+                    seen.read(head, outputs.later.states)
                 seen.into(found, outputs.mask)
-                found.put_off |= outputs.later is not None
     finally:
         for handle in handles:
             handle.remove()
     return found
+
+
+def _head_of(module: Any, paths: Sequence[str]) -> str | None:
+    """Path of the layer that makes logits; None where it is none of those."""
+    find = getattr(module, "get_output_embeddings", None)
+    head = find() if callable(find) else None
+    return next((path for path in paths if module.get_submodule(path) is head), None)
 
 
 class _Seen:
@@ -107,7 +115,10 @@ class _Seen:
         return partial(self._see, path)
 
     def _see(self, path: str, _module: nn.Module, given: tuple[Any, ...]) -> None:
-        x = given[0]
+        self.read(path, given[0])
+
+    def read(self, path: str, x: torch.Tensor) -> None:
+        """What a layer reads, `[..., features]`."""
         self._read.setdefault(path, []).append(x)
         if id(x) not in self._tokens:
             self._tokens[id(x)] = PerToken(x.amin(-1), x.amax(-1), x.abs().mean(-1))

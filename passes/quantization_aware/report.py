@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from compressor.contracts import Context, Progress
 from compressor.contracts.notes import Bars, Note, Remark, Table
-from passes.quantization_aware.maps import LOOKED_AT_ROWS, TOP, maps_apart
+from passes.quantization_aware.maps import LOOKED_AT_ROWS, TOP, Apart, maps_apart
 
 if TYPE_CHECKING:
     from compressor.contracts import Model
@@ -53,15 +53,35 @@ class Fidelity:
             rows=tuple(zip(stages, (round(each, 4) for each in quality), strict=True)),
         )
         if self._maps:
-            trained = maps_apart(self._model, student, self._ctx)
-            yield Table(
-                title=f"Attention of the input model: its maps, and the {TOP} keys that each token attends to most ({LOOKED_AT_ROWS} rows at most)",
-                columns=("layer", "KL before training", "KL trained", "keys kept before training", "keys kept trained"),
-                rows=tuple(
-                    (block, before.divergence, trained[block].divergence, before.coverage, trained[block].coverage)
-                    for block, before in self._maps.items()
-                ),
-            )
+            yield from _attention_told(self._maps, maps_apart(self._model, student, self._ctx))
+
+
+def _attention_told(before: Mapping[str, Apart], trained: Mapping[str, Apart]) -> Iterator[Note]:
+    """By layer, and by head of each layer: where attention departs from the input's, and between which values it writes."""
+    rows = f"{LOOKED_AT_ROWS} rows at most"
+    yield Table(
+        title=f"Attention of the input model: its maps, and the {TOP} keys that each token attends to most ({rows})",
+        columns=("layer", "KL before training", "KL trained", "keys kept before training", "keys kept trained"),
+        rows=tuple(
+            (layer, each.divergence, trained[layer].divergence, each.coverage, trained[layer].coverage)
+            for layer, each in before.items()
+        ),
+    )
+    most = max(len(each.heads) for each in trained.values())
+    yield Table(
+        title=f"KL of attention maps from the input's, trained, by layer and head ({rows})",
+        columns=("layer", *(f"head {head}" for head in range(most))),
+        rows=tuple((layer, *each.heads, *(None,) * (most - len(each.heads))) for layer, each in trained.items()),
+    )
+    yield Table(
+        title=f"Ranges of what attention adds, over valid tokens ({rows})",
+        columns=("layer", "least, input", "least, trained", "greatest, input", "greatest, trained"),
+        rows=tuple(
+            (layer, each.theirs.least, each.mine.least, each.theirs.most, each.mine.most)
+            for layer, each in trained.items()
+            if each.theirs.least <= each.theirs.most
+        ),
+    )
 
 
 def sensitivity(model: Model, student: Model, ctx: Context) -> Note:

@@ -19,6 +19,8 @@ class Grid(BaseModel):
 
     symmetric: bool = True
     """Whether 0 is the whole number 0; else it is another one, chosen by the smallest and the greatest value."""
+    float16_steps: bool = False
+    """Whether steps are numbers of float16, as GGUF files have them."""
 
 
 class WeightGrid(Grid):
@@ -71,7 +73,9 @@ class InputGrid(Grid):
     """`static`: one step, found beforehand. `dynamic`: a step for each row of features, found when it is there: rows of padding, or other
     rows of the call, have no part in it."""
     learned: bool = True
-    """Whether a static step is learned (LSQ) once it was found."""
+    """Whether a static step is learned once it was found."""
+    by: Literal["lsq", "pact"] = "lsq"
+    """What it is learned by: all values, or those alone that are cut off, which is learning where to cut."""
     block: int | None = Field(default=None, ge=16, le=4096)
     """Of dynamic ranges: so many features of a row have a step of their own; the whole row unless given."""
 
@@ -81,6 +85,8 @@ class InputGrid(Grid):
             raise ValueError("block goes with ranges: dynamic")
         if self.ranges == "dynamic" and not self.symmetric:
             raise ValueError("dynamic ranges are symmetric")
+        if self.ranges == "static" and self.float16_steps:
+            raise ValueError("float16_steps goes with ranges: dynamic")
         return self
 
     @property
@@ -92,7 +98,8 @@ class InputGrid(Grid):
     def told(self) -> str:
         """In words."""
         if self.ranges == "static":
-            how = f"one {'learned' if self.learned else 'fixed'} step for each tensor{'' if self.symmetric else ' and a zero point'}"
+            kind = "fixed" if not self.learned else "learned" if self.by == "lsq" else "learned (PACT)"
+            how = f"one {kind} step for each tensor{'' if self.symmetric else ' and a zero point'}"
         else:
             how = f"a step for each {f'{self.block} features' if self.block else 'row'}, found at run time"
         return f"activations {self.bits} bits, {how}"
@@ -101,7 +108,7 @@ class InputGrid(Grid):
 def scheme_of(weights: WeightGrid, inputs: InputGrid | None) -> Scheme:
     """What a target needs kernels for."""
     return Scheme(
-        weights=f"int{weights.stored_bits}",
+        weights="ternary" if weights.bits == "ternary" else f"int{weights.stored_bits}",
         activations=f"int{inputs.bits}" if inputs else "fp32",
         granularity=weights.granularity,
         group=weights.group,

@@ -29,6 +29,12 @@ WEIGHTS, INPUTS = "QuantizedWeights", "QuantizedInputs"
 SCALE_BYTES = 4
 
 
+def packed_bytes(shape: tuple[int, int], grid: WeightGrid) -> int:
+    """Bytes of a packed matrix `[outputs, inputs]` with its steps and zero points."""
+    steps = number_of_steps(shape, grid)
+    return -(-shape[0] * shape[1] * grid.stored_bits // 8) + (SCALE_BYTES + (not grid.symmetric)) * steps
+
+
 class Quantizer(nn.Module):
     """What puts a tensor on its grid."""
 
@@ -90,9 +96,7 @@ class WeightQuantizer(Quantizer):
 
     def stored_bytes(self, weight: torch.Tensor) -> int:
         """Bytes of the packed weights with their steps and zero points."""
-        steps = number_of_steps(cast(tuple[int, int], tuple(self._upright(weight).shape)), self.grid)
-        zeros = 0 if self.grid.symmetric else steps
-        return -(-weight.numel() * self.grid.stored_bits // 8) + SCALE_BYTES * steps + zeros
+        return packed_bytes(cast(tuple[int, int], tuple(self._upright(weight).shape)), self.grid)
 
 
 class InputQuantizer(Quantizer):
@@ -133,6 +137,10 @@ class InputQuantizer(Quantizer):
             if self.zero is not None:
                 self.zero.fill_(min(max(round(low - least / step), low), high))
 
+    def reach(self) -> torch.Tensor:
+        """The greatest value of a static grid, `[]`: where it cuts."""
+        return self.log_step.exp() * self.grid.bounds[1]
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """`[..., features]` on the grid, in float32 (float64 where it is)."""
         if not self.on:
@@ -161,8 +169,9 @@ class InputQuantizer(Quantizer):
             if self.grid.ranges == "dynamic":
                 return rounded_rows(exact, self.grid)
             low, high = self.grid.bounds
-            share = 1 / math.sqrt(x.shape[-1] * high)
-            found: torch.Tensor = Rounded.apply(exact, self.log_step.exp(), self.zero, low, high, share)  # type: ignore[no-untyped-call]
+            ends = self.grid.by == "pact"
+            share = 1.0 if ends else 1 / math.sqrt(x.shape[-1] * high)
+            found: torch.Tensor = Rounded.apply(exact, self.log_step.exp(), self.zero, low, high, share, ends)  # type: ignore[no-untyped-call]
             return found
 
 
@@ -202,10 +211,11 @@ class QuantizedEmbedding(_Quantized, nn.Embedding):
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002 - torch's own
         quantizer = self.weight_quantizer
-        if quantizer.exported or quantizer.grid.granularity != "channel":
+        if quantizer.exported or quantizer.grid.granularity == "tensor":
             return functional.embedding(input, quantizer(self.weight), self.padding_idx)
-        rows = functional.embedding(input, self.weight, self.padding_idx)  # each has a step of its own: no other one is rounded
-        steps = None if quantizer.log_step is None else quantizer.log_step[input].reshape(-1)
+        rows = functional.embedding(input, self.weight, self.padding_idx)  # each has steps of its own: no other one is rounded
+        learned = quantizer.log_step
+        steps = None if learned is None else learned.reshape(len(self.weight), -1)[input].reshape(-1)
         found = rounded_weights(rows.reshape(-1, rows.shape[-1]), quantizer.grid, steps) if quantizer.on else rows
         return found.reshape(rows.shape)
 
@@ -224,6 +234,13 @@ def put_in(layer: Any, weights: WeightQuantizer, inputs: InputQuantizer | None, 
     layer.weight_quantizer = weights
     layer.input_quantizer = nn.Identity() if inputs is None else inputs
     layer.borrows = borrows
+
+
+def operands(layer: nn.Module, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """What a linear layer multiplies, its input and its weight, each on its grid where it has one: for whoever multiplies them itself."""
+    if isinstance(layer, _Quantized):
+        return layer.input_quantizer(x), layer.weight_quantizer(layer.weight)
+    return x, cast(torch.Tensor, layer.weight)
 
 
 def quantized_layers(module: nn.Module) -> dict[str, Any]:

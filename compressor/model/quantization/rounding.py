@@ -1,6 +1,7 @@
 """Rounding to grids, with straight-through gradients: what is cut off at the ends has none.
 
-Learned steps: Esser et al., Learned Step Size Quantization, 2020, arXiv:1902.08153. Ternary weights: Li et al., Ternary Weight Networks, 2016,
+Learned steps: Esser et al., Learned Step Size Quantization, 2020, arXiv:1902.08153; Choi et al., PACT, 2018, arXiv:1805.06085.
+Ternary weights: Li et al., Ternary Weight Networks, 2016,
 arXiv:1605.04711; their form for 4 bits: Zhang et al., TernaryBERT, 2020, arXiv:2009.12812.
 """
 
@@ -15,6 +16,8 @@ from compressor.model.quantization.grids import InputGrid, WeightGrid
 
 THRESHOLD = 0.7
 """Of the mean magnitude: what is smaller becomes 0 in ternary weights."""
+SMALLEST, LARGEST = 2.0**-24, 65504.0
+"""Positive numbers of float16."""
 CLIP = 2.5
 """Ternary weights beyond it have no gradient."""
 
@@ -24,23 +27,31 @@ class Rounded(torch.autograd.Function):
 
     The gradient of `x` passes where nothing is cut off: everywhere, to the last bit, where the step was made of the greatest magnitude itself, and
     `share` is None. That of `step` is LSQ's: `round(x / step) - x / step` where nothing is cut off, else the
-    whole number at that end; it is summed over what shares a step and multiplied with `share`.
+    whole number at that end; it is summed over what shares a step and multiplied with `share`. With `ends` only what is cut off has a part in it,
+    as in PACT.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, x: torch.Tensor, step: torch.Tensor, zero: torch.Tensor | None, low: int, high: int, share: float | None
+        ctx: Any,
+        x: torch.Tensor,
+        step: torch.Tensor,
+        zero: torch.Tensor | None,
+        low: int,
+        high: int,
+        share: float | None,
+        ends: bool = False,
     ) -> torch.Tensor:
         if share is not None:
             ctx.save_for_backward(x, step, zero)
-        ctx.low, ctx.high, ctx.share = low, high, share
+        ctx.low, ctx.high, ctx.share, ctx.ends = low, high, share, ends
         return whole(x, step, zero, low, high).mul_(step)
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
         (gradient,) = gradients
         if ctx.share is None:
-            return gradient, None, None, None, None, None
+            return gradient, *(None,) * 6
         x, step, zero = ctx.saved_tensors
         scaled = x / step
         low, high = (ctx.low, ctx.high) if zero is None else (ctx.low - zero, ctx.high - zero)
@@ -48,8 +59,9 @@ class Rounded(torch.autograd.Function):
         of_step = None
         if ctx.needs_input_grad[1]:
             rounded = whole(x, step, zero, ctx.low, ctx.high)
-            of_step = (gradient * torch.where(inside, rounded - scaled, rounded)).sum_to_size(step.shape) * ctx.share
-        return gradient * inside, of_step, None, None, None, None
+            within = torch.zeros_like(scaled) if ctx.ends else rounded - scaled
+            of_step = (gradient * torch.where(inside, within, rounded)).sum_to_size(step.shape) * ctx.share
+        return gradient * inside, of_step, *(None,) * 5
 
 
 def whole(x: torch.Tensor, step: torch.Tensor, zero: torch.Tensor | None, low: int, high: int) -> torch.Tensor:
@@ -162,7 +174,16 @@ def _step(
 ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
     """Step, zero point and threshold of each row of `parts`, `[steps, 1]` each."""
     if log_step is not None:
-        return log_step.exp()[:, None], None, None
+        step, zero, threshold = log_step.exp()[:, None], None, None
+    else:
+        step, zero, threshold = _found(parts, weight, grid)
+    return (in_float16(step) if grid.float16_steps else step), zero, threshold
+
+
+def _found(
+    parts: torch.Tensor, weight: torch.Tensor, grid: WeightGrid
+) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+    """The same where steps are made of the weights."""
     low, high = grid.bounds
     with torch.no_grad():
         if grid.steps == "mean":
@@ -197,6 +218,12 @@ def _positive(step: torch.Tensor) -> torch.Tensor:
     return torch.where(step > 0, step, torch.ones_like(step))
 
 
+def in_float16(step: torch.Tensor) -> torch.Tensor:
+    """Steps as float16 has them, none of them 0; the gradient passes."""
+    nearest = step.detach().clamp(SMALLEST, LARGEST).half().to(step.dtype)
+    return step + (nearest - step).detach()
+
+
 # ------------------------------------------------------------------ activations
 
 
@@ -209,4 +236,6 @@ def rounded_rows(x: torch.Tensor, grid: InputGrid) -> torch.Tensor:
     with torch.no_grad():
         step = _positive(parts.abs().amax(-1, keepdim=True) / high)
     found: torch.Tensor = Rounded.apply(parts, step, None, low, high, None)  # type: ignore[no-untyped-call]
+    if grid.float16_steps:  # rounded by the step itself, and scaled back by what is kept of it
+        found = found * (in_float16(step) / step)
     return found.flatten(-2)[..., :width]

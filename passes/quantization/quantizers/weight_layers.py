@@ -33,17 +33,17 @@ class Wanted:
         return any(part in name for part in self.exclude for name in names)
 
 
-def require_named(exclude: Sequence[str], layers: Iterable[str]) -> None:
-    """Every part of a path that is to stay in float names a layer.
+def require_named(parts: Sequence[str], layers: Iterable[str], *, option: str = "exclude") -> None:
+    """Every part of a path that an option gives names a layer.
 
     Raises:
         UnsupportedModel: one names none, and nothing would say so.
     """
     known = tuple(layers)
     names = {name for layer in known for name in layer.split(".") if not name.isdecimal()}
-    for part in exclude:
+    for part in parts:
         if not any(part in layer for layer in known):
-            raise UnsupportedModel(f"exclude: no layer has '{part}' in its path{did_you_mean(part, names)}")
+            raise UnsupportedModel(f"{option}: no layer has '{part}' in its path{did_you_mean(part, names)}")
 
 
 def require_rows(wanted: Wanted, feeds: Sequence[object]) -> None:

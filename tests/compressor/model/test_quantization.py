@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from tensor_rows import Rows, bert
 
 from compressor.contracts import Scheme
-from compressor.deploy.quantized import packed, packed_zeros
+from compressor.deploy.packing import packed, packed_zeros
 from compressor.errors import UnsupportedModel
 from compressor.model.edits import KeepHeads, KeepNeurons
 from compressor.model.model import Model
@@ -160,6 +160,15 @@ def test_gradient_of_a_learned_step_is_that_of_finite_differences(seed, bounds):
     tiny = 1e-7
     ends = [(surrogate(x, step.detach() + sign * tiny, step.detach(), *bounds) * towards).sum() for sign in (1, -1)]
     assert step.grad.item() == pytest.approx(0.25 * (ends[0] - ends[1]).item() / (2 * tiny), rel=1e-5, abs=1e-6)
+
+
+def test_steps_of_pact_learn_from_what_is_cut_off_alone():
+    """The gradient of where a grid cuts, `step * high`, is the sum of the gradients above it, less that below."""
+    x = torch.tensor([-3.0, -0.5, 0.2, 0.65, 0.9, 4.0], dtype=torch.float64)
+    towards = torch.tensor([1.0, 10.0, 100.0, 1000.0, 1e4, 1e5], dtype=torch.float64)
+    step = torch.tensor(0.1, dtype=torch.float64, requires_grad=True)
+    (Rounded.apply(x, step, None, -7, 7, 1.0, True) * towards).sum().backward()
+    assert step.grad.item() / 7 == pytest.approx(1e4 + 1e5 - 1.0)
 
 
 def test_gradient_passes_where_nothing_is_cut_off():
@@ -362,7 +371,7 @@ def test_edit_that_is_refused_half_way_has_cut_nothing():
 
 def test_scheme_says_what_kernels_are_needed():
     ternary = WeightGrid(bits="ternary", granularity="group", group=64, steps="mean")
-    assert scheme_of(ternary, InputGrid(ranges="dynamic", block=64)) == Scheme("int2", "int8", "group", 64, dynamic=True)
+    assert scheme_of(ternary, InputGrid(ranges="dynamic", block=64)) == Scheme("ternary", "int8", "group", 64, dynamic=True)
     assert scheme_of(WeightGrid(bits=3, granularity="channel", steps="learned"), None) == Scheme("int4", "fp32", "channel")
     assert Scheme("int8", "uint8").runs(Scheme("int8", "int8"))
     assert not Scheme("int8", "uint8").runs(Scheme("int8", "int8", dynamic=True))

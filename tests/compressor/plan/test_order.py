@@ -253,3 +253,18 @@ def test_step_that_cuts_what_is_quantised_is_told_to_stand_before():
     assert faults(rounds, step("cut", Cuts, **{"from": "source"})) == []
     assert faults(rounds, step("train", Torch, **{"from": "source"}), step("cut", Cuts, **{"from": "round"})) == [fault]
     assert faults(rounds, step("blocks", TakesBlocks)) == [], "whole blocks can go"
+
+
+class Adapts(Torch):
+    def needs(self):
+        return Needs(floats={"rank": "small matrices are added to layers in float"})
+
+
+def test_parameter_that_works_on_layers_in_float_is_told_after_what_quantises():
+    rounds, adapts = step("round", RoundsTorch), step("adapt", Adapts)
+    said = "3 passes.adapt: small matrices are added to layers in float, and 'round' has quantised them: leave rank out, or put it before"
+    fault = said.replace("3 ", "5 ", 1)
+    assert faults(rounds, adapts) == [fault]
+    assert faults(rounds, step("train", Torch), adapts) == [fault]
+    assert faults(adapts, rounds) == []
+    assert faults(rounds, step("adapt", Adapts, **{"from": "source"})) == []

@@ -17,8 +17,10 @@ from compressor.model import token_losses
 from passes.objectives.adaptive_teaching import AdaptiveTeaching
 from passes.objectives.interpolated_targets import InterpolatedTargets
 from passes.objectives.query_key_value_relations import QueryKeyValueRelations, relation_loss
-from passes.objectives.soft_targets import SoftTargets, soft_target_values
+from passes.objectives.soft_targets import SoftTargets, kl, soft_target_values
 from passes.objectives.sorted_probabilities import SortedProbabilities, sorted_values
+from passes.objectives.token_objective import every_token
+from passes.objectives.top_k_targets import TopKTargets, top_k_values
 
 WORDS, SHAPE, SIZE = 19, (3, 6), 5
 FAMILY = [
@@ -31,6 +33,7 @@ FAMILY = [
     InterpolatedTargets(temperature=2.0),
     AdaptiveTeaching(),
     SortedProbabilities(),
+    TopKTargets(k=4),
 ]
 family = pytest.mark.parametrize("objective", FAMILY, ids=str)
 
@@ -80,6 +83,14 @@ def plain(objective, mine, theirs, told):
         return t * t * plain_kl(target, plain_probabilities(mine, t)).mean()
     if isinstance(objective, SortedProbabilities):
         return (p.sort(-1, descending=True).values - q.sort(-1, descending=True).values).abs().sum(-1).mean()
+    if isinstance(objective, TopKTargets):
+        first = torch.zeros_like(p).scatter(-1, theirs.topk(objective.k).indices, 1.0).bool()
+        parts = []
+        for each in (p, q):
+            top, rest = each[first].view(len(p), -1), each[~first].view(len(p), -1)
+            parts.append((torch.cat([top, rest.sum(-1, keepdim=True)], -1), rest / rest.sum(-1, keepdim=True)))
+        (p_top, p_rest), (q_top, q_rest) = parts
+        return (objective.balance * plain_kl(p_top, q_top) + (1 - objective.balance) * plain_kl(p_rest, q_rest)).mean()
     at = told[:, None]
     sure, easy = p.gather(-1, at)[:, 0], q.gather(-1, at)[:, 0]
     keep = torch.ones_like(p).scatter(-1, at, 0).bool()
@@ -317,3 +328,30 @@ def test_relations_are_of_the_students_last_block_and_the_one_that_is_asked_for(
         QueryKeyValueRelations().wants(anatomy(2), anatomy())
     with pytest.raises(UnsupportedModel, match="heads: 3 does not divide the 8 features of a query of the student"):
         QueryKeyValueRelations(heads=3).wants(anatomy(), anatomy())
+
+
+# ------------------------------------------------------------------ the likeliest words, and the rest among themselves
+
+
+def test_top_k_targets_take_a_divergence_apart():
+    """By the chain rule the two parts, the second times the probability of the rest, are the divergence of all words."""
+    mine, theirs = drawn(1, 6, 20), drawn(2, 6, 20)
+    first, second = (top_k_values(mine, theirs, k=4, balance=balance) for balance in (1.0, 0.0))
+    rest = 1 - theirs.softmax(-1).topk(4).values.sum(-1)
+    whole = kl(theirs.log_softmax(-1), mine.log_softmax(-1))
+    torch.testing.assert_close(first + rest * second, whole, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(top_k_values(mine, theirs, k=4), (first + second) / 2, rtol=1e-10, atol=1e-12)
+    assert top_k_values(theirs + 3, theirs, k=4).abs().max() < 1e-12
+    torch.testing.assert_close(top_k_values(mine, theirs, k=20, balance=1.0), whole, rtol=1e-10, atol=1e-12)
+
+
+def test_gradient_of_top_k_targets_is_finite_and_that_of_finite_differences():
+    mine, theirs = drawn(3, 2, 9).requires_grad_(), 40 * drawn(4, 2, 9)
+    assert torch.autograd.gradcheck(lambda logits: top_k_values(logits, theirs, k=3).sum(), (mine,))
+
+
+def test_top_k_targets_look_at_a_share_of_the_words_or_at_so_many():
+    mine, theirs = drawn(5, 3, 40), drawn(6, 3, 40)
+    chunk, teacher = every_token(Outputs(mine), {}), Outputs(theirs)
+    torch.testing.assert_close(TopKTargets().values(chunk, teacher), top_k_values(mine, theirs, k=2))
+    torch.testing.assert_close(TopKTargets(k=7, balance=0.9).values(chunk, teacher), top_k_values(mine, theirs, k=7, balance=0.9))

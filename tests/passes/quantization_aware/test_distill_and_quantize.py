@@ -34,6 +34,7 @@ from compressor.training.checkpoint import INTERVAL
 from passes.quantization_aware.choice import linear_layers, table_of, trunk_of
 from passes.quantization_aware.maps import coverage
 from passes.quantization_aware.passing import Passing, passing
+from passes.quantization_aware.placement import Placement, tied_together
 from targets.onnxruntime import OnnxRuntime, nodes
 from targets.openvino import OpenVino, layers
 
@@ -204,6 +205,20 @@ def test_learned_steps_move_and_fixed_ones_do_not(tmp_path):
         assert before is None or not torch.equal(before, layer.weight_quantizer.log_step)
 
 
+def test_pact_moves_where_activations_are_cut_and_is_deployed(tmp_path):
+    model, ctx = trained(tmp_path, activation_steps="pact", step_rate=0.05)
+    curves = next(note for note in ctx.notes if isinstance(note, Series)).curves
+    assert set(curves) == {"soft-targets", "hidden-states", "clip decay"}
+    assert curves["clip decay"][-1][1] < curves["clip decay"][0][1], (
+        "at 8 bits next to nothing is cut off, and the decay has its way"
+    )
+    free, _ = trained(tmp_path / "free", activation_steps="pact", step_rate=0.05, clip_decay=0.0)
+    first = f"{STACK}.0.intermediate.dense"
+    reach = [quantized_layers(each.module)[first].input_quantizer.reach().item() for each in (model, free)]
+    assert reach[0] < reach[1]
+    assert_alike(deployed(model, OnnxRuntime(), tmp_path)[0], outputs(model))
+
+
 def test_equal_seeds_give_equal_bytes(tmp_path):
     for name in ("a", "b"):
         trained(tmp_path / name, weights="ternary")[0].save(tmp_path / name / "model")
@@ -321,16 +336,17 @@ def test_tied_head_and_table_are_rounded_together_or_not_at_all():
     config = BertConfig(vocab_size=50, hidden_size=32, num_hidden_layers=1, num_attention_heads=4, intermediate_size=64)
     model = Model.wrap(BertForMaskedLM(config).eval())
     table, head = "bert.embeddings.word_embeddings", "cls.predictions.decoder"
-    for given, together in (({"head": True}, True), ({"head": True, "weights": 4}, False), ({}, False)):
+    for given, together in (({"head": True}, True), ({"head": True, "weights": 4}, True), ({}, False)):
         one = step(**given)
         chosen, left = linear_layers(model.module, head=one.head, exclude=())
         seen = Passing(first={path: path for path in chosen})
-        found = one._tied(model, seen, table, left)
-        assert (found == table, head in seen.first) == (together, together), given
+        found, readers = tied_together(model, seen, table, left, one)
+        assert (found == table, readers == (head,)) == (together, together), given
         assert (left.get(table) is None) == together
+        assert head not in Placement(seen, found, readers, left).alike, "its bits are not chosen"
     seen = Passing(first={path: path for path in linear_layers(model.module, head=True, exclude=())[0] if path != head})
     left = {}
-    assert step(head=True)._tied(model, seen, table, left) is None, "its head was not called"
+    assert tied_together(model, seen, table, left, step(head=True)) == (None, ()), "its head was not called"
     assert set(left) == {table, head}
 
 
@@ -360,6 +376,9 @@ def test_quantised_input_is_refused(tmp_path):
         ({"activations": "none", "ranges": "static"}, "nothing would heed ranges"),
         ({"ranges": "dynamic", "symmetric_activations": False}, "nothing would heed symmetric_activations"),
         ({"weights": 4, "calibration": 3}, "nothing would heed calibration"),
+        ({"weights": 4, "activation_steps": "pact"}, "nothing would heed activation_steps"),
+        ({"clip_decay": 0.1}, "nothing would heed clip_decay"),
+        ({"float16_steps": True}, "nothing would heed float16_steps"),
         ({"weights": "ternary", "step_sizes": "max"}, "ternary weights have steps"),
         ({"symmetric_weights": False, "step_sizes": "learned"}, "has steps: max"),
         ({"compile": True}, "compile: true"),
@@ -384,27 +403,32 @@ def test_coverage_is_the_share_of_the_teachers_first_keys():
 
 # ------------------------------------------------------------------ killed
 
-DEATH = 14
+CASES = {
+    "plain": ({"weights": 4}, "distill and quantize", 14, 27),
+    "block by block": ({"weights": 4, "block_wise": 40}, "block bert.encoder.layer.1", 2, 5),
+    "in stages": ({"weights": 4, "progressive": [8]}, "distill and quantize", 4, 13),
+}
+"""Settings, in which training the process dies, after which step, and of how many."""
 
 
-def dying(folder: Path, ready: int) -> None:
-    tell = Context.tell
+def dying(folder: Path, ready: int, case: str) -> None:
+    tell, (settings, work, death, _) = Context.tell, CASES[case]
 
     def hang(ctx, event):
         tell(ctx, event)
-        if isinstance(event, Progress) and event.done == DEATH + 1:
+        if isinstance(event, Progress) and (event.work, event.done) == (work, death + 1):
             os.write(ready, b"ready")
             time.sleep(600)
 
     Context.tell = hang
-    trained(folder, weights=4)
+    trained(folder, **settings)
 
 
-def killed(folder: Path) -> None:
+def killed(folder: Path, case: str) -> None:
     ours, theirs = os.pipe()
     if not (process := os.fork()):
         try:
-            dying(folder, theirs)
+            dying(folder, theirs, case)
         except BaseException:
             traceback.print_exc()
         finally:
@@ -416,21 +440,24 @@ def killed(folder: Path) -> None:
     assert (said, code) == (b"ready", -signal.SIGKILL)
 
 
-def test_killed_training_ends_with_the_bytes_of_one_that_was_not(tmp_path):
+@pytest.mark.parametrize("case", CASES)
+def test_killed_training_ends_with_the_bytes_of_one_that_was_not(tmp_path, case):
+    settings, work, death, total = CASES[case]
     stand_ins = Path(__file__).parents[2] / "stand_ins"
     environment = {**os.environ, INTERVAL: "0", "PYTHONPATH": str(stand_ins)}
-    command = [sys.executable, __file__, str(tmp_path / "killed")]
+    command = [sys.executable, __file__, str(tmp_path / "killed"), case]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    resumed, again = trained(tmp_path / "killed", weights=4)
-    unbroken, once = trained(tmp_path / "unbroken", weights=4)
+    resumed, again = trained(tmp_path / "killed", **settings)
+    unbroken, once = trained(tmp_path / "unbroken", **settings)
     resumed.save(tmp_path / "a")
     unbroken.save(tmp_path / "b")
     for name in ("model.safetensors", "blueprint.json"):
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
     assert again.notes == once.notes
     said = [event.text for event in again.events if isinstance(event, Message) and "goes on" in event.text]
-    assert said == [f"distill and quantize: goes on at step {DEATH} of 27"]
+    assert said[-1] == f"{work}: goes on at step {death} of {total}"
+    assert len(said) == {"plain": 1}.get(case, 2), "what was over before is not done again"
 
 
 def test_static_quantisers_have_their_state_in_the_model(tmp_path):
@@ -443,4 +470,4 @@ def test_static_quantisers_have_their_state_in_the_model(tmp_path):
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    killed(Path(sys.argv[1]))
+    killed(Path(sys.argv[1]), sys.argv[2])

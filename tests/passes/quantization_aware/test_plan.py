@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import csv
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from furnished import rows, write_model
 
-from compressor.errors import PlanError
+from compressor.contracts import Pass
+from compressor.errors import PlanError, UnsupportedModel
 from compressor.model.model import Model
 from compressor.model.quantization.layers import quantized_layers
 from compressor.plan.bound import load_plan
 from compressor.run.pipeline import run_plan
+from compressor.run.preflight import check_sharded
 from compressor.store.store import FILES, Store
+from compressor.training.launch import Processes
 
 PAGE = Path(__file__).parents[3] / "docs" / "quantization-aware.md"
 
@@ -81,3 +85,63 @@ def test_stored_student_is_found_again_with_its_quantisers(report, folder):
 def test_scheme_without_kernels_is_refused_before_anything_runs(folder, settings, said):
     with pytest.raises(PlanError, match=said):
         load_plan(folder / "plan.yaml", settings=settings)
+
+
+@pytest.mark.parametrize(
+    ("after", "said"),
+    [
+        (
+            "finetune: {epochs: 1, lora: {rank: 2}}",
+            "small matrices are added to layers in float, and 'distill-and-quantize' has quantised them",
+        ),
+        (
+            "distill: {teacher: source, epochs: 1, lora: {rank: 2}}",
+            "small matrices are added to layers in float, and 'distill-and-quantize' has quantised them",
+        ),
+    ],
+)
+def test_small_matrices_beside_quantised_layers_are_refused_before_anything_runs(folder, after, said):
+    text = (folder / "plan.yaml").read_text().replace("\ntargets:", f"\n  - {after}\ntargets:")
+    (folder / "after.yaml").write_text(text)
+    with pytest.raises(PlanError, match=said) as caught:
+        load_plan(folder / "after.yaml")
+    (fault,) = caught.value.faults
+    assert "lora" in fault.where
+
+
+def test_quantised_model_is_not_spread_over_processes(folder):
+    (folder / "spread.yaml").write_text(
+        (folder / "plan.yaml").read_text().replace("\ntargets:", "\n  - finetune: {epochs: 1}\ntargets:")
+    )
+    bound = load_plan(folder / "spread.yaml", settings=("passes.distill-and-quantize.epochs=1",))
+    quantised = replace(bound, passes=bound.passes[1:])
+    check_sharded(quantised, Processes(each=2, sharded=True))
+    with pytest.raises(UnsupportedModel, match="distill-and-quantize cannot be trained with --sharded"):
+        check_sharded(bound, Processes(each=2, sharded=True))
+    held = replace(bound, passes=(replace(bound.passes[0], step=Rounds()), *bound.passes[1:]))
+    with pytest.raises(
+        UnsupportedModel, match="finetune cannot be trained with --sharded: 'distill-and-quantize' has quantised its layers"
+    ):
+        check_sharded(held, Processes(each=2, sharded=True))
+
+
+class Rounds(Pass):
+    """Quantises, and trains nothing."""
+
+    quantizes = True
+
+    def apply(self, model, ctx):
+        return model
+
+
+@pytest.mark.parametrize(("level", "refused"), [("none", True), ("basic", True), ("extended", False), ("all", False)])
+def test_pairs_that_a_target_brings_back_to_float_are_refused(folder, level, refused):
+    text = (folder / "plan.yaml").read_text()
+    begin, _ = text.split("passes:")
+    targets = f"targets:\n  - onnxruntime: {{graph_optimization: {level}}}\n"
+    (folder / "static.yaml").write_text(f"{begin}passes:\n  - quantize-static: {{calibration: 4}}\n{targets}")
+    if not refused:
+        load_plan(folder / "static.yaml")
+        return
+    with pytest.raises(PlanError, match="as the plan sets it up it has no kernels for int8 weights"):
+        load_plan(folder / "static.yaml")

@@ -7,7 +7,8 @@ import torch
 from pydantic import ValidationError
 from rounded_students import assert_alike, context, deployed, outputs, step, trained, wide
 
-from compressor.contracts import Dialect, Scheme, registry
+from compressor.contracts import Scheme, registry
+from compressor.deploy.gguf import Gguf
 from compressor.errors import UnsupportedModel
 from compressor.model.quantization.layers import quantized_layers
 from compressor.model.sharding import shard
@@ -23,15 +24,17 @@ GROUPED = {"weights": 8, "granularity": "group"}
 
 
 @pytest.mark.parametrize("given", [{}, GROUPED, {"weights": 4}, {"ranges": "dynamic"}])
-def test_targets_whose_files_hold_no_quantisers_are_refused(given):
-    assert "made without it" in step(**given).refuses(LlamaCpp.dialect)["weights"]
+def test_targets_whose_files_hold_no_quantisers_are_refused(given, monkeypatch):
+    """Whatever they have kernels for: the format is what holds none."""
+    monkeypatch.setattr(Gguf, "writes_quantizers", False)
+    assert "do not come down to 'gguf'" in step(**given).refuses(LlamaCpp.dialect)["weights"]
     assert step(**given).refuses(OnnxRuntime.dialect) == {}
 
 
-def test_schemes_of_a_format_without_quantisers_count_for_nothing():
-    group = Scheme("int8", "int8", "group", 32, dynamic=True)
-    assert step(**GROUPED).refuses(Dialect(format="gguf", schemes=(group,)))
-    assert not step(**GROUPED).refuses(Dialect(format="onnx", schemes=(group,)))
+def test_ternary_weights_run_where_two_bits_do_and_not_the_other_way_round():
+    two, three = (Scheme(each, "int8", "group", 256, dynamic=True) for each in ("int2", "ternary"))
+    assert two.runs(three)
+    assert not three.runs(two)
 
 
 def test_weights_with_zero_points_are_refused_where_rows_have_a_step_each():
@@ -58,12 +61,6 @@ def language_model(tmp_path, **settings):
     (tmp_path / "scratch").mkdir()
     model = run.model()
     return model, step(epochs=1, objectives={"soft-targets": 1.0}, **settings), run.context(tmp_path / "scratch")
-
-
-def test_head_whose_logits_are_put_off_is_refused(tmp_path):
-    model, one, ctx = language_model(tmp_path, head=True)
-    with pytest.raises(UnsupportedModel, match="nothing would be rounded there: leave head out"):
-        one.apply(model, ctx)
 
 
 def test_table_that_is_tied_to_such_a_head_stays_in_float(tmp_path):

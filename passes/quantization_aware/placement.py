@@ -1,0 +1,117 @@
+"""Where quantisers go: which layers of a model are rounded, what they read together, and how their steps start."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from compressor.contracts import Context
+from compressor.errors import UnsupportedModel
+from compressor.model.quantization.grids import WeightGrid
+from compressor.model.quantization.quantize import Quantize
+from passes.quantization.quantizers.weight_layers import require_named
+from passes.quantization_aware.choice import linear_layers, table_of, tied_to
+from passes.quantization_aware.passing import Passing, passing
+from passes.quantization_aware.scheme import QuantizationScheme
+from passes.quantization_aware.widths import Widths, by_width, planned
+from passes.side_files import write_side_files
+
+if TYPE_CHECKING:
+    from compressor.contracts import Model
+
+CALIBRATED_BATCH = 16
+ONE_MATRIX = "of one matrix for words and head"
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Which layers of one model are rounded."""
+
+    found: Passing
+    """What they read on calibration rows; those that stay in float are not in it."""
+    table: str | None
+    """Path of the table of words; None where it stays in float."""
+    tied: tuple[str, ...]
+    """Layers whose weight is that table's, rounded with it."""
+    left: dict[str, str]
+    """Layers that stay in float, with the reason."""
+
+    @property
+    def alike(self) -> tuple[tuple[str, ...], ...]:
+        """Layers whose bits can be chosen, those that read one tensor together."""
+        return tuple(group for each in self.found.alike if (group := tuple(path for path in each if path not in self.tied)))
+
+
+def placed(student: Model, scheme: QuantizationScheme, ctx: Context) -> Placement:
+    """What is to be rounded of a model in float.
+
+    Raises:
+        UnsupportedModel: nothing can be, or the plan names a layer that is not there.
+    """
+    chosen, left = linear_layers(student.module, head=scheme.head, exclude=scheme.exclude)
+    table, unfit = table_of(student.module, scheme.exclude)
+    require_named(scheme.exclude, (*chosen, *left, *unfit, *((table,) if table else ())))
+    if scheme.embeddings == "none":
+        table, unfit = None, {}
+    left |= unfit
+    found = _passing(student, chosen, scheme, ctx)
+    left |= {path: "not called as a module" for path in chosen if path not in found.first}
+    table, tied = tied_together(student, found, table, left, scheme)
+    if not found.alike:
+        raise UnsupportedModel(f"no layer of this model can be quantised ({len(left)} stay in float)")
+    placement = Placement(found, table, tied, left)
+    require_named(tuple(scheme.layer_bits), (path for alike in placement.alike for path in alike), option="layer_bits")
+    return placement
+
+
+def tied_together(
+    student: Model, found: Passing, table: str | None, left: dict[str, str], scheme: QuantizationScheme
+) -> tuple[str | None, tuple[str, ...]]:
+    """The table, and the layers that read it the other way round.
+
+    One matrix is on one grid: with 8 bits and a step for a group of a row both have kernels. Where that is not asked for both stay in
+    float, and what reads the table is taken out of what was found.
+    """
+    readers = tied_to(student.module, table) if table is not None else ()
+    if not readers:
+        return table, ()
+    assert table is not None
+    if set(readers) <= set(found.first) and scheme.activations == 8:
+        return table, readers
+    left |= dict.fromkeys((table, *readers), ONE_MATRIX)
+    found.leave(readers)
+    return None, ()
+
+
+def put_in(student: Model, placement: Placement, scheme: QuantizationScheme, widths: Widths | None = None) -> None:
+    """Put quantisers into a model and have them start; of the bits that the plan says unless others are given."""
+    weights, inputs = scheme.tied_grids()
+    if placement.table is not None:
+        student.apply(Quantize(layers=((placement.table,),), weights=weights if placement.tied else WeightGrid()))
+    if placement.tied:
+        student.apply(Quantize(layers=(placement.tied,), weights=weights, inputs=inputs))
+    paths = [path for alike in placement.alike for path in alike]
+    for width, groups in by_width(placement.alike, widths or planned(paths, scheme.weights, scheme.layer_bits)).items():
+        student.apply(Quantize(layers=groups, weights=scheme.weight_grid(width), inputs=scheme.input_grid(width)))
+    _start(student, placement.found)
+
+
+def _start(student: Model, found: Passing) -> None:
+    from compressor.model.quantization.layers import InputQuantizer, quantized_layers
+
+    for path, layer in quantized_layers(student.module).items():
+        if not layer.borrows:
+            layer.weight_quantizer.start(layer.weight)
+        quantizer = layer.input_quantizer
+        if isinstance(quantizer, InputQuantizer):
+            seen = found.ranges[path]
+            quantizer.start(seen.least, seen.most, seen.mean)
+
+
+def _passing(student: Model, paths: Sequence[str], scheme: QuantizationScheme, ctx: Context) -> Passing:
+    rows = ctx.data.split("calibration")
+    rows = rows.select(range(min(scheme.calibration, len(rows))))
+    files = write_side_files(student, ctx.folder / "files")
+    module = student.module.to(ctx.device).eval()
+    return passing(module, paths, ctx.task.batches(rows, files, batch_size=CALIBRATED_BATCH), ctx.task, ctx.device)
