@@ -28,7 +28,9 @@ class QuantizationScheme(BaseModel):
         description="bits of weights; below 8 they are stored in 2 or 4 bits (3 as 4, ternary as 2); 7 is for processors without VNNI",
     )
     layer_bits: dict[str, WeightBits] = Field(
-        {}, description="other bits for layers, by a part of their path (lm_head: 8); the longest part counts"
+        {},
+        description="other bits for layers, by a part of their path (lm_head: 8); the longest part counts, of equally long "
+        "ones the last in the path",
     )
     activations: Literal["none", 4, 8, 16] = Field(
         8, description="bits of what layers read; none leaves it in float; only 8 bits have kernels"

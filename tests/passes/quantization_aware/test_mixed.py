@@ -168,6 +168,9 @@ def test_only_widths_with_kernels_on_the_targets_can_be_chosen():
 def test_bits_of_layers_are_those_of_the_longest_part_that_is_named(tmp_path):
     paths = ("a.query", "a.key", "b.query")
     assert planned(paths, 4, {"a.": 8, "a.query": 2}) == {"a.query": 2, "a.key": 8, "b.query": 4}
+    for order in (("layer", "query"), ("query", "layer")):  # plans that differ in order alone share a stored result
+        others = {part: {"layer": 8, "query": 2}[part] for part in order}
+        assert planned(["layer.query"], 4, others) == {"layer.query": 2}
     assert at_least({"a": 2, "b": "ternary", "c": 8}, 4) == {"a": 4, "b": 4, "c": 8}
     model, _ = trained(
         tmp_path,
