@@ -16,7 +16,7 @@ from compressor.model.quantization.grids import WeightBits
 from compressor.training.group import Group
 from passes.pruning.latency_budget import LatencyBudget
 from passes.quantization_aware.scheme import QuantizationScheme
-from passes.quantization_aware.widths import RISING, Widths, planned
+from passes.quantization_aware.widths import RISING, Widths, named
 
 if TYPE_CHECKING:
     import numpy as np
@@ -123,14 +123,13 @@ class _Choice:
         self.units = tuple(self._unit(alike) for alike in placement.alike)
 
     def _unit(self, alike: tuple[str, ...]) -> Unit:
-        pinned = set(planned(alike, self.mixed.widths[0], self.scheme.layer_bits).values())
-        named = any(part in path for part in self.scheme.layer_bits for path in alike)
-        if named and len(pinned) > 1:
+        pinned = {bits for path in alike if (bits := named(path, self.scheme.layer_bits)) is not None}
+        if len(pinned) > 1:
             raise CompressorError(
                 f"layer_bits gives {' and '.join(alike)} different bits, and they read one tensor: give them one"
             )
         weights = sum(self.model.module.get_submodule(path).weight.numel() for path in alike)
-        return Unit(alike, weights, tuple(pinned) if named else self.mixed.widths)
+        return Unit(alike, weights, tuple(pinned) or self.mixed.widths)
 
     def rounded(self, widths: Widths) -> Model:
         """A copy of the model with layers of these bits."""

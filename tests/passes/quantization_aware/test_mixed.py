@@ -97,6 +97,17 @@ def test_layer_that_costs_more_gets_more_bits(tmp_path, ends):
     assert any(loud in note.text for note in ctx.notes if isinstance(note, Remark))
 
 
+@pytest.mark.parametrize("widths", [(8, 4), (4, 8)])
+def test_bits_that_a_plan_names_are_those_of_all_that_read_the_tensor(tmp_path, widths):
+    most = {"widths": widths, "bytes": 10**6}
+    model, _ = trained(tmp_path, epochs=1, granularity="group", mixed=most, layer_bits={"attention.self.value": 2})
+    found = bits_of(model)
+    assert {found[f"{STACK}.{at}.attention.self.{name}"] for at in (0, 1) for name in ("query", "key", "value")} == {2}
+    assert found[f"{STACK}.0.output.dense"] == 8
+    with pytest.raises(CompressorError, match="layer_bits gives .* different bits"):
+        trained(tmp_path, granularity="group", mixed=most, layer_bits={"self.value": 2, "self.key": 4})
+
+
 def test_students_of_mixed_bits_are_deployed_as_they_were_trained(tmp_path, ends):
     model, _ = trained(tmp_path, epochs=1, mixed={"widths": (8, 4), "bytes": int(1.6 * ends[1])})
     assert {4, 8} <= set(bits_of(model).values())
