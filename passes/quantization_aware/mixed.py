@@ -105,9 +105,11 @@ def chosen_widths(model: Model, placement: Placement, scheme: QuantizationScheme
     """Bits of each layer, and notes of why.
 
     Raises:
-        CompressorError: not even the fewest bits keep the budget.
+        CompressorError: not even the fewest bits keep the budget, or no layer's bits can be chosen.
     """
     choice = _Choice(model, placement, scheme, mixed, ctx)
+    if not choice.units:
+        raise CompressorError("mixed: there is no layer whose bits can be chosen: leave mixed out")
     costs = choice.costs()
     found = choice.for_bytes(costs) if mixed.bytes is not None else choice.for_latency(costs)
     for note in choice.told(costs, found):

@@ -13,7 +13,7 @@ import torch
 from onnx import numpy_helper
 
 from compressor.deploy import gguf as gguf_files
-from compressor.errors import UnsupportedModel
+from compressor.errors import CompressorError, UnsupportedModel
 from compressor.model.quantization.layers import quantized_layers
 from compressor.store.store import StoredResult, digest_of
 from compressor.tasks.language.causal_lm import CausalLM
@@ -227,6 +227,11 @@ def test_head_learns_through_its_grid_and_scores_by_it(tmp_path):
 def test_bits_of_a_head_that_is_its_table_are_not_chosen(tmp_path):
     with pytest.raises(UnsupportedModel, match="layer_bits: no layer has 'lm_head' in its path"):
         step(weights=4, layer_bits={"lm_head": 4})._quantise(run(tied=True).model(), run(tied=True).context(tmp_path))
+
+
+def test_budget_without_a_layer_whose_bits_can_be_chosen_is_refused(tmp_path):
+    with pytest.raises(CompressorError, match="no layer whose bits can be chosen"):
+        step(mixed={"bytes": 10}, exclude=("layers",)).apply(run(tied=True).model(), run(tied=True).context(tmp_path))
 
 
 @pytest.mark.parametrize(
