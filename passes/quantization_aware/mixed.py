@@ -206,6 +206,8 @@ class _Choice:
     def for_latency(self, costs: Costs) -> Widths:
         """The cheapest that is as fast, as far as measured: a forecast by shares of the weights, measured and mended.
 
+        Where no mix of bits is as fast the cheapest of equal bits is taken that is.
+
         Raises:
             CompressorError: no choice that was measured keeps the budget, or other processes compute beside this one.
         """
@@ -214,7 +216,8 @@ class _Choice:
         if Group().size > 1:
             raise CompressorError("a latency is measured while nothing else runs: run this plan without --processes")
         usable = tuple(dict.fromkeys(width for unit in self.units for width in unit.allowed))
-        times = dict(zip(usable, self._timed([self._uniform(width) for width in usable])[1:], strict=True))
+        whole = {width: self._uniform(width) for width in usable}
+        times = dict(zip(usable, self._timed([*whole.values()])[1:], strict=True))
         share = [unit.weights / sum(each.weights for each in self.units) for unit in self.units]
         sizes = [[part * times[width] for width in unit.allowed] for part, unit in zip(share, self.units, strict=True)]
         most = budget.ms if budget.ms is not None else float(budget.ratio or 1.0) * self._timed([])[0]
@@ -228,9 +231,14 @@ class _Choice:
             if taken <= most:
                 return widths
             fastest, room = min(fastest, taken), PRECISE * room * most / taken
+        if fitting := [width for width in usable if times[width] <= most]:
+            return whole[min(fitting, key=lambda width: self._cost(whole[width], costs))]
         raise CompressorError(
             f"mixed: {most:.3g} {budget.unit} cannot be kept: the fastest of the choices that were measured takes {fastest:.3g}"
         )
+
+    def _cost(self, widths: Widths, costs: Costs) -> float:
+        return sum(costs[number, widths[unit.layers[0]]].mean for number, unit in enumerate(self.units))
 
     def _timed(self, choices: Sequence[Widths]) -> list[float]:
         """Milliseconds of the input model and of choices, once on this machine for these."""

@@ -155,6 +155,16 @@ def test_budget_in_milliseconds_is_kept_as_measured(tmp_path, monkeypatch, budge
     assert len({bits for path, bits in bits_of(model).items() if "embeddings" not in path}) > 1
 
 
+def test_equal_bits_that_keep_a_budget_are_taken_where_no_mix_does(tmp_path, monkeypatch):
+    source = wide()
+    ctx = context(tmp_path, source)
+    clock = Clock(monkeypatch, slow=3.0)
+    latency = {"target": "cpu", "length": 16, "ms": 5.0}
+    model = step(epochs=1, granularity="group", mixed={"widths": (8, 4, 2), "latency": latency}).apply(source, ctx)
+    assert clock.time(model) <= 5.0
+    assert {bits for path, bits in bits_of(model).items() if "embeddings" not in path} == {4}, "the cheapest that does"
+
+
 def test_budget_in_milliseconds_that_nothing_keeps_is_refused(tmp_path, monkeypatch):
     source = wide()
     ctx = context(tmp_path, source)
