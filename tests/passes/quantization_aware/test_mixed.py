@@ -6,10 +6,12 @@ from itertools import product
 from types import SimpleNamespace
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from onnx import numpy_helper
 from pydantic import ValidationError
 from rounded_students import assert_alike, context, deployed, outputs, step, trained, wide
 from tensor_rows import SPLITS, Context
@@ -106,6 +108,18 @@ def test_bits_that_a_plan_names_are_those_of_all_that_read_the_tensor(tmp_path, 
     assert found[f"{STACK}.0.output.dense"] == 8
     with pytest.raises(CompressorError, match="layer_bits gives .* different bits"):
         trained(tmp_path, granularity="group", mixed=most, layer_bits={"self.value": 2, "self.key": 4})
+
+
+def test_bytes_of_rows_that_groups_do_not_divide_are_those_of_the_file(tmp_path):
+    """A file has whole groups: a budget counts what it fills them up with."""
+    source = wide(hidden_size=48, intermediate_size=80)
+    model, _ = trained(tmp_path, source, epochs=1, weights=4, granularity="group")
+    _, built = deployed(model, OnnxRuntime(), tmp_path)
+    held = onnx.load(built / "model.onnx").graph.initializer
+    sizes = {each.name: numpy_helper.to_array(each, str(built)).nbytes for each in held}
+    layers = {path: each for path, each in quantized_layers(model.module).items() if "embeddings" not in path}
+    counted = sum(each.weight_quantizer.stored_bytes(each.weight) for each in layers.values())
+    assert counted == sum(size for name, size in sizes.items() if "embeddings" not in name and name.endswith(("_int4", "_scale")))
 
 
 def test_students_of_mixed_bits_are_deployed_as_they_were_trained(tmp_path, ends):
