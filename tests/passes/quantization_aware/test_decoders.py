@@ -224,6 +224,28 @@ def test_head_learns_through_its_grid_and_scores_by_it(tmp_path):
     assert model.module.lm_head.weight.grad.abs().sum() > 0
 
 
+@pytest.mark.parametrize("given", [{"embeddings": "none"}, {"exclude": ("embed_tokens",)}])
+def test_head_stays_in_float_with_the_table_that_it_is(tmp_path, given):
+    """A file holds one matrix of both: GGUF has no other for the head."""
+    model = run(tied=True).model()
+    left = step(weights=4, **given)._quantise(model, run(tied=True).context(tmp_path))
+    assert set(quantized_layers(model.module)).isdisjoint({"lm_head", "model.embed_tokens"})
+    assert "one matrix" in left["lm_head"]
+
+
+def test_table_whose_rows_its_groups_do_not_divide_stays_in_float(tmp_path):
+    """No file could hold it: better said before the training than after."""
+    small = run_of("causal-lm", CausalLM(max_length=64))
+    model = small.model()
+    model.module.lm_head.weight = model.module.model.embed_tokens.weight
+    assert model.module.lm_head.weight.shape[1] % 32
+    left = step(weights=4)._quantise(model, small.context(tmp_path))
+    assert set(quantized_layers(model.module)).isdisjoint({"lm_head", "model.embed_tokens"})
+    assert (
+        left["lm_head"] == left["model.embed_tokens"] == "of one matrix for words and head, whose rows groups of 32 do not divide"
+    )
+
+
 def test_bits_of_a_head_that_is_its_table_are_not_chosen(tmp_path):
     with pytest.raises(UnsupportedModel, match="layer_bits: no layer has 'lm_head' in its path"):
         step(weights=4, layer_bits={"lm_head": 4})._quantise(run(tied=True).model(), run(tied=True).context(tmp_path))
