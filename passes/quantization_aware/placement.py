@@ -92,7 +92,8 @@ def put_in(student: Model, placement: Placement, scheme: QuantizationScheme, wid
     """Put quantisers into a model and have them start; of the bits that the plan says unless others are given."""
     weights, inputs = scheme.tied_grids()
     if placement.table is not None:
-        student.apply(Quantize(layers=((placement.table,),), weights=weights if placement.tied else WeightGrid()))
+        own = WeightGrid(float16_steps=scheme.float16_steps)
+        student.apply(Quantize(layers=((placement.table,),), weights=weights if placement.tied else own))
     if placement.tied:
         student.apply(Quantize(layers=(placement.tied,), weights=weights, inputs=inputs))
     paths = [path for alike in placement.alike for path in alike]
