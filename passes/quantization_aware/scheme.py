@@ -88,7 +88,7 @@ class QuantizationScheme(BaseModel):
 
     @model_validator(mode="after")
     def _rounds_consistently(self) -> Self:
-        widths = tuple(self.widths())
+        widths = tuple(self.trained_widths())
         static = self.activations != "none" and any(not self._found_at_run_time(width) for width in widths)
         learned = any(self._steps(width) == "learned" for width in widths)
         unheard = {
@@ -120,6 +120,10 @@ class QuantizationScheme(BaseModel):
     def widths(self) -> Iterator[WeightBits]:
         """Bits that some layer may have, each once."""
         yield from dict.fromkeys((*self.usual_widths(), *self.layer_bits.values()))
+
+    def trained_widths(self) -> Iterator[WeightBits]:
+        """Those that some layer has at some time of the training, each once."""
+        yield from self.widths()
 
     def weight_grid(self, bits: WeightBits | None = None) -> WeightGrid:
         """The grid of the weights of linear layers of so many bits; of those that most have unless given."""

@@ -246,6 +246,13 @@ def test_bits_that_do_not_go_together_are_refused(given, said):
         step(**given)
 
 
+def test_what_a_stage_alone_heeds_can_be_said():
+    """Eight bits have static activations, which four have not."""
+    with pytest.raises(ValidationError, match="nothing would heed calibration"):
+        step(weights=4, calibration=64)
+    assert step(weights=4, progressive=[8], calibration=64).calibration == 64
+
+
 def test_layer_bits_that_name_nothing_are_refused_with_the_nearest_name(tmp_path):
     with pytest.raises(UnsupportedModel, match=r"layer_bits: no layer has 'qurey' in its path \(did you mean 'query'"):
         trained(tmp_path, layer_bits={"qurey": 4})
