@@ -49,17 +49,20 @@ class Line:
         """The line of a model; one forward pass shows how blocks are called.
 
         Raises:
-            UnsupportedModel: blocks are not called once each, in order.
+            UnsupportedModel: blocks are not called once each, in order, or hand on more than states.
         """
         import torch
 
         anatomy = anatomy_of(module)
         blocks, called, tuples = tuple(block.id for block in anatomy.blocks), list[str](), dict[str, int]()
 
+        beside = list[str]()
+
         def seen(path: str, output: Any) -> None:
             called.append(path)
             if isinstance(output, tuple):
                 tuples[path] = len(output)
+                beside.extend(path for each in output[1:] if each is not None)
 
         handles = [
             module.get_submodule(path).register_forward_hook(lambda _module, _given, output, path=path: seen(path, output))
@@ -73,6 +76,10 @@ class Line:
                 handle.remove()
         if tuple(called) != blocks:
             raise UnsupportedModel(f"blocks of family {anatomy.family} are not called once each, in order: leave block_wise out")
+        if beside:
+            raise UnsupportedModel(
+                f"blocks of family {anatomy.family} hand on more than states, which the next one needs: leave block_wise out"
+            )
         return cls(module, task, anatomy.stack, blocks, tuples)
 
     def entering(self, batch: Batch) -> torch.Tensor:

@@ -335,10 +335,10 @@ def test_cost_of_the_start_is_two_forward_passes_and_a_fifth_of_the_steps(tmp_pa
     assert counted.trained == blocks * (27 // 5)
 
 
-def test_start_is_refused_where_no_blocks_are_known_to_be_called_in_order():
+def test_start_is_refused_where_blocks_cannot_be_run_one_by_one():
     from families import MORE
     from rounded_students import Task
 
-    batch = {name: torch.tensor(SPLITS["train"][:4][name]) for name in ("input_ids", "attention_mask")}
-    with pytest.raises(UnsupportedModel, match="not called once each, in order"):
-        Line.of(MORE["albert"].make().eval(), Task(), batch)
+    for family, said in (("albert", "not called once each, in order"), ("wavlm", "hand on more than states")):
+        with pytest.raises(UnsupportedModel, match=said):
+            Line.of(MORE[family].make().eval(), Task(), MORE[family].inputs())
