@@ -78,7 +78,7 @@ class Line:
             raise UnsupportedModel(f"blocks of family {anatomy.family} are not called once each, in order: leave block_wise out")
         if beside:
             raise UnsupportedModel(
-                f"blocks of family {anatomy.family} hand on more than states, which the next one needs: leave block_wise out"
+                f"blocks of family {anatomy.family} hand on more than states, which the next one may need: leave block_wise out"
             )
         return cls(module, task, anatomy.stack, blocks, tuples)
 

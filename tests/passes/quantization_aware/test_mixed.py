@@ -106,7 +106,7 @@ def test_bits_that_a_plan_names_are_those_of_all_that_read_the_tensor(tmp_path, 
     found = bits_of(model)
     assert {found[f"{STACK}.{at}.attention.self.{name}"] for at in (0, 1) for name in ("query", "key", "value")} == {2}
     assert found[f"{STACK}.0.output.dense"] == 8
-    with pytest.raises(CompressorError, match="layer_bits gives .* different bits"):
+    with pytest.raises(CompressorError, match=r"layer_bits gives .* different bits"):
         trained(tmp_path, granularity="group", mixed=most, layer_bits={"self.value": 2, "self.key": 4})
 
 
