@@ -160,7 +160,7 @@ def start_by_blocks(student: Model, model: Model, how: BlockTraining, ctx: Conte
         how: the training of each.
         ctx: each block has a training of its own in its folder, so that a killed run goes on in the middle.
     """
-    batches = _batches(student, how, ctx)
+    batches = start_rows(student, how, ctx)
     modules = [each.module.to(ctx.device).eval() for each in (student, model)]
     lines = [Line.of(module, ctx.task, _on(batches[0], ctx.device)) for module in modules]
     states = [[line.entering(_on(batch, ctx.device)) for batch in batches] for line in lines]
@@ -177,10 +177,11 @@ def start_by_blocks(student: Model, model: Model, how: BlockTraining, ctx: Conte
     ctx.note(Series(title=title, x="step", y="relative error", curves=curves))
 
 
-def _batches(student: Model, how: BlockTraining, ctx: Context) -> list[Batch]:
-    """The first training rows."""
+def start_rows(student: Model, how: BlockTraining, ctx: Context) -> list[Batch]:
+    """Training rows spread evenly, as files often have like rows side by side."""
     rows = ctx.data.split("train")
-    rows = rows.select(range(min(how.rows, len(rows))))
+    count = min(how.rows, len(rows))
+    rows = rows.select([at * len(rows) // count for at in range(count)])
     files = write_side_files(student, ctx.folder / "files")
     return list(ctx.task.batches(rows, files, batch_size=how.settings.batch_size))
 

@@ -20,7 +20,7 @@ from compressor.contracts import Dialect, Scheme
 from compressor.contracts.notes import Remark, Series, Table
 from compressor.errors import CompressorError, UnsupportedModel
 from compressor.model.quantization.layers import quantized_layers
-from passes.quantization_aware.blocks import BlockTraining, Line, start_by_blocks
+from passes.quantization_aware.blocks import BlockTraining, Line, start_by_blocks, start_rows
 from passes.quantization_aware.mixed import ATTEMPTS, cheapest
 from passes.quantization_aware.widths import at_least, planned
 from targets.llama_cpp import LlamaCpp
@@ -310,6 +310,13 @@ def test_block_by_block_start_brings_each_block_nearer(tmp_path):
     steps = 81 // 5
     assert {len(curve) for curve in curves.values()} == {steps}
     assert_alike(deployed(model, OnnxRuntime(), tmp_path)[0], outputs(model))
+
+
+def test_rows_of_the_start_are_spread_over_all_training_rows(tmp_path):
+    """The first ones alone may be all of one kind."""
+    ctx = context(tmp_path)
+    rows = [ids for batch in start_rows(wide(), BlockTraining(step(), 27, 12, 1e-3), ctx) for ids in batch["input_ids"].tolist()]
+    assert rows == SPLITS["train"].select(range(0, 36, 3))[:]["input_ids"]
 
 
 def test_cost_of_the_start_is_two_forward_passes_and_a_fifth_of_the_steps(tmp_path, monkeypatch):
