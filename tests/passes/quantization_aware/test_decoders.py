@@ -235,11 +235,10 @@ def test_head_stays_in_float_with_the_table_that_it_is(tmp_path, given):
 
 def test_table_whose_rows_its_groups_do_not_divide_stays_in_float(tmp_path):
     """No file could hold it: better said before the training than after."""
-    small = run_of("causal-lm", CausalLM(max_length=64))
-    model = small.model()
-    model.module.lm_head.weight = model.module.model.embed_tokens.weight
-    assert model.module.lm_head.weight.shape[1] % 32
-    left = step(weights=4)._quantise(model, small.context(tmp_path))
+    language_model(tmp_path / "pretrained", tie_word_embeddings=True, hidden_size=48)
+    ctx = run(tied=True).context(tmp_path)
+    model = ctx.task.load(tmp_path / "pretrained", ctx.data, seed=0)
+    left = step(weights=4)._quantise(model, ctx)
     assert set(quantized_layers(model.module)).isdisjoint({"lm_head", "model.embed_tokens"})
     assert (
         left["lm_head"] == left["model.embed_tokens"] == "of one matrix for words and head, whose rows groups of 32 do not divide"
