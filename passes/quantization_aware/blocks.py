@@ -49,17 +49,20 @@ class Line:
         """The line of a model; one forward pass shows how blocks are called.
 
         Raises:
-            UnsupportedModel: blocks are not called once each, in order.
+            UnsupportedModel: blocks are not called once each, in order, or hand on more than states.
         """
         import torch
 
         anatomy = anatomy_of(module)
         blocks, called, tuples = tuple(block.id for block in anatomy.blocks), list[str](), dict[str, int]()
 
+        beside = list[str]()
+
         def seen(path: str, output: Any) -> None:
             called.append(path)
             if isinstance(output, tuple):
                 tuples[path] = len(output)
+                beside.extend(path for each in output[1:] if each is not None)
 
         handles = [
             module.get_submodule(path).register_forward_hook(lambda _module, _given, output, path=path: seen(path, output))
@@ -73,6 +76,10 @@ class Line:
                 handle.remove()
         if tuple(called) != blocks:
             raise UnsupportedModel(f"blocks of family {anatomy.family} are not called once each, in order: leave block_wise out")
+        if beside:
+            raise UnsupportedModel(
+                f"blocks of family {anatomy.family} hand on more than states, which the next one may need: leave block_wise out"
+            )
         return cls(module, task, anatomy.stack, blocks, tuples)
 
     def entering(self, batch: Batch) -> torch.Tensor:
@@ -153,7 +160,7 @@ def start_by_blocks(student: Model, model: Model, how: BlockTraining, ctx: Conte
         how: the training of each.
         ctx: each block has a training of its own in its folder, so that a killed run goes on in the middle.
     """
-    batches = _batches(student, how, ctx)
+    batches = start_rows(student, how, ctx)
     modules = [each.module.to(ctx.device).eval() for each in (student, model)]
     lines = [Line.of(module, ctx.task, _on(batches[0], ctx.device)) for module in modules]
     states = [[line.entering(_on(batch, ctx.device)) for batch in batches] for line in lines]
@@ -170,10 +177,11 @@ def start_by_blocks(student: Model, model: Model, how: BlockTraining, ctx: Conte
     ctx.note(Series(title=title, x="step", y="relative error", curves=curves))
 
 
-def _batches(student: Model, how: BlockTraining, ctx: Context) -> list[Batch]:
-    """The first training rows."""
+def start_rows(student: Model, how: BlockTraining, ctx: Context) -> list[Batch]:
+    """Training rows spread evenly, as files often have like rows side by side."""
     rows = ctx.data.split("train")
-    rows = rows.select(range(min(how.rows, len(rows))))
+    count = min(how.rows, len(rows))
+    rows = rows.select([at * len(rows) // count for at in range(count)])
     files = write_side_files(student, ctx.folder / "files")
     return list(ctx.task.batches(rows, files, batch_size=how.settings.batch_size))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -89,6 +89,11 @@ class DistillAndQuantize(Distillation, QuantizationScheme):
     def usual_widths(self) -> tuple[WeightBits, ...]:
         """Those that a budget chooses from, or that of the plan."""
         return self.mixed.widths if self.mixed else (self.weights,)
+
+    @override
+    def trained_widths(self) -> Iterator[WeightBits]:
+        """Those of the stages too."""
+        yield from dict.fromkeys((*self.widths(), *self.progressive))
 
     @override
     def said_by(self, width: WeightBits) -> str:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from compressor.contracts import Model
 
-LOOKED_AT_ROWS, BATCH = 64, 16
+LOOKED_AT_ROWS = 64
 MAPS = "attention maps"
 TOP = 5
 """Keys that a token attends to most."""
@@ -71,7 +71,8 @@ def maps_apart(model: Model, student: Model, ctx: Context) -> dict[str, Apart]:
     rows = rows.select(range(min(LOOKED_AT_ROWS, len(rows))))
     files = write_side_files(student, ctx.folder / "files")
     modules = [each.module.to(ctx.device).eval() for each in (model, student)]
-    batches = [_on(batch, ctx.device) for batch in ctx.task.batches(rows, files, batch_size=BATCH)]
+    # one row at a time: maps of all blocks and heads, of two models, grow with the square of its tokens
+    batches = [_on(batch, ctx.device) for batch in ctx.task.batches(rows, files, batch_size=1)]
     added = tuple(Feature("attention-update", block) for block in blocks)
     found = {block: Apart() for block in blocks}
     tokens, seen = 0.0, []

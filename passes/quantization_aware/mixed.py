@@ -16,7 +16,7 @@ from compressor.model.quantization.grids import WeightBits
 from compressor.training.group import Group
 from passes.pruning.latency_budget import LatencyBudget
 from passes.quantization_aware.scheme import QuantizationScheme
-from passes.quantization_aware.widths import RISING, Widths, planned
+from passes.quantization_aware.widths import RISING, Widths, named
 
 if TYPE_CHECKING:
     import numpy as np
@@ -105,9 +105,11 @@ def chosen_widths(model: Model, placement: Placement, scheme: QuantizationScheme
     """Bits of each layer, and notes of why.
 
     Raises:
-        CompressorError: not even the fewest bits keep the budget.
+        CompressorError: not even the fewest bits keep the budget, or no layer's bits can be chosen.
     """
     choice = _Choice(model, placement, scheme, mixed, ctx)
+    if not choice.units:
+        raise CompressorError("mixed: there is no layer whose bits can be chosen: leave mixed out")
     costs = choice.costs()
     found = choice.for_bytes(costs) if mixed.bytes is not None else choice.for_latency(costs)
     for note in choice.told(costs, found):
@@ -123,14 +125,13 @@ class _Choice:
         self.units = tuple(self._unit(alike) for alike in placement.alike)
 
     def _unit(self, alike: tuple[str, ...]) -> Unit:
-        pinned = set(planned(alike, self.mixed.widths[0], self.scheme.layer_bits).values())
-        named = any(part in path for part in self.scheme.layer_bits for path in alike)
-        if named and len(pinned) > 1:
+        pinned = {bits for path in alike if (bits := named(path, self.scheme.layer_bits)) is not None}
+        if len(pinned) > 1:
             raise CompressorError(
                 f"layer_bits gives {' and '.join(alike)} different bits, and they read one tensor: give them one"
             )
         weights = sum(self.model.module.get_submodule(path).weight.numel() for path in alike)
-        return Unit(alike, weights, tuple(pinned) if named else self.mixed.widths)
+        return Unit(alike, weights, tuple(pinned) or self.mixed.widths)
 
     def rounded(self, widths: Widths) -> Model:
         """A copy of the model with layers of these bits."""
@@ -205,6 +206,8 @@ class _Choice:
     def for_latency(self, costs: Costs) -> Widths:
         """The cheapest that is as fast, as far as measured: a forecast by shares of the weights, measured and mended.
 
+        Where no mix of bits is as fast the cheapest of equal bits is taken that is.
+
         Raises:
             CompressorError: no choice that was measured keeps the budget, or other processes compute beside this one.
         """
@@ -213,7 +216,8 @@ class _Choice:
         if Group().size > 1:
             raise CompressorError("a latency is measured while nothing else runs: run this plan without --processes")
         usable = tuple(dict.fromkeys(width for unit in self.units for width in unit.allowed))
-        times = dict(zip(usable, self._timed([self._uniform(width) for width in usable])[1:], strict=True))
+        whole = {width: self._uniform(width) for width in usable}
+        times = dict(zip(usable, self._timed([*whole.values()])[1:], strict=True))
         share = [unit.weights / sum(each.weights for each in self.units) for unit in self.units]
         sizes = [[part * times[width] for width in unit.allowed] for part, unit in zip(share, self.units, strict=True)]
         most = budget.ms if budget.ms is not None else float(budget.ratio or 1.0) * self._timed([])[0]
@@ -227,9 +231,14 @@ class _Choice:
             if taken <= most:
                 return widths
             fastest, room = min(fastest, taken), PRECISE * room * most / taken
+        if fitting := [width for width in usable if times[width] <= most]:
+            return whole[min(fitting, key=lambda width: self._cost(whole[width], costs))]
         raise CompressorError(
             f"mixed: {most:.3g} {budget.unit} cannot be kept: the fastest of the choices that were measured takes {fastest:.3g}"
         )
+
+    def _cost(self, widths: Widths, costs: Costs) -> float:
+        return sum(costs[number, widths[unit.layers[0]]].mean for number, unit in enumerate(self.units))
 
     def _timed(self, choices: Sequence[Widths]) -> list[float]:
         """Milliseconds of the input model and of choices, once on this machine for these."""

@@ -13,7 +13,7 @@ from compressor.model.quantization.quantize import Quantize
 from passes.quantization.quantizers.weight_layers import require_named
 from passes.quantization_aware.choice import linear_layers, table_of, tied_to
 from passes.quantization_aware.passing import Passing, passing
-from passes.quantization_aware.scheme import QuantizationScheme
+from passes.quantization_aware.scheme import GROUP, QuantizationScheme
 from passes.quantization_aware.widths import Widths, by_width, planned
 from passes.side_files import write_side_files
 
@@ -52,12 +52,12 @@ def placed(student: Model, scheme: QuantizationScheme, ctx: Context) -> Placemen
     chosen, left = linear_layers(student.module, head=scheme.head, exclude=scheme.exclude)
     table, unfit = table_of(student.module, scheme.exclude)
     require_named(scheme.exclude, (*chosen, *left, *unfit, *((table,) if table else ())))
-    if scheme.embeddings == "none":
-        table, unfit = None, {}
-    left |= unfit
+    words = table or next(iter(unfit), None)
+    if scheme.embeddings != "none":
+        left |= unfit
     found = _passing(student, chosen, scheme, ctx)
     left |= {path: "not called as a module" for path in chosen if path not in found.first}
-    table, tied = tied_together(student, found, table, left, scheme)
+    table, tied = tied_together(student, found, words, left, scheme)
     if not found.alike:
         raise UnsupportedModel(f"no layer of this model can be quantised ({len(left)} stay in float)")
     placement = Placement(found, table, tied, left)
@@ -70,16 +70,20 @@ def tied_together(
 ) -> tuple[str | None, tuple[str, ...]]:
     """The table, and the layers that read it the other way round.
 
-    One matrix is on one grid: with 8 bits and a step for a group of a row both have kernels. Where that is not asked for both stay in
-    float, and what reads the table is taken out of what was found.
+    One matrix is on one grid: with 8 bits and a step for a group of a row both have kernels. Where that is not asked for, or cannot be, both
+    stay in float, and what reads the table is taken out of what was found.
     """
-    readers = tied_to(student.module, table) if table is not None else ()
+    if table is None:
+        return None, ()
+    readers = tied_to(student.module, table)
+    rounds = scheme.embeddings != "none" and table not in left
     if not readers:
-        return table, ()
-    assert table is not None
-    if set(readers) <= set(found.first) and scheme.activations == 8:
+        return (table if rounds else None), ()
+    divided = student.module.get_submodule(table).weight.shape[1] % GROUP == 0
+    if rounds and set(readers) <= set(found.first) and scheme.activations == 8 and divided:
         return table, readers
-    left |= dict.fromkeys((table, *readers), ONE_MATRIX)
+    why = ONE_MATRIX if divided else f"{ONE_MATRIX}, whose rows groups of {GROUP} do not divide"
+    left |= dict.fromkeys((table, *readers), why)
     found.leave(readers)
     return None, ()
 
@@ -88,7 +92,8 @@ def put_in(student: Model, placement: Placement, scheme: QuantizationScheme, wid
     """Put quantisers into a model and have them start; of the bits that the plan says unless others are given."""
     weights, inputs = scheme.tied_grids()
     if placement.table is not None:
-        student.apply(Quantize(layers=((placement.table,),), weights=weights if placement.tied else WeightGrid()))
+        own = WeightGrid(float16_steps=scheme.float16_steps)
+        student.apply(Quantize(layers=((placement.table,),), weights=weights if placement.tied else own))
     if placement.tied:
         student.apply(Quantize(layers=(placement.tied,), weights=weights, inputs=inputs))
     paths = [path for alike in placement.alike for path in alike]

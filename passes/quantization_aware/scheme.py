@@ -29,7 +29,9 @@ class QuantizationScheme(BaseModel):
         description="bits of weights; below 8 they are stored in 2 or 4 bits (3 as 4, ternary as 2); 7 is for processors without VNNI",
     )
     layer_bits: dict[str, WeightBits] = Field(
-        {}, description="other bits for layers, by a part of their path (lm_head: 8); the longest part counts"
+        {},
+        description="other bits for layers, by a part of their path (lm_head: 8); the longest part counts, of equally long "
+        "ones the last in the path",
     )
     activations: Literal["none", 4, 8, 16] = Field(
         8, description="bits of what layers read; none leaves it in float; only 8 bits have kernels"
@@ -94,7 +96,7 @@ class QuantizationScheme(BaseModel):
 
     @model_validator(mode="after")
     def _rounds_consistently(self) -> Self:
-        widths = tuple(self.widths())
+        widths = tuple(self.trained_widths())
         static = self.activations != "none" and any(not self._found_at_run_time(width) for width in widths)
         learned = any(self._steps(width) == "learned" for width in widths)
         unheard = {
@@ -128,6 +130,10 @@ class QuantizationScheme(BaseModel):
     def widths(self) -> Iterator[WeightBits]:
         """Bits that some layer may have, each once."""
         yield from dict.fromkeys((*self.usual_widths(), *self.layer_bits.values()))
+
+    def trained_widths(self) -> Iterator[WeightBits]:
+        """Those that some layer has at some time of the training, each once."""
+        yield from self.widths()
 
     def weight_grid(self, bits: WeightBits | None = None) -> WeightGrid:
         """The grid of the weights of linear layers of so many bits; of those that most have unless given."""

@@ -13,13 +13,15 @@ RISING: Sequence[WeightBits] = ("ternary", 2, 3, 4, 7, 8)
 """Bits, those with the fewest values first."""
 
 
+def named(path: str, others: Mapping[str, WeightBits]) -> WeightBits | None:
+    """Bits that a plan names for a layer: by the longest part of its path, of equally long ones by the last in it; None where there is none."""
+    parts = [part for part in others if part in path]
+    return others[max(parts, key=lambda part: (len(part), path.rfind(part)))] if parts else None
+
+
 def planned(paths: Iterable[str], usual: WeightBits, others: Mapping[str, WeightBits]) -> dict[str, WeightBits]:
-    """Bits of each layer as a plan says them: those of the longest part of its path that is named, else the usual ones."""
-    found = {}
-    for path in paths:
-        named = sorted((part for part in others if part in path), key=len)
-        found[path] = others[named[-1]] if named else usual
-    return found
+    """Bits of each layer as a plan says them: those that it names, else the usual ones."""
+    return {path: named(path, others) or usual for path in paths}
 
 
 def at_least(widths: Widths, floor: WeightBits) -> dict[str, WeightBits]:

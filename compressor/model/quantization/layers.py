@@ -30,9 +30,10 @@ SCALE_BYTES = 4
 
 
 def packed_bytes(shape: tuple[int, int], grid: WeightGrid) -> int:
-    """Bytes of a packed matrix `[outputs, inputs]` with its steps and zero points."""
-    steps = number_of_steps(shape, grid)
-    return -(-shape[0] * shape[1] * grid.stored_bits // 8) + (SCALE_BYTES + (not grid.symmetric)) * steps
+    """Bytes of a packed matrix `[outputs, inputs]` with its steps and zero points; groups that a row cuts short are stored whole."""
+    steps, (outputs, inputs) = number_of_steps(shape, grid), shape
+    stored = outputs * (inputs + (-inputs % grid.group if grid.group else 0))
+    return -(-stored * grid.stored_bits // 8) + (SCALE_BYTES + (not grid.symmetric)) * steps
 
 
 class Quantizer(nn.Module):

@@ -13,7 +13,7 @@ import torch
 from onnx import numpy_helper
 
 from compressor.deploy import gguf as gguf_files
-from compressor.errors import UnsupportedModel
+from compressor.errors import CompressorError, UnsupportedModel
 from compressor.model.quantization.layers import quantized_layers
 from compressor.store.store import StoredResult, digest_of
 from compressor.tasks.language.causal_lm import CausalLM
@@ -180,12 +180,12 @@ def test_llama_cpp_computes_what_was_trained(made, settings, tied):
     assert settings.upper() in gguf_files.types_in(folder / gguf_files.FILE)
 
 
-@pytest.mark.parametrize("settings", GGUF)
-def test_weights_of_a_gguf_file_are_those_that_were_trained(made, settings):
+@pytest.mark.parametrize(("settings", "tied"), [*((name, True) for name in GGUF), ("q4_0", False)])
+def test_weights_of_a_gguf_file_are_those_that_were_trained(made, settings, tied):
     import gguf
 
-    student = made(settings, tied=True)
-    reader = gguf.GGUFReader(built(student, LlamaCpp(), tied=True) / gguf_files.FILE)
+    student = made(settings, tied=tied)
+    reader = gguf.GGUFReader(built(student, LlamaCpp(), tied=tied) / gguf_files.FILE)
     found = {each.name: gguf.quants.dequantize(each.data, each.tensor_type) for each in reader.tensors}
     layers = quantized_layers(student.model.module)
     for path, name in (("model.layers.1.mlp.down_proj", "blk.1.ffn_down"), ("model.layers.0.self_attn.v_proj", "blk.0.attn_v")):
@@ -224,9 +224,35 @@ def test_head_learns_through_its_grid_and_scores_by_it(tmp_path):
     assert model.module.lm_head.weight.grad.abs().sum() > 0
 
 
+@pytest.mark.parametrize("given", [{"embeddings": "none"}, {"exclude": ("embed_tokens",)}])
+def test_head_stays_in_float_with_the_table_that_it_is(tmp_path, given):
+    """A file holds one matrix of both: GGUF has no other for the head."""
+    model = run(tied=True).model()
+    left = step(weights=4, **given)._quantise(model, run(tied=True).context(tmp_path))
+    assert set(quantized_layers(model.module)).isdisjoint({"lm_head", "model.embed_tokens"})
+    assert "one matrix" in left["lm_head"]
+
+
+def test_table_whose_rows_its_groups_do_not_divide_stays_in_float(tmp_path):
+    """No file could hold it: better said before the training than after."""
+    language_model(tmp_path / "pretrained", tie_word_embeddings=True, hidden_size=48)
+    ctx = run(tied=True).context(tmp_path)
+    model = ctx.task.load(tmp_path / "pretrained", ctx.data, seed=0)
+    left = step(weights=4)._quantise(model, ctx)
+    assert set(quantized_layers(model.module)).isdisjoint({"lm_head", "model.embed_tokens"})
+    assert (
+        left["lm_head"] == left["model.embed_tokens"] == "of one matrix for words and head, whose rows groups of 32 do not divide"
+    )
+
+
 def test_bits_of_a_head_that_is_its_table_are_not_chosen(tmp_path):
     with pytest.raises(UnsupportedModel, match="layer_bits: no layer has 'lm_head' in its path"):
         step(weights=4, layer_bits={"lm_head": 4})._quantise(run(tied=True).model(), run(tied=True).context(tmp_path))
+
+
+def test_budget_without_a_layer_whose_bits_can_be_chosen_is_refused(tmp_path):
+    with pytest.raises(CompressorError, match="no layer whose bits can be chosen"):
+        step(mixed={"bytes": 10}, exclude=("layers",)).apply(run(tied=True).model(), run(tied=True).context(tmp_path))
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import sys
 import time
 import traceback
 from collections import Counter
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,7 +20,7 @@ import torch
 from furnished import lowered
 from pydantic import ValidationError
 from rounded_students import Task, assert_alike, context, deployed, outputs, step, trained, wide
-from tensor_rows import SPLITS, Context
+from tensor_rows import LENGTH, SPLITS, Context
 
 from compressor.contracts import Artifact, Graph, Message, Progress, registry
 from compressor.contracts.notes import Bars, Remark, Series, Table
@@ -32,7 +33,7 @@ from compressor.store.store import StoredResult, digest_of
 from compressor.testing.tiny import run_of
 from compressor.training.checkpoint import INTERVAL
 from passes.quantization_aware.choice import linear_layers, table_of, trunk_of
-from passes.quantization_aware.maps import coverage
+from passes.quantization_aware.maps import coverage, maps_apart
 from passes.quantization_aware.passing import Passing, passing
 from passes.quantization_aware.placement import Placement, tied_together
 from targets.onnxruntime import OnnxRuntime, nodes
@@ -348,6 +349,23 @@ def test_tied_head_and_table_are_rounded_together_or_not_at_all():
     left = {}
     assert tied_together(model, seen, table, left, step(head=True)) == (None, ()), "its head was not called"
     assert set(left) == {table, head}
+
+
+def test_attention_maps_of_one_row_at_a_time_are_held(tmp_path):
+    """Those of all blocks and heads: of sixteen rows of a thousand tokens no memory has room for them."""
+    held = []
+
+    class Looked(Task):
+        def forward(self, module, batch, want):
+            outputs = super().forward(module, batch, want)
+            held.append(sum(each.numel() for each in outputs.attention_maps.values()))
+            return outputs
+
+    source = wide()
+    ctx = replace(context(tmp_path, source), task=Looked())
+    found = maps_apart(source, source.copy(), ctx)
+    assert {each.divergence for each in found.values()} == {0.0}
+    assert max(held) <= 2 * 4 * LENGTH**2, "two blocks of four heads"
 
 
 def test_layers_that_no_forward_pass_calls_stay_in_float(tmp_path):

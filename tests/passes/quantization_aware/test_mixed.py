@@ -6,10 +6,12 @@ from itertools import product
 from types import SimpleNamespace
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from onnx import numpy_helper
 from pydantic import ValidationError
 from rounded_students import assert_alike, context, deployed, outputs, step, trained, wide
 from tensor_rows import SPLITS, Context
@@ -18,7 +20,7 @@ from compressor.contracts import Dialect, Scheme
 from compressor.contracts.notes import Remark, Series, Table
 from compressor.errors import CompressorError, UnsupportedModel
 from compressor.model.quantization.layers import quantized_layers
-from passes.quantization_aware.blocks import BlockTraining, Line, start_by_blocks
+from passes.quantization_aware.blocks import BlockTraining, Line, start_by_blocks, start_rows
 from passes.quantization_aware.mixed import ATTEMPTS, cheapest
 from passes.quantization_aware.widths import at_least, planned
 from targets.llama_cpp import LlamaCpp
@@ -97,6 +99,29 @@ def test_layer_that_costs_more_gets_more_bits(tmp_path, ends):
     assert any(loud in note.text for note in ctx.notes if isinstance(note, Remark))
 
 
+@pytest.mark.parametrize("widths", [(8, 4), (4, 8)])
+def test_bits_that_a_plan_names_are_those_of_all_that_read_the_tensor(tmp_path, widths):
+    most = {"widths": widths, "bytes": 10**6}
+    model, _ = trained(tmp_path, epochs=1, granularity="group", mixed=most, layer_bits={"attention.self.value": 2})
+    found = bits_of(model)
+    assert {found[f"{STACK}.{at}.attention.self.{name}"] for at in (0, 1) for name in ("query", "key", "value")} == {2}
+    assert found[f"{STACK}.0.output.dense"] == 8
+    with pytest.raises(CompressorError, match=r"layer_bits gives .* different bits"):
+        trained(tmp_path, granularity="group", mixed=most, layer_bits={"self.value": 2, "self.key": 4})
+
+
+def test_bytes_of_rows_that_groups_do_not_divide_are_those_of_the_file(tmp_path):
+    """A file has whole groups: a budget counts what it fills them up with."""
+    source = wide(hidden_size=48, intermediate_size=80)
+    model, _ = trained(tmp_path, source, epochs=1, weights=4, granularity="group")
+    _, built = deployed(model, OnnxRuntime(), tmp_path)
+    held = onnx.load(built / "model.onnx").graph.initializer
+    sizes = {each.name: numpy_helper.to_array(each, str(built)).nbytes for each in held}
+    layers = {path: each for path, each in quantized_layers(model.module).items() if "embeddings" not in path}
+    counted = sum(each.weight_quantizer.stored_bytes(each.weight) for each in layers.values())
+    assert counted == sum(size for name, size in sizes.items() if "embeddings" not in name and name.endswith(("_int4", "_scale")))
+
+
 def test_students_of_mixed_bits_are_deployed_as_they_were_trained(tmp_path, ends):
     model, _ = trained(tmp_path, epochs=1, mixed={"widths": (8, 4), "bytes": int(1.6 * ends[1])})
     assert {4, 8} <= set(bits_of(model).values())
@@ -144,6 +169,16 @@ def test_budget_in_milliseconds_is_kept_as_measured(tmp_path, monkeypatch, budge
     assert len({bits for path, bits in bits_of(model).items() if "embeddings" not in path}) > 1
 
 
+def test_equal_bits_that_keep_a_budget_are_taken_where_no_mix_does(tmp_path, monkeypatch):
+    source = wide()
+    ctx = context(tmp_path, source)
+    clock = Clock(monkeypatch, slow=3.0)
+    latency = {"target": "cpu", "length": 16, "ms": 5.0}
+    model = step(epochs=1, granularity="group", mixed={"widths": (8, 4, 2), "latency": latency}).apply(source, ctx)
+    assert clock.time(model) <= 5.0
+    assert {bits for path, bits in bits_of(model).items() if "embeddings" not in path} == {4}, "the cheapest that does"
+
+
 def test_budget_in_milliseconds_that_nothing_keeps_is_refused(tmp_path, monkeypatch):
     source = wide()
     ctx = context(tmp_path, source)
@@ -168,6 +203,9 @@ def test_only_widths_with_kernels_on_the_targets_can_be_chosen():
 def test_bits_of_layers_are_those_of_the_longest_part_that_is_named(tmp_path):
     paths = ("a.query", "a.key", "b.query")
     assert planned(paths, 4, {"a.": 8, "a.query": 2}) == {"a.query": 2, "a.key": 8, "b.query": 4}
+    for order in (("layer", "query"), ("query", "layer")):  # plans that differ in order alone share a stored result
+        others = {part: {"layer": 8, "query": 2}[part] for part in order}
+        assert planned(["layer.query"], 4, others) == {"layer.query": 2}
     assert at_least({"a": 2, "b": "ternary", "c": 8}, 4) == {"a": 4, "b": 4, "c": 8}
     model, _ = trained(
         tmp_path,
@@ -206,6 +244,13 @@ def test_layers_that_read_one_tensor_may_have_different_bits(tmp_path):
 def test_bits_that_do_not_go_together_are_refused(given, said):
     with pytest.raises(ValidationError, match=said):
         step(**given)
+
+
+def test_what_a_stage_alone_heeds_can_be_said():
+    """Eight bits have static activations, which four have not."""
+    with pytest.raises(ValidationError, match="nothing would heed calibration"):
+        step(weights=4, calibration=64)
+    assert step(weights=4, progressive=[8], calibration=64).calibration == 64
 
 
 def test_layer_bits_that_name_nothing_are_refused_with_the_nearest_name(tmp_path):
@@ -267,6 +312,13 @@ def test_block_by_block_start_brings_each_block_nearer(tmp_path):
     assert_alike(deployed(model, OnnxRuntime(), tmp_path)[0], outputs(model))
 
 
+def test_rows_of_the_start_are_spread_over_all_training_rows(tmp_path):
+    """The first ones alone may be all of one kind."""
+    ctx = context(tmp_path)
+    rows = [ids for batch in start_rows(wide(), BlockTraining(step(), 27, 12, 1e-3), ctx) for ids in batch["input_ids"].tolist()]
+    assert rows == SPLITS["train"].select(range(0, 36, 3))[:]["input_ids"]
+
+
 def test_cost_of_the_start_is_two_forward_passes_and_a_fifth_of_the_steps(tmp_path, monkeypatch):
     """Blocks that compute are counted; those that hand on what they read cost nothing."""
     counted = SimpleNamespace(forward=0, trained=0)
@@ -290,10 +342,10 @@ def test_cost_of_the_start_is_two_forward_passes_and_a_fifth_of_the_steps(tmp_pa
     assert counted.trained == blocks * (27 // 5)
 
 
-def test_start_is_refused_where_no_blocks_are_known_to_be_called_in_order():
+def test_start_is_refused_where_blocks_cannot_be_run_one_by_one():
     from families import MORE
     from rounded_students import Task
 
-    batch = {name: torch.tensor(SPLITS["train"][:4][name]) for name in ("input_ids", "attention_mask")}
-    with pytest.raises(UnsupportedModel, match="not called once each, in order"):
-        Line.of(MORE["albert"].make().eval(), Task(), batch)
+    for family, said in (("albert", "not called once each, in order"), ("wavlm", "hand on more than states")):
+        with pytest.raises(UnsupportedModel, match=said):
+            Line.of(MORE[family].make().eval(), Task(), MORE[family].inputs())
