@@ -125,8 +125,9 @@ class Study:
         made: dict[str, dict[int, Found]] = {}
         for seed in self.plan.seeds:
             for method in self._methods_there(part):
-                with suppress(Absent):
-                    made.setdefault(method, {})[seed] = self.book.found(self.cell(part, method, seed))
+                if method in TAUGHT or method not in made:
+                    with suppress(Absent):
+                        made.setdefault(method, {})[seed] = self.book.found(self.cell(part, method, seed))
         return made
 
     def _methods_there(self, part: str) -> tuple[str, ...]:
@@ -171,14 +172,13 @@ def against_reference(found: Sequence[Found]) -> Change:
     return change([each.right[TARGETS[0]] for each in found], [each.reference for each in found])
 
 
-def against(found: Mapping[int, Found], other: Mapping[int, Found]) -> Change | None:
-    """Of one method's files against another's, over the seeds that both have; one that draws nothing stands for all seeds."""
-    fixed = next(iter(other.values())) if len(other) == 1 else None
-    seeds = [seed for seed in found if fixed is not None or seed in other]
+def against(found: Mapping[int, Found], other: Mapping[int, Found], *, drawn: bool = True) -> Change | None:
+    """Of one method's files against another's, over the seeds that both have; what is not `drawn` by a seed stands for all of them."""
+    theirs = other if drawn else dict.fromkeys(found, next(iter(other.values())))
+    seeds = [seed for seed in found if seed in theirs]
     if not seeds:
         return None
-    mine = [found[seed].right[TARGETS[0]] for seed in seeds]
-    return change(mine, [(fixed or other[seed]).right[TARGETS[0]] for seed in seeds])
+    return change(*([side[seed].right[TARGETS[0]] for seed in seeds] for side in (found, theirs)))
 
 
 def recovered(found: Sequence[Found], rounded: Sequence[Found]) -> str:
@@ -297,7 +297,7 @@ def table(study: Study, part: str, found: Mapping[str, Mapping[int, Found]]) -> 
     yield f"The fine-tuned model's file has {reference:.2f} in ONNX Runtime."
     yield ""
     yield (
-        "| method | seeds | learning rate | ONNX Runtime | OpenVINO | against fine-tuned, points | of PTQ's loss | MB | KL of attention maps | "
+        "| method | runs | learning rate | ONNX Runtime | OpenVINO | against fine-tuned, points | of PTQ's loss | MB | KL of attention maps | "
         "labels as simulated |"
     )
     yield f"| --- |{' ---: |' * 9}"
@@ -327,8 +327,8 @@ def verdicts(part: str, found: Mapping[str, Mapping[int, Found]]) -> Iterator[st
     pairs = [(one, other) for at, one in enumerate(names) for other in names[at + 1 :]]
     told, compared = [], 0
     for one, other in pairs:
-        first, second = (one, other) if len(found[one]) >= len(found[other]) else (other, one)
-        gap = against(found[first], found[second])
+        first, second = (one, other) if one in TAUGHT else (other, one)
+        gap = against(found[first], found[second], drawn=second in TAUGHT)
         if gap is None:
             continue
         compared += 1
