@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import numpy as np
@@ -249,6 +250,54 @@ def test_tensor_that_several_layers_read_is_rounded_once(monkeypatch):
     x.mul_(0.5)
     assert not torch.equal(shared(x), one), "and one that changed"
     assert model.copy().module.get_submodule(READ[0]).input_quantizer._rounded is None
+
+
+def test_weights_that_stay_as_they_are_between_calls_without_gradients_are_rounded_once(monkeypatch):
+    from compressor.model.quantization import layers
+
+    weight, calls = torch.nn.Parameter(drawn(0, 8, 64)), []
+    monkeypatch.setattr(layers, "rounded_weights", lambda *given: calls.append(1) or rounded_weights(*given))
+    quantizer = WeightQuantizer(WeightGrid(bits=4, granularity="group", group=32, steps="learned"), weight)
+    quantizer.start(weight)
+    with torch.no_grad():
+        assert quantizer(weight) is quantizer(weight)
+    assert len(calls) == 1
+    quantizer(weight).sum().backward()
+    assert copy.deepcopy(quantizer)._rounded is None
+    with torch.no_grad():
+        quantizer(weight)
+    assert len(calls) == 3
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("steps", ["learned", "max"])
+def test_weights_that_were_kept_rounded_follow_what_changes_them(steps, fused):
+    weight = torch.nn.Parameter(drawn(0, 8, 64))
+    quantizer = WeightQuantizer(WeightGrid(bits=4, granularity="group", group=32, steps=steps), weight)
+    quantizer.start(weight)
+    parameters = [weight, *quantizer.parameters()]
+    optimizer = torch.optim.AdamW(parameters, lr=0.05, fused=fused)
+
+    def stands() -> bool:
+        with torch.no_grad():
+            return torch.equal(quantizer(weight), rounded_weights(weight, quantizer.grid, quantizer.log_step))
+
+    assert stands()
+    quantizer(weight).square().sum().backward()
+    assert stands()
+    optimizer.step()
+    assert stands()
+    optimizer.zero_grad()
+    assert stands()
+    with torch.no_grad():
+        for each in parameters:
+            each.add_(0.3)
+            assert stands()
+    weight.data = weight.data + 0.5
+    assert stands()
+    quantizer.double()
+    weight.data = weight.data.double()
+    assert stands()
 
 
 def test_quantisers_that_are_off_are_the_identity():
