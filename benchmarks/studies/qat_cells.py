@@ -36,10 +36,12 @@ REFERENCE = {"epochs": 5, "learning_rate": 1e-4}
 
 @dataclass(frozen=True)
 class Rows:
-    """How many rows of 20 Newsgroups are taken; None for all."""
+    """How many rows of 20 Newsgroups are taken, and how many say how good a cell is; None for all."""
 
     train: int | None = None
     test: int | None = None
+    scored: int | None = None
+    """Validation rows that a cell is scored on, of any set of rows; the fine-tuning is by all of them."""
 
     @property
     def limit(self) -> dict[str, int]:
@@ -165,10 +167,12 @@ class Cell:
         return {"distill-and-quantize": {**given, **TAUGHT[self.method]}}
 
 
-def plan(cell: Cell, rows: Path, model: Path) -> dict[str, Any]:
-    """The plan of a cell; `model` is the fine-tuned model."""
+def plan(cell: Cell, rows: Path, model: Path, scored: int | None = None) -> dict[str, Any]:
+    """The plan of a cell; `model` is the fine-tuned model, `scored` how many validation rows it is scored on."""
+    made = common(f"qat-{cell.data}-{cell.scheme}", rows, cell.seed)
     return {
-        **common(f"qat-{cell.data}-{cell.scheme}", rows, cell.seed),
+        **made,
+        "data": {**made["data"], **({"limit": {"validation": scored}} if scored else {})},
         "model": {"folder": str(model.resolve())},
         "passes": [cell.step],
         "targets": [{"onnxruntime": {"threads": 1}}, {"openvino": {"threads": 1}}],
@@ -237,7 +241,7 @@ class Book:
             self.reference(cell.data)
             model = self.model(cell.data)
             began, fresh = time.monotonic(), not self._there(cell.name)
-            report = self._report(cell.name, lambda rows: plan(cell, rows, model), cell.data)
+            report = self._report(cell.name, lambda rows: plan(cell, rows, model, self.rows.scored), cell.data)
             if fresh:
                 self._seconds.append(time.monotonic() - began)
             self._seen[cell.name] = read(report, self.folder / cell.name / "run" / EVALUATIONS)
@@ -296,5 +300,5 @@ def apart_by(report: Report) -> float | None:
     for note in report.stages[-1].notes:
         if isinstance(note, Table) and note.title.startswith(ATTENTION):
             at = note.columns.index(TRAINED)
-            return float(np.mean([float(row[at]) for row in note.rows]))
+            return float(np.mean([float(row[at] or 0.0) for row in note.rows]))
     return None

@@ -1,6 +1,6 @@
 """Remakes `docs/results/qat-text.md`: a text encoder in 2, 4 and 8 bits, by post-training quantisation and by training with each loss.
 
-    python -m benchmarks.studies.qat_text [--work FOLDER] [--steps N] [--seeds N] [--rates R ...] [--train N --test N] [--only PART ...] [--quick]
+    python -m benchmarks.studies.qat_text [--work FOLDER] [--steps N] [--seeds N] [--rates R ...] [--train N --test N --validation N] [--only PART ...] [--quick]
 
 A cell is a run of a plan, kept in FOLDER: a study that was cut goes on, and says how many cells remain. `--quick` runs one seed at one learning
 rate; `--page` runs nothing and writes what is there. What is not there the page says.
@@ -234,6 +234,7 @@ def command(study: Study, parts: Sequence[str]) -> str:
     words += [f"--rates {' '.join(f'{rate:g}' for rate in plan.rates)}"] if plan.rates != RATES else []
     words += [f"--train {rows.train}"] if rows.train else []
     words += [f"--test {rows.test}"] if rows.test else []
+    words += [f"--validation {rows.scored}"] if rows.scored else []
     words += [f"--only {' '.join(parts)}"] if set(parts) != set(PARTS) else []
     chosen = " ".join(f'"{each}"' for each in plan.methods)
     words += [f"--methods {chosen}"] if len(plan.methods) != len(TAUGHT) else []
@@ -370,6 +371,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--train", type=int, help="training rows of 20 Newsgroups; all unless given")
     parser.add_argument("--test", type=int, help="test rows of 20 Newsgroups; all unless given")
+    parser.add_argument("--validation", type=int, help="validation rows that a cell is scored on; all unless given")
     parser.add_argument("--methods", nargs="+", choices=list(TAUGHT), default=list(TAUGHT), help="what trains")
     parser.add_argument("--only", nargs="+", choices=[*PARTS, qat_costs.PART], default=[*PARTS, qat_costs.PART])
     parser.add_argument("--out", type=Path, default=OUT)
@@ -380,7 +382,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if given.quick:
         plan = replace(plan, seeds=SEEDS[:1], rates=RATES[1:2])
     parts = [each for each in PARTS if each in given.only]
-    book = Book(given.work, Rows(given.train, given.test), sum(map(plan.cells_in, parts)), not given.page)
+    book = Book(given.work, Rows(given.train, given.test, given.validation), sum(map(plan.cells_in, parts)), not given.page)
     study = Study(book, plan)
     for part in parts if not given.page else ():
         study.found(part)

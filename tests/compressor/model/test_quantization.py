@@ -31,6 +31,7 @@ from compressor.model.quantization.rounding import (
     rounded_rows,
     rounded_weights,
     started,
+    within,
 )
 
 few = settings(max_examples=25, deadline=None, derandomize=True)
@@ -170,6 +171,18 @@ def test_gradient_passes_where_nothing_is_cut_off():
     above = torch.tensor([-0.21, -0.19, 1.29, 1.31], requires_grad=True)
     Rounded.apply(above, torch.tensor(0.1), torch.tensor(-6.0), -8, 7, 1.0).sum().backward()
     assert above.grad.tolist() == [0, 1, 1, 0], "a zero point moves the ends"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("ends", [(-128.0, 127.0), (-CLIP, CLIP), (0.0, 15.0)])
+def test_ends_of_an_interval_belong_to_it_and_the_next_numbers_do_not(ends, dtype):
+    low, high = (torch.tensor(end, dtype=dtype) for end in ends)
+    infinity = torch.tensor(math.inf, dtype=dtype)
+    outside = torch.nextafter(low, -infinity), torch.nextafter(high, infinity), -infinity, infinity
+    x = torch.stack([low, high, (low + high) / 2, *outside])
+    values = torch.arange(1, 8, dtype=dtype)
+    assert within(*ends, x, values).tolist() == [1, 2, 3, 0, 0, 0, 0]
+    assert within(low, high, x, values).tolist() == [1, 2, 3, 0, 0, 0, 0]
 
 
 def test_gradient_of_ternary_weights_ends_where_they_are_clipped():
