@@ -164,7 +164,8 @@ class Cell:
         given |= {"checkpoint": "last", "validations": 1, "attention": "eager"}
         if self.method == ROUNDED:
             return {"distill-and-quantize": {**given, **({"step_sizes": "max"} if self.scheme == "W4A8" else {})}}
-        return {"distill-and-quantize": {**given, **TAUGHT[self.method]}}
+        runs = {} if self.method == LABELS else {"cache_teacher": False}  # as maps need it: one way for all
+        return {"distill-and-quantize": {**given, **runs, **TAUGHT[self.method]}}
 
 
 def plan(cell: Cell, rows: Path, model: Path, scored: int | None = None) -> dict[str, Any]:

@@ -16,11 +16,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from benchmarks.studies.lm_costs import begun, fresh_peak, reached, status
+from benchmarks.studies.lm_costs import begun, fresh_peak, reached
+from benchmarks.studies.lm_step import status
 from benchmarks.studies.step_costs import Watch
 from compressor.contracts import Event, Progress, registry
 from compressor.plan.specs import DataSpec
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 PART = "costs"
 TURNS = 3
-WARM_UP, STEPS = 5, 20
+WARM_UP, STEPS = 4, 12
 GOAL, WISH = 2.0, 1.5
 """Times the time and the memory of fine-tuning that a step takes at most, and better not."""
 PRECISIONS = ("fp32", "bf16")
@@ -56,6 +57,9 @@ KINDS: Mapping[str, Mapping[str, Any] | None] = {
 """What `distill-and-quantize` is given; None for `finetune`."""
 ASKED = "W8A8, all losses"
 """That the goal is set for."""
+COUNT = TURNS * len(PRECISIONS) * len(KINDS)
+Costs: TypeAlias = "Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]]"
+"""By precision and kind, what each turn measured."""
 
 
 @dataclass(frozen=True)
@@ -137,7 +141,7 @@ def cells(model: Path, rows: Path, folder: Path, *, run: bool) -> dict[str, dict
     return found
 
 
-def section(found: Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]]) -> Iterator[str]:
+def section(found: Costs) -> Iterator[str]:
     """A line for each kind and precision, by fine-tuning in the same precision."""
     yield f"Processor seconds of one thread; medians of {STEPS} steps after {WARM_UP} in each turn, of turns the median [least, most]. Kinds"
     yield "take turns, a process each. Memory: the most of a process beyond what libraries take. `times`: by fine-tuning of the same turn and"
@@ -163,7 +167,7 @@ def ratios(pairs: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> tupl
     return slower, [mine["peak"] / plain["peak"] for mine, plain in pairs]
 
 
-def goals(found: Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]]) -> Iterator[str]:
+def goals(found: Costs) -> Iterator[str]:
     """What was to be reached, by the medians of turns."""
     for precision, kinds in found.items():
         if pairs := list(zip(kinds.get(ASKED, ()), kinds.get(PLAIN, ()), strict=False)):

@@ -1,6 +1,7 @@
 """Remakes `docs/results/qat-text.md`: a text encoder in 2, 4 and 8 bits, by post-training quantisation and by training with each loss.
 
-    python -m benchmarks.studies.qat_text [--work FOLDER] [--steps N] [--seeds N] [--rates R ...] [--train N --test N --validation N] [--only PART ...] [--quick]
+    python -m benchmarks.studies.qat_text [--work FOLDER] [--steps N] [--seeds N] [--rates R ...] [--methods M ...] [--only PART ...] [--quick]
+        [--train N --test N --validation N]
 
 A cell is a run of a plan, kept in FOLDER: a study that was cut goes on, and says how many cells remain. `--quick` runs one seed at one learning
 rate; `--page` runs nothing and writes what is there. What is not there the page says.
@@ -192,7 +193,7 @@ def recovered(found: Sequence[Found], rounded: Sequence[Found]) -> str:
 # ------------------------------------------------------------------ the page
 
 
-def document(study: Study, parts: Sequence[str], costs: Mapping[str, Mapping[str, Sequence[Mapping[str, float]]]]) -> str:
+def document(study: Study, parts: Sequence[str], costs: qat_costs.Costs) -> str:
     """What there is, part by part; runs what is asked for and not there."""
     there = {part: found for part in parts if (found := study.found(part))}
     if not there:
@@ -203,9 +204,9 @@ def document(study: Study, parts: Sequence[str], costs: Mapping[str, Mapping[str
     lines = [
         "# Quantisation-aware training and distillation of a text encoder: what was measured",
         "",
-        f"`{command(study, parts)}` remakes this page.",
+        f"`{command(study, (*parts, *([qat_costs.PART] if costs else [])))}` remakes this page.",
         "",
-        *lacking(study, parts, there),
+        *lacking(study, parts, there, costs),
         *machine_lines(next(iter(references.values()))),
         f"- Model: all-MiniLM-L6-v2, texts of {LENGTH} tokens, fine-tuned for {REFERENCE['epochs']} epochs at {REFERENCE['learning_rate']:g} (the",
         "  best of its epochs by validation); all start from that model and learn from it. One fine-tuning for each set of rows, one thread.",
@@ -235,7 +236,7 @@ def command(study: Study, parts: Sequence[str]) -> str:
     words += [f"--train {rows.train}"] if rows.train else []
     words += [f"--test {rows.test}"] if rows.test else []
     words += [f"--validation {rows.scored}"] if rows.scored else []
-    words += [f"--only {' '.join(parts)}"] if set(parts) != set(PARTS) else []
+    words += [f"--only {' '.join(parts)}"] if set(parts) != {*PARTS, qat_costs.PART} else []
     chosen = " ".join(f'"{each}"' for each in plan.methods)
     words += [f"--methods {chosen}"] if len(plan.methods) != len(TAUGHT) else []
     return " ".join(["python -m benchmarks.studies.qat_text", *words])
@@ -248,7 +249,9 @@ def rates(study: Study) -> str:
     return f"Learning rates: the best of {', '.join(f'{rate:g}' for rate in study.plan.rates)} on validation rows with the first seed."
 
 
-def lacking(study: Study, parts: Sequence[str], there: Mapping[str, Mapping[str, Mapping[int, Found]]]) -> Iterator[str]:
+def lacking(
+    study: Study, parts: Sequence[str], there: Mapping[str, Mapping[str, Mapping[int, Found]]], costs: qat_costs.Costs
+) -> Iterator[str]:
     """What this page does not show."""
     plan, rows = study.plan, study.book.rows
     short = [f"{rows.train:,} training rows of 20 Newsgroups instead of all"] if rows.train else []
@@ -269,6 +272,8 @@ def lacking(study: Study, parts: Sequence[str], there: Mapping[str, Mapping[str,
         ]
     if len(plan.seeds) < len(SEEDS):
         short.append(f"{len(plan.seeds)} of {len(SEEDS)} seeds")
+    measured = sum(len(turns) for kinds in costs.values() for turns in kinds.values())
+    short.append(f"{measured} of {qat_costs.COUNT} measurements of what a step costs")
     short.append("no block-wise start")
     yield f"**Not run: {'; '.join(short)}.**"
     if plan.steps < STEPS or rows.train:

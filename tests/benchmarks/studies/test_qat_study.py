@@ -155,8 +155,14 @@ def test_cells_that_are_not_there_are_told(tmp_path):
     made = study(cells, tmp_path)
     there = {part: made.found(part)}
     assert {method: list(seeds) for method, seeds in there[part].items()} == {ROUNDED: [0], LABELS: [0, 1]}
-    said = " ".join(lacking(made, [part], there))
-    for missing in ("QAT of W2A8 on 20 Newsgroups: 2 of 3 cells", "KL of W2A8 on 20 Newsgroups: 0 of 3", "no unified", "W8A8"):
+    said = " ".join(lacking(made, [part], there, {}))
+    for missing in (
+        "QAT of W2A8 on 20 Newsgroups: 2 of 3 cells",
+        "KL of W2A8 on 20 Newsgroups: 0 of 3",
+        "no unified",
+        "W8A8",
+        "0 of 36",
+    ):
         assert missing in said
     with pytest.raises(Absent):
         made.winner()
@@ -172,7 +178,7 @@ def test_one_seed_is_no_ranking():
 
 def test_the_command_is_that_of_the_page(tmp_path):
     made = study({}, tmp_path)
-    assert qat_text.command(made, list(PARTS)).endswith('--steps 10 --rates 0.0001 --methods "QAT" "KL"')
+    assert qat_text.command(made, [*PARTS, qat_costs.PART]).endswith('--steps 10 --rates 0.0001 --methods "QAT" "KL"')
 
 
 # ------------------------------------------------------------------ costs
