@@ -18,7 +18,7 @@ from compressor.training.course import TrainingLog, told
 from compressor.training.learners import Learner
 from compressor.training.loop import Training, train
 from passes.distillation.distillation import Distillation, TeacherAgreement, projections
-from passes.distillation.teachers import COMPARED_ROWS, thinned
+from passes.distillation.teachers import COMPARED_ROWS, held_once, thinned
 from passes.quantization.quantize_static import LAYERS_IN_A_BLOCK, SENSITIVITY_ROWS
 from passes.quantization.quantizers.weight_layers import require_named
 
@@ -205,6 +205,8 @@ class DistillAndQuantize(Distillation):
         teachers = self.taught_by(student, models, ctx)
         listening = TeacherAgreement(student, models, ctx)
         fidelity = Fidelity(model, student, ctx)
+        for each in teachers:
+            held_once(each.module, model.module)  # most often it is this step's own input
         log = self._trained(student, teachers, ctx)
         curves = {name: thinned(curve) for name, curve in log.losses.items()}
         ctx.note(Series(title=f"Losses by weight ({log.precision})", x="step", y="loss", curves=curves))
