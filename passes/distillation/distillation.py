@@ -120,8 +120,8 @@ class Distillation(Pass, TrainingSettings):
     @override
     def check(self, given: Path, origins: Mapping[str, Path]) -> None:
         """Teachers that would have to run on what the student reads, and read something else."""
-        if self._answers_kept() and all(each.looks_at() == "logits" for each in self._objectives().values()):
-            return  # they run on what they read themselves
+        if all(each.looks_at() == "logits" for each in self._counted()) and (self._answers_kept() or not self._counted()):
+            return  # they run on what they read themselves, or not at all
         mine = files_read(given)
         for name in self.teachers():
             theirs = files_read(origins[name])
@@ -134,13 +134,15 @@ class Distillation(Pass, TrainingSettings):
     def answers(self, size: Size, epochs: float) -> float:
         """Work of the teachers: once a row where their answers are kept, else anew in every epoch."""
         train, compared = size.rows["train"], min(COMPARED_ROWS, size.rows["validation"])
-        return ((1 if self._answers_kept() else epochs) * train + compared) * size.teachers
+        times = 1 if self._answers_kept() else epochs
+        return ((times if self._counted() else 0) * train + compared) * size.teachers
 
     def _answers_kept(self, counted: Sequence[Objective] | None = None) -> bool:
         """Whether the teachers run once a row: where that was asked for, and by itself where only their logits are wanted."""
+        looked = [each.looks_at() for each in (self._counted() if counted is None else counted)]
         if self.cache_teacher is None:
-            return all(each.looks_at() == "logits" for each in (self._counted() if counted is None else counted))
-        return self.cache_teacher
+            return set(looked) == {"logits"}
+        return self.cache_teacher and bool(looked)
 
     def taught_by(self, student: Model, models: Mapping[str, Model], ctx: Context) -> tuple[Teacher, ...]:
         """The teachers, ready to teach; their shares sum to 1.

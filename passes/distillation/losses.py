@@ -115,6 +115,7 @@ def losses(
     taught = [
         (lesson.at(moment), lesson.projected(outputs), theirs)
         for teacher in teachers
+        if teacher.lessons
         for theirs in [teacher.outputs(task, batch, outputs)]
         for lesson in teacher.lessons
     ]

@@ -58,6 +58,17 @@ def teacher(
     return replace(made, answers=answers(name, model, made.want, ctx, settings, words=words, student=student, alone=alone))
 
 
+def held_once(module: nn.Module, beside: nn.Module) -> None:
+    """Have a frozen model share those parameters with another that both have alike, on one device; the other is not to be trained."""
+    import torch
+
+    others = dict(beside.named_parameters())
+    for name, mine in module.named_parameters():
+        other = others.get(name)
+        if other is not None and (mine.dtype, mine.device) == (other.dtype, other.device) and torch.equal(mine, other):
+            mine.data = other.data
+
+
 def _check_classes(name: str, model: Model, student: Model) -> None:
     mine, theirs = (getattr(each.module.config, "num_labels", None) for each in (student, model))
     if mine != theirs:

@@ -16,7 +16,7 @@ from compressor.training.course import TrainingLog, told
 from compressor.training.learners import Learner
 from compressor.training.loop import Training, train
 from passes.distillation.distillation import Distillation, TeacherAgreement, projections
-from passes.distillation.teachers import COMPARED_ROWS, thinned
+from passes.distillation.teachers import COMPARED_ROWS, held_once, thinned
 from passes.quantization.quantize_static import LAYERS_IN_A_BLOCK, SENSITIVITY_ROWS
 from passes.quantization_aware.blocks import SHARE
 from passes.quantization_aware.mixed import MixedBits
@@ -157,6 +157,8 @@ class DistillAndQuantize(Distillation, QuantizationScheme):
         teachers = self.taught_by(student, models, ctx)
         listening = TeacherAgreement(student, models, ctx)
         fidelity = Fidelity(model, student, ctx)
+        for each in teachers:
+            held_once(each.module, model.module)  # most often it is this step's own input
         student, log = self._stages(student, base, placement, widths, teachers, ctx)
         for note in (*told(log, ctx), *layers_told(student, placement.left), *fidelity.told(student)):
             ctx.note(note)

@@ -41,11 +41,17 @@ class Quantizer(nn.Module):
 
     exported: bool
     """Whether it leaves an operator of `DOMAIN` in the graph that is traced, in place of what it computes."""
+    _rounded: Any
+    """What was read last, which state of it, and that rounded."""
 
     def __init__(self) -> None:
         super().__init__()
         self.exported = False
         self.on = True
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what is only read now."""
+        return {**vars(self), "_rounded": None}
 
     def _marked(self, kind: str, grid: WeightGrid | InputGrid, x: torch.Tensor, *beside: torch.Tensor) -> torch.Tensor:
         found: torch.Tensor = torch.onnx.ops.symbolic(
@@ -68,6 +74,8 @@ class WeightQuantizer(Quantizer):
         """`turned` is a matrix `[inputs, outputs]`."""
         super().__init__()
         self.grid, self.turned = grid, turned
+        self._rounded: tuple[torch.Tensor, tuple[int, ...], torch.Tensor] | None = None
+        """Weights that were read without gradients, which state of them and of their steps, and those rounded."""
         if grid.steps == "learned":
             count = number_of_steps(cast(tuple[int, int], tuple(self._upright(weight).shape)), grid)
             self.log_step = nn.Parameter(torch.zeros(count, device=weight.device))
@@ -90,6 +98,16 @@ class WeightQuantizer(Quantizer):
             return weight
         if self.exported:
             return self._marked(WEIGHTS, self.grid, weight, *(() if self.log_step is None else (self.log_step,)))
+        learned = [each for each in (weight, self.log_step) if each is not None]
+        if torch.is_grad_enabled() or any(each.grad is not None for each in learned):
+            self._rounded = None  # an optimiser is about to change them, and fused ones count no version
+            return self._on_grid(weight)
+        now = tuple(number for each in learned for number in (each._version, each.data_ptr()))
+        if self._rounded is None or self._rounded[0] is not weight or self._rounded[1] != now:
+            self._rounded = weight, now, self._on_grid(weight)  # rows are scored one by one, and these weights rounded once
+        return self._rounded[2]
+
+    def _on_grid(self, weight: torch.Tensor) -> torch.Tensor:
         return self._upright(rounded_weights(self._upright(weight), self.grid, self.log_step))
 
     def _upright(self, weight: torch.Tensor) -> torch.Tensor:
@@ -159,10 +177,6 @@ class InputQuantizer(Quantizer):
         if not self._left:
             self._rounded = None
         return found
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Without what is only read now."""
-        return {**vars(self), "_rounded": None}
 
     def _on_grid(self, x: torch.Tensor) -> torch.Tensor:
         with torch.autocast(x.device.type, enabled=False):

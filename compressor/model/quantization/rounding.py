@@ -8,6 +8,7 @@ arXiv:1605.04711; their form for 4 bits: Zhang et al., TernaryBERT, 2020, arXiv:
 from __future__ import annotations
 
 import math
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -55,13 +56,12 @@ class Rounded(torch.autograd.Function):
         x, step, zero = ctx.saved_tensors
         scaled = x / step
         low, high = (ctx.low, ctx.high) if zero is None else (ctx.low - zero, ctx.high - zero)
-        inside = (scaled >= low) & (scaled <= high)
-        of_step = None
+        passed, of_step = within(low, high, scaled, gradient), None
         if ctx.needs_input_grad[1]:
             rounded = whole(x, step, zero, ctx.low, ctx.high)
-            within = torch.zeros_like(scaled) if ctx.ends else rounded - scaled
-            of_step = (gradient * torch.where(inside, within, rounded)).sum_to_size(step.shape) * ctx.share
-        return gradient * inside, of_step, *(None,) * 5
+            off = rounded - within(low, high, scaled, rounded if ctx.ends else scaled)
+            of_step = off.mul_(gradient).sum_to_size(step.shape) * ctx.share
+        return passed, of_step, *(None,) * 5
 
 
 def whole(x: torch.Tensor, step: torch.Tensor, zero: torch.Tensor | None, low: int, high: int) -> torch.Tensor:
@@ -71,18 +71,42 @@ def whole(x: torch.Tensor, step: torch.Tensor, zero: torch.Tensor | None, low: i
     return (x / step).round_().add_(zero).clamp_(low, high).sub_(zero)
 
 
+def within(low: float | torch.Tensor, high: float | torch.Tensor, x: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    """`values` where `low <= x <= high`, else 0; all of one shape.
+
+    Between numbers by a kernel that leaves out the ends themselves, and is several times as fast as masks on a CPU: they move by one number.
+    """
+    if isinstance(low, torch.Tensor) or isinstance(high, torch.Tensor):
+        return torch.where((x >= low) & (x <= high), values, 0.0)
+    found: torch.Tensor = torch.ops.aten.hardtanh_backward(values, x, *_beyond(low, high, x.dtype))
+    return found
+
+
+@cache
+def _beyond(low: float, high: float, dtype: torch.dtype) -> tuple[float, float]:
+    """The next numbers outside of an interval."""
+    infinity = torch.tensor([-math.inf, math.inf], dtype=dtype)
+    below, above = torch.nextafter(torch.tensor([low, high], dtype=dtype), infinity).tolist()
+    return below, above
+
+
 class _Ternary(torch.autograd.Function):
     """Signs of what is above a threshold, times a step; the gradient passes within `CLIP`."""
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, step: torch.Tensor, threshold: torch.Tensor) -> torch.Tensor:
         ctx.save_for_backward(x)
-        return x.sign() * (x.abs() > threshold) * step
+        return signs_above(x, threshold).mul_(step)
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
         (x,) = ctx.saved_tensors
-        return gradients[0] * (x.abs() <= CLIP), None, None
+        return within(-CLIP, CLIP, x, gradients[0]), None, None
+
+
+def signs_above(x: torch.Tensor, threshold: torch.Tensor) -> torch.Tensor:
+    """-1, 0 or 1: the sign of what is greater than a threshold in magnitude."""
+    return x.abs().gt_(threshold).mul_(x.sign())  # in place numbers stay numbers: arithmetic with truth values is slow
 
 
 class Integers(NamedTuple):
@@ -124,10 +148,8 @@ def integers(weight: torch.Tensor, grid: WeightGrid, log_step: torch.Tensor | No
         parts = _parted(weight, grid)
         step, zero, threshold = _step(parts, weight, grid, log_step)
         low, high = grid.bounds
-        if threshold is not None:
-            found = parts.sign() * (parts.abs() > threshold)
-        else:
-            found = whole(parts, step, zero, low, high) + (0 if zero is None else zero)
+        found = whole(parts, step, zero, low, high) if threshold is None else signs_above(parts, threshold)
+        found = found if zero is None else found + zero
         rows = 1 if grid.granularity == "tensor" else weight.shape[0]
         zeros = None if zero is None else zero.reshape(rows, -1)
         return Integers(_together(found, weight, grid).to(torch.int8), step.reshape(rows, -1), zeros)
@@ -209,7 +231,7 @@ def _ends(parts: torch.Tensor) -> tuple[tuple[torch.Tensor, tuple[float, float]]
 
 
 def _mean_above(sizes: torch.Tensor, threshold: torch.Tensor) -> torch.Tensor:
-    above = sizes > threshold
+    above = sizes.clone().gt_(threshold)
     return (sizes * above).sum(1, keepdim=True) / above.sum(1, keepdim=True).clamp(min=1)
 
 

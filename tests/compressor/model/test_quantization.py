@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import numpy as np
@@ -30,6 +31,7 @@ from compressor.model.quantization.rounding import (
     rounded_rows,
     rounded_weights,
     started,
+    within,
 )
 
 few = settings(max_examples=25, deadline=None, derandomize=True)
@@ -180,6 +182,18 @@ def test_gradient_passes_where_nothing_is_cut_off():
     assert above.grad.tolist() == [0, 1, 1, 0], "a zero point moves the ends"
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("ends", [(-128.0, 127.0), (-CLIP, CLIP), (0.0, 15.0)])
+def test_ends_of_an_interval_belong_to_it_and_the_next_numbers_do_not(ends, dtype):
+    low, high = (torch.tensor(end, dtype=dtype) for end in ends)
+    infinity = torch.tensor(math.inf, dtype=dtype)
+    outside = torch.nextafter(low, -infinity), torch.nextafter(high, infinity), -infinity, infinity
+    x = torch.stack([low, high, (low + high) / 2, *outside])
+    values = torch.arange(1, 8, dtype=dtype)
+    assert within(*ends, x, values).tolist() == [1, 2, 3, 0, 0, 0, 0]
+    assert within(low, high, x, values).tolist() == [1, 2, 3, 0, 0, 0, 0]
+
+
 def test_gradient_of_ternary_weights_ends_where_they_are_clipped():
     weight = torch.tensor([[0.1, -0.5, CLIP - 0.01, CLIP + 0.01]], requires_grad=True)
     rounded_weights(weight, WeightGrid(bits="ternary", steps="mean")).sum().backward()
@@ -258,6 +272,54 @@ def test_tensor_that_several_layers_read_is_rounded_once(monkeypatch):
     x.mul_(0.5)
     assert not torch.equal(shared(x), one), "and one that changed"
     assert model.copy().module.get_submodule(READ[0]).input_quantizer._rounded is None
+
+
+def test_weights_that_stay_as_they_are_between_calls_without_gradients_are_rounded_once(monkeypatch):
+    from compressor.model.quantization import layers
+
+    weight, calls = torch.nn.Parameter(drawn(0, 8, 64)), []
+    monkeypatch.setattr(layers, "rounded_weights", lambda *given: calls.append(1) or rounded_weights(*given))
+    quantizer = WeightQuantizer(WeightGrid(bits=4, granularity="group", group=32, steps="learned"), weight)
+    quantizer.start(weight)
+    with torch.no_grad():
+        assert quantizer(weight) is quantizer(weight)
+    assert len(calls) == 1
+    quantizer(weight).sum().backward()
+    assert copy.deepcopy(quantizer)._rounded is None
+    with torch.no_grad():
+        quantizer(weight)
+    assert len(calls) == 3
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("steps", ["learned", "max"])
+def test_weights_that_were_kept_rounded_follow_what_changes_them(steps, fused):
+    weight = torch.nn.Parameter(drawn(0, 8, 64))
+    quantizer = WeightQuantizer(WeightGrid(bits=4, granularity="group", group=32, steps=steps), weight)
+    quantizer.start(weight)
+    parameters = [weight, *quantizer.parameters()]
+    optimizer = torch.optim.AdamW(parameters, lr=0.05, fused=fused)
+
+    def stands() -> bool:
+        with torch.no_grad():
+            return torch.equal(quantizer(weight), rounded_weights(weight, quantizer.grid, quantizer.log_step))
+
+    assert stands()
+    quantizer(weight).square().sum().backward()
+    assert stands()
+    optimizer.step()
+    assert stands()
+    optimizer.zero_grad()
+    assert stands()
+    with torch.no_grad():
+        for each in parameters:
+            each.add_(0.3)
+            assert stands()
+    weight.data = weight.data + 0.5
+    assert stands()
+    quantizer.double()
+    weight.data = weight.data.double()
+    assert stands()
 
 
 def test_quantisers_that_are_off_are_the_identity():

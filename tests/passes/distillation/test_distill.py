@@ -8,14 +8,15 @@ from families import FAMILIES
 from pydantic import ValidationError
 from tensor_rows import SPLITS, Context, Rows, bert
 
-from compressor.contracts import Want
+from compressor.contracts import Size, Want
 from compressor.contracts.notes import Remark, Series
 from compressor.errors import PluginError, UnsupportedModel
 from compressor.model.anatomy import anatomy_of
 from compressor.model.model import Model
+from passes.distillation import teachers
 from passes.distillation.distill import Distill
 from passes.distillation.distillation import objective
-from passes.distillation.losses import lessons, losses, student_outputs, unabridged
+from passes.distillation.losses import Teacher, lessons, losses, student_outputs, unabridged
 from passes.distillation.teachers import POINTS, silent, teacher, thinned
 from passes.objectives.hidden_states import HiddenStates
 from passes.objectives.relations import Relations
@@ -107,6 +108,20 @@ def test_task_loss_alone_learns_the_labels(ctx):
     curve = next(note for note in ctx.notes if isinstance(note, Series)).curves
     assert list(curve) == ["task"]
     assert curve["task"][-1][1] < 0.5 * curve["task"][0][1]
+
+
+@pytest.mark.parametrize("cache", [None, True, False])
+def test_teacher_that_nothing_is_learned_from_does_not_run_over_training_rows(ctx, monkeypatch, cache):
+    ran = []
+    monkeypatch.setattr(Teacher, "outputs", lambda *_: ran.append("in a step"))
+    monkeypatch.setattr(teachers, "answers", lambda *_, **__: ran.append("once a row"))
+    labels = step(objectives={"soft-targets": 0}, task_loss=1.0, epochs=1, cache_teacher=cache)
+    labels.apply(bert(9), ctx)
+    assert ran == []
+    rows = dict.fromkeys(("train", "validation", "test", "calibration"), 100)
+    size = Size(rows=rows, blocks=4, weights=1e6, result=1e6, teachers=1e6)
+    assert labels.answers(size, 5.0) == 1e6 * 100
+    assert step(epochs=1).answers(size, 5.0) == 1e6 * 200
 
 
 def test_wider_teacher_teaches_through_a_projection_that_is_thrown_away(ctx):

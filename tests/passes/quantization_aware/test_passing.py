@@ -1,12 +1,14 @@
-"""What layers read on calibration rows, where a model calls one block several times."""
+"""What layers read on calibration rows, where a model calls one block several times; and which models a training holds."""
 
 from __future__ import annotations
 
 import torch
 from families import MORE
-from tensor_rows import SPLITS, Rows
+from rounded_students import Task, step, wide
+from tensor_rows import SPLITS, Context, Rows
 
 from passes.quantization_aware.choice import linear_layers
+from passes.quantization_aware.distill_and_quantize import DistillAndQuantize
 from passes.quantization_aware.passing import passing
 
 READ = "albert.encoder.albert_layer_groups.0.albert_layers.0.attention"
@@ -36,3 +38,33 @@ def test_every_call_of_a_layer_has_part_in_its_range():
         assert abs(seen.mean - valid.abs().mean().item()) < 1e-5
     names = tuple(f"{READ}.{name}" for name in ("query", "key", "value"))
     assert names in found.alike
+
+
+# ------------------------------------------------------------------ the input, the student and the teacher
+
+
+def test_teacher_that_is_the_input_is_held_once_and_neither_changes(tmp_path, monkeypatch):
+    source, other, held = wide(), wide(seed=4), {}
+    before = {
+        name: [each.clone() for each in model.module.parameters()] for name, model in (("source", source), ("other", other))
+    }
+    through = DistillAndQuantize._trained
+
+    def trained(self, student, teachers, ctx):
+        held[self.teacher] = teachers[0].module
+        held["student"] = student.module
+        return through(self, student, teachers, ctx)
+
+    monkeypatch.setattr(DistillAndQuantize, "_trained", trained)
+    ctx = Context(tmp_path, {"source": source, "other": other}, Task())
+    for name in before:
+        step(teacher=name, epochs=1).apply(source, ctx)
+        assert all(torch.equal(mine, was) for mine, was in zip(held[name].parameters(), before[name], strict=True))
+        assert all(torch.equal(mine, was) for mine, was in zip(source.module.parameters(), before["source"], strict=True))
+        assert not places(held["student"]) & places(source.module)
+    assert places(held["source"]) == places(source.module)
+    assert held["other"].bert.embeddings.word_embeddings.weight.data_ptr() not in places(source.module)
+
+
+def places(module):
+    return {parameter.data_ptr() for parameter in module.parameters()}

@@ -1,0 +1,305 @@
+"""Cells of `benchmarks.studies.qat_text`: a method, a scheme, a learning rate and a seed each, run as plans whose runs are kept."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from benchmarks.studies import ablation, newsgroups, qat_costs
+from benchmarks.studies.text import BBC, MODEL
+from compressor.contracts import Columns
+from compressor.contracts.notes import Table
+from compressor.contracts.records import Report
+from compressor.plan.specs import DataSpec
+from compressor.report import EVALUATIONS, read_report
+from compressor.run.results import load_evaluation
+from compressor.store.disk import put
+from compressor.tasks.data import load_data
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+SPLITS = ("train", "validation", "test")
+VALIDATION, TEST = 1 / 8, 0.2
+"""Shares of the rows that have no split of their own."""
+LENGTH, BATCH = 64, 16
+CALIBRATION = 128
+REFERENCE = {"epochs": 5, "learning_rate": 1e-4}
+
+
+@dataclass(frozen=True)
+class Rows:
+    """How many rows of 20 Newsgroups are taken, and how many say how good a cell is; None for all."""
+
+    train: int | None = None
+    test: int | None = None
+    scored: int | None = None
+    """Validation rows that a cell is scored on, of any set of rows; the fine-tuning is by all of them."""
+
+    @property
+    def limit(self) -> dict[str, int]:
+        """As a plan has it: validation keeps its share."""
+        trained = {"train": self.train, "validation": max(1, round(self.train * VALIDATION))} if self.train else {}
+        return trained | ({"test": self.test} if self.test else {})
+
+
+def prepared(data: str, rows: Rows, folder: Path) -> Path:
+    """Rows to train on, to choose by and to test on, the same for every cell, as files in a folder, unless they are there."""
+    made = folder / f"{data}-rows"
+    if all((made / f"{split}.jsonl").is_file() for split in SPLITS):
+        return made
+    given: dict[str, Any] = {"files": BBC, "encoding": ["utf-8", "latin-1"], "split": {"validation": VALIDATION, "test": TEST}}
+    if data == "newsgroups":
+        whole = newsgroups.fetch(folder / "20-newsgroups")
+        files = {split: str((whole / f"{split}.jsonl").resolve()) for split in ("train", "test")}
+        given = {"files": files, "split": {"validation": VALIDATION}, "limit": rows.limit}
+    spec = DataSpec.model_validate({**given, "deduplicate": True})
+    splits = load_data(spec, columns=Columns(("text",), "label"), seed=0, folder=Path())
+    for name in SPLITS:
+        labels = splits.split(name).features["label"]
+        found = ({"text": row["text"], "label": labels.int2str(row["label"])} for row in splits.split(name))
+        made.mkdir(parents=True, exist_ok=True)
+        put(made / f"{name}.jsonl", "".join(json.dumps(row) + "\n" for row in found))
+    return made
+
+
+def common(name: str, rows: Path, seed: int) -> dict[str, Any]:
+    """What all plans of the study share."""
+    return {
+        "name": name,
+        "seed": seed,
+        "task": {"text-classification": {"text": "text", "label": "label", "max_length": LENGTH}},
+        "data": {
+            "files": {split: str((rows / f"{split}.jsonl").resolve()) for split in SPLITS},
+            "calibration": CALIBRATION,
+        },
+        "stages": "quality",
+        "probes": [],
+    }
+
+
+def reference(data: str, rows: Path) -> dict[str, Any]:
+    """The plan of the model that all others of a set of rows start from and learn from."""
+    return {
+        **common(f"qat-{data}-reference", rows, 0),
+        "model": MODEL,
+        "reference": "finetune",
+        "passes": [{"finetune": {**REFERENCE, "batch_size": BATCH}}],
+        "targets": ["pytorch"],
+    }
+
+
+# ------------------------------------------------------------------ methods
+
+LAYERS = 6
+"""Of the model: an objective is a mean over layers, and stands in the paper as their sum."""
+KL, HIDDEN = {"soft-targets": 1.0}, {"hidden-states": float(LAYERS)}
+MAPS: Mapping[str, Any] = {"attention-maps": {"weight": float(LAYERS), "layers": "uniform"}}
+OUTPUT = {"attention-output": float(LAYERS)}
+ROUNDED, TOOLS, WEIGHT_ONLY, LABELS, SOFT = "PTQ", "PTQ of tools", "weight-only PTQ of tools", "QAT", "KL"
+UNIFIED = "unified"
+TAUGHT: Mapping[str, Mapping[str, Any]] = {
+    LABELS: {"objectives": {"soft-targets": 0.0}, "task_loss": 1.0},
+    SOFT: {"objectives": KL},
+    "KL + hidden states": {"objectives": {**KL, **HIDDEN}},
+    "KL + attention scores": {"objectives": {**KL, "attention-scores": float(LAYERS)}},
+    "KL + attention maps": {"objectives": {**KL, **MAPS}},
+    "KL + attention output": {"objectives": {**KL, **OUTPUT}},
+    "KL + relations": {"objectives": {**KL, "query-key-value-relations": 1.0}},
+    UNIFIED: {"objectives": {**KL, **HIDDEN, **MAPS, "attention-output": 0.5 * LAYERS}},
+}
+"""What trains, and by which losses."""
+SCHEMES: Mapping[str, Mapping[str, Any]] = {"W2A8": {"weights": "ternary"}, "W4A8": {"weights": 4}, "W8A8": {"weights": 8}}
+STILL = 1e-9
+"""A learning rate at which one step moves no weight by a step of a grid: what is left is post-training quantisation."""
+WINNER = "winner"
+"""The method that is best on 20 Newsgroups at W2A8, by validation."""
+PARTS: Mapping[str, tuple[str, ...]] = {
+    "newsgroups-W2A8": (ROUNDED, *TAUGHT),
+    "newsgroups-W4A8": (ROUNDED, WEIGHT_ONLY, LABELS, SOFT, UNIFIED),
+    "newsgroups-W8A8": (ROUNDED, TOOLS, SOFT),
+    "bbc-W2A8": (ROUNDED, LABELS, SOFT, WINNER),
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run."""
+
+    data: str
+    scheme: str
+    method: str
+    steps: int = 1
+    rate: float = STILL
+    seed: int = 0
+
+    @property
+    def name(self) -> str:
+        """Of its folder."""
+        words = self.method.replace(" + ", "+").replace(" ", "-")
+        trained = f"-{self.steps}-{self.rate:g}-{self.seed}" if self.method in TAUGHT else ""
+        return f"{self.data}-{self.scheme}-{words}{trained}"
+
+    @property
+    def step(self) -> dict[str, Any]:
+        """The pass of its plan."""
+        if self.method == TOOLS:
+            return {"quantize-static": {"calibration": CALIBRATION}}
+        if self.method == WEIGHT_ONLY:
+            return {"quantize-weights": {"bits": 4}}
+        given = {
+            "teacher": "source",
+            **SCHEMES[self.scheme],
+            "batch_size": BATCH,
+            "steps": self.steps,
+            "learning_rate": self.rate,
+        }
+        given |= {"checkpoint": "last", "validations": 1, "attention": "eager"}
+        if self.method == ROUNDED:
+            return {"distill-and-quantize": {**given, **({"step_sizes": "max"} if self.scheme == "W4A8" else {})}}
+        runs = {} if self.method == LABELS else {"cache_teacher": False}  # as maps need it: one way for all
+        return {"distill-and-quantize": {**given, **runs, **TAUGHT[self.method]}}
+
+
+def plan(cell: Cell, rows: Path, model: Path, scored: int | None = None) -> dict[str, Any]:
+    """The plan of a cell; `model` is the fine-tuned model, `scored` how many validation rows it is scored on."""
+    made = common(f"qat-{cell.data}-{cell.scheme}", rows, cell.seed)
+    return {
+        **made,
+        "data": {**made["data"], **({"limit": {"validation": scored}} if scored else {})},
+        "model": {"folder": str(model.resolve())},
+        "passes": [cell.step],
+        "targets": [{"onnxruntime": {"threads": 1}}, {"openvino": {"threads": 1}}],
+    }
+
+
+# ------------------------------------------------------------------ what cells came to
+
+TARGETS = ("onnxruntime", "openvino")
+ATTENTION, TRAINED = "Attention of the input model", "KL trained"
+
+
+@dataclass(frozen=True)
+class Found:
+    """What one cell came to."""
+
+    right: Mapping[str, NDArray[np.float64]]
+    """By target, 1 for each test row that its file labels rightly, else 0: `[rows]`."""
+    reference: NDArray[np.float64]
+    """The same of the fine-tuned model's file in ONNX Runtime."""
+    megabytes: Mapping[str, float]
+    agreement: float
+    """Least share, over targets, of rows that a deployed file labels as the simulation does."""
+    validation: float
+    """Accuracy on validation, of the simulation."""
+    divergence: float | None
+    """KL of attention maps from the fine-tuned model's, a mean over layers; None where nothing was trained."""
+    seconds: float
+
+    def accuracy(self, target: str) -> float:
+        """On test rows, in percent."""
+        return 100 * float(self.right[target].mean())
+
+
+class Absent(Exception):
+    """A cell that is not there."""
+
+
+@dataclass
+class Book:
+    """All cells of a study: those whose runs are kept in its folder, and those that are made now; says how many remain."""
+
+    folder: Path
+    rows: Rows
+    planned: int
+    run: bool = True
+    """Whether cells that are not there are run."""
+    _seen: dict[str, Found] = field(default_factory=dict)
+    _seconds: list[float] = field(default_factory=list)
+
+    def reference(self, data: str) -> Report:
+        """The run that fine-tunes.
+
+        Raises:
+            Absent: it is not there, and nothing is to be run.
+        """
+        return self._report(f"{data}-reference", lambda rows: reference(data, rows), data)
+
+    def found(self, cell: Cell) -> Found:
+        """What a cell came to.
+
+        Raises:
+            Absent: it is not there, and nothing is to be run.
+        """
+        if cell.name not in self._seen:
+            self.reference(cell.data)
+            model = self.model(cell.data)
+            began, fresh = time.monotonic(), not self._there(cell.name)
+            report = self._report(cell.name, lambda rows: plan(cell, rows, model, self.rows.scored), cell.data)
+            if fresh:
+                self._seconds.append(time.monotonic() - began)
+            self._seen[cell.name] = read(report, self.folder / cell.name / "run" / EVALUATIONS)
+        return self._seen[cell.name]
+
+    def model(self, data: str) -> Path:
+        """Folder of the fine-tuned model."""
+        return self.folder / f"{data}-reference" / "run" / "artifacts" / "final@pytorch"
+
+    def costs(self, *, run: bool) -> dict[str, dict[str, list[dict[str, Any]]]]:
+        """What steps cost, of the model and rows of 20 Newsgroups."""
+        if run:
+            self.reference("newsgroups")
+        rows = prepared("newsgroups", self.rows, self.folder)
+        return qat_costs.cells(self.model("newsgroups"), rows, self.folder, run=run)
+
+    def _there(self, name: str) -> bool:
+        return (self.folder / name / "run" / "report.json").is_file()
+
+    def _report(self, name: str, made: Callable[[Path], dict[str, Any]], data: str) -> Report:
+        if not self.run:
+            if not self._there(name):
+                raise Absent(name)
+            return read_report(self.folder / name / "run")
+        if not self._there(name):
+            left = max(1, self.planned - len(self._seen))
+            pace = f", about {left * float(np.median(self._seconds)) / 60:.0f} minutes" if self._seconds else ""
+            sys.stderr.write(f"{name}: run now; {left} of {self.planned} cells remain{pace}\n")
+        return ablation.run(made(prepared(data, self.rows, self.folder)), self.folder / name)
+
+
+def read(report: Report, evaluations: Path) -> Found:
+    """A cell's run."""
+    finals = [each for each in report.candidates if each.stage == "final" and each.scores is not None]
+    right = {each.target: gains(evaluations / f"final@{each.target}") for each in finals}
+    stage = report.stages[-1]
+    parity = [each.parity.agreement for each in finals if each.parity is not None and each.parity.agreement is not None]
+    return Found(
+        right=right,
+        reference=gains(evaluations / "source@onnxruntime"),
+        megabytes={each.target: each.bytes / 1e6 for each in finals},
+        agreement=min(parity, default=1.0),
+        validation=stage.scores.main.value if stage.scores is not None else float("nan"),
+        divergence=apart_by(report),
+        seconds=stage.seconds,
+    )
+
+
+def gains(folder: Path) -> NDArray[np.float64]:
+    """Which rows are right."""
+    return np.asarray(load_evaluation(folder).gains["accuracy"], np.float64)
+
+
+def apart_by(report: Report) -> float | None:
+    """Of the table of attention maps, what the trained model has in the mean over layers."""
+    for note in report.stages[-1].notes:
+        if isinstance(note, Table) and note.title.startswith(ATTENTION):
+            at = note.columns.index(TRAINED)
+            return float(np.mean([float(row[at] or 0.0) for row in note.rows]))
+    return None

@@ -1,0 +1,194 @@
+"""The study of quantisation-aware training: plans are sound, cells are kept apart, and the page claims no more than was run."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import yaml
+
+from benchmarks.studies import qat_costs, qat_text
+from benchmarks.studies.qat_cells import (
+    LABELS,
+    PARTS,
+    ROUNDED,
+    SOFT,
+    SPLITS,
+    TAUGHT,
+    TOOLS,
+    UNIFIED,
+    WEIGHT_ONLY,
+    WINNER,
+    Absent,
+    Book,
+    Cell,
+    Found,
+    Rows,
+    plan,
+    reference,
+)
+from benchmarks.studies.qat_text import Plan, Study, against, against_reference, change, lacking, recovered, verdicts
+from compressor.plan.bound import load_plan
+from passes.quantization_aware.distill_and_quantize import DistillAndQuantize
+
+ROWS = 200
+
+
+def bound(made, folder):
+    for split in SPLITS:
+        (folder / f"{split}.jsonl").touch()
+    (folder / "plan.yaml").write_text(yaml.safe_dump(made, sort_keys=False))
+    return load_plan(folder / "plan.yaml")
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_every_cell_is_a_sound_plan(part, tmp_path):
+    (tmp_path / "model").mkdir()
+    data, scheme = part.split("-")
+    for method in (SOFT if each == WINNER else each for each in PARTS[part]):
+        found = bound(plan(Cell(data, scheme, method, 10, 1e-4, 2), tmp_path, tmp_path / "model"), tmp_path)
+        assert [each.name for each in found.targets] == ["onnxruntime", "openvino"]
+        if method not in (TOOLS, WEIGHT_ONLY):
+            step = found.passes[-1].step
+            assert isinstance(step, DistillAndQuantize)
+            assert step.steps == 10
+
+
+def test_the_reference_is_fine_tuned_and_left_as_a_folder_that_plans_read(tmp_path):
+    found = bound(reference("bbc", tmp_path), tmp_path)
+    assert [each.step.trains for each in found.passes] == [True]
+    assert [each.name for each in found.targets] == ["pytorch"]
+
+
+def test_cells_have_folders_of_their_own():
+    cells = [
+        Cell(*part.split("-"), method, 10, rate, seed)
+        for part in PARTS
+        for method in PARTS[part]
+        if method in TAUGHT
+        for rate in (1e-4, 3e-4)
+        for seed in (0, 1)
+    ]
+    assert len({each.name for each in cells}) == len(cells)
+
+
+def test_validation_keeps_its_share_where_rows_are_limited():
+    assert Rows(800, 100).limit == {"train": 800, "validation": 100, "test": 100}
+    assert Rows().limit == {}
+
+
+# ------------------------------------------------------------------ numbers
+
+
+def found(right, base, *, validation=0.8, divergence=None):
+    return Found({"onnxruntime": right, "openvino": right}, base, {"onnxruntime": 17.0}, 1.0, validation, divergence, 1.0)
+
+
+def rows(share, shift=0):
+    return np.roll(np.arange(ROWS) < round(share * ROWS), shift).astype(np.float64)
+
+
+def test_a_change_is_clear_only_where_rows_and_seeds_leave_out_0():
+    base = rows(0.8)
+    same_way = change([rows(0.7), rows(0.69), rows(0.7)], [base] * 3)
+    assert same_way.clear
+    assert same_way.value == pytest.approx(-100 * (0.1 + 0.11 + 0.1) / 3)
+    both_ways = change([rows(0.95), rows(0.65), rows(0.8)], [base] * 3)
+    assert not both_ways.clear
+    one_row = change([rows(0.805)], [base])
+    assert not one_row.clear
+    assert one_row.seeds is None
+
+
+def test_rows_are_paired():
+    moved = change([rows(0.8, shift=40)], [rows(0.8)])
+    still = change([rows(0.8)], [rows(0.8)])
+    assert moved.value == still.value == 0
+    assert moved.rows[1] - moved.rows[0] > 2 * (still.rows[1] - still.rows[0])
+
+
+def test_what_is_won_back_counts_only_where_something_is_lost():
+    base = rows(0.8)
+    lost, mended = found(rows(0.6), base), found(rows(0.75), base)
+    assert recovered([mended], [lost]) == "75 %"
+    assert recovered([mended], [found(rows(0.8), base)]) == "nothing to recover"
+    assert against_reference([lost]).value == pytest.approx(-20)
+
+
+def test_one_rounding_is_held_against_every_seed():
+    base = rows(0.8)
+    trained = {seed: found(rows(0.78), base) for seed in (0, 1, 2)}
+    gap = against(trained, {0: found(rows(0.6), base)}, drawn=False)
+    assert gap.value == pytest.approx(18)
+    assert gap.seeds is not None
+    assert against({0: trained[0], 1: trained[1]}, {1: trained[1], 2: trained[2]}).seeds is None
+    assert against({0: trained[0], 1: trained[1]}, {2: trained[2], 3: trained[2]}) is None
+
+
+# ------------------------------------------------------------------ the page
+
+
+class Kept(Book):
+    """Cells that a test says."""
+
+    def __init__(self, cells, folder):
+        super().__init__(folder, Rows(), len(cells), run=False)
+        self._seen = dict(cells)
+
+
+def study(cells, folder, *, seeds=(0, 1, 2), rates=(1e-4,), methods=(LABELS, SOFT)):
+    return Study(Kept(cells, folder), Plan(10, seeds, rates, methods))
+
+
+def test_the_rate_is_chosen_on_validation_rows(tmp_path):
+    base = rows(0.8)
+    cells = {
+        Cell("newsgroups", "W2A8", LABELS, 10, rate, 0).name: found(rows(test), base, validation=validation)
+        for rate, validation, test in ((3e-5, 0.7, 0.9), (1e-4, 0.75, 0.6), (3e-4, 0.75, 0.6))
+    }
+    assert study(cells, tmp_path, rates=(3e-4, 3e-5, 1e-4)).rate("newsgroups-W2A8", LABELS) == 1e-4
+
+
+def test_cells_that_are_not_there_are_told(tmp_path):
+    base, part = rows(0.8), "newsgroups-W2A8"
+    cells = {Cell("newsgroups", "W2A8", ROUNDED).name: found(rows(0.6), base)}
+    cells |= {Cell("newsgroups", "W2A8", LABELS, 10, 1e-4, seed).name: found(rows(0.7), base) for seed in (0, 1)}
+    made = study(cells, tmp_path)
+    there = {part: made.found(part)}
+    assert {method: list(seeds) for method, seeds in there[part].items()} == {ROUNDED: [0], LABELS: [0, 1]}
+    said = " ".join(lacking(made, [part], there, {}))
+    for missing in (
+        "QAT of W2A8 on 20 Newsgroups: 2 of 3 cells",
+        "KL of W2A8 on 20 Newsgroups: 0 of 3",
+        "no unified",
+        "W8A8",
+        "0 of 36",
+    ):
+        assert missing in said
+    with pytest.raises(Absent):
+        made.winner()
+
+
+def test_one_seed_is_no_ranking():
+    base = rows(0.8)
+    one = {LABELS: {0: found(rows(0.5), base)}, UNIFIED: {0: found(rows(0.8), base)}}
+    assert "no ranking" in " ".join(verdicts("newsgroups-W2A8", one))
+    three = {name: {seed: found(rows(share), base) for seed in (0, 1, 2)} for name, share in ((LABELS, 0.5), (UNIFIED, 0.8))}
+    assert "unified above QAT" in " ".join(verdicts("newsgroups-W2A8", three))
+
+
+def test_the_command_is_that_of_the_page(tmp_path):
+    made = study({}, tmp_path)
+    assert qat_text.command(made, [*PARTS, qat_costs.PART]).endswith('--steps 10 --rates 0.0001 --methods "QAT" "KL"')
+
+
+# ------------------------------------------------------------------ costs
+
+
+def test_costs_are_held_against_fine_tuning_of_the_same_turn():
+    def cell(seconds, peak):
+        return {"seconds": [seconds] * 3, "peak": peak}
+
+    kinds = {qat_costs.PLAIN: [cell(1.0, 100), cell(2.0, 100)], qat_costs.ASKED: [cell(1.6, 150), cell(3.4, 210)]}
+    said = "\n".join(qat_costs.section({"fp32": kinds}))
+    assert "1.65 [1.60, 1.70]" in said
+    assert "memory at most 2 times that of fine-tuning: 1.80, reached" in said
