@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from compressor.cli_store import say
+
 app = typer.Typer()
 GROUP, NAME = "compressor.command", "demo"
 """The entry point of what serves the page."""
@@ -20,12 +22,14 @@ def demo(
     port: Annotated[int | None, typer.Option("--port", min=1, max=65535, help="Where it listens; a free port.")] = None,
     host: Annotated[str | None, typer.Option("--host", help="Address for others to reach it by; needs --auth.")] = None,
     auth: Annotated[str | None, typer.Option("--auth", metavar="USER:PASSWORD", help="Who may use it.")] = None,
-    space: Annotated[Path | None, typer.Option("--space", help="Write a folder for a Gradio host instead; serves nothing.")] = None,
-    record: Annotated[Path | None, typer.Option("--record", help="Write screenshots of the page here instead.")] = None,
 ) -> None:
     """Open a page: your own input, both answers, the honest speed, and the rows on which they differ. Ctrl-C ends it."""
-    serve = _served()
-    serve(what, target=target, port=port, host=host, auth=auth, space=space, record=record, say=typer.echo)
+    if host and not auth:
+        raise typer.BadParameter(f"others can reach {host}: say who may use it by --auth USER:PASSWORD", param_hint="--host")
+    user, _, password = (auth or "").partition(":")
+    if auth and not (user and password):
+        raise typer.BadParameter("expected USER:PASSWORD", param_hint="--auth")
+    _served()(what, target=target, port=port, host=host, auth=(user, password) if auth else None, say=say)
 
 
 def _served() -> Any:

@@ -1,4 +1,4 @@
-"""`compressor demo`: what a folder is, and the page of it, until Ctrl-C."""
+"""`compressor demo`: serves the page of a folder until Ctrl-C."""
 
 from __future__ import annotations
 
@@ -9,7 +9,12 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from demos.side.page import LOOPBACK, heading, served, together, uploads
+from demos.side.page import LOOPBACK, served, uploads
+
+EXPOSED = (
+    "whoever reaches {address} and knows the password can use the models, read test rows and download report and export; "
+    "the connection is not encrypted"
+)
 
 
 def demo(
@@ -18,22 +23,31 @@ def demo(
     target: str | None = None,
     port: int | None = None,
     host: str | None = None,
-    auth: str | None = None,
-    space: Path | None = None,
-    record: Path | None = None,
+    auth: tuple[str, str] | None = None,
     say: Callable[[str], Any] = print,
 ) -> None:
     """Serve the page of a run, of an export or of a folder of runs.
 
+    Args:
+        what: the folder.
+        target: of a run; the one that is exported unless given.
+        port: a free one unless given.
+        host: the address it listens at; loopback unless given.
+        auth: a user's name and password; asked for where others reach it.
+        say: hears where it listens.
+
     Raises:
         StoreError: the folder is none of these, or something in it was altered.
         MissingDependency: this machine lacks what its models run on.
-        PlanError: `host` without `auth`.
     """
     with ExitStack() as stack:
         media = stack.enter_context(uploads())
+        from demos.pages import page_of  # gradio reads the environment, which is set now, when it is imported
+
         page = page_of(what, target, media, stack)
-        address = stack.enter_context(served(page.title, page.draw, host=host or LOOPBACK, port=port))
+        address = stack.enter_context(served(page.title, page.draw, host=host or LOOPBACK, port=port, auth=auth, root=what))
+        if host:
+            say(EXPOSED.format(address=address))
         say(f"{page.title}: {address}   (Ctrl-C ends it)")
         await_end()
 
@@ -44,30 +58,3 @@ def await_end() -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: ended.set())
     ended.wait()
-
-
-class Page:
-    """What is served."""
-
-    def __init__(self, title: str, draw: Callable[[], None]) -> None:
-        self.title, self.draw = title, draw
-
-
-def page_of(what: Path, target: str | None, media: Path, stack: ExitStack) -> Page:
-    """The page of a folder; its models are ended by `stack`."""
-    from compressor.run.comparison import Run
-    from demos.of_run import choose, labels, subject
-    from demos.rows import Rows
-    from demos.side.panel import side_by_side
-
-    chosen = choose(Run.read(what), target)
-    before = chosen.before.id if chosen.before else ""
-    rows = Rows.read(chosen.run, before, chosen.after.id, labels(chosen.built(chosen.after)), media)
-    shown = subject(chosen, rows)
-    stack.callback(shown.close)
-
-    def draw() -> None:
-        heading(shown.title, chosen.run.report.summary)
-        side_by_side(shown)
-
-    return Page(shown.title, together(draw))

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from compressor.cli_plans import shipped_of
-from compressor.contracts import Task
 from compressor.contracts.records import Candidate, Report
 from compressor.deploy.graphs import graphs_of, task_of
 from compressor.errors import CompressorError, MissingDependency, StoreError
@@ -184,7 +183,7 @@ def _examples(rows: Rows, run: Run, *, generates: bool) -> list[Example]:
 
 
 def _named(rows: Rows, words: str, row: int, given: Any) -> str:
-    about = next((f"{each.reference} → {each.final}, truly {each.label}: " for each in rows.differing if each.row == row), "")
+    about = next((f"{each.before} → {each.after}, truly {each.label}: " for each in rows.differing if each.row == row), "")
     shown = Path(given).name if isinstance(given, str) and Path(given).parent == rows.media else _short(given)
     return f"{words}: {about}{shown}"
 
@@ -197,13 +196,3 @@ def _short(given: Any) -> str:
 def _cut(text: str) -> str:
     """The beginning of a text, up to a word's end."""
     return text if len(text) <= PROMPT else text[:PROMPT].rsplit(maxsplit=1)[0]
-
-
-def shown_names(kept: Sequence[Candidate]) -> list[str]:
-    """Names of the sides of so many candidates."""
-    return [BEFORE, AFTER][-len(kept) :]
-
-
-def task_named(chosen: Chosen) -> Task:
-    """The task of the compressed model."""
-    return task_of(chosen.built(chosen.after))

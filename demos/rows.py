@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,13 +22,28 @@ if TYPE_CHECKING:
 TEST = "test"
 KINDS = {"broken": "compression made it wrong", "mended": "compression made it right", "both wrong": "both are wrong"}
 """What reports call a row on which two models differ, and in words."""
+DEGREES = {"worse": "compression made it worse", "better": "compression made it better"}
+"""The same of rows that are not right or wrong."""
 LOOKED_AT = 2000
 """Rows among which the least confident are looked for."""
+MOST_BY_DEGREE = 100
+
+
+@dataclass(frozen=True)
+class Differing:
+    """A test row on which both models differ."""
+
+    row: int
+    text: str
+    label: str
+    before: str
+    after: str
+    kind: str
 
 
 @dataclass(frozen=True)
 class Sure:
-    """How confident both models are of a row."""
+    """How confident both models are of a row; None where they tell no probability."""
 
     before: float | None = None
     after: float | None = None
@@ -60,12 +76,63 @@ class Rows:
         return cls(task, labels, data, why, outputs[0], outputs[1], reported, media)
 
     @cached_property
-    def differing(self) -> Sequence[Disagreement]:
-        """All rows on which both differ; those that the report lists where no more is known."""
+    def differing(self) -> Sequence[Differing]:
+        """All rows on which both differ; those that the report lists where no more is known.
+
+        Where rows are not right or wrong, those of which the main measure changed most.
+        """
         if self.data is None or self.before is None or self.after is None:
-            return self.reported
+            return [_differing(each, each.text) for each in self.reported]
+        if self.task.predictions(self.after.outputs) is None:
+            return self._by_degree(self.before, self.after)
         found = self.task.disagreements(self.after, self.before, self.data.split(TEST), self.labels, name="")
-        return [each.model_copy(update={"text": each.text or self.data.place(TEST, each.row)}) for each in found]
+        return [_differing(each, each.text or self.data.place(TEST, each.row)) for each in found]
+
+    @property
+    def kinds(self) -> Mapping[str, str]:
+        """What rows that differ can be, in words."""
+        return DEGREES if any(each.kind in DEGREES for each in self.differing) else KINDS
+
+    def _by_degree(self, before: Evaluation, after: Evaluation) -> list[Differing]:
+        """By what each row adds to the main measure, the largest change first; none of a measure that rows add nothing to."""
+        import numpy as np
+
+        metric = after.scores.metric
+        gained, had = after.gains.get(metric), before.gains.get(metric)
+        if gained is None or had is None:
+            return []
+        moved, told = gained - had, [self._answers(each) for each in (before, after)]
+        order = np.argsort(-np.abs(moved), kind="stable")[:MOST_BY_DEGREE]
+        return [
+            Differing(
+                row=row,
+                text=self._text(row),
+                label=self._label(row),
+                before=told[0](row),
+                after=told[1](row),
+                kind="worse" if moved[row] < 0 else "better",
+            )
+            for row in map(int, order)
+            if moved[row]
+        ]
+
+    def _answers(self, of: Evaluation) -> Callable[[int], str]:
+        """What a model says of a row: the number that it tells, else what the row adds to the measure."""
+        metric = of.scores.metric
+        try:
+            told = [each.text for each in self.task.tell(of.outputs, self.labels)] if self.task.imitated() == "numbers" else []
+        except (CompressorError, KeyError):
+            told = []
+        return lambda row: told[row] if told else f"{metric} {of.gains[metric][row]:.4g}"
+
+    def _text(self, row: int) -> str:
+        given = self.content(row)
+        return " / ".join(given) if isinstance(given, list) else str(given or "")
+
+    def _label(self, row: int) -> str:
+        label = self.task.columns().label
+        assert self.data is not None
+        return str(self.data.split(TEST)[row][label]) if label else ""
 
     def sure(self, rows: Sequence[int]) -> list[Sure]:
         """How confident both models are of each of these rows."""
@@ -105,7 +172,7 @@ class Rows:
     def telling(self) -> Iterator[tuple[str, int]]:
         """Rows to try, with what is telling of each: differences first, then those that the compressed model is least sure of, then others."""
         seen: set[int] = set()
-        for kind, words in KINDS.items():
+        for kind, words in self.kinds.items():
             for each in [each for each in self.differing if each.kind == kind][:3]:
                 seen.add(each.row)
                 yield f"they differ, {words}", each.row
@@ -157,7 +224,11 @@ def _starts(run: Run) -> list[Path]:
     return list(dict.fromkeys([*plans, Path(), run.folder]))
 
 
-def as_jsonl(rows: Rows, chosen: Sequence[Disagreement]) -> str:
+def _differing(of: Disagreement, text: str) -> Differing:
+    return Differing(of.row, text, of.label, of.reference, of.final, of.kind)
+
+
+def as_jsonl(rows: Rows, chosen: Sequence[Differing]) -> str:
     """Chosen rows as a table that `data: files:` of a plan reads: content, label, and what both models say."""
     columns = rows.task.columns()
     lines = []
@@ -165,6 +236,19 @@ def as_jsonl(rows: Rows, chosen: Sequence[Disagreement]) -> str:
         content = rows.content(each.row)
         texts = [content] if isinstance(content, str) else content
         named = dict(zip(columns.content, texts, strict=True)) if texts else {columns.content[0]: each.text}
-        label = {columns.label or "label": each.label}
-        lines.append(json.dumps({**named, **label, "before": each.reference, "compressed": each.final}, ensure_ascii=False))
-    return "".join(f"{line}\n" for line in lines)
+        lines.append(_line({**named, columns.label or "label": each.label}, each))
+    return "".join(lines)
+
+
+def as_folder(rows: Rows, chosen: Sequence[Differing], folder: Path) -> None:
+    """The same of pictures and sounds: files, and a table beside them that says what they are."""
+    lines = []
+    for each in chosen:
+        path = Path(str(rows.content(each.row)))
+        shutil.copyfile(path, folder / path.name)
+        lines.append(_line({"file_name": path.name, rows.task.columns().label or "label": each.label}, each))
+    (folder / "metadata.jsonl").write_text("".join(lines), encoding="utf-8")
+
+
+def _line(values: Mapping[str, Any], each: Differing) -> str:
+    return json.dumps({**values, "before": each.before, "compressed": each.after}, ensure_ascii=False) + "\n"

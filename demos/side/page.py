@@ -7,7 +7,6 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from demos.side.bounds import MOST_BYTES
 
@@ -77,7 +76,7 @@ def served(
         enable_monitoring=False,
         run_history=False,
         footer_links=[],
-        theme=gr.themes.Default(font=SANS, font_mono=MONO),
+        theme=gr.themes.Default(primary_hue="blue", font=SANS, font_mono=MONO),
         css=STYLE.read_text(encoding="utf-8"),
     )
     try:
@@ -90,16 +89,6 @@ def heading(title: str, text: str) -> None:
     """What the page opens with."""
     from html import escape
 
-    import gradio as gr
+    from demos.side.panel import html
 
-    gr.HTML(f"<h1>{escape(title)}</h1><p>{escape(text)}</p>", elem_classes="head")
-
-
-def together(*parts: Callable[[], Any]) -> Callable[[], None]:
-    """Several parts, one below the other."""
-
-    def draw() -> None:
-        for part in parts:
-            part()
-
-    return draw
+    html(f"<h1>{escape(title)}</h1><p>{escape(text)}</p>", elem_classes="head")

@@ -29,20 +29,20 @@ def side_by_side(subject: Subject) -> tuple[list[Any], Callable[[Any], list[Any]
         Its input components, and what they are set to for something given.
     """
     if subject.note:
-        gr.HTML(f"<p>{escape(subject.note)}</p>", elem_classes="note")
+        html(f"<p>{escape(subject.note)}</p>", elem_classes="note")
     inputs = _inputs(subject)
     with gr.Row():
         examples = _examples(subject)
         go = gr.Button("Compare" if len(subject.sides) > 1 else "Ask", variant="primary", elem_id="compare", scale=0)
-    status = gr.HTML(elem_id="status", elem_classes="live")
+    status = html(elem_id="status", elem_classes="live")
     cards = []
     with gr.Row(equal_height=True, elem_id="answers"):
         for side, about in zip(subject.sides, subject.about, strict=True):
             with gr.Column(min_width=280, elem_classes="side"):
-                gr.HTML(_head(side.name, about))
-                cards.append(gr.HTML(wording.card(None), elem_id=f"answer-{side.name}", elem_classes="live"))
-    agreed = gr.HTML(elem_id="agreement", elem_classes="live")
-    meter = gr.HTML(elem_id="meter", elem_classes="live")
+                html(_head(side.name, about))
+                cards.append(html(wording.card(None), elem_id=f"answer-{side.name}", elem_classes="live"))
+    agreed = html(elem_id="agreement", elem_classes="live")
+    meter = html(elem_id="meter", elem_classes="live")
     shown = [status, *cards, agreed, meter]
 
     def compare(*values: Any) -> Iterator[Made]:
@@ -65,6 +65,11 @@ def side_by_side(subject: Subject) -> tuple[list[Any], Callable[[Any], list[Any]
             queue=False,
         )
     return inputs, setting
+
+
+def html(text: str = "", **settings: Any) -> Any:
+    """Text of ours as it is, without the look that gradio gives to prose."""
+    return gr.HTML(text, apply_default_css=False, padding=False, **settings)
 
 
 def _head(name: str, about: str) -> str:

@@ -1,0 +1,52 @@
+"""Which page a folder has, and what is on it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import gradio as gr
+
+from compressor.run.comparison import Run
+from demos.differences import Listed, where_they_differ
+from demos.findings import what_happened
+from demos.of_run import Chosen, choose, labels, subject
+from demos.rows import Rows
+from demos.side.page import heading
+from demos.side.panel import side_by_side
+
+
+@dataclass(frozen=True)
+class Page:
+    """What is served."""
+
+    title: str
+    draw: Callable[[], None]
+
+
+def page_of(what: Path, target: str | None, media: Path, stack: ExitStack) -> Page:
+    """The page of a folder; its models are ended by `stack`."""
+    return run_page(choose(Run.read(what), target), media, stack)
+
+
+def run_page(chosen: Chosen, media: Path, stack: ExitStack) -> Page:
+    """The page of a run."""
+    before = chosen.before.id if chosen.before else ""
+    rows = Rows.read(chosen.run, before, chosen.after.id, labels(chosen.built(chosen.after)), media)
+    shown = subject(chosen, rows)
+    stack.callback(shown.close)
+    listed = Listed(rows, media, media=shown.kind in ("image", "audio"))
+
+    def draw() -> None:
+        heading(shown.title, chosen.run.report.summary)
+        with gr.Tabs(selected="try") as tabs:
+            with gr.Tab("Try it", id="try"):
+                inputs, setting = side_by_side(shown)
+            with gr.Tab("Where they differ", id="differ"):
+                where_they_differ(listed, inputs, setting, tabs)
+            with gr.Tab("What happened", id="happened"):
+                what_happened(chosen, media)
+
+    return Page(shown.title, draw)
