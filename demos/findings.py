@@ -14,7 +14,7 @@ from compressor.contracts.records import Candidate, Report, Verdict
 from compressor.errors import CompressorError
 from compressor.report import changes, wording
 from compressor.report.drawing import Chart
-from compressor.report.findings import QUANTITIES, Findings, answer, doubts, margin, writer
+from compressor.report.findings import QUANTITIES, Findings, doubts, margin, writer
 from compressor.report.html import MARKS, TONES
 from compressor.report.trade_off import trade_off
 from compressor.report.waterfall import waterfall
@@ -83,10 +83,10 @@ def figure(chart: Chart) -> str:
 
 
 def verdicts(report: Report) -> str:
-    """The outcome, the answer, what it does not say, and each limit."""
+    """The outcome, what it does not say, and each limit."""
     mark, doubted = MARKS[report.outcome], "".join(f"<li>{escape(doubt)}</li>" for doubt in doubts(report))
     tone = TONES[mark]
-    head = f"<p><span class='outcome {tone}'>{mark} {escape(report.outcome)}</span></p><p>{escape(report.summary or answer(report))}</p>"
+    head = f"<p><span class='outcome {tone}'>{mark} {escape(report.outcome)}</span></p>"
     rows = "".join(map(_verdict, report.verdicts))
     columns = "".join(f"<th scope='col'>{name}</th>" for name in ("Of", "What", "Limit", "Measured", ""))
     table = f"<div class='wide'><table class='facts'><tr>{columns}</tr>{rows}</table></div>" if rows else ""

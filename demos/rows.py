@@ -193,7 +193,7 @@ class Rows:
         ranked = sorted((share, row) for share, row in zip(confident, rows, strict=True) if share is not None)
         yield from (("both agree, the compressed model is not sure", row) for _, row in ranked[:4])
         if told.ndim == 1:
-            first = {int(label): row for label, row in reversed(list(zip(told, rows, strict=False)))}
+            first = {str(label): row for label, row in reversed(list(zip(told, rows, strict=False)))}
             yield from (("both agree", row) for row in list(first.values())[:5])
 
 

@@ -48,10 +48,17 @@ def side_by_side(subject: Subject) -> tuple[list[Any], Callable[[Any], list[Any]
     def compare(*values: Any) -> Iterator[Made]:
         yield from compared(subject, given_of(subject, values))
 
-    go.click(compare, inputs, shown, preprocess=False, api_name="compare", trigger_mode="once", concurrency_id="models")
+    settings: dict[str, Any] = {
+        "preprocess": False,
+        "concurrency_id": "models",
+        "trigger_mode": "once",
+        "show_progress": "minimal",
+        "show_progress_on": status,
+    }
+    go.click(compare, inputs, shown, api_name="compare", **settings)
     for each in inputs:
         if isinstance(each, gr.Textbox):
-            each.submit(compare, inputs, shown, preprocess=False, api_visibility="private", concurrency_id="models")
+            each.submit(compare, inputs, shown, api_visibility="private", **settings)
 
     def setting(given: Any) -> list[Any]:
         return settings_of(subject, given)
@@ -145,11 +152,9 @@ def compared(subject: Subject, given: Any) -> Iterator[Made]:
             answers.append(answer)
         cards = [wording.card(answer) for answer in answers]
         agreed = wording.agreement(subject.names, answers)
-        yield ("<p>Measuring the time of both, in turn …</p>", *cards, agreed, "")
-        meter, tokens = "", TIMED_TOKENS if subject.generates else 0
-        for found in measured(subject.sides, asked):
-            meter = wording.meter(subject.names, found, subject.reported, tokens)
-            yield ("<p>Measuring the time of both, in turn …</p>", *cards, agreed, meter)
+        yield (f"<p>Measuring the time of {'both, in turn' if len(cards) > 1 else 'a call'} …</p>", *cards, agreed, "")
+        found = measured(subject.sides, asked)
+        meter = wording.meter(subject.names, found, subject.reported, TIMED_TOKENS if subject.generates else 0)
         yield ("", *cards, agreed, meter)
     except Refused as error:
         cards = [wording.card(answer) for answer in answers]

@@ -53,6 +53,15 @@ class Answer:
 
 
 @dataclass(frozen=True)
+class Block:
+    """Calls that were timed."""
+
+    seconds: tuple[float, ...]
+    processor: float
+    """Seconds of processor time of one call, a mean: less than a call takes where others had the processor, or a device did the work."""
+
+
+@dataclass(frozen=True)
 class Command:
     """How the process of a model is started."""
 
@@ -125,15 +134,15 @@ class Side:
                     ranking = tuple((str(label), float(share)) for label, share in found.pop("ranking", ()))
                     yield Answer(**{**found, "ranking": ranking, "vector": tuple(found.get("vector", ()))})
 
-    def time(self, given: Any, calls: int) -> list[float]:
-        """Seconds of each of so many calls on the same input, by the clock of the process.
+    def time(self, given: Any, calls: int) -> Block:
+        """So many calls on the same input, by the clock of the process.
 
         Raises:
             Refused: the model cannot answer that.
         """
         with self._turn:
             (reply,) = self._asked({"ask": "time", "given": given, "calls": calls})
-            return list(reply["seconds"])
+            return Block(tuple(reply["seconds"]), float(reply["processor"]))
 
     def close(self) -> None:
         """End the process."""

@@ -14,6 +14,10 @@ BARS = 5
 """Classes that a bar is drawn for."""
 CLOSE = 0.995
 """Cosine from which two vectors of features count as alike."""
+NEAR = 0.01
+"""Share of a number by which another may differ and counts as the same."""
+ROUGH = 0.15
+"""Share of the time that others may have the processor before a measurement is called rough."""
 AGREE, DIFFER = "agree", "differ"
 
 
@@ -48,7 +52,7 @@ def agreement(names: Sequence[str], answers: Sequence[Answer]) -> str:
         said, mark = f"The angle between both has a cosine of {alike:.4f} (1 is the same direction).", alike >= CLOSE
     elif before.number is not None and after.number is not None:
         apart = abs(before.number - after.number)
-        said, mark = f"They are {apart:.3g} apart.", before.text == after.text
+        said, mark = f"They are {apart:.3g} apart.", apart <= NEAR * abs(before.number)
     elif before.tokens:
         said, mark = _written(before.text, after.text), before.text == after.text
     else:
@@ -79,14 +83,18 @@ def meter(names: Sequence[str], found: Reading, reported: str, tokens: int = 0) 
         for name, each in zip(names, found.seconds, strict=True)
     )
     ratio = "" if found.ratio is None else f'<div class="ratio"><dt>Speed</dt><dd>{speed(found.ratio)}</dd>{_sure(found.ratio)}</div>'
-    blocks = f"{found.rounds} of {ROUNDS} rounds" if not found.whole else f"{ROUNDS} rounds"
     what = f"a call makes {tokens} tokens" if tokens else "one input a call"
     how = (
-        f"Measured on this machine just now, on your input: {blocks} of {found.calls} calls of each model in turn, warm, {what}, "
+        f"Measured on this machine just now, on your input: {ROUNDS} rounds of {found.calls} calls of each model in turn, warm, {what}, "
         f"{found.threads} thread{'s' if found.threads > 1 else ''}, each model in a process of its own. Medians with 95 % intervals."
     )
     beside = f" The report of the run has {escape(reported)}." if reported else ""
-    return f'<dl class="meter">{times}{ratio}</dl><p class="how">{how}{beside}</p>'
+    rough = (
+        f"<p class='differ'><b>Rough.</b> Other programs had the processor for {percent(found.lost)} of a call: close them, and ask again.</p>"
+        if found.lost > ROUGH
+        else ""
+    )
+    return f'<dl class="meter">{times}{ratio}</dl>{rough}<p class="how">{how}{beside}</p>'
 
 
 def speed(ratio: Timed) -> str:

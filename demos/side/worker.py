@@ -174,7 +174,8 @@ def featured(vector: list[float]) -> dict[str, Any]:
 def replies(opened: Opened, request: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """What is answered to a request: for `answer` a `part` for each token where there are any, and the answer; for `time` the seconds."""
     if request["ask"] == "time":
-        yield {"seconds": timed(opened, opened.inputs(request["given"]), request["calls"])}
+        seconds, used = timed(opened, opened.inputs(request["given"]), request["calls"])
+        yield {"seconds": seconds, "processor": used}
         return
     found = opened.outputs(opened.inputs(request["given"]))
     answer, tokens = opened.read(found), 0
@@ -184,8 +185,8 @@ def replies(opened: Opened, request: Mapping[str, Any]) -> Iterator[dict[str, An
     yield {"answer": answer | ({"tokens": tokens} if tokens else {})}
 
 
-def timed(opened: Opened, feed: Any, calls: int) -> list[float]:
-    """Seconds of each of `calls` calls, after some that are not recorded; the garbage collector rests meanwhile."""
+def timed(opened: Opened, feed: Any, calls: int) -> tuple[list[float], float]:
+    """Seconds of each of `calls` calls, after some that are not recorded, and processor time of one, a mean; the garbage collector rests."""
 
     def call() -> None:
         for _ in opened.written(opened.outputs(feed), TIMED_TOKENS) or ():
@@ -195,14 +196,16 @@ def timed(opened: Opened, feed: Any, calls: int) -> list[float]:
     gc.collect()
     gc.disable()
     try:
-        for number in range(-min(LEAD_IN_CALLS, calls), calls):
+        for _ in range(min(LEAD_IN_CALLS, calls)):
+            call()
+        used = time.process_time()
+        for _ in range(calls):
             start = time.perf_counter()
             call()
-            if number >= 0:
-                seconds.append(time.perf_counter() - start)
+            seconds.append(time.perf_counter() - start)
+        return seconds, (time.process_time() - used) / calls
     finally:
         gc.enable()
-    return seconds
 
 
 def serve(open_model: Callable[[], Opened], threads: int = 0) -> None:
