@@ -10,6 +10,7 @@ from pathlib import Path
 import gradio as gr
 
 from compressor.run.comparison import Run
+from demos import of_export
 from demos.differences import Listed, where_they_differ
 from demos.findings import what_happened
 from demos.of_run import Chosen, choose, labels, subject
@@ -28,7 +29,25 @@ class Page:
 
 def page_of(what: Path, target: str | None, media: Path, stack: ExitStack) -> Page:
     """The page of a folder; its models are ended by `stack`."""
+    if of_export.is_export(what):
+        return export_page(what, media, stack)
     return run_page(choose(Run.read(what), target), media, stack)
+
+
+def export_page(folder: Path, media: Path, stack: ExitStack) -> Page:
+    """The page of an exported folder."""
+    shown = of_export.subject(folder, media)
+    stack.callback(shown.close)
+
+    def draw() -> None:
+        heading(shown.title, "An exported model.")
+        with gr.Tabs():
+            with gr.Tab("Try it"):
+                side_by_side(shown)
+            with gr.Tab("What it is"):
+                of_export.what_it_is(folder)
+
+    return Page(shown.title, draw)
 
 
 def run_page(chosen: Chosen, media: Path, stack: ExitStack) -> Page:

@@ -83,7 +83,7 @@ class Rows:
         """
         if self.data is None or self.before is None or self.after is None:
             return [_differing(each, each.text) for each in self.reported]
-        if self.task.predictions(self.after.outputs) is None:
+        if type(self.task).disagreements is Task.disagreements:
             return self._by_degree(self.before, self.after)
         found = self.task.disagreements(self.after, self.before, self.data.split(TEST), self.labels, name="")
         return [_differing(each, each.text or self.data.place(TEST, each.row)) for each in found]
@@ -94,14 +94,13 @@ class Rows:
         return DEGREES if any(each.kind in DEGREES for each in self.differing) else KINDS
 
     def _by_degree(self, before: Evaluation, after: Evaluation) -> list[Differing]:
-        """By what each row adds to the main measure, the largest change first; none of a measure that rows add nothing to."""
+        """By what each row adds to the main measure, or the first that rows add to, the largest change first; none where there is none."""
         import numpy as np
 
-        metric = after.scores.metric
-        gained, had = after.gains.get(metric), before.gains.get(metric)
-        if gained is None or had is None:
+        metric = next((name for name in (after.scores.metric, *after.gains) if name in after.gains and name in before.gains), None)
+        if metric is None:
             return []
-        moved, told = gained - had, [self._answers(each) for each in (before, after)]
+        moved, told = after.gains[metric] - before.gains[metric], [self._answers(each, metric) for each in (before, after)]
         order = np.argsort(-np.abs(moved), kind="stable")[:MOST_BY_DEGREE]
         return [
             Differing(
@@ -116,13 +115,9 @@ class Rows:
             if moved[row]
         ]
 
-    def _answers(self, of: Evaluation) -> Callable[[int], str]:
+    def _answers(self, of: Evaluation, metric: str) -> Callable[[int], str]:
         """What a model says of a row: the number that it tells, else what the row adds to the measure."""
-        metric = of.scores.metric
-        try:
-            told = [each.text for each in self.task.tell(of.outputs, self.labels)] if self.task.imitated() == "numbers" else []
-        except (CompressorError, KeyError):
-            told = []
+        told = [each.text for each in self.task.tell(of.outputs, self.labels)] if self.task.imitated() == "numbers" else []
         return lambda row: told[row] if told else f"{metric} {of.gains[metric][row]:.4g}"
 
     def _text(self, row: int) -> str:

@@ -18,6 +18,8 @@ from demos.side.worker import TIMED_TOKENS
 
 LOAD_SHOWN_SECONDS = 0.5
 
+PICTURES: list[Any] = ["upload", "webcam", "clipboard"]
+SOUNDS: list[Any] = ["upload", "microphone"]
 Made = tuple[str, ...]
 """Status, one card for each side, agreement, meter: HTML each."""
 
@@ -86,9 +88,9 @@ def _head(name: str, about: str) -> str:
 def _inputs(subject: Subject) -> list[Any]:
     """What a user gives: as many texts as the task reads, a picture or a sound; where nobody says, a text or a file."""
     if subject.kind == "image":
-        return [gr.Image(label="Picture", type="filepath", sources=["upload", "webcam", "clipboard"], image_mode=None, height=280)]
+        return [gr.Image(label="Picture", type="filepath", sources=PICTURES, image_mode=None, height=280, buttons=[])]
     if subject.kind == "audio":
-        return [gr.Audio(label="Sound", type="filepath", sources=["upload", "microphone"], editable=False)]
+        return [gr.Audio(label="Sound", type="filepath", sources=SOUNDS, editable=False, buttons=[])]
     lines = 3 if len(subject.texts) == 1 else 2
     names = [name[:1].upper() + name[1:] for name in subject.texts]
     boxes: list[Any] = [

@@ -105,7 +105,7 @@ def speed(ratio: Timed) -> str:
 
 
 def _sure(ratio: Timed) -> str:
-    return f"<small>{between(ratio, factor)} times</small>"
+    return f"<small>{between(ratio, factor)} times as fast</small>"
 
 
 def between(found: Timed, write: object) -> str:
