@@ -10,9 +10,11 @@ from pathlib import Path
 import gradio as gr
 
 from compressor.run.comparison import Run
+from compressor.run.run_folder import REPORT
 from demos import of_export
 from demos.differences import Listed, where_they_differ
 from demos.findings import what_happened
+from demos.gallery import Opened, found_below, gallery
 from demos.of_run import Chosen, choose, labels, subject
 from demos.rows import Rows
 from demos.side.page import heading
@@ -31,7 +33,12 @@ def page_of(what: Path, target: str | None, media: Path, stack: ExitStack) -> Pa
     """The page of a folder; its models are ended by `stack`."""
     if of_export.is_export(what):
         return export_page(what, media, stack)
-    return run_page(choose(Run.read(what), target), media, stack)
+    if (what / REPORT).is_file():
+        return run_page(choose(Run.read(what), target), media, stack)
+    found = found_below(what)
+    opened = Opened(lambda folder, own: run_page(choose(Run.read(folder), target), media, own).draw)
+    stack.callback(opened.close)
+    return Page(f"Runs in {what}", lambda: gallery(what, found, opened))
 
 
 def export_page(folder: Path, media: Path, stack: ExitStack) -> Page:
