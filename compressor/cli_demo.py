@@ -22,6 +22,8 @@ def demo(
     port: Annotated[int | None, typer.Option("--port", min=1, max=65535, help="Where it listens; a free port.")] = None,
     host: Annotated[str | None, typer.Option("--host", help="Address for others to reach it by; needs --auth.")] = None,
     auth: Annotated[str | None, typer.Option("--auth", metavar="USER:PASSWORD", help="Who may use it.")] = None,
+    space: Annotated[Path | None, typer.Option("--space", help="Write a folder for a Gradio host, and serve nothing.")] = None,
+    record: Annotated[Path | None, typer.Option("--record", help="Write screenshots of the page here, and end.")] = None,
 ) -> None:
     """Open a page: your own input, both answers, the honest speed, and the rows on which they differ. Ctrl-C ends it."""
     if host and not auth:
@@ -29,7 +31,8 @@ def demo(
     user, _, password = (auth or "").partition(":")
     if auth and not (user and password):
         raise typer.BadParameter("expected USER:PASSWORD", param_hint="--auth")
-    _served()(what, target=target, port=port, host=host, auth=(user, password) if auth else None, say=say)
+    who = (user, password) if auth else None
+    _served()(what, target=target, port=port, host=host, auth=who, space=space, record=record, say=say)
 
 
 def _served() -> Any:

@@ -15,7 +15,7 @@ from compressor.deploy.bench import spelled, worker_environment
 from compressor.deploy.graphs import graphs_of
 from compressor.deploy.worker import load_step
 from demos.side.process import Command
-from demos.side.worker import heard, serve
+from demos.side.worker import NOT_FINITE, RANKED, heard, serve
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,12 @@ class ByTask:
         """By the task; features and numbers as they are too."""
         if self.how.generates is not None:
             return {"text": ""}
+        import numpy as np
+
+        if not all(np.isfinite(array).all() for array in found.values()):
+            return {"text": NOT_FINITE}
         told = self.task.tell(found, self.labels)[0]
-        answer: dict[str, Any] = {"text": told.text, "confidence": told.confidence, "ranking": told.ranking}
+        answer: dict[str, Any] = {"text": told.text, "confidence": told.confidence, "ranking": told.ranking[:RANKED]}
         row = next(iter(found.values()))[0]
         if self.how.number:
             answer["number"] = float(row.reshape(-1)[0])

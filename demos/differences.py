@@ -108,8 +108,16 @@ def where_they_differ(listed: Listed, inputs: Sequence[Any], setting: Callable[[
 
     def shown(of_kind: str, of_class: str, at: int, kept: list[int]) -> tuple[Any, ...]:
         found = listed.kept(of_kind, of_class)
-        group = gr.CheckboxGroup(_choices(listed, found, at), value=[row for row in kept if row in _on(found, at)], label=_caption(found, at))
-        return group, at, gr.Button(interactive=at > 0), gr.Button(interactive=len(found) > (at + 1) * EACH), saved(of_kind, of_class, kept)
+        group = gr.CheckboxGroup(
+            _choices(listed, found, at), value=[row for row in kept if row in _on(found, at)], label=_caption(found, at)
+        )
+        return (
+            group,
+            at,
+            gr.Button(interactive=at > 0),
+            gr.Button(interactive=len(found) > (at + 1) * EACH),
+            saved(of_kind, of_class, kept),
+        )
 
     def saved(of_kind: str, of_class: str, kept: list[int]) -> Any:
         found = [each for each in listed.kept(of_kind, of_class) if not kept or each.row in kept]

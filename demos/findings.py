@@ -58,7 +58,9 @@ def _exporter(chosen: Chosen, folder: Path) -> Callable[[], tuple[Any, str]]:
                 shutil.make_archive(str(out), "zip", out)
         except CompressorError as error:
             return gr.DownloadButton(visible=False), f'<p class="trouble">{escape(str(error))}</p>'
-        ready = "<p>It holds the model, its specification, licences, checksums and an example, and was proved on rows of the run.</p>"
+        ready = (
+            "<p>It holds the model, its specification, licences, checksums and an example, and was proved on rows of the run.</p>"
+        )
         return gr.DownloadButton(value=f"{out}.zip", visible=True), ready
 
     return export
@@ -77,9 +79,7 @@ def charts(findings: Findings, target: str) -> Iterator[Chart]:
 
 def figure(chart: Chart) -> str:
     """A chart with its title and caption."""
-    return (
-        f"<figure class='chart'><h3>{escape(chart.title)}</h3>{chart.svg}<figcaption>{escape(chart.caption)}</figcaption></figure>"
-    )
+    return f"<figure class='chart'><h3>{escape(chart.title)}</h3>{chart.svg}<figcaption>{escape(chart.caption)}</figcaption></figure>"
 
 
 def verdicts(report: Report) -> str:

@@ -92,7 +92,7 @@ def gallery(folder: Path, found: list[Found], opened: Opened) -> None:
             words.change(lambda text: _table(_kept(found, text)), words, table, queue=False, api_visibility="private")
             chosen = gr.Dropdown(readable, value=None, label="Open a run", elem_id="open")
 
-            @gr.render(inputs=chosen)
+            @gr.render(inputs=chosen)  # type: ignore[untyped-decorator] # gradio's
             def show(name: str | None) -> None:
                 if name is None:
                     return
@@ -127,7 +127,9 @@ def _said(each: Found) -> str:
 def _table(found: list[Found]) -> str:
     names = ("Run", "Outcome", "Task", "Quality", "Speed-up", "Size", "Started")
     head = "".join(f"<th scope='col'>{name}</th>" for name in names)
-    rows = "".join(f"<tr>{''.join(_cells(each))}</tr>" for each in found) or f"<tr><td colspan='{len(names)}'>No such run.</td></tr>"
+    rows = (
+        "".join(f"<tr>{''.join(_cells(each))}</tr>" for each in found) or f"<tr><td colspan='{len(names)}'>No such run.</td></tr>"
+    )
     return f"<table class='facts'><tr>{head}</tr>{rows}</table>"
 
 
@@ -159,14 +161,25 @@ def comparison(of: Comparison, one: str, other: str) -> str:
     """Qualities and times of two runs, and all that differs between them."""
     warned = "".join(f"<li>{escape(each)}</li>" for each in of.warnings)
     qualities = [
-        (each.candidate, wording.metric(each.first), wording.metric(each.second), wording.moved(each.difference) if each.difference else each.unpaired)
+        (
+            each.candidate,
+            wording.metric(each.first),
+            wording.metric(each.second),
+            wording.moved(each.difference) if each.difference else each.unpaired,
+        )
         for each in of.qualities
     ]
     times = [
-        (f"{each.candidate}, {each.workload}", wording.milliseconds(each.first.median_ms), wording.milliseconds(each.second.median_ms))
+        (
+            f"{each.candidate}, {each.workload}",
+            wording.milliseconds(each.first.median_ms),
+            wording.milliseconds(each.second.median_ms),
+        )
         for each in of.times
     ]
-    changed = [(f"{each.what}: {each.where}", each.first or wording.NOTHING, each.second or wording.NOTHING) for each in of.changes]
+    changed = [
+        (f"{each.what}: {each.where}", each.first or wording.NOTHING, each.second or wording.NOTHING) for each in of.changes
+    ]
     return "".join(
         (
             f"<ul>{warned}</ul>" if warned else "",

@@ -136,8 +136,10 @@ def _deployed(folder: Path, spec: Mapping[str, Any], labels: list[str]) -> Deplo
 def _target(name: str, facts: Mapping[str, str]) -> tuple[type[Target], Runtime]:
     """The installed target whose files run on a runtime."""
     for _, kind in registry.loaded("target"):
-        if isinstance(kind, type) and (runtime := kind.runtime(facts)) and runtime.name == name:
-            return kind, runtime
+        if isinstance(kind, type) and issubclass(kind, Target):
+            runtime = kind.runtime(facts)
+            if runtime and runtime.name == name:
+                return kind, runtime
     raise ValueError(f"no target that is installed runs on {name!r:.40}")
 
 
@@ -146,7 +148,8 @@ def _kind(spec: Mapping[str, Any]) -> Kind:
     how = spec["preprocessing"]
     keys = {"tokenizer": "text", "steps": "image", "sampling_rate": "audio"}
     found = spec.get("takes") or next((kind for key, kind in keys.items() if key in how), "arrays")
-    return _one_of(found, get_args(Kind))
+    kind: Kind = _one_of(found, get_args(Kind))
+    return kind
 
 
 def _graph(values: Mapping[str, Any]) -> Graph:
@@ -179,8 +182,14 @@ def _identifier(value: Any) -> str:
 def what_it_is(folder: Path) -> None:
     """Draw what the export says of itself: what was measured, and its files with their digests."""
     spec: Any = json_in(folder / SPEC)
-    facts = {"Task": spec["task"], "Runtime": spec["runtime"], **{f"Measured {name}": value for name, value in spec["measured"].items()}}
-    rows = "".join(f"<tr><th scope='row'>{escape(str(name))}</th><td>{escape(str(value))}</td></tr>" for name, value in facts.items())
+    facts = {
+        "Task": spec["task"],
+        "Runtime": spec["runtime"],
+        **{f"Measured {name}": value for name, value in spec["measured"].items()},
+    }
+    rows = "".join(
+        f"<tr><th scope='row'>{escape(str(name))}</th><td>{escape(str(value))}</td></tr>" for name, value in facts.items()
+    )
     sums = [line.split("  ", 1) for line in text_in(folder / SUMS).splitlines()]
     files = "".join(f"<tr><td>{escape(name)}</td><td class='mono'>{escape(digest)}</td></tr>" for digest, name in sums)
     html(f"<table class='facts'>{rows}</table>")

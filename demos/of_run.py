@@ -130,7 +130,11 @@ def _about(candidate: Candidate) -> str:
 
 
 def _note(chosen: Chosen) -> str:
-    alone = "" if chosen.before else f"The run kept no model before compression for {chosen.target}: the compressed one is shown alone. "
+    alone = (
+        ""
+        if chosen.before
+        else f"The run kept no model before compression for {chosen.target}: the compressed one is shown alone. "
+    )
     lacking = "; ".join(f"{name}, {why}" for name, why in chosen.missing.items())
     return alone + (f"Targets that cannot be shown here: {lacking}." if lacking else "")
 

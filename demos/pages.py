@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from importlib.metadata import entry_points
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
 
@@ -19,6 +21,7 @@ from demos.of_run import Chosen, choose, labels, subject
 from demos.rows import Rows
 from demos.side.page import heading
 from demos.side.panel import side_by_side
+from demos.side.subject import Subject
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,12 @@ def page_of(what: Path, target: str | None, media: Path, stack: ExitStack) -> Pa
     opened = Opened(lambda folder, own: run_page(choose(Run.read(folder), target), media, own).draw)
     stack.callback(opened.close)
     return Page(f"Runs in {what}", lambda: gallery(what, found, opened))
+
+
+def panel_of(task: str) -> Callable[[Subject], tuple[list[Any], Callable[[Any], list[Any]]]]:
+    """What draws the first tab for a task: its own, where a distribution names one in the group `compressor.demo`, else what all share."""
+    own = next(iter(entry_points(group="compressor.demo", name=task)), None)
+    return own.load() if own else side_by_side
 
 
 def export_page(folder: Path, media: Path, stack: ExitStack) -> Page:
@@ -69,7 +78,7 @@ def run_page(chosen: Chosen, media: Path, stack: ExitStack) -> Page:
         heading(shown.title, chosen.run.report.summary)
         with gr.Tabs(selected="try") as tabs:
             with gr.Tab("Try it", id="try"):
-                inputs, setting = side_by_side(shown)
+                inputs, setting = panel_of(chosen.run.report.task)(shown)
             with gr.Tab("Where they differ", id="differ"):
                 where_they_differ(listed, inputs, setting, tabs)
             with gr.Tab("What happened", id="happened"):

@@ -97,7 +97,9 @@ class Rows:
         """By what each row adds to the main measure, or the first that rows add to, the largest change first; none where there is none."""
         import numpy as np
 
-        metric = next((name for name in (after.scores.metric, *after.gains) if name in after.gains and name in before.gains), None)
+        metric = next(
+            (name for name in (after.scores.metric, *after.gains) if name in after.gains and name in before.gains), None
+        )
         if metric is None:
             return []
         moved, told = after.gains[metric] - before.gains[metric], [self._answers(each, metric) for each in (before, after)]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -92,3 +94,11 @@ def heading(title: str, text: str) -> None:
     from demos.side.panel import html
 
     html(f"<h1>{escape(title)}</h1><p>{escape(text)}</p>", elem_classes="head")
+
+
+def await_end() -> None:
+    """Wait for Ctrl-C, or to be told to end."""
+    ended = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: ended.set())
+    ended.wait()

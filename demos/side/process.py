@@ -11,6 +11,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,7 @@ class Side:
         self._command = command
         self._turn = threading.Lock()
         self._process: subprocess.Popen[str] | None = None
+        self._ready: Mapping[str, str] | None = None
         self._start()
 
     @property
@@ -150,10 +152,8 @@ class Side:
         if process is None:
             return
         if process.stdin and not process.stdin.closed:
-            try:
+            with suppress(BrokenPipeError):
                 process.stdin.close()
-            except BrokenPipeError:
-                pass
         try:
             process.wait(CLOSE_SECONDS)
         except subprocess.TimeoutExpired:

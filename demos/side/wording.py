@@ -82,7 +82,9 @@ def meter(names: Sequence[str], found: Reading, reported: str, tokens: int = 0) 
         f"<div><dt>{escape(name)}</dt><dd>{milliseconds(each.median)}</dd><small>{between(each, milliseconds)}</small></div>"
         for name, each in zip(names, found.seconds, strict=True)
     )
-    ratio = "" if found.ratio is None else f'<div class="ratio"><dt>Speed</dt><dd>{speed(found.ratio)}</dd>{_sure(found.ratio)}</div>'
+    ratio = (
+        "" if found.ratio is None else f'<div class="ratio"><dt>Speed</dt><dd>{speed(found.ratio)}</dd>{_sure(found.ratio)}</div>'
+    )
     what = f"a call makes {tokens} tokens" if tokens else "one input a call"
     how = (
         f"Measured on this machine just now, on your input: {ROUNDS} rounds of {found.calls} calls of each model in turn, warm, {what}, "

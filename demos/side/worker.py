@@ -22,6 +22,7 @@ LEAD_IN_CALLS = 2
 """Calls that open a timed block and are not recorded: they refill the caches that the other model took."""
 TIMED_TOKENS = 16
 """Tokens that a timed call of a model makes that goes on with texts."""
+NOT_FINITE = "no answer: what the model gives is not finite (NaN or infinite)"
 RANKED = 10
 """Classes that are shown, at most."""
 
@@ -77,6 +78,8 @@ class Exported:
         """What the example tells, with the probabilities that it is told by."""
         if "generates" in self._spec:
             return {"text": ""}
+        if not all(math.isfinite(value) for value in found.reshape(-1)):
+            return {"text": NOT_FINITE}
         told = self._example.told(found)
         if self._labels:
             several = "threshold" in self._spec
@@ -86,7 +89,7 @@ class Exported:
             return featured(json.loads(told))
         return {"text": told, "number": float(told)}
 
-    def written(self, found: Any, most: int | None = None) -> Iterator[str] | None:
+    def written(self, found: Any, most: int | None = None) -> Iterator[str] | None:  # noqa: ARG002 - the example kept its call
         """The example's own loop, heard after each token."""
         if "generates" not in self._spec:
             return None
@@ -156,9 +159,7 @@ def each_by_itself(logits: list[float]) -> list[float]:
 
 
 def ranked(labels: list[str], chances: list[float]) -> list[tuple[str, float]]:
-    """Labels with their probabilities, the likeliest first; none where one is not finite."""
-    if not all(map(math.isfinite, chances)):
-        return []
+    """Labels with their probabilities, the likeliest first."""
     return sorted(zip(labels, chances, strict=True), key=lambda each: -each[1])[:RANKED]
 
 
