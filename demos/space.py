@@ -40,7 +40,7 @@ sdk_version: {version}
 app_file: app.py
 ---
 
-# {title}
+# {name}
 
 {summary}
 
@@ -128,5 +128,5 @@ def _write(out: Path, title: str, summary: str, needed: Sequence[str]) -> None:
     pinned = [f"gradio=={version('gradio')}", *(f"{name}=={version(name)}" for name in needed)]
     (out / "app.py").write_text(APP, encoding="utf-8")
     (out / "requirements.txt").write_text("".join(f"{line}\n" for line in pinned), encoding="utf-8")
-    text = README.format(title=json.dumps(title), summary=summary, version=version("gradio"))
+    text = README.format(title=json.dumps(title), name=title, summary=summary, version=version("gradio"))
     (out / "README.md").write_text(text, encoding="utf-8")

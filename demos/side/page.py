@@ -19,6 +19,8 @@ MOST_WAITING = 64
 """Requests that wait for their turn; more are told to come again."""
 SWITCHES = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1"}
 """Nothing is reported to anybody."""
+ANNOUNCED = "() => document.querySelectorAll('.live').forEach(each => each.setAttribute('aria-live', 'polite'))"
+"""Screen readers read out what changes there."""
 STYLE = Path(__file__).with_name("page.css")
 SANS = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans", "sans-serif"]
 MONO = ["ui-monospace", "Menlo", "Noto Sans Mono", "monospace"]
@@ -78,6 +80,7 @@ def served(
         enable_monitoring=False,
         run_history=False,
         footer_links=[],
+        js=ANNOUNCED,
         theme=gr.themes.Default(primary_hue="blue", font=SANS, font_mono=MONO),
         css=STYLE.read_text(encoding="utf-8"),
     )

@@ -65,9 +65,13 @@ def side_by_side(subject: Subject) -> tuple[list[Any], Callable[[Any], list[Any]
     def setting(given: Any) -> list[Any]:
         return settings_of(subject, given)
 
+    def shown_example(number: int | None) -> Any:
+        found = setting(None if number is None else subject.examples[number].given)
+        return found if len(found) > 1 else found[0]  # gradio takes a list of one for the value itself
+
     if examples is not None:
         examples.input(
-            lambda number: setting(None if number is None else subject.examples[number].given),
+            shown_example,
             examples,
             inputs,
             api_visibility="private",

@@ -1,60 +1,14 @@
-"""Runs of tiny models, one for each kind of task; each is made once, when a test first asks for it."""
+"""Runs of tiny models, made once when a test first asks for one, and a browser."""
 
 from __future__ import annotations
 
-import json
+import shutil
 from pathlib import Path
 
 import pytest
+from demo_pages import TARGET, make_run
 
-from compressor.contracts import registry
-from compressor.plan.bound import load_plan
-from compressor.plan.yaml_source import write_yaml
-from compressor.run.pipeline import run_plan
-from compressor.store.store import Store
-
-TRAINED = [{"finetune": {"epochs": 2, "batch_size": 4, "learning_rate": 0.003, "precision": "fp32"}}]
-LATENCY = [{"latency": {"rounds": 5, "seconds": 1, "warm_up_seconds": 0.02, "inputs": 2, "controls": 1, "control_limit": 0.99}}]
-TASKS = {
-    "text": ("text-classification", {"max_length": 16}),
-    "pair": ("text-classification", {"text": ["premise", "hypothesis"], "max_length": 24}),
-    "labels": ("text-classification", {"label": "labels", "multi_label": True, "max_length": 16}),
-    "number": ("text-regression", {"text": ["first", "second"], "label": "score", "max_length": 24}),
-    "image": ("image-classification", {}),
-    "audio": ("audio-classification", {"seconds": 0.5}),
-    "features": ("audio-features", {"seconds": 0.5, "linear_probes": {"label": {"label": "label"}}}),
-    "language": ("causal-lm", {"max_length": 64}),
-}
-
-
-def make_run(name: str, folder: Path) -> Path:
-    """A run of the tiny model of a task, trained a little and quantised."""
-    task, parameters = TASKS[name]
-    kind = registry.load("task", task)
-    made = kind.written(parameters) if parameters else kind()
-    data = made.tiny(folder)
-    untrained = name == "features"
-    plan = {
-        "name": f"tiny-{name}",
-        "model": {"folder": "pretrained"},
-        "task": {task: parameters or None},
-        "data": dict(data),
-        "reference": "source" if untrained else "finetune",
-        "passes": [*([] if untrained else TRAINED), {"quantize-dynamic": None}],
-        "targets": ["onnxruntime"],
-        **({"probes": LATENCY} if name == "text" else {}),
-    }
-    path = folder / "plan.yaml"
-    path.write_text(write_yaml(json.loads(json.dumps(plan))), encoding="utf-8")
-    report = run_plan(
-        load_plan(path),
-        store=Store(folder / "store"),
-        folder=folder / "run",
-        command=f"compressor run {path}",
-        tell=lambda _: None,
-    )
-    assert report.error is None, report.error
-    return folder / "run"
+from compressor.export import export
 
 
 @pytest.fixture(scope="session")
@@ -68,3 +22,24 @@ def runs(tmp_path_factory):
         return made[name]
 
     return run
+
+
+@pytest.fixture(scope="session")
+def exports(runs):
+    """The export of a run's compressed model, by the name of its kind of task."""
+
+    def made(name: str) -> Path:
+        out = runs(name).parent / "export"
+        return out if out.exists() else export(runs(name), TARGET, out)
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def browser():
+    if shutil.which("chromium") is None and shutil.which("google-chrome") is None:
+        pytest.skip("no chromium or google-chrome on the PATH")
+    from demos.record import browser as opened
+
+    with opened() as found:
+        yield found
