@@ -53,7 +53,7 @@ def demo(
         from demos.pages import page_of  # gradio reads the environment, which is set now, when it is imported
 
         page = page_of(what, target, media, stack)
-        address = stack.enter_context(served(page.title, page.draw, host=host or LOOPBACK, port=port, auth=auth, root=what))
+        address = stack.enter_context(served(page.title, page.draw, host=host or LOOPBACK, port=port, auth=auth))
         if record:
             from demos.record import record_page
 

@@ -21,6 +21,8 @@ from demos.side.wording import percent
 EACH = 20
 """Rows that are listed at a time."""
 ALL = "all"
+QUICK: dict[str, Any] = {"queue": False, "api_visibility": "private", "show_progress": "hidden"}
+"""How what asks no model is answered: at once, whoever else waits for one."""
 SHOWN = 160
 """Characters of a row."""
 
@@ -65,6 +67,26 @@ class Listed:
         shown = text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
         return f"Row {each.row}, truly {each.label}: {before} → {after}. {shown}"
 
+    def shown(self, kind: str, label: str, page: int, chosen: list[int]) -> tuple[Any, ...]:
+        """What is set for a page of the list: the boxes, its number, the buttons that turn pages, the download."""
+        found = self.kept(kind, label)
+        ticked = [row for row in chosen if row in _on(found, page)]
+        boxes = gr.CheckboxGroup(_choices(self, found, page), value=ticked, label=_caption(found, page))
+        further = gr.Button(interactive=len(found) > (page + 1) * EACH)
+        return boxes, page, gr.Button(interactive=page > 0), further, self.saved(kind, label, chosen)
+
+    def saved(self, kind: str, label: str, chosen: list[int]) -> Any:
+        """The download: of the rows that are chosen, else of all that are listed."""
+        found = [each for each in (self.rows.differing if chosen else self.kept(kind, label)) if not chosen or each.row in chosen]
+        what = f"the {len(found)} chosen" if chosen else f"all {len(found)}"
+        return gr.DownloadButton(f"Download {what} rows", value=self.written(found))
+
+    def picked(self, kind: str, label: str, page: int, chosen: list[int], ticked: list[int]) -> tuple[list[int], Any]:
+        """All rows that are chosen, those of other pages included, and the download of them."""
+        others = {row for row in chosen if row not in _on(self.kept(kind, label), page)}
+        whole = sorted({*others, *ticked})
+        return whole, self.saved(kind, label, whole)
+
     def written(self, chosen: Sequence[Differing]) -> str | None:
         """A file of chosen rows."""
         if not chosen:
@@ -91,14 +113,14 @@ def where_they_differ(listed: Listed, inputs: Sequence[Any], setting: Callable[[
         tabs: the page's tabs, of which the first is `try`.
     """
     html(_opening(listed))
-    if not listed.rows.differing:
+    first = listed.kept(ALL, ALL)
+    if not first:
         return
-    kinds = [(f"All ({len(listed.rows.differing)})", ALL)]
+    kinds = [(f"All ({len(first)})", ALL)]
     kinds += [(f"{words.capitalize()} ({listed.counts[kind]})", kind) for kind, words in listed.rows.kinds.items()]
     kind = gr.Radio(kinds, value=ALL, label="Which rows", elem_id="kind")
     label = gr.Dropdown([("All", ALL), *((each, each) for each in listed.labels)], value=ALL, label="True class", elem_id="class")
     chosen, page = gr.State([]), gr.State(0)
-    first = listed.kept(ALL, ALL)
     boxes = gr.CheckboxGroup(_choices(listed, first, 0), value=[], label=_caption(first, 0), elem_id="rows")
     with gr.Row():
         back = gr.Button("Earlier rows", size="sm", interactive=False)
@@ -106,41 +128,18 @@ def where_they_differ(listed: Listed, inputs: Sequence[Any], setting: Callable[[
         go = gr.Button("Try the first chosen row", size="sm")
     save = gr.DownloadButton(f"Download all {len(first)} rows", value=listed.written(first), elem_id="download-rows")
 
-    def shown(of_kind: str, of_class: str, at: int, kept: list[int]) -> tuple[Any, ...]:
-        found = listed.kept(of_kind, of_class)
-        group = gr.CheckboxGroup(
-            _choices(listed, found, at), value=[row for row in kept if row in _on(found, at)], label=_caption(found, at)
-        )
-        return (
-            group,
-            at,
-            gr.Button(interactive=at > 0),
-            gr.Button(interactive=len(found) > (at + 1) * EACH),
-            saved(of_kind, of_class, kept),
-        )
-
-    def saved(of_kind: str, of_class: str, kept: list[int]) -> Any:
-        found = [each for each in listed.kept(of_kind, of_class) if not kept or each.row in kept]
-        what = f"the {len(found)} chosen" if kept else f"all {len(found)}"
-        return gr.DownloadButton(f"Download {what} rows", value=listed.written(found))
-
-    def picked(of_kind: str, of_class: str, at: int, kept: list[int], ticked: list[int]) -> tuple[list[int], Any]:
-        others = [row for row in kept if row not in _on(listed.kept(of_kind, of_class), at)]
-        return sorted({*others, *ticked}), saved(of_kind, of_class, sorted({*others, *ticked}))
-
-    quick: dict[str, Any] = {"queue": False, "api_visibility": "private", "show_progress": "hidden"}
     asked, told = [kind, label, page, chosen], [boxes, page, back, on, save]
     for each in (kind, label):
-        each.input(lambda a, b, _, kept: shown(a, b, 0, kept), asked, told, **quick)
-    back.click(lambda a, b, at, kept: shown(a, b, at - 1, kept), asked, told, **quick)
-    on.click(lambda a, b, at, kept: shown(a, b, at + 1, kept), asked, told, **quick)
-    boxes.input(picked, [*asked, boxes], [chosen, save], **quick)
+        each.input(lambda a, b, _, kept: listed.shown(a, b, 0, kept), asked, told, **QUICK)
+    back.click(lambda a, b, at, kept: listed.shown(a, b, at - 1, kept), asked, told, **QUICK)
+    on.click(lambda a, b, at, kept: listed.shown(a, b, at + 1, kept), asked, told, **QUICK)
+    boxes.input(listed.picked, [*asked, boxes], [chosen, save], **QUICK)
 
     def tried(kept: list[int]) -> list[Any]:
-        row = kept[0] if kept else listed.rows.differing[0].row
+        row = kept[0] if kept else first[0].row
         return [*setting(listed.rows.content(row)), gr.Tabs(selected="try")]
 
-    go.click(tried, chosen, [*inputs, tabs], **quick)
+    go.click(tried, chosen, [*inputs, tabs], **QUICK)
 
 
 def _on(found: Sequence[Differing], page: int) -> list[int]:

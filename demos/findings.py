@@ -35,8 +35,8 @@ def what_happened(chosen: Chosen, folder: Path) -> None:
     html(origin(report))
     with gr.Row():
         for name in ("report.html", "report.json"):
-            path = chosen.run.folder / name
-            if path.is_file():
+            if (chosen.run.folder / name).is_file():
+                path = shutil.copyfile(chosen.run.folder / name, folder / f"{chosen.run.report.started[:10]}-{name}")
                 gr.DownloadButton(f"Download {name}", value=str(path), size="sm")
         make = gr.Button("Make the export", size="sm")
         save = gr.DownloadButton("Download the export", visible=False, size="sm")

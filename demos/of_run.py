@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -178,7 +179,9 @@ def _examples(rows: Rows, run: Run, *, generates: bool) -> list[Example]:
     check_below(run.folder, WITNESSES)
     kept = few(read_rows(folder)) if generates else read_rows(folder)
     for each in kept:
-        given: Any = str(folder / each.file) if each.file else asked(each) if generates else each.text
+        given: Any = asked(each) if generates else each.text
+        if each.file:
+            given = str(shutil.copyfile(folder / each.file, rows.media / each.file))
         if given and generates:
             given = _cut(given)
         if given:

@@ -11,6 +11,7 @@ MOST_CHARACTERS = 20_000
 MOST_BYTES = 20 * 2**20
 MOST_PIXELS = 25_000_000
 MOST_SECONDS = 60.0
+MOST_SAMPLES = 24_000_000
 PICTURES = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "AVIF")
 """Pillow would have Ghostscript run what it takes for PostScript."""
 
@@ -23,6 +24,8 @@ def refused(kind: str, given: Any) -> str:
         given: a text, a list of texts, the path of a file, or None.
     """
     if isinstance(given, Path):
+        if not given.is_file():
+            return "This file is gone; choose it again."
         size = given.stat().st_size
         if not size:
             return "This file is empty."
@@ -68,9 +71,11 @@ def _sound(path: Path) -> str:
 
     try:
         head = soundfile.info(str(path))
-        seconds = head.frames / head.samplerate
+        seconds, samples = head.frames / head.samplerate, head.frames * head.channels
     except (OSError, RuntimeError, ValueError, TypeError, ZeroDivisionError):
         return "This is no sound that can be read (wav, flac, ogg or mp3)."
+    if samples > MOST_SAMPLES:
+        return f"This sound has {samples / 1e6:.0f} million samples over its channels; at most {MOST_SAMPLES / 1e6:.0f} million are taken here."
     if seconds > MOST_SECONDS:
         return f"This sound lasts {seconds:.0f} s; at most {MOST_SECONDS:.0f} s are taken here."
     return ""

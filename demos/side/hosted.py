@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,8 @@ PAGE = "page.json"
 """What the page says: names and folders of the models, what they are given, examples."""
 
 
-def subject_of(folder: Path) -> Subject:
-    """Both models of the folder, in processes of their own."""
+def subject_of(folder: Path, media: Path) -> Subject:
+    """Both models of the folder, in processes of their own; `media` takes the pictures and sounds that the page offers."""
     found: dict[str, Any] = json.loads((folder / PAGE).read_text(encoding="utf-8"))
     return Subject(
         title=found["title"],
@@ -25,22 +26,24 @@ def subject_of(folder: Path) -> Subject:
         about=[each["about"] for each in found["models"]],
         texts=found["texts"],
         generates=found["generates"],
-        examples=[Example(each["name"], _given(folder, each)) for each in found["examples"]],
+        examples=[Example(each["name"], _given(folder, each, media)) for each in found["examples"]],
         note=found["note"],
         reported=found["reported"],
     )
 
 
-def _given(folder: Path, example: dict[str, Any]) -> Any:
-    return str(folder / example["file"]) if "file" in example else example["given"]
+def _given(folder: Path, example: dict[str, Any], media: Path) -> Any:
+    if "file" not in example:
+        return example["given"]
+    return shutil.copyfile(folder / example["file"], media / Path(example["file"]).name)
 
 
 def serve(folder: Path) -> None:
     """Serve the page until it is ended; where a host says at which address, there."""
-    with uploads():
+    with uploads() as media:
         from demos.side.panel import side_by_side
 
-        shown = subject_of(folder)
+        shown = subject_of(folder, media)
         said = json.loads((folder / PAGE).read_text(encoding="utf-8"))["summary"]
 
         def draw() -> None:
@@ -48,7 +51,7 @@ def serve(folder: Path) -> None:
             side_by_side(shown)
 
         host, port = os.environ.get("GRADIO_SERVER_NAME", LOOPBACK), os.environ.get("GRADIO_SERVER_PORT")
-        with served(shown.title, draw, host=host, port=int(port) if port else None, root=folder) as address:
+        with served(shown.title, draw, host=host, port=int(port) if port else None) as address:
             print(address, flush=True)  # noqa: T201 - it is a program of its own there
             try:
                 await_end()

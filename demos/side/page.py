@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from demos.side.bounds import MOST_BYTES
 
@@ -21,6 +22,21 @@ SWITCHES = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1", "HF_HUB_
 """Nothing is reported to anybody."""
 ANNOUNCED = "() => document.querySelectorAll('.live').forEach(each => each.setAttribute('aria-live', 'polite'))"
 """Screen readers read out what changes there."""
+LAUNCH: dict[str, Any] = {
+    "share": False,
+    "prevent_thread_lock": True,
+    "quiet": True,
+    "show_error": True,
+    "max_file_size": MOST_BYTES,
+    "ssr_mode": False,
+    "pwa": False,
+    "mcp_server": False,
+    "enable_monitoring": False,
+    "run_history": False,
+    "footer_links": [],
+    "js": ANNOUNCED,
+}
+"""No door but the page: whatever the environment says of shares, other servers and tools."""
 STYLE = Path(__file__).with_name("page.css")
 SANS = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans", "sans-serif"]
 MONO = ["ui-monospace", "Menlo", "Noto Sans Mono", "monospace"]
@@ -44,7 +60,6 @@ def served(
     host: str = LOOPBACK,
     port: int | None = None,
     auth: tuple[str, str] | None = None,
-    root: Path | None = None,
 ) -> Iterator[str]:
     """Serve the page that `draw` fills, until the block ends.
 
@@ -54,7 +69,6 @@ def served(
         host: the address it listens at.
         port: None for a free one.
         auth: a user's name and password, where others reach it.
-        root: a folder whose files may be downloaded.
 
     Yields:
         Its address.
@@ -68,19 +82,7 @@ def served(
         server_name=host,
         server_port=port,
         auth=auth,
-        share=False,
-        prevent_thread_lock=True,
-        quiet=True,
-        show_error=True,
-        max_file_size=MOST_BYTES,
-        allowed_paths=[str(root)] if root else [],
-        ssr_mode=False,
-        pwa=False,
-        mcp_server=False,
-        enable_monitoring=False,
-        run_history=False,
-        footer_links=[],
-        js=ANNOUNCED,
+        **LAUNCH,
         theme=gr.themes.Default(primary_hue="blue", font=SANS, font_mono=MONO),
         css=STYLE.read_text(encoding="utf-8"),
     )

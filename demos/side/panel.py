@@ -47,37 +47,39 @@ def side_by_side(subject: Subject) -> tuple[list[Any], Callable[[Any], list[Any]
     meter = html(elem_id="meter", elem_classes="live")
     shown = [status, *cards, agreed, meter]
 
+    _asks(subject, inputs, shown, go)
+    if examples is not None:
+        _fills(subject, examples, inputs)
+    return inputs, lambda given: settings_of(subject, given)
+
+
+def _asks(subject: Subject, inputs: list[Any], shown: list[Any], go: Any) -> None:
+    """What happens when somebody asks: a request at a time over all users."""
+
     def compare(*values: Any) -> Iterator[Made]:
         yield from compared(subject, given_of(subject, values))
 
     settings: dict[str, Any] = {
-        "preprocess": False,
+        "preprocess": False,  # files come as they are: gradio would open and write pictures anew
         "concurrency_id": "models",
         "trigger_mode": "once",
         "show_progress": "minimal",
-        "show_progress_on": status,
+        "show_progress_on": shown[0],
     }
     go.click(compare, inputs, shown, api_name="compare", **settings)
     for each in inputs:
         if isinstance(each, gr.Textbox):
             each.submit(compare, inputs, shown, api_visibility="private", **settings)
 
-    def setting(given: Any) -> list[Any]:
-        return settings_of(subject, given)
 
-    def shown_example(number: int | None) -> Any:
-        found = setting(None if number is None else subject.examples[number].given)
+def _fills(subject: Subject, examples: Any, inputs: list[Any]) -> None:
+    """An example that is chosen becomes the input."""
+
+    def shown(number: int | None) -> Any:
+        found = settings_of(subject, None if number is None else subject.examples[number].given)
         return found if len(found) > 1 else found[0]  # gradio takes a list of one for the value itself
 
-    if examples is not None:
-        examples.input(
-            shown_example,
-            examples,
-            inputs,
-            api_visibility="private",
-            queue=False,
-        )
-    return inputs, setting
+    examples.input(shown, examples, inputs, api_visibility="private", queue=False)
 
 
 def html(text: str = "", **settings: Any) -> Any:

@@ -87,6 +87,7 @@ class Side:
         self._turn = threading.Lock()
         self._process: subprocess.Popen[str] | None = None
         self._ready: Mapping[str, str] | None = None
+        self._closed = False
         self._start()
 
     @property
@@ -147,7 +148,8 @@ class Side:
             return Block(tuple(reply["seconds"]), float(reply["processor"]))
 
     def close(self) -> None:
-        """End the process."""
+        """End the process; nothing starts it anew."""
+        self._closed = True
         process = self._process
         if process is None:
             return
@@ -185,6 +187,8 @@ class Side:
 
     def _begin(self) -> None:
         """Start the process anew where it has ended."""
+        if self._closed:
+            raise Refused(f"the {self.name} model was closed for another one: open it again")
         if self._process is None or self._process.poll() is not None:
             self._start()
 
