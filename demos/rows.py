@@ -83,10 +83,15 @@ class Rows:
         """
         if self.data is None or self.before is None or self.after is None:
             return [_differing(each, each.text) for each in self.reported]
-        if type(self.task).disagreements is Task.disagreements:
+        if not self.classified:
             return self._by_degree(self.before, self.after)
         found = self.task.disagreements(self.after, self.before, self.data.split(TEST), self.labels, name="")
         return [_differing(each, each.text or self.data.place(TEST, each.row)) for each in found]
+
+    @property
+    def classified(self) -> bool:
+        """Whether rows are told to be something, so that they can be right or wrong."""
+        return type(self.task).disagreements is not Task.disagreements
 
     @property
     def kinds(self) -> Mapping[str, str]:
@@ -137,7 +142,7 @@ class Rows:
         return [Sure(*pair) for pair in zip(*both, strict=True)]
 
     def _told(self, of: Evaluation | None, rows: Sequence[int]) -> list[float | None]:
-        if of is None or self.task.predictions(of.outputs) is None or not rows:
+        if of is None or not self.classified or not rows:
             return [None] * len(rows)
         told = self.task.tell({name: array[list(rows)] for name, array in of.outputs.items()}, self.labels)
         return [each.confidence for each in told]
@@ -180,7 +185,7 @@ class Rows:
 
     def _alike(self) -> Iterator[tuple[str, int]]:
         """Rows on which both agree: the least confident, and one of each class."""
-        if self.after is None or self.data is None:
+        if self.after is None or self.data is None or not self.classified:
             return
         rows = range(min(LOOKED_AT, len(self.data.split(TEST))))
         told = self.task.predictions(self.after.outputs)

@@ -21,7 +21,6 @@ ANSWER_SECONDS = 300.0
 """How long a model may take to answer before its process is ended."""
 LOAD_SECONDS = 1800.0
 CLOSE_SECONDS = 3.0
-SAID_LINES = 5
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 OFFLINE = {
     "HF_HUB_OFFLINE": "1",
@@ -161,6 +160,7 @@ class Side:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+        self._forget()
 
     def _start(self) -> None:
         self._said = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the process
@@ -176,7 +176,8 @@ class Side:
             encoding="utf-8",
             start_new_session=True,  # Ctrl-C is for the page, which ends its models
         )
-        threading.Thread(target=self._listen, args=(self._process, self._answers), daemon=True).start()
+        self._listener = threading.Thread(target=self._listen, args=(self._process, self._answers), daemon=True)
+        self._listener.start()
 
     @staticmethod
     def _listen(process: subprocess.Popen[str], answers: queue.SimpleQueue[str | None]) -> None:
@@ -185,11 +186,17 @@ class Side:
             answers.put(line)
         answers.put(None)
 
+    @property
+    def _alive(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
     def _begin(self) -> None:
         """Start the process anew where it has ended."""
         if self._closed:
-            raise Refused(f"the {self.name} model was closed for another one: open it again")
-        if self._process is None or self._process.poll() is not None:
+            raise Refused(f"the {self.name} model was closed: open it again")
+        if self._process is not None and not self._alive:
+            self._forget()
+        if self._process is None:
             self._start()
 
     def _asked(self, request: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
@@ -212,7 +219,7 @@ class Side:
                     raise Refused(str(reply["error"]))
                 yield reply
         finally:
-            while not over and self._process.poll() is None:  # whoever asked has gone: the rest is nobody's answer
+            while not over and self._alive:  # whoever asked has gone: the rest is nobody's answer
                 over = "part" not in self._next(ANSWER_SECONDS)
 
     def _next(self, seconds: float) -> dict[str, Any]:
@@ -220,6 +227,7 @@ class Side:
             line = self._answers.get(timeout=seconds)
         except queue.Empty:
             self._kill()
+            self._forget()
             raise Refused(f"the {self.name} model gave no answer within {seconds:g} s and was ended") from None
         if line is None:
             raise self._ended()
@@ -227,13 +235,26 @@ class Side:
         return found
 
     def _ended(self) -> Refused:
+        if self._closed:
+            return Refused(f"the {self.name} model was closed: open it again")
         self._kill()
         self._said.seek(0)
         lines = [line for line in self._said.read().decode(errors="replace").splitlines() if line.strip()]
-        last = " / ".join(lines[-SAID_LINES:][-1:]) or "it said nothing"
+        self._forget()
+        last = lines[-1] if lines else "it said nothing"
         return Refused(f"the process of the {self.name} model ended: {last}")
 
     def _kill(self) -> None:
         if self._process is not None:
             self._process.kill()
             self._process.wait()
+
+    def _forget(self) -> None:
+        """Close what leads to a process that has ended."""
+        process, self._process = self._process, None
+        self._listener.join()
+        self._said.close()
+        for pipe in (process.stdin, process.stdout) if process else ():
+            if pipe is not None:
+                with suppress(BrokenPipeError):
+                    pipe.close()

@@ -87,7 +87,13 @@ class Served:
 @contextmanager
 def serving(what: Path, *words: str, log: Path) -> Iterator[Served]:
     """`compressor demo WHAT`, in a process that gets at nothing but loopback."""
-    environment = {**os.environ, "PYTHONPATH": str(LOOPBACK_ONLY), "NETWORK_LOG": str(log)}
+    log.with_suffix(".tmp").mkdir()  # takes what users upload
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(LOOPBACK_ONLY),
+        "NETWORK_LOG": str(log),
+        "TMPDIR": str(log.with_suffix(".tmp")),
+    }
     command = [sys.executable, "-m", "compressor.cli", "demo", str(what), *words]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment, cwd=log.parent
