@@ -2,17 +2,35 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from compressor.errors import StoreError
 from demos.side.page import LOOPBACK, await_end, served, uploads
 
 EXPOSED = (
     "whoever reaches {address} and knows the password can use the models, read test rows and download report and export; "
     "the connection is not encrypted"
 )
+
+
+def check_address(host: str, port: int | None) -> None:
+    """Refuse an address before anything is loaded.
+
+    Raises:
+        StoreError: it is not this machine's, or another program listens there.
+    """
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        socket.create_server((host, port or 0), family=family).close()
+    except OSError as error:
+        at = f", port {port}," if port else ""
+        raise StoreError(
+            f"{host}{at} cannot be listened at: {error.strerror or error}; choose another by --host or --port"
+        ) from error
 
 
 def demo(
@@ -48,6 +66,7 @@ def demo(
 
         say(str(write_space(what, target, space)))
         return
+    check_address(host or LOOPBACK, port)
     with ExitStack() as stack:
         media = stack.enter_context(uploads())
         from demos.pages import page_of  # gradio reads the environment, which is set now, when it is imported

@@ -51,7 +51,7 @@ def subject(folder: Path, scratch: Path) -> Subject:
     note = "The export holds the compressed model alone: there is no source to set beside it."
     place = folder
     if text_in(folder / EXAMPLE) != ours:  # a stranger's code, or an earlier version's
-        place = _with_example(folder, scratch / "export", ours)
+        place = _with_example(folder, scratch / "with-our-example", ours)
         note += f" Its {EXAMPLE} is not what this program writes for its {SPEC}; it is not run, and ours is."
     facts, kind = dict(deployed.candidate.facts), deployed.how.kind
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -24,6 +25,7 @@ from compressor.report import write_report
 from compressor.run.comparison import Run
 from compressor.tasks.data import load_data
 from demos import of_export
+from demos.command import check_address
 from demos.of_run import choose, labels, subject
 from demos.pages import panel_of
 from demos.rows import Rows, as_jsonl
@@ -176,6 +178,15 @@ def test_an_altered_model_is_not_shown(runs, tmp_path):
 def test_bounds_say_why(kind, given, why):
     found = refused(kind, given)
     assert found == why or (why and why in found)
+
+
+def test_an_address_that_cannot_be_listened_at_is_said(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(StoreError, match=f"127.0.0.1, port {port}, cannot be listened at"):
+            check_address("127.0.0.1", port)
+    with pytest.raises(StoreError, match="cannot be listened at"):
+        check_address("203.0.113.9", None)
 
 
 # ------------------------------------------------------------------ rows
@@ -360,7 +371,8 @@ def test_ctrl_c_leaves_no_process_and_no_upload(runs, tmp_path):
         tree = [each.pid for each in psutil.Process(served.process.pid).children(recursive=True)]
         assert len(tree) >= 2
         assert list((tmp_path / "asked.tmp").glob("compressor-demo-*")) != []
-        assert urllib.request.urlopen(served.address).status == 200
+        with urllib.request.urlopen(served.address) as answer:
+            assert answer.status == 200
         assert served.end() == 0
         gone(*tree)
     assert list((tmp_path / "asked.tmp").glob("compressor-demo-*")) == []
@@ -371,6 +383,7 @@ def test_others_are_asked_who_they_are(runs, tmp_path):
         with pytest.raises(urllib.error.HTTPError) as refused_:
             urllib.request.urlopen(f"{served.address}config")
         assert refused_.value.code == 401
+        refused_.value.close()
 
 
 # ------------------------------------------------------------------ exports

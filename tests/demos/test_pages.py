@@ -369,6 +369,7 @@ def test_a_file_beyond_the_bytes_is_refused_by_the_server(pages):
     with pytest.raises(urllib.error.HTTPError) as refused:
         urllib.request.urlopen(request)
     assert refused.value.code == 413
+    refused.value.close()
 
 
 def test_ten_users_at_once_are_all_answered(pages, exports):
