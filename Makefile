@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: quickstart results test check install clean
+.PHONY: quickstart demo results test check install clean
 
 install: .venv/installed
 
@@ -11,12 +11,16 @@ install: .venv/installed
 	$(BIN)/pip install --quiet --disable-pip-version-check $$(grep '^torch==' requirements.lock)
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -r requirements.lock
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e .
-	$(BIN)/python -m compileall -q compressor passes targets benchmarks  # as pip does with wheels, and not with what is editable
+	$(BIN)/python -m compileall -q compressor passes targets benchmarks demos  # as pip does with wheels, and not with what is editable
 	touch $@
 
 quickstart: .venv/installed
 	rm -rf runs/quickstart
 	$(BIN)/compressor run plans/quickstart.yaml --out runs/quickstart --export runs/quickstart/export
+
+demo: .venv/installed
+	test -f runs/quickstart/report.json || $(MAKE) quickstart
+	$(BIN)/compressor demo runs/quickstart
 
 # docs/results/quickstart.md, measured anew: about an hour on a machine that does nothing else
 results: .venv/installed

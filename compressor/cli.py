@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from compressor.cli_demo import app as demo_app
 from compressor.cli_plans import app as plans_app
 from compressor.cli_plans import run_shown, shipped_of, show_report
 from compressor.cli_store import StorePath, open_store, say
@@ -29,6 +30,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(plans_app)
+app.add_typer(demo_app)
 app.add_typer(store_app, name="store")
 
 PlanPath = Annotated[Path, typer.Argument(help="The plan, a YAML file.", show_default=False)]

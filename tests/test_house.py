@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("compressor", "passes", "targets", "benchmarks")
+PACKAGES = ("compressor", "passes", "targets", "benchmarks", "demos")
 MOST_LINES = 400
 MOST_LINES_IN_A_FUNCTION = 50
 NAMED = ("pass", "target", "probe", "task", "objective")

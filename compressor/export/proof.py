@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 DRIVER = Path(__file__).with_name("driver.py")
-OURS = ("compressor", "passes", "targets", "benchmarks")
+OURS = ("compressor", "passes", "targets", "benchmarks", "demos")
 SHOWN = 80
 """Characters of a row that are shown."""
 

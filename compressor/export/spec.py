@@ -213,6 +213,8 @@ def spec_of(deployed: Deployed) -> dict[str, Any]:
         "graphs": [_graph(graph, deployed.files[graph.name]) for graph in deployed.graphs],
         "loader": deployed.loader,
         **({"per_layer_config": dict(deployed.per_layer_config)} if deployed.per_layer_config else {}),
+        "takes": deployed.how.kind,
+        **({"pair": True} if deployed.how.pair else {}),
         "preprocessing": dict(deployed.preprocessing),
         **({"labels": "labels.json"} if deployed.classes else {}),
         **({} if deployed.how.threshold is None else {"threshold": deployed.how.threshold}),

@@ -1,0 +1,1 @@
+"""Demos: a compressed model beside its source, in a browser, on one's own input."""

@@ -1,0 +1,85 @@
+"""`compressor demo`: serves the page of a folder until Ctrl-C."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from compressor.errors import StoreError
+from demos.side.page import LOOPBACK, await_end, served, uploads
+
+EXPOSED = (
+    "whoever reaches {address} and knows the password can use the models, read test rows and download report and export; "
+    "the connection is not encrypted"
+)
+
+
+def check_address(host: str, port: int | None) -> None:
+    """Refuse an address before anything is loaded.
+
+    Raises:
+        StoreError: it is not this machine's, or another program listens there.
+    """
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        socket.create_server((host, port or 0), family=family).close()
+    except OSError as error:
+        at = f", port {port}," if port else ""
+        raise StoreError(
+            f"{host}{at} cannot be listened at: {error.strerror or error}; choose another by --host or --port"
+        ) from error
+
+
+def demo(
+    what: Path,
+    *,
+    target: str | None = None,
+    port: int | None = None,
+    host: str | None = None,
+    auth: tuple[str, str] | None = None,
+    space: Path | None = None,
+    record: Path | None = None,
+    say: Callable[[str], Any] = print,
+) -> None:
+    """Serve the page of a run, of an export or of a folder of runs.
+
+    Args:
+        what: the folder.
+        target: of a run; the one that is exported unless given.
+        port: a free one unless given.
+        host: the address it listens at; loopback unless given.
+        auth: a user's name and password; asked for where others reach it.
+        space: a folder to write for a host of Gradio programs; nothing is served then.
+        record: a folder for screenshots of the page; it is served only for them.
+        say: hears where it listens.
+
+    Raises:
+        StoreError: the folder is none of these, or something in it was altered.
+        MissingDependency: this machine lacks what its models run on, or what takes screenshots.
+        UnsupportedModel: a hosted demo cannot feed the models.
+    """
+    if space:
+        from demos.space import write_space
+
+        say(str(write_space(what, target, space)))
+        return
+    check_address(host or LOOPBACK, port)
+    with ExitStack() as stack:
+        media = stack.enter_context(uploads())
+        from demos.pages import page_of  # gradio reads the environment, which is set now, when it is imported
+
+        page = page_of(what, target, media, stack)
+        address = stack.enter_context(served(page.title, page.draw, host=host or LOOPBACK, port=port, auth=auth))
+        if record:
+            from demos.record import record_page
+
+            for path in record_page(address, record):
+                say(str(path))
+            return
+        if host:
+            say(EXPOSED.format(address=address))
+        say(f"{page.title}: {address}   (Ctrl-C ends it)")
+        await_end()

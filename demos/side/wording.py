@@ -1,0 +1,138 @@
+"""Answers and times as a page shows them: HTML in which all that others wrote is escaped."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from html import escape
+from itertools import takewhile
+
+from demos.side.meter import ROUNDS, Reading, Timed
+from demos.side.process import Answer
+
+BARS = 5
+"""Classes that a bar is drawn for."""
+CLOSE = 0.995
+"""Cosine from which two vectors of features count as alike."""
+NEAR = 0.01
+"""Share of a number by which another may differ and counts as the same."""
+ROUGH = 0.15
+"""Share of the time that others may have the processor before a measurement is called rough."""
+AGREE, DIFFER = "agree", "differ"
+
+
+def card(answer: Answer | None, *, waiting: str = "") -> str:
+    """What one model answered."""
+    if answer is None:
+        return f'<p class="waiting">{escape(waiting or "No answer yet.")}</p>'
+    cursor = "" if answer.whole else '<span class="cursor" aria-hidden="true">▍</span>'
+    told = f'<p class="told">{escape(answer.text) or "<span class=waiting>nothing</span>"}{cursor}</p>'
+    sure = "" if answer.confidence is None else f'<p class="sure">{percent(answer.confidence)} sure</p>'
+    return f"{told}{sure}{_bars(answer.ranking)}"
+
+
+def _bars(ranking: Sequence[tuple[str, float]]) -> str:
+    if not ranking:
+        return ""
+    rows = "".join(
+        f'<tr><th scope="row">{escape(label)}</th><td><span class="bar" style="width:{100 * share:.1f}%"></span></td>'
+        f"<td>{percent(share)}</td></tr>"
+        for label, share in ranking[:BARS]
+    )
+    return f'<table class="bars"><caption class="unseen">Probabilities</caption>{rows}</table>'
+
+
+def agreement(names: Sequence[str], answers: Sequence[Answer]) -> str:
+    """Whether two models agree, in words; nothing of one model."""
+    if len(answers) < 2:
+        return ""
+    before, after = answers[0], answers[-1]
+    if before.vector:
+        alike = cosine(before.vector, after.vector)
+        said, mark = f"The angle between both has a cosine of {alike:.4f} (1 is the same direction).", alike >= CLOSE
+    elif before.number is not None and after.number is not None:
+        apart = abs(before.number - after.number)
+        said, mark = f"They are {apart:.3g} apart.", apart <= NEAR * abs(before.number)
+    elif before.tokens:
+        said, mark = _written(before.text, after.text), before.text == after.text
+    else:
+        mark = before.text == after.text
+        said = f"Both say {after.text}." if mark else f"{names[0]} says {before.text}, {names[-1]} says {after.text}."
+    word = "Agreement" if mark else "Difference"
+    sign = "✓" if mark else "≠"
+    return f'<p class="{AGREE if mark else DIFFER}"><b>{sign} {word}.</b> {escape(said)}</p>'
+
+
+def _written(before: str, after: str) -> str:
+    if before == after:
+        return "Both write the same."
+    shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(before, after, strict=False)))
+    return f"They write the same for {shared} characters, and then go different ways."
+
+
+def cosine(first: Sequence[float], second: Sequence[float]) -> float:
+    """Of the angle between two vectors; 0 where one has no length."""
+    lengths = math.sqrt(math.fsum(value * value for value in first)) * math.sqrt(math.fsum(value * value for value in second))
+    return math.fsum(one * other for one, other in zip(first, second, strict=True)) / lengths if lengths else 0.0
+
+
+def meter(names: Sequence[str], found: Reading, reported: str, tokens: int = 0) -> str:
+    """What was measured, and how."""
+    times = "".join(
+        f"<div><dt>{escape(name)}</dt><dd>{milliseconds(each.median)}</dd><small>{between(each, milliseconds)}</small></div>"
+        for name, each in zip(names, found.seconds, strict=True)
+    )
+    ratio = (
+        "" if found.ratio is None else f'<div class="ratio"><dt>Speed</dt><dd>{speed(found.ratio)}</dd>{_sure(found.ratio)}</div>'
+    )
+    what = f"a call makes {tokens} tokens" if tokens else "one input a call"
+    how = (
+        f"Measured on this machine just now, on your input: {ROUNDS} rounds of {found.calls} calls of each model in turn, warm, {what}, "
+        f"{found.threads} thread{'s' if found.threads > 1 else ''}, each model in a process of its own. Medians with 95 % intervals."
+    )
+    beside = f" The report of the run has {escape(reported)}." if reported else ""
+    rough = (
+        f"<p class='differ'><b>Rough.</b> Other programs had the processor for {percent(found.lost)} of a call: close them, and ask again.</p>"
+        if found.lost > ROUGH
+        else ""
+    )
+    return f'<dl class="meter">{times}{ratio}</dl>{rough}<p class="how">{how}{beside}</p>'
+
+
+def speed(ratio: Timed) -> str:
+    """How many times faster, or that nothing is to be seen."""
+    if ratio.low <= 1.0 <= ratio.high:
+        return "no difference that can be measured"
+    return f"{factor(ratio.median)} times faster" if ratio.median > 1 else f"{factor(1 / ratio.median)} times slower"
+
+
+def _sure(ratio: Timed) -> str:
+    return f"<small>{between(ratio, factor)} times as fast</small>"
+
+
+def between(found: Timed, write: object) -> str:
+    """The ends of an interval."""
+    assert callable(write)
+    return f"{write(found.low)} to {write(found.high)}"
+
+
+def milliseconds(seconds: float) -> str:
+    """With three digits."""
+    return f"{significant(1e3 * seconds)} ms"
+
+
+def factor(value: float) -> str:
+    """With three digits."""
+    return significant(value)
+
+
+def significant(value: float) -> str:
+    """A number with three digits, and no exponent."""
+    digits = max(0, 2 - math.floor(math.log10(value))) if value > 0 else 0
+    return f"{value:.{digits}f}"
+
+
+def percent(share: float) -> str:
+    """Of a share in [0, 1]; never 100 where something is missing to it."""
+    text = f"{100 * share:.1f}"
+    return f"{'99.9' if text == '100.0' and share < 1 else text} %"

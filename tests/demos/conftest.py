@@ -1,0 +1,45 @@
+"""Runs of tiny models, made once when a test first asks for one, and a browser."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from demo_pages import TARGET, make_run
+
+from compressor.export import export
+
+
+@pytest.fixture(scope="session")
+def runs(tmp_path_factory):
+    """The folder of a run by the name of its kind of task."""
+    made: dict[str, Path] = {}
+
+    def run(name: str) -> Path:
+        if name not in made:
+            made[name] = make_run(name, tmp_path_factory.mktemp(name))
+        return made[name]
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def exports(runs):
+    """The export of a run's compressed model, by the name of its kind of task."""
+
+    def made(name: str) -> Path:
+        out = runs(name).parent / "export"
+        return out if out.exists() else export(runs(name), TARGET, out)
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def browser():
+    if shutil.which("chromium") is None and shutil.which("google-chrome") is None:
+        pytest.skip("no chromium or google-chrome on the PATH")
+    from demos.record import browser as opened
+
+    with opened() as found:
+        yield found
