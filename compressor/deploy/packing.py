@@ -86,10 +86,10 @@ def gguf_blocks(whole: NDArray[np.int8], step: NDArray[np.float32], kind: str) -
         fields = (scales, parts.astype(np.int8).view(np.uint8))
     elif kind == "Q4_0":  # the first half of a block in the low bits, the second in the high ones
         low, high = np.split((parts + 8).astype(np.uint8), 2, axis=-1)
-        fields = (scales, _together(low, high << 4))
+        fields = (scales, _together(low, high << np.uint8(4)))
     else:  # 128 weights in 32 bytes: each byte holds four, 32 apart
         four = (parts + 1).astype(np.uint8).reshape(*parts.shape[:2], 2, 4, 32)
-        first, second, third, fourth = (four[..., at, :] << (2 * at) for at in range(4))
+        first, second, third, fourth = (four[..., at, :] << np.uint8(2 * at) for at in range(4))
         fields = (_together(first, second, third, fourth).reshape(*parts.shape[:2], 64), scales)
     return np.concatenate(fields, axis=-1).reshape(outputs, -1)
 
