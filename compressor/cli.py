@@ -9,20 +9,18 @@ import sys
 from io import TextIOWrapper
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
 from compressor.cli_demo import app as demo_app
 from compressor.cli_plans import app as plans_app
 from compressor.cli_plans import run_shown, shipped_of, show_report
-from compressor.cli_store import StorePath, open_store, say
+from compressor.cli_processes import RENDEZVOUS, Each, Nodes, Sharded, check_sharded, processes_of
+from compressor.cli_store import StorePath, fail, open_store, say
 from compressor.cli_store import app as store_app
 from compressor.foreign import is_text, one_line, printable_json, told
 from compressor.stops import heard, stop_by
-
-if TYPE_CHECKING:
-    from compressor.training.launch import Processes
 
 app = typer.Typer(
     help="One plan takes a trained model to a smaller, faster one that is proved to be so on its target.",
@@ -35,10 +33,6 @@ app.add_typer(store_app, name="store")
 
 PlanPath = Annotated[Path, typer.Argument(help="The plan, a YAML file.", show_default=False)]
 Settings = Annotated[list[str] | None, typer.Option("--set", help="A value laid over the plan: passes.distill.epochs=1")]
-Sharded = Annotated[bool, typer.Option("--sharded", help="Each process holds its share of the parameters only.")]
-Each = Annotated[int, typer.Option("--processes", min=1, help="Processes on each machine that a training step is computed by.")]
-Nodes = Annotated[int, typer.Option("--nodes", min=1, help="Machines that take part in training steps.")]
-RENDEZVOUS = "Where the machines meet: an address of the one that runs the plan, and a free port there."
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
 Kind = Literal[
     "runs", "passes", "targets", "probes", "tasks", "objectives", "edits", "anatomies", "formats", "libraries", "networks"
@@ -102,7 +96,7 @@ def run(
     from compressor.plan.bound import load_plan
     from compressor.run import run_folder
 
-    group = _processes(processes, nodes, rendezvous, sharded)
+    group = processes_of(processes, nodes, rendezvous, sharded)
     bound = load_plan(plan, settings=settings or ())
     if export_to and out and run_folder.finished(out, bound.text):
         from compressor.run.comparison import Run
@@ -137,11 +131,11 @@ def join(
     from compressor.report.terminal import Bars
     from compressor.training.launch import join as lend
 
-    group = _processes(processes, nodes, rendezvous)
+    group = processes_of(processes, nodes, rendezvous)
     if node >= nodes:
-        _fail(f"--node {node} is beyond --nodes {nodes}: machines are counted from 0", 2)
+        fail(f"--node {node} is beyond --nodes {nodes}: machines are counted from 0", 2)
     if not 0 < wait < float("inf"):
-        _fail(f"--wait {wait:g}: expected a number of seconds above 0", 2)
+        fail(f"--wait {wait:g}: expected a number of seconds above 0", 2)
     with Bars() as bars, tempfile.TemporaryDirectory(prefix="compressor-join-") as folder:
         lend(group, node, folder=Path(folder), wait_seconds=wait, tell=bars.hear)
     say(f"no training step has come for {wait:g} s")
@@ -164,7 +158,7 @@ def check(
     from compressor.run.preview import previewed
     from compressor.training.launch import Processes
 
-    _check_sharded(processes * nodes, sharded=sharded)
+    check_sharded(processes * nodes, sharded=sharded)
     found = previewed(bound, open_store(store, quiet=as_json), Processes(processes, nodes, sharded=sharded))
     if as_json:
         _print_json(found.model_dump_json(indent=1))
@@ -244,7 +238,7 @@ def explain(
         for line in explained(name):
             say(line)
     except LookupError as error:
-        _fail(str(error.args[0]), 2)
+        fail(str(error.args[0]), 2)
 
 
 @app.command()
@@ -340,15 +334,15 @@ def main() -> None:
         if isinstance(stream, TextIOWrapper):  # a terminal or pipe that cannot show a character is told its number
             stream.reconfigure(errors="backslashreplace")
     if wrong := next((text for text in (*sys.argv, os.getcwd()) if not is_text(text)), None):  # noqa: PTH109 - a text
-        _fail(f"{wrong} is not UTF-8, and would be written into files that are: rename it", 2)
+        fail(f"{wrong} is not UTF-8, and would be written into files that are: rename it", 2)
     try:
         app()
     except CompressorError as error:
-        _fail(str(error), error.exit_code)
+        fail(str(error), error.exit_code)
     except OSError as error:
         if error.filename is not None or error.errno not in UNWRITABLE:
             raise
-        _fail(f"what is told cannot be written: {error.strerror}", 1)
+        fail(f"what is told cannot be written: {error.strerror}", 1)
     finally:
         heard()
 
@@ -359,28 +353,6 @@ def _interrupted(_signal: int, _frame: FrameType | None) -> None:
     again = "give the same command again to go on from what is stored; " if sys.argv[1:2] == ["run"] else ""
     os.write(2, f"\ninterrupted: {again}Ctrl-C once more ends at once\n".encode())
     stop_by(KeyboardInterrupt())
-
-
-def _fail(text: str, code: int) -> None:
-    say(text, err=True)
-    raise SystemExit(code)
-
-
-def _processes(each: int, nodes: int, rendezvous: str, sharded: bool = False) -> Processes:
-    from compressor.training.launch import Processes
-
-    host, _, port = rendezvous.rpartition(":")
-    if nodes > 1 and not (host and port.isdecimal() and 0 < int(port) < 2**16):
-        _fail(f"--nodes {nodes} needs a rendezvous HOST:PORT, found '{rendezvous}'; ports are 1 to 65535", 2)
-    if nodes == 1 and rendezvous:
-        _fail(f"--rendezvous {rendezvous} is where several machines meet: say how many they are by --nodes", 2)
-    _check_sharded(each * nodes, sharded=sharded)
-    return Processes(each, nodes, rendezvous, sharded)
-
-
-def _check_sharded(processes: int, *, sharded: bool) -> None:
-    if sharded and processes < 2:
-        _fail("--sharded spreads parameters over processes, and there is one: give --processes 2 or more", 2)
 
 
 def _unheard(_: object) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
@@ -96,6 +96,12 @@ def prune(
     for each in gone:
         say(f"{each.step:18} {each.bytes:13}  {each.key[:12]}")
     say(f"{'would remove' if dry_run else 'removed'} {len(gone)}, {sum(each.bytes for each in gone) / 1e6:.1f} MB")
+
+
+def fail(text: str, code: int) -> NoReturn:
+    """Say what is wrong and end the command with an exit code."""
+    say(text, err=True)
+    raise SystemExit(code)
 
 
 def say(text: str, *, err: bool = False) -> None:
