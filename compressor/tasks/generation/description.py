@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import ConfigDict, Field, ValidationError
 
@@ -15,6 +15,10 @@ from compressor.errors import SourceError, UnsupportedModel
 from compressor.foreign import told
 from compressor.tasks.generation.process import Process
 from compressor.tasks.generation.samplers import Sampling
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 FILE = "diffusion.json"
 SCHEDULER = "scheduler/scheduler_config.json"
@@ -35,10 +39,21 @@ class Description(Described):
     """The label that says nothing; None where there is none, so that nothing can be guided."""
     spans: bool = False
     """Whether the network is told how far a step goes."""
+    scales: bool = False
+    """Whether the network is told how far it is guided."""
     process: Process = Process()
     """What it was trained on."""
     sampling: Sampling = Sampling()
     """How it is sampled."""
+
+    def table(self, steps: int | None = None) -> NDArray[np.float64]:
+        """The table that it is sampled by; `steps` where they should be others than its own."""
+        return self.sampling.table(self.process, steps, told=self.scales)
+
+    @property
+    def evaluations(self) -> int:
+        """How often the network is asked for one row."""
+        return self.sampling.evaluations(told=self.scales)
 
     def written(self) -> bytes:
         """As a file; equal descriptions give equal bytes."""
@@ -106,10 +121,10 @@ def facts_of(module: Any) -> tuple[tuple[int, int, int], int, int | None]:
     return shape, max(0, labels - 1), labels - 1 if labels else None
 
 
-def output_of(module: Any, sample: Any, time: Any, label: Any, span: Any = None) -> Any:
-    """What a network tells: one of ours, which may be told a span too, or of diffusers."""
+def output_of(module: Any, sample: Any, time: Any, label: Any, **others: Any) -> Any:
+    """What a network tells: one of ours, which may be told a `span` and a `scale` too where they are not None, or of diffusers."""
     if not hasattr(module, "load_config"):
-        return module(sample, time, label) if span is None else module(sample, time, label, span)
+        return module(sample, time, label, **{name: each for name, each in others.items() if each is not None})
     labelled = "num_class_embeds" not in module.config or module.config["num_class_embeds"]
     found = module(sample, time, **({"class_labels": label} if labelled else {})).sample
     return found[:, : sample.shape[1]]  # DiT of diffusers tells a variance after it
