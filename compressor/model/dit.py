@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import nn
@@ -17,6 +17,8 @@ FREQUENCIES = 32
 """Sines and cosines that a time is told by."""
 LONGEST = 10_000.0
 """Period, over 2 pi, of the slowest of them."""
+SCALED = 100.0
+"""What a scale is multiplied with, so that the waves tell scales apart that differ by a tenth."""
 SPREAD = 0.02
 """Standard deviation of what embeddings begin with."""
 
@@ -73,6 +75,7 @@ class DiT(nn.Module):
         self.positions = nn.Parameter(SPREAD * torch.randn((size // patch) ** 2, width))
         self.time = nn.Sequential(nn.Linear(2 * FREQUENCIES, width), nn.SiLU(), nn.Linear(width, width))
         self.span: nn.Module | None = None
+        self.scale: nn.Module | None = None
         self.labels = nn.Embedding(classes + 1, width)
         nn.init.normal_(self.labels.weight, std=SPREAD)
         self.blocks = nn.ModuleList(DiTBlock(width, heads) for _ in range(blocks))
@@ -80,7 +83,12 @@ class DiT(nn.Module):
         self.head = _zeros(nn.Linear(width, channels * patch * patch))
 
     def forward(
-        self, sample: torch.Tensor, time: torch.Tensor, label: torch.Tensor, span: torch.Tensor | None = None
+        self,
+        sample: torch.Tensor,
+        time: torch.Tensor,
+        label: torch.Tensor,
+        span: torch.Tensor | None = None,
+        scale: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """What the network tells of noisy pictures, of their shape.
 
@@ -89,24 +97,27 @@ class DiT(nn.Module):
             time: `[B]`, in thousandths.
             label: `[B]`; the number of classes stands for none.
             span: `[B]`, the time to where a step ends; heeded after the edit `tell-span`.
+            scale: `[B]`, how far to move away from what would be told without a label; heeded after the edit `tell-scale`.
         """
         x: torch.Tensor = self.patches(self._cut(sample)) + self.positions
         dtype = self.patches.weight.dtype
         told = self.time(_waves(time).to(dtype)) + self.labels(label)
         if self.span is not None and span is not None:
             told = told + self.span(_waves(span).to(dtype))
+        if self.scale is not None and scale is not None:
+            told = told + self.scale(_waves(SCALED * scale).to(dtype))
         told = functional.silu(told)
         for block in self.blocks:
             x = block(x, told)
-        shift, scale = self.modulation(told).unsqueeze(1).chunk(2, dim=-1)
-        return self._joined(self.head(_modulated(x, shift, scale)))
+        shift, widen = self.modulation(told).unsqueeze(1).chunk(2, dim=-1)
+        return self._joined(self.head(_modulated(x, shift, widen)))
 
-    def tell_span(self) -> None:
-        """Add an embedding of the span of a step, which changes nothing until it is learned: its second layer begins with zeros."""
+    def tell(self, what: Literal["span", "scale"]) -> None:
+        """Add an embedding of one more number, which changes nothing until it is learned: its second layer begins with zeros."""
         first, width = self.patches.weight, self.config["width"]
         with torch.device(first.device):
             layers = nn.Sequential(nn.Linear(2 * FREQUENCIES, width), nn.SiLU(), _zeros(nn.Linear(width, width)))
-        self.span = layers.to(first.dtype)
+        setattr(self, what, layers.to(first.dtype))
 
     def _cut(self, sample: torch.Tensor) -> torch.Tensor:
         """`[B, tokens, channels * patch * patch]`."""

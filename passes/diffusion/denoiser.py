@@ -20,8 +20,8 @@ class Denoiser:
 
     module: Any
     how: Description
-    guidance: float = 1.0
-    """At which it is asked."""
+    guidance: float | torch.Tensor = 1.0
+    """At which it is asked: one, or of each row, `[B]`. A network that is told it answers in one evaluation, others take two."""
 
     def at(self, t: torch.Tensor) -> Levels:
         """Levels of noise at times."""
@@ -33,23 +33,26 @@ class Denoiser:
 
         levels = self.at(t)
         given, time = _like(self.how.process.scale(levels), x) * x, x.new_tensor(levels.time)
-        scaled = None
+        others: dict[str, Any] = {}
         if self.how.spans:
-            scaled = torch.zeros_like(time) if span is None else (TIME_SCALE * span).to(x.dtype)
-        if self.guidance == 1:
-            alone: torch.Tensor = output_of(self.module, given, time, label, scaled).float()
+            others["span"] = torch.zeros_like(time) if span is None else (TIME_SCALE * span).to(x.dtype)
+        if self.how.scales:
+            others["scale"] = torch.ones_like(time) * self.guidance
+        if self.how.scales or (isinstance(self.guidance, float) and self.guidance == 1):
+            alone: torch.Tensor = output_of(self.module, given, time, label, **others).float()
             return alone
-        given, time = torch.cat([given, given]), torch.cat([time, time])
         labels = torch.cat([label, torch.full_like(label, self.how.empty or 0)])
-        both = output_of(self.module, given, time, labels, None if scaled is None else torch.cat([scaled, scaled])).float()
+        others = {name: torch.cat([each, each]) for name, each in others.items()}
+        both = output_of(self.module, torch.cat([given, given]), torch.cat([time, time]), labels, **others).float()
         with_label: torch.Tensor
         without: torch.Tensor
         with_label, without = both.chunk(2)
-        return without + self.guidance * (with_label - without)
+        away = self.guidance if isinstance(self.guidance, float) else self.guidance[:, None, None, None]
+        return without + away * (with_label - without)
 
     def velocity(self, x: torch.Tensor, t: torch.Tensor, span: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
         """Its output by times that derivatives are taken of; of the process and prediction `flow` only, where it is a velocity."""
-        found: torch.Tensor = output_of(self.module, x, TIME_SCALE * t, label, TIME_SCALE * span).float()
+        found: torch.Tensor = output_of(self.module, x, TIME_SCALE * t, label, span=TIME_SCALE * span).float()
         return found
 
     def row(self, x: torch.Tensor, t: torch.Tensor, label: torch.Tensor, span: torch.Tensor | None = None) -> torch.Tensor:

@@ -12,17 +12,17 @@ from typing_extensions import override
 
 from compressor.contracts import Batch, Context, Needs, Pass, Size, registry
 from compressor.contracts.notes import Remark, Series
-from compressor.errors import SourceError, UnsupportedModel
+from compressor.errors import UnsupportedModel
 from compressor.tasks.generation.description import FILE, Description, described
 from compressor.tasks.generation.samplers import Sampler, Sampling
 from compressor.training.settings import TrainingSettings
 from passes.diffusion.bootstrap import finest
+from passes.diffusion.students import averaged, drawing
 
 if TYPE_CHECKING:
     import torch
 
     from compressor.contracts import Model
-    from compressor.training.learners import Learner
     from passes.diffusion.bootstrap import Method
 
 SAMPLERS: Mapping[Method, Sampler] = {"progressive": "ddim", "shortcut": "ddim", "consistency": "consistency", "meanflow": "ddim"}
@@ -163,7 +163,7 @@ class DistillSteps(TrainingSettings, Pass):
             TrainingDiverged: the loss is not finite.
         """
         teacher = ctx.model(self.teacher)
-        self._check(_described(model), _described(teacher))
+        self._check(drawing(model), drawing(teacher))
         scale = FOLDED if self.guidance == "kept" else self.scale
         student = self._student(model, ctx.seed)
         if self.method != "progressive":
@@ -229,7 +229,7 @@ class DistillSteps(TrainingSettings, Pass):
             batches=lambda epoch: ctx.task.batches(rows, files, batch_size=self.batch_size, shuffle_seed=ctx.seed + epoch),
             step=lambda batch, _: {self.method: pair.loss(self.method, batch["pictures"], self._labels(batch))},
             settings=self,
-            learners=self._averaged(student),
+            learners=averaged(student, self, self.ema),
             evaluate=lambda: ctx.evaluate(student, "validation").quality,
             beside=(teacher.module,),
             followed=followed,
@@ -238,29 +238,9 @@ class DistillSteps(TrainingSettings, Pass):
         ctx.note(Series(title=f"Loss to {count} steps ({log.precision})", x="step", y="loss", curves=dict(log.losses)))
         for note in told(log, ctx, title=f"Validation, {count} steps"):
             ctx.note(note)
-        mine, theirs = (each.sampling.evaluations() for each in (described(student), taught))
+        mine, theirs = (each.evaluations for each in (described(student), taught))
         ctx.note(Remark(text=f"The student draws in {mine} evaluations a picture, the teacher in {theirs}."))
 
     def _labels(self, batch: Batch) -> torch.Tensor:
         """Labels of rows: some left out where the student goes on being guided."""
         return batch["label"] if self.guidance == "kept" else batch["labels"]
-
-    def _averaged(self, student: Model) -> tuple[Learner, ...]:
-        from compressor.training.learners import Learner
-
-        if self.ema is None:
-            return ()
-        learned = tuple(each for each in student.module.parameters() if each.requires_grad)
-        return (Learner("averaged", learned, self.learning_rate, self.weight_decay, ema=self.ema),)
-
-
-def _described(model: Model) -> Description:
-    """How a model draws.
-
-    Raises:
-        UnsupportedModel: it does not.
-    """
-    try:
-        return described(model)
-    except SourceError as error:
-        raise UnsupportedModel(f"{type(model.module).__name__} is no network that draws from noise: {error}") from error

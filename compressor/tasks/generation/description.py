@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import ConfigDict, Field, ValidationError
 
@@ -15,6 +15,10 @@ from compressor.errors import SourceError, UnsupportedModel
 from compressor.foreign import told
 from compressor.tasks.generation.process import TIME_SCALE, Process
 from compressor.tasks.generation.samplers import Sampling
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 FILE = "diffusion.json"
 SCHEDULER = "scheduler/scheduler_config.json"
@@ -37,6 +41,8 @@ class Description(Described):
     """The label that says nothing; None where there is none, so that nothing can be guided."""
     spans: bool = False
     """Whether the network is told how far a step goes."""
+    scales: bool = False
+    """Whether the network is told how far it is guided."""
     process: Process = Process()
     """What it was trained on."""
     sampling: Sampling = Sampling()
@@ -45,6 +51,15 @@ class Description(Described):
     def known(self, labels: Sequence[int]) -> list[int]:
         """Labels as the network takes them: of one that knows none, each is the one that says nothing."""
         return list(labels) if self.classes else [self.empty or 0] * len(labels)
+
+    def table(self, steps: int | None = None) -> NDArray[np.float64]:
+        """The table that it is sampled by; `steps` where they should be others than its own."""
+        return self.sampling.table(self.process, steps, told=self.scales)
+
+    @property
+    def evaluations(self) -> int:
+        """How often the network is asked for one row."""
+        return self.sampling.evaluations(told=self.scales)
 
     def written(self) -> bytes:
         """As a file; equal descriptions give equal bytes."""
@@ -132,10 +147,10 @@ def _drawn(shape: tuple[int, int, int], module: Any) -> tuple[int, int, int]:
     return shape
 
 
-def output_of(module: Any, sample: Any, time: Any, label: Any, span: Any = None) -> Any:
-    """What a network tells: one of ours, which may be told a span too, or of diffusers."""
+def output_of(module: Any, sample: Any, time: Any, label: Any, **others: Any) -> Any:
+    """What a network tells: one of ours, which may be told a `span` and a `scale` too where they are not None, or of diffusers."""
     if not hasattr(module, "load_config"):
-        return module(sample, time, label) if span is None else module(sample, time, label, span)
+        return module(sample, time, label, **{name: each for name, each in others.items() if each is not None})
     for each in module.modules() if module.training else ():
         if hasattr(each, "token_drop"):  # it would leave out labels by itself, other ones in each block
             each.train(False)

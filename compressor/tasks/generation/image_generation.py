@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 SCORED_BATCH = 64
 ACCURACY = Measure("class-accuracy")
 """Of pictures that were drawn, the share that the judge tells to be of the class that was asked for."""
-SAMPLE, TIME, SPAN, LABEL = "sample", "time", "span", "label"
+SAMPLE, TIME, SPAN, SCALE, LABEL = "sample", "time", "span", "scale", "label"
 PREDICTED, PICTURES, JUDGED = "predicted", "pictures", "judged"
 
 
@@ -175,9 +175,15 @@ class ImageGeneration(Task):
     def graphs(self, files: Model | Path) -> tuple[Graph, ...]:
         """The network, which is called in every step."""
         axes = ("batch", *described(files).shape)
-        spans = (Port(SPAN, "float32", ("batch",)),) if described(files).spans else ()
+        how = described(files)
+        told = [name for name, is_told in ((SPAN, how.spans), (SCALE, how.scales)) if is_told]
         inputs = (Port(SAMPLE, "float32", axes), Port(TIME, "float32", ("batch",)), Port(LABEL, "int64", ("batch",)))
-        return (Graph(inputs=(*inputs, *spans), outputs=(Port(PREDICTED, "float32", axes),)),)
+        return (
+            Graph(
+                inputs=(*inputs, *(Port(name, "float32", ("batch",)) for name in told)),
+                outputs=(Port(PREDICTED, "float32", axes),),
+            ),
+        )
 
     def example(self, files: Path, graph: Graph, *, batch: int, length: int) -> Feed:  # noqa: ARG002 - the model fixes the size
         """Made-up noise at made-up times."""
@@ -190,12 +196,13 @@ class ImageGeneration(Task):
             SAMPLE: wave.reshape(shape),
             TIME: times,
             **({SPAN: times / 2} if described(files).spans else {}),
+            **({SCALE: np.ones_like(times)} if described(files).scales else {}),
             LABEL: np.arange(batch, dtype=np.int64) % max(1, described(files).classes),
         }
 
     def answer(self, module: Any, graph: Graph, inputs: Mapping[str, Any]) -> Any:  # noqa: ARG002 - there is one
         """What the network tells."""
-        return output_of(module, inputs[SAMPLE], inputs[TIME], inputs[LABEL], inputs.get(SPAN))
+        return output_of(module, inputs[SAMPLE], inputs[TIME], inputs[LABEL], span=inputs.get(SPAN), scale=inputs.get(SCALE))
 
     def call(self, session: Session, feed: Feed, workload: Workload = Workload(), prepared: object = None) -> Feed:  # noqa: ARG002
         """Draw the rows of a feed; a built model by its own table, in the steps of the workload where that says them."""
@@ -203,7 +210,7 @@ class ImageGeneration(Task):
         def network(given: Feed) -> Any:
             return session.run(given)[0][PREDICTED]
 
-        table = feed["table"] if self.drawing is None else self.drawing.sampling.table(self.drawing.process, workload.steps)
+        table = feed["table"] if self.drawing is None else self.drawing.table(workload.steps)
         return {PICTURES: drawn(network, feed, table)}
 
     # -------------------------------------------------------------- rows
@@ -222,7 +229,7 @@ class ImageGeneration(Task):
         from compressor.model.capture import captured
 
         with captured(module, want) as features:
-            told = output_of(module, batch[SAMPLE], batch[TIME], batch[LABEL], batch.get(SPAN))
+            told = output_of(module, batch[SAMPLE], batch[TIME], batch[LABEL], span=batch.get(SPAN), scale=batch.get(SCALE))
         return Outputs(told, dict(features))
 
     def loss(self, outputs: Outputs, batch: Batch) -> Any:
@@ -246,12 +253,12 @@ class ImageGeneration(Task):
         how = described(files)
         if not 0 <= label < max(1, how.classes) or not 0 <= seed < 2**63:
             raise SourceError(f"label {label} and seed {seed}: labels are 0 to {max(1, how.classes) - 1}, seeds 0 to {2**63 - 1}")
-        return self._feed([seed], [label], how, how.sampling.table(how.process))
+        return self._feed([seed], [label], how, how.table())
 
     def feeds(self, rows: Dataset, files: Path, workload: Workload = Workload(), *, count: int | None = None) -> Sequence[Feed]:
         """Labels of rows, each with its number as seed; rows come again where a batch has more than there are."""
         how = described(files)
-        labels, table = how.known(rows[self.label]), how.sampling.table(how.process, workload.steps)
+        labels, table = how.known(rows[self.label]), how.table(workload.steps)
         groups = full_groups(max(len(labels), workload.batch), workload.batch, count)
         return [self._feed(group, [labels[each % len(labels)] for each in group], how, table) for group in groups]
 
@@ -263,18 +270,21 @@ class ImageGeneration(Task):
         images, labels, how = undecoded(rows, self.image), list(rows[self.label]), described(files)
         levels, steps = how.process.grid(how.sampling.steps), how.sampling.steps
         scale, spans = how.process.scale(levels), levels.time[:-1] - levels.time[1:]
+        guidance = np.array([how.sampling.guidance])
+        in_pairs = how.sampling.guidance != 1 and not how.scales
 
         def called(chosen: Sequence[int]) -> Feed:
             (row,) = chosen
-            at = row // 2 % steps if how.sampling.guidance != 1 else row % steps
+            at = row // 2 % steps if in_pairs else row % steps
             noisy = levels.alpha[at] * pictures_of(images, chosen, self.image, how.shape) + levels.sigma[at] * noise_of(
                 chosen, how.shape
             )
-            label = how.empty if how.sampling.guidance != 1 and row % 2 else labels[row]
+            label = how.empty if in_pairs and row % 2 else labels[row]
             given = {
                 SAMPLE: scale[at] * noisy,
                 TIME: levels.time[at : at + 1],
                 **({SPAN: spans[at : at + 1]} if how.spans else {}),
+                **({SCALE: guidance} if how.scales else {}),
             }
             return {**{name: array.astype(np.float32) for name, array in given.items()}, LABEL: np.array([label], dtype=np.int64)}
 
@@ -283,7 +293,7 @@ class ImageGeneration(Task):
     def scored_feeds(self, rows: Dataset, files: Path) -> tuple[Sequence[Feed], Sequence[int]]:
         """All rows in order; equal rows start from equal noise, whatever model draws them."""
         how = described(files)
-        labels, table = how.known(rows[self.label]), how.sampling.table(how.process)
+        labels, table = how.known(rows[self.label]), how.table()
         groups = grouped(range(len(labels)), SCORED_BATCH)
         return Feeds(lambda chosen: self._feed(chosen, [labels[each] for each in chosen], how, table), groups), range(len(labels))
 
@@ -364,12 +374,12 @@ class ImageGeneration(Task):
             "gives": PICTURES,
             "inputs": [port.name for port in inputs],
             "columns": list(COLUMNS),
-            "table": how.sampling.table(how.process).astype("float32").tolist(),
+            "table": how.table().astype("float32").tolist(),
             "shape": list(how.shape),
             "start": float(how.process.grid(1).sigma[0]),
             "classes": how.classes,
             "empty": 0 if how.empty is None else how.empty,
-            "evaluations": how.sampling.evaluations(),
+            "evaluations": how.evaluations,
         }
         return Deployment("arrays", draws=told)
 

@@ -35,22 +35,25 @@ class Sampling(Described):
     guidance: Annotated[float, Field(ge=0, le=100)] = 1.0
     """1: outputs as they are, one evaluation where others take two."""
 
-    def table(self, process: Process, steps: int | None = None) -> NDArray[np.float64]:
-        """A row for each evaluation, `[evaluations, COLUMNS]` of `inputs.sampling`; `steps` where it should be others."""
+    def table(self, process: Process, steps: int | None = None, *, told: bool = False) -> NDArray[np.float64]:
+        """A row for each evaluation, `[evaluations, COLUMNS]` of `inputs.sampling`; `steps` where it should be others.
+
+        Where the network is `told` how far it is guided, one evaluation does.
+        """
         import numpy as np
 
         levels = process.grid(steps or self.steps)
+        guided = (1.0, self.guidance) if told else (self.guidance, 0.0)
         rows = list(SAMPLERS[self.sampler](levels))
-        at, told = np.array([row[0] for row in rows]), np.array([row[1:] for row in rows])
+        at, gone_on = np.array([row[0] for row in rows]), np.array([row[1:] for row in rows])
         evaluated = levels[at]
         span = evaluated.time - (0 if self.sampler == "consistency" else levels.time[at + 1])  # a row is found at the end
-        given = (evaluated.time, span, process.scale(evaluated), *process.clean(evaluated), np.full(len(at), self.guidance))
-        return np.concatenate([np.stack(given, axis=1), told], axis=1)
+        given = (evaluated.time, span, process.scale(evaluated), *process.clean(evaluated), *np.tile(guided, (len(at), 1)).T)
+        return np.concatenate([np.stack(given, axis=1), gone_on], axis=1)
 
-    def evaluations(self, steps: int | None = None) -> int:
+    def evaluations(self, *, told: bool = False) -> int:
         """How often the network is asked for one row."""
-        count = steps or self.steps
-        return (2 * count - 1 if self.sampler == "heun" else count) * (1 if self.guidance == 1 else 2)
+        return (2 * self.steps - 1 if self.sampler == "heun" else self.steps) * (1 if told or self.guidance == 1 else 2)
 
 
 def _ddim(levels: Levels) -> Iterator[Row]:

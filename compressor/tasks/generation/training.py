@@ -59,6 +59,8 @@ class Batches:
         }
         if self.how.spans:
             made["span"] = np.zeros_like(levels.time)
+        if self.how.scales:
+            made["scale"] = np.ones_like(levels.time)
         named = {name: array.astype(np.float32) for name, array in made.items()}
         told = labels if self.how.empty is None else np.where(left, self.how.empty, labels)
         return {**named, "label": told.astype(np.int64), "labels": labels, "row": np.array(chosen, dtype=np.int64)}

@@ -77,14 +77,14 @@ def drawn(denoiser, noise, steps):
 def copied(denoiser, *, spans=False):
     module = copy.deepcopy(denoiser.module).requires_grad_(True)
     if spans:
-        module.tell_span()
+        module.tell("span")
     return Denoiser(module, denoiser.how.model_copy(update={"spans": spans}))
 
 
 def shaken(how=FLOW, spans=False):
     module = network()
     if spans:
-        module.tell_span()
+        module.tell("span")
     with torch.no_grad():
         for parameter in module.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))

@@ -62,7 +62,7 @@ def test_plan_makes_a_student_for_each_number_of_steps(run, tmp_path, method):
         method == "shortcut",
     )
     source = described(tmp_path / "run" / "artifacts" / "source@onnxruntime")
-    assert (source.sampling.evaluations(), final.sampling.evaluations()) == (8, 1)
+    assert (source.evaluations, final.evaluations) == (8, 1)
     notes = [getattr(note, "text", "") for note in report.stages[1].notes]
     assert "The student draws in 1 evaluations a picture, the teacher in 8." in notes or method == "progressive"
     (record,) = report.probes
@@ -95,7 +95,7 @@ def test_guidance_is_kept_where_that_is_wanted(run, tmp_path):
         run.model(), run.context(tmp_path)
     )
     assert described(student).sampling.guidance == 2.0
-    assert described(student).sampling.evaluations() == 4
+    assert described(student).evaluations == 4
 
 
 @pytest.mark.parametrize(

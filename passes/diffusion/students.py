@@ -1,0 +1,35 @@
+"""What passes share that train a student which draws."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from compressor.errors import SourceError, UnsupportedModel
+from compressor.tasks.generation.description import Description, described
+
+if TYPE_CHECKING:
+    from compressor.contracts import Model
+    from compressor.training.learners import Learner
+    from compressor.training.settings import TrainingSettings
+
+
+def drawing(model: Model) -> Description:
+    """How a model draws.
+
+    Raises:
+        UnsupportedModel: it does not.
+    """
+    try:
+        return described(model)
+    except SourceError as error:
+        raise UnsupportedModel(f"{type(model.module).__name__} is no network that draws from noise: {error}") from error
+
+
+def averaged(student: Model, settings: TrainingSettings, decay: float | None) -> tuple[Learner, ...]:
+    """One learner of all weights that keeps an average of them; none without a decay."""
+    from compressor.training.learners import Learner
+
+    if decay is None:
+        return ()
+    learned = tuple(each for each in student.module.parameters() if each.requires_grad)
+    return (Learner("averaged", learned, settings.learning_rate, settings.weight_decay, ema=decay),)
