@@ -103,7 +103,7 @@ class DistillSteps(TrainingSettings, Pass):
         if self.method == "shortcut" and self.to[0] > finest(self.levels):
             raise ValueError(f"to: {self.to[0]}: steps shorter than 1 / {finest(self.levels)} are not learned: raise levels")
         for name, methods in HEEDED.items():
-            if name in self.model_fields_set and self.method not in methods:
+            if self.method not in methods and getattr(self, name) != type(self).model_fields[name].default:
                 raise ValueError(f"{name} is of {' and '.join(methods)}, not of {self.method}: leave it out")
         if self.scale is not None and self.guidance == "kept":
             raise ValueError("scale is what a teacher is guided by where guidance is folded: leave it out")
