@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from compressor.errors import UnsupportedModel
@@ -86,17 +87,18 @@ def gguf_blocks(whole: NDArray[np.int8], step: NDArray[np.float32], kind: str) -
         fields = (scales, parts.astype(np.int8).view(np.uint8))
     elif kind == "Q4_0":  # the first half of a block in the low bits, the second in the high ones
         low, high = np.split((parts + 8).astype(np.uint8), 2, axis=-1)
-        fields = (scales, _together(low, high << np.uint8(4)))
+        fields = (scales, _together((low, high), bits=4))
     else:  # 128 weights in 32 bytes: each byte holds four, 32 apart
         four = (parts + 1).astype(np.uint8).reshape(*parts.shape[:2], 2, 4, 32)
-        first, second, third, fourth = (four[..., at, :] << np.uint8(2 * at) for at in range(4))
-        fields = (_together(first, second, third, fourth).reshape(*parts.shape[:2], 64), scales)
+        quarters = [four[..., at, :] for at in range(4)]
+        fields = (_together(quarters, bits=2).reshape(*parts.shape[:2], 64), scales)
     return np.concatenate(fields, axis=-1).reshape(outputs, -1)
 
 
-def _together(*parts: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Bytes whose bits are those of all parts."""
+def _together(parts: Sequence[NDArray[np.uint8]], *, bits: int) -> NDArray[np.uint8]:
+    """Bytes that hold each part in so many bits, the first in the lowest."""
     import numpy as np
 
-    found: NDArray[np.uint8] = np.bitwise_or.reduce(np.stack(parts)).astype(np.uint8)
+    shifts = (bits * np.arange(len(parts), dtype=np.uint8)).reshape(-1, *(1,) * parts[0].ndim)
+    found: NDArray[np.uint8] = np.bitwise_or.reduce(np.stack(parts) << shifts).astype(np.uint8)
     return found
