@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 CALIBRATED_BATCH = 16
 ONE_MATRIX = "of one matrix for words and head"
+EIGHT = "a table of words, and a head that is one, have 8"
 
 
 @dataclass(frozen=True)
@@ -61,8 +62,24 @@ def placed(student: Model, scheme: QuantizationScheme, ctx: Context) -> Placemen
     if not found.alike:
         raise UnsupportedModel(f"no layer of this model can be quantised ({len(left)} stay in float)")
     placement = Placement(found, table, tied, left)
-    require_named(tuple(scheme.layer_bits), (path for alike in placement.alike for path in alike), option="layer_bits")
+    _require_choosable(placement, tuple(scheme.layer_bits))
     return placement
+
+
+def _require_choosable(placement: Placement, parts: Sequence[str]) -> None:
+    """Each part of a path that is given bits names a layer whose bits can be chosen.
+
+    Raises:
+        UnsupportedModel: one does not, with the reason where it names another layer.
+    """
+    chosen = [path for alike in placement.alike for path in alike]
+    fixed = (*placement.tied, *((placement.table,) if placement.table else ()))
+    others = placement.left | dict.fromkeys(fixed, EIGHT)
+    require_named(parts, (*chosen, *others), option="layer_bits")
+    for part in parts:
+        if not any(part in path for path in chosen):
+            path, why = next((path, why) for path, why in others.items() if part in path)
+            raise UnsupportedModel(f"layer_bits: bits of '{path}' cannot be chosen ({why}): leave '{part}' out")
 
 
 def tied_together(

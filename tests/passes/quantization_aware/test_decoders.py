@@ -246,8 +246,12 @@ def test_table_whose_rows_its_groups_do_not_divide_stays_in_float(tmp_path):
 
 
 def test_bits_of_a_head_that_is_its_table_are_not_chosen(tmp_path):
-    with pytest.raises(UnsupportedModel, match="layer_bits: no layer has 'lm_head' in its path"):
+    with pytest.raises(UnsupportedModel, match=r"layer_bits: bits of 'lm_head' cannot be chosen \(a table"):
         step(weights=4, layer_bits={"lm_head": 4})._quantise(run(tied=True).model(), run(tied=True).context(tmp_path))
+    with pytest.raises(UnsupportedModel, match=r"bits of 'lm_head' cannot be chosen \(of the head"):
+        step(weights=4, layer_bits={"lm_head": 4}, head=False)._quantise(
+            run(tied=False).model(), run(tied=False).context(tmp_path)
+        )
 
 
 def test_budget_without_a_layer_whose_bits_can_be_chosen_is_refused(tmp_path):
