@@ -148,11 +148,14 @@ class Change:
     value: float
     rows: tuple[float, float]
     seeds: tuple[float, float] | None
+    drawn: bool
+    """Whether a seed has a part in it: then one of them shows nothing."""
 
     @property
     def clear(self) -> bool:
-        """Whether every interval that is there leaves out 0; of trainings, one seed shows nothing."""
-        return all(low > 0 or high < 0 for low, high in (self.rows, *([self.seeds] if self.seeds else [])))
+        """Whether intervals leave out 0, that over rows and, where seeds have a part, that over seeds."""
+        asked = (self.rows, self.seeds) if self.drawn else (self.rows,)
+        return all(each is not None and (each[0] > 0 or each[1] < 0) for each in asked)
 
     def __str__(self) -> str:
         seeds = f"; seeds {self.seeds[0]:+.2f}, {self.seeds[1]:+.2f}" if self.seeds else ""
@@ -160,26 +163,26 @@ class Change:
         return f"**{text}**" if self.clear else text
 
 
-def change(mine: Sequence[NDArray[np.float64]], theirs: Sequence[NDArray[np.float64]]) -> Change:
+def change(mine: Sequence[NDArray[np.float64]], theirs: Sequence[NDArray[np.float64]], *, drawn: bool = True) -> Change:
     """Points by which one is better: `mine` and `theirs` are right or wrong on the same rows, `[rows]` for each seed, seed by seed."""
     gained = np.mean([one - other for one, other in zip(mine, theirs, strict=True)], axis=0)
     value, low, high, _ = paired(gained, None, 0, binary=len(mine) == 1)
     means = [[100 * float(each.mean()) for each in side] for side in (mine, theirs)]
-    return Change(100 * value, (100 * low, 100 * high), apart(*means) if len(mine) > 1 else None)
+    return Change(100 * value, (100 * low, 100 * high), apart(*means) if len(mine) > 1 else None, drawn)
 
 
-def against_reference(found: Sequence[Found]) -> Change:
+def against_reference(found: Sequence[Found], *, drawn: bool = True) -> Change:
     """Of the file in ONNX Runtime, against the fine-tuned model's."""
-    return change([each.right[TARGETS[0]] for each in found], [each.reference for each in found])
+    return change([each.right[TARGETS[0]] for each in found], [each.reference for each in found], drawn=drawn)
 
 
-def against(found: Mapping[int, Found], other: Mapping[int, Found], *, drawn: bool = True) -> Change | None:
-    """Of one method's files against another's, over the seeds that both have; what is not `drawn` by a seed stands for all of them."""
-    theirs = other if drawn else dict.fromkeys(found, next(iter(other.values())))
+def against(found: Mapping[int, Found], other: Mapping[int, Found], *, drawn: tuple[bool, bool] = (True, True)) -> Change | None:
+    """Of one method's files against another's, over the seeds that both have; an `other` that is not `drawn` stands for all of them."""
+    theirs = other if drawn[1] else dict.fromkeys(found, next(iter(other.values())))
     seeds = [seed for seed in found if seed in theirs]
     if not seeds:
         return None
-    return change(*([side[seed].right[TARGETS[0]] for seed in seeds] for side in (found, theirs)))
+    return change(*([side[seed].right[TARGETS[0]] for seed in seeds] for side in (found, theirs)), drawn=any(drawn))
 
 
 def recovered(found: Sequence[Found], rounded: Sequence[Found]) -> str:
@@ -211,14 +214,19 @@ def document(study: Study, parts: Sequence[str], costs: qat_costs.Costs) -> str:
         f"- Model: all-MiniLM-L6-v2, texts of {LENGTH} tokens, fine-tuned for {REFERENCE['epochs']} epochs at {REFERENCE['learning_rate']:g} (the",
         "  best of its epochs by validation); all start from that model and learn from it. One fine-tuning for each set of rows, one thread.",
         f"- Equal steps: {plan.steps:,} of {BATCH} rows, AdamW, the last weights stay; {CALIBRATION} rows for calibration. {rates(study)}",
-        "- `PTQ`: our scheme, rounded and not trained. `QAT` learns from labels alone, `KL` from the teacher's logits alone; other losses",
-        "  are sums over the six layers, beside KL. `unified`: KL, hidden states, attention maps, and attention output at half weight.",
+        "- `PTQ`: our scheme, rounded and not trained (one step at a rate of 1e-9). `QAT` learns from labels alone, `KL` from the teacher's logits",
+        "  alone; other losses are sums over the six layers, beside KL. `unified`: KL, hidden states, attention maps, and attention",
+        "  output at half weight.",
         "- Accuracy is that of the deployed files, in percent of test rows. Intervals of 95 %: in brackets over test rows, paired, of these",
-        "  trainings; and, after `seeds`, Student's over seeds, of these rows. **Bold** where each of them leaves out 0.",
+        "  trainings; and, after `seeds`, Student's over seeds, of these rows. **Bold** where both leave out 0 (of PTQ, which no seed has a",
+        "  part in, the first).",
         "- Latency: not measured, as other work ran on the machine.",
     ]
     for data, report in references.items():
-        lines += ["", f"## {NAMES[data]}", "", *curve(report)]
+        tested = next(
+            one for part, found in there.items() if part.startswith(data) for each in found.values() for one in each.values()
+        )
+        lines += ["", f"## {NAMES[data]}", "", *curve(report, len(tested.reference))]
         for part, found in there.items():
             if part.startswith(f"{data}-"):
                 lines += ["", f"### {part.split('-')[1]}", "", *table(study, part, found), "", *verdicts(part, found)]
@@ -281,20 +289,23 @@ def lacking(
     yield ""
 
 
-def curve(report: Report) -> Iterator[str]:
+def curve(report: Report, tested: int) -> Iterator[str]:
     """Rows, and validation of the fine-tuning by epoch."""
     rows = {split.name: split.rows for split in report.data.splits}
-    yield f"Training on {rows['train']:,} rows, validation on {rows['validation']:,}, test on {rows['test']:,}."
+    yield f"Training on {rows['train']:,} rows, validation on {rows['validation']:,}, test on {tested:,}."
     series = next(note for note in report.stages[-1].notes if isinstance(note, Series) and note.title.startswith("Validation"))
     (points,) = series.curves.values()
     yield ""
     yield f"| fine-tuning, step | {' | '.join(f'{step:.0f}' for step, _ in points)} |"
     yield f"| --- |{' ---: |' * len(points)}"
     yield f"| accuracy on validation, % | {' | '.join(f'{100 * value:.1f}' for _, value in points)} |"
-    best = max(value for _, value in points)
-    where = next(at for at, (_, value) in enumerate(points) if value == best)
     yield ""
-    yield f"It {'stops improving before its end' if where < len(points) - 1 else 'still improves at its end: the reference is under-trained'}."
+    values = [value for _, value in points]
+    if values[-1] <= max(values[:-1], default=0.0):
+        yield "Validation stops improving before the end."
+    else:
+        more = round((values[-1] - max(values[:-1], default=0.0)) * rows["validation"])
+        yield f"**The last epoch is the best, by {more} of {rows['validation']} rows: validation had not stopped improving.**"
 
 
 def table(study: Study, part: str, found: Mapping[str, Mapping[int, Found]]) -> Iterator[str]:
@@ -316,7 +327,8 @@ def table(study: Study, part: str, found: Mapping[str, Mapping[int, Found]]) -> 
         size = " / ".join(f"{each[0].megabytes[target]:.1f}" for target in TARGETS if target in each[0].megabytes)
         maps = [one.divergence for one in each if one.divergence is not None]
         yield (
-            f"| {method} | {len(each)} | {f'{study.rate(part, method):g}' if method in TAUGHT else ''} | {accuracy} | {against_reference(each)} | "
+            f"| {method} | {len(each)} | {f'{study.rate(part, method):g}' if method in TAUGHT else ''} | {accuracy} | "
+            f"{against_reference(each, drawn=method in TAUGHT)} | "
             f"{recovered(each, rounded) if method in TAUGHT and rounded else ''} | {size} | {f'{np.mean(maps):.3f}' if maps else ''} | "
             f"{min(one.agreement for one in each):.1%} |"
         )
@@ -334,11 +346,11 @@ def verdicts(part: str, found: Mapping[str, Mapping[int, Found]]) -> Iterator[st
     told, compared = [], 0
     for one, other in pairs:
         first, second = (one, other) if one in TAUGHT else (other, one)
-        gap = against(found[first], found[second], drawn=second in TAUGHT)
+        gap = against(found[first], found[second], drawn=(first in TAUGHT, second in TAUGHT))
         if gap is None:
             continue
         compared += 1
-        if gap.clear and (gap.seeds or {one, other}.isdisjoint(TAUGHT)):
+        if gap.clear:
             told.append(f"- {first if gap.value > 0 else second} above {second if gap.value > 0 else first}: {gap} points.")
     yield (
         f"Of {compared} pairs of methods, each by itself and without a correction for their number, intervals tell apart: "

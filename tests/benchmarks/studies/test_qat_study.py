@@ -94,9 +94,11 @@ def test_a_change_is_clear_only_where_rows_and_seeds_leave_out_0():
     assert same_way.value == pytest.approx(-100 * (0.1 + 0.11 + 0.1) / 3)
     both_ways = change([rows(0.95), rows(0.65), rows(0.8)], [base] * 3)
     assert not both_ways.clear
-    one_row = change([rows(0.805)], [base])
-    assert not one_row.clear
-    assert one_row.seeds is None
+    one_seed = change([rows(0.6)], [base])
+    assert not one_seed.clear
+    assert one_seed.seeds is None
+    assert change([rows(0.6)], [base], drawn=False).clear
+    assert not change([rows(0.805)], [base], drawn=False).clear
 
 
 def test_rows_are_paired():
@@ -117,7 +119,7 @@ def test_what_is_won_back_counts_only_where_something_is_lost():
 def test_one_rounding_is_held_against_every_seed():
     base = rows(0.8)
     trained = {seed: found(rows(0.78), base) for seed in (0, 1, 2)}
-    gap = against(trained, {0: found(rows(0.6), base)}, drawn=False)
+    gap = against(trained, {0: found(rows(0.6), base)}, drawn=(True, False))
     assert gap.value == pytest.approx(18)
     assert gap.seeds is not None
     assert against({0: trained[0], 1: trained[1]}, {1: trained[1], 2: trained[2]}).seeds is None
