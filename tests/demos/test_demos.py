@@ -263,7 +263,10 @@ def test_a_meter_says_when_others_had_the_processor():
     assert (found.lost, found.ratio.median) == (0.0, pytest.approx(2.0))
     assert "Rough" not in wording.meter(["Before", "Compressed"], found, "")
     loud = [[Block((0.010, 0.010), 0.004)] * ROUNDS, quiet[1]]
-    assert "Rough" in wording.meter(["Before", "Compressed"], reading(loud, 2, [Ready(), Ready()]), "")
+    told = wording.meter(["Before", "Compressed"], reading(loud, 2, [Ready(), Ready()]), "")
+    assert "Rough" in told
+    assert "undecided" in told
+    assert "faster" not in told
     assert reading(loud, 2, [Ready("CUDA"), Ready()]).lost == 0.0
 
 
