@@ -18,6 +18,8 @@ NEAR = 0.01
 """Share of a number by which another may differ and counts as the same."""
 ROUGH = 0.15
 """Share of the time that others may have the processor before a measurement is called rough."""
+UNDECIDED = "<dd>undecided</dd><small>the machine was not still</small>"
+"""The longer of two calls is interrupted more often: a ratio would be wrong, and not only wide."""
 AGREE, DIFFER = "agree", "differ"
 
 
@@ -83,7 +85,7 @@ def meter(names: Sequence[str], found: Reading, reported: str, tokens: int = 0) 
         for name, each in zip(names, found.seconds, strict=True)
     )
     rough = found.lost > ROUGH
-    ratio = "" if found.ratio is None else f"<div><dt>Speed</dt>{_UNDECIDED if rough else _told(found.ratio)}</div>"
+    ratio = "" if found.ratio is None else f"<div><dt>Speed</dt>{UNDECIDED if rough else _told(found.ratio)}</div>"
     what = f"a call makes {tokens} tokens" if tokens else "one input a call"
     how = (
         f"Measured on this machine just now, on your input: {ROUNDS} rounds of {found.calls} calls of each model in turn, warm, {what}, "
@@ -104,10 +106,6 @@ def speed(ratio: Timed) -> str:
 
 def _told(ratio: Timed) -> str:
     return f"<dd>{speed(ratio)}</dd><small>{between(ratio, factor)} times as fast</small>"
-
-
-_UNDECIDED = "<dd>undecided</dd><small>the machine was not still</small>"
-"""The longer of two calls is interrupted more often: a ratio would be wrong, and not only wide."""
 
 
 def between(found: Timed, write: object) -> str:

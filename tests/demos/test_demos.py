@@ -289,6 +289,22 @@ def test_meter_times_both_sides_in_turn(side):
     assert found.ratio.low < found.ratio.median < found.ratio.high
 
 
+@pytest.mark.long
+def test_meter_agrees_with_the_report_on_a_machine_that_is_still(runs, tmp_path):
+    chosen = choose(Run.read(runs("text")), None)
+    rows = Rows.read(chosen.run, chosen.before.id, chosen.after.id, labels(chosen.built(chosen.after)), tmp_path)
+    made = subject(chosen, rows)
+    try:
+        assert all(side.is_loaded() for side in made.sides)
+        found = measured(made.sides, rows.content(0))
+    finally:
+        made.close()
+    said = speed_up(Findings(chosen.run.report).row(chosen.after)).interval
+    assert found.lost < wording.ROUGH, "the machine is not still"
+    assert found.ratio.low <= said.high
+    assert said.low <= found.ratio.high
+
+
 # ------------------------------------------------------------------ answers in words
 
 
