@@ -19,6 +19,8 @@ NEAR = 0.01
 """Share of a number by which another may differ and counts as the same."""
 ROUGH = 0.15
 """Share of the time that others may have the processor before a measurement is called rough."""
+UNDECIDED = "<dd>undecided</dd><small>the machine was not still</small>"
+"""The longer of two calls is interrupted more often: a ratio would be wrong, and not only wide."""
 AGREE, DIFFER = "agree", "differ"
 
 
@@ -87,21 +89,17 @@ def meter(names: Sequence[str], found: Reading, reported: str, tokens: int = 0) 
         f"<div><dt>{escape(name)}</dt><dd>{milliseconds(each.median)}</dd><small>{between(each, milliseconds)}</small></div>"
         for name, each in zip(names, found.seconds, strict=True)
     )
-    ratio = (
-        "" if found.ratio is None else f'<div class="ratio"><dt>Speed</dt><dd>{speed(found.ratio)}</dd>{_sure(found.ratio)}</div>'
-    )
+    rough = found.lost > ROUGH
+    ratio = "" if found.ratio is None else f"<div><dt>Speed</dt>{UNDECIDED if rough else _told(found.ratio)}</div>"
     what = f"a call makes {tokens} tokens" if tokens else "one input a call"
     how = (
         f"Measured on this machine just now, on your input: {ROUNDS} rounds of {found.calls} calls of each model in turn, warm, {what}, "
         f"{found.threads} thread{'s' if found.threads > 1 else ''}, each model in a process of its own. Medians with 95 % intervals."
     )
     beside = f" The report of the run has {escape(reported)}." if reported else ""
-    rough = (
-        f"<p class='differ'><b>Rough.</b> Other programs had the processor for {percent(found.lost)} of a call: close them, and ask again.</p>"
-        if found.lost > ROUGH
-        else ""
-    )
-    return f'<dl class="meter">{times}{ratio}</dl>{rough}<p class="how">{how}{beside}</p>'
+    others = f"Other programs had the processor for {percent(found.lost)} of a call: close them, and ask again."
+    doubt = f"<p class='differ'><b>Rough.</b> {others}</p>" if rough else ""
+    return f'<dl class="meter">{times}{ratio}</dl>{doubt}<p class="how">{how}{beside}</p>'
 
 
 def speed(ratio: Timed) -> str:
@@ -111,8 +109,8 @@ def speed(ratio: Timed) -> str:
     return f"{factor(ratio.median)} times faster" if ratio.median > 1 else f"{factor(1 / ratio.median)} times slower"
 
 
-def _sure(ratio: Timed) -> str:
-    return f"<small>{between(ratio, factor)} times as fast</small>"
+def _told(ratio: Timed) -> str:
+    return f"<dd>{speed(ratio)}</dd><small>{between(ratio, factor)} times as fast</small>"
 
 
 def between(found: Timed, write: object) -> str:

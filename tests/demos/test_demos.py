@@ -263,7 +263,10 @@ def test_a_meter_says_when_others_had_the_processor():
     assert (found.lost, found.ratio.median) == (0.0, pytest.approx(2.0))
     assert "Rough" not in wording.meter(["Before", "Compressed"], found, "")
     loud = [[Block((0.010, 0.010), 0.004)] * ROUNDS, quiet[1]]
-    assert "Rough" in wording.meter(["Before", "Compressed"], reading(loud, 2, [Ready(), Ready()]), "")
+    told = wording.meter(["Before", "Compressed"], reading(loud, 2, [Ready(), Ready()]), "")
+    assert "Rough" in told
+    assert "undecided" in told
+    assert "faster" not in told
     assert reading(loud, 2, [Ready("CUDA"), Ready()]).lost == 0.0
 
 
@@ -284,6 +287,22 @@ def test_meter_times_both_sides_in_turn(side):
     assert isinstance(found, Reading)
     assert len(found.seconds) == 2
     assert found.ratio.low < found.ratio.median < found.ratio.high
+
+
+@pytest.mark.long
+def test_meter_agrees_with_the_report_on_a_machine_that_is_still(runs, tmp_path):
+    chosen = choose(Run.read(runs("text")), None)
+    rows = Rows.read(chosen.run, chosen.before.id, chosen.after.id, labels(chosen.built(chosen.after)), tmp_path)
+    made = subject(chosen, rows)
+    try:
+        assert all(side.is_loaded() for side in made.sides)
+        found = measured(made.sides, rows.content(0))
+    finally:
+        made.close()
+    said = speed_up(Findings(chosen.run.report).row(chosen.after)).interval
+    assert found.lost < wording.ROUGH, "the machine is not still"
+    assert found.ratio.low <= said.high
+    assert said.low <= found.ratio.high
 
 
 # ------------------------------------------------------------------ answers in words
