@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio.utils import get_upload_folder
 
 from demos.side import wording
 from demos.side.bounds import refused
@@ -116,8 +117,8 @@ def _examples(subject: Subject) -> Any:
 
 
 def given_of(subject: Subject, values: Sequence[Any]) -> Any:
-    """What the components hold: a text, a list of texts, the path of a file, or None. Their values come as the browser sent them;
-    that files lie in the folder of uploads was checked by gradio."""
+    """What the components hold: a text, a list of texts, the path of a file that was uploaded, or None. Their values come as whoever
+    asks sent them."""
     if subject.kind in ("image", "audio"):
         return _path(values[0])
     if subject.kind == "arrays" and (path := _path(values[-1])) is not None:
@@ -127,7 +128,11 @@ def given_of(subject: Subject, values: Sequence[Any]) -> Any:
 
 
 def _path(value: Any) -> Path | None:
-    return Path(value["path"]) if value else None
+    """Of a file in the folder of uploads; any other file of this machine is not what a user has given."""
+    if not isinstance(value, dict) or not isinstance(value.get("path"), str):
+        return None
+    path = Path(value["path"]).resolve()
+    return path if path.is_relative_to(Path(get_upload_folder()).resolve()) and path.is_file() else None
 
 
 def settings_of(subject: Subject, given: Any) -> list[Any]:

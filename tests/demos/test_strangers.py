@@ -1,0 +1,76 @@
+"""What a page does not do for whoever asks it, by its routes and without a browser."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from contextlib import contextmanager
+
+import pytest
+from demo_pages import LOOPBACK_ONLY
+
+PROGRAM = "import sys; from pathlib import Path; {before}; from demos.command import demo; demo(Path(sys.argv[1]))"
+
+
+@contextmanager
+def serving(folder, log, before="pass"):
+    """The address of the page of a folder, in a process of its own that runs `before` first and gets at nothing but loopback."""
+    command = [sys.executable, "-u", "-c", PROGRAM.format(before=before), str(folder)]
+    environment = {**os.environ, "PYTHONPATH": str(LOOPBACK_ONLY), "NETWORK_LOG": str(log)}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment) as process:
+        try:
+            said = [next(process.stdout)]
+            while "http" not in said[-1]:
+                said.append(process.stdout.readline())
+                assert said[-1], said
+            yield next(word for word in said[-1].split() if word.startswith("http"))
+        finally:
+            process.send_signal(signal.SIGINT)
+
+
+@pytest.fixture(scope="module")
+def log(tmp_path_factory):
+    """What the server asked of other machines."""
+    return tmp_path_factory.mktemp("strangers") / "asked.txt"
+
+
+@pytest.fixture(scope="module")
+def address(runs, log):
+    """A page of pictures."""
+    with serving(runs("image"), log) as found:
+        yield found
+
+
+def got(address, path):
+    """Status of a request."""
+    try:
+        with urllib.request.urlopen(f"{address}{path}") as reply:
+            return reply.status
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+def asked(address, session, *given, number=0):
+    """What is said at the end of a call."""
+    body = json.dumps({"data": given, "fn_index": number, "session_hash": session}).encode()
+    with urllib.request.urlopen(urllib.request.Request(f"{address}gradio_api/queue/join", body, {"Content-Type": "application/json"})):
+        pass
+    with urllib.request.urlopen(f"{address}gradio_api/queue/data?session_hash={session}", timeout=60) as reply:
+        for line in reply:
+            if line.startswith(b"data:") and (said := json.loads(line[5:]))["msg"] == "process_completed":
+                return said["output"]
+    raise AssertionError("no end")
+
+
+@pytest.mark.parametrize("meta", [{}, {"meta": {"_type": "gradio.FileData"}}])
+def test_file_that_nobody_uploaded_is_not_read(address, meta, tmp_path):
+    path = tmp_path / "private.txt"
+    path.write_text("mine")
+    said = asked(address, f"file{len(meta)}", {"path": str(path), **meta})
+    assert "was not uploaded by a user" in said.get("error", "") or "Choose a picture" in said["data"][0]
