@@ -45,11 +45,14 @@ MONO = ["ui-monospace", "Menlo", "Noto Sans Mono", "monospace"]
 
 @contextmanager
 def uploads() -> Iterator[Path]:
-    """A folder for what users upload, which is gone when the page is."""
+    """A folder for files of the page; beside it lies what users upload, of which the old goes. Both are gone when the page is."""
     os.environ.update(SWITCHES)  # gradio reads them when it is imported
     with tempfile.TemporaryDirectory(prefix="compressor-demo-") as folder:
-        os.environ["GRADIO_TEMP_DIR"] = folder
-        yield Path(folder)
+        uploaded, own = Path(folder, "uploads"), Path(folder, "own")
+        uploaded.mkdir()
+        own.mkdir()
+        os.environ["GRADIO_TEMP_DIR"] = str(uploaded)
+        yield own
 
 
 @contextmanager

@@ -74,3 +74,14 @@ def test_file_that_nobody_uploaded_is_not_read(address, meta, tmp_path):
     path.write_text("mine")
     said = asked(address, f"file{len(meta)}", {"path": str(path), **meta})
     assert "was not uploaded by a user" in said.get("error", "") or "Choose a picture" in said["data"][0]
+
+
+def test_pictures_of_examples_outlive_uploads(runs, log):
+    """Of what lies among uploads old files are deleted."""
+    with serving(runs("image"), log, "from demos.side import page; page.UPLOADS_KEPT_SECONDS = page.LOOKED_AFTER_SECONDS = 1") as address:
+        first = asked(address, "rows", 0, number=1)["data"][0]["path"]
+        until = time.monotonic() + 20
+        while got(address, f"gradio_api/file={first}") == 200 and time.monotonic() < until:
+            time.sleep(0.2)
+        again = asked(address, "again", 0, number=1)["data"][0]["path"]
+        assert got(address, f"gradio_api/file={again}") == 200
