@@ -77,7 +77,9 @@ def served(
         Its address.
     """
     import gradio as gr
+    import safehttpx
 
+    safehttpx.async_validate_url = _nowhere  # all that gradio would fetch for whoever names an address passes here
     with gr.Blocks(title=title, analytics_enabled=False, delete_cache=(LOOKED_AFTER_SECONDS, UPLOADS_KEPT_SECONDS)) as blocks:
         draw()
     blocks.queue(default_concurrency_limit=1, max_size=MOST_WAITING)
@@ -93,6 +95,11 @@ def served(
         yield address
     finally:
         blocks.close(verbose=False)
+
+
+async def _nowhere(host: str) -> str:
+    """Refuse an address before anybody is asked where it is."""
+    raise ValueError(f"nothing is fetched from {host[:80]}: upload a file")
 
 
 def heading(title: str, text: str) -> None:

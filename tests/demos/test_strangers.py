@@ -15,6 +15,8 @@ from contextlib import contextmanager
 import pytest
 from demo_pages import LOOPBACK_ONLY
 
+ELSEWHERE = "http://192.0.2.1/picture.png"
+"""At nobody's address (RFC 5737)."""
 PROGRAM = "import sys; from pathlib import Path; {before}; from demos.command import demo; demo(Path(sys.argv[1]))"
 
 
@@ -74,6 +76,13 @@ def test_file_that_nobody_uploaded_is_not_read(address, meta, tmp_path):
     path.write_text("mine")
     said = asked(address, f"file{len(meta)}", {"path": str(path), **meta})
     assert "was not uploaded by a user" in said.get("error", "") or "Choose a picture" in said["data"][0]
+
+
+def test_nothing_is_fetched_for_whoever_names_an_address(address, log):
+    assert got(address, f"gradio_api/file={ELSEWHERE}") == 403
+    said = asked(address, "elsewhere", {"path": ELSEWHERE, "meta": {"_type": "gradio.FileData"}})
+    assert "nothing is fetched from 192.0.2.1" in said["error"]
+    assert not log.exists() or log.read_text() == ""
 
 
 def test_pictures_of_examples_outlive_uploads(runs, log):
