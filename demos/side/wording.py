@@ -9,6 +9,7 @@ from itertools import takewhile
 
 from demos.side.meter import ROUNDS, Reading, Timed
 from demos.side.process import Answer
+from demos.side.worker import NOT_FINITE
 
 BARS = 5
 """Classes that a bar is drawn for."""
@@ -47,6 +48,9 @@ def agreement(names: Sequence[str], answers: Sequence[Answer]) -> str:
     if len(answers) < 2:
         return ""
     before, after = answers[0], answers[-1]
+    if NOT_FINITE in (before.text, after.text) or len(before.vector) != len(after.vector):
+        why = "feature vectors of different lengths" if before.vector and after.vector else "a model gives no answer"
+        return f'<p class="{DIFFER}">There is nothing to compare: {why}.</p>'
     if before.vector:
         alike = cosine(before.vector, after.vector)
         said, mark = f"The angle between both has a cosine of {alike:.4f} (1 is the same direction).", alike >= CLOSE
@@ -57,7 +61,8 @@ def agreement(names: Sequence[str], answers: Sequence[Answer]) -> str:
         said, mark = _written(before.text, after.text), before.text == after.text
     else:
         mark = before.text == after.text
-        said = f"Both say {after.text}." if mark else f"{names[0]} says {before.text}, {names[-1]} says {after.text}."
+        told = [answer.text or "nothing" for answer in (before, after)]
+        said = f"Both say {told[1]}." if mark else f"{names[0]} says {told[0]}, {names[-1]} says {told[1]}."
     word = "Agreement" if mark else "Difference"
     sign = "✓" if mark else "≠"
     return f'<p class="{AGREE if mark else DIFFER}"><b>{sign} {word}.</b> {escape(said)}</p>'
