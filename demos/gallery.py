@@ -92,7 +92,7 @@ def gallery(folder: Path, found: list[Found], opened: Opened) -> None:
             words.change(lambda text: _table(_kept(found, text)), words, table, queue=False, api_visibility="private")
             chosen = gr.Dropdown(readable, value=None, label="Open a run", elem_id="open")
 
-            @gr.render(inputs=chosen)  # type: ignore[untyped-decorator] # gradio's
+            @gr.render(inputs=chosen, concurrency_limit=1)  # type: ignore[untyped-decorator] # gradio's
             def show(name: str | None) -> None:
                 if name is None:
                     return

@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import gradio as gr
@@ -39,9 +40,15 @@ def page_of(what: Path, target: str | None, media: Path, stack: ExitStack) -> Pa
     if (what / REPORT).is_file():
         return run_page(choose(Run.read(what), target), media, stack)
     found = found_below(what)
-    opened = Opened(lambda folder, own: run_page(choose(Run.read(folder), target), media, own).draw)
+    opened = Opened(lambda folder, own: one_of_several(folder, target, media, own))
     stack.callback(opened.close)
     return Page(f"Runs in {what}", lambda: gallery(what, found, opened))
+
+
+def one_of_several(run: Path, target: str | None, media: Path, stack: ExitStack) -> Callable[[], None]:
+    """What draws the page of a run beside others, whose rows and exports have the same names: its files lie in a folder of its own."""
+    own = stack.enter_context(TemporaryDirectory(dir=media))
+    return run_page(choose(Run.read(run), target), Path(own), stack).draw
 
 
 def panel_of(task: str) -> Callable[[Subject], tuple[list[Any], Callable[[Any], list[Any]]]]:
