@@ -65,7 +65,7 @@ class Listed:
         )
         text = " ".join(each.text.split())
         shown = text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
-        return f"Row {each.row}, truly {each.label}: {before} → {after}. {shown}"
+        return f"Row {each.row}{f', truly {each.label}' if each.label else ''}: {before} → {after}. {shown}"
 
     def shown(self, kind: str, label: str, page: int, chosen: list[int]) -> tuple[Any, ...]:
         """What is set for a page of the list: the boxes, its number, the buttons that turn pages, the download."""

@@ -190,7 +190,14 @@ def _examples(rows: Rows, run: Run, *, generates: bool) -> list[Example]:
 
 
 def _named(rows: Rows, words: str, row: int, given: Any) -> str:
-    about = next((f"{each.before} → {each.after}, truly {each.label}: " for each in rows.differing if each.row == row), "")
+    about = next(
+        (
+            f"{each.before} → {each.after}{f', truly {each.label}' if each.label else ''}: "
+            for each in rows.differing
+            if each.row == row
+        ),
+        "",
+    )
     shown = Path(given).name if isinstance(given, str) and Path(given).parent == rows.media else _short(given)
     return f"{words}: {about}{shown}"
 

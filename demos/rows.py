@@ -132,9 +132,21 @@ class Rows:
         return " / ".join(given) if isinstance(given, list) else str(given or "")
 
     def _label(self, row: int) -> str:
-        label = self.task.columns().label
-        assert self.data is not None
-        return str(self.data.split(TEST)[row][label]) if label else ""
+        return ", ".join(map(str, self.marks(row).values()))
+
+    def marks(self, row: int) -> dict[str, Any]:
+        """What a row of the data is marked with, by column, spelled as its files have it; empty where it has only content."""
+        from compressor.tasks.multi_label import TARGETS
+
+        columns, split = self.task.columns(), self.data.split(TEST) if self.data is not None else None
+        names = [name for name in (columns.label, *columns.kept) if name]
+        if split is None or not names:
+            return {}
+        cells = split.select_columns([name for name in (*names, TARGETS) if name in split.column_names])[row]
+        on = dict(zip(self.labels, cells.pop(TARGETS, ()), strict=False))
+        spelled = {name: getattr(split.features[name], "int2str", lambda cell: cell)(cell) for name, cell in cells.items()}
+        sets = {name: [label for label, bit in on.items() if bit] for name in columns.sets if name not in cells}
+        return {**spelled, **sets, **{name: on[name] for name in names if name in on and name not in spelled}}
 
     def sure(self, rows: Sequence[int]) -> list[Sure]:
         """How confident both models are of each of these rows."""
@@ -238,7 +250,9 @@ def as_jsonl(rows: Rows, chosen: Sequence[Differing]) -> str:
         content = rows.content(each.row)
         texts = [content] if isinstance(content, str) else content
         named = dict(zip(columns.content, texts, strict=True)) if texts else {columns.content[0]: each.text}
-        lines.append(_line({**named, columns.label or "label": each.label}, each))
+        lines.append(
+            _line({**named, **(rows.marks(each.row) if rows.data is not None else {columns.label or "label": each.label})}, each)
+        )
     return "".join(lines)
 
 
@@ -248,7 +262,7 @@ def as_folder(rows: Rows, chosen: Sequence[Differing], folder: Path) -> None:
     for each in chosen:
         path = Path(str(rows.content(each.row)))
         shutil.copyfile(path, folder / path.name)
-        lines.append(_line({"file_name": path.name, rows.task.columns().label or "label": each.label}, each))
+        lines.append(_line({"file_name": path.name, **rows.marks(each.row)}, each))
     (folder / "metadata.jsonl").write_text("".join(lines), encoding="utf-8")
 
 

@@ -61,7 +61,9 @@ def got(address, path):
 def asked(address, session, *given, number=0):
     """What is said at the end of a call."""
     body = json.dumps({"data": given, "fn_index": number, "session_hash": session}).encode()
-    with urllib.request.urlopen(urllib.request.Request(f"{address}gradio_api/queue/join", body, {"Content-Type": "application/json"})):
+    with urllib.request.urlopen(
+        urllib.request.Request(f"{address}gradio_api/queue/join", body, {"Content-Type": "application/json"})
+    ):
         pass
     with urllib.request.urlopen(f"{address}gradio_api/queue/data?session_hash={session}", timeout=60) as reply:
         for line in reply:
@@ -87,7 +89,9 @@ def test_nothing_is_fetched_for_whoever_names_an_address(address, log):
 
 def test_pictures_of_examples_outlive_uploads(runs, log):
     """Of what lies among uploads old files are deleted."""
-    with serving(runs("image"), log, "from demos.side import page; page.UPLOADS_KEPT_SECONDS = page.LOOKED_AFTER_SECONDS = 1") as address:
+    with serving(
+        runs("image"), log, "from demos.side import page; page.UPLOADS_KEPT_SECONDS = page.LOOKED_AFTER_SECONDS = 1"
+    ) as address:
         first = asked(address, "rows", 0, number=1)["data"][0]["path"]
         until = time.monotonic() + 20
         while got(address, f"gradio_api/file={first}") == 200 and time.monotonic() < until:
