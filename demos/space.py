@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -37,6 +38,7 @@ README = """---
 title: {title}
 sdk: gradio
 sdk_version: {version}
+python_version: "{python}"
 app_file: app.py
 ---
 
@@ -121,12 +123,23 @@ def _example(shown: Subject, number: int, out: Path) -> dict[str, Any]:
     return {"name": example.name, "file": place.as_posix()}
 
 
+def pin(name: str) -> str:
+    """A requirement of the version that is here, without the part that says who built it: indices know `2.13.0`, not `2.13.0+cpu`."""
+    return f"{name}=={version(name).partition('+')[0]}"
+
+
 def _write(out: Path, title: str, summary: str, needed: Sequence[str]) -> None:
     for name in ("__init__.py", *(f"side/{path.name}" for path in sorted((HERE / "side").glob("*.*")))):
         (out / "demos" / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(HERE / name, out / "demos" / name)
-    pinned = [f"gradio=={version('gradio')}", *(f"{name}=={version(name)}" for name in needed)]
+    pinned = [pin(name) for name in ("gradio", *needed)]
     (out / "app.py").write_text(APP, encoding="utf-8")
     (out / "requirements.txt").write_text("".join(f"{line}\n" for line in pinned), encoding="utf-8")
-    text = README.format(title=json.dumps(title), name=title, summary=summary, version=version("gradio"))
+    text = README.format(
+        title=json.dumps(title),
+        name=title,
+        summary=summary,
+        version=version("gradio"),
+        python=f"{sys.version_info.major}.{sys.version_info.minor}",
+    )
     (out / "README.md").write_text(text, encoding="utf-8")
