@@ -221,7 +221,7 @@ class Limits(Spec):
     """What a gate may ask for; at least one of the limits is given."""
 
     max_drop: float | None = Field(default=None, ge=0)
-    """What may be lost against the plan's reference: points (hundredths) of a fraction, per cent of any other metric."""
+    """What may be lost against the plan's reference: points (hundredths) of a fraction or a distance, per cent of any other metric."""
     metric: str | None = Field(default=None, min_length=1)
     """The metric that `max_drop` is about, and whose unit it is in; the plan's `metric` where it is not given."""
     max_class_drop: float | None = Field(default=None, ge=0, le=100)

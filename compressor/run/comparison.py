@@ -26,7 +26,7 @@ from compressor.contracts.records import (
 from compressor.deploy.graphs import graphs_of, task_of
 from compressor.deploy.timing import time_candidates
 from compressor.deploy.worker import read_feeds
-from compressor.errors import StoreError, UnsupportedModel
+from compressor.errors import NotComparable, StoreError, UnsupportedModel
 from compressor.export import check_files
 from compressor.plan.entries import KEYS, as_mapping, keys_of, name_of
 from compressor.plan.yaml_source import read_yaml
@@ -219,7 +219,10 @@ def _paired(one: Run, other: Run, name: str) -> tuple[Difference | None, str]:
     if before.scores.metric != after.scores.metric:
         return None, "the runs have other metrics"
     held = f"{name} of {one.folder}"
-    return one.task().compare(after, before, metric=before.scores.metric, name=held, seed=one.report.seed), ""
+    try:
+        return one.task().compare(after, before, metric=before.scores.metric, name=held, seed=one.report.seed), ""
+    except NotComparable as error:
+        return None, str(error)
 
 
 def _test(report: Report) -> tuple[str, tuple[str, ...]] | None:

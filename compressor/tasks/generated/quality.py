@@ -19,9 +19,10 @@ from compressor.tasks.generated.neighbours import NEAREST, neighbourhood
 if TYPE_CHECKING:
     from compressor.tasks.generated.estimates import Estimate
 
-FRECHET = Measure("frechet-distance", better="lower", drop="percent")
-KERNEL = Measure("kernel-distance", better="lower", drop="percent")
-GAUSSIAN = Measure("gaussian-kernel-distance", better="lower", drop="percent")
+FRECHET = Measure("frechet-distance", better="lower", written="number")
+KERNEL = Measure("kernel-distance", better="lower", written="number")
+GAUSSIAN = Measure("gaussian-kernel-distance", better="lower", written="number")
+"""Losses of distances are in points, hundredths of their own unit: per cent of what is about 0 where all is well would say nothing."""
 PRECISION, RECALL, COVERAGE = Measure("precision"), Measure("recall"), Measure("coverage")
 DENSITY = Measure("density", drop="percent")
 DISTANCES = (FRECHET, KERNEL, GAUSSIAN)
@@ -105,8 +106,6 @@ def differences(candidate: Features, reference: Features, real: Features, *, see
 
 def told(found: Estimate, reference: Metric, *, name: str) -> Difference:
     """A paired difference as gates and reports read it: negative is worse, in the unit that losses of the measure are counted in.
-
-    Per cent are of the reference's own distance: of one that is hardly above 0, or below it, they say nothing.
 
     Args:
         found: how much farther the candidate is.

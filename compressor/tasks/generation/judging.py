@@ -7,11 +7,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from compressor.contracts import Columns, Data, Evaluation, Feed, Model
+from compressor.contracts import Columns, Data, Evaluation, Feed, Measure, Model
 from compressor.contracts.quality import Difference, Metric
 from compressor.errors import SourceError
 from compressor.tasks.generated.classifier import Classifier, Rows, learned
-from compressor.tasks.generated.features import Features, Space, as_bytes, same_space
+from compressor.tasks.generated.features import SHOWN, Features, Space, as_bytes, same_space
 from compressor.tasks.generated.quality import DISTANCES, KERNEL, differences, quality, told
 from compressor.tasks.generated.quality import MEASURES as ALL
 from compressor.tasks.generation.pictures import pictures_of
@@ -25,6 +25,8 @@ JUDGE, ROWS = "judge.tensors", "judge.rows"
 """The classifier beside a model, and the digest of the rows that it was trained on."""
 FEATURES = "features"
 AT_ONCE = 1000
+WORTH = Measure("judge-accuracy")
+"""Of the judge, on real held-out pictures: what class accuracy can be held against."""
 MEASURES = (KERNEL, *(each for each in ALL if each is not KERNEL))
 """Of sets of pictures; the first, which has no bias however few rows there are, is what quality is held by unless a plan says otherwise."""
 
@@ -69,9 +71,19 @@ def _part(numbers: Sequence[int], at: int) -> Sequence[int]:
 
 
 def figures(outputs: Feed, truth: Feed) -> tuple[Metric, ...]:
-    """All figures of drawn pictures against real ones, by their features."""
-    found = quality(_features(outputs, truth), _features(truth, truth))
-    return tuple(found.of(measure) for measure in MEASURES)
+    """All figures of drawn pictures against real ones, by their features, and what the judge is worth."""
+    real = _features(truth, truth)
+    found = quality(_features(outputs, truth), real)
+    return (*(found.of(measure) for measure in MEASURES), *_worth(real.space))
+
+
+def _worth(space: Space) -> tuple[Metric, ...]:
+    """The accuracy of the network that looked, with its digest."""
+    known = space.accuracy
+    if known is None or known.interval is None:
+        return ()
+    interval = known.interval.model_copy(update={"method": f"{known.interval.method}; judge {space.digest[:SHOWN]}"})
+    return (WORTH.metric(known.value, known.n, interval),)
 
 
 def paired(candidate: Evaluation, reference: Evaluation, found: Difference, *, seed: int) -> Difference:

@@ -50,12 +50,12 @@ def test_differences_are_paired_and_of_one_bandwidth():
     assert all(each.interval.low > 0 for each in found.values())
 
 
-def test_a_paired_difference_is_told_in_per_cent_of_the_reference_and_negative_where_it_is_worse():
+def test_a_paired_difference_is_told_in_hundredths_of_the_distance_and_negative_where_it_is_worse():
     mine, other, real = features(0, mean=0.6), features(0, mean=0.5), features(1)
     found, reference = differences(mine, other, real)[KERNEL], quality(other, real).of(KERNEL)
     difference = told(found, reference, name="source")
-    assert (difference.reference, difference.metric, difference.unit, difference.n) == ("source", KERNEL.name, "percent", 150)
-    assert difference.change == pytest.approx(-100 * found.value / reference.value)
+    assert (difference.reference, difference.metric, difference.unit, difference.n) == ("source", KERNEL.name, "points", 150)
+    assert difference.change == pytest.approx(-100 * found.value)
     assert difference.interval.low < difference.change < difference.interval.high < 0
     few = differences(features(0, 20), features(2, 20), real)[FRECHET]
     assert told(few, quality(features(2, 20), real).of(FRECHET), name="source").interval is None

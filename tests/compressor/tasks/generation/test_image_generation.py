@@ -253,6 +253,7 @@ def test_plan_trains_scores_and_times(finished):
         distance, *others, accuracy = candidate.scores.metrics
         assert (distance.name, accuracy.name) == ("kernel-distance", "class-accuracy")
         assert {each.name for each in others} > {"frechet-distance", "precision", "recall", "density", "coverage"}
+        assert "; judge " in candidate.scores.of("judge-accuracy").interval.method
         assert (distance.better, distance.n) == ("lower", 12)
         assert distance.interval.low < distance.value < distance.interval.high
         assert 0 <= accuracy.value <= 1
@@ -285,6 +286,9 @@ def test_real_pictures_score_better_than_noise(task, data, loaded):
     assert changed.interval is not None
     paired = task.compare(same, noise, metric="frechet-distance", name="noise", seed=0)
     assert paired.change > 0
+    nearer = task.compare(same, noise, metric="kernel-distance", name="noise", seed=0)
+    lost = noise.scores.main.value - same.scores.main.value
+    assert (nearer.unit, nearer.change) == ("points", pytest.approx(100 * lost)), "as large where the reference is about 0"
     noise.truth["judge"] = np.asarray(str(noise.truth["judge"]).replace('"digest":"', '"digest":"0'))
     with pytest.raises(NotComparable, match="figures of different networks"):
         task.compare(same, noise, metric="class-accuracy", name="noise", seed=0)
