@@ -20,7 +20,7 @@ MOST_WAITING = 64
 """Requests that wait for their turn; more are told to come again."""
 SWITCHES = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1"}
 """Nothing is reported to anybody."""
-ANNOUNCED = "() => document.querySelectorAll('.live').forEach(each => each.setAttribute('aria-live', 'polite'))"
+ANNOUNCED = "() => document.querySelectorAll('.live:not(.live .live)').forEach(each => each.setAttribute('aria-live', 'polite'))"
 """Screen readers read out what changes there."""
 LAUNCH: dict[str, Any] = {
     "share": False,

@@ -22,6 +22,7 @@ from furnished import told
 from compressor.errors import MissingDependency, StoreError, UnsupportedModel
 from compressor.plan.bound import load_plan
 from compressor.report import write_report
+from compressor.report.findings import Findings, speed_up
 from compressor.run.comparison import Run
 from compressor.tasks.data import load_data
 from demos import of_export

@@ -61,6 +61,7 @@ def visit(browser, pages):
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.goto(pages(name).address)
         page.wait_for_selector("#compare")
+        page.wait_for_selector("#status[aria-live=polite]")  # set when all is drawn
         opened.append((page, asked, errors))
         return page
 
