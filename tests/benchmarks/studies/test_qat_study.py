@@ -173,9 +173,12 @@ def test_cells_that_are_not_there_are_told(tmp_path):
 def test_one_seed_is_no_ranking():
     base = rows(0.8)
     one = {LABELS: {0: found(rows(0.5), base)}, UNIFIED: {0: found(rows(0.8), base)}}
-    assert "no ranking" in " ".join(verdicts("newsgroups-W2A8", one))
+    said = " ".join(verdicts("newsgroups-W2A8", one))
+    assert said.index("no ranking") < said.index("Of these files alone") < said.index("unified above QAT: +30.00")
     three = {name: {seed: found(rows(share), base) for seed in (0, 1, 2)} for name, share in ((LABELS, 0.5), (UNIFIED, 0.8))}
-    assert "unified above QAT" in " ".join(verdicts("newsgroups-W2A8", three))
+    said = " ".join(verdicts("newsgroups-W2A8", three))
+    assert "unified above QAT: **+30.00" in said
+    assert "these files alone" not in said
 
 
 def test_the_command_is_that_of_the_page(tmp_path):
