@@ -26,7 +26,8 @@ from benchmarks.studies.qat_cells import (
     plan,
     reference,
 )
-from benchmarks.studies.qat_text import Plan, Study, against, against_reference, change, lacking, recovered, verdicts
+from benchmarks.studies.qat_numbers import against, against_reference, change, recovered
+from benchmarks.studies.qat_text import Plan, Study, lacking, verdicts
 from compressor.plan.bound import load_plan
 from passes.quantization_aware.distill_and_quantize import DistillAndQuantize
 
