@@ -64,7 +64,9 @@ def demo(
     if space:
         from demos.space import write_space
 
-        say(str(write_space(what, target, space)))
+        say(
+            f"{write_space(what, target, space)}: both models, and test rows of the run as examples; publish it where both may be"
+        )
         return
     check_address(host or LOOPBACK, port)
     with ExitStack() as stack:

@@ -115,6 +115,8 @@ class Side:
                 try:
                     line = self._answers.get(timeout=seconds)
                 except queue.Empty:
+                    if self.loading_seconds > LOAD_SECONDS:
+                        raise Refused(f"it did not load within {LOAD_SECONDS:.0f} s") from None
                     return False
                 if line is None:
                     raise self._ended()
