@@ -15,7 +15,7 @@ from compressor.deploy.bench import spelled, worker_environment
 from compressor.deploy.graphs import graphs_of
 from compressor.deploy.worker import load_step
 from demos.side.process import Command
-from demos.side.worker import NOT_FINITE, RANKED, heard, serve
+from demos.side.worker import NOT_FINITE, RANKED, heard, pictured, serve
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,8 @@ class ByTask:
 
         if not all(np.isfinite(array).all() for array in found.values()):
             return {"text": NOT_FINITE}
+        if self.how.draws is not None:
+            return pictured(found[self.how.draws["gives"]][0])
         told = self.task.tell(found, self.labels)[0]
         answer: dict[str, Any] = {"text": told.text, "confidence": told.confidence, "ranking": told.ranking[:RANKED]}
         row = next(iter(found.values()))[0]

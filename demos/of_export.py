@@ -20,7 +20,7 @@ from compressor.export.spec import DTYPES, OURS, Deployed
 from compressor.files import json_in, text_in
 from compressor.report import wording
 from compressor.store.checksums import SUMS, check_file, names_in
-from demos.of_run import AFTER, checks
+from demos.of_run import AFTER, checks, drawn_classes
 from demos.side.panel import html
 from demos.side.process import Command, Side
 from demos.side.subject import Subject
@@ -53,17 +53,18 @@ def subject(folder: Path, scratch: Path) -> Subject:
     if text_in(folder / EXAMPLE) != ours:  # a stranger's code, or an earlier version's
         place = _with_example(folder, scratch / "with-our-example", ours)
         note += f" Its {EXAMPLE} is not what this program writes for its {SPEC}; it is not run, and ours is."
-    facts, kind = dict(deployed.candidate.facts), deployed.how.kind
+    facts, draws = dict(deployed.candidate.facts), deployed.how.draws
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     return Subject(
         title=folder.resolve().name,
-        kind=kind,
+        kind="seed" if draws else deployed.how.kind,
+        classes=drawn_classes(draws, deployed.labels) if draws else (),
         sides=[Side(AFTER, Command.of_export(place, int(facts.get("threads", "1"))))],
         about=[f"{deployed.runtime.name}, {facts.get('precision', '')}, {wording.size(size)}"],
         texts=("first text", "second text") if deployed.how.pair else ("prompt",) if deployed.how.generates else ("text",),
         generates=deployed.how.generates is not None,
         note=note,
-        check=checks(kind),
+        check=checks(deployed.how.kind),
     )
 
 
@@ -115,6 +116,7 @@ def _deployed(folder: Path, spec: Mapping[str, Any], labels: list[str]) -> Deplo
         number=kind == "text" and not labels and generates is None,
         pair=bool(spec.get("pair")),
         generates=generates,
+        draws=None if spec.get("draws") is None else dict(spec["draws"]),
     )
     eager = target.dialect.format == TORCH
     if eager and loader and loader != OURS:

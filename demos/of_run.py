@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ SHOWN = 80
 """Characters of a row in a list."""
 PROMPT = 200
 """Characters of a row that a model is asked to go on with."""
+MOST_CLASSES = 10_000
 
 
 @dataclass(frozen=True)
@@ -105,18 +106,32 @@ def subject(chosen: Chosen, rows: Rows) -> Subject:
         Side(name, command(task_of(chosen.built(each)), target, chosen.built(each), labels(chosen.built(each))))
         for name, each in zip(names, kept, strict=True)
     ]
+    known = labels(chosen.built(chosen.after))
     return Subject(
         title=report.name,
-        kind=how.kind,
+        kind=how.kind if how.draws is None else "seed",
+        classes=() if how.draws is None else drawn_classes(how.draws, known),
         sides=sides,
         about=[_about(each) for each in kept],
         texts=task.columns().content if how.pair else ("text",) if how.generates is None else ("prompt",),
         generates=how.generates is not None,
-        examples=tuple(_examples(rows, chosen.run, generates=how.generates is not None)),
+        examples=() if how.draws else tuple(_examples(rows, chosen.run, generates=how.generates is not None)),
         note=_note(chosen),
         reported=_reported(report, chosen.after),
         check=checks(how.kind),
     )
+
+
+def drawn_classes(draws: Mapping[str, Any], known: Sequence[str]) -> list[str]:
+    """Names of the classes that pictures are drawn of; of a model that knows none, one.
+
+    Raises:
+        StoreError: they are more than a page offers.
+    """
+    count = max(1, int(draws["classes"]))
+    if count > MOST_CLASSES:
+        raise StoreError(f"{count} classes are more than a page offers: {MOST_CLASSES}")
+    return list(known) if len(known) == count else [f"class {number}" for number in range(count)]
 
 
 def labels(built: Path) -> list[str]:

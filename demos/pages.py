@@ -79,7 +79,7 @@ def run_page(chosen: Chosen, media: Path, stack: ExitStack) -> Page:
     rows = Rows.read(chosen.run, before, chosen.after.id, labels(chosen.built(chosen.after)), media)
     shown = subject(chosen, rows)
     stack.callback(shown.close)
-    listed = Listed(rows, media, media=shown.kind in ("image", "audio"))
+    listed = Listed(rows, media, media=shown.kind in ("image", "audio", "seed"))
 
     def draw() -> None:
         heading(shown.title, chosen.run.report.summary)

@@ -103,6 +103,7 @@ def _page(shown: Subject, folders: Sequence[str], summary: str, out: Path) -> No
         "summary": summary,
         "kind": shown.kind,
         "texts": list(shown.texts),
+        "classes": list(shown.classes),
         "generates": shown.generates,
         "models": models,
         "examples": [_example(shown, number, out) for number in range(len(shown.examples))],

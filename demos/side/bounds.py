@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 MOST_CHARACTERS = 20_000
+MOST_SEED = 2**31 - 1
 MOST_BYTES = 20 * 2**20
 MOST_PIXELS = 25_000_000
 MOST_SECONDS = 60.0
@@ -21,7 +22,7 @@ def refused(kind: str, given: Any) -> str:
 
     Args:
         kind: as `Subject.kind` says.
-        given: a text, a list of texts, the path of a file, or None.
+        given: a text, a list of texts, the path of a file, `label` and `seed` of a picture to draw, or None.
     """
     if isinstance(given, Path):
         if not given.is_file():
@@ -33,8 +34,14 @@ def refused(kind: str, given: Any) -> str:
             return f"This file has {size / 2**20:.0f} MB; at most {MOST_BYTES / 2**20:.0f} MB are taken here."
         return {"image": _picture, "audio": _sound}.get(kind, lambda _: "")(given)
     if given is None:
-        what = {"image": "Choose a picture, or take one.", "audio": "Choose a sound, or record one."}
+        what = {
+            "image": "Choose a picture, or take one.",
+            "audio": "Choose a sound, or record one.",
+            "seed": f"Choose a class, and a whole number from 0 to {MOST_SEED:,} as seed.",
+        }
         return what.get(kind, "Type a text, or choose a file.")
+    if isinstance(given, Mapping):
+        return ""
     return _texts([given] if isinstance(given, str) else given)
 
 

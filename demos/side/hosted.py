@@ -25,6 +25,7 @@ def subject_of(folder: Path, media: Path) -> Subject:
         sides=[Side(each["name"], Command.of_export(folder / each["folder"], each["threads"])) for each in found["models"]],
         about=[each["about"] for each in found["models"]],
         texts=found["texts"],
+        classes=found["classes"],
         generates=found["generates"],
         examples=[Example(each["name"], _given(folder, each, media)) for each in found["examples"]],
         note=found["note"],

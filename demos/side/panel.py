@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ import gradio as gr
 from gradio.utils import get_upload_folder
 
 from demos.side import wording
-from demos.side.bounds import refused
+from demos.side.bounds import MOST_SEED, refused
 from demos.side.meter import measured
 from demos.side.process import Answer, Refused, Side
 from demos.side.subject import Subject
@@ -69,7 +69,7 @@ def _asks(subject: Subject, inputs: list[Any], shown: list[Any], go: Any) -> Non
     }
     go.click(compare, inputs, shown, api_name="compare", **settings)
     for each in inputs:
-        if isinstance(each, gr.Textbox):
+        if isinstance(each, gr.Textbox | gr.Number):
             each.submit(compare, inputs, shown, api_visibility="private", **settings)
 
 
@@ -98,6 +98,12 @@ def _inputs(subject: Subject) -> list[Any]:
         return [gr.Image(label="Picture", type="filepath", sources=PICTURES, image_mode=None, height=280, buttons=[])]
     if subject.kind == "audio":
         return [gr.Audio(label="Sound", type="filepath", sources=SOUNDS, editable=False, buttons=[])]
+    if subject.kind == "seed":
+        classes = [(name, number) for number, name in enumerate(subject.classes)]
+        return [
+            gr.Dropdown(classes, value=0, label="Class", elem_id="input-class", filterable=len(classes) > 10),
+            gr.Number(value=0, label="Seed", precision=0, minimum=0, maximum=MOST_SEED, elem_id="input-seed"),
+        ]
     lines = 3 if len(subject.texts) == 1 else 2
     names = [name[:1].upper() + name[1:] for name in subject.texts]
     boxes: list[Any] = [
@@ -121,10 +127,21 @@ def given_of(subject: Subject, values: Sequence[Any]) -> Any:
     asks sent them."""
     if subject.kind in ("image", "audio"):
         return _path(values[0])
+    if subject.kind == "seed":
+        return _drawing(values, len(subject.classes))
     if subject.kind == "arrays" and (path := _path(values[-1])) is not None:
         return path
     texts = [str(value or "") for value in values[: len(subject.texts)]]
     return texts[0] if len(texts) == 1 else texts
+
+
+def _drawing(values: Sequence[Any], classes: int) -> dict[str, int] | None:
+    """A class and a seed, as far as they are some."""
+    label, seed = (
+        value if isinstance(value, int) else int(value) if isinstance(value, float) and value.is_integer() else -1
+        for value in values
+    )
+    return {"label": label, "seed": seed} if 0 <= label < classes and 0 <= seed <= MOST_SEED else None
 
 
 def _path(value: Any) -> Path | None:
@@ -139,6 +156,9 @@ def settings_of(subject: Subject, given: Any) -> list[Any]:
     """What the components are set to for something given."""
     if subject.kind in ("image", "audio"):
         return [given]
+    if subject.kind == "seed":
+        found = given if isinstance(given, Mapping) else {"label": 0, "seed": 0}
+        return [found["label"], found["seed"]]
     texts = [given] if isinstance(given, str) else list(given or [""] * len(subject.texts))
     return [*texts, *([None] if subject.kind == "arrays" else [])]
 

@@ -48,6 +48,8 @@ class Answer:
     number: float | None = None
     tokens: int = 0
     """How many tokens it went on with."""
+    picture: str = ""
+    """A PNG file that was drawn, in base64."""
     whole: bool = True
     """False while tokens are still to come."""
 

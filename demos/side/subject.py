@@ -15,7 +15,7 @@ class Example:
 
     name: str
     given: Any
-    """A text, a list of texts, or the path of a file."""
+    """A text, a list of texts, the path of a file, or `label` and `seed` of a picture to draw."""
 
 
 @dataclass(frozen=True)
@@ -23,14 +23,16 @@ class Subject:
     """What a page is about."""
 
     title: str
-    kind: Literal["text", "image", "audio", "arrays"]
-    """What a user gives; of `arrays` nobody says, so a text or a file."""
+    kind: Literal["text", "image", "audio", "arrays", "seed"]
+    """What a user gives; of `arrays` nobody says, so a text or a file; of `seed` a class and a seed, of which a picture is drawn."""
     sides: Sequence[Side]
     """The model before compression, where it is there, and the compressed one last."""
     about: Sequence[str]
     """Of each side, what stands below its name."""
     texts: Sequence[str] = ("text",)
     """Names of the texts that are asked for."""
+    classes: Sequence[str] = ()
+    """Names of the classes that pictures are drawn of."""
     generates: bool = False
     examples: Sequence[Example] = ()
     note: str = ""

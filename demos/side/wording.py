@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import math
 from collections.abc import Sequence
 from html import escape
@@ -17,6 +19,8 @@ CLOSE = 0.995
 """Cosine from which two vectors of features count as alike."""
 NEAR = 0.01
 """Share of a number by which another may differ and counts as the same."""
+LEVELS = 4.0
+"""Mean difference of two pictures, of 255 levels of brightness, up to which they count as alike."""
 ROUGH = 0.15
 """Share of the time that others may have the processor before a measurement is called rough."""
 UNDECIDED = "<dd>undecided</dd><small>the machine was not still</small>"
@@ -30,6 +34,9 @@ def card(answer: Answer | None, *, waiting: str = "") -> str:
         return f'<p class="waiting">{escape(waiting or "No answer yet.")}</p>'
     cursor = "" if answer.whole else '<span class="cursor" aria-hidden="true">▍</span>'
     told = f'<p class="told">{escape(answer.text) or "<span class=waiting>nothing</span>"}{cursor}</p>'
+    if answer.picture:
+        source = f"data:image/png;base64,{escape(answer.picture)}"
+        return f'<img class="drawn" src="{source}" alt="The picture that was drawn, {escape(answer.text)}">'
     sure = "" if answer.confidence is None else f'<p class="sure">{percent(answer.confidence)} sure</p>'
     return f"{told}{sure}{_bars(answer.ranking)}"
 
@@ -53,7 +60,9 @@ def agreement(names: Sequence[str], answers: Sequence[Answer]) -> str:
     if NOT_FINITE in (before.text, after.text) or len(before.vector) != len(after.vector):
         why = "feature vectors of different lengths" if before.vector and after.vector else "a model gives no answer"
         return f'<p class="{DIFFER}">There is nothing to compare: {why}.</p>'
-    if before.vector:
+    if before.picture:
+        said, mark = _drawn(before.picture, after.picture)
+    elif before.vector:
         alike = cosine(before.vector, after.vector)
         said, mark = f"The angle between both has a cosine of {alike:.4f} (1 is the same direction).", alike >= CLOSE
     elif before.number is not None and after.number is not None:
@@ -68,6 +77,18 @@ def agreement(names: Sequence[str], answers: Sequence[Answer]) -> str:
     word = "Agreement" if mark else "Difference"
     sign = "✓" if mark else "≠"
     return f'<p class="{AGREE if mark else DIFFER}"><b>{sign} {word}.</b> {escape(said)}</p>'
+
+
+def _drawn(before: str, after: str) -> tuple[str, bool]:
+    """How far two pictures are apart, and whether they count as alike."""
+    from PIL import Image, ImageChops, ImageStat
+
+    pair = [Image.open(io.BytesIO(base64.b64decode(each)), formats=["PNG"]) for each in (before, after)]
+    if pair[0].size != pair[1].size or pair[0].mode != pair[1].mode:
+        return "They are pictures of different sizes.", False
+    bands = ImageStat.Stat(ImageChops.difference(*pair)).mean
+    apart = sum(bands) / len(bands)
+    return f"Pixels are {apart:.1f} of 255 levels apart, on average.", apart <= LEVELS
 
 
 def _written(before: str, after: str) -> str:

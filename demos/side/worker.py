@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import base64
 import gc
 import importlib.util
+import io
 import json
 import math
 import os
@@ -43,7 +45,7 @@ class Opened(Protocol):
         ...
 
     def read(self, found: Any) -> dict[str, Any]:
-        """What a person reads in outputs: `text`, `confidence`, `ranking` of labels; `vector` of features, `number`."""
+        """What a person reads in outputs: `text`, `confidence`, `ranking` of labels; `vector` of features, `number`, `picture`."""
         ...
 
     def written(self, found: Any, most: int | None = None) -> Iterator[str] | None:
@@ -68,7 +70,7 @@ class Exported:
 
     def inputs(self, given: Any) -> Any:
         """By the example."""
-        return self._example.inputs(given)
+        return self._example.inputs([(given["label"], given["seed"])] if "draws" in self._spec else given)
 
     def outputs(self, feed: Any) -> Any:
         """By the example."""
@@ -80,6 +82,8 @@ class Exported:
             return {"text": ""}
         if not all(math.isfinite(value) for value in found.reshape(-1)):
             return {"text": NOT_FINITE}
+        if "draws" in self._spec:
+            return pictured(found)
         told = self._example.told(found)
         if self._labels:
             several = "threshold" in self._spec
@@ -167,6 +171,17 @@ def featured(vector: list[float]) -> dict[str, Any]:
     """Features, which have no name: how many and how long, and the vector for whoever compares two."""
     length = math.sqrt(math.fsum(value * value for value in vector))
     return {"text": f"{len(vector)} features of length {length:.4g}", "vector": vector}
+
+
+def pictured(drawn: Any) -> dict[str, Any]:
+    """A picture `[channels, height, width]` from -1 to 1, brighter and darker values cut off, as a PNG file in base64."""
+    from PIL import Image
+
+    light = ((drawn.clip(-1, 1) + 1) * 127.5).round().astype("uint8")
+    image = Image.fromarray(light[0] if len(light) == 1 else light.transpose(1, 2, 0))
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return {"text": f"{image.width} x {image.height} pixels", "picture": base64.b64encode(file.getvalue()).decode()}
 
 
 # ------------------------------------------------------------------ answering

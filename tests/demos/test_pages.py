@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import re
@@ -15,7 +16,7 @@ import numpy as np
 import psutil
 import pytest
 import soundfile
-from demo_pages import TASKS, example_says, serving
+from demo_pages import TASKS, example_draws, example_says, serving
 from PIL import Image
 
 from compressor.report import read_report
@@ -28,6 +29,8 @@ TEXTS = {
     "language": {"Prompt": "word1 red word2"},
 }
 FILES = {"image": "images/red/*.png", "audio": "sounds/red/*.wav", "features": "sounds/red/*.wav"}
+CLASS, SEED = 2, 5
+"""Of a picture that is drawn."""
 SECONDS = 60_000
 """Milliseconds, as Playwright counts."""
 HOSTILE = "<img src=x onerror=\"document.title='taken over'\"><script>document.title='taken over'</script> ${document.title='taken over'} red"
@@ -79,6 +82,11 @@ def give(page, name, root):
         path = min((root / FILES[name]).parent.glob(Path(FILES[name]).name))
         upload(page, path)
         return [str(path)]
+    if name == "drawing":
+        page.get_by_label("Class", exact=True).click()
+        page.get_by_role("option").nth(CLASS).click()
+        page.get_by_label("Seed", exact=True).fill(str(SEED))
+        return []
     for label, text in TEXTS[name].items():
         page.get_by_label(label, exact=True).fill(text)
     return list(TEXTS[name].values())
@@ -106,6 +114,21 @@ def told(page, side):
     return page.locator(f"#answer-{side} .told").inner_text()
 
 
+def drawn(page):
+    source = page.locator("#answer-Compressed img.drawn").get_attribute("src")
+    with Image.open(io.BytesIO(base64.b64decode(source.removeprefix("data:image/png;base64,")))) as picture:
+        return np.asarray(picture, dtype=int)
+
+
+def assert_timed(page):
+    """Both were timed, and it is said whether they agree."""
+    times = page.locator("#meter dd").all_inner_texts()
+    assert len(times) == 3
+    assert all(re.fullmatch(r"[\d.]+ ms", each) for each in times[:2])
+    assert re.search(r"faster|slower|no difference|undecided", times[2])
+    assert re.search("Agreement|Difference", page.locator("#agreement").inner_text())
+
+
 # ------------------------------------------------------------------ side by side
 
 
@@ -114,6 +137,12 @@ def test_answer_of_each_panel_is_that_of_the_exported_example(name, visit, runs,
     page = visit(name)
     words = give(page, name, runs(name).parent)
     compared(page)
+    if name == "drawing":
+        apart = np.abs(drawn(page) - example_draws(exports(name), CLASS, SEED))
+        assert apart.max() <= 1
+        assert "levels apart, on average" in page.locator("#agreement").inner_text()
+        assert_timed(page)
+        return
     said, shown = example_says(exports(name), *words), told(page, "Compressed")
     if name == "features":
         vector = np.array(json.loads(said))
@@ -125,11 +154,7 @@ def test_answer_of_each_panel_is_that_of_the_exported_example(name, visit, runs,
         assert " ".join(shown.split()) == " ".join(expected.split())
     else:
         assert shown == said
-    times = page.locator("#meter dd").all_inner_texts()
-    assert len(times) == 3
-    assert all(re.fullmatch(r"[\d.]+ ms", each) for each in times[:2])
-    assert re.search(r"faster|slower|no difference|undecided", times[2])
-    assert re.search("Agreement|Difference", page.locator("#agreement").inner_text())
+    assert_timed(page)
 
 
 def test_tokens_stream_one_column_after_the_other(visit, pages):
@@ -292,6 +317,13 @@ def test_empty_input_is_said_and_nothing_is_asked(visit):
     page = visit("pair")
     page.get_by_label("Premise").fill("word1")
     assert trouble(page) == "Type both texts first."
+
+
+@pytest.mark.parametrize("seed", ["", "-1", "2147483648"])
+def test_a_seed_that_is_none_is_refused_with_the_reason(seed, visit):
+    page = visit("drawing")
+    page.get_by_label("Seed", exact=True).fill(seed)
+    assert "Choose a class, and a whole number from 0 to 2,147,483,647 as seed." in trouble(page)
 
 
 def test_html_in_a_text_is_shown_as_text(visit):

@@ -13,6 +13,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from compressor.contracts import registry
 from compressor.plan.bound import load_plan
 from compressor.plan.yaml_source import write_yaml
@@ -32,6 +35,7 @@ TASKS = {
     "audio": ("audio-classification", {"seconds": 0.5}),
     "features": ("audio-features", {"seconds": 0.5, "linear_probes": {"label": {"label": "label"}}}),
     "language": ("causal-lm", {"max_length": 64}),
+    "drawing": ("image-generation", {"steps": 2}),
 }
 START_SECONDS = 120
 
@@ -64,6 +68,17 @@ def example_says(folder: Path, *words: str) -> str:
     """What the example of an export prints."""
     done = subprocess.run([sys.executable, "example.py", *words], cwd=folder, capture_output=True, text=True, check=True)
     return done.stdout.rstrip("\n")
+
+
+DRAWS = "import json, example; print(json.dumps(example.outputs(example.inputs([({label}, {seed})])).tolist()))"
+
+
+def example_draws(folder: Path, label: int, seed: int) -> NDArray[np.int64]:
+    """The picture that the example of an export draws of a class by a seed, alone: levels `[height, width, channels]`."""
+    code = DRAWS.format(label=label, seed=seed)
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=True)
+    light = (np.array(json.loads(done.stdout)).clip(-1, 1) + 1) * 127.5
+    return light.round().astype(np.int64).transpose(1, 2, 0)
 
 
 # ------------------------------------------------------------------ pages
