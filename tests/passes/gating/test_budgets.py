@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from types import SimpleNamespace
 
 import pytest
@@ -267,12 +268,13 @@ def test_units_in_a_sub_layer_that_is_off_are_off_themselves(tmp_path):
     model, ctx = student(), Context(tmp_path, {})
     gating = laid(model, ("heads", "neurons", "attention", "feed-forward"))
     (off,) = (place for place in gating.places if place.kind == "feed-forward")
-    gating.gate(off).log_alpha.data.fill_(-9)
+    gating.gate(off).log_alpha.data.fill_(math.log(0.04 / 0.96) + SHIFT)
     small = cut(model, gating, size_goal(model, gating, STEPS, sparsity=0.7), ctx)
     assert anatomy_of(small.module).blocks[0].feed_forward is None
-    after = {kind: count for _, kind, _, _, count in left(ctx).rows}
-    assert (after["feed-forward"], after["neurons"]) == (0, 0)
-    assert after["heads"] > 0
+    rows = {kind: row for _, kind, *row in left(ctx).rows}
+    assert rows["feed-forward"] == [1, 0.0, 0], "what is expected is told to a tenth"
+    assert rows["neurons"] == [64, 39.2, 0]
+    assert rows["heads"][-1] > 0
 
 
 @pytest.fixture
