@@ -155,9 +155,8 @@ def _measured(student: Model, gating: Gating, goal: Goal, ctx: Context) -> dict[
         return pruned(student, gating)
 
     def choice(excess: float) -> Choice:
-        chosen = goal.widths(gating, min(1.0, excess / goal.formula.whole))
-        everything = all(len(units) <= goal.limits.lowest(place) for place, units in chosen.items())
-        return Choice(tuple(chosen.items()), goal.cost(chosen), lambda: make(chosen), everything)
+        chosen = goal.widths(gating, excess / goal.formula.whole)
+        return Choice(tuple(chosen.items()), goal.cost(chosen), lambda: make(chosen))
 
     gates = hashlib.sha256(b"".join(gate.detach().cpu().numpy().tobytes() for gate in gating.parameters())).hexdigest()
 
@@ -175,7 +174,7 @@ def _measured(student: Model, gating: Gating, goal: Goal, ctx: Context) -> dict[
 
 
 def _number(value: float) -> str:
-    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _table(gating: Gating, expected: Sequence[float]) -> Table:

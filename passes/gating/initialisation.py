@@ -71,7 +71,7 @@ def _unit_cost(place: Units, places: Sequence[Units], formula: Formula) -> float
 def _importance(places: Sequence[Units], gating: Gating, student: Model, ctx: Context) -> dict[Units, torch.Tensor]:
     kinds = tuple(kind for kind in RANKED if any(place.kind == kind for place in places))
     module: Any = student.copy().module
-    module.to(ctx.device).eval().requires_grad_(False)
+    module.to(ctx.device).eval()
     batches = some_batches(student, ctx, rows=ROWS, batch_size=BATCH)
     found = data_scores(module, gating.anatomy, kinds, importance="activation", task=ctx.task, batches=batches)
     return {place: torch.tensor(found[place]) for place in places}

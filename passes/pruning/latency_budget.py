@@ -252,8 +252,6 @@ class Choice:
     what: Hashable
     predicted_ms: float
     pruned: Callable[[], Model]
-    everything: bool
-    """True if nothing is left that could go."""
 
 
 @dataclass(frozen=True)
@@ -318,16 +316,14 @@ def prune_to_latency(site: Site, budget: LatencyBudget, shed: Shed) -> tuple[tup
 
     def choose(excess: float) -> Choice:
         taken = shed(site.ladders, cost, excess)
-        return Choice(
-            taken, table.full_ms - saved(site.ladders, cost, taken), lambda: site.pruned(taken), everything=taken == everything
-        )
+        return Choice(taken, table.full_ms - saved(site.ladders, cost, taken), lambda: site.pruned(taken))
 
     def measure(_: Choice, pruned: Model) -> tuple[float, float]:
         before, after = budget.timed([site.model, pruned], site.ctx)
         return before, after
 
     best = reach(budget, table, choose, measure, site.ctx)
-    if best.miss > TOLERANCE and best.choice.everything:
+    if best.miss > TOLERANCE and best.choice.what == everything:
         raise CompressorError(
             f"{_unreachable(budget, best.goal_ms, best.input_ms, best.ms)}; raise the budget, or let layers go too"
         )

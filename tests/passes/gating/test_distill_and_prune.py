@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
 from tensor_rows import Context, bert
+from timed import Timed, counted, straight
 
 from compressor.contracts import Message, Progress, Workload
 from compressor.contracts.notes import Remark
@@ -319,39 +316,6 @@ def macs_of(model, *, length):
         if block.feed_forward:
             total += 2 * length * block.feed_forward.width * 32
     return total
-
-
-@dataclass(frozen=True)
-class Timed(Context):
-    """A context with a clock that knows what narrower blocks take."""
-
-    clock: Callable[[Model], float] = lambda model: 0.0
-    measured: list[int] = field(default_factory=list)
-
-    def measure(self, models, target, workload):
-        self.measured.append(len(models))
-        return [self.clock(model) for model in models]
-
-    known: dict[str, Any] = field(default_factory=dict)
-
-    def remember(self, what, make):
-        key = json.dumps(what, sort_keys=True)
-        if key not in self.known:
-            self.known[key] = make()
-        return self.known[key]
-
-
-def counted(model):
-    blocks = anatomy_of(model.module).blocks
-    return (
-        sum(block.attention.heads for block in blocks if block.attention),
-        sum(block.feed_forward.width for block in blocks if block.feed_forward),
-    )
-
-
-def straight(model):
-    heads, neurons = counted(model)
-    return 1 + 0.5 * heads + 0.02 * neurons
 
 
 def crossed(model):
