@@ -64,9 +64,7 @@ def demo(
     if space:
         from demos.space import write_space
 
-        say(
-            f"{write_space(what, target, space)}: both models, and test rows of the run as examples; publish it where both may be"
-        )
+        say(f"{write_space(what, target, space)}: both models and test rows of the run: publish it where both may be")
         return
     check_address(host or LOOPBACK, port)
     with ExitStack() as stack:

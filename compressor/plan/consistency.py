@@ -249,10 +249,10 @@ def _no_classes(draft: Draft, task: Task, limits: Limits) -> str | None:
 
 
 def _more_than_all(draft: Draft, task: Task, limits: Limits) -> str | None:
-    """A fraction has 100 points to lose; what is counted in per cent has no end."""
+    """A fraction has 100 points to lose; what is counted in per cent has no end, and no distance has one."""
     name = limits.metric or draft.metric or task.metric
-    counted = {measure.name: measure.drop for measure in task.measures()}
-    if (limits.max_drop or 0) <= 100 or counted.get(name) != "points":
+    ends = {measure.name for measure in task.measures() if measure.drop == "points" and measure.better == "higher"}
+    if (limits.max_drop or 0) <= 100 or name not in ends:
         return None
     return f"max_drop {limits.max_drop:g} allows to lose more than all of '{name}', which has 100 points; give at most 100"
 

@@ -37,7 +37,7 @@ class Description(Described):
     """Channels, height and width of what it draws."""
     classes: Annotated[int, Field(ge=0)]
     """Labels that it knows; 0 where it knows none."""
-    empty: int | None = None
+    empty: Annotated[int, Field(ge=0)] | None = None
     """The label that says nothing; None where there is none, so that nothing can be guided."""
     spans: bool = False
     """Whether the network is told how far a step goes."""
@@ -60,6 +60,20 @@ class Description(Described):
     def evaluations(self) -> int:
         """How often the network is asked for one row."""
         return self.sampling.evaluations(told=self.scales)
+
+    def shipped(self) -> dict[str, Any]:
+        """What whoever draws by an exported model is told: the table with names of its columns, and what the rest of a feed is."""
+        from compressor.tasks.inputs.sampling import COLUMNS
+
+        return {
+            "columns": list(COLUMNS),
+            "table": self.table().astype("float32").tolist(),
+            "shape": list(self.shape),
+            "start": float(self.process.grid(1).sigma[0]),
+            "classes": self.classes,
+            "empty": self.empty or 0,
+            "evaluations": self.evaluations,
+        }
 
     def written(self) -> bytes:
         """As a file; equal descriptions give equal bytes."""

@@ -30,13 +30,11 @@ from compressor.errors import SourceError, UnsupportedModel
 from compressor.tasks.batches import Feeds, full_groups, grouped, order_of
 from compressor.tasks.classification import scores as class_scores
 from compressor.tasks.generation.description import FILE, Description, described, output_of, settled
-from compressor.tasks.generation.judging import FEATURES, MEASURES, figures, judge_in, judge_of, paired
 from compressor.tasks.generation.pictures import in_letters, pictures_of
 from compressor.tasks.generation.process import Process
 from compressor.tasks.generation.samplers import Sampler, Sampling
 from compressor.tasks.generation.training import Batches
 from compressor.tasks.image_classification import undecoded
-from compressor.tasks.inputs.sampling import COLUMNS, drawn, noise_of
 from compressor.tasks.media import check_column
 
 if TYPE_CHECKING:
@@ -105,7 +103,9 @@ class ImageGeneration(Task):
 
     def measures(self) -> tuple[Measure, ...]:
         """Distances of the whole set by features of the judge, and how often it sees the class that was asked for."""
-        return (*MEASURES, ACCURACY)
+        from compressor.tasks.generation.judging import MEASURES, WORTH
+
+        return (*MEASURES, WORTH, ACCURACY)
 
     def gives_logits(self) -> bool:
         """It gives pictures."""
@@ -132,6 +132,7 @@ class ImageGeneration(Task):
             UnsupportedModel: what it draws is not known, or has to be decoded by another component.
         """
         from compressor import model as models
+        from compressor.tasks.generation.judging import judge_of
 
         model = models.Model.read(source)
         if len(model.components) > 1:
@@ -160,6 +161,8 @@ class ImageGeneration(Task):
 
     def inputs(self, model: Model | Path) -> tuple[Port, ...]:
         """Noise, seeds of more noise, labels, and the table of a sampler."""
+        from compressor.tasks.inputs.sampling import COLUMNS
+
         return (
             Port("noise", "float32", ("batch", *described(model).shape)),
             Port("seed", "int64", ("batch",)),
@@ -206,6 +209,7 @@ class ImageGeneration(Task):
 
     def call(self, session: Session, feed: Feed, workload: Workload = Workload(), prepared: object = None) -> Feed:  # noqa: ARG002
         """Draw the rows of a feed; a built model by its own table, in the steps of the workload where that says them."""
+        from compressor.tasks.inputs.sampling import drawn
 
         def network(given: Feed) -> Any:
             return session.run(given)[0][PREDICTED]
@@ -267,6 +271,8 @@ class ImageGeneration(Task):
         """Noisy rows at the levels that the sampler asks at, in turn; where it guides, every other one without its label."""
         import numpy as np
 
+        from compressor.tasks.inputs.sampling import noise_of
+
         images, labels, how = undecoded(rows, self.image), list(rows[self.label]), described(files)
         levels, steps = how.process.grid(how.sampling.steps), how.sampling.steps
         scale, spans = how.process.scale(levels), levels.time[:-1] - levels.time[1:]
@@ -300,6 +306,8 @@ class ImageGeneration(Task):
     def _feed(self, seeds: Sequence[int], labels: Sequence[int], how: Description, table: NDArray[Any]) -> Feed:
         import numpy as np
 
+        from compressor.tasks.inputs.sampling import noise_of
+
         empty = 0 if how.empty is None else how.empty
         start = np.float32(how.process.grid(1).sigma[0])  # as in the example of an export, to the bit
         return {
@@ -317,6 +325,8 @@ class ImageGeneration(Task):
         """The pictures, and what the judge makes of them."""
         import numpy as np
 
+        from compressor.tasks.generation.judging import FEATURES, judge_in
+
         pictures = super().predicted(predict, rows, files)[PICTURES]
         features, logits = judge_in(files).seen(np.nan_to_num(pictures))  # what is not finite is told by a verdict
         return {PICTURES: pictures, FEATURES: features.rows, JUDGED: logits.argmax(-1)}
@@ -333,6 +343,8 @@ class ImageGeneration(Task):
         """Pictures for the labels of the rows against the rows' own, by the judge beside the model."""
         import numpy as np
 
+        from compressor.tasks.generation.judging import FEATURES, judge_in
+
         with of_split(split):
             outputs = self.predicted(predict, rows, files)
             real = pictures_of(undecoded(rows, self.image), range(len(rows)), self.image, described(files).shape)
@@ -343,6 +355,8 @@ class ImageGeneration(Task):
     def score(self, outputs: Feed, truth: Feed, *, split: str) -> Evaluation:
         """Distances of the sets, and accuracy with Wilson's interval, by class too."""
         import numpy as np
+
+        from compressor.tasks.generation.judging import figures
 
         labels, told, count = truth["labels"], outputs[JUDGED], len(truth["labels"])
         classes = max(len(truth["names"]), int(max(labels.max(), told.max())) + 1)
@@ -362,26 +376,16 @@ class ImageGeneration(Task):
         Raises:
             NotComparable: they were judged by different networks.
         """
-        found = super().compare(candidate, reference, metric=metric, name=name, seed=seed)
-        return paired(candidate, reference, found, seed=seed)
+        from compressor.tasks.generation.judging import paired
+
+        return paired(candidate, reference, super().compare(candidate, reference, metric=metric, name=name, seed=seed), seed=seed)
 
     # -------------------------------------------------------------- people
 
     def deployment(self, files: Path, inputs: Sequence[Port]) -> Deployment:
         """How pictures are drawn elsewhere: the table, and what the rest of a feed is."""
-        how = described(files)
-        told = {
-            "gives": PICTURES,
-            "inputs": [port.name for port in inputs],
-            "columns": list(COLUMNS),
-            "table": how.table().astype("float32").tolist(),
-            "shape": list(how.shape),
-            "start": float(how.process.grid(1).sigma[0]),
-            "classes": how.classes,
-            "empty": 0 if how.empty is None else how.empty,
-            "evaluations": how.evaluations,
-        }
-        return Deployment("arrays", draws=told)
+        shipped = described(files).shipped()
+        return Deployment("arrays", draws={"gives": PICTURES, "inputs": [port.name for port in inputs], **shipped})
 
     def tell(self, outputs: Feed, labels: Sequence[str]) -> tuple[Prediction, ...]:  # noqa: ARG002 - a picture is no label
         """Each picture in letters, dark to light."""

@@ -91,6 +91,11 @@ BEYOND_SCHEMA = {
     r"units names a kind twice|latency is known by heads|widths says all|attention-maps needs heads to look at|"
     r"init: [\w-]+ needs layers|teacher names one twice|nothing to learn|found -[\d.]+, expected 0 or more|"
     r"expected one of speedup|input should be |nothing would heed |compile: true is not for |ternary weights have steps|is not symmetric has steps",
+    "what passes and processes of diffusion ask of their parameters together": r"steps are given most first|progressive halves|"
+    r"shortcut knows steps|are not learned: raise levels|is of .*: leave it out|where guidance is folded|the first is the least|"
+    r"nothing but noise is left at|expected less than sigma_max",
+    "what quantisation asks of its parameters together": r"mixed needs either|widths names one twice|which smooth scales|"
+    r"progressive names falling bits|nothing is rotated|has kernels with ranges",
     "kernels of what a pass makes": r"for which .* ha(s|ve) no kernels",
     "columns of a language model's rows": r"prompt and completion are|rows are texts, prompts",
     "whole numbers without a point, which JSON does not tell apart": r"found -?[\d.e+]+\.0|found -?[\d.]+e\+\d+",

@@ -50,10 +50,10 @@ def test_teacher_that_is_the_input_is_held_once_and_neither_changes(tmp_path, mo
     }
     through = DistillAndQuantize._trained
 
-    def trained(self, student, teachers, ctx):
+    def trained(self, student, teachers, *others):
         held[self.teacher] = teachers[0].module
         held["student"] = student.module
-        return through(self, student, teachers, ctx)
+        return through(self, student, teachers, *others)
 
     monkeypatch.setattr(DistillAndQuantize, "_trained", trained)
     ctx = Context(tmp_path, {"source": source, "other": other}, Task())
