@@ -10,11 +10,11 @@ from pydantic import Field, model_validator
 from typing_extensions import override
 
 from compressor.contracts import Batch, Context, Needs, Pass, Size, registry
-from compressor.contracts.notes import Remark, Series
+from compressor.contracts.notes import Series
 from compressor.errors import UnsupportedModel
 from compressor.tasks.generation.description import FILE, Description, described
 from compressor.training.settings import TrainingSettings
-from passes.diffusion.students import averaged, drawing
+from passes.diffusion.students import averaged, check_alike, compared, drawing
 
 if TYPE_CHECKING:
     import torch
@@ -76,10 +76,7 @@ class DistillGuidance(TrainingSettings, Pass):
         self._check(described(given), described(origins[self.teacher]))
 
     def _check(self, mine: Description, theirs: Description) -> None:
-        if mine.process != theirs.process or mine.shape != theirs.shape:
-            raise UnsupportedModel(
-                f"teacher {self.teacher} draws by another process, or pictures of another shape, than the student"
-            )
+        check_alike(mine, theirs, self.teacher)
         if theirs.empty is None:
             raise UnsupportedModel(f"teacher {self.teacher} has no label that says nothing, so it cannot be guided")
 
@@ -120,8 +117,7 @@ class DistillGuidance(TrainingSettings, Pass):
         ctx.note(Series(title=f"Losses ({log.precision})", x="step", y="loss", curves=dict(log.losses)))
         for note in told(log, ctx):
             ctx.note(note)
-        mine, theirs = described(student).evaluations, described(teacher).evaluations
-        ctx.note(Remark(text=f"The student draws in {mine} evaluations a picture, the teacher in {theirs}."))
+        ctx.note(compared(student, teacher))
         return student
 
     def losses(self, student: Model, teacher: Model, batch: Batch) -> dict[str, torch.Tensor]:

@@ -11,13 +11,13 @@ from pydantic import Field, model_validator
 from typing_extensions import override
 
 from compressor.contracts import Batch, Context, Needs, Pass, Size, registry
-from compressor.contracts.notes import Remark, Series
+from compressor.contracts.notes import Series
 from compressor.errors import UnsupportedModel
 from compressor.tasks.generation.description import FILE, Description, described
 from compressor.tasks.generation.samplers import Sampler, Sampling
 from compressor.training.settings import TrainingSettings
 from passes.diffusion.bootstrap import finest
-from passes.diffusion.students import averaged, drawing
+from passes.diffusion.students import averaged, check_alike, compared, drawing
 
 if TYPE_CHECKING:
     import torch
@@ -126,10 +126,7 @@ class DistillSteps(TrainingSettings, Pass):
         self._check(described(given), described(origins[self.teacher]))
 
     def _check(self, mine: Description, theirs: Description) -> None:
-        if mine.process != theirs.process or mine.shape != theirs.shape:
-            raise UnsupportedModel(
-                f"teacher {self.teacher} draws by another process, or pictures of another shape, than the student"
-            )
+        check_alike(mine, theirs, self.teacher)
         if self.scale not in (None, 1.0) and theirs.empty is None:
             raise UnsupportedModel(
                 f"scale: {self.scale:g}: teacher {self.teacher} has no label that says nothing, so it cannot be guided"
@@ -238,8 +235,7 @@ class DistillSteps(TrainingSettings, Pass):
         ctx.note(Series(title=f"Loss to {count} steps ({log.precision})", x="step", y="loss", curves=dict(log.losses)))
         for note in told(log, ctx, title=f"Validation, {count} steps"):
             ctx.note(note)
-        mine, theirs = (each.evaluations for each in (described(student), taught))
-        ctx.note(Remark(text=f"The student draws in {mine} evaluations a picture, the teacher in {theirs}."))
+        ctx.note(compared(student, teacher))
 
     def _labels(self, batch: Batch) -> torch.Tensor:
         """Labels of rows: some left out where the student goes on being guided."""

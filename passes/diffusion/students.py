@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from compressor.contracts.notes import Remark
 from compressor.errors import SourceError, UnsupportedModel
 from compressor.tasks.generation.description import Description, described
 
@@ -23,6 +24,22 @@ def drawing(model: Model) -> Description:
         return described(model)
     except SourceError as error:
         raise UnsupportedModel(f"{type(model.module).__name__} is no network that draws from noise: {error}") from error
+
+
+def check_alike(mine: Description, theirs: Description, teacher: str) -> None:
+    """That a student draws the pictures of its teacher, by the process that it was trained on.
+
+    Raises:
+        UnsupportedModel: it does not; the teacher is named.
+    """
+    if mine.process != theirs.process or mine.shape != theirs.shape:
+        raise UnsupportedModel(f"teacher {teacher} draws by another process, or pictures of another shape, than the student")
+
+
+def compared(student: Model, teacher: Model) -> Remark:
+    """How often each is asked for a picture."""
+    mine, theirs = (described(each).evaluations for each in (student, teacher))
+    return Remark(text=f"The student draws in {mine} evaluations a picture, the teacher in {theirs}.")
 
 
 def averaged(student: Model, settings: TrainingSettings, decay: float | None) -> tuple[Learner, ...]:

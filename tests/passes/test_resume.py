@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
-import time
-import traceback
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
+import deaths
 import pytest
 import torch
 from safetensors import safe_open
@@ -39,35 +39,17 @@ def applied(name: str, folder: Path) -> tuple[Model, Context]:
     return STEPS[name].apply(bert(9), ctx), ctx
 
 
-def child(name: str, folder: Path, ready: int) -> None:
+def dying(name: str, folder: Path, hang: Callable[[], None]) -> None:
     """Train, and hang for good once the step of death is written down."""
     tell = Context.tell
 
-    def hang(ctx, event):
+    def heard(ctx, event):
         tell(ctx, event)
         if isinstance(event, Progress) and event.done == STEP_OF_DEATH + 1:
-            os.write(ready, b"ready")
-            time.sleep(600)
+            hang()
 
-    Context.tell = hang
+    Context.tell = heard
     applied(name, folder)
-
-
-def killed_while_it_trains(name: str, folder: Path) -> None:
-    """A training in a fork of this process, which shares its imports, and its death."""
-    ours, theirs = os.pipe()
-    if not (process := os.fork()):
-        try:
-            child(name, folder, theirs)
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            os._exit(1)
-    os.close(theirs)
-    said = os.read(ours, 16)
-    os.kill(process, signal.SIGKILL)
-    code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
-    assert (said, code) == (b"ready", -signal.SIGKILL)
 
 
 @pytest.fixture(scope="module")
@@ -123,4 +105,4 @@ def test_training_that_diverges_keeps_its_last_good_checkpoint_and_says_where(tm
 if __name__ == "__main__":
     torch.set_num_threads(1)
     for each in STEPS:
-        killed_while_it_trains(each, Path(sys.argv[1]) / each)
+        deaths.killed(partial(dying, each, Path(sys.argv[1]) / each))

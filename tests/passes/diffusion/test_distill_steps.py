@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import time
-
 import pytest
 import torch
+from deaths import killed
 from furnished import command
 from pydantic import ValidationError
 
@@ -170,23 +167,14 @@ def test_a_killed_training_ends_with_the_same_bytes(run, tmp_path, monkeypatch):
         object.__setattr__(ctx, "produces", step.needs().products)
         return step.apply(run.model(), ctx)
 
-    ours, theirs = os.pipe()
-    if not (process := os.fork()):
-
-        def hang(event):
+    def dying(hang):
+        def heard(event):
             if isinstance(event, Progress) and event.work == "distill-to-1" and event.done == 4:
-                os.write(theirs, b"ready")
-                time.sleep(600)
+                hang()
 
-        try:
-            applied(tmp_path / "killed", hang)
-        finally:
-            os._exit(1)
-    os.close(theirs)
-    assert os.read(ours, 5) == b"ready"
-    os.close(ours)
-    os.kill(process, signal.SIGKILL)
-    os.waitpid(process, 0)
+        applied(tmp_path / "killed", heard)
+
+    killed(dying)
     told = []
     applied(tmp_path / "killed", told.append).save(tmp_path / "one")
     applied(tmp_path / "whole").save(tmp_path / "other")

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
-import time
-import traceback
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from types import SimpleNamespace
 
+import deaths
 import numpy as np
 import pytest
 import torch
@@ -429,33 +428,16 @@ CASES = {
 """Settings, in which training the process dies, after which step, and of how many."""
 
 
-def dying(folder: Path, ready: int, case: str) -> None:
+def dying(folder: Path, case: str, hang: Callable[[], None]) -> None:
     tell, (settings, work, death, _) = Context.tell, CASES[case]
 
-    def hang(ctx, event):
+    def heard(ctx, event):
         tell(ctx, event)
         if isinstance(event, Progress) and (event.work, event.done) == (work, death + 1):
-            os.write(ready, b"ready")
-            time.sleep(600)
+            hang()
 
-    Context.tell = hang
+    Context.tell = heard
     trained(folder, **settings)
-
-
-def killed(folder: Path, case: str) -> None:
-    ours, theirs = os.pipe()
-    if not (process := os.fork()):
-        try:
-            dying(folder, theirs, case)
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            os._exit(1)
-    os.close(theirs)
-    said = os.read(ours, 16)
-    os.kill(process, signal.SIGKILL)
-    code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
-    assert (said, code) == (b"ready", -signal.SIGKILL)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -488,4 +470,4 @@ def test_static_quantisers_have_their_state_in_the_model(tmp_path):
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    killed(Path(sys.argv[1]), sys.argv[2])
+    deaths.killed(partial(dying, Path(sys.argv[1]), sys.argv[2]))
