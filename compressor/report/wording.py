@@ -6,33 +6,15 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Literal, TypeAlias
 
+from compressor.contracts.figures import MINUS
+from compressor.contracts.figures import significant as significant
+from compressor.contracts.figures import trimmed as trimmed
 from compressor.contracts.records import Difference, Interval, LatencyRow, Metric, Ratio
 
 Unit: TypeAlias = Literal["points", "percent"]
 NOTHING = "\N{EN DASH}"
 SPACE = "\N{NO-BREAK SPACE}"
-MINUS = "\N{MINUS SIGN}"
 TIMES = "\N{MULTIPLICATION SIGN}"
-
-
-def significant(value: float, digits: int = 3) -> str:
-    """Round to significant digits without scientific notation: 1234, 12.3, 0.0123."""
-    if value != value or abs(value) == float("inf"):
-        return "not finite"
-    if value == 0:
-        return "0"
-    text = f"{value:.{digits}g}"
-    plain = f"{float(text):.10f}".rstrip("0").rstrip(".") if abs(value) < 10 ** (digits - 1) else f"{value:.0f}"
-    wanted = digits - len(plain.replace("-", "").replace(".", "").lstrip("0"))
-    if abs(value) < 10 ** (digits - 1) and wanted > 0:
-        plain += ("" if "." in plain else ".") + "0" * wanted
-    return plain.replace("-", MINUS)
-
-
-def trimmed(value: float) -> str:
-    """Three significant digits at most: 0.39, 1.25, 42."""
-    text = significant(value)
-    return text.rstrip("0").rstrip(".") if "." in text else text
 
 
 def milliseconds(value: float | None) -> str:

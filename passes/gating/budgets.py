@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from compressor.contracts import Context
 from compressor.contracts.anatomy import Units
+from compressor.contracts.figures import trimmed
 from compressor.contracts.notes import Remark, Table
 from compressor.errors import CompressorError
 from compressor.training.group import Group
@@ -106,7 +107,7 @@ def latency_goal(student: Model, gating: Gating, limits: Limits, *, budget: Late
     left = budget.ratio if budget.ratio is not None else (budget.ms or 0.0) / table.full_ms
     if left >= 1:
         raise CompressorError(
-            f"the model takes {table.full_ms:.3g} {budget.unit} on {budget.target}, which is within {budget.ms:.3g} ms"
+            f"the model takes {trimmed(table.full_ms)} {budget.unit} on {budget.target}, which is within {trimmed(left * table.full_ms)} ms"
         )
     check_reachable(site, budget)
     formula = LatencyFormula(table, tuple((each.kind, each.units) for each in site.ladders))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from compressor.contracts import Context, Message, Workload
+from compressor.contracts.figures import trimmed
 from compressor.contracts.notes import Remark, Table
 from compressor.errors import CompressorError
 from passes.pruning.costs import Site, saved
@@ -351,8 +352,9 @@ def check_reachable(site: Site, budget: LatencyBudget) -> None:
 
 def _unreachable(budget: LatencyBudget, goal_ms: float, input_ms: float, ms: float) -> str:
     return (
-        f"the latency budget cannot be met on {budget.target}: {goal_ms:.3g} {budget.unit} is the goal, {input_ms:.3g} ms the input model, "
-        f"{ms:.3g} ms with all gone that may go"
+        f"the latency budget cannot be met on {budget.target}: {trimmed(goal_ms)} {budget.unit} is the goal, {trimmed(input_ms)} ms the input "
+        f"model, "
+        f"{trimmed(ms)} ms with all gone that may go"
     )
 
 
@@ -362,7 +364,11 @@ def _outcome(
     pruned = choice.pruned()
     input_ms, ms = measure(choice, pruned)
     goal_ms = budget.ms or (budget.ratio or 1.0) * input_ms
-    ctx.tell(Message(f"{ms:.3g} {budget.unit} on {budget.target}, predicted {choice.predicted_ms:.3g}, goal {goal_ms:.3g}"))
+    ctx.tell(
+        Message(
+            f"{trimmed(ms)} {budget.unit} on {budget.target}, predicted {trimmed(choice.predicted_ms)}, goal {trimmed(goal_ms)}"
+        )
+    )
     return Outcome(choice, pruned, ms, input_ms, goal_ms)
 
 
@@ -379,8 +385,8 @@ def _tell(budget: LatencyBudget, table: LatencyTable, best: Outcome, *, tries: i
     verdict = "met" if best.miss <= TOLERANCE else f"missed by {best.miss:.0%}"
     ctx.note(
         Remark(
-            text=f"Latency on {where}: predicted {best.choice.predicted_ms:.3g} {budget.unit}, measured {best.ms:.3g} ms "
-            f"({best.input_ms:.3g} ms before); the budget of {best.goal_ms:.3g} ms is {verdict} after {_count(tries)}."
+            text=f"Latency on {where}: predicted {trimmed(best.choice.predicted_ms)} {budget.unit}, measured {trimmed(best.ms)} ms "
+            f"({trimmed(best.input_ms)} ms before); the budget of {trimmed(best.goal_ms)} ms is {verdict} after {_count(tries)}."
         )
     )
 

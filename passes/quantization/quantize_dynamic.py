@@ -8,13 +8,14 @@ from pydantic import Field
 
 from compressor.contracts import Artifact, Context, Pass
 from passes.quantization.quantizers.bits import Bits, weight_bits
+from passes.quantization.quantizers.weight_layers import PathPart
 from passes.side_files import carry_side_files
 
 
 class QuantizeDynamic(Pass):
     """Int8 weights; activations are quantised at run time by ONNX Runtime, and stay in float in OpenVINO."""
 
-    version: ClassVar[int] = 5
+    version: ClassVar[int] = 6
     accepts: ClassVar[tuple[str, ...]] = ("onnx", "onnxruntime", "openvino")
     quantizes: ClassVar[bool] = True
     requires: ClassVar[tuple[str, ...]] = ("onnx",)
@@ -33,9 +34,7 @@ class QuantizeDynamic(Pass):
         description="What activations share a range with (on ONNX): all of a call's, or those of their own row (a token); auto: row where tasks "
         "count tokens, for a language model's first token has activations a thousand times as large as others'.",
     )
-    exclude: tuple[str, ...] = Field(
-        default=(), description="Layers whose module path contains one of these stay in float (on ONNX)."
-    )
+    exclude: tuple[PathPart, ...] = Field(default=(), description="Layers whose module path contains one of these stay in float.")
 
     def apply(self, model: Artifact, ctx: Context) -> Artifact:
         """Quantise by the library that the target's format belongs to."""
@@ -44,8 +43,10 @@ class QuantizeDynamic(Pass):
             from compressor.contracts.notes import Remark
             from passes.quantization.quantizers import nncf
 
-            nncf.compress_weights(model.path / "model.xml", out / "model.xml")
-            ctx.note(Remark(text="NNCF compressed weights and embeddings to int8; the runtime computes in float."))
+            nncf.compress_weights(model.path / "model.xml", out / "model.xml", self.exclude)
+            unheeded = [name for name in ("weights", "embeddings", "per_channel", "ranges") if name in self.model_fields_set]
+            rest = f" {' and '.join(unheeded)} of the plan have no part in that." if unheeded else ""
+            ctx.note(Remark(text=f"NNCF compressed weights and embeddings to int8; the runtime computes in float.{rest}"))
         else:
             from passes.quantization.quantizers import onnxruntime
 

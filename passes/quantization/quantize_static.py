@@ -13,6 +13,7 @@ from pydantic import Field
 from compressor.contracts import Artifact, Context, Dialect, Pass, Progress, Recipe, Scheme, Size, Task, Wish
 from compressor.contracts.statistics import paired, scale_of
 from passes.quantization.quantizers.bits import Bits, sums_bytes_fast, weight_bits
+from passes.quantization.quantizers.weight_layers import PathPart
 from passes.side_files import carry_side_files
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ CALIBRATION_PASSES = 3
 class QuantizeStatic(Pass):
     """Post-training static quantisation (PTQ, W8A8): ONNX Runtime's own quantiser on ONNX, NNCF's on OpenVINO's representation."""
 
-    version: ClassVar[int] = 6
+    version: ClassVar[int] = 7
     accepts: ClassVar[tuple[str, ...]] = ("onnx", "onnxruntime", "openvino")
     quantizes: ClassVar[bool] = True
     requires: ClassVar[tuple[str, ...]] = ("onnx",)
@@ -57,7 +58,7 @@ class QuantizeStatic(Pass):
     per_channel: bool = Field(
         default=True, description="One scale for each output channel of a weight (on ONNX; NNCF always does)."
     )
-    exclude: tuple[str, ...] = Field(default=(), description="Layers whose module path contains one of these stay in float.")
+    exclude: tuple[PathPart, ...] = Field(default=(), description="Layers whose module path contains one of these stay in float.")
     sensitivity: bool = Field(
         default=False,
         description="Measure what quantising each layer costs; done without asking where max_drop needs to know it.",
@@ -106,16 +107,15 @@ class QuantizeStatic(Pass):
         search.quantized.write(out, restored)
         return Artifact(model.format, out)
 
-    @staticmethod
-    def _weights_only(model: Artifact, out: Path, ctx: Context) -> Artifact:
+    def _weights_only(self, model: Artifact, out: Path, ctx: Context) -> Artifact:
         from compressor.contracts.notes import Remark
         from passes.quantization.quantizers import nncf
 
-        nncf.compress_weights(model.path / "model.xml", out / "model.xml")
+        nncf.compress_weights(model.path / "model.xml", out / "model.xml", self.exclude)
         ctx.note(
             Remark(
                 text="Activations stay in float: this processor has no VNNI, and OpenVINO's int8 products without it are slower than "
-                "float. NNCF compressed weights and embeddings to int8; calibration, sensitivity, max_drop and exclude have no part "
+                "float. NNCF compressed weights and embeddings to int8; calibration, sensitivity and max_drop have no part "
                 "in that. `activations: 8` quantises activations all the same."
             )
         )

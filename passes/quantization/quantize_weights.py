@@ -10,7 +10,7 @@ from pydantic import Field, field_validator, model_validator
 from compressor.contracts import Artifact, Context, Dialect, Pass, Recipe, Size, Wish
 from compressor.contracts.notes import Remark
 from passes.quantization.quantizers.schemes import group_for, refusals, refused_bits
-from passes.quantization.quantizers.weight_layers import NEAREST, Chosen, Left, Wanted, bits_per_weight, shown
+from passes.quantization.quantizers.weight_layers import NEAREST, Chosen, Left, PathPart, Wanted, bits_per_weight, shown
 from passes.side_files import carry_side_files
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ class QuantizeWeights(Pass):
         ge=1,
         description="Rows of the calibration split that a cache in 8 bits and other algorithms than round-to-nearest look at.",
     )
-    exclude: tuple[str, ...] = Field(default=(), description="Layers whose module path contains one of these stay in float.")
+    exclude: tuple[PathPart, ...] = Field(default=(), description="Layers whose module path contains one of these stay in float.")
 
     @field_validator("bits", mode="before")
     @classmethod

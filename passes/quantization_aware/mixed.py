@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from compressor.contracts import Context, Progress
+from compressor.contracts.figures import trimmed
 from compressor.contracts.notes import Note, Remark, Table
 from compressor.errors import CompressorError
 from compressor.model.quantization.grids import WeightBits
@@ -114,7 +115,7 @@ def chosen_widths(model: Model, placement: Placement, scheme: QuantizationScheme
     found = choice.for_bytes(costs) if mixed.bytes is not None else choice.for_latency(costs)
     for note in choice.told(costs, found):
         ctx.note(note)
-    return found
+    return dict(Group().gathered(dict(found))[0])  # processors that round differently must not train different layers
 
 
 class _Choice:
@@ -234,7 +235,7 @@ class _Choice:
         if fitting := [width for width in usable if times[width] <= most]:
             return whole[min(fitting, key=lambda width: self._cost(whole[width], costs))]
         raise CompressorError(
-            f"mixed: {most:.3g} {budget.unit} cannot be kept: the fastest of the choices that were measured takes {fastest:.3g}"
+            f"mixed: {trimmed(most)} {budget.unit} cannot be kept: the fastest of the choices that were measured takes {trimmed(fastest)}"
         )
 
     def _cost(self, widths: Widths, costs: Costs) -> float:

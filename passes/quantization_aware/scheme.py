@@ -10,6 +10,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from compressor.contracts import Dialect
 from compressor.contracts.registry import TORCH, load, lowering
 from compressor.model.quantization.grids import InputGrid, WeightBits, WeightGrid, scheme_of
+from passes.quantization.quantizers.weight_layers import PathPart
 
 GROUP: Literal[32] = 32
 CALIBRATION = 128
@@ -28,7 +29,7 @@ class QuantizationScheme(BaseModel):
         8,
         description="bits of weights; below 8 they are stored in 2 or 4 bits (3 as 4, ternary as 2); 7 is for processors without VNNI",
     )
-    layer_bits: dict[str, WeightBits] = Field(
+    layer_bits: dict[PathPart, WeightBits] = Field(
         {},
         description="other bits for layers, by a part of their path (lm_head: 8); the longest part counts, of equally long "
         "ones the last in the path",
@@ -92,7 +93,7 @@ class QuantizationScheme(BaseModel):
         False,
         description="quantise the layers of the task's head too; one that is its table gets 8 bits, with a step for 32 inputs, and so does the table",
     )
-    exclude: tuple[str, ...] = Field((), description="layers whose path contains one of these stay in float")
+    exclude: tuple[PathPart, ...] = Field((), description="layers whose path contains one of these stay in float")
 
     @model_validator(mode="after")
     def _rounds_consistently(self) -> Self:

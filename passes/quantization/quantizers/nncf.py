@@ -13,8 +13,11 @@ from typing import Any
 from compressor.contracts import Feed
 from compressor.deploy.openvino import save_representation
 from passes.quantization.quantizers.layers import by_layer
+from passes.quantization.quantizers.weight_layers import require_named
 
 FILE = "model.xml"
+WEIGHTED = ("MatMul", "Gather", "Convolution", "GroupConvolution", "ConvolutionBackpropData")
+"""Operations with weights, as `exclude` finds them."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,9 @@ def quantize_static(path: Path, feeds: Sequence[Feed], *, bits: int = 8, exclude
     """Post-training quantisation of weights, embeddings and activations, calibrated on `feeds`.
 
     Weights of 7 bits keep the sums of neighbouring products within 16 bits on processors without VNNI.
+
+    Raises:
+        UnsupportedModel: `exclude` names a layer that is not there.
     """
     import nncf
     from nncf.quantization.advanced_parameters import AdvancedQuantizationParameters, OverflowFix
@@ -62,12 +68,17 @@ def quantize_static(path: Path, feeds: Sequence[Feed], *, bits: int = 8, exclude
     return QuantizedIr(exact, int8, by_layer(quantised, ()))
 
 
-def compress_weights(path: Path, out: Path) -> None:
-    """Weights in int8; activations stay in float."""
+def compress_weights(path: Path, out: Path, exclude: Sequence[str] = ()) -> None:
+    """Weights in int8; activations stay in float.
+
+    Raises:
+        UnsupportedModel: `exclude` names a layer that is not there.
+    """
     import nncf
 
+    exact, eight = read_model(path), nncf.CompressWeightsMode.INT8_ASYM
     with redirect_stdout(io.StringIO()):  # bars of its own
-        compressed = nncf.compress_weights(read_model(path), mode=nncf.CompressWeightsMode.INT8_ASYM)
+        compressed = nncf.compress_weights(exact, mode=eight, ignored_scope=_ignored(exact, exclude))
     save_representation(compressed, out)
 
 
@@ -126,7 +137,8 @@ def _along_inner(factors: Any, product: Any) -> Any:
 def _ignored(model: Any, exclude: Sequence[str]) -> Any:
     import nncf
 
-    names = [op.get_friendly_name() for op in model.get_ordered_ops() if _read_by(op)]
+    names = [op.get_friendly_name() for op in model.get_ordered_ops() if op.get_type_name() in WEIGHTED]
+    require_named(exclude, by_layer(names, ()))
     kept = {name for found in by_layer(names, exclude).values() for name in found}
     left = [name for name in names if name not in kept]
     return nncf.IgnoredScope(names=left) if left else None

@@ -16,6 +16,7 @@ from passes.quantization.quantizers.onnx_graph import drop_unused, exact_inputs_
 from passes.quantization.quantizers.onnx_rows import even_rows
 from passes.quantization.quantizers.onnx_tables import embedding_layers, quantize_embeddings
 from passes.quantization.quantizers.onnx_tied import tie, untie
+from passes.quantization.quantizers.weight_layers import require_named
 
 if TYPE_CHECKING:
     import onnx
@@ -66,6 +67,9 @@ def quantize_static(
 
     ONNX Runtime makes `MatMulIntegerToFloat` of such a product: one rounding less than with int8 results, and faster.
     Weights of 7 bits keep the sums of neighbouring products within 16 bits on processors without VNNI.
+
+    Raises:
+        UnsupportedModel: `exclude` names a layer that is not there.
     """
     import onnx
     from onnxruntime.quantization import QuantType
@@ -73,6 +77,7 @@ def quantize_static(
 
     exact = onnx.load(path)
     tied = untie(exact)
+    _require_layers(exact, exclude)
     layers = weighted_layers(exact, exclude)
     names = [name for each in layers.values() for name in each]
     int8 = copy.deepcopy(exact)
@@ -105,6 +110,9 @@ def quantize_dynamic(
     """Weights in int8; activations are quantised at run time, with a range of their own for every call.
 
     `by_row` has rows of activations of one magnitude before they are quantised: none is lost beside a larger one.
+
+    Raises:
+        UnsupportedModel: `exclude` names a layer that is not there.
     """
     import onnx
     from onnxruntime.quantization import QuantType
@@ -113,6 +121,7 @@ def quantize_dynamic(
 
     exact = onnx.load(path)
     tied = untie(exact)
+    _require_layers(exact, exclude)
     if by_row:
         fold_gemms(exact)
         even_rows(exact, {name for each in weighted_layers(exact, exclude).values() for name in each})
@@ -150,6 +159,11 @@ def weighted_layers(graph: onnx.ModelProto, exclude: Sequence[str] = ()) -> dict
     weights = {each.name for each in graph.graph.initializer}
     found = [node for node in graph.graph.node if node.op_type in OPERATORS and set(node.input[:2]) & weights]
     return by_layer((node.name for node in found), exclude)
+
+
+def _require_layers(graph: onnx.ModelProto, exclude: Sequence[str]) -> None:
+    """What is to stay in float is there: as a product or as a table, whether or not tables are quantised."""
+    require_named(exclude, (*weighted_layers(graph), *by_layer(embedding_layers(graph), ())))
 
 
 def _run(quantizer: Any) -> onnx.ModelProto:

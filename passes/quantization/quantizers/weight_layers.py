@@ -6,13 +6,17 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple, TypeAlias
+
+from pydantic import Field
 
 from compressor.contracts.notes import Table
 from compressor.errors import UnsupportedModel, did_you_mean
 
 NEAREST: Literal["round-to-nearest"] = "round-to-nearest"
 """The algorithm that looks at nothing but weights."""
+PathPart: TypeAlias = Annotated[str, Field(min_length=1)]
+"""Of the paths of layers that an option is for; an empty one would be a part of them all."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,7 @@ def require_named(parts: Sequence[str], layers: Iterable[str], *, option: str = 
         UnsupportedModel: one names none, and nothing would say so.
     """
     known = tuple(layers)
-    names = {name for layer in known for name in layer.split(".") if not name.isdecimal()}
+    names = {name for layer in known for name in layer.partition("/")[0].split(".") if not name.isdecimal()}
     for part in parts:
         if not any(part in layer for layer in known):
             raise UnsupportedModel(f"{option}: no layer has '{part}' in its path{did_you_mean(part, names)}")

@@ -197,18 +197,33 @@ def test_gates_of_two_processes_are_learned_and_cut_as_those_of_one(folder):
     assert 0 < sum(left[0]) < 2 * (4 + 64)
 
 
-def test_quantised_student_of_two_processes_has_the_losses_of_one(folder):
-    given = "teacher: source, weights: 4, objectives: {soft-targets: 1.0, attention-output: 1.0}, epochs: 2, batch_size: 6"
+@pytest.mark.parametrize(
+    "how",
+    [
+        "weights: 4",
+        "weights: 4, progressive: [8], block_wise: 4",
+        "granularity: group, block_wise: 4, mixed: {widths: [8, 4], bytes: 1119000}",
+    ],
+)
+def test_quantised_student_of_two_processes_has_the_losses_of_one(folder, how, request):
+    given = f"teacher: source, {how}, objectives: {{soft-targets: 1.0, hidden-states: 1.0}}, epochs: 2, batch_size: 6"
     passes = f"passes:\n  - distill-and-quantize: {{{given}, precision: fp32}}\ntargets:"
     (folder / "quantised.yaml").write_text(re.sub(r"passes:.*targets:", passes, PLAN, flags=re.DOTALL))
+    name = request.node.callspec.id
     one, two = (
-        ran(folder, f"quantised-{count}", Processes(each=count), plan="quantised.yaml", step="distill-and-quantize")[0]
+        ran(folder, f"quantised-{count}-{name}", Processes(each=count), plan="quantised.yaml", step="distill-and-quantize")[0]
         for count in (1, 2)
     )
-    first, second = (next(note for note in stage.notes if getattr(note, "kind", "") == "series").curves for stage in (one, two))
-    assert list(first) == list(second) == ["soft-targets", "attention-output"]
-    for name in first:
-        assert [loss for _, loss in second[name]] == pytest.approx([loss for _, loss in first[name]], abs=1e-4)
+    first, second = ([note.curves for note in stage.notes if getattr(note, "kind", "") == "series"] for stage in (one, two))
+    assert [list(curves) for curves in first] == [list(curves) for curves in second]
+    assert any("soft-targets" in curves for curves in first)
+    for before, after in zip(first, second, strict=True):
+        for name in before:
+            assert [loss for _, loss in after[name]] == pytest.approx([loss for _, loss in before[name]], abs=1e-4)
+    tables = ([note for note in stage.notes if getattr(note, "kind", "") == "table"] for stage in (one, two))
+    chosen = [[(row[:2]) for note in each if note.title.startswith("Bits chosen") for row in note.rows] for each in tables]
+    assert chosen[0] == chosen[1]
+    assert ({bits for _, bits in chosen[0]} == {"8", "4"}) == ("mixed" in how)
 
 
 # ------------------------------------------------------------------ parameters spread over processes

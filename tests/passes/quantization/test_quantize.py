@@ -14,6 +14,7 @@ from transformers import BertConfig, BertForSequenceClassification
 from compressor.contracts import Artifact, Evaluation, Port
 from compressor.contracts.notes import Bars, Table
 from compressor.contracts.records import Metric, Scores
+from compressor.errors import UnsupportedModel
 from compressor.model.model import Model
 from compressor.tasks.audio_features import AudioFeatures
 from compressor.tasks.text_classification import TextClassification
@@ -21,6 +22,7 @@ from compressor.tasks.text_regression import TextRegression
 from passes.fold import Fold
 from passes.quantization.quantize_dynamic import QuantizeDynamic
 from passes.quantization.quantize_static import QuantizeStatic, difference_by
+from passes.quantization.quantize_weights import QuantizeWeights
 from passes.quantization.quantizers import nncf, onnx_tables, onnxruntime
 from passes.quantization.quantizers.bits import weight_bits
 from targets.onnxruntime import OnnxRuntime
@@ -411,6 +413,36 @@ def test_nncf_leaves_excluded_layers_in_float(openvino_model):
     quantized = nncf.quantize_static(openvino_model.path / "model.xml", FEEDS[:4], exclude=("layer.0",))
     assert quantized.layers
     assert not [layer for layer in quantized.layers if "layer.0" in layer]
+
+
+@pytest.mark.parametrize("step", [QuantizeDynamic, QuantizeStatic])
+@pytest.mark.parametrize("target", [OnnxRuntime, OpenVino])
+def test_a_layer_to_exclude_that_is_not_there_is_refused_with_a_near_name(step, target, onnx_model, openvino_model, tmp_path):
+    model = openvino_model if target is OpenVino else onnx_model
+    with pytest.raises(UnsupportedModel, match=r"exclude: no layer has 'clasifier' in its path \(did you mean 'classifier'\?\)"):
+        step(exclude=["clasifier"]).apply(model, Context(tmp_path, target()))
+
+
+@pytest.mark.parametrize("step", [QuantizeDynamic, QuantizeStatic, QuantizeWeights])
+def test_an_empty_part_of_a_path_is_refused(step):
+    with pytest.raises(ValidationError, match=r"exclude\.0\n.*at least 1 character"):
+        step(exclude=[""])
+
+
+@pytest.mark.parametrize("step", [QuantizeDynamic(exclude=["layer.0"]), QuantizeStatic(exclude=["layer.0"])])
+def test_weights_alone_are_compressed_but_for_excluded_layers(step, openvino_model, tmp_path, monkeypatch):
+    monkeypatch.setattr("passes.quantization.quantizers.bits.read_cpuinfo", lambda: {"flags": "avx2"})
+    made = step.apply(openvino_model, Context(tmp_path, OpenVino()))
+    ops = openvino.Core().read_model(made.path / "model.xml").get_ordered_ops()
+    int8 = {each.get_friendly_name() for each in ops if each.get_element_type().size == 1}
+    assert any("pooler" in name for name in int8)
+    assert not [name for name in int8 if "layer.0" in name]
+
+
+def test_options_that_nncf_does_not_heed_are_told(openvino_model, tmp_path):
+    ctx = Context(tmp_path, OpenVino())
+    QuantizeDynamic(per_channel=False, ranges="row").apply(openvino_model, ctx)
+    assert "per_channel and ranges of the plan have no part in that." in ctx.notes[0].text
 
 
 def test_nncf_dynamic_outputs_are_near_float_and_the_file_is_smaller(openvino_model, tmp_path):

@@ -94,6 +94,8 @@ def test_what_has_no_quantised_form_is_told(tmp_path):
 @pytest.mark.parametrize(
     ("given", "said"),
     [
+        ({"layer_bits": {"": 8}}, "at least 1 character"),
+        ({"exclude": [""]}, "at least 1 character"),
         ({"activations": "none", "calibration": 3}, "nothing would heed calibration"),
         ({"weights": "ternary", "step_rate": 1e-2}, "nothing would heed step_rate"),
         ({"ranges": "dynamic", "step_rate": 1e-2}, "nothing would heed step_rate"),
