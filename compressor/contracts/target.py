@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from compressor.contracts.graph import Graph, Session
+from compressor.contracts.profiles import Prepare, Profile
 from compressor.contracts.recipe import Recipe
 from compressor.contracts.records import Workload
 from compressor.contracts.renamed import formerly, old_names
@@ -189,6 +190,16 @@ class Target(Step, ABC):
     def environment(self) -> dict[str, str]:
         """Environment of the measuring process (thread counts, telemetry switches)."""
         return {}
+
+    def profile(self, built: Path, prepare: Prepare, *, calls: int) -> Profile | None:
+        """What a call takes by operator, watched by the runtime's own profiler; None where it has none that can be reached.
+
+        Args:
+            built: what `build` wrote; it is opened anew, as it is timed.
+            prepare: makes, of the session that it is given, what makes one call. Neither what preparing runs nor a first call counts.
+            calls: how many are watched.
+        """
+        return None
 
     def diagnose(self, built: Path) -> tuple[str, ...]:
         """What can be proved about why this file is not faster: float operators left, fake quantisation, reformatting nodes."""
