@@ -62,7 +62,7 @@ class Profile(Grid):
         Raises:
             WorkerFailed: a candidate's process died or hangs, or the peaks could not be measured.
         """
-        from compressor.contracts.records import ProfileRecord
+        from compressor.contracts.records import ProfileRecord, ProfileRow
 
         chosen = [each for each in candidates if self.of == "all" or each.stage == FINAL]
         passed_over = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from math import prod
 from typing import Any, NamedTuple
@@ -109,7 +109,7 @@ def operators(
         before: the counters before the calls that count.
         after: and after them.
         products: multiplications and additions of a call, by the name of the operator in the model's file.
-        order: names of all operators of the model's file, in order: a product that was made a part of another layer belongs to the next that multiplies.
+        order: names of all operators of the model's file, in order: a product that is a part of another layer belongs to the next that multiplies.
         calls: that count.
         rest: what computes in no integers computes in this.
     """
@@ -132,8 +132,8 @@ def operators(
     ]
 
 
-def _handed_on(products: Mapping[str, float], order: Sequence[str], ran: set[str]) -> Counter[str]:
-    found, waiting, last = Counter[str](), 0.0, ""
+def _handed_on(products: Mapping[str, float], order: Sequence[str], ran: set[str]) -> dict[str, float]:
+    found, waiting, last = defaultdict[str, float](float), 0.0, ""
     for name in order:
         waiting += products.get(name, 0.0)
         if name in ran and waiting:

@@ -64,6 +64,7 @@ class ProcessBench:
         self._timeout_seconds = timeout_seconds
         self._workers: list[ProcessWorker] = []
         self._begun: list[ProcessWorker] = []
+        self._peaks: dict[int, Peaks] = {}
 
     @contextmanager
     def begun(self, candidates: Sequence[Candidate]) -> Iterator[None]:
@@ -111,7 +112,9 @@ class ProcessBench:
 
     def peaks(self, threads: int) -> Peaks:
         """The most that this machine does with so many threads, measured in a process of its own unless the store has it."""
-        return peaks_of(threads, self._store, self.load)
+        if threads not in self._peaks:
+            self._peaks[threads] = peaks_of(threads, self._store, self.load)
+        return self._peaks[threads]
 
     def tell(self, event: Event) -> None:
         self._tell(event)

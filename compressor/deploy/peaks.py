@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 SIDES = (384, 768)
 """Of square matrices that are multiplied: small enough for caches, and for a part of the repeats to run undisturbed."""
-SECONDS = 0.4
+SECONDS = 0.25
 """For each kind of number and side."""
 READ_BYTES = 64 << 20
 """More than caches hold."""
