@@ -62,6 +62,8 @@ class Dialect:
     symmetric_activations: bool = False
     """True where a nonzero zero point is refused."""
     opset: int = 20
+    unread_rows: bool = False
+    """True where graphs compute rows of hidden states too that no output depends on, for whoever reads those out of them."""
     precisions: tuple[str, ...] = ("fp32",)
     """Precisions that really have kernels."""
     schemes: tuple[Scheme, ...] = ()

@@ -19,6 +19,7 @@ from compressor.contracts import Artifact, Dialect, Feed, Format, Graph, Task
 from compressor.contracts.graph import GRAPHS
 from compressor.deploy.quantized import written
 from compressor.deploy.traced import Traced
+from compressor.deploy.unread import skip_unread_rows
 
 if TYPE_CHECKING:
     import onnx
@@ -35,9 +36,9 @@ class Onnx(Format):
 
     name: ClassVar[str] = "onnx"
     above: ClassVar[str] = "torch"
-    version: ClassVar[int] = 5
+    version: ClassVar[int] = 6
     requires: ClassVar[tuple[str, ...]] = ("torch", "onnx", "onnxscript", "onnx-ir")
-    reads: ClassVar[tuple[str, ...]] = ("opset", "activations", "symmetric_activations")
+    reads: ClassVar[tuple[str, ...]] = ("opset", "activations", "symmetric_activations", "unread_rows")
     writes_quantizers: ClassVar[bool] = True
 
     def lower(self, artifact: Artifact, out: Path, *, task: Task, dialect: Dialect) -> None:
@@ -52,7 +53,10 @@ class Onnx(Format):
             module: Any = model.component(graph.component).module.train(False)
             _as_plain_graph(module)
             feed = task.example(artifact.path, graph, batch=TRACED_BATCH, length=TRACED_LENGTH)
-            save(written(self._exported(module, task, graph, feed, dialect.opset), dialect), out, graph.name)
+            made = written(self._exported(module, task, graph, feed, dialect.opset), dialect)
+            if not dialect.unread_rows:
+                skip_unread_rows(made)
+            save(made, out, graph.name)
 
     @staticmethod
     def _exported(module: Any, task: Task, graph: Graph, feed: Feed, opset: int) -> onnx.ModelProto:
