@@ -124,24 +124,33 @@ class OnnxRuntime(Target):
         return Missing()
 
     def build(self, source: Artifact, out: Path, *, graphs: tuple[Graph, ...] = (Graph(),), **_: object) -> None:
-        """Copy the graphs; attention over a cache becomes the processor's operator for it, with weights in a file beside the graph."""
+        """Copy the graphs; on the processor attention over a cache becomes the operator for it, with weights in a file beside the graph,
+        and products of quantised tensors the one that adds their biases."""
         for graph in graphs:
-            if self.provider == "cpu" and graph.growth and self._grouped(source.path, out, graph):
-                continue
-            for path in source.path.glob(f"{graph.name}.onnx*"):
-                shutil.copyfile(path, out / path.name)
+            if not (self.provider == "cpu" and self._rewritten(source.path, out, graph)):
+                for path in source.path.glob(f"{graph.name}.onnx*"):
+                    shutil.copyfile(path, out / path.name)
 
-    @staticmethod
-    def _grouped(folder: Path, out: Path, graph: Graph) -> bool:
+    def _rewritten(self, folder: Path, out: Path, graph: Graph) -> bool:
+        """Whether there was something to rewrite, and is written."""
         import onnx
 
         from compressor.deploy.cached_attention import grouped
+        from compressor.deploy.integer_products import join_biases
         from compressor.deploy.onnx import save
 
-        made = grouped(onnx.load(folder / f"{graph.name}.onnx"), graph)
-        if made is not None:
-            save(made, out, graph.name, beside=True)
-        return made is not None
+        path = folder / f"{graph.name}.onnx"
+        quantised = self.graph_optimization in FUSING and bool(fake_quantised(nodes(path)))
+        if not (graph.growth or quantised):
+            return False
+        whole = onnx.load(path)
+        attending = grouped(whole, graph) if graph.growth else None
+        joined = join_biases(attending or whole) if quantised else 0
+        if attending or joined:
+            save(
+                attending or whole, out, graph.name, beside=attending is not None or path.with_name(f"{path.name}.data").exists()
+            )
+        return bool(attending or joined)
 
     @classmethod
     def accompany(cls, folder: Path, graphs: tuple[Graph, ...], generates: Mapping[str, Any]) -> None:
