@@ -140,7 +140,8 @@ class OnnxRuntime(Target):
         from compressor.deploy.onnx import save
 
         path = folder / f"{graph.name}.onnx"
-        quantised = self.graph_optimization in FUSING and bool(fake_quantised(nodes(path)))
+        joins = self.graph_optimization in FUSING and "joined biases" not in self.dialect.leaves
+        quantised = joins and bool(fake_quantised(nodes(path)))
         if not (graph.growth or quantised):
             return False
         whole = onnx.load(path)

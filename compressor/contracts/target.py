@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
 from compressor.contracts.graph import Graph, Session
 from compressor.contracts.profiles import Prepare, Profile
@@ -48,6 +48,11 @@ class Scheme:
         return same and signed[0] == signed[1] and self.group in (None, other.group)
 
 
+Rewrite: TypeAlias = Literal["unread rows", "keys of padding", "joined biases"]
+"""What may be done to a graph without changing what it gives: rows of hidden states that no output depends on are not computed; attention takes
+a mask of padding by key, not for each pair; products of quantised tensors add their biases themselves."""
+
+
 @formerly(rung="format")
 @dataclass(frozen=True)
 class Dialect:
@@ -62,8 +67,8 @@ class Dialect:
     symmetric_activations: bool = False
     """True where a nonzero zero point is refused."""
     opset: int = 20
-    unread_rows: bool = False
-    """True where graphs compute rows of hidden states too that no output depends on, for whoever reads those out of them."""
+    leaves: tuple[Rewrite, ...] = ()
+    """Rewrites that graphs for it go without, where they gain nothing or are in somebody's way."""
     precisions: tuple[str, ...] = ("fp32",)
     """Precisions that really have kernels."""
     schemes: tuple[Scheme, ...] = ()
