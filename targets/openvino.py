@@ -182,7 +182,6 @@ class OpenVino(Target):
             "NUM_STREAMS": "1",
             "INFERENCE_NUM_THREADS": self.threads,
             "ENABLE_CPU_PINNING": False,
-            "PERF_COUNT": watched,
         }
         if (
             graph.growth
@@ -198,6 +197,8 @@ class OpenVino(Target):
             options["INFERENCE_PRECISION_HINT"] = options["KV_CACHE_PRECISION"] = self.precision  # the cache's is u8 otherwise
         if self.cache == "int8":
             options["KV_CACHE_PRECISION"] = EIGHT
+        if watched:
+            options["PERF_COUNT"] = True
         return _core().compile_model(str(built / self.file_of(graph.name, built)), "CPU", options)
 
 

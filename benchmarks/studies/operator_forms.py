@@ -185,9 +185,9 @@ class OpenVinoWith(OpenVino):
     def _compiled(self, built: Path, graph: Graph, *, watched: bool = False) -> Any:
         from targets.openvino import _core
 
-        options = {
+        options: dict[str, Any] = {
             "PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": "1", "INFERENCE_NUM_THREADS": self.threads, "ENABLE_CPU_PINNING": False,
-            "INFERENCE_PRECISION_HINT": "f32", "PERF_COUNT": watched, **self.options,
+            "INFERENCE_PRECISION_HINT": "f32", **({"PERF_COUNT": True} if watched else {}), **self.options,
         }  # fmt: skip
         return _core().compile_model(str(built / self.file_of(graph.name, built)), "CPU", options)
 
