@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections import defaultdict
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -59,8 +60,7 @@ def _openvino(runtime: Target, built: Path, feed: Feed) -> dict[str, float]:
     """Of the token after the prompt: counters are means over all runs of a request, of which the prompt's is the first."""
     import numpy as np
 
-    from targets.openvino_profile import counters
-
+    counters = import_module(f"{type(runtime).__module__}_profile").counters
     core = sys.modules[type(runtime).__module__]._core()
     core.set_property("CPU", {"PERF_COUNT": "YES"})
     session: Any = runtime.open(built)

@@ -3,59 +3,60 @@ operator of a library used that is not used otherwise, an option set."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
-from compressor.contracts import Artifact, Dialect, Graph
+from compressor.contracts import Artifact, Dialect, Graph, Target, registry
 from compressor.contracts.target import Rewrite
-from targets.onnxruntime import OnnxRuntime
-from targets.openvino import OpenVino
 
 if TYPE_CHECKING:
     import onnx
 
+OnnxRuntime: Any = registry.load("target", "onnxruntime")
+OpenVino: Any = registry.load("target", "openvino")
 ALL: tuple[Rewrite, ...] = get_args(Rewrite)
 DOMAIN = "com.microsoft"
 
 
-class Before(OnnxRuntime):
+class Before(OnnxRuntime):  # type: ignore[misc] # found by its entry point
     """No rewrite of the three."""
 
     dialect: ClassVar[Dialect] = replace(OnnxRuntime.dialect, leaves=ALL)
 
 
-class RowsAlone(OnnxRuntime):
+class RowsAlone(OnnxRuntime):  # type: ignore[misc] # found by its entry point
     """Unread rows are not computed; nothing else."""
 
     dialect: ClassVar[Dialect] = replace(OnnxRuntime.dialect, leaves=("keys of padding", "joined biases"))
 
 
-class RowsAndKeys(OnnxRuntime):
+class RowsAndKeys(OnnxRuntime):  # type: ignore[misc] # found by its entry point
     """Attention takes keys of padding too."""
 
     dialect: ClassVar[Dialect] = replace(OnnxRuntime.dialect, leaves=("joined biases",))
 
 
-class Now(OnnxRuntime):
+class Now(OnnxRuntime):  # type: ignore[misc] # found by its entry point
     """All three, as deployed."""
 
 
-class BeforeInOpenVino(OpenVino):
+class BeforeInOpenVino(OpenVino):  # type: ignore[misc] # found by its entry point
     """No rewrite."""
 
     dialect: ClassVar[Dialect] = replace(OpenVino.dialect, leaves=ALL)
 
 
-class NowInOpenVino(OpenVino):
+class NowInOpenVino(OpenVino):  # type: ignore[misc] # found by its entry point
     """As deployed."""
 
 
 # ------------------------------------------------------------------ tried, on top of what is deployed
 
 
-class Rewritten(OnnxRuntime):
+class Rewritten(OnnxRuntime):  # type: ignore[misc] # found by its entry point
     """What is deployed, with one more rewrite."""
 
     def build(self, source: Artifact, out: Path, *, graphs: tuple[Graph, ...] = (Graph(),), **_: object) -> None:
@@ -177,19 +178,19 @@ class OptimizerOfTransformers(Rewritten):
         model.optimize(FusionOptions("bert"))
 
 
-class OpenVinoWith(OpenVino):
+class OpenVinoWith(OpenVino):  # type: ignore[misc] # found by its entry point
     """What is deployed, compiled with further options."""
 
     options: ClassVar[Mapping[str, Any]] = {}
 
     def _compiled(self, built: Path, graph: Graph, *, watched: bool = False) -> Any:
-        from targets.openvino import _core
-
         options: dict[str, Any] = {
             "PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": "1", "INFERENCE_NUM_THREADS": self.threads, "ENABLE_CPU_PINNING": False,
             "INFERENCE_PRECISION_HINT": "f32", **({"PERF_COUNT": True} if watched else {}), **self.options,
         }  # fmt: skip
-        return _core().compile_model(str(built / self.file_of(graph.name, built)), "CPU", options)
+        return (
+            sys.modules[OpenVino.__module__]._core().compile_model(str(built / self.file_of(graph.name, built)), "CPU", options)
+        )
 
 
 class Bf16(OpenVinoWith):
@@ -210,7 +211,7 @@ class ForThroughput(OpenVinoWith):
     options: ClassVar[Mapping[str, Any]] = {"PERFORMANCE_HINT": "THROUGHPUT"}
 
 
-TRIED: tuple[type[OnnxRuntime | OpenVino], ...] = (
+TRIED: tuple[type[Target], ...] = (
     SkipNorms, FastGelu, OneProduct, QuantisedAttention, BlocksOfTables, OptimizerOfTransformers, Bf16, Pinned, ForThroughput,
 )  # fmt: skip
 

@@ -24,7 +24,7 @@ from benchmarks.profile import Profile
 from benchmarks.studies import operator_forms as forms
 from benchmarks.studies.pages import controls, machine_lines
 from compressor.api import build_plan, read_report, run
-from compressor.contracts import Artifact, Candidate, Evaluation, Event, Message, Progress, Target, Workload
+from compressor.contracts import Artifact, Candidate, Evaluation, Event, Message, Progress, Target, Workload, registry
 from compressor.contracts.records import LatencyRecord, ProfileRecord, ProfileRow, Report, Stage
 from compressor.deploy.bench import ProcessBench
 from compressor.deploy.session import opened
@@ -34,9 +34,6 @@ from compressor.report.markdown import table
 from compressor.run.ground import Ground, load_model
 from compressor.store.place import open_store
 from compressor.store.store import Store, StoredResult, digest_of
-from passes.quantization.quantize_static import QuantizeStatic
-from targets.onnxruntime import OnnxRuntime
-from targets.openvino import OpenVino
 
 PLAN = Path("plans/quickstart.yaml")
 OUT = Path("docs/results/operators.md")
@@ -51,12 +48,12 @@ GROUPS: dict[str, dict[str, type[Target]]] = {
         BEFORE: forms.Before,
         "rows": forms.RowsAlone,
         "rows-keys": forms.RowsAndKeys,
-        **{each.__name__: each for each in forms.TRIED if issubclass(each, OnnxRuntime)},
+        **{each.__name__: each for each in forms.TRIED if issubclass(each, forms.OnnxRuntime)},
     },
     "openvino": {
         NOW: forms.NowInOpenVino,
         BEFORE: forms.BeforeInOpenVino,
-        **{each.__name__: each for each in forms.TRIED if issubclass(each, OpenVino)},
+        **{each.__name__: each for each in forms.TRIED if issubclass(each, forms.OpenVino)},
     },
 }
 
@@ -76,7 +73,7 @@ class Shop:
         if not (folder / "quantized").is_dir():
             folder.mkdir(parents=True, exist_ok=True)
             ctx = self.ground.context(folder, lambda _: load_model(self.student.path), runtime=target)
-            QuantizeStatic().apply(Artifact(form, made.path), ctx)
+            registry.load("pass", "quantize-static")().apply(Artifact(form, made.path), ctx)
         return folder / "quantized"
 
     def candidate(self, name: str, runtime: str, kind: type[Target]) -> Candidate:
