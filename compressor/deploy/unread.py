@@ -169,7 +169,7 @@ def _cut(reads: _Reads, name: str, axis: int, row: Row, cut: dict[str, str]) -> 
         return []
     cut[name] = f"{name}_row"
     place = _constant(reads, f"{name}_place", [row.place])
-    scope = next((each.name.rpartition("/")[0] for each in reads.readers[name] if "/" in each.name), "graph")
+    scope = next((each.name.rpartition("/")[0] for each in reversed(reads.readers[name]) if "/" in each.name), "graph")
     return [helper.make_node("Gather", [name, place], [cut[name]], name=f"{scope}/Gather_{name}_row", axis=axis)]
 
 
