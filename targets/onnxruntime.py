@@ -5,20 +5,36 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from compressor.contracts import Artifact, Dialect, Feed, Graph, Growth, Missing, Recipe, Runtime, Scheme, Session, Target, Wish
+from compressor.contracts import (
+    Artifact,
+    Dialect,
+    Feed,
+    Graph,
+    Growth,
+    Missing,
+    Prepare,
+    Profile,
+    Recipe,
+    Runtime,
+    Scheme,
+    Session,
+    Target,
+    Wish,
+)
 from compressor.deploy.cache import Line, Position, first, grown
 from compressor.deploy.cached_attention import KERNEL, SHARED
 from compressor.deploy.graphs import graphs_of
 from compressor.deploy.machine import accelerators
-from compressor.deploy.parts import Operator, bytes_by_part
+from compressor.deploy.profiling import CountedSession
 from compressor.errors import MissingDependency
+from targets.onnx_files import NBITS, bits_of_products, bytes_by_part_of, fake_quantised, in_integers, nodes
 
 if TYPE_CHECKING:
     import onnx
@@ -40,7 +56,6 @@ ROOM = 128
 CONVERSIONS = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear")
 
 
-NBITS = "MatMulNBits"
 GROUPS = {8: (16, 32, 64, 128, 256), 4: (16, 32, 64, 128, 256), 2: (32, 64, 128)}
 """Weights of one scale that it has kernels for, by their bits: 2 bits in others run scalar code, 200 times as long."""
 SCHEMES = (
@@ -109,24 +124,34 @@ class OnnxRuntime(Target):
         return Missing()
 
     def build(self, source: Artifact, out: Path, *, graphs: tuple[Graph, ...] = (Graph(),), **_: object) -> None:
-        """Copy the graphs; attention over a cache becomes the processor's operator for it, with weights in a file beside the graph."""
+        """Copy the graphs; on the processor attention over a cache becomes the operator for it, with weights in a file beside the graph,
+        and products of quantised tensors the one that adds their biases."""
         for graph in graphs:
-            if self.provider == "cpu" and graph.growth and self._grouped(source.path, out, graph):
-                continue
-            for path in source.path.glob(f"{graph.name}.onnx*"):
-                shutil.copyfile(path, out / path.name)
+            if not (self.provider == "cpu" and self._rewritten(source.path, out, graph)):
+                for path in source.path.glob(f"{graph.name}.onnx*"):
+                    shutil.copyfile(path, out / path.name)
 
-    @staticmethod
-    def _grouped(folder: Path, out: Path, graph: Graph) -> bool:
+    def _rewritten(self, folder: Path, out: Path, graph: Graph) -> bool:
+        """Whether there was something to rewrite, and is written."""
         import onnx
 
         from compressor.deploy.cached_attention import grouped
+        from compressor.deploy.integer_products import join_biases
         from compressor.deploy.onnx import save
 
-        made = grouped(onnx.load(folder / f"{graph.name}.onnx"), graph)
-        if made is not None:
-            save(made, out, graph.name, beside=True)
-        return made is not None
+        path = folder / f"{graph.name}.onnx"
+        joins = self.graph_optimization in FUSING and "joined biases" not in self.dialect.leaves
+        quantised = joins and bool(fake_quantised(nodes(path)))
+        if not (graph.growth or quantised):
+            return False
+        whole = onnx.load(path)
+        attending = grouped(whole, graph) if graph.growth else None
+        joined = join_biases(attending or whole) if quantised else 0
+        if attending or joined:
+            save(
+                attending or whole, out, graph.name, beside=attending is not None or path.with_name(f"{path.name}.data").exists()
+            )
+        return bool(attending or joined)
 
     @classmethod
     def accompany(cls, folder: Path, graphs: tuple[Graph, ...], generates: Mapping[str, Any]) -> None:
@@ -141,7 +166,10 @@ class OnnxRuntime(Target):
         Raises:
             MissingDependency: ONNX Runtime fell back to another provider than was asked for.
         """
-        loaded = {graph.name: self._loaded(built, graph) for graph in graphs_of(built)}
+        return self._opened(built)
+
+    def _opened(self, built: Path, *, watched: Path | None = None) -> _OnnxSession:
+        loaded = {graph.name: self._loaded(built, graph, watched) for graph in graphs_of(built)}
         for each in loaded.values():
             if PROVIDERS[self.provider] not in each.session.get_providers():
                 raise MissingDependency(f"asked for {PROVIDERS[self.provider]}, onnxruntime runs {each.session.get_providers()}")
@@ -151,8 +179,25 @@ class OnnxRuntime(Target):
         """Of the constants of each graph."""
         found = Counter[str]()
         for graph in graphs_of(built):
-            found.update(_bytes_by_part(built / f"{graph.name}.onnx"))
+            found.update(bytes_by_part_of(built / f"{graph.name}.onnx"))
         return dict(found)
+
+    def profile(self, built: Path, prepare: Prepare, *, calls: int) -> Profile | None:
+        """By its own profiler: the median of each operator. None on a GPU, where operators end after they are timed."""
+        if self.provider != "cpu":
+            return None
+        from targets.onnx_profile import profile_of
+
+        with tempfile.TemporaryDirectory(prefix="compressor-watched-") as folder:
+            opened = self._opened(built, watched=Path(folder))
+            session = CountedSession(opened)
+            call = prepare(session)
+            call()
+            before = Counter(session.runs)
+            for _ in range(calls):
+                call()
+            said = {name: Path(each.session.end_profiling()) for name, each in opened.graphs.items()}
+            return profile_of(said, {name: built / f"{name}.onnx" for name in said}, before, session, calls=calls)
 
     def diagnose(self, built: Path) -> tuple[str, ...]:
         """Products that compute in float, and conversions between float and int8, in the graphs that really run."""
@@ -166,16 +211,16 @@ class OnnxRuntime(Target):
         real = Counter(each.op_type for each in found) - fake
         lines = [f"{count} {kind} in float on values that were quantised and dequantised" for kind, count in sorted(fake.items())]
         lines += [f"{real[kind]} {kind} in float" for kind in PRODUCTS if real[kind]]
-        slow = sum(each.op_type == NBITS and not _in_integers(each) for each in found)
+        slow = sum(each.op_type == NBITS and not in_integers(each) for each in found)
         lines += [f"{slow} {NBITS} of accuracy_level below 4, by scalar code"] if slow else []
         return (*lines, *(f"{real[kind]} {kind} between float and int8" for kind in CONVERSIONS if real[kind]))
 
-    def _loaded(self, built: Path, graph: Graph) -> _Loaded:
-        session = self._session(built / f"{graph.name}.onnx")
+    def _loaded(self, built: Path, graph: Graph, watched: Path | None = None) -> _Loaded:
+        session = self._session(built / f"{graph.name}.onnx", watched=watched)
         shared = any(SHARED in each.shape for each in session.get_inputs())
         return (_Shared if shared else _Loaded)(session, graph, self.provider)
 
-    def _session(self, file: Path, *, optimised: Path | None = None) -> onnxruntime.InferenceSession:
+    def _session(self, file: Path, *, optimised: Path | None = None, watched: Path | None = None) -> onnxruntime.InferenceSession:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
@@ -184,6 +229,8 @@ class OnnxRuntime(Target):
         options.log_severity_level = 3
         if optimised:
             options.optimized_model_filepath = str(optimised)
+        if watched:
+            options.enable_profiling, options.profile_file_prefix = True, str(watched / file.stem)
         return onnxruntime.InferenceSession(str(file), options, providers=[PROVIDERS[self.provider]])
 
 
@@ -316,25 +363,25 @@ def _length(held: _Buffer, axis: int) -> int:
 
 class _OnnxSession:
     def __init__(self, graphs: Mapping[str, _Loaded], target: OnnxRuntime, built: Path) -> None:
-        self._graphs = graphs
+        self.graphs = graphs
         self._target = target
         self._built = built
 
     def run(self, feed: Feed, *, graph: str = "model", state: Any = None) -> tuple[Feed, object | None]:
         """The state is an `OrtValue` by name of the input that it becomes, or a position in a buffer of them."""
-        return self._graphs[graph].run(feed, state)
+        return self.graphs[graph].run(feed, state)
 
     def cut(self, state: Any, length: int, *, graph: str = "model") -> object:
         """A position before, or the first part of each value."""
-        return self._graphs[graph].cut(state, length)
+        return self.graphs[graph].cut(state, length)
 
     def facts(self) -> dict[str, str]:
         """Q/DQ pairs count as int8 only where ONNX Runtime makes int8 operators of them: from `extended` on."""
-        found = [node for name in self._graphs for node in nodes(self._built / f"{name}.onnx")]
+        found = [node for name in self.graphs for node in nodes(self._built / f"{name}.onnx")]
         fused = bool(fake_quantised(found)) and self._target.graph_optimization in FUSING
         int8 = {8} if fused or any(each.op_type in INT8_OPERATORS for each in found) else set()
         kinds = [f"int{bits}" for bits in sorted(int8 | bits_of_products(found))]
-        session = next(iter(self._graphs.values())).session
+        session = next(iter(self.graphs.values())).session
         return {
             "precision": " + ".join([*kinds, "fp32"]),
             "device": session.get_providers()[0].removesuffix("ExecutionProvider"),
@@ -345,45 +392,5 @@ class _OnnxSession:
 
     def _cache(self) -> str:
         """Numbers that keys and values are kept in."""
-        kept = [each for loaded in self._graphs.values() for each in loaded.session.get_inputs() if SHARED in each.shape]
+        kept = [each for loaded in self.graphs.values() for each in loaded.session.get_inputs() if SHARED in each.shape]
         return "int8" if any(each.type == "tensor(int8)" for each in kept) else "fp32"
-
-
-def _bytes_by_part(path: Path) -> dict[str, int]:
-    import onnx
-
-    graph = onnx.load(path, load_external_data=False).graph
-    operators = (Operator(each.name, tuple(each.input), tuple(each.output)) for each in graph.node)
-    return bytes_by_part({each.name: _bytes_of(each) for each in graph.initializer}, operators)
-
-
-def _bytes_of(constant: onnx.TensorProto) -> int:
-    """Bytes of a constant, wherever the file keeps them."""
-    from math import prod
-
-    from onnx.helper import tensor_dtype_to_np_dtype
-
-    return int(prod(constant.dims) * tensor_dtype_to_np_dtype(constant.data_type).itemsize)
-
-
-def nodes(path: Path) -> list[onnx.NodeProto]:
-    """The operators of a graph's file."""
-    import onnx
-
-    return list(onnx.load(path, load_external_data=False).graph.node)
-
-
-def _in_integers(node: onnx.NodeProto) -> bool:
-    return any(each.name == "accuracy_level" and each.i == 4 for each in node.attribute)
-
-
-def bits_of_products(found: Sequence[onnx.NodeProto]) -> set[int]:
-    """Bits of the weights of products that hold them packed."""
-    held = [each for node in found if node.op_type == NBITS for each in node.attribute if each.name == "bits"]
-    return {int(each.i) for each in held}
-
-
-def fake_quantised(found: Sequence[onnx.NodeProto]) -> list[onnx.NodeProto]:
-    """Products whose first two inputs come straight from `DequantizeLinear`."""
-    dequantised = {name for each in found if each.op_type == "DequantizeLinear" for name in each.output}
-    return [each for each in found if each.op_type in ("MatMul", "Gemm", "Conv") and dequantised.issuperset(each.input[:2])]

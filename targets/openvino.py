@@ -13,7 +13,22 @@ from xml.etree import ElementTree
 
 from pydantic import Field
 
-from compressor.contracts import Artifact, Dialect, Feed, Graph, Growth, Missing, Recipe, Runtime, Scheme, Session, Target, Wish
+from compressor.contracts import (
+    Artifact,
+    Dialect,
+    Feed,
+    Graph,
+    Growth,
+    Missing,
+    Prepare,
+    Profile,
+    Recipe,
+    Runtime,
+    Scheme,
+    Session,
+    Target,
+    Wish,
+)
 from compressor.deploy.cache import Line, Position, first, grown
 from compressor.deploy.graphs import graphs_of
 from compressor.deploy.openvino import save_representation
@@ -122,9 +137,23 @@ class OpenVino(Target):
         Raises:
             UnsupportedModel: as of `build`.
         """
+        return self._opened(built)
+
+    def _opened(self, built: Path, *, watched: bool = False) -> _OpenVinoSession:
         graphs = graphs_of(built)
         self._require_cache(graphs)
-        return _OpenVinoSession({graph.name: _loaded(self._compiled(built, graph), graph) for graph in graphs})
+        return _OpenVinoSession({graph.name: _loaded(self._compiled(built, graph, watched=watched), graph) for graph in graphs})
+
+    def profile(self, built: Path, prepare: Prepare, *, calls: int) -> Profile | None:
+        """By its performance counters: the mean of each layer. None for a graph that keeps what grows, whose requests come and go."""
+        from targets.openvino_profile import profile_of
+
+        graphs = graphs_of(built)
+        if any(graph.state for graph in graphs):
+            return None
+        opened = self._opened(built, watched=True)
+        models = {graph.name: _core().read_model(str(built / self.file_of(graph.name, built))) for graph in graphs}
+        return profile_of(opened, {name: opened.request(name) for name in models}, models, prepare, calls=calls)
 
     def _require_cache(self, graphs: Sequence[Graph]) -> None:
         if self.cache != "auto" and not any(graph.growth for graph in graphs):
@@ -147,7 +176,7 @@ class OpenVino(Target):
         left = sum(count for (kind, _), count in counts.items() if kind == "FakeQuantize")
         return (*lines, f"{left} FakeQuantize left by itself") if left else tuple(lines)
 
-    def _compiled(self, built: Path, graph: Graph) -> Any:
+    def _compiled(self, built: Path, graph: Graph, *, watched: bool = False) -> Any:
         options: dict[str, Any] = {
             "PERFORMANCE_HINT": "LATENCY",
             "NUM_STREAMS": "1",
@@ -168,6 +197,8 @@ class OpenVino(Target):
             options["INFERENCE_PRECISION_HINT"] = options["KV_CACHE_PRECISION"] = self.precision  # the cache's is u8 otherwise
         if self.cache == "int8":
             options["KV_CACHE_PRECISION"] = EIGHT
+        if watched:
+            options["PERF_COUNT"] = True
         return _core().compile_model(str(built / self.file_of(graph.name, built)), "CPU", options)
 
 
@@ -192,7 +223,7 @@ class _Compiled:
     def __init__(self, compiled: Any, graph: Graph) -> None:
         self.compiled = compiled
         self._graph = graph
-        self._request = compiled.create_infer_request()
+        self.request = compiled.create_infer_request()
         self._inputs = {name for port in compiled.inputs for name in port.get_names()}
         self._outputs = {name: place for place, port in enumerate(compiled.outputs) for name in port.get_names()}
         kept = {name for name, _ in graph.state}
@@ -202,8 +233,8 @@ class _Compiled:
         given: dict[str, Any] = {name: array for name, array in feed.items() if name in self._inputs}
         kept = self._graph.first_state(feed) if state is None else state
         after = {becomes: self._fresh(output) for output, becomes in self._graph.state}
-        self._request.infer({**given, **kept}, share_inputs=True)
-        return {name: self._request.get_output_tensor(self._outputs[name]).data.copy() for name in self._given}, after or None
+        self.request.infer({**given, **kept}, share_inputs=True)
+        return {name: self.request.get_output_tensor(self._outputs[name]).data.copy() for name in self._given}, after or None
 
     def cut(self, state: Mapping[str, Any], length: int) -> Mapping[str, Any]:
         """The first part of each tensor.
@@ -223,7 +254,7 @@ class _Compiled:
         port = self.compiled.outputs[self._outputs[output]]
         shape = [axis.get_length() if axis.is_static else 0 for axis in port.get_partial_shape()]
         tensor = openvino.Tensor(port.get_element_type(), openvino.Shape(shape))
-        self._request.set_output_tensor(self._outputs[output], tensor)
+        self.request.set_output_tensor(self._outputs[output], tensor)
         return tensor
 
 
@@ -303,6 +334,12 @@ class _OpenVinoSession:
     def run(self, feed: Feed, *, graph: str = "model", state: Any = None) -> tuple[Feed, object | None]:
         """The state is an OpenVINO tensor by name of the input that it becomes, or a position in what a request keeps."""
         return self._graphs[graph].run(feed, state)
+
+    def request(self, graph: str) -> Any:
+        """What computes a graph that keeps nothing that grows."""
+        found = self._graphs[graph]
+        assert isinstance(found, _Compiled)
+        return found.request
 
     def cut(self, state: Any, length: int, *, graph: str = "model") -> object:
         """A position before, or the first part of each tensor."""

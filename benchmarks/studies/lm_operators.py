@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import sys
-import tempfile
 from collections import defaultdict
+from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from compressor.contracts import Feed, Session, Target, registry
 from compressor.tasks.language.cache import IDS, KEPT, MASK
 from compressor.tasks.language.decoding import decoded, filled
-
-if TYPE_CHECKING:
-    import onnxruntime
 
 PASSES = 8
 MOST = 6
@@ -31,10 +28,6 @@ def operators(runtime: Target, built: Path, feed: Feed) -> dict[str, float]:
     return {}
 
 
-def _decode(session: Session, feed: Feed) -> None:
-    decoded(session, filled(session, feed), PASSES + 1)
-
-
 def _torch(runtime: Target, built: Path, feed: Feed) -> dict[str, float]:
     from torch.profiler import ProfilerActivity, profile
 
@@ -46,46 +39,36 @@ def _torch(runtime: Target, built: Path, feed: Feed) -> dict[str, float]:
     return {each.key: each.self_cpu_time_total / 1e6 / PASSES for each in spent.key_averages()}
 
 
-def _profiled(runtime: Any, file: Path, **_: object) -> onnxruntime.InferenceSession:
-    """A session that writes down what each operator took, with the target's threads."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads = runtime.threads, 1
-    options.enable_profiling = True
-    options.profile_file_prefix = str(Path(tempfile.mkdtemp(prefix="compressor-profile-")) / "spent")
-    options.log_severity_level = 3
-    return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-
-
 def _onnxruntime(runtime: Target, built: Path, feed: Feed) -> dict[str, float]:
-    """Of calls on one token alone: the prompt's call comes first."""
-    kind: Any = type("Profiled", (type(runtime),), {"__module__": __name__, "_session": _profiled})
-    session = kind(threads=runtime.threads).open(built)
-    _decode(session, feed)
-    path = Path(session._graphs["model"].session.end_profiling())
-    events = json.loads(path.read_text(encoding="utf-8"))
-    runs = sorted(each["ts"] for each in events if each["name"] == "model_run")
-    found = defaultdict[str, float](float)
-    for each in events:
-        if each.get("cat") == "Node" and each["name"].endswith("_kernel_time") and each["ts"] >= runs[1]:
-            found[each["args"]["op_name"]] += each["dur"] / 1e6 / (len(runs) - 1)
-    path.unlink()
-    path.parent.rmdir()
+    """Of tokens after the prompt."""
+
+    def prepare(session: Session) -> Callable[[], None]:
+        start = filled(session, feed)
+
+        def call() -> None:
+            decoded(session, start, PASSES + 1)
+
+        return call
+
+    watched, found = runtime.profile(built, prepare, calls=2), defaultdict[str, float](float)
+    for each in watched.operators if watched else ():
+        found[each.kind] += each.ms / 1e3 / PASSES
     return found
 
 
 def _openvino(runtime: Target, built: Path, feed: Feed) -> dict[str, float]:
-    """Of the last call."""
+    """Of the token after the prompt: counters are means over all runs of a request, of which the prompt's is the first."""
     import numpy as np
 
+    counters = import_module(f"{type(runtime).__module__}_profile").counters
     core = sys.modules[type(runtime).__module__]._core()
     core.set_property("CPU", {"PERF_COUNT": "YES"})
     session: Any = runtime.open(built)
     _, mask, state = filled(session, feed)
+    before = {each.name: each.seconds for each in counters(state.line.held, 1)}
     one = np.zeros((1, 1), np.int64)
     _, state = session.run({IDS: one, MASK: np.concatenate([mask, one + 1], axis=1), KEPT: one[0]}, state=state)
     found = defaultdict[str, float](float)
-    for each in state.line.held.get_profiling_info():
-        found[each.node_type] += each.real_time.total_seconds()
+    for each in counters(state.line.held, 2):
+        found[each.kind] += max(0.0, each.seconds - before.get(each.name, 0.0))
     return found

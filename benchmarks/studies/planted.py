@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from benchmarks.latency import Latency
-from compressor.contracts import Candidate, Event, Feed, Workload
+from compressor.contracts import Candidate, Event, Feed, Peaks, Profile, Workload
 from compressor.plan.specs import Accept
 from compressor.run.verify import Measured, judge
 
@@ -85,6 +85,10 @@ class Machine:
         """Remember what was told."""
         self.heard.append(event)
 
+    def peaks(self, threads: int) -> Peaks:
+        """Of no interest."""
+        return Peaks(threads=threads, operations_per_s={"fp32": 1.0}, bytes_per_s=1.0)
+
 
 @dataclass
 class Process:
@@ -112,6 +116,10 @@ class Process:
     def peak_bytes(self) -> int:
         """Of no interest."""
         return 0
+
+    def profile(self, calls: int) -> Profile | None:  # noqa: ARG002 - nothing computes
+        """There is nothing to watch."""
+        return None
 
     def close(self) -> None:
         """Nothing to end."""

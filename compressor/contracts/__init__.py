@@ -12,6 +12,7 @@ from compressor.contracts.library import Library, Loaded
 from compressor.contracts.model import Component, Edit, Model
 from compressor.contracts.passes import Context, Needs, Objective, Pass, Size
 from compressor.contracts.probe import Bench, Candidate, Probe, Worker
+from compressor.contracts.profiles import Family, OperatorTime, Peaks, Prepare, Profile
 from compressor.contracts.recipe import Column, Epoch, InputSizes, Recipe, Seen, sizes_of
 from compressor.contracts.records import Workload
 from compressor.contracts.renamed import old_names
@@ -37,6 +38,7 @@ __all__ = [
     "Epoch",
     "Evaluation",
     "Event",
+    "Family",
     "Feature",
     "FeatureKind",
     "Feed",
@@ -54,11 +56,15 @@ __all__ = [
     "Model",
     "Needs",
     "Objective",
+    "OperatorTime",
     "Outputs",
     "Pass",
+    "Peaks",
     "Port",
     "Prediction",
+    "Prepare",
     "Probe",
+    "Profile",
     "Progress",
     "Recipe",
     "Runtime",

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self, TypeAlias
 from pydantic import Field, model_validator
 
 from compressor.contracts.notes import Note, Record
+from compressor.contracts.profiles import Bound, OperatorTime, Peaks
 from compressor.contracts.quality import Interval
 
 Kind: TypeAlias = Literal["forward", "prefill", "decode", "generate", "sample"]
@@ -136,6 +137,36 @@ class MemoryRecord(Record):
     rows: tuple[MemoryRow, ...]
 
 
+class ProfileRow(Timed):
+    """What the time of one candidate's call goes into."""
+
+    candidate: str
+    by: str
+    """Whose profiler it is."""
+    calls: int
+    """Of which it is the mean, or the median by operator."""
+    call_ms: float
+    """Median of as many calls without a profiler, in the same process."""
+    operators: tuple[OperatorTime, ...]
+    """In the order they ran; their sum may be more than a call takes unwatched."""
+    bound: Bound
+    peaks: Peaks
+    """Of the machine, which the bound goes by."""
+
+    @property
+    def share(self) -> float:
+        """Of the bound in what a call takes: 1 cannot be beaten."""
+        return self.bound.ms / self.call_ms
+
+
+class ProfileRecord(Record):
+    kind: Literal["profiles"] = "profiles"
+    probe: str
+    rows: tuple[ProfileRow, ...]
+    not_profiled: dict[str, str] = {}
+    """Why not, by candidate."""
+
+
 class OtherRecord(Record):
     """What a probe found that is neither a time nor memory: shown as its notes."""
 
@@ -146,4 +177,4 @@ class OtherRecord(Record):
     """Outputs that are NaN or infinite, by candidate: any of them fails, whether the plan accepts by them or not."""
 
 
-ProbeRecord: TypeAlias = Annotated[LatencyRecord | MemoryRecord | OtherRecord, Field(discriminator="kind")]
+ProbeRecord: TypeAlias = Annotated[LatencyRecord | MemoryRecord | ProfileRecord | OtherRecord, Field(discriminator="kind")]

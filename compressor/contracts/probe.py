@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import ClassVar, Protocol, Self
 
 from compressor.contracts.graph import Feed
+from compressor.contracts.profiles import Peaks, Profile
 from compressor.contracts.recipe import Recipe
 from compressor.contracts.records import ProbeRecord, Workload
 from compressor.contracts.step import Event, Step
@@ -61,6 +62,10 @@ class Worker(Protocol):
         """Peak resident memory of the process so far."""
         ...
 
+    def profile(self, calls: int) -> Profile | None:
+        """What a call takes by operator, in a session of its own; None where the runtime has no profiler."""
+        ...
+
     def close(self) -> None: ...
 
 
@@ -74,6 +79,10 @@ class Bench(Protocol):
     def worker(self, candidate: Candidate) -> Worker: ...
     def load(self) -> float:
         """Share of the machine's processors that other processes keep busy, 0 to 1."""
+        ...
+
+    def peaks(self, threads: int) -> Peaks:
+        """The most that this machine does with so many threads; measured once."""
         ...
 
     def tell(self, event: Event) -> None: ...

@@ -6,9 +6,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
 from compressor.contracts.graph import Graph, Session
+from compressor.contracts.profiles import Prepare, Profile
 from compressor.contracts.recipe import Recipe
 from compressor.contracts.records import Workload
 from compressor.contracts.renamed import formerly, old_names
@@ -47,6 +48,11 @@ class Scheme:
         return same and signed[0] == signed[1] and self.group in (None, other.group)
 
 
+Rewrite: TypeAlias = Literal["unread rows", "keys of padding", "joined biases"]
+"""What may be done to a graph without changing what it gives: rows of hidden states that no output depends on are not computed; attention takes
+a mask of padding by key, not for each pair; products of quantised tensors add their biases themselves."""
+
+
 @formerly(rung="format")
 @dataclass(frozen=True)
 class Dialect:
@@ -61,6 +67,8 @@ class Dialect:
     symmetric_activations: bool = False
     """True where a nonzero zero point is refused."""
     opset: int = 20
+    leaves: tuple[Rewrite, ...] = ()
+    """Rewrites that graphs for it go without, where they gain nothing or are in somebody's way."""
     precisions: tuple[str, ...] = ("fp32",)
     """Precisions that really have kernels."""
     schemes: tuple[Scheme, ...] = ()
@@ -189,6 +197,16 @@ class Target(Step, ABC):
     def environment(self) -> dict[str, str]:
         """Environment of the measuring process (thread counts, telemetry switches)."""
         return {}
+
+    def profile(self, built: Path, prepare: Prepare, *, calls: int) -> Profile | None:
+        """What a call takes by operator, watched by the runtime's own profiler; None where it has none that can be reached.
+
+        Args:
+            built: what `build` wrote; it is opened anew, as it is timed.
+            prepare: makes, of the session that it is given, what makes one call. Neither what preparing runs nor a first call counts.
+            calls: how many are watched.
+        """
+        return None
 
     def diagnose(self, built: Path) -> tuple[str, ...]:
         """What can be proved about why this file is not faster: float operators left, fake quantisation, reformatting nodes."""

@@ -18,9 +18,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from compressor.contracts import Candidate, Event, Feed, Step, Target, Workload
+from compressor.contracts import Candidate, Event, Feed, Peaks, Profile, Step, Target, Workload
+from compressor.deploy.peaks import peaks_of
 from compressor.deploy.telemetry import SWITCHES
 from compressor.errors import WorkerFailed
+from compressor.store.store import Store
 
 logger = logging.getLogger(__name__)
 
@@ -44,16 +46,25 @@ class ProcessBench:
     """The bench of a run: one fresh process a candidate, all of them ended by `close`.
 
     `folder` takes the inputs on their way to the workers and what the workers say on standard error; `tell` hears the
-    progress of the probes; `timeout_seconds` bounds the time of a single answer.
+    progress of the probes; `timeout_seconds` bounds the time of a single answer; `store` keeps what was measured of the machine.
     """
 
-    def __init__(self, folder: Path, *, tell: Callable[[Event], None], timeout_seconds: float = TIMEOUT_SECONDS) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        tell: Callable[[Event], None],
+        timeout_seconds: float = TIMEOUT_SECONDS,
+        store: Store | None = None,
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
+        self._store = store
         self._folder = folder
         self._tell = tell
         self._timeout_seconds = timeout_seconds
         self._workers: list[ProcessWorker] = []
         self._begun: list[ProcessWorker] = []
+        self._peaks: dict[int, Peaks] = {}
 
     @contextmanager
     def begun(self, candidates: Sequence[Candidate]) -> Iterator[None]:
@@ -98,6 +109,12 @@ class ProcessBench:
         """Share of the processors that other processes kept busy in the last half second, 0 to 1."""
         own = [os.getpid(), *(worker.pid for worker in self._workers if worker.alive)]
         return load_of_others(own, window_seconds=LOAD_WINDOW_SECONDS)
+
+    def peaks(self, threads: int) -> Peaks:
+        """The most that this machine does with so many threads, measured in a process of its own unless the store has it."""
+        if threads not in self._peaks:
+            self._peaks[threads] = peaks_of(threads, self._store, self.load)
+        return self._peaks[threads]
 
     def tell(self, event: Event) -> None:
         self._tell(event)
@@ -206,6 +223,15 @@ class ProcessWorker:
     def peak_bytes(self) -> int:
         """Peak resident memory of the process so far, interpreter and runtime included."""
         return int(self._ask("peak")["bytes"])
+
+    def profile(self, calls: int) -> Profile | None:
+        """What a call with the first input takes by operator, in a session of its own; None where the runtime has no profiler.
+
+        Raises:
+            WorkerFailed: the process died or hangs.
+        """
+        found = self._ask("watch", calls=calls)["watched"]
+        return None if found is None else Profile.model_validate(found)
 
     def close(self) -> None:
         """End the process; kill it when it does not go by itself."""

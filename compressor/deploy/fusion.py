@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from compressor.deploy.cached_attention import cached
+from compressor.deploy.masks import give_keys
 from compressor.deploy.norms import fuse_norms
 
 if TYPE_CHECKING:
@@ -12,12 +14,14 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
     from compressor.contracts import Graph
+    from compressor.contracts.target import Rewrite
 
 
-def fuse(graph: onnx.ModelProto, wires: Graph) -> onnx.ModelProto:
+def fuse(graph: onnx.ModelProto, wires: Graph, *, leaves: Collection[Rewrite] = ()) -> onnx.ModelProto:
     """The graph with whatever matches fused; what does not match stays as it is.
 
-    Attention becomes one `MultiHeadAttention`, a bias before a GELU one `BiasGelu`, a norm by the root of the mean square one
+    Attention becomes one `MultiHeadAttention` that takes a mask of padding as it comes, a bias before a GELU one `BiasGelu`, a norm by the
+    root of the mean square one
     `SimplifiedLayerNormalization`. Attention over a state that grows stays: a
     target may have an operator that reads and writes the state itself. Additions before a layer norm become one
     `Sum`: ONNX Runtime would make `SkipLayerNormalization` of them when it loads the graph, and on CPU that one kernel took five
@@ -28,6 +32,8 @@ def fuse(graph: onnx.ModelProto, wires: Graph) -> onnx.ModelProto:
 
     model = ir.from_proto(graph)
     _fuse_for_transformers(model, attention=not cached(model, wires))
+    if "keys of padding" not in leaves:
+        give_keys(model)
     _sum_before_norms(model)
     fuse_norms(model)
     optimize(model)

@@ -19,6 +19,7 @@ from compressor.contracts import Artifact, Dialect, Feed, Format, Graph, Task
 from compressor.contracts.graph import GRAPHS
 from compressor.deploy.quantized import written
 from compressor.deploy.traced import Traced
+from compressor.deploy.unread import skip_unread_rows
 
 if TYPE_CHECKING:
     import onnx
@@ -35,9 +36,9 @@ class Onnx(Format):
 
     name: ClassVar[str] = "onnx"
     above: ClassVar[str] = "torch"
-    version: ClassVar[int] = 5
+    version: ClassVar[int] = 6
     requires: ClassVar[tuple[str, ...]] = ("torch", "onnx", "onnxscript", "onnx-ir")
-    reads: ClassVar[tuple[str, ...]] = ("opset", "activations", "symmetric_activations")
+    reads: ClassVar[tuple[str, ...]] = ("opset", "activations", "symmetric_activations", "leaves")
     writes_quantizers: ClassVar[bool] = True
 
     def lower(self, artifact: Artifact, out: Path, *, task: Task, dialect: Dialect) -> None:
@@ -52,7 +53,10 @@ class Onnx(Format):
             module: Any = model.component(graph.component).module.train(False)
             _as_plain_graph(module)
             feed = task.example(artifact.path, graph, batch=TRACED_BATCH, length=TRACED_LENGTH)
-            save(written(self._exported(module, task, graph, feed, dialect.opset), dialect), out, graph.name)
+            made = written(self._exported(module, task, graph, feed, dialect.opset), dialect)
+            if "unread rows" not in dialect.leaves:
+                skip_unread_rows(made)
+            save(made, out, graph.name)
 
     @staticmethod
     def _exported(module: Any, task: Task, graph: Graph, feed: Feed, opset: int) -> onnx.ModelProto:
@@ -112,11 +116,12 @@ class OnnxRuntimeGraph(Format):
     """An ONNX graph with ONNX Runtime's own operators for transformers."""
 
     name: ClassVar[str] = "onnxruntime"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     above: ClassVar[str] = "onnx"
     requires: ClassVar[tuple[str, ...]] = ("onnx", "onnxscript", "onnx-ir")
+    reads: ClassVar[tuple[str, ...]] = ("opset", "leaves")
 
-    def lower(self, artifact: Artifact, out: Path, *, task: Task, dialect: Dialect) -> None:  # noqa: ARG002 - one form for all formats
+    def lower(self, artifact: Artifact, out: Path, *, task: Task, dialect: Dialect) -> None:
         """Fuse whatever matches."""
         import onnx
 
@@ -124,7 +129,7 @@ class OnnxRuntimeGraph(Format):
 
         wires = {graph.name: graph for graph in task.graphs(artifact.path)}
         for path in sorted(artifact.path.glob("*.onnx")):
-            graph = fuse(onnx.load(path), wires.get(path.stem, Graph()))
+            graph = fuse(onnx.load(path), wires.get(path.stem, Graph()), leaves=dialect.leaves)
             strip(graph)
             save(graph, out, path.stem)
 

@@ -32,7 +32,7 @@ def bytes_by_part(constants: Mapping[str, int], operators: Iterable[Operator]) -
     """
     reached, found = _reached(tuple(operators)), Counter[str]()
     for name, size in constants.items():
-        found[part_of(_parameter(name) or reached.get(name) or _scope(name))] += size
+        found[part_of(_parameter(name) or reached.get(name) or scope_of(name))] += size
     return dict(sorted(found.items(), key=_in_order))
 
 
@@ -57,7 +57,7 @@ def _reached(operators: Sequence[Operator]) -> dict[str, str]:
         for value in operator.gives:
             makers[value].append(operator)
     found = {
-        value: path for value, each in takers.items() if (path := next(filter(None, map(_scope, (op.name for op in each))), ""))
+        value: path for value, each in takers.items() if (path := next(filter(None, map(scope_of, (op.name for op in each))), ""))
     }
     newest = list(found)
     while newest:
@@ -67,7 +67,7 @@ def _reached(operators: Sequence[Operator]) -> dict[str, str]:
     return found
 
 
-def _scope(name: str) -> str:
+def scope_of(name: str) -> str:
     """The path in an operator's name; none where it was traced from no module."""
     path, stroke, _ = name.partition("/")
     return path if stroke and path != "graph" else ""

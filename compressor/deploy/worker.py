@@ -30,6 +30,8 @@ class Worker:
 
     def __init__(self) -> None:
         self._session: Session | None = None
+        self._runtime: Target | None = None
+        self._built = Path()
         self._feeds: list[Feed] = []
         self._prepared: list[object] = []
         self._workload = Workload()
@@ -44,9 +46,10 @@ class Worker:
         die_with(parent)
         cpus = pin(threads)
         runtime: Target = load_step(Target, target, parameters)
+        self._runtime, self._built = runtime, Path(built)
         self._task = load_step(Task, *task) if task else None
         start = time.perf_counter()
-        self._session = runtime.open(Path(built))
+        self._session = runtime.open(self._built)
         seconds = time.perf_counter() - start
         gc.collect()
         gc.freeze()  # else each collection between timings walks through all that the runtime imported
@@ -56,19 +59,36 @@ class Worker:
     def put(self, *, path: str, workload: dict[str, Any]) -> dict[str, Any]:
         """Take inputs, and prepare for a call with each of them."""
         self._feeds, self._workload, self._next = read_feeds(Path(path)), Workload.model_validate(workload), 0
-        self._prepared = [self._prepare(feed) for feed in self._feeds]
+        self._prepared = [self._prepare(self._opened(), feed) for feed in self._feeds]
         return {}
 
     def run(self, *, calls: int) -> dict[str, Any]:
         self._opened()
         turn = [(self._next + i) % len(self._feeds) for i in range(calls)]
         self._next = (self._next + calls) % len(self._feeds)
-        nanoseconds = time_calls(self._call, [(self._feeds[place], self._prepared[place]) for place in turn])
+        nanoseconds = time_calls(self._call_of(self._opened()), [(self._feeds[place], self._prepared[place]) for place in turn])
         self._facts.setdefault("first_call_seconds", f"{nanoseconds[0] / 1e9:.9f}")
         return {"nanoseconds": nanoseconds}
 
     def peak(self) -> dict[str, Any]:
         return {"bytes": peak_bytes()}
+
+    def watch(self, *, calls: int) -> dict[str, Any]:
+        """What the first input takes by operator, in a further session that its runtime watches."""
+        self._opened()
+        assert self._runtime is not None
+
+        def prepare(session: Session) -> Callable[[], None]:
+            call, feed = self._call_of(session), self._feeds[0]
+            prepared = self._prepare(session, feed)
+
+            def once() -> None:
+                call(feed, prepared)
+
+            return once
+
+        found = self._runtime.profile(self._built, prepare, calls=calls)
+        return {"watched": found.model_dump(mode="json") if found else None}
 
     def facts(self) -> dict[str, Any]:
         """What runs, asked of the runtime only when somebody wants to know: the answer may take memory that is measured here."""
@@ -83,13 +103,12 @@ class Worker:
             raise RuntimeError("asked to work before a model was opened")
         return self._session
 
-    def _prepare(self, feed: Feed) -> object:
-        return self._task.prepare(self._opened(), feed, self._workload) if self._task else None
+    def _prepare(self, session: Session, feed: Feed) -> object:
+        return self._task.prepare(session, feed, self._workload) if self._task else None
 
-    @property
-    def _call(self) -> Callable[[Feed, object], object]:
+    def _call_of(self, session: Session) -> Callable[[Feed, object], object]:
         """One call as it is timed: by the task where there is one, else a run of the session."""
-        session, task, workload = self._opened(), self._task, self._workload
+        task, workload = self._task, self._workload
         if task is None:
             return lambda feed, _: session.run(feed)
         return lambda feed, prepared: task.call(session, feed, workload, prepared)
@@ -185,6 +204,7 @@ def main() -> None:
         "put": worker.put,
         "run": worker.run,
         "peak": worker.peak,
+        "watch": worker.watch,
         "facts": worker.facts,
         "times": worker.times,
     }

@@ -17,6 +17,8 @@ from compressor.contracts.records import (
     MemoryRow,
     Metric,
     OtherRecord,
+    ProfileRecord,
+    ProfileRow,
     Ratio,
     Report,
     Scores,
@@ -89,6 +91,24 @@ class Findings:
     @cached_property
     def memory(self) -> tuple[MemoryRow, ...]:
         return tuple(row for record in self.report.probes if isinstance(record, MemoryRecord) for row in record.rows)
+
+    @cached_property
+    def profiles(self) -> tuple[ProfileRow, ...]:
+        return tuple(row for record in self._profiled for row in record.rows)
+
+    @cached_property
+    def not_profiled(self) -> dict[str, str]:
+        """Why there is no profile of a final model, by candidate."""
+        return {
+            name: why
+            for record in self._profiled
+            for name, why in record.not_profiled.items()
+            if self.candidates[name].stage == "final"
+        }
+
+    @property
+    def _profiled(self) -> tuple[ProfileRecord, ...]:
+        return tuple(record for record in self.report.probes if isinstance(record, ProfileRecord))
 
     @cached_property
     def other_probes(self) -> tuple[OtherRecord, ...]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from compressor.contracts.notes import Bars, Note, Series
 from compressor.contracts.records import Report, Workload
-from compressor.report import changes, notes, timings, wording
+from compressor.report import changes, notes, profiles, timings, wording
 from compressor.report.drawing import Chart
 from compressor.report.findings import QUANTITIES, Findings, Row, answer, doubts, margin, speed_up, writer
 from compressor.report.trade_off import trade_off
@@ -52,7 +52,14 @@ def _environment() -> Environment:
     environment = Environment(
         loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.globals |= {"w": wording, "margin": margin, "quantities": QUANTITIES, "writer": writer, "marks": MARKS}
+    environment.globals |= {
+        "p": profiles,
+        "w": wording,
+        "margin": margin,
+        "quantities": QUANTITIES,
+        "writer": writer,
+        "marks": MARKS,
+    }
     environment.globals |= {"tones": {name: TONES[mark] for name, mark in MARKS.items()}, "most_rows": MOST_ROWS}
     return environment
 

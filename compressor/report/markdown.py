@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from compressor.contracts.records import Ratio, Report
 from compressor.foreign import markdown as escaped
-from compressor.report import wording
+from compressor.report import profiles, wording
 from compressor.report.findings import QUANTITIES, Findings, Row, answer, doubts, margin, writer
 
 RATIOS = ("speed-up over own source", "speed-up over baseline")
@@ -15,7 +15,10 @@ RATIOS = ("speed-up over own source", "speed-up over baseline")
 def document(report: Report) -> str:
     """Render `report.md`."""
     report = report.shown()
-    return "\n".join((*_opening(report), *_gates(report), *_steps(report), *_speed(report), *_origin(report))) + "\n"
+    return (
+        "\n".join((*_opening(report), *_gates(report), *_steps(report), *_speed(report), *_slowness(report), *_origin(report)))
+        + "\n"
+    )
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, numbers: Sequence[int] = ()) -> list[str]:
@@ -144,6 +147,38 @@ def _speed(report: Report) -> Iterator[str]:
         told = f"{outcome}, {wording.near_one(control.ratio)} ({spreading}); intervals allow for {wording.percent(control.noise)}"
         yield f"A/A control at {control.workload}: {told}."
         yield ""
+
+
+def _slowness(report: Report) -> Iterator[str]:
+    findings = Findings(report)
+    if not (findings.profiles or findings.not_profiled):
+        return
+    yield from ("## Why not faster", "")
+    for row in findings.profiles:
+        yield from (f"{escaped(row.candidate)} at {row.workload}: {escaped(profiles.bound_words(row))}", "")
+        yield from (*(f"{place}. {escaped(line)}" for place, line in enumerate(profiles.why_not_faster(row), start=1)), "")
+        costs = [
+            (
+                each.name,
+                each.numbers or wording.NOTHING,
+                each.count,
+                wording.milliseconds(each.ms),
+                wording.percent(each.share),
+                _reached(each),
+            )
+            for each in profiles.by_kind(row)
+        ]
+        yield from table(("operator", "in", "how many", "time", "share", "of the peak"), costs, numbers=range(2, 6))
+        blocks = [(each.name, wording.milliseconds(each.ms), wording.percent(each.share)) for each in profiles.by_block(row)]
+        yield from table(("block", "time", "share"), blocks, numbers=(1, 2))
+        yield from (f"By {escaped(row.by)} over {row.calls} calls with one input. {profiles.peaks_words(row)}", "")
+    yield from (
+        text for name, why in findings.not_profiled.items() for text in (f"{escaped(name)} has no profile: {escaped(why)}.", "")
+    )
+
+
+def _reached(cost: profiles.Cost) -> str:
+    return wording.percent(cost.efficiency)
 
 
 def _origin(report: Report) -> Iterator[str]:

@@ -336,7 +336,8 @@ class Runner:
         for probe in self.bound.probes:
             ground.say(f"{probe.name}: measure {len(timed)} candidates")
             feeds = {workload: ground.feeds(workload, files) for workload in probe.probe.workloads()}
-            with ground.watch.time("probe", probe.name), ProcessBench(self.folder / "bench", tell=ground.listener) as bench:
+            made = ProcessBench(self.folder / "bench", tell=ground.listener, store=ground.store)
+            with ground.watch.time("probe", probe.name), made as bench:
                 records.append(probe.probe.measure(timed, feeds, bench, seed=self.bound.seed))
         return tuple(records)
 

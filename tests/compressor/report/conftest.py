@@ -10,6 +10,7 @@ import pytest
 
 from compressor.contracts import notes as noted
 from compressor.contracts import records as r
+from compressor.contracts.profiles import OperatorTime, Peaks, bound_of
 
 TOPICS = ("business", "entertainment", "politics", "sport", "tech")
 BLOCKS = tuple(f"encoder.layer.{place}.{part}" for place in range(6) for part in ("attention", "feed_forward"))
@@ -217,6 +218,34 @@ def memory() -> r.MemoryRecord:
     )
 
 
+def operator(name: str, kind: str, family: str, ms: float, operations: float = 0.0, numbers: str = "fp32") -> OperatorTime:
+    return OperatorTime(name=name, kind=kind, family=family, block=name, ms=ms, operations=operations, numbers=numbers)
+
+
+def profile() -> r.ProfileRecord:
+    """Half of the time in products, which reach a quarter of the peak."""
+    operators = (
+        operator("encoder.0", "MatMulIntegerToFloat", "product", 1.0, 2e8, "int8"),
+        operator("encoder.0", "LayerNormalization", "norm", 0.6),
+        operator("encoder.1", "MatMul", "product", 0.39, 2e7),
+        operator("encoder.1", HOSTILE, "other", 0.005),
+        operator("encoder.1", "Shape", "layout", 0.005),
+    )
+    peaks = Peaks(threads=2, operations_per_s={"fp32": 2e11, "int8": 8e11}, bytes_per_s=4e10, load=0.3)
+    row = r.ProfileRow(
+        candidate="final@onnxruntime",
+        workload=WORKLOADS[0],
+        by="A profiler",
+        calls=20,
+        call_ms=1.75,
+        operators=operators,
+        bound=bound_of(operators, 4_000_000, peaks),
+        peaks=peaks,
+    )
+    why = {"final@openvino": "its runtime has no profiler", "source@onnxruntime": "only final models are profiled"}
+    return r.ProfileRecord(probe="profile", rows=(row,), not_profiled=why)
+
+
 # ------------------------------------------------------------------ the whole
 
 
@@ -286,7 +315,7 @@ def make_report() -> r.Report:
         ),
         stages=stages(),
         candidates=tuple(map(candidate, MEDIANS_MS)),
-        probes=(latency(), memory()),
+        probes=(latency(), memory(), profile()),
         verdicts=verdicts(),
         disagreements=disagreements("onnxruntime") + disagreements("openvino"),
         changed={f"final@{name}": {"broken": 200, "mended": 101, "both wrong": 1} for name in ("onnxruntime", "openvino")},

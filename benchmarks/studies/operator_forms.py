@@ -1,0 +1,282 @@
+"""Forms of a quantised graph that `benchmarks.studies.operators` times beside one another, each a target of its own: a rewrite left out, an
+operator of a library used that is not used otherwise, an option set."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, get_args
+
+from compressor.contracts import Artifact, Dialect, Graph, Target, registry
+from compressor.contracts.target import Rewrite
+
+if TYPE_CHECKING:
+    import onnx
+
+OnnxRuntime: Any = registry.load("target", "onnxruntime")
+OpenVino: Any = registry.load("target", "openvino")
+ALL: tuple[Rewrite, ...] = get_args(Rewrite)
+DOMAIN = "com.microsoft"
+
+
+class Before(OnnxRuntime):  # type: ignore[misc] # found by its entry point
+    """No rewrite of the three."""
+
+    dialect: ClassVar[Dialect] = replace(OnnxRuntime.dialect, leaves=ALL)
+
+
+class RowsAlone(OnnxRuntime):  # type: ignore[misc] # found by its entry point
+    """Unread rows are not computed; nothing else."""
+
+    dialect: ClassVar[Dialect] = replace(OnnxRuntime.dialect, leaves=("keys of padding", "joined biases"))
+
+
+class RowsAndKeys(OnnxRuntime):  # type: ignore[misc] # found by its entry point
+    """Attention takes keys of padding too."""
+
+    dialect: ClassVar[Dialect] = replace(OnnxRuntime.dialect, leaves=("joined biases",))
+
+
+class Now(OnnxRuntime):  # type: ignore[misc] # found by its entry point
+    """All three, as deployed."""
+
+
+class BeforeInOpenVino(OpenVino):  # type: ignore[misc] # found by its entry point
+    """No rewrite."""
+
+    dialect: ClassVar[Dialect] = replace(OpenVino.dialect, leaves=ALL)
+
+
+class NowInOpenVino(OpenVino):  # type: ignore[misc] # found by its entry point
+    """As deployed."""
+
+
+# ------------------------------------------------------------------ tried, on top of what is deployed
+
+
+class Rewritten(OnnxRuntime):  # type: ignore[misc] # found by its entry point
+    """What is deployed, with one more rewrite."""
+
+    def build(self, source: Artifact, out: Path, *, graphs: tuple[Graph, ...] = (Graph(),), **_: object) -> None:
+        """Build, and rewrite the file."""
+        import onnx
+
+        super().build(source, out, graphs=graphs)
+        graph = onnx.load(out / self.file)
+        self.rewrite(graph)
+        onnx.save(graph, out / self.file)
+
+    @staticmethod
+    def rewrite(graph: onnx.ModelProto) -> None:
+        """In place."""
+        raise NotImplementedError
+
+
+class SkipNorms(Rewritten):
+    """A residual sum and the norm behind it as one `SkipLayerNormalization`."""
+
+    @staticmethod
+    def rewrite(graph: onnx.ModelProto) -> None:
+        """Of sums of two tensors that one norm reads."""
+        made = {node.output[0]: node for node in graph.graph.node}
+        for node in graph.graph.node:
+            summed = made.get(node.input[0]) if node.op_type == "LayerNormalization" else None
+            if summed is None or summed.op_type not in ("Add", "Sum") or len(summed.input) != 2:
+                continue
+            epsilon = next(each.f for each in node.attribute if each.name == "epsilon")
+            rewire(node, "SkipLayerNormalization", [*summed.input, *node.input[1:]], {"epsilon": epsilon})
+        drop_unread(graph)
+
+
+class FastGelu(Rewritten):
+    """GELU by tanh, `FastGelu`: other numbers."""
+
+    @staticmethod
+    def rewrite(graph: onnx.ModelProto) -> None:
+        """Of every GELU that has taken no bias."""
+        for node in graph.graph.node:
+            if node.op_type == "Gelu":
+                rewire(node, "FastGelu", list(node.input), {})
+
+
+class OneProduct(Rewritten):
+    """Queries, keys and values by one product, split behind it."""
+
+    @staticmethod
+    def rewrite(graph: onnx.ModelProto) -> None:
+        """Of products that read the same tensor and give to one attention."""
+        made = {node.output[0]: node for node in graph.graph.node}
+        nodes = list[Any]()
+        for node in graph.graph.node:
+            if node.op_type == "MultiHeadAttention":
+                for name, group in by_input([made[each] for each in node.input[:3]]).items():
+                    nodes += joined(graph, f"{node.name}_{name}", group) if len(group) > 1 else []
+            nodes.append(node)
+        apart = {name for node in nodes if node.op_type == "Split" for name in node.output}
+        kept = [node for node in nodes if node.op_type == "Split" or not apart.intersection(node.output)]
+        del graph.graph.node[:]
+        graph.graph.node.extend(kept)
+        drop_unread(graph)
+
+
+class QuantisedAttention(Rewritten):
+    """Attention with its products as one `QAttention`, where queries, keys and values read the same."""
+
+    @staticmethod
+    def rewrite(graph: onnx.ModelProto) -> None:
+        """Of attention that takes keys of padding."""
+        made = {node.output[0]: node for node in graph.graph.node}
+        for node in [each for each in graph.graph.node if each.op_type == "MultiHeadAttention"]:
+            products = [made[each] for each in node.input[:3]]
+            if len(by_input(products)) != 1:
+                continue
+            weights, scales, zeros, biases = (constant(graph, f"{node.name}_{at}", products, at) for at in (1, 3, 5, 6))
+            first = products[0].input
+            inputs = [first[0], weights, biases, first[2], scales, node.input[4], first[4], zeros]
+            heads = next(each.i for each in node.attribute if each.name == "num_heads")
+            rewire(node, "QAttention", inputs, {"num_heads": heads})
+        drop_unread(graph)
+
+
+class BlocksOfTables(Rewritten):
+    """Rows of embeddings looked up and scaled back by one `GatherBlockQuantized`."""
+
+    @staticmethod
+    def rewrite(graph: onnx.ModelProto) -> None:
+        """Of tables of bytes with a scale for each row."""
+        import numpy as np
+        from onnx import numpy_helper
+
+        held = {each.name: each for each in graph.graph.initializer}
+        made = {node.output[0]: node for node in graph.graph.node}
+        for node in [each for each in graph.graph.node if each.op_type == "Mul" and each.name.endswith("_scaled")]:
+            scales, cast = made[node.input[1]], made[node.input[0]]
+            rows = made[cast.input[0]]
+            table = numpy_helper.to_array(held[rows.input[0]]).astype(np.int16) + 128
+            blocks = -(-table.shape[1] // 128)
+            scale = np.repeat(numpy_helper.to_array(held[scales.input[0]]), blocks, axis=1)
+            names = [f"{node.name}_{what}" for what in ("table", "scales", "zeros")]
+            for name, values in zip(names, (table.astype(np.uint8), scale, np.full_like(scale, 128, np.uint8)), strict=True):
+                graph.graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(values), name))
+            inputs = [names[0], rows.input[1], names[1], names[2]]
+            rewire(node, "GatherBlockQuantized", inputs, {"bits": 8, "block_size": 128, "gather_axis": 0, "quantize_axis": 1})
+        drop_unread(graph)
+
+
+class OptimizerOfTransformers(Rewritten):
+    """What `onnxruntime.transformers.optimizer` makes of the deployed graph."""
+
+    @staticmethod
+    def rewrite(graph: onnx.ModelProto) -> None:
+        """By its fusions for BERT."""
+        from onnxruntime.transformers.fusion_options import FusionOptions
+        from onnxruntime.transformers.onnx_model_bert import BertOnnxModel
+
+        model = BertOnnxModel(graph)
+        model.optimize(FusionOptions("bert"))
+
+
+class OpenVinoWith(OpenVino):  # type: ignore[misc] # found by its entry point
+    """What is deployed, compiled with further options."""
+
+    options: ClassVar[Mapping[str, Any]] = {}
+
+    def _compiled(self, built: Path, graph: Graph, *, watched: bool = False) -> Any:
+        options: dict[str, Any] = {
+            "PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": "1", "INFERENCE_NUM_THREADS": self.threads, "ENABLE_CPU_PINNING": False,
+            "INFERENCE_PRECISION_HINT": "f32", **({"PERF_COUNT": True} if watched else {}), **self.options,
+        }  # fmt: skip
+        return (
+            sys.modules[OpenVino.__module__]._core().compile_model(str(built / self.file_of(graph.name, built)), "CPU", options)
+        )
+
+
+class Bf16(OpenVinoWith):
+    """What is not int8 in bf16."""
+
+    options: ClassVar[Mapping[str, Any]] = {"INFERENCE_PRECISION_HINT": "bf16"}
+
+
+class Pinned(OpenVinoWith):
+    """Threads kept to processors."""
+
+    options: ClassVar[Mapping[str, Any]] = {"ENABLE_CPU_PINNING": True}
+
+
+class ForThroughput(OpenVinoWith):
+    """The hint for throughput, one stream."""
+
+    options: ClassVar[Mapping[str, Any]] = {"PERFORMANCE_HINT": "THROUGHPUT"}
+
+
+TRIED: tuple[type[Target], ...] = (
+    SkipNorms, FastGelu, OneProduct, QuantisedAttention, BlocksOfTables, OptimizerOfTransformers, Bf16, Pinned, ForThroughput,
+)  # fmt: skip
+
+
+# ------------------------------------------------------------------ rewiring
+
+
+def rewire(node: onnx.NodeProto, kind: str, inputs: Sequence[str], settings: Mapping[str, Any]) -> None:
+    """Make another operator of a node, of ONNX Runtime's own."""
+    from onnx import helper
+
+    node.op_type, node.domain = kind, DOMAIN
+    del node.input[:], node.attribute[:]
+    node.input.extend(inputs)
+    node.attribute.extend(helper.make_attribute(name, value) for name, value in settings.items())
+
+
+def by_input(products: Sequence[onnx.NodeProto]) -> dict[str, list[onnx.NodeProto]]:
+    """Products of integers by the tensor that they read."""
+    found: dict[str, list[Any]] = {}
+    for each in products:
+        found.setdefault(each.input[0], []).append(each)
+    return found
+
+
+def constant(graph: onnx.ModelProto, name: str, products: Sequence[onnx.NodeProto], at: int) -> str:
+    """A constant of all products side by side, by the place of the input."""
+    import numpy as np
+    from onnx import numpy_helper
+
+    held = {each.name: each for each in graph.graph.initializer}
+    values = np.concatenate([numpy_helper.to_array(held[each.input[at]]) for each in products], axis=-1)
+    graph.graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(values), name))
+    return name
+
+
+def joined(graph: onnx.ModelProto, name: str, products: Sequence[onnx.NodeProto]) -> list[onnx.NodeProto]:
+    """One product for several, and the split that gives what each gave."""
+    import numpy as np
+    from onnx import helper, numpy_helper
+
+    weights, scales, zeros, biases = (constant(graph, f"{name}_{at}", products, at) for at in (1, 3, 5, 6))
+    held = {each.name: each for each in graph.graph.initializer}
+    sizes = numpy_helper.from_array(np.array([held[each.input[1]].dims[1] for each in products], np.int64), f"{name}_sizes")
+    graph.graph.initializer.append(sizes)
+    first = products[0].input
+    product = helper.make_node(
+        "MatMulIntegerToFloat",
+        [first[0], weights, first[2], scales, first[4], zeros, biases],
+        [f"{name}_all"],
+        name=f"{name}_all",
+        domain=DOMAIN,
+    )
+    gives = [each.output[0] for each in products]
+    return [product, helper.make_node("Split", [f"{name}_all", sizes.name], gives, name=f"{name}_split", axis=2)]
+
+
+def drop_unread(graph: onnx.ModelProto) -> None:
+    """Leave out nodes and constants that no output depends on, and order the rest."""
+    read, kept = {each.name for each in graph.graph.output}, []
+    for node in reversed(graph.graph.node):
+        if read.intersection(node.output):
+            read.update(node.input)
+            kept.append(node)
+    constants = [each for each in graph.graph.initializer if each.name in read]
+    del graph.graph.node[:], graph.graph.initializer[:], graph.graph.value_info[:]
+    graph.graph.node.extend(reversed(kept))
+    graph.graph.initializer.extend(constants)

