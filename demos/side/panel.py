@@ -76,11 +76,12 @@ def _asks(subject: Subject, inputs: list[Any], shown: list[Any], go: Any) -> Non
 def _fills(subject: Subject, examples: Any, inputs: list[Any]) -> None:
     """An example that is chosen becomes the input."""
 
-    def shown(number: int | None) -> Any:
-        found = settings_of(subject, None if number is None else subject.examples[number].given)
+    def shown(number: int) -> Any:
+        found = settings_of(subject, subject.examples[number].given)
         return found if len(found) > 1 else found[0]  # gradio takes a list of one for the value itself
 
-    examples.input(shown, examples, inputs, api_visibility="private", queue=False)
+    # not `input`, which a list raises whenever it is left, with nothing chosen in it too: who passes by keyboard would lose a text
+    examples.change(shown, examples, inputs, api_visibility="private", queue=False)
 
 
 def html(text: str = "", **settings: Any) -> Any:
