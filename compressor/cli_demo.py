@@ -23,16 +23,28 @@ def demo(
     host: Annotated[str | None, typer.Option("--host", help="Address for others to reach it by; needs --auth.")] = None,
     auth: Annotated[str | None, typer.Option("--auth", metavar="USER:PASSWORD", help="Who may use it.")] = None,
     space: Annotated[Path | None, typer.Option("--space", help="Write a folder for a Gradio host, and serve nothing.")] = None,
-    record: Annotated[Path | None, typer.Option("--record", help="Write screenshots of the page here, and end.")] = None,
+    record: Annotated[
+        Path | None, typer.Option("--record", help="Write screenshots here, of each run of a folder too, and end.")
+    ] = None,
 ) -> None:
     """Open a page: your own input, both answers, the honest speed, and the rows on which they differ. Ctrl-C ends it."""
-    if host and not auth:
+    if host and not auth and not is_loopback(host):
         raise typer.BadParameter(f"others can reach {host}: say who may use it by --auth USER:PASSWORD", param_hint="--host")
     user, _, password = (auth or "").partition(":")
     if auth and not (user and password):
         raise typer.BadParameter("expected USER:PASSWORD", param_hint="--auth")
     who = (user, password) if auth else None
     _served()(what, target=target, port=port, host=host, auth=who, space=space, record=record, say=say)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address is one that only this machine itself reaches."""
+    from ipaddress import ip_address
+
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:  # a name, which may lead anywhere
+        return host == "localhost"
 
 
 def _served() -> Any:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
-from compressor.errors import StoreError
+from compressor.cli_demo import is_loopback
+from compressor.errors import CompressorError, StoreError
 from demos.side.page import LOOPBACK, await_end, served, uploads
 
 EXPOSED = (
@@ -53,7 +55,7 @@ def demo(
         host: the address it listens at; loopback unless given.
         auth: a user's name and password; asked for where others reach it.
         space: a folder to write for a host of Gradio programs; nothing is served then.
-        record: a folder for screenshots of the page; it is served only for them.
+        record: a folder for screenshots of the page, and of a folder of runs for those of each; it is served only for them.
         say: hears where it listens.
 
     Raises:
@@ -66,6 +68,11 @@ def demo(
 
         say(f"{write_space(what, target, space)}: both models and test rows of the run: publish it where both may be")
         return
+    if record:
+        with uploads() as media:
+            for line in recorded(what, target, record, media):
+                say(line)
+        return
     check_address(host or LOOPBACK, port)
     with ExitStack() as stack:
         media = stack.enter_context(uploads())
@@ -73,13 +80,31 @@ def demo(
 
         page = page_of(what, target, media, stack)
         address = stack.enter_context(served(page.title, page.draw, host=host or LOOPBACK, port=port, auth=auth))
-        if record:
-            from demos.record import record_page
-
-            for path in record_page(address, record):
-                say(str(path))
-            return
-        if host:
+        if host and not is_loopback(host):
             say(EXPOSED.format(address=address))
         say(f"{page.title}: {address}   (Ctrl-C ends it)")
         await_end()
+
+
+def recorded(what: Path, target: str | None, out: Path, media: Path) -> Iterator[str]:
+    """Write screenshots of the page of a folder, and of a folder of runs those of each run too, below its name.
+
+    Yields:
+        The path of each; for a run that cannot be shown here why.
+
+    Raises:
+        MissingDependency: nothing takes screenshots here.
+    """
+    from demos.pages import page_of, runs_in
+    from demos.record import record_page
+
+    with ExitStack() as stack:
+        page = page_of(what, target, media, stack)
+        address = stack.enter_context(served(page.title, page.draw))
+        yield from map(str, record_page(address, out))
+    for name, folder in runs_in(what).items():
+        with TemporaryDirectory(dir=media) as own:
+            try:
+                yield from recorded(folder, target, out / name, Path(own))
+            except CompressorError as error:
+                yield f"{name}: {error}"

@@ -129,8 +129,11 @@ def where_they_differ(listed: Listed, inputs: Sequence[Any], setting: Callable[[
     save = gr.DownloadButton(f"Download all {len(first)} rows", value=listed.written(first), elem_id="download-rows")
 
     asked, told = [kind, label, page, chosen], [boxes, page, back, on, save]
-    for each in (kind, label):
-        each.input(lambda a, b, _, kept: listed.shown(a, b, 0, kept), asked, told, **QUICK)
+    for changed in (
+        kind.input,
+        label.change,
+    ):  # a list raises `input` whenever it is left, and rows would turn back to the first page
+        changed(lambda a, b, _, kept: listed.shown(a, b, 0, kept), asked, told, **QUICK)
     back.click(lambda a, b, at, kept: listed.shown(a, b, at - 1, kept), asked, told, **QUICK)
     on.click(lambda a, b, at, kept: listed.shown(a, b, at + 1, kept), asked, told, **QUICK)
     boxes.input(listed.picked, [*asked, boxes], [chosen, save], **QUICK)

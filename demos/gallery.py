@@ -106,7 +106,9 @@ def gallery(folder: Path, found: list[Found], opened: Opened) -> None:
                 sides = [gr.Dropdown(readable, value=None, label=label) for label in ("One run", "Another run")]
             shown = html(elem_id="comparison", elem_classes="live")
             for side in sides:
-                side.input(lambda one, other: _compared(by_name, one, other), sides, shown, api_visibility="private", queue=False)
+                side.change(
+                    lambda one, other: _compared(by_name, one, other), sides, shown, api_visibility="private", queue=False
+                )
 
 
 def _kept(found: list[Found], text: str) -> list[Found]:

@@ -37,12 +37,23 @@ def page_of(what: Path, target: str | None, media: Path, stack: ExitStack) -> Pa
     """The page of a folder; its models are ended by `stack`."""
     if of_export.is_export(what):
         return export_page(what, media, stack)
-    if (what / REPORT).is_file():
+    if _is_run(what):
         return run_page(choose(Run.read(what), target), media, stack)
     found = found_below(what)
     opened = Opened(lambda folder, own: one_of_several(folder, target, media, own))
     stack.callback(opened.close)
     return Page(f"Runs in {what}", lambda: gallery(what, found, opened))
+
+
+def _is_run(what: Path) -> bool:
+    return (what / REPORT).is_file()
+
+
+def runs_in(what: Path) -> dict[str, Path]:
+    """The runs of a folder of runs by their names; none of a run and of an export."""
+    if of_export.is_export(what) or _is_run(what):
+        return {}
+    return {each.name: each.folder for each in found_below(what)}
 
 
 def one_of_several(run: Path, target: str | None, media: Path, stack: ExitStack) -> Callable[[], None]:

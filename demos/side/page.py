@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from demos.side.bounds import MOST_BYTES
+from demos.side.uploads import Uploads
 
 LOOPBACK = "127.0.0.1"
 UPLOADS_KEPT_SECONDS = 3600
@@ -45,8 +46,11 @@ MONO = ["ui-monospace", "Menlo", "Noto Sans Mono", "monospace"]
 
 @contextmanager
 def uploads() -> Iterator[Path]:
-    """A folder for files of the page; beside it lies what users upload, of which the old goes. Both are gone when the page is."""
+    """A folder for files of the page; beside it lies what users upload, of which the old goes. Both are gone when the page is, whatever
+    ends it: a process that is told to end, or whose terminal was closed, leaves them no more than Ctrl-C does."""
     os.environ.update(SWITCHES)  # gradio reads them when it is imported
+    for number in _ends():
+        signal.signal(number, _exit)
     with tempfile.TemporaryDirectory(prefix="compressor-demo-") as folder:
         uploaded, own = Path(folder, "uploads"), Path(folder, "own")
         uploaded.mkdir()
@@ -78,15 +82,20 @@ def served(
     """
     import gradio as gr
     import safehttpx
+    from starlette.middleware import Middleware
+
+    from demos.side.panel import closed
 
     safehttpx.async_validate_url = _nowhere  # all that gradio would fetch for whoever names an address passes here
     with gr.Blocks(title=title, analytics_enabled=False, delete_cache=(LOOKED_AFTER_SECONDS, UPLOADS_KEPT_SECONDS)) as blocks:
         draw()
+        blocks.unload(closed)
     blocks.queue(default_concurrency_limit=1, max_size=MOST_WAITING)
     _, address, _ = blocks.launch(
         server_name=host,
         server_port=port,
         auth=auth,
+        app_kwargs={"middleware": [Middleware(Uploads, given=lambda: blocks.upload_file_set)]},
         **LAUNCH,
         theme=gr.themes.Default(primary_hue="blue", font=SANS, font_mono=MONO),
         css=STYLE.read_text(encoding="utf-8"),
@@ -114,6 +123,16 @@ def heading(title: str, text: str) -> None:
 def await_end() -> None:
     """Wait for Ctrl-C, or to be told to end."""
     ended = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, *_ends()):
         signal.signal(number, lambda *_: ended.set())
     ended.wait()
+
+
+def _ends() -> list[signal.Signals]:
+    """Signals that end a process at once unless it hears them; `nohup` has it live on when its terminal is closed."""
+    named = (getattr(signal, name, None) for name in ("SIGTERM", "SIGHUP"))
+    return [each for each in named if each is not None and signal.getsignal(each) is not signal.SIG_IGN]
+
+
+def _exit(number: int, _: object) -> None:
+    raise SystemExit(128 + number)

@@ -15,6 +15,7 @@ from demos.side.bounds import MOST_SEED, refused
 from demos.side.meter import measured
 from demos.side.process import Answer, Refused, Side
 from demos.side.subject import Subject
+from demos.side.uploads import NAME, Uploads
 from demos.side.worker import TIMED_TOKENS
 
 LOAD_SHOWN_SECONDS = 0.5
@@ -51,6 +52,9 @@ def side_by_side(subject: Subject) -> tuple[list[Any], Callable[[Any], list[Any]
     _asks(subject, inputs, shown, go)
     if examples is not None:
         _fills(subject, examples, inputs)
+    for each in inputs:
+        if isinstance(each, gr.Image | gr.Audio | gr.File):
+            each.change(_given, each, None, preprocess=False, queue=False, api_visibility="private", show_progress="hidden")
     return inputs, lambda given: settings_of(subject, given)
 
 
@@ -76,11 +80,28 @@ def _asks(subject: Subject, inputs: list[Any], shown: list[Any], go: Any) -> Non
 def _fills(subject: Subject, examples: Any, inputs: list[Any]) -> None:
     """An example that is chosen becomes the input."""
 
-    def shown(number: int | None) -> Any:
-        found = settings_of(subject, None if number is None else subject.examples[number].given)
+    def shown(number: int) -> Any:
+        found = settings_of(subject, subject.examples[number].given)
         return found if len(found) > 1 else found[0]  # gradio takes a list of one for the value itself
 
-    examples.input(shown, examples, inputs, api_visibility="private", queue=False)
+    # not `input`, which a list raises whenever it is left, with nothing chosen in it too: who passes by keyboard would lose a text
+    examples.change(shown, examples, inputs, api_visibility="private", queue=False)
+
+
+def _given(value: Any, request: gr.Request) -> None:
+    """A file belongs to the tab that it was given in."""
+    if path := _path(value):
+        _uploads(request).keep(path, str(request.session_hash))
+
+
+def closed(request: gr.Request) -> None:
+    """A tab was closed."""
+    _uploads(request).leave(str(request.session_hash))
+
+
+def _uploads(request: gr.Request) -> Uploads:
+    found: Uploads = request.request.scope[NAME]
+    return found
 
 
 def html(text: str = "", **settings: Any) -> Any:

@@ -131,7 +131,12 @@ def speed(ratio: Timed) -> str:
 
 
 def _told(ratio: Timed) -> str:
-    return f"<dd>{speed(ratio)}</dd><small>{between(ratio, factor)} times as fast</small>"
+    low, high = ratio.low, ratio.high
+    if low <= 1.0 <= high:
+        ends = f"between {factor(1 / low)} times slower and {factor(high)} times faster"
+    else:
+        ends = between(ratio if low > 1 else Timed(1 / ratio.median, 1 / high, 1 / low), factor)
+    return f"<dd>{speed(ratio)}</dd><small>{ends}</small>"
 
 
 def between(found: Timed, write: object) -> str:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from demo_pages import TARGET, make_run
+from demo_pages import TARGET, make_run, serving, visiting
 
 from compressor.export import export
+
+DEVICES = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
+"""A camera and a microphone that nobody has to allow."""
 
 
 @pytest.fixture(scope="session")
@@ -42,5 +46,27 @@ def browser():
 
     if not any(map(shutil.which, BROWSERS)):  # CI ends before its tests then
         pytest.skip(f"none of {', '.join(BROWSERS)} on the PATH")
-    with opened() as found:
+    with opened(*DEVICES) as found:
         yield found
+
+
+@pytest.fixture(scope="module")
+def pages(runs, tmp_path_factory):
+    """The page of a run, served once for all tests of a file."""
+    folder = tmp_path_factory.mktemp("asked")
+    with ExitStack() as stack:
+        open_ = {}
+
+        def page(name):
+            if name not in open_:
+                open_[name] = stack.enter_context(serving(runs(name), log=folder / f"{name}.txt"))
+            return open_[name]
+
+        yield page
+
+
+@pytest.fixture
+def visit(browser, pages):
+    """A tab of the browser on the page of a run, by the name of its kind of task."""
+    with ExitStack() as stack:
+        yield lambda name, **look: stack.enter_context(visiting(browser, pages(name).address, **look))

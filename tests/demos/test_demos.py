@@ -107,6 +107,10 @@ def test_other_commands_do_not_import_it():
     ("words", "why"),
     [
         (["--host", "0.0.0.0"], "say who may use it by --auth USER:PASSWORD"),
+        (["--host", "192.168.1.5"], "others can reach 192.168.1.5"),
+        (["--host", "127.0.0.1"], "is no run, no export, and holds no run"),
+        (["--host", "::1"], "is no run, no export, and holds no run"),
+        (["--host", "localhost"], "is no run, no export, and holds no run"),
         (["--auth", "nobody"], "expected USER:PASSWORD"),
         ([], "is no run, no export, and holds no run"),
     ],
@@ -272,15 +276,18 @@ def test_a_meter_says_when_others_had_the_processor():
 
 
 @pytest.mark.parametrize(
-    ("ratio", "said"),
+    ("ratio", "said", "ends"),
     [
-        (Timed(2.0, 1.9, 2.1), "2.00 times faster"),
-        (Timed(0.5, 0.49, 0.51), "2.00 times slower"),
-        (Timed(1.01, 0.98, 1.03), "no difference that can be measured"),
+        (Timed(2.0, 1.9, 2.1), "2.00 times faster", "1.90 to 2.10"),
+        (Timed(0.5, 0.49, 0.51), "2.00 times slower", "1.96 to 2.04"),
+        (Timed(1.01, 0.98, 1.03), "no difference that can be measured", "between 1.02 times slower and 1.03 times faster"),
     ],
 )
-def test_speed_is_told_only_where_its_interval_leaves_one_out(ratio, said):
+def test_speed_is_told_only_where_its_interval_leaves_one_out(ratio, said, ends):
     assert wording.speed(ratio) == said
+    told = wording.meter(["Before", "Compressed"], Reading(1, 1, (ratio, ratio), ratio, 0.0), "")
+    assert f"<dd>{said}</dd><small>{ends}</small>" in told
+    assert "times as fast" not in told
 
 
 def test_meter_times_both_sides_in_turn(side):

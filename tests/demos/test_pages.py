@@ -16,10 +16,12 @@ import numpy as np
 import psutil
 import pytest
 import soundfile
-from demo_pages import TASKS, example_draws, example_says, serving
+from demo_pages import MILLISECONDS, TASKS, answered, compared, example_draws, example_says, filled, told, trouble, upload
 from PIL import Image
+from playwright.sync_api import expect
 
 from compressor.report import read_report
+from demos.record import DRAWN
 
 TEXTS = {
     "text": {"Text": "word1 red word2"},
@@ -31,49 +33,7 @@ TEXTS = {
 FILES = {"image": "images/red/*.png", "audio": "sounds/red/*.wav", "features": "sounds/red/*.wav"}
 CLASS, SEED = 2, 5
 """Of a picture that is drawn."""
-SECONDS = 60_000
-"""Milliseconds, as Playwright counts."""
 HOSTILE = "<img src=x onerror=\"document.title='taken over'\"><script>document.title='taken over'</script> ${document.title='taken over'} red"
-
-
-@pytest.fixture(scope="module")
-def pages(runs, tmp_path_factory):
-    """The page of a run, served once for all tests here."""
-    open_, folder = {}, tmp_path_factory.mktemp("asked")
-
-    def page(name):
-        if name not in open_:
-            context = serving(runs(name), log=folder / f"{name}.txt")
-            open_[name] = (context, context.__enter__())
-        return open_[name][1]
-
-    yield page
-    for context, _ in open_.values():
-        context.__exit__(None, None, None)
-
-
-@pytest.fixture
-def visit(browser, pages):
-    """A tab of the browser on the page of a run; it asks nothing of another machine, and reports no error."""
-    opened = []
-
-    def go(name, **look):
-        page = browser.new_page(**{"viewport": {"width": 1100, "height": 900}, **look})
-        asked, errors = [], []
-        page.on("request", lambda request: asked.append(request.url))
-        page.on("pageerror", lambda error: errors.append(str(error)))
-        page.goto(pages(name).address)
-        page.wait_for_selector("#compare")
-        page.wait_for_selector("#status[aria-live=polite]")  # set when all is drawn
-        opened.append((page, asked, errors))
-        return page
-
-    yield go
-    for page, asked, errors in opened:
-        strangers = [url for url in asked if not url.startswith(("http://127.0.0.1:", "data:", "blob:"))]
-        page.close()
-        assert strangers == []
-        assert errors == []
 
 
 def give(page, name, root):
@@ -90,28 +50,6 @@ def give(page, name, root):
     for label, text in TEXTS[name].items():
         page.get_by_label(label, exact=True).fill(text)
     return list(TEXTS[name].values())
-
-
-def upload(page, path):
-    with page.expect_response(re.compile("/upload")):
-        page.locator("input[type=file]").first.set_input_files(path if isinstance(path, dict) else str(path))
-    page.wait_for_timeout(700)
-
-
-def compared(page):
-    """Ask, and wait until both were timed."""
-    page.locator("#compare").click()
-    page.wait_for_selector("#meter .how", timeout=SECONDS)
-
-
-def trouble(page):
-    page.locator("#compare").click()
-    page.wait_for_selector("#status .trouble", timeout=SECONDS)
-    return page.locator("#status .trouble").inner_text()
-
-
-def told(page, side):
-    return page.locator(f"#answer-{side} .told").inner_text()
 
 
 def drawn(page):
@@ -176,16 +114,18 @@ def test_tokens_stream_one_column_after_the_other(visit, pages):
 def test_examples_of_the_test_set_fill_the_panel(visit, runs):
     page = visit("text")
     page.locator("#examples input").click()
+    page.get_by_role("option").first.wait_for()
     options = page.get_by_role("option").all_inner_texts()
-    assert any(option.startswith("✓") or "they differ" in option for option in options)
+    assert "they differ" in options[0]
+    assert any(option.startswith("both agree") for option in options)
     page.get_by_role("option").first.click()
-    page.wait_for_function("document.querySelector('#input-0 textarea').value.length > 0")
+    filled(page)
     rows = [json.loads(line)["text"] for line in (runs("text").parent / "rows.jsonl").read_text().splitlines()]
     assert page.locator("#input-0 textarea").input_value() in rows
     page = visit("image")
     page.locator("#examples input").click()
     page.get_by_role("option").first.click()
-    page.wait_for_timeout(700)
+    filled(page)
     compared(page)
 
 
@@ -195,6 +135,7 @@ def test_page_stands_with_the_report_of_the_run(visit, runs):
     compared(page)
     assert "The report of the run has" in page.locator("#meter").inner_text()
     page.get_by_role("tab", name="What happened").click()
+    page.wait_for_selector("[data-chart=trade-off]")
     text = page.locator("body").inner_text()
     report = read_report(runs("text"))
     for candidate in report.candidates:
@@ -208,8 +149,8 @@ def test_page_stands_with_the_report_of_the_run(visit, runs):
         page.get_by_role("button", name="Download report.json").click()
     assert json.loads(Path(download.value.path()).read_text())["name"] == report.name
     page.get_by_role("button", name="Make the export").click()
-    with page.expect_download(timeout=SECONDS) as download:
-        page.get_by_role("button", name="Download the export").click(timeout=SECONDS)
+    with page.expect_download(timeout=MILLISECONDS) as download:
+        page.get_by_role("button", name="Download the export").click(timeout=MILLISECONDS)
     with zipfile.ZipFile(download.value.path()) as made:
         assert {"model.onnx", "example.py", "SHA256SUMS", "LICENSES.md"} <= set(made.namelist())
 
@@ -230,8 +171,10 @@ def test_rows_that_differ_are_those_of_the_report(visit, runs, tmp_path):
     kind = listed[0].kind
     words = {"broken": "made it wrong", "mended": "made it right", "both wrong": "Both are wrong"}[kind]
     page.locator("#kind label", has_text=words).click()
-    page.wait_for_timeout(500)
-    assert page.locator("#rows input").count() == sum(each.kind == kind for each in listed)
+    expect(page.locator("#rows input")).to_have_count(sum(each.kind == kind for each in listed))
+    page.get_by_label("True class").click()
+    page.get_by_role("option", name=listed[0].label, exact=True).click()
+    expect(page.locator("#rows input")).to_have_count(sum((each.kind, each.label) == (kind, listed[0].label) for each in listed))
     page.locator("#rows input").first.check()
     page.wait_for_selector("#download-rows >> text=the 1 chosen")
     with page.expect_download() as download:
@@ -260,7 +203,9 @@ def test_page_fits_a_phone(tab, visit):
     page = visit("text", viewport={"width": 390, "height": 800})
     menu = page.get_by_role("tab", name=tab)
     menu.click()
-    page.wait_for_timeout(500)
+    page.locator("[role=tabpanel]:visible").first.wait_for()
+    expect(menu).to_have_attribute("aria-selected", "true")
+    page.evaluate(DRAWN)
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
 
 
@@ -283,9 +228,10 @@ def test_page_is_used_by_keyboard_alone(visit):
 
     reach("at.tagName === 'TEXTAREA'")
     page.keyboard.type("word1 red")
-    reach("at.id === 'compare'")
+    reach("at.id === 'compare'")  # past the list of examples, which is no choice of one
     page.keyboard.press("Enter")
-    page.wait_for_selector("#meter .how", timeout=SECONDS)
+    answered(page)
+    assert page.locator("#input-0 textarea").input_value() == "word1 red"
     page.keyboard.press("Home")
     page.evaluate("document.activeElement.blur()")
     reach("at.getAttribute('role') === 'tab'")

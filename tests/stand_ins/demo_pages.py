@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,7 @@ from compressor.plan.bound import load_plan
 from compressor.plan.yaml_source import write_yaml
 from compressor.run.pipeline import run_plan
 from compressor.store.store import Store
+from demos.record import ANSWERED, GIVEN, REFUSED
 
 LOOPBACK_ONLY = Path(__file__).with_name("loopback_only")
 TARGET = "onnxruntime"
@@ -38,6 +40,10 @@ TASKS = {
     "drawing": ("image-generation", {"steps": 2}),
 }
 START_SECONDS = 120
+MILLISECONDS = 60_000
+"""What a browser waits for, as Playwright counts."""
+HOLDS = "[aria-label='Remove Image'], [data-testid^='waveform']"
+"""Is there once a panel holds a picture or a sound."""
 
 
 def make_run(name: str, folder: Path) -> Path:
@@ -90,6 +96,8 @@ class Served:
 
     address: str
     process: subprocess.Popen[str]
+    said: str
+    """What it said up to its address."""
     log: Path
     """What the server or its models asked of other machines; is not there where they asked nothing."""
 
@@ -100,12 +108,14 @@ class Served:
 
 
 @contextmanager
-def serving(what: Path, *words: str, log: Path) -> Iterator[Served]:
-    """`compressor demo WHAT`, in a process that gets at nothing but loopback."""
+def serving(what: Path, *words: str, log: Path, plugins: Path | None = None) -> Iterator[Served]:
+    """`compressor demo WHAT`, in a process that gets at nothing but loopback, whatever the environment asks gradio to do; `plugins` is a
+    folder of further distributions."""
     log.with_suffix(".tmp").mkdir()  # takes what users upload
     environment = {
         **os.environ,
-        "PYTHONPATH": str(LOOPBACK_ONLY),
+        **dict.fromkeys(("GRADIO_SHARE", "GRADIO_ANALYTICS_ENABLED", "GRADIO_MCP_SERVER"), "True"),
+        "PYTHONPATH": os.pathsep.join(map(str, filter(None, (LOOPBACK_ONLY, plugins)))),
         "NETWORK_LOG": str(log),
         "TMPDIR": str(log.with_suffix(".tmp")),
     }
@@ -120,7 +130,7 @@ def serving(what: Path, *words: str, log: Path) -> Iterator[Served]:
                 line = process.stdout.readline()
                 said += line
                 assert line, f"it ended: {said}"
-            yield Served(next(word for word in line.split() if word.startswith("http")), process, log)
+            yield Served(next(word for word in line.split() if word.startswith("http")), process, said, log)
         finally:
             if process.poll() is None:
                 process.send_signal(signal.SIGINT)
@@ -128,3 +138,59 @@ def serving(what: Path, *words: str, log: Path) -> Iterator[Served]:
                     process.wait(30)
                 except subprocess.TimeoutExpired:
                     process.kill()
+
+
+# ------------------------------------------------------------------ what people do in a browser
+
+
+@contextmanager
+def visiting(browser: Any, address: str, wired: str = "#status[aria-live=polite]", **look: Any) -> Iterator[Any]:
+    """A tab of the browser, from when all is drawn that `wired` selects; it asks nothing of another machine, and reports no error."""
+    page = browser.new_page(**{"viewport": {"width": 1100, "height": 900}, **look})
+    page.set_default_timeout(MILLISECONDS)
+    asked: list[str] = []
+    errors: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.goto(address)
+    page.wait_for_selector(wired)
+    try:
+        yield page
+    finally:
+        page.close()
+    assert [url for url in asked if not url.startswith(("http://127.0.0.1:", "data:", "blob:"))] == []
+    assert errors == []
+
+
+def upload(page: Any, path: Any) -> None:
+    """Choose a file of a panel, and wait until it holds it."""
+    page.locator("input[type=file]").first.set_input_files(path if isinstance(path, dict) else str(path))
+    page.wait_for_selector(HOLDS)
+
+
+def filled(page: Any) -> None:
+    """Wait until a panel holds what was chosen of its examples."""
+    page.wait_for_function(GIVEN)
+
+
+def compared(page: Any) -> None:
+    """Ask, and wait until both were timed."""
+    page.locator("#compare").click()
+    answered(page)
+
+
+def answered(page: Any) -> None:
+    """Wait until both were timed."""
+    page.wait_for_selector(f"{ANSWERED}, {REFUSED}")
+    assert page.locator(REFUSED).count() == 0, page.locator(REFUSED).inner_text()
+
+
+def trouble(page: Any) -> str:
+    """Ask, and wait for why not."""
+    page.locator("#compare").click()
+    return str(page.locator(REFUSED).inner_text())
+
+
+def told(page: Any, side: str) -> str:
+    """What a model answered."""
+    return str(page.locator(f"#answer-{side} .told").inner_text())
