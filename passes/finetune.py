@@ -12,7 +12,6 @@ from compressor.training.settings import TokenSettings
 
 if TYPE_CHECKING:
     from compressor.contracts import Model
-    from compressor.training.learners import Learner
     from compressor.training.loop import Training
 
 STEPS = 300
@@ -81,16 +80,8 @@ class Finetune(TokenSettings, Pass):
             ctx.note(note)
         return model
 
-    def _averaged(self, model: Model) -> tuple[Learner, ...]:
-        """One that keeps an average of all that is learned, where that is wanted."""
-        from compressor.training.learners import Learner
-
-        if self.ema is None:
-            return ()
-        learned = tuple(each for each in model.module.parameters() if each.requires_grad)
-        return (Learner("averaged", learned, self.learning_rate, self.weight_decay, ema=self.ema),)
-
     def _training(self, model: Model, ctx: Context) -> Training:
+        from compressor.training.learners import averaging
         from compressor.training.loop import Training
         from passes.side_files import write_side_files
 
@@ -101,6 +92,6 @@ class Finetune(TokenSettings, Pass):
             batches=lambda epoch: ctx.task.batches(rows, files, batch_size=self.batch_size, shuffle_seed=ctx.seed + epoch),
             step=lambda batch, _: {"task": ctx.task.loss(ctx.task.forward(model.module, batch), batch)},
             settings=self,
-            learners=self._averaged(model),
+            learners=averaging(model.module, self, self.ema),
             evaluate=lambda: ctx.evaluate(model, "validation").quality,
         )
