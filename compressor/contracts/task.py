@@ -84,6 +84,8 @@ class Task(Step, ABC):
     """False where it has no loss of its own, so that its models learn from teachers only."""
     repeats_rows: ClassVar[bool] = False
     """Whether `feeds` takes rows again where a batch has more than there are."""
+    imagines: ClassVar[bool] = False
+    """Whether plans without data are possible: `imagined` makes rows up."""
 
     @abstractmethod
     def measures(self) -> tuple[Measure, ...]:
@@ -109,6 +111,14 @@ class Task(Step, ABC):
             SourceError: a row holds something else, with its number.
         """
         return data
+
+    def imagined(self, source: Path) -> Data:
+        """Rows for a plan without data, by what lies beside its source model; all splits are there.
+
+        Raises:
+            SourceError: the model does not say what it can be asked for.
+        """
+        raise NotImplementedError(f"{type(self).__name__} imagines no rows")
 
     def gives_logits(self) -> bool:
         """Whether its main output is logits of classes that exclude each other; not so features, or noise."""
@@ -384,6 +394,8 @@ class Data:
     """sha256 over the rows of every split as they are used, whatever folder they came from."""
     places: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """By split, where each row stands in the user's files: `rows.csv, line 17`."""
+    real: bool = True
+    """False where a plan has no data: rows then hold what a model can be asked for, and nothing that its outputs could be held against."""
 
     def place(self, split: str, row: int) -> str:
         """What a person is told of a row of a split, which is counted from 0: where it stands, as far as that is known."""

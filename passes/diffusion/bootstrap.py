@@ -6,16 +6,18 @@ Methods differ in where a step begins and ends and in who makes the smaller step
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
+from compressor.contracts import Batch
+from compressor.tasks.generation.description import Description
 from passes.diffusion.denoiser import Denoiser, grid_times
 
 if TYPE_CHECKING:
     import torch
 
-Bootstrap: TypeAlias = Literal["progressive", "shortcut", "consistency", "meanflow"]
+Bootstrap: TypeAlias = Literal["progressive", "shortcut", "consistency", "meanflow", "boot"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,10 +132,47 @@ def _meanflow(pair: Pair, rows: torch.Tensor, noise: torch.Tensor, label: torch.
     return Lesson(x, t, t - to, velocity - span[:, None, None, None] * change)
 
 
+def _boot(pair: Pair, rows: torch.Tensor, noise: torch.Tensor, label: torch.Tensor) -> Lesson:
+    """A step from noise to any time is one that ends a little earlier, and one of the teacher (Gu et al., 2023, arXiv:2306.05544): of rows nothing
+    is read but their shape."""
+    import torch
+
+    start = torch.ones(len(rows), device=rows.device, dtype=torch.float64)
+    t = grid_times(rows, pair.steps)
+    to = (t - 1 / pair.steps).clamp(min=0)
+    ended = pair.teacher.moved(pair.student.moved(noise, start, t, label), t, to, label)
+    row = pair.student.row_that_leads(noise, start, to, ended)
+    return Lesson(noise, start, start - to, pair.student.output_for(row, noise, start))
+
+
 METHODS: Mapping[Bootstrap, Callable[[Pair, torch.Tensor, torch.Tensor, torch.Tensor], Lesson]] = {
     "progressive": _progressive,
     "shortcut": _shortcut,
     "consistency": _consistency,
     "meanflow": _meanflow,
+    "boot": _boot,
 }
+
+
+@dataclass(frozen=True)
+class Imagined:
+    """Batches without end that read no row: blank pictures, and labels drawn evenly by a seed."""
+
+    how: Description
+    batch_size: int
+    seed: int
+
+    def __iter__(self) -> Iterator[Batch]:
+        import numpy as np
+        import torch
+
+        draw = np.random.default_rng([self.seed, IMAGINED])
+        while True:
+            labels = torch.from_numpy(draw.integers(max(1, self.how.classes), size=self.batch_size))
+            known = labels if self.how.classes else torch.full_like(labels, self.how.empty or 0)
+            yield {"pictures": torch.zeros(self.batch_size, *self.how.shape), "labels": known}
+
+
+IMAGINED = 2
+"""Beside the seed, so that labels are not drawn as rows are shuffled."""
 NOTHING, MOMENT, ADAPTED = 1e-9, 1e-3, 1e-3

@@ -33,11 +33,12 @@ SAMPLERS: Mapping[Method, Sampler] = {
     "shortcut": "ddim",
     "consistency": "consistency",
     "meanflow": "ddim",
+    "boot": "ddim",
     "dmd": "consistency",
 }
-TOLD_SPANS = ("shortcut", "meanflow")
+TOLD_SPANS = ("shortcut", "meanflow", "boot")
 HEEDED: Mapping[str, tuple[Method, ...]] = {
-    "levels": ("consistency", "shortcut"),
+    "levels": ("consistency", "shortcut", "boot"),
     "share": ("shortcut", "meanflow"),
     "matching": ("dmd",),
 }
@@ -61,14 +62,15 @@ class DistillSteps(DistillDrawing):
         "arXiv:2410.05167; guidance: Meng et al., On Distillation of Guided Diffusion Models, 2023, arXiv:2210.03142"
     )
     examples: ClassVar[tuple[Mapping[str, Any], ...]] = tuple(
-        {"teacher": "source", "method": method, "to": [2], "epochs": 1, "batch_size": 12, "precision": "fp32", "validations": 1}
+        {"teacher": "source", "method": method, "to": [1], "steps": 2, "batch_size": 12, "precision": "fp32", "validations": 1}
         for method in SAMPLERS
     )
 
-    method: Literal["progressive", "shortcut", "consistency", "meanflow", "dmd"] = Field(
+    method: Literal["progressive", "shortcut", "consistency", "meanflow", "boot", "dmd"] = Field(
         "progressive",
         description="what a student's step is to equal: two of the teacher's, halving again and again; two of its own, of any length; a step to the "
-        "end; or the mean of velocities by their derivative (flow only); dmd: its rows are to be distributed as the teacher's",
+        "end; the mean of velocities by their derivative (flow only); of boot, which draws in 1 and reads no rows, a shorter one from noise and one "
+        "of the teacher; dmd: its rows are to be distributed as the teacher's",
     )
     to: tuple[Annotated[int, Field(ge=1, le=1000)], ...] = Field(
         (4,),
@@ -88,7 +90,7 @@ class DistillSteps(DistillDrawing):
         ge=2,
         le=1000,
         description="of consistency: even steps of the teacher that it is learned along; of shortcut: so many of the finest step are 1, or the "
-        "next power of 2",
+        "next power of 2; of boot: steps of the teacher from noise to the end",
     )
     share: float = Field(
         0.25,
@@ -111,11 +113,21 @@ class DistillSteps(DistillDrawing):
         for name, methods in HEEDED.items():
             if self.method not in methods and getattr(self, name) != type(self).model_fields[name].default:
                 raise ValueError(f"{name} is of {' and '.join(methods)}, not of {self.method}: leave it out")
+        if self.method == "boot":
+            self._check_boot()
         if self.method == "dmd" and self.compile:
             raise ValueError("compile: dmd looks into its fake network, which cannot be compiled then: leave it out")
         if self.scale is not None and self.guidance == "kept":
             raise ValueError("scale is what a teacher is guided by where guidance is folded: leave it out")
         return self
+
+    def _check_boot(self) -> None:
+        if self.to != (1,):
+            raise ValueError(f"to: {list(self.to)}: boot draws in one step: say to: [1]")
+        if self.steps is None:
+            raise ValueError("boot reads no rows, so there are no epochs to count: say steps, and leave epochs out")
+        if self.guidance == "kept":
+            raise ValueError("guidance: boot has no rows without a label to learn from: it is folded")
 
     @override
     def needs(self) -> Needs:
@@ -126,6 +138,7 @@ class DistillSteps(DistillDrawing):
             machine=self.attention == "auto",
             plugins=edits,
             products=tuple(f"steps-{count}" for count in self.to[:-1]),
+            rows=self.method != "boot",
         )
 
     @override
@@ -223,12 +236,13 @@ class DistillSteps(DistillDrawing):
         teacher.module.to(ctx.device).train(False).requires_grad_(False)
         pair = Denoiser(teacher.module, taught, guided), Denoiser(student.module, described(student))
         is_matched = self.method == "dmd"
-        course = self._matching(*pair, teacher, ctx) if is_matched else self._bootstrap(Pair(*pair, steps, share=self.share))
+        course = self._matching(*pair, teacher, ctx) if is_matched else self._bootstrap(Pair(*pair, steps, share=self.share), ctx)
         to = f"{count} steps"
         self.taught(student, teacher, ctx, course, work=f"distill-to-{count}", to=to, followed=followed)
 
-    def _bootstrap(self, pair: Pair) -> Course:
+    def _bootstrap(self, pair: Pair, ctx: Context) -> Course:
         from compressor.training.learners import averaging
+        from passes.diffusion.bootstrap import Imagined
 
         method = self.method
         assert method != "dmd"
@@ -236,7 +250,13 @@ class DistillSteps(DistillDrawing):
         def step(batch: Batch, _: Moment) -> dict[str, torch.Tensor]:
             return {method: pair.loss(method, batch["pictures"], self._labels(batch))}
 
-        return Course(pair.student.module, step, averaging(pair.student.module, self, self.ema))
+        imagined = Imagined(pair.student.how, self.batch_size, ctx.seed)
+        return Course(
+            pair.student.module,
+            step,
+            averaging(pair.student.module, self, self.ema),
+            batches=None if self.needs().rows else lambda _: imagined,
+        )
 
     def _matching(self, teacher: Denoiser, student: Denoiser, fresh: Model, ctx: Context) -> Course:
         """A fake network that begins as the teacher, and its judge, learn in turns with the student."""
