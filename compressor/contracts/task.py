@@ -394,8 +394,11 @@ class Data:
     """sha256 over the rows of every split as they are used, whatever folder they came from."""
     places: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """By split, where each row stands in the user's files: `rows.csv, line 17`."""
-    real: bool = True
-    """False where a plan has no data: rows then hold what a model can be asked for, and nothing that its outputs could be held against."""
+
+    @property
+    def real(self) -> bool:
+        """As the record has it."""
+        return self.record.real
 
     def place(self, split: str, row: int) -> str:
         """What a person is told of a row of a split, which is counted from 0: where it stands, as far as that is known."""

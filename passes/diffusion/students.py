@@ -117,7 +117,7 @@ class DistillDrawing(TrainingSettings, Pass):
             step=course.step,
             settings=self,
             learners=course.learners,
-            evaluate=lambda: ctx.evaluate(student, "validation").quality,
+            evaluate=(lambda: ctx.evaluate(student, "validation").quality) if ctx.data.real else None,
             may_rise=course.may_rise,
             beside=(teacher.module,),
             followed=followed,
@@ -127,6 +127,8 @@ class DistillDrawing(TrainingSettings, Pass):
         ctx.note(Series(title=title, x="step", y="loss", curves=dict(log.losses)))
         for note in told(log, ctx, title=f"Validation{f', {to}' if to else ''}"):
             ctx.note(note)
+        if not ctx.data.real:
+            ctx.note(Remark(text="The plan has no data: validation was not looked at, and the last weights are kept."))
         ctx.note(compared(student, teacher))
 
 

@@ -55,6 +55,7 @@ class ImageGeneration(Task):
 
     requires: ClassVar[tuple[str, ...]] = ("torch", "pillow", "numpy")
     repeats_rows: ClassVar[bool] = True
+    imagines: ClassVar[bool] = True
 
     image: str = Field(default="image", description="Column of the picture.")
     label: str = Field(default="label", description="Column of the label.")
@@ -124,6 +125,13 @@ class ImageGeneration(Task):
         check_column(data, self.image, "Image")
         return data
 
+    @override
+    def imagined(self, source: Path) -> Data:
+        """Labels in turn, and no pictures."""
+        from compressor.tasks.generation.imagined import rows_of
+
+        return rows_of(described(source), self.columns())
+
     def load(self, source: Path, data: Data, *, seed: int) -> Model:  # noqa: ARG002 - nothing is drawn
         """The network with its description and the judge of these rows beside it.
 
@@ -146,7 +154,8 @@ class ImageGeneration(Task):
                 f"{source} knows {description.classes} classes, and the data has {len(data.labels)}: {', '.join(data.labels[:5])}"
             )
         model.files[FILE] = description.written()
-        model.files.update(judge_of(model, data, description.shape, self.columns()))
+        if data.real:
+            model.files.update(judge_of(model, data, description.shape, self.columns()))
         return model
 
     def decided(self, predict: Callable[[Feed], Feed], rows: Dataset, files: Path) -> Self:  # noqa: ARG002 - nothing is chosen
@@ -322,12 +331,14 @@ class ImageGeneration(Task):
 
     @override
     def predicted(self, predict: Callable[[Feed], Feed], rows: Dataset, files: Path) -> Feed:
-        """The pictures, and what the judge makes of them."""
+        """The pictures, and what the judge makes of them, if there is one."""
         import numpy as np
 
-        from compressor.tasks.generation.judging import FEATURES, judge_in
+        from compressor.tasks.generation.judging import FEATURES, has_judge, judge_in
 
         pictures = super().predicted(predict, rows, files)[PICTURES]
+        if not has_judge(files):
+            return {PICTURES: pictures}
         features, logits = judge_in(files).seen(np.nan_to_num(pictures))  # what is not finite is told by a verdict
         return {PICTURES: pictures, FEATURES: features.rows, JUDGED: logits.argmax(-1)}
 
