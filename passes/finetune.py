@@ -58,9 +58,10 @@ class Finetune(TokenSettings, Pass):
         return Needs(loss=True, machine=self.attention == "auto", tokens=self.tokens is not None, floats=in_float(self.lora))
 
     def work(self, size: Size) -> float:
-        """Backward is twice forward: three passes over a training row, and one over a validation row whenever it is scored."""
+        """Backward is twice forward: three passes over a training row, and those of a score over a validation row whenever it is scored."""
         train, validation = size.rows["train"], size.rows["validation"]
-        return (3 * self.passes(train, size.epoch) * train + self.validated(train, size.epoch) * validation) * size.result
+        scored = self.validated(train, size.epoch) * validation * size.scored
+        return (3 * self.passes(train, size.epoch) * train + scored) * size.result
 
     def needs_whole(self) -> str:
         """Where `lora` or `compile` puts something beside or around layers."""

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from compressor.contracts import Evaluation, Event, Feed, Message, Target, Workload
 from compressor.contracts.anatomy import Insides
+from compressor.contracts.data import Data
 from compressor.contracts.probe import FEEDS
-from compressor.contracts.task import Data
 from compressor.deploy.build import Builder
 from compressor.deploy.machine import device
 from compressor.deploy.session import eager, opened

@@ -71,9 +71,9 @@ class DistillGuidance(DistillDrawing):
 
     @override
     def work(self, size: Size) -> float:
-        """Of a row a backward pass and two forward passes of the teacher."""
+        """Of a row a backward pass and two forward passes of the teacher; validation rows take those of a score."""
         train, validation = size.rows["train"], size.rows["validation"]
-        learned, scored = self.passes(train, size.epoch) * train, self.validated(train, size.epoch) * validation
+        learned, scored = self.passes(train, size.epoch) * train, self.validated(train, size.epoch) * validation * size.scored
         return (3 * learned + scored) * size.result + 2 * learned * size.teachers
 
     @override

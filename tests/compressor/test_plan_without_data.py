@@ -70,6 +70,7 @@ def test_plan_runs_and_says_what_is_not_judged(folder, tmp_path, capsys):
     assert final.scores is None
     assert final.parity.n == 64
     assert final.parity.max_abs < 1e-3
+    assert report.summary.endswith("Quality was not judged: the plan has no data.")
     assert [(verdict.quantity, verdict.outcome) for verdict in report.verdicts] == [("max_size", "met")]
     (latency,) = report.probes
     assert {row.candidate for row in latency.rows} >= {"source@onnxruntime", "final@onnxruntime"}

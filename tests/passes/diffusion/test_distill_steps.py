@@ -108,6 +108,9 @@ def test_guidance_is_kept_where_that_is_wanted(run, tmp_path):
         ({"guidance": "kept", "scale": 2.0}, "leave it out"),
         ({"matching": {"gan": 0}}, "matching is of dmd, not of progressive"),
         ({"method": "dmd", "compile": True}, "cannot be compiled"),
+        ({"method": "boot", "steps": 3}, r"boot draws in one step: say to: \[1\]"),
+        ({"method": "boot", "to": [1]}, "no epochs to count: say steps"),
+        ({"method": "boot", "to": [1], "steps": 3, "guidance": "kept"}, "it is folded"),
     ],
 )
 def test_faults_of_a_plan(given, said):
@@ -197,14 +200,16 @@ def test_a_killed_training_ends_with_the_same_bytes(run, tmp_path, monkeypatch):
     assert digest_of(tmp_path / "one") == digest_of(tmp_path / "other")
 
 
-def test_a_killed_matching_ends_with_the_same_bytes(run, tmp_path, monkeypatch):
-    """Within its rhythm of two steps of the fake network to one of the student, whose average goes on too."""
+@pytest.mark.parametrize(
+    "given", [{"method": "dmd", "to": [2], "matching": {"fake_updates": 2}}, {"method": "boot", "to": [1], "levels": 4}]
+)
+def test_a_killed_training_of_other_batches_ends_with_the_same_bytes(run, tmp_path, monkeypatch, given):
+    """Within a rhythm of two steps of the fake network to one of the student; in an epoch that has no end. The average goes on too."""
     monkeypatch.setenv(INTERVAL, "0")
-    given = {"method": "dmd", "to": [2], "steps": 8, "matching": {"fake_updates": 2}, "ema": 0.5}
-    step = DistillSteps.model_validate({**QUICK, "teacher": "source", **given})
-    told = resumed(run, step, tmp_path, work="distill-to-2", at=5)
-    values = [event.values for event in told if isinstance(event, Progress) and event.work == "distill-to-2"]
-    assert len(values) <= 4
+    step = DistillSteps.model_validate({**QUICK, "teacher": "source", "steps": 8, "ema": 0.5, **given})
+    work = f"distill-to-{step.to[-1]}"
+    told = resumed(run, step, tmp_path, work=work, at=5)
+    assert len([event for event in told if isinstance(event, Progress) and event.work == work]) <= 4
     assert digest_of(tmp_path / "one") == digest_of(tmp_path / "other")
 
 
