@@ -12,7 +12,6 @@ from compressor.training.settings import TokenSettings
 
 if TYPE_CHECKING:
     from compressor.contracts import Model
-    from compressor.training.learners import Learner
     from compressor.training.loop import Training
 
 STEPS = 300
@@ -59,9 +58,10 @@ class Finetune(TokenSettings, Pass):
         return Needs(loss=True, machine=self.attention == "auto", tokens=self.tokens is not None, floats=in_float(self.lora))
 
     def work(self, size: Size) -> float:
-        """Backward is twice forward: three passes over a training row, and one over a validation row whenever it is scored."""
+        """Backward is twice forward: three passes over a training row, and those of a score over a validation row whenever it is scored."""
         train, validation = size.rows["train"], size.rows["validation"]
-        return (3 * self.passes(train, size.epoch) * train + self.validated(train, size.epoch) * validation) * size.result
+        scored = self.validated(train, size.epoch) * validation * size.scored
+        return (3 * self.passes(train, size.epoch) * train + scored) * size.result
 
     def needs_whole(self) -> str:
         """Where `lora` or `compile` puts something beside or around layers."""
@@ -81,16 +81,8 @@ class Finetune(TokenSettings, Pass):
             ctx.note(note)
         return model
 
-    def _averaged(self, model: Model) -> tuple[Learner, ...]:
-        """One that keeps an average of all that is learned, where that is wanted."""
-        from compressor.training.learners import Learner
-
-        if self.ema is None:
-            return ()
-        learned = tuple(each for each in model.module.parameters() if each.requires_grad)
-        return (Learner("averaged", learned, self.learning_rate, self.weight_decay, ema=self.ema),)
-
     def _training(self, model: Model, ctx: Context) -> Training:
+        from compressor.training.learners import averaging
         from compressor.training.loop import Training
         from passes.side_files import write_side_files
 
@@ -101,6 +93,6 @@ class Finetune(TokenSettings, Pass):
             batches=lambda epoch: ctx.task.batches(rows, files, batch_size=self.batch_size, shuffle_seed=ctx.seed + epoch),
             step=lambda batch, _: {"task": ctx.task.loss(ctx.task.forward(model.module, batch), batch)},
             settings=self,
-            learners=self._averaged(model),
+            learners=averaging(model.module, self, self.ema),
             evaluate=lambda: ctx.evaluate(model, "validation").quality,
         )

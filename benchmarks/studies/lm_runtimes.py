@@ -24,8 +24,8 @@ from compressor.plan.bound import Bound, load_plan
 from compressor.plan.yaml_source import write_yaml
 from compressor.report import read_report
 from compressor.run.results import load_evaluation, save_evaluation
+from compressor.run.rows import rows_in
 from compressor.store.disk import put
-from compressor.tasks.data import load_data
 from compressor.tasks.language.causal_lm import CausalLM
 
 if TYPE_CHECKING:
@@ -177,8 +177,7 @@ class Shelf:
 
     def rows(self) -> Dataset:
         """That are scored."""
-        bound = self.bound
-        return load_data(bound.data, columns=bound.task.columns(), seed=bound.seed, folder=bound.folder).split("test")
+        return rows_in(self.bound).split("test")
 
     def scores(self, file: File) -> Evaluation:
         """On the test excerpts, all by the same code; kept."""

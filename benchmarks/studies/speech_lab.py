@@ -18,9 +18,9 @@ from compressor.cli_store import open_store
 from compressor.contracts.notes import Table
 from compressor.contracts.records import Report
 from compressor.plan.bound import load_plan
+from compressor.run.rows import rows_in
 from compressor.store.disk import put
 from compressor.tasks.audio_features import AudioFeatures
-from compressor.tasks.data import load_data
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -217,7 +217,7 @@ class Lab:
         folder = open_store(None).entry(self.run(first).stages[0].key) / "files"
         bound = load_plan(self.runs / first.name / "plan.yaml")
         assert isinstance(bound.task, AudioFeatures)
-        data = load_data(bound.data, columns=bound.task.columns(), seed=bound.seed, folder=bound.folder)
+        data = rows_in(bound)
         return {split: Ground.of(bound.task, data.split(split), folder) for split in ("validation", "test")}
 
     def errors(self, cell: Cell, split: str) -> list[float]:

@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from compressor.contracts import Model
+    from compressor.contracts.data import Data
     from compressor.contracts.notes import Note
-    from compressor.contracts.task import Data
 
 OUT = Path("docs/results/step-costs.md")
 BATCHES = (16, 32)

@@ -5,6 +5,7 @@ Light on purpose (no torch, numpy, onnx): a plan is checked with nothing but thi
 
 from typing import TYPE_CHECKING
 
+from compressor.contracts.data import Columns, Data
 from compressor.contracts.evaluation import Evaluation, Measure
 from compressor.contracts.features import Feature, FeatureKind, Outputs, Want
 from compressor.contracts.graph import Feed, Graph, Growth, Port, Session
@@ -18,7 +19,7 @@ from compressor.contracts.records import Workload
 from compressor.contracts.renamed import old_names
 from compressor.contracts.step import Event, Message, Progress, Step
 from compressor.contracts.target import Artifact, Dialect, Format, Missing, Runtime, Scheme, Target
-from compressor.contracts.task import Batch, Columns, Data, Deployment, Prediction, Task, Witnessed
+from compressor.contracts.task import Batch, Deployment, Prediction, Task, Witnessed
 from compressor.contracts.tokens import Later, LikeliestLogits, TokenLogits
 from compressor.contracts.wish import Wish
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 from pydantic import Field
 
+from compressor.contracts.data import Data
 from compressor.contracts.evaluation import Evaluation
 from compressor.contracts.features import Outputs, Want
 from compressor.contracts.graph import Feed
@@ -19,7 +20,7 @@ from compressor.contracts.records import Workload
 from compressor.contracts.renamed import notice
 from compressor.contracts.step import Event, Step
 from compressor.contracts.target import Artifact, Dialect
-from compressor.contracts.task import Batch, Data, Task
+from compressor.contracts.task import Batch, Task
 from compressor.contracts.wish import Wish
 
 if TYPE_CHECKING:
@@ -113,6 +114,8 @@ class Size:
     """Parameters in the blocks of all its teachers together."""
     epoch: Epoch | None = None
     """What an epoch of training is made of; None where it is the rows."""
+    scored: float = 1.0
+    """Passes of a model that scoring a row takes: as `Task.passes_to_score` has it."""
 
 
 @dataclass(frozen=True)
@@ -154,6 +157,8 @@ class Needs:
     """Parameters that work on layers in float alone, with the reason: no step of the trunk may have quantised its input."""
     products: tuple[str, ...] = ()
     """Names of further models that it makes with `ctx.produce`; a later step may start from them or be taught by them."""
+    rows: bool = True
+    """Whether it reads rows: a plan whose steps read none may have no data. Then `Data.real` is False, and nothing is scored."""
 
 
 FORMER = {

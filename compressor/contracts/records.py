@@ -222,6 +222,8 @@ class DataRecord(Record):
     """Rows removed, by reason."""
     findings: tuple[str, ...] = ()
     """What was met in the rows and should be known, a sentence each."""
+    real: bool = True
+    """False where the plan has no data: rows then hold what a model can be asked for, and nothing that its outputs could be held against."""
 
 
 class Disagreement(Record):

@@ -8,15 +8,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeAlias
 
+from compressor.contracts.data import Columns, Data
 from compressor.contracts.evaluation import Evaluation, Measure
 from compressor.contracts.failing import of_split, told_by_row
 from compressor.contracts.features import Outputs, Want
 from compressor.contracts.graph import Feed, Graph, Port, Session
 from compressor.contracts.model import Model
 from compressor.contracts.recipe import InputSizes, Recipe, Seen
-from compressor.contracts.records import DataRecord, Difference, Disagreement, Workload
+from compressor.contracts.records import Difference, Disagreement, Workload
 from compressor.contracts.step import Step
-from compressor.errors import SourceError, UnsupportedModel
+from compressor.errors import UnsupportedModel
 
 if TYPE_CHECKING:
     import torch
@@ -84,6 +85,8 @@ class Task(Step, ABC):
     """False where it has no loss of its own, so that its models learn from teachers only."""
     repeats_rows: ClassVar[bool] = False
     """Whether `feeds` takes rows again where a batch has more than there are."""
+    imagines: ClassVar[bool] = False
+    """Whether plans without data are possible: `imagined` makes rows up."""
 
     @abstractmethod
     def measures(self) -> tuple[Measure, ...]:
@@ -109,6 +112,14 @@ class Task(Step, ABC):
             SourceError: a row holds something else, with its number.
         """
         return data
+
+    def imagined(self, source: Path) -> Data:
+        """Rows for a plan without data, by what lies beside its source model; all splits are there.
+
+        Raises:
+            SourceError: the model does not say what it can be asked for.
+        """
+        raise NotImplementedError(f"{type(self).__name__} imagines no rows")
 
     def gives_logits(self) -> bool:
         """Whether its main output is logits of classes that exclude each other; not so features, or noise."""
@@ -167,6 +178,10 @@ class Task(Step, ABC):
             SourceError: a row does not fit the model.
             RowFailed: a library raises something on one.
         """
+
+    def passes_to_score(self) -> float:
+        """How many passes of a model scoring a row takes, about: of one that draws, the evaluations of its sampler."""
+        return 1.0
 
     def refuses(self, length: int, files: Path | None = None) -> str | None:
         """What a length is, where no input of a model can be of this one; None where it can. `files` lie beside the model, if it is known."""
@@ -352,49 +367,3 @@ def _in_order(found: NDArray[Any], order: Sequence[int]) -> NDArray[Any]:
     ordered = np.empty_like(found)
     ordered[np.asarray(order)] = found
     return ordered
-
-
-@dataclass(frozen=True)
-class Columns:
-    """Columns of the data that a task reads."""
-
-    content: tuple[str, ...]
-    """What models are fed from; a row without it is left out."""
-    label: str | None = None
-    """What rows are split by and classes are counted of; None where rows have none."""
-    kept: tuple[str, ...] = ()
-    """Further columns that every row needs: groups, other labels."""
-    sets: tuple[str, ...] = ()
-    """Those of `kept` that hold lists whose order says nothing."""
-
-    @property
-    def all(self) -> tuple[str, ...]:
-        """Every column, content first and the label last."""
-        return (*self.content, *self.kept, *((self.label,) if self.label else ()))
-
-
-@dataclass(frozen=True)
-class Data:
-    """Rows by split (train, validation, test, calibration); the label column, if there is one, indexes `labels`."""
-
-    splits: Mapping[str, Dataset]
-    labels: tuple[str, ...]
-    record: DataRecord
-    digest: str
-    """sha256 over the rows of every split as they are used, whatever folder they came from."""
-    places: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    """By split, where each row stands in the user's files: `rows.csv, line 17`."""
-
-    def place(self, split: str, row: int) -> str:
-        """What a person is told of a row of a split, which is counted from 0: where it stands, as far as that is known."""
-        return self.places[split][row] if split in self.places else f"row {row} of {split}"
-
-    def split(self, name: str) -> Dataset:
-        """Rows of a split.
-
-        Raises:
-            SourceError: there is no such split.
-        """
-        if name not in self.splits:
-            raise SourceError(f"no split '{name}' (there are {', '.join(self.splits)})")
-        return self.splits[name]

@@ -84,7 +84,8 @@ class Bound:
     models: Mapping[str, ModelSource]
     task: Task
     task_name: str
-    data: DataSpec
+    data: DataSpec | None
+    """None where no row is read: then parity and timing alone are judged."""
     reference: str
     """`source`, or the name of a step on the torch model."""
     metric: str
@@ -195,9 +196,11 @@ class _Reader:
         at = self.sections.get("reference", self.plan)
         wanted = task.spelled(head.metric) if task and head and head.metric else (head.metric if head else None)
         metric = (wanted, self.sections.get("metric", self.plan))
-        draft = Draft(steps, targets, probes, accept, self._mapping("models"), reference, at, task_name, task, *metric)
+        given = self.sections.get("data")
+        without = None if given is not None and given.data is not None else given or self.plan
+        draft = Draft(steps, targets, probes, accept, self._mapping("models"), reference, at, task_name, task, *metric, without)
         self.faults += faults_of(draft)
-        if self.faults or not (head and model and task and data):
+        if self.faults or not (head and model and task and (data or without)):
             return None
         return Bound(
             name=head.name or default_name,
@@ -266,14 +269,16 @@ class _Reader:
         return source
 
     def _data(self) -> DataSpec | None:
-        at = self._section("data")
+        at = self.sections.get("data")
+        if at is None or at.data is None:
+            return None
         data = self._spec(DataSpec, at, "data")
-        if at and data and data.files and not data.files.installed:
+        if data and data.files and not data.files.installed:
             place = at.items().get("files", at)
             for path in (path for paths in data.files.parts().values() for path in paths):
                 if not matches(self.folder, path):
                     self._fault(_mentioned(place, path), "data.files", f"no such file or folder: {path}{self._from_here(path)}")
-        if at and data and data.root and not _is_folder(self.folder / data.root):
+        if data and data.root and not _is_folder(self.folder / data.root):
             self._fault(at.items().get("root", at), "data.root", f"no such folder: {data.root}{self._from_here(data.root)}")
         return data
 
@@ -359,7 +364,6 @@ class _Reader:
 _NEEDED = {
     "model": "say where the model comes from: `folder:`, `installed:` or `hub:`",
     "task": "name what the model is for, with its parameters",
-    "data": "say where the rows come from: `files:` or `hub:`",
     "passes": "a plan has at least one pass",
     "targets": "a plan has at least one target",
 }

@@ -31,6 +31,7 @@ def faults_of(draft: Draft) -> Iterator[Fault]:
     yield from _reference(draft)
     yield from _metrics(draft)
     yield from _limits(draft)
+    yield from _without_data(draft)
 
 
 # ------------------------------------------------------------------ names
@@ -275,6 +276,26 @@ def _limits(draft: Draft) -> Iterator[Fault]:
         if not _timed(draft, accept):
             yield at.fault(where, _no_clock())
         yield from _workload(draft, where, at, accept)
+
+
+def _without_data(draft: Draft) -> Iterator[Fault]:
+    """A plan may have no data where no step reads rows and nothing is held against them."""
+    if draft.without_data is None:
+        return
+    reading = [step for step in draft.steps if step.needs().rows]
+    if len(reading) == len(draft.steps) or (draft.task and not draft.task.imagines):
+        yield draft.without_data.fault("data", "missing; say where the rows come from: `files:` or `hub:`")
+        return
+    for step in reading:
+        if step.step is not None:
+            yield step.fault("reads rows, and the plan has no data: say where they come from below `data:`")
+    judged = "cannot be judged: the plan has no data, so quality is not scored"
+    for step in draft.steps:
+        if step.keys.gate and (limit := step.keys.gate.drop_limit):
+            yield step.fault(f"{limit} {judged}", "gate")
+    for where, at, accept in draft.accept:
+        if accept and (limit := accept.drop_limit):
+            yield at.fault(where, f"{limit} {judged}")
 
 
 def _no_clock() -> str:

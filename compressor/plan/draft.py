@@ -103,6 +103,8 @@ class Draft:
     """None where it could not be read."""
     metric: str | None = None
     metric_at: Located | None = None
+    without_data: Located | None = None
+    """Where `data:` is missing; None where it is there."""
 
     def dialects(self) -> dict[str, Dialect]:
         """Dialect by target's name, where the target is known; as its parameters leave it, where they can be read."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from compressor.contracts import InputSizes, Recipe, Seen, Task, registry
-from compressor.contracts.task import Data
+from compressor.contracts.data import Data
 from compressor.errors import PluginError, SourceError, near_name
 from compressor.model.sources import inside_package, located, read_json
 from compressor.plan.paths import near_path

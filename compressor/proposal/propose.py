@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from compressor.contracts.task import Data
+from compressor.contracts.data import Data
 from compressor.plan.bound import Bound, plan_name, read_plan
 from compressor.proposal.ladder import Ladder, wished
 from compressor.proposal.looked import HUB, INSTALLED, Asked, looked

@@ -243,10 +243,13 @@ def margin(verdict: Verdict) -> str:
     return f"{write(abs(spare))} to spare" if spare >= 0 else f"missed by {write(abs(spare))}"
 
 
+NOT_JUDGED = "Quality was not judged: the plan has no data."
+
+
 def answer(report: Report) -> str:
     """One sentence a target: how much faster, how much smaller, and what it cost."""
     said = [sentence for row in Findings(report).finals if (sentence := _sentence(row))]
-    return " ".join(said)
+    return " ".join([*said, *([] if report.data.real else [NOT_JUDGED])])
 
 
 def _sentence(row: Row) -> str:

@@ -192,7 +192,7 @@ def _origin(report: Report) -> Iterator[str]:
         "machine": f"{machine.processor}, {machine.cores} cores, {wording.size(machine.memory_bytes)}, {machine.system}",
         "instruction sets": f"{features}; accelerators: {accelerators}",
         "model": f"{model.source}, {wording.count(model.weights)} parameters, licence {licence}",
-        "data": f"{report.data.source}; {splits}; rows removed: {removed}",
+        "data": f"{report.data.source}; {splits}; rows removed: {removed}" if report.data.real else "none",
         "versions": ", ".join(f"{name} {version}" for name, version in report.versions.items()),
         "run": f"{wording.moment(report.started)}, {wording.seconds(report.seconds)}, seed {report.seed}, {report.command}",
     }

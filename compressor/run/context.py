@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from compressor.contracts.task import Data
+    from compressor.contracts.data import Data
 
 MEASURE_SECONDS_A_MODEL = 5.0
 OWN = "model"

@@ -19,6 +19,7 @@ from compressor.deploy.machine import versions
 from compressor.model.sources import WEIGHT_SUFFIX, check_weights, located, unread_weights
 from compressor.run.keys import source_digest
 from compressor.run.preflight import check_lengths
+from compressor.run.rows import rows_in
 from compressor.store.known import Fact, known
 from compressor.tasks.data import named_files, split_rows
 from compressor.tasks.sources import Source, files_of, read_rows
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
     from compressor.contracts import Data
     from compressor.plan.bound import Bound
-    from compressor.plan.specs import ModelSource
+    from compressor.plan.specs import DataSpec, ModelSource
     from compressor.store.store import Store
 
 FACTS = 6
@@ -70,12 +71,15 @@ class Reading:
     @cached_property
     def source(self) -> Source:
         """As their source has them."""
+        assert self.bound.data is not None, "there are no rows to read"
         with self.bound.naming_columns():
             return read_rows(self.bound.data, self.bound.folder, self.bound.task.columns())
 
     @cached_property
     def data(self) -> Data:
         """As they are used."""
+        if self.bound.data is None:
+            return rows_in(self.bound)
         task = self.bound.task
         return task.encoded(split_rows(self.source, self.bound.data, columns=task.columns(), seed=self.bound.seed))
 
@@ -93,7 +97,9 @@ def rows_of(bound: Bound, store: Store, reading: Reading | None = None) -> Rows:
         rows = Rows(record=data.record, labels=data.labels, digest=data.digest, lengths=_lengths(data, content))
         return Fact(rows.model_dump(mode="json"), named_files(read.source.parts))
 
-    asked = {"fact": "rows", **_of_rows(bound)}
+    if bound.data is None:
+        return Rows(record=read.data.record, labels=read.data.labels, digest=read.data.digest, lengths=None)
+    asked = {"fact": "rows", **_of_rows(bound, bound.data)}
     return Rows.model_validate(find().value if bound.data.hub else known(store, asked, files_of(bound.data, bound.folder), find))
 
 
@@ -103,24 +109,26 @@ def sizes_of_rows(bound: Bound, store: Store, reading: Reading | None = None) ->
     Raises:
         SourceError: they cannot be read.
     """
+    if bound.data is None:
+        return None
     read, path = reading or Reading(bound), located(bound.model, bound.folder)
 
     def find() -> Fact:
         sizes = bound.task.sizes(read.data, path)
         return Fact(sizes.model_dump(mode="json") if sizes else None, named_files(read.source.parts))
 
-    asked = {"fact": "sizes", **_of_rows(bound), "model": str(path.resolve())}
+    asked = {"fact": "sizes", **_of_rows(bound, bound.data), "model": str(path.resolve())}
     beside = [each for each in path.iterdir() if each.is_file() and each.suffix != WEIGHT_SUFFIX]
     found = find().value if bound.data.hub else known(store, asked, [*files_of(bound.data, bound.folder), *beside], find)
     return InputSizes.model_validate(found) if found else None
 
 
-def _of_rows(bound: Bound) -> dict[str, object]:
+def _of_rows(bound: Bound, spec: DataSpec) -> dict[str, object]:
     """What rows depend on, beside their files."""
     return {
         **_code(),
         "task": _task(bound),
-        "data": bound.data.model_dump(mode="json"),
+        "data": spec.model_dump(mode="json"),
         "columns": asdict(bound.task.columns()),
         "seed": bound.seed,
         "folder": str(bound.folder.resolve()),

@@ -179,6 +179,7 @@ class _Yardstick:
                 result=self._size(step.name).weights,
                 teachers=sum(self.sizes[name].weights for name in step.step.needs().teachers),
                 epoch=self.epoch,
+                scored=self.bound.task.passes_to_score(),
             )
         )
 

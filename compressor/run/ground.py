@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from compressor.contracts import Evaluation, Event, Feed, Message, Target, Workload
 from compressor.contracts.anatomy import Insides
+from compressor.contracts.data import Data
 from compressor.contracts.probe import FEEDS
-from compressor.contracts.task import Data
 from compressor.deploy.build import Builder
 from compressor.deploy.machine import device
 from compressor.deploy.session import eager, opened
@@ -21,9 +21,10 @@ from compressor.run.aside import Aside
 from compressor.run.context import StepContext
 from compressor.run.keys import Keys, source_digest
 from compressor.run.results import PARITY_ROWS, load_evaluation, save_evaluation
+from compressor.run.rows import rows_in
 from compressor.run.stopwatch import Stopwatch
 from compressor.store.store import Store, StoredResult, remove
-from compressor.tasks.data import load_data, resolve
+from compressor.tasks.data import resolve
 from compressor.training.launch import ALONE, Processes
 
 if TYPE_CHECKING:
@@ -51,10 +52,9 @@ class Ground:
     @cached_property
     def data(self) -> Data:
         """The plan's rows, read once."""
-        self.say("data: read and split")
-        with self.watch.time("data", "rows"), self.bound.naming_columns():
-            data = load_data(self.bound.data, columns=self.bound.task.columns(), seed=self.bound.seed, folder=self.bound.folder)
-            data = self.bound.task.encoded(data)
+        self.say("data: read and split" if self.bound.data else "data: none")
+        with self.watch.time("data", "rows"):
+            data = rows_in(self.bound)
         for finding in data.record.findings:
             self.say(f"data: {finding}")
         return data
@@ -130,8 +130,10 @@ class Ground:
 
     def evaluated(
         self, made: StoredResult, form: str, target: BoundTarget | None, split: str, loaded: Callable[[], Model] | None = None
-    ) -> Evaluation:
-        """Scores that guide a run (never those that decide it), kept in the store, by the plan's metric."""
+    ) -> Evaluation | None:
+        """Scores that guide a run (never those that decide it), kept in the store, by the plan's metric; None where there is no data."""
+        if not self.data.real:
+            return None
         rows = self.data.split(split)
 
         def make(out: Path) -> Mapping[str, Any]:

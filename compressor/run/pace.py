@@ -80,7 +80,8 @@ class Pace:
         blocks, weights = _inside(self.bound)
         teachers = weights * len(step.step.needs().teachers)
         epoch = self.sizes.epoch if self.sizes else None
-        size = Size(rows=self.rows, blocks=blocks, weights=weights, result=weights, teachers=teachers, epoch=epoch)
+        scored = self.bound.task.passes_to_score()
+        size = Size(self.rows, blocks, weights, result=weights, teachers=teachers, epoch=epoch, scored=scored)
         return max(1.0, step.step.work(size)) * (self.sizes.computed if self.sizes else 1.0)
 
     def _parts(self, step: BoundStep) -> dict[str, Any]:
@@ -91,6 +92,7 @@ class Pace:
             **code_parts(step.step),
             "settings": {name: given[name] for name in CHANGES_PACE if name in given},
             "task": self.bound.task_name,
+            "scored": self.bound.task.passes_to_score(),
             "machine": machine().fingerprint,
             "device": device(),
             "processes": self.processes.size,

@@ -60,7 +60,7 @@ class StepPreview(Record):
     products: tuple[str, ...]
     """Further models that it makes."""
     rows: int | None = None
-    """That it trains on; None where it does not train."""
+    """That it trains on, 0 where it reads none; None where it does not train."""
     packed: int | None = None
     """What an epoch of these is made of, where that is other rows: several in one, or parts of long ones."""
     estimated: bool = False
@@ -167,7 +167,7 @@ def _steps(bound: Bound, store: Store, keys: Keys, digests: dict[str, str | None
 def _step(step: BoundStep, found: StoredResult | None, pace: Pace) -> StepPreview:
     given: object = step.step
     settings = given if isinstance(given, TrainingSettings) else None
-    rows, epoch = pace.rows["train"], pace.sizes.epoch if pace.sizes else None
+    rows, epoch = pace.rows["train"] if step.step.needs().rows else 0, pace.sizes.epoch if pace.sizes else None
     trained = {} if settings is None else _trained(settings, rows, epoch)
     seconds = None if settings is None else pace.expected_seconds(step)
     guess = pace.guessed_seconds(step, trained["steps"]) if settings is not None and seconds is None else None
@@ -232,6 +232,9 @@ def _split(line: str) -> Line:
 
 
 def _of_rows(found: Preview, rows: Rows) -> Iterator[Line]:
+    if not found.data.real:
+        yield from (Line(about="data", says=finding) for finding in found.data.findings)
+        return
     splits = ", ".join(f"{split.rows} {split.name}" for split in found.data.splits)
     removed = ", ".join(f"{count} {why}" for why, count in found.data.removed.items())
     yield Line(about="data", says=f"{splits}{f'; removed: {removed}' if removed else ''}")
@@ -270,7 +273,9 @@ def _training(step: StepPreview) -> str:
     epochs = f"{step.epochs} epochs of " if step.epochs and step.epochs > 1 else "1 epoch of " if step.epochs else ""
     epochs = epochs if step.tokens is None else f"{step.tokens:,} tokens of "
     about = "about " if step.estimated else ""
-    rows = f"{step.rows} rows" + (f" in {about}{step.packed} of the model's" if step.packed not in (None, step.rows) else "")
+    rows = f"{step.rows or 'no'} rows" + (
+        f" in {about}{step.packed} of the model's" if step.packed not in (None, step.rows) else ""
+    )
     steps = "as many steps as that takes" if step.steps is None else f"{about}{step.steps} steps"
     by = (
         "a guess by the model's size, `compressor rehearse` measures it"

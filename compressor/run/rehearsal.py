@@ -157,10 +157,11 @@ def reduced(bound: Bound, part: Part, models: Mapping[str, Source]) -> Iterator[
     """What is laid over a plan, as `--set` takes it, to make a small one of it."""
     training = _training(bound)
     batch = max((each.batch_size for each in training.values()), default=TrainingSettings().batch_size)
-    own: dict[str, int | None] = bound.data.limit.model_dump()
     timed = max((workload.batch for each in bound.probes for workload in each.probe.workloads()), default=1)
     wanted = {"train": max(part.batches * batch, timed), "validation": part.rows, "test": max(part.rows, timed)}
-    yield _setting("data.limit", {name: min(rows, own[name] or rows) for name, rows in wanted.items()})
+    if bound.data is not None:
+        own: dict[str, int | None] = bound.data.limit.model_dump()
+        yield _setting("data.limit", {name: min(rows, own[name] or rows) for name, rows in wanted.items()})
     for name, source in models.items():
         if source.folder is not None:
             yield _setting("model" if name == "source" else f"models.{name}", {"folder": str(source.folder.resolve())})
@@ -217,12 +218,12 @@ def survey(plan: Path, settings: Sequence[str], folder: Path, *, tell: Callable[
     quiet()
     from compressor.model.anatomy import anatomy_or_bare
     from compressor.run.preflight import check_steps
-    from compressor.tasks.data import load_data, resolve
+    from compressor.run.rows import rows_in
+    from compressor.tasks.data import resolve
 
     bound = load_plan(plan, settings=settings)
     tell(Message("rehearse: read rows and models"))
-    with bound.naming_columns():
-        data = bound.task.encoded(load_data(bound.data, columns=bound.task.columns(), seed=bound.seed, folder=bound.folder))
+    data = rows_in(bound)
     whole: dict[str, ModelSize] = {}
     cut: dict[int, dict[str, Source]] = {part.blocks: {} for part in (REHEARSAL, SECOND) if part.blocks is not None}
     folders, newly_initialised, anatomies = dict[str, Path](), list[str](), dict[str, Anatomy]()

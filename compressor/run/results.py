@@ -107,11 +107,11 @@ def verdict_of_plan(
 
 
 def verdicts_of_numbers(built: Sequence[Built], data: Data) -> tuple[Verdict, ...]:
-    """Of everything that was scored: outputs that are not finite fail, whether the plan accepts by them or not."""
+    """Of everything that was scored or held against its torch model: outputs that are not finite fail, whether the plan accepts by them or not."""
     return tuple(
         verdict
         for each in built
-        if each.evaluation
+        if each.evaluation or each.parity
         for verdict in finite(each.evaluation, each.parity, gate="outputs", candidate=each.name, place=data.place)
     )
 

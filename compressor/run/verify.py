@@ -89,7 +89,7 @@ MOST_ROWS_TOLD = 10
 
 
 def finite(
-    evaluation: Evaluation,
+    evaluation: Evaluation | None,
     checked: Parity | None,
     *,
     gate: str,
@@ -100,10 +100,10 @@ def finite(
 
     `place` says where a row of a split stands in the user's files: `Data.place`.
     """
-    rows = evaluation.not_finite()
-    scores = [metric.name for metric in evaluation.scores.metrics if not math.isfinite(metric.value)]
+    rows = evaluation.not_finite() if evaluation else ()
+    scores = [metric.name for metric in evaluation.scores.metrics if not math.isfinite(metric.value)] if evaluation else []
     said = []
-    if rows:
+    if evaluation and rows:
         more = f" and {len(rows) - MOST_ROWS_TOLD} more" if len(rows) > MOST_ROWS_TOLD else ""
         split = evaluation.scores.split
         first = place(split, rows[0])

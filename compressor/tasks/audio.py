@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from compressor.contracts import Model
-    from compressor.contracts.task import Data
+    from compressor.contracts.data import Data
 
 PATCHES, STACKED = "ASTFeatureExtractor", "SeamlessM4TFeatureExtractor"
 KINDS: Mapping[str, Mapping[str, Any]] = {

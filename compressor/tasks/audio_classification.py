@@ -17,7 +17,7 @@ from compressor.tasks.classification import Classification
 if TYPE_CHECKING:
     import torch
 
-    from compressor.contracts.task import Data
+    from compressor.contracts.data import Data
     from compressor.model.heads import Head
     from compressor.model.model import Model
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from numpy.typing import NDArray
 
-    from compressor.contracts.task import Data
+    from compressor.contracts.data import Data
     from compressor.model.model import Model
 
 PROBES = Measure("probes")

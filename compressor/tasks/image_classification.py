@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from compressor.contracts import Model
-    from compressor.contracts.task import Data
+    from compressor.contracts.data import Data
     from compressor.model.heads import Head
 
 SPLITS = ("train", "validation", "test")

@@ -18,7 +18,7 @@ from compressor.tasks.sound_files import what_is_missing
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from compressor.contracts.task import Data
+    from compressor.contracts.data import Data
 
 MOST_FILE_BYTES = 2**30
 """Of one picture or sound."""

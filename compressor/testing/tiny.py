@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compressor.contracts import Event, Feed, Target, Task, Workload, registry
+from compressor.contracts.data import Data
 from compressor.contracts.registry import lowering
-from compressor.contracts.task import Data
 from compressor.deploy.build import Builder
 from compressor.errors import PluginError, UnsupportedModel
 from compressor.model.pretrained import quiet

@@ -51,7 +51,8 @@ def told(log: TrainingLog, ctx: Context, *, title: str = "Validation") -> Iterat
     sign, counts = 1.0 if measure.better == "higher" else -1.0, ctx.task.counts
     places = [at for at, _ in log.validation] if counts == "rows" else log.seen
     curve = tuple((place, sign * value) for place, (_, value) in zip(places, log.validation, strict=True))
-    yield Series(title=title, x="step" if counts == "rows" else counts, y=measure.name, curves={measure.name: curve})
+    if curve:
+        yield Series(title=title, x="step" if counts == "rows" else counts, y=measure.name, curves={measure.name: curve})
     if counts != "rows":
         speed = f"{log.counted / log.seconds:,.0f} {counts}/s, validation included"
         yield Remark(text=f"{title}: learned from {log.counted:,.0f} {counts} in {log.seconds:,.1f} s ({speed}).")

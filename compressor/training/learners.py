@@ -62,6 +62,14 @@ def all_learners(trained: torch.nn.Module, own: Sequence[Learner], settings: Tra
     return (main, *own) if rest else tuple(own)
 
 
+def averaging(module: torch.nn.Module, settings: TrainingSettings, decay: float | None) -> tuple[Learner, ...]:
+    """One learner by the settings, of all of a module that is not frozen, that keeps an average of it; none without a decay."""
+    if decay is None:
+        return ()
+    learned = tuple(each for each in module.parameters() if each.requires_grad)
+    return (Learner("averaged", learned, settings.learning_rate, settings.weight_decay, ema=decay),)
+
+
 class Learning:
     """A learner at work: its optimiser, and the average where it keeps one. Of parameters that are spread it updates this process's rows."""
 

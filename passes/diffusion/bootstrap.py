@@ -6,16 +6,18 @@ Methods differ in where a step begins and ends and in who makes the smaller step
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from passes.diffusion.denoiser import Denoiser
+from compressor.contracts import Batch
+from compressor.tasks.generation.description import Description
+from passes.diffusion.denoiser import Denoiser, grid_times
 
 if TYPE_CHECKING:
     import torch
 
-Method: TypeAlias = Literal["progressive", "shortcut", "consistency", "meanflow"]
+Bootstrap: TypeAlias = Literal["progressive", "shortcut", "consistency", "meanflow", "boot"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,14 +43,14 @@ class Pair:
     share: float = 0.25
     """Share of the rows that learn from the student's own steps, of methods that have both kinds."""
 
-    def lesson(self, method: Method, rows: torch.Tensor, label: torch.Tensor) -> Lesson:
+    def lesson(self, method: Bootstrap, rows: torch.Tensor, label: torch.Tensor) -> Lesson:
         """What is learned of a batch; noise and times come from torch's generator."""
         import torch
 
         with torch.no_grad():
             return METHODS[method](self, rows, torch.randn_like(rows), label)
 
-    def loss(self, method: Method, rows: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+    def loss(self, method: Bootstrap, rows: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
         """Mean squared error of the student's output, which for `flow` is a velocity; of `meanflow` each row counts by the inverse of its own."""
         lesson = self.lesson(method, rows, label)
         found = self.student.told(lesson.x, lesson.t, label, lesson.span)
@@ -57,19 +59,10 @@ class Pair:
             return (apart / (apart.detach() + ADAPTED)).mean()
         return apart.mean()
 
-    # -------------------------------------------------------------- where steps begin
-
-    def grid_times(self, like: torch.Tensor, steps: int | torch.Tensor) -> torch.Tensor:
-        """Times at which one of `steps` even steps begins: 1, 1 - 1 / steps, ..., 1 / steps."""
-        import torch
-
-        count = torch.as_tensor(steps, device=like.device).expand(len(like))
-        return 1 - (torch.rand(len(like), device=like.device, dtype=torch.float64) * count).floor() / count
-
 
 def _progressive(pair: Pair, rows: torch.Tensor, noise: torch.Tensor, label: torch.Tensor) -> Lesson:
     """Two steps of the teacher are one of the student (Salimans and Ho, 2022, arXiv:2202.00512)."""
-    t = pair.grid_times(rows, pair.steps)
+    t = grid_times(rows, pair.steps)
     to = (t - 1 / pair.steps).clamp(min=0)
     x = pair.student.noised(rows, t, noise)
     return _led(pair, pair.teacher, x, t, to, label)
@@ -96,7 +89,7 @@ def _shortcut(pair: Pair, rows: torch.Tensor, noise: torch.Tensor, label: torch.
     most = finest(pair.steps)
     counts = 2 ** torch.randint(most.bit_length() - 1, (len(rows),), device=rows.device).double()
     counts = torch.where(own, counts, float(most))
-    t = pair.grid_times(rows, counts)
+    t = grid_times(rows, counts)
     to = (t - 1 / counts).clamp(min=0)
     x = pair.student.noised(rows, t, noise)
     led = _led(pair, pair.student, x, t, to, label)
@@ -108,7 +101,7 @@ def _consistency(pair: Pair, rows: torch.Tensor, noise: torch.Tensor, label: tor
     """The row found at a time is the one found a step of the teacher later (Song et al., 2023, arXiv:2303.01469), at the end where that led."""
     import torch
 
-    t = pair.grid_times(rows, pair.steps)
+    t = grid_times(rows, pair.steps)
     to = (t - 1 / pair.steps).clamp(min=0)
     to = torch.where(to < NOTHING, torch.zeros_like(to), to)
     x = pair.student.noised(rows, t, noise)
@@ -139,10 +132,47 @@ def _meanflow(pair: Pair, rows: torch.Tensor, noise: torch.Tensor, label: torch.
     return Lesson(x, t, t - to, velocity - span[:, None, None, None] * change)
 
 
-METHODS: Mapping[Method, Callable[[Pair, torch.Tensor, torch.Tensor, torch.Tensor], Lesson]] = {
+def _boot(pair: Pair, rows: torch.Tensor, noise: torch.Tensor, label: torch.Tensor) -> Lesson:
+    """A step from noise to any time is one that ends a little earlier, and one of the teacher (Gu et al., 2023, arXiv:2306.05544): of rows nothing
+    is read but their shape."""
+    import torch
+
+    start = torch.ones(len(rows), device=rows.device, dtype=torch.float64)
+    t = grid_times(rows, pair.steps)
+    to = (t - 1 / pair.steps).clamp(min=0)
+    ended = pair.teacher.moved(pair.student.moved(noise, start, t, label), t, to, label)
+    row = pair.student.row_that_leads(noise, start, to, ended)
+    return Lesson(noise, start, start - to, pair.student.output_for(row, noise, start))
+
+
+METHODS: Mapping[Bootstrap, Callable[[Pair, torch.Tensor, torch.Tensor, torch.Tensor], Lesson]] = {
     "progressive": _progressive,
     "shortcut": _shortcut,
     "consistency": _consistency,
     "meanflow": _meanflow,
+    "boot": _boot,
 }
+
+
+@dataclass(frozen=True)
+class Imagined:
+    """Batches without end that read no row: blank pictures, and labels drawn evenly by a seed."""
+
+    how: Description
+    batch_size: int
+    seed: int
+
+    def __iter__(self) -> Iterator[Batch]:
+        import numpy as np
+        import torch
+
+        draw = np.random.default_rng([self.seed, IMAGINED])
+        while True:
+            labels = torch.from_numpy(draw.integers(max(1, self.how.classes), size=self.batch_size))
+            known = labels if self.how.classes else torch.full_like(labels, self.how.empty or 0)
+            yield {"pictures": torch.zeros(self.batch_size, *self.how.shape), "labels": known}
+
+
+IMAGINED = 2
+"""Beside the seed, so that labels are not drawn as rows are shuffled."""
 NOTHING, MOMENT, ADAPTED = 1e-9, 1e-3, 1e-3

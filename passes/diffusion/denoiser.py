@@ -81,6 +81,14 @@ class Denoiser:
         return (ended - _like(keep, x) * x) / _like(add, x)
 
 
+def grid_times(rows: torch.Tensor, steps: int | torch.Tensor) -> torch.Tensor:
+    """Times, `[B]`, at which one of `steps` even steps begins: 1, 1 - 1 / steps, ..., 1 / steps."""
+    import torch
+
+    count = torch.as_tensor(steps, device=rows.device).expand(len(rows))
+    return 1 - (torch.rand(len(rows), device=rows.device, dtype=torch.float64) * count).floor() / count
+
+
 def _like(values: NDArray[np.float64], x: torch.Tensor) -> torch.Tensor:
     found: torch.Tensor = like(values, x)
     return found

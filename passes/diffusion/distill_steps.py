@@ -10,54 +10,67 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 from typing_extensions import override
 
-from compressor.contracts import Batch, Context, Needs, Pass, Size, registry
-from compressor.contracts.notes import Series
+from compressor.contracts import Batch, Context, Needs, Size
 from compressor.errors import UnsupportedModel
 from compressor.tasks.generation.description import FILE, Description, described
 from compressor.tasks.generation.samplers import Sampler, Sampling
-from compressor.training.settings import TrainingSettings
 from passes.diffusion.bootstrap import finest
-from passes.diffusion.students import averaged, check_alike, compared, drawing
+from passes.diffusion.matching import MatchingSettings, middle_of
+from passes.diffusion.students import Course, DistillDrawing, built, check_alike
 
 if TYPE_CHECKING:
     import torch
 
     from compressor.contracts import Model
-    from passes.diffusion.bootstrap import Method
+    from compressor.training.loop import Moment
+    from passes.diffusion.bootstrap import Bootstrap, Pair
+    from passes.diffusion.denoiser import Denoiser
 
-SAMPLERS: Mapping[Method, Sampler] = {"progressive": "ddim", "shortcut": "ddim", "consistency": "consistency", "meanflow": "ddim"}
-TOLD_SPANS = ("shortcut", "meanflow")
-HEEDED: Mapping[str, tuple[Method, ...]] = {"levels": ("consistency", "shortcut"), "share": ("shortcut", "meanflow")}
+    Method = Bootstrap | Literal["dmd"]
+
+SAMPLERS: Mapping[Method, Sampler] = {
+    "progressive": "ddim",
+    "shortcut": "ddim",
+    "consistency": "consistency",
+    "meanflow": "ddim",
+    "boot": "ddim",
+    "dmd": "consistency",
+}
+TOLD_SPANS = ("shortcut", "meanflow", "boot")
+HEEDED: Mapping[str, tuple[Method, ...]] = {
+    "levels": ("consistency", "shortcut", "boot"),
+    "share": ("shortcut", "meanflow"),
+    "matching": ("dmd",),
+}
 """Parameters that only some methods have a use for."""
 PROCESSES, PREDICTIONS = ("flow", "cosine"), ("flow", "v")
 TELL_SPAN = "tell-span"
+STUDENT = "student"
 FOLDED = 1.0
 """Guidance of a network that tells at once what a guided one does."""
 
 
-class DistillSteps(TrainingSettings, Pass):
+class DistillSteps(DistillDrawing):
     """Train a student, which starts from the step's input model, to draw in few steps what a teacher draws in many."""
 
     version: ClassVar[int] = 1
-    trains: ClassVar[bool] = True
-    requires: ClassVar[tuple[str, ...]] = ("torch", "numpy")
-    tried_on: ClassVar[str | None] = "image-generation"
     paper: ClassVar[str] = (
         "progressive: Salimans and Ho, Progressive Distillation for Fast Sampling of Diffusion Models, 2022, arXiv:2202.00512; shortcut: Frans et "
         "al., One Step Diffusion via Shortcut Models, 2024, arXiv:2410.12557; consistency: Song et al., Consistency Models, 2023, "
-        "arXiv:2303.01469; meanflow: Geng et al., Mean Flows for One-step Generative Modeling, 2025, arXiv:2505.13447; guidance: Meng et al., On "
-        "Distillation of Guided Diffusion Models, 2023, arXiv:2210.03142"
+        "arXiv:2303.01469; meanflow: Geng et al., Mean Flows for One-step Generative Modeling, 2025, arXiv:2505.13447; dmd: Yin et al., Improved "
+        "Distribution Matching Distillation for Fast Image Synthesis, 2024, arXiv:2405.14867, with the noise of Novack et al., Presto!, 2024, "
+        "arXiv:2410.05167; guidance: Meng et al., On Distillation of Guided Diffusion Models, 2023, arXiv:2210.03142"
     )
     examples: ClassVar[tuple[Mapping[str, Any], ...]] = tuple(
-        {"teacher": "source", "method": method, "to": [2], "epochs": 1, "batch_size": 12, "precision": "fp32", "validations": 1}
+        {"teacher": "source", "method": method, "to": [1], "steps": 2, "batch_size": 12, "precision": "fp32", "validations": 1}
         for method in SAMPLERS
     )
 
-    teacher: str = Field(description="an earlier step, an entry of models, or source")
-    method: Literal["progressive", "shortcut", "consistency", "meanflow"] = Field(
+    method: Literal["progressive", "shortcut", "consistency", "meanflow", "boot", "dmd"] = Field(
         "progressive",
         description="what a student's step is to equal: two of the teacher's, halving again and again; two of its own, of any length; a step to the "
-        "end; or the mean of velocities by their derivative (flow only)",
+        "end; the mean of velocities by their derivative (flow only); of boot, which draws in 1 and reads no rows, a shorter one from noise and one "
+        "of the teacher; dmd: its rows are to be distributed as the teacher's",
     )
     to: tuple[Annotated[int, Field(ge=1, le=1000)], ...] = Field(
         (4,),
@@ -77,7 +90,7 @@ class DistillSteps(TrainingSettings, Pass):
         ge=2,
         le=1000,
         description="of consistency: even steps of the teacher that it is learned along; of shortcut: so many of the finest step are 1, or the "
-        "next power of 2",
+        "next power of 2; of boot: steps of the teacher from noise to the end",
     )
     share: float = Field(
         0.25,
@@ -85,12 +98,7 @@ class DistillSteps(TrainingSettings, Pass):
         le=1,
         description="of the rows of shortcut and meanflow: how many learn longer steps; the others learn from the teacher alone",
     )
-    ema: float | None = Field(
-        0.99,
-        ge=0,
-        lt=1,
-        description="decay of an average of the student's weights over the steps, which is scored and kept; null for none",
-    )
+    matching: MatchingSettings = Field(MatchingSettings(), description="of dmd: how distributions are matched")
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -105,9 +113,21 @@ class DistillSteps(TrainingSettings, Pass):
         for name, methods in HEEDED.items():
             if self.method not in methods and getattr(self, name) != type(self).model_fields[name].default:
                 raise ValueError(f"{name} is of {' and '.join(methods)}, not of {self.method}: leave it out")
+        if self.method == "boot":
+            self._check_boot()
+        if self.method == "dmd" and self.compile:
+            raise ValueError("compile: dmd looks into its fake network, which cannot be compiled then: leave it out")
         if self.scale is not None and self.guidance == "kept":
             raise ValueError("scale is what a teacher is guided by where guidance is folded: leave it out")
         return self
+
+    def _check_boot(self) -> None:
+        if self.to != (1,):
+            raise ValueError(f"to: {list(self.to)}: boot draws in one step: say to: [1]")
+        if self.steps is None:
+            raise ValueError("boot reads no rows, so there are no epochs to count: say steps, and leave epochs out")
+        if self.guidance == "kept":
+            raise ValueError("guidance: boot has no rows without a label to learn from: it is folded")
 
     @override
     def needs(self) -> Needs:
@@ -118,14 +138,24 @@ class DistillSteps(TrainingSettings, Pass):
             machine=self.attention == "auto",
             plugins=edits,
             products=tuple(f"steps-{count}" for count in self.to[:-1]),
+            rows=self.method != "boot",
         )
 
     @override
-    def check(self, given: Path, origins: Mapping[str, Path]) -> None:
-        """Models that draw by one process that steps are defined of."""
-        self._check(described(given), described(origins[self.teacher]))
+    def edit_of(self, student: Description) -> str | None:
+        """An embedding of spans, where the method needs them."""
+        return TELL_SPAN if self.method in TOLD_SPANS and not student.spans else None
 
-    def _check(self, mine: Description, theirs: Description) -> None:
+    @override
+    def check(self, given: Path, origins: Mapping[str, Path]) -> None:
+        """Models that draw alike; the network of a teacher that is judged has a middle."""
+        super().check(given, origins)
+        if self.method == "dmd" and self.matching.gan and (fake := built(origins[self.teacher])):
+            middle_of(fake)
+
+    @override
+    def check_drawing(self, mine: Description, theirs: Description) -> None:
+        """By one process that steps are defined of."""
         check_alike(mine, theirs, self.teacher)
         if self.scale not in (None, 1.0) and theirs.empty is None:
             raise UnsupportedModel(
@@ -144,12 +174,13 @@ class DistillSteps(TrainingSettings, Pass):
 
     @override
     def work(self, size: Size) -> float:
-        """Of a row a backward pass, and forward passes of student and teacher; validation rows take a pass for each step."""
+        """Of a row passes of student and teacher, a backward one counted as two; validation rows take a pass for each step."""
         train, validation = size.rows["train"], size.rows["validation"]
-        rounds = len(self.to) if self.method == "progressive" else 1
-        learned = rounds * self.passes(train, size.epoch) * train
-        scored = rounds * self.validated(train, size.epoch) * validation * self.to[0]
-        return (3 * learned + scored) * size.result + 2 * learned * size.teachers
+        counts = self.to if self.method == "progressive" else self.to[-1:]
+        learned = len(counts) * self.passes(train, size.epoch) * train
+        scored = self.validated(train, size.epoch) * validation * sum(counts)
+        mine, theirs = self.matching.passes(self.to) if self.method == "dmd" else (3.0, 2.0)
+        return (mine * learned + scored) * size.result + theirs * learned * size.teachers
 
     @override
     def apply(self, model: Model, ctx: Context) -> Model:
@@ -160,9 +191,10 @@ class DistillSteps(TrainingSettings, Pass):
             TrainingDiverged: the loss is not finite.
         """
         teacher = ctx.model(self.teacher)
-        self._check(drawing(model), drawing(teacher))
+        self.check_models(model, teacher)
         scale = FOLDED if self.guidance == "kept" else self.scale
-        student = self._student(model, ctx.seed)
+        spans = {"spans": True} if self.method in TOLD_SPANS else {}
+        student = self.begun(model, ctx.seed, lambda how: how.model_copy(update=spans))
         if self.method != "progressive":
             self._train(student, teacher, ctx, count=self.to[-1], steps=self.levels, scale=scale)
             for count in self.to[:-1]:
@@ -173,17 +205,6 @@ class DistillSteps(TrainingSettings, Pass):
             if number < len(self.to):
                 teacher, scale = student.copy(), FOLDED
                 ctx.produce(f"steps-{count}", teacher)
-        return student
-
-    def _student(self, model: Model, seed: int) -> Model:
-        """A copy of the input model, told spans where the method needs them."""
-        import torch
-
-        student = model.copy()
-        if self.method in TOLD_SPANS and not described(student).spans:
-            torch.manual_seed(seed)  # the embedding that is added is the same one when a killed run goes on
-            student.apply(registry.load("edit", TELL_SPAN)())
-            student.files[FILE] = described(student).model_copy(update={"spans": True}).written()
         return student
 
     def _sampled(self, model: Model, count: int) -> Model:
@@ -206,36 +227,66 @@ class DistillSteps(TrainingSettings, Pass):
         followed: bool = False,
     ) -> None:
         """One training, of the student in place; `steps` are those of `Pair`."""
-        from compressor.training.course import told
-        from compressor.training.loop import Training, train
         from passes.diffusion.bootstrap import Pair
         from passes.diffusion.denoiser import Denoiser
-        from passes.side_files import write_side_files
 
         self._sampled(student, count)
         taught = described(teacher)
         guided = taught.sampling.guidance if scale is None else scale
-        pair = Pair(
-            Denoiser(teacher.module, taught, guided), Denoiser(student.module, described(student)), steps, share=self.share
-        )
         teacher.module.to(ctx.device).train(False).requires_grad_(False)
-        files = write_side_files(student, ctx.folder / "files")
-        rows = ctx.data.split("train")
-        training = Training(
-            student.module,
-            batches=lambda epoch: ctx.task.batches(rows, files, batch_size=self.batch_size, shuffle_seed=ctx.seed + epoch),
-            step=lambda batch, _: {self.method: pair.loss(self.method, batch["pictures"], self._labels(batch))},
-            settings=self,
-            learners=averaged(student, self, self.ema),
-            evaluate=lambda: ctx.evaluate(student, "validation").quality,
-            beside=(teacher.module,),
-            followed=followed,
+        pair = Denoiser(teacher.module, taught, guided), Denoiser(student.module, described(student))
+        is_matched = self.method == "dmd"
+        course = self._matching(*pair, teacher, ctx) if is_matched else self._bootstrap(Pair(*pair, steps, share=self.share), ctx)
+        to = f"{count} steps"
+        self.taught(student, teacher, ctx, course, work=f"distill-to-{count}", to=to, followed=followed)
+
+    def _bootstrap(self, pair: Pair, ctx: Context) -> Course:
+        from compressor.training.learners import averaging
+        from passes.diffusion.bootstrap import Imagined
+
+        method = self.method
+        assert method != "dmd"
+
+        def step(batch: Batch, _: Moment) -> dict[str, torch.Tensor]:
+            return {method: pair.loss(method, batch["pictures"], self._labels(batch))}
+
+        imagined = Imagined(pair.student.how, self.batch_size, ctx.seed)
+        return Course(
+            pair.student.module,
+            step,
+            averaging(pair.student.module, self, self.ema),
+            batches=None if self.needs().rows else lambda _: imagined,
         )
-        log = train(training, ctx, work=f"distill-to-{count}")
-        ctx.note(Series(title=f"Loss to {count} steps ({log.precision})", x="step", y="loss", curves=dict(log.losses)))
-        for note in told(log, ctx, title=f"Validation, {count} steps"):
-            ctx.note(note)
-        ctx.note(compared(student, teacher))
+
+    def _matching(self, teacher: Denoiser, student: Denoiser, fresh: Model, ctx: Context) -> Course:
+        """A fake network that begins as the teacher, and its judge, learn in turns with the student."""
+        import torch
+
+        from compressor.training.learners import Learner
+        from passes.diffusion.denoiser import Denoiser
+        from passes.diffusion.matching import Matching, judge_of, trained_at
+
+        module = fresh.copy().module.requires_grad_(True)
+        fake = Denoiser(module, teacher.how, teacher.guidance if teacher.how.scales else FOLDED)
+        torch.manual_seed(ctx.seed)  # the judge is the same one when a killed run goes on
+        judge = judge_of(fake) if self.matching.gan else None
+        matching = Matching(teacher, student, fake, judge, self.to, self.matching)
+        beside = torch.nn.ModuleList([module] if judge is None else [module, judge])
+        rhythm, rates = self.matching.rhythm, (self.learning_rate, self.weight_decay)
+        of_student, of_fake = (tuple(each.parameters()) for each in (student.module, beside))
+
+        def step(batch: Batch, moment: Moment) -> dict[str, torch.Tensor]:
+            return matching.losses(batch["pictures"], self._labels(batch), trained_at(batch), generator=STUDENT in moment.updates)
+
+        return Course(
+            torch.nn.ModuleList([student.module, beside]),
+            step,
+            (
+                Learner(STUDENT, of_student, *rates, updates=rhythm, ema=self.ema),
+                Learner("fake", of_fake, *rates, updates=tuple(not each for each in rhythm)),
+            ),
+            may_rise=True,
+        )
 
     def _labels(self, batch: Batch) -> torch.Tensor:
         """Labels of rows: some left out where the student goes on being guided."""

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from compressor.contracts import Event, Progress
+from compressor.contracts import Event, Progress, Size
+from compressor.contracts.data import Data
 from compressor.contracts.notes import Note
-from compressor.contracts.task import Data
 from compressor.deploy.session import eager
 from compressor.model.model import Model
 from compressor.plan.specs import DataSpec, ModelSource
 from compressor.tasks.data import load_data, resolve
+from compressor.tasks.generation.image_generation import ImageGeneration
 from compressor.tasks.text_classification import TextClassification
 from passes.finetune import Finetune
 
@@ -88,3 +89,14 @@ def test_finetune_gives_the_same_bits_when_the_seed_is_the_same(source, data, tm
         made.append(Finetune(epochs=1, checkpoint="last").apply(source.copy(), ctx).module.state_dict())
     assert all(torch.equal(tensor, made[1][name]) for name, tensor in made[0].items())
     assert any(not torch.equal(tensor, made[2][name]) for name, tensor in made[0].items())
+
+
+def test_validation_that_draws_is_counted_by_its_evaluations():
+    """Of each row 8, where a training row takes 3 passes."""
+    rows = {"train": 100, "validation": 10}
+    size = Size(rows=rows, blocks=1, weights=5.0, result=5.0)
+    step = Finetune(epochs=2)
+    assert step.work(size) == (3 * 200 + 2 * 10) * 5.0
+    drawing = ImageGeneration(steps=4, guidance=2.0).passes_to_score()
+    assert (drawing, ImageGeneration().passes_to_score()) == (8.0, 50.0)
+    assert step.work(replace(size, scored=drawing)) == (3 * 200 + 2 * 10 * 8) * 5.0

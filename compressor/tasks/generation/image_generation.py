@@ -55,6 +55,7 @@ class ImageGeneration(Task):
 
     requires: ClassVar[tuple[str, ...]] = ("torch", "pillow", "numpy")
     repeats_rows: ClassVar[bool] = True
+    imagines: ClassVar[bool] = True
 
     image: str = Field(default="image", description="Column of the picture.")
     label: str = Field(default="label", description="Column of the label.")
@@ -124,6 +125,13 @@ class ImageGeneration(Task):
         check_column(data, self.image, "Image")
         return data
 
+    @override
+    def imagined(self, source: Path) -> Data:
+        """Labels in turn, and no pictures."""
+        from compressor.tasks.generation.imagined import rows_of
+
+        return rows_of(described(source), self.columns())
+
     def load(self, source: Path, data: Data, *, seed: int) -> Model:  # noqa: ARG002 - nothing is drawn
         """The network with its description and the judge of these rows beside it.
 
@@ -139,19 +147,28 @@ class ImageGeneration(Task):
             raise UnsupportedModel(
                 f"{source} has several components ({', '.join(model.components)}): only networks that draw pictures themselves are read"
             )
-        given = {name: getattr(self, name) for name in Sampling.model_fields if getattr(self, name) is not None}
-        description = settled(model, source, self.process, given, labels=len(data.labels))
+        description = settled(model, source, self.process, self._sampling(), labels=len(data.labels))
         if description.classes and description.classes != len(data.labels):
             raise SourceError(
                 f"{source} knows {description.classes} classes, and the data has {len(data.labels)}: {', '.join(data.labels[:5])}"
             )
         model.files[FILE] = description.written()
-        model.files.update(judge_of(model, data, description.shape, self.columns()))
+        if data.real:
+            model.files.update(judge_of(model, data, description.shape, self.columns()))
         return model
 
     def decided(self, predict: Callable[[Feed], Feed], rows: Dataset, files: Path) -> Self:  # noqa: ARG002 - nothing is chosen
         """With how this built model draws: the loop around it has no files."""
         return self.model_copy(update={"drawing": described(files)})
+
+    @override
+    def passes_to_score(self) -> float:
+        """As the plan samples, or would by itself."""
+        return float(Sampling.model_validate(self._sampling()).evaluations())
+
+    def _sampling(self) -> dict[str, Any]:
+        """What the plan says of it."""
+        return {name: getattr(self, name) for name in Sampling.model_fields if getattr(self, name) is not None}
 
     def workloads(self) -> tuple[Workload, ...]:
         """One picture at a time, in the steps that each model is meant for."""
@@ -269,32 +286,9 @@ class ImageGeneration(Task):
     @override
     def calls(self, rows: Dataset, files: Path, *, count: int | None = None) -> Sequence[Feed]:
         """Noisy rows at the levels that the sampler asks at, in turn; where it guides, every other one without its label."""
-        import numpy as np
+        from compressor.tasks.generation.calibration import asked_at_levels
 
-        from compressor.tasks.inputs.sampling import noise_of
-
-        images, labels, how = undecoded(rows, self.image), list(rows[self.label]), described(files)
-        levels, steps = how.process.grid(how.sampling.steps), how.sampling.steps
-        scale, spans = how.process.scale(levels), levels.time[:-1] - levels.time[1:]
-        guidance = np.array([how.sampling.guidance])
-        in_pairs = how.sampling.guidance != 1 and not how.scales
-
-        def called(chosen: Sequence[int]) -> Feed:
-            (row,) = chosen
-            at = row // 2 % steps if in_pairs else row % steps
-            noisy = levels.alpha[at] * pictures_of(images, chosen, self.image, how.shape) + levels.sigma[at] * noise_of(
-                chosen, how.shape
-            )
-            label = how.empty if in_pairs and row % 2 else labels[row]
-            given = {
-                SAMPLE: scale[at] * noisy,
-                TIME: levels.time[at : at + 1],
-                **({SPAN: spans[at : at + 1]} if how.spans else {}),
-                **({SCALE: guidance} if how.scales else {}),
-            }
-            return {**{name: array.astype(np.float32) for name, array in given.items()}, LABEL: np.array([label], dtype=np.int64)}
-
-        return Feeds(called, grouped(range(min(count or len(rows), len(rows))), 1))
+        return asked_at_levels(undecoded(rows, self.image), list(rows[self.label]), self.image, described(files), count=count)
 
     def scored_feeds(self, rows: Dataset, files: Path) -> tuple[Sequence[Feed], Sequence[int]]:
         """All rows in order; equal rows start from equal noise, whatever model draws them."""
@@ -322,12 +316,14 @@ class ImageGeneration(Task):
 
     @override
     def predicted(self, predict: Callable[[Feed], Feed], rows: Dataset, files: Path) -> Feed:
-        """The pictures, and what the judge makes of them."""
+        """The pictures, and what the judge makes of them, if there is one."""
         import numpy as np
 
-        from compressor.tasks.generation.judging import FEATURES, judge_in
+        from compressor.tasks.generation.judging import FEATURES, has_judge, judge_in
 
         pictures = super().predicted(predict, rows, files)[PICTURES]
+        if not has_judge(files):
+            return {PICTURES: pictures}
         features, logits = judge_in(files).seen(np.nan_to_num(pictures))  # what is not finite is told by a verdict
         return {PICTURES: pictures, FEATURES: features.rows, JUDGED: logits.argmax(-1)}
 

@@ -47,6 +47,11 @@ def judge_of(model: Model, data: Data, shape: tuple[int, int, int], columns: Col
     return {JUDGE: found.written(), ROWS: data.digest.encode()}
 
 
+def has_judge(files: Path) -> bool:
+    """Whether one lies beside a model: not where its plan has no data."""
+    return (files / JUDGE).is_file()
+
+
 def judge_in(files: Path) -> Classifier:
     """The judge beside a model."""
     return _read((files / JUDGE).read_bytes())

@@ -3,92 +3,16 @@
 from __future__ import annotations
 
 import copy
-from itertools import pairwise
+from itertools import islice
 
 import pytest
 import torch
+from circle import COSINE, FLOW, copied, drawn, learned, off, points, shaken
 
-from compressor.model.dit import DiT
-from compressor.tasks.generation.description import Description
-from compressor.tasks.generation.process import Process
 from compressor.tasks.generation.samplers import Sampling
 from compressor.tasks.inputs.sampling import COLUMNS
-from passes.diffusion.bootstrap import METHODS, Pair
+from passes.diffusion.bootstrap import METHODS, Imagined, Pair
 from passes.diffusion.denoiser import Denoiser
-
-FLOW = Description(shape=(2, 1, 1), classes=1, empty=1)
-COSINE = FLOW.model_copy(update={"process": Process(kind="cosine", prediction="v")})
-BATCH = 128
-
-
-def points(count=BATCH):
-    """Eight groups on a circle, as pictures of one pixel with two channels; their labels are all 0."""
-    at = torch.randint(8, (count,)) * (torch.pi / 4)
-    found = torch.stack([at.cos(), at.sin()], dim=1) + 0.05 * torch.randn(count, 2)
-    return found[:, :, None, None], torch.zeros(count, dtype=torch.long)
-
-
-def network():
-    return DiT(1, 2, 1, patch=1, width=64, blocks=1, heads=1)
-
-
-def learned(module, loss, steps, rate=2e-3):
-    """Trained by a loss of rows and labels."""
-    optimiser = torch.optim.AdamW(module.parameters(), rate, weight_decay=0)
-    schedule = torch.optim.lr_scheduler.LinearLR(optimiser, 1, 0.02, steps)
-    for _ in range(steps):
-        optimiser.zero_grad()
-        loss(*points()).backward()
-        optimiser.step()
-        schedule.step()
-
-
-@pytest.fixture(scope="module")
-def taught():
-    """A teacher of the points, and how it draws."""
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        teacher = Denoiser(network(), FLOW)
-
-        def loss(rows, label):
-            t, noise = torch.rand(len(rows), dtype=torch.float64), torch.randn_like(rows)
-            told = teacher.told(teacher.noised(rows, t, noise), t, label)
-            return (told - (noise - rows)).square().mean()
-
-        learned(teacher.module, loss, 600)
-        teacher.module.requires_grad_(False)
-        yield teacher
-
-
-@pytest.fixture(autouse=True)
-def _seeded():
-    torch.manual_seed(1)
-
-
-def drawn(denoiser, noise, steps):
-    x, label = noise, torch.zeros(len(noise), dtype=torch.long)
-    times = torch.linspace(1, 0, steps + 1, dtype=torch.float64)
-    with torch.no_grad():
-        for here, there in pairwise(times):
-            x = denoiser.moved(x, here.expand(len(x)), there.expand(len(x)), label)
-    return x
-
-
-def copied(denoiser, *, spans=False):
-    module = copy.deepcopy(denoiser.module).requires_grad_(True)
-    if spans:
-        module.tell("span")
-    return Denoiser(module, denoiser.how.model_copy(update={"spans": spans}))
-
-
-def shaken(how=FLOW, spans=False):
-    module = network()
-    if spans:
-        module.tell("span")
-    with torch.no_grad():
-        for parameter in module.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
-    return Denoiser(module, how.model_copy(update={"spans": spans}))
 
 
 @pytest.mark.parametrize("how", [FLOW, COSINE])
@@ -231,8 +155,8 @@ def test_students_draw_better_in_two_steps_than_their_teacher(taught, method, ti
     pair = Pair(taught, student, 16)
     learned(student.module, lambda rows, label: pair.loss(method, rows, label), 500, rate=1e-3)
     noise = torch.randn(512, 2, 1, 1)
-    off = [(drawn(each, noise, 2).flatten(1).norm(dim=1) - 1).abs().mean() for each in (student, taught)]
-    assert off[0] < off[1] / times
+    mine, theirs = (off(drawn(each, noise, 2)) for each in (student, taught))
+    assert mine < theirs / times
 
 
 def test_targets_carry_no_gradient():
@@ -257,3 +181,59 @@ def test_guided_teacher_is_asked_with_and_without_a_label():
         plain, empty = (denoiser.told(rows, t, each) for each in (label, torch.ones_like(label)))
         guided = Denoiser(denoiser.module, FLOW, guidance=2.5).told(rows, t, label)
     torch.testing.assert_close(guided, empty + 2.5 * (plain - empty), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("how", [FLOW, COSINE])
+def test_boot_target_is_a_step_of_the_teacher_from_where_a_shorter_one_ends(how):
+    """From noise alone; the first of them is the teacher's own."""
+    teacher, student = shaken(how), shaken(how, spans=True)
+    rows, label = points(64)
+    torch.manual_seed(4)
+    lesson = Pair(teacher, student, 8).lesson("boot", rows, label)
+    torch.manual_seed(4)
+    blank = Pair(teacher, student, 8).lesson("boot", torch.full_like(rows, 7.0), label)
+    assert torch.equal(lesson.x, blank.x)
+    assert torch.equal(lesson.output, blank.output)
+    start = torch.ones(64, dtype=torch.float64)
+    assert torch.equal(lesson.t, start)
+    assert set((8 * lesson.span).round().tolist()) <= set(range(1, 9))
+    to = start - lesson.span
+    t = (to + 1 / 8).clamp(max=1)
+    with torch.no_grad():
+        ended = teacher.moved(student.moved(lesson.x, start, t, label), t, to, label)
+        first = teacher.moved(lesson.x, start, to, label)
+
+    class Told:
+        """A student that has learned it."""
+
+        def __call__(self, *_, **__):
+            return lesson.output
+
+    one = Denoiser(Told(), student.how).moved(lesson.x, start, to, label)
+    torch.testing.assert_close(one, ended, atol=1e-4, rtol=1e-4)
+    at_first = t == 1
+    assert at_first.any()
+    torch.testing.assert_close(one[at_first], first[at_first], atol=1e-4, rtol=1e-4)
+
+
+def test_boot_learns_to_draw_in_one_step_without_a_row(taught):
+    """By how far points lie from the circle, and how near they are to what the teacher makes of the same noise in many steps."""
+    student = copied(taught, spans=True)
+    pair = Pair(taught, student, 16)
+    learned(student.module, lambda rows, label: pair.loss("boot", torch.zeros_like(rows), label), 600, rate=1e-3)
+    noise = torch.randn(512, 2, 1, 1)
+    wanted, mine, theirs = drawn(taught, noise, 16), drawn(student, noise, 1), drawn(taught, noise, 1)
+    assert off(mine) < off(theirs) / 4
+    apart = [(each - wanted).flatten(1).norm(dim=1).mean() for each in (mine, theirs)]
+    assert apart[0] < apart[1] / 3
+
+
+def test_imagined_batches_are_the_same_for_a_seed_and_hold_all_labels():
+    how = FLOW.model_copy(update={"classes": 3, "empty": 3})
+    first, again, other = (list(islice(Imagined(how, 8, seed), 20)) for seed in (1, 1, 2))
+    assert all(torch.equal(one["labels"], two["labels"]) for one, two in zip(first, again, strict=True))
+    assert any(not torch.equal(one["labels"], two["labels"]) for one, two in zip(first, other, strict=True))
+    assert set(torch.cat([each["labels"] for each in first]).tolist()) == {0, 1, 2}
+    assert first[0]["pictures"].shape == (8, 2, 1, 1)
+    unlabelled = next(iter(Imagined(how.model_copy(update={"classes": 0, "empty": 5}), 4, 0)))
+    assert unlabelled["labels"].tolist() == [5] * 4

@@ -62,7 +62,7 @@ def test_one_evaluation_equals_two_of_the_guided_teacher():
     learned(teacher.module, taught, 400, 2e-3)
     teacher.module.requires_grad_(False)
     step = DistillGuidance(teacher="teacher", scales=(1.0, 4.0))
-    student = step._student(teacher, 2.5, seed=0)
+    student = step.begun(teacher, 0, lambda how: step.told(how, 2.5))
     student.module.requires_grad_(True)
     rows, label = points(512)
     t = torch.linspace(0.1, 0.9, 512, dtype=torch.float64)
@@ -105,7 +105,8 @@ def test_plan_folds_guidance_and_then_steps(tmp_path):
 def test_ground_truth_is_learned_at_scale_one():
     how = Description(shape=(2, 1, 1), classes=2, empty=2)
     teacher = Model.wrap(DiT(1, 2, 2, patch=1, width=8, blocks=1, heads=1), {FILE: how.written()})
-    student = DistillGuidance(teacher="x")._student(teacher, 9.0, seed=0)
+    step = DistillGuidance(teacher="x")
+    student = step.begun(teacher, 0, lambda how: step.told(how, 9.0))
     assert described(student).sampling.guidance == 4.0
     batch = dict(zip(("pictures", "labels"), points(16), strict=True))
     found = DistillGuidance(teacher="x", ground_truth=2.0).losses(student, teacher, batch)

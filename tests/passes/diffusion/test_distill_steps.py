@@ -19,6 +19,7 @@ from compressor.tasks.generation.image_generation import ImageGeneration
 from compressor.tasks.generation.process import Process
 from compressor.testing.tiny import run_of
 from compressor.training.checkpoint import INTERVAL
+from passes.diffusion.distill_guidance import DistillGuidance
 from passes.diffusion.distill_steps import DistillSteps
 
 NAME = "image-generation"
@@ -44,7 +45,7 @@ def run():
     return run_of(NAME, ImageGeneration(steps=4, guidance=2.0))
 
 
-@pytest.mark.parametrize("method", ["progressive", "shortcut"])
+@pytest.mark.parametrize("method", ["progressive", "shortcut", "dmd"])
 def test_plan_makes_a_student_for_each_number_of_steps(run, tmp_path, method):
     ImageGeneration().tiny(tmp_path)
     (tmp_path / "plan.yaml").write_text(PLAN.replace("METHOD", method), encoding="utf-8")
@@ -55,7 +56,7 @@ def test_plan_makes_a_student_for_each_number_of_steps(run, tmp_path, method):
     assert (final.sampling.steps, final.sampling.guidance, final.sampling.sampler, final.spans) == (
         1,
         1,
-        "ddim",
+        "consistency" if method == "dmd" else "ddim",
         method == "shortcut",
     )
     source = described(tmp_path / "run" / "artifacts" / "source@onnxruntime")
@@ -84,7 +85,7 @@ def test_each_round_of_progressive_is_taught_by_the_one_before(run, tmp_path):
     ]
     assert any(different)
     titles = [note.title for note in ctx.notes if hasattr(note, "title")]
-    assert [title for title in titles if title.startswith("Loss")] == ["Loss to 2 steps (fp32)", "Loss to 1 steps (fp32)"]
+    assert [title for title in titles if title.startswith("Loss")] == ["Losses to 2 steps (fp32)", "Losses to 1 steps (fp32)"]
 
 
 def test_guidance_is_kept_where_that_is_wanted(run, tmp_path):
@@ -105,6 +106,11 @@ def test_guidance_is_kept_where_that_is_wanted(run, tmp_path):
         ({"levels": 8}, "levels is of consistency and shortcut, not of progressive"),
         ({"share": 0.5, "method": "consistency"}, "share is of shortcut and meanflow, not of consistency"),
         ({"guidance": "kept", "scale": 2.0}, "leave it out"),
+        ({"matching": {"gan": 0}}, "matching is of dmd, not of progressive"),
+        ({"method": "dmd", "compile": True}, "cannot be compiled"),
+        ({"method": "boot", "steps": 3}, r"boot draws in one step: say to: \[1\]"),
+        ({"method": "boot", "to": [1]}, "no epochs to count: say steps"),
+        ({"method": "boot", "to": [1], "steps": 3, "guidance": "kept"}, "it is folded"),
     ],
 )
 def test_faults_of_a_plan(given, said):
@@ -156,29 +162,92 @@ def test_a_model_that_does_not_draw_is_refused(run, tmp_path):
         DistillSteps(teacher="source").apply(model, run.context(tmp_path))
 
 
+def applied(run, step, folder, tell=lambda _: None):
+    folder.mkdir(exist_ok=True)
+    ctx = run.context(folder, tell=tell)
+    object.__setattr__(ctx, "produces", step.needs().products)
+    return step.apply(run.model(), ctx), ctx
+
+
+def resumed(run, step, folder, *, work, at):
+    """Killed after a step of a training, and gone on: all that was told afterwards, and both models saved."""
+
+    def dying(hang):
+        def heard(event):
+            if isinstance(event, Progress) and event.work == work and event.done == at:
+                hang()
+
+        applied(run, step, folder / "killed", heard)
+
+    killed(dying)
+    told = []
+    again, ctx = applied(run, step, folder / "killed", told.append)
+    again.save(folder / "one")
+    whole, other = applied(run, step, folder / "whole")
+    whole.save(folder / "other")
+    assert ctx.notes == other.notes
+    return told
+
+
 def test_a_killed_training_ends_with_the_same_bytes(run, tmp_path, monkeypatch):
     """In the second of two rounds: neither is computed again from its start."""
     monkeypatch.setenv(INTERVAL, "0")
     step = DistillSteps.model_validate({**QUICK, "teacher": "source", "to": [2, 1], "steps": 6})
-
-    def applied(folder, tell=lambda _: None):
-        folder.mkdir(exist_ok=True)
-        ctx = run.context(folder, tell=tell)
-        object.__setattr__(ctx, "produces", step.needs().products)
-        return step.apply(run.model(), ctx)
-
-    def dying(hang):
-        def heard(event):
-            if isinstance(event, Progress) and event.work == "distill-to-1" and event.done == 4:
-                hang()
-
-        applied(tmp_path / "killed", heard)
-
-    killed(dying)
-    told = []
-    applied(tmp_path / "killed", told.append).save(tmp_path / "one")
-    applied(tmp_path / "whole").save(tmp_path / "other")
+    told = resumed(run, step, tmp_path, work="distill-to-1", at=4)
     steps = [event.done for event in told if isinstance(event, Progress) and event.work == "distill-to-1"]
     assert steps[0] >= 4
     assert not [event for event in told if isinstance(event, Progress) and event.work == "distill-to-2"]
     assert digest_of(tmp_path / "one") == digest_of(tmp_path / "other")
+
+
+@pytest.mark.parametrize(
+    "given", [{"method": "dmd", "to": [2], "matching": {"fake_updates": 2}}, {"method": "boot", "to": [1], "levels": 4}]
+)
+def test_a_killed_training_of_other_batches_ends_with_the_same_bytes(run, tmp_path, monkeypatch, given):
+    """Within a rhythm of two steps of the fake network to one of the student; in an epoch that has no end. The average goes on too."""
+    monkeypatch.setenv(INTERVAL, "0")
+    step = DistillSteps.model_validate({**QUICK, "teacher": "source", "steps": 8, "ema": 0.5, **given})
+    work = f"distill-to-{step.to[-1]}"
+    told = resumed(run, step, tmp_path, work=work, at=5)
+    assert len([event for event in told if isinstance(event, Progress) and event.work == work]) <= 4
+    assert digest_of(tmp_path / "one") == digest_of(tmp_path / "other")
+
+
+def test_matching_takes_turns_and_keeps_an_average(run, tmp_path):
+    """Five steps of the fake network and its judge, then one of the student, by which alone it changes."""
+    given = {"method": "dmd", "to": [4, 1], "steps": 12, "ema": None, "learning_rate": 1e-2}
+    step = DistillSteps.model_validate({**QUICK, "teacher": "source", **given})
+    student, ctx = applied(run, step, tmp_path / "plain")
+    (losses, *_) = [note for note in ctx.notes if getattr(note, "title", "").startswith("Losses")]
+    at = {name: [int(step) for step, _ in curve] for name, curve in losses.curves.items()}
+    others = [each for each in range(1, 13) if each % 6]
+    assert at == {"fake": others, "judge": others, "matching": [6, 12], "gan": [6, 12]}
+    assert described(student).sampling.model_dump() == {"sampler": "consistency", "steps": 1, "guidance": 1.0}
+    assert described(ctx.products["steps-4"]).sampling.steps == 4
+    averaged, _ = applied(run, step.model_copy(update={"ema": 0.9}), tmp_path / "averaged")
+    few, _ = applied(run, step.model_copy(update={"steps": 5}), tmp_path / "few")
+    source = run.model().module.state_dict()
+    assert all(torch.equal(each, source[name]) for name, each in few.module.state_dict().items())
+    moved, less = (
+        max((each - source[name]).abs().max() for name, each in model.module.state_dict().items())
+        for model in (student, averaged)
+    )
+    assert 0 < less < moved
+
+
+def test_networks_that_cannot_be_told_are_refused_before_anything_runs(run, tmp_path):
+    """By what the store has of them, without their weights."""
+    from diffusers import UNet2DModel
+
+    sizes = {"sample_size": 16, "in_channels": 3, "out_channels": 3, "block_out_channels": (32,), "layers_per_block": 1}
+    blocks = {"down_block_types": ("DownBlock2D",), "up_block_types": ("UpBlock2D",)}
+    how = described(run.model()).model_copy(update={"classes": 0, "empty": None})
+    Model.wrap(UNet2DModel(**sizes, **blocks), {FILE: how.written()}).save(tmp_path / "unet")
+    given = (tmp_path / "unet", {"source": tmp_path / "unet"})
+    for method in ("shortcut", "meanflow"):
+        with pytest.raises(UnsupportedModel, match="UNet2DModel cannot be told a span"):
+            DistillSteps(teacher="source", method=method).check(*given)
+    for method in ("progressive", "consistency", "dmd"):
+        DistillSteps(teacher="source", method=method).check(*given)
+    with pytest.raises(UnsupportedModel, match="has no label that says nothing"):
+        DistillGuidance(teacher="source").check(*given)
