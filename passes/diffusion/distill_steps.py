@@ -38,7 +38,7 @@ FOLDED = 1.0
 class DistillSteps(TrainingSettings, Pass):
     """Train a student, which starts from the step's input model, to draw in few steps what a teacher draws in many."""
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     trains: ClassVar[bool] = True
     requires: ClassVar[tuple[str, ...]] = ("torch", "numpy")
     tried_on: ClassVar[str | None] = "image-generation"
