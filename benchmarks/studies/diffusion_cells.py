@@ -52,8 +52,8 @@ METHODS: Mapping[str, Mapping[str, Any]] = {
     "meanflow": {},
 }
 ASKED: Mapping[str, float] = {"progressive": 7 + 3 * 5, "shortcut": 5, "consistency": 6, "meanflow": 5.5}
-"""Evaluations of a network for a row that is learned from: of a guided teacher two, of a backward pass two, of a derivative along with its
-output two; of progressive in four trainings, the last three by a teacher that is not guided any more."""
+"""Evaluations of a network for a row that is learned from: of a guided teacher two, of a backward pass two; of progressive in four trainings,
+the last three by a teacher that is not guided any more."""
 TIMED = "shortcut"
 """The method whose student is timed: all of one shape cost the same."""
 

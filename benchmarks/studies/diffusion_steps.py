@@ -373,7 +373,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if given.times:
         diffusion_times.times(book)
         return
-    Study(book, plan).there()
+    if not given.page:
+        book.real()
+        Study(book, plan).there()
     book.run = False
     given.out.write_text(document(Study(book, plan), given.out), encoding="utf-8")
     sys.stderr.write(f"{given.out} is written\n")
