@@ -89,6 +89,11 @@ class Cell:
     """Of the training."""
 
     @property
+    def kind(self) -> str:
+        """`teacher`, or the method of a student."""
+        return self.run.rpartition("-")[0]
+
+    @property
     def name(self) -> str:
         """Of its file."""
         return f"{self.run}-{self.sampling.sampler}-{self.sampling.steps}"

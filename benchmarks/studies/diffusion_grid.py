@@ -23,11 +23,11 @@ def rows(book: Book, found: Mapping[Cell, Found]) -> Iterator[tuple[str, Found]]
     """What is shown: of the teacher its own steps and the same sampler in few, of students those of the first seed in 4 steps and fewer."""
     yield "real", book.real()
     for cell, each in found.items():
-        kind, steps = cell.run.rpartition("-")[0], cell.sampling.steps
-        if cell.seed == 0 and (kind, cell.sampling.sampler) == ("teacher", "dpm++2m") and steps in (50, 8, 4):
-            yield f"teacher, {steps} steps", each
-        elif cell.seed == 0 and kind != "teacher" and steps <= 4:
-            yield f"{kind}, {steps} step{'s' if steps > 1 else ''}", each
+        if cell.seed == 0 and (cell.kind, cell.sampling.sampler) == ("teacher", "dpm++2m") and cell.sampling.steps in (50, 8, 4):
+            yield f"teacher, {cell.sampling.steps} steps", each
+    for cell, each in found.items():
+        if cell.seed == 0 and cell.kind != "teacher" and cell.sampling.steps <= 4:
+            yield f"{cell.kind}, {cell.sampling.steps} step{'s' if cell.sampling.steps > 1 else ''}", each
 
 
 def save_grid(book: Book, found: Mapping[Cell, Found], path: Path) -> None:

@@ -164,7 +164,7 @@ def document(study: Study, out: Path) -> str:
         "",
         "## Students",
         "",
-        *table(study, {cell: each for cell, each in found.items() if not cell.run.startswith("teacher")}),
+        *table(study, {cell: each for cell, each in found.items() if cell.kind != "teacher"}),
         "",
         "## What a training takes",
         "",
@@ -199,11 +199,11 @@ def lacking(found: dict[Cell, Found]) -> Iterator[str]:
     """What this page does not show."""
     short = []
     for method in METHODS:
-        seeds = {cell.seed for cell in found if cell.run.startswith(f"{method}-")}
+        seeds = {cell.seed for cell in found if cell.kind == method}
         short += [f"{method}: {len(seeds)} of {SEEDS} seeds"] if len(seeds) < SEEDS else []
     missing = [f"{cell.sampling.sampler} {cell.sampling.steps}" for cell in teachers() if cell not in found]
     short += [f"the teacher by {', '.join(missing)}"] if missing else []
-    known = len({cell.seed for cell in found if cell.run.startswith("teacher")})
+    known = len({cell.seed for cell in found if cell.kind == "teacher"})
     short += [f"{known} of {SPREAD} teachers, so its spread over seeds is not known"] if known < SPREAD else []
     short += ["distances on features of DINOv2", "DMD and BOOT", "fewer layers", "int8"]
     yield f"**Not run: {'; '.join(short)}.** Of one seed nothing is claimed beyond these trainings."
@@ -229,8 +229,7 @@ def table(study: Study, cells: dict[Cell, Found]) -> Iterator[str]:
         figures = study.quality(cell.name, found.features)
         apart = "" if found is reference or cell == next(teachers()) else signed(study.farther(found, reference))
         value, around = study.accuracy(found)
-        kind = cell.run.rpartition("-")[0]
-        name = cell.sampling.sampler if kind == "teacher" else f"{kind}, seed {cell.seed}"
+        name = cell.sampling.sampler if cell.kind == "teacher" else f"{cell.kind}, seed {cell.seed}"
         yield (
             f"| {name} | {cell.sampling.steps} | {cell.evaluations} | {distances(figures)} | {apart} | "
             f"{value:.1%} [{around.low:.1%}, {around.high:.1%}] |"
@@ -274,7 +273,7 @@ def alone(study: Study, found: dict[Cell, Found]) -> Iterator[str]:
 
 def spread(study: Study, found: dict[Cell, Found]) -> Iterator[str]:
     """What teachers of several seeds differ by."""
-    each = {cell.seed: cell for cell in found if cell.run.startswith("teacher") and cell.sampling == next(teachers()).sampling}
+    each = {cell.seed: cell for cell in found if cell.kind == "teacher" and cell.sampling == next(teachers()).sampling}
     if len(each) < SPREAD:
         return
     values = [study.quality(cell.name, found[cell].features).of(FRECHET).value for cell in each.values()]
@@ -314,9 +313,9 @@ def speed(study: Study, found: dict[Cell, Found]) -> Iterator[str]:
 def goals(study: Study, found: dict[Cell, Found]) -> Iterator[str]:
     """What of the goals held, by these cells."""
     reference, least = found[next(teachers())], fewest(study, found)
-    good = [cell for cell in found if not cell.run.startswith("teacher") and study.as_good(found[cell], reference)]
+    good = [cell for cell in found if cell.kind != "teacher" and study.as_good(found[cell], reference)]
     total = next(teachers()).evaluations
-    named = ", ".join(f"{cell.run.rpartition('-')[0]} in {cell.sampling.steps}" for cell in good)
+    named = ", ".join(f"{cell.kind} in {cell.sampling.steps}" for cell in good)
     yield (
         f"- As good as the teacher in 50 steps, as far as intervals tell, and at most a point of accuracy below: {named or 'no student'}. "
         f"Inside the spread of teachers: not told, as it takes {SPREAD} of them."
@@ -335,14 +334,12 @@ def goals(study: Study, found: dict[Cell, Found]) -> Iterator[str]:
 def winners(study: Study, found: dict[Cell, Found]) -> Iterator[str]:
     """Of each number of steps the method that is nearest, with what sets it apart from the next one."""
     for count in COUNTS:
-        taking = [
-            cell for cell in found if cell.sampling.steps == count and not cell.run.startswith("teacher") and cell.seed == 0
-        ]
+        taking = [cell for cell in found if cell.sampling.steps == count and cell.kind != "teacher" and cell.seed == 0]
         if len(taking) < 2:
             continue
         taking.sort(key=lambda cell: study.quality(cell.name, found[cell].features).of(FRECHET).value)
         one, two = taking[:2]
-        names = [cell.run.rpartition("-")[0] for cell in (one, two)]
+        names = [cell.kind for cell in (one, two)]
         yield (
             f"- In {count} step{'s' if count > 1 else ''} {names[0]} is nearest; {names[1]} is farther by "
             f"{signed(study.farther(found[two], found[one]))}, of one training each."
