@@ -5,7 +5,6 @@ Methods differ in where a step begins and ends and in who makes the smaller step
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
@@ -59,6 +58,12 @@ class Pair:
             return (apart / (apart.detach() + ADAPTED)).mean()
         return apart.mean()
 
+    def own(self, rows: torch.Tensor) -> int:
+        """How many of these rows, the first ones, learn from the student's own steps: their share, rounded by chance so that it holds on average."""
+        import torch
+
+        return min(len(rows), int(self.share * len(rows) + torch.rand(()).item()))
+
 
 def _progressive(pair: Pair, rows: torch.Tensor, noise: torch.Tensor, label: torch.Tensor) -> Lesson:
     """Two steps of the teacher are one of the student (Salimans and Ho, 2022, arXiv:2202.00512)."""
@@ -85,16 +90,18 @@ def _shortcut(pair: Pair, rows: torch.Tensor, noise: torch.Tensor, label: torch.
     """Steps of length 1, 1/2, 1/4, ...: from two of its own, and the shortest as the teacher's (Frans et al., 2024, arXiv:2410.12557)."""
     import torch
 
-    own = torch.rand(len(rows), device=rows.device) < pair.share
-    most = finest(pair.steps)
+    own, most = pair.own(rows), finest(pair.steps)
     counts = 2 ** torch.randint(most.bit_length() - 1, (len(rows),), device=rows.device).double()
-    counts = torch.where(own, counts, float(most))
+    counts[own:] = most
     t = grid_times(rows, counts)
     to = (t - 1 / counts).clamp(min=0)
     x = pair.student.noised(rows, t, noise)
-    led = _led(pair, pair.student, x, t, to, label)
-    taught = pair.student.output_for(pair.teacher.row(x, t, label), x, t)
-    return Lesson(x, t, t - to, torch.where(own[:, None, None, None], led.output, taught))
+    output = torch.empty_like(x)
+    if own:
+        output[:own] = _led(pair, pair.student, x[:own], t[:own], to[:own], label[:own]).output
+    if own < len(rows):
+        output[own:] = pair.student.output_for(pair.teacher.row(x[own:], t[own:], label[own:]), x[own:], t[own:])
+    return Lesson(x, t, t - to, output)
 
 
 def _consistency(pair: Pair, rows: torch.Tensor, noise: torch.Tensor, label: torch.Tensor) -> Lesson:
@@ -111,25 +118,37 @@ def _consistency(pair: Pair, rows: torch.Tensor, noise: torch.Tensor, label: tor
 
 
 def _meanflow(pair: Pair, rows: torch.Tensor, noise: torch.Tensor, label: torch.Tensor) -> Lesson:
-    """The mean velocity of a step by its derivative along the teacher's path: u = v - span * du/dt (Geng et al., 2025, arXiv:2505.13447)."""
+    """The mean velocity of a step by how it changes along the teacher's path: u = v - span * du/dt (Geng et al., 2025, arXiv:2505.13447)."""
     import torch
-    from torch.nn.attention import SDPBackend, sdpa_kernel
 
+    own = pair.own(rows)
     times = torch.rand(2, len(rows), device=rows.device, dtype=torch.float64)
     t, to = times.max(0).values.clamp(min=MOMENT), times.min(0).values
-    to = torch.where(torch.rand(len(rows), device=rows.device) < pair.share, to, t)
+    to[own:] = t[own:]
     x = pair.student.noised(rows, t, noise)
-    velocity = pair.teacher.told(x, t, label)
-    one = torch.ones_like(t, dtype=x.dtype)
+    output = pair.teacher.told(x, t, label)
+    if own:
+        span = (t - to)[:own, None, None, None].to(x.dtype)
+        output[:own] -= span * _change(pair.student, x[:own], t[:own], to[:own], output[:own], label[:own])
+    return Lesson(x, t, t - to, output)
 
-    def told(x: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
-        return pair.student.velocity(x, time, time - to.to(x.dtype), label)
 
-    with sdpa_kernel(SDPBackend.MATH), warnings.catch_warnings():  # other kernels have no forward derivative
-        warnings.simplefilter("ignore", DeprecationWarning)  # torch compiles its own derivatives in a way that it advises against
-        change = torch.func.jvp(told, (x, t.to(x.dtype)), (velocity, one))[1]
-    span = (t - to).to(x.dtype)
-    return Lesson(x, t, t - to, velocity - span[:, None, None, None] * change)
+def _change(
+    student: Denoiser, x: torch.Tensor, t: torch.Tensor, to: torch.Tensor, velocity: torch.Tensor, label: torch.Tensor
+) -> torch.Tensor:
+    """Of what a student tells of steps from `t` to `to`: how fast it changes with `t`, `x` moving with a velocity meanwhile.
+
+    By a difference: the fastest waves that a network is told a time by turn a thousand times in [0, 1], and an exact derivative is mostly of those.
+    """
+    import torch
+
+    later, earlier = (t + AROUND).clamp(max=1), torch.maximum(t - AROUND, to)
+
+    def told(time: torch.Tensor) -> torch.Tensor:
+        moved = x + (time - t).to(x.dtype)[:, None, None, None] * velocity
+        return student.told(moved, time, label, time - to)
+
+    return (told(later) - told(earlier)) / (later - earlier).to(x.dtype)[:, None, None, None]
 
 
 def _boot(pair: Pair, rows: torch.Tensor, noise: torch.Tensor, label: torch.Tensor) -> Lesson:
@@ -176,3 +195,5 @@ class Imagined:
 IMAGINED = 2
 """Beside the seed, so that labels are not drawn as rows are shuffled."""
 NOTHING, MOMENT, ADAPTED = 1e-9, 1e-3, 1e-3
+AROUND = 0.03
+"""Time before and after a moment by which a change is told."""

@@ -50,11 +50,6 @@ class Denoiser:
         away = self.guidance if isinstance(self.guidance, float) else self.guidance[:, None, None, None]
         return without + away * (with_label - without)
 
-    def velocity(self, x: torch.Tensor, t: torch.Tensor, span: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
-        """Its output by times that derivatives are taken of; of the process and prediction `flow` only, where it is a velocity."""
-        found: torch.Tensor = output_of(self.module, x, TIME_SCALE * t, label, span=TIME_SCALE * span).float()
-        return found
-
     def row(self, x: torch.Tensor, t: torch.Tensor, label: torch.Tensor, span: torch.Tensor | None = None) -> torch.Tensor:
         """The clean row that it finds in `x`."""
         skip, gain = self.how.process.clean(self.at(t))

@@ -1,0 +1,127 @@
+"""How long a picture takes: a teacher in many steps and in fewer, and a student, on two runtimes, in interleaved rounds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from benchmarks.latency import Latency
+from benchmarks.statistics import ratio_with_interval
+from benchmarks.studies.diffusion_cells import COUNTS, GUIDANCE, TIMED, Absent, Book
+from benchmarks.studies.lm_lab import kept
+from benchmarks.studies.lm_runtimes import told
+from benchmarks.studies.pages import controls
+from compressor.contracts import Candidate, Target, Workload
+from compressor.contracts.records import LatencyRecord
+from compressor.deploy.bench import ProcessBench
+from compressor.tasks.generation.description import described
+from compressor.tasks.generation.image_generation import ImageGeneration
+from compressor.tasks.generation.samplers import Sampling
+from targets.onnxruntime import OnnxRuntime
+from targets.openvino import OpenVino
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from compressor.contracts.quality import Interval
+
+RUN = "timed-0"
+FEWER = (25, 16, 8)
+"""Steps of DPM++ 2M that the teacher is timed in beside its own."""
+RUNTIMES: Mapping[str, Target] = {"onnxruntime": OnnxRuntime(threads=1), "openvino": OpenVino(threads=1)}
+NAMES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
+SECONDS, ROUNDS, CONTROLS = 90.0, 7, 2
+WORKLOAD = Workload(kind="sample")
+
+
+@dataclass(frozen=True)
+class Way:
+    """One of the ways to draw a picture."""
+
+    stage: str
+    """As candidates are named; `source` for the teacher in its own steps."""
+    title: str
+    sampling: Sampling
+
+    @property
+    def artifact(self) -> str:
+        """Whose file it is drawn by."""
+        return "final" if self.stage.startswith("student") else "source"
+
+
+def ways() -> Iterator[Way]:
+    """The teacher in its own steps first."""
+    for count in (50, *FEWER):
+        stage = "source" if count == 50 else f"teacher-{count}"
+        yield Way(stage, f"teacher, DPM++ 2M, {count} steps", Sampling(sampler="dpm++2m", steps=count, guidance=GUIDANCE))
+    for count in COUNTS:
+        yield Way(f"student-{count}", f"student, {count} steps", Sampling(sampler="ddim", steps=count))
+
+
+def times(book: Book) -> LatencyRecord:
+    """What was measured, or is now; files are built before, at any time.
+
+    Raises:
+        Absent: it is not there, and nothing is to be run.
+    """
+    path = book.folder / "times.json"
+    if not (book.run or path.is_file()):
+        raise Absent("times")
+    return LatencyRecord.model_validate(kept(path, lambda: measured(book).model_dump(mode="json")))
+
+
+def measured(book: Book) -> LatencyRecord:
+    """One picture at a time, of every way on every runtime."""
+    book.report(RUN)
+    probe = Latency(
+        kinds=("sample",),
+        rounds=ROUNDS,
+        seconds=SECONDS,
+        inputs=1,
+        warm_up_seconds=0.5,
+        controls=CONTROLS,
+        control_limit=0.05,
+    )
+    candidates = [_candidate(book, way, target) for target in RUNTIMES for way in ways()]
+    feeds = ImageGeneration().feeds(book.rows, candidates[0].built, WORKLOAD, count=1)
+    with ProcessBench(book.folder / "bench", tell=told) as bench:
+        return probe.measure(candidates, {WORKLOAD: feeds}, bench, seed=0)
+
+
+def _candidate(book: Book, way: Way, target: str) -> Candidate:
+    built: Path = book.model(RUN, way.artifact, target)
+    task = ImageGeneration(drawing=described(built).model_copy(update={"sampling": way.sampling}))
+    return Candidate(f"{way.stage}@{target}", way.stage, target, RUNTIMES[target], built, task)
+
+
+def speed_up(record: LatencyRecord, of: str, to: str) -> tuple[float, Interval]:
+    """How many times as fast a candidate is as another."""
+    rows = {row.candidate: row.rounds_ms for row in record.rows}
+    return ratio_with_interval(rows[to], rows[of], seed=0)
+
+
+def section(record: LatencyRecord, fewest: int | None) -> Iterator[str]:
+    """A table of pictures per second; `fewest` are the steps at which the teacher alone is as good as in its own, if it was timed in them."""
+    yield f"One picture at a time, one thread, by the task's own loop around each file (the student is that of `{TIMED}`; those that are not"
+    yield f"told the length of a step differ in one small layer). {ROUNDS} interleaved rounds. {controls([record])}"
+    yield f"Other processes took {record.load_before:.0%} of the processors before and {record.load_after:.0%} after."
+    yield ""
+    yield f"| | evaluations | {' | '.join(f'{NAMES[target]}, pictures/s | against its 50 steps' for target in RUNTIMES)} |"
+    yield f"| --- |{' ---: |' * (1 + 2 * len(RUNTIMES))}"
+    speeds = {row.candidate: row.throughput_per_s for row in record.rows}
+    for way in ways():
+        cells = []
+        for target in RUNTIMES:
+            value, around = speed_up(record, f"{way.stage}@{target}", f"source@{target}")
+            against = "" if way.stage == "source" else f"{value:.1f}x [{around.low:.1f}, {around.high:.1f}]"
+            cells.append(f"{speeds[f'{way.stage}@{target}']:.2f} | {against}")
+        yield f"| {way.title} | {way.sampling.evaluations()} | {' | '.join(cells)} |"
+    if fewest in FEWER:
+        yield ""
+        for target in RUNTIMES:
+            value, around = speed_up(record, f"student-4@{target}", f"teacher-{fewest}@{target}")
+            yield (
+                f"- {NAMES[target]}: the student in 4 steps is {value:.1f} [{around.low:.1f}, {around.high:.1f}] times as fast as the teacher in "
+                f"{fewest} of DPM++ 2M."
+            )

@@ -1,0 +1,160 @@
+"""The study of fewer steps: plans are sound and cost alike, cells are drawn from equal noise and kept, and the page claims no more than was run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from datasets import Dataset
+
+from benchmarks.studies.diffusion_cells import (
+    ASKED,
+    BATCH,
+    COUNTS,
+    METHODS,
+    Absent,
+    Book,
+    Size,
+    drawn,
+    student_plan,
+    students,
+    teacher_plan,
+    teachers,
+)
+from benchmarks.studies.diffusion_steps import Plan, Study, fewest, goals, lacking, table, winners
+from compressor.plan.bound import load_plan
+from compressor.tasks.generated.classifier import Rows, learned
+from compressor.tasks.generation.description import described
+from compressor.tasks.generation.image_generation import ImageGeneration
+from compressor.tasks.generation.judging import JUDGE
+from compressor.tasks.generation.samplers import Sampling
+from compressor.testing.tiny import run_of
+
+DRAWN, REAL, WIDTH = 600, 1200, 128
+
+
+def bound(made, folder):
+    for split in ("train", "test"):
+        (folder / f"{split}.parquet").touch()
+    (folder / "plan.yaml").write_text(yaml.safe_dump(made, sort_keys=False))
+    return load_plan(folder / "plan.yaml")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_student_is_a_sound_plan(method, tmp_path):
+    (tmp_path / "model").mkdir()
+    found = bound(student_plan(tmp_path, tmp_path / "model", method, 1, Size(), "onnxruntime", "openvino"), tmp_path)
+    (step,) = found.passes
+    assert (step.step.to, step.step.steps, step.step.batch_size) == (COUNTS, Size().steps(method), BATCH)
+    assert [cell.model for cell in students(method, 1)] == [f"distill-steps.{each}" for each in step.step.needs().products] + [
+        "final"
+    ]
+    assert [each.name for each in found.targets] == ["onnxruntime", "openvino"]
+
+
+def test_the_teacher_is_that_of_the_recipe(tmp_path):
+    (tmp_path / "dit").mkdir()
+    recipe = yaml.safe_load(Path("plans/diffusion-teacher.yaml").read_text(encoding="utf-8"))
+    made = teacher_plan(tmp_path, tmp_path / "dit", 0, Size())
+    assert bound(made, tmp_path).reference == "finetune"
+    assert made["passes"] == recipe["passes"]
+    assert made["task"] == recipe["task"]
+
+
+def test_students_are_trained_by_equal_evaluations():
+    size = Size(evaluations=240_000)
+    spent = {method: size.steps(method) * BATCH * ASKED[method] for method in METHODS}
+    assert all(abs(each / 240_000 - 1) < 0.01 for each in spent.values()), spent
+
+
+def test_cells_are_told_apart_and_count_what_they_ask():
+    cells = list(Plan(2, 3, tuple(METHODS)).cells())
+    assert len({cell.name for cell in cells}) == len(cells) == 15 + 2 + 2 * 4 * len(METHODS)
+    assert cells[0].evaluations == 100
+    assert {cell.evaluations for cell in teachers() if cell.sampling.sampler == "heun"} == {98, 50, 30, 14, 6}
+    assert [cell.evaluations for cell in students("shortcut", 0)] == list(COUNTS)
+
+
+def test_pictures_are_those_of_the_task_by_any_sampler(tmp_path):
+    """In the model's own steps what a run scores; in others, others, of the same noise."""
+    run = run_of("image-generation", ImageGeneration(steps=3, guidance=2.0))
+    folder, rows = run.source.path, run.data.split("test")
+    how = described(folder)
+    wanted = run.context(tmp_path).evaluate(run.model(), "test").outputs["pictures"]
+    np.testing.assert_allclose(drawn(folder, how, rows), wanted, atol=1e-5)
+    other = drawn(folder, how.model_copy(update={"sampling": Sampling(sampler="ddim", steps=1)}), rows)
+    assert other.shape == wanted.shape
+    assert np.abs(other - wanted).max() > 1e-3
+
+
+@pytest.fixture(scope="module")
+def judge():
+    draw, labels = np.random.default_rng(0), np.arange(200) % 10
+    return learned(
+        Rows(draw.integers(0, 255, (200, 1, 8, 8), dtype=np.uint8), labels),
+        Rows(np.zeros((1, 1, 8, 8), np.uint8), labels[:1]),
+        classes=10,
+    )
+
+
+@pytest.fixture
+def study(tmp_path, judge):
+    """Cells whose pictures are as far from real ones as the test says: the teacher's are as real, in few steps they are not."""
+    book = Book(tmp_path, tmp_path, Size(drawn=DRAWN), run=False)
+    labels = (np.arange(2 * REAL) % 10).astype(np.int64)
+    book.__dict__["rows"] = Dataset.from_dict({"label": labels.tolist()})
+    files = book.model("teacher-0")
+    files.mkdir(parents=True)
+    (files / JUDGE).write_bytes(judge.written())
+    draw = np.random.default_rng(1)
+    noise = draw.standard_normal((DRAWN, WIDTH)).astype(np.float32)
+    (tmp_path / "drawn").mkdir()
+
+    def put(name, features, told):
+        np.savez(
+            tmp_path / "drawn" / f"{name}-{DRAWN}.npz", features=features, told=told, first=np.zeros((DRAWN, 1, 2, 2), np.float32)
+        )
+
+    real = draw.standard_normal((DRAWN + REAL, WIDTH)).astype(np.float32)
+    put("real", real, np.concatenate([labels[:DRAWN], labels[REAL:]]))
+    for cell in teachers():
+        put(cell.name, noise + (0 if cell.evaluations >= 30 else 0.5), labels[:DRAWN])
+    for method, off in (("shortcut", 0.0), ("progressive", 1.0)):
+        for cell in students(method, 0):
+            put(cell.name, noise + off, labels[:DRAWN] if cell.sampling.steps > 1 else (labels[:DRAWN] + 1) % 10)
+    return Study(book, Plan(3, 1, tuple(METHODS)))
+
+
+def test_the_page_tells_what_is_as_good_and_what_is_not(study):
+    found = study.there()
+    assert len(found) == 15 + 8
+    assert fewest(study, found).evaluations == 30
+    lines = list(table(study, found))
+    assert len(lines) == 2 + 1 + len(found)
+    told = {tuple(line.split(" | ")[:2]): line for line in lines}
+    assert "**+" in told["| progressive, seed 0", "4"]
+    assert "**" not in told["| shortcut, seed 0", "4"]
+    said = "\n".join(goals(study, found))
+    assert "a point of accuracy below: shortcut in 8, shortcut in 4, shortcut in 2." in said  # in 1 its classes are wrong
+    assert "at 50 and 15.0 times" in said
+    assert sum("shortcut is nearest; progressive is farther by **+" in line for line in winners(study, found)) == len(COUNTS)
+
+
+def test_the_page_says_what_was_not_run(study):
+    (line,) = lacking(study.there())
+    assert "shortcut: 1 of 3 seeds; consistency: 0 of 3 seeds" in line
+    assert "1 of 3 teachers, so its spread over seeds is not known" in line
+    with pytest.raises(Absent):
+        study.book.found(next(students("meanflow", 0)))
+    for path in (study.book.folder / "drawn").glob("teacher-0-heun-*.npz"):
+        path.unlink()
+    assert "the teacher by heun 25, heun 13, heun 8, heun 4, heun 2" in next(lacking(study.there()))
+
+
+def test_network_is_that_of_a_seed(tmp_path):
+    one, two = (Book(tmp_path / name, tmp_path)._network(seed) for name, seed in (("a", 0), ("b", 0)))
+    assert (one / "model.safetensors").read_bytes() == (two / "model.safetensors").read_bytes()
+    other = Book(tmp_path / "c", tmp_path)._network(1)
+    assert (one / "model.safetensors").read_bytes() != (other / "model.safetensors").read_bytes()
