@@ -14,7 +14,7 @@ class Attention:
     """Multi-head attention of one block; all paths lead from the root module."""
 
     module: str
-    """What returns `(output, maps)`; it holds the projections, except that BERT keeps `output` beside it."""
+    """What returns `(output, maps)`; it holds the projections, except that BERT keeps `output` beside it. The block, where that holds them."""
     query: str
     key: str
     value: str
@@ -167,10 +167,10 @@ class Anatomy:
         raise UnsupportedModel(f"this {self.family} model has no block '{block_id}'{did_you_mean(block_id, known)}")
 
     def part_of(self, parameter: str) -> str:
-        """`embeddings`, `layer 3 attention`, `layer 3 feed-forward`, `head` or `other`: what a parameter belongs to."""
+        """`embeddings`, `layer 3 attention`, `layer 3 feed-forward`, `layer 3 modulation`, `head` or `other`: what a parameter belongs to."""
         if _under(parameter, (self.stack,)):
             index, inner = parameter[len(self.stack) + 1 :].split(".", 1)
-            return f"layer {index} {'attention' if _under(inner, self.row.attention_part) else 'feed-forward'}"
+            return f"layer {index} {self.row.part_of_block(inner)}"
         if _under(parameter, self.embeddings):
             return "embeddings"
         return "head" if _under(parameter, self.head) else "other"
@@ -186,11 +186,13 @@ class Row:
     """Where the trunk may lie: the root itself (empty), or under the name that a model with a task head gives it."""
     stack: str
     attention: str
+    """Empty where the block itself holds the projections."""
     projections: tuple[str, str, str, str]
     """Query, key, value and output."""
     up: str
     down: str
-    norms: tuple[str, str]
+    norms: tuple[str, str] | tuple[()]
+    """None where they have no weights and are no modules."""
     embeddings: tuple[str, ...]
     head: tuple[str, ...] = ()
     """Parts of the trunk that belong to the head; what stands beside the trunk always does."""
@@ -200,10 +202,17 @@ class Row:
     heads_attributes: tuple[str, ...] = ("num_heads",)
     """Attributes of the attention module that hold the number of heads."""
     head_size_attribute: str = "head_dim"
+    """Attribute of the attention module that holds the size of a head; where it has none, the configuration says it by `config_head_size`."""
     config_width: str = "intermediate_size"
     """Config field of one width for all blocks."""
     config_head_size: str | None = None
     """Config field that sets heads free from hidden size, where the family has one."""
+    config_layers: str = "num_hidden_layers"
+    """Config field of the number of blocks."""
+    stream: str | None = None
+    """What writes the residual stream first and is as wide as it is, where the configuration does not say the hidden size."""
+    modulation: tuple[str, ...] = ()
+    """Parts of a block that tell it of time and label."""
     width_in_hidden_sizes: bool = False
     """True where the config gives the width in multiples of the hidden size."""
     chain: tuple[str, ...] = ()
@@ -219,9 +228,17 @@ class Row:
     @property
     def attention_part(self) -> tuple[str, ...]:
         """Parts of a block that count as its attention: the modules that hold it, and its norm and layer scale."""
+        if not self.attention:
+            return self.projections
         attention, inner = self.attention.split("."), self.up.split(".")
         shared = next(depth for depth, name in enumerate(attention) if name != inner[depth])
-        return (".".join(attention[: shared + 1]), self.norms[0], "layer_scale1", "lambda_1")
+        return (".".join(attention[: shared + 1]), *self.norms[:1], "layer_scale1", "lambda_1")
+
+    def part_of_block(self, inner: str) -> str:
+        """`attention`, `feed-forward` or `modulation`: what a parameter of a block belongs to, by its path from there."""
+        if _under(inner, self.modulation):
+            return "modulation"
+        return "attention" if _under(inner, self.attention_part) else "feed-forward"
 
 
 def _units_of_attention(block: Block) -> Iterator[Units]:

@@ -26,13 +26,19 @@ def anatomy_of(module: nn.Module) -> Anatomy:
         UnsupportedModel: no row of the table fits; the message names the closest ones.
         PluginError: the row of the model's type names parts that the model does not have.
     """
-    model_type = str(getattr(getattr(module, "config", None), "model_type", ""))
+    model_type = type_of(module)
     for name, row in registry.loaded("anatomy"):
         if isinstance(row, Row) and model_type in row.model_types:
             for trunk in row.trunks:
                 if _find(module, _join(trunk, row.stack)) is not None:
                     return _read_by(name, row, module, trunk)
     raise UnsupportedModel(refusal(model_type, type(module).__name__))
+
+
+def type_of(module: nn.Module) -> str:
+    """What a row knows a model by: the model type of its configuration; its class where that names none, as outside of transformers."""
+    named = getattr(getattr(module, "config", None), "model_type", "")
+    return str(named) or (type(module).__name__ if isinstance(getattr(module, "config", None), Mapping) else "")
 
 
 def anatomy_or_bare(module: nn.Module) -> Anatomy:
@@ -47,7 +53,7 @@ def anatomy_or_bare(module: nn.Module) -> Anatomy:
 
 def family_of(module: nn.Module) -> str:
     """The family that a model's row names, else its model type, else its class."""
-    model_type = str(getattr(getattr(module, "config", None), "model_type", ""))
+    model_type = type_of(module)
     row = row_of(model_type)
     return row.family if row else model_type or type(module).__name__
 
@@ -90,7 +96,7 @@ def _read(root: Any, row: Row, trunk: str) -> Anatomy:
         convolutions=tuple(_convolutions(root, trunk)),
         extractor=tuple(_extractor(root, row, trunk)),
         head=tuple(_head(root, row, trunk)),
-        hidden_size=trunk_config(root).hidden_size,
+        hidden_size=outputs_of(_find(root, _join(trunk, row.stream))) if row.stream else trunk_config(root).hidden_size,
         row=row,
     )
 
@@ -103,19 +109,21 @@ def trunk_config(root: Any) -> Any:
 def _block(root: nn.Module, row: Row, path: str) -> Block:
     block = root.get_submodule(path)
     norms = tuple(f"{path}.{name}" for name in row.norms if _find(block, name) is not None)
-    return Block(path, _attention(block, row, path), _feed_forward(block, row, path), norms)
+    return Block(path, _attention(root, block, row, path), _feed_forward(block, row, path), norms)
 
 
-def _attention(block: nn.Module, row: Row, path: str) -> Attention | None:
+def _attention(root: nn.Module, block: nn.Module, row: Row, path: str) -> Attention | None:
     query, key, *_ = (_find(block, name) for name in row.projections)
     if getattr(query, "weight", None) is None:
         return None
-    head_size: int = getattr(_find(block, row.attention), row.head_size_attribute)
+    head_size: int | None = getattr(_find(block, row.attention), row.head_size_attribute, None)
+    if head_size is None:
+        head_size = getattr(trunk_config(root), row.config_head_size or row.head_size_attribute)
     query_rows, key_rows = outputs_of(query), outputs_of(key)
     if query is key:  # one matrix of queries, keys and values
         query_rows = key_rows = query_rows // 3
     names = ("module", "query", "key", "value", "output")
-    paths = {name: f"{path}.{inner}" for name, inner in zip(names, (row.attention, *row.projections), strict=True)}
+    paths = {name: _join(path, inner) for name, inner in zip(names, (row.attention, *row.projections), strict=True)}
     return Attention(**paths, heads=query_rows // head_size, head_size=head_size, key_value_groups=query_rows // key_rows)
 
 
@@ -172,23 +180,23 @@ def refusal(model_type: str, class_name: str = "") -> str:
     near = difflib.get_close_matches(model_type, families, n=3, cutoff=0.4)
     closest = sorted({families[name] for name in near}) or sorted(set(families.values()))
     kind = f"model type '{model_type}'"
-    what = (f"{class_name} ({kind})" if model_type else class_name) if class_name else kind
+    what = f"{class_name} ({kind})" if class_name and model_type not in ("", class_name) else class_name or kind
     return f"no anatomy row fits {what}; closest: {', '.join(closest)}; another row is one entry point of 'compressor.anatomy'{hidden}"
 
 
 def outputs_of(layer: Any) -> int:
-    """Outputs of a linear layer; GPT-2 keeps its weight as `[inputs, outputs]`."""
+    """Outputs of a linear layer or a convolution; GPT-2 keeps its weight as `[inputs, outputs]`."""
     rows: int = layer.weight.shape[1 if hasattr(layer, "nf") else 0]
     return rows
 
 
 def _find(module: nn.Module, path: str) -> Any:
-    """The submodule or parameter at a path, or None."""
+    """The submodule or parameter at a path, or None; the module itself at an empty one."""
     found: Any = module
-    for name in path.split("."):
+    for name in path.split(".") if path else ():
         found = getattr(found, name, None)
     return found
 
 
 def _join(trunk: str, path: str) -> str:
-    return f"{trunk}.{path}" if trunk else path
+    return ".".join(filter(None, (trunk, path)))

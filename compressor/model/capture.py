@@ -18,7 +18,7 @@ Found = dict[Feature, "torch.Tensor"]
 PROJECTIONS = ("query", "key", "value")
 MADE = ("attention-norm", "attention-score")
 """Kinds that take several modules to be called."""
-SCORES = "attention scores"
+SCORES, MAPS = "attention scores", "attention maps"
 """How a row names them among what its family does not hand out."""
 
 
@@ -39,9 +39,11 @@ def captured(module: torch.nn.Module, want: Want) -> Iterator[Found]:
     anatomy = anatomy_of(module)
     hooks = [handle for feature in want.features for handle in _hooked(module, anatomy, feature, found)]
     config: Any = module.config
-    before = config._attn_implementation
+    before = getattr(config, "_attn_implementation", None)
     try:
         if want.of("attention-map"):
+            if why := anatomy.row.without.get(MAPS):
+                raise UnsupportedModel(f"a model of family {anatomy.family} hands out no attention-map: {why}")
             config._attn_implementation = "eager"  # the only one that hands out its maps
         yield found
         if lacking := [feature for feature in want.features if feature.kind in MADE and feature not in found]:
@@ -49,7 +51,8 @@ def captured(module: torch.nn.Module, want: Want) -> Iterator[Found]:
                 f"a model of family {anatomy.family} hands out no {lacking[0]}: its modules are not called one by one"
             )
     finally:
-        config._attn_implementation = before
+        if before is not None:
+            config._attn_implementation = before
         for handle in hooks:
             handle.remove()
 

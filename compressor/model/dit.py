@@ -136,7 +136,7 @@ class DiTBlock(nn.Module):
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
-        self.heads = heads
+        self.heads, self.head_size = heads, width // heads
         self.modulation = _zeros(nn.Linear(width, 6 * width))
         self.query, self.key, self.value = (nn.Linear(width, width) for _ in range(3))
         self.output = nn.Linear(width, width)

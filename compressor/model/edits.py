@@ -5,7 +5,7 @@ Indices and block ids are those of the module as the edit finds it, after the ed
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, NonNegativeInt
@@ -56,7 +56,7 @@ class KeepHeads(Edit):
         if self.heads:
             _slice_heads(module, attention, self.heads, anatomy.row.heads_attributes)
         else:
-            _remove_attention(module, attention)
+            _remove_attention(module, attention, anatomy)
 
     def describe(self) -> str:
         return f"{self.block}: keep {_count(self.heads, 'head')}"
@@ -146,7 +146,7 @@ class KeepBlocks(Edit):
         if kept != sorted(set(kept)):
             raise UnsupportedModel(f"blocks must be kept in their order and once each, got {', '.join(self.blocks)}")
         _slice_stack(module, anatomy, kept)
-        _cut_config(module, len(order), kept)
+        _cut_config(module, anatomy, kept)
 
     def describe(self) -> str:
         return f"keep {_count(self.blocks, 'block')}: {', '.join(block.rsplit('.', 1)[-1] for block in self.blocks)}"
@@ -219,10 +219,16 @@ def _channels(units: Sequence[int], size: int) -> list[int]:
     return [unit * size + channel for unit in units for channel in range(size)]
 
 
-def _remove_attention(module: nn.Module, attention: Attention) -> None:
-    from compressor.model.modules import NoHeads
+def _remove_attention(module: nn.Module, attention: Attention, anatomy: Anatomy) -> None:
+    from compressor.model.modules import Narrow, NoHeads
 
     constant = _constant(module.get_submodule(attention.output))
+    if not anatomy.row.attention:  # the block computes it: from one channel, and nobody reads what comes of that
+        for path in dict.fromkeys((attention.query, attention.key, attention.value)):
+            _put(module, path, Narrow())
+        for name in anatomy.row.heads_attributes:
+            setattr(module.get_submodule(attention.module), name, 1)
+        return _put(module, attention.output, constant)
     inside = attention.output.startswith(f"{attention.module}.")
     if inside:
         _put(module, attention.module, NoHeads((attention.output[len(attention.module) + 1 :], constant)))
@@ -327,12 +333,15 @@ def _slice_stack(module: Any, anatomy: Anatomy, kept: list[int]) -> None:
         _replace(module, "layer_weights", dim=0, kept=[0, *(old + 1 for old in kept)])
 
 
-def _cut_config(module: Any, count: int, kept: list[int]) -> None:
-    config = trunk_config(module)
+def _cut_config(module: Any, anatomy: Anatomy, kept: list[int]) -> None:
+    config, name = trunk_config(module), anatomy.row.config_layers
+    if isinstance(config, MutableMapping):  # a network's own
+        config[name] = len(kept)
+        return
     layer_types = getattr(config, "layer_types", None)
-    if layer_types is not None and len(layer_types) == count:
+    if layer_types is not None and len(layer_types) == len(anatomy.blocks):
         config.layer_types = [layer_types[old] for old in kept]
-    config.num_hidden_layers = len(kept)
+    setattr(config, name, len(kept))
     if hasattr(config, "stage_names"):
         config.stage_names = config.stage_names[: len(kept) + 1]
         config.set_output_features_output_indices(out_features=None, out_indices=None)

@@ -255,3 +255,49 @@ GPT2 = Row(
     embeddings=("wte", "wpe"),
     config_width="n_inner",
 )
+
+DIT = Row(
+    family="dit",
+    model_types=("DiT",),
+    trunks=("",),
+    stack="blocks",
+    attention="",
+    projections=("query", "key", "value", "output"),
+    up="up",
+    down="down",
+    norms=(),
+    embeddings=("patches", "positions", "time", "span", "scale", "labels"),
+    head=("modulation", "head"),
+    heads_attributes=("heads",),
+    head_size_attribute="head_size",
+    config_layers="blocks",
+    stream="patches",
+    modulation=("modulation",),
+    without={"attention maps": "its attention is computed whole and hands out none"},
+)
+"""The network of ours that draws: its norms have no weights."""
+
+DIFFUSERS_DIT = Row(
+    family="diffusers-dit",
+    model_types=("DiTTransformer2DModel",),
+    trunks=("",),
+    stack="transformer_blocks",
+    attention="attn1",
+    projections=("attn1.to_q", "attn1.to_k", "attn1.to_v", "attn1.to_out.0"),
+    up="ff.net.0.proj",
+    down="ff.net.2",
+    norms=("norm1.norm", "norm3"),
+    embeddings=("pos_embed",),
+    head=("norm_out", "proj_out_1", "proj_out_2"),
+    heads_attributes=("heads",),
+    config_layers="num_layers",
+    config_head_size="attention_head_dim",
+    stream="pos_embed.proj",
+    modulation=("norm1",),
+    without={
+        "attention": "its blocks compute with what attention gives and take nothing in its place: one head has to stay",
+        "layers": "the head reads the first block's embedding of time and label, and each block has one of its own",
+        "attention maps": "its attention is computed whole and hands out none",
+    },
+)
+"""The DiT of diffusers."""

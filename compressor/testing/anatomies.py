@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import copy
+import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from compressor.contracts import registry
 from compressor.contracts.anatomy import Anatomy, Attention, Block, FeedForward, Row
 from compressor.model.anatomy import anatomy_of
 from compressor.model.costs import matrix
@@ -29,6 +32,11 @@ SMALL: dict[str, Any] = {
     "suppress_tokens": None, "begin_suppress_tokens": None,
 }  # fmt: skip
 """Fields of configurations that say how large a model is, by every name that a family has for them."""
+DENOISER: dict[str, Any] = {
+    "num_attention_heads": 4, "attention_head_dim": 8, "in_channels": 1, "num_layers": 2, "sample_size": 8, "patch_size": 4,
+    "num_embeds_ada_norm": 3, "norm_num_groups": 1,
+}  # fmt: skip
+"""Of a small transformer of diffusers that draws pictures of classes."""
 CLOSE = 1e-4
 MAPS = "attention maps"
 
@@ -40,7 +48,7 @@ def finds_its_parts(subject: Subject) -> None:
     with subject.during("anatomy_of"):
         anatomy = anatomy_of(module)
     subject.require(anatomy.row is row, f"a model of type '{row.model_types[0]}' is read by the row of '{anatomy.family}'")
-    layers = module.config.num_hidden_layers
+    layers = getattr(module.config, row.config_layers, None) or module.config[row.config_layers]
     found = len(anatomy.blocks)
     subject.require(found == layers or "layers" in row.without, f"finds {found} blocks, the configuration says {layers}")
     subject.require(bool(anatomy.embeddings), "finds no embeddings")
@@ -112,6 +120,8 @@ def tiny_module(subject: Subject) -> PreTrainedModel:
 
     row: Row = subject.plugin
     model_type = row.model_types[0]
+    if (denoiser := _denoiser(model_type)) is not None:
+        return denoiser
     try:
         stock = transformers.AutoConfig.for_model(model_type)
         config = transformers.AutoConfig.for_model(
@@ -129,13 +139,41 @@ def tiny_module(subject: Subject) -> PreTrainedModel:
     return found
 
 
+def _denoiser(model_type: str) -> Any:
+    """A random network that draws, of that class: of ours or of diffusers; None where neither has it."""
+    for name in registry.names("network"):
+        cls = registry.load("network", name)
+        if cls.__name__ == model_type:
+            return shaken(lambda: cls(**cls.examples[0]))
+    try:
+        import diffusers
+    except ImportError:
+        return None
+    cls = getattr(diffusers, model_type, None)
+    return None if cls is None else shaken(lambda: cls(**DENOISER))
+
+
 def outputs_of(module: Any) -> torch.Tensor:
-    """The last hidden states of a module for made-up inputs."""
+    """The last hidden states of a module for made-up inputs; of one that draws, what it tells of noise."""
     import torch
 
+    if isinstance(module.config, Mapping):
+        return _told(module)
     with torch.no_grad():
         hidden: torch.Tensor = module(**_inputs(module)).last_hidden_state
     return hidden
+
+
+def _told(module: Any) -> torch.Tensor:
+    import torch
+
+    from compressor.tasks.generation.description import facts_of, output_of
+
+    shape, *_ = facts_of(module)
+    sample = torch.linspace(-3, 30, 2 * math.prod(shape)).sin().reshape(2, *shape)
+    with torch.no_grad():
+        found: torch.Tensor = output_of(module, sample, torch.tensor([900.0, 20.0]), torch.tensor([0, 2]))
+    return found
 
 
 def _inputs(module: Any) -> dict[str, torch.Tensor]:
@@ -158,7 +196,8 @@ def _check_block(subject: Subject, module: PreTrainedModel, block: Block) -> Non
     subject.require(block.feed_forward is not None, f"finds no feed-forward in {block.id}")
     assert block.attention is not None
     assert block.feed_forward is not None
-    subject.require(len(block.norms) == 2, f"finds {len(block.norms)} of the 2 norms of {block.id}")
+    norms = len(subject.plugin.norms)
+    subject.require(len(block.norms) == norms, f"finds {len(block.norms)} of the {norms} norms of {block.id}")
     _check_attention(subject, module, block.attention)
     _check_feed_forward(subject, module, block.feed_forward)
 

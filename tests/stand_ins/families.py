@@ -6,9 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import diffusers
 import torch
 import transformers
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
+
+from compressor.model.dit import DiT
+from compressor.tasks.generation.description import output_of
 
 LAYERS, HEADS, HIDDEN, WIDTH = 3, 4, 32, 64
 
@@ -94,7 +98,7 @@ class Tiny:
     """One tiny model: `row` is the anatomy row that fits it."""
 
     row: str
-    class_name: type
+    class_name: Callable[[Any], Any]
     config: Callable[[], Any]
     inputs: Callable[[], dict[str, torch.Tensor]]
 
@@ -115,11 +119,40 @@ class Tiny:
         return outputs.logits if "logits" in outputs else outputs.last_hidden_state
 
 
+@dataclass(frozen=True)
+class Drawing(Tiny):
+    """A network that draws; its width is 4 times its hidden size."""
+
+    def outputs(self, module: Any) -> torch.Tensor:
+        """What it tells of noise."""
+        with torch.no_grad():
+            return output_of(module, **self.inputs())
+
+
+def _noise() -> dict[str, torch.Tensor]:
+    sample = torch.linspace(0, 60, 2 * 64).sin().reshape(2, 1, 8, 8)
+    return {"sample": sample, "time": torch.tensor([900.0, 20.0]), "label": torch.tensor([0, 2])}
+
+
+def _diffusers_dit() -> dict[str, Any]:
+    picture = {"in_channels": 1, "sample_size": 8, "patch_size": 4, "num_embeds_ada_norm": 3, "norm_num_groups": 1}
+    return {"num_attention_heads": HEADS, "attention_head_dim": HIDDEN // HEADS, "num_layers": LAYERS, **picture}
+
+
 def _t(row: str, cls: type, config: Callable[[], Any], inputs: Callable[[], dict[str, torch.Tensor]]) -> Tiny:
     return Tiny(row, cls, config, inputs)
 
 
 t = transformers
+DRAWING: dict[str, Tiny] = {
+    "dit": Drawing(
+        "dit", lambda sizes: DiT(8, 1, 3, **sizes), lambda: {"width": HIDDEN, "blocks": LAYERS, "heads": HEADS}, _noise
+    ),
+    "diffusers-dit": Drawing(
+        "diffusers-dit", lambda sizes: diffusers.DiTTransformer2DModel(**sizes), _diffusers_dit, _noise
+    ),
+}
+"""Networks that draw from noise."""
 FAMILIES: dict[str, Tiny] = {
     "bert": _t("bert", t.BertForSequenceClassification, lambda: t.BertConfig(**SIZES, **TEXT), _text_inputs),
     "distilbert": _t("distilbert", t.DistilBertForSequenceClassification, _distilbert, _text_inputs),

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from families import ALL, HIDDEN, LAYERS, MORE
+from families import ALL, DRAWING, HIDDEN, LAYERS, WIDTH
+from families import MORE as TRANSFORMERS
 
 from compressor.contracts import registry
 from compressor.errors import UnsupportedModel
@@ -15,6 +16,7 @@ from compressor.model.edits import KeepBlocks, KeepHeads, KeepNeurons
 from compressor.model.model import Model
 from passes.gating.gating import Gating, pruned
 
+MORE = TRANSFORMERS | DRAWING
 KINDS = ("heads", "attention", "neurons", "feed-forward")
 
 
@@ -42,7 +44,8 @@ def test_row_reads_the_parts_of_the_family(name):
     assert anatomy.family == MORE[name].row == family_of(module)
     assert (anatomy.hidden_size, len(anatomy.blocks)) == (HIDDEN, 1 if name == "albert" else LAYERS)
     for block in anatomy.blocks:
-        assert (block.attention.heads, block.attention.head_size, block.feed_forward.width) == (4, 8, 64)
+        width = 4 * HIDDEN if name in DRAWING else WIDTH
+        assert (block.attention.heads, block.attention.head_size, block.feed_forward.width) == (4, 8, width)
     parts = {anatomy.part_of(parameter) for parameter, _ in module.named_parameters()}
     assert {"embeddings", "layer 0 attention", "layer 0 feed-forward"} <= parts
 
@@ -82,7 +85,7 @@ def test_layers_go_where_the_row_does_not_say_why_not(name):
     blueprint = blueprint_of(module).extended(edit)
     edit.apply(module)
     torch.testing.assert_close(tiny.outputs(module), tiny.outputs(bypassed))
-    assert blueprint.plain_config(module) is not None
+    assert name in DRAWING or blueprint.plain_config(module) is not None
 
 
 @pytest.mark.parametrize("name", MORE)
