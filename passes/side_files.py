@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from compressor.deploy.build import beside
+from compressor.errors import UnsupportedModel
 
 if TYPE_CHECKING:
     from compressor.contracts import Model
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
 
 INPUT_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "merges.txt", "preprocessor_config.json")
 """Files that decide what a model is fed."""
+GRAPHS = (".onnx", ".xml")
+"""Endings of what is quantised after training."""
 FORMS = ("truncation", "padding", "version")
 """Of a tokenizer what changes no token."""
 
@@ -39,7 +42,15 @@ def write_side_files(model: Model, folder: Path) -> Path:
 
 
 def carry_side_files(source: Path, folder: Path) -> Path:
-    """Copy what lies beside a graph into `folder`."""
+    """Copy what lies beside a graph into `folder`.
+
+    Raises:
+        UnsupportedModel: there are several graphs.
+    """
+    if len(several := sorted(path.stem for kind in GRAPHS for path in source.glob(f"*{kind}"))) > 1:
+        raise UnsupportedModel(
+            f"the model has several graphs ({', '.join(several)}), and quantisers of graphs work on one: quantise a model that runs all of its blocks"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     beside(source, folder)
     return folder

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from compressor.contracts import Graph
 from compressor.deploy.parts import Operator, bytes_by_part
 
 if TYPE_CHECKING:
@@ -14,13 +15,28 @@ if TYPE_CHECKING:
 NBITS = "MatMulNBits"
 
 
-def bytes_by_part_of(path: Path) -> dict[str, int]:
-    """Bytes of the constants of a graph, by part of the model."""
+def together(folder: Path, out: Path, graphs: Sequence[Graph]) -> None:
+    """Copy graphs whose weights are to lie in one file."""
+    import onnx
+
+    from compressor.deploy.onnx import save_together
+
+    save_together({graph.name: onnx.load(folder / f"{graph.name}.onnx") for graph in graphs}, out)
+
+
+def bytes_by_part_of(path: Path, counted: set[tuple[str, str]]) -> dict[str, int]:
+    """Bytes of a graph's constants by part of the model, of those that lie in no place that is `counted` already; theirs are added to it."""
     import onnx
 
     graph = onnx.load(path, load_external_data=False).graph
     operators = (Operator(each.name, tuple(each.input), tuple(each.output)) for each in graph.node)
-    return bytes_by_part({each.name: _bytes_of(each) for each in graph.initializer}, operators)
+    found = {}
+    for each in graph.initializer:
+        place = {entry.key: entry.value for entry in each.external_data}
+        at = (place.get("location", path.name), place.get("offset", each.name))
+        found[each.name] = 0 if at in counted else _bytes_of(each)
+        counted.add(at)
+    return bytes_by_part(found, operators)
 
 
 def _bytes_of(constant: onnx.TensorProto) -> int:

@@ -34,7 +34,7 @@ from compressor.deploy.graphs import graphs_of
 from compressor.deploy.machine import accelerators
 from compressor.deploy.profiling import CountedSession
 from compressor.errors import MissingDependency
-from targets.onnx_files import NBITS, bits_of_products, bytes_by_part_of, fake_quantised, in_integers, nodes
+from targets.onnx_files import NBITS, bits_of_products, bytes_by_part_of, fake_quantised, in_integers, nodes, together
 
 if TYPE_CHECKING:
     import onnx
@@ -125,7 +125,10 @@ class OnnxRuntime(Target):
 
     def build(self, source: Artifact, out: Path, *, graphs: tuple[Graph, ...] = (Graph(),), **_: object) -> None:
         """Copy the graphs; on the processor attention over a cache becomes the operator for it, with weights in a file beside the graph,
-        and products of quantised tensors the one that adds their biases."""
+        and products of quantised tensors the one that adds their biases; weights of several graphs of one model lie in one file."""
+        if len(graphs) > 1 and not any(graph.state for graph in graphs):
+            together(source.path, out, graphs)
+            return
         for graph in graphs:
             if not (self.provider == "cpu" and self._rewritten(source.path, out, graph)):
                 for path in source.path.glob(f"{graph.name}.onnx*"):
@@ -176,10 +179,10 @@ class OnnxRuntime(Target):
         return _OnnxSession(loaded, self, built)
 
     def layer_bytes(self, built: Path) -> dict[str, int]:
-        """Of the constants of each graph."""
-        found = Counter[str]()
+        """Of the constants of each graph; one that several of them have counts once."""
+        found, counted = Counter[str](), set[tuple[str, str]]()
         for graph in graphs_of(built):
-            found.update(bytes_by_part_of(built / f"{graph.name}.onnx"))
+            found.update(bytes_by_part_of(built / f"{graph.name}.onnx", counted))
         return dict(found)
 
     def profile(self, built: Path, prepare: Prepare, *, calls: int) -> Profile | None:

@@ -8,7 +8,7 @@ import hashlib
 import json
 import logging
 import warnings
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import cache, partial
@@ -28,6 +28,10 @@ if TYPE_CHECKING:
 
 TRACED_BATCH, TRACED_LENGTH = 2, 16
 MOST_BYTES_IN_ONE_FILE = 1_800_000_000
+SHARED = "weights.onnx.data"
+"""Holds the weights of several graphs."""
+LEAST_SHARED, ALIGNED = 1024, 64
+"""Bytes of a weight that is worth it, and a multiple of which each begins at."""
 TRACED = Traced()
 
 
@@ -190,6 +194,26 @@ def save(graph: onnx.ModelProto, folder: Path, name: str = "model", *, beside: b
         onnx.save(graph, path)
     else:
         onnx.save(graph, path, save_as_external_data=True, location=f"{path.name}.data")
+
+
+def save_together(graphs: Mapping[str, onnx.ModelProto], folder: Path) -> None:
+    """Write `NAME.onnx` of each, with weights in one file beside them: those of equal bytes once, whatever graphs they are of."""
+    from onnx.external_data_helper import set_external_data
+
+    places: dict[bytes, int] = {}
+    with (folder / SHARED).open("wb") as kept:
+        for name, graph in graphs.items():
+            for weight in graph.graph.initializer:
+                content = weight.raw_data
+                if len(content) < LEAST_SHARED:
+                    continue
+                key = hashlib.sha256(content).digest()
+                if key not in places:
+                    places[key] = kept.tell()
+                    kept.write(content + bytes(-len(content) % ALIGNED))
+                set_external_data(weight, SHARED, places[key], len(content))
+                weight.ClearField("raw_data")
+            (folder / f"{name}.onnx").write_bytes(graph.SerializeToString(deterministic=True))
 
 
 def name_by_scope(graph: onnx.ModelProto) -> None:

@@ -66,6 +66,7 @@ def example(deployed: Deployed) -> str:
         imports=partial(_imports, reader),
         source=reader.code if reader else "",
         names=[port.name for port in deployed.inputs],
+        takes={graph.name: [port.name for port in graph.fed] for graph in deployed.graphs},
         dtype=deployed.inputs[0].dtype,
         output=deployed.outputs[0].name,
         classes=deployed.classes,

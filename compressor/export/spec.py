@@ -68,7 +68,7 @@ class Deployed:
         """Why there is no example, which is one call of one graph on what a user has; empty where there is one."""
         if not self.runtime.name:
             return "the target says no `runtime` by which an example could load it"
-        if len(self.graphs) > 1:
+        if len(self.graphs) > 1 and self.how.draws is None:
             names = ", ".join(graph.name for graph in self.graphs)
             return f"the model has several graphs ({names}), and only its task knows how they follow each other"
         if self.graphs[0].state and self.how.generates is None:

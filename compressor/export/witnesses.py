@@ -201,11 +201,13 @@ def _answered(
 def _deployment(task: Task, built: Path) -> Deployment | None:
     """How a built model is fed by its example; None where it can have none."""
     first, *others = graphs_of(built)
-    if others or ((built / BLUEPRINT).is_file() and not (built / "config.json").is_file()):
+    if (built / BLUEPRINT).is_file() and not (built / "config.json").is_file():
         return None
     try:
         how = task.deployment(built, first.fed)
     except CompressorError:  # told when it is exported
+        return None
+    if others and how.draws is None:
         return None
     called_once = type(task).call is Task.call and not first.state
     return how if called_once or how.generates is not None or how.draws is not None else None

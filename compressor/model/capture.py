@@ -37,6 +37,10 @@ def captured(module: torch.nn.Module, want: Want) -> Iterator[Found]:
         yield found
         return
     anatomy = anatomy_of(module)
+    if getattr(module, "depths", ()):
+        raise UnsupportedModel(
+            "the network runs fewer blocks for some rows than for others: what passes inside is not of every row"
+        )
     hooks = [handle for feature in want.features for handle in _hooked(module, anatomy, feature, found)]
     config: Any = module.config
     before = getattr(config, "_attn_implementation", None)

@@ -13,6 +13,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from compressor.model.depths import NOISE, running
+
 FREQUENCIES = 32
 """Sines and cosines that a time is told by."""
 LONGEST = 10_000.0
@@ -76,6 +78,9 @@ class DiT(nn.Module):
         self.time = nn.Sequential(nn.Linear(2 * FREQUENCIES, width), nn.SiLU(), nn.Linear(width, width))
         self.span: nn.Module | None = None
         self.scale: nn.Module | None = None
+        self.budget: nn.Module | None = None
+        self.depths: tuple[int, ...] = ()
+        self.keep_last = 0
         self.labels = nn.Embedding(classes + 1, width)
         nn.init.normal_(self.labels.weight, std=SPREAD)
         self.blocks = nn.ModuleList(DiTBlock(width, heads) for _ in range(blocks))
@@ -89,6 +94,7 @@ class DiT(nn.Module):
         label: torch.Tensor,
         span: torch.Tensor | None = None,
         scale: torch.Tensor | None = None,
+        blocks: int | torch.Tensor | None = None,
     ) -> torch.Tensor:
         """What the network tells of noisy pictures, of their shape.
 
@@ -98,7 +104,22 @@ class DiT(nn.Module):
             label: `[B]`; the number of classes stands for none.
             span: `[B]`, the time to where a step ends; heeded after the edit `tell-span`.
             scale: `[B]`, how far to move away from what would be told without a label; heeded after the edit `tell-scale`.
+            blocks: how many run, of all rows or of each, `[B]`; heeded after the edit `schedule-depth`, which says it by the time.
         """
+        x, told = self.states(sample, time, label, span, scale, blocks)
+        shift, widen = self.modulation(told).unsqueeze(1).chunk(2, dim=-1)
+        return self._joined(self.head(_modulated(x, shift, widen)))
+
+    def states(
+        self,
+        sample: torch.Tensor,
+        time: torch.Tensor,
+        label: torch.Tensor,
+        span: torch.Tensor | None = None,
+        scale: torch.Tensor | None = None,
+        blocks: int | torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """What reaches the head, `[B, T, D]`, and what blocks and head are told, `[B, D]`; arguments as of `forward`."""
         x: torch.Tensor = self.patches(self._cut(sample)) + self.positions
         dtype = self.patches.weight.dtype
         told = self.time(_waves(time).to(dtype)) + self.labels(label)
@@ -106,13 +127,34 @@ class DiT(nn.Module):
             told = told + self.span(_waves(span).to(dtype))
         if self.scale is not None and scale is not None:
             told = told + self.scale(_waves(SCALED * scale).to(dtype))
+        if self.depths and blocks is None:
+            blocks = self.depth_at(time)
+        if self.budget is not None and blocks is not None:
+            told = told + self.budget(_waves(NOISE * blocks / len(self.blocks) * torch.ones_like(time)).to(dtype))
         told = functional.silu(told)
-        for block in self.blocks:
-            x = block(x, told)
-        shift, widen = self.modulation(told).unsqueeze(1).chunk(2, dim=-1)
-        return self._joined(self.head(_modulated(x, shift, widen)))
+        return self._through(x, told, blocks), told
 
-    def tell(self, what: Literal["span", "scale"]) -> None:
+    def depth_at(self, time: torch.Tensor) -> torch.Tensor:
+        """How many blocks run at times `[B]`, by the schedule; a time between two bins is of the noisier one."""
+        bins = (time * len(self.depths) / NOISE).long().clamp(0, len(self.depths) - 1)
+        return torch.tensor(self.depths, device=time.device)[bins]
+
+    def _through(self, x: torch.Tensor, told: torch.Tensor, blocks: int | torch.Tensor | None) -> torch.Tensor:
+        """Through the blocks that run; where rows differ in that, each block computes those that it runs for."""
+        total = len(self.blocks)
+        if not isinstance(blocks, torch.Tensor):
+            for number in running(total, blocks or total, self.keep_last):
+                x = self.blocks[number](x, told)
+            return x
+        for number, block in enumerate(self.blocks):
+            (rows,) = torch.where((number < blocks - self.keep_last) | (number >= total - self.keep_last) | (blocks >= total))
+            if len(rows) == len(x):
+                x = block(x, told)
+            elif len(rows):
+                x = x.index_copy(0, rows, block(x[rows], told[rows]).to(x.dtype))
+        return x
+
+    def tell(self, what: Literal["span", "scale", "budget"]) -> None:
         """Add an embedding of one more number, which changes nothing until it is learned: its second layer begins with zeros."""
         first, width = self.patches.weight, self.config["width"]
         with torch.device(first.device):

@@ -141,6 +141,8 @@ class KeepBlocks(Edit):
         _check_allowed(anatomy, "layers")
         order = [block.id for block in anatomy.blocks]
         kept = [order.index(anatomy.block(block).id) for block in self.blocks]
+        if getattr(module, "depths", ()):
+            raise UnsupportedModel("the network runs blocks by a schedule, which counts them: let blocks go before it has one")
         if not kept:
             raise UnsupportedModel(f"at least one of the {len(order)} blocks of {anatomy.stack} must stay")
         if kept != sorted(set(kept)):
@@ -228,9 +230,8 @@ def _remove_attention(module: nn.Module, attention: Attention, anatomy: Anatomy)
             _put(module, path, Narrow())
         for name in anatomy.row.heads_attributes:
             setattr(module.get_submodule(attention.module), name, 1)
-        return _put(module, attention.output, constant)
-    inside = attention.output.startswith(f"{attention.module}.")
-    if inside:
+        _put(module, attention.output, constant)
+    elif attention.output.startswith(f"{attention.module}."):
         _put(module, attention.module, NoHeads((attention.output[len(attention.module) + 1 :], constant)))
     else:
         _put(module, attention.output, constant)

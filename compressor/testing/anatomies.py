@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from compressor.contracts import registry
@@ -48,7 +49,8 @@ def finds_its_parts(subject: Subject) -> None:
     with subject.during("anatomy_of"):
         anatomy = anatomy_of(module)
     subject.require(anatomy.row is row, f"a model of type '{row.model_types[0]}' is read by the row of '{anatomy.family}'")
-    layers = getattr(module.config, row.config_layers, None) or module.config[row.config_layers]
+    config: Any = module.config
+    layers = config[row.config_layers] if isinstance(config, Mapping) else getattr(config, row.config_layers)
     found = len(anatomy.blocks)
     subject.require(found == layers or "layers" in row.without, f"finds {found} blocks, the configuration says {layers}")
     subject.require(bool(anatomy.embeddings), "finds no embeddings")
@@ -120,7 +122,8 @@ def tiny_module(subject: Subject) -> PreTrainedModel:
 
     row: Row = subject.plugin
     model_type = row.model_types[0]
-    if (denoiser := _denoiser(model_type)) is not None:
+    denoiser: PreTrainedModel | None = _denoiser(model_type)
+    if denoiser is not None:
         return denoiser
     try:
         stock = transformers.AutoConfig.for_model(model_type)
@@ -141,16 +144,15 @@ def tiny_module(subject: Subject) -> PreTrainedModel:
 
 def _denoiser(model_type: str) -> Any:
     """A random network that draws, of that class: of ours or of diffusers; None where neither has it."""
-    for name in registry.names("network"):
-        cls = registry.load("network", name)
-        if cls.__name__ == model_type:
-            return shaken(lambda: cls(**cls.examples[0]))
+    ours = {cls.__name__: cls for cls in map(partial(registry.load, "network"), registry.names("network"))}
+    if model_type in ours:
+        return shaken(lambda: ours[model_type](**ours[model_type].examples[0]))
     try:
         import diffusers
     except ImportError:
         return None
-    cls = getattr(diffusers, model_type, None)
-    return None if cls is None else shaken(lambda: cls(**DENOISER))
+    theirs = getattr(diffusers, model_type, None)
+    return None if theirs is None else shaken(lambda: theirs(**DENOISER))
 
 
 def outputs_of(module: Any) -> torch.Tensor:

@@ -90,13 +90,18 @@ def trains(subject: Subject) -> None:
     subject.require(loss.ndim == 0 and bool(torch.isfinite(loss)), f"the loss is {loss!r}, expected one finite number")
     learned = [parameter.grad is not None and bool(parameter.grad.abs().sum() > 0) for parameter in module.parameters()]
     subject.require(any(learned), "no parameter has a gradient of the loss")
-    blocks = tuple(block.id for block in anatomy_or_bare(module).blocks)
+    anatomy = anatomy_or_bare(module)
+    blocks = tuple(block.id for block in anatomy.blocks)
     if not blocks:
         return  # a model that no anatomy row fits has no features to hand out
+    maps = () if "attention maps" in anatomy.row.without else blocks
     with subject.during("forward with inner features"), torch.no_grad():
-        outputs = run.task.forward(module.eval(), batch, Want(hidden_states=blocks, attention_maps=blocks))
-    for what, found, rank in (("hidden states", outputs.hidden_states, 3), ("attention maps", outputs.attention_maps, 4)):
-        subject.require(set(found) == set(blocks), f"{what} were wanted of {len(blocks)} blocks and given of {sorted(found)}")
+        outputs = run.task.forward(module.eval(), batch, Want(hidden_states=blocks, attention_maps=maps))
+    for what, found, wanted, rank in (
+        ("hidden states", outputs.hidden_states, blocks, 3),
+        ("attention maps", outputs.attention_maps, maps, 4),
+    ):
+        subject.require(set(found) == set(wanted), f"{what} were wanted of {len(wanted)} blocks and given of {sorted(found)}")
         subject.require(all(tensor.ndim == rank for tensor in found.values()), f"{what} do not have {rank} axes")
 
 

@@ -161,6 +161,8 @@ def check_alike(mine: Description, theirs: Description, teacher: str) -> None:
     Raises:
         UnsupportedModel: it does not; the teacher is named.
     """
+    if mine.policy is not None or theirs.policy is not None:
+        raise UnsupportedModel("a model whose rows a teacher mends is neither a student nor a teacher: `adaptive` comes last")
     if mine.process != theirs.process or mine.shape != theirs.shape:
         raise UnsupportedModel(f"teacher {teacher} draws by another process, or pictures of another shape, than the student")
 

@@ -148,9 +148,7 @@ DRAWING: dict[str, Tiny] = {
     "dit": Drawing(
         "dit", lambda sizes: DiT(8, 1, 3, **sizes), lambda: {"width": HIDDEN, "blocks": LAYERS, "heads": HEADS}, _noise
     ),
-    "diffusers-dit": Drawing(
-        "diffusers-dit", lambda sizes: diffusers.DiTTransformer2DModel(**sizes), _diffusers_dit, _noise
-    ),
+    "diffusers-dit": Drawing("diffusers-dit", lambda sizes: diffusers.DiTTransformer2DModel(**sizes), _diffusers_dit, _noise),
 }
 """Networks that draw from noise."""
 FAMILIES: dict[str, Tiny] = {

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 import numpy as np
 
 from compressor.contracts import Feed
+from compressor.tasks.inputs.sampling import likes, noised, sends
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -30,8 +31,6 @@ Oracle: TypeAlias = "Callable[[Feed, NDArray[Any]], NDArray[Any]]"
 """How much the rows of a feed are liked, `[n]`: higher is better, on any scale."""
 NOISE, SEED, LABEL = "noise", "seed", "label"
 """Of a feed: what rows start from, the number that a row's draws come of, and the class that it is asked to be of."""
-REFINING, DECIDING = 1, 2
-"""Streams of a row's draws that nothing else uses."""
 
 
 @dataclass(frozen=True)
@@ -74,8 +73,7 @@ class Refined(Drawn):
 
     def of(self, feed: Feed, rows: NDArray[Any]) -> NDArray[Any]:
         """The rows with their finer features drawn anew; the higher the level, the coarser."""
-        fresh = np.stack([_stream(seed, REFINING).standard_normal(rows.shape[1:]) for seed in feed[SEED]])
-        return self.draw({**feed, NOISE: (self.alpha * rows + self.sigma * fresh).astype(np.float32)})
+        return self.draw({**feed, NOISE: noised(rows, feed[SEED], self.alpha, self.sigma)})
 
 
 @dataclass(frozen=True)
@@ -111,9 +109,7 @@ class Threshold:
 
     def sends(self, liked: NDArray[Any], seeds: NDArray[Any]) -> NDArray[np.bool_]:
         """Which rows are sent on, `[n]`: each by itself, in whatever batch it is."""
-        found: NDArray[np.bool_] = liked < self.limit
-        for row in np.flatnonzero(liked == self.limit):
-            found[row] = _stream(seeds[row], DECIDING).random() < self.tied
+        found: NDArray[np.bool_] = sends(liked, seeds, self.limit, self.tied)
         return found
 
 
@@ -178,10 +174,7 @@ def by_class(classifier: Classifier) -> Oracle:
     """An oracle: how sure a classifier is that a picture is of the class that was asked for, as a logarithm."""
 
     def liked(feed: Feed, rows: NDArray[Any]) -> NDArray[Any]:
-        logits = classifier.seen(rows)[1].astype(np.float64)
-        highest = logits.max(axis=1)
-        total = highest + np.log(np.exp(logits - highest[:, None]).sum(axis=1))
-        found: NDArray[Any] = logits[np.arange(len(rows)), feed[LABEL]] - total
+        found: NDArray[Any] = likes(classifier.seen(rows)[1], feed[LABEL])
         return found
 
     return liked
@@ -194,7 +187,3 @@ def _liked(oracle: Oracle, feed: Feed, rows: NDArray[Any]) -> NDArray[Any]:
             f"an oracle told {list(liked.shape)} numbers of {len(rows)} rows: one finite number for each is expected"
         )
     return liked
-
-
-def _stream(seed: Any, of: int) -> np.random.Generator:
-    return np.random.default_rng([int(seed), 0, of])

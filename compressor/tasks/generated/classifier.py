@@ -214,17 +214,9 @@ def _digest(module: torch.nn.Module) -> str:
 
 
 def _network(channels: int, classes: int) -> torch.nn.Module:
-    """Three convolutions, halved in between; features are means over all places, so that pictures may have any size."""
-    from torch import nn
+    from compressor.model.picture_classifier import PictureClassifier
 
-    layers: list[nn.Module] = []
-    for before, width in zip((channels, *WIDTHS), WIDTHS, strict=False):
-        layers += [nn.Conv2d(before, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU(), nn.MaxPool2d(2)]
-    body = nn.Sequential(*layers[:-1], nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    network = nn.Sequential()
-    network.add_module("body", body)
-    network.add_module("head", nn.Linear(WIDTHS[-1], classes))
-    return network
+    return PictureClassifier(channels, classes, widths=WIDTHS)
 
 
 def _trained(rows: Rows, classes: int, training: Training) -> torch.nn.Module:

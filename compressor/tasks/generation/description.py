@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import ConfigDict, Field, ValidationError
 
-from compressor.contracts import Model
+from compressor.contracts import Feed, Model
 from compressor.contracts.described import Described
 from compressor.errors import SourceError, UnsupportedModel
 from compressor.foreign import told
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 FILE = "diffusion.json"
+GRAPH = "model"
 SCHEDULER = "scheduler/scheduler_config.json"
 PREDICTIONS = {"epsilon": "epsilon", "v_prediction": "v", "sample": "x0"}
 """What networks tell, as schedulers of diffusers spell it."""
@@ -43,10 +44,14 @@ class Description(Described):
     """Whether the network is told how far a step goes."""
     scales: bool = False
     """Whether the network is told how far it is guided."""
+    depths: tuple[Annotated[int, Field(ge=1)], ...] = ()
+    """Blocks that it runs, by even bins of the time from the clean row to noise; empty where all run."""
     process: Process = Process()
     """What it was trained on."""
     sampling: Sampling = Sampling()
     """How it is sampled."""
+    policy: Policy | None = None
+    """Whether a teacher beside it mends some of its rows."""
 
     def known(self, labels: Sequence[int]) -> list[int]:
         """Labels as the network takes them: of one that knows none, each is the one that says nothing."""
@@ -54,12 +59,34 @@ class Description(Described):
 
     def table(self, steps: int | None = None) -> NDArray[np.float64]:
         """The table that it is sampled by; `steps` where they should be others than its own."""
-        return self.sampling.table(self.process, steps, told=self.scales)
+        return self.sampling.table(self.process, steps, told=self.scales, depths=self.depths)
+
+    def graphs(self, network: str = GRAPH) -> tuple[str, ...]:
+        """Names of the graphs of a network: `model` runs most blocks, and `model-3` 3."""
+        fewer = sorted(set(self.depths) - {max(self.depths, default=0)}, reverse=True)
+        return (network, *(graph_of(each, network) for each in fewer))
+
+    def feed(self, seeds: Sequence[int] | NDArray[Any], labels: Sequence[int] | NDArray[Any], table: NDArray[Any]) -> Feed:
+        """What rows are drawn from, by their numbers and labels and a sampler's table."""
+        import numpy as np
+
+        from compressor.tasks.inputs.sampling import noise_of
+
+        start = np.float32(self.process.grid(1).sigma[0])  # as in the example of an export, to the bit
+        return {
+            "noise": start * noise_of(seeds, self.shape),
+            "seed": np.asarray(seeds, dtype=np.int64),
+            "label": np.asarray(labels, dtype=np.int64),
+            "empty": np.full(len(seeds), self.empty or 0, dtype=np.int64),
+            "table": table.astype(np.float32),
+            **({} if self.policy is None else self.policy.arrays()),
+        }
 
     @property
-    def evaluations(self) -> int:
-        """How often the network is asked for one row."""
-        return self.sampling.evaluations(told=self.scales)
+    def evaluations(self) -> float:
+        """How often the network is asked for one row; with a teacher's evaluations as a mean over the rows that the policy was made by."""
+        own = self.sampling.evaluations(told=self.scales)
+        return own if self.policy is None else own + self.policy.share * self.policy.evaluations
 
     def shipped(self) -> dict[str, Any]:
         """What whoever draws by an exported model is told: the table with names of its columns, and what the rest of a feed is."""
@@ -73,11 +100,65 @@ class Description(Described):
             "classes": self.classes,
             "empty": self.empty or 0,
             "evaluations": self.evaluations,
+            **({} if self.policy is None else {name: each.tolist() for name, each in self.policy.arrays().items()}),
         }
 
     def written(self) -> bytes:
         """As a file; equal descriptions give equal bytes."""
         return (json.dumps(self.model_dump(mode="json"), indent=2, sort_keys=True) + "\n").encode()
+
+
+class Policy(Described):
+    """When a teacher is asked, and what it does: Starodubcev et al., CVPR 2024, arXiv:2312.10835."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    share: Annotated[float, Field(ge=0, le=1)]
+    """Of the rows that the limit was chosen by, so many are mended."""
+    limit: Annotated[float, Field(le=0)]
+    """Rows are mended that an oracle likes less: the logarithm of a probability."""
+    tied: Annotated[float, Field(ge=0, le=1)]
+    """Of rows that it likes exactly so much, this share is."""
+    after: Annotated[int, Field(ge=0)]
+    """Steps of the teacher's that are left out: it goes on from noised rows, or draws them anew where it is 0."""
+    teacher: Description
+    """How the teacher draws."""
+
+    @property
+    def evaluations(self) -> int:
+        """How often the teacher's network is asked for a row that it mends."""
+        twice = 1 if self.teacher.scales or self.teacher.sampling.guidance == 1 else 2
+        return len(self.table()) * twice
+
+    def table(self) -> NDArray[np.float64]:
+        """What is left of the teacher's table."""
+        how = self.teacher
+        return how.sampling.table(how.process, told=how.scales, depths=how.depths, after=self.after)
+
+    def arrays(self) -> dict[str, NDArray[np.float32]]:
+        """What a feed carries of it, see `inputs.sampling.adapted`."""
+        import numpy as np
+
+        level = self.teacher.process.grid(self.teacher.sampling.steps)[self.after]
+        alpha, sigma = (float(level.alpha), float(level.sigma)) if self.after else (0.0, 0.0)
+        return {
+            "policy": np.array([self.limit, self.tied, alpha, sigma], dtype=np.float32),
+            "teacher_table": self.table().astype(np.float32),
+        }
+
+
+Description.model_rebuild()
+
+
+def graph_of(blocks: int, network: str = GRAPH) -> str:
+    """The name of the graph of a network that a table asks for."""
+    return f"{network}-{blocks}" if blocks else network
+
+
+def blocks_of(module: Any, graph: str) -> int | None:
+    """How many blocks of a network a graph runs; None where that is no choice."""
+    depths: tuple[int, ...] = getattr(module, "depths", ())
+    return int(graph.rpartition("-")[2]) if "-" in graph else max(depths, default=None)
 
 
 def described(files: Model | Path) -> Description:

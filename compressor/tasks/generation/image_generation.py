@@ -30,6 +30,7 @@ from compressor.errors import SourceError, UnsupportedModel
 from compressor.tasks.batches import Feeds, full_groups, grouped, order_of
 from compressor.tasks.classification import scores as class_scores
 from compressor.tasks.generation.description import FILE, Description, described, output_of, settled
+from compressor.tasks.generation.graphs import LABEL, SAMPLE, SCALE, SPAN, TIME, answer, example, graphs, pictures
 from compressor.tasks.generation.pictures import in_letters, pictures_of
 from compressor.tasks.generation.process import Process
 from compressor.tasks.generation.samplers import Sampler, Sampling
@@ -46,8 +47,9 @@ if TYPE_CHECKING:
 SCORED_BATCH = 64
 ACCURACY = Measure("class-accuracy")
 """Of pictures that were drawn, the share that the judge tells to be of the class that was asked for."""
-SAMPLE, TIME, SPAN, SCALE, LABEL = "sample", "time", "span", "scale", "label"
-PREDICTED, PICTURES, JUDGED = "predicted", "pictures", "judged"
+PICTURES, JUDGED = "pictures", "judged"
+POLICY = (Port("policy", "float32", (4,)), Port("teacher_table", "float32", ("teacher_evaluations", "columns")))
+"""What a feed says of a teacher that mends rows."""
 
 
 class ImageGeneration(Task):
@@ -186,6 +188,7 @@ class ImageGeneration(Task):
             Port(LABEL, "int64", ("batch",)),
             Port("empty", "int64", ("batch",)),
             Port("table", "float32", ("evaluations", len(COLUMNS))),
+            *(() if described(model).policy is None else POLICY),
         )
 
     def outputs(self) -> tuple[Port, ...]:
@@ -193,46 +196,21 @@ class ImageGeneration(Task):
         return (Port(PICTURES, "float32", ("batch", "channels", "height", "width")),)
 
     def graphs(self, files: Model | Path) -> tuple[Graph, ...]:
-        """The network, which is called in every step."""
-        axes = ("batch", *described(files).shape)
-        how = described(files)
-        told = [name for name, is_told in ((SPAN, how.spans), (SCALE, how.scales)) if is_told]
-        inputs = (Port(SAMPLE, "float32", axes), Port(TIME, "float32", ("batch",)), Port(LABEL, "int64", ("batch",)))
-        return (
-            Graph(
-                inputs=(*inputs, *(Port(name, "float32", ("batch",)) for name in told)),
-                outputs=(Port(PREDICTED, "float32", axes),),
-            ),
-        )
+        """The network, which is called in every step; where it runs fewer blocks at some times, a graph for each number of them."""
+        return graphs(described(files))
 
     def example(self, files: Path, graph: Graph, *, batch: int, length: int) -> Feed:  # noqa: ARG002 - the model fixes the size
         """Made-up noise at made-up times."""
-        import numpy as np
+        return example(described(files), graph, batch)
 
-        shape = (batch, *described(files).shape)
-        wave = np.sin(np.arange(np.prod(shape), dtype=np.float64)).astype(np.float32)
-        times = np.linspace(1, 999, batch, dtype=np.float32)
-        return {
-            SAMPLE: wave.reshape(shape),
-            TIME: times,
-            **({SPAN: times / 2} if described(files).spans else {}),
-            **({SCALE: np.ones_like(times)} if described(files).scales else {}),
-            LABEL: np.arange(batch, dtype=np.int64) % max(1, described(files).classes),
-        }
-
-    def answer(self, module: Any, graph: Graph, inputs: Mapping[str, Any]) -> Any:  # noqa: ARG002 - there is one
-        """What the network tells."""
-        return output_of(module, inputs[SAMPLE], inputs[TIME], inputs[LABEL], span=inputs.get(SPAN), scale=inputs.get(SCALE))
+    def answer(self, module: Any, graph: Graph, inputs: Mapping[str, Any]) -> Any:
+        """What a network tells, by as many blocks as the graph runs."""
+        return answer(module, graph, inputs)
 
     def call(self, session: Session, feed: Feed, workload: Workload = Workload(), prepared: object = None) -> Feed:  # noqa: ARG002
         """Draw the rows of a feed; a built model by its own table, in the steps of the workload where that says them."""
-        from compressor.tasks.inputs.sampling import drawn
-
-        def network(given: Feed) -> Any:
-            return session.run(given)[0][PREDICTED]
-
         table = feed["table"] if self.drawing is None else self.drawing.table(workload.steps)
-        return {PICTURES: drawn(network, feed, table)}
+        return {PICTURES: pictures(session, feed, table)[0]}
 
     # -------------------------------------------------------------- rows
 
@@ -274,14 +252,14 @@ class ImageGeneration(Task):
         how = described(files)
         if not 0 <= label < max(1, how.classes) or not 0 <= seed < 2**63:
             raise SourceError(f"label {label} and seed {seed}: labels are 0 to {max(1, how.classes) - 1}, seeds 0 to {2**63 - 1}")
-        return self._feed([seed], [label], how, how.table())
+        return how.feed([seed], [label], how.table())
 
     def feeds(self, rows: Dataset, files: Path, workload: Workload = Workload(), *, count: int | None = None) -> Sequence[Feed]:
         """Labels of rows, each with its number as seed; rows come again where a batch has more than there are."""
         how = described(files)
         labels, table = how.known(rows[self.label]), how.table(workload.steps)
         groups = full_groups(max(len(labels), workload.batch), workload.batch, count)
-        return [self._feed(group, [labels[each % len(labels)] for each in group], how, table) for group in groups]
+        return [how.feed(group, [labels[each % len(labels)] for each in group], table) for group in groups]
 
     @override
     def calls(self, rows: Dataset, files: Path, *, count: int | None = None) -> Sequence[Feed]:
@@ -295,22 +273,7 @@ class ImageGeneration(Task):
         how = described(files)
         labels, table = how.known(rows[self.label]), how.table()
         groups = grouped(range(len(labels)), SCORED_BATCH)
-        return Feeds(lambda chosen: self._feed(chosen, [labels[each] for each in chosen], how, table), groups), range(len(labels))
-
-    def _feed(self, seeds: Sequence[int], labels: Sequence[int], how: Description, table: NDArray[Any]) -> Feed:
-        import numpy as np
-
-        from compressor.tasks.inputs.sampling import noise_of
-
-        empty = 0 if how.empty is None else how.empty
-        start = np.float32(how.process.grid(1).sigma[0])  # as in the example of an export, to the bit
-        return {
-            "noise": start * noise_of(seeds, how.shape),
-            "seed": np.asarray(seeds, dtype=np.int64),
-            LABEL: np.asarray(labels, dtype=np.int64),
-            "empty": np.full(len(seeds), empty, dtype=np.int64),
-            "table": table.astype(np.float32),
-        }
+        return Feeds(lambda chosen: how.feed(chosen, [labels[each] for each in chosen], table), groups), range(len(labels))
 
     # -------------------------------------------------------------- scores
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from compressor.contracts import Columns, Data, Evaluation, Feed, Measure, Model
 from compressor.contracts.quality import Difference, Metric
 from compressor.errors import SourceError
-from compressor.tasks.generated.classifier import Classifier, Rows, learned
+from compressor.tasks.generated.classifier import Classifier, Rows, Training, learned
 from compressor.tasks.generated.features import SHOWN, Features, Space, as_bytes, same_space
 from compressor.tasks.generated.quality import DISTANCES, KERNEL, differences, quality, told
 from compressor.tasks.generated.quality import MEASURES as ALL
@@ -39,12 +39,24 @@ def judge_of(model: Model, data: Data, shape: tuple[int, int, int], columns: Col
     """
     if model.files.get(ROWS) == data.digest.encode() and JUDGE in model.files:
         return {JUDGE: model.files[JUDGE], ROWS: model.files[ROWS]}
+    return {JUDGE: _learned(data, shape, columns, Training()).written(), ROWS: data.digest.encode()}
+
+
+def classifier_of_rows(data: Data, shape: tuple[int, int, int], columns: Columns, *, seed: int) -> Any:
+    """The network of a classifier of these rows, trained from another seed than the judge.
+
+    Raises:
+        SourceError: nothing can be learned from the rows.
+    """
+    return _learned(data, shape, columns, Training(seed=seed)).module
+
+
+def _learned(data: Data, shape: tuple[int, int, int], columns: Columns, training: Training) -> Classifier:
     train, held_out = (_rows(data, split, shape, columns) for split in ("train", "validation"))
     try:
-        found = learned(train, held_out, classes=len(data.labels))
+        return learned(train, held_out, classes=len(data.labels), training=training)
     except ValueError as error:
         raise SourceError(f"no classifier can be made of the rows, by which pictures are judged: {error}") from error
-    return {JUDGE: found.written(), ROWS: data.digest.encode()}
 
 
 def has_judge(files: Path) -> bool:

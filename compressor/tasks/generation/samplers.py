@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 from pydantic import ConfigDict, Field
 
 from compressor.contracts.described import Described
-from compressor.tasks.generation.process import Levels, Process
+from compressor.tasks.generation.process import TIME_SCALE, Levels, Process
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,25 +35,39 @@ class Sampling(Described):
     guidance: Annotated[float, Field(ge=0, le=100)] = 1.0
     """1: outputs as they are, one evaluation where others take two."""
 
-    def table(self, process: Process, steps: int | None = None, *, told: bool = False) -> NDArray[np.float64]:
+    def table(
+        self, process: Process, steps: int | None = None, *, told: bool = False, depths: Sequence[int] = (), after: int = 0
+    ) -> NDArray[np.float64]:
         """A row for each evaluation, `[evaluations, COLUMNS]` of `inputs.sampling`; `steps` where it should be others.
 
-        Where the network is `told` how far it is guided, one evaluation does.
+        Where the network is `told` how far it is guided, one evaluation does. `depths` are the blocks that it runs by even bins of the time.
+        So many steps lie behind it already that begin `after` them.
         """
         import numpy as np
 
-        levels = process.grid(steps or self.steps)
+        levels = process.grid(steps or self.steps)[after:]
         guided = (1.0, self.guidance) if told else (self.guidance, 0.0)
         rows = list(SAMPLERS[self.sampler](levels))
         at, gone_on = np.array([row[0] for row in rows]), np.array([row[1:] for row in rows])
         evaluated = levels[at]
         span = evaluated.time - (0 if self.sampler == "consistency" else levels.time[at + 1])  # a row is found at the end
         given = (evaluated.time, span, process.scale(evaluated), *process.clean(evaluated), *np.tile(guided, (len(at), 1)).T)
-        return np.concatenate([np.stack(given, axis=1), gone_on], axis=1)
+        return np.concatenate([np.stack(given, axis=1), gone_on, _blocks(evaluated.time, depths)[:, None]], axis=1)
 
     def evaluations(self, *, told: bool = False) -> int:
         """How often the network is asked for one row."""
         return (2 * self.steps - 1 if self.sampler == "heun" else self.steps) * (1 if told or self.guidance == 1 else 2)
+
+
+def _blocks(time: NDArray[np.float64], depths: Sequence[int]) -> NDArray[np.int64]:
+    """How many blocks run at each time, 0 where as many as ever do; as the network itself chooses by times in float32."""
+    import numpy as np
+
+    if not depths:
+        return np.zeros(len(time), dtype=np.int64)
+    bins = (time.astype(np.float32) * np.float32(len(depths)) / np.float32(TIME_SCALE)).astype(np.int64)
+    found = np.array(depths)[bins.clip(0, len(depths) - 1)]
+    return np.where(found == max(depths), 0, found)
 
 
 def _ddim(levels: Levels) -> Iterator[Row]:

@@ -112,7 +112,9 @@ def test_model_is_refused_with_the_closest_rows_when_none_fits():
 
 
 def test_module_without_config_is_refused_with_all_rows():
-    with pytest.raises(UnsupportedModel, match=r"no anatomy row fits Linear; closest: albert, beit, bert, deit, diffusers-dit, dinov2"):
+    with pytest.raises(
+        UnsupportedModel, match=r"no anatomy row fits Linear; closest: albert, beit, bert, deit, diffusers-dit, dinov2"
+    ):
         anatomy_of(torch.nn.Linear(2, 2))
 
 

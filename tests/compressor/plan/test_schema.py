@@ -78,7 +78,15 @@ def test_mistake_does_not_meet_the_schema(check, plan, change):
 
 def test_every_plugin_is_in_the_schema(schema):
     entry, alone = schema["properties"]["passes"]["anyOf"][0]["items"]["anyOf"]
-    need_parameters = {"distill", "distill-and-prune", "distill-and-quantize", "distill-guidance", "distill-steps", "take-layers"}
+    need_parameters = {
+        "adaptive",
+        "distill",
+        "distill-and-prune",
+        "distill-and-quantize",
+        "distill-guidance",
+        "distill-steps",
+        "take-layers",
+    }
     named = {each["const"] for each in alone["oneOf"]}
     assert set(registry.names("pass")) == named | need_parameters <= set(entry["properties"])
     assert not need_parameters & named, "they need a teacher, or a number"

@@ -1,0 +1,239 @@
+"""Fewer blocks where there is more noise, from a plan: before and after fewer steps, exported with one file of weights, killed and gone on."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from deaths import killed
+from furnished import command, lowered, told
+from pydantic import ValidationError
+
+from compressor.contracts import Artifact, Progress
+from compressor.deploy.build import beside
+from compressor.deploy.graphs import describe
+from compressor.errors import UnsupportedModel
+from compressor.model import Model
+from compressor.model.edits import KeepNeurons
+from compressor.report import read_report
+from compressor.store.store import digest_of
+from compressor.tasks.generation.description import FILE, described
+from compressor.tasks.generation.image_generation import ImageGeneration
+from compressor.tasks.generation.process import Process
+from compressor.tasks.generation.samplers import Sampling
+from compressor.tasks.inputs.sampling import COLUMNS
+from compressor.testing.tiny import run_of
+from passes.diffusion.distill_layers import DistillLayers, sampled
+from targets.onnx_files import bytes_by_part_of
+from targets.onnxruntime import OnnxRuntime
+from targets.openvino import OpenVino
+
+NAME = "image-generation"
+QUICK = {"steps": 3, "batch_size": 8, "precision": "fp32", "validations": 1, "learning_rate": 1e-3, "attention": "sdpa"}
+HALVES = {**QUICK, "depths": [1, 0.5]}
+STEP = "steps: 3, batch_size: 8, precision: fp32, attention: sdpa"
+LAYERS = f"  - distill-layers: {{depths: [1, 0.5], {STEP}}}\n"
+STEPS = f"  - distill-steps: {{teacher: source, method: shortcut, to: [4], {STEP}}}\n"
+ORDERS = {
+    "layers, then steps": LAYERS + STEPS,
+    "steps, then layers": STEPS + LAYERS.replace("depths", "teacher: distill-steps, depths"),
+}
+PLAN = """
+name: layers
+stages: quality
+model: {folder: pretrained}
+task:
+  image-generation: {steps: 4}
+data: {files: images, format: imagefolder, split: {validation: 12, test: 12}, calibration: 8}
+passes:
+PASSEStargets:
+  - onnxruntime: {}
+"""
+
+
+@pytest.fixture(scope="module")
+def run():
+    return run_of(NAME, ImageGeneration(steps=4))
+
+
+def planned(folder, passes):
+    ImageGeneration().tiny(folder)
+    (folder / "plan.yaml").write_text(PLAN.replace("PASSES", passes), encoding="utf-8")
+    return folder
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_both_orders_are_legal_and_export_a_graph_for_each_number_of_blocks(tmp_path, order):
+    """Both graphs have the weights of one file; the example asks them as the run did, and draws the same pictures."""
+    command(planned(tmp_path, ORDERS[order]), "run", "plan.yaml", "--out", "run")
+    report = read_report(tmp_path / "run")
+    final, source = (described(tmp_path / "run" / "artifacts" / f"{each}@onnxruntime") for each in ("final", "source"))
+    assert (final.depths, final.spans, final.evaluations, source.depths) == ((2, 1), True, 4, ())
+    assert final.table()[:, COLUMNS.index("blocks")].tolist() == [1, 1, 1, 0]  # a time between two bins is of the noisier one
+    texts = [note.text for stage in report.stages for note in stage.notes if hasattr(note, "text")]
+    assert any("in its 4 evaluations a mean of 1.25" in text for text in texts)
+    out = tmp_path / "out"
+    command(tmp_path, "export", "run", str(out), "--target", "onnxruntime")
+    assert "what the run did" in (out / "README.md").read_text()
+    spec = json.loads((out / "spec.json").read_text())
+    assert {each["name"]: each["file"] for each in spec["graphs"]} == {"model": "model.onnx", "model-1": "model-1.onnx"}
+    built = tmp_path / "run" / "artifacts" / "final@onnxruntime"
+    most, fewer = (sum(bytes_by_part_of(built / f"{name}.onnx", set()).values()) for name in ("model", "model-1"))
+    counted = sum(OnnxRuntime().layer_bytes(built).values())
+    assert most <= counted < most + 0.1 * fewer  # what both graphs have counts and lies there once
+    assert (out / "weights.onnx.data").stat().st_size < counted * 1.1
+
+
+@pytest.mark.parametrize("target", [OnnxRuntime(), OpenVino()], ids=lambda target: type(target).__name__)
+def test_each_graph_runs_as_many_blocks_as_its_name_says(run, tmp_path, target):
+    student = DistillLayers.model_validate(HALVES)._student(run.model(), seed=0)
+    torch.nn.init.normal_(student.module.budget[2].weight)
+    student.save(tmp_path / "torch")
+    source, form = Artifact("torch", tmp_path / "torch"), target.dialect.format
+    made = lowered(source, form, tmp_path / "formats", task=run.task, dialect=target.dialect)
+    built, graphs = tmp_path / "built", run.task.graphs(tmp_path / "torch")
+    built.mkdir()
+    target.build(made, built, graphs=graphs)
+    beside(tmp_path / "torch", built)
+    describe(built, run.task, NAME, run.data.labels)
+    session = target.open(built)
+    given = run.task.example(tmp_path / "torch", graphs[0], batch=3, length=1)
+    for graph, blocks in zip(graphs, (2, 1), strict=True):
+        with torch.no_grad():
+            wanted = student.module(**{name: torch.from_numpy(each) for name, each in given.items()}, blocks=blocks)
+        np.testing.assert_allclose(session.run(given, graph=graph.name)[0]["predicted"], wanted, rtol=1e-3, atol=1e-4)
+
+
+def test_a_student_begins_as_its_source_with_all_blocks(run):
+    model = run.model()
+    student = DistillLayers.model_validate(HALVES)._student(model, seed=0)
+    assert [edit.kind for edit in student.edits] == ["schedule-depth"]
+    given = {"sample": torch.randn(2, 3, 16, 16), "time": torch.tensor([900.0, 10.0]), "label": torch.tensor([0, 2])}
+    with torch.no_grad():
+        whole, whatever = student.module(**given, blocks=2), student.module(**given)
+        torch.testing.assert_close(whole, model.module(**given))
+    torch.testing.assert_close(whole[1], whatever[1])
+    assert not torch.allclose(whole[0], whatever[0])
+
+
+def test_losses_are_of_rows_and_of_its_own_full_depth(run):
+    """Where every row runs all blocks, the student tells what its full depth does."""
+    step = DistillLayers.model_validate(HALVES)
+    student = step._student(run.model(), seed=0)
+    (batch, *_) = run.task.batches(run.data.split("train"), run.source.path, batch_size=16)
+    found = step.losses(student, None, batch, run.task)
+    assert set(found) == {"rows", "self-teacher"}
+    assert found["self-teacher"] > 0
+    whole = DistillLayers.model_validate({**HALVES, "full": 1 - 1e-9}).losses(student, None, batch, run.task)
+    assert whole["self-teacher"] < 1e-10
+    assert set(DistillLayers.model_validate({**HALVES, "method": "ase"}).losses(student, None, batch, run.task)) == {"rows"}
+
+
+def test_a_teacher_is_asked_at_the_times_and_spans_at_which_the_student_is_sampled(run):
+    how = described(run.model()).model_copy(update={"spans": True, "sampling": Sampling(sampler="ddim", steps=4)})
+    rows = torch.ones(64, 3, 16, 16)
+    found = sampled(how, rows, torch.zeros(64, dtype=torch.long), torch.zeros_like(rows))
+    assert set(found["time"].tolist()) == {1000.0, 750.0, 500.0, 250.0}
+    assert set(found["span"].tolist()) == {250.0}
+    torch.testing.assert_close(found["sample"][:, 0, 0, 0], 1 - found["time"] / 1000)
+    step = DistillLayers.model_validate({**HALVES, "teacher": "source"})
+    student = step._student(run.model(), seed=0)
+    (batch, *_) = run.task.batches(run.data.split("train"), run.source.path, batch_size=16)
+    assert set(step.losses(student, run.model(), batch, run.task)) == {"teacher", "self-teacher"}
+
+
+def test_constant_depth_takes_blocks_out(run, tmp_path):
+    step = DistillLayers.model_validate({**QUICK, "method": "constant", "depths": [0.5]})
+    student = step.apply(run.model(), run.context(tmp_path))
+    assert (len(student.module.blocks), described(student).depths) == (1, ())
+    assert student.weights < run.model().weights
+
+
+def test_last_blocks_are_those_that_stay(run):
+    model = run.model()
+    for keep_last, stays in ((0, 0), (1, 1)):
+        step = DistillLayers.model_validate({**QUICK, "method": "constant", "depths": [0.5], "keep_last": keep_last})
+        found = step._student(model, seed=0).module.blocks[0].up.weight
+        assert torch.equal(found, model.module.blocks[stays].up.weight)
+
+
+def test_a_pruned_network_runs_fewer_blocks_too(run, tmp_path):
+    model = run.model()
+    model.apply(KeepNeurons(block="blocks.0", neurons=tuple(range(16))))
+    student = DistillLayers.model_validate(HALVES).apply(model, run.context(tmp_path))
+    student.save(tmp_path / "student")
+    loaded = Model.load(tmp_path / "student")
+    assert (loaded.module.depths, loaded.module.keep_last, described(loaded).depths) == ((2, 1), 1, (2, 1))
+    given = {"sample": torch.randn(2, 3, 16, 16), "time": torch.tensor([900.0, 10.0]), "label": torch.tensor([0, 2])}
+    assert torch.equal(loaded.module(**given), student.module(**given))
+
+
+def test_a_killed_training_ends_with_the_same_bytes(run, tmp_path, monkeypatch):
+    from compressor.training.checkpoint import INTERVAL
+
+    monkeypatch.setenv(INTERVAL, "0")
+    step = DistillLayers.model_validate({**HALVES, "steps": 6})
+
+    def applied(folder, tell=lambda _: None):
+        folder.mkdir(exist_ok=True)
+        return step.apply(run.model(), run.context(folder, tell=tell))
+
+    def dying(hang):
+        def heard(event):
+            if isinstance(event, Progress) and event.work == "distill-layers" and event.done == 4:
+                hang()
+
+        applied(tmp_path / "killed", heard)
+
+    killed(dying)
+    told_of = []
+    applied(tmp_path / "killed", told_of.append).save(tmp_path / "one")
+    applied(tmp_path / "whole").save(tmp_path / "other")
+    steps = [event.done for event in told_of if isinstance(event, Progress) and event.work == "distill-layers"]
+    assert steps[0] >= 4
+    assert digest_of(tmp_path / "one") == digest_of(tmp_path / "other")
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"method": "ase", "keep_last": 2}, "keep_last is of presto and constant, not of ase"),
+        ({"method": "constant", "depths": [0.5], "full": 0.5}, "full is of presto, not of constant"),
+        ({"method": "constant"}, "constant has one, the same at all levels"),
+        ({"depths": [1.5]}, "less than or equal to 1"),
+    ],
+)
+def test_faults_of_a_plan(given, said):
+    with pytest.raises(ValidationError, match=said):
+        DistillLayers.model_validate(given)
+
+
+def test_what_has_no_times_or_too_few_blocks_is_refused(run, tmp_path):
+    model = run.model()
+    how = described(model)
+    model.files[FILE] = how.model_copy(update={"process": Process(kind="edm", prediction="edm")}).written()
+    model.save(tmp_path / "edm")
+    with pytest.raises(UnsupportedModel, match="the model is of edm"):
+        DistillLayers().check(tmp_path / "edm", {})
+    with pytest.raises(UnsupportedModel, match="keep_last: 2: of 2 blocks as few as 1 run"):
+        DistillLayers.model_validate({**HALVES, "keep_last": 2})._student(run.model(), seed=0)
+    student = DistillLayers.model_validate(HALVES)._student(run.model(), seed=0)
+    student.save(tmp_path / "student")
+    with pytest.raises(UnsupportedModel, match="one distill-layers is enough"):
+        DistillLayers().check(tmp_path / "student", {})
+    spans = how.model_copy(update={"spans": True})
+    (tmp_path / "spans").mkdir()
+    (tmp_path / "spans" / FILE).write_bytes(spans.written())
+    with pytest.raises(UnsupportedModel, match="rows do not say what a network is to tell of long steps"):
+        DistillLayers().check(tmp_path / "spans", {})
+    with pytest.raises(UnsupportedModel, match="is told other numbers than the student"):
+        DistillLayers(teacher="other").check(run.source.path, {"other": tmp_path / "spans"})
+
+
+def test_quantisers_of_one_graph_refuse_several(tmp_path):
+    plan = planned(tmp_path, LAYERS + "  - quantize-static: {calibration: 4}\n")
+    done = told(plan, "run", "plan.yaml", "--out", "run")
+    assert done.returncode != 0
+    assert "the model has several graphs (model, model-1)" in " ".join((done.stdout + done.stderr).split())
