@@ -18,7 +18,7 @@ from compressor.plan.composition import compose, compose_text
 from compressor.plan.consistency import faults_of, plugin_faults
 from compressor.plan.draft import Draft, Drafted
 from compressor.plan.entries import KEYS, KINDS, MAX_ENTRIES, Entry, read_entry
-from compressor.plan.paths import matches, near_path
+from compressor.plan.paths import is_folder, matches, near_path
 from compressor.plan.specs import Accept, DataSpec, Gate, Head, Limits, ModelSource, StepKeys
 from compressor.plan.validation import notices, validated
 from compressor.plan.yaml_source import Located, write_yaml
@@ -260,7 +260,7 @@ class _Reader:
 
     def _model(self, where: str, at: Located | None) -> ModelSource | None:
         source = self._spec(ModelSource, at, where)
-        if at and source and source.folder and not _is_folder(self.folder / source.folder):
+        if at and source and source.folder and not is_folder(self.folder / source.folder):
             self._fault(
                 at.items().get("folder", at),
                 f"{where}.folder",
@@ -278,7 +278,7 @@ class _Reader:
             for path in (path for paths in data.files.parts().values() for path in paths):
                 if not matches(self.folder, path):
                     self._fault(_mentioned(place, path), "data.files", f"no such file or folder: {path}{self._from_here(path)}")
-        if data and data.root and not _is_folder(self.folder / data.root):
+        if data and data.root and not is_folder(self.folder / data.root):
             self._fault(at.items().get("root", at), "data.root", f"no such folder: {data.root}{self._from_here(data.root)}")
         return data
 
@@ -367,13 +367,6 @@ _NEEDED = {
     "passes": "a plan has at least one pass",
     "targets": "a plan has at least one target",
 }
-
-
-def _is_folder(path: Path) -> bool:
-    try:
-        return path.is_dir()
-    except OSError:
-        return False
 
 
 def _mentioned(at: Located, text: str) -> Located:

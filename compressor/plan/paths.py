@@ -45,6 +45,14 @@ def matches(folder: Path, spelled: str) -> list[Path]:
     return [path for path in found if asked or not any(part.startswith(".") for part in path.relative_to(start).parts)]
 
 
+def is_folder(path: Path) -> bool:
+    """Whether it is one that can be looked at."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
+
+
 def near_path(path: Path) -> str:
     """What may be meant by a path where nothing is: a near name beside it, a file, an address, or what shells fill in and plans do not."""
     if any(part.endswith(":") for part in path.parts):
