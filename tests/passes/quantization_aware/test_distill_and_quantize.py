@@ -106,7 +106,7 @@ def test_dialect_decides_how_activations_are_written(made, tmp_path):
     made("w8a8")[0].save(tmp_path / "torch")
     points = {}
     for signedness, symmetric in (("unsigned", False), ("signed", True)):
-        dialect = SimpleNamespace(opset=20, activations=signedness, symmetric_activations=symmetric)
+        dialect = SimpleNamespace(opset=20, leaves=(), activations=signedness, symmetric_activations=symmetric)
         (tmp_path / signedness).mkdir()
         form = lowered(Artifact("torch", tmp_path / "torch"), "onnx", tmp_path / signedness, task=Task(), dialect=dialect)
         graph = onnx.load(form.path / "model.onnx").graph
@@ -122,7 +122,7 @@ def test_dialect_decides_how_activations_are_written(made, tmp_path):
 
 def test_zero_points_are_refused_where_a_target_takes_none(made, tmp_path):
     made("w8a8 with zero points")[0].save(tmp_path / "torch")
-    dialect = SimpleNamespace(opset=20, activations="signed", symmetric_activations=True)
+    dialect = SimpleNamespace(opset=20, leaves=(), activations="signed", symmetric_activations=True)
     with pytest.raises(UnsupportedModel, match="say symmetric_activations: true"):
         lowered(Artifact("torch", tmp_path / "torch"), "onnx", tmp_path, task=Task(), dialect=dialect)
 
