@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import packages_distributions, requires
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from compressor.contracts import Artifact, Feed, Missing, Session, Target, Workload
+from compressor.contracts import Artifact, Feed, Missing, Profile, Session, Target, Workload
 from compressor.deploy.build import beside, model_files
 from compressor.deploy.graphs import describe
 from compressor.store.store import digest_of
@@ -70,6 +70,7 @@ def builds_and_runs(subject: Subject) -> None:
         subject.require(
             isinstance(lines, tuple) and all(isinstance(line, str) for line in lines), f"diagnose gives back {lines!r}"
         )
+        _check_profile(subject, run, first, feed)
 
 
 def refuses_an_empty_folder(subject: Subject) -> None:
@@ -87,6 +88,23 @@ def refuses_an_empty_folder(subject: Subject) -> None:
             )
             return
         subject.require(False, "opens a folder that holds no model")
+
+
+def _check_profile(subject: Subject, run: TinyRun, built: Path, feed: Feed) -> None:
+    target: Target = subject.plugin
+
+    def prepare(session: Session) -> Callable[[], None]:
+        def call() -> None:
+            run.task.call(session, feed, Workload())
+
+        return call
+
+    with subject.during("profile"):
+        found = target.profile(built, prepare, calls=2)
+    if found is not None:
+        subject.require(
+            isinstance(found, Profile) and bool(found.operators), f"profile gives back {found!r:.200}, expected operators or None"
+        )
 
 
 TARGET = (*STEP, offers_what_it_takes, says_what_is_missing, builds_and_runs, refuses_an_empty_folder)
