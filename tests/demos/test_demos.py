@@ -347,6 +347,12 @@ def test_meter_agrees_with_the_report_on_a_machine_that_is_still(runs, tmp_path)
     assert said.low <= found.ratio.high
 
 
+@pytest.mark.long
+def test_a_page_is_there_within_five_seconds_on_a_machine_that_is_still(runs, tmp_path):
+    with serving(runs("text"), log=tmp_path / "asked.txt") as served:
+        assert float(re.search(r"there after ([\d.]+) s", served.said)[1]) < 5
+
+
 # ------------------------------------------------------------------ answers in words
 
 
@@ -464,6 +470,7 @@ def test_ctrl_c_leaves_no_process_and_no_upload(runs, tmp_path):
     with serving(runs("text"), log=tmp_path / "asked.txt") as served:
         tree = [each.pid for each in psutil.Process(served.process.pid).children(recursive=True)]
         assert len(tree) >= 2
+        assert re.search(r"there after [\d.]+ s; its models load meanwhile", served.said)
         assert list((tmp_path / "asked.tmp").glob("compressor-demo-*")) != []
         with urllib.request.urlopen(served.address) as answer:
             assert answer.status == 200
