@@ -235,16 +235,36 @@ def test_pictures_that_were_downloaded_are_read_by_a_plan(runs, tmp_path):
     run = Run.read(runs("image"))
     chosen = choose(run, None)
     rows = Rows.read(run, chosen.before.id, chosen.after.id, labels(chosen.built(chosen.after)), tmp_path)
-    kept = tmp_path / "kept"
-    kept.mkdir()
-    as_folder(rows, [Differing(row, "", rows.marks(row)["label"], "red", "blue", "broken") for row in (0, 2)], kept)
-    lines = [json.loads(line) for line in _lines(kept / "metadata.jsonl")]
-    assert [line["file_name"] for line in lines] == [path.name for path in sorted(kept.glob("row-*"))]
-    bound = load_plan(runs("image").parent / "plan.yaml")
-    data = load_data(
-        bound.data.model_copy(update={"files": str(kept), "split": None}), columns=bound.task.columns(), seed=0, folder=tmp_path
+    kept = (0, 2, 5)
+    as_folder(rows, [Differing(row, "", "", "red", "blue", "broken") for row in kept], _made(tmp_path / "kept" / "test"))
+    as_folder(
+        rows,
+        [Differing(row, "", "", "red", "blue", "broken") for row in range(12) if row not in kept],
+        _made(tmp_path / "kept" / "train"),
     )
-    assert data
+    plan = (
+        (runs("image").parent / "plan.yaml")
+        .read_text()
+        .replace("files: images", "files: {train: kept/train, test: kept/test}")
+        .replace("    test: 12\n", "")
+    )
+    (tmp_path / "plan.yaml").write_text(
+        plan.replace("validation: 12", "validation: 3").replace("calibration: 8", "calibration: 2")
+    )
+    shutil.copytree(runs("image").parent / "pretrained", tmp_path / "pretrained")
+    bound = load_plan(tmp_path / "plan.yaml")
+    data = load_data(bound.data, columns=bound.task.columns(), seed=0, folder=bound.folder)
+    assert [str(label) for label in spelled(data.split("test"))] == [rows.marks(row)["label"] for row in kept]
+
+
+def spelled(split):
+    """Labels of rows by their names."""
+    return [getattr(split.features["label"], "int2str", str)(label) for label in split["label"]]
+
+
+def _made(folder):
+    folder.mkdir(parents=True)
+    return folder
 
 
 def test_rows_to_try_are_telling_ones(runs, tmp_path):
