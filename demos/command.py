@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -33,6 +34,13 @@ def check_address(host: str, port: int | None) -> None:
         raise StoreError(
             f"{host}{at} cannot be listened at: {error.strerror or error}; choose another by --host or --port"
         ) from error
+
+
+def alive_seconds() -> float:
+    """How long this process has been running: what a page takes to be there, as models load in processes of their own."""
+    import psutil
+
+    return time.time() - float(psutil.Process().create_time())
 
 
 def demo(
@@ -82,7 +90,7 @@ def demo(
         address = stack.enter_context(served(page.title, page.draw, host=host or LOOPBACK, port=port, auth=auth))
         if host and not is_loopback(host):
             say(EXPOSED.format(address=address))
-        say(f"{page.title}: {address}   (Ctrl-C ends it)")
+        say(f"{page.title}: {address}   (there after {alive_seconds():.1f} s; its models load meanwhile; Ctrl-C ends it)")
         await_end()
 
 

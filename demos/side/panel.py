@@ -100,6 +100,7 @@ def closed(request: gr.Request) -> None:
 
 
 def _uploads(request: gr.Request) -> Uploads:
+    assert request.request is not None
     found: Uploads = request.request.scope[NAME]
     return found
 

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -19,7 +20,7 @@ import pytest
 from demo_pages import TARGET, example_says, serving
 from furnished import told
 
-from compressor.errors import MissingDependency, StoreError, UnsupportedModel
+from compressor.errors import MissingDependency, StoreError
 from compressor.plan.bound import load_plan
 from compressor.report import write_report
 from compressor.report.findings import Findings, speed_up
@@ -29,7 +30,7 @@ from demos import of_export
 from demos.command import check_address
 from demos.of_run import choose, labels, subject
 from demos.pages import panel_of
-from demos.rows import Rows, as_jsonl
+from demos.rows import Differing, Rows, as_folder, as_jsonl
 from demos.side import wording
 from demos.side.bounds import refused
 from demos.side.meter import ROUNDS, Reading, Timed, measured, reading, with_interval
@@ -230,6 +231,59 @@ def _lines(path):
     return path.read_text(encoding="utf-8").splitlines()
 
 
+def test_pictures_that_were_downloaded_are_read_by_a_plan(runs, tmp_path):
+    run = Run.read(runs("image"))
+    chosen = choose(run, None)
+    rows = Rows.read(run, chosen.before.id, chosen.after.id, labels(chosen.built(chosen.after)), tmp_path)
+    kept = (0, 2, 5)
+    as_folder(rows, [Differing(row, "", "", "red", "blue", "broken") for row in kept], _made(tmp_path / "kept" / "test"))
+    as_folder(
+        rows,
+        [Differing(row, "", "", "red", "blue", "broken") for row in range(12) if row not in kept],
+        _made(tmp_path / "kept" / "train"),
+    )
+    plan = (
+        (runs("image").parent / "plan.yaml")
+        .read_text()
+        .replace("files: images", "files: {train: kept/train, test: kept/test}")
+        .replace("    test: 12\n", "")
+    )
+    (tmp_path / "plan.yaml").write_text(
+        plan.replace("validation: 12", "validation: 3").replace("calibration: 8", "calibration: 2")
+    )
+    shutil.copytree(runs("image").parent / "pretrained", tmp_path / "pretrained")
+    bound = load_plan(tmp_path / "plan.yaml")
+    data = load_data(bound.data, columns=bound.task.columns(), seed=0, folder=bound.folder)
+    assert [str(label) for label in spelled(data.split("test"))] == [rows.marks(row)["label"] for row in kept]
+
+
+def spelled(split):
+    """Labels of rows by their names."""
+    return [getattr(split.features["label"], "int2str", str)(label) for label in split["label"]]
+
+
+def _made(folder):
+    folder.mkdir(parents=True)
+    return folder
+
+
+def test_rows_to_try_are_telling_ones(runs, tmp_path):
+    run = Run.read(runs("text"))
+    chosen = choose(run, None)
+    rows = Rows.read(run, chosen.before.id, chosen.after.id, labels(chosen.built(chosen.after)), tmp_path)
+    offered = list(rows.telling())
+    differ = [row for words, row in offered if words.startswith("they differ")]
+    assert set(differ) <= {each.row for each in rows.differing}
+    assert [words.partition(",")[0] for words, _ in offered] == ["they differ"] * len(differ) + ["both agree"] * (
+        len(offered) - len(differ)
+    )
+    doubted = [row for words, row in offered if words.endswith("is not sure")]
+    sure = {row: each.after for row, each in zip(doubted, rows.sure(doubted), strict=True)}
+    others = rows.sure([row for words, row in offered if words == "both agree"])
+    assert sorted(sure.values()) == list(sure.values())
+    assert max(sure.values()) <= min(each.after for each in others)
+
+
 def test_rows_that_are_gone_are_told_by_the_report(runs, tmp_path):
     folder = tmp_path / "place"
     shutil.copytree(runs("text").parent, folder)
@@ -313,6 +367,12 @@ def test_meter_agrees_with_the_report_on_a_machine_that_is_still(runs, tmp_path)
     assert said.low <= found.ratio.high
 
 
+@pytest.mark.long
+def test_a_page_is_there_within_five_seconds_on_a_machine_that_is_still(runs, tmp_path):
+    with serving(runs("text"), log=tmp_path / "asked.txt") as served:
+        assert float(re.search(r"there after ([\d.]+) s", served.said)[1]) < 5
+
+
 # ------------------------------------------------------------------ answers in words
 
 
@@ -393,10 +453,44 @@ def gone(*pids):
         time.sleep(0.1)
 
 
+WAITS = """
+import sys, time
+from demos.side.page import await_end, uploads
+with uploads() as own:
+    (own.parent / "uploads" / "a.png").touch()
+    print(own.parent, flush=True)
+    await_end() if sys.argv[1] == "served" else time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("when", ["starting", "served"])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
+def test_uploads_are_gone_with_a_server_that_is_told_to_end(number, when):
+    with subprocess.Popen([sys.executable, "-c", WAITS, when], stdout=subprocess.PIPE, text=True) as process:
+        folder = Path(process.stdout.readline().strip())
+        assert (folder / "uploads" / "a.png").exists()
+        time.sleep(0.2)
+        process.send_signal(number)
+        assert process.wait(30) == (0 if when == "served" else 128 + number)
+    assert not folder.exists()
+
+
+def test_a_server_lives_on_when_its_terminal_is_closed_under_nohup():
+    with subprocess.Popen(["nohup", sys.executable, "-c", WAITS, "served"], stdout=subprocess.PIPE, text=True) as process:
+        folder = Path(process.stdout.readline().strip())
+        process.send_signal(signal.SIGHUP)
+        time.sleep(0.5)
+        assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+    assert not folder.exists()
+
+
 def test_ctrl_c_leaves_no_process_and_no_upload(runs, tmp_path):
     with serving(runs("text"), log=tmp_path / "asked.txt") as served:
         tree = [each.pid for each in psutil.Process(served.process.pid).children(recursive=True)]
         assert len(tree) >= 2
+        assert re.search(r"there after [\d.]+ s; its models load meanwhile", served.said)
         assert list((tmp_path / "asked.tmp").glob("compressor-demo-*")) != []
         with urllib.request.urlopen(served.address) as answer:
             assert answer.status == 200
@@ -406,7 +500,8 @@ def test_ctrl_c_leaves_no_process_and_no_upload(runs, tmp_path):
 
 
 def test_others_are_asked_who_they_are(runs, tmp_path):
-    with serving(runs("text"), "--host", "127.0.0.1", "--auth", "ada:secret", log=tmp_path / "asked.txt") as served:
+    with serving(runs("text"), "--host", "0.0.0.0", "--auth", "ada:secret", log=tmp_path / "asked.txt") as served:
+        assert f"whoever reaches {served.address} and knows the password can use the models, read test rows" in served.said
         with pytest.raises(urllib.error.HTTPError) as refused_:
             urllib.request.urlopen(f"{served.address}config")
         assert refused_.value.code == 401
@@ -509,15 +604,6 @@ def test_a_hosted_demo_needs_nothing_of_this_project(name, runs, exports, tmp_pa
             assert f">{example_says(exports(name), given)}<" in found[2]
         finally:
             process.terminate()
-
-
-def test_a_task_whose_feed_no_description_says_is_refused_by_name(runs, tmp_path, monkeypatch):
-    monkeypatch.setattr("demos.space.export", lambda run, target, out, **_: shutil.copytree(made, out))
-    made = tmp_path / "made"
-    made.mkdir()
-    (made / "spec.json").write_text(json.dumps({"task": "drawing"}))
-    with pytest.raises(UnsupportedModel, match=r"of task drawing cannot be hosted: its export has no example"):
-        write_space(runs("text"), None, tmp_path / "space")
 
 
 # ------------------------------------------------------------------ plug-ins

@@ -11,6 +11,7 @@ import time
 import urllib.error
 import urllib.request
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from demo_pages import LOOPBACK_ONLY
@@ -98,3 +99,29 @@ def test_pictures_of_examples_outlive_uploads(runs, log):
             time.sleep(0.2)
         again = asked(address, "again", 0, number=1)["data"][0]["path"]
         assert got(address, f"gradio_api/file={again}") == 200
+
+
+def sent(address, content, name="a.png", **headers):
+    """Status of an upload, and what is said of it."""
+    head = f'--x\r\nContent-Disposition: form-data; name="files"; filename="{name}"\r\n\r\n'.encode()
+    body = head + content + b"\r\n--x--\r\n"
+    request = urllib.request.Request(
+        f"{address}gradio_api/upload",
+        iter([body]) if headers else body,
+        {"Content-Type": "multipart/form-data; boundary=x", **headers},
+    )
+    try:
+        with urllib.request.urlopen(request) as reply:
+            return reply.status, json.load(reply)
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
+def test_uploads_of_all_users_are_bounded_together(runs, log):
+    with serving(runs("image"), log, "from demos.side import uploads; uploads.MOST_TOGETHER = 300_000") as address:
+        status, (path,) = sent(address, bytes(200_000))
+        assert status == 200
+        assert sent(address, b"1" * 150_000) == (507, "there is no room for more files now: come again in a while")
+        assert sent(address, b"1", **{"Transfer-Encoding": "chunked"}) == (411, "an upload says how long it is")
+        Path(path).unlink()
+        assert sent(address, b"1" * 150_000)[0] == 200

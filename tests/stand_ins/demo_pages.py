@@ -47,8 +47,9 @@ HOLDS = "[aria-label='Remove Image'], [data-testid^='waveform']"
 
 
 def make_run(name: str, folder: Path) -> Path:
-    """A run of the tiny model of a task, quantised; that of texts is trained and loses a layer before, so that rows change."""
-    task, parameters = TASKS[name]
+    """A run of the tiny model of a task, which `TASKS` or a plug-in names, quantised; that of texts is trained and loses a layer before, so
+    that rows change."""
+    task, parameters = TASKS.get(name, (name, {}))
     kind = registry.load("task", task)
     data = (kind.written(parameters) if parameters else kind()).tiny(folder)
     whole = name == "text"
