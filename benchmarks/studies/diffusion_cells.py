@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -272,7 +272,7 @@ class Book:
         features, logits = judge_in(self.model("teacher-0")).seen(shown)
         return {"features": features.rows, "told": logits.argmax(-1), "first": shown[:SHOWN]}
 
-    def _kept(self, name: str, make: Any) -> Found:
+    def _kept(self, name: str, make: Callable[[], Mapping[str, NDArray[Any]]]) -> Found:
         path = self.folder / "drawn" / f"{name}-{self.size.drawn}.npz"
         if not path.is_file():
             if not self.run:
