@@ -220,6 +220,8 @@ def _data(run: Run) -> tuple[Data | None, str]:
     for folder in _starts(run):
         try:
             bound = read_plan(run.report.plan, folder=folder)
+            if bound.data is None:
+                return None, "the plan of the run has no rows"
             data = load_data(bound.data, columns=bound.task.columns(), seed=bound.seed, folder=bound.folder)
             data = bound.task.encoded(data)
         except (CompressorError, OSError) as error:
