@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
@@ -62,8 +62,9 @@ class DistillSteps(DistillDrawing):
         "arXiv:2410.05167; guidance: Meng et al., On Distillation of Guided Diffusion Models, 2023, arXiv:2210.03142"
     )
     examples: ClassVar[tuple[Mapping[str, Any], ...]] = tuple(
-        {"teacher": "source", "method": method, "to": [1], "steps": 2, "batch_size": 12, "precision": "fp32", "validations": 1}
+        {"teacher": "source", "method": method, "to": [2], "epochs": 1, "batch_size": 12, "precision": "fp32", "validations": 1}
         for method in SAMPLERS
+        if method != "boot"  # it counts steps, and settings that do are not read again from all that they are
     )
 
     method: Literal["progressive", "shortcut", "consistency", "meanflow", "boot", "dmd"] = Field(
@@ -112,7 +113,7 @@ class DistillSteps(DistillDrawing):
             raise ValueError(f"to: {self.to[0]}: steps shorter than 1 / {finest(self.levels)} are not learned: raise levels")
         for name, methods in HEEDED.items():
             if self.method not in methods and getattr(self, name) != type(self).model_fields[name].default:
-                raise ValueError(f"{name} is of {' and '.join(methods)}, not of {self.method}: leave it out")
+                raise ValueError(f"{name} is of {_listed(methods)}, not of {self.method}: leave it out")
         if self.method == "boot":
             self._check_boot()
         if self.method == "dmd" and self.compile:
@@ -291,3 +292,7 @@ class DistillSteps(DistillDrawing):
     def _labels(self, batch: Batch) -> torch.Tensor:
         """Labels of rows: some left out where the student goes on being guided."""
         return batch["label"] if self.guidance == "kept" else batch["labels"]
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))

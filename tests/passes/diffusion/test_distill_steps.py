@@ -103,7 +103,7 @@ def test_guidance_is_kept_where_that_is_wanted(run, tmp_path):
         ({"to": [8, 2]}, "halves the steps"),
         ({"to": [6], "method": "shortcut"}, "steps of 1, 2, 4, 8"),
         ({"to": [16], "method": "shortcut", "levels": 7}, "shorter than 1 / 8 are not learned"),
-        ({"levels": 8}, "levels is of consistency and shortcut, not of progressive"),
+        ({"levels": 8}, "levels is of consistency, shortcut and boot, not of progressive"),
         ({"share": 0.5, "method": "consistency"}, "share is of shortcut and meanflow, not of consistency"),
         ({"guidance": "kept", "scale": 2.0}, "leave it out"),
         ({"matching": {"gan": 0}}, "matching is of dmd, not of progressive"),
