@@ -140,7 +140,7 @@ def measured(shop: Shop, runtime: str, seconds: float) -> Found:
                 raise
             made.pop(name, None)
             failed[name] = f"{type(error).__name__}: {str(error).splitlines()[0][:150]}"
-    probe = Latency(batch=BATCHES, length=(LENGTH,), seconds=seconds * len(BATCHES), control_limit=0.05)
+    probe = Latency(batch=BATCHES, length=(LENGTH,), seconds=seconds * len(BATCHES), control_limit=0.15)
     watching = Profile(batch=BATCHES, length=(LENGTH,), of="all")
     fed = {workload: feeds(shop, workload.batch) for workload in probe.workloads()}
     with ProcessBench(shop.work / "bench", tell=told, store=shop.ground.store) as bench:

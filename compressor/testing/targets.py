@@ -99,7 +99,7 @@ def _check_profile(subject: Subject, run: TinyRun, built: Path, feed: Feed) -> N
 
         return call
 
-    with subject.during("profile"):
+    with subject.during("profile()"):
         found = target.profile(built, prepare, calls=2)
     if found is not None:
         subject.require(

@@ -68,7 +68,7 @@ def test_bias_behind_a_product_is_added_by_it():
 
 def test_sum_of_product_bias_and_residual_keeps_the_residual():
     found = joined(WEIGHTS, PRODUCT, helper.make_node("Sum", ["p", "b", "r"], ["y"]), more=("r",))
-    assert found == {"QuantizeLinear": 1, KIND: 1, "Add": 1}
+    assert found == {"QuantizeLinear": 1, KIND: 1, "Sum": 1}, "of an addition and a norm ONNX Runtime makes a slower operator"
 
 
 def test_gelu_is_left_without_its_bias():
