@@ -282,7 +282,7 @@ class Book:
             path.parent.mkdir(parents=True, exist_ok=True)
             unfinished = path.with_suffix(".part")
             with unfinished.open("wb") as file:
-                np.savez(file, **made)
+                np.savez(file, **made)  # type: ignore[arg-type]
             settle(unfinished, path)
             self._seconds.append(time.monotonic() - began)
             self._told(name)

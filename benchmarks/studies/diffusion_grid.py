@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from benchmarks.studies.diffusion_cells import CLASSES, Book, Cell, Found
+from benchmarks.studies.diffusion_cells import CLASSES, Book, Cell, Found, teachers
 from compressor.tasks.generated.features import as_bytes
 
 if TYPE_CHECKING:
@@ -22,9 +22,9 @@ INK, PAPER = 0, 255
 def rows(book: Book, found: Mapping[Cell, Found]) -> Iterator[tuple[str, Found]]:
     """What is shown: of the teacher its own steps and the same sampler in few, of students those of the first seed in 4 steps and fewer."""
     yield "real", book.real()
-    for cell, each in found.items():
-        if cell.seed == 0 and (cell.kind, cell.sampling.sampler) == ("teacher", "dpm++2m") and cell.sampling.steps in (50, 8, 4):
-            yield f"teacher, {cell.sampling.steps} steps", each
+    for cell in teachers():
+        if cell in found and cell.sampling.sampler == "dpm++2m" and cell.sampling.steps in (50, 8, 4):
+            yield f"teacher, {cell.sampling.steps} steps", found[cell]
     for cell, each in found.items():
         if cell.seed == 0 and cell.kind != "teacher" and cell.sampling.steps <= 4:
             yield f"{cell.kind}, {cell.sampling.steps} step{'s' if cell.sampling.steps > 1 else ''}", each

@@ -12,14 +12,12 @@ from benchmarks.studies.diffusion_cells import COUNTS, GUIDANCE, TIMED, Absent, 
 from benchmarks.studies.lm_lab import kept
 from benchmarks.studies.lm_runtimes import told
 from benchmarks.studies.pages import controls
-from compressor.contracts import Candidate, Target, Workload
+from compressor.contracts import Candidate, Target, Workload, registry
 from compressor.contracts.records import LatencyRecord
 from compressor.deploy.bench import ProcessBench
 from compressor.tasks.generation.description import described
 from compressor.tasks.generation.image_generation import ImageGeneration
 from compressor.tasks.generation.samplers import Sampling
-from targets.onnxruntime import OnnxRuntime
-from targets.openvino import OpenVino
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,7 +27,7 @@ if TYPE_CHECKING:
 RUN = "timed-0"
 FEWER = (25, 16, 8)
 """Steps of DPM++ 2M that the teacher is timed in beside its own."""
-RUNTIMES: Mapping[str, Target] = {"onnxruntime": OnnxRuntime(threads=1), "openvino": OpenVino(threads=1)}
+RUNTIMES: Mapping[str, Target] = {name: registry.load("target", name)(threads=1) for name in ("onnxruntime", "openvino")}
 NAMES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
 SECONDS, ROUNDS, CONTROLS = 90.0, 7, 2
 WORKLOAD = Workload(kind="sample")

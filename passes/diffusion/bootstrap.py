@@ -138,7 +138,8 @@ def _change(
 ) -> torch.Tensor:
     """Of what a student tells of steps from `t` to `to`: how fast it changes with `t`, `x` moving with a velocity meanwhile.
 
-    By a difference: the fastest waves that a network is told a time by turn a thousand times in [0, 1], and an exact derivative is mostly of those.
+    By a difference: the fastest waves that a network is told a time by turn more than a hundred times in [0, 1], and an exact derivative is
+    mostly theirs.
     """
     import torch
 
