@@ -112,7 +112,7 @@ def several(runs, tmp_path_factory):
     """Two runs, and one whose report cannot be read."""
     folder = tmp_path_factory.mktemp("several")
     shutil.copytree(runs("text"), folder / "first")
-    shutil.copytree(runs("labels"), folder / "later" / "second")
+    shutil.copytree(runs("image"), folder / "later" / "second")
     (folder / "hurt").mkdir()
     (folder / "hurt" / "report.json").write_text("{}")
     return folder
@@ -143,15 +143,18 @@ def test_runs_are_filtered_opened_and_compared(browser, several, exports, tmp_pa
 
 
 def test_screenshots_are_taken_of_a_folder_and_of_each_run_of_it(several, tmp_path, browser):
-    command = [sys.executable, "-m", "compressor.cli", "demo", str(several), "--record", "shots"]
+    folder = shutil.copytree(several, tmp_path / "runs", ignore=shutil.ignore_patterns("first"))
+    command = [sys.executable, "-m", "compressor.cli", "demo", str(folder), "--record", "shots"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     looks = {"try-light.png", "try-dark.png", "try-narrow.png", "where-they-differ.png", "what-happened.png"}
     gallery = {"runs-light.png", "runs-dark.png", "runs-narrow.png", "compare-two.png"}
     made = {path.relative_to(tmp_path / "shots").as_posix() for path in (tmp_path / "shots").rglob("*.png")}
-    assert made == gallery | {f"{name}/{each}" for name in ("first", "later/second") for each in looks}
+    assert made == gallery | {f"later/second/{each}" for each in looks}
     assert re.search(r"hurt: .*report\.json", done.stdout)
-    widths = {look: Image.open(tmp_path / "shots" / "first" / f"try-{look}.png") for look in ("light", "dark", "narrow")}
+    widths = {
+        look: Image.open(tmp_path / "shots" / "later" / "second" / f"try-{look}.png") for look in ("light", "dark", "narrow")
+    }
     assert widths["narrow"].width == 390
     assert widths["light"].convert("L").getpixel((2, 2)) > 200 > 60 > widths["dark"].convert("L").getpixel((2, 2))
 
