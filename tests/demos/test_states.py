@@ -152,11 +152,16 @@ def test_screenshots_are_taken_of_a_folder_and_of_each_run_of_it(several, tmp_pa
     made = {path.relative_to(tmp_path / "shots").as_posix() for path in (tmp_path / "shots").rglob("*.png")}
     assert made == gallery | {f"later/second/{each}" for each in looks}
     assert re.search(r"hurt: .*report\.json", done.stdout)
-    widths = {
-        look: Image.open(tmp_path / "shots" / "later" / "second" / f"try-{look}.png") for look in ("light", "dark", "narrow")
-    }
-    assert widths["narrow"].width == 390
-    assert widths["light"].convert("L").getpixel((2, 2)) > 200 > 60 > widths["dark"].convert("L").getpixel((2, 2))
+    light, dark, narrow = (
+        shot(tmp_path / "shots" / "later" / "second" / f"try-{look}.png") for look in ("light", "dark", "narrow")
+    )
+    assert (light.width, narrow.width) == (1100, 390)
+    assert light.getpixel((2, 2)) > 200 > 60 > dark.getpixel((2, 2))
+
+
+def shot(path):
+    with Image.open(path) as found:
+        return found.convert("L")
 
 
 # ------------------------------------------------------------------ plug-ins
