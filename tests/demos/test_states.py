@@ -204,7 +204,7 @@ def plugins(tmp_path, monkeypatch):
 
 def test_a_plugin_that_feeds_and_tells_has_a_page_and_is_not_hosted(plugins, browser, tmp_path):
     (tmp_path / "moods").mkdir()
-    run = make_run("moods", tmp_path / "moods")
+    run = make_run("moods", tmp_path / "moods", max_length=16)
     with serving(run, log=tmp_path / "asked.txt", plugins=plugins) as served, visiting(browser, served.address) as page:
         page.get_by_label("Text", exact=True).fill("word1 red word2")
         compared(page)
