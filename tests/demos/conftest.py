@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from demo_pages import TARGET, make_run, serving, visiting
+from demo_pages import MILLISECONDS, TARGET, make_run, serving, visiting
 
 from compressor.export import export
 
@@ -46,6 +46,9 @@ def browser():
 
     if not any(map(shutil.which, BROWSERS)):  # CI ends before its tests then
         pytest.skip(f"none of {', '.join(BROWSERS)} on the PATH")
+    from playwright.sync_api import expect
+
+    expect.set_options(timeout=MILLISECONDS)
     with opened(*DEVICES) as found:
         yield found
 

@@ -20,7 +20,7 @@ import pytest
 from demo_pages import TARGET, example_says, serving
 from furnished import told
 
-from compressor.errors import MissingDependency, StoreError
+from compressor.errors import MissingDependency, StoreError, UnsupportedModel
 from compressor.plan.bound import load_plan
 from compressor.report import write_report
 from compressor.report.findings import Findings, speed_up
@@ -604,6 +604,15 @@ def test_a_hosted_demo_needs_nothing_of_this_project(name, runs, exports, tmp_pa
             assert f">{example_says(exports(name), given)}<" in found[2]
         finally:
             process.terminate()
+
+
+def test_a_task_whose_feed_no_description_says_is_refused_by_name(runs, tmp_path, monkeypatch):
+    monkeypatch.setattr("demos.space.export", lambda run, target, out, **_: shutil.copytree(made, out))
+    made = tmp_path / "made"
+    made.mkdir()
+    (made / "spec.json").write_text(json.dumps({"task": "drawing"}))
+    with pytest.raises(UnsupportedModel, match=r"of task drawing cannot be hosted: its export has no example"):
+        write_space(runs("text"), None, tmp_path / "space")
 
 
 # ------------------------------------------------------------------ plug-ins

@@ -46,10 +46,12 @@ HOLDS = "[aria-label='Remove Image'], [data-testid^='waveform']"
 """Is there once a panel holds a picture or a sound."""
 
 
-def make_run(name: str, folder: Path) -> Path:
-    """A run of the tiny model of a task, which `TASKS` or a plug-in names, quantised; that of texts is trained and loses a layer before, so
-    that rows change."""
-    task, parameters = TASKS.get(name, (name, {}))
+def make_run(name: str, folder: Path, **given: Any) -> Path:
+    """A run of the tiny model of a task, which `TASKS` names or a plug-in with the parameters given, quantised.
+
+    That of texts is trained and loses a layer before, so that rows change.
+    """
+    task, parameters = TASKS.get(name, (name, given))
     kind = registry.load("task", task)
     data = (kind.written(parameters) if parameters else kind()).tiny(folder)
     whole = name == "text"
