@@ -85,8 +85,10 @@ def write_space(run: Path, target: str | None, out: Path) -> Path:
 
 def _check_alone(folder: Path, name: str) -> None:
     """Refuse what an export cannot do by itself."""
-    task = json_in(folder / "spec.json")["task"]
-    why = "" if (folder / "example.py").is_file() else "its export has no example"
+    spec = json_in(folder / "spec.json")
+    task, why = spec["task"], "" if (folder / "example.py").is_file() else "its export has no example"
+    if not why and spec.get("takes") == "arrays" and "draws" not in spec:
+        why = "no description says how it is fed"
     if not why and deployed_of(folder).needs_this_project:
         why = "its example needs this project, as no stock configuration says its structure"
     if why:

@@ -11,9 +11,12 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
-from demo_pages import compared, example_says, filled, serving, told, visiting
+from demo_pages import compared, example_says, filled, make_run, serving, told, visiting
 from PIL import Image
 from playwright.sync_api import expect
+
+from compressor.errors import UnsupportedModel
+from demos.space import write_space
 
 # ------------------------------------------------------------------ a camera and a microphone
 
@@ -160,3 +163,60 @@ def test_screenshots_are_taken_of_a_folder_and_of_each_run_of_it(several, tmp_pa
 def shot(path):
     with Image.open(path) as found:
         return found.convert("L")
+
+
+# ------------------------------------------------------------------ plug-ins
+
+TASK = '''
+from compressor.contracts import Deployment, Prediction
+from compressor.tasks.text_classification import TextClassification
+
+class Moods(TextClassification):
+    """Says nothing of how it is fed: it makes inputs of a text, or of a file that holds one."""
+
+    def deployment(self, files, inputs):
+        return Deployment("arrays")
+
+    def feed(self, content, files):
+        with open(content) if content.endswith(".txt") else nullcontext(StringIO(content)) as file:
+            return super().feed(file.read(), files)
+
+    def tell(self, outputs, labels):
+        return tuple(Prediction(f"in a {each.text} mood", each.confidence) for each in super().tell(outputs, labels))
+
+from contextlib import nullcontext
+from io import StringIO
+'''
+
+
+@pytest.fixture
+def plugins(tmp_path, monkeypatch):
+    """A folder in which a distribution is installed that brings a task; its processes find it too."""
+    folder = tmp_path / "site"
+    (folder / "acme_moods-1.0.dist-info").mkdir(parents=True)
+    (folder / "acme_moods-1.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: acme-moods\nVersion: 1.0\n")
+    (folder / "acme_moods-1.0.dist-info" / "entry_points.txt").write_text("[compressor.task]\nmoods = acme_moods:Moods\n")
+    (folder / "acme_moods.py").write_text(TASK)
+    monkeypatch.syspath_prepend(str(folder))
+    monkeypatch.setenv("PYTHONPATH", str(folder))
+    return folder
+
+
+def test_a_plugin_that_feeds_and_tells_has_a_page_and_is_not_hosted(plugins, browser, tmp_path):
+    (tmp_path / "moods").mkdir()
+    run = make_run("moods", tmp_path / "moods", max_length=16)
+    with serving(run, log=tmp_path / "asked.txt", plugins=plugins) as served, visiting(browser, served.address) as page:
+        page.get_by_label("Text", exact=True).fill("word1 red word2")
+        compared(page)
+        said = told(page, "Compressed")
+        assert re.fullmatch("in a (red|green|blue) mood", said)
+        page.get_by_label("Text", exact=True).fill("")
+        with page.expect_response(re.compile("/upload")):
+            page.locator("input[type=file]").set_input_files(
+                {"name": "a.txt", "mimeType": "text/plain", "buffer": b"word1 red word2"}
+            )
+        page.get_by_text("a.txt").first.wait_for()
+        compared(page)
+        assert told(page, "Compressed") == said
+    with pytest.raises(UnsupportedModel, match="of task moods cannot be hosted: no description says how it is fed"):
+        write_space(run, None, tmp_path / "space")
