@@ -300,7 +300,7 @@ def doctor() -> None:
 
     here = machine()
     say(
-        f"{here.processor}, {here.cores} cores, {here.memory_bytes / 2**30:.0f} GiB, {', '.join(here.features) or 'no vector units known'}"
+        f"{here.named}, {here.memory_bytes / 2**30:.0f} GiB, {', '.join(here.features) or 'no vector units known'}"
     )
     say(f"accelerators: {', '.join(here.accelerators) or 'none'}")
     for name, version in versions().items():

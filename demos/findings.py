@@ -126,7 +126,7 @@ def origin(report: Report) -> str:
         "Source": report.model.source,
         "Quality is held against": report.reference,
         "Rows": f"{report.data.source}: {', '.join(f'{each.rows} {each.name}' for each in report.data.splits)}",
-        "Machine": f"{machine.processor}, {machine.cores} cores, {wording.size(machine.memory_bytes)}, {machine.system}",
+        "Machine": f"{machine.named}, {wording.size(machine.memory_bytes)}, {machine.system}",
         "Versions": ", ".join(f"{name} {version}" for name, version in report.versions.items()),
         "Run": f"{wording.moment(report.started)}, {wording.seconds(report.seconds)}",
     }

@@ -106,7 +106,7 @@ def document(found: Mapping[str, tuple[Forecast, Taken]]) -> str:
             "",
             f"`python -m benchmarks.studies.forecasts {' '.join(found)}` remakes this page.",
             "",
-            f"- Machine: {here.processor}, {here.cores} cores, {here.memory_bytes / 2**30:.0f} GiB.",
+            f"- Machine: {here.named}, {here.memory_bytes / 2**30:.0f} GiB.",
             f"- Versions: {', '.join(f'{name} {number}' for name, number in installed.items())}; Python {here.python}.",
             f"- Total time: off by {', '.join(f'{error:.0%}' for error in errors)}.",
             "",

@@ -216,7 +216,7 @@ def document(subject: Subject, phases: Sequence[Phase], tally: Tally, *, seed: i
             *(f"| {phase.name} | {phase.seconds:.1f} | {tally.hits[phase.name]} |" for phase in phases),
             "",
             *(f"- {line}" for line in tally.unequal),
-            f"- Machine: {here.processor}, {here.cores} cores.",
+            f"- Machine: {here.named}.",
             f"- Versions: {', '.join(f'{name} {version}' for name, version in versions().items())}; Python {here.python}; seed {seed}.",
             "",
         ]

@@ -336,7 +336,7 @@ def document(found: Mapping[str, Mapping[str, Any]]) -> str:
             "",
             "`python -m benchmarks.studies.lm_costs` remakes this page.",
             "",
-            f"- Machine: {here.processor}, {here.cores} cores; torch {torch.__version__}, one thread.",
+            f"- Machine: {here.named}; torch {torch.__version__}, one thread.",
             "- Llamas with random weights; parameters are all of them, a tied table counted once. Of 3B and 7B nothing was run: their numbers,",
             "  in *italics*, are those of the power of the parameters that is nearest to the sizes measured, and of the formulas. No interval",
             "  stands beside them: they lie four and more times above the largest.",

@@ -157,7 +157,7 @@ def document(study: Depth, parts: Sequence[str]) -> str:
         "",
         *lacking(plan, ("tokens", *shown)),
         "",
-        f"- Machine: {here.processor}, {here.cores} cores, one thread, bf16; torch {installed.get('torch')}.",
+        f"- Machine: {here.named}, one thread, bf16; torch {installed.get('torch')}.",
         "- The teacher is the model of [lm-finetune](lm-finetune.md); students take evenly spaced layers of it. Rows of",
         f"  {ROW} tokens, {BATCH} a step; no token is seen twice.",
         f"- `test`: nats that a token of {TESTED} windows of test documents costs; the teacher's is {teacher:.3f}. `end`: share of the held-out",

@@ -188,7 +188,7 @@ def document(taught: Mapping[int, Student], found: Mapping[str, Sequence[Sequenc
             "",
             *lacking(list(taught), tokens, turns),
             "",
-            f"- Machine: {here.processor}, {here.cores} cores; ONNX Runtime {installed.get('onnxruntime')}, fp32, one thread.",
+            f"- Machine: {here.named}; ONNX Runtime {installed.get('onnxruntime')}, fp32, one thread.",
             "- The model is that of [lm-finetune](lm-finetune.md), 30 layers. Drafts are evenly spaced layers of it, distilled on",
             f"  {whole(tokens, POINTS, BATCH):,} tokens each ({METHOD}, rate {RATE:g}, one seed).",
             f"- {PROMPTS} test documents: {PROMPT} tokens are read and {STEPS} made, the reading included; {turns} turns of all ways in one process.",

@@ -272,7 +272,7 @@ def document(found: Mapping[str, Sequence[Mapping[str, Any]]], precision: str) -
             "",
             "`python -m benchmarks.studies.lm_step` remakes this page.",
             "",
-            f"- Machine: {here.processor}, {here.cores} cores; torch {torch.__version__}, {precision}, one thread.",
+            f"- Machine: {here.named}; torch {torch.__version__}, {precision}, one thread.",
             f"- Llamas of SmolLM2-135M's shape with random weights, {SHAPE['vocab_size']:,} words: {TEACHER} layers teach {STUDENT}. A step has",
             f"  {ROWS} rows of {LENGTH} tokens. The teacher's weights take {held / 2**20:,.0f} MiB.",
             f"- `peak`: the most memory of a process that trains {STEPS} steps, less what it had before any model; of {processes} processes the",

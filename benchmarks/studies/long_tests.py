@@ -78,7 +78,7 @@ def document(name: str, rows: Sequence[str]) -> str:
             "",
             f"`python -m benchmarks.studies.long_tests {name}` remakes this page. {page.about}",
             "",
-            f"- Machine: {here.processor}, {here.cores} cores, {here.memory_bytes / 2**30:.0f} GiB.",
+            f"- Machine: {here.named}, {here.memory_bytes / 2**30:.0f} GiB.",
             f"- Versions: {', '.join(f'{name} {number}' for name, number in installed.items())}; Python {here.python}.",
             f"- Date: {datetime.now(UTC).date().isoformat()}.",
             "",

@@ -265,7 +265,7 @@ def document(subjects: Sequence[Subject], work: Path, equivalent: Mapping[str, s
             "",
             *_survived([*counts, *afresh]),
             "",
-            f"- Machine: {here.processor}, {here.cores} cores.",
+            f"- Machine: {here.named}.",
             f"- Versions: {', '.join(f'{name} {number}' for name, number in installed.items())}; Python {here.python}.",
             "",
         ]

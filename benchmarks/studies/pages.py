@@ -72,7 +72,7 @@ def latency_of(report: Report) -> LatencyRecord:
 def machine_lines(report: Report) -> Iterator[str]:
     """Where and with what."""
     here = report.machine
-    yield f"- Machine: {here.processor}, {here.cores} cores, {', '.join(here.features)}; {here.memory_bytes / 2**30:.0f} GiB."
+    yield f"- Machine: {here.named}, {', '.join(here.features)}; {here.memory_bytes / 2**30:.0f} GiB."
     names = ("torch", "transformers", "onnxruntime", "openvino", "nncf")
     yield f"- Versions: {', '.join(f'{name} {report.versions[name]}' for name in names if name in report.versions)}; Python {here.python}."
     yield f"- Date: {report.started[:10]}."

@@ -241,7 +241,7 @@ def document(found: Mapping[int, Sequence[Costs]], *, precision: str) -> str:
             "",
             "`python -m benchmarks.studies.step_costs MODEL ROWS` remakes this page.",
             "",
-            f"- Machine: {here.processor}, {here.cores} cores; torch {torch.__version__}, {precision}, {here.cores} threads.",
+            f"- Machine: {here.named}; torch {torch.__version__}, {precision}, {here.cores} threads.",
             "- The encoder of Whisper-tiny.en as teacher, sounds of 1 s, two layers imitated through projections of their own, 75 % of the",
             "  layers' parameters to go.",
             f"- Medians of {STEPS} steps; of {REPEATS} repeats the median, the least and the most.",

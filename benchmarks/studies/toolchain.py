@@ -365,7 +365,7 @@ def table(rows: Sequence[Row], before: str = "") -> str:
     lines = [
         "# What the toolchain costs",
         "",
-        f"{here.processor}, {here.cores} cores, {here.memory_bytes / 2**30:.0f} GiB; Python {here.python}, {named}; "
+        f"{here.named}, {here.memory_bytes / 2**30:.0f} GiB; Python {here.python}, {named}; "
         f"{datetime.now(UTC).date().isoformat()}, load {os.getloadavg()[0]:.1f}.",
         "",
         "Medians with 95 % intervals where something was repeated. Made by `python -m benchmarks.studies.toolchain`.",

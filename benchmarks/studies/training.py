@@ -261,7 +261,7 @@ def page(known: Mapping[str, Any]) -> str:
         "",
         "`python -m benchmarks.studies.training` remakes this page.",
         "",
-        f"- Machine: {here.processor}, {here.cores} cores; torch {some['torch']}, {some['threads']} threads.",
+        f"- Machine: {here.named}; torch {some['torch']}, {some['threads']} threads.",
         "- The pass `finetune` on all-MiniLM-L6-v2, batch 16, dropout on, one epoch; before is commit f5c96b6, in turns with after.",
         "- `bare`: the least loop with the same batches, dropout, attention and optimiser. Medians, in brackets least and most.",
         *(

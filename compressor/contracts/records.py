@@ -206,6 +206,11 @@ class Machine(Record):
     python: str
     load: float | None = None
 
+    @property
+    def named(self) -> str:
+        """Its processor and how many cores of it are there."""
+        return f"{self.processor}, {self.cores} core{'' if self.cores == 1 else 's'}"
+
 
 class SplitRecord(Record):
     name: str

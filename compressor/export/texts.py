@@ -101,7 +101,7 @@ def _machine(report: Report, packages: Sequence[str]) -> str:
     machine = report.machine
     versions = ", ".join(f"{name} {report.versions[name]}" for name in packages if name in report.versions)
     return escaped(
-        f"{machine.processor}, {machine.cores} cores, {wording.size(machine.memory_bytes)}, {machine.system}; {versions}"
+        f"{machine.named}, {wording.size(machine.memory_bytes)}, {machine.system}; {versions}"
     )
 
 

@@ -153,7 +153,7 @@ def _sections(findings: Findings) -> Iterator[tuple[str, str]]:
 
 def _machine(report: Report) -> Iterator[tuple[str, str]]:
     machine = report.machine
-    yield "Processor", f"{machine.processor}, {machine.cores} cores"
+    yield "Processor", f"{machine.named}"
     yield "Memory", wording.size(machine.memory_bytes)
     yield "Instruction sets", ", ".join(machine.features) or wording.NOTHING
     yield "Accelerators", ", ".join(machine.accelerators) or "none"

@@ -189,7 +189,7 @@ def _origin(report: Report) -> Iterator[str]:
     yield from ("## Where this comes from", "")
     licence = wording.first_line(model.licence) or "not stated"
     said = {
-        "machine": f"{machine.processor}, {machine.cores} cores, {wording.size(machine.memory_bytes)}, {machine.system}",
+        "machine": f"{machine.named}, {wording.size(machine.memory_bytes)}, {machine.system}",
         "instruction sets": f"{features}; accelerators: {accelerators}",
         "model": f"{model.source}, {wording.count(model.weights)} parameters, licence {licence}",
         "data": f"{report.data.source}; {splits}; rows removed: {removed}" if report.data.real else "none",

@@ -234,7 +234,7 @@ def _warnings(one: Run, other: Run) -> Iterator[str]:
     first, second = one.report.machine, other.report.machine
     if first.fingerprint != second.fingerprint:
         yield (
-            f"times come from two machines ({first.processor}, {first.cores} cores; {second.processor}, {second.cores} cores): "
+            f"times come from two machines ({first.named}; {second.named}): "
             "they say nothing about the models; compare --measure times both here"
         )
     elif one.latencies and other.latencies:

@@ -41,6 +41,12 @@ def test_machine_describes_this_one():
     assert here.load == 0.25
 
 
+def test_machine_is_named_with_its_cores():
+    one = machine().model_copy(update={"processor": "Some CPU", "cores": 1})
+    assert one.named == "Some CPU, 1 core"
+    assert one.model_copy(update={"cores": 2}).named == "Some CPU, 2 cores"
+
+
 def test_fingerprint_stays_when_asked_again_and_ignores_load():
     assert machine(load=0.9).fingerprint == machine().fingerprint
     assert len(machine().fingerprint) == 16
