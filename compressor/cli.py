@@ -299,9 +299,7 @@ def doctor() -> None:
     from compressor.deploy.machine import extras, machine, versions
 
     here = machine()
-    say(
-        f"{here.named}, {here.memory_bytes / 2**30:.0f} GiB, {', '.join(here.features) or 'no vector units known'}"
-    )
+    say(f"{here.named}, {here.memory_bytes / 2**30:.0f} GiB, {', '.join(here.features) or 'no vector units known'}")
     say(f"accelerators: {', '.join(here.accelerators) or 'none'}")
     for name, version in versions().items():
         say(f"  {name} {version}")

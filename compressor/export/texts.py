@@ -100,9 +100,7 @@ def _speed(findings: Findings, candidate: Candidate) -> Iterator[tuple[str, str]
 def _machine(report: Report, packages: Sequence[str]) -> str:
     machine = report.machine
     versions = ", ".join(f"{name} {report.versions[name]}" for name in packages if name in report.versions)
-    return escaped(
-        f"{machine.named}, {wording.size(machine.memory_bytes)}, {machine.system}; {versions}"
-    )
+    return escaped(f"{machine.named}, {wording.size(machine.memory_bytes)}, {machine.system}; {versions}")
 
 
 def _origin(report: Report) -> Iterator[str]:

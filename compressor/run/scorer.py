@@ -49,15 +49,15 @@ class Scorer:
             if against is None:
                 return Scored()
             if not self.ground.data.real:
-                return Scored(
-                    None, self._parity(self._asked(task, candidate, session, len(next(iter(same.values())))), same, against)
-                )
+                found = self._asked(task, candidate, session, len(next(iter(same.values()))))
+                return Scored(None, self._parity(task, found, same, against))
             evaluation = self._evaluated(task, candidate, session)
         first = {name: array[: len(same[name])] for name, array in evaluation.outputs.items()}
-        return Scored(evaluation, self._parity(first, same, against))
+        return Scored(evaluation, self._parity(task, first, same, against))
 
-    def _parity(self, found: Feed, same: Feed, against: StageState) -> Parity:
-        return parity(self.ground.bound.task, found, same, against=f"{against.stage.name}, eager float32")
+    @staticmethod
+    def _parity(task: Task, found: Feed, same: Feed, against: StageState) -> Parity:
+        return parity(task, found, same, against=f"{against.stage.name}, eager float32")
 
     def _asked(self, task: Task, candidate: Candidate, session: Session, count: int) -> Feed:
         """Outputs of the first rows, which nothing is known to hold against."""

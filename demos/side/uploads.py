@@ -13,6 +13,8 @@ MOST_TOGETHER = 500 * 2**20
 """Bytes of all files that users have here at a time."""
 AROUND = 2**16
 """Bytes that a form has beside its file, at most."""
+HEARD_OUT = 64 * 2**20
+"""Bytes of a refused upload that are read and dropped: browsers show an answer only once they have sent everything."""
 ROUTE = "/upload"
 NAME = "demos.uploads"
 """Under which requests lead to the `Uploads` of their page."""
@@ -23,7 +25,7 @@ App = Callable[[Message, Receive, Send], Awaitable[None]]
 
 
 class Uploads:
-    """Stands before a page: refuses an upload, before any of it is read, where it or all together would be too many bytes."""
+    """Stands before a page: refuses an upload, before any of it is kept, where it or all together would be too many bytes."""
 
     def __init__(self, app: App, given: Callable[[], Iterable[str]]) -> None:
         """Stand before `app`, whose users gave the files at the paths `given`."""
@@ -43,11 +45,11 @@ class Uploads:
         length = dict(scope["headers"]).get(b"content-length", b"")
         size = int(length) if length.isdigit() else MOST_BYTES + AROUND
         if size > MOST_BYTES + AROUND:
-            await _refuse(send, 413, f"at most {MOST_BYTES / 2**20:.0f} MB are taken here")
+            await _refuse(receive, send, size, 413, f"at most {MOST_BYTES / 2**20:.0f} MB are taken here")
         elif not length.isdigit():
-            await _refuse(send, 411, "an upload says how long it is")
+            await _refuse(receive, send, size, 411, "an upload says how long it is")
         elif self._coming + size + sum(map(_size, list(self._given()))) > MOST_TOGETHER:
-            await _refuse(send, 507, "there is no room for more files now: come again in a while")
+            await _refuse(receive, send, size, 507, "there is no room for more files now: come again in a while")
         else:
             self._coming += size
             try:
@@ -77,7 +79,13 @@ def _size(path: str) -> int:
         return 0
 
 
-async def _refuse(send: Send, status: int, why: str) -> None:
+async def _refuse(receive: Receive, send: Send, size: int, status: int, why: str) -> None:
+    """Answer; who sends far too much is not heard out, and sees the connection end."""
+    more, heard = size <= HEARD_OUT, 0
+    while more and heard <= HEARD_OUT:
+        message = await receive()
+        heard += len(message.get("body", b""))
+        more = bool(message.get("more_body"))
     headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"connection", b"close")]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": why.encode()})

@@ -50,10 +50,13 @@ def feed(batch=BATCH, length=LENGTH):
 
 
 def expected(batch=BATCH, length=LENGTH):
-    """Multiplications and additions of the whole model."""
-    tokens = batch * length
-    layer = 2 * tokens * (4 * WIDTH**2 + 2 * WIDTH * NEURONS) + 4 * batch * length**2 * WIDTH
-    return LAYERS * layer + 2 * batch * (WIDTH**2 + WIDTH * CLASSES)
+    """Multiplications and additions of the whole model, whose last layer has keys and values of all tokens, and all else of the first."""
+
+    def layer(asked):
+        rows = 2 * batch * (asked * 2 * WIDTH**2 + length * 2 * WIDTH**2 + asked * 2 * WIDTH * NEURONS)
+        return rows + 4 * batch * asked * length * WIDTH
+
+    return (LAYERS - 1) * layer(length) + layer(1) + 2 * batch * (WIDTH**2 + WIDTH * CLASSES)
 
 
 def watched(name, built, *, calls=3, fed=None):

@@ -27,6 +27,7 @@ const watch = setInterval(() => {{
   if (seen) {{ clearInterval(watch); document.body.append(seen); }}
 }}, 100);
 </script></body>"""
+OPENED = "document.querySelectorAll('details').forEach((each) => { each.open = true; });"
 
 
 def look(text: str, folder: Path, *, scheme: str = "light", width: int = 1280) -> dict:
@@ -34,7 +35,8 @@ def look(text: str, folder: Path, *, scheme: str = "light", width: int = 1280) -
     copy, lifted = re.subn(r"<meta http-equiv=\"Content-Security-Policy\"[^>]*>", "", text)
     assert lifted == 1
     file = folder / "page.html"
-    script = LOOK.read_text() if width >= NARROWEST else f"setTimeout(() => {{{LOOK.read_text()}}}, 300);"  # once it was painted
+    painted = f"{OPENED} setTimeout(() => {{{LOOK.read_text()}}}, 300);"  # what was closed too
+    script = LOOK.read_text() if width >= NARROWEST else painted
     whole = copy.replace("</body>", f"<script>{script}</script></body>")
     file.write_text(whole if width >= NARROWEST else PHONE.format(width=width, page=html_text.escape(whole)), encoding="utf-8")
     command = [

@@ -118,7 +118,7 @@ def test_small_plan_trains_one_epoch_on_few_rows_and_stops_at_no_gate(folder):
 
 def test_small_plan_keeps_every_probe_shortened():
     bound = small(QUICKSTART, REHEARSAL)
-    assert [probe.name for probe in bound.probes] == ["latency", "memory"]
+    assert [probe.name for probe in bound.probes] == ["latency", "memory", "profile"]
     assert bound.probes[0].probe.seconds <= 2
     assert bound.probes[0].probe.workloads() == load_plan(QUICKSTART).probes[0].probe.workloads()
     assert bound.model == load_plan(QUICKSTART).model
