@@ -314,7 +314,7 @@ def speed(study: Study, found: dict[Cell, Found]) -> Iterator[str]:
         cell = fewest(study, found)
         yield from diffusion_times.section(record, cell.sampling.steps if cell.sampling.sampler == "dpm++2m" else None)
         return
-    yield "Not measured yet."
+    yield "Not measured yet: other work ran on the machine. `--times` measures them."
 
 
 def goals(study: Study, found: dict[Cell, Found]) -> Iterator[str]:
