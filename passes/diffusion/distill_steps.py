@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 from typing_extensions import override
 
 from compressor.contracts import Batch, Context, Needs, Size
+from compressor.contracts.notes import Remark
 from compressor.errors import UnsupportedModel
 from compressor.tasks.generation.description import FILE, Description, described
 from compressor.tasks.generation.samplers import Sampler, Sampling
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     import torch
 
     from compressor.contracts import Model
+    from compressor.training.course import TrainingLog
     from compressor.training.loop import Moment
     from passes.diffusion.bootstrap import Bootstrap, Pair
     from passes.diffusion.denoiser import Denoiser
@@ -62,7 +64,16 @@ class DistillSteps(DistillDrawing):
         "arXiv:2410.05167; guidance: Meng et al., On Distillation of Guided Diffusion Models, 2023, arXiv:2210.03142"
     )
     examples: ClassVar[tuple[Mapping[str, Any], ...]] = tuple(
-        {"teacher": "source", "method": method, "to": [2], "epochs": 1, "batch_size": 12, "precision": "fp32", "validations": 1}
+        {
+            "teacher": "source",
+            "method": method,
+            "to": [2],
+            "epochs": 1,
+            "batch_size": 12,
+            "precision": "fp32",
+            "validations": 1,
+            **({"matching": {"fake_updates": 1}} if method == "dmd" else {}),
+        }
         for method in SAMPLERS
         if method != "boot"  # it counts steps, and settings that do are not read again from all that they are
     )
@@ -239,7 +250,15 @@ class DistillSteps(DistillDrawing):
         is_matched = self.method == "dmd"
         course = self._matching(*pair, teacher, ctx) if is_matched else self._bootstrap(Pair(*pair, steps, share=self.share), ctx)
         to = f"{count} steps"
-        self.taught(student, teacher, ctx, course, work=f"distill-to-{count}", to=to, followed=followed)
+        log = self.taught(student, teacher, ctx, course, work=f"distill-to-{count}", to=to, followed=followed)
+        if is_matched:
+            ctx.note(self._turns(log))
+
+    def _turns(self, log: TrainingLog) -> Remark:
+        """How many steps the student made: none where the training ends before its first turn."""
+        made, others = (len(log.losses.get(name, ())) for name in ("matching", "fake"))
+        text = f"Of {made + others} steps the student made {made}, the fake network {others}."
+        return Remark(text=text if made else f"{text} The student learned nothing: its first is step {len(self.matching.rhythm)}.")
 
     def _bootstrap(self, pair: Pair, ctx: Context) -> Course:
         from compressor.training.learners import averaging

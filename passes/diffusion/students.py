@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import torch
 
     from compressor.contracts import Model
+    from compressor.training.course import TrainingLog
     from compressor.training.learners import Learner
     from compressor.training.loop import Moment
 
@@ -99,7 +100,7 @@ class DistillDrawing(TrainingSettings, Pass):
 
     def taught(
         self, student: Model, teacher: Model, ctx: Context, course: Course, *, work: str, to: str = "", followed: bool = False
-    ) -> None:
+    ) -> TrainingLog:
         """Train the student in place; curves go into the report, titled by what it learns `to` do.
 
         Raises:
@@ -130,6 +131,7 @@ class DistillDrawing(TrainingSettings, Pass):
         if not ctx.data.real:
             ctx.note(Remark(text="The plan has no data: validation was not looked at, and the last weights are kept."))
         ctx.note(compared(student, teacher))
+        return log
 
 
 def drawing(model: Model) -> Description:

@@ -48,7 +48,8 @@ def run():
 @pytest.mark.parametrize("method", ["progressive", "shortcut", "dmd"])
 def test_plan_makes_a_student_for_each_number_of_steps(run, tmp_path, method):
     ImageGeneration().tiny(tmp_path)
-    (tmp_path / "plan.yaml").write_text(PLAN.replace("METHOD", method), encoding="utf-8")
+    asked = "dmd, matching: {fake_updates: 1}" if method == "dmd" else method
+    (tmp_path / "plan.yaml").write_text(PLAN.replace("METHOD", asked), encoding="utf-8")
     command(tmp_path, "run", "plan.yaml", "--out", "run")
     report = read_report(tmp_path / "run")
     assert [stage.name for stage in report.stages] == ["source", "distill-steps", "distill-steps.steps-2"]
@@ -225,7 +226,10 @@ def test_matching_takes_turns_and_keeps_an_average(run, tmp_path):
     assert described(student).sampling.model_dump() == {"sampler": "consistency", "steps": 1, "guidance": 1.0}
     assert described(ctx.products["steps-4"]).sampling.steps == 4
     averaged, _ = applied(run, step.model_copy(update={"ema": 0.9}), tmp_path / "averaged")
-    few, _ = applied(run, step.model_copy(update={"steps": 5}), tmp_path / "few")
+    few, early = applied(run, step.model_copy(update={"steps": 5}), tmp_path / "few")
+    said, at_once = ([note.text for note in each.notes if hasattr(note, "text")] for each in (ctx, early))
+    assert "Of 12 steps the student made 2, the fake network 10." in said
+    assert "Of 5 steps the student made 0, the fake network 5. The student learned nothing: its first is step 6." in at_once
     source = run.model().module.state_dict()
     assert all(torch.equal(each, source[name]) for name, each in few.module.state_dict().items())
     moved, less = (
