@@ -17,7 +17,7 @@ from compressor.tasks.generation.description import FILE, Description, described
 from compressor.tasks.generation.samplers import Sampler, Sampling
 from passes.diffusion.bootstrap import finest
 from passes.diffusion.matching import MatchingSettings, middle_of
-from passes.diffusion.students import Course, DistillDrawing, built, check_alike
+from passes.diffusion.students import Course, DistillDrawing, built, check_alike, check_unlabelled
 
 if TYPE_CHECKING:
     import torch
@@ -55,7 +55,7 @@ FOLDED = 1.0
 class DistillSteps(DistillDrawing):
     """Train a student, which starts from the step's input model, to draw in few steps what a teacher draws in many."""
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     paper: ClassVar[str] = (
         "progressive: Salimans and Ho, Progressive Distillation for Fast Sampling of Diffusion Models, 2022, arXiv:2202.00512; shortcut: Frans et "
         "al., One Step Diffusion via Shortcut Models, 2024, arXiv:2410.12557; consistency: Song et al., Consistency Models, 2023, "
@@ -173,6 +173,10 @@ class DistillSteps(DistillDrawing):
             raise UnsupportedModel(
                 f"scale: {self.scale:g}: teacher {self.teacher} has no label that says nothing, so it cannot be guided"
             )
+        if self.guidance == "kept":
+            check_unlabelled(mine, theirs, self.teacher)
+            if mine.scales:
+                raise UnsupportedModel("guidance: the model is told how far it is guided and takes one evaluation: leave `kept` out")
         process = mine.process
         if process.kind not in PROCESSES or process.prediction not in PREDICTIONS:
             raise UnsupportedModel(
@@ -224,7 +228,7 @@ class DistillSteps(DistillDrawing):
         how = described(model)
         guidance = how.sampling.guidance if self.guidance == "kept" else FOLDED
         sampling = Sampling(sampler=SAMPLERS[self.method], steps=count, guidance=guidance)
-        model.files[FILE] = how.model_copy(update={"sampling": sampling}).written()
+        model.files[FILE] = how.model_copy(update={"sampling": sampling, "stepped": True}).written()
         return model
 
     def _train(

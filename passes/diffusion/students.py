@@ -167,6 +167,18 @@ def check_alike(mine: Description, theirs: Description, teacher: str) -> None:
         raise UnsupportedModel("a model whose rows a teacher mends is neither a student nor a teacher: `adaptive` comes last")
     if mine.process != theirs.process or mine.shape != theirs.shape:
         raise UnsupportedModel(f"teacher {teacher} draws by another process, or pictures of another shape, than the student")
+    if mine.classes != theirs.classes:
+        raise UnsupportedModel(f"teacher {teacher} knows {theirs.classes} classes, the student {mine.classes}")
+
+
+def check_unlabelled(mine: Description, theirs: Description, teacher: str) -> None:
+    """That one label says nothing to both, where both are asked with it.
+
+    Raises:
+        UnsupportedModel: it does not; the teacher is named.
+    """
+    if mine.empty != theirs.empty:
+        raise UnsupportedModel(f"the label that says nothing to the student, {mine.empty}, is for teacher {teacher} {theirs.empty}")
 
 
 def compared(student: Model, teacher: Model) -> Remark:

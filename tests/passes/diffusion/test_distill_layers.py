@@ -26,6 +26,7 @@ from compressor.tasks.generation.samplers import Sampling
 from compressor.tasks.inputs.sampling import COLUMNS
 from compressor.testing.tiny import run_of
 from passes.diffusion.distill_layers import DistillLayers, sampled
+from passes.diffusion.distill_steps import DistillSteps
 from targets.onnx_files import bytes_by_part_of
 from targets.onnxruntime import OnnxRuntime
 from targets.openvino import OpenVino
@@ -217,8 +218,11 @@ def test_what_has_no_times_or_too_few_blocks_is_refused(run, tmp_path):
     model.save(tmp_path / "edm")
     with pytest.raises(UnsupportedModel, match="the model is of edm"):
         DistillLayers().check(tmp_path / "edm", {})
-    with pytest.raises(UnsupportedModel, match="keep_last: 2: of 2 blocks as few as 1 run"):
-        DistillLayers.model_validate({**HALVES, "keep_last": 2})._student(run.model(), seed=0)
+    for given, said in (({"keep_last": 2}, "keep_last: 2: of 2 blocks as few as 1 run"), ({"depths": [1, 0.9]}, "all run at all times")):
+        step = DistillLayers.model_validate({**HALVES, **given})
+        for refused in (lambda step=step: step._student(run.model(), seed=0), lambda step=step: step.check(run.source.path, {})):
+            with pytest.raises(UnsupportedModel, match=said):
+                refused()
     student = DistillLayers.model_validate(HALVES)._student(run.model(), seed=0)
     student.save(tmp_path / "student")
     with pytest.raises(UnsupportedModel, match="one distill-layers is enough"):
@@ -230,6 +234,20 @@ def test_what_has_no_times_or_too_few_blocks_is_refused(run, tmp_path):
         DistillLayers().check(tmp_path / "spans", {})
     with pytest.raises(UnsupportedModel, match="is told other numbers than the student"):
         DistillLayers(teacher="other").check(run.source.path, {"other": tmp_path / "spans"})
+
+
+def test_what_rows_do_not_say_is_learned_from_whoever_taught_it(run, tmp_path):
+    """Long steps, whether a network is told of them or not, and guidance that is folded."""
+    student = DistillSteps.model_validate({**QUICK, "teacher": "source", "to": [2]}).apply(run.model(), run.context(tmp_path))
+    folded = run.model()
+    folded.files[FILE] = described(folded).model_copy(update={"scales": True}).written()
+    for model, teacher, said in (
+        (student, None, "tell of long steps: name the step that taught it that"),
+        (student, "source", "which teacher source was not taught"),
+        (folded, None, "tell of guidance: name the step that taught it that"),
+    ):
+        with pytest.raises(UnsupportedModel, match=said):
+            DistillLayers.model_validate({**HALVES, "teacher": teacher}).apply(model, run.context(tmp_path))
 
 
 def test_quantisers_of_one_graph_refuse_several(tmp_path):

@@ -157,6 +157,31 @@ def test_a_teacher_without_a_label_that_says_nothing_is_not_guided(run, tmp_path
     DistillSteps(teacher="source", scale=1).check(*given)
 
 
+def test_student_and_teacher_have_to_know_the_same_labels(run, tmp_path):
+    """A teacher of other classes would be asked for pictures of the wrong ones, or for none that it knows."""
+    how = described(run.model())
+
+    def beside(name, **changed):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / FILE).write_bytes(how.model_copy(update=changed).written())
+        return tmp_path / name
+
+    none, unguided, scaled, spans = (
+        beside("none", classes=0), beside("unguided", empty=None), beside("scaled", scales=True), beside("spans", spans=True)
+    )
+    kept = DistillSteps(teacher="other", guidance="kept")
+    for step, student, teacher, said in (
+        (DistillSteps(teacher="other"), run.source.path, none, "teacher other knows 0 classes, the student 3"),
+        (DistillGuidance(teacher="other"), none, run.source.path, "teacher other knows 3 classes, the student 0"),
+        (kept, run.source.path, unguided, "the student, 3, is for teacher other None"),
+        (kept, scaled, run.source.path, "takes one evaluation: leave `kept` out"),
+        (DistillGuidance(teacher="other"), spans, run.source.path, "fold it before"),
+    ):
+        with pytest.raises(UnsupportedModel, match=said):
+            step.check(student, {"other": teacher})
+    DistillSteps(teacher="other").check(unguided, {"other": run.source.path})
+
+
 def test_a_model_that_does_not_draw_is_refused(run, tmp_path):
     model = Model.wrap(DiT(16, 3, 3, patch=8, width=8, heads=1, blocks=1))
     with pytest.raises(UnsupportedModel, match="DiT is no network that draws from noise"):
