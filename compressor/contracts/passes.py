@@ -193,6 +193,8 @@ class Pass(Step, ABC):
     quantizes: ClassVar[bool] = False
     """True for passes that write quantised tensors: two of them in one plan are a fault."""
     trains: ClassVar[bool] = False
+    comes_last: ClassVar[str] = ""
+    """Why nothing may change the model that it makes: a step that starts from it is a fault. Empty where others may follow."""
     tried_on: ClassVar[str | None] = None
     """The task whose tiny model the conformance suite tries it on, where it works on no other; None: texts with a label."""
 

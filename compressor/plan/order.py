@@ -18,6 +18,7 @@ def order_faults(draft: Draft) -> Iterator[Fault]:
     yield from _order(draft)
     yield from _quantized_twice(draft)
     yield from _quantized_before(draft)
+    yield from _after_the_last(draft)
 
 
 def works(names: Iterable[str]) -> str:
@@ -146,6 +147,17 @@ def _quantized_before(draft: Draft) -> Iterator[Fault]:
             yield step.at_parameter(
                 parameter, f"{why}, and '{origin}' has quantised them: leave {parameter} out, or put it before"
             )
+
+
+def _after_the_last(draft: Draft) -> Iterator[Fault]:
+    """Steps that would change a model which has to stay as it is."""
+    reasons = {step.name: step.kind.comes_last for step in draft.steps if step.kind and issubclass(step.kind, Pass)}
+    before = ""
+    for step in draft.steps:
+        start = (step.keys.start if step.trunk else None) or before
+        if step.known and (why := reasons.get(start)):
+            yield step.fault(f"changes the model that '{start}' made, and {why}: put '{start}' last")
+        before = step.name if step.trunk else before
 
 
 def _quantizes(step: Drafted) -> bool:
