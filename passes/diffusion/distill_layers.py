@@ -108,6 +108,7 @@ class DistillLayers(TrainingSettings, Pass):
             loss=self.teacher is None,
             plugins={"edit": (EDITS[self.method],)},
             inside=("layers",),
+            graphs="one for each number of blocks that it runs" if len(set(self.depths)) > 1 else "",
         )
 
     @override
