@@ -162,10 +162,14 @@ def test_last_blocks_are_those_that_stay(run):
         assert torch.equal(found, model.module.blocks[stays].up.weight)
 
 
-def test_a_pruned_network_runs_fewer_blocks_too(run, tmp_path):
-    model = run.model()
-    model.apply(KeepNeurons(block="blocks.0", neurons=tuple(range(16))))
+@pytest.mark.parametrize("pruned", ["before", "after"])
+def test_a_pruned_network_runs_fewer_blocks_too(run, tmp_path, pruned):
+    model, edit = run.model(), KeepNeurons(block="blocks.0", neurons=tuple(range(16)))
+    if pruned == "before":
+        model.apply(edit)
     student = DistillLayers.model_validate(HALVES).apply(model, run.context(tmp_path))
+    if pruned == "after":
+        student.apply(edit)
     student.save(tmp_path / "student")
     loaded = Model.load(tmp_path / "student")
     assert (loaded.module.depths, loaded.module.keep_last, described(loaded).depths) == ((2, 1), 1, (2, 1))
