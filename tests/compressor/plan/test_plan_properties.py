@@ -76,7 +76,8 @@ BEYOND_SCHEMA = {
     "names that are known": r"makes no '|no (step|target|model|step or model) is named ",
     "names that are free": r"a (step|target|probe) of this name stands on line|a name of its own in every run|also an entry of models",
     "objectives that are installed and take their parameters": r"no objective named |passes\.[\w-]+\.objectives\.[\w-]+\.\w+: no such parameter",
-    "order": r"comes (later|after)|of this step itself|works below torch|works on |quantises what ",
+    "order": r"comes (later|after)|of this step itself|works below torch|works on |quantises (what|one graph)|changes the model that ",
+    "rows for what reads them": r"the plan has no data",
     "gates that can be judged": r"max_drop cannot be judged|a limit on speed or latency needs|is not measured; probes measure",
     "one source": r"expected one of |expected 'path' \(all rows\)|'\w+' goes with ",
     "splits that add up": r"take [\d.e+]+ of the rows|is a fraction below 1 or a whole number",
@@ -93,7 +94,8 @@ BEYOND_SCHEMA = {
     r"expected one of speedup|input should be |nothing would heed |compile: true is not for |ternary weights have steps|is not symmetric has steps",
     "what passes and processes of diffusion ask of their parameters together": r"steps are given most first|progressive halves|"
     r"shortcut knows steps|are not learned: raise levels|is of .*: leave it out|where guidance is folded|the first is the least|"
-    r"nothing but noise is left at|expected less than sigma_max",
+    r"nothing but noise is left at|expected less than sigma_max|boot (draws|reads|has)|dmd looks into|constant has one|each loss is named once|"
+    r"say times: steps|there is not with gan: 0",
     "what quantisation asks of its parameters together": r"mixed needs either|widths names one twice|which smooth scales|"
     r"progressive names falling bits|nothing is rotated|has kernels with ranges",
     "kernels of what a pass makes": r"for which .* ha(s|ve) no kernels",
