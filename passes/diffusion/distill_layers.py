@@ -131,13 +131,17 @@ class DistillLayers(TrainingSettings, Pass):
             )
         learned = {"long steps": mine.stepped or mine.spans, "guidance": mine.scales}
         if theirs is None and (what := next((name for name, has in learned.items() if has), None)):
-            raise UnsupportedModel(f"rows do not say what a network is to tell of {what}: name the step that taught it that as teacher")
+            raise UnsupportedModel(
+                f"rows do not say what a network is to tell of {what}: name the step that taught it that as teacher"
+            )
         if theirs is not None:
             check_alike(mine, theirs, str(self.teacher))
             if mine.in_pairs:
                 check_unlabelled(mine, theirs, str(self.teacher))
             if mine.stepped and not theirs.stepped:
-                raise UnsupportedModel(f"the model draws in long steps, which teacher {self.teacher} was not taught: name the step that taught it them")
+                raise UnsupportedModel(
+                    f"the model draws in long steps, which teacher {self.teacher} was not taught: name the step that taught it them"
+                )
             if (mine.spans, mine.scales) != (theirs.spans, theirs.scales):
                 raise UnsupportedModel(f"teacher {self.teacher} is told other numbers than the student: span or scale")
 

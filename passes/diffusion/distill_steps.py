@@ -176,7 +176,9 @@ class DistillSteps(DistillDrawing):
         if self.guidance == "kept":
             check_unlabelled(mine, theirs, self.teacher)
             if mine.scales:
-                raise UnsupportedModel("guidance: the model is told how far it is guided and takes one evaluation: leave `kept` out")
+                raise UnsupportedModel(
+                    "guidance: the model is told how far it is guided and takes one evaluation: leave `kept` out"
+                )
         process = mine.process
         if process.kind not in PROCESSES or process.prediction not in PREDICTIONS:
             raise UnsupportedModel(
@@ -262,7 +264,8 @@ class DistillSteps(DistillDrawing):
         """How many steps the student made: none where the training ends before its first turn."""
         made, others = (len(log.losses.get(name, ())) for name in ("matching", "fake"))
         text = f"Of {made + others} steps the student made {made}, the fake network {others}."
-        return Remark(text=text if made else f"{text} The student learned nothing: its first is step {len(self.matching.rhythm)}.")
+        nothing = f" The student learned nothing: its first is step {len(self.matching.rhythm)}."
+        return Remark(text=text + ("" if made else nothing))
 
     def _bootstrap(self, pair: Pair, ctx: Context) -> Course:
         from compressor.training.learners import averaging

@@ -26,7 +26,7 @@ EDGE = 0.02
 """How near to no noise and to nothing else rows are compared, as in the code of DMD2: at either end there is nothing to tell apart."""
 LEAST = 1e-6
 MIDDLES = ("mid_block", "transformer_blocks", "blocks")
-"""Where networks keep what lies in their middle: a U-Net of diffusers, a DiT of diffusers, a DiT of ours; of a list the block halfway, see `middle_of`."""
+"""Where networks keep what lies in their middle: a U-Net of diffusers, a DiT of diffusers, a DiT of ours; of a list the block halfway."""
 
 
 class MatchingSettings(BaseModel):

@@ -178,7 +178,9 @@ def check_unlabelled(mine: Description, theirs: Description, teacher: str) -> No
         UnsupportedModel: it does not; the teacher is named.
     """
     if mine.empty != theirs.empty:
-        raise UnsupportedModel(f"the label that says nothing to the student, {mine.empty}, is for teacher {teacher} {theirs.empty}")
+        raise UnsupportedModel(
+            f"the label that says nothing to the student, {mine.empty}, is for teacher {teacher} {theirs.empty}"
+        )
 
 
 def compared(student: Model, teacher: Model) -> Remark:

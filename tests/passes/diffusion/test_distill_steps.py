@@ -167,7 +167,10 @@ def test_student_and_teacher_have_to_know_the_same_labels(run, tmp_path):
         return tmp_path / name
 
     none, unguided, scaled, spans = (
-        beside("none", classes=0), beside("unguided", empty=None), beside("scaled", scales=True), beside("spans", spans=True)
+        beside("none", classes=0),
+        beside("unguided", empty=None),
+        beside("scaled", scales=True),
+        beside("spans", spans=True),
     )
     kept = DistillSteps(teacher="other", guidance="kept")
     for step, student, teacher, said in (
