@@ -179,7 +179,7 @@ def check_unlabelled(mine: Description, theirs: Description, teacher: str) -> No
     """
     if mine.empty != theirs.empty:
         raise UnsupportedModel(
-            f"the label that says nothing to the student, {mine.empty}, is for teacher {teacher} {theirs.empty}"
+            f"the student's label that says nothing is {mine.empty}, that of teacher {teacher} {theirs.empty}"
         )
 
 

@@ -176,7 +176,7 @@ def test_student_and_teacher_have_to_know_the_same_labels(run, tmp_path):
     for step, student, teacher, said in (
         (DistillSteps(teacher="other"), run.source.path, none, "teacher other knows 0 classes, the student 3"),
         (DistillGuidance(teacher="other"), none, run.source.path, "teacher other knows 3 classes, the student 0"),
-        (kept, run.source.path, unguided, "the student, 3, is for teacher other None"),
+        (kept, run.source.path, unguided, "nothing is 3, that of teacher other None"),
         (kept, scaled, run.source.path, "takes one evaluation: leave `kept` out"),
         (DistillGuidance(teacher="other"), spans, run.source.path, "fold it before"),
     ):
