@@ -128,7 +128,7 @@ def _deployed(folder: Path, spec: Mapping[str, Any], labels: list[str]) -> Deplo
         str(spec["task"]),
         labels,
         graphs,
-        {str(each.get("name", "model")): str(each["file"]) for each in spec["graphs"]},
+        {graph.name: _file(folder, each["file"]) for graph, each in zip(graphs, spec["graphs"], strict=True)},
         how,
         eager,
         needs_this_project=loader == OURS,
@@ -162,6 +162,14 @@ def _graph(values: Mapping[str, Any]) -> Graph:
             if not isinstance(axis, int):
                 _identifier(axis)
     return found
+
+
+def _file(folder: Path, value: Any) -> str:
+    """The name of a file of the export, which its example opens."""
+    name = str(value)
+    if name not in names_in(folder):
+        raise ValueError(f"{name[:40]!r} is no file of the export")
+    return name
 
 
 def _one_of(value: Any, known: Sequence[str]) -> Any:

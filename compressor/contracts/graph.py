@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 
 NAME = r"[A-Za-z0-9_.:/-]+"
+GRAPH_NAME = r"[A-Za-z0-9_-]+"
+"""It is a file's too."""
 GRAPHS = "graphs.json"
 """Lies beside exported graphs that have a state: what they take and give, which a model's configuration does not say once it was cut."""
 Feed: TypeAlias = "dict[str, NDArray[Any]]"
@@ -120,8 +122,11 @@ def graph_from(values: Mapping[str, Any]) -> Graph:
     Raises:
         KeyError, TypeError, ValueError: they are malformed.
     """
+    name = str(values.get("name", Graph.name))
+    if not re.fullmatch(GRAPH_NAME, name):
+        raise ValueError(f"{name[:40]!r} is no name of a graph")
     return Graph(
-        name=str(values.get("name", Graph.name)),
+        name=name,
         component=values.get("component"),
         inputs=tuple(map(_port, values["inputs"])),
         outputs=tuple(map(_port, values["outputs"])),

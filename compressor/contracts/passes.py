@@ -157,6 +157,8 @@ class Needs:
     """Parameters that work on layers in float alone, with the reason: no step of the trunk may have quantised its input."""
     products: tuple[str, ...] = ()
     """Names of further models that it makes with `ctx.produce`; a later step may start from them or be taught by them."""
+    graphs: str = ""
+    """Which several graphs what it makes becomes when it is lowered, on which quantisers of graphs do not work; empty where it stays one."""
     rows: bool = True
     """Whether it reads rows: a plan whose steps read none may have no data. Then `Data.real` is False, and nothing is scored."""
 
@@ -193,6 +195,8 @@ class Pass(Step, ABC):
     quantizes: ClassVar[bool] = False
     """True for passes that write quantised tensors: two of them in one plan are a fault."""
     trains: ClassVar[bool] = False
+    comes_last: ClassVar[str] = ""
+    """Why nothing may change the model that it makes: a step that starts from it is a fault. Empty where others may follow."""
     tried_on: ClassVar[str | None] = None
     """The task whose tiny model the conformance suite tries it on, where it works on no other; None: texts with a label."""
 

@@ -1,4 +1,4 @@
-"""Which step of the trunk has quantised what a later one starts from."""
+"""Which step of the trunk has left its mark on what a later one starts from: it has quantised it, or made several graphs of it."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ class Link(NamedTuple):
     name: str
     start: str | None
     """What it starts from; None or empty for the step before it."""
-    quantizes: bool
+    marks: bool
 
 
-def quantized_inputs(links: Iterable[Link]) -> Mapping[str, str]:
-    """By step, the one that quantised its input; those of a model in float are not in it."""
+def inherited(links: Iterable[Link]) -> Mapping[str, str]:
+    """By step, the one that marked its input last; those of a model without a mark are not in it."""
     made: dict[str, str] = {}
     found: dict[str, str] = {}
     before = ""
@@ -25,7 +25,7 @@ def quantized_inputs(links: Iterable[Link]) -> Mapping[str, str]:
         origin = made.get(start) or made.get(start.partition(".")[0])  # a product of a step is called STEP.NAME
         if origin:
             found[link.name] = origin
-        if link.quantizes or origin:
-            made[link.name] = link.name if link.quantizes else str(origin)
+        if link.marks or origin:
+            made[link.name] = link.name if link.marks else str(origin)
         before = link.name
     return found

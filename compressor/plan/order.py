@@ -8,7 +8,7 @@ from compressor.contracts import Dialect, Pass
 from compressor.contracts.registry import TORCH, format_for, load, lowering
 from compressor.errors import Fault, PluginError, did_you_mean
 from compressor.plan.draft import Draft, Drafted
-from compressor.plan.lineage import Link, quantized_inputs
+from compressor.plan.lineage import Link, inherited
 
 
 def order_faults(draft: Draft) -> Iterator[Fault]:
@@ -18,6 +18,8 @@ def order_faults(draft: Draft) -> Iterator[Fault]:
     yield from _order(draft)
     yield from _quantized_twice(draft)
     yield from _quantized_before(draft)
+    yield from _after_the_last(draft)
+    yield from _several_graphs(draft)
 
 
 def works(names: Iterable[str]) -> str:
@@ -136,7 +138,7 @@ def _quantized_twice(draft: Draft) -> Iterator[Fault]:
 def _quantized_before(draft: Draft) -> Iterator[Fault]:
     """Matrices that hold the steps of their quantisers keep rows and columns, and learn by themselves: what else is done comes before."""
     trunk = [step for step in draft.steps if step.trunk]
-    origins = quantized_inputs(Link(step.name, step.keys.start, _quantizes(step)) for step in trunk)
+    origins = inherited(Link(step.name, step.keys.start, _quantizes(step)) for step in trunk)
     for step in trunk:
         if (origin := origins.get(step.name)) is None:
             continue
@@ -145,6 +147,29 @@ def _quantized_before(draft: Draft) -> Iterator[Fault]:
         for parameter, why in step.needs().floats.items():
             yield step.at_parameter(
                 parameter, f"{why}, and '{origin}' has quantised them: leave {parameter} out, or put it before"
+            )
+
+
+def _after_the_last(draft: Draft) -> Iterator[Fault]:
+    """Steps that would change a model which has to stay as it is."""
+    reasons = {step.name: step.kind.comes_last for step in draft.steps if step.kind and issubclass(step.kind, Pass)}
+    before = ""
+    for step in draft.steps:
+        start = (step.keys.start if step.trunk else None) or before
+        if step.known and (why := reasons.get(start)):
+            yield step.fault(f"changes the model that '{start}' made, and {why}: put '{start}' last")
+        before = step.name if step.trunk else before
+
+
+def _several_graphs(draft: Draft) -> Iterator[Fault]:
+    """Quantisers of one graph, below a torch model that becomes several."""
+    why = {step.name: step.needs().graphs for step in draft.steps if step.trunk}
+    links = [Link(step.name, step.keys.start, bool(why[step.name])) for step in draft.steps if step.trunk]
+    origin = inherited([*links, Link("", None, marks=False)]).get("")
+    for step in draft.steps:
+        if origin and step.below and _quantizes(step):
+            yield step.fault(
+                f"quantises one graph, and what '{origin}' made becomes several, {why[origin]}: leave one of both steps out"
             )
 
 

@@ -10,7 +10,7 @@ from compressor.contracts.anatomy import Insides
 from compressor.errors import SourceError, UnsupportedModel
 from compressor.model.anatomy import refusal
 from compressor.plan.bound import Bound, BoundStep
-from compressor.plan.lineage import Link, quantized_inputs
+from compressor.plan.lineage import Link, inherited
 from compressor.training.checkpoint import interval
 from compressor.training.launch import Processes
 
@@ -67,7 +67,7 @@ def check_sharded(bound: Bound, processes: Processes) -> None:
         return
     if processes.size < 2:
         raise UnsupportedModel("parameters are spread over processes, and there is one: give --processes 2 or more")
-    quantized = quantized_inputs(Link(each.name, each.start, each.step.quantizes) for each in bound.passes if each.trunk)
+    quantized = inherited(Link(each.name, each.start, each.step.quantizes) for each in bound.passes if each.trunk)
     for step in bound.passes:
         origin = quantized.get(step.name)
         why = step.step.needs_whole() or (f"'{origin}' has quantised its layers, each with steps of its own" if origin else "")

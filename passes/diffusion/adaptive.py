@@ -13,7 +13,7 @@ from compressor.contracts import Context, Feed, Needs, Pass, Session, Size
 from compressor.contracts.notes import Remark
 from compressor.errors import UnsupportedModel
 from compressor.tasks.generation.description import FILE, Description, Policy, described
-from passes.diffusion.students import check_alike, drawing
+from passes.diffusion.students import check_alike, check_unlabelled, drawing
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 SEED_OF_ORACLE = 1
 """Another one than that of the judge, so that rows are not judged by the network that chose them."""
-BEYOND = 2**40
-"""Numbers of rows from here on are of no split."""
+BEYOND = 2**62
+"""Numbers of rows from here on are of no split, and what they seed is the noise of no evaluation of another row."""
 AT_ONCE = 64
 LEVEL = 0.6
 
@@ -32,7 +32,8 @@ LEVEL = 0.6
 class Adaptive(Pass):
     """Put a teacher beside the step's input model, and an oracle: pictures that it likes least are mended by the teacher when the model is run."""
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
+    comes_last: ClassVar[str] = "its limit was chosen by pictures of the model as it is"
     requires: ClassVar[tuple[str, ...]] = ("torch", "numpy")
     tried_on: ClassVar[str | None] = "image-generation"
     paper: ClassVar[str] = (
@@ -80,6 +81,8 @@ class Adaptive(Pass):
 
     def _check(self, mine: Description, theirs: Description) -> None:
         check_alike(mine, theirs, self.teacher)
+        if theirs.in_pairs:
+            check_unlabelled(mine, theirs, self.teacher)
         if not mine.classes:
             raise UnsupportedModel(
                 "the oracle tells whether a picture is of the class that was asked for, and the model knows no classes"
@@ -103,7 +106,7 @@ class Adaptive(Pass):
         """A model of three components: the student, the teacher and the oracle.
 
         Raises:
-            UnsupportedModel: a model does not draw, or not alike.
+            UnsupportedModel: a model does not draw, or not alike, or draws what is not finite.
             SourceError: no oracle can be made of the rows.
         """
         from compressor.model.blueprint import blueprint_of
@@ -142,7 +145,10 @@ class Adaptive(Pass):
         for feed in _feeds(alone, range(BEYOND, BEYOND + self.rows)):
             rows = pictures(session, feed, feed["table"])[0]
             liked.append(likes(oracle_of(session)(as_seen(rows)), feed["label"]).astype(np.float32))
-        chosen = Threshold.calibrated(np.concatenate(liked), self.share)
+        try:
+            chosen = Threshold.calibrated(np.concatenate(liked), self.share)
+        except ValueError as error:
+            raise UnsupportedModel(f"no limit can be chosen by pictures that the model draws: {error}") from error
         return how.policy.model_copy(update={"limit": chosen.limit, "tied": min(1.0, max(0.0, chosen.tied))})
 
     def _tell(self, model: Model, how: Description, ctx: Context) -> None:

@@ -66,6 +66,10 @@ class DistillGuidance(DistillDrawing):
     def check_drawing(self, mine: Description, theirs: Description) -> None:
         """By one process, and a teacher that can be guided."""
         check_alike(mine, theirs, self.teacher)
+        if mine.spans:
+            raise UnsupportedModel(
+                "guidance is learned of no step in particular, and the model is told how far its steps go: fold it before"
+            )
         if theirs.empty is None:
             raise UnsupportedModel(f"teacher {self.teacher} has no label that says nothing, so it cannot be guided")
 

@@ -15,7 +15,7 @@ from compressor.errors import UnsupportedModel
 from compressor.model.depths import running
 from compressor.tasks.generation.description import FILE, Description, described
 from compressor.training.settings import TrainingSettings
-from passes.diffusion.students import check_alike, drawing
+from passes.diffusion.students import built, check_alike, check_unlabelled, drawing
 
 if TYPE_CHECKING:
     import torch
@@ -108,12 +108,17 @@ class DistillLayers(TrainingSettings, Pass):
             loss=self.teacher is None,
             plugins={"edit": (EDITS[self.method],)},
             inside=("layers",),
+            graphs="one for each number of blocks that it runs" if len(set(self.depths)) > 1 else "",
         )
 
     @override
     def check(self, given: Path, origins: Mapping[str, Path]) -> None:
         """A model that is told times, and a teacher that draws alike."""
         self._check(described(given), None if self.teacher is None else described(origins[self.teacher]))
+        if network := built(given):
+            from compressor.model.anatomy import anatomy_of
+
+            self._depths(len(anatomy_of(network).blocks))
 
     def _check(self, mine: Description, theirs: Description | None) -> None:
         if mine.policy is not None:
@@ -124,12 +129,19 @@ class DistillLayers(TrainingSettings, Pass):
             raise UnsupportedModel(
                 f"blocks go by the time on processes {' and '.join(PROCESSES)}, and the model is of {mine.process.kind}"
             )
-        if theirs is None and mine.spans:
+        learned = {"long steps": mine.stepped or mine.spans, "guidance": mine.scales}
+        if theirs is None and (what := next((name for name, has in learned.items() if has), None)):
             raise UnsupportedModel(
-                "rows do not say what a network is to tell of long steps: name the step that taught it them as teacher"
+                f"rows do not say what a network is to tell of {what}: name the step that taught it that as teacher"
             )
         if theirs is not None:
             check_alike(mine, theirs, str(self.teacher))
+            if mine.in_pairs:
+                check_unlabelled(mine, theirs, str(self.teacher))
+            if mine.stepped and not theirs.stepped:
+                raise UnsupportedModel(
+                    f"the model draws in long steps, which teacher {self.teacher} was not taught: name the step that taught it them"
+                )
             if (mine.spans, mine.scales) != (theirs.spans, theirs.scales):
                 raise UnsupportedModel(f"teacher {self.teacher} is told other numbers than the student: span or scale")
 
@@ -178,6 +190,23 @@ class DistillLayers(TrainingSettings, Pass):
 
     # -------------------------------------------------------------- the student
 
+    @property
+    def _keep_last(self) -> int:
+        return 0 if self.method == "ase" else self.keep_last
+
+    def _depths(self, total: int) -> tuple[int, ...]:
+        """How many of so many blocks run, by bins of the time.
+
+        Raises:
+            UnsupportedModel: fewer than have to, or all of them everywhere.
+        """
+        depths = tuple(max(1, round(share * total)) for share in self.depths)
+        if self._keep_last > min(depths):
+            raise UnsupportedModel(f"keep_last: {self._keep_last}: of {total} blocks as few as {min(depths)} run by the schedule")
+        if min(depths) == total:
+            raise UnsupportedModel(f"depths: of {total} blocks all run at all times: there is nothing to learn")
+        return depths
+
     def _student(self, model: Model, seed: int) -> Model:
         """A copy that runs fewer blocks."""
         import torch
@@ -186,10 +215,7 @@ class DistillLayers(TrainingSettings, Pass):
 
         student = model.copy()
         total = len(blocks := anatomy_of(student.module).blocks)
-        depths = tuple(max(1, round(share * total)) for share in self.depths)
-        keep_last = 0 if self.method == "ase" else self.keep_last
-        if keep_last > min(depths):
-            raise UnsupportedModel(f"keep_last: {keep_last}: of {total} blocks as few as {min(depths)} run by the schedule")
+        depths, keep_last = self._depths(total), self._keep_last
         edit = registry.load("edit", EDITS[self.method])
         if self.method == "constant":
             student.apply(edit(blocks=tuple(blocks[each].id for each in running(total, depths[0], keep_last))))
@@ -231,8 +257,8 @@ class DistillLayers(TrainingSettings, Pass):
         if teacher is None:
             return {name: batch[name] for name in INPUTS if name in batch}
         how, rows = described(student), batch["pictures"]
-        in_pairs = how.sampling.guidance != 1 and not how.scales  # some labels are left out, as they are when it draws
-        return sampled(how, rows, batch["label" if in_pairs else "labels"], torch.randn_like(rows))
+        label = batch["label" if how.in_pairs else "labels"]  # some are left out, as they are when it draws
+        return sampled(how, rows, label, torch.randn_like(rows))
 
     # -------------------------------------------------------------- report
 

@@ -11,17 +11,19 @@ from pydantic import Field, model_validator
 from typing_extensions import override
 
 from compressor.contracts import Batch, Context, Needs, Size
+from compressor.contracts.notes import Remark
 from compressor.errors import UnsupportedModel
 from compressor.tasks.generation.description import FILE, Description, described
 from compressor.tasks.generation.samplers import Sampler, Sampling
 from passes.diffusion.bootstrap import finest
 from passes.diffusion.matching import MatchingSettings, middle_of
-from passes.diffusion.students import Course, DistillDrawing, built, check_alike
+from passes.diffusion.students import Course, DistillDrawing, built, check_alike, check_unlabelled
 
 if TYPE_CHECKING:
     import torch
 
     from compressor.contracts import Model
+    from compressor.training.course import TrainingLog
     from compressor.training.loop import Moment
     from passes.diffusion.bootstrap import Bootstrap, Pair
     from passes.diffusion.denoiser import Denoiser
@@ -53,7 +55,7 @@ FOLDED = 1.0
 class DistillSteps(DistillDrawing):
     """Train a student, which starts from the step's input model, to draw in few steps what a teacher draws in many."""
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     paper: ClassVar[str] = (
         "progressive: Salimans and Ho, Progressive Distillation for Fast Sampling of Diffusion Models, 2022, arXiv:2202.00512; shortcut: Frans et "
         "al., One Step Diffusion via Shortcut Models, 2024, arXiv:2410.12557; consistency: Song et al., Consistency Models, 2023, "
@@ -62,7 +64,16 @@ class DistillSteps(DistillDrawing):
         "arXiv:2410.05167; guidance: Meng et al., On Distillation of Guided Diffusion Models, 2023, arXiv:2210.03142"
     )
     examples: ClassVar[tuple[Mapping[str, Any], ...]] = tuple(
-        {"teacher": "source", "method": method, "to": [2], "epochs": 1, "batch_size": 12, "precision": "fp32", "validations": 1}
+        {
+            "teacher": "source",
+            "method": method,
+            "to": [2],
+            "epochs": 1,
+            "batch_size": 12,
+            "precision": "fp32",
+            "validations": 1,
+            **({"matching": {"fake_updates": 1}} if method == "dmd" else {}),
+        }
         for method in SAMPLERS
         if method != "boot"  # it counts steps, and settings that do are not read again from all that they are
     )
@@ -162,6 +173,12 @@ class DistillSteps(DistillDrawing):
             raise UnsupportedModel(
                 f"scale: {self.scale:g}: teacher {self.teacher} has no label that says nothing, so it cannot be guided"
             )
+        if self.guidance == "kept":
+            check_unlabelled(mine, theirs, self.teacher)
+            if mine.scales:
+                raise UnsupportedModel(
+                    "guidance: the model is told how far it is guided and takes one evaluation: leave `kept` out"
+                )
         process = mine.process
         if process.kind not in PROCESSES or process.prediction not in PREDICTIONS:
             raise UnsupportedModel(
@@ -213,7 +230,7 @@ class DistillSteps(DistillDrawing):
         how = described(model)
         guidance = how.sampling.guidance if self.guidance == "kept" else FOLDED
         sampling = Sampling(sampler=SAMPLERS[self.method], steps=count, guidance=guidance)
-        model.files[FILE] = how.model_copy(update={"sampling": sampling}).written()
+        model.files[FILE] = how.model_copy(update={"sampling": sampling, "stepped": True}).written()
         return model
 
     def _train(
@@ -239,7 +256,16 @@ class DistillSteps(DistillDrawing):
         is_matched = self.method == "dmd"
         course = self._matching(*pair, teacher, ctx) if is_matched else self._bootstrap(Pair(*pair, steps, share=self.share), ctx)
         to = f"{count} steps"
-        self.taught(student, teacher, ctx, course, work=f"distill-to-{count}", to=to, followed=followed)
+        log = self.taught(student, teacher, ctx, course, work=f"distill-to-{count}", to=to, followed=followed)
+        if is_matched:
+            ctx.note(self._turns(log))
+
+    def _turns(self, log: TrainingLog) -> Remark:
+        """How many steps the student made: none where the training ends before its first turn."""
+        made, others = (len(log.losses.get(name, ())) for name in ("matching", "fake"))
+        text = f"Of {made + others} steps the student made {made}, the fake network {others}."
+        nothing = f" The student learned nothing: its first is step {len(self.matching.rhythm)}."
+        return Remark(text=text + ("" if made else nothing))
 
     def _bootstrap(self, pair: Pair, ctx: Context) -> Course:
         from compressor.training.learners import averaging

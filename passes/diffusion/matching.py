@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from compressor.errors import UnsupportedModel
+from compressor.model.depths import running
 from compressor.tasks.generation.process import TIME_SCALE
 from passes.diffusion.denoiser import Denoiser, grid_times
 
@@ -246,7 +247,8 @@ def judge_of(denoiser: Denoiser) -> torch.nn.Module:
 
 
 def middle_of(module: Any) -> torch.nn.Module:
-    """The block in the middle of a network.
+    """The block in the middle of a network: of one that runs fewer blocks where there is more noise, of those that always run, as a judge looks
+    at all rows of a batch.
 
     Raises:
         UnsupportedModel: it is not known where that is.
@@ -255,7 +257,11 @@ def middle_of(module: Any) -> torch.nn.Module:
     if name is None:
         raise UnsupportedModel(f"{type(module).__name__}: where its middle is, which a judge looks at, is not known: say gan: 0")
     found: Any = getattr(module, name)
-    middle: torch.nn.Module = found if name == "mid_block" else found[len(found) // 2]
+    if name != "mid_block":
+        depths: tuple[int, ...] = getattr(module, "depths", ())
+        always = running(len(found), min(depths, default=len(found)), getattr(module, "keep_last", 0))
+        found = found[always[len(always) // 2]]
+    middle: torch.nn.Module = found
     return middle
 
 

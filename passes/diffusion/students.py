@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import torch
 
     from compressor.contracts import Model
+    from compressor.training.course import TrainingLog
     from compressor.training.learners import Learner
     from compressor.training.loop import Moment
 
@@ -99,7 +100,7 @@ class DistillDrawing(TrainingSettings, Pass):
 
     def taught(
         self, student: Model, teacher: Model, ctx: Context, course: Course, *, work: str, to: str = "", followed: bool = False
-    ) -> None:
+    ) -> TrainingLog:
         """Train the student in place; curves go into the report, titled by what it learns `to` do.
 
         Raises:
@@ -130,6 +131,7 @@ class DistillDrawing(TrainingSettings, Pass):
         if not ctx.data.real:
             ctx.note(Remark(text="The plan has no data: validation was not looked at, and the last weights are kept."))
         ctx.note(compared(student, teacher))
+        return log
 
 
 def drawing(model: Model) -> Description:
@@ -165,6 +167,20 @@ def check_alike(mine: Description, theirs: Description, teacher: str) -> None:
         raise UnsupportedModel("a model whose rows a teacher mends is neither a student nor a teacher: `adaptive` comes last")
     if mine.process != theirs.process or mine.shape != theirs.shape:
         raise UnsupportedModel(f"teacher {teacher} draws by another process, or pictures of another shape, than the student")
+    if mine.classes != theirs.classes:
+        raise UnsupportedModel(f"teacher {teacher} knows {theirs.classes} classes, the student {mine.classes}")
+
+
+def check_unlabelled(mine: Description, theirs: Description, teacher: str) -> None:
+    """That one label says nothing to both, where both are asked with it.
+
+    Raises:
+        UnsupportedModel: it does not; the teacher is named.
+    """
+    if mine.empty != theirs.empty:
+        raise UnsupportedModel(
+            f"the student's label that says nothing is {mine.empty}, that of teacher {teacher} {theirs.empty}"
+        )
 
 
 def compared(student: Model, teacher: Model) -> Remark:

@@ -560,6 +560,18 @@ def test_a_specification_cannot_put_code_into_the_example(field, value, exports,
         of_export.subject(folder, tmp_path)
 
 
+@pytest.mark.parametrize("file", ["../model.onnx", "/etc/hostname", "absent.onnx"])
+def test_a_specification_names_files_of_its_export_alone(file, exports, tmp_path):
+    folder = tmp_path / "export"
+    shutil.copytree(exports("text"), folder)
+    (tmp_path / "model.onnx").touch()
+    spec = json.loads((folder / "spec.json").read_text())
+    spec["graphs"][0]["file"] = file
+    (folder / "spec.json").write_text(json.dumps(spec))
+    with pytest.raises(StoreError, match="is no file of the export"):
+        of_export.deployed_of(folder)
+
+
 def test_an_altered_export_is_refused(exports, tmp_path):
     folder = tmp_path / "export"
     shutil.copytree(exports("text"), folder)

@@ -33,14 +33,13 @@ def asked_at_levels(
     levels, steps = how.process.grid(how.sampling.steps), how.sampling.steps
     scale, spans = how.process.scale(levels), levels.time[:-1] - levels.time[1:]
     guidance = np.array([how.sampling.guidance])
-    in_pairs = how.sampling.guidance != 1 and not how.scales
 
     def called(chosen: Sequence[int]) -> Feed:
         (row,) = chosen
-        at = row // 2 % steps if in_pairs else row % steps
+        at = row // 2 % steps if how.in_pairs else row % steps
         noise = noise_of(chosen, how.shape)
         noisy = levels.alpha[at] * pictures_of(images, chosen, column, how.shape) + levels.sigma[at] * noise
-        label = how.empty if in_pairs and row % 2 else labels[row]
+        label = how.empty if how.in_pairs and row % 2 else labels[row]
         given: dict[str, Any] = {
             "sample": scale[at] * noisy,
             "time": levels.time[at : at + 1],

@@ -44,6 +44,8 @@ class Description(Described):
     """Whether the network is told how far a step goes."""
     scales: bool = False
     """Whether the network is told how far it is guided."""
+    stepped: bool = False
+    """Whether it was taught what to tell of long steps, which rows do not say."""
     depths: tuple[Annotated[int, Field(ge=1)], ...] = ()
     """Blocks that it runs, by even bins of the time from the clean row to noise; empty where all run."""
     process: Process = Process()
@@ -52,6 +54,11 @@ class Description(Described):
     """How it is sampled."""
     policy: Policy | None = None
     """Whether a teacher beside it mends some of its rows."""
+
+    @property
+    def in_pairs(self) -> bool:
+        """Whether it is guided by two outputs, one of them without its label."""
+        return self.sampling.guidance != 1 and not self.scales
 
     def known(self, labels: Sequence[int]) -> list[int]:
         """Labels as the network takes them: of one that knows none, each is the one that says nothing."""
@@ -127,8 +134,7 @@ class Policy(Described):
     @property
     def evaluations(self) -> int:
         """How often the teacher's network is asked for a row that it mends."""
-        twice = 1 if self.teacher.scales or self.teacher.sampling.guidance == 1 else 2
-        return len(self.table()) * twice
+        return len(self.table()) * (2 if self.teacher.in_pairs else 1)
 
     def table(self) -> NDArray[np.float64]:
         """What is left of the teacher's table."""

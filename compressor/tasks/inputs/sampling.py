@@ -63,8 +63,8 @@ def guided(network: Callable[[dict[str, Any]], Any], sample: Any, told: Any, fee
 
 # ------------------------------------------------------------------ a teacher that is asked where an oracle does not like a student's rows
 
-REFINING, DECIDING = 1, 2
-"""Streams of a row's draws that nothing else uses."""
+REFINING, DECIDING = 2, 3
+"""Streams of a row's draws that nothing else uses: a training's first batch would be stream 1."""
 
 
 def adapted(student: Any, teacher: Any, oracle: Any, feed: dict[str, Any]) -> Any:
@@ -79,7 +79,8 @@ def adapted(student: Any, teacher: Any, oracle: Any, feed: dict[str, Any]) -> An
     """
     rows = drawn(student, feed, feed["table"])
     limit, tied, alpha, sigma = feed["policy"]
-    sent = sends(likes(oracle(as_seen(rows)), feed["label"]), feed["seed"], limit, tied)
+    liked = likes(oracle(as_seen(rows)), feed["label"]).astype(limit.dtype)  # as the limit was found
+    sent = sends(liked, feed["seed"], limit, tied)
     if sent.any():
         some = {name: feed[name][sent] for name in ("noise", "seed", "label", "empty")}
         if sigma:

@@ -54,6 +54,14 @@ def test_defaults_go_round_through_json_and_older_graphs_have_none():
     assert [port.default for port in graph_from(values).inputs] == [()] * 4
 
 
+@pytest.mark.parametrize("name", ["../model", "/model", "a/b", "..", ""])
+def test_name_of_a_graph_leads_nowhere_else(name):
+    """It is read from files that may not be ours, and becomes the name of a file."""
+    values = json.loads(json.dumps(asdict(GRAPH)))
+    with pytest.raises(ValueError, match="is no name of a graph"):
+        graph_from({**values, "name": name})
+
+
 def test_a_line_is_free_beyond_a_position_while_nobody_holds_a_later_one():
     line = Line("place")
     first = line.wrote(4)

@@ -255,6 +255,35 @@ def test_step_that_cuts_what_is_quantised_is_told_to_stand_before():
     assert faults(rounds, step("blocks", TakesBlocks)) == [], "whole blocks can go"
 
 
+class Closes(Torch):
+    comes_last = "what it chose is of the model as it is"
+
+
+def test_step_that_has_to_come_last_is_followed_by_none():
+    """On the torch model or below it; what starts elsewhere leaves its model alone."""
+    last, only = step("mend", Closes), {"runtime": TARGETS["runtime"]}
+    why = "changes the model that 'mend' made, and what it chose is of the model as it is: put 'mend' last"
+    assert faults(last, step("train", Torch)) == [f"5 passes.train: {why}"]
+    assert faults(last, step("lower", OnGraph), targets=only) == [f"5 passes.lower: {why}"]
+    assert faults(step("train", Torch), last) == []
+    assert faults(last, step("train", Torch, **{"from": "source"})) == []
+    assert faults(last, step("train", Torch, **{"from": "source"}), step("lower", OnGraph), targets=only) == []
+
+
+class Splits(Torch):
+    def needs(self):
+        return Needs(graphs="one for each depth")
+
+
+def test_quantiser_of_one_graph_is_refused_below_a_model_of_several():
+    only, splits, rounds = {"runtime": TARGETS["runtime"]}, step("split", Splits), step("round", Rounds)
+    fault = "5 passes.round: quantises one graph, and what 'split' made becomes several, one for each depth: leave one of both steps out"
+    assert faults(splits, rounds, targets=only) == [fault]
+    assert faults(splits, step("train", Torch), rounds, targets=only) == [fault]
+    assert faults(splits, step("train", Torch, **{"from": "source"}), rounds, targets=only) == []
+    assert faults(splits, step("lower", OnGraph), targets=only) == []
+
+
 class Adapts(Torch):
     def needs(self):
         return Needs(floats={"rank": "small matrices are added to layers in float"})

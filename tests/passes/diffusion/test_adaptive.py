@@ -6,20 +6,26 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from furnished import command
 from pydantic import ValidationError
 
 from compressor.contracts.notes import Remark
 from compressor.deploy.session import EagerSession
-from compressor.errors import UnsupportedModel
+from compressor.errors import PlanError, UnsupportedModel
 from compressor.model import Model
+from compressor.plan.bound import load_plan
 from compressor.report import read_report
+from compressor.tasks.generated.adaptive import Threshold
 from compressor.tasks.generation.description import FILE, described
 from compressor.tasks.generation.graphs import graphs, pictures
 from compressor.tasks.generation.image_generation import ImageGeneration
+from compressor.tasks.generation.process import Process
 from compressor.tasks.generation.samplers import Sampling
+from compressor.tasks.generation.training import APART
+from compressor.tasks.inputs.sampling import DECIDING, REFINING, adapted, likes, stream
 from compressor.testing.tiny import run_of
-from passes.diffusion.adaptive import Adaptive
+from passes.diffusion.adaptive import BEYOND, Adaptive
 from passes.diffusion.distill_layers import DistillLayers
 
 PLAN = """
@@ -128,6 +134,54 @@ def test_a_plan_draws_by_policy_and_exports_all_networks(tmp_path):
     spec = json.loads((out / "spec.json").read_text())
     assert {each["name"] for each in spec["graphs"]} == {"model", "model-1", "teacher", "oracle"}
     assert spec["draws"]["evaluations"] == pytest.approx(3.6)
+
+
+def test_rows_that_are_liked_exactly_alike_are_sent_in_the_share_that_was_chosen():
+    """The limit is kept in float32, and what is liked is compared as it was when that was chosen."""
+    count, table = 600, Sampling(sampler="ddim", steps=1).table(Process()).astype(np.float32)
+    logits = np.tile([0.1, 0.2, 0.4], (count, 1))
+    label = np.zeros(count, np.int64)
+    chosen = Threshold.calibrated(likes(logits, label).astype(np.float32), 0.3)
+    assert chosen.limit != likes(logits, label)[0]
+    policy = np.array([chosen.limit, chosen.tied, 0.5, 0.5], np.float32)
+    feed = {"noise": np.zeros((count, 1, 1, 1), np.float32), "seed": np.arange(count), "label": label, "empty": label}
+    _, sent = adapted(
+        lambda given: 0 * given["sample"],
+        lambda given: 0 * given["sample"],
+        lambda rows: logits,
+        {**feed, "table": table, "teacher_table": table, "policy": policy},
+    )
+    assert 0.2 < sent.mean() < 0.4
+
+
+def test_draws_of_mended_rows_are_those_of_nothing_else():
+    """Neither the noise that rows are drawn from, nor that of a training, nor of rows that the limit was chosen by."""
+
+    def first(*numbers):
+        return np.random.default_rng(numbers[0] if len(numbers) == 1 else list(numbers)).random()
+
+    mended = {stream(seed, of).random() for seed in range(8) for of in (REFINING, DECIDING)}
+    noise = {first(seed, *at) for seed in range(8) for at in ((), *((each,) for each in range(1, 512)))}
+    training = {first(seed, at, APART) for seed in range(8) for at in range(512)}
+    calibration = {first(BEYOND + row) for row in range(8)}
+    groups = (mended, noise, training, calibration)
+    assert sum(map(len, groups)) == len(set().union(*groups))
+
+
+def test_a_student_that_draws_what_is_not_finite_has_no_limit(run, tmp_path):
+    model = student(run)
+    torch.nn.init.constant_(model.module.head.bias, float("nan"))
+    with pytest.raises(UnsupportedModel, match="no limit can be chosen by pictures that the model draws"):
+        Adaptive.model_validate({"teacher": "source", "rows": 24}).apply(model, run.context(tmp_path))
+
+
+def test_a_step_after_it_is_a_fault_of_the_plan(tmp_path):
+    """Training, fewer blocks or quantisation would leave a limit that is of another student."""
+    ImageGeneration().tiny(tmp_path)
+    for after in ("finetune: {}", "quantize-dynamic: {}"):
+        (tmp_path / "plan.yaml").write_text(PLAN.replace("targets:", f"  - {after}\ntargets:"), encoding="utf-8")
+        with pytest.raises(PlanError, match="changes the model that 'adaptive' made.*put 'adaptive' last"):
+            load_plan(tmp_path / "plan.yaml")
 
 
 def test_what_has_no_classes_or_a_policy_is_refused(run, tmp_path):

@@ -8,15 +8,16 @@ import numpy as np
 import pytest
 import torch
 from deaths import killed
-from furnished import command, lowered, told
+from furnished import command, lowered
 from pydantic import ValidationError
 
 from compressor.contracts import Artifact, Progress
 from compressor.deploy.build import beside
 from compressor.deploy.graphs import describe
-from compressor.errors import UnsupportedModel
+from compressor.errors import PlanError, UnsupportedModel
 from compressor.model import Model
 from compressor.model.edits import KeepNeurons
+from compressor.plan.bound import load_plan
 from compressor.report import read_report
 from compressor.store.store import digest_of
 from compressor.tasks.generation.description import FILE, described
@@ -26,6 +27,8 @@ from compressor.tasks.generation.samplers import Sampling
 from compressor.tasks.inputs.sampling import COLUMNS
 from compressor.testing.tiny import run_of
 from passes.diffusion.distill_layers import DistillLayers, sampled
+from passes.diffusion.distill_steps import DistillSteps
+from passes.side_files import carry_side_files
 from targets.onnx_files import bytes_by_part_of
 from targets.onnxruntime import OnnxRuntime
 from targets.openvino import OpenVino
@@ -159,10 +162,14 @@ def test_last_blocks_are_those_that_stay(run):
         assert torch.equal(found, model.module.blocks[stays].up.weight)
 
 
-def test_a_pruned_network_runs_fewer_blocks_too(run, tmp_path):
-    model = run.model()
-    model.apply(KeepNeurons(block="blocks.0", neurons=tuple(range(16))))
+@pytest.mark.parametrize("pruned", ["before", "after"])
+def test_a_pruned_network_runs_fewer_blocks_too(run, tmp_path, pruned):
+    model, edit = run.model(), KeepNeurons(block="blocks.0", neurons=tuple(range(16)))
+    if pruned == "before":
+        model.apply(edit)
     student = DistillLayers.model_validate(HALVES).apply(model, run.context(tmp_path))
+    if pruned == "after":
+        student.apply(edit)
     student.save(tmp_path / "student")
     loaded = Model.load(tmp_path / "student")
     assert (loaded.module.depths, loaded.module.keep_last, described(loaded).depths) == ((2, 1), 1, (2, 1))
@@ -217,8 +224,14 @@ def test_what_has_no_times_or_too_few_blocks_is_refused(run, tmp_path):
     model.save(tmp_path / "edm")
     with pytest.raises(UnsupportedModel, match="the model is of edm"):
         DistillLayers().check(tmp_path / "edm", {})
-    with pytest.raises(UnsupportedModel, match="keep_last: 2: of 2 blocks as few as 1 run"):
-        DistillLayers.model_validate({**HALVES, "keep_last": 2})._student(run.model(), seed=0)
+    for given, said in (
+        ({"keep_last": 2}, "keep_last: 2: of 2 blocks as few as 1 run"),
+        ({"depths": [1, 0.9]}, "all run at all times"),
+    ):
+        step = DistillLayers.model_validate({**HALVES, **given})
+        for refused in (lambda step=step: step._student(run.model(), seed=0), lambda step=step: step.check(run.source.path, {})):
+            with pytest.raises(UnsupportedModel, match=said):
+                refused()
     student = DistillLayers.model_validate(HALVES)._student(run.model(), seed=0)
     student.save(tmp_path / "student")
     with pytest.raises(UnsupportedModel, match="one distill-layers is enough"):
@@ -232,8 +245,29 @@ def test_what_has_no_times_or_too_few_blocks_is_refused(run, tmp_path):
         DistillLayers(teacher="other").check(run.source.path, {"other": tmp_path / "spans"})
 
 
+def test_what_rows_do_not_say_is_learned_from_whoever_taught_it(run, tmp_path):
+    """Long steps, whether a network is told of them or not, and guidance that is folded."""
+    student = DistillSteps.model_validate({**QUICK, "teacher": "source", "to": [2]}).apply(run.model(), run.context(tmp_path))
+    folded = run.model()
+    folded.files[FILE] = described(folded).model_copy(update={"scales": True}).written()
+    for model, teacher, said in (
+        (student, None, "tell of long steps: name the step that taught it that"),
+        (student, "source", "which teacher source was not taught"),
+        (folded, None, "tell of guidance: name the step that taught it that"),
+    ):
+        with pytest.raises(UnsupportedModel, match=said):
+            DistillLayers.model_validate({**HALVES, "teacher": teacher}).apply(model, run.context(tmp_path))
+
+
 def test_quantisers_of_one_graph_refuse_several(tmp_path):
-    plan = planned(tmp_path, LAYERS + "  - quantize-static: {calibration: 4}\n")
-    done = told(plan, "run", "plan.yaml", "--out", "run")
-    assert done.returncode != 0
-    assert "the model has several graphs (model, model-1)" in " ".join((done.stdout + done.stderr).split())
+    """In a plan before anything is trained; a source that is such a model when its graphs are there."""
+    quantised = "  - quantize-static: {calibration: 4}\n"
+    plan = planned(tmp_path, LAYERS + quantised) / "plan.yaml"
+    with pytest.raises(PlanError, match=r"quantize-static: quantises one graph, and what 'distill-layers' made becomes several"):
+        load_plan(plan)
+    plan.write_text(PLAN.replace("PASSES", LAYERS.replace("[1, 0.5]", "[0.5]") + quantised), encoding="utf-8")
+    load_plan(plan)
+    for name in ("model", "model-1"):
+        (tmp_path / f"{name}.onnx").touch()
+    with pytest.raises(UnsupportedModel, match=r"the model has several graphs \(model, model-1\)"):
+        carry_side_files(tmp_path, tmp_path / "out")

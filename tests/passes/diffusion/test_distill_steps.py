@@ -48,7 +48,8 @@ def run():
 @pytest.mark.parametrize("method", ["progressive", "shortcut", "dmd"])
 def test_plan_makes_a_student_for_each_number_of_steps(run, tmp_path, method):
     ImageGeneration().tiny(tmp_path)
-    (tmp_path / "plan.yaml").write_text(PLAN.replace("METHOD", method), encoding="utf-8")
+    asked = "dmd, matching: {fake_updates: 1}" if method == "dmd" else method
+    (tmp_path / "plan.yaml").write_text(PLAN.replace("METHOD", asked), encoding="utf-8")
     command(tmp_path, "run", "plan.yaml", "--out", "run")
     report = read_report(tmp_path / "run")
     assert [stage.name for stage in report.stages] == ["source", "distill-steps", "distill-steps.steps-2"]
@@ -156,6 +157,34 @@ def test_a_teacher_without_a_label_that_says_nothing_is_not_guided(run, tmp_path
     DistillSteps(teacher="source", scale=1).check(*given)
 
 
+def test_student_and_teacher_have_to_know_the_same_labels(run, tmp_path):
+    """A teacher of other classes would be asked for pictures of the wrong ones, or for none that it knows."""
+    how = described(run.model())
+
+    def beside(name, **changed):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / FILE).write_bytes(how.model_copy(update=changed).written())
+        return tmp_path / name
+
+    none, unguided, scaled, spans = (
+        beside("none", classes=0),
+        beside("unguided", empty=None),
+        beside("scaled", scales=True),
+        beside("spans", spans=True),
+    )
+    kept = DistillSteps(teacher="other", guidance="kept")
+    for step, student, teacher, said in (
+        (DistillSteps(teacher="other"), run.source.path, none, "teacher other knows 0 classes, the student 3"),
+        (DistillGuidance(teacher="other"), none, run.source.path, "teacher other knows 3 classes, the student 0"),
+        (kept, run.source.path, unguided, "nothing is 3, that of teacher other None"),
+        (kept, scaled, run.source.path, "takes one evaluation: leave `kept` out"),
+        (DistillGuidance(teacher="other"), spans, run.source.path, "fold it before"),
+    ):
+        with pytest.raises(UnsupportedModel, match=said):
+            step.check(student, {"other": teacher})
+    DistillSteps(teacher="other").check(unguided, {"other": run.source.path})
+
+
 def test_a_model_that_does_not_draw_is_refused(run, tmp_path):
     model = Model.wrap(DiT(16, 3, 3, patch=8, width=8, heads=1, blocks=1))
     with pytest.raises(UnsupportedModel, match="DiT is no network that draws from noise"):
@@ -225,7 +254,10 @@ def test_matching_takes_turns_and_keeps_an_average(run, tmp_path):
     assert described(student).sampling.model_dump() == {"sampler": "consistency", "steps": 1, "guidance": 1.0}
     assert described(ctx.products["steps-4"]).sampling.steps == 4
     averaged, _ = applied(run, step.model_copy(update={"ema": 0.9}), tmp_path / "averaged")
-    few, _ = applied(run, step.model_copy(update={"steps": 5}), tmp_path / "few")
+    few, early = applied(run, step.model_copy(update={"steps": 5}), tmp_path / "few")
+    said, at_once = ([note.text for note in each.notes if hasattr(note, "text")] for each in (ctx, early))
+    assert "Of 12 steps the student made 2, the fake network 10." in said
+    assert "Of 5 steps the student made 0, the fake network 5. The student learned nothing: its first is step 6." in at_once
     source = run.model().module.state_dict()
     assert all(torch.equal(each, source[name]) for name, each in few.module.state_dict().items())
     moved, less = (

@@ -12,6 +12,8 @@ from pydantic import ValidationError
 from torch import nn
 
 from compressor.errors import UnsupportedModel
+from compressor.model.depths import ScheduleDepth
+from compressor.model.dit import DiT
 from passes.diffusion.denoiser import Denoiser
 from passes.diffusion.matching import Matching, MatchingSettings, frozen, judge_of, middle_of, watched
 
@@ -223,6 +225,22 @@ def test_a_judge_sees_the_middle_of_networks():
     assert judge_of(denoiser)(seen[0]).shape == (4, 1)
     with pytest.raises(UnsupportedModel, match="Linear: where its middle is"):
         middle_of(nn.Linear(2, 2))
+
+
+@pytest.mark.parametrize("keep_last", [0, 1])
+def test_a_judge_sees_every_row_where_the_noisier_ones_run_fewer_blocks(keep_last):
+    """It looks at a block that all of them run; of others it would see the rows of a part of the batch, real and drawn ones mixed."""
+    module = DiT(1, 2, 1, patch=1, width=8, blocks=4, heads=1)
+    ScheduleDepth(depths=(4, 2), keep_last=keep_last).apply(module)
+    fake = Denoiser(module, FLOW.model_copy(update={"depths": (4, 2)}))
+    rows, label = points(16)
+    with watched(module) as seen:
+        fake.told(rows, torch.linspace(0.05, 0.95, 16, dtype=torch.float64), label)
+    assert [each.shape for each in seen] == [(16, 1, 8)]
+    matching = Matching(shaken(), shaken(), fake, judge_of(fake), (1,))
+    for generator in (False, True):
+        losses = matching.losses(rows, label, torch.linspace(0.05, 0.95, 16, dtype=torch.float64), generator=generator)
+        assert all(each.isfinite() for each in losses.values())
 
 
 def test_places_of_a_map_are_scored_like_tokens():
