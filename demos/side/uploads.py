@@ -40,7 +40,8 @@ class Uploads:
         if scope["type"] != "http" or scope["method"] != "POST" or not scope["path"].endswith(ROUTE):
             await self._app(scope, receive, send)
             return
-        length = dict(scope["headers"]).get(b"content-length", b"")
+        heads = dict(scope["headers"])
+        length = b"" if b"transfer-encoding" in heads else heads.get(b"content-length", b"")  # in chunks it may be longer than it says
         size = int(length) if length.isdigit() else MOST_BYTES + AROUND
         if size > MOST_BYTES + AROUND:
             await _refuse(send, 413, f"at most {MOST_BYTES / 2**20:.0f} MB are taken here")
