@@ -41,7 +41,8 @@ class Uploads:
             await self._app(scope, receive, send)
             return
         heads = dict(scope["headers"])
-        length = b"" if b"transfer-encoding" in heads else heads.get(b"content-length", b"")  # in chunks it may be longer than it says
+        # what comes in chunks may be longer than it says
+        length = b"" if b"transfer-encoding" in heads else heads.get(b"content-length", b"")
         size = int(length) if length.isdigit() else MOST_BYTES + AROUND
         if size > MOST_BYTES + AROUND:
             await _refuse(send, 413, f"at most {MOST_BYTES / 2**20:.0f} MB are taken here")

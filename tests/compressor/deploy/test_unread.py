@@ -176,16 +176,15 @@ def test_value_that_is_also_read_whole_by_what_is_narrowed_is_computed_whole():
 
 
 def test_two_heads_on_one_value_cut_it_each_for_itself():
-    nodes = (PRODUCT, READ, helper.make_node("MatMul", ["x", "w"], ["k"]), helper.make_node("Gather", ["k", "last"], ["l"], axis=1))
-    nodes = (*nodes, helper.make_node("Sub", ["y", "l"], ["z"]))
+    other = (helper.make_node("MatMul", ["x", "w"], ["k"]), helper.make_node("Gather", ["k", "last"], ["l"], axis=1))
+    nodes = (PRODUCT, READ, *other, helper.make_node("Sub", ["y", "l"], ["z"]))
     assert read_one(nodes, given="z", sizes=[(name, ROWS) for name in "hk"], constants={"last": np.array(-1, np.int64)})
 
 
 def test_rows_that_a_branch_reads_are_computed():
     """What an `If` reads stands in no list of its inputs."""
-    branch = helper.make_graph(
-        [helper.make_node("ReduceSum", ["h"], ["s"], keepdims=0)], "b", [], [helper.make_tensor_value_info("s", TensorProto.FLOAT, [])]
-    )
+    total = helper.make_node("ReduceSum", ["h"], ["s"], keepdims=0)
+    branch = helper.make_graph([total], "b", [], [helper.make_tensor_value_info("s", TensorProto.FLOAT, [])])
     asks = helper.make_node("If", ["yes"], ["c"], then_branch=branch, else_branch=branch)
     nodes = (PRODUCT, READ, asks, helper.make_node("Add", ["y", "c"], ["z"]))
     assert not read_one(nodes, given="z", constants={"yes": np.array(True)})
@@ -195,7 +194,8 @@ def test_products_with_a_vector_are_left():
     halves = helper.make_node("Reshape", ["x", "halves"], ["r"])
     nodes = (halves, helper.make_node("MatMul", ["r", "v"], ["p"]), helper.make_node("Gather", ["p", "place"], ["y"], axis=1))
     constants = {"halves": np.array([0, 0, 2, 2], np.int64), "v": np.array([1, -2], np.float32)}
-    assert not read_one(nodes, place=1, sizes=(("r", ["batch", "length", 2, 2]), ("p", ["batch", "length", 2])), constants=constants)
+    sizes = (("r", ["batch", "length", 2, 2]), ("p", ["batch", "length", 2]))
+    assert not read_one(nodes, place=1, sizes=sizes, constants=constants)
 
 
 def test_sums_with_what_may_be_one_for_all_rows_are_left():
