@@ -57,12 +57,14 @@ class Profile(Grid):
         *,
         seed: int,  # noqa: ARG002 - nothing is drawn here
     ) -> ProfileRecord:
-        """One row per candidate and workload; why not, where a runtime has no profiler.
+        """One row per candidate and workload; why not, where a runtime has no profiler, or where watching it or measuring the peaks failed:
+        what it would explain is measured, and stands.
 
         Raises:
-            WorkerFailed: a candidate's process died or hangs, or the peaks could not be measured.
+            WorkerFailed: a candidate's process did not begin.
         """
         from compressor.contracts.records import ProfileRecord, ProfileRow
+        from compressor.errors import WorkerFailed
 
         chosen = [each for each in candidates if self.of == "all" or each.stage == FINAL]
         passed_over = {
@@ -72,11 +74,13 @@ class Profile(Grid):
         rows, without = list[ProfileRow](), dict[str, str]()
         with bench.begun([candidate for candidate, _ in wanted]):
             for done, (candidate, workload) in enumerate(wanted, start=1):
-                row = self._row(candidate, workload, feeds[workload], bench)
-                if row is None:
-                    without[candidate.id] = "its runtime has no profiler that can be reached for such a model"
+                try:
+                    row = self._row(candidate, workload, feeds[workload], bench)
+                except WorkerFailed as error:
+                    without[candidate.id] = str(error)
                 else:
-                    rows.append(row)
+                    rows += [row] if row else []
+                    without |= {} if row else {candidate.id: "its runtime has no profiler that can be reached for such a model"}
                 bench.tell(Progress("profile", done, len(wanted), unit="processes"))
         return ProfileRecord(probe="profile", rows=tuple(rows), not_profiled={**passed_over, **without})
 

@@ -36,6 +36,8 @@ FAMILIES: dict[Family, tuple[str, ...]] = {
     ),
 }  # fmt: skip
 INTEGERS = ("int8", "uint8")
+UNTOLD = ("ConvTranspose", "Einsum")
+"""Products whose number of operations the shapes of what they take and give do not tell."""
 CONVOLUTIONS = ("Conv", "FusedConv", "NhwcFusedConv", "QLinearConv", "ConvInteger")
 ENDS = "_kernel_time"
 Shape = tuple[str, tuple[int, ...]]
@@ -111,7 +113,7 @@ def work(kind: str, said: Mapping[str, Any], weight: tuple[int, ...] = ()) -> tu
     )
     if kind in CONVOLUTIONS:
         return 2.0 * prod(given) * prod(weight[1:]) if weight else 0.0, numbers
-    if kind in FAMILIES["product"] and taken:
+    if kind in FAMILIES["product"] and kind not in UNTOLD and taken:
         return 2.0 * prod(given) * taken[-1], numbers
     if kind == "QAttention":
         products = 2.0 * prod(taken) * 3 * given[-1]
@@ -142,9 +144,14 @@ def read_bytes(path: Path, looked_up: int) -> int:
     from onnx.helper import tensor_dtype_to_np_dtype
 
     graph = onnx.load(path, load_external_data=False).graph
-    tables = {node.input[0] for node in graph.node if node.op_type in FAMILIES["look-up"]}
+    tables = {node.input[0] for node in graph.node if _looks_rows_up(node)}
     total = 0
     for each in graph.initializer:
-        rows = min(each.dims[0], looked_up) / each.dims[0] if each.name in tables and len(each.dims) == 2 and each.dims[0] else 1
+        rows = min(each.dims[0], looked_up) / each.dims[0] if each.name in tables and len(each.dims) > 1 and each.dims[0] else 1
         total += int(rows * prod(each.dims) * tensor_dtype_to_np_dtype(each.data_type).itemsize)
     return total
+
+
+def _looks_rows_up(node: onnx.NodeProto) -> bool:
+    axis = next((each.i for each in node.attribute if each.name in ("axis", "gather_axis")), 0)
+    return node.op_type in FAMILIES["look-up"] and axis == 0

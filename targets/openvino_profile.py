@@ -33,6 +33,8 @@ FAMILIES: dict[Family, tuple[str, ...]] = {
 }
 """A `Subgraph` is what OpenVINO compiles of several operators: of a transformer its attention."""
 PRODUCTS = ("MatMul", "Convolution", "GroupConvolution")
+WINDOW = {"Convolution": 1, "GroupConvolution": 2}
+"""Axes of the weights of a convolution before those that one number of what it gives is a sum over."""
 ATTENTION = "ScaledDotProductAttention"
 IDLE = "NOT_RUN"
 
@@ -160,7 +162,7 @@ def products_of(model: Any) -> dict[str, float]:
         if kind in PRODUCTS:
             takes, gives = [list(each.get_shape()) for each in node.inputs()], list(node.get_output_shape(0))
             across = takes[0][-2 if kind == "MatMul" and node.get_attributes().get("transpose_a") else -1]
-            found[name] = 2.0 * prod(gives) * (across if kind == "MatMul" else prod(takes[1]) / takes[1][0])
+            found[name] = 2.0 * prod(gives) * (across if kind == "MatMul" else prod(takes[1][WINDOW[kind] :]))
         elif kind == ATTENTION:
             query, key = (list(each.get_shape()) for each in node.inputs()[:2])
             found[name] = 4.0 * prod(query) * key[-2]
@@ -179,7 +181,7 @@ def read_bytes(model: Any) -> int:
 
 def _share_read(constant: Any) -> float:
     node, table = constant, list(constant.get_output_shape(0))
-    while len(table) == 2 and (uses := list(node.output(0).get_target_inputs())) and len(uses) == 1:
+    while len(table) > 1 and (uses := list(node.output(0).get_target_inputs())) and len(uses) == 1:
         node, port = uses[0].get_node(), uses[0].get_index()
         if node.get_type_name() == "Gather":
             rows = prod(node.inputs()[1].get_shape())

@@ -155,7 +155,7 @@ class ProfileRow(Timed):
 
     @property
     def share(self) -> float:
-        """Of the bound in what a call takes: 1 cannot be beaten."""
+        """Of the bound in what a call takes; more than 1 where the peaks are too low, or weights stay in caches from call to call."""
         return self.bound.ms / self.call_ms
 
 

@@ -61,13 +61,14 @@ class Peaks(Record):
     """Share of the processors that others kept busy just before: of a busy machine the peaks are too low, and shares of them too high."""
 
     def of(self, numbers: str) -> float:
-        """Operations per second in these numbers: of ones that were not measured, those of the next wider ones."""
-        wider = ("int8", "bf16", "fp32") if numbers.startswith(("int", "uint")) else ("bf16", "fp32") if "16" in numbers else ()
-        return next(self.operations_per_s[each] for each in (numbers, *wider, "fp32") if each in self.operations_per_s)
+        """Operations per second in these numbers, no fewer than in wider ones: where torch has no kernel of its own for narrow numbers, what it
+        does with them is no peak of the machine."""
+        wider = ("int8", "bf16") if numbers.startswith(("int", "uint")) else ("bf16",) if "16" in numbers else ()
+        return max(self.operations_per_s[each] for each in (numbers, *wider, "fp32") if each in self.operations_per_s)
 
 
 class Bound(Record):
-    """What a call takes at least (a roofline of the whole call): it can be no faster than its products or its weights let it be."""
+    """What a call takes at least (a roofline of the whole call), as far as the peaks are those of the machine and weights come from memory."""
 
     operations_ms: float
     """All products, each at the machine's peak for its numbers."""

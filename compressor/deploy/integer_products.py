@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from compressor.deploy.patterns import read_by
+
 if TYPE_CHECKING:
     import onnx
 
@@ -43,7 +45,7 @@ class _Graph:
         self.made = {name: node for node in self.graph.node for name in node.output}
         self.readers = defaultdict[str, list["onnx.NodeProto"]](list)
         for node in self.graph.node:
-            for name in node.input:
+            for name in read_by(node):
                 self.readers[name].append(node)
         self.given = {each.name for each in self.graph.output}
         self.constants = {each.name: each for each in self.graph.initializer}
@@ -64,10 +66,12 @@ class _Graph:
         turned = gemm and "transB" in settings and settings["transB"].i == 1
         bias = node.input[2] if gemm and len(node.input) > 2 else ""
         left, right = self._dequantised(node.input[0]), self._dequantised(node.input[1])
-        if left is None or right is None or not self._is_vector(bias):
+        if left is None or right is None:
             return None
         activations, weights = self._activations(left), self._weights(right, turned=turned)
-        return (activations, weights, bias) if activations and weights else None
+        if activations is None or weights is None or (bias and not self._is_bias(bias, self._outputs(weights.bytes))):
+            return None
+        return activations, weights, bias
 
     def _dequantised(self, name: str) -> onnx.NodeProto | None:
         node = self.made.get(name)
@@ -100,14 +104,14 @@ class _Graph:
     def _one(self, name: str) -> bool:
         return name in self.constants and not self.constants[name].dims
 
-    def _is_vector(self, name: str) -> bool:
-        return not name or (name in self.constants and len(self.constants[name].dims) == 1)
+    def _outputs(self, weights: str) -> int:
+        return int(self.constants[weights].dims[1])
 
     # ---------------------------------------------------------- making it
 
     def make_product(self, node: onnx.NodeProto, activations: Quantised, weights: Quantised, bias: str) -> None:
         """Turn a node into the operator; where it has no bias of its own it takes that of the only one that reads it."""
-        bias = bias or self._taken(node, outputs=self.constants[weights.bytes].dims[1])
+        bias = bias or self._taken(node, outputs=self._outputs(weights.bytes))
         del node.attribute[:]
         node.op_type, node.domain = KIND, DOMAIN
         pairs = zip(activations, weights, strict=True)
@@ -148,10 +152,10 @@ class _Graph:
             if bias not in self.constants or not all(self._waits(product, node) for product in products):
                 continue
             values, start = numpy_helper.to_array(self.constants[bias]), 0
-            if len(values) != sum(self.constants[product.input[1]].dims[1] for product in products if product):
+            if len(values) != sum(self._outputs(product.input[1]) for product in products if product):
                 continue
             for product in filter(None, products):
-                width = self.constants[product.input[1]].dims[1]
+                width = self._outputs(product.input[1])
                 name = f"{product.output[0]}_bias"
                 self.add(name, values[start : start + width])
                 product.input.append(name)
@@ -192,7 +196,7 @@ def _drop_unread(graph: onnx.GraphProto) -> None:
     read, kept = {each.name for each in graph.output}, []
     for node in reversed(graph.node):
         if read.intersection(node.output):
-            read.update(node.input)
+            read.update(read_by(node))
             kept.append(node)
     constants = [each for each in graph.initializer if each.name in read]
     del graph.node[:], graph.initializer[:]

@@ -2,20 +2,24 @@
 
 A classifier reads one row of the last hidden state, the first token's. Most of what comes before computes each row by itself, down to the last
 attention, where one row asks and all answer: query, scores, projection and feed-forward of the last block need that row alone. Torch computes
-them for all rows, since it does not know who reads. The numbers stay the same.
+them for all rows, since it does not know who reads. The numbers stay the same, but for the last bits: a runtime may sum a row that is multiplied
+alone in another order.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+
+from compressor.deploy.patterns import read_by
 
 if TYPE_CHECKING:
     import onnx
 
 Sizes: TypeAlias = "tuple[int | str, ...]"
-"""Of the axes of a value; names are dynamic."""
+"""Of the axes of a value; names are dynamic, `UNKNOWN` may be any."""
+UNKNOWN = 0
 BY_ELEMENT = (
     "Add", "Sub", "Mul", "Div", "Sum", "Pow", "Sqrt", "Erf", "Gelu", "Relu", "Tanh", "Sigmoid", "HardSwish", "Neg", "Cast", "Clip", "Identity",
 )  # fmt: skip
@@ -50,7 +54,7 @@ class _Reads:
         self.made = {name: node for node in self.graph.node for name in node.output}
         self.readers = defaultdict[str, list["onnx.NodeProto"]](list)
         for node in self.graph.node:
-            for name in node.input:
+            for name in read_by(node):
                 self.readers[name].append(node)
         self.given = {each.name for each in self.graph.output}
         self.constants = {each.name: each for each in self.graph.initializer}
@@ -58,10 +62,10 @@ class _Reads:
         for each in (*self.graph.value_info, *self.graph.input):
             if each.type.tensor_type.HasField("shape"):
                 axes = each.type.tensor_type.shape.dim
-                self.sizes[each.name] = tuple(axis.dim_param or axis.dim_value for axis in axes)
+                self.sizes[each.name] = tuple(axis.dim_param or axis.dim_value or UNKNOWN for axis in axes)
 
     def row_of(self, gather: onnx.NodeProto) -> Row | None:
-        """The row that a `Gather` reads along a dynamic axis; None where it reads others."""
+        """The row that a `Gather` reads along any axis but the first; None where it reads others."""
         from onnx import numpy_helper
 
         data, place = gather.input
@@ -85,75 +89,88 @@ def _region(reads: _Reads, gather: onnx.NodeProto, row: Row) -> _Region:
     """What computes rows that only the `Gather` reads, from it upwards."""
     wanted: dict[str, int] = {gather.input[0]: row.axis}
     inside: list[onnx.NodeProto] = []
-    narrow = {gather.output[0]}
+    spared = Counter([gather.input[0]])  # reads that do with one row
     for node in reversed(reads.graph.node):
         value = node.output[0]
-        read_whole = value in reads.given or any(each.output[0] not in narrow for each in reads.readers[value])
+        read_whole = value in reads.given or spared[value] < len(reads.readers[value])
         if value not in wanted or read_whole or len(node.output) > 1:
             continue
         needs = _needs(reads, node, wanted[value])
-        if needs is None or any(wanted.get(name, axis) != axis for name, axis in needs.items()):
+        if needs is None or any(wanted.get(node.input[at], axis) != axis for at, axis in needs.items()):
             continue
-        wanted |= needs
+        wanted |= {node.input[at]: axis for at, axis in needs.items()}
+        spared.update(node.input[at] for at in needs)
         inside.append(node)
-        narrow.add(value)
     return _Region(tuple(reversed(inside)), wanted)
 
 
-def _needs(reads: _Reads, node: onnx.NodeProto, axis: int) -> dict[str, int] | None:
-    """Inputs of which an operator needs one row to give one, with the axis of rows in each; None where it needs more, or nobody knows."""
+def _needs(reads: _Reads, node: onnx.NodeProto, axis: int) -> dict[int, int] | None:
+    """Which inputs of an operator need one row only for it to give one, with the axis of rows in each; None where it needs more, or nobody
+    knows."""
     sizes = reads.sizes.get(node.output[0])
-    given = [name for name in node.input if name]
-    if sizes is None or any(name not in reads.sizes for name in given[:2]):
+    given = [name for name in node.input[:2] if name]
+    if sizes is None or node.domain or any(name not in reads.sizes for name in given):
         return None
+    first, second = (*(reads.sizes[name] for name in given), (), ())[:2]
     from_end = axis - len(sizes)
     settings = {each.name: each for each in node.attribute}
     if node.op_type in BY_ELEMENT:
-        return _by_element(reads, given, from_end)
+        return _by_element(reads, node, from_end)
     if node.op_type in NORMS:
-        first = settings["axis"].i if "axis" in settings else -1
-        return {given[0]: axis} if first % len(sizes) > axis else None
+        normed = settings["axis"].i if "axis" in settings else -1
+        return {0: axis} if normed % len(sizes) > axis else None
     if node.op_type in CONVERSIONS:
-        return {given[0]: axis} if not reads.sizes[given[1]] else None
+        return None if second else {0: axis}
     if node.op_type in PRODUCTS:
-        return {given[0]: len(reads.sizes[given[0]]) - 2} if from_end == -2 and len(reads.sizes[given[0]]) > 1 else None
+        return {0: len(first) - 2} if from_end == -2 and min(len(first), len(second)) > 1 else None
     if node.op_type == "Transpose":
-        return {given[0]: settings["perm"].ints[axis]} if "perm" in settings else None
+        return {0: settings["perm"].ints[axis]} if "perm" in settings else None
     if node.op_type == "Reshape":
-        return {given[0]: axis} if _splits_behind(reads.sizes[given[0]], sizes, axis) else None
+        return {0: axis} if _splits_behind(first, sizes, axis) else None
     return None
 
 
-def _by_element(reads: _Reads, given: list[str], from_end: int) -> dict[str, int] | None:
+def _by_element(reads: _Reads, node: onnx.NodeProto, from_end: int) -> dict[int, int] | None:
     """Inputs that are not the same for all rows."""
-    if any(name not in reads.sizes for name in given):
-        return None
-    return {
-        name: len(sizes) + from_end for name in given if len(sizes := reads.sizes[name]) >= -from_end and sizes[from_end] != 1
-    }
+    rows, needs = reads.sizes[node.output[0]][from_end], dict[int, int]()
+    for at, name in enumerate(node.input):
+        sizes = reads.sizes.get(name) if name else ()
+        if sizes is None:
+            return None
+        if len(sizes) < -from_end or sizes[from_end] == 1:
+            continue
+        if sizes[from_end] == UNKNOWN or sizes[from_end] != rows:
+            return None
+        needs[at] = len(sizes) + from_end
+    return needs
 
 
 def _splits_behind(taken: Sizes, given: Sizes, axis: int) -> bool:
     """Whether a `Reshape` leaves all axes up to that of rows, and knows the sizes of those behind it."""
-    same = len(taken) > axis and taken[: axis + 1] == given[: axis + 1]
+    kept = given[: axis + 1]
+    same = len(taken) > axis and taken[: axis + 1] == kept and UNKNOWN not in kept
     return same and all(isinstance(size, int) and size > 0 for size in given[axis + 1 :])
 
 
 def _narrow(reads: _Reads, gather: onnx.NodeProto, row: Row, region: _Region) -> None:
     """Rewire the region: what comes into it is cut to the row, reshapes keep it, and the `Gather` reads the only one."""
-    made = {node.output[0] for node in region.inside}
+    made, own = {node.output[0] for node in region.inside}, gather.output[0]
+    place = _constant(reads, f"{own}_place", [row.place])
     nodes, cut = list["onnx.NodeProto"](), dict[str, str]()
     for node in reads.graph.node:
         if node.output[0] in made:
-            needs = _needs(reads, node, region.axes[node.output[0]]) or {}
-            for at, name in enumerate(node.input):
-                if name in needs and name not in made:
-                    nodes += _cut(reads, name, needs[name], row, cut)
-                    node.input[at] = cut[name]
+            for at, axis in (_needs(reads, node, region.axes[node.output[0]]) or {}).items():
+                name = node.input[at]
+                if name in made:
+                    continue
+                if name not in cut:
+                    cut[name] = f"{name}_row_of_{own}"
+                    nodes.append(_cut(reads, name, cut[name], place, axis))
+                node.input[at] = cut[name]
             if node.op_type == "Reshape":
                 _keep_row(reads, node, region.axes[node.output[0]])
         nodes.append(node)
-    gather.input[1] = _constant(reads, f"{gather.output[0]}_only_row", 0)
+    gather.input[1] = _constant(reads, f"{own}_only_row", 0)
     for each in reads.graph.value_info:
         if each.name in made:
             each.type.tensor_type.shape.dim[region.axes[each.name]].dim_value = 1
@@ -161,16 +178,12 @@ def _narrow(reads: _Reads, gather: onnx.NodeProto, row: Row, region: _Region) ->
     reads.graph.node.extend(nodes)
 
 
-def _cut(reads: _Reads, name: str, axis: int, row: Row, cut: dict[str, str]) -> list[onnx.NodeProto]:
-    """A value with its row alone; made once."""
+def _cut(reads: _Reads, name: str, to: str, place: str, axis: int) -> onnx.NodeProto:
+    """What makes a value with its row alone."""
     from onnx import helper
 
-    if name in cut:
-        return []
-    cut[name] = f"{name}_row"
-    place = _constant(reads, f"{name}_place", [row.place])
     scope = next((each.name.rpartition("/")[0] for each in reversed(reads.readers[name]) if "/" in each.name), "graph")
-    return [helper.make_node("Gather", [name, place], [cut[name]], name=f"{scope}/Gather_{name}_row", axis=axis)]
+    return helper.make_node("Gather", [name, place], [to], name=f"{scope}/Gather_{to}", axis=axis)
 
 
 def _keep_row(reads: _Reads, reshape: onnx.NodeProto, axis: int) -> None:

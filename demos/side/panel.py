@@ -170,7 +170,10 @@ def _path(value: Any) -> Path | None:
     """Of a file in the folder of uploads; any other file of this machine is not what a user has given."""
     if not isinstance(value, dict) or not isinstance(value.get("path"), str):
         return None
-    path = Path(value["path"]).resolve()
+    try:
+        path = Path(value["path"]).resolve()
+    except (OSError, ValueError):  # a name that no file can have
+        return None
     return path if path.is_relative_to(Path(get_upload_folder()).resolve()) and path.is_file() else None
 
 

@@ -1,5 +1,7 @@
 """The probe that says what time goes into, in processes of its own."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -47,6 +49,20 @@ def test_final_models_are_profiled_with_their_bound(candidates, tmp_path):
     assert list(record.not_profiled) == ["source@here"]
     assert heard == [Progress("profile", 1, 1, unit="processes")]
     assert ProfileRecord.model_validate_json(record.model_dump_json()) == record
+
+
+def test_profiler_that_fails_is_told_and_ends_nothing(tmp_path, monkeypatch):
+    stand_ins = Path(__file__).parents[1] / "stand_ins"
+    monkeypatch.syspath_prepend(str(stand_ins))
+    monkeypatch.setenv("PYTHONPATH", str(stand_ins))
+    from sleeping import Sleeping
+
+    faults = {"final@hurt": "unwatched", "final@whole": ""}
+    made = [Candidate(name, "final", name, Sleeping(ms=0, fault=fault), tmp_path) for name, fault in faults.items()]
+    with ProcessBench(tmp_path / "bench", tell=lambda event: None) as bench:
+        record = Profile(seconds=0.01).measure(made, {Workload(): [{"ms": np.array([0.0])}]}, bench, seed=0)
+    assert "RuntimeError: nothing watches" in record.not_profiled["final@hurt"]
+    assert "no profiler" in record.not_profiled["final@whole"]
 
 
 def test_runtime_without_a_profiler_is_told(tmp_path):

@@ -81,6 +81,11 @@ def test_file_that_nobody_uploaded_is_not_read(address, meta, tmp_path):
     assert "was not uploaded by a user" in said.get("error", "") or "Choose a picture" in said["data"][0]
 
 
+def test_name_that_no_file_can_have_is_no_file(address):
+    said = asked(address, "nul", {"path": "a\0b"})
+    assert "Choose a picture" in said["data"][0]
+
+
 def test_nothing_is_fetched_for_whoever_names_an_address(address, log):
     assert got(address, f"gradio_api/file={ELSEWHERE}") == 403
     said = asked(address, "elsewhere", {"path": ELSEWHERE, "meta": {"_type": "gradio.FileData"}})
@@ -105,9 +110,10 @@ def sent(address, content, name="a.png", **headers):
     """Status of an upload, and what is said of it."""
     head = f'--x\r\nContent-Disposition: form-data; name="files"; filename="{name}"\r\n\r\n'.encode()
     body = head + content + b"\r\n--x--\r\n"
+    chunked = b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body)
     request = urllib.request.Request(
         f"{address}gradio_api/upload",
-        iter([body]) if headers else body,
+        chunked if "Content-Length" in headers else iter([body]) if headers else body,
         {"Content-Type": "multipart/form-data; boundary=x", **headers},
     )
     try:
@@ -123,5 +129,7 @@ def test_uploads_of_all_users_are_bounded_together(runs, log):
         assert status == 200
         assert sent(address, b"1" * 150_000) == (507, "there is no room for more files now: come again in a while")
         assert sent(address, b"1", **{"Transfer-Encoding": "chunked"}) == (411, "an upload says how long it is")
+        both = {"Transfer-Encoding": "chunked", "Content-Length": "1"}
+        assert sent(address, b"1", **both)[0] in (400, 411), "the length that is said is not that of what comes"
         Path(path).unlink()
         assert sent(address, b"1" * 150_000)[0] == 200

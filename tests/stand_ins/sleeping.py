@@ -56,6 +56,11 @@ class Sleeping(Target):
             raise RuntimeError(f"no model in {built.name}")
         return SleepingSession(self)
 
+    def profile(self, built, prepare, *, calls):
+        if self.fault == "unwatched":
+            raise RuntimeError(f"nothing watches {calls} calls of {built.name}")
+        return None
+
     def environment(self):
         return {"SLEEPING_TELEMETRY": "off", "OMP_NUM_THREADS": str(self.threads)}
 

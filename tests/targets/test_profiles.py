@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
+import openvino
 import pytest
 import torch
 from furnished import lowered
+from openvino import opset13
 from transformers import BertConfig, BertForSequenceClassification
 
 from compressor.contracts import Artifact
@@ -16,9 +19,11 @@ from compressor.plan.specs import ModelSource
 from compressor.tasks.data import resolve
 from compressor.tasks.text_classification import TextClassification
 from targets.eager import EagerTorch
-from targets.onnx_profile import operators, work
+from targets.onnx_profile import operators, read_bytes, work
 from targets.onnxruntime import OnnxRuntime
 from targets.openvino import OpenVino
+from targets.openvino_profile import products_of
+from targets.openvino_profile import read_bytes as openvino_bytes
 
 TARGETS = {"onnxruntime": OnnxRuntime, "openvino": OpenVino}
 WIDTH, NEURONS, LAYERS, CLASSES, BATCH, LENGTH = 32, 64, 2, 3, 2, 16
@@ -109,6 +114,29 @@ def test_bytes_are_those_of_the_weights_and_of_the_rows_that_are_looked_up(name,
     assert 4 * (blocks + heads) < found.bytes < 4 * (blocks + heads + rows) + 8 * 512 + 2000
 
 
+def test_sum_of_a_grouped_convolution_is_over_the_channels_of_its_group():
+    x = opset13.parameter([1, 6, 10], np.float32)
+    weight = opset13.constant(np.zeros((2, 4, 3, 5), np.float32))
+    along = {"strides": [1], "pads_begin": [0], "pads_end": [0], "dilations": [1]}
+    made = openvino.Model([opset13.group_convolution(x, weight, **along)], [x])
+    assert sum(products_of(made).values()) == 2 * (8 * 6) * (3 * 5)
+
+
+def test_of_a_table_in_blocks_only_rows_that_are_looked_up_are_read(tmp_path):
+    table = np.zeros((1000, 2, 8), np.uint8)
+    ids = opset13.parameter([3], np.int64)
+    assert openvino_bytes(openvino.Model([opset13.gather(opset13.constant(table), ids, 0)], [ids])) < 3 * 16 + 100
+    rows = onnx.helper.make_graph(
+        [onnx.helper.make_node("Gather", ["table", "ids"], ["rows"])],
+        "g",
+        [onnx.helper.make_tensor_value_info("ids", onnx.TensorProto.INT64, [3])],
+        [onnx.helper.make_tensor_value_info("rows", onnx.TensorProto.UINT8, None)],
+        [onnx.numpy_helper.from_array(table, "table")],
+    )
+    onnx.save(onnx.helper.make_model(rows), tmp_path / "model.onnx")
+    assert read_bytes(tmp_path / "model.onnx", 3) == 3 * 16
+
+
 def test_target_without_a_profiler_gives_none(built):
     assert EagerTorch().profile(built / "onnxruntime", lambda session: lambda: None, calls=3) is None
 
@@ -135,6 +163,7 @@ def test_events_before_the_first_run_that_counts_are_left_out_and_medians_are_ta
         ("Conv", [{"float": [1, 3, 9, 9]}], [{"float": [1, 5, 4, 4]}], (5, 3, 2, 2), 2 * 5 * 16 * 12, "fp32"),
         ("Conv", [{"float": [1, 3, 9, 9]}], [{"float": [1, 5, 4, 4]}], (), 0, "fp32"),
         ("MultiHeadAttention", [{"float": [1, 2, 8]}, {"float": [1, 5, 8]}], [{"float": [1, 2, 8]}], (), 4 * 16 * 5, "fp32"),
+        ("ConvTranspose", [{"float": [1, 3, 9, 9]}], [{"float": [1, 5, 18, 18]}], (), 0, "fp32"),
         ("LayerNormalization", [{"float": [1, 2, 8]}], [{"float": [1, 2, 8]}], (), 0, "fp32"),
         ("Shape", [], [], (), 0, "fp32"),
     ],

@@ -34,3 +34,8 @@ def test_bound_goes_by_products_alone_where_bytes_are_not_known():
 )
 def test_peak_of_numbers_that_were_not_measured_is_that_of_wider_ones(numbers, rate):
     assert PEAKS.of(numbers) == rate
+
+
+def test_peak_of_numbers_that_torch_multiplies_slowly_is_that_of_wider_ones():
+    slow = Peaks(threads=1, operations_per_s={"fp32": 4e9, "bf16": 1e9, "int8": 1e8}, bytes_per_s=1e6)
+    assert [slow.of(each) for each in ("int8", "int4", "bf16", "fp32")] == [4e9] * 4

@@ -103,6 +103,21 @@ def test_sum_with_a_vector_of_another_length_is_left():
     assert joined(one, PRODUCT, tokens, more=("r",)) == {"QuantizeLinear": 1, KIND: 1, "Add": 1}
 
 
+def test_gemm_whose_bias_is_one_number_for_all_outputs_stays():
+    CONSTANTS["one"] = np.array([0.5], np.float32)
+    assert joined(WEIGHTS, helper.make_node("Gemm", ["d", "f", "one"], ["y"]), rank=2)["Gemm"] == 1
+
+
+def test_what_a_branch_alone_reads_is_kept():
+    CONSTANTS.update(yes=np.array(True), k6=draw.normal(size=OUTPUTS).astype(np.float32))
+    branch = helper.make_graph(
+        [helper.make_node("Identity", ["k6"], ["i"])], "b", [], [helper.make_tensor_value_info("i", TensorProto.FLOAT, [OUTPUTS])]
+    )
+    asks = helper.make_node("If", ["yes"], ["c"], then_branch=branch, else_branch=branch)
+    nodes = (helper.make_node("Add", ["p", "b"], ["a"]), asks, helper.make_node("Add", ["a", "c"], ["y"]))
+    assert joined(WEIGHTS, PRODUCT, *nodes)[KIND] == 1
+
+
 def test_product_of_floats_stays():
     scaled = helper.make_node("Mul", ["x", "k"], ["m"])
     product = helper.make_node("MatMul", ["m", "f"], ["y"])

@@ -1,4 +1,4 @@
-"""Rows that nobody reads are not computed, and what is read stays the same to the bit."""
+"""Rows that nobody reads are not computed, and what is read stays the same."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def count(graph, kind, rows):
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_outputs_are_the_same_to_the_bit_when_batch_and_length_vary(graphs, shape):
+def test_outputs_are_the_same_when_batch_and_length_vary(graphs, shape):
     whole, read = (outputs(each, feed(*shape)) for each in graphs)
     np.testing.assert_allclose(read, whole, rtol=0, atol=1e-6)
 
@@ -167,8 +167,48 @@ def test_norms_over_rows_are_left():
     assert not read_one(nodes, sizes=(("h", ROWS), ("n", ROWS)))
 
 
-def test_reshapes_that_mix_rows_are_left():
+def test_value_that_is_also_read_whole_by_what_is_narrowed_is_computed_whole():
+    """Tokens are mixed by a product that has them on its right, and the sum behind it reads each of them too."""
+    mixed = (helper.make_node("MatMul", ["mix", "h"], ["m"]), helper.make_node("Add", ["m", "h"], ["a"]))
+    nodes = (PRODUCT, *mixed, helper.make_node("Gather", ["a", "place"], ["y"], axis=1))
+    mix = {"mix": np.arange(25, dtype=np.float32).reshape(5, 5) / 9}
+    assert read_one(nodes, place=2, sizes=[(name, ["batch", 5, 4]) for name in "hma"], constants=mix)
+
+
+def test_two_heads_on_one_value_cut_it_each_for_itself():
+    other = (helper.make_node("MatMul", ["x", "w"], ["k"]), helper.make_node("Gather", ["k", "last"], ["l"], axis=1))
+    nodes = (PRODUCT, READ, *other, helper.make_node("Sub", ["y", "l"], ["z"]))
+    assert read_one(nodes, given="z", sizes=[(name, ROWS) for name in "hk"], constants={"last": np.array(-1, np.int64)})
+
+
+def test_rows_that_a_branch_reads_are_computed():
+    """What an `If` reads stands in no list of its inputs."""
+    total = helper.make_node("ReduceSum", ["h"], ["s"], keepdims=0)
+    branch = helper.make_graph([total], "b", [], [helper.make_tensor_value_info("s", TensorProto.FLOAT, [])])
+    asks = helper.make_node("If", ["yes"], ["c"], then_branch=branch, else_branch=branch)
+    nodes = (PRODUCT, READ, asks, helper.make_node("Add", ["y", "c"], ["z"]))
+    assert not read_one(nodes, given="z", constants={"yes": np.array(True)})
+
+
+def test_products_with_a_vector_are_left():
+    halves = helper.make_node("Reshape", ["x", "halves"], ["r"])
+    nodes = (halves, helper.make_node("MatMul", ["r", "v"], ["p"]), helper.make_node("Gather", ["p", "place"], ["y"], axis=1))
+    constants = {"halves": np.array([0, 0, 2, 2], np.int64), "v": np.array([1, -2], np.float32)}
+    sizes = (("r", ["batch", "length", 2, 2]), ("p", ["batch", "length", 2]))
+    assert not read_one(nodes, place=1, sizes=sizes, constants=constants)
+
+
+def test_sums_with_what_may_be_one_for_all_rows_are_left():
+    mean = helper.make_node("ReduceMean", ["x", "axis"], ["m"], keepdims=1)
+    nodes = (PRODUCT, mean, helper.make_node("Add", ["h", "m"], ["a"]), helper.make_node("Gather", ["a", "place"], ["y"], axis=1))
+    sizes = (("h", ROWS), ("m", ["batch", "other", 4]), ("a", ROWS))
+    assert not read_one(nodes, place=2, sizes=sizes, constants={"axis": np.array([1], np.int64)})
+
+
+@pytest.mark.parametrize("rows", [[2, 10, 2], [None, None, 4]])
+def test_reshapes_that_mix_rows_are_left(rows):
     mixed = helper.make_node("Reshape", ["h", "shape"], ["r"])
     nodes = (PRODUCT, mixed, helper.make_node("Gather", ["r", "place"], ["y"], axis=1))
-    shape = {"shape": np.array([2, 10, 2], np.int64)}
-    assert not read_one(nodes, sizes=(("h", ROWS), ("r", [2, 10, 2])), constants=shape)
+    shape = {"shape": np.array([5, 2, 4] if rows[0] is None else rows, np.int64)}
+    before = ROWS if rows[0] else rows
+    assert not read_one(nodes, sizes=(("h", before), ("r", rows)), constants=shape)

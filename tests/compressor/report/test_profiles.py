@@ -51,6 +51,13 @@ def test_bound_is_told_with_the_doubt_of_a_busy_machine(row):
     assert "may be too low" not in profiles.bound_words(still)
 
 
+def test_call_that_beats_its_bound_is_not_told_a_share_of_it(row):
+    said = profiles.bound_words(row.model_copy(update={"call_ms": 0.1}))
+    assert "faster than what was counted on" in said
+    assert "The least" not in said
+    assert "%" not in said.partition(profiles.BEATEN)[0]
+
+
 def test_page_and_document_say_why_not_faster_and_who_has_no_profile(report):
     html, text = page(report), document(report)
     for made in (html, text):
