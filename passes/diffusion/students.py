@@ -178,9 +178,7 @@ def check_unlabelled(mine: Description, theirs: Description, teacher: str) -> No
         UnsupportedModel: it does not; the teacher is named.
     """
     if mine.empty != theirs.empty:
-        raise UnsupportedModel(
-            f"the student's label that says nothing is {mine.empty}, that of teacher {teacher} {theirs.empty}"
-        )
+        raise UnsupportedModel(f"the student's label that says nothing is {mine.empty}, that of teacher {teacher} {theirs.empty}")
 
 
 def compared(student: Model, teacher: Model) -> Remark:

@@ -59,7 +59,7 @@ class Sleeping(Target):
     def profile(self, built, prepare, *, calls):
         if self.fault == "unwatched":
             raise RuntimeError(f"nothing watches {calls} calls of {built.name}")
-        return None
+        return
 
     def environment(self):
         return {"SLEEPING_TELEMETRY": "off", "OMP_NUM_THREADS": str(self.threads)}

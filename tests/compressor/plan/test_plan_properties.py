@@ -76,7 +76,8 @@ BEYOND_SCHEMA = {
     "names that are known": r"makes no '|no (step|target|model|step or model) is named ",
     "names that are free": r"a (step|target|probe) of this name stands on line|a name of its own in every run|also an entry of models",
     "objectives that are installed and take their parameters": r"no objective named |passes\.[\w-]+\.objectives\.[\w-]+\.\w+: no such parameter",
-    "order": r"comes (later|after)|of this step itself|works below torch|works on |quantises (what|one graph)|cuts matrices that |changes the model that ",
+    "order": r"comes (later|after)|of this step itself|works below torch|works on |quantises (what|one graph)|"
+    r"(cuts matrices|changes the model) that ",
     "gates that can be judged": r"max_drop cannot be judged|a limit on speed or latency needs|is not measured; probes measure",
     "one source": r"expected one of |expected 'path' \(all rows\)|'\w+' goes with ",
     "splits that add up": r"take [\d.e+]+ of the rows|is a fraction below 1 or a whole number",

@@ -180,7 +180,7 @@ def test_a_step_after_it_is_a_fault_of_the_plan(tmp_path):
     ImageGeneration().tiny(tmp_path)
     for after in ("finetune: {}", "quantize-dynamic: {}"):
         (tmp_path / "plan.yaml").write_text(PLAN.replace("targets:", f"  - {after}\ntargets:"), encoding="utf-8")
-        with pytest.raises(PlanError, match="changes the model that 'adaptive' made.*put 'adaptive' last"):
+        with pytest.raises(PlanError, match=r"changes the model that 'adaptive' made.*put 'adaptive' last"):
             load_plan(tmp_path / "plan.yaml")
 
 
