@@ -189,7 +189,7 @@ def test_what_has_no_classes_or_a_policy_is_refused(run, tmp_path):
         Adaptive(teacher="x", mend="regenerate", level=0.5)
     model = run.model()
     model.files[FILE] = described(model).model_copy(update={"classes": 0}).written()
-    with pytest.raises(UnsupportedModel, match="knows no classes"):
+    with pytest.raises(UnsupportedModel, match="knows 3 classes, the student 0"):
         Adaptive(teacher="source").apply(model, run.context(tmp_path))
     found = Adaptive.model_validate({"teacher": "source", "rows": 24}).apply(student(run), run.context(tmp_path))
     for step in (Adaptive(teacher="source"), DistillLayers(), DistillLayers(teacher="source")):
