@@ -216,7 +216,7 @@ def test_a_plugin_that_feeds_and_tells_has_a_page_and_is_not_hosted(plugins, bro
             page.locator("input[type=file]").set_input_files(
                 {"name": "a.txt", "mimeType": "text/plain", "buffer": b"word1 red word2"}
             )
-        page.get_by_text("a.txt").first.wait_for()
+        page.locator("[aria-label='a.txt']").wait_for()
         compared(page)
         assert told(page, "Compressed") == said
     with pytest.raises(UnsupportedModel, match="of task moods cannot be hosted: no description says how it is fed"):
