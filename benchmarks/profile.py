@@ -46,7 +46,7 @@ class Profile(Grid):
         return self.model_copy(update={"seconds": min(self.seconds, 0.05)})
 
     def expected_seconds(self, short: Self, took_seconds: float) -> float:
-        """Loading, and its own seconds."""
+        """Loading, and its own seconds for one file of a target: how many targets there are is not known here."""
         return took_seconds + max(0.0, self.seconds - short.seconds) * len(self.workloads())
 
     def measure(

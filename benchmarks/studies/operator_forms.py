@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
 from compressor.contracts import Artifact, Dialect, Graph, Target, registry
 from compressor.contracts.target import Rewrite
+from compressor.deploy.patterns import drop_unused
 
 if TYPE_CHECKING:
     import onnx
@@ -87,7 +88,7 @@ class SkipNorms(Rewritten):
                 continue
             epsilon = next(each.f for each in node.attribute if each.name == "epsilon")
             rewire(node, "SkipLayerNormalization", [*summed.input, *node.input[1:]], {"epsilon": epsilon})
-        drop_unread(graph)
+        drop_unused(graph)
 
 
 class FastGelu(Rewritten):
@@ -118,7 +119,7 @@ class OneProduct(Rewritten):
         kept = [node for node in nodes if node.op_type == "Split" or not apart.intersection(node.output)]
         del graph.graph.node[:]
         graph.graph.node.extend(kept)
-        drop_unread(graph)
+        drop_unused(graph)
 
 
 class QuantisedAttention(Rewritten):
@@ -137,7 +138,7 @@ class QuantisedAttention(Rewritten):
             inputs = [first[0], weights, biases, first[2], scales, node.input[4], first[4], zeros]
             heads = next(each.i for each in node.attribute if each.name == "num_heads")
             rewire(node, "QAttention", inputs, {"num_heads": heads})
-        drop_unread(graph)
+        drop_unused(graph)
 
 
 class BlocksOfTables(Rewritten):
@@ -162,7 +163,7 @@ class BlocksOfTables(Rewritten):
                 graph.graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(values), name))
             inputs = [names[0], rows.input[1], names[1], names[2]]
             rewire(node, "GatherBlockQuantized", inputs, {"bits": 8, "block_size": 128, "gather_axis": 0, "quantize_axis": 1})
-        drop_unread(graph)
+        drop_unused(graph)
 
 
 class OptimizerOfTransformers(Rewritten):
@@ -267,16 +268,3 @@ def joined(graph: onnx.ModelProto, name: str, products: Sequence[onnx.NodeProto]
     )
     gives = [each.output[0] for each in products]
     return [product, helper.make_node("Split", [f"{name}_all", sizes.name], gives, name=f"{name}_split", axis=2)]
-
-
-def drop_unread(graph: onnx.ModelProto) -> None:
-    """Leave out nodes and constants that no output depends on, and order the rest."""
-    read, kept = {each.name for each in graph.graph.output}, []
-    for node in reversed(graph.graph.node):
-        if read.intersection(node.output):
-            read.update(node.input)
-            kept.append(node)
-    constants = [each for each in graph.graph.initializer if each.name in read]
-    del graph.graph.node[:], graph.graph.initializer[:], graph.graph.value_info[:]
-    graph.graph.node.extend(reversed(kept))
-    graph.graph.initializer.extend(constants)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from compressor.deploy.patterns import read_by
+from compressor.deploy.patterns import drop_unused, read_by
 
 if TYPE_CHECKING:
     import onnx
@@ -184,21 +184,9 @@ class _Graph:
 
         if self.products and DOMAIN not in {each.domain for each in self.model.opset_import}:
             self.model.opset_import.append(helper.make_opsetid(DOMAIN, 1))
-        _drop_unread(self.graph)
+        drop_unused(self.model)
         return len(self.products)
 
 
 def _quantised(node: onnx.NodeProto) -> Quantised:
     return Quantised(node.input[0], node.input[1], node.input[2] if len(node.input) > 2 else "")
-
-
-def _drop_unread(graph: onnx.GraphProto) -> None:
-    read, kept = {each.name for each in graph.output}, []
-    for node in reversed(graph.node):
-        if read.intersection(node.output):
-            read.update(read_by(node))
-            kept.append(node)
-    constants = [each for each in graph.initializer if each.name in read]
-    del graph.node[:], graph.initializer[:]
-    graph.node.extend(reversed(kept))
-    graph.initializer.extend(constants)

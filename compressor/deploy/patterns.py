@@ -1,4 +1,4 @@
-"""What rewrites of ONNX graphs look for."""
+"""What rewrites of ONNX graphs look for, and leave behind."""
 
 from __future__ import annotations
 
@@ -25,3 +25,18 @@ def read_by(node: onnx.NodeProto) -> Iterator[str]:
             for inner in graph.node:
                 yield from read_by(inner)
             yield from (output.name for output in graph.output)
+
+
+def drop_unused(graph: onnx.ModelProto) -> None:
+    """Remove nodes, constants and shapes that no output depends on, in place; what graphs inside of a node read is kept."""
+    needed, kept = {each.name for each in graph.graph.output}, []
+    for node in reversed(graph.graph.node):
+        if needed.intersection(node.output):
+            needed.update(read_by(node))
+            kept.append(node)
+    constants = [each for each in graph.graph.initializer if each.name in needed]
+    shapes = [each for each in graph.graph.value_info if each.name in needed]
+    del graph.graph.node[:], graph.graph.initializer[:], graph.graph.value_info[:]
+    graph.graph.node.extend(reversed(kept))
+    graph.graph.initializer.extend(constants)
+    graph.graph.value_info.extend(shapes)

@@ -65,9 +65,9 @@ class DistillDrawing(TrainingSettings, Pass):
             UnsupportedModel: they do not go together, or not with this step.
         """
 
+    @abstractmethod
     def edit_of(self, student: Description) -> str | None:
         """The edit by which a student that draws so is told one more number; None where it needs none."""
-        raise NotImplementedError
 
     @override
     def check(self, given: Path, origins: Mapping[str, Path]) -> None:

@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from compressor.deploy.patterns import drop_unused
 from passes.quantization.quantizers.grids import Blocks, Grid, rounded
-from passes.quantization.quantizers.onnx_graph import drop_unused
 from passes.quantization.quantizers.onnx_tables import SMALLEST_TABLE
 from passes.quantization.quantizers.weight_layers import Chosen
 

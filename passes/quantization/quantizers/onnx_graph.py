@@ -6,6 +6,8 @@ import copy
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
+from compressor.deploy.patterns import drop_unused
+
 if TYPE_CHECKING:
     import onnx
 
@@ -45,21 +47,6 @@ def keep_shapes(graph: onnx.ModelProto, exact: onnx.ModelProto) -> None:
     """Give tensors the shapes that they have in `exact`, which quantisers forget and targets may go by; they are called the same in both."""
     del graph.graph.value_info[:]
     graph.graph.value_info.extend(exact.graph.value_info)
-
-
-def drop_unused(graph: onnx.ModelProto) -> None:
-    """Remove nodes and initializers that no output depends on."""
-    needed, kept = {each.name for each in graph.graph.output}, []
-    for node in reversed(graph.graph.node):
-        if needed.intersection(node.output):
-            needed.update(node.input)
-            kept.append(node)
-    initializers = [each for each in graph.graph.initializer if each.name in needed]
-    shapes = [each for each in graph.graph.value_info if each.name in needed]
-    del graph.graph.node[:], graph.graph.initializer[:], graph.graph.value_info[:]
-    graph.graph.value_info.extend(shapes)
-    graph.graph.node.extend(reversed(kept))
-    graph.graph.initializer.extend(initializers)
 
 
 def fold_gemms(graph: onnx.ModelProto) -> None:

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compressor.contracts import Feed
+from compressor.deploy.patterns import drop_unused
 from passes.quantization.quantizers.layers import by_layer
-from passes.quantization.quantizers.onnx_graph import drop_unused, exact_inputs_elsewhere, fold_gemms, keep_shapes, put_back
+from passes.quantization.quantizers.onnx_graph import exact_inputs_elsewhere, fold_gemms, keep_shapes, put_back
 from passes.quantization.quantizers.onnx_rows import even_rows
 from passes.quantization.quantizers.onnx_tables import embedding_layers, quantize_embeddings
 from passes.quantization.quantizers.onnx_tied import tie, untie

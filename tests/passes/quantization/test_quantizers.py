@@ -11,11 +11,12 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from compressor.contracts.notes import Remark
+from compressor.deploy.patterns import drop_unused
 from passes.quantization.quantizers import bits as bits_module
 from passes.quantization.quantizers import onnxruntime as ort
 from passes.quantization.quantizers.bits import sums_bytes_fast, weight_bits
 from passes.quantization.quantizers.layers import by_layer
-from passes.quantization.quantizers.onnx_graph import drop_unused, exact_inputs_elsewhere, fold_gemms, put_back
+from passes.quantization.quantizers.onnx_graph import exact_inputs_elsewhere, fold_gemms, put_back
 from passes.quantization.quantizers.onnx_rows import even_rows
 from passes.quantization.quantizers.onnx_tables import embedding_layers, quantize_embeddings
 
@@ -136,6 +137,26 @@ def test_nodes_that_no_output_needs_go_with_their_constants():
     assert [each.name for each in graph.graph.initializer] == ["used"]
     assert [each.name for each in graph.graph.value_info] == ["sum"]
     np.testing.assert_array_equal(run(graph, x=X), np.maximum(X + 1, 0))
+
+
+def test_what_a_branch_reads_is_needed():
+    """It stands in no list of inputs of the `If`."""
+    branch = helper.make_graph(
+        [helper.make_node("Add", ["sum", "inside"], ["added"])],
+        "b",
+        [],
+        [helper.make_tensor_value_info("added", TensorProto.FLOAT, None)],
+    )
+    nodes = [
+        helper.make_node("Add", ["x", "used"], ["sum"], name="a"),
+        helper.make_node("If", ["yes"], ["y"], then_branch=branch, else_branch=branch),
+    ]
+    graph = model(
+        nodes, [constant("used", np.ones(4)), constant("inside", np.ones(4)), numpy_helper.from_array(np.array(True), "yes")]
+    )
+    drop_unused(graph)
+    assert len(graph.graph.node) == 2
+    np.testing.assert_allclose(run(graph, x=X), X + 2, rtol=1e-5)
 
 
 def test_named_nodes_are_put_back_with_what_they_read():
