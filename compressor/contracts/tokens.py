@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
@@ -77,8 +78,14 @@ class TokenLogits:
         import torch
 
         dtype = self.dtype or states.dtype
+        learned = torch.is_grad_enabled() and self.weight.requires_grad
         with torch.autocast(self.device.type, enabled=False):
-            return self.finished(states.to(dtype) @ self.weight.to(dtype).T)
+            return self.finished(states.to(dtype) @ (self.weight.to(dtype) if learned else self._cast).T)
+
+    @cached_property
+    def _cast(self) -> torch.Tensor:
+        """The weight in the product's type, without a gradient: made once for all tokens that are looked at a few at a time."""
+        return self.weight.detach().to(self.dtype or self.states.dtype)
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,16 +112,18 @@ class LikeliestLogits:
         return self.words.device
 
     def at(self, tokens: torch.Tensor, like: torch.Tensor | None = None) -> torch.Tensor:
-        """Log-probabilities `[n, words]` of some tokens; the others' are even unless `like` says how to share."""
+        """Log-probabilities `[n, words]` of some tokens, which add up to 1; the others' are even unless `like` says how to share."""
         import torch
 
         words, logs, rest = (each.flatten(0, 1)[tokens] for each in (self.words, self.logs, self.rest))
         words, logs, rest = words.long(), in_full(logs), in_full(rest)
+        every = torch.logaddexp(logs.logsumexp(dim=-1), rest)[:, None]  # 0 but for how they were rounded when they were kept
+        logs, rest = logs - every, rest[:, None] - every
         shape = (len(tokens), self.vocabulary)
         shares = logs.new_zeros(shape) if like is None or like.shape != shape else like.detach().to(logs.dtype, copy=True)
         shares.scatter_(-1, words, -torch.inf)
         if self.vocabulary > words.shape[-1]:
-            shares += (rest - shares.logsumexp(dim=-1))[:, None]
+            shares = shares.log_softmax(dim=-1).add_(rest)
         return shares.scatter_(-1, words, logs)
 
     def whole(self) -> torch.Tensor:

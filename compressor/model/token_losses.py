@@ -8,7 +8,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from compressor.contracts.features import Outputs
-from compressor.contracts.tokens import TokenLogits, in_full
+from compressor.contracts.tokens import LikeliestLogits, TokenLogits, in_full
 from compressor.errors import UnsupportedModel
 
 if TYPE_CHECKING:
@@ -41,7 +41,8 @@ class Chunk:
     def logs_of(self, others: Outputs) -> torch.Tensor:
         """Log-probabilities `[n, words]` of another model, without gradients, computed once."""
         if id(others) not in self._logs:
-            self._logs[id(others)] = self.of(others).log_softmax(dim=-1)
+            found = self.of(others)
+            self._logs[id(others)] = found if isinstance(others.later, LikeliestLogits) else found.log_softmax(dim=-1)
         return self._logs[id(others)]
 
     def of(self, others: Outputs) -> torch.Tensor:

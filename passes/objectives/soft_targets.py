@@ -75,7 +75,7 @@ def kl(log_p: torch.Tensor, log_q: torch.Tensor) -> torch.Tensor:
     if log_p.requires_grad:
         return (log_p.exp() * (log_p - log_q)).sum(dim=-1)
     p = log_p.exp()
-    return torch.einsum("...k,...k->...", p, log_p) - torch.einsum("...k,...k->...", p, log_q)
+    return torch.linalg.vecdot(p, log_p) - torch.linalg.vecdot(p, log_q)
 
 
 def _divergence(log_student: torch.Tensor, log_teacher: torch.Tensor, divergence: Divergence, share: float) -> torch.Tensor:
