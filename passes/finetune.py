@@ -23,7 +23,7 @@ EPOCHS = (3, 10)
 class Finetune(TokenSettings, Pass):
     """Train the model on the labels of the training rows: all of it, or small matrices beside its own."""
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     trains: ClassVar[bool] = True
     requires: ClassVar[tuple[str, ...]] = ("accelerate", "transformers")
     paper: ClassVar[str] = (
@@ -84,13 +84,10 @@ class Finetune(TokenSettings, Pass):
     def _training(self, model: Model, ctx: Context) -> Training:
         from compressor.training.learners import averaging
         from compressor.training.loop import Training
-        from passes.side_files import write_side_files
 
-        files = write_side_files(model, ctx.folder / "files")
-        rows = ctx.data.split("train")
         return Training(
             model.module,
-            batches=lambda epoch: ctx.task.batches(rows, files, batch_size=self.batch_size, shuffle_seed=ctx.seed + epoch),
+            batches=self.batches(model, ctx),
             step=lambda batch, _: {"task": ctx.task.loss(ctx.task.forward(model.module, batch), batch)},
             settings=self,
             learners=averaging(model.module, self, self.ema),

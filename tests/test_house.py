@@ -79,6 +79,25 @@ def test_core_knows_no_plugin_by_name():
     assert found == []
 
 
+def seeds_reckoned(tree):
+    """Where a seed is reckoned with, as `seed + epoch` is, which is `seed` of another run."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add | ast.Sub | ast.Mult | ast.BitXor):
+            names = [getattr(side, "id", getattr(side, "attr", "")) for side in (node.left, node.right)]
+            if any(name.endswith("seed") for name in names):
+                yield node.lineno
+
+
+def test_seeds_are_derived_and_not_added():
+    assert list(seeds_reckoned(ast.parse("a = (ctx.seed + epoch, 2 * seed, seeds + 1)"))) == [1, 1]
+    found = [
+        f"{spelled(path)}:{line}"
+        for path in modules("compressor", "passes", "targets", "demos")
+        for line in seeds_reckoned(ast.parse(path.read_text(encoding="utf-8")))
+    ]
+    assert found == []
+
+
 def test_public_modules_are_those_that_the_architecture_names():
     """What plug-ins may import: the list in ARCHITECTURE.md, and all that the examples and stand-ins import."""
     text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")

@@ -136,10 +136,12 @@ def side(kind: str, seed: int, epochs: int, limit: int, scored: bool) -> dict[st
     )
     step = kind_of_step.model_validate({"epochs": epochs, "learning_rate": 2e-4, **last})
     made = step.apply(model, surroundings)
+    rows, files = data.split("train"), folder / "files"
+    drawn = step.batches(model, surroundings) if hasattr(step, "batches") else None  # before, seeds were sums
     batches = [
         each
         for epoch in range(epochs)
-        for each in task.batches(data.split("train"), folder / "files", batch_size=16, shuffle_seed=seed + epoch)
+        for each in (drawn(epoch) if drawn else task.batches(rows, files, batch_size=16, shuffle_seed=seed + epoch))
     ]
     lengths = [length for each in batches[: -(-limit // 16)] for length in each["attention_mask"].sum(dim=1).tolist()]
     counted = batches[WARM_UP:]

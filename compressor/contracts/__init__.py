@@ -17,6 +17,7 @@ from compressor.contracts.profiles import Family, OperatorTime, Peaks, Prepare, 
 from compressor.contracts.recipe import Column, Epoch, InputSizes, Recipe, Seen, sizes_of
 from compressor.contracts.records import Workload
 from compressor.contracts.renamed import old_names
+from compressor.contracts.seeds import derived_seed
 from compressor.contracts.step import Event, Message, Progress, Step
 from compressor.contracts.target import Artifact, Dialect, Format, Missing, Runtime, Scheme, Target
 from compressor.contracts.task import Batch, Deployment, Prediction, Task, Witnessed
@@ -82,6 +83,7 @@ __all__ = [
     "Witnessed",
     "Worker",
     "Workload",
+    "derived_seed",
     "sizes_of",
 ]
 

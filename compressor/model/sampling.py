@@ -34,12 +34,12 @@ def drawn(logits: torch.Tensor, uniform: torch.Tensor, *, temperature: float = 1
     return order.gather(-1, place.minimum(last))[:, 0]
 
 
-def uniforms(seed: Sequence[int], rows: Sequence[int], count: int, device: torch.device) -> torch.Tensor:
+def uniforms(seed: int, rows: Sequence[int], count: int, device: torch.device) -> torch.Tensor:
     """Numbers in [0, 1) for each row, `[B, count]`, which depend on nothing but the seed and the row's number."""
     import numpy as np
     import torch
 
-    found = np.stack([np.random.default_rng([*seed, row]).random(count) for row in rows])
+    found = np.stack([np.random.default_rng([seed, row]).random(count) for row in rows])
     return torch.from_numpy(found).to(device)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from compressor.contracts import Columns, Data
+from compressor.contracts import Columns, Data, derived_seed
 from compressor.contracts.records import DataRecord, SplitRecord
 from compressor.errors import SourceError
 from compressor.model.sources import resolve
@@ -75,7 +75,7 @@ def split_rows(read_source: Source, spec: DataSpec, *, columns: Columns, seed: i
         findings += odd_names(labels, label)
         parts = {name: _encoded(rows, label, labels, name) for name, rows in parts.items()}
     parts = _split(parts, spec, label, seed, removed)
-    parts["calibration"] = _drawn(parts["train"], spec.calibration, seed + 1)
+    parts["calibration"] = _drawn(parts["train"], spec.calibration, derived_seed(seed, "calibration"))
     places = {name: places_of(rows) for name, rows in parts.items()}
     parts = {name: without_places(rows) for name, rows in parts.items()}
     digests = {name: _digest(rows) for name, rows in parts.items()}

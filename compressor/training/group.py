@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
-from compressor.contracts import Batch
+from compressor.contracts import Batch, derived_seed
 from compressor.errors import MissingDependency
 
 if TYPE_CHECKING:
@@ -34,9 +34,10 @@ class Group:
         import numpy as np
         import torch
 
-        random.seed(seed + self.rank)
-        np.random.seed(seed + self.rank)
-        torch.manual_seed(seed + self.rank)
+        own = derived_seed(seed, "process", self.rank)
+        random.seed(own)
+        np.random.seed(own)
+        torch.manual_seed(own)
 
     def same(self, tensors: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
         """Give every process the tensors of the first one, in place; of tensors that are spread each holds its own share."""

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import ClassVar, Literal, Self
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 from pydantic import BaseModel, Field, model_validator
 from typing_extensions import override
 
-from compressor.contracts import Epoch
+from compressor.contracts import Batch, Context, Epoch, derived_seed
+
+if TYPE_CHECKING:
+    from compressor.contracts import Model
 
 Precision = Literal["auto", "fp32", "bf16"]
 
@@ -93,6 +96,18 @@ class TrainingSettings(BaseModel):
     def validated(self, rows: int, epoch: Epoch | None = None) -> float:
         """How often each validation row is scored meanwhile."""
         return self.looks or self.passes(rows, epoch)
+
+    def batches(self, model: Model, ctx: Context, *, stage: int = 0) -> Callable[[int], Iterable[Batch]]:
+        """Training rows as `model` reads them, by the number of an epoch: each is shuffled anew, by the run's seed.
+
+        Args:
+            model: what lies beside it is put into the step's folder, for the task.
+            ctx: gives task, rows, seed and folder.
+            stage: of a step that trains several times, which of its trainings.
+        """
+        rows, files, stages = ctx.data.split("train"), ctx.folder / "files", (ctx.seed, "rows", stage)
+        model.save_files(files)
+        return lambda epoch: ctx.task.batches(rows, files, batch_size=self.batch_size, shuffle_seed=derived_seed(*stages, epoch))
 
     def shortened(self) -> Mapping[str, int | None]:
         """What is laid over these settings to train as little as can be, for `compressor rehearse`."""

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from compressor.contracts import Batch
+from compressor.contracts import Batch, derived_seed
 from compressor.tasks.generation.description import Description
 from passes.diffusion.denoiser import Denoiser, grid_times
 
@@ -186,15 +186,13 @@ class Imagined:
         import numpy as np
         import torch
 
-        draw = np.random.default_rng([self.seed, IMAGINED])
+        draw = np.random.default_rng(derived_seed(self.seed, "imagined"))
         while True:
             labels = torch.from_numpy(draw.integers(max(1, self.how.classes), size=self.batch_size))
             known = labels if self.how.classes else torch.full_like(labels, self.how.empty or 0)
             yield {"pictures": torch.zeros(self.batch_size, *self.how.shape), "labels": known}
 
 
-IMAGINED = 2
-"""Beside the seed, so that labels are not drawn as rows are shuffled."""
 NOTHING, MOMENT, ADAPTED = 1e-9, 1e-3, 1e-3
 AROUND = 0.03
 """Time before and after a moment by which a change is told."""

@@ -27,7 +27,7 @@ Scale = Annotated[float, Field(ge=0, le=100)]
 class DistillGuidance(DistillDrawing):
     """Train a student, which starts from the step's input model, to tell by one evaluation what its guided teacher tells by two."""
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     paper: ClassVar[str] = (
         "Meng et al., On Distillation of Guided Diffusion Models, 2023, arXiv:2210.03142; ground_truth is the idea of mixed supervision of FADA, "
         "without its weights by the quality of rows"

@@ -40,7 +40,7 @@ Share = Annotated[float, Field(gt=0, le=1)]
 class DistillLayers(TrainingSettings, Pass):
     """Train a student, which starts from the step's input model, to denoise with fewer blocks: the more noise, the fewer."""
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     trains: ClassVar[bool] = True
     requires: ClassVar[tuple[str, ...]] = ("torch", "numpy")
     tried_on: ClassVar[str | None] = "image-generation"
@@ -164,17 +164,15 @@ class DistillLayers(TrainingSettings, Pass):
         from compressor.training.course import told
         from compressor.training.learners import averaging
         from compressor.training.loop import Training, train
-        from passes.side_files import write_side_files
 
         teacher = None if self.teacher is None else ctx.model(self.teacher)
         self._check(drawing(model), None if teacher is None else drawing(teacher))
         student = self._student(model, ctx.seed)
         if teacher is not None:
             teacher.module.to(ctx.device).train(False).requires_grad_(False)
-        files, rows = write_side_files(student, ctx.folder / "files"), ctx.data.split("train")
         training = Training(
             student.module,
-            batches=lambda epoch: ctx.task.batches(rows, files, batch_size=self.batch_size, shuffle_seed=ctx.seed + epoch),
+            batches=self.batches(student, ctx),
             step=lambda batch, _: self.losses(student, teacher, batch, ctx.task),
             settings=self,
             learners=averaging(student.module, self, self.ema),

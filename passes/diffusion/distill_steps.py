@@ -55,7 +55,7 @@ FOLDED = 1.0
 class DistillSteps(DistillDrawing):
     """Train a student, which starts from the step's input model, to draw in few steps what a teacher draws in many."""
 
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     paper: ClassVar[str] = (
         "progressive: Salimans and Ho, Progressive Distillation for Fast Sampling of Diffusion Models, 2022, arXiv:2202.00512; shortcut: Frans et "
         "al., One Step Diffusion via Shortcut Models, 2024, arXiv:2410.12557; consistency: Song et al., Consistency Models, 2023, "

@@ -108,13 +108,10 @@ class DistillDrawing(TrainingSettings, Pass):
         """
         from compressor.training.course import told
         from compressor.training.loop import Training, train
-        from passes.side_files import write_side_files
 
-        files, rows = write_side_files(student, ctx.folder / "files"), ctx.data.split("train")
         training = Training(
             course.trained,
-            batches=course.batches
-            or (lambda epoch: ctx.task.batches(rows, files, batch_size=self.batch_size, shuffle_seed=ctx.seed + epoch)),
+            batches=course.batches or self.batches(student, ctx),
             step=course.step,
             settings=self,
             learners=course.learners,

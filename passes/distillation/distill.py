@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 class Distill(Distillation, TokenSettings):
     """Train a student, which starts from the step's input model, to imitate one or several teachers."""
 
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     paper: ClassVar[str] = (
         "Hinton et al., Distilling the Knowledge in a Neural Network, 2015, arXiv:1503.02531; students from every other layer: "
         "Sanh et al., DistilBERT, 2019, arXiv:1910.01108; lora: Yang et al., LLM-Neo, 2024, arXiv:2411.06839; generate: Agarwal et al., On-Policy "
@@ -117,7 +117,7 @@ class Distill(Distillation, TokenSettings):
         with adapted(student.module, self.lora, seed=ctx.seed):
             training = Training(
                 torch.nn.ModuleList([student.module, *projections(teachers)]),
-                batches=self.batches(student, ctx, first_seed=ctx.seed),
+                batches=self.batches(student, ctx),
                 step=lambda batch, moment: self._learned(student, teachers, batch, ctx, moment),
                 settings=self,
                 evaluate=lambda: ctx.evaluate(student, "validation").quality,

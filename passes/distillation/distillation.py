@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
@@ -24,7 +24,7 @@ from passes.distillation.teachers import (
     silent,
     teacher,
 )
-from passes.side_files import INPUT_FILES, files_read, write_side_files
+from passes.side_files import INPUT_FILES, files_read
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -171,11 +171,6 @@ class Distillation(Pass, TrainingSettings):
         """The objectives that count, by name."""
         made = {name: objective(name, given) for name, given in self.objectives.items()}
         return {name: each for name, each in made.items() if each.weight > 0}
-
-    def batches(self, student: Model, ctx: Context, *, first_seed: int) -> Callable[[int], Iterable[Batch]]:
-        """Training rows of an epoch, shuffled by its number from `first_seed` on."""
-        rows, files = ctx.data.split("train"), write_side_files(student, ctx.folder / "files")
-        return lambda epoch: ctx.task.batches(rows, files, batch_size=self.batch_size, shuffle_seed=first_seed + epoch)
 
     def losses(
         self, student: nn.Module, teachers: Sequence[Teacher], batch: Batch, task: Task, moment: Moment, *, labels: bool = True

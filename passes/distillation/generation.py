@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from compressor.contracts import Batch
+from compressor.contracts import Batch, derived_seed
 from compressor.errors import UnsupportedModel
 from compressor.model.sampling import Choose, continued, drawn, uniforms
 from compressor.tasks.language.likelihood import IGNORED
@@ -48,7 +48,7 @@ class Generation(BaseModel):
         """Whether a step trains on what is written: drawn anew for each, and the same in every process."""
         import numpy as np
 
-        return bool(np.random.default_rng([seed, step]).random() < self.share)
+        return bool(np.random.default_rng(derived_seed(seed, "due", step)).random() < self.share)
 
     def written(
         self, batch: Batch, student: nn.Module, teacher: nn.Module, *, seed: int, step: int, ends: Sequence[int] = ()
@@ -64,7 +64,7 @@ class Generation(BaseModel):
             raise UnsupportedModel(f"generate needs batches of a language model, and these have no {', '.join(missing)}")
         prompts = _prompts(batch, self.prompt)
         first = batch["row"] if batch["row"].ndim == 1 else batch["row"][:, 0]
-        drawing = uniforms((seed, step), first.tolist(), 2 * self.tokens, batch["input_ids"].device)
+        drawing = uniforms(derived_seed(seed, "written", step), first.tolist(), 2 * self.tokens, batch["input_ids"].device)
         modules = {"student": [student], "teacher": [teacher], "both": [student, teacher]}[self.by]
         ids, mask = _on_the_left(prompts)
         made = continued(modules, ids, mask, count=self.tokens, choose=self._choose(drawing), ends=ends)

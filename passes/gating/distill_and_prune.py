@@ -48,7 +48,7 @@ class DistillAndPrune(Distillation):
     `checkpoint` chooses among its epochs.
     """
 
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     paper: ClassVar[str] = (
         "Peng et al., DPHuBERT, 2023, arXiv:2305.17651; gates: Louizos et al., L0 regularization, 2018, arXiv:1712.01312; "
         "constraint: Wang, Wohlwend and Lei, 2020, arXiv:1910.04732"
@@ -183,7 +183,7 @@ class DistillAndPrune(Distillation):
         """Train weights, projections, gates and multipliers together."""
         import torch
 
-        batches = self.batches(student, ctx, first_seed=ctx.seed)
+        batches = self.batches(student, ctx)
         steps = self.steps or self.epochs * len(batches(0))  # type: ignore[arg-type]
         rate = self.gate_rate or max(LEAST_RATE, TRAVEL / steps)
         module = student.module
@@ -246,7 +246,7 @@ class DistillAndPrune(Distillation):
 
         training = Training(
             torch.nn.ModuleList([small.module, *projections(teachers)]),
-            batches=self.batches(small, ctx, first_seed=ctx.seed + self.epochs),
+            batches=self.batches(small, ctx, stage=1),
             step=lambda batch, moment: self.losses(small.module, teachers, batch, ctx.task, moment),
             settings=self._second(),
             evaluate=lambda: ctx.evaluate(small, "validation").quality,

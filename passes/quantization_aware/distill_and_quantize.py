@@ -44,7 +44,7 @@ class DistillAndQuantize(Distillation, QuantizationScheme):
     A target without such kernels is refused.
     """
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     quantizes: ClassVar[bool] = True
     paper: ClassVar[str] = (
         "Kim et al., Understanding and Improving Knowledge Distillation for Quantization-Aware Training of Large Transformer Encoders, 2022, "
@@ -213,7 +213,7 @@ class DistillAndQuantize(Distillation, QuantizationScheme):
         """Of all stages, as far as anything goes by them."""
         if self.steps or not (self.progressive or self.block_wise):
             return self.steps or 0
-        return self.epochs * len(self.batches(model, ctx, first_seed=ctx.seed)(0))  # type: ignore[arg-type]
+        return self.epochs * len(self.batches(model, ctx)(0))  # type: ignore[arg-type]
 
     def _trained(self, student: Model, teachers: Sequence[Teacher], ctx: Context, number: int, steps: int) -> TrainingLog:
         """One stage, by its number from 0."""
@@ -228,7 +228,7 @@ class DistillAndQuantize(Distillation, QuantizationScheme):
             settings = self.model_copy(update={"steps": share, "checkpoint": self.checkpoint if last else "last"})
         training = Training(
             torch.nn.ModuleList([student.module, *projections(teachers)]),
-            batches=self.batches(student, ctx, first_seed=ctx.seed + number * self.epochs),
+            batches=self.batches(student, ctx, stage=number),
             step=lambda batch, moment: {
                 **self.losses(student.module, teachers, batch, ctx.task, moment),
                 **self._decayed(student),

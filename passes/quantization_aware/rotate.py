@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from pydantic import Field, model_validator
 from typing_extensions import override
 
-from compressor.contracts import Context, Needs, Pass, Size
+from compressor.contracts import Context, Needs, Pass, Size, derived_seed
 from compressor.contracts.notes import Remark, Table
 from compressor.errors import UnsupportedModel
 from compressor.model.anatomy import anatomy_of
@@ -51,7 +51,7 @@ class Rotate(Pass):
     The model computes the same: rotations are folded into the weights, gains of norms into what reads them. It stands before what quantises.
     """
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     requires: ClassVar[tuple[str, ...]] = ("torch", "transformers", "scipy")
     tried_on: ClassVar[str | None] = "causal-lm"
     paper: ClassVar[str] = (
@@ -100,9 +100,10 @@ class Rotate(Pass):
         if self.values:
             for number, block in enumerate(anatomy.blocks):
                 if block.attention is not None:
-                    _rotate_values(rotated.module, block.attention, rotation(block.attention.head_size, ctx.seed + 1 + number))
+                    turn = rotation(block.attention.head_size, derived_seed(ctx.seed, "values", number))
+                    _rotate_values(rotated.module, block.attention, turn)
         if self.residual:
-            _rotate_residual(rotated.module, anatomy, rotation(anatomy.hidden_size, ctx.seed))
+            _rotate_residual(rotated.module, anatomy, rotation(anatomy.hidden_size, derived_seed(ctx.seed, "residual")))
         exact, found = (ctx.outputs(each, "validation", limit=COMPARED) for each in (model, rotated))
         off = float(np.sqrt(np.mean((exact - found) ** 2)) / max(float(exact.std()), 1e-12))
         if not off < NEAR:

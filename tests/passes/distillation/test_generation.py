@@ -69,7 +69,7 @@ def test_tokens_are_drawn_by_their_probabilities(temperature, top_p):
 
 def test_drawn_tokens_come_as_often_as_they_are_probable():
     logits = torch.tensor([2.0, 1.0, 0.0, -1.0])
-    uniform = uniforms((3,), range(20_000), 1, torch.device("cpu"))[:, 0]
+    uniform = uniforms(3, range(20_000), 1, torch.device("cpu"))[:, 0]
     counts = torch.bincount(drawn(logits.expand(20_000, -1), uniform), minlength=4) / 20_000
     torch.testing.assert_close(counts, logits.softmax(-1), atol=0.012, rtol=0)  # 3.4 standard errors
     assert drawn(logits[None], uniform[:1], temperature=0).item() == 0

@@ -37,7 +37,7 @@ class TakeTurns(TrainingSettings, Pass):
 
         training = Training(
             torch.nn.ModuleList([module, judge]),
-            batches=lambda epoch: ctx.task.batches(rows, files, batch_size=self.batch_size, shuffle_seed=ctx.seed + epoch),
+            batches=self.batches(model, ctx),
             step=step,
             settings=self,
             learners=(
