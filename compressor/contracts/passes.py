@@ -159,6 +159,10 @@ class Needs:
     """Names of further models that it makes with `ctx.produce`; a later step may start from them or be taught by them."""
     graphs: str = ""
     """Which several graphs what it makes becomes when it is lowered, on which quantisers of graphs do not work; empty where it stays one."""
+    teaches: str = ""
+    """What it teaches that rows do not say, long steps say: a training on rows that starts from it would lose that, and is a fault."""
+    own_lessons: bool = False
+    """Whether a step that trains asks its model for what `Task.beyond_rows` and other steps' `teaches` name, and not by batches of rows alone."""
     rows: bool = True
     """Whether it reads rows: a plan whose steps read none may have no data. Then `Data.real` is False, and nothing is scored."""
 

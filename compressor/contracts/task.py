@@ -211,6 +211,10 @@ class Task(Step, ABC):
     def batches(self, rows: Dataset, files: Path, *, batch_size: int, shuffle_seed: int | None = None) -> Iterable[Batch]:
         """Tensors of a split, shuffled by `shuffle_seed` or in the order of the rows; the iterable has a length."""
 
+    def beyond_rows(self, files: Path) -> str:
+        """What the model in a folder was taught that batches of rows do not say, so that a training on them loses it; empty for nothing."""
+        return ""
+
     @abstractmethod
     def forward(self, module: torch.nn.Module, batch: Batch, want: Want = Want()) -> Outputs:
         """Run the model and capture what is wanted."""

@@ -20,6 +20,7 @@ def order_faults(draft: Draft) -> Iterator[Fault]:
     yield from _quantized_before(draft)
     yield from _after_the_last(draft)
     yield from _several_graphs(draft)
+    yield from _lost(draft)
 
 
 def works(names: Iterable[str]) -> str:
@@ -171,6 +172,24 @@ def _several_graphs(draft: Draft) -> Iterator[Fault]:
             yield step.fault(
                 f"quantises one graph, and what '{origin}' made becomes several, {why[origin]}: leave one of both steps out"
             )
+
+
+def _lost(draft: Draft) -> Iterator[Fault]:
+    """Trainings on rows of a model that was taught what rows do not say."""
+    trunk = [step for step in draft.steps if step.trunk]
+    taught = {step.name: step.needs().teaches for step in trunk}
+    origins = inherited(Link(step.name, step.keys.start, bool(taught[step.name])) for step in trunk)
+    for step in trunk:
+        if (origin := origins.get(step.name)) and _trains(step) and not step.needs().own_lessons:
+            taken = step.kind is not None and "teacher" in step.kind.model_fields and not step.needs().teachers
+            advice = f"put it before '{origin}'{', or name that as teacher' if taken else ''}"
+            yield step.fault(
+                f"trains on rows, which say nothing of the {taught[origin]} that '{origin}' has taught: they would be lost; {advice}"
+            )
+
+
+def _trains(step: Drafted) -> bool:
+    return step.kind is not None and issubclass(step.kind, Pass) and step.kind.trains
 
 
 def _quantizes(step: Drafted) -> bool:

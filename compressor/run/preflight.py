@@ -42,6 +42,7 @@ def check_steps(
         start = step.start or current
         needs = step.step.needs()
         step.step.check(origins[start], origins)
+        _check_taught(bound, step, origins[start])
         _check_teachers(step, untrained)
         origins |= dict.fromkeys(made_by(step), origins[start])
         current = step.name
@@ -54,6 +55,27 @@ def check_steps(
             f"{limit} is held against {bound.reference}, {NEWLY_INITIALISED}, and name that step as `reference`"
         )
     check_lengths(bound, folders["source"])
+
+
+def check_taught(bound: Bound, name: str, folder: Path) -> None:
+    """Refuse trainings on rows of what a model, `source` or an entry of `models:`, was taught that rows do not say.
+
+    Raises:
+        UnsupportedModel: there is one.
+    """
+    origins, current = {name: folder}, "source"
+    for step in (step for step in bound.passes if step.trunk):
+        if (origin := origins.get(step.start or current)) is not None:
+            _check_taught(bound, step, origin)
+            origins |= dict.fromkeys(made_by(step), origin)
+        current = step.name
+
+
+def _check_taught(bound: Bound, step: BoundStep, origin: Path) -> None:
+    if step.step.trains and not step.step.needs().own_lessons and (what := bound.task.beyond_rows(origin)):
+        raise UnsupportedModel(
+            f"{step.name} trains on rows, which say nothing of the {what} that the model was taught: they would be lost"
+        )
 
 
 def check_sharded(bound: Bound, processes: Processes) -> None:

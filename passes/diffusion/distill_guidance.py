@@ -55,7 +55,10 @@ class DistillGuidance(DistillDrawing):
     @override
     def needs(self) -> Needs:
         """A teacher, and an embedding of the scale."""
-        return Needs(teachers=(self.teacher,), machine=self.attention == "auto", plugins={"edit": (TELL_SCALE,)})
+        edits = {"edit": (TELL_SCALE,)}
+        return Needs(
+            teachers=(self.teacher,), machine=self.attention == "auto", plugins=edits, teaches="scales", own_lessons=True
+        )
 
     @override
     def edit_of(self, student: Description) -> str | None:
@@ -69,6 +72,10 @@ class DistillGuidance(DistillDrawing):
         if mine.spans:
             raise UnsupportedModel(
                 "guidance is learned of no step in particular, and the model is told how far its steps go: fold it before"
+            )
+        if mine.stepped and not theirs.stepped:
+            raise UnsupportedModel(
+                f"the model draws in long steps, which teacher {self.teacher} was not taught: learn guidance before"
             )
         if theirs.empty is None:
             raise UnsupportedModel(f"teacher {self.teacher} has no label that says nothing, so it cannot be guided")

@@ -106,6 +106,7 @@ class DistillLayers(TrainingSettings, Pass):
             teachers=() if self.teacher is None else (self.teacher,),
             machine=self.attention == "auto",
             loss=self.teacher is None,
+            own_lessons=self.teacher is not None,
             plugins={"edit": (EDITS[self.method],)},
             inside=("layers",),
             graphs="one for each number of blocks that it runs" if len(set(self.depths)) > 1 else "",

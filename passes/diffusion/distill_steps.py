@@ -151,6 +151,8 @@ class DistillSteps(DistillDrawing):
             plugins=edits,
             products=tuple(f"steps-{count}" for count in self.to[:-1]),
             rows=self.method != "boot",
+            teaches="long steps",
+            own_lessons=True,
         )
 
     @override

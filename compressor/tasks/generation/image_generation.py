@@ -223,6 +223,15 @@ class ImageGeneration(Task):
         drop = self.drop_labels if how.empty is not None else 0.0
         return Batches(feeds, labels, how, shuffle_seed or 0, times=self.times, weighting=self.weighting, drop=drop)
 
+    @override
+    def beyond_rows(self, files: Path) -> str:
+        """Steps of a length, and scales of guidance: batches ask for none."""
+        if not (files / FILE).is_file():
+            return ""
+        how = described(files)
+        named = {"long steps": how.stepped or how.spans, "scales of guidance": how.scales}
+        return " and ".join(name for name, is_taught in named.items() if is_taught)
+
     def forward(self, module: Any, batch: Batch, want: Want = Want()) -> Outputs:
         """What the network tells of the noisy pictures, and features of its blocks."""
         from compressor.model.capture import captured
