@@ -47,7 +47,10 @@ class LlamaCpp(Target):
     requires: ClassVar[tuple[str, ...]] = ("gguf", "cyllama")
 
     threads: int = Field(default=1, ge=1, le=256, description="Threads of one operator.")
-    weights: Literal["f32", "f16", "q8_0"] = Field(default="f16", description="Type of matrices; vectors stay in float32.")
+    weights: Literal["auto", "f32", "f16", "q8_0"] = Field(
+        default="auto",
+        description="Type of matrices; vectors stay in float32. auto: f16, and what a pass has quantised as it wrote it.",
+    )
     cache: Literal["auto", "f32", "q8_0"] = Field(
         default="auto",
         description="Numbers that keys and values of earlier tokens are kept in: auto is float32 where all weights are, else float16; q8_0 has "
@@ -62,7 +65,7 @@ class LlamaCpp(Target):
 
     def own_dialect(self) -> Dialect:
         """No quantised weights where the plan says what matrices are: those of a pass are as it wrote them."""
-        return replace(self.dialect, schemes=()) if "weights" in self.model_fields_set else self.dialect
+        return replace(self.dialect, schemes=()) if self.weights != "auto" else self.dialect
 
     def missing(self) -> Missing:
         """The packages that write and run such files."""
@@ -81,12 +84,12 @@ class LlamaCpp(Target):
             UnsupportedModel: the plan names another type for them.
         """
         quantised = [each for each in types_in(source.path / FILE) if each not in ("F32", "F16")]
-        if quantised and "weights" in self.model_fields_set:
+        if quantised and self.weights != "auto":
             raise UnsupportedModel(f"its matrices are {' and '.join(quantised)} already: leave `weights: {self.weights}` out")
         if quantised or self.weights == "f32":
             shutil.copyfile(source.path / FILE, out / FILE)
         else:
-            convert(source.path / FILE, out / FILE, self.weights)
+            convert(source.path / FILE, out / FILE, "f16" if self.weights == "auto" else self.weights)
 
     def layer_bytes(self, built: Path) -> dict[str, int]:
         """Of the tensors of the file, by block and part: `blk.0.attn`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from importlib import import_module
 from importlib.metadata import version
 from typing import Any, ClassVar, Self, TypeAlias
 
@@ -21,6 +22,8 @@ class Step(Described):
     """Raised whenever equal parameters give other results."""
     requires: ClassVar[tuple[str, ...]] = ()
     """Distributions whose versions can change the result: they belong into the key."""
+    made_with: ClassVar[tuple[str, ...]] = ()
+    """Modules that it shares with others and that make a part of its results: the `VERSION` of each belongs into the key."""
     paper: ClassVar[str] = ""
     """Where the method comes from, for `compressor explain`."""
     renamed: ClassVar[Mapping[str, str]] = {}
@@ -71,8 +74,13 @@ def step_parts(name: str, step: Step) -> dict[str, Any]:
 
 
 def code_parts(plugin: Any) -> dict[str, Any]:
-    """What the code of a plug-in adds to a key: its version and those of what it requires."""
-    return {"version": plugin.version, "requires": versions_of(getattr(plugin, "requires", ()))}
+    """What the code of a plug-in adds to a key: its version, those of what it requires, and those of modules that it is made with."""
+    made_with = {name: import_module(name).VERSION for name in getattr(plugin, "made_with", ())}
+    return {
+        "version": plugin.version,
+        "requires": versions_of(getattr(plugin, "requires", ())),
+        **({"made_with": made_with} if made_with else {}),
+    }
 
 
 def versions_of(distributions: Iterable[str]) -> dict[str, str]:

@@ -6,10 +6,11 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import Field, model_validator
 from typing_extensions import override
 
 from compressor.contracts import Batch, Context, Epoch, derived_seed
+from compressor.contracts.read_again import ReadAgain
 
 if TYPE_CHECKING:
     from compressor.contracts import Model
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 Precision = Literal["auto", "fp32", "bf16"]
 
 
-class TrainingSettings(BaseModel):
+class TrainingSettings(ReadAgain):
     """Parameters that every training pass has."""
 
     renamed: ClassVar[Mapping[str, str]] = {"keep": "checkpoint"}
@@ -68,6 +69,11 @@ class TrainingSettings(BaseModel):
         if self.steps is not None and "epochs" in self.model_fields_set:
             raise ValueError("a training counts epochs or steps: leave one of them out")
         return self
+
+    @override
+    def unheeded(self) -> tuple[str, ...]:
+        """Epochs, where something else is counted."""
+        return (*super().unheeded(), *(("epochs",) if self.steps or self.budget else ()))
 
     @property
     def budget(self) -> int | None:

@@ -35,6 +35,7 @@ class Adaptive(Pass):
     version: ClassVar[int] = 2
     comes_last: ClassVar[str] = "its limit was chosen by pictures of the model as it is"
     requires: ClassVar[tuple[str, ...]] = ("torch", "numpy")
+    made_with: ClassVar[tuple[str, ...]] = ("compressor.tasks.generated.classifier",)
     tried_on: ClassVar[str | None] = "image-generation"
     paper: ClassVar[str] = (
         "Starodubcev et al., Your Student is Better Than Expected: Adaptive Teacher-Student Collaboration for Text-Conditional Diffusion Models, "

@@ -67,15 +67,13 @@ class DistillSteps(DistillDrawing):
         {
             "teacher": "source",
             "method": method,
-            "to": [2],
-            "epochs": 1,
+            **({"to": [1], "steps": 2} if method == "boot" else {"to": [2], "epochs": 1}),
             "batch_size": 12,
             "precision": "fp32",
             "validations": 1,
             **({"matching": {"fake_updates": 1}} if method == "dmd" else {}),
         }
         for method in SAMPLERS
-        if method != "boot"  # it counts steps, and settings that do are not read again from all that they are
     )
 
     method: Literal["progressive", "shortcut", "consistency", "meanflow", "boot", "dmd"] = Field(

@@ -8,11 +8,13 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
+from typing_extensions import override
 
 from compressor.contracts import Context, Message, Workload
 from compressor.contracts.figures import trimmed
 from compressor.contracts.notes import Remark, Table
+from compressor.contracts.read_again import ReadAgain
 from compressor.errors import CompressorError
 from passes.pruning.costs import Site, saved
 from passes.pruning.ranking import Cost, Kind, Ladder
@@ -31,7 +33,7 @@ FLAT = 1e-6
 Share = Annotated[float, Field(gt=0, lt=1)]
 
 
-class LatencyBudget(BaseModel):
+class LatencyBudget(ReadAgain):
     """A latency to reach, measured on one of the plan's targets; either `ratio` or `ms`, of a call or, decoding, of a token."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -43,9 +45,7 @@ class LatencyBudget(BaseModel):
         "forward", description="what is timed: a pass over whole rows, a prompt of a language model, or single tokens after one"
     )
     batch: int = Field(1, ge=1, description="rows of a batch")
-    length: int = Field(
-        128, ge=1, description="tokens, pixels or samples of the rows that are timed: 16000 is 1 s of sound at 16 kHz"
-    )
+    length: int = Field(128, ge=1, description="tokens, pixels or samples of timed rows: 16000 is 1 s of sound at 16 kHz")
     steps: int = Field(16, ge=1, le=4096, description="tokens that a timed call decodes, one after the other")
     points: int = Field(3, ge=1, le=16, description="narrower variants measured for each kind of unit")
 
@@ -56,6 +56,11 @@ class LatencyBudget(BaseModel):
         if "steps" in self.model_fields_set and self.kind != "decode":
             raise ValueError(f"nothing would heed steps, as {self.kind} is one call: leave it out, or say kind: decode")
         return self
+
+    @override
+    def unheeded(self) -> tuple[str, ...]:
+        """Steps, of one call."""
+        return () if self.kind == "decode" else ("steps",)
 
     @property
     def workload(self) -> Workload:

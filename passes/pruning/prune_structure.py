@@ -11,6 +11,7 @@ from typing_extensions import override
 from compressor.contracts import Context, Needs, Pass, Recipe, Size, Wish
 from compressor.contracts.anatomy import Anatomy, Units
 from compressor.contracts.notes import Bars, Remark, Table
+from compressor.contracts.read_again import ReadAgain
 from compressor.errors import CompressorError, UnsupportedModel
 from compressor.model.anatomy import anatomy_of
 from passes.pruning import ranking as removal
@@ -25,8 +26,11 @@ if TYPE_CHECKING:
 RUNGS = {2.0: 0.75, 5.0: 0.5}
 """The share of heads and neurons that `init` keeps, by what may be lost from there on: points that such cuts are worth trying for."""
 
+BESIDE_WIDTHS = ("units", "scope", "round_to", "min_heads")
+"""What widths leave nothing to say of."""
 
-class PruneStructure(Pass):
+
+class PruneStructure(ReadAgain, Pass):
     """Remove attention heads, feed-forward neurons or whole layers, the least important first, until a budget is met."""
 
     version: ClassVar[int] = 2
@@ -64,7 +68,7 @@ class PruneStructure(Pass):
             raise ValueError(
                 f"give exactly one of keep, parameters, macs, latency and widths, found {' and '.join(given) or 'none'}"
             )
-        if self.widths is not None and (beside := self.model_fields_set & {"units", "scope", "round_to", "min_heads"}):
+        if self.widths is not None and (beside := self.model_fields_set & set(BESIDE_WIDTHS)):
             raise ValueError(f"widths says all: leave {', '.join(sorted(beside))} out")
         if len(set(self.units)) < len(self.units):
             raise ValueError(f"units names a kind twice: {', '.join(self.units)}")
@@ -76,6 +80,13 @@ class PruneStructure(Pass):
         if self.parameters is not None and 1 <= self.parameters != int(self.parameters):
             raise ValueError(f"parameters is a fraction below 1 or a whole number, found {self.parameters}")
         return self
+
+    @override
+    def unheeded(self) -> tuple[str, ...]:
+        """Units where widths or shares name them, and what bounds them where widths say all."""
+        if self.widths is not None:
+            return BESIDE_WIDTHS
+        return ("units",) if isinstance(self.keep, dict) and set(self.keep) != set(self.units) else ()
 
     @classmethod
     @override

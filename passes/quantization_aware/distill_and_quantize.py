@@ -86,6 +86,11 @@ class DistillAndQuantize(Distillation, QuantizationScheme):
         return self
 
     @override
+    def unheeded(self) -> tuple[str, ...]:
+        """Bits of all layers too, where a budget chooses them."""
+        return (*super().unheeded(), *(("weights",) if self.mixed else ()))
+
+    @override
     def usual_widths(self) -> tuple[WeightBits, ...]:
         """Those that a budget chooses from, or that of the plan."""
         return self.mixed.widths if self.mixed else (self.weights,)

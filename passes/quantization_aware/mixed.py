@@ -7,11 +7,13 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
+from typing_extensions import override
 
 from compressor.contracts import Context, Progress
 from compressor.contracts.figures import trimmed
 from compressor.contracts.notes import Note, Remark, Table
+from compressor.contracts.read_again import ReadAgain
 from compressor.errors import CompressorError
 from compressor.model.quantization.grids import WeightBits
 from compressor.training.group import Group
@@ -32,7 +34,7 @@ PRECISE = 0.99
 """Of a missed latency budget, that the next choice aims at."""
 
 
-class MixedBits(BaseModel):
+class MixedBits(ReadAgain):
     """What a model with layers of different bits may take; either `bytes` or `latency`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -50,6 +52,11 @@ class MixedBits(BaseModel):
         if self.latency is not None and "points" in self.latency.model_fields_set:
             raise ValueError("nothing would heed points, as no unit is cut: leave it out")
         return self
+
+    @override
+    def unheeded(self) -> tuple[str, ...]:
+        """Points of a latency, as no unit is cut."""
+        return ("latency.points",)
 
 
 @dataclass(frozen=True)

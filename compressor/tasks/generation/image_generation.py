@@ -56,6 +56,7 @@ class ImageGeneration(Task):
     """A picture for each row, drawn from noise by its number for its label, and held against the rows' own pictures."""
 
     requires: ClassVar[tuple[str, ...]] = ("torch", "pillow", "numpy")
+    made_with: ClassVar[tuple[str, ...]] = ("compressor.tasks.generated.classifier",)
     repeats_rows: ClassVar[bool] = True
     imagines: ClassVar[bool] = True
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from compressor.contracts import Columns, Data, Evaluation, Feed, Measure, Model
 from compressor.contracts.quality import Difference, Metric
 from compressor.errors import SourceError
-from compressor.tasks.generated.classifier import Classifier, Rows, Training, learned
+from compressor.tasks.generated.classifier import VERSION, Classifier, Rows, Training, learned
 from compressor.tasks.generated.features import SHOWN, Features, Space, as_bytes, same_space
 from compressor.tasks.generated.quality import DISTANCES, KERNEL, differences, quality, told
 from compressor.tasks.generated.quality import MEASURES as ALL
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 JUDGE, ROWS = "judge.tensors", "judge.rows"
-"""The classifier beside a model, and the digest of the rows that it was trained on."""
+"""The classifier beside a model; the digest of the rows that it was trained on, and the version of what trained it."""
 FEATURES = "features"
 AT_ONCE = 1000
 WORTH = Measure("judge-accuracy")
@@ -32,14 +32,15 @@ MEASURES = (KERNEL, *(each for each in ALL if each is not KERNEL))
 
 
 def judge_of(model: Model, data: Data, shape: tuple[int, int, int], columns: Columns) -> dict[str, bytes]:
-    """The files of a judge of these rows: those beside the model where it was trained on them, else of a new one.
+    """The files of a judge of these rows: those beside the model where it was trained on them as it would be now, else of a new one.
 
     Raises:
         SourceError: nothing can be learned from the rows.
     """
-    if model.files.get(ROWS) == data.digest.encode() and JUDGE in model.files:
-        return {JUDGE: model.files[JUDGE], ROWS: model.files[ROWS]}
-    return {JUDGE: _learned(data, shape, columns, Training()).written(), ROWS: data.digest.encode()}
+    learned_from = f"{data.digest} {VERSION}".encode()
+    if model.files.get(ROWS) == learned_from and JUDGE in model.files:
+        return {JUDGE: model.files[JUDGE], ROWS: learned_from}
+    return {JUDGE: _learned(data, shape, columns, Training()).written(), ROWS: learned_from}
 
 
 def classifier_of_rows(data: Data, shape: tuple[int, int, int], columns: Columns, *, seed: int) -> Any:

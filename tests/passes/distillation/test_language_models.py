@@ -182,8 +182,8 @@ def test_a_budget_of_tokens_ends_a_training_whose_curve_is_by_them_and_goes_on(c
         )
 
     monkeypatch.setattr(Language, "evaluate", evaluate)
-    train, files = ctx.data.split("train"), ctx.root / "source"
-    weights = [[ctx.task.weight(each) for each in ctx.task.batches(train, files, batch_size=1, shuffle_seed=at)] for at in (0, 1)]
+    batches = Finetune(batch_size=1).batches(ctx.model("small"), ctx)
+    weights = [[ctx.task.weight(each) for each in batches(epoch)] for epoch in (0, 1)]
     budget = sum(weights[0]) + weights[1][0] + 1  # in the second epoch, and not at the end of a step
     given = Finetune.model_validate(
         {"tokens": budget, "validations": 4, "batch_size": 1, "learning_rate": 3e-3, "precision": "fp32", "attention": "sdpa"}

@@ -13,6 +13,7 @@ from furnished import command
 from PIL import Image
 
 from compressor.contracts import Workload
+from compressor.contracts.step import code_parts, step_parts
 from compressor.deploy.session import eager, predictor
 from compressor.errors import ExportDiffers, NotComparable, SourceError, UnsupportedModel
 from compressor.export import export
@@ -22,11 +23,13 @@ from compressor.model.dit import DiT
 from compressor.plan.specs import DataSpec
 from compressor.report import read_report
 from compressor.tasks.data import load_data
+from compressor.tasks.generated.classifier import VERSION
 from compressor.tasks.generation.description import FILE, Description, described, facts_of, output_of, scheduled
 from compressor.tasks.generation.image_generation import ImageGeneration
-from compressor.tasks.generation.judging import JUDGE, judge_in
+from compressor.tasks.generation.judging import JUDGE, ROWS, judge_in, judge_of
 from compressor.tasks.generation.process import Process
 from compressor.tasks.inputs.sampling import noise_of
+from passes.diffusion.adaptive import Adaptive
 from targets.eager import EagerTorch
 from targets.onnxruntime import OnnxRuntime
 from targets.openvino import OpenVino
@@ -96,6 +99,19 @@ def test_source_says_how_it_draws_and_who_judges(task, folder, data, loaded, tmp
     (tmp_path / JUDGE).write_bytes(b"something else")
     with pytest.raises(SourceError, match="cannot be read"):
         judge_in(tmp_path)
+
+
+def test_a_classifier_that_is_made_otherwise_is_another_key_and_another_judge(task, folder, data, loaded, monkeypatch):
+    model, oracle = Model.load(loaded), Adaptive(teacher="source")
+    assert judge_of(model, data, (3, 16, 16), task.columns()) == {name: model.files[name] for name in (JUDGE, ROWS)}
+    before = [code_parts(ImageGeneration), step_parts("adaptive", oracle)]
+    monkeypatch.setattr("compressor.tasks.generated.classifier.VERSION", VERSION + 1)
+    monkeypatch.setattr("compressor.tasks.generation.judging.VERSION", VERSION + 1)
+    after = [code_parts(ImageGeneration), step_parts("adaptive", oracle)]
+    assert [one == other for one, other in zip(before, after, strict=True)] == [False, False]
+    again = judge_of(model, data, (3, 16, 16), task.columns())
+    assert again[ROWS] != model.files[ROWS]
+    assert again[JUDGE] != model.files[JUDGE]
 
 
 def test_what_does_not_fit_is_refused(task, data, loaded, tmp_path):
