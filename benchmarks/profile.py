@@ -45,9 +45,10 @@ class Profile(Grid):
         """A few calls."""
         return self.model_copy(update={"seconds": min(self.seconds, 0.05)})
 
-    def expected_seconds(self, short: Self, took_seconds: float) -> float:
-        """Loading, and its own seconds for one file of a target: how many targets there are is not known here."""
-        return took_seconds + max(0.0, self.seconds - short.seconds) * len(self.workloads())
+    def expected_over(self, short: Self, took_seconds: float, stages: Sequence[str]) -> float:
+        """Loading, and its own seconds for each file that it looks at."""
+        files = sum(self.of == "all" or stage == FINAL for stage in stages)
+        return took_seconds + max(0.0, self.seconds - short.seconds) * len(self.workloads()) * files
 
     def measure(
         self,
@@ -105,7 +106,7 @@ class Profile(Grid):
             candidate=candidate.id,
             workload=workload,
             by=found.by,
-            calls=calls,
+            calls=found.calls or calls,
             call_ms=call_ms,
             operators=found.operators,
             bound=bound_of(found.operators, found.bytes, peaks),

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from compressor.contracts import Family, OperatorTime, Profile
+from compressor.contracts import Family, OperatorTime, Prepare, Profile, Session
 from compressor.deploy.profiling import CountedSession, blocks, family_of
+from compressor.errors import CompressorError
 from targets.onnx_files import NBITS
 
 if TYPE_CHECKING:
@@ -39,36 +40,58 @@ INTEGERS = ("int8", "uint8")
 UNTOLD = ("ConvTranspose", "Einsum")
 """Products whose number of operations the shapes of what they take and give do not tell."""
 CONVOLUTIONS = ("Conv", "FusedConv", "NhwcFusedConv", "QLinearConv", "ConvInteger")
-ENDS = "_kernel_time"
+RUN, ENDS = "model_run", "_kernel_time"
+KEPT = 900_000
+"""Events that a profiler keeps surely: ONNX Runtime passes over all behind a million, and warns once."""
 Shape = tuple[str, tuple[int, ...]]
 """Type and sizes of an input or output."""
 
 
 def profile_of(
-    said: Mapping[str, Path], files: Mapping[str, Path], before: Mapping[str, int], session: CountedSession, *, calls: int
+    session: Session, watched: Mapping[str, Any], files: Mapping[str, Path], prepare: Prepare, *, calls: int
 ) -> Profile:
-    """What calls took, by graph what the profiler wrote of it.
+    """What calls took, by what the profiler wrote of each graph.
 
     Args:
-        said: files that the profiler wrote.
+        session: what is called.
+        watched: ONNX Runtime's own sessions that it calls, by graph, each with its profiler.
         files: of the graphs.
-        before: runs of each graph that do not count.
-        session: what ran.
-        calls: that count.
+        prepare: makes what makes one call.
+        calls: that count, fewer where the profiler would not keep so many events.
+
+    Raises:
+        CompressorError: the profiler did not keep all events.
     """
     import onnx
 
+    counted, models = CountedSession(session), {name: onnx.load(path, load_external_data=False) for name, path in files.items()}
+    call = prepare(counted)
+    prepared = Counter(counted.runs)
+    call()
+    before = Counter(counted.runs)
+    a_call = {name: counted.runs[name] - prepared[name] for name in models if counted.runs[name] > prepared[name]}
+    calls = min([calls, *(held(models[name], before[name], runs) for name, runs in a_call.items())])
+    for _ in range(calls):
+        call()
     made, total = list[OperatorTime](), 0
-    for name, path in said.items():
-        runs = (session.runs[name] - before.get(name, 0)) / calls
-        if not runs:
+    for name, each in watched.items():
+        events = json.loads(Path(each.end_profiling()).read_text(encoding="utf-8"))
+        if not (runs := (counted.runs[name] - before[name]) / calls):
             continue
-        weights = convolutions(onnx.load(files[name], load_external_data=False).graph)
-        events = json.loads(path.read_text(encoding="utf-8"))
-        made += operators(events, weights, first=before.get(name, 0), calls=calls)
-        rows = max((prod(shape[:2]) for shape in session.shapes[name].values()), default=1)
-        total += round(runs * read_bytes(files[name], rows))
-    return Profile(by="ONNX Runtime's profiler", operators=tuple(made), bytes=total)
+        if len([event for event in events if event["name"] == RUN]) < counted.runs[name]:
+            raise CompressorError(f"ONNX Runtime's profiler keeps about {KEPT:,} events, and calls of graph '{name}' had more")
+        made += operators(events, convolutions(models[name].graph), first=before[name], calls=calls)
+        rows = max((prod(shape[:2]) for shape in counted.shapes[name].values()), default=1)
+        total += round(runs * read_bytes(models[name].graph, rows))
+    return Profile(by="ONNX Runtime's profiler", operators=tuple(made), bytes=total, calls=calls)
+
+
+def held(model: onnx.ModelProto, before: int, runs: int) -> int:
+    """How many calls of so many runs of a graph the profiler keeps, behind runs that were `before`; one at least.
+
+    An operator gives an event, a run two more; what a session makes of a file has hardly more operators.
+    """
+    return max(1, (KEPT - before * (events := 2 + len(model.graph.node))) // (runs * events))
 
 
 def operators(
@@ -82,7 +105,7 @@ def operators(
         first: run of the graph from which on calls count.
         calls: that were made from there on.
     """
-    starts = sorted(each["ts"] for each in events if each["name"] == "model_run")
+    starts = sorted(each["ts"] for each in events if each["name"] == RUN)
     since = starts[first] if len(starts) > first else float("inf")
     found, said = defaultdict[str, list[float]](list), dict[str, Mapping[str, Any]]()
     watched = [each for each in events if each.get("cat") == "Node" and each["name"].endswith(ENDS) and each["ts"] >= since]
@@ -138,12 +161,10 @@ def convolutions(graph: onnx.GraphProto) -> dict[str, tuple[int, ...]]:
     }
 
 
-def read_bytes(path: Path, looked_up: int) -> int:
+def read_bytes(graph: onnx.GraphProto, looked_up: int) -> int:
     """Bytes of a graph's constants that a call reads: of tables only so many rows."""
-    import onnx
     from onnx.helper import tensor_dtype_to_np_dtype
 
-    graph = onnx.load(path, load_external_data=False).graph
     tables = {node.input[0] for node in graph.node if _looks_rows_up(node)}
     total = 0
     for each in graph.initializer:

@@ -32,7 +32,6 @@ from compressor.deploy.cache import Line, Position, first, grown
 from compressor.deploy.cached_attention import KERNEL, SHARED
 from compressor.deploy.graphs import graphs_of
 from compressor.deploy.machine import accelerators
-from compressor.deploy.profiling import CountedSession
 from compressor.errors import MissingDependency
 from targets.onnx_files import NBITS, bits_of_products, bytes_by_part_of, fake_quantised, in_integers, nodes, together
 
@@ -193,14 +192,8 @@ class OnnxRuntime(Target):
 
         with tempfile.TemporaryDirectory(prefix="compressor-watched-") as folder:
             opened = self._opened(built, watched=Path(folder))
-            session = CountedSession(opened)
-            call = prepare(session)
-            call()
-            before = Counter(session.runs)
-            for _ in range(calls):
-                call()
-            said = {name: Path(each.session.end_profiling()) for name, each in opened.graphs.items()}
-            return profile_of(said, {name: built / f"{name}.onnx" for name in said}, before, session, calls=calls)
+            sessions = {name: each.session for name, each in opened.graphs.items()}
+            return profile_of(opened, sessions, {name: built / f"{name}.onnx" for name in sessions}, prepare, calls=calls)
 
     def diagnose(self, built: Path) -> tuple[str, ...]:
         """Products that compute in float, and conversions between float and int8, in the graphs that really run."""

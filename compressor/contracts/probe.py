@@ -63,7 +63,7 @@ class Worker(Protocol):
         ...
 
     def profile(self, calls: int) -> Profile | None:
-        """What a call takes by operator, in a session of its own; None where the runtime has no profiler."""
+        """What a call takes by operator, in a session of its own, beside which no other one is loaded; None where the runtime has no profiler."""
         ...
 
     def close(self) -> None: ...
@@ -137,3 +137,7 @@ class Probe(Step, ABC):
     def expected_seconds(self, short: Self, took_seconds: float) -> float:
         """How long it will take over as many candidates as `short`, its `shortened()`, took so long over."""
         return took_seconds
+
+    def expected_over(self, short: Self, took_seconds: float, stages: Sequence[str]) -> float:
+        """The same, where the time depends on which candidates there are: the stage of each, `final` say."""
+        return self.expected_seconds(short, took_seconds)

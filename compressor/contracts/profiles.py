@@ -43,6 +43,8 @@ class Profile(Record):
     """In the order they ran."""
     bytes: int | None = None
     """What a call has to read of the weights: all of them, but of tables only rows that are looked up. None where that is not known."""
+    calls: int | None = None
+    """Calls that were watched, where that may be fewer than were asked for."""
 
 
 Prepare: TypeAlias = "Callable[[Session], Callable[[], None]]"

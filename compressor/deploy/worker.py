@@ -74,9 +74,12 @@ class Worker:
         return {"bytes": peak_bytes()}
 
     def watch(self, *, calls: int) -> dict[str, Any]:
-        """What the first input takes by operator, in a further session that its runtime watches."""
+        """What the first input takes by operator, in a session that its runtime watches, instead of the one that was timed."""
         self._opened()
         assert self._runtime is not None
+        self._session, self._prepared = None, []  # two would take twice the memory
+        gc.unfreeze()
+        gc.collect()
 
         def prepare(session: Session) -> Callable[[], None]:
             call, feed = self._call_of(session), self._feeds[0]
@@ -99,8 +102,12 @@ class Worker:
         return {"times": self._facts}
 
     def _opened(self) -> Session:
-        if self._session is None:
+        """What was opened; anew where it was let go, with what was prepared for it."""
+        if self._runtime is None:
             raise RuntimeError("asked to work before a model was opened")
+        if self._session is None:
+            self._session = self._runtime.open(self._built)
+            self._prepared = [self._prepare(self._session, feed) for feed in self._feeds]
         return self._session
 
     def _prepare(self, session: Session, feed: Feed) -> object:

@@ -108,7 +108,8 @@ def extrapolated(bound: Bound, whole: Scale, trials: Sequence[Trial]) -> tuple[F
             if (seconds := _seconds(trial.spent, piece)) is not None
         ]
         label, took = label_of(piece), points[0][1]
-        found = _probe_seconds(bound, piece.of, took) if piece.work == "probe" else line(points, real.work(piece))
+        is_probe = piece.work == "probe"
+        found = _probe_seconds(bound, piece.of, took, first) if is_probe else line(points, real.work(piece))
         rehearsed[label] = rehearsed.get(label, 0.0) + took
         expected[label] = expected.get(label, 0.0) + found
     rest = max(0.0, trials[0].seconds - sum(spent.seconds for spent in first))
@@ -194,9 +195,10 @@ def _seconds(all_spent: Sequence[Spent], piece: Spent) -> float | None:
     return sum(found) if found else None
 
 
-def _probe_seconds(bound: Bound, name: str, took: float) -> float:
+def _probe_seconds(bound: Bound, name: str, took: float, spent: Sequence[Spent]) -> float:
+    """Over as many files as were built in the rehearsal."""
     probe = next(each.probe for each in bound.probes if each.name == name)
-    return probe.expected_seconds(probe.shortened(), took)
+    return probe.expected_over(probe.shortened(), took, [each.of for each in spent if each.work == "build"])
 
 
 def _parents(bound: Bound) -> dict[str, str]:

@@ -1,5 +1,7 @@
 """The probe that says what time goes into, in processes of its own."""
 
+import gc
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -8,12 +10,14 @@ import pytest
 from benchmarks.profile import Profile
 from compressor.contracts import Artifact, Candidate, Progress, Workload
 from compressor.contracts.records import ProfileRecord
-from compressor.deploy.bench import ProcessBench
+from compressor.deploy.bench import ProcessBench, write_feeds
 from compressor.deploy.build import beside
 from compressor.deploy.graphs import describe
+from compressor.deploy.worker import Worker
 from compressor.store.store import Store
 from compressor.testing.stand_in import BagOfTokens
 from compressor.testing.tiny import ready_target, run_on
+from targets.onnxruntime import OnnxRuntime
 
 WORKLOAD = Workload(batch=2, length=8)
 
@@ -63,6 +67,35 @@ def test_profiler_that_fails_is_told_and_ends_nothing(tmp_path, monkeypatch):
         record = Profile(seconds=0.01).measure(made, {Workload(): [{"ms": np.array([0.0])}]}, bench, seed=0)
     assert "RuntimeError: nothing watches" in record.not_profiled["final@hurt"]
     assert "no profiler" in record.not_profiled["final@whole"]
+
+
+@pytest.mark.parametrize(("of", "files"), [("final", 3), ("all", 5)])
+def test_it_takes_its_seconds_for_each_file_that_it_looks_at(of, files):
+    probe = Profile(of=of, seconds=4.05, batch=(1, 2), length=(8,))
+    assert probe.expected_over(probe.shortened(), 9.0, ["source", "final", "final", "source", "final"]) == 9 + files * 2 * 4
+
+
+def test_no_two_sessions_are_loaded_at_a_time(candidates):
+    """What is timed is let go before it is watched, and opened anew where it is timed again."""
+    made, feeds = candidates
+    opened = []
+
+    class Counting(OnnxRuntime):
+        def _opened(self, built, *, watched=None):
+            gc.collect()
+            assert not [each for each in opened if each() is not None], "another session is loaded still"
+            session = super()._opened(built, watched=watched)
+            opened.append(weakref.ref(session))
+            return session
+
+    worker, final = Worker(), made[1]
+    worker._runtime, worker._built, worker._task = Counting(), final.built, final.task
+    write_feeds(final.built.parent / "feeds.npz", feeds)
+    worker.put(path=str(final.built.parent / "feeds.npz"), workload=WORKLOAD.model_dump(mode="json"))
+    worker.run(calls=2)
+    assert worker.watch(calls=2)["watched"]["calls"] == 2
+    assert len(worker.run(calls=3)["nanoseconds"]) == 3
+    assert len(opened) == 3
 
 
 def test_runtime_without_a_profiler_is_told(tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import onnx
 import openvino
@@ -14,6 +16,7 @@ from transformers import BertConfig, BertForSequenceClassification
 from compressor.contracts import Artifact
 from compressor.deploy.build import beside
 from compressor.deploy.graphs import describe
+from compressor.errors import CompressorError
 from compressor.model.model import Model
 from compressor.plan.specs import ModelSource
 from compressor.tasks.data import resolve
@@ -134,7 +137,28 @@ def test_of_a_table_in_blocks_only_rows_that_are_looked_up_are_read(tmp_path):
         [onnx.numpy_helper.from_array(table, "table")],
     )
     onnx.save(onnx.helper.make_model(rows), tmp_path / "model.onnx")
-    assert read_bytes(tmp_path / "model.onnx", 3) == 3 * 16
+    assert read_bytes(onnx.load(tmp_path / "model.onnx").graph, 3) == 3 * 16
+
+
+def test_fewer_calls_are_watched_where_the_profiler_would_drop_events(built, monkeypatch):
+    whole = watched("onnxruntime", built, calls=9)
+    assert whole.calls == 9
+    monkeypatch.setattr("targets.onnx_profile.KEPT", 6 * (2 + len(onnx.load(built / "onnxruntime" / "model.onnx").graph.node)))
+    few = TARGETS["onnxruntime"]().profile(built / "onnxruntime", lambda session: lambda: session.run(feed()), calls=9)
+    assert few.calls == 5  # and the first, which does not count
+    assert [each.name for each in few.operators] == [each.name for each in whole.operators]
+    assert sum(each.operations for each in few.operators) == pytest.approx(expected(), rel=1e-9)
+
+
+def test_a_profile_without_all_its_events_is_refused(built, monkeypatch):
+    def fewer(text, **how):
+        found = real(text, **how)
+        return [each for each in found if each["name"] != "model_run"] if isinstance(found, list) else found
+
+    real = json.loads
+    monkeypatch.setattr("targets.onnx_profile.json.loads", fewer)
+    with pytest.raises(CompressorError, match="calls of graph 'model' had more"):
+        watched("onnxruntime", built)
 
 
 def test_target_without_a_profiler_gives_none(built):
