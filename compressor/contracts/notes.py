@@ -1,4 +1,4 @@
-"""What a pass wants shown in the report: curves, bars, tables, remarks."""
+"""What a pass or task wants shown in the report: curves, bars, tables, pictures, remarks."""
 
 from __future__ import annotations
 
@@ -46,9 +46,25 @@ class Table(Record):
     rows: tuple[tuple[str | float | int | None, ...], ...]
 
 
+MOST_PICTURES = 2**18
+"""Characters of one strip: 190 kB of PNG."""
+
+
+class Images(Record):
+    """Pictures side by side: a strip for each model, in which what stands in one column was made from the same."""
+
+    kind: Literal["images"] = "images"
+    title: str
+    strips: dict[str, Annotated[str, Field(max_length=MOST_PICTURES, pattern=r"^[A-Za-z0-9+/]+={0,2}$")]]
+    """By name, one PNG in base64 that holds the pictures of a model from left to right."""
+    columns: tuple[str, ...]
+    """What each picture of a strip is to show, from left to right."""
+    caption: str = ""
+
+
 class Remark(Record):
     kind: Literal["remark"] = "remark"
     text: str
 
 
-Note: TypeAlias = Annotated[Series | Bars | Table | Remark, Field(discriminator="kind")]
+Note: TypeAlias = Annotated[Series | Bars | Table | Images | Remark, Field(discriminator="kind")]

@@ -146,6 +146,8 @@ class Stage(Record):
     notes: tuple[Note, ...] = ()
     verdicts: tuple[Verdict, ...] = ()
     rolled_back: bool = False
+    effort: dict[str, float] = {}
+    """What a row takes of a model that is called in a loop: `steps`, and `evaluations` of its network."""
 
     @property
     def difference(self) -> Difference | None:
@@ -297,6 +299,8 @@ class Report(Record):
     """How many rows differ in all: by candidate, then by kind."""
     missing: dict[str, str] = {}
     """Targets that could not build or run here, and why."""
+    notes: tuple[Note, ...] = ()
+    """What the task shows of models side by side that were scored on the same rows: of stages on validation, of candidates on test."""
     spent: tuple[Spent, ...] = ()
     """Where the time of this run went, in the order it was spent."""
     error: str | None = None

@@ -14,6 +14,7 @@ from compressor.contracts.failing import of_split, told_by_row
 from compressor.contracts.features import Outputs, Want
 from compressor.contracts.graph import Feed, Graph, Port, Session
 from compressor.contracts.model import Model
+from compressor.contracts.notes import Note
 from compressor.contracts.recipe import InputSizes, Recipe, Seen
 from compressor.contracts.records import Difference, Disagreement, Workload
 from compressor.contracts.step import Step
@@ -329,6 +330,14 @@ class Task(Step, ABC):
     def witnessed(self, session: Session, content: Any, files: Path) -> Witnessed | None:
         """What a built model does with one row alone, where its example does more than one call: it `generates`. None elsewhere."""
         return None
+
+    def effort(self, files: Path) -> Mapping[str, float]:
+        """What a row takes where a call is a loop, by name: `steps` and `evaluations` of the network of the model beside `files`."""
+        return {}
+
+    def notes(self, evaluations: Mapping[str, Evaluation], *, split: str) -> tuple[Note, ...]:
+        """What a report shows of several models, scored on the same rows, side by side: pictures, say. The first is what others are held against."""
+        return ()
 
     def tiny(self, folder: Path) -> Mapping[str, Any]:
         """Write the smallest model and rows that it works on into a folder: what the conformance suite tries plug-ins with.

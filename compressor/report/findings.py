@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -64,6 +64,7 @@ class Step:
     latency: LatencyRow | None
     bytes: int | None
     rolled_back: bool
+    effort: Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -165,7 +166,7 @@ class Findings:
         metric = stage.scores.main if stage.scores else None
         built = candidate.bytes if candidate else 0
         weight = (built or stage.bytes) if last or not stage.bytes else stage.bytes
-        return Step(stage.name, metric, latency, bytes=weight or None, rolled_back=stage.rolled_back)
+        return Step(stage.name, metric, latency, bytes=weight or None, rolled_back=stage.rolled_back, effort=stage.effort)
 
     def before_and_after(self, target: str) -> tuple[Candidate, Candidate] | None:
         """The reference and the final candidate of a target; a reference scored on another target stands in."""

@@ -11,6 +11,7 @@ from compressor.contracts.notes import Bars, Note, Series
 from compressor.contracts.records import Report, Workload
 from compressor.report import changes, notes, profiles, timings, wording
 from compressor.report.drawing import Chart
+from compressor.report.efforts import efforts
 from compressor.report.findings import QUANTITIES, Findings, Row, answer, doubts, margin, speed_up, writer
 from compressor.report.trade_off import trade_off
 from compressor.report.waterfall import waterfall
@@ -77,6 +78,7 @@ def _content(findings: Findings) -> dict[str, Any]:
         "answer_rows": list(_answer_rows(findings)),
         "workload_text": f" at {findings.workloads[0]}" if findings.workloads else "",
         "all_rows": [findings.row(candidate) for candidate in findings.report.candidates],
+        "efforts": efforts(findings),
         "rows_at": lambda workload: _rows_at(findings, workload),
         "not_measured": _not_measured(report),
         "diagnosed": [candidate for candidate in report.candidates if candidate.diagnosis],
@@ -108,6 +110,7 @@ def _note_charts(findings: Findings) -> Iterator[tuple[tuple[str, int], Chart | 
     sources: list[tuple[str, tuple[Note, ...]]] = [
         (f"stage-{place}", stage.notes) for place, stage in enumerate(findings.report.stages)
     ]
+    sources += [("task", findings.report.notes)]
     sources += [(f"probe-{place}", record.notes) for place, record in enumerate(findings.other_probes)]
     for prefix, found in sources:
         for place, note in enumerate(found):

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from compressor.contracts.notes import Images, Remark, Table
 from compressor.contracts.records import Ratio, Report
 from compressor.foreign import markdown as escaped
 from compressor.report import profiles, wording
-from compressor.report.findings import QUANTITIES, Findings, Row, answer, doubts, margin, writer
+from compressor.report.efforts import efforts
+from compressor.report.findings import QUANTITIES, Findings, Row, Step, answer, doubts, margin, writer
 
 RATIOS = ("speed-up over own source", "speed-up over baseline")
 
@@ -16,7 +18,17 @@ def document(report: Report) -> str:
     """Render `report.md`."""
     report = report.shown()
     return (
-        "\n".join((*_opening(report), *_gates(report), *_steps(report), *_speed(report), *_slowness(report), *_origin(report)))
+        "\n".join(
+            (
+                *_opening(report),
+                *_gates(report),
+                *_steps(report),
+                *_speed(report),
+                *_side_by_side(report),
+                *_slowness(report),
+                *_origin(report),
+            )
+        )
         + "\n"
     )
 
@@ -147,6 +159,43 @@ def _speed(report: Report) -> Iterator[str]:
         told = f"{outcome}, {wording.near_one(control.ratio)} ({spreading}); intervals allow for {wording.percent(control.noise)}"
         yield f"A/A control at {control.workload}: {told}."
         yield ""
+
+
+def _side_by_side(report: Report) -> Iterator[str]:
+    """What a task shows of models on the same rows: tables, and where pictures are."""
+    found = efforts(Findings(report))
+    if not (report.notes or found.by_target):
+        return
+    yield from ("## Side by side", "")
+    for target, steps in found.by_target:
+        yield from (f"On {escaped(target)}; quality on validation.", "")
+        rows = [(step.name, *(_number(step.effort.get(name)) for name in found.names), *_worth(step)) for step in steps]
+        named = ("model", *found.names, "quality", "median latency", "throughput")
+        yield from table(named, rows, numbers=range(1, len(named)))
+    for note in report.notes:
+        if isinstance(note, Table):
+            yield from (f"{escaped(note.title)}.", "", *table(note.columns, [[_cell(cell) for cell in row] for row in note.rows]))
+        elif isinstance(note, Images):
+            names = ", ".join(note.strips)
+            yield from (f"{escaped(note.title)}: pictures of {escaped(names)} are in [report.html](report.html#quality).", "")
+        elif isinstance(note, Remark):
+            yield from (escaped(note.text), "")
+
+
+def _number(value: float | None) -> str:
+    return wording.NOTHING if value is None else wording.trimmed(value)
+
+
+def _cell(value: str | float | None) -> str:
+    return value if isinstance(value, str) else _number(value)
+
+
+def _worth(step: Step) -> tuple[str, str, str]:
+    """Quality, latency and throughput of a step."""
+    quality = wording.metric(step.quality) if step.quality else wording.NOTHING
+    if step.latency is None:
+        return quality, wording.NOTHING, wording.NOTHING
+    return quality, wording.milliseconds(step.latency.median_ms), wording.throughput(step.latency)
 
 
 def _slowness(report: Report) -> Iterator[str]:

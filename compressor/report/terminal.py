@@ -14,6 +14,7 @@ from rich.table import Table
 
 from compressor.contracts import Event, Message
 from compressor.contracts import Progress as Told
+from compressor.contracts.notes import Images
 from compressor.contracts.records import LatencyRecord, LatencyRow, Report
 from compressor.foreign import printable
 from compressor.report import wording
@@ -83,6 +84,9 @@ def table(report: Report) -> None:
     for doubt in doubts(report):
         console.print(f"warning: {doubt}", markup=False, highlight=False)
     _print_table(console, _candidates(report))
+    for note in report.notes:
+        if isinstance(note, Images):
+            console.print(f"{note.title}: pictures of {', '.join(note.strips)} are in report.html", markup=False, highlight=False)
     for verdict in report.verdicts:
         write, by = writer(verdict), deciding(verdict)
         bound = f", {write(by)} by its interval" if by != verdict.value else ""

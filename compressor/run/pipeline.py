@@ -105,7 +105,8 @@ class Runner:
     def _found(self) -> RunState:
         self.ground.aside.settle()
         family = self.ground.insides(self.states["source"].made).family
-        return RunState(family, tuple(self.stages), tuple(self.built), dict(self.missing), tuple(self.ground.watch.spent))
+        scored = {name: state.evaluation for name, state in self.states.items() if state.evaluation}
+        return RunState(family, tuple(self.stages), tuple(self.built), dict(self.missing), tuple(self.ground.watch.spent), scored)
 
     # -------------------------------------------------------------- models
 
@@ -200,6 +201,7 @@ class Runner:
             scores=evaluation.scores if evaluation else None,
             differences=differences(self.bound, evaluation, held) if evaluation and held else (),
             notes=NOTES.validate_python(tuple(made.facts.get("notes", ()))),
+            effort=dict(self.ground.bound.task.effort(made.path)),
         )
 
     def _keep(self, name: str, state: StageState) -> StageState:

@@ -12,6 +12,7 @@ from typing import Any
 
 from compressor.contracts import Candidate, Data, Evaluation, records
 from compressor.contracts.model import WEIGHTS
+from compressor.contracts.notes import Note
 from compressor.contracts.records import (
     Difference,
     Disagreement,
@@ -201,6 +202,8 @@ class RunState:
     built: tuple[Built, ...]
     missing: Mapping[str, str]
     spent: tuple[Spent, ...]
+    evaluations: Mapping[str, Evaluation]
+    """Of stages on validation, the source's first."""
 
 
 @dataclass(frozen=True)
@@ -248,10 +251,18 @@ class Results:
             disagreements=tuple(row for rows in differing.values() for row in rows[:MOST_DISAGREEMENTS]),
             changed={name: dict(Counter(row.kind for row in rows)) for name, rows in differing.items()},
             missing=dict(found.missing),
+            notes=self._notes(found),
             spent=found.spent,
             error=error,
         )
         return report if error else report.model_copy(update={"summary": answer(report)})
+
+    def _notes(self, found: RunState) -> tuple[Note, ...]:
+        """What the task shows of stages on validation, and of built files on test."""
+        scored = {each.name: each.evaluation for each in found.built if each.evaluation}
+        held = sorted(scored, key=lambda name: not name.startswith(f"{self.bound.reference}@"))
+        of_splits = {"validation": found.evaluations, "test": {name: scored[name] for name in held}}
+        return tuple(note for split, each in of_splits.items() if each for note in self.bound.task.notes(each, split=split))
 
     def _model(self, weights: int, size: int, family: str) -> ModelRecord:
         from compressor.store.store import sha256_of

@@ -52,7 +52,7 @@ class Scorer:
                 found = self._asked(task, candidate, session, len(next(iter(same.values()))))
                 return Scored(None, self._parity(task, found, same, against))
             evaluation = self._evaluated(task, candidate, session)
-        first = {name: array[: len(same[name])] for name, array in evaluation.outputs.items()}
+        first = {name: evaluation.outputs[name][: len(array)] for name, array in same.items()}
         return Scored(evaluation, self._parity(task, first, same, against))
 
     @staticmethod

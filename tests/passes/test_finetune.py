@@ -92,11 +92,11 @@ def test_finetune_gives_the_same_bits_when_the_seed_is_the_same(source, data, tm
 
 
 def test_validation_that_draws_is_counted_by_its_evaluations():
-    """Of each row 8, where a training row takes 3 passes."""
+    """Of each row 8 and a noisy one, where a training row takes 3 passes."""
     rows = {"train": 100, "validation": 10}
     size = Size(rows=rows, blocks=1, weights=5.0, result=5.0)
     step = Finetune(epochs=2)
     assert step.work(size) == (3 * 200 + 2 * 10) * 5.0
     drawing = ImageGeneration(steps=4, guidance=2.0).passes_to_score()
-    assert (drawing, ImageGeneration().passes_to_score()) == (8.0, 50.0)
-    assert step.work(replace(size, scored=drawing)) == (3 * 200 + 2 * 10 * 8) * 5.0
+    assert (drawing, ImageGeneration().passes_to_score()) == (9.0, 51.0)
+    assert step.work(replace(size, scored=drawing)) == (3 * 200 + 2 * 10 * 9) * 5.0

@@ -26,14 +26,17 @@ from compressor.contracts import (
     Workload,
 )
 from compressor.contracts.failing import of_split
+from compressor.contracts.notes import Note
 from compressor.errors import SourceError, UnsupportedModel
 from compressor.tasks.batches import Feeds, full_groups, grouped, order_of
 from compressor.tasks.classification import scores as class_scores
 from compressor.tasks.generation.description import FILE, Description, described, output_of, settled
 from compressor.tasks.generation.graphs import LABEL, SAMPLE, SCALE, SPAN, TIME, answer, example, graphs, pictures
+from compressor.tasks.generation.levels import DENOISING, by_level, errors_of, mean_of
 from compressor.tasks.generation.pictures import in_letters, pictures_of
 from compressor.tasks.generation.process import Process
 from compressor.tasks.generation.samplers import Sampler, Sampling
+from compressor.tasks.generation.side_by_side import strips
 from compressor.tasks.generation.training import Batches
 from compressor.tasks.image_classification import undecoded
 from compressor.tasks.media import check_column
@@ -47,7 +50,7 @@ if TYPE_CHECKING:
 SCORED_BATCH = 64
 ACCURACY = Measure("class-accuracy")
 """Of pictures that were drawn, the share that the judge tells to be of the class that was asked for."""
-PICTURES, JUDGED = "pictures", "judged"
+PICTURES, JUDGED, ERRORS = "pictures", "judged", "errors"
 POLICY = (Port("policy", "float32", (4,)), Port("teacher_table", "float32", ("teacher_evaluations", "columns")))
 """What a feed says of a teacher that mends rows."""
 
@@ -55,6 +58,7 @@ POLICY = (Port("policy", "float32", (4,)), Port("teacher_table", "float32", ("te
 class ImageGeneration(Task):
     """A picture for each row, drawn from noise by its number for its label, and held against the rows' own pictures."""
 
+    version: ClassVar[int] = 2
     requires: ClassVar[tuple[str, ...]] = ("torch", "pillow", "numpy")
     made_with: ClassVar[tuple[str, ...]] = ("compressor.tasks.generated.classifier",)
     repeats_rows: ClassVar[bool] = True
@@ -109,7 +113,7 @@ class ImageGeneration(Task):
         """Distances of the whole set by features of the judge, and how often it sees the class that was asked for."""
         from compressor.tasks.generation.judging import MEASURES, WORTH
 
-        return (*MEASURES, WORTH, ACCURACY)
+        return (*MEASURES, WORTH, ACCURACY, DENOISING)
 
     def gives_logits(self) -> bool:
         """It gives pictures."""
@@ -166,8 +170,14 @@ class ImageGeneration(Task):
 
     @override
     def passes_to_score(self) -> float:
-        """As the plan samples, or would by itself."""
-        return float(Sampling.model_validate(self._sampling()).evaluations())
+        """As the plan samples, or would by itself; and one of a noisy row."""
+        return 1.0 + Sampling.model_validate(self._sampling()).evaluations()
+
+    @override
+    def effort(self, files: Path) -> Mapping[str, float]:
+        """Steps, and evaluations of the network."""
+        how = described(files)
+        return {"steps": how.sampling.steps, "evaluations": how.evaluations}
 
     def _sampling(self) -> dict[str, Any]:
         """What the plan says of it."""
@@ -209,8 +219,9 @@ class ImageGeneration(Task):
         return answer(module, graph, inputs)
 
     def call(self, session: Session, feed: Feed, workload: Workload = Workload(), prepared: object = None) -> Feed:  # noqa: ARG002
-        """Draw the rows of a feed; a built model by its own table, in the steps of the workload where that says them."""
-        table = feed["table"] if self.drawing is None else self.drawing.table(workload.steps)
+        """Draw the rows of a feed by its table; where it is timed, a built model by its own, in the steps of the workload where that says them."""
+        timed = self.drawing if workload.kind == "sample" else None  # a feed that is scored has the model's own table
+        table = feed["table"] if timed is None else timed.table(workload.steps)
         return {PICTURES: pictures(session, feed, table)[0]}
 
     # -------------------------------------------------------------- rows
@@ -317,7 +328,9 @@ class ImageGeneration(Task):
         with of_split(split):
             outputs = self.predicted(predict, rows, files)
             real = pictures_of(undecoded(rows, self.image), range(len(rows)), self.image, described(files).shape)
-        features = judge_in(files).seen(real)[0]
+        features, how = judge_in(files).seen(real)[0], described(files)
+        labels = how.known(rows[self.label])
+        outputs = {**outputs, ERRORS: errors_of(predict, real, labels, how, gives=PICTURES, batch=SCORED_BATCH)}
         truth = {**self.truth(rows), FEATURES: features.rows, "judge": np.asarray(features.space.model_dump_json())}
         return self.score(outputs, truth, split=split)
 
@@ -331,9 +344,11 @@ class ImageGeneration(Task):
         classes = max(len(truth["names"]), int(max(labels.max(), told.max())) + 1)
         by_class = class_scores(np.eye(classes, dtype=np.float32)[told], labels, [str(each) for each in truth["names"]], split)
         accuracy = by_class.metrics[0]
-        metrics = (*figures(outputs, truth), ACCURACY.metric(accuracy.value, count, accuracy.interval))
+        gains = {ACCURACY.name: (told == labels) * 1.0, DENOISING.name: -outputs[ERRORS]}
+        accurate = ACCURACY.metric(accuracy.value, count, accuracy.interval)
+        metrics = (*figures(outputs, truth), accurate, mean_of(outputs[ERRORS]))
         scores = by_class.model_copy(update={"metric": self.metric, "metrics": metrics})
-        return Evaluation(scores, outputs, {ACCURACY.name: (told == labels) * 1.0}, truth=truth)
+        return Evaluation(scores, outputs, gains, truth=truth)
 
     def predictions(self, outputs: Feed) -> NDArray[Any] | None:
         """The class that the judge sees, where it was asked."""
@@ -348,6 +363,11 @@ class ImageGeneration(Task):
         from compressor.tasks.generation.judging import paired
 
         return paired(candidate, reference, super().compare(candidate, reference, metric=metric, name=name, seed=seed), seed=seed)
+
+    @override
+    def notes(self, evaluations: Mapping[str, Evaluation], *, split: str) -> tuple[Note, ...]:
+        """Pictures from the same noise, and errors by noise level."""
+        return (*strips(evaluations, PICTURES, split), *by_level(evaluations, split))
 
     # -------------------------------------------------------------- people
 

@@ -59,6 +59,16 @@ class Sampling(Described):
         return (2 * self.steps - 1 if self.sampler == "heun" else self.steps) * (1 if told or self.guidance == 1 else 2)
 
 
+def asked_once(process: Process, time: NDArray[np.float64], *, depths: Sequence[int] = ()) -> NDArray[np.float64]:
+    """The table of one evaluation at a time `[1]`, after which a row is what was found: no step, no guidance."""
+    import numpy as np
+
+    here = process.at(time)
+    given = (here.time, np.zeros(1), process.scale(here), *process.clean(here), np.ones(1), np.ones(1))
+    gone_on = (0.0, 1.0, 0.0, 0.0, 0.0)
+    return np.concatenate([np.stack(given, axis=1), np.array([gone_on]), _blocks(here.time, depths)[:, None]], axis=1)
+
+
 def _blocks(time: NDArray[np.float64], depths: Sequence[int]) -> NDArray[np.int64]:
     """How many blocks run at each time, 0 where as many as ever do; as the network itself chooses by times in float32."""
     import numpy as np

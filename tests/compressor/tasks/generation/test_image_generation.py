@@ -22,12 +22,14 @@ from compressor.model import Model
 from compressor.model.dit import DiT
 from compressor.plan.specs import DataSpec
 from compressor.report import read_report
+from compressor.run.results import load_evaluation
 from compressor.tasks.data import load_data
 from compressor.tasks.generated.classifier import VERSION
 from compressor.tasks.generation.description import FILE, Description, described, facts_of, output_of, scheduled
 from compressor.tasks.generation.image_generation import ImageGeneration
 from compressor.tasks.generation.judging import JUDGE, ROWS, judge_in, judge_of
 from compressor.tasks.generation.process import Process
+from compressor.tasks.generation.side_by_side import first_of_classes, strip
 from compressor.tasks.inputs.sampling import noise_of
 from passes.diffusion.adaptive import Adaptive
 from targets.eager import EagerTorch
@@ -266,8 +268,8 @@ def test_plan_trains_scores_and_times(finished):
     report = read_report(finished)
     assert (report.outcome, report.task) == ("accepted", "image-generation")
     for candidate in report.candidates:
-        distance, *others, accuracy = candidate.scores.metrics
-        assert (distance.name, accuracy.name) == ("kernel-distance", "class-accuracy")
+        distance, *others, accuracy, error = candidate.scores.metrics
+        assert (distance.name, accuracy.name, error.name) == ("kernel-distance", "class-accuracy", "denoising-error")
         assert {each.name for each in others} > {"frechet-distance", "precision", "recall", "density", "coverage"}
         assert "; judge " in candidate.scores.of("judge-accuracy").interval.method
         assert (distance.better, distance.n) == ("lower", 12)
@@ -283,6 +285,29 @@ def test_plan_trains_scores_and_times(finished):
     assert {row.workload for row in record.rows} == {Workload(kind="sample")}
 
 
+def test_report_shows_pictures_and_errors_side_by_side(finished):
+    report = read_report(finished)
+    validation, levels, test, of_files = report.notes
+    assert list(validation.strips) == ["source", "finetune"]
+    assert next(iter(test.strips)) == "source@onnxruntime"
+    assert set(test.strips) == {f"{stage}@{name}" for stage in ("source", "final") for name in TARGETS}
+    assert test.columns == validation.columns
+    assert len(test.columns) == 3
+    kept = load_evaluation(finished / "evaluations" / "final@onnxruntime")
+    assert test.strips["final@onnxruntime"] == strip(kept.outputs["pictures"][first_of_classes(kept.truth["labels"])])
+    assert [len(note.rows) for note in (levels, of_files)] == [8, 8]
+    assert levels.columns == ("time", "source", "finetune")
+    told = [float(row[of_files.columns.index("final@onnxruntime")].split()[0]) for row in of_files.rows]
+    assert told == pytest.approx([-kept.gains["denoising-error"][at::8].mean() for at in range(8)], abs=1e-4)
+    page, text = ((finished / name).read_text() for name in ("report.html", "report.md"))
+    for note in (validation, test):
+        assert all(f'src="data:image/png;base64,{png}"' in page for png in note.strips.values())
+        assert f"{note.title}: pictures of" in text
+    assert "Score by noise level" in page
+    assert "Score by noise level" in text
+    assert [stage.effort for stage in report.stages] == [{"steps": 4, "evaluations": 8}] * 2
+
+
 def test_judge_tells_the_classes_of_the_rows(data, loaded):
     accuracy = judge_in(loaded).space.accuracy
     assert accuracy.value > 0.8
@@ -293,8 +318,8 @@ def test_real_pictures_score_better_than_noise(task, data, loaded):
     rows = data.split("test")
     noise = task.evaluate(lambda feed: {"pictures": feed["noise"]}, rows, loaded, split="test")
     real = next(iter(task.batches(rows, loaded, batch_size=12)))["pictures"].numpy()
-    fed = iter([real])
-    same = task.evaluate(lambda _: {"pictures": next(fed)}, rows, loaded, split="test")
+    same = task.evaluate(lambda feed: {"pictures": real[feed["seed"]]}, rows, loaded, split="test")
+    assert same.scores.of("denoising-error").value == 0 < noise.scores.of("denoising-error").value
     assert same.scores.main.value < noise.scores.main.value
     assert same.scores.of("class-accuracy").value > 0.8
     changed = task.compare(same, noise, metric="class-accuracy", name="noise", seed=0)
