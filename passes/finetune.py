@@ -48,6 +48,8 @@ class Finetune(TokenSettings, Pass):
         """It teaches the task; the fewer rows, the more epochs."""
         if not wish.task.trainable:
             return None
+        if own := wish.task.training():
+            return Recipe(own, "the model is not trained yet", role="train")
         least, most = EPOCHS
         epochs = min(most, max(least, -(-STEPS * cls().batch_size // max(1, wish.rows["train"]))))
         why = "the model has no head for this task: train one, with the rest of the model"

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 INPUT_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "merges.txt", "preprocessor_config.json")
 """Files that decide what a model is fed."""
+MAIN = "model"
 GRAPHS = (".onnx", ".xml")
 """Endings of what is quantised after training."""
 FORMS = ("truncation", "padding", "version")
@@ -41,15 +42,21 @@ def write_side_files(model: Model, folder: Path) -> Path:
     return folder
 
 
-def carry_side_files(source: Path, folder: Path) -> Path:
-    """Copy what lies beside a graph into `folder`.
+def graphs_in(folder: Path) -> tuple[str, ...]:
+    """Names of the graphs in a folder, the main one first."""
+    found = sorted(path.stem for kind in GRAPHS for path in folder.glob(f"*{kind}"))
+    return tuple(sorted(found, key=lambda name: name != MAIN))
+
+
+def carry_side_files(source: Path, folder: Path, *, several: bool = False) -> Path:
+    """Copy what lies beside a graph into `folder`; beside `several` graphs where whoever asks works on each.
 
     Raises:
-        UnsupportedModel: there are several graphs.
+        UnsupportedModel: there are several graphs, and it does not.
     """
-    if len(several := sorted(path.stem for kind in GRAPHS for path in source.glob(f"*{kind}"))) > 1:
+    if len(graphs := graphs_in(source)) > 1 and not several:
         raise UnsupportedModel(
-            f"the model has several graphs ({', '.join(several)}), and quantisers of graphs work on one: quantise a model that runs all of its blocks"
+            f"the model has several graphs ({', '.join(graphs)}), and this quantiser works on one: quantise a model that runs all of its blocks"
         )
     folder.mkdir(parents=True, exist_ok=True)
     beside(source, folder)

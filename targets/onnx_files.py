@@ -15,13 +15,18 @@ if TYPE_CHECKING:
 NBITS = "MatMulNBits"
 
 
-def together(folder: Path, out: Path, graphs: Sequence[Graph]) -> None:
-    """Copy graphs whose weights are to lie in one file."""
+def together(folder: Path, out: Path, graphs: Sequence[Graph], *, joins: bool) -> None:
+    """Copy graphs whose weights are to lie in one file; products of quantised tensors add their biases themselves where it `joins` them."""
     import onnx
 
+    from compressor.deploy.integer_products import join_biases
     from compressor.deploy.onnx import save_together
 
-    save_together({graph.name: onnx.load(folder / f"{graph.name}.onnx") for graph in graphs}, out)
+    found = {graph.name: onnx.load(folder / f"{graph.name}.onnx") for graph in graphs}
+    for each in found.values():
+        if joins and fake_quantised(each.graph.node):
+            join_biases(each)
+    save_together(found, out)
 
 
 def bytes_by_part_of(path: Path, counted: set[tuple[str, str]]) -> dict[str, int]:

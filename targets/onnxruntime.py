@@ -53,8 +53,6 @@ PRODUCTS = ("MatMul", "Gemm", "Conv", "FusedMatMul", "FusedGemm", "FusedConv", "
 ROOM = 128
 """Buffers of a growing state have room for a multiple of so many tokens."""
 CONVERSIONS = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear")
-
-
 GROUPS = {8: (16, 32, 64, 128, 256), 4: (16, 32, 64, 128, 256), 2: (32, 64, 128)}
 """Weights of one scale that it has kernels for, by their bits: 2 bits in others run scalar code, 200 times as long."""
 SCHEMES = (
@@ -62,8 +60,6 @@ SCHEMES = (
     *(Scheme(f"int{bits}", "int8", "group", group, dynamic=True) for bits in GROUPS for group in GROUPS[bits]),
 )
 """What it has products in integers for: pairs of Q and DQ, `MatMulInteger`, and `MatMulNBits` at accuracy_level 4, which rounds activations too."""
-
-
 CUDA = tuple(Scheme(f"int{bits}", "fp32", "group", group) for bits in (8, 4) for group in (32, 64, 128))
 """`MatMulNBits` of its CUDA provider multiplies in float and has no 2 bits; TensorRT has none. What these make of pairs of Q and DQ was not run."""
 FUSING = ("extended", "all")
@@ -126,12 +122,17 @@ class OnnxRuntime(Target):
         """Copy the graphs; on the processor attention over a cache becomes the operator for it, with weights in a file beside the graph,
         and products of quantised tensors the one that adds their biases; weights of several graphs of one model lie in one file."""
         if len(graphs) > 1 and not any(graph.state for graph in graphs):
-            together(source.path, out, graphs)
+            together(source.path, out, graphs, joins=self.provider == "cpu" and self._joins)
             return
         for graph in graphs:
             if not (self.provider == "cpu" and self._rewritten(source.path, out, graph)):
                 for path in source.path.glob(f"{graph.name}.onnx*"):
                     shutil.copyfile(path, out / path.name)
+
+    @property
+    def _joins(self) -> bool:
+        """Whether products of quantised tensors are to add their biases themselves."""
+        return self.graph_optimization in FUSING and "joined biases" not in self.dialect.leaves
 
     def _rewritten(self, folder: Path, out: Path, graph: Graph) -> bool:
         """Whether there was something to rewrite, and is written."""
@@ -142,8 +143,7 @@ class OnnxRuntime(Target):
         from compressor.deploy.onnx import save
 
         path = folder / f"{graph.name}.onnx"
-        joins = self.graph_optimization in FUSING and "joined biases" not in self.dialect.leaves
-        quantised = joins and bool(fake_quantised(nodes(path)))
+        quantised = self._joins and bool(fake_quantised(nodes(path)))
         if not (graph.growth or quantised):
             return False
         whole = onnx.load(path)

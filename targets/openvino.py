@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import shutil
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from weakref import finalize
-from xml.etree import ElementTree
 
 from pydantic import Field
 
@@ -32,9 +31,9 @@ from compressor.contracts import (
 from compressor.deploy.cache import Line, Position, first, grown
 from compressor.deploy.graphs import graphs_of
 from compressor.deploy.openvino import save_representation
-from compressor.deploy.parts import Operator, bytes_by_part
 from compressor.deploy.stateful import BEAMS, stateful
 from compressor.errors import UnsupportedModel
+from targets.openvino_files import bytes_by_part_of, together, weights_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -47,8 +46,6 @@ EIGHT = "u8"
 """Of a cache in 8 bits."""
 INTEGERS = {"i8": "int8", "u8": "int8", "i4": "int4", "u4": "int4", "i2": "int2", "u2": "int2"}
 """Types of weights; a product whose activations are in float is told by the type of its weights too."""
-UNPACKED = "/fq_weights_"
-"""In the names of what NNCF puts behind a weight."""
 KERNEL = "ScaledDotProductAttention"
 HINTS = {"fp32": "f32", "f32": "f32", "bf16": "bf16", "fp16": "f16", "f16": "f16"}
 """The hint that makes OpenVINO compute in a precision, by the name that facts give it."""
@@ -117,12 +114,16 @@ class OpenVino(Target):
         return Missing()
 
     def build(self, source: Artifact, out: Path, *, graphs: tuple[Graph, ...] = (Graph(),), **_: object) -> None:
-        """Copy the representation of each graph; a state that grows is kept by the runtime itself.
+        """Copy the representation of each graph; a state that grows is kept by the runtime itself. Weights of several graphs lie in one file.
 
         Raises:
             UnsupportedModel: the plan says of what numbers a cache is, and the model has none.
         """
         self._require_cache(graphs)
+        if len(graphs) > 1 and not any(graph.state for graph in graphs):
+            written = {source.path / f"{graph.name}.xml": out / self.file_of(graph.name) for graph in graphs}
+            together(written, (out / self.file).with_suffix(".bin"))
+            return
         for graph in graphs:
             to = out / self.file_of(graph.name)
             if graph.growth:
@@ -152,18 +153,24 @@ class OpenVino(Target):
         if any(graph.state for graph in graphs):
             return None
         opened = self._opened(built, watched=True)
-        models = {graph.name: _core().read_model(str(built / self.file_of(graph.name, built))) for graph in graphs}
+        models = {graph.name: self._read(built, graph) for graph in graphs}
         return profile_of(opened, {name: opened.request(name) for name in models}, models, prepare, calls=calls)
+
+    def _read(self, built: Path, graph: Graph) -> Any:
+        path, main = (built / self.file_of(name, built) for name in (graph.name, Graph.name))
+        return _core().read_model(str(path), str(weights_of(path, main)))
 
     def _require_cache(self, graphs: Sequence[Graph]) -> None:
         if self.cache != "auto" and not any(graph.growth for graph in graphs):
             raise UnsupportedModel(f"the model keeps nothing between calls: leave `cache: {self.cache}` out")
 
     def layer_bytes(self, built: Path) -> dict[str, int]:
-        """Of the constants of each graph."""
-        found = Counter[str]()
+        """Of the constants of each graph; one that several of them have counts once."""
+        found, counted = Counter[str](), set[tuple[str, str]]()
         for graph in graphs_of(built):
-            found.update(_bytes_by_part(built / self.file_of(graph.name, built)))
+            found.update(
+                bytes_by_part_of(built / self.file_of(graph.name, built), built / self.file_of(Graph.name, built), counted)
+            )
         return dict(found)
 
     def diagnose(self, built: Path) -> tuple[str, ...]:
@@ -199,7 +206,7 @@ class OpenVino(Target):
             options["KV_CACHE_PRECISION"] = EIGHT
         if watched:
             options["PERF_COUNT"] = True
-        return _core().compile_model(str(built / self.file_of(graph.name, built)), "CPU", options)
+        return _core().compile_model(self._read(built, graph), "CPU", options)
 
 
 @cache
@@ -382,19 +389,3 @@ def layers(compiled: Any) -> list[tuple[str, str]]:
 
 def _name(precision: str) -> str:
     return {"f32": "fp32", "f16": "fp16", EIGHT: "int8"}.get(precision, precision)
-
-
-def _bytes_by_part(path: Path) -> dict[str, int]:
-    root = ElementTree.parse(path).getroot()
-    layers = {layer.get("id", ""): layer for layer in root.findall("layers/layer")}
-    values, sizes = {key: key for key in layers}, Counter[str]()
-    for key, layer in layers.items():
-        if layer.get("type") == "Const" and (data := layer.find("data")) is not None:
-            values[key] = layer.get("name", key)  # which may say where it was traced from
-            sizes[values[key]] += int(data.get("size", 0))
-    takes = defaultdict[str, list[str]](list)
-    for edge in root.findall("edges/edge"):
-        takes[edge.get("to-layer", "")].append(values[edge.get("from-layer", "")])
-    named = {key: "" if UNPACKED in layer.get("name", "") else layer.get("name", "") for key, layer in layers.items()}
-    operators = (Operator(named[key], tuple(takes[key]), (values[key],)) for key in layers)
-    return bytes_by_part(sizes, operators)

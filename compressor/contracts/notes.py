@@ -65,6 +65,8 @@ class Images(Record):
 class Remark(Record):
     kind: Literal["remark"] = "remark"
     text: str
+    warns: bool = False
+    """Whether it stands at the head of the report too."""
 
 
 Note: TypeAlias = Annotated[Series | Bars | Table | Images | Remark, Field(discriminator="kind")]

@@ -73,8 +73,8 @@ class Context(Protocol):
         """
         ...
 
-    def feeds(self, model: Model | Artifact, split: str, *, limit: int | None = None) -> Sequence[Feed]:
-        """Real inputs of a split, one row each, as the exported model takes them."""
+    def feeds(self, model: Model | Artifact, split: str, *, limit: int | None = None, graph: str = "model") -> Sequence[Feed]:
+        """Real inputs of a split, one row each, as a graph of the exported model takes them."""
         ...
 
     def measure(self, models: Sequence[Model], target: str, workload: Workload) -> Sequence[float]:
@@ -158,7 +158,7 @@ class Needs:
     products: tuple[str, ...] = ()
     """Names of further models that it makes with `ctx.produce`; a later step may start from them or be taught by them."""
     graphs: str = ""
-    """Which several graphs what it makes becomes when it is lowered, on which quantisers of graphs do not work; empty where it stays one."""
+    """Which several graphs what it makes becomes when it is lowered; empty where it stays one."""
     teaches: str = ""
     """What it teaches that rows do not say, long steps say: a training on rows that starts from it would lose that, and is a fault."""
     own_lessons: bool = False
@@ -199,6 +199,8 @@ class Pass(Step, ABC):
     quantizes: ClassVar[bool] = False
     """True for passes that write quantised tensors: two of them in one plan are a fault."""
     trains: ClassVar[bool] = False
+    each_graph: ClassVar[bool] = False
+    """Of a quantiser below torch: whether it works on a model that has several graphs, on each of them."""
     comes_last: ClassVar[str] = ""
     """Why nothing may change the model that it makes: a step that starts from it is a fault. Empty where others may follow."""
     tried_on: ClassVar[str | None] = None

@@ -12,9 +12,9 @@ from compressor.errors import SourceError
 
 ColumnKind: TypeAlias = Literal["text", "class", "number", "labels", "bits", "picture", "sound", "other"]
 """Texts; few values that recur; amounts; lists of labels; 0 and 1; pictures; sounds; anything else, as names and numbers of rows."""
-Role: TypeAlias = Literal["train", "shrink", "recover", "quantize"]
-"""What a pass does in a plan, in the order in which passes stand there: teach the task, take parts away, win back what that lost, and
-write small numbers. The first is proposed where a model has no trained head; the third goes with the second."""
+Role: TypeAlias = Literal["train", "shrink", "recover", "shorten", "quantize"]
+"""What a pass does in a plan, in the order in which passes stand there: teach the task, take parts away, win back what that lost, make a loop
+of calls shorter, and write small numbers. The first is proposed where a model is not trained yet; the third goes with the second."""
 ROLES: tuple[Role, ...] = get_args(Role)
 
 

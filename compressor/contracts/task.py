@@ -159,6 +159,10 @@ class Task(Step, ABC):
         """
         return True
 
+    def training(self) -> Mapping[str, Any]:
+        """What `compressor init` writes of a training that teaches a source from nothing, where that is not what suits a pretrained model."""
+        return {}
+
     def sizes(self, data: Data, files: Path) -> InputSizes | None:
         """How large rows are before anything is cut, and what the model beside `files` takes of them; None where nothing is known."""
         return None
@@ -307,9 +311,13 @@ class Task(Step, ABC):
         """How the deployed model in `files` is fed; where a task says nothing else, by arrays."""
         return Deployment("arrays")
 
-    def calls(self, rows: Dataset, files: Path, *, count: int | None = None) -> Sequence[Feed]:
-        """Real inputs of the main graph, one row each, to calibrate by: what `feeds` gives, unless a call is a loop with inputs of its own."""
+    def calls(self, rows: Dataset, files: Path, *, count: int | None = None, graph: str = Graph.name) -> Sequence[Feed]:
+        """Real inputs of a graph, one row each, to calibrate by: what `feeds` gives, unless a call is a loop with inputs of its own."""
         return self.feeds(rows, files, count=count)
+
+    def level(self, call: Feed) -> float | None:
+        """The level of noise of one of `calls`, higher where there is more: ranges inside a network may move with it. None where there is none."""
+        return None
 
     def feed(self, content: Any, files: Path) -> Feed:
         """Inputs of one row from what a user has: a text, the path or bytes of a picture or sound.

@@ -168,7 +168,7 @@ def _several_graphs(draft: Draft) -> Iterator[Fault]:
     links = [Link(step.name, step.keys.start, bool(why[step.name])) for step in draft.steps if step.trunk]
     origin = inherited([*links, Link("", None, marks=False)]).get("")
     for step in draft.steps:
-        if origin and step.below and _quantizes(step):
+        if origin and step.below and _quantizes(step) and not _of_each_graph(step):
             yield step.fault(
                 f"quantises one graph, and what '{origin}' made becomes several, {why[origin]}: leave one of both steps out"
             )
@@ -190,6 +190,10 @@ def _lost(draft: Draft) -> Iterator[Fault]:
 
 def _trains(step: Drafted) -> bool:
     return step.kind is not None and issubclass(step.kind, Pass) and step.kind.trains
+
+
+def _of_each_graph(step: Drafted) -> bool:
+    return step.kind is not None and issubclass(step.kind, Pass) and step.kind.each_graph
 
 
 def _quantizes(step: Drafted) -> bool:

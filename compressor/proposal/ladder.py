@@ -83,11 +83,11 @@ class Ladder:
         """The passes for what may be lost, in order; of the wish unless it is given."""
         drop = self.wish.max_drop if max_drop is None else max_drop
         wish = replace(self.wish, max_drop=drop, reference=self.reference)
-        found = [self.teacher]
+        found: list[Entry | None] = [self.teacher]
         if self.shrinks:
             pair = self._pass("shrink", wish), self._pass("recover", wish)
             found += pair if all(pair) else ()
-        found.append(self._pass("quantize", wish))
+        found += self._pass("shorten", wish), self._pass("quantize", wish)
         return tuple(each for each in found if each)
 
     def further(self) -> Iterator[tuple[float, tuple[Entry, ...]]]:

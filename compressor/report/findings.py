@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from compressor.contracts.notes import Remark
 from compressor.contracts.records import (
     Candidate,
     Control,
@@ -306,7 +307,14 @@ def doubts(report: Report) -> tuple[str, ...]:
         if candidate.scores and candidate.stage in ("final", report.reference)
         for doubt in _weak(candidate.scores)
     )
-    return (*weak, *_unchanged(report), *_warned(report), *_coarse(report))
+    return (*weak, *_unchanged(report), *_warned(report), *_coarse(report), *_noted(report))
+
+
+def _noted(report: Report) -> Iterator[str]:
+    """What steps warn of, and still are."""
+    for stage in (each for each in report.stages if not each.rolled_back):
+        of = f"{stage.name}{f' for {stage.target}' if stage.target else ''}"
+        yield from (f"{of}: {note.text}" for note in stage.notes if isinstance(note, Remark) and note.warns)
 
 
 def _weak(scores: Scores) -> Iterator[str]:

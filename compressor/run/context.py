@@ -17,6 +17,7 @@ from compressor.contracts import (
     Evaluation,
     Event,
     Feed,
+    Graph,
     Message,
     Model,
     Target,
@@ -96,10 +97,11 @@ class StepContext:
         found: NDArray[np.float32] = self.task.answers(predict, *self.task.scored_feeds(rows.select(chosen), files))[main]
         return found
 
-    def feeds(self, model: Model | Artifact, split: str, *, limit: int | None = None) -> Sequence[Feed]:
+    def feeds(self, model: Model | Artifact, split: str, *, limit: int | None = None, graph: str = Graph.name) -> Sequence[Feed]:
         """Real inputs of a split, one row each; of a graph with the state that its first call starts from."""
         files = model.path if isinstance(model, Artifact) else self._files(model)
-        found = self.task.calls(self.data.split(split), files, count=limit)
+        which = {} if graph == Graph.name else {"graph": graph}
+        found = self.task.calls(self.data.split(split), files, count=limit, **which)
         main = self.task.graphs(files)[0]
         if not (isinstance(model, Artifact) and main.state):
             return found

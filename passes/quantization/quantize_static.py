@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from pydantic import Field
 
-from compressor.contracts import Artifact, Context, Dialect, Pass, Progress, Recipe, Scheme, Size, Task, Wish
+from compressor.contracts import Artifact, Context, Dialect, Feed, Pass, Progress, Recipe, Scheme, Size, Task, Wish
 from compressor.contracts.statistics import paired, scale_of
+from passes.quantization.levels import notes_of
 from passes.quantization.quantizers.bits import Bits, sums_bytes_fast, weight_bits
+from passes.quantization.quantizers.layers import Several
 from passes.quantization.quantizers.weight_layers import PathPart
-from passes.side_files import carry_side_files
+from passes.side_files import MAIN, carry_side_files, graphs_in
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
     from compressor.contracts import Evaluation
-    from passes.quantization.quantizers.layers import Quantized
+    from passes.quantization.quantizers.layers import Quantized, Written
 
 SENSITIVITY_ROWS = 64
 LAYERS_IN_A_BLOCK = 6
@@ -35,7 +37,8 @@ CALIBRATION_PASSES = 3
 class QuantizeStatic(Pass):
     """Post-training static quantisation (PTQ, W8A8): ONNX Runtime's own quantiser on ONNX, NNCF's on OpenVINO's representation."""
 
-    version: ClassVar[int] = 7
+    version: ClassVar[int] = 8
+    each_graph: ClassVar[bool] = True
     accepts: ClassVar[tuple[str, ...]] = ("onnx", "onnxruntime", "openvino")
     quantizes: ClassVar[bool] = True
     requires: ClassVar[tuple[str, ...]] = ("onnx",)
@@ -62,6 +65,11 @@ class QuantizeStatic(Pass):
     sensitivity: bool = Field(
         default=False,
         description="Measure what quantising each layer costs; done without asking where max_drop needs to know it.",
+    )
+    levels: bool = Field(
+        default=True,
+        description="Of a network that is called at many levels of noise: measure which layers' ranges move with the level, and what one scale for "
+        "all levels costs against scales of each level's own; it changes nothing of what is made.",
     )
     max_drop: float | None = Field(
         default=None,
@@ -93,11 +101,11 @@ class QuantizeStatic(Pass):
         measured = self.sensitivity or self.max_drop is not None  # at most: where nothing is to be restored they are not
         sensitivity = LAYERS_IN_A_BLOCK * size.blocks * min(SENSITIVITY_ROWS, size.rows["validation"]) if measured else 0
         compared = 2 * size.rows["validation"] if self.max_drop is not None else 0
-        return (calibration + sensitivity + compared) * size.weights
+        return (calibration + (sensitivity + compared) * size.scored) * size.weights
 
     def apply(self, model: Artifact, ctx: Context) -> Artifact:
         """Calibrate, quantise, restore layers where `max_drop` asks for it, measure sensitivities where they are asked or needed."""
-        out = carry_side_files(model.path, ctx.folder / "quantized")
+        out = carry_side_files(model.path, ctx.folder / "quantized", several=True)
         if self.activations == "auto" and model.format == "openvino" and not sums_bytes_fast():
             return self._weights_only(model, out, ctx)
         search = _Search(self, self._quantized(model, ctx), model, ctx)
@@ -111,7 +119,8 @@ class QuantizeStatic(Pass):
         from compressor.contracts.notes import Remark
         from passes.quantization.quantizers import nncf
 
-        nncf.compress_weights(model.path / "model.xml", out / "model.xml", self.exclude)
+        for name in graphs_in(model.path):
+            nncf.compress_weights(model.path / f"{name}.xml", out / f"{name}.xml", self.exclude, named=name == MAIN)
         ctx.note(
             Remark(
                 text="Activations stay in float: this processor has no VNNI, and OpenVINO's int8 products without it are slower than "
@@ -121,17 +130,31 @@ class QuantizeStatic(Pass):
         )
         return Artifact(model.format, out)
 
-    def _quantized(self, model: Artifact, ctx: Context) -> Quantized:
-        bits, rows = weight_bits(self.weights, ctx), ctx.feeds(model, "calibration", limit=self.calibration)
+    def _quantized(self, model: Artifact, ctx: Context) -> Written:
+        """Each graph by rows that it is asked for."""
+        names, found = graphs_in(model.path), dict[str, Quantized]()
+        for name in names:
+            which = {} if name == MAIN else {"graph": name}
+            rows = ctx.feeds(model, "calibration", limit=self.calibration, **which)
+            quantized = partial(self._graph, model, name, ctx, one_of_several=len(names) > 1)
+            found[name] = quantized(rows)
+            for note in notes_of(found[name], quantized, rows, ctx.task, name if len(names) > 1 else "") if self.levels else ():
+                ctx.note(note)
+        return Several(found) if len(names) > 1 else found[MAIN]
+
+    def _graph(self, model: Artifact, name: str, ctx: Context, rows: Sequence[Feed], *, one_of_several: bool) -> Quantized:
+        bits, named = weight_bits(self.weights, ctx), name == MAIN
         if model.format == "openvino":
             from passes.quantization.quantizers import nncf
 
-            return nncf.quantize_static(model.path / "model.xml", rows, bits=bits, exclude=self.exclude)
+            file = model.path / f"{name}.xml"
+            return nncf.quantize_static(file, rows, bits=bits, exclude=self.exclude, one_of_several=one_of_several, named=named)
         from passes.quantization.quantizers import onnxruntime
 
         return onnxruntime.quantize_static(
-            model.path / "model.onnx",
+            model.path / f"{name}.onnx",
             rows,
+            named=named,
             bits=bits,
             per_channel=self.per_channel,
             embeddings=self.embeddings,
@@ -154,13 +177,13 @@ class _Search:
     """What each layer costs, and which are worth restoring."""
 
     step: QuantizeStatic
-    quantized: Quantized
+    quantized: Written
     model: Artifact
     ctx: Context
 
     def written(self, left_in_float: Collection[str]) -> Artifact:
         """The quantised graph, some layers left as they were."""
-        folder = carry_side_files(self.model.path, self.ctx.folder / "tried")
+        folder = carry_side_files(self.model.path, self.ctx.folder / "tried", several=True)
         self.quantized.write(folder, left_in_float)
         return Artifact(self.model.format, folder)
 

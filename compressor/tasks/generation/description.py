@@ -25,6 +25,8 @@ GRAPH = "model"
 SCHEDULER = "scheduler/scheduler_config.json"
 PREDICTIONS = {"epsilon": "epsilon", "v_prediction": "v", "sample": "x0"}
 """What networks tell, as schedulers of diffusers spell it."""
+OURS = frozenset({"size", "channels", "classes", "patch", "width", "blocks", "heads"})
+"""What the configuration of a network of ours has."""
 NETWORKS = ("UNet2DModel", "DiTTransformer2DModel")
 """Of diffusers, which take a picture, times and labels, and nothing else."""
 
@@ -246,6 +248,11 @@ def _drawn(shape: tuple[int, int, int], module: Any) -> tuple[int, int, int]:
             f"{type(module).__name__} draws {shape[0]} channels, which are no picture: 1 is grey, 3 are red, green and blue"
         )
     return shape
+
+
+def draws(config: Mapping[str, Any]) -> bool:
+    """Whether a model's configuration is that of a network that draws: of `facts_of`."""
+    return config.get("_class_name") in NETWORKS or config.keys() >= OURS
 
 
 def output_of(module: Any, sample: Any, time: Any, label: Any, **others: Any) -> Any:

@@ -21,20 +21,24 @@ from compressor.contracts import (
     Outputs,
     Port,
     Prediction,
+    Recipe,
+    Seen,
     Task,
     Want,
     Workload,
 )
 from compressor.contracts.failing import of_split
+from compressor.contracts.model import BLUEPRINT
 from compressor.contracts.notes import Note
 from compressor.errors import SourceError, UnsupportedModel
 from compressor.tasks.batches import Feeds, full_groups, grouped, order_of
 from compressor.tasks.classification import scores as class_scores
-from compressor.tasks.generation.description import FILE, Description, described, output_of, settled
+from compressor.tasks.generation.description import FILE, GRAPH, Description, described, output_of, settled
 from compressor.tasks.generation.graphs import LABEL, SAMPLE, SCALE, SPAN, TIME, answer, example, graphs, pictures
 from compressor.tasks.generation.levels import DENOISING, by_level, errors_of, mean_of
 from compressor.tasks.generation.pictures import in_letters, pictures_of
 from compressor.tasks.generation.process import Process
+from compressor.tasks.generation.proposed import TRAINING, proposed
 from compressor.tasks.generation.samplers import Sampler, Sampling
 from compressor.tasks.generation.side_by_side import strips
 from compressor.tasks.generation.training import Batches
@@ -164,6 +168,22 @@ class ImageGeneration(Task):
             model.files.update(judge_of(model, data, description.shape, self.columns()))
         return model
 
+    @classmethod
+    @override
+    def recipe(cls, seen: Seen) -> Recipe | None:
+        """Pictures with a class, of a model that draws."""
+        return proposed(seen)
+
+    @override
+    def trained(self, source: Path, labels: Sequence[str]) -> bool:
+        """Whether something beside it says how it draws: a network of ours that was only made has nothing."""
+        return (source / FILE).is_file() or not (source / BLUEPRINT).is_file()
+
+    @override
+    def training(self) -> Mapping[str, Any]:
+        """As `plans/diffusion-teacher.yaml` trains."""
+        return TRAINING
+
     def decided(self, predict: Callable[[Feed], Feed], rows: Dataset, files: Path) -> Self:  # noqa: ARG002 - nothing is chosen
         """With how this built model draws: the loop around it has no files."""
         return self.model_copy(update={"drawing": described(files)})
@@ -263,16 +283,10 @@ class ImageGeneration(Task):
         Raises:
             SourceError: it is something else.
         """
-        given = content if isinstance(content, Mapping) else {"label": content}
-        try:
-            label, seed = int(given.get("label", 0)), int(given.get("seed", 0))
-        except (TypeError, ValueError) as error:
-            raise SourceError(
-                f"{content!r:.60} is no picture to draw: expected the number of a label, or a label and a seed"
-            ) from error
+        from compressor.tasks.generation.imagined import asked_for
+
         how = described(files)
-        if not 0 <= label < max(1, how.classes) or not 0 <= seed < 2**63:
-            raise SourceError(f"label {label} and seed {seed}: labels are 0 to {max(1, how.classes) - 1}, seeds 0 to {2**63 - 1}")
+        label, seed = asked_for(content, how)
         return how.feed([seed], [label], how.table())
 
     def feeds(self, rows: Dataset, files: Path, workload: Workload = Workload(), *, count: int | None = None) -> Sequence[Feed]:
@@ -283,11 +297,18 @@ class ImageGeneration(Task):
         return [how.feed(group, [labels[each % len(labels)] for each in group], table) for group in groups]
 
     @override
-    def calls(self, rows: Dataset, files: Path, *, count: int | None = None) -> Sequence[Feed]:
-        """Noisy rows at the levels that the sampler asks at, in turn; where it guides, every other one without its label."""
+    def calls(self, rows: Dataset, files: Path, *, count: int | None = None, graph: str = GRAPH) -> Sequence[Feed]:
+        """Noisy rows at the levels that the sampler asks the graph at, in turn; where it guides, every other one without its label."""
         from compressor.tasks.generation.calibration import asked_at_levels
 
-        return asked_at_levels(undecoded(rows, self.image), list(rows[self.label]), self.image, described(files), count=count)
+        how = described(files)
+        labels = how.known(rows[self.label])
+        return asked_at_levels(undecoded(rows, self.image), labels, self.image, how, count=count, graph=graph)
+
+    @override
+    def level(self, call: Feed) -> float | None:
+        """The time that the network is told."""
+        return float(call[TIME][0])
 
     def scored_feeds(self, rows: Dataset, files: Path) -> tuple[Sequence[Feed], Sequence[int]]:
         """All rows in order; equal rows start from equal noise, whatever model draws them."""

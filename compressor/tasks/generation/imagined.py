@@ -1,12 +1,14 @@
-"""Rows for a plan without data: labels that a model can be asked for, and no pictures."""
+"""What a model can be asked for: labels, in turn for a plan without data, whose rows have no pictures, or as a person says."""
 
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from compressor.contracts import Columns, Data
 from compressor.contracts.records import DataRecord, SplitRecord
+from compressor.errors import SourceError
 from compressor.tasks.generation.description import Description
 
 if TYPE_CHECKING:
@@ -36,3 +38,21 @@ def _rows(names: list[str], columns: Columns) -> Dataset:
     labels = {columns.label: ClassLabel(names=names)} if columns.label else {}
     told = {name: [number % len(names) for number in range(COUNT)] for name in labels}
     return Dataset.from_dict({**content, **told}, features=Features({**kinds, **labels}))
+
+
+def asked_for(content: Any, how: Description) -> tuple[int, int]:
+    """Label and seed of what a person asks for: `{"label": 3, "seed": 7}`, or the label alone, as a number.
+
+    Raises:
+        SourceError: it is something else.
+    """
+    given = content if isinstance(content, Mapping) else {"label": content}
+    try:
+        label, seed = int(given.get("label", 0)), int(given.get("seed", 0))
+    except (TypeError, ValueError) as error:
+        raise SourceError(
+            f"{content!r:.60} is no picture to draw: expected the number of a label, or a label and a seed"
+        ) from error
+    if not 0 <= label < max(1, how.classes) or not 0 <= seed < 2**63:
+        raise SourceError(f"label {label} and seed {seed}: labels are 0 to {max(1, how.classes) - 1}, seeds 0 to {2**63 - 1}")
+    return label, seed

@@ -52,7 +52,7 @@ class Sampling(Described):
         evaluated = levels[at]
         span = evaluated.time - (0 if self.sampler == "consistency" else levels.time[at + 1])  # a row is found at the end
         given = (evaluated.time, span, process.scale(evaluated), *process.clean(evaluated), *np.tile(guided, (len(at), 1)).T)
-        return np.concatenate([np.stack(given, axis=1), gone_on, _blocks(evaluated.time, depths)[:, None]], axis=1)
+        return np.concatenate([np.stack(given, axis=1), gone_on, blocks_at(evaluated.time, depths)[:, None]], axis=1)
 
     def evaluations(self, *, told: bool = False) -> int:
         """How often the network is asked for one row."""
@@ -66,10 +66,10 @@ def asked_once(process: Process, time: NDArray[np.float64], *, depths: Sequence[
     here = process.at(time)
     given = (here.time, np.zeros(1), process.scale(here), *process.clean(here), np.ones(1), np.ones(1))
     gone_on = (0.0, 1.0, 0.0, 0.0, 0.0)
-    return np.concatenate([np.stack(given, axis=1), np.array([gone_on]), _blocks(here.time, depths)[:, None]], axis=1)
+    return np.concatenate([np.stack(given, axis=1), np.array([gone_on]), blocks_at(here.time, depths)[:, None]], axis=1)
 
 
-def _blocks(time: NDArray[np.float64], depths: Sequence[int]) -> NDArray[np.int64]:
+def blocks_at(time: NDArray[np.float64], depths: Sequence[int]) -> NDArray[np.int64]:
     """How many blocks run at each time, 0 where as many as ever do; as the network itself chooses by times in float32."""
     import numpy as np
 

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import io
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from compressor.contracts import Feed
 from compressor.deploy.openvino import save_representation
 from passes.quantization.quantizers.layers import by_layer
 from passes.quantization.quantizers.weight_layers import require_named
 
-FILE = "model.xml"
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
 WEIGHTED = ("MatMul", "Gather", "Convolution", "GroupConvolution", "ConvolutionBackpropData")
 """Operations with weights, as `exclude` finds them."""
 
@@ -34,26 +37,74 @@ class QuantizedIr:
         """Layers by the path of their module."""
         return tuple(self.nodes)
 
-    def write(self, folder: Path, left_in_float: Collection[str] = ()) -> None:
-        """Write `model.xml` and `model.bin`, in int8 but for some layers."""
+    def write(self, folder: Path, left_in_float: Collection[str] = (), *, name: str = "model") -> None:
+        """Write `model.xml` and `model.bin`, or under another `name`, in int8 but for some layers."""
         names = {name for layer in left_in_float for name in self.nodes[layer]}
-        save_representation(put_back(self.int8, self.exact, names) if names else self.int8, folder / FILE)
+        save_representation(put_back(self.int8, self.exact, names) if names else self.int8, folder / f"{name}.xml")
+
+    def ranges(self, feeds: Sequence[Feed]) -> dict[str, NDArray[np.float64]]:
+        """By layer the least and greatest value that its products read in float, of each feed: `[feeds, 2]`."""
+        import numpy as np
+
+        watched = self.exact.clone()
+        products = {op.get_friendly_name(): op for op in watched.get_ordered_ops() if op.get_type_name() == "MatMul"}
+        layers = {
+            layer: [products[name].input_value(0) for name in names if name in products] for layer, names in self.nodes.items()
+        }
+        spans = {layer: list[tuple[float, float]]() for layer, values in layers.items() if values}
+        places = dict[str, list[int]]()
+        for layer in spans:
+            places[layer] = [len(watched.outputs) + number for number in range(len(layers[layer]))]
+            watched.add_outputs(layers[layer])
+        for found in _answers(watched, feeds):
+            for layer, at in places.items():
+                read = [found[place] for place in at]
+                spans[layer].append((min(float(each.min()) for each in read), max(float(each.max()) for each in read)))
+        return {layer: np.array(each) for layer, each in spans.items()}
+
+    def outputs(self, feeds: Sequence[Feed], *, exact: bool = False) -> NDArray[np.float32]:
+        """The first output for each feed of one row, `[feeds, ...]`; of the float graph where it is to be `exact`."""
+        import numpy as np
+
+        return np.concatenate([found[0] for found in _answers(self.exact if exact else self.int8, feeds)])
 
 
-def quantize_static(path: Path, feeds: Sequence[Feed], *, bits: int = 8, exclude: Sequence[str] = ()) -> QuantizedIr:
+def _answers(model: Any, feeds: Sequence[Feed]) -> Iterator[list[Any]]:
+    """All outputs for each feed, in float32 where they are not quantised."""
+    import openvino
+
+    compiled = openvino.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    known = {name for port in compiled.inputs for name in port.get_names()}
+    request = compiled.create_infer_request()
+    for feed in feeds:
+        request.infer({name: array for name, array in feed.items() if name in known})
+        yield [request.get_output_tensor(place).data.copy() for place in range(len(compiled.outputs))]
+
+
+def quantize_static(
+    path: Path,
+    feeds: Sequence[Feed],
+    *,
+    bits: int = 8,
+    exclude: Sequence[str] = (),
+    one_of_several: bool = False,
+    named: bool = True,
+) -> QuantizedIr:
     """Post-training quantisation of weights, embeddings and activations, calibrated on `feeds`.
 
-    Weights of 7 bits keep the sums of neighbouring products within 16 bits on processors without VNNI.
+    Weights of 7 bits keep the sums of neighbouring products within 16 bits on processors without VNNI. Of `one_of_several` graphs that share
+    weights these are not smoothed, which goes by activations: each graph would have other ones.
 
     Raises:
-        UnsupportedModel: `exclude` names a layer that is not there.
+        UnsupportedModel: `exclude` names a layer that is not there, and all are to be there that are `named`.
     """
     import nncf
-    from nncf.quantization.advanced_parameters import AdvancedQuantizationParameters, OverflowFix
+    from nncf.quantization.advanced_parameters import AdvancedQuantizationParameters, AdvancedSmoothQuantParameters, OverflowFix
 
     exact = read_model(path)
     names = {name for port in exact.inputs for name in port.get_names()}
     rows = [{name: array for name, array in feed.items() if name in names} for feed in feeds]
+    unsmoothed = {"smooth_quant_alphas": AdvancedSmoothQuantParameters(convolution=-1, matmul=-1)} if one_of_several else {}
     fix = OverflowFix.ENABLE if bits == 7 else OverflowFix.DISABLE
     with redirect_stdout(io.StringIO()):  # bars of its own
         int8 = nncf.quantize(
@@ -61,24 +112,24 @@ def quantize_static(path: Path, feeds: Sequence[Feed], *, bits: int = 8, exclude
             nncf.Dataset(rows),
             subset_size=len(rows),
             model_type=nncf.ModelType.TRANSFORMER,
-            ignored_scope=_ignored(exact, exclude),
-            advanced_parameters=AdvancedQuantizationParameters(overflow_fix=fix),
+            ignored_scope=_ignored(exact, exclude, named=named),
+            advanced_parameters=AdvancedQuantizationParameters(overflow_fix=fix, **unsmoothed),
         )
     quantised = [op.get_friendly_name() for op in int8.get_ordered_ops() if any(map(_is_quantised, _read_by(op)))]
     return QuantizedIr(exact, int8, by_layer(quantised, ()))
 
 
-def compress_weights(path: Path, out: Path, exclude: Sequence[str] = ()) -> None:
+def compress_weights(path: Path, out: Path, exclude: Sequence[str] = (), *, named: bool = True) -> None:
     """Weights in int8; activations stay in float.
 
     Raises:
-        UnsupportedModel: `exclude` names a layer that is not there.
+        UnsupportedModel: `exclude` names a layer that is not there, and all are to be there that are `named`.
     """
     import nncf
 
     exact, eight = read_model(path), nncf.CompressWeightsMode.INT8_ASYM
     with redirect_stdout(io.StringIO()):  # bars of its own
-        compressed = nncf.compress_weights(exact, mode=eight, ignored_scope=_ignored(exact, exclude))
+        compressed = nncf.compress_weights(exact, mode=eight, ignored_scope=_ignored(exact, exclude, named=named))
     save_representation(compressed, out)
 
 
@@ -134,11 +185,12 @@ def _along_inner(factors: Any, product: Any) -> Any:
     return factors if product.get_attributes()["transpose_b"] else factors[:, None]
 
 
-def _ignored(model: Any, exclude: Sequence[str]) -> Any:
+def _ignored(model: Any, exclude: Sequence[str], *, named: bool) -> Any:
     import nncf
 
     names = [op.get_friendly_name() for op in model.get_ordered_ops() if op.get_type_name() in WEIGHTED]
-    require_named(exclude, by_layer(names, ()))
+    if named:
+        require_named(exclude, by_layer(names, ()))
     kept = {name for found in by_layer(names, exclude).values() for name in found}
     left = [name for name in names if name not in kept]
     return nncf.IgnoredScope(names=left) if left else None

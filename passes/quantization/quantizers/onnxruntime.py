@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import shutil
 import tempfile
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,9 @@ from passes.quantization.quantizers.onnx_tied import tie, untie
 from passes.quantization.quantizers.weight_layers import require_named
 
 if TYPE_CHECKING:
+    import numpy as np
     import onnx
+    from numpy.typing import NDArray
 
 OPERATORS = ("MatMul", "Gemm")
 _FLOAT = 1
@@ -46,11 +48,64 @@ class QuantizedOnnx:
         names = {name for layer in left_in_float for name in self.nodes[layer]}
         return put_back(self.int8, self.exact, names) if names else self.int8
 
-    def write(self, folder: Path, left_in_float: Collection[str] = ()) -> None:
-        """Write `model.onnx`."""
+    def write(self, folder: Path, left_in_float: Collection[str] = (), *, name: str = "model") -> None:
+        """Write `model.onnx`, or under another `name`."""
         from compressor.deploy.onnx import save
 
-        save(self.graph(left_in_float), folder)
+        save(self.graph(left_in_float), folder, name)
+
+    def ranges(self, feeds: Sequence[Feed]) -> dict[str, NDArray[np.float64]]:
+        """By layer the least and greatest value that its products read in float, of each feed: `[feeds, 2]`."""
+        import numpy as np
+        import onnx
+
+        weights = {each.name for each in self.exact.graph.initializer}
+        read = {
+            node.name: [name for name in node.input[:2] if name not in weights]
+            for node in self.exact.graph.node
+            if node.op_type in OPERATORS
+        }
+        wanted = {layer: [name for node in names for name in read.get(node, ())] for layer, names in self.nodes.items()}
+        watched = onnx.ModelProto()
+        watched.CopyFrom(self.exact)
+        given = {each.name for each in (*watched.graph.output, *watched.graph.input)}
+        names = sorted({name for each in wanted.values() for name in each})
+        watched.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in given)
+        found = {name: list[tuple[float, float]]() for name in names}
+        for feed, values in zip(feeds, _answers(watched, feeds), strict=True):
+            for name in names:
+                value = values[name] if name in values else feed[name]
+                found[name].append((float(value.min()), float(value.max())))
+        spans = {name: np.array(each) for name, each in found.items()}
+        return {
+            layer: np.stack(
+                [np.min([spans[name][:, 0] for name in each], axis=0), np.max([spans[name][:, 1] for name in each], axis=0)],
+                axis=1,
+            )
+            for layer, each in wanted.items()
+            if each
+        }
+
+    def outputs(self, feeds: Sequence[Feed], *, exact: bool = False) -> NDArray[np.float32]:
+        """The first output for each feed of one row, `[feeds, ...]`; of the float graph where it is to be `exact`."""
+        import numpy as np
+
+        graph = self.exact if exact else self.graph()
+        first = graph.graph.output[0].name
+        return np.concatenate([values[first] for values in _answers(graph, feeds)])
+
+
+def _answers(graph: onnx.ModelProto, feeds: Sequence[Feed]) -> Iterator[Feed]:
+    """All outputs for each feed."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    known, names = {each.name for each in session.get_inputs()}, [each.name for each in session.get_outputs()]
+    for feed in feeds:
+        values = session.run(names, {name: array for name, array in feed.items() if name in known})
+        yield dict(zip(names, values, strict=True))
 
 
 def quantize_static(
@@ -63,6 +118,7 @@ def quantize_static(
     exclude: Sequence[str] = (),
     signed: bool = False,
     symmetric: bool = False,
+    named: bool = True,
 ) -> QuantizedOnnx:
     """Q/DQ pairs before every matrix product with a constant weight; what it gives stays in float, as does what adds to it.
 
@@ -70,7 +126,7 @@ def quantize_static(
     Weights of 7 bits keep the sums of neighbouring products within 16 bits on processors without VNNI.
 
     Raises:
-        UnsupportedModel: `exclude` names a layer that is not there.
+        UnsupportedModel: `exclude` names a layer that is not there, and all are to be there that are `named`.
     """
     import onnx
     from onnxruntime.quantization import QuantType
@@ -78,7 +134,8 @@ def quantize_static(
 
     exact = onnx.load(path)
     tied = untie(exact)
-    _require_layers(exact, exclude)
+    if named:
+        _require_layers(exact, exclude)
     layers = weighted_layers(exact, exclude)
     names = [name for each in layers.values() for name in each]
     int8 = copy.deepcopy(exact)
@@ -107,13 +164,14 @@ def quantize_dynamic(
     embeddings: bool = True,
     exclude: Sequence[str] = (),
     by_row: bool = False,
+    named: bool = True,
 ) -> QuantizedOnnx:
     """Weights in int8; activations are quantised at run time, with a range of their own for every call.
 
     `by_row` has rows of activations of one magnitude before they are quantised: none is lost beside a larger one.
 
     Raises:
-        UnsupportedModel: `exclude` names a layer that is not there.
+        UnsupportedModel: `exclude` names a layer that is not there, and all are to be there that are `named`.
     """
     import onnx
     from onnxruntime.quantization import QuantType
@@ -122,7 +180,8 @@ def quantize_dynamic(
 
     exact = onnx.load(path)
     tied = untie(exact)
-    _require_layers(exact, exclude)
+    if named:
+        _require_layers(exact, exclude)
     if by_row:
         fold_gemms(exact)
         even_rows(exact, {name for each in weighted_layers(exact, exclude).values() for name in each})

@@ -19,6 +19,8 @@ from compressor.proposal import Asked, propose
 from compressor.proposal.columns import column_of
 from compressor.run.preview import preview
 from compressor.store.store import Store
+from compressor.tasks.generation.description import Description
+from compressor.tasks.generation.image_generation import ImageGeneration
 from compressor.tasks.text_classification import TextClassification
 from compressor.tasks.tiny import text_model
 from passes.fold import Fold
@@ -61,6 +63,28 @@ def test_texts_of_several_encodings_are_seen_and_said(place):
     assert next(line for line in preview(plan.bound, Store(place / "store")) if line.startswith("data: "))
 
 
+def test_models_that_draw_are_taught_to_do_so_in_few_steps(tmp_path):
+    """A trained one at once, by pictures with a class; one that was only made is trained first. Others than ours cannot be told a span."""
+    drawing = ImageGeneration()
+    data = drawing.tiny(tmp_path)
+    bare = propose(Asked("pretrained", data["files"], folder=tmp_path))
+    assert (bare.bound.task_name, bare.bound.reference) == ("image-generation", "finetune")
+    assert names(bare) == ["finetune", "distill-steps", "quantize-static"]
+    finetune, steps, _ = (each.step for each in bare.bound.passes)
+    assert (finetune.learning_rate, finetune.ema, steps.teacher, steps.method, steps.to) == (
+        1e-3,
+        0.995,
+        "finetune",
+        "shortcut",
+        (8, 4),
+    )
+    (tmp_path / "pretrained" / "diffusion.json").write_bytes(Description(shape=(3, 16, 16), classes=3, empty=3).written())
+    trained = propose(Asked("pretrained", data["files"], folder=tmp_path))
+    assert names(trained) == ["distill-steps", "quantize-static"]
+    assert "image-classification" not in trained.bound.task_name
+    assert any("draw in 8 and 4 steps" in line for line in trained.text.splitlines())
+
+
 # ------------------------------------------------------------------ every task
 
 
@@ -77,7 +101,8 @@ def test_plan_of_every_task_passes_check(name, tmp_path):
     untrained = kind.trainable and not kind().trained(tmp_path / "pretrained", ("a", "b"))
     trains = ["finetune"] if untrained else []
     quantizes = "quantize-weights" if kind.counts == "tokens" else "quantize-static"
-    assert names(plan) == [*trains, "prune-structure", "distill", quantizes]
+    changes = ["distill-steps"] if name == "image-generation" else ["prune-structure", "distill"]
+    assert names(plan) == [*trains, *changes, quantizes]
     lines = list(preview(plan.bound, Store(tmp_path / "store")))
     assert "data: 33 train, 5 validation, 10 test, 33 calibration" in lines
     assert not [line for line in lines if "refused" in line]

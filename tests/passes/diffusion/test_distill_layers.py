@@ -16,6 +16,7 @@ from compressor.deploy.build import beside
 from compressor.deploy.graphs import describe
 from compressor.errors import PlanError, UnsupportedModel
 from compressor.model import Model
+from compressor.model.dit import DiT
 from compressor.model.edits import KeepNeurons
 from compressor.plan.bound import load_plan
 from compressor.report import read_report
@@ -87,6 +88,34 @@ def test_both_orders_are_legal_and_export_a_graph_for_each_number_of_blocks(tmp_
     counted = sum(OnnxRuntime().layer_bytes(built).values())
     assert most <= counted < most + 0.1 * fewer  # what both graphs have counts and lies there once
     assert (out / "weights.onnx.data").stat().st_size < counted * 1.1
+
+
+@pytest.mark.parametrize("step", ["quantize-static: {calibration: 8}", "quantize-dynamic"])
+def test_each_graph_is_quantised_and_weights_stay_in_one_file(tmp_path, step):
+    """By ranges of its own levels; a layer that both have lies there once, in int8, and exports draw what the run drew."""
+    plan = planned(tmp_path, f"{LAYERS}  - {step}\n") / "plan.yaml"
+    plan.write_text(plan.read_text() + "  - openvino: {}\n", encoding="utf-8")
+    torch.manual_seed(0)
+    Model.wrap(DiT(16, 3, 3, patch=8, width=64, heads=2, blocks=2)).save(tmp_path / "pretrained")
+    command(tmp_path, "run", "plan.yaml", "--out", "run")
+    report = read_report(tmp_path / "run")
+    kinds = {"onnxruntime": OnnxRuntime(), "openvino": OpenVino()}
+    for name, target in kinds.items():
+        final, source = (
+            next(each for each in report.candidates if each.id == f"{stage}@{name}") for stage in ("final", "source")
+        )
+        built = tmp_path / "run" / "artifacts" / final.id
+        assert "int8" in final.facts["precision"] or "dynamic" in step
+        assert final.parity.cosine > 0.9
+        assert [path.name for path in built.glob("*.bin")] == (["openvino_model.bin"] if name == "openvino" else [])
+        mine, theirs = (_of_blocks(target.layer_bytes(built.with_name(each.id))) for each in (final, source))
+        assert mine < 0.4 * theirs  # of both graphs together
+        command(tmp_path, "export", "run", str(tmp_path / name), "--target", name)
+        assert "what the run did" in (tmp_path / name / "README.md").read_text()
+
+
+def _of_blocks(sizes):
+    return sum(size for part, size in sizes.items() if part.startswith("blocks."))
 
 
 @pytest.mark.parametrize("target", [OnnxRuntime(), OpenVino()], ids=lambda target: type(target).__name__)
@@ -261,9 +290,9 @@ def test_what_rows_do_not_say_is_learned_from_whoever_taught_it(run, tmp_path):
 
 def test_quantisers_of_one_graph_refuse_several(tmp_path):
     """In a plan before anything is trained; a source that is such a model when its graphs are there."""
-    quantised = "  - quantize-static: {calibration: 4}\n"
+    quantised = "  - quantize-weights: {bits: 8}\n"
     plan = planned(tmp_path, LAYERS + quantised) / "plan.yaml"
-    with pytest.raises(PlanError, match=r"quantize-static: quantises one graph, and what 'distill-layers' made becomes several"):
+    with pytest.raises(PlanError, match=r"quantize-weights: quantises one graph, and what 'distill-layers' made becomes several"):
         load_plan(plan)
     plan.write_text(PLAN.replace("PASSES", LAYERS.replace("[1, 0.5]", "[0.5]") + quantised), encoding="utf-8")
     load_plan(plan)
