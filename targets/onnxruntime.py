@@ -83,9 +83,11 @@ class OnnxRuntime(Target):
     )
 
     def own_dialect(self) -> Dialect:
-        """What the provider multiplies; pairs of Q and DQ stay float products where graphs are not rewritten."""
-        if self.provider != "cpu":
-            return replace(self.dialect, schemes=CUDA if self.provider == "cuda" else ())
+        """What the provider multiplies: pairs of Q and DQ in float where graphs are not rewritten; in TensorRT zero points are 0."""
+        if self.provider == "tensorrt":
+            return replace(self.dialect, schemes=(), activations="signed", symmetric_activations=True)
+        if self.provider == "cuda":
+            return replace(self.dialect, schemes=CUDA)
         if self.graph_optimization in FUSING:
             return self.dialect
         return replace(self.dialect, schemes=tuple(replace(each, kernels=each.dynamic) for each in SCHEMES))
@@ -131,7 +133,6 @@ class OnnxRuntime(Target):
 
     @property
     def _joins(self) -> bool:
-        """Whether products of quantised tensors are to add their biases themselves."""
         return self.graph_optimization in FUSING and "joined biases" not in self.dialect.leaves
 
     def _rewritten(self, folder: Path, out: Path, graph: Graph) -> bool:

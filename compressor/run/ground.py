@@ -89,7 +89,7 @@ class Ground:
             metric=self.bound.metric,
             device=self.device,
             folder=folder,
-            dialect=runtime.dialect if runtime else None,
+            dialect=runtime.own_dialect() if runtime else None,
             target=runtime,
             targets={each.name: each.target for each in self.bound.targets},
             store=self.store,

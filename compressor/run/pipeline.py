@@ -225,7 +225,7 @@ class Runner:
     def _apply(self, step: BoundStep, parent: StageState, target: BoundTarget | None, form: str | None) -> StoredResult:
         runtime, store = (target.target if target else None), self.ground.store
         teachers = {name: self._made(name).digest for name in step.step.needs().teachers}
-        parts = self.ground.keys.step(step, parent.made.digest, teachers, runtime.dialect if runtime else None)
+        parts = self.ground.keys.step(step, parent.made.digest, teachers, runtime.own_dialect() if runtime else None)
         if target:
             parts = {**parts, "target": step_parts(target.plugin, target.target), "format": form}
 

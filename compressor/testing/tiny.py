@@ -76,7 +76,7 @@ class TinyRun:
             metric=self.task.metric,
             device="cpu",
             folder=folder,
-            dialect=target.dialect if target else None,
+            dialect=target.own_dialect() if target else None,
             target=target,
             targets={name: ready_target("torch") for name in others},
             store=self.store,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from compressor.contracts import Feed, Task
-from compressor.contracts.figures import significant
+from compressor.contracts.figures import significant, trimmed
 from compressor.contracts.notes import Note, Remark, Table
 from compressor.contracts.statistics import paired
 
@@ -37,7 +37,7 @@ class Group:
     """By their numbers."""
 
     def __str__(self) -> str:
-        spread = (significant(self.low), significant(self.high))
+        spread = (trimmed(self.low), trimmed(self.high))
         return spread[0] if self.low == self.high else f"{spread[0]} to {spread[1]}"
 
 
@@ -69,7 +69,7 @@ def notes_of(
     groups = grouped([level for call in calls if (level := task.level(call)) is not None])
     if len(groups) < 2:
         return
-    of = f" of graph {name}" if name else ""
+    of = f", graph {name}" if name else ""
     yield moving(graph.ranges(calls), groups, of)
     yield from costing(graph, again, calls, groups, of)
 
@@ -124,7 +124,7 @@ def costing(
     )
     if costly:
         text = (
-            f"One scale of activations for all levels of noise costs{of}: the error of a call is larger than with scales of its level's own at "
+            f"One scale of activations for all levels of noise costs much{of}: the error of a call is larger than with scales of its level's own at "
             f"levels {', '.join(costly)}. `exclude` the layers whose ranges move most, or set `max_drop`."
         )
         yield Remark(text=text, warns=True)

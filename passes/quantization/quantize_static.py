@@ -132,7 +132,7 @@ class QuantizeStatic(Pass):
 
     def _quantized(self, model: Artifact, ctx: Context) -> Written:
         """Each graph by rows that it is asked for."""
-        names, found = graphs_in(model.path), dict[str, Quantized]()
+        names, found = graphs_in(model.path), dict[str, "Quantized"]()
         for name in names:
             which = {} if name == MAIN else {"graph": name}
             rows = ctx.feeds(model, "calibration", limit=self.calibration, **which)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from deaths import killed
@@ -29,6 +30,7 @@ from compressor.tasks.inputs.sampling import COLUMNS
 from compressor.testing.tiny import run_of
 from passes.diffusion.distill_layers import DistillLayers, sampled
 from passes.diffusion.distill_steps import DistillSteps
+from passes.quantization.quantize_static import QuantizeStatic
 from passes.side_files import carry_side_files
 from targets.onnx_files import bytes_by_part_of
 from targets.onnxruntime import OnnxRuntime
@@ -136,6 +138,27 @@ def test_each_graph_runs_as_many_blocks_as_its_name_says(run, tmp_path, target):
         with torch.no_grad():
             wanted = student.module(**{name: torch.from_numpy(each) for name, each in given.items()}, blocks=blocks)
         np.testing.assert_allclose(session.run(given, graph=graph.name)[0]["predicted"], wanted, rtol=1e-3, atol=1e-4)
+
+
+def test_graphs_for_tensorrt_hold_nothing_that_it_refuses(run, tmp_path):
+    """Of several graphs, quantised: signed bytes, zero points of 0, standard operators. It is not run: there is none here."""
+    target = OnnxRuntime(provider="tensorrt")
+    student = DistillLayers.model_validate(HALVES)._student(run.model(), seed=0)
+    student.save(tmp_path / "torch")
+    made = lowered(
+        Artifact("torch", tmp_path / "torch"), "onnxruntime", tmp_path / "formats", task=run.task, dialect=target.dialect
+    )
+    int8 = QuantizeStatic(calibration=8, levels=False).apply(made, run.context(tmp_path / "scratch", target=target))
+    assert not QuantizeStatic().refuses(target.own_dialect())
+    (built := tmp_path / "built").mkdir()
+    target.build(int8, built, graphs=run.task.graphs(tmp_path / "torch"))
+    for name in ("model", "model-1"):
+        graph = onnx.load(built / f"{name}.onnx").graph
+        assert {node.domain for node in graph.node} == {""}
+        points = [each for each in graph.initializer if each.name.endswith("_zero_point")]
+        assert points
+        assert all(each.data_type == onnx.TensorProto.INT8 for each in points)
+        assert not any(onnx.numpy_helper.to_array(each).any() for each in points)
 
 
 def test_a_student_begins_as_its_source_with_all_blocks(run):
