@@ -48,9 +48,12 @@ class Scheme:
         return same and signed[0] == signed[1] and self.group in (None, other.group)
 
 
-Rewrite: TypeAlias = Literal["unread rows", "keys of padding", "joined biases"]
-"""What may be done to a graph without changing what it gives: rows of hidden states that no output depends on are not computed; attention takes
-a mask of padding by key, not for each pair; products of quantised tensors add their biases themselves."""
+Rewrite: TypeAlias = Literal[
+    "unread rows", "empty masks", "folded scales", "windows as products", "keys of padding", "joined biases"
+]
+"""What may be done to a graph without changing what it gives: rows of hidden states that no output depends on are not computed; masks that leave
+nothing out are not added; scales of what products give become part of their weights; convolutions are products of their windows, which are then
+quantised as products are; attention takes a mask of padding by key, not for each pair; products of quantised tensors add their biases themselves."""
 
 
 @formerly(rung="format")

@@ -17,9 +17,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from compressor.contracts import Artifact, Dialect, Feed, Format, Graph, Task
 from compressor.contracts.graph import GRAPHS
+from compressor.contracts.target import Rewrite
 from compressor.deploy.quantized import written
+from compressor.deploy.scales import drop_empty_masks, fold_scales
 from compressor.deploy.traced import Traced
 from compressor.deploy.unread import skip_unread_rows
+from compressor.deploy.windows import windows_as_products
 
 if TYPE_CHECKING:
     import onnx
@@ -33,6 +36,13 @@ SHARED = "weights.onnx.data"
 LEAST_SHARED, ALIGNED = 1024, 64
 """Bytes of a weight that is worth it, and a multiple of which each begins at."""
 TRACED = Traced()
+REWRITES: Mapping[Rewrite, Callable[[onnx.ModelProto], None]] = {
+    "unread rows": skip_unread_rows,
+    "empty masks": drop_empty_masks,
+    "folded scales": fold_scales,
+    "windows as products": windows_as_products,
+}
+"""In the order they are done, on graphs of all targets."""
 
 
 class Onnx(Format):
@@ -40,7 +50,7 @@ class Onnx(Format):
 
     name: ClassVar[str] = "onnx"
     above: ClassVar[str] = "torch"
-    version: ClassVar[int] = 6
+    version: ClassVar[int] = 7
     requires: ClassVar[tuple[str, ...]] = ("torch", "onnx", "onnxscript", "onnx-ir")
     reads: ClassVar[tuple[str, ...]] = ("opset", "activations", "symmetric_activations", "leaves")
     writes_quantizers: ClassVar[bool] = True
@@ -58,8 +68,9 @@ class Onnx(Format):
             _as_plain_graph(module)
             feed = task.example(artifact.path, graph, batch=TRACED_BATCH, length=TRACED_LENGTH)
             made = written(self._exported(module, task, graph, feed, dialect.opset), dialect)
-            if "unread rows" not in dialect.leaves:
-                skip_unread_rows(made)
+            for name, rewrite in REWRITES.items():
+                if name not in dialect.leaves:
+                    rewrite(made)
             save(made, out, graph.name)
 
     @staticmethod

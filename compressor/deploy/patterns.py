@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections import defaultdict
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     import onnx
     import onnx_ir as ir
+    from numpy.typing import NDArray
+
+Sizes: TypeAlias = "tuple[int | str, ...]"
+"""Of the axes of a value; names are dynamic, `UNKNOWN` may be any."""
+UNKNOWN = 0
 
 
 def made_by(value: ir.Value | None, kind: str) -> ir.Node | None:
@@ -40,3 +46,43 @@ def drop_unused(graph: onnx.ModelProto) -> None:
     graph.graph.node.extend(reversed(kept))
     graph.graph.initializer.extend(constants)
     graph.graph.value_info.extend(shapes)
+
+
+class Reads:
+    """Who makes and who reads a value, and what is known of its sizes."""
+
+    def __init__(self, graph: onnx.ModelProto) -> None:
+        self.graph = graph.graph
+        self.made = {name: node for node in self.graph.node for name in node.output}
+        self.readers = defaultdict[str, list["onnx.NodeProto"]](list)
+        for node in self.graph.node:
+            for name in read_by(node):
+                self.readers[name].append(node)
+        self.given = {each.name for each in self.graph.output}
+        self.constants = {each.name: each for each in self.graph.initializer}
+        self.sizes: dict[str, Sizes] = {each.name: tuple(each.dims) for each in self.graph.initializer}
+        for each in (*self.graph.value_info, *self.graph.input):
+            if each.type.tensor_type.HasField("shape"):
+                axes = each.type.tensor_type.shape.dim
+                self.sizes[each.name] = tuple(axis.dim_param or axis.dim_value or UNKNOWN for axis in axes)
+
+    def add(self, name: str, values: Any) -> str:
+        """A further constant: numbers that are whole where nothing says otherwise."""
+        import numpy as np
+        from onnx import numpy_helper
+
+        array = values if isinstance(values, np.ndarray) else np.array(values, np.int64)
+        made = numpy_helper.from_array(np.asarray(array, order="C"), name)
+        self.graph.initializer.append(made)
+        self.constants[name], self.sizes[name] = made, tuple(made.dims)
+        return name
+
+    def alone(self, name: str) -> onnx.NodeProto | None:
+        """The node that makes a value that one other node reads, once, and no output gives; None of any other value."""
+        return self.made.get(name) if len(self.readers[name]) == 1 and name not in self.given else None
+
+    def array(self, name: str) -> NDArray[Any] | None:
+        """Numbers of a constant; None of what is none."""
+        from onnx import numpy_helper
+
+        return numpy_helper.to_array(self.constants[name]) if name in self.constants else None

@@ -8,18 +8,15 @@ alone in another order.
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple
 
-from compressor.deploy.patterns import read_by
+from compressor.deploy.patterns import UNKNOWN, Reads, Sizes
 
 if TYPE_CHECKING:
     import onnx
 
-Sizes: TypeAlias = "tuple[int | str, ...]"
-"""Of the axes of a value; names are dynamic, `UNKNOWN` may be any."""
-UNKNOWN = 0
 BY_ELEMENT = (
     "Add", "Sub", "Mul", "Div", "Sum", "Pow", "Sqrt", "Erf", "Gelu", "Relu", "Tanh", "Sigmoid", "HardSwish", "Neg", "Cast", "Clip", "Identity",
 )  # fmt: skip
@@ -38,42 +35,24 @@ class Row(NamedTuple):
 def skip_unread_rows(graph: onnx.ModelProto) -> None:
     """Have operators compute only the row that a `Gather` with a constant place reads of what they give, in place."""
     for value in [each.output[0] for each in graph.graph.node if each.op_type == "Gather"]:
-        reads = _Reads(graph)
+        reads = Reads(graph)
         gather = reads.made[value]
-        row = reads.row_of(gather)
+        row = _row_of(reads, gather)
         region = _region(reads, gather, row) if row else None
         if row and region and any(each.op_type in PRODUCTS for each in region.inside):
             _narrow(reads, gather, row, region)
 
 
-class _Reads:
-    """Who makes and who reads a value, and what is known of its sizes."""
+def _row_of(reads: Reads, gather: onnx.NodeProto) -> Row | None:
+    """The row that a `Gather` reads along any axis but the first; None where it reads others."""
+    from onnx import numpy_helper
 
-    def __init__(self, graph: onnx.ModelProto) -> None:
-        self.graph = graph.graph
-        self.made = {name: node for node in self.graph.node for name in node.output}
-        self.readers = defaultdict[str, list["onnx.NodeProto"]](list)
-        for node in self.graph.node:
-            for name in read_by(node):
-                self.readers[name].append(node)
-        self.given = {each.name for each in self.graph.output}
-        self.constants = {each.name: each for each in self.graph.initializer}
-        self.sizes: dict[str, Sizes] = {each.name: tuple(each.dims) for each in self.graph.initializer}
-        for each in (*self.graph.value_info, *self.graph.input):
-            if each.type.tensor_type.HasField("shape"):
-                axes = each.type.tensor_type.shape.dim
-                self.sizes[each.name] = tuple(axis.dim_param or axis.dim_value or UNKNOWN for axis in axes)
-
-    def row_of(self, gather: onnx.NodeProto) -> Row | None:
-        """The row that a `Gather` reads along any axis but the first; None where it reads others."""
-        from onnx import numpy_helper
-
-        data, place = gather.input
-        axis = next((each.i for each in gather.attribute if each.name == "axis"), 0)
-        if place not in self.constants or self.constants[place].dims or data not in self.sizes or data in self.constants:
-            return None
-        axis %= len(self.sizes[data])
-        return Row(axis, int(numpy_helper.to_array(self.constants[place]))) if len(self.sizes[data]) > axis > 0 else None
+    data, place = gather.input
+    axis = next((each.i for each in gather.attribute if each.name == "axis"), 0)
+    if place not in reads.constants or reads.constants[place].dims or data not in reads.sizes or data in reads.constants:
+        return None
+    axis %= len(reads.sizes[data])
+    return Row(axis, int(numpy_helper.to_array(reads.constants[place]))) if len(reads.sizes[data]) > axis > 0 else None
 
 
 class _Region(NamedTuple):
@@ -85,7 +64,7 @@ class _Region(NamedTuple):
     """Of values that have one row only: the axis of rows."""
 
 
-def _region(reads: _Reads, gather: onnx.NodeProto, row: Row) -> _Region:
+def _region(reads: Reads, gather: onnx.NodeProto, row: Row) -> _Region:
     """What computes rows that only the `Gather` reads, from it upwards."""
     wanted: dict[str, int] = {gather.input[0]: row.axis}
     inside: list[onnx.NodeProto] = []
@@ -104,7 +83,7 @@ def _region(reads: _Reads, gather: onnx.NodeProto, row: Row) -> _Region:
     return _Region(tuple(reversed(inside)), wanted)
 
 
-def _needs(reads: _Reads, node: onnx.NodeProto, axis: int) -> dict[int, int] | None:
+def _needs(reads: Reads, node: onnx.NodeProto, axis: int) -> dict[int, int] | None:
     """Which inputs of an operator need one row only for it to give one, with the axis of rows in each; None where it needs more, or nobody
     knows."""
     sizes = reads.sizes.get(node.output[0])
@@ -130,7 +109,7 @@ def _needs(reads: _Reads, node: onnx.NodeProto, axis: int) -> dict[int, int] | N
     return None
 
 
-def _by_element(reads: _Reads, node: onnx.NodeProto, from_end: int) -> dict[int, int] | None:
+def _by_element(reads: Reads, node: onnx.NodeProto, from_end: int) -> dict[int, int] | None:
     """Inputs that are not the same for all rows."""
     rows, needs = reads.sizes[node.output[0]][from_end], dict[int, int]()
     for at, name in enumerate(node.input):
@@ -152,10 +131,10 @@ def _splits_behind(taken: Sizes, given: Sizes, axis: int) -> bool:
     return same and all(isinstance(size, int) and size > 0 for size in given[axis + 1 :])
 
 
-def _narrow(reads: _Reads, gather: onnx.NodeProto, row: Row, region: _Region) -> None:
+def _narrow(reads: Reads, gather: onnx.NodeProto, row: Row, region: _Region) -> None:
     """Rewire the region: what comes into it is cut to the row, reshapes keep it, and the `Gather` reads the only one."""
     made, own = {node.output[0] for node in region.inside}, gather.output[0]
-    place = _constant(reads, f"{own}_place", [row.place])
+    place = reads.add(f"{own}_place", [row.place])
     nodes, cut = list["onnx.NodeProto"](), dict[str, str]()
     for node in reads.graph.node:
         if node.output[0] in made:
@@ -170,7 +149,7 @@ def _narrow(reads: _Reads, gather: onnx.NodeProto, row: Row, region: _Region) ->
             if node.op_type == "Reshape":
                 _keep_row(reads, node, region.axes[node.output[0]])
         nodes.append(node)
-    gather.input[1] = _constant(reads, f"{own}_only_row", 0)
+    gather.input[1] = reads.add(f"{own}_only_row", 0)
     for each in reads.graph.value_info:
         if each.name in made:
             each.type.tensor_type.shape.dim[region.axes[each.name]].dim_value = 1
@@ -178,7 +157,7 @@ def _narrow(reads: _Reads, gather: onnx.NodeProto, row: Row, region: _Region) ->
     reads.graph.node.extend(nodes)
 
 
-def _cut(reads: _Reads, name: str, to: str, place: str, axis: int) -> onnx.NodeProto:
+def _cut(reads: Reads, name: str, to: str, place: str, axis: int) -> onnx.NodeProto:
     """What makes a value with its row alone."""
     from onnx import helper
 
@@ -186,17 +165,9 @@ def _cut(reads: _Reads, name: str, to: str, place: str, axis: int) -> onnx.NodeP
     return helper.make_node("Gather", [name, place], [to], name=f"{scope}/Gather_{to}", axis=axis)
 
 
-def _keep_row(reads: _Reads, reshape: onnx.NodeProto, axis: int) -> None:
+def _keep_row(reads: Reads, reshape: onnx.NodeProto, axis: int) -> None:
     """Axes up to that of rows as they are, those behind it by their sizes."""
     behind = [int(size) for size in reads.sizes[reshape.output[0]][axis + 1 :]]
-    reshape.input[1] = _constant(reads, f"{reshape.output[0]}_sizes_of_row", [0] * (axis + 1) + behind)
+    reshape.input[1] = reads.add(f"{reshape.output[0]}_sizes_of_row", [0] * (axis + 1) + behind)
     for each in [each for each in reshape.attribute if each.name == "allowzero"]:
         reshape.attribute.remove(each)
-
-
-def _constant(reads: _Reads, name: str, values: int | list[int]) -> str:
-    import numpy as np
-    from onnx import numpy_helper
-
-    reads.graph.initializer.append(numpy_helper.from_array(np.array(values, np.int64), name))
-    return name
