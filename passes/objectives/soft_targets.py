@@ -75,7 +75,8 @@ def kl(log_p: torch.Tensor, log_q: torch.Tensor) -> torch.Tensor:
     if log_p.requires_grad:
         return (log_p.exp() * (log_p - log_q)).sum(dim=-1)
     p = log_p.exp()
-    return torch.linalg.vecdot(p, log_p) - torch.linalg.vecdot(p, log_q)
+    found: torch.Tensor = torch.linalg.vecdot(p, log_p) - torch.linalg.vecdot(p, log_q)
+    return found
 
 
 def _divergence(log_student: torch.Tensor, log_teacher: torch.Tensor, divergence: Divergence, share: float) -> torch.Tensor:
