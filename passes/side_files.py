@@ -37,8 +37,11 @@ def same_words(one: Path, other: Path) -> bool:
 
 
 def write_side_files(model: Model, folder: Path) -> Path:
-    """Write the files that `model` carries, without weights, into `folder`."""
+    """Write the files that `model` carries into `folder`, without the weights of its main component: others may be what rows are encoded by."""
     model.save_files(folder)
+    for name in model.components:
+        if name != model.main:
+            model.save_component(name, folder)
     return folder
 
 

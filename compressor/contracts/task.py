@@ -50,7 +50,8 @@ class Deployment:
     generates: Mapping[str, Any] | None = None
     """Where the model goes on with a text, one token after the other: how many `steps` at most, and the tokens that are its `ends`."""
     draws: Mapping[str, Any] | None = None
-    """Where rows are drawn from noise in a loop: the `table` of a sampler, a row's `shape`, the `empty` label, the name of what it `gives`."""
+    """Where rows are drawn from noise in a loop: the `table` of a sampler, the `shape` of what the network draws, the `empty` label, the name of
+    what it `gives`; where that is made by a decoder its `decoded` shape, and of spectra the settings of the `sound` that they are of."""
     files: Mapping[str, str] = field(default_factory=dict)
     """Texts of files that the description names, by name; each takes the place of one beside the model."""
 

@@ -18,7 +18,9 @@ READERS = {"text": " tokenizers", "image": " pillow", "audio": " soundfile soxr"
 ARGUMENTS = {"text": '"some text"', "image": "picture.jpg", "audio": "sound.wav", "arrays": "inputs.npz"}
 """What the example is called with."""
 PAIR = '"first text" "second text"'
-DRAWN = "grid.png"
+DRAWN, SOUNDED = "grid.png", "sounds.wav"
+OURS = "from compressor."
+"""What imports of modules begin with that are written into the example whole."""
 FUTURE = "from __future__ import annotations"
 
 
@@ -28,14 +30,16 @@ def requirements(deployed: Deployed) -> str:
         return "compressor-toolchain[audio]" if deployed.how.kind == "audio" else "compressor-toolchain"
     if deployed.no_example:
         return " ".join(deployed.runtime.packages)
-    reader = READERS["image" if deployed.how.draws else deployed.how.kind]
+    reader = READERS[deployed.how.kind]
+    if draws := deployed.how.draws:
+        reader = "" if "sound" in draws else READERS["image"]
     return f"numpy{reader} {' '.join(deployed.runtime.packages)}"
 
 
 def arguments(deployed: Deployed) -> str:
     """What the example is called with."""
-    if deployed.how.draws:
-        return DRAWN
+    if draws := deployed.how.draws:
+        return SOUNDED if "sound" in draws else DRAWN
     return PAIR if deployed.how.pair else ARGUMENTS[deployed.how.kind]
 
 
@@ -86,7 +90,7 @@ def _template(deployed: Deployed) -> str:
 
 @dataclass(frozen=True)
 class _Reader:
-    """The module that makes inputs of one kind, cut into its imports and the rest."""
+    """What makes inputs of one kind, cut into its imports and the rest."""
 
     imports: tuple[str, ...]
     code: str
@@ -94,12 +98,20 @@ class _Reader:
 
 def _reader(deployed: Deployed) -> _Reader | None:
     """The code that makes inputs of what a user has, as the run had it; none where inputs are given."""
-    if deployed.how.draws:
-        name = "sampling"
+    if draws := deployed.how.draws:
+        names = ["sampling", *(["mel", "spectra"] if "sound" in draws else [])]
     elif deployed.how.kind == "arrays":
         return None
     else:
-        name = deployed.how.kind if deployed.how.generates is None else "generation"
+        names = ["generation" if deployed.how.generates is not None else deployed.how.kind]
+        names = ["mel", *names] if names == ["audio"] else names
+    parts = [_code(name) for name in names]
+    imports = dict.fromkeys(line for part in parts for line in part.imports if not line.startswith(OURS))
+    return _Reader(tuple(imports), "\n\n\n".join(part.code for part in parts))
+
+
+def _code(name: str) -> _Reader:
+    """A module of `compressor.tasks.inputs`, without its docstring."""
     text = (files("compressor.tasks.inputs") / f"{name}.py").read_text(encoding="utf-8")
     (_, *others), lines = ast.parse(text).body, text.splitlines()
     imported = [node for node in others if isinstance(node, ast.Import | ast.ImportFrom)]

@@ -6,7 +6,7 @@ Written anew for pictures of a few thousand pixels and for export: every axis bu
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -35,11 +35,12 @@ class DiT(nn.Module):
     examples: ClassVar[tuple[Mapping[str, Any], ...]] = (
         {"size": 8, "channels": 1, "classes": 3, "patch": 4, "width": 16, "blocks": 2, "heads": 2},
         {"size": 8, "channels": 3, "classes": 0, "patch": 2, "width": 16, "blocks": 1, "heads": 4},
+        {"size": (8, 12), "channels": 1, "classes": 3, "patch": 4, "width": 16, "blocks": 2, "heads": 2},
     )
 
     def __init__(
         self,
-        size: int = 28,
+        size: int | Sequence[int] = 28,
         channels: int = 1,
         classes: int = 10,
         *,
@@ -51,7 +52,7 @@ class DiT(nn.Module):
         """Blocks add nothing and the head tells zeros until they are trained.
 
         Args:
-            size: of pictures, height and width in pixels.
+            size: of pictures, in pixels: height and width, or one number for both.
             channels: of pictures.
             classes: labels from 0; the one after the last says nothing.
             patch: height and width of what is one token.
@@ -60,12 +61,14 @@ class DiT(nn.Module):
             heads: of attention in each block.
         """
         super().__init__()
-        if min(size, channels, patch, width, blocks, heads) < 1 or classes < 0 or size % patch or width % heads:
+        edges = (size, size) if isinstance(size, int) else tuple(size)
+        smallest = min(*edges, channels, patch, width, blocks, heads)
+        if len(edges) != 2 or smallest < 1 or classes < 0 or any(edge % patch for edge in edges) or width % heads:
             raise ValueError(
                 f"pictures of {size} pixels in patches of {patch}, tokens of {width} in {heads} heads: neither may leave a rest"
             )
         self.config = {
-            "size": size,
+            "size": size if isinstance(size, int) else list(size),
             "channels": channels,
             "classes": classes,
             "patch": patch,
@@ -73,8 +76,10 @@ class DiT(nn.Module):
             "blocks": blocks,
             "heads": heads,
         }
+        self.grid = (edges[0] // patch, edges[1] // patch)
+        """Patches of a picture, down and across."""
         self.patches = nn.Linear(channels * patch * patch, width)
-        self.positions = nn.Parameter(SPREAD * torch.randn((size // patch) ** 2, width))
+        self.positions = nn.Parameter(SPREAD * torch.randn(self.grid[0] * self.grid[1], width))
         self.time = nn.Sequential(nn.Linear(2 * FREQUENCIES, width), nn.SiLU(), nn.Linear(width, width))
         self.span: nn.Module | None = None
         self.scale: nn.Module | None = None
@@ -99,7 +104,7 @@ class DiT(nn.Module):
         """What the network tells of noisy pictures, of their shape.
 
         Args:
-            sample: `[B, channels, size, size]`.
+            sample: `[B, channels, height, width]`.
             time: `[B]`, in thousandths.
             label: `[B]`; the number of classes stands for none.
             span: `[B]`, the time to where a step ends; heeded after the edit `tell-span`.
@@ -163,14 +168,14 @@ class DiT(nn.Module):
 
     def _cut(self, sample: torch.Tensor) -> torch.Tensor:
         """`[B, tokens, channels * patch * patch]`."""
-        channels, patch, edge = self.config["channels"], self.config["patch"], self.config["size"] // self.config["patch"]
-        cut = sample.reshape(-1, channels, edge, patch, edge, patch)
-        return cut.permute(0, 2, 4, 1, 3, 5).reshape(-1, edge * edge, channels * patch * patch)
+        channels, patch, (down, across) = self.config["channels"], self.config["patch"], self.grid
+        cut = sample.reshape(-1, channels, down, patch, across, patch)
+        return cut.permute(0, 2, 4, 1, 3, 5).reshape(-1, down * across, channels * patch * patch)
 
     def _joined(self, tokens: torch.Tensor) -> torch.Tensor:
-        channels, patch, edge = self.config["channels"], self.config["patch"], self.config["size"] // self.config["patch"]
-        cut = tokens.reshape(-1, edge, edge, channels, patch, patch)
-        return cut.permute(0, 3, 1, 4, 2, 5).reshape(-1, channels, edge * patch, edge * patch)
+        channels, patch, (down, across) = self.config["channels"], self.config["patch"], self.grid
+        cut = tokens.reshape(-1, down, across, channels, patch, patch)
+        return cut.permute(0, 3, 1, 4, 2, 5).reshape(-1, channels, down * patch, across * patch)
 
 
 class DiTBlock(nn.Module):

@@ -136,10 +136,14 @@ class Model:
             save_module(*self._parts(ONLY), folder, index)
         else:
             for name in self.components:
-                save_module(*self._parts(name), folder / _component_name(name), {})
+                self.save_component(name, folder)
             chosen = {"main": self.main} if self.main in self.components and len(self.components) > 1 else {}
             write_json(folder / BLUEPRINT, {**index, **chosen, "components": list(self.components)})
         self._save_files(folder)
+
+    def save_component(self, name: str, folder: Path) -> None:
+        """Write one component into its place in the folder of a model of several."""
+        save_module(*self._parts(name), folder / _component_name(name), {})
 
     def save_files(self, folder: Path) -> None:
         """Write all but the weights: what lies beside them, and the configurations."""

@@ -163,7 +163,7 @@ class Sounds(Task):
         return self._feeds(rows, files, grouped(order, SCORED_BATCH)), order
 
     def _feeds(self, rows: Dataset, files: Path, groups: Sequence[Sequence[int]], length: int | None = None) -> Feeds:
-        values, sounds = settings(files), _undecoded(rows, self.audio)
+        values, sounds = settings(files), undecoded(rows, self.audio)
         rate = int(values["sampling_rate"])
         samples = length or round(self.seconds * rate)
 
@@ -176,7 +176,7 @@ class Sounds(Task):
         """Groups of sounds of like lengths, in an order drawn from `seed`; each sound is cropped at a place drawn from it too."""
         import numpy as np
 
-        values, sounds = settings(files), _undecoded(rows, self.audio)
+        values, sounds = settings(files), undecoded(rows, self.audio)
         rate = int(values["sampling_rate"])
         most, least = round(self.seconds * rate), round(SHORTEST * rate)
         draw = np.random.default_rng(seed)
@@ -259,7 +259,7 @@ def lengths(rows: Dataset, column: str) -> Sequence[float]:
     import soundfile
 
     found = []
-    for row in _undecoded(rows.select_columns([column]), column):
+    for row in undecoded(rows.select_columns([column]), column):
         given, path = row[column]["bytes"], row[column]["path"]
         try:
             head = soundfile.info(io.BytesIO(given) if given is not None else path)
@@ -269,7 +269,7 @@ def lengths(rows: Dataset, column: str) -> Sequence[float]:
     return found
 
 
-def _undecoded(rows: Dataset, column: str) -> Dataset:
+def undecoded(rows: Dataset, column: str) -> Dataset:
     """Sounds as the bytes of their files: they are decoded here."""
     from datasets import Audio
 

@@ -134,11 +134,11 @@ def image_model(folder: Path) -> None:
     module.save_pretrained(folder)
 
 
-def denoiser() -> Any:
+def denoiser(channels: int = 3) -> Any:
     """A random network of ours that denoises pictures of three classes."""
     from compressor.model.dit import DiT
 
-    sizes = {"size": PIXELS, "channels": 3, "classes": len(LABELS), "patch": PATCH, "width": 16, "blocks": 2, "heads": 2}
+    sizes = {"size": PIXELS, "channels": channels, "classes": len(LABELS), "patch": PATCH, "width": 16, "blocks": 2, "heads": 2}
     return shaken(lambda: DiT(**sizes))
 
 

@@ -84,6 +84,8 @@ class Adaptive(Pass):
         check_alike(mine, theirs, self.teacher)
         if theirs.in_pairs:
             check_unlabelled(mine, theirs, self.teacher)
+        if mine.decoded is not None:
+            raise UnsupportedModel("the oracle looks at pictures while they are mended, and the model draws latents")
         if not mine.classes:
             raise UnsupportedModel(
                 "the oracle tells whether a picture is of the class that was asked for, and the model knows no classes"
@@ -113,12 +115,13 @@ class Adaptive(Pass):
         from compressor.model.blueprint import blueprint_of
         from compressor.model.model import Component
         from compressor.model.model import Model as Whole
+        from compressor.tasks.generation.drawing import Drawing
         from compressor.tasks.generation.graphs import ORACLE, TEACHER
-        from compressor.tasks.generation.judging import classifier_of_rows
 
         teacher = ctx.model(self.teacher)
         self._check(mine := drawing(model), theirs := drawing(teacher))
-        oracle = classifier_of_rows(ctx.data, mine.shape, ctx.task.columns(), seed=SEED_OF_ORACLE)
+        assert isinstance(ctx.task, Drawing), "what draws is of a task that draws"
+        oracle = ctx.task.classifier(ctx.data, mine, seed=SEED_OF_ORACLE)
         components = {
             "model": Component(model.module, model.component().blueprint),
             TEACHER: Component(teacher.module, teacher.component().blueprint),
@@ -137,14 +140,14 @@ class Adaptive(Pass):
         import numpy as np
 
         from compressor.tasks.generated.adaptive import Threshold
-        from compressor.tasks.generation.graphs import oracle_of, pictures
+        from compressor.tasks.generation.graphs import oracle_of, rows_drawn
         from compressor.tasks.inputs.sampling import as_seen, likes
 
         assert how.policy is not None
         session, liked = _session(model, how, ctx), []
         alone = how.model_copy(update={"policy": None})
         for feed in _feeds(alone, range(BEYOND, BEYOND + self.rows)):
-            rows = pictures(session, feed, feed["table"])[0]
+            rows = rows_drawn(session, feed, feed["table"])[0]
             liked.append(likes(oracle_of(session)(as_seen(rows)), feed["label"]).astype(np.float32))
         try:
             chosen = Threshold.calibrated(np.concatenate(liked), self.share)
@@ -154,13 +157,13 @@ class Adaptive(Pass):
 
     def _tell(self, model: Model, how: Description, ctx: Context) -> None:
         """What a row takes by the policy, and what rows took that it was not made by."""
-        from compressor.tasks.generation.graphs import pictures
+        from compressor.tasks.generation.graphs import rows_drawn
 
         assert how.policy is not None
         session = _session(model, how, ctx)
         count = len(ctx.data.split("validation"))
         first = BEYOND + self.rows
-        sent = [_mended(pictures(session, feed, feed["table"])[1]) for feed in _feeds(how, range(first, first + count))]
+        sent = [_mended(rows_drawn(session, feed, feed["table"])[1]) for feed in _feeds(how, range(first, first + count))]
         share, own = sum(map(sum, sent)) / count, how.model_copy(update={"policy": None}).evaluations
         ctx.note(
             Remark(

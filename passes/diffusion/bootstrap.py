@@ -190,7 +190,7 @@ class Imagined:
         while True:
             labels = torch.from_numpy(draw.integers(max(1, self.how.classes), size=self.batch_size))
             known = labels if self.how.classes else torch.full_like(labels, self.how.empty or 0)
-            yield {"pictures": torch.zeros(self.batch_size, *self.how.shape), "labels": known}
+            yield {"clean": torch.zeros(self.batch_size, *self.how.shape), "labels": known}
 
 
 NOTHING, MOMENT, ADAPTED = 1e-9, 1e-3, 1e-3

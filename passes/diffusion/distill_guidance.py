@@ -111,7 +111,7 @@ class DistillGuidance(DistillDrawing):
         """Mean squared errors of the student's output at times and scales drawn by torch's generator, by what it is held against."""
         import torch
 
-        rows, label = batch["pictures"], batch["labels"]
+        rows, label = batch["clean"], batch["labels"]
         t = 1 - torch.rand(len(rows), device=rows.device, dtype=torch.float64)
         least, most = self.scales
         scale = least + (most - least) * torch.rand(len(rows), device=rows.device)

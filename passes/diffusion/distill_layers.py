@@ -255,7 +255,7 @@ class DistillLayers(TrainingSettings, Pass):
 
         if teacher is None:
             return {name: batch[name] for name in INPUTS if name in batch}
-        how, rows = described(student), batch["pictures"]
+        how, rows = described(student), batch["clean"]
         label = batch["label" if how.in_pairs else "labels"]  # some are left out, as they are when it draws
         return sampled(how, rows, label, torch.randn_like(rows))
 

@@ -286,7 +286,7 @@ class DistillSteps(DistillDrawing):
         assert method != "dmd"
 
         def step(batch: Batch, _: Moment) -> dict[str, torch.Tensor]:
-            return {method: pair.loss(method, batch["pictures"], self._labels(batch))}
+            return {method: pair.loss(method, batch["clean"], self._labels(batch))}
 
         imagined = Imagined(pair.student.how, self.batch_size, ctx.seed)
         return Course(
@@ -314,7 +314,7 @@ class DistillSteps(DistillDrawing):
         of_student, of_fake = (tuple(each.parameters()) for each in (student.module, beside))
 
         def step(batch: Batch, moment: Moment) -> dict[str, torch.Tensor]:
-            return matching.losses(batch["pictures"], self._labels(batch), trained_at(batch), generator=STUDENT in moment.updates)
+            return matching.losses(batch["clean"], self._labels(batch), trained_at(batch), generator=STUDENT in moment.updates)
 
         return Course(
             torch.nn.ModuleList([student.module, beside]),

@@ -2,31 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from compressor.contracts import Feed
 from compressor.tasks.batches import Feeds, grouped
 from compressor.tasks.generation.description import GRAPH, Description, graph_of
-from compressor.tasks.generation.pictures import pictures_of
 from compressor.tasks.generation.process import Levels
 from compressor.tasks.generation.samplers import blocks_at
 
 if TYPE_CHECKING:
     import numpy as np
-    from datasets import Dataset
     from numpy.typing import NDArray
 
 
 def asked_at_levels(
-    images: Dataset, labels: Sequence[int], column: str, how: Description, *, count: int | None = None, graph: str = GRAPH
+    read: Callable[[Sequence[int]], NDArray[np.float32]],
+    labels: Sequence[int],
+    how: Description,
+    *,
+    count: int | None = None,
+    graph: str = GRAPH,
 ) -> Sequence[Feed]:
     """At most `count` rows, each noisy at the next of the sampler's levels; where it guides by two evaluations, every other one without its label.
 
     Args:
-        images: rows whose `column` is a picture.
+        read: gives rows `[n, C, H, W]` by their numbers.
         labels: of these rows.
-        column: name of the pictures' column.
         how: how the model draws.
         count: all of them, unless given.
         graph: of those of the network, the one that runs so many blocks: it is asked at some of the levels.
@@ -43,7 +45,7 @@ def asked_at_levels(
         (row,) = chosen
         at = row // 2 % steps if how.in_pairs else row % steps
         noise = noise_of(chosen, how.shape)
-        noisy = levels.alpha[at] * pictures_of(images, chosen, column, how.shape) + levels.sigma[at] * noise
+        noisy = levels.alpha[at] * read(chosen) + levels.sigma[at] * noise
         label = how.empty if how.in_pairs and row % 2 else labels[row]
         given: dict[str, Any] = {
             "sample": scale[at] * noisy,

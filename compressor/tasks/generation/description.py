@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
-from pydantic import ConfigDict, Field, ValidationError
+from pydantic import ConfigDict, Field, ValidationError, model_validator
 
 from compressor.contracts import Feed, Model
 from compressor.contracts.described import Described
 from compressor.errors import SourceError, UnsupportedModel
 from compressor.foreign import told
+from compressor.tasks.generation.latents import decoded_shape
 from compressor.tasks.generation.process import TIME_SCALE, Process
 from compressor.tasks.generation.samplers import Sampling
 
@@ -31,13 +32,42 @@ NETWORKS = ("UNet2DModel", "DiTTransformer2DModel")
 """Of diffusers, which take a picture, times and labels, and nothing else."""
 
 
+class Sound(Described):
+    """How sounds become pictures of one channel: log-mel spectra, mels by frames."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    rate: Annotated[int, Field(ge=1000, le=192_000)] = 16_000
+    """Samples a second."""
+    window: Annotated[int, Field(ge=16, le=65_536)] = 1024
+    """Samples that a frame is of."""
+    hop: Annotated[int, Field(ge=1, le=65_536)] = 256
+    """Samples from one frame to the next: the height and width of what a network draws are mels and frames, so it says how long sounds are."""
+    low: float = -80.0
+    """Decibels, against a tone of height 1, that are -1 in a spectrum; what is more silent is too."""
+    high: float = -20.0
+    """Decibels that are 1."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.hop > self.window:
+            raise ValueError(f"hop: {self.hop}: samples between frames of {self.window} would be left out")
+        if self.low >= self.high:
+            raise ValueError(f"low: {self.low:g}: expected less than high, {self.high:g}")
+        return self
+
+
 class Description(Described):
     """A model that draws."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     shape: tuple[int, int, int]
-    """Channels, height and width of what it draws."""
+    """Channels, height and width of what the network draws."""
+    decoded: tuple[int, int, int] | None = None
+    """The same of what a decoder beside it makes of that, where it draws latents."""
+    sound: Sound | None = None
+    """What rows are spectra of sounds by; None where they are pictures."""
     classes: Annotated[int, Field(ge=0)]
     """Labels that it knows; 0 where it knows none."""
     empty: Annotated[int, Field(ge=0)] | None = None
@@ -56,6 +86,11 @@ class Description(Described):
     """How it is sampled."""
     policy: Policy | None = None
     """Whether a teacher beside it mends some of its rows."""
+
+    @property
+    def row_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of a row, which a decoder may have made."""
+        return self.decoded or self.shape
 
     @property
     def in_pairs(self) -> bool:
@@ -89,6 +124,7 @@ class Description(Described):
             "empty": np.full(len(seeds), self.empty or 0, dtype=np.int64),
             "table": table.astype(np.float32),
             **({} if self.policy is None else self.policy.arrays()),
+            **({} if self.decoded is None else {"decoded": np.array(self.decoded, dtype=np.int64)}),
         }
 
     @property
@@ -109,6 +145,8 @@ class Description(Described):
             "classes": self.classes,
             "empty": self.empty or 0,
             "evaluations": self.evaluations,
+            **({} if self.decoded is None else {"decoded": list(self.decoded)}),
+            **({} if self.sound is None else {"sound": self.sound.model_dump(mode="json")}),
             **({} if self.policy is None else {name: each.tolist() for name, each in self.policy.arrays().items()}),
         }
 
@@ -187,14 +225,22 @@ def described(files: Model | Path) -> Description:
 
 
 def settled(
-    model: Model, source: Path, process: Process | None, sampling: Mapping[str, Any], *, labels: int | None = None
+    model: Model,
+    source: Path,
+    process: Process | None,
+    sampling: Mapping[str, Any],
+    *,
+    labels: int | None = None,
+    sounds: bool = False,
+    sound: Sound | None = None,
 ) -> Description:
     """What a source model says of itself, with what a plan says of a model that says nothing, and how the plan samples it.
 
-    The data has so many `labels`.
+    The data has so many `labels`, and is of `sounds` or of pictures.
 
     Raises:
-        SourceError: the plan's process is another one, it has fewer levels than there are to be steps, or a model is guided that cannot be.
+        SourceError: the plan's process or spectra are others, it draws no such rows, its process has fewer levels than there are to be steps, or
+            a model is guided that cannot be.
         UnsupportedModel: what it draws, or how, is not known here.
     """
     if FILE in model.files:
@@ -204,13 +250,17 @@ def settled(
         own = scheduled(model.files)
         known = own is not None
         found = Description(shape=shape, classes=classes, empty=empty, process=own or process or Process())
+        found = found.model_copy(update={"sound": (sound or Sound()) if sounds else None})
     if known and process is not None and process != found.process:
         raise SourceError(f"{source} was trained on another process than `process:` says: leave it out")
+    if (found.sound is not None) != sounds or (sound is not None and sound != found.sound):
+        what = "spectra of sounds by other settings than `sound:` says" if sounds and found.sound else "something else"
+        raise SourceError(f"{source} was trained on {what}")
     sampled = Sampling.model_validate({**found.sampling.model_dump(), **sampling})
     found.process.grid(sampled.steps)
     if sampled.guidance != 1 and found.empty is None:
         raise SourceError(f"guidance: {sampled.guidance:g}: {source} has no label that says nothing, so it cannot be guided")
-    return found.model_copy(update={"sampling": sampled})
+    return found.model_copy(update={"sampling": sampled, "decoded": decoded_shape(model, found.shape, source)})
 
 
 def facts_of(module: Any, labels: int | None = None) -> tuple[tuple[int, int, int], int, int | None]:
@@ -219,12 +269,12 @@ def facts_of(module: Any, labels: int | None = None) -> tuple[tuple[int, int, in
     A `UNet2DModel` does not say whether its last label is one that says nothing: it is not where data has as many `labels` as it knows.
 
     Raises:
-        UnsupportedModel: it is another one, or draws no pictures.
+        UnsupportedModel: it is another one.
     """
     config: Mapping[str, Any] = module.config
     if "classes" in config:
-        shape, known = (config["channels"], config["size"], config["size"]), config["classes"]
-        return _drawn(shape, module), known, known
+        known = config["classes"]
+        return _shape(config["channels"], config["size"]), known, known
     if type(module).__name__ not in NETWORKS or config.get("class_embed_type") is not None:
         raise UnsupportedModel(
             f"{type(module).__name__} is no network that draws pictures of a class: those of ours and {' and '.join(NETWORKS)} of diffusers do"
@@ -232,8 +282,7 @@ def facts_of(module: Any, labels: int | None = None) -> tuple[tuple[int, int, in
     size, channels = config.get("sample_size"), config["in_channels"]
     if size is None:
         raise UnsupportedModel(f"{type(module).__name__} does not say `sample_size`: what it draws is not known")
-    height, width = (size, size) if isinstance(size, int) else size
-    shape = _drawn((channels, int(height), int(width)), module)
+    shape = _shape(channels, size)
     if (classes := config.get("num_embeds_ada_norm")) is not None:  # DiT of diffusers, whose label embedding has one more
         return shape, int(classes), int(classes)
     told = config.get("num_class_embeds") or 0
@@ -242,12 +291,9 @@ def facts_of(module: Any, labels: int | None = None) -> tuple[tuple[int, int, in
     return shape, told - 1, told - 1
 
 
-def _drawn(shape: tuple[int, int, int], module: Any) -> tuple[int, int, int]:
-    if shape[0] not in (1, 3):
-        raise UnsupportedModel(
-            f"{type(module).__name__} draws {shape[0]} channels, which are no picture: 1 is grey, 3 are red, green and blue"
-        )
-    return shape
+def _shape(channels: int, size: int | Sequence[int]) -> tuple[int, int, int]:
+    height, width = (size, size) if isinstance(size, int) else size
+    return channels, int(height), int(width)
 
 
 def draws(config: Mapping[str, Any]) -> bool:

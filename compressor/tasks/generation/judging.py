@@ -1,11 +1,11 @@
-"""Who judges drawn pictures, and by which figures: the classifier of the data beside the model, and `compressor.tasks.generated`."""
+"""Who judges drawn rows, and by which figures: the classifier of the data beside the model, and `compressor.tasks.generated`."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from compressor.contracts import Columns, Data, Evaluation, Feed, Measure, Model
 from compressor.contracts.quality import Difference, Metric
@@ -14,13 +14,14 @@ from compressor.tasks.generated.classifier import VERSION, Classifier, Rows, Tra
 from compressor.tasks.generated.features import SHOWN, Features, Space, as_bytes, same_space
 from compressor.tasks.generated.quality import DISTANCES, KERNEL, differences, quality, told
 from compressor.tasks.generated.quality import MEASURES as ALL
-from compressor.tasks.generation.pictures import pictures_of
-from compressor.tasks.image_classification import undecoded
 
 if TYPE_CHECKING:
     import numpy as np
+    from datasets import Dataset
     from numpy.typing import NDArray
 
+Reader: TypeAlias = "Callable[[Dataset, Sequence[int]], NDArray[np.float32]]"
+"""Gives rows of a split as pictures `[n, C, H, W]`, by their numbers."""
 JUDGE, ROWS = "judge.tensors", "judge.rows"
 """The classifier beside a model; the digest of the rows that it was trained on, and the version of what trained it."""
 FEATURES = "features"
@@ -31,7 +32,7 @@ MEASURES = (KERNEL, *(each for each in ALL if each is not KERNEL))
 """Of sets of pictures; the first, which has no bias however few rows there are, is what quality is held by unless a plan says otherwise."""
 
 
-def judge_of(model: Model, data: Data, shape: tuple[int, int, int], columns: Columns) -> dict[str, bytes]:
+def judge_of(model: Model, data: Data, read: Reader, columns: Columns) -> dict[str, bytes]:
     """The files of a judge of these rows: those beside the model where it was trained on them as it would be now, else of a new one.
 
     Raises:
@@ -40,20 +41,20 @@ def judge_of(model: Model, data: Data, shape: tuple[int, int, int], columns: Col
     learned_from = f"{data.digest} {VERSION}".encode()
     if model.files.get(ROWS) == learned_from and JUDGE in model.files:
         return {JUDGE: model.files[JUDGE], ROWS: learned_from}
-    return {JUDGE: _learned(data, shape, columns, Training()).written(), ROWS: learned_from}
+    return {JUDGE: _learned(data, read, columns, Training()).written(), ROWS: learned_from}
 
 
-def classifier_of_rows(data: Data, shape: tuple[int, int, int], columns: Columns, *, seed: int) -> Any:
+def classifier_of_rows(data: Data, read: Reader, columns: Columns, *, seed: int) -> Any:
     """The network of a classifier of these rows, trained from another seed than the judge.
 
     Raises:
         SourceError: nothing can be learned from the rows.
     """
-    return _learned(data, shape, columns, Training(seed=seed)).module
+    return _learned(data, read, columns, Training(seed=seed)).module
 
 
-def _learned(data: Data, shape: tuple[int, int, int], columns: Columns, training: Training) -> Classifier:
-    train, held_out = (_rows(data, split, shape, columns) for split in ("train", "validation"))
+def _learned(data: Data, read: Reader, columns: Columns, training: Training) -> Classifier:
+    train, held_out = (_rows(data, split, read, columns) for split in ("train", "validation"))
     try:
         return learned(train, held_out, classes=len(data.labels), training=training)
     except ValueError as error:
@@ -75,12 +76,11 @@ def _read(content: bytes) -> Classifier:
     return Classifier.read(content)
 
 
-def _rows(data: Data, split: str, shape: tuple[int, int, int], columns: Columns) -> Rows:
+def _rows(data: Data, split: str, read: Reader, columns: Columns) -> Rows:
     import numpy as np
 
-    rows, column = data.split(split), columns.content[0]
-    images, numbers = undecoded(rows, column), range(len(rows))
-    parts = [as_bytes(pictures_of(images, _part(numbers, at), column, shape)) for at in range(0, len(rows), AT_ONCE)]
+    rows, numbers = data.split(split), range(len(data.split(split)))
+    parts = [as_bytes(read(rows, _part(numbers, at))) for at in range(0, len(rows), AT_ONCE)]
     return Rows(np.concatenate(parts), np.asarray(rows[columns.label], dtype=np.int64))
 
 

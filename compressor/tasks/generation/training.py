@@ -10,13 +10,15 @@ from compressor.contracts import Batch
 from compressor.tasks.batches import Feeds
 from compressor.tasks.generation.description import Description
 
+CLEAN = "clean"
+"""Rows of a batch as the network is to draw them, latents where it draws those."""
 APART = 1
 """Third of the numbers that seed a batch: noise that rows are scored from is seeded by one or two."""
 
 
 @dataclass(frozen=True)
 class Batches:
-    """The pictures of `feeds`, each made noisy at a time of its own."""
+    """The rows of `feeds`, each made noisy at a time of its own."""
 
     feeds: Feeds
     labels: Sequence[int]
@@ -34,10 +36,10 @@ class Batches:
         import torch
 
         for at, (feed, chosen) in enumerate(zip(self.feeds, self.feeds.groups, strict=True)):
-            made = self._noisy(feed["pictures"], chosen, at)
+            made = self._noisy(feed[CLEAN], chosen, at)
             yield {name: torch.from_numpy(array) for name, array in made.items()}
 
-    def _noisy(self, pictures: Any, chosen: Sequence[int], at: int) -> dict[str, Any]:
+    def _noisy(self, rows: Any, chosen: Sequence[int], at: int) -> dict[str, Any]:
         import numpy as np
 
         process, draw = (
@@ -45,17 +47,17 @@ class Batches:
             np.random.default_rng([self.seed, at, APART]),
         )  # of a batch alone: training may go on at any
         levels = process.at(process.times(draw, len(chosen), spread=self.times))
-        noise = draw.standard_normal(pictures.shape, dtype=np.float32)
+        noise = draw.standard_normal(rows.shape, dtype=np.float32)
         labels = np.array([self.labels[number] for number in chosen], dtype=np.int64)
         left = draw.random(len(chosen)) < self.drop
         alpha, sigma = (each[:, None, None, None] for each in (levels.alpha, levels.sigma))
         scale = process.scale(levels)[:, None, None, None]
         made = {
-            "sample": scale * (alpha * pictures + sigma * noise),
+            "sample": scale * (alpha * rows + sigma * noise),
             "time": levels.time,
-            "target": process.target(pictures, noise, levels),
+            "target": process.target(rows, noise, levels),
             "weight": process.weight(levels, self.weighting),
-            "pictures": pictures,
+            CLEAN: rows,
         }
         if self.how.spans:
             made["span"] = np.zeros_like(levels.time)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import io
 from collections.abc import Mapping
 from typing import Any
@@ -10,6 +9,8 @@ from typing import Any
 import numpy as np
 import soundfile
 import soxr
+
+from compressor.tasks.inputs.mel import mel_filters
 
 
 def wave_of(given: str | bytes, sampling_rate: int) -> Any:
@@ -52,16 +53,3 @@ def spectrum_of(wave: Any, how: Mapping[str, Any]) -> Any:
     filters = mel_filters(how["feature_size"], size, how["sampling_rate"])
     logs = np.log10(np.maximum(1e-10, np.dot(filters.T, power.T))).astype(np.float32)[:, :-1]
     return (np.maximum(logs, logs.max() - 8.0) + 4.0) / 4.0
-
-
-@functools.lru_cache(maxsize=4)
-def mel_filters(mels: int, n_fft: int, sampling_rate: int) -> Any:
-    """Triangles `[frequencies, mels]` up to 8000 Hz that lie evenly on Slaney's scale: linear below 1000 Hz, logarithmic above."""
-    steps = np.linspace(0.0, 15.0 + np.log(8000.0 / 1000.0) * (27.0 / np.log(6.4)), mels + 2)
-    edges = 200.0 * steps / 3.0
-    above = steps >= 15.0
-    edges[above] = 1000.0 * np.exp((np.log(6.4) / 27.0) * (steps[above] - 15.0))
-    slopes = edges[np.newaxis, :] - np.linspace(0, sampling_rate // 2, n_fft // 2 + 1)[:, np.newaxis]
-    widths = np.diff(edges)
-    falling, rising = -slopes[:, :-2] / widths[:-1], slopes[:, 2:] / widths[1:]
-    return np.maximum(np.zeros(1), np.minimum(falling, rising)) * (2.0 / (edges[2:] - edges[:mels]))

@@ -18,7 +18,7 @@ from compressor.plan.bound import load_plan
 from compressor.report import read_report
 from compressor.tasks.generated.adaptive import Threshold
 from compressor.tasks.generation.description import FILE, described
-from compressor.tasks.generation.graphs import graphs, pictures
+from compressor.tasks.generation.graphs import graphs, rows_drawn
 from compressor.tasks.generation.image_generation import ImageGeneration
 from compressor.tasks.generation.process import Process
 from compressor.tasks.generation.samplers import Sampling
@@ -83,14 +83,14 @@ def test_a_row_takes_what_the_formula_says(run, tmp_path, mend, teacher_evaluati
     assert how.evaluations == 2 + 0.3 * teacher_evaluations
     session = opened(run, model)
     feed = how.feed(range(count), [row % 3 for row in range(count)], how.table())
-    found, sent = pictures(session, feed, feed["table"])
+    found, sent = rows_drawn(session, feed, feed["table"])
     assert 0.1 < sent.mean() < 0.5
     assert session.asked == {"model": 2 * count, "oracle": count, "teacher": teacher_evaluations * sent.sum()}
     mean = (session.asked["model"] + session.asked["teacher"]) / count
     assert mean == pytest.approx(2 + sent.mean() * teacher_evaluations)
     (text,) = [note.text for note in ctx.notes if isinstance(note, Remark)]
     assert f"{how.evaluations:g} on average" in text
-    alone, which = pictures(
+    alone, which = rows_drawn(
         session, {name: each[7:8] if len(each) == count else each for name, each in feed.items()}, feed["table"]
     )
     assert which[0] == sent[7]
@@ -102,12 +102,12 @@ def test_rows_that_are_drawn_anew_are_the_teachers_and_others_the_students(run, 
     model = step.apply(student(run), run.context(tmp_path))
     how = described(model)
     feed = how.feed(range(24), [row % 3 for row in range(24)], how.table())
-    found, sent = pictures(opened(run, model), feed, feed["table"])
+    found, sent = rows_drawn(opened(run, model), feed, feed["table"])
     assert 0 < sent.sum() < 24
     for alone, mine in ((student(run), ~sent), (run.model(), sent)):
         theirs = described(alone)
         feed = theirs.feed(range(24), [row % 3 for row in range(24)], theirs.table())
-        drawn = pictures(opened(run, alone), feed, feed["table"])[0]
+        drawn = rows_drawn(opened(run, alone), feed, feed["table"])[0]
         np.testing.assert_allclose(found[mine], drawn[mine], rtol=1e-4, atol=1e-5)
 
 

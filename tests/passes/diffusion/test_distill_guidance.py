@@ -77,7 +77,7 @@ def test_one_evaluation_equals_two_of_the_guided_teacher():
     before = [apart(scale) for scale in (1.5, 2.5, 3.5)]
     learned(
         student.module,
-        lambda rows, label: sum(step.losses(student, teacher, {"pictures": rows, "labels": label}).values()),
+        lambda rows, label: sum(step.losses(student, teacher, {"clean": rows, "labels": label}).values()),
         500,
         2e-3,
     )

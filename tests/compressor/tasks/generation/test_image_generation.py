@@ -174,13 +174,20 @@ def test_last_label_of_a_unet_says_nothing_unless_the_data_has_as_many(data, tmp
         ImageGeneration(guidance=2).load(tmp_path / "unet", data, seed=0)
 
 
-def test_networks_that_draw_no_pictures_are_refused():
+def test_networks_that_draw_no_pictures_are_refused(data, tmp_path):
     diffusers = pytest.importorskip("diffusers")
     kinds = {"down_block_types": ("DownBlock2D",), "up_block_types": ("UpBlock2D",), "block_out_channels": (8,)}
     sizes = {"sample_size": 16, "layers_per_block": 1, "norm_num_groups": 4, **kinds}
+    for number, (module, said) in enumerate(
+        (
+            (DiT(16, 4, 3, patch=8, width=8, heads=1, blocks=1), "draws 4 channels, and pictures have 1 or 3"),
+            (diffusers.UNet2DModel(**sizes, in_channels=6, out_channels=3), "draws 6 channels"),
+        )
+    ):
+        Model.wrap(module).save(tmp_path / str(number))
+        with pytest.raises(UnsupportedModel, match=said):
+            ImageGeneration().load(tmp_path / str(number), data, seed=0)
     for module, said in (
-        (DiT(16, 4, 3, patch=8, width=8, heads=1, blocks=1), "4 channels"),
-        (diffusers.UNet2DModel(**sizes, in_channels=6, out_channels=3), "6 channels"),
         (diffusers.UNet2DModel(**sizes, in_channels=3, out_channels=3, class_embed_type="timestep"), "no network that draws"),
         (diffusers.UNet2DConditionModel(**sizes, cross_attention_dim=8), "UNet2DConditionModel is no network that draws"),
         (diffusers.AutoencoderKL(norm_num_groups=1, block_out_channels=(8,)), "AutoencoderKL is no network that draws"),
@@ -233,8 +240,8 @@ def test_batches_are_noisy_pictures_and_what_is_to_be_told(task, data, loaded):
     assert not torch.equal(first[0]["sample"], other[0]["sample"])
     for batch in first:
         t = batch["time"][:, None, None, None] / 1000
-        torch.testing.assert_close(batch["sample"] - t * batch["target"], batch["pictures"], atol=1e-5, rtol=1e-5)
-        assert batch["pictures"].abs().max() <= 1
+        torch.testing.assert_close(batch["sample"] - t * batch["target"], batch["clean"], atol=1e-5, rtol=1e-5)
+        assert batch["clean"].abs().max() <= 1
         left = batch["label"] != batch["labels"]
         assert (batch["label"][left] == 3).all()
     assert 0 < sum(int((batch["label"] == 3).sum()) for batch in first) < len(rows) / 2
@@ -243,7 +250,7 @@ def test_batches_are_noisy_pictures_and_what_is_to_be_told(task, data, loaded):
 def test_noise_of_training_is_not_that_of_scores(task, data, loaded):
     """Whatever the seed: row 3 is scored from noise of seed 3."""
     batch = next(iter(task.batches(data.split("train"), loaded, batch_size=8, shuffle_seed=3)))
-    noise = batch["target"] + batch["pictures"]
+    noise = batch["target"] + batch["clean"]
     apart = np.abs(noise.numpy().ravel()[:, None] - noise_of([3], (3, 16, 16)).ravel()[None, :64]).min(0)
     assert np.median(apart) > 1e-6
 
@@ -317,7 +324,7 @@ def test_judge_tells_the_classes_of_the_rows(data, loaded):
 def test_real_pictures_score_better_than_noise(task, data, loaded):
     rows = data.split("test")
     noise = task.evaluate(lambda feed: {"pictures": feed["noise"]}, rows, loaded, split="test")
-    real = next(iter(task.batches(rows, loaded, batch_size=12)))["pictures"].numpy()
+    real = next(iter(task.batches(rows, loaded, batch_size=12)))["clean"].numpy()
     same = task.evaluate(lambda feed: {"pictures": real[feed["seed"]]}, rows, loaded, split="test")
     assert same.scores.of("denoising-error").value == 0 < noise.scores.of("denoising-error").value
     assert same.scores.main.value < noise.scores.main.value
