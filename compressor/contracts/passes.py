@@ -229,6 +229,13 @@ class Pass(Step, ABC):
         """
         return {}
 
+    def refuses_rows(self, dialect: Dialect, rows: Mapping[str, int]) -> Mapping[str, str]:
+        """The same of a model whose matrices have rows of so many weights, by the names of these in its files, asked where a folder is there.
+
+        Only of a step that works on the torch model, and starts from it as it is in the folder or with all rows as long.
+        """
+        return {}
+
     def needs_whole(self) -> str:
         """Why each process that trains needs the model whole; empty where parameters may be spread over processes (`--sharded`).
 

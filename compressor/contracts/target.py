@@ -235,6 +235,8 @@ class Format(ABC):
     """Distributions whose versions can change the result: they belong into the key."""
     reads: ClassVar[tuple[str, ...]] = ("opset",)
     """Fields of the dialect that change the result: they belong into the key, and no other one can be read."""
+    whole_groups: ClassVar[bool] = False
+    """Whether rows of weights with steps for groups have to be made of whole groups; else they are filled up."""
     writes_quantizers: ClassVar[bool] = False
     """Whether layers that simulate quantisation come down as numbers of few bits; else a model that has such is refused."""
     tried_on: ClassVar[str | None] = None

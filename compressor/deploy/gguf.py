@@ -42,6 +42,7 @@ class Gguf(Format):
     name: ClassVar[str] = "gguf"
     above: ClassVar[str] = "torch"
     requires: ClassVar[tuple[str, ...]] = ("gguf", "torch")
+    whole_groups: ClassVar[bool] = True
     writes_quantizers: ClassVar[bool] = True
     tried_on: ClassVar[str | None] = "causal-lm"
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from pathlib import Path
 
-from compressor.contracts import Data, Task, Workload
+from compressor.contracts import Data, Task, Workload, registry
 from compressor.contracts.anatomy import Insides
 from compressor.errors import SourceError, UnsupportedModel
 from compressor.model.anatomy import refusal
+from compressor.model.sources import shapes_in
 from compressor.plan.bound import Bound, BoundStep
 from compressor.plan.lineage import Link, inherited
 from compressor.training.checkpoint import interval
@@ -35,6 +36,8 @@ def check_steps(
             nothing, a limit is held against it, or rows are to be timed at a length that the model does not take.
     """
     origins, untrained = dict(folders), set(newly_initialised)
+    for name, folder in folders.items():
+        check_rows_of_weights(bound, name, folder)
     check_environment(bound)
     _check_insides(bound, folders, insides)
     current = "source"
@@ -55,6 +58,28 @@ def check_steps(
             f"{limit} is held against {bound.reference}, {NEWLY_INITIALISED}, and name that step as `reference`"
         )
     check_lengths(bound, folders["source"])
+
+
+def check_rows_of_weights(bound: Bound, name: str, folder: Path) -> None:
+    """Refuse steps for a target that takes no rows as long as those of the model in a folder, as far as its files say them.
+
+    What follows a step that cuts rows or columns is passed over.
+
+    Raises:
+        UnsupportedModel: there is one.
+    """
+    rows = {path.removesuffix(".weight"): shape[-1] for path, shape in shapes_in(folder).items() if len(shape) == 2}
+    as_it_is, current = {name}, "source"
+    for step in (step for step in bound.passes if step.trunk):
+        start, edits = step.start or current, step.step.needs().plugins.get("edit", ())
+        current = step.name
+        if start not in as_it_is:
+            continue
+        for target in bound.targets:
+            for parameter, why in step.step.refuses_rows(target.target.own_dialect(), rows).items():
+                raise UnsupportedModel(f"{step.name}: {parameter}: target '{target.name}': {name} has {why}")
+        if not any(registry.load("edit", each).cuts for each in edits):
+            as_it_is |= {*made_by(step)}
 
 
 def check_taught(bound: Bound, name: str, folder: Path) -> None:

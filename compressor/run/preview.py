@@ -17,7 +17,7 @@ from compressor.run.context import of_step
 from compressor.run.facts import Reading, Rows, examined, files_digest, rows_of, sizes_of_rows
 from compressor.run.keys import Keys
 from compressor.run.pace import Pace
-from compressor.run.preflight import check_batch_sizes, check_environment, check_sharded, check_taught
+from compressor.run.preflight import check_batch_sizes, check_environment, check_rows_of_weights, check_sharded, check_taught
 from compressor.store.store import Store, StoredResult
 from compressor.training.launch import ALONE, Processes
 from compressor.training.settings import TrainingSettings
@@ -148,7 +148,9 @@ def _models(bound: Bound, store: Store, keys: Keys, rows: Rows, digests: dict[st
     for name, source in {"source": bound.model, **bound.models}.items():
         made = store.find(keys.source(files_digest(source, bound.folder, store)))
         digests[name] = made.digest if made else None
-        check_taught(bound, name, located(source, bound.folder))
+        folder = located(source, bound.folder)
+        check_taught(bound, name, folder)
+        check_rows_of_weights(bound, name, folder)
         yield ModelPreview(name=name, found=made is not None, says=tuple(examined(source, bound, rows.labels, store)))
 
 

@@ -124,6 +124,11 @@ class DistillAndQuantize(Distillation, QuantizationScheme):
         return self.lacks(dialect)
 
     @override
+    def refuses_rows(self, dialect: Dialect, rows: Mapping[str, int]) -> Mapping[str, str]:
+        """Groups that do not divide rows, where a format fills none up."""
+        return self.lacks_rows(dialect, rows)
+
+    @override
     def work(self, size: Size) -> float:
         """Calibration, epochs of the student, and the teachers' answers."""
         train, validation = size.rows["train"], size.rows["validation"]

@@ -11,6 +11,7 @@ from compressor.contracts import Dialect
 from compressor.contracts.registry import TORCH, load, lowering
 from compressor.model.quantization.grids import InputGrid, WeightBits, WeightGrid, scheme_of
 from passes.quantization.quantizers.weight_layers import PathPart
+from passes.quantization_aware.widths import named
 
 GROUP: Literal[32] = 32
 CALIBRATION = 128
@@ -177,6 +178,22 @@ class QuantizationScheme(BaseModel):
         for width in self.widths():
             if lacks := dialect.lacks(scheme_of(self.weight_grid(width), self.input_grid(width))):
                 found.setdefault(self.said_by(width), lacks)
+        return found
+
+    def lacks_rows(self, dialect: Dialect, rows: Mapping[str, int]) -> Mapping[str, str]:
+        """Rows of layers in blocks that groups do not divide, by the parameter, for a target that has them in whole groups alone."""
+        if dialect.format == TORCH or not any(load("format", each).whole_groups for each in lowering(dialect.format)):
+            return {}
+        found: dict[str, str] = {}
+        for path, row in rows.items():
+            if not any(part.isdecimal() for part in path.split(".")) or any(part in path for part in self.exclude):
+                continue  # the table and the head are looked at by themselves
+            said = named(path, self.layer_bits)
+            groups = {width: self.weight_grid(width).group for width in ((said,) if said else self.usual_widths())}
+            if all(group and row % group for group in groups.values()):  # of several bits a budget may choose those that fit
+                width, group = next(iter(groups.items()))
+                why = f"rows of {row} weights ('{path}') are not made of groups of {group}, as {dialect.format} has them"
+                found.setdefault(self.said_by(width), f"{why}: exclude such layers, or choose other bits")
         return found
 
     def said_by(self, width: WeightBits) -> str:

@@ -12,6 +12,10 @@ from compressor.deploy.gguf import Gguf
 from compressor.errors import UnsupportedModel
 from compressor.model.quantization.layers import quantized_layers
 from compressor.model.sharding import shard
+from compressor.plan.bound import load_plan
+from compressor.plan.yaml_source import write_yaml
+from compressor.run.preview import previewed
+from compressor.store import Store
 from compressor.testing.tiny import run_of
 from compressor.training.lora import Lora, adapted
 from passes.quantization_aware.choice import table_of
@@ -29,6 +33,49 @@ def test_targets_whose_files_hold_no_quantisers_are_refused(given, monkeypatch):
     monkeypatch.setattr(Gguf, "writes_quantizers", False)
     assert "do not come down to 'gguf'" in step(**given).refuses(LlamaCpp.dialect)["weights"]
     assert step(**given).refuses(OnnxRuntime.dialect) == {}
+
+
+TERNARY = {"weights": "ternary", "granularity": "group", "group": 256, "float16_steps": True}
+BLOCK = "model.layers.0"
+
+
+@pytest.mark.parametrize(
+    ("given", "refused"),
+    [
+        (TERNARY, "weights"),
+        ({**TERNARY, "exclude": ("down_proj",)}, None),
+        ({**TERNARY, "layer_bits": {"down_proj": 8}}, "layer_bits"),
+        ({"weights": 4, "granularity": "group", "layer_bits": {"q_proj": 8}}, None),
+    ],
+)
+def test_rows_that_groups_do_not_divide_are_refused_where_files_have_whole_groups(given, refused):
+    rows = {f"{BLOCK}.mlp.down_proj": 320, f"{BLOCK}.self_attn.q_proj": 512, "model.embed_tokens": 320, "lm_head": 320}
+    found = step(**given).refuses_rows(LlamaCpp.dialect, rows)
+    assert list(found) == ([refused] if refused else [])
+    assert not refused or f"rows of 320 weights ('{BLOCK}.mlp.down_proj') are not made of groups of 256" in found[refused]
+    assert step(**given).refuses_rows(OnnxRuntime.dialect, rows) == {}, "it fills them up"
+
+
+def test_check_knows_rows_of_weights_from_the_folder(tmp_path):
+    kind = registry.load("task", "causal-lm")
+    given = dict(kind.model_validate(dict(kind.examples[0])).tiny(tmp_path))
+    cut = "  - prune-structure: {keep: 0.5, units: [neurons], importance: magnitude, round_to: 8}\n"
+
+    def bound(before="", weights="ternary, granularity: group, group: 256"):
+        path = tmp_path / "plan.yaml"
+        path.write_text(
+            "model: {folder: pretrained}\ntask:\n  causal-lm: {max_length: 48}\n"
+            + write_yaml({"data": given})
+            + f"passes:\n{before}  - distill-and-quantize: {{teacher: source, weights: {weights}}}\ntargets:\n  - llama-cpp: {{}}\n",
+            encoding="utf-8",
+        )
+        return load_plan(path)
+
+    with pytest.raises(
+        UnsupportedModel, match=r"distill-and-quantize: weights: target 'llama-cpp': source has rows of \d+ weights \('model"
+    ):
+        previewed(bound(), Store(tmp_path / "store"))
+    previewed(bound(before=cut), Store(tmp_path / "store"))
 
 
 def test_ternary_weights_run_where_two_bits_do_and_not_the_other_way_round():
