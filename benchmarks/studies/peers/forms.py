@@ -1,0 +1,202 @@
+"""What is timed: files made here and those of other tools, each a target of its own, opened by the same measuring process."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, ClassVar, get_args
+
+from pydantic import Field
+
+from compressor.contracts import Artifact, Dialect, Feed, Missing, Session, Target, registry
+from compressor.contracts.target import Rewrite
+
+OnnxRuntime: Any = registry.load("target", "onnxruntime")
+OpenVino: Any = registry.load("target", "openvino")
+FREEZING = "TORCHINDUCTOR_FREEZING"
+ALL: tuple[Rewrite, ...] = get_args(Rewrite)
+
+
+class OnnxAsIs(OnnxRuntime):  # type: ignore[misc] # found by its entry point
+    """A graph of another tool, in ONNX Runtime with all its optimisations."""
+
+    dialect: ClassVar[Dialect] = replace(OnnxRuntime.dialect, leaves=ALL)
+
+
+class OpenVinoAsIs(OpenVino):  # type: ignore[misc] # found by its entry point
+    """A representation of another tool, in OpenVINO compiled as those made here are."""
+
+    dialect: ClassVar[Dialect] = replace(OpenVino.dialect, leaves=ALL)
+
+
+class Torch(Target):
+    """A model folder that transformers opens, run by torch."""
+
+    dialect: ClassVar[Dialect] = Dialect(format="torch")
+    file: ClassVar[str] = "model.safetensors"
+    compiled: ClassVar[bool] = False
+
+    packages: tuple[str, ...] = Field(default=(), description="Folders of packages that are searched after those installed.")
+
+    def missing(self) -> Missing:
+        """Nothing: what makes the files has told."""
+        return Missing()
+
+    def environment(self) -> dict[str, str]:
+        """Weights are constants of compiled code, which its guide for processors advises."""
+        return {FREEZING: "1"}
+
+    def build(self, source: Artifact, out: Path, **_: object) -> None:
+        """Nothing: files lie where they were made."""
+        raise NotImplementedError
+
+    def open(self, built: Path) -> Session:
+        """Load, and compile where the form says so: code is made at the first call of each shape."""
+        import torch
+
+        sys.path.extend(each for each in self.packages if each not in sys.path)
+        torch.set_num_threads(self.threads)
+        module = self.module(built)
+        return _TorchSession(torch.compile(module) if self.compiled else module, self.threads)
+
+    def module(self, built: Path) -> Callable[..., Any]:
+        """What is called with the inputs by name."""
+        from benchmarks.studies.peers.makers import loaded, logits_of
+
+        found: Callable[..., Any] = logits_of(loaded(built))
+        return found
+
+
+class TorchCompiled(Torch):
+    """By `torch.compile`."""
+
+    compiled: ClassVar[bool] = True
+
+
+class TorchAo(TorchCompiled):
+    """Quantised by torchao, and compiled."""
+
+    file: ClassVar[str] = "model.pt"
+
+    def module(self, built: Path) -> Callable[..., Any]:
+        """With the weights of the file."""
+        import torch
+        from transformers import AutoConfig, AutoModelForSequenceClassification
+
+        from benchmarks.studies.peers.makers import by_torchao, logits_of
+
+        with torch.random.fork_rng():
+            fresh = AutoModelForSequenceClassification.from_config(AutoConfig.from_pretrained(built))  # type: ignore[no-untyped-call]
+            module = by_torchao(fresh.eval())
+        module.load_state_dict(torch.load(built / self.file, weights_only=False), assign=True)  # made by the study itself
+        found: Callable[..., Any] = logits_of(module)
+        return found
+
+
+class TorchProgram(TorchCompiled):
+    """A quantised program of `torch.export`, compiled."""
+
+    file: ClassVar[str] = "model.pt2"
+
+    def module(self, built: Path) -> Callable[..., Any]:
+        """Of the file."""
+        import torch
+
+        program: Callable[..., Any] = torch.export.load(built / self.file).module()
+        return program
+
+
+class _TorchSession:
+    """A function of tensors as a session of one graph without state."""
+
+    def __init__(self, function: Callable[..., Any], threads: int) -> None:
+        self._function, self._threads = function, threads
+
+    def run(self, feed: Feed, *, graph: str = "model", state: object | None = None) -> tuple[Feed, object | None]:  # noqa: ARG002 - there is one
+        """Logits, in float32."""
+        import torch
+
+        from benchmarks.studies.peers.makers import INPUTS
+
+        with torch.no_grad():
+            logits = self._function(*(torch.from_numpy(feed[name]) for name in INPUTS))
+        return {"logits": logits.float().numpy()}, None
+
+    def cut(self, state: Any, length: int, *, graph: str = "model") -> object:
+        """Nothing is kept."""
+        raise NotImplementedError
+
+    def facts(self) -> dict[str, str]:
+        """Threads."""
+        return {"device": "cpu", "threads": str(self._threads)}
+
+
+# ------------------------------------------------------------------ who is compared
+
+
+@dataclass(frozen=True)
+class Form:
+    """One file, or one model, with what runs it."""
+
+    name: str
+    made_by: str
+    runs_in: str
+    numbers: str
+    kind: type[Target]
+    maker: str = ""
+    """In `makers.py`; empty for what is made here."""
+    environment: str = ""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def ours(self) -> bool:
+        """Whether it is made here."""
+        return not self.maker
+
+
+ORT, OV, TORCH = "ONNX Runtime", "OpenVINO", "torch"
+HERE, BF16 = "here", "int8, else bf16"
+OURS = Form("ours-openvino", HERE, OV, "int8", OpenVino)
+OURS_ORT = Form("ours-onnxruntime", HERE, ORT, "int8", OnnxRuntime)
+NNCF = Form("nncf", "NNCF", OV, "int8", OpenVinoAsIs, "nncf-static")
+REFERENCE = Form("torch", "transformers", TORCH, "fp32", Torch, "folder")
+DEFAULT = {"precision": "default"}
+FORMS: tuple[Form, ...] = (
+    OURS,
+    OURS_ORT,
+    Form("ours-openvino-bf16", HERE, OV, BF16, OpenVino, settings=DEFAULT),
+    Form("ours-openvino-fp32", HERE, OV, "fp32", OpenVino),
+    Form("ours-onnxruntime-fp32", HERE, ORT, "fp32", OnnxRuntime),
+    NNCF,
+    Form("nncf-bf16", "NNCF", OV, BF16, OpenVinoAsIs, "nncf-static", settings=DEFAULT),
+    Form("openvino-fp32", "OpenVINO", OV, "fp32", OpenVinoAsIs, "openvino-conversion"),
+    Form("onnxruntime-static", "ONNX Runtime, static", ORT, "int8", OnnxAsIs, "onnxruntime-static"),
+    Form("onnxruntime-dynamic", "ONNX Runtime, dynamic", ORT, "int8", OnnxAsIs, "onnxruntime-dynamic"),
+    Form("onnxruntime-fp32", "torch's exporter", ORT, "fp32", OnnxAsIs, "onnx-export"),
+    Form("optimum-static", "optimum-onnx, static", ORT, "int8", OnnxAsIs, "optimum-static", "optimum"),
+    Form("optimum-dynamic", "optimum-onnx, dynamic", ORT, "int8", OnnxAsIs, "optimum-dynamic", "optimum"),
+    Form(
+        "neural-compressor", "Neural Compressor, ONNX", ORT, "int8", OnnxAsIs, "neural-compressor-onnx", "neural-compressor-onnx"
+    ),
+    Form(
+        "neural-compressor-torch",
+        "Neural Compressor, torch",
+        "torch.compile",
+        "int8",
+        TorchProgram,
+        "neural-compressor-torch",
+        "torch",
+    ),
+    Form("torchao", "torchao", "torch.compile", "int8", TorchAo, "torchao-dynamic", "torch"),
+    Form("torch-compile", "transformers", "torch.compile", "fp32", TorchCompiled, "folder"),
+    REFERENCE,
+)
+QUICK = tuple(each for each in FORMS if each.name in ("ours-openvino", "ours-onnxruntime", "nncf", "torch"))
+"""No environments, nothing that compiles."""
+
+
+def rival_of(form: Form) -> Form:
+    """What is made here in int8 for the same runtime; for torch, which runs none of our int8 files, the one in OpenVINO."""
+    return OURS_ORT if form.runs_in == ORT else OURS
