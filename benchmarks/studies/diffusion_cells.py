@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from benchmarks.studies import ablation
+from benchmarks.studies.diffusion_plans import CLASSES, SIZE, TIMED, Cell, Size, data, student_plan, teacher_plan
 from compressor.contracts.records import Report
 from compressor.deploy.session import EagerSession
 from compressor.model import Model
@@ -26,143 +27,11 @@ from compressor.tasks.generation.description import FILE, Description, described
 from compressor.tasks.generation.image_generation import ImageGeneration
 from compressor.tasks.generation.judging import judge_in
 from compressor.tasks.generation.pictures import pictures_of
-from compressor.tasks.generation.samplers import Sampler, Sampling
 from compressor.tasks.image_classification import undecoded
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from numpy.typing import NDArray
-
-SIZE, CLASSES = 28, 10
-BATCH, GUIDANCE = 64, 1.5
-TASK = {"sampler": "dpm++2m", "steps": 50, "guidance": GUIDANCE, "times": "logit-normal"}
-TRAINED = {
-    "batch_size": BATCH,
-    "weight_decay": 0,
-    "checkpoint": "last",
-    "validations": 1,
-    "precision": "fp32",
-}
-COUNTS = (8, 4, 2, 1)
-"""Steps that students draw in."""
-METHODS: Mapping[str, Mapping[str, Any]] = {
-    "progressive": {},
-    "shortcut": {"levels": 32},
-    "consistency": {"levels": 32},
-    "meanflow": {},
-}
-ASKED: Mapping[str, float] = {"progressive": 7 + 3 * 5, "shortcut": 5, "consistency": 6, "meanflow": 5.5}
-"""Evaluations of a network for a row that is learned from: of a guided teacher two, of a backward pass two; of progressive in four trainings,
-the last three by a teacher that is not guided any more."""
-TIMED = "shortcut"
-"""The method whose student is timed: all of one shape cost the same."""
-
-
-@dataclass(frozen=True)
-class Size:
-    """How much is trained and drawn."""
-
-    epochs: int = 5
-    """Of the teacher."""
-    evaluations: int = 240_000
-    """Of a network, in each student's training: see `ASKED`."""
-    rate: float = 5e-4
-    """Learning rate of students."""
-    drawn: int = 1000
-    """Pictures of each cell."""
-
-    def steps(self, method: str) -> int:
-        """Of the optimiser, in each training of a method."""
-        return max(1, round(self.evaluations / ASKED[method] / BATCH))
-
-
-@dataclass(frozen=True)
-class Cell:
-    """Pictures of one model by one sampler."""
-
-    run: str
-    """Name of the run that made the model."""
-    model: str
-    """Its stage."""
-    sampling: Sampling
-    seed: int = 0
-    """Of the training."""
-
-    @property
-    def kind(self) -> str:
-        """`teacher`, or the method of a student."""
-        return self.run.rpartition("-")[0]
-
-    @property
-    def name(self) -> str:
-        """Of its file."""
-        return f"{self.run}-{self.sampling.sampler}-{self.sampling.steps}"
-
-    @property
-    def evaluations(self) -> int:
-        """Of the network, for a picture."""
-        return self.sampling.evaluations()
-
-
-def teachers(seed: int = 0) -> Iterator[Cell]:
-    """A teacher by each sampler; Heun's takes two evaluations a step, so it has half the steps. The first is what all are held against."""
-    ways: tuple[tuple[Sampler, tuple[int, ...]], ...] = (
-        ("dpm++2m", (50, 25, 16, 8, 4)),
-        ("ddim", (50, 25, 16, 8, 4)),
-        ("heun", (25, 13, 8, 4, 2)),
-    )
-    for sampler, counts in ways:
-        for count in counts:
-            yield Cell(f"teacher-{seed}", "final", Sampling(sampler=sampler, steps=count, guidance=GUIDANCE), seed)
-
-
-def students(method: str, seed: int) -> Iterator[Cell]:
-    """A method's students, most steps first."""
-    sampler: Sampler = "consistency" if method == "consistency" else "ddim"
-    for count in COUNTS:
-        stage = "final" if count == COUNTS[-1] else f"distill-steps.steps-{count}"
-        yield Cell(f"{method}-{seed}", stage, Sampling(sampler=sampler, steps=count), seed)
-
-
-# ------------------------------------------------------------------ plans
-
-
-def data(pictures: Path) -> dict[str, Any]:
-    """Fashion-MNIST as the recipe for a teacher has it; the plans themselves draw few pictures, since cells draw more."""
-    files = {split: str((pictures / f"{split}.parquet").resolve()) for split in ("train", "test")}
-    return {"files": files, "split": {"validation": 500}, "limit": {"validation": 100, "test": 32}}
-
-
-def common(name: str, pictures: Path, seed: int) -> dict[str, Any]:
-    """What all plans of the study share."""
-    return {"name": name, "seed": seed, "task": {"image-generation": TASK}, "data": data(pictures), "probes": []}
-
-
-def teacher_plan(pictures: Path, network: Path, seed: int, size: Size) -> dict[str, Any]:
-    """The recipe of `plans/diffusion-teacher.yaml`."""
-    trained = {"epochs": size.epochs, "learning_rate": 1e-3, "ema": 0.995, **TRAINED}
-    return {
-        **common("diffusion-teacher", pictures, seed),
-        "model": {"folder": str(network.resolve())},
-        "reference": "finetune",
-        "stages": "quality",
-        "passes": [{"finetune": trained}],
-        "targets": ["pytorch"],
-    }
-
-
-def student_plan(pictures: Path, teacher: Path, method: str, seed: int, size: Size, *targets: Any) -> dict[str, Any]:
-    """A student for each number of steps, from a teacher's folder; for PyTorch, unless other targets are named."""
-    given = {"teacher": "source", "method": method, "to": list(COUNTS), "steps": size.steps(method)}
-    return {
-        **common(f"diffusion-{method}", pictures, seed),
-        "model": {"folder": str(teacher.resolve())},
-        "passes": [{"distill-steps": {**given, "learning_rate": size.rate, **METHODS[method], **TRAINED}}],
-        "targets": list(targets or ("pytorch",)),
-    }
-
-
-# ------------------------------------------------------------------ what cells came to
 
 
 class Absent(Exception):
@@ -186,11 +55,11 @@ class Book:
 
     folder: Path
     pictures: Path
-    size: Size = Size()
+    size: Size = field(default_factory=Size)
     run: bool = True
     """Whether what is not there is made."""
-    planned: int = 0
-    _seconds: list[float] = field(default_factory=list)
+    planned: Sequence[Cell] = ()
+    """All cells of the study."""
 
     def report(self, name: str) -> Report:
         """Of a run, a teacher's or a student's.
@@ -245,14 +114,17 @@ class Book:
 
     def real(self) -> Found:
         """Test pictures: the first ones, whose labels are asked for, then the second half, which all are held against."""
-        return self._kept("real", self._real)
+        return self.kept("real", self._real)
 
     def _real(self) -> Mapping[str, NDArray[Any]]:
         self.report("teacher-0")
+        return self.seen(self.real_pictures())
+
+    def real_pictures(self) -> NDArray[np.float32]:
+        """Those of `real`."""
         files, rows = self.model("teacher-0"), self.rows
         chosen = [*range(self.size.drawn), *range(len(rows) // 2, len(rows))]
-        shown = pictures_of(undecoded(rows, "image"), chosen, "image", described(files).shape)
-        return self._seen(shown)
+        return pictures_of(undecoded(rows, "image"), chosen, "image", described(files).shape)
 
     def found(self, cell: Cell) -> Found:
         """What a cell came to.
@@ -260,20 +132,33 @@ class Book:
         Raises:
             Absent: it is not there, and nothing is to be run.
         """
-        return self._kept(cell.name, lambda: self._drawn(cell))
+        return self.kept(cell.name, lambda: self.seen(self._drawn(cell)))
 
-    def _drawn(self, cell: Cell) -> Mapping[str, NDArray[Any]]:
+    def shown(self, cell: Cell) -> NDArray[np.float32]:
+        """All pictures of a cell: those that are kept, or drawn again where only some are."""
+        kept = self.found(cell).first
+        return kept if len(kept) == self.size.drawn else self._drawn(cell)
+
+    def _drawn(self, cell: Cell) -> NDArray[np.float32]:
         self.report(cell.run)
-        folder = self.model(cell.run, cell.model)
-        how = described(folder).model_copy(update={"sampling": cell.sampling})
-        return self._seen(drawn(folder, how, self.rows.select(range(self.size.drawn))))
+        return drawn(self.model(cell.run, cell.model), self.how(cell), self.rows.select(range(self.size.drawn)))
 
-    def _seen(self, shown: NDArray[np.float32]) -> Mapping[str, NDArray[Any]]:
+    def how(self, cell: Cell) -> Description:
+        """How a cell is drawn."""
+        return described(self.model(cell.run, cell.model)).model_copy(update={"sampling": cell.sampling})
+
+    def seen(self, shown: NDArray[np.float32]) -> Mapping[str, NDArray[Any]]:
+        """Pictures as the judge sees them, to be kept."""
         features, logits = judge_in(self.model("teacher-0")).seen(shown)
         return {"features": features.rows, "told": logits.argmax(-1), "first": shown[:SHOWN]}
 
-    def _kept(self, name: str, make: Callable[[], Mapping[str, NDArray[Any]]]) -> Found:
-        path = self.folder / "drawn" / f"{name}-{self.size.drawn}.npz"
+    def kept(self, name: str, make: Callable[[], Mapping[str, NDArray[Any]]]) -> Found:
+        """What is there under a name, or is made now.
+
+        Raises:
+            Absent: it is not there, and nothing is to be run.
+        """
+        path = self.place(name)
         if not path.is_file():
             if not self.run:
                 raise Absent(name)
@@ -284,30 +169,47 @@ class Book:
             with unfinished.open("wb") as file:
                 np.savez(file, **made)  # type: ignore[arg-type]
             settle(unfinished, path)
-            self._seconds.append(time.monotonic() - began)
-            self._told(name)
+            sys.stderr.write(f"{name}: {time.monotonic() - began:.0f} s; {self.left()}\n")
         with np.load(path) as arrays:
             space = judge_in(self.model("teacher-0")).space
             return Found(Features(arrays["features"], space), arrays["told"], arrays["first"])
 
-    def _told(self, name: str) -> None:
-        left = max(0, self.planned - len(list((self.folder / "drawn").glob(f"*-{self.size.drawn}.npz"))))
-        sys.stderr.write(
-            f"{name}: {self._seconds[-1]:.0f} s; {left} of {self.planned} cells remain, "
-            f"about {left * float(np.mean(self._seconds)) / 60:.0f} minutes\n"
-        )
+    def place(self, name: str) -> Path:
+        """Where what has a name is kept."""
+        return self.folder / "drawn" / f"{name}-{self.size.drawn}.npz"
+
+    def left(self) -> str:
+        """What of `planned` is not there, and about how long it takes by how long the first teacher took."""
+        cells = [cell for cell in self.planned if not self.place(cell.name).is_file()]
+        asked = sum(cell.evaluations * self.size.drawn for cell in cells)
+        for run in dict.fromkeys(cell.run for cell in cells):
+            asked += 0 if (self.folder / run / "run" / "report.json").is_file() else self._asked(run)
+        took = self.report("teacher-0")
+        pace = self._asked("teacher-0") / took.stages[-1].seconds
+        return f"{len(cells)} of {len(self.planned)} cells remain, about {asked / pace / 60:.0f} minutes of a core"
+
+    def _asked(self, run: str) -> int:
+        """Evaluations of a network in a training, a backward pass counted as two."""
+        return 3 * TRAIN_ROWS * self.size.epochs if run.startswith("teacher") else self.size.evaluations
 
 
-SHOWN = 200
-"""Pictures that are kept of a cell."""
+TRAIN_ROWS = 59_500
+"""Of Fashion-MNIST, less those of validation."""
+SHOWN = 1000
+"""Pictures that are kept of a cell, at most."""
 
 
-def drawn(folder: Path, how: Description, rows: Dataset) -> NDArray[np.float32]:
-    """A picture for each row, from the noise of its number, by the network in a folder, in PyTorch."""
+def opened(folder: Path, how: Description) -> tuple[ImageGeneration, EagerSession]:
+    """The network in a folder, to draw by, in PyTorch."""
     task = ImageGeneration(drawing=how)
     model = Model.read(folder)
     model.files[FILE] = how.written()
-    session = EagerSession(task, model, task.graphs(model), "cpu")
+    return task, EagerSession(task, model, task.graphs(model), "cpu")
+
+
+def drawn(folder: Path, how: Description, rows: Dataset) -> NDArray[np.float32]:
+    """A picture for each row, from the noise of its number."""
+    task, session = opened(folder, how)
     found: NDArray[np.float32] = np.concatenate(
         [task.call(session, feed)["pictures"] for feed in task.scored_feeds(rows, folder)[0]]
     )

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from benchmarks.studies.diffusion_cells import CLASSES, Book, Cell, Found, teachers
+from benchmarks.studies.diffusion_cells import Book, Found
+from benchmarks.studies.diffusion_plans import CLASSES, METHODS, Cell, teachers
 from compressor.tasks.generated.features import as_bytes
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ def rows(book: Book, found: Mapping[Cell, Found]) -> Iterator[tuple[str, Found]]
         if cell in found and cell.sampling.sampler == "dpm++2m" and cell.sampling.steps in (50, 8, 4):
             yield f"teacher, {cell.sampling.steps} steps", found[cell]
     for cell, each in found.items():
-        if cell.seed == 0 and cell.kind != "teacher" and cell.sampling.steps <= 4:
+        if cell.seed == 0 and cell.kind in METHODS and cell.sampling.steps <= 4:
             yield f"{cell.kind}, {cell.sampling.steps} step{'s' if cell.sampling.steps > 1 else ''}", each
 
 

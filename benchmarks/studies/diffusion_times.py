@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from benchmarks.latency import Latency
 from benchmarks.statistics import ratio_with_interval
-from benchmarks.studies.diffusion_cells import COUNTS, GUIDANCE, TIMED, Absent, Book
+from benchmarks.studies.diffusion_cells import Absent, Book
+from benchmarks.studies.diffusion_plans import COUNTS, GUIDANCE, TIMED
 from benchmarks.studies.lm_lab import kept
 from benchmarks.studies.lm_runtimes import told
 from benchmarks.studies.pages import controls

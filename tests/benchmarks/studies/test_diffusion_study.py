@@ -9,26 +9,32 @@ import pytest
 import yaml
 from datasets import Dataset
 
-from benchmarks.studies.diffusion_cells import (
+from benchmarks.studies.diffusion_cells import Absent, Book, drawn
+from benchmarks.studies.diffusion_page import goals, lacking, table
+from benchmarks.studies.diffusion_plans import (
     ASKED,
     BATCH,
     COUNTS,
+    FEWER_BLOCKS,
     METHODS,
-    Absent,
-    Book,
+    STEPS_AND_LAYERS,
+    THEN,
     Size,
-    drawn,
+    counts_of,
+    guided,
+    layered,
     student_plan,
     students,
     teacher_plan,
     teachers,
 )
-from benchmarks.studies.diffusion_steps import Plan, Study, fewest, goals, lacking, table
+from benchmarks.studies.diffusion_scores import Plan, Study, fewest
 from compressor.plan.bound import load_plan
 from compressor.tasks.generated.classifier import Rows, learned
 from compressor.tasks.generation.description import described
 from compressor.tasks.generation.image_generation import ImageGeneration
 from compressor.tasks.generation.judging import JUDGE
+from compressor.tasks.generation.process import Process
 from compressor.tasks.generation.samplers import Sampling
 from compressor.testing.tiny import run_of
 
@@ -47,7 +53,7 @@ def test_every_student_is_a_sound_plan(method, tmp_path):
     (tmp_path / "model").mkdir()
     found = bound(student_plan(tmp_path, tmp_path / "model", method, 1, Size(), "onnxruntime", "openvino"), tmp_path)
     (step,) = found.passes
-    assert (step.step.to, step.step.steps, step.step.batch_size) == (COUNTS, Size().steps(method), BATCH)
+    assert (step.step.to, step.step.steps, step.step.batch_size) == (counts_of(method), Size().steps(method), BATCH)
     assert [cell.model for cell in students(method, 1)] == [f"distill-steps.{each}" for each in step.step.needs().products] + [
         "final"
     ]
@@ -69,9 +75,53 @@ def test_students_are_trained_by_equal_evaluations():
     assert all(abs(each / 240_000 - 1) < 0.01 for each in spent.values()), spent
 
 
+@pytest.mark.parametrize("cell", list(layered()), ids=lambda cell: cell.kind)
+def test_students_of_two_passes_are_sound_plans_at_equal_cost(cell, tmp_path):
+    """In either order; blocks that go after steps are learned from the student that was taught them."""
+    (tmp_path / "model").mkdir()
+    size = Size(evaluations=240_000)
+    passes = bound(student_plan(tmp_path, tmp_path / "model", cell.kind, 0, size), tmp_path).passes
+    steps, layers = _by_kind(passes)
+    assert steps.step.to == (cell.sampling.steps,)
+    after = cell.kind.startswith("shortcut")
+    assert layers.step.teacher == ("distill-steps" if after else None)
+    spent = [BATCH * each.step.steps * ASKED[name] for each, name in zip(passes, _costs(cell.kind), strict=True)]
+    assert all(abs(each / 120_000 - 1) < 0.01 for each in spent), spent
+
+
+def _by_kind(passes):
+    found = {type(each.step).__name__: each for each in passes}
+    return found["DistillSteps"], found["DistillLayers"]
+
+
+def _costs(kind):
+    first, second = kind.split(THEN)
+    return first, (second if second == "shortcut" else f"{second} by its teacher")
+
+
+def test_schedules_and_their_control_run_as_many_blocks():
+    """In even steps of as many as students draw in."""
+    sampling = Sampling(sampler="ddim", steps=STEPS_AND_LAYERS)
+    of = {name: [round(6 * share) for share in given["depths"]] for name, given in FEWER_BLOCKS.items()}
+    ran = {
+        name: sum(each or max(depths) for each in sampling.table(Process(), depths=depths)[:, -1].astype(int))
+        for name, depths in of.items()
+    }
+    assert set(ran.values()) == {16}, ran
+
+
+def test_a_student_that_is_told_its_scale_is_a_sound_plan(tmp_path):
+    (tmp_path / "model").mkdir()
+    (step,) = bound(student_plan(tmp_path, tmp_path / "model", "guidance", 0, Size()), tmp_path).passes
+    taught, told, *_ = guided()
+    assert step.step.scales[0] <= min(cell.sampling.guidance for cell in guided())
+    assert (taught.evaluations, told.evaluations) == (16, 8)
+    assert len({cell.name for cell in guided()}) == len(list(guided()))
+
+
 def test_cells_are_told_apart_and_count_what_they_ask():
     cells = list(Plan(2, 3, tuple(METHODS)).cells())
-    assert len({cell.name for cell in cells}) == len(cells) == 15 + 2 + 2 * 4 * len(METHODS)
+    assert len({cell.name for cell in cells}) == len(cells) == 15 + 2 + 2 * (4 * len(METHODS) - 3) + 6 + 3
     assert cells[0].evaluations == 100
     assert {cell.evaluations for cell in teachers() if cell.sampling.sampler == "heun"} == {98, 50, 30, 14, 6}
     assert [cell.evaluations for cell in students("shortcut", 0)] == list(COUNTS)
@@ -144,14 +194,14 @@ def test_the_page_tells_what_is_as_good_and_what_is_not(study):
 
 
 def test_the_page_says_what_was_not_run(study):
-    (line,) = lacking(study.there())
+    (line,) = lacking(study, study.there())
     assert "shortcut: 1 of 3 seeds; consistency: 0 of 3 seeds" in line
     assert "1 of 3 teachers, so its spread over seeds is not known" in line
     with pytest.raises(Absent):
         study.book.found(next(students("meanflow", 0)))
     for path in (study.book.folder / "drawn").glob("teacher-0-heun-*.npz"):
         path.unlink()
-    assert "the teacher by heun 25, heun 13, heun 8, heun 4, heun 2" in next(lacking(study.there()))
+    assert "the teacher by heun 25, heun 13, heun 8, heun 4, heun 2" in next(lacking(study, study.there()))
 
 
 def test_network_is_that_of_a_seed(tmp_path):

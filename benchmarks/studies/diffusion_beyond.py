@@ -1,0 +1,195 @@
+"""Sections of `benchmarks.studies.diffusion_page` on what lies beside fewer steps: no data, fewer blocks, guidance alone, a teacher where needed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+
+import numpy as np
+
+from benchmarks.studies import diffusion_adaptive, diffusion_dino
+from benchmarks.studies.diffusion_cells import Absent, Found
+from benchmarks.studies.diffusion_plans import (
+    COUNTS,
+    FEWER_BLOCKS,
+    METHODS,
+    SCALES,
+    STEPS_AND_LAYERS,
+    THEN,
+    Cell,
+    guided,
+    layered,
+    students,
+    teachers,
+)
+from benchmarks.studies.diffusion_scores import Study, ranged, signed
+from compressor.tasks.generated.kernel_distance import Polynomial, kernel_difference, kernel_distance
+
+ABSENT = "Not run"
+NEAREST = 3
+"""Students that DINOv2 looks at."""
+
+
+def without_data(study: Study, found: dict[Cell, Found]) -> Iterator[str]:
+    """What boot, which reads no rows, is against methods that do, in one step."""
+    boot = next(students("boot", 0))
+    if boot not in found:
+        yield f"{ABSENT}."
+        return
+    yield "`boot` reads no rows: its plan has no `data:`. All had as many evaluations, and draw in one step from the same noise."
+    yield ""
+    yield "| with data | Frechet distance | `boot`, without, is farther by | points of class accuracy |"
+    yield f"| --- |{' ---: |' * 3}"
+    for method in METHODS:
+        cell = list(students(method, 0))[-1]
+        if method != "boot" and cell in found:
+            points = 100 * (study.accuracy(boot).value - study.accuracy(cell).value)
+            far = ranged(study.frechet(cell.name, found[cell].features.rows))
+            yield f"| {method} | {far} | {signed(study.farther(boot, cell))} | {points:+.1f} |"
+
+
+def blocks(study: Study, cell: Cell) -> int:
+    """That run for a picture."""
+    if "constant" in cell.run:
+        return STEPS_AND_LAYERS * round(6 * FEWER_BLOCKS["constant"]["depths"][0])
+    how = study.book.how(cell)
+    return sum(each or max(how.depths, default=6) for each in how.table()[:, -1].astype(int).tolist())
+
+
+def fewer_blocks(study: Study, found: dict[Cell, Found]) -> Iterator[str]:
+    """Students in four steps that run two thirds of the blocks, against those that run all."""
+    cells = [cell for cell in layered() if cell in found]
+    whole = next(cell for cell in students("shortcut", 0) if cell.sampling.steps == STEPS_AND_LAYERS)
+    if not cells or whole not in found:
+        yield f"{ABSENT}."
+        return
+    yield "Students in 4 steps, by `distill-steps` (shortcut) and `distill-layers` in either order, with half of the evaluations each, counted as"
+    yield "if all blocks ran. `presto` and `ase` run 3, 3, 4 and 6 of 6 blocks from noise to the clean row, `constant` 4 each time."
+    yield ""
+    yield "| passes | blocks a picture | Frechet distance | farther than with all blocks | than `constant` in the same order | class accuracy |"
+    yield f"| --- |{' ---: |' * 5}"
+    for cell in (whole, *cells):
+        control = _control(cell)
+        against = signed(study.farther(cell, control)) if control in found and control != cell else ""
+        apart = signed(study.farther(cell, whole)) if cell != whole else ""
+        far = ranged(study.frechet(cell.name, found[cell].features.rows))
+        yield (
+            f"| {cell.kind.replace(THEN, ', then ')} | {blocks(study, cell)} | {far} | {apart} | {against} | {study.accuracy(cell).value:.1%} |"
+        )
+
+
+def _control(cell: Cell) -> Cell:
+    """Of the same order of passes."""
+    first, _, second = cell.kind.partition(THEN)
+    names = ("shortcut", "constant") if first == "shortcut" else ("constant", second)
+    return next(students(THEN.join(names), cell.seed))
+
+
+def guidance(study: Study, found: dict[Cell, Found]) -> Iterator[str]:
+    """One evaluation instead of two, at the teacher's scale and another."""
+    cells = list(guided())
+    pairs = [pair for pair in zip(cells[::2], cells[1::2], strict=True) if all(cell in found for cell in pair)]
+    if not pairs:
+        yield f"{ABSENT}."
+        return
+    steps = pairs[0][0].sampling.steps
+    yield f"`distill-guidance` by as many evaluations, told scales between 1 and 4; both are sampled by DPM++ 2M in {steps} steps."
+    yield ""
+    yield "| scale | evaluations of teacher and student | Frechet distance of the teacher | of the student | farther by | class accuracy of both |"
+    yield f"| ---: |{' ---: |' * 5}"
+    for taught, told in pairs:
+        far = [ranged(study.frechet(cell.name, found[cell].features.rows)) for cell in (taught, told)]
+        right = ", ".join(f"{study.accuracy(cell).value:.1%}" for cell in (taught, told))
+        asked = f"{taught.evaluations}, {told.evaluations}"
+        yield f"| {taught.sampling.guidance:g} | {asked} | {far[0]} | {far[1]} | {signed(study.farther(told, taught))} | {right} |"
+    if len(pairs) < len(SCALES):
+        yield ""
+        yield "Other scales were not run."
+
+
+def where_needed(study: Study) -> Iterator[str]:
+    """Distances against evaluations by the share that is mended."""
+    ways = [(student, mend) for student in diffusion_adaptive.STUDENTS for mend in diffusion_adaptive.MENDS]
+    lines = []
+    for student, mend in ways:
+        with suppress(Absent):
+            lines += list(_by_share(study, student, mend))
+    if not lines:
+        yield f"{ABSENT}."
+        return
+    teacher = diffusion_adaptive.TEACHER
+    yield "An oracle, a classifier of another seed than the judge, sends the share k of a student's pictures that it likes least to the teacher"
+    yield f"({teacher.sampling.sampler}, {teacher.sampling.steps} steps), by a limit that {diffusion_adaptive.CALIBRATED:,} other pictures"
+    yield f"gave. To refine, they are noised to time {diffusion_adaptive.LEVEL_REACHED:.3g}; to regenerate, drawn anew. Control: as many by chance."
+    yield ""
+    yield (
+        "| student | mended | k | sent | evaluations a picture | Frechet distance | farther than the student alone | farther than by chance | "
+        "class accuracy |"
+    )
+    yield f"| --- | --- |{' ---: |' * 7}"
+    yield from lines
+    yield ""
+    yield "The same noise by plain ways:"
+    yield ""
+    for cell in (*list(students("shortcut", 0))[:3], teacher):
+        with suppress(Absent):
+            rows = study.book.found(cell).features.rows
+            yield f"- {cell.kind}, {cell.sampling.steps} steps, {cell.evaluations} evaluations: {ranged(study.frechet(cell.name, rows))}."
+
+
+def _by_share(study: Study, student: Cell, mend: diffusion_adaptive.Mend) -> Iterator[str]:
+    for share in diffusion_adaptive.SHARES:
+        name = f"{student.name}-{mend}-{share:g}"
+        found, chosen = (
+            diffusion_adaptive.mixed(study.book, student, mend, share, by_chance=by_chance) for by_chance in (False, True)
+        )
+        yield (
+            f"| {student.kind}, {student.sampling.steps} steps | {mend} | {share:g} | {found.sent:.1%} | {found.evaluations:.1f} | "
+            f"{ranged(study.frechet(name, found.features))} | {signed(study.apart(name, found.features, student))} | "
+            f"{signed(study.between(name, found.features, f'{name}-by-chance', chosen.features))} | {study.right(found.told).value:.1%} |"
+        )
+
+
+def looked_at(study: Study, found: Iterable[Cell]) -> list[Cell]:
+    """What DINOv2 looks at: the teacher in its own steps, and the nearest students in 4."""
+    four = [cell for cell in found if cell.kind in METHODS and cell.seed == 0 and cell.sampling.steps == COUNTS[1]]
+    four.sort(key=lambda cell: study.frechet(cell.name, study.book.found(cell).features.rows).value)
+    return [next(teachers()), *four[:NEAREST]]
+
+
+def by_dino(study: Study, found: dict[Cell, Found]) -> Iterator[str]:
+    """Kernel distances on features of another network."""
+    seen, drawn = diffusion_dino.Seen(study.book), study.book.size.drawn
+    try:
+        real = seen.real()
+        rows = {cell: seen.of(cell) for cell in looked_at(study, found)}
+    except Absent:
+        yield f"{ABSENT}: `--dinov2 FOLDER` names the network's weights."
+        return
+    near, held, first = real[:drawn], real[drawn:], next(teachers())
+    yield f"DINOv2-small at {diffusion_dino.EDGE} pixels, its class token; {drawn:,} pictures, cubic kernel, the same noise."
+    yield ""
+    yield "| model | steps | kernel distance | farther than the teacher in 50 steps |"
+    yield f"| --- |{' ---: |' * 3}"
+    yield f"| real pictures | | {ranged(kernel_distance(near, held, Polynomial()))} | |"
+    for cell, mine in rows.items():
+        name = cell.kind if cell != first else f"teacher, {cell.sampling.sampler}"
+        apart = "" if cell == first else signed(kernel_difference(mine, rows[first], held, Polynomial()))
+        yield f"| {name} | {cell.sampling.steps} | {ranged(kernel_distance(mine, held, Polynomial()))} | {apart} |"
+
+
+def over_seeds(study: Study, found: dict[Cell, Found]) -> Iterator[str]:
+    """Means over seeds of trainings, where there are several; their spread is that of trainings, not of draws."""
+    from scipy.stats import t
+
+    reference = next(teachers())
+    for method in METHODS:
+        for count in COUNTS:
+            cells = [cell for cell in found if cell.kind == method and cell.sampling.steps == count]
+            if len(cells) < 2:
+                continue
+            apart = np.array([study.farther(cell, reference).value for cell in cells])
+            half = float(t.ppf(0.975, len(cells) - 1) * apart.std(ddof=1) / len(cells) ** 0.5)
+            text = f"{apart.mean():+.3g} ± {half:.2g}"
+            text = f"**{text}**" if abs(apart.mean()) > half else text
+            yield f"- {method} in {count}: farther than the teacher in 50 steps by {text}, mean of {len(cells)} trainings with Student's interval."

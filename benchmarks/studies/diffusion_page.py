@@ -1,0 +1,266 @@
+"""The page of `benchmarks.studies.diffusion_steps`: what was run, and no more than it says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.studies import diffusion_times
+from benchmarks.studies.diffusion_beyond import (
+    ABSENT,
+    by_dino,
+    fewer_blocks,
+    guidance,
+    over_seeds,
+    where_needed,
+    without_data,
+)
+from benchmarks.studies.diffusion_cells import Absent, Found
+from benchmarks.studies.diffusion_grid import save_grid
+from benchmarks.studies.diffusion_plans import (
+    ASKED,
+    BATCH,
+    COUNTS,
+    GUIDANCE,
+    METHODS,
+    THEN,
+    Cell,
+    Size,
+    guided,
+    layered,
+    teachers,
+)
+from benchmarks.studies.diffusion_scores import Study, fewest, ranged, signed
+from benchmarks.studies.pages import machine_lines
+
+SEEDS, SPREAD = 3, 3
+"""Of students, and teachers that a spread is told of."""
+FASTER, AGAINST_FEWEST = 15, 4
+"""Expected of students in pictures a second, against the teacher in 50 steps and in as few as it needs."""
+
+
+def document(study: Study, out: Path) -> str:
+    """What there is."""
+    found, book = study.there(), study.book
+    if not found or next(iter(found)) != next(teachers()):
+        raise SystemExit("no teacher is there yet")
+    report = book.report("teacher-0")
+    save_grid(book, found, out.with_suffix(".png"))
+    trained = report.stages[-1]
+    lines = [
+        "# Fewer steps for a network that draws: what was measured",
+        "",
+        f"`{command(study)}` remakes this page.",
+        "",
+        *lacking(study, found),
+        "",
+        *machine_lines(report),
+        f"- Data: Fashion-MNIST (MIT licence), {report.data.splits[0].rows:,} rows to train on. Network: `dit`, 1.85 M parameters, patches of 4.",
+        f"- Teacher: {book.size.epochs} epochs of `plans/diffusion-teacher.yaml` ({BATCH} rows a step), {trained.seconds / 60:.0f} minutes on one",
+        f"  core. Guidance {GUIDANCE:g}, which takes two evaluations a step; students have it folded in and take one.",
+        f"- Equal training compute: {book.size.evaluations:,} evaluations of the network by each student (a backward pass counts as two),",
+        f"  {BATCH} rows a step, AdamW at {book.size.rate:g} for all (none was tried), falling to 0; an average of the weights is kept. One training",
+        "  serves all numbers of steps, but of `progressive`, which trains four times for as much in all.",
+        f"- Scores: {book.size.drawn:,} pictures of the labels of the first test rows, picture i from the noise of seed i whatever draws it, in",
+        f"  PyTorch, against {len(study.bound[1]):,} test rows, by features of the data's own classifier",
+        f"  ({book.real().features.space.digest[:12]}, right on {study.bound[2]:.1%} of these real pictures). Intervals of 95 % over draws of",
+        "  pictures, of these trainings; differences are paired by noise. The kernel distance is the cubic one.",
+        "",
+        *pictures(out),
+        "",
+        "## The teacher alone, by its sampler",
+        "",
+        *table(study, [cell for cell in teachers() if cell in found]),
+        "",
+        *alone(study, found),
+        *spread(study, found),
+        "",
+        "## Students",
+        "",
+        *table(study, [cell for cell in found if cell.kind in METHODS]),
+        "",
+        *over_seeds(study, found),
+        "",
+        "## Without data",
+        "",
+        *without_data(study, found),
+        "",
+        "## Fewer blocks and fewer steps",
+        "",
+        *fewer_blocks(study, found),
+        "",
+        "## Guidance in one evaluation",
+        "",
+        *guidance(study, found),
+        "",
+        "## A teacher that is asked only where an oracle says so",
+        "",
+        *where_needed(study),
+        "",
+        "## By features of DINOv2",
+        "",
+        *by_dino(study, found),
+        "",
+        "## What a training takes",
+        "",
+        *costs(study),
+        "",
+        "## Pictures a second",
+        "",
+        *speed(study, found),
+        "",
+        "## What became of the goals",
+        "",
+        *goals(study, found),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def command(study: Study) -> str:
+    """That remakes the page."""
+    size, plan, usual = study.book.size, study.plan, Size()
+    words = [
+        f"--{name} {getattr(size, name):g}"
+        for name in ("epochs", "evaluations", "rate", "drawn")
+        if getattr(size, name) != getattr(usual, name)
+    ]
+    words += [f"--seeds {plan.seeds}"] if plan.seeds != SEEDS else []
+    words += [f"--teachers {plan.teachers}"] if plan.teachers != 1 else []
+    words += [f"--methods {' '.join(plan.methods)}"] if set(plan.methods) != set(METHODS) else []
+    return " ".join(["python -m benchmarks.studies.diffusion_steps --fashion-mnist FOLDER", *words])
+
+
+def lacking(study: Study, found: dict[Cell, Found]) -> Iterator[str]:
+    """What this page does not show."""
+    short = []
+    for method in METHODS:
+        seeds = {cell.seed for cell in found if cell.kind == method}
+        short += [f"{method}: {len(seeds)} of {SEEDS} seeds"] if len(seeds) < SEEDS else []
+    missing = [f"{cell.sampling.sampler} {cell.sampling.steps}" for cell in teachers() if cell not in found]
+    short += [f"the teacher by {', '.join(missing)}"] if missing else []
+    known = len({cell.seed for cell in found if cell.kind == "teacher"})
+    short += [f"{known} of {SPREAD} teachers, so its spread over seeds is not known"] if known < SPREAD else []
+    layers = [cell.kind.replace(THEN, ", then ") for cell in layered() if cell not in found]
+    short += [f"fewer blocks by {'; by '.join(layers)}"] if layers else []
+    short += ["guidance alone"] if any(cell not in found for cell in guided()) else []
+    others = {"the policy of an oracle": where_needed(study), "distances on features of DINOv2": by_dino(study, found)}
+    short += [name for name, section in others.items() if next(iter(section)).startswith(ABSENT)]
+    yield f"**Not run: {'; '.join([*short, 'int8'])}.** Of one seed nothing is claimed beyond these trainings."
+
+
+def pictures(out: Path) -> Iterator[str]:
+    """The grid."""
+    yield f"![Rows of pictures, from the same noise]({out.with_suffix('.png').name})"
+    yield ""
+    yield "The first test row of each class, and what is drawn for it from the same noise, row by row of the grid."
+
+
+def table(study: Study, cells: Iterable[Cell]) -> Iterator[str]:
+    """A line for each cell; the first line is the bound."""
+    reference, near = next(teachers()), study.bound[0]
+    yield "| model | steps | evaluations | Frechet distance | kernel distance | farther than the teacher in 50 steps | class accuracy |"
+    yield f"| --- |{' ---: |' * 6}"
+    right = float((study.book.real().told[: len(near)] == study.book.labels).mean())
+    yield f"| real pictures | | | {ranged(study.frechet('real', near))} | {ranged(study.kernel('real', near))} | | {right:.1%} |"
+    for cell in cells:
+        rows = study.book.found(cell).features.rows
+        apart = "" if cell == reference else signed(study.farther(cell, reference))
+        right, around = study.accuracy(cell).value, study.accuracy(cell).interval
+        name = cell.sampling.sampler if cell.kind == "teacher" else f"{cell.kind}, seed {cell.seed}"
+        yield (
+            f"| {name} | {cell.sampling.steps} | {cell.evaluations} | {ranged(study.frechet(cell.name, rows))} | "
+            f"{ranged(study.kernel(cell.name, rows))} | {apart} | {right:.1%} [{around.low:.1%}, {around.high:.1%}] |"
+        )
+
+
+def alone(study: Study, found: dict[Cell, Found]) -> Iterator[str]:
+    """How few steps the teacher needs."""
+    cell = fewest(study, found)
+    yield (
+        f"With the fewest evaluations and as good as in 50 steps, as far as these intervals tell, and at most a point of accuracy below: "
+        f"{cell.sampling.sampler} in {cell.sampling.steps} steps, {cell.evaluations} evaluations. An interval that holds 0 is no proof of equality."
+    )
+
+
+def spread(study: Study, found: dict[Cell, Found]) -> Iterator[str]:
+    """What teachers of several seeds differ by."""
+    each = {cell.seed: cell for cell in found if cell.kind == "teacher" and cell.sampling == next(teachers()).sampling}
+    if len(each) < SPREAD:
+        return
+    values = [study.frechet(cell.name, found[cell].features.rows).value for cell in each.values()]
+    yield (
+        f"Teachers of {len(values)} seeds: Frechet distance {np.mean(values):.3g}, deviation {np.std(values, ddof=1):.2g}; inside their spread "
+        f"is what lies below {np.mean(values) + 2 * np.std(values, ddof=1):.3g}."
+    )
+
+
+def costs(study: Study) -> Iterator[str]:
+    """Steps and minutes of each method's training."""
+    yield "| method | steps of the optimiser | evaluations for a row | evaluations | minutes on one core |"
+    yield f"| --- |{' ---: |' * 4}"
+    for method in study.plan.methods:
+        if took := list(_minutes(study, method)):
+            steps = study.book.size.steps(method)
+            times = "4 x " if method == "progressive" else ""
+            yield (
+                f"| {method} | {times}{steps:,} | {ASKED[method]:.3g} | {steps * BATCH * ASKED[method]:,.0f} | "
+                f"{', '.join(f'{each:.1f}' for each in took)} |"
+            )
+    yield ""
+    yield "By the clock, with scores on validation, while other work ran on the other core. `progressive` trains once for each number of steps. Of"
+    yield "the steps of `dmd` every sixth is one of the student, the others are of the fake network and its judge."
+
+
+def _minutes(study: Study, method: str) -> Iterator[float]:
+    """Of each training that is there."""
+    for seed in range(study.plan.seeds):
+        with suppress(Absent):
+            yield study.book.report(f"{method}-{seed}").stages[1].seconds / 60
+
+
+def speed(study: Study, found: dict[Cell, Found]) -> Iterator[str]:
+    """Times, where there are any."""
+    with suppress(Absent):
+        record = diffusion_times.times(study.book)
+        cell = fewest(study, found)
+        yield from diffusion_times.section(record, cell.sampling.steps if cell.sampling.sampler == "dpm++2m" else None)
+        return
+    yield "Not measured yet: other work ran on the machine. `--times` measures them."
+
+
+def goals(study: Study, found: dict[Cell, Found]) -> Iterator[str]:
+    """What of the goals held, by these cells."""
+    reference = next(teachers())
+    good = [cell for cell in found if cell.kind in METHODS and study.as_good(cell, reference)]
+    named = ", ".join(f"{cell.kind} in {cell.sampling.steps}" for cell in good)
+    yield (
+        f"Expected: {FASTER} times as fast as the teacher in 50 steps and {AGAINST_FEWEST} times as fast as in the fewest that it needs, inside the "
+        f"spread of {SPREAD} teachers. **Whether students are inside it is not decided: there are fewer teachers.** As good as this one in 50 "
+        f"steps, as far as intervals tell, and at most a point of accuracy below: {named or 'no student'}. By the nearest method of each number of "
+        "steps, of one training each:"
+    )
+    yield ""
+    for count in COUNTS:
+        yield from nearest(
+            study,
+            [cell for cell in found if cell.kind in METHODS and cell.sampling.steps == count and cell.seed == 0],
+            fewest(study, found),
+        )
+
+
+def nearest(study: Study, taking: list[Cell], least: Cell) -> Iterator[str]:
+    """Of cells with one number of steps the nearest one, what it is against the teacher, and what sets it apart from the next."""
+    if not taking:
+        return
+    reference = next(teachers())
+    one, *others = sorted(taking, key=lambda cell: study.frechet(cell.name, study.book.found(cell).features.rows).value)
+    lost = 100 * (study.accuracy(one).value - study.accuracy(reference).value)
+    after = f"; {others[0].kind} is farther by {signed(study.farther(others[0], one))}" if others else ""
+    yield (
+        f"- {one.sampling.steps}: {one.kind}, farther than the teacher in 50 steps by {signed(study.farther(one, reference))}, {lost:+.1f} points of "
+        f"accuracy, {reference.evaluations / one.evaluations:.0f} times fewer evaluations than in 50 steps and "
+        f"{least.evaluations / one.evaluations:.1f} times fewer than {least.sampling.sampler} in {least.sampling.steps}{after}."
+    )

@@ -1,0 +1,145 @@
+"""What cells of `benchmarks.studies.diffusion_steps` come to: distances from real pictures and from each other, with intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+
+from benchmarks.studies.diffusion_cells import Absent, Book, Found
+from benchmarks.studies.diffusion_plans import CLASSES, Cell, guided, layered, students, teachers
+from compressor.tasks.generated.classes import ClassAccuracy, class_accuracy
+from compressor.tasks.generated.frechet import frechet, frechet_difference
+from compressor.tasks.generated.kernel_distance import Polynomial, kernel_distance
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from compressor.tasks.generated.estimates import Estimate
+
+Table: TypeAlias = "NDArray[Any]"
+
+FEW = 16
+"""Evaluations of what is drawn before students are trained."""
+POINT = 0.01
+"""Of class accuracy, that a student may lose."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much is run."""
+
+    seeds: int
+    teachers: int
+    methods: tuple[str, ...]
+    beyond: bool = True
+    """Whether fewer blocks and guidance alone are run too."""
+
+    def cells(self) -> Iterator[Cell]:
+        """The teacher as it is meant to be sampled and in few steps, then what there is of the first seed, of others, and of the teacher else."""
+        first, *others = teachers()
+        others.sort(key=lambda cell: cell.evaluations)
+        yield first
+        yield from (cell for cell in others if cell.evaluations <= FEW)
+        yield from self._students(0)
+        if self.beyond:
+            yield from layered()
+            yield from (cell for cell in guided() if cell not in others)
+        for seed in range(1, self.seeds):
+            yield from self._students(seed)
+        yield from (cell for cell in others if cell.evaluations > FEW)
+        for seed in range(1, self.teachers):
+            yield next(iter(teachers(seed)))
+
+    def _students(self, seed: int) -> Iterator[Cell]:
+        for method in self.methods:
+            yield from students(method, seed)
+
+
+@dataclass
+class Study:
+    """What was found, as far as it is there."""
+
+    book: Book
+    plan: Plan
+    _known: dict[tuple[str, ...], Estimate] = field(default_factory=dict)
+
+    def there(self) -> dict[Cell, Found]:
+        """All cells; makes those that are asked for and not there."""
+        found = {}
+        for cell in self.plan.cells():
+            with suppress(Absent):
+                found[cell] = self.book.found(cell)
+        return found
+
+    @cached_property
+    def bound(self) -> tuple[Table, Table, float]:
+        """Features of real pictures of the labels that are asked for, of those that all are held against, and the judge's accuracy on all."""
+        real, drawn = self.book.real(), self.book.size.drawn
+        chosen = [*self.book.rows["label"][:drawn], *self.book.rows["label"][len(self.book.rows) // 2 :]]
+        rows = real.features.rows
+        return rows[:drawn], rows[drawn:], float((real.told == np.asarray(chosen)).mean())
+
+    def frechet(self, name: str, rows: Table) -> Estimate:
+        """Distance of pictures from real ones."""
+        return self._once((name, "frechet"), lambda: frechet(rows, self.bound[1]))
+
+    def kernel(self, name: str, rows: Table) -> Estimate:
+        """The same by the cubic kernel."""
+        return self._once((name, "kernel"), lambda: kernel_distance(rows, self.bound[1], Polynomial()))
+
+    def accuracy(self, cell: Cell) -> ClassAccuracy:
+        """How often the judge sees the class that was asked for."""
+        return self.right(self.book.found(cell).told)
+
+    def right(self, told: NDArray[Any]) -> ClassAccuracy:
+        """The same of classes that it told."""
+        return class_accuracy(told, self.book.labels, classes=CLASSES)
+
+    def farther(self, cell: Cell, other: Cell) -> Estimate:
+        """How much farther by Frechet's distance one is than another of the same noise."""
+        return self.apart(cell.name, self.book.found(cell).features.rows, other)
+
+    def apart(self, name: str, rows: Table, other: Cell) -> Estimate:
+        """The same of features of any pictures."""
+        return self.between(name, rows, other.name, self.book.found(other).features.rows)
+
+    def between(self, name: str, rows: Table, other: str, others: Table) -> Estimate:
+        """The same of both."""
+        return self._once((name, other), lambda: frechet_difference(rows, others, self.bound[1]))
+
+    def as_good(self, cell: Cell, other: Cell) -> bool:
+        """Whether pictures are no farther, as far as intervals tell, and at most a point less often of their class."""
+        around = self.farther(cell, other).interval
+        return around is not None and around.low <= 0 and self.accuracy(cell).value >= self.accuracy(other).value - POINT
+
+    def _once(self, key: tuple[str, ...], make: Callable[[], Estimate]) -> Estimate:
+        if key not in self._known:
+            self._known[key] = make()
+        return self._known[key]
+
+
+def ranged(found: Estimate) -> str:
+    """A figure with its interval."""
+    around = found.interval
+    return f"{found.value:.3g}" + (f" [{around.low:.2g}, {around.high:.2g}]" if around else "")
+
+
+def signed(apart: Estimate) -> str:
+    """A difference with its interval; bold where it leaves 0 out."""
+    around = apart.interval
+    if around is None:
+        return f"{apart.value:+.3g}"
+    text = f"{apart.value:+.3g} [{around.low:+.3g}, {around.high:+.3g}]"
+    return f"**{text}**" if around.low > 0 or around.high < 0 else text
+
+
+def fewest(study: Study, found: Iterable[Cell]) -> Cell:
+    """The way of the fewest evaluations in which the teacher alone is as good as in its own steps."""
+    first, own = next(teachers()), set(teachers())
+    good = [cell for cell in found if cell in own and (cell == first or study.as_good(cell, first))]
+    return min(good, key=lambda cell: cell.evaluations)
