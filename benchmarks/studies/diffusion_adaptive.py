@@ -96,11 +96,12 @@ def mended(book: Book, student: Cell, mend: Mend) -> Found:
     """
     if mend == "regenerate":
         return book.found(TEACHER)
-    return book.kept(f"refined-{student.name}", lambda: book.seen(_refined(book, student)))
+    return book.kept(f"refined-{student.name}", lambda: book.seen(refined(book, book.shown(student))))
 
 
-def _refined(book: Book, student: Cell) -> NDArray[np.float32]:
-    shown, teacher = book.shown(student), book.how(TEACHER)
+def refined(book: Book, shown: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Pictures of the first rows, noised and finished by the teacher."""
+    teacher = book.how(TEACHER)
     session, chosen = opened(book.model(TEACHER.run), teacher)[1], policy(teacher)
     alpha, sigma = chosen.arrays()["policy"][2:]
     found = []

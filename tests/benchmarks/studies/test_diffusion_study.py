@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from datasets import Dataset
 
-from benchmarks.studies.diffusion_cells import Absent, Book, drawn
+from benchmarks.studies import diffusion_adaptive
+from benchmarks.studies.diffusion_cells import Absent, Book, drawn, opened
 from benchmarks.studies.diffusion_page import goals, lacking, table
 from benchmarks.studies.diffusion_plans import (
     ASKED,
@@ -29,13 +33,17 @@ from benchmarks.studies.diffusion_plans import (
     teachers,
 )
 from benchmarks.studies.diffusion_scores import Plan, Study, fewest
+from compressor.model import Model
+from compressor.model.dit import DiT
 from compressor.plan.bound import load_plan
 from compressor.tasks.generated.classifier import Rows, learned
-from compressor.tasks.generation.description import described
+from compressor.tasks.generation.description import FILE, Description, described
 from compressor.tasks.generation.image_generation import ImageGeneration
 from compressor.tasks.generation.judging import JUDGE
 from compressor.tasks.generation.process import Process
 from compressor.tasks.generation.samplers import Sampling
+from compressor.tasks.inputs.sampling import adapted
+from compressor.tasks.inputs.sampling import drawn as drawn_by
 from compressor.testing.tiny import run_of
 
 DRAWN, REAL, WIDTH = 600, 1200, 128
@@ -202,6 +210,57 @@ def test_the_page_says_what_was_not_run(study):
     for path in (study.book.folder / "drawn").glob("teacher-0-heun-*.npz"):
         path.unlink()
     assert "the teacher by heun 25, heun 13, heun 8, heun 4, heun 2" in next(lacking(study, study.there()))
+
+
+def test_a_share_is_mended_of_what_the_oracle_likes_least(study):
+    """At the cost that the policy says; as many by chance are other ones."""
+    student = diffusion_adaptive.STUDENTS[0]
+    with pytest.raises(Absent):
+        diffusion_adaptive.mixed(study.book, student, "regenerate", 0.25)
+    liked = -np.arange(1.0, DRAWN + 1)
+    (study.book.folder / "oracle").mkdir()
+    path = study.book.folder / "oracle" / f"{student.name}-{DRAWN}.json"
+    path.write_text(json.dumps({"liked": liked.tolist(), "others": liked.tolist()}))
+    found, chance = (diffusion_adaptive.mixed(study.book, student, "regenerate", 0.25, by_chance=each) for each in (False, True))
+    alone, teacher = (study.book.found(cell).features.rows for cell in (student, diffusion_adaptive.TEACHER))
+    np.testing.assert_array_equal(found.features[: 3 * DRAWN // 4], alone[: 3 * DRAWN // 4])
+    np.testing.assert_array_equal(found.features[3 * DRAWN // 4 :], teacher[3 * DRAWN // 4 :])
+    assert (found.sent, chance.sent, found.evaluations) == (0.25, 0.25, 4 + 0.25 * 16)
+    assert not np.array_equal(found.features, chance.features)
+
+
+def test_refined_pictures_are_those_of_the_policy(tmp_path):
+    """Drawn by the pass's own loop with a limit that likes no picture."""
+    student, teacher = diffusion_adaptive.STUDENTS[0], diffusion_adaptive.TEACHER
+    book = Book(tmp_path, tmp_path, Size(drawn=70), run=False)
+    labels = np.arange(70) % 10
+    book.__dict__["rows"] = Dataset.from_dict({"label": labels.tolist()})
+    torch.manual_seed(0)
+    network = DiT(8, 1, 10, patch=4, width=16, blocks=1, heads=2)
+    for each in network.parameters():
+        torch.nn.init.normal_(each, std=0.2)
+    model = Model.wrap(network)
+    for cell in (student, teacher):
+        model.files[FILE] = Description(shape=(1, 8, 8), classes=10, empty=10, sampling=cell.sampling).written()
+        model.save(book.model(cell.run, cell.model))
+    how = book.how(teacher)
+    chosen = diffusion_adaptive.policy(how)
+    session = opened(book.model(teacher.run), how)[1]
+    network_of = partial(_asked, session)
+    feed = {**how.feed(np.arange(70), labels, book.how(student).table()), **chosen.arrays()}
+    nobody = lambda rows: np.eye(10)[(labels[: len(rows)] + 1) % 10]  # noqa: E731
+    wanted, sent = adapted(network_of, network_of, nobody, feed)
+    assert sent.all()
+    shown = drawn_by(network_of, feed, feed["table"])
+    found = diffusion_adaptive.refined(book, shown)
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
+    assert np.abs(found - shown).max() > 0.1
+
+
+def _asked(session, given):
+    given = dict(given)
+    given.pop("blocks")
+    return session.run({name: given[name] for name in ("sample", "time", "label")})[0]["predicted"]
 
 
 def test_network_is_that_of_a_seed(tmp_path):
