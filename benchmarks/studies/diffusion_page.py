@@ -130,6 +130,7 @@ def command(study: Study) -> str:
     words += [f"--seeds {plan.seeds}"] if plan.seeds != SEEDS else []
     words += [f"--teachers {plan.teachers}"] if plan.teachers != 1 else []
     words += [f"--methods {' '.join(plan.methods)}"] if set(plan.methods) != set(METHODS) else []
+    words += ["--dinov2 FOLDER"] if not _absent(by_dino(study, study.there())) else []
     return " ".join(["python -m benchmarks.studies.diffusion_steps --fashion-mnist FOLDER", *words])
 
 
@@ -147,8 +148,12 @@ def lacking(study: Study, found: dict[Cell, Found]) -> Iterator[str]:
     short += [f"fewer blocks by {'; by '.join(layers)}"] if layers else []
     short += ["guidance alone"] if any(cell not in found for cell in guided()) else []
     others = {"the policy of an oracle": where_needed(study), "distances on features of DINOv2": by_dino(study, found)}
-    short += [name for name, section in others.items() if next(iter(section)).startswith(ABSENT)]
+    short += [name for name, section in others.items() if _absent(section)]
     yield f"**Not run: {'; '.join([*short, 'int8'])}.** Of one seed nothing is claimed beyond these trainings."
+
+
+def _absent(section: Iterator[str]) -> bool:
+    return next(section).startswith(ABSENT)
 
 
 def pictures(out: Path) -> Iterator[str]:
@@ -210,7 +215,7 @@ def costs(study: Study) -> Iterator[str]:
                 f"{', '.join(f'{each:.1f}' for each in took)} |"
             )
     yield ""
-    yield "By the clock, with scores on validation, while other work ran on the other core. `progressive` trains once for each number of steps. Of"
+    yield "By the clock, with scores on validation, while other work ran on the machine. `progressive` trains once for each number of steps. Of"
     yield "the steps of `dmd` every sixth is one of the student, the others are of the fake network and its judge."
 
 
