@@ -18,7 +18,7 @@ from benchmarks.studies.lm_lab import kept
 from compressor.plan.specs import DataSpec
 from compressor.store import Store
 from compressor.tasks.data import load_data
-from compressor.tasks.generated.adaptive import Threshold, by_class
+from compressor.tasks.generated.adaptive import Threshold
 from compressor.tasks.generated.classifier import Classifier, Rows, Training, classifier_of
 from compressor.tasks.generated.features import as_bytes
 from compressor.tasks.generation.description import Description, Policy
@@ -27,7 +27,8 @@ from compressor.tasks.generation.image_generation import ImageGeneration
 from compressor.tasks.generation.pictures import pictures_of
 from compressor.tasks.generation.samplers import Sampling
 from compressor.tasks.image_classification import undecoded
-from compressor.tasks.inputs.sampling import noised
+from compressor.tasks.inputs.sampling import likes as liked_of
+from compressor.tasks.inputs.sampling import noised, sends
 from passes.diffusion.adaptive import BEYOND, LEVEL, SEED_OF_ORACLE
 
 if TYPE_CHECKING:
@@ -117,7 +118,9 @@ def refined(book: Book, shown: NDArray[np.float32]) -> NDArray[np.float32]:
 def _sent(book: Book, student: Cell, share: float) -> NDArray[np.bool_]:
     """Which of a student's pictures are mended by the limit of a share."""
     liked, others = (np.asarray(each, dtype=np.float32) for each in likes(book, student))
-    return Threshold.calibrated(others, share).sends(liked, np.arange(len(liked)))
+    chosen = Threshold.calibrated(others, share)
+    found: NDArray[np.bool_] = sends(liked, np.arange(len(liked)), chosen.limit, chosen.tied)
+    return found
 
 
 def likes(book: Book, student: Cell) -> tuple[list[float], list[float]]:
@@ -134,12 +137,12 @@ def likes(book: Book, student: Cell) -> tuple[list[float], list[float]]:
 
 
 def _asked(book: Book, student: Cell) -> dict[str, list[float]]:
-    liked, how = by_class(oracle(book)), book.how(student)
+    asked_of, how = oracle(book), book.how(student)
     session, others = opened(book.model(student.run, student.model), how)[1], []
     for rows in _parts(range(BEYOND, BEYOND + CALIBRATED)):
         feed = how.feed(rows, rows % CLASSES, how.table())
-        others.append(liked(feed, pictures(session, feed, feed["table"])[0]))
-    of_rows = liked({"label": book.labels}, book.shown(student))
+        others.append(liked_of(asked_of.seen(pictures(session, feed, feed["table"])[0])[1], feed["label"]))
+    of_rows = liked_of(asked_of.seen(book.shown(student))[1], book.labels)
     return {"liked": of_rows.tolist(), "others": np.concatenate(others).tolist()}
 
 

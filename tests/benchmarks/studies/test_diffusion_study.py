@@ -13,6 +13,14 @@ import yaml
 from datasets import Dataset
 
 from benchmarks.studies import diffusion_adaptive
+from benchmarks.studies.diffusion_beyond import (
+    by_dino,
+    fewer_blocks,
+    guidance,
+    looked_at,
+    over_seeds,
+    without_data,
+)
 from benchmarks.studies.diffusion_cells import Absent, Book, drawn, opened
 from benchmarks.studies.diffusion_page import goals, lacking, table
 from benchmarks.studies.diffusion_plans import (
@@ -170,18 +178,18 @@ def study(tmp_path, judge):
     noise = draw.standard_normal((DRAWN, WIDTH)).astype(np.float32)
     (tmp_path / "drawn").mkdir()
 
-    def put(name, features, told):
+    def kept(name, features, told):
         np.savez(
             tmp_path / "drawn" / f"{name}-{DRAWN}.npz", features=features, told=told, first=np.zeros((DRAWN, 1, 2, 2), np.float32)
         )
 
     real = draw.standard_normal((DRAWN + REAL, WIDTH)).astype(np.float32)
-    put("real", real, np.concatenate([labels[:DRAWN], labels[REAL:]]))
+    kept("real", real, np.concatenate([labels[:DRAWN], labels[REAL:]]))
     for cell in teachers():
-        put(cell.name, noise + (0 if cell.evaluations >= 30 else 0.5), labels[:DRAWN])
+        kept(cell.name, noise + (0 if cell.evaluations >= 30 else 0.5), labels[:DRAWN])
     for method, off in (("shortcut", 0.0), ("progressive", 1.0)):
         for cell in students(method, 0):
-            put(cell.name, noise + off, labels[:DRAWN] if cell.sampling.steps > 1 else (labels[:DRAWN] + 1) % 10)
+            kept(cell.name, noise + off, labels[:DRAWN] if cell.sampling.steps > 1 else (labels[:DRAWN] + 1) % 10)
     return Study(book, Plan(3, 1, tuple(METHODS)))
 
 
@@ -210,6 +218,81 @@ def test_the_page_says_what_was_not_run(study):
     for path in (study.book.folder / "drawn").glob("teacher-0-heun-*.npz"):
         path.unlink()
     assert "the teacher by heun 25, heun 13, heun 8, heun 4, heun 2" in next(lacking(study, study.there()))
+
+
+def put(book, cell, off, *, depths=()):
+    """A cell whose pictures lie so far from the teacher's."""
+    rows = book.found(next(teachers())).features.rows + np.float32(off)
+    first = np.zeros((DRAWN, 1, 2, 2), np.float32)
+    np.savez(book.place(cell.name), features=rows, told=book.labels, first=first)
+    folder = book.model(cell.run, cell.model)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / FILE).write_bytes(Description(shape=(1, 8, 8), classes=10, empty=10, depths=depths).written())
+
+
+def test_sections_say_not_run_of_what_is_not_there(study):
+    found = study.there()
+    for section in (without_data(study, found), fewer_blocks(study, found), guidance(study, found), by_dino(study, found)):
+        assert next(section).startswith("Not run")
+    assert list(over_seeds(study, found)) == []
+
+
+def test_what_reads_no_rows_is_held_against_what_does(study):
+    put(study.book, next(students("boot", 0)), 0.5)
+    lines = list(without_data(study, study.there()))
+    told = {line.split(" | ")[0].strip("| "): line for line in lines[4:]}
+    assert set(told) == {"shortcut", "progressive"}
+    assert "**+" in told["shortcut"]  # lies 0.5 nearer
+    assert "**-" in told["progressive"]
+
+
+def test_fewer_blocks_are_counted_and_held_against_their_control(study):
+    scheduled, control, whole = (
+        *(next(students(f"shortcut{THEN}{each}", 0)) for each in ("presto", "constant")),
+        list(students("shortcut", 0))[1],
+    )
+    for cell, off, depths in ((scheduled, 0.2, (6, 6, 4, 3)), (control, 0.6, ()), (whole, 0.0, ())):
+        put(study.book, cell, off, depths=depths)
+    first, schedule, constant = list(fewer_blocks(study, study.there()))[5:]
+    assert [line.split(" | ")[1] for line in (first, schedule, constant)] == ["24", "16", "16"]
+    assert schedule.split(" | ")[3].startswith("**+")
+    assert schedule.split(" | ")[4].startswith("**-")
+    assert constant.split(" | ")[4] == ""
+
+
+def test_guidance_is_compared_at_one_scale(study):
+    told = list(guided())[1]
+    put(study.book, told, 0.5)
+    lines = list(guidance(study, study.there()))
+    assert lines[4].startswith("| 1.5 | 16, 8 |")
+    assert "**+" in lines[4]
+    assert lines[-1] == "Other scales were not run."
+
+
+def test_seeds_are_averaged_with_students_interval(study):
+    for seed in (1, 2):
+        put(study.book, [*students("progressive", seed)][1], 1.0 + 0.01 * seed)
+    (line,) = over_seeds(study, study.there())
+    assert line.startswith("- progressive in 4: farther than the teacher in 50 steps by **+")
+    assert "mean of 3 trainings" in line
+
+
+def test_another_network_looks_at_the_teacher_and_the_nearest(study):
+    found = study.there()
+    cells = looked_at(study, found)
+    assert [cell.name for cell in cells] == [
+        "teacher-0-dpm++2m-50",
+        "shortcut-0-ddim-4",
+        "progressive-0-ddim-4",
+    ]
+    seen = study.book.folder / "dinov2-56"
+    seen.mkdir()
+    for name in ("real", *(cell.name for cell in cells)):
+        rows = study.book.real() if name == "real" else study.book.kept(name, dict)
+        np.save(seen / f"{name}-{DRAWN}.npy", rows.features.rows)
+    lines = list(by_dino(study, found))
+    assert lines[-2].split(" | ")[-1] == "+0 [+0, +0] |"
+    assert "**+" in lines[-1]
 
 
 def test_a_share_is_mended_of_what_the_oracle_likes_least(study):
