@@ -83,9 +83,11 @@ class OnnxRuntime(Target):
     )
 
     def own_dialect(self) -> Dialect:
-        """What the provider multiplies: pairs of Q and DQ in float where graphs are not rewritten; in TensorRT zero points are 0."""
+        """What the provider multiplies: pairs of Q and DQ in float where graphs are not rewritten. TensorRT has zero points of 0 alone."""
         if self.provider == "tensorrt":
-            return replace(self.dialect, schemes=(), activations="signed", symmetric_activations=True)
+            return replace(
+                self.dialect, schemes=(), activations="signed", symmetric_activations=True, leaves=("fused operators",)
+            )
         if self.provider == "cuda":
             return replace(self.dialect, schemes=CUDA)
         if self.graph_optimization in FUSING:
@@ -295,6 +297,8 @@ class _Buffer:
     arrays: Mapping[str, NDArray[Any]]
     """By the input that they are."""
     binding: onnxruntime.IOBinding
+    size: int
+    """Tokens that it has room for."""
 
 
 class _Shared(_Loaded):
@@ -329,7 +333,7 @@ class _Shared(_Loaded):
 
     def _line(self, feed: Feed, state: Position[_Buffer] | None, after: int, growth: Growth) -> Line[_Buffer]:
         """Where the call may write: behind the state, else into a new buffer that begins with what the state holds."""
-        if state is not None and state.line.free_from(state.length) and _length(state.line.held, growth.axis) >= after:
+        if state is not None and state.line.free_from(state.length) and state.line.held.size >= after:
             return state.line
         made = self._buffer(feed, after, growth.axis)
         if state is not None:
@@ -351,11 +355,7 @@ class _Shared(_Loaded):
         for output, becomes in self._graph.state:
             binding.bind_ortvalue_input(becomes, shared[becomes])
             binding.bind_ortvalue_output(output, shared[becomes])
-        return _Buffer(arrays, binding)
-
-
-def _length(held: _Buffer, axis: int) -> int:
-    return int(next(iter(held.arrays.values())).shape[axis])
+        return _Buffer(arrays, binding, size)
 
 
 class _OnnxSession:

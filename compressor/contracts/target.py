@@ -49,11 +49,12 @@ class Scheme:
 
 
 Rewrite: TypeAlias = Literal[
-    "unread rows", "empty masks", "folded scales", "windows as products", "keys of padding", "joined biases"
+    "unread rows", "empty masks", "folded scales", "windows as products", "keys of padding", "joined biases", "fused operators"
 ]
 """What may be done to a graph without changing what it gives: rows of hidden states that no output depends on are not computed; masks that leave
 nothing out are not added; scales of what products give become part of their weights; convolutions are products of their windows, which are then
-quantised as products are; attention takes a mask of padding by key, not for each pair; products of quantised tensors add their biases themselves."""
+quantised as products are; attention takes a mask of padding by key, not for each pair; products of quantised tensors add their biases themselves;
+operators of a runtime's own take the place of several standard ones."""
 
 
 @formerly(rung="format")

@@ -40,13 +40,13 @@ class Builder:
     def lower(self, made: StoredResult, form: str, to: str, target: Target) -> StoredResult:
         """The model on a lower format. What lies between is stored too: another target may need it, and an export takes long."""
         for below in lowering(to, start=form):
-            made, form = self._lowered(made, form, below, target.dialect), below
+            made, form = self._lowered(made, form, below, target.own_dialect()), below
         return made
 
     def is_lowered(self, made: StoredResult, form: str, target: Target) -> bool:
         """Whether the first step down to a target's format is in the store; nothing is read of it."""
         way = lowering(target.dialect.format, start=form)
-        return not way or self.store.entry(key_of(self._parts(made, form, way[0], target.dialect))).is_dir()
+        return not way or self.store.entry(key_of(self._parts(made, form, way[0], target.own_dialect()))).is_dir()
 
     def _lowered(self, made: StoredResult, form: str, to: str, dialect: Dialect) -> StoredResult:
         """The model on the next format, from the store where it was lowered before for a dialect that it reads the same of."""

@@ -137,14 +137,16 @@ class OnnxRuntimeGraph(Format):
     reads: ClassVar[tuple[str, ...]] = ("opset", "leaves")
 
     def lower(self, artifact: Artifact, out: Path, *, task: Task, dialect: Dialect) -> None:
-        """Fuse whatever matches."""
+        """Fuse whatever matches; nothing for a dialect that leaves it."""
         import onnx
 
         from compressor.deploy.fusion import fuse
 
         wires = {graph.name: graph for graph in task.graphs(artifact.path)}
         for path in sorted(artifact.path.glob("*.onnx")):
-            graph = fuse(onnx.load(path), wires.get(path.stem, Graph()), leaves=dialect.leaves)
+            graph = onnx.load(path)
+            if "fused operators" not in dialect.leaves:
+                graph = fuse(graph, wires.get(path.stem, Graph()), leaves=dialect.leaves)
             strip(graph)
             save(graph, out, path.stem)
 

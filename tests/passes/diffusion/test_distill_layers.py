@@ -146,7 +146,7 @@ def test_graphs_for_tensorrt_hold_nothing_that_it_refuses(run, tmp_path):
     student = DistillLayers.model_validate(HALVES)._student(run.model(), seed=0)
     student.save(tmp_path / "torch")
     made = lowered(
-        Artifact("torch", tmp_path / "torch"), "onnxruntime", tmp_path / "formats", task=run.task, dialect=target.dialect
+        Artifact("torch", tmp_path / "torch"), "onnxruntime", tmp_path / "formats", task=run.task, dialect=target.own_dialect()
     )
     int8 = QuantizeStatic(calibration=8, levels=False).apply(made, run.context(tmp_path / "scratch", target=target))
     assert not QuantizeStatic().refuses(target.own_dialect())
