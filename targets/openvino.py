@@ -7,8 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
-from weakref import finalize
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -17,7 +16,6 @@ from compressor.contracts import (
     Dialect,
     Feed,
     Graph,
-    Growth,
     Missing,
     Prepare,
     Profile,
@@ -27,16 +25,15 @@ from compressor.contracts import (
     Session,
     Target,
     Wish,
+    Workload,
 )
-from compressor.deploy.cache import Line, Position, first, grown
+from compressor.deploy.fixed import FixedSession, require_axes, told
 from compressor.deploy.graphs import graphs_of
 from compressor.deploy.openvino import save_representation
-from compressor.deploy.stateful import BEAMS, stateful
+from compressor.deploy.stateful import stateful
 from compressor.errors import UnsupportedModel
 from targets.openvino_files import bytes_by_part_of, together, weights_of
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
+from targets.openvino_sessions import Compiled, Stateful, loaded
 
 PRODUCTS = ("MatMul", "FullyConnected", "Convolution", "Gemm")
 """Layers that do the bulk of the arithmetic, by OpenVINO's names."""
@@ -65,7 +62,11 @@ class OpenVino(Target):
     """OpenVINO's intermediate representation, compiled for the processor when it is loaded."""
 
     dialect: ClassVar[Dialect] = Dialect(
-        format="openvino", quantizer="nncf", precisions=("fp32", "bf16", "int8", "int4", "int2"), schemes=SCHEMES
+        format="openvino",
+        quantizer="nncf",
+        precisions=("fp32", "bf16", "int8", "int4", "int2"),
+        schemes=SCHEMES,
+        leaves=("windows as products",),
     )
     file: ClassVar[str] = "openvino_model.xml"
     former_files: ClassVar[tuple[str, ...]] = ("model.xml",)
@@ -83,14 +84,32 @@ class OpenVino(Target):
         "bits, a quarter of float32, each group with a scale and a zero point that OpenVINO takes from the numbers themselves.",
     )
 
+    sizes: dict[str, Annotated[int, Field(ge=1)]] = Field(
+        default={},
+        description="Sizes of axes of the inputs that are dynamic otherwise, by name: `{batch: 1, length: 128}`. OpenVINO then finds no shapes at "
+        "each call, which short calls gain by. Rows are taken in turns and shorter texts padded; what is longer is refused.",
+    )
+
     @classmethod
     def recipe(cls, wish: Wish) -> Recipe:
         """On the processor, which every machine has."""
         return Recipe({"threads": wish.threads}, "on the processor")
 
+    def takes(self) -> str:
+        """The sizes that are fixed."""
+        return told(self.sizes)
+
+    def refuses(self, workload: Workload) -> str:
+        """Texts that are longer than they are fixed to be."""
+        fixed, length = self.sizes.get("length"), workload.length
+        return f"takes length {fixed}, found {length}" if fixed and length and length > fixed else ""
+
     @classmethod
-    def runtime(cls, facts: Mapping[str, str]) -> Runtime:
-        """OpenVINO, in the precision in which it computed what is not quantised (`int8 + fp32`)."""
+    def runtime(cls, facts: Mapping[str, str]) -> Runtime | None:
+        """OpenVINO, in the precision in which it computed what is not quantised (`int8 + fp32`); none for files of fixed sizes, which an example
+        would have to pad for."""
+        if facts.get("sizes"):
+            return None
         hint = HINTS.get(facts.get("precision", "").rpartition("+")[2].strip())
         settings = {"INFERENCE_PRECISION_HINT": hint} if hint else {}
         if facts.get("cache"):
@@ -117,15 +136,20 @@ class OpenVino(Target):
         """Copy the representation of each graph; a state that grows is kept by the runtime itself. Weights of several graphs lie in one file.
 
         Raises:
-            UnsupportedModel: the plan says of what numbers a cache is, and the model has none.
+            UnsupportedModel: the plan says of what numbers a cache is, and the model has none; or sizes of axes that no input has.
         """
         self._require_cache(graphs)
+        if self.sizes:
+            require_axes(graphs, self.sizes)
         if len(graphs) > 1 and not any(graph.state for graph in graphs):
             written = {source.path / f"{graph.name}.xml": out / self.file_of(graph.name) for graph in graphs}
             together(written, (out / self.file).with_suffix(".bin"))
             return
         for graph in graphs:
             to = out / self.file_of(graph.name)
+            if self.sizes:
+                _write_fixed(source.path / f"{graph.name}.xml", to, graph, self.sizes)
+                continue
             if graph.growth:
                 _write_stateful(source.path / f"{graph.name}.xml", to, graph)
                 continue
@@ -138,12 +162,13 @@ class OpenVino(Target):
         Raises:
             UnsupportedModel: as of `build`.
         """
-        return self._opened(built)
+        opened = self._opened(built)
+        return FixedSession(opened, graphs_of(built), self.sizes) if self.sizes else opened
 
     def _opened(self, built: Path, *, watched: bool = False) -> _OpenVinoSession:
         graphs = graphs_of(built)
         self._require_cache(graphs)
-        return _OpenVinoSession({graph.name: _loaded(self._compiled(built, graph, watched=watched), graph) for graph in graphs})
+        return _OpenVinoSession({graph.name: loaded(self._compiled(built, graph, watched=watched), graph) for graph in graphs})
 
     def profile(self, built: Path, prepare: Prepare, *, calls: int) -> Profile | None:
         """By its performance counters: the mean of each layer. None for a graph that keeps what grows, whose requests come and go."""
@@ -154,7 +179,8 @@ class OpenVino(Target):
             return None
         opened = self._opened(built, watched=True)
         models = {graph.name: self._read(built, graph) for graph in graphs}
-        return profile_of(opened, {name: opened.request(name) for name in models}, models, prepare, calls=calls)
+        session = FixedSession(opened, graphs, self.sizes) if self.sizes else opened
+        return profile_of(session, {name: opened.request(name) for name in models}, models, prepare, calls=calls)
 
     def _read(self, built: Path, graph: Graph) -> Any:
         path, main = (built / self.file_of(name, built) for name in (graph.name, Graph.name))
@@ -224,110 +250,15 @@ def _core() -> Any:
     return openvino.Core()
 
 
-class _Compiled:
-    """One compiled graph. The tensors of a state go from one request into the next and never through numpy."""
-
-    def __init__(self, compiled: Any, graph: Graph) -> None:
-        self.compiled = compiled
-        self._graph = graph
-        self.request = compiled.create_infer_request()
-        self._inputs = {name for port in compiled.inputs for name in port.get_names()}
-        self._outputs = {name: place for place, port in enumerate(compiled.outputs) for name in port.get_names()}
-        kept = {name for name, _ in graph.state}
-        self._given = [port.get_any_name() for port in compiled.outputs if not kept & port.get_names()]
-
-    def run(self, feed: Feed, state: Mapping[str, Any] | None) -> tuple[Feed, Mapping[str, Any] | None]:
-        given: dict[str, Any] = {name: array for name, array in feed.items() if name in self._inputs}
-        kept = self._graph.first_state(feed) if state is None else state
-        after = {becomes: self._fresh(output) for output, becomes in self._graph.state}
-        self.request.infer({**given, **kept}, share_inputs=True)
-        return {name: self.request.get_output_tensor(self._outputs[name]).data.copy() for name in self._given}, after or None
-
-    def cut(self, state: Mapping[str, Any], length: int) -> Mapping[str, Any]:
-        """The first part of each tensor.
-
-        Raises:
-            ValueError: the state does not grow.
-        """
-        if self._graph.growth is None:
-            raise ValueError(f"graph '{self._graph.name}' has no state that grows")
-        held = first(self._graph.growth, length)
-        return {name: _tensor(tensor.data[held]) for name, tensor in state.items()}
-
-    def _fresh(self, output: str) -> Any:
-        """A new tensor for an output to be written into, at its own size: the last state stays as it is."""
-        import openvino
-
-        port = self.compiled.outputs[self._outputs[output]]
-        shape = [axis.get_length() if axis.is_static else 0 for axis in port.get_partial_shape()]
-        tensor = openvino.Tensor(port.get_element_type(), openvino.Shape(shape))
-        self.request.set_output_tensor(self._outputs[output], tensor)
-        return tensor
-
-
-def _loaded(compiled: Any, graph: Graph) -> _Compiled | _Stateful:
-    names = {name for port in compiled.inputs for name in port.get_names()}
-    return _Stateful(compiled, graph) if graph.growth and BEAMS in names else _Compiled(compiled, graph)
-
-
-class _Stateful:
-    """A compiled graph whose requests keep the state themselves: a state is a position in what a request keeps.
-
-    A call goes on in the request of its state. What lies beyond the state is cut off; where a later state of it is still held, the
-    call goes on in another request, with a copy.
-    """
-
-    def __init__(self, compiled: Any, graph: Graph) -> None:
-        self.compiled = compiled
-        self._graph = graph
-        self._idle: list[Any] = []
-
-    def run(self, feed: Feed, state: Position[Any] | None) -> tuple[Feed, object | None]:
-        import numpy as np
-
-        growth = self._graph.growth
-        assert growth is not None
-        after = grown(growth, feed, state)
-        line = self._line(state, growth)
-        given: dict[str, Any] = dict(self._graph.completed(feed))
-        given[BEAMS] = np.arange(len(feed[growth.added[0]]), dtype=np.int32)
-        line.held.infer(given, share_inputs=True)
-        return {port.name: line.held.get_tensor(port.name).data.copy() for port in self._graph.given}, line.wrote(after)
-
-    def cut(self, state: Position[Any], length: int) -> object:
-        return state.cut(length)
-
-    def held_in(self) -> set[str]:
-        """Types of the state, by OpenVINO's names."""
-        states = self._begun().held.query_state()
-        return {str(each.state.get_element_type().get_type_name()) for each in states}
-
-    def _line(self, state: Position[Any] | None, growth: Growth) -> Line[Any]:
-        """The request that a call goes on in, which holds what the state says and no more."""
-        if state is None:
-            return self._begun()
-        if state.line.written == state.length:
-            return state.line
-        line = state.line if state.line.free_from(state.length) else self._begun()
-        held = first(growth, state.length)
-        for old, new in zip(state.line.held.query_state(), line.held.query_state(), strict=True):
-            new.state = _tensor(old.state.data[held])
-        return line
-
-    def _begun(self) -> Line[Any]:
-        """A request that holds nothing; it is used again when nobody holds a state of it."""
-        request = self._idle.pop() if self._idle else self.compiled.create_infer_request()
-        request.reset_state()
-        line: Line[Any] = Line(request)
-        finalize(line, self._idle.append, request)
-        return line
-
-
-def _tensor(array: NDArray[Any]) -> Any:
-    import numpy as np
+def _write_fixed(source: Path, to: Path, graph: Graph, sizes: Mapping[str, int]) -> None:
     import openvino
 
-    return openvino.Tensor(np.ascontiguousarray(array))
+    model = _core().read_model(str(source))
+    axes = {port.name: [sizes.get(str(axis), axis) for axis in port.axes] for port in graph.inputs}
+    named = {name: port for port in model.inputs for name in port.get_names()}
+    dims = {name: [axis if isinstance(axis, int) else -1 for axis in each] for name, each in axes.items() if name in named}
+    model.reshape({named[name]: openvino.PartialShape(each) for name, each in dims.items()})
+    save_representation(model, to)
 
 
 def _write_stateful(source: Path, to: Path, graph: Graph) -> None:
@@ -335,7 +266,7 @@ def _write_stateful(source: Path, to: Path, graph: Graph) -> None:
 
 
 class _OpenVinoSession:
-    def __init__(self, graphs: Mapping[str, _Compiled | _Stateful]) -> None:
+    def __init__(self, graphs: Mapping[str, Compiled | Stateful]) -> None:
         self._graphs = graphs
 
     def run(self, feed: Feed, *, graph: str = "model", state: Any = None) -> tuple[Feed, object | None]:
@@ -345,7 +276,7 @@ class _OpenVinoSession:
     def request(self, graph: str) -> Any:
         """What computes a graph that keeps nothing that grows."""
         found = self._graphs[graph]
-        assert isinstance(found, _Compiled)
+        assert isinstance(found, Compiled)
         return found.request
 
     def cut(self, state: Any, length: int, *, graph: str = "model") -> object:
@@ -369,7 +300,7 @@ class _OpenVinoSession:
 
     def _kept(self, *, attended: bool) -> dict[str, str]:
         """Numbers of a cache: those that its operator for attention keeps it in, where that ran, else those of the state as it is."""
-        kept = [each for each in self._graphs.values() if isinstance(each, _Stateful)]
+        kept = [each for each in self._graphs.values() if isinstance(each, Stateful)]
         if attended:
             precision = next(iter(self._graphs.values())).compiled.get_property("KV_CACHE_PRECISION").to_string()
             return {**({"cache": _name(precision)} if kept else {}), "attention": KERNEL}

@@ -23,7 +23,7 @@ DOMAIN = "com.microsoft"
 
 
 class Before(OnnxRuntime):  # type: ignore[misc] # found by its entry point
-    """No rewrite of the three."""
+    """No rewrite."""
 
     dialect: ClassVar[Dialect] = replace(OnnxRuntime.dialect, leaves=ALL)
 
@@ -41,13 +41,43 @@ class RowsAndKeys(OnnxRuntime):  # type: ignore[misc] # found by its entry point
 
 
 class Now(OnnxRuntime):  # type: ignore[misc] # found by its entry point
-    """All three, as deployed."""
+    """As deployed."""
+
+
+class NoWindows(OnnxRuntime):  # type: ignore[misc] # found by its entry point
+    """Convolutions stay."""
+
+    dialect: ClassVar[Dialect] = replace(OnnxRuntime.dialect, leaves=("windows as products",))
+
+
+class NoScales(OnnxRuntime):  # type: ignore[misc] # found by its entry point
+    """Layer scales stay."""
+
+    dialect: ClassVar[Dialect] = replace(OnnxRuntime.dialect, leaves=("folded scales",))
+
+
+class NoMasks(OnnxRuntime):  # type: ignore[misc] # found by its entry point
+    """Masks that mask nothing stay."""
+
+    dialect: ClassVar[Dialect] = replace(OnnxRuntime.dialect, leaves=("empty masks",))
+
+
+class NoBiases(OnnxRuntime):  # type: ignore[misc] # found by its entry point
+    """Products leave biases to whoever reads them."""
+
+    dialect: ClassVar[Dialect] = replace(OnnxRuntime.dialect, leaves=("joined biases",))
 
 
 class BeforeInOpenVino(OpenVino):  # type: ignore[misc] # found by its entry point
     """No rewrite."""
 
     dialect: ClassVar[Dialect] = replace(OpenVino.dialect, leaves=ALL)
+
+
+class WindowsInOpenVino(OpenVino):  # type: ignore[misc] # found by its entry point
+    """Convolutions as products of their windows."""
+
+    dialect: ClassVar[Dialect] = replace(OpenVino.dialect, leaves=())
 
 
 class NowInOpenVino(OpenVino):  # type: ignore[misc] # found by its entry point
@@ -131,7 +161,7 @@ class QuantisedAttention(Rewritten):
         made = {node.output[0]: node for node in graph.graph.node}
         for node in [each for each in graph.graph.node if each.op_type == "MultiHeadAttention"]:
             products = [made[each] for each in node.input[:3]]
-            if len(by_input(products)) != 1:
+            if len(by_input(products)) != 1 or len(node.input) < 5:
                 continue
             weights, scales, zeros, biases = (constant(graph, f"{node.name}_{at}", products, at) for at in (1, 3, 5, 6))
             first = products[0].input
@@ -189,9 +219,11 @@ class OpenVinoWith(OpenVino):  # type: ignore[misc] # found by its entry point
             "PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": "1", "INFERENCE_NUM_THREADS": self.threads, "ENABLE_CPU_PINNING": False,
             "INFERENCE_PRECISION_HINT": "f32", **({"PERF_COUNT": True} if watched else {}), **self.options,
         }  # fmt: skip
-        return (
-            sys.modules[OpenVino.__module__]._core().compile_model(str(built / self.file_of(graph.name, built)), "CPU", options)
-        )
+        model = self._read(str(built / self.file_of(graph.name, built)))
+        return sys.modules[OpenVino.__module__]._core().compile_model(model, "CPU", options)
+
+    def _read(self, path: str) -> Any:
+        return sys.modules[OpenVino.__module__]._core().read_model(path)
 
 
 class Bf16(OpenVinoWith):
@@ -212,9 +244,63 @@ class ForThroughput(OpenVinoWith):
     options: ClassVar[Mapping[str, Any]] = {"PERFORMANCE_HINT": "THROUGHPUT"}
 
 
+class Fixed(Rewritten):
+    """Batch and length fixed in the graph."""
+
+    sizes: ClassVar[tuple[int, ...]] = (1, 128)
+
+    @classmethod
+    def rewrite(cls, graph: onnx.ModelProto) -> None:
+        """Of all inputs; sizes between follow from them when the graph is loaded."""
+        for each in graph.graph.input:
+            for axis, size in zip(each.type.tensor_type.shape.dim, cls.sizes, strict=False):
+                axis.dim_value = size
+        del graph.graph.value_info[:]
+
+
+class FixedInOpenVino(OpenVinoWith):
+    """Batch and length fixed before the graph is compiled."""
+
+    sizes: ClassVar[tuple[int, ...]] = (1, 128)
+
+    def _read(self, path: str) -> Any:
+        model = super()._read(path)
+        model.reshape({port: list(self.sizes) for port in model.inputs})
+        return model
+
+
+class FixedSound(Fixed):
+    """Batch and length fixed in the graph."""
+
+    sizes: ClassVar[tuple[int, ...]] = (1, 80, 100)
+
+
+class FixedSoundInOpenVino(FixedInOpenVino):
+    """Batch and length fixed before the graph is compiled."""
+
+    sizes: ClassVar[tuple[int, ...]] = (1, 80, 100)
+
+
+class FixedPicture(Fixed):
+    """The batch fixed in the graph."""
+
+    sizes: ClassVar[tuple[int, ...]] = (1, 3, 112, 112)
+
+
+class FixedPictureInOpenVino(FixedInOpenVino):
+    """The batch fixed before the graph is compiled."""
+
+    sizes: ClassVar[tuple[int, ...]] = (1, 3, 112, 112)
+
+
 TRIED: tuple[type[Target], ...] = (
     SkipNorms, FastGelu, OneProduct, QuantisedAttention, BlocksOfTables, OptimizerOfTransformers, Bf16, Pinned, ForThroughput,
 )  # fmt: skip
+"""On a text model."""
+ELSEWHERE: tuple[type[Target], ...] = (
+    Fixed, FixedInOpenVino, FixedSound, FixedSoundInOpenVino, FixedPicture, FixedPictureInOpenVino, WindowsInOpenVino,
+)  # fmt: skip
+"""On other models, or at one size."""
 
 
 # ------------------------------------------------------------------ rewiring
@@ -244,7 +330,11 @@ def constant(graph: onnx.ModelProto, name: str, products: Sequence[onnx.NodeProt
     from onnx import numpy_helper
 
     held = {each.name: each for each in graph.graph.initializer}
-    values = np.concatenate([numpy_helper.to_array(held[each.input[at]]) for each in products], axis=-1)
+    parts = [
+        numpy_helper.to_array(held[each.input[at]]) if len(each.input) > at else np.zeros(held[each.input[1]].dims[1], np.float32)
+        for each in products
+    ]
+    values = np.concatenate(parts, axis=-1)
     graph.graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(values), name))
     return name
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from benchmarks.profile import Profile
 from benchmarks.studies import operator_forms as forms
 from benchmarks.studies.pages import controls, machine_lines
 from compressor.api import build_plan, read_report, run
-from compressor.contracts import Artifact, Candidate, Evaluation, Event, Message, Progress, Target, Workload, registry
+from compressor.contracts import Artifact, Candidate, Evaluation, Event, Message, Progress, Target, Task, Workload, registry
 from compressor.contracts.records import LatencyRecord, ProfileRecord, ProfileRow, Report, Stage
 from compressor.deploy.bench import ProcessBench
 from compressor.deploy.session import opened
@@ -41,7 +41,7 @@ BATCHES, LENGTH = (1, 8), 128
 SECONDS = 60.0
 """For each runtime and batch."""
 NOW, BEFORE = "now", "before"
-LEFT_OUT = {"rows": "unread rows alone", "rows-keys": "unread rows, keys of padding", NOW: "all three"}
+LEFT_OUT = {"rows": "unread rows alone", "rows-keys": "unread rows, keys of padding", NOW: "and joined biases"}
 GROUPS: dict[str, dict[str, type[Target]]] = {
     "onnxruntime": {
         NOW: forms.Now,
@@ -65,6 +65,12 @@ class Shop:
     ground: Ground
     student: StoredResult
     work: Path
+    batches: tuple[int, ...] = BATCHES
+    length: int | None = LENGTH
+
+    def feeds(self, batch: int) -> Sequence[Any]:
+        """Test rows."""
+        return self.ground.feeds(Workload(batch=batch, length=self.length), self.student.path)
 
     def quantised(self, target: Target) -> Path:
         """The student in int8 for a target, lowered by its dialect; kept while the study runs, as several targets share one."""
@@ -97,9 +103,12 @@ class Found:
     runtime: str
     latency: LatencyRecord
     profiles: ProfileRecord
-    before: Evaluation
-    now: Evaluation
     failed: dict[str, str]
+
+    @property
+    def batches(self) -> tuple[int, ...]:
+        """That it was timed at."""
+        return tuple(sorted({each.batch for each in self.latency.rows}))
 
     def profile(self, name: str, batch: int) -> ProfileRow:
         """Of a form."""
@@ -128,31 +137,28 @@ def trained(bound: Bound, work: Path, store: Store) -> tuple[Report, Stage]:
     return report, [each for each in report.stages if each.target is None][-1]
 
 
-def measured(shop: Shop, runtime: str, seconds: float) -> Found:
-    """All forms of a runtime, interleaved; what cannot be built or run is said."""
+def measured(
+    shop: Shop, runtime: str, kinds: Mapping[str, type[Target]], seconds: float, watched: Sequence[str] = (NOW, BEFORE)
+) -> Found:
+    """All forms of a runtime, interleaved, and some of them profiled; what cannot be built or run is said."""
     made, failed = dict[str, Candidate](), dict[str, str]()
-    for name, kind in GROUPS[runtime].items():
+    for name, kind in kinds.items():
         try:
             made[name] = shop.candidate(name, runtime, kind)
-            shop.ground.bound.task.call(kind().open(made[name].built), feeds(shop, 1)[0], Workload())
+            shop.ground.bound.task.call(kind().open(made[name].built), shop.feeds(1)[0], Workload())
         except Exception as error:  # libraries raise what they like; a form that was tried and fails is a row of the page
-            if kind not in forms.TRIED:
+            if kind not in (*forms.TRIED, *forms.ELSEWHERE):
                 raise
             made.pop(name, None)
             failed[name] = f"{type(error).__name__}: {str(error).splitlines()[0][:150]}"
-    probe = Latency(batch=BATCHES, length=(LENGTH,), seconds=seconds * len(BATCHES), control_limit=0.15)
-    watching = Profile(batch=BATCHES, length=(LENGTH,), of="all")
-    fed = {workload: feeds(shop, workload.batch) for workload in probe.workloads()}
+    grid = {"batch": shop.batches, **({} if shop.length is None else {"length": (shop.length,)})}
+    probe = Latency(**grid, seconds=seconds * len(shop.batches), control_limit=0.15)
+    watching = Profile(**grid, of="all")
+    fed = {workload: shop.feeds(workload.batch) for workload in probe.workloads()}
     with ProcessBench(shop.work / "bench", tell=told, store=shop.ground.store) as bench:
         latency = probe.measure(list(made.values()), fed, bench, seed=0)
-        watched = watching.measure([made[NOW], made[BEFORE]], fed, bench, seed=0)
-    before, now = (shop.scored(made[name]) for name in (BEFORE, NOW))
-    return Found(runtime, latency, watched, before, now, failed)
-
-
-def feeds(shop: Shop, batch: int) -> Sequence[Any]:
-    """Test rows."""
-    return shop.ground.feeds(Workload(batch=batch, length=LENGTH), shop.student.path)
+        profiled = watching.measure([made[name] for name in watched], fed, bench, seed=0)
+    return Found(runtime, latency, profiled, failed)
 
 
 def told(event: Event) -> None:
@@ -164,17 +170,24 @@ def told(event: Event) -> None:
     sys.stderr.flush()
 
 
+def compared(shop: Shop, runtime: str, kinds: Mapping[str, type[Target]]) -> tuple[str, ...]:
+    """Before and now on test rows."""
+    before, now = (shop.scored(shop.candidate(name, runtime, kinds[name])) for name in (BEFORE, NOW))
+    return answers(shop.ground.bound.task, runtime, before, now)
+
+
 # ------------------------------------------------------------------ the page
 
 
-def document(report: Report, found: Sequence[Found], bound: Bound) -> str:
+def document(report: Report, found: Sequence[Found], answers: Sequence[Sequence[str]]) -> str:
     """All tables, with what they were measured on."""
     lines = [
         "# Operators: what rewrites of graphs gain",
         "",
         "`python -m benchmarks.studies.operators --work FOLDER` remakes this page. The quickstart's student in int8, one thread,",
         f"{LENGTH} tokens; forms of a runtime run interleaved, each in a process of its own, with 95 % intervals. `before` goes without the",
-        "three rewrites of graphs that a dialect may leave out; `now` is what is deployed.",
+        "rewrites of graphs that a dialect may leave out; `now` is what is deployed. Speech, pictures, further texts, fixed lengths and widths:",
+        "[operators-others](operators-others.md).",
         "",
         *machine_lines(report),
         f"- {peaks(found[0])}",
@@ -185,7 +198,7 @@ def document(report: Report, found: Sequence[Found], bound: Bound) -> str:
         *before_and_after(found),
         "## The same answers",
         "",
-        *quality(found, bound),
+        *quality(answers),
         "## Rewrite by rewrite, in ONNX Runtime",
         "",
         *steps(found[0]),
@@ -193,7 +206,7 @@ def document(report: Report, found: Sequence[Found], bound: Bound) -> str:
         "",
         "Speed-up over what is deployed; what stays within its interval of 1, or gives other numbers, is left out of what is deployed.",
         "",
-        *tried(found),
+        *tried(found, GROUPS),
         "## What is left",
         "",
         *left(found),
@@ -213,7 +226,7 @@ def before_and_after(found: Sequence[Found]) -> Iterator[str]:
     """Times, speed-ups, shares of the peak."""
     rows = []
     for each in found:
-        for batch in BATCHES:
+        for batch in each.batches:
             value, low, high = each.over_now(BEFORE, batch)
             now, before = each.profile(NOW, batch), each.profile(BEFORE, batch)
             rows.append(
@@ -240,20 +253,20 @@ def share(row: ProfileRow, ms: float, of: ProfileRow) -> str:
     return f"{sum(each.operations for each in of.operators) / row.peaks.of('int8') / (ms / 1e3):.1%}"
 
 
-def quality(found: Sequence[Found], bound: Bound) -> Iterator[str]:
-    """Accuracy before and after on the same rows, and how often they agree."""
-    rows = []
-    for each in found:
-        change = bound.task.compare(each.now, each.before, metric=each.now.scores.metric, name=BEFORE, seed=0)
-        mine, theirs = (bound.task.predictions(one.outputs) for one in (each.now, each.before))
-        same = "-" if mine is None or theirs is None else f"{np.mean(np.asarray(mine) == np.asarray(theirs)):.2%}"
-        main = each.now.scores.main
-        apart = max(float(np.abs(each.now.outputs[name] - each.before.outputs[name]).max()) for name in each.now.outputs)
-        between = f"{wording.moved(change)} ({wording.moved_between(change)})"
-        rows.append(
-            (each.runtime, main.n, f"{each.before.scores.main.value:.4f}", f"{main.value:.4f}", between, same, f"{apart:.3f}")
-        )
-    columns = ("runtime", "test rows", "before", "now", "difference", "same answer", "largest difference of logits")
+def answers(task: Task, runtime: str, before: Evaluation, now: Evaluation) -> tuple[str, ...]:
+    """Accuracy before and after on the same rows, how often they agree, and how far outputs are apart."""
+    change = task.compare(now, before, metric=now.scores.metric, name=BEFORE, seed=0)
+    mine, theirs = (task.predictions(one.outputs) for one in (now, before))
+    same = "-" if mine is None or theirs is None else f"{np.mean(np.asarray(mine) == np.asarray(theirs)):.2%}"
+    main = now.scores.main
+    apart = max(float(np.abs(now.outputs[name] - before.outputs[name]).max()) for name in now.outputs)
+    between = f"{wording.moved(change)} ({wording.moved_between(change)})"
+    return (runtime, str(main.n), f"{before.scores.main.value:.4f}", f"{main.value:.4f}", between, same, f"{apart:.3f}")
+
+
+def quality(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """A line a runtime."""
+    columns = ("runtime", "test rows", "before", "now", "difference", "same answer", "largest difference of outputs")
     yield from table(columns, rows, numbers=range(1, 7))
     yield "Ranges of the last block are calibrated on the rows that it computes, so its integers differ; of float graphs outputs are the same."
     yield ""
@@ -275,20 +288,20 @@ def over_before(found: Found, name: str, batch: int) -> str:
     return f"{float(found.ms(BEFORE, batch)) / float(found.ms(name, batch)):.2f}x"
 
 
-def tried(found: Sequence[Found]) -> Iterator[str]:
+def tried(found: Sequence[Found], groups: Mapping[str, Mapping[str, type[Target]]]) -> Iterator[str]:
     """What is not deployed, by runtime."""
-    rows = list[tuple[str, ...]]()
+    rows, batches = list[tuple[str, ...]](), found[0].batches
     for each in found:
-        for name, kind in GROUPS[each.runtime].items():
-            if kind not in forms.TRIED:
+        for name, kind in groups[each.runtime].items():
+            if kind not in (*forms.TRIED, *forms.ELSEWHERE):
                 continue
             what = (kind.__doc__ or "").splitlines()[0].rstrip(".")
             if name in each.failed:
-                rows.append((each.runtime, what, f"fails: {each.failed[name]}", ""))
+                rows.append((each.runtime, what, f"fails: {each.failed[name]}", *[""] * (len(batches) - 1)))
                 continue
-            values = [each.over_now(name, batch) for batch in BATCHES]
+            values = [each.over_now(name, batch) for batch in batches]
             rows.append((each.runtime, what, *(f"{value:.2f}x [{low:.2f}, {high:.2f}]" for value, low, high in values)))
-    yield from table(("runtime", "what", *(f"batch {batch}" for batch in BATCHES)), rows, numbers=(2, 3))
+    yield from table(("runtime", "what", *(f"batch {batch}" for batch in batches)), rows, numbers=range(2, 2 + len(batches)))
 
 
 def left(found: Sequence[Found]) -> Iterator[str]:
@@ -330,14 +343,15 @@ def main() -> None:
     ground = Ground(bound, store, told)
     shop = Shop(ground, StoredResult(stage.key, stage.digest, store.entry(stage.key) / FILES, {}, 0.0, found=True), work)
     with store.running():
-        found = [measured(shop, runtime, asked.seconds) for runtime in GROUPS]
+        found = [measured(shop, runtime, kinds, asked.seconds) for runtime, kinds in GROUPS.items()]
+        same = [compared(shop, runtime, GROUPS[runtime]) for runtime in GROUPS]
     kept = {
         each.runtime: {"latency": each.latency.model_dump(mode="json"), "profiles": each.profiles.model_dump(mode="json")}
         for each in found
     }
     (work / "measured.json").write_text(json.dumps(kept), encoding="utf-8")
     asked.out.parent.mkdir(parents=True, exist_ok=True)
-    asked.out.write_text(document(report, found, bound), encoding="utf-8")
+    asked.out.write_text(document(report, found, same), encoding="utf-8")
     sys.stdout.write(f"{asked.out}\n")
 
 

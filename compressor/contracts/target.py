@@ -173,6 +173,14 @@ class Target(Step, ABC):
         """What the built files need elsewhere, by the facts of the session that ran; None where no example can be written."""
         return None
 
+    def takes(self) -> str:
+        """The sizes of inputs that its files take and no others: `batch 1, length 128`; empty where they take any."""
+        return ""
+
+    def refuses(self, workload: Workload) -> str:
+        """Why nothing can be timed on it at a workload, as a predicate of the target: `takes length 64, found 128`; empty where it can."""
+        return ""
+
     @classmethod
     def file_of(cls, graph: str, built: Path | None = None) -> str:
         """Name of the file of a graph: the main file's, with the graph's name for `model`; a former one where `built` has only that."""

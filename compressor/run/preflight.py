@@ -133,7 +133,7 @@ def check_environment(bound: Bound) -> None:
 
 
 def check_lengths(bound: Bound, folder: Path) -> None:
-    """Refuse rows that are to be timed at a length that the model in a folder does not take.
+    """Refuse rows that are to be timed at a length that the model in a folder, or a target, does not take.
 
     Raises:
         UnsupportedModel: there are some.
@@ -145,6 +145,9 @@ def check_lengths(bound: Bound, folder: Path) -> None:
             )
         if workload.length is not None and (why := bound.task.refuses(workload.length, folder)):
             raise UnsupportedModel(f"{name}: length {why}")
+        for target in bound.targets:
+            if why := target.target.refuses(workload):
+                raise UnsupportedModel(f"{name}: target {target.name} {why}")
 
 
 def check_batches(bound: Bound, data: Data, folder: Path) -> None:

@@ -85,6 +85,8 @@ class TargetPreview(Record):
     plugin: str
     missing: str
     """What this machine lacks for it; empty where it is ready."""
+    takes: str = ""
+    """The only sizes of inputs that its files take; empty where they take any."""
 
 
 class Preview(Record):
@@ -211,7 +213,8 @@ def _digests(step: BoundStep, found: StoredResult | None) -> dict[str, str | Non
 def _targets(bound: Bound) -> Iterator[TargetPreview]:
     for target in bound.targets:
         missing = target.target.missing()
-        yield TargetPreview(name=target.name, plugin=target.plugin, missing=missing.build or missing.run or "")
+        told = missing.build or missing.run or ""
+        yield TargetPreview(name=target.name, plugin=target.plugin, missing=told, takes=target.target.takes())
 
 
 # ------------------------------------------------------------------ lines
@@ -227,7 +230,8 @@ def _lines(found: Preview, rows: Rows) -> Iterator[Line]:
     for step in found.steps:
         yield Line(about=step.name, says=_told(step))
     for target in found.targets:
-        yield Line(about=target.name, says=target.missing or "ready")
+        only = f"; its files take {target.takes} and no longer inputs" if target.takes else ""
+        yield Line(about=target.name, says=f"{target.missing or 'ready'}{only}")
 
 
 def _split(line: str) -> Line:
