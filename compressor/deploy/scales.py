@@ -17,30 +17,31 @@ def fold_scales(graph: onnx.ModelProto) -> None:
     A scale of all outputs stays: fusions of attention look for that of the scores.
     """
     reads = Reads(graph)
-    for node in graph.graph.node:
-        scale = _vector(reads, node.input[1]) if node.op_type == "Mul" else None
-        if scale is not None:
-            _fold(reads, node, scale)
-    drop_unused(graph)
+    scales = [(node, _vector(reads, node.input[1])) for node in graph.graph.node if node.op_type == "Mul"]
+    folded = [_fold(reads, node, scale) for node, scale in scales if scale is not None]
+    if any(folded):
+        drop_unused(graph)
 
 
-def _fold(reads: Reads, scaled: onnx.NodeProto, scale: NDArray[Any]) -> None:
+def _fold(reads: Reads, scaled: onnx.NodeProto, scale: NDArray[Any]) -> bool:
+    """Whether there is a product that can bear it, and does."""
     last = product = reads.alone(scaled.input[0])
     bias = None
     if last is not None and last.op_type == "Add":
         value, added = last.input if last.input[1] in reads.constants else reversed(last.input)
         product, bias = reads.alone(value), _vector(reads, added)
         if bias is None or len(bias) != len(scale):
-            return
+            return False
     weight = reads.array(product.input[1]) if product is not None and product.op_type == "MatMul" else None
     if last is None or product is None or weight is None or weight.ndim != 2 or weight.shape[1] != len(scale):
-        return
+        return False
     own = scaled.output[0]
     product.input[1] = reads.add(f"{own}_weight", weight * scale)
     if bias is not None:
         del last.input[:]
         last.input.extend([product.output[0], reads.add(f"{own}_bias", bias * scale)])
     last.output[0], scaled.output[0] = own, f"{own}_unread"
+    return True
 
 
 def _vector(reads: Reads, name: str) -> NDArray[Any] | None:
@@ -62,7 +63,8 @@ def drop_empty_masks(graph: onnx.ModelProto) -> None:
             if _nothing(reads, mask) and UNKNOWN not in sizes and sizes == reads.sizes.get(node.output[0]):
                 instead[node.output[0]] = value
                 break
-    drop_unused(graph)
+    if instead:
+        drop_unused(graph)
 
 
 def _nothing(reads: Reads, name: str) -> bool:
