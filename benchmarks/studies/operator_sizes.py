@@ -118,8 +118,8 @@ def _products(width: int) -> onnx.ModelProto:
             helper.make_node("MatMul", [f"d{at}", f"m{at}"], [f"y{at}"]),
         ]
         value = f"y{at}"
-    ends = [[helper.make_tensor_value_info(name, TensorProto.FLOAT, (ROWS, HIDDEN))] for name in ("x", value)]
-    graph = helper.make_graph(nodes, "products", *ends, constants)
+    x, y = ([helper.make_tensor_value_info(name, TensorProto.FLOAT, (ROWS, HIDDEN))] for name in ("x", value))
+    graph = helper.make_graph(nodes, "products", x, y, constants)
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
 
 

@@ -83,7 +83,10 @@ GROUPS: dict[str, dict[str, dict[str, type[Target]]]] = {
         "openvino": {NOW: forms.NowInOpenVino, "FixedInOpenVino": forms.FixedInOpenVino},
     },
 }
-TEXTS = {"onnxruntime": (forms.Before, forms.Now), "openvino": (forms.BeforeInOpenVino, forms.NowInOpenVino)}
+TEXTS: dict[str, tuple[type[Target], type[Target]]] = {
+    "onnxruntime": (forms.Before, forms.Now),
+    "openvino": (forms.BeforeInOpenVino, forms.NowInOpenVino),
+}
 NAMES = {"speech": "Speech: Whisper-tiny.en's encoder, 1 s", "pictures": "Pictures: DINOv2-small, 112 pixels"}
 WHAT = {
     "speech": "Real weights. Scores are the mean accuracy of linear probes for digits and speakers on the Free Spoken Digit Dataset.",
