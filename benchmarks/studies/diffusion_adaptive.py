@@ -15,6 +15,7 @@ import numpy as np
 from benchmarks.studies.diffusion_cells import Absent, Book, Found, opened
 from benchmarks.studies.diffusion_plans import CLASSES, GUIDANCE, Cell, data, students
 from benchmarks.studies.lm_lab import kept
+from compressor.contracts import registry
 from compressor.plan.specs import DataSpec
 from compressor.store import Store
 from compressor.tasks.data import load_data
@@ -22,14 +23,13 @@ from compressor.tasks.generated.adaptive import Threshold
 from compressor.tasks.generated.classifier import Classifier, Rows, Training, classifier_of
 from compressor.tasks.generated.features import as_bytes
 from compressor.tasks.generation.description import Description, Policy
-from compressor.tasks.generation.graphs import pictures
+from compressor.tasks.generation.graphs import rows_drawn
 from compressor.tasks.generation.image_generation import ImageGeneration
 from compressor.tasks.generation.pictures import pictures_of
 from compressor.tasks.generation.samplers import Sampling
 from compressor.tasks.image_classification import undecoded
 from compressor.tasks.inputs.sampling import likes as liked_of
 from compressor.tasks.inputs.sampling import noised, sends
-from passes.diffusion.adaptive import BEYOND, LEVEL, SEED_OF_ORACLE
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -42,9 +42,11 @@ SHARES = (0.1, 0.25, 0.5, 0.75)
 STUDENTS = tuple(cell for cell in students("shortcut", 0) if cell.sampling.steps in (4, 2))
 TEACHER = Cell("teacher-0", "final", Sampling(sampler="dpm++2m", steps=8, guidance=GUIDANCE))
 """In the fewest steps in which it is as good as in 50."""
-AFTER = round((1 - LEVEL) * TEACHER.sampling.steps)
+AFTER = round((1 - registry.load("pass", "adaptive").model_fields["level"].default) * TEACHER.sampling.steps)
 """Steps of the teacher that lie behind a picture that is refined, as the pass has it."""
 LEVEL_REACHED = 1 - AFTER / TEACHER.sampling.steps
+BEYOND, SEED_OF_ORACLE = 2**62, 1
+"""The first of the numbers of pictures that no row of the data has; of the oracle's training, which is not the judge's."""
 CALIBRATED, AT_ONCE = 1000, 64
 """Pictures of the student, of no row of the data, by which limits are chosen."""
 
@@ -108,7 +110,7 @@ def refined(book: Book, shown: NDArray[np.float32]) -> NDArray[np.float32]:
     found = []
     for rows in _parts(range(len(shown))):
         feed = teacher.feed(rows, book.labels[rows], chosen.table())
-        found.append(pictures(session, {**feed, "noise": noised(shown[rows], rows, alpha, sigma)}, feed["table"])[0])
+        found.append(rows_drawn(session, {**feed, "noise": noised(shown[rows], rows, alpha, sigma)}, feed["table"])[0])
     return np.concatenate(found)
 
 
@@ -141,7 +143,7 @@ def _asked(book: Book, student: Cell) -> dict[str, list[float]]:
     session, others = opened(book.model(student.run, student.model), how)[1], []
     for rows in _parts(range(BEYOND, BEYOND + CALIBRATED)):
         feed = how.feed(rows, rows % CLASSES, how.table())
-        others.append(liked_of(asked_of.seen(pictures(session, feed, feed["table"])[0])[1], feed["label"]))
+        others.append(liked_of(asked_of.seen(rows_drawn(session, feed, feed["table"])[0])[1], feed["label"]))
     of_rows = liked_of(asked_of.seen(book.shown(student))[1], book.labels)
     return {"liked": of_rows.tolist(), "others": np.concatenate(others).tolist()}
 

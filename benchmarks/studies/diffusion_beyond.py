@@ -53,7 +53,8 @@ def blocks(study: Study, cell: Cell) -> int:
     if "constant" in cell.run:
         return STEPS_AND_LAYERS * round(6 * FEWER_BLOCKS["constant"]["depths"][0])
     how = study.book.how(cell)
-    return sum(each or max(how.depths, default=6) for each in how.table()[:, -1].astype(int).tolist())
+    known: list[int] = how.table()[:, -1].astype(int).tolist()
+    return sum(each or max(how.depths, default=6) for each in known)
 
 
 def fewer_blocks(study: Study, found: dict[Cell, Found]) -> Iterator[str]:

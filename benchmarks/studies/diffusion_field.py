@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from benchmarks.studies import ablation
-from benchmarks.studies.diffusion_steps import ranged, signed
+from benchmarks.studies.diffusion_scores import ranged, signed
 from benchmarks.studies.pages import machine_lines
 from compressor.contracts import Task, registry
 from compressor.contracts.notes import Series

@@ -67,15 +67,8 @@ class DiT(nn.Module):
             raise ValueError(
                 f"pictures of {size} pixels in patches of {patch}, tokens of {width} in {heads} heads: neither may leave a rest"
             )
-        self.config = {
-            "size": size if isinstance(size, int) else list(size),
-            "channels": channels,
-            "classes": classes,
-            "patch": patch,
-            "width": width,
-            "blocks": blocks,
-            "heads": heads,
-        }
+        shape = {"channels": channels, "classes": classes, "patch": patch, "width": width, "blocks": blocks, "heads": heads}
+        self.config: dict[str, Any] = {"size": size if isinstance(size, int) else list(size), **shape}
         self.grid = (edges[0] // patch, edges[1] // patch)
         """Patches of a picture, down and across."""
         self.patches = nn.Linear(channels * patch * patch, width)

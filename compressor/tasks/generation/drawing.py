@@ -213,7 +213,8 @@ class Drawing(DrawingSettings, ABC):
         """Noisy rows, what is to be told of them, and the rows themselves; noise, times and left-out labels by the seed."""
         groups = grouped(order_of(len(rows), shuffle_seed), batch_size)
         how = described(files)
-        labels, read = how.known(rows[self.label]), partial(self.read, rows, how=how)
+        labels = how.known(rows[self.label])
+        read: Callable[[Sequence[int]], NDArray[np.float32]] = partial(self.read, rows, how=how)
         if how.decoded is not None:
             read = encoded_once(files, rows.select_columns(list(self.columns().content)), read)
         feeds = Feeds(lambda chosen: {CLEAN: read(chosen)}, groups)
