@@ -51,7 +51,7 @@ def without_data(study: Study, found: dict[Cell, Found]) -> Iterator[str]:
 def blocks(study: Study, cell: Cell) -> int:
     """That run for a picture."""
     if "constant" in cell.run:
-        return STEPS_AND_LAYERS * round(6 * FEWER_BLOCKS["constant"]["depths"][0])
+        return int(STEPS_AND_LAYERS * round(6 * FEWER_BLOCKS["constant"]["depths"][0]))
     how = study.book.how(cell)
     known: list[int] = how.table()[:, -1].astype(int).tolist()
     return sum(each or max(how.depths, default=6) for each in known)
