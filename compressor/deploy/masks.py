@@ -1,7 +1,8 @@
-"""Masks of padding are given to ONNX Runtime's attention as they come: which keys of a row count.
+"""Masks of padding stay what they come as: which keys of a row count.
 
 Models of transformers make a mask for each pair of a query and a key of it, by looking up every key's place, and add that to the scores of
-each head of each layer. Where it says the same for all queries, the operator takes the keys alone.
+each head of each layer. Where it says the same for all queries, ONNX Runtime's operator takes the keys alone, and plain operators add one row
+for all queries.
 """
 
 from __future__ import annotations
@@ -38,6 +39,37 @@ def give_keys(model: ir.Model) -> None:
         node.replace_input_with(KEYS, given[mask.name])
         node.replace_input_with(ADDED, None)
         node.attributes["mask_filter_value"] = ir.AttrFloat32("mask_filter_value", low)
+
+
+def once_for_all_queries(model: ir.Model) -> bool:
+    """Have masks of padding that are added to scores say once for all queries what they say for each, in place; whether there was one."""
+    import numpy as np
+    import onnx_ir as ir
+
+    found = False
+    for node in [each for each in model.graph if each.op_type == "Where" and _broadcasts(each.outputs[0])]:
+        padding = _padding(node.outputs[0])
+        if padding is None:
+            continue
+        axes = ir.Value(name=f"{node.name}_axes", const_value=ir.tensor(np.array([1, 2], np.int64)))
+        model.graph.register_initializer(axes)
+        keys = ir.node("Unsqueeze", [padding[0], axes], name=f"{node.name}_keys")
+        keys.outputs[0].name = f"{node.name}_keys"
+        model.graph.insert_before(node, keys)
+        node.replace_input_with(0, keys.outputs[0])
+        node.outputs[0].shape = None
+        found = True
+    return found
+
+
+def _broadcasts(mask: ir.Value) -> bool:
+    """Whether all that reads a mask of pairs takes one row for all queries too: sums with scores, and a look-up of the first or last query."""
+    for reader, place in mask.uses():
+        looked = reader.op_type == "Gather" and reader.attributes.get_int("axis", 0) == 2 and _number(reader.inputs[1]) in (0, -1)
+        scores = reader.inputs[1 - place].producer() if reader.op_type == "Add" else None  # type: ignore[union-attr] # both are there
+        if not looked and (scores is None or scores.op_type not in ("MatMul", "Mul", "Div")):
+            return False
+    return not mask.is_graph_output()
 
 
 def _padding(added: ir.Value) -> tuple[ir.Value, float] | None:

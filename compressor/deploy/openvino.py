@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import re
+import tempfile
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from compressor.contracts import Artifact, Dialect, Format, Task
+from compressor.deploy.masks import once_for_all_queries
+
+if TYPE_CHECKING:
+    from compressor.contracts.target import Rewrite
 
 
 class OpenVinoIr(Format):
@@ -14,9 +21,11 @@ class OpenVinoIr(Format):
 
     name: ClassVar[str] = "openvino"
     above: ClassVar[str] = "onnx"
-    requires: ClassVar[tuple[str, ...]] = ("openvino",)
+    version: ClassVar[int] = 2
+    requires: ClassVar[tuple[str, ...]] = ("openvino", "onnx-ir")
+    reads: ClassVar[tuple[str, ...]] = ("leaves",)
 
-    def lower(self, artifact: Artifact, out: Path, *, task: Task, dialect: Dialect) -> None:  # noqa: ARG002 - one form for all formats
+    def lower(self, artifact: Artifact, out: Path, *, task: Task, dialect: Dialect) -> None:  # noqa: ARG002 - one form for all tasks
         """Convert; weights stay in float32."""
         from compressor.deploy.telemetry import silence
 
@@ -24,7 +33,24 @@ class OpenVinoIr(Format):
         import openvino
 
         for path in sorted(artifact.path.glob("*.onnx")):
-            save_representation(openvino.convert_model(str(path)), out / f"{path.stem}.xml")
+            with _narrowed(path, leaves=dialect.leaves) as graph:
+                save_representation(openvino.convert_model(str(graph)), out / f"{path.stem}.xml")
+
+
+@contextmanager
+def _narrowed(path: Path, *, leaves: Collection[Rewrite]) -> Iterator[Path]:
+    """The graph with masks of padding that say once for all queries what they say; the file itself where there are none."""
+    import onnx_ir as ir
+    from onnx_ir.passes.common import RemoveUnusedNodesPass
+
+    model = ir.load(path)
+    if "keys of padding" in leaves or not once_for_all_queries(model):
+        yield path
+        return
+    RemoveUnusedNodesPass()(model)
+    with tempfile.TemporaryDirectory(prefix="compressor-narrowed-") as folder:
+        ir.save(model, Path(folder) / path.name, external_data=f"{path.name}.data")
+        yield Path(folder) / path.name
 
 
 def save_representation(model: Any, path: Path) -> None:

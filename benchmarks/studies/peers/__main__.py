@@ -30,7 +30,7 @@ from compressor.store.store import FILES, Store, StoredResult
 PLAN = Path("plans/quickstart.yaml")
 OUT = Path("docs/results/peers.md")
 LENGTH = 128
-CELLS = tuple(Cell(threads, batch) for threads in (1, 2) for batch in (1, 8))
+CELLS = tuple(Cell(threads, batch, compiled) for compiled in (False, True) for threads in (1, 2) for batch in (1, 8))
 SECONDS, QUICK_SECONDS = 190.0, 8.0
 """For each cell."""
 
@@ -54,7 +54,8 @@ def main() -> None:
     parser.add_argument("--store", type=Path, help="where the trained model is looked for; the user's own store unless given")
     parser.add_argument("--seconds", type=float, help=f"for each of {len(CELLS)} cells; {SECONDS:.0f} unless given")
     parser.add_argument("--quick", action="store_true", help="four forms, one cell, some seconds")
-    parser.add_argument("--make", action="store_true", help="make and score the files, and time nothing")
+    parser.add_argument("--only", nargs="+", metavar="FORM", help="make and score the files of these forms, and time nothing")
+    parser.add_argument("--page", action="store_true", help="time nothing more, and write the page of what is there")
     parser.add_argument("--out", type=Path, help=f"the page; {OUT} unless given")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="laid over the plan, for a trial")
     asked = parser.parse_args()
@@ -67,11 +68,13 @@ def main() -> None:
     shop = Shop(Ground(bound, store, told), teacher, work, LENGTH, told)
     cells, seconds = (CELLS[:1], QUICK_SECONDS) if asked.quick else (CELLS, SECONDS)
     with store.running():
-        forms = shop.usable(QUICK if asked.quick else FORMS)
-        if asked.make:
+        if asked.only:
+            shop.usable([each for each in FORMS if each.name in asked.only])
             return
-        times = shop.times(forms, cells, asked.seconds or seconds)
-        text = document(report, shop, forms, times)
+        forms = shop.usable(QUICK if asked.quick else FORMS)
+        if not asked.page:
+            shop.times(forms, cells, asked.seconds or seconds)
+        text = document(report, shop, forms, shop.kept(forms, cells))
     out = asked.out or (work / "peers.md" if asked.quick else OUT)
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(text, encoding="utf-8")

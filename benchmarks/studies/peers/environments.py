@@ -19,6 +19,7 @@ NEURAL_COMPRESSOR_NEEDS = ("py-cpuinfo==9.0.0", "prettytable==3.18.0", "wcwidth=
 PINNED: Mapping[str, tuple[str, ...]] = {
     "optimum": (
         "optimum-onnx==0.1.0", "optimum==2.1.0", "transformers==4.57.6", "tokenizers==0.22.2", "huggingface_hub==0.36.2",
+        "datasets==4.0.0",
     ),
     "torch": ("torchao==0.18.0", "neural-compressor-pt==3.10", *NEURAL_COMPRESSOR_NEEDS),
     "neural-compressor-onnx": ("onnx-neural-compressor==1.0", *NEURAL_COMPRESSOR_NEEDS),

@@ -200,6 +200,8 @@ def _fused(model: Path, calibration: Path, out: Path) -> Path:
 
 
 def _by_optimum(model: Path, calibration: Path, out: Path, *, static: bool) -> None:
+    sys.modules["diffusers"] = None  # type: ignore[assignment] # the one installed here wants a newer hub, and optimum opens it where it is there
+
     from datasets import Dataset
     from optimum.onnxruntime import ORTModelForSequenceClassification, ORTQuantizer
     from optimum.onnxruntime.configuration import AutoCalibrationConfig, AutoQuantizationConfig

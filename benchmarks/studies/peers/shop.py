@@ -14,7 +14,7 @@ from benchmarks.latency import Latency
 from benchmarks.profile import Profile
 from benchmarks.studies.peers import makers
 from benchmarks.studies.peers.environments import Environments, Skipped, told
-from benchmarks.studies.peers.forms import NNCF, OURS, Form
+from benchmarks.studies.peers.forms import NNCF, OURS, Form, TorchCompiled
 from compressor.contracts import Artifact, Candidate, Evaluation, Target, registry
 from compressor.contracts.records import LatencyRecord, ProfileRecord
 from compressor.deploy.bench import ProcessBench, write_feeds
@@ -25,7 +25,7 @@ from compressor.run.ground import Ground, load_model
 from compressor.run.results import load_evaluation, save_evaluation
 from compressor.store.store import StoredResult, digest_of
 
-FILES = (*MODEL_SUFFIXES, ".pt", ".pt2")
+FILES = (*MODEL_SUFFIXES, ".onnx_data", ".pt", ".pt2")
 ROWS = 128
 """For ranges, the same for all."""
 CONTROL_LIMIT = 0.15
@@ -37,9 +37,15 @@ class Cell:
 
     threads: int
     batch: int
+    compiled: bool = False
+    """Models that torch compiles, which takes a minute each, run in a series of their own with ours."""
 
     def __str__(self) -> str:
-        return f"threads {self.threads}, batch {self.batch}"
+        return f"threads {self.threads}, batch {self.batch}{', compiled' if self.compiled else ''}"
+
+    def of(self, forms: Sequence[Form]) -> tuple[Form, ...]:
+        """Those that it times; ours comes first."""
+        return tuple(form for form in forms if form == OURS or issubclass(form.kind, TorchCompiled) == self.compiled)
 
 
 @dataclass(frozen=True)
@@ -149,25 +155,27 @@ class Shop:
                 sys.stderr.write(f"{form.name} is left out: {self.skipped[form.name]}\n")
         return tuple(found)
 
-    def times(self, forms: Sequence[Form], cells: Sequence[Cell], seconds: float) -> Mapping[Cell, LatencyRecord]:
+    def times(self, forms: Sequence[Form], cells: Sequence[Cell], seconds: float) -> None:
         """One interleaved series for each cell; what is there of the same forms is kept."""
-        return dict(self._times(forms, cells, seconds))
+        left = [cell for cell in cells if cell not in self.kept(forms, cells)]
+        while left:
+            cell = left[0]
+            sys.stderr.write(f"{cell}: {len(left)} of {len(cells)} cells remain, about {len(left) * seconds / 60:.0f} minutes\n")
+            started = time.monotonic()
+            record = self._timed(cell.of(forms), cell, seconds)
+            self._place(cell).parent.mkdir(parents=True, exist_ok=True)
+            self._place(cell).write_text(record.model_dump_json(), encoding="utf-8")
+            left.remove(cell)
+            sys.stderr.write(f"\n{cell}: took {time.monotonic() - started:.0f} s\n")
 
-    def _times(self, forms: Sequence[Form], cells: Sequence[Cell], seconds: float) -> Iterator[tuple[Cell, LatencyRecord]]:
-        left = [cell for cell in cells if self._kept(cell, forms) is None]
-        for cell in cells:
-            record = self._kept(cell, forms)
-            if record is None:
-                sys.stderr.write(
-                    f"{cell}: {len(left)} of {len(cells)} cells remain, about {len(left) * seconds / 60:.0f} minutes\n"
-                )
-                started = time.monotonic()
-                record = self._timed(forms, cell, seconds)
-                self._place(cell).parent.mkdir(parents=True, exist_ok=True)
-                self._place(cell).write_text(record.model_dump_json(), encoding="utf-8")
-                left.remove(cell)
-                sys.stderr.write(f"\n{cell}: took {time.monotonic() - started:.0f} s\n")
-            yield cell, record
+    def kept(self, forms: Sequence[Form], cells: Sequence[Cell]) -> dict[Cell, LatencyRecord]:
+        """Cells that are there, of these forms."""
+        found = dict[Cell, LatencyRecord]()
+        for cell in [each for each in cells if self._place(each).is_file()]:
+            record = LatencyRecord.model_validate_json(self._place(cell).read_bytes())
+            if [each.candidate.partition("@")[0] for each in record.rows] == [each.name for each in cell.of(forms)]:
+                found[cell] = record
+        return found
 
     def _timed(self, forms: Sequence[Form], cell: Cell, seconds: float) -> LatencyRecord:
         probe = Latency(
@@ -184,13 +192,7 @@ class Shop:
             return probe.measure([self.candidate(form, cell.threads) for form in forms], fed, bench, seed=0)
 
     def _place(self, cell: Cell) -> Path:
-        return self.work / "cells" / f"threads-{cell.threads}-batch-{cell.batch}.json"
-
-    def _kept(self, cell: Cell, forms: Sequence[Form]) -> LatencyRecord | None:
-        if not self._place(cell).is_file():
-            return None
-        record = LatencyRecord.model_validate_json(self._place(cell).read_bytes())
-        return record if [each.candidate.partition("@")[0] for each in record.rows] == [each.name for each in forms] else None
+        return self.work / "cells" / f"{str(cell).replace(', ', '-').replace(' ', '-')}.json"
 
     def profiles(self) -> ProfileRecord:
         """What our file and NNCF's spend in OpenVINO by operator, one row and one thread."""

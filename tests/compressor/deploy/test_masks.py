@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import onnx
 import onnxruntime
+import openvino
 import pytest
 import torch
 from onnx import numpy_helper
@@ -13,10 +16,12 @@ from transformers import BertConfig, BertForSequenceClassification
 from compressor.contracts import Artifact, Graph
 from compressor.deploy.fusion import fuse
 from compressor.deploy.onnx import Onnx
+from compressor.deploy.openvino import OpenVinoIr
 from compressor.model.model import Model
 from compressor.tasks.text_classification import TextClassification
 from compressor.testing.tiny import tiny_run
 from targets.onnxruntime import OnnxRuntime
+from targets.openvino import OpenVino
 
 SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64, "vocab_size": 100}
 SHAPES = [(1, 1), (1, 9), (2, 16), (3, 31)]
@@ -70,3 +75,37 @@ def test_mask_that_asks_the_query_too_stays(graph):
     given, pairs = fuse(asks, Graph()), fuse(asks, Graph(), leaves=("keys of padding",))
     assert [len(each) for each in inputs_of_attention(given)] == [6, 6]
     np.testing.assert_array_equal(outputs(given, feed(2, 16)), outputs(pairs, feed(2, 16)))
+
+
+def in_openvino(graph, folder, *leaves):
+    """Names of operators, and what it gives for a feed."""
+    out = folder / ("-".join(leaves) or "narrowed")
+    out.mkdir(parents=True)
+    dialect = replace(OpenVino.dialect, leaves=leaves)
+    OpenVinoIr().lower(Artifact("onnx", graph), out, task=TextClassification(), dialect=dialect)
+    compiled = openvino.Core().compile_model(str(out / "model.xml"), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    kinds = [node.get_type_name() for node in openvino.Core().read_model(str(out / "model.xml")).get_ops()]
+    return kinds, lambda fed: compiled(fed)[0]
+
+
+def test_mask_is_one_row_in_openvino_and_gives_the_same_when_batch_and_length_vary(graph, tmp_path):
+    (kinds, narrowed), (of_pairs, pairs) = (
+        in_openvino(graph.parent, tmp_path),
+        in_openvino(graph.parent, tmp_path, "keys of padding"),
+    )
+    assert "GatherND" in of_pairs
+    assert "GatherND" not in kinds
+    assert len(kinds) < len(of_pairs)
+    for shape in SHAPES:
+        np.testing.assert_allclose(narrowed(feed(*shape)), pairs(feed(*shape)), rtol=0, atol=1e-6)
+
+
+def test_mask_that_asks_the_query_too_stays_in_openvino(graph, tmp_path):
+    asks = onnx.load(graph)
+    (held,) = [node for node in asks.graph.node if node.op_type == "GreaterOrEqual"]
+    asks.graph.initializer.append(numpy_helper.from_array(np.array(1, np.int64), "one"))
+    held.input[1] = "one"
+    (tmp_path / "asks").mkdir()
+    onnx.save(asks, tmp_path / "asks" / "model.onnx")
+    kinds, _ = in_openvino(tmp_path / "asks", tmp_path)
+    assert "GatherND" in kinds
