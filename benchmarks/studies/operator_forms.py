@@ -219,9 +219,7 @@ class OpenVinoWith(OpenVino):  # type: ignore[misc] # found by its entry point
             "PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": "1", "INFERENCE_NUM_THREADS": self.threads, "ENABLE_CPU_PINNING": False,
             "INFERENCE_PRECISION_HINT": "f32", **({"PERF_COUNT": True} if watched else {}), **self.options,
         }  # fmt: skip
-        return (
-            sys.modules[OpenVino.__module__]._core().compile_model(str(built / self.file_of(graph.name, built)), "CPU", options)
-        )
+        return sys.modules[OpenVino.__module__]._core().compile_model(self._read(built, graph), "CPU", options)
 
 
 class Bf16(OpenVinoWith):
