@@ -61,24 +61,29 @@ def _texts(candidate: Candidate) -> Iterator[tuple[str, Callable[[], object]]]:
 
 def by_width(work: Path) -> dict[str, dict[str, list[float]]]:
     """By runtime and width, products from the hidden state to that width and back."""
+    import onnx
+
     work.mkdir(parents=True, exist_ok=True)
     made = {}
     for width in WIDTHS:
         made[width] = work / f"{width}.onnx"
-        import onnx
-
         onnx.save(_products(width), made[width])
     return {"onnxruntime": interleaved(dict(_in_onnxruntime(made))), "openvino": interleaved(dict(_in_openvino(made)))}
 
 
 def _in_onnxruntime(files: Mapping[int, Path]) -> Iterator[tuple[str, Callable[[], object]]]:
+    import onnx
     import onnxruntime
+
+    from compressor.deploy.integer_products import join_biases
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     x = np.random.default_rng(0).normal(size=(ROWS, HIDDEN)).astype(np.float32)
     for width, path in files.items():
-        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        graph = onnx.load(path)
+        join_biases(graph)
+        session = onnxruntime.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
         yield str(width), lambda session=session: session.run(None, {"x": x})  # type: ignore[misc]
 
 
@@ -96,7 +101,7 @@ def _in_openvino(files: Mapping[int, Path]) -> Iterator[tuple[str, Callable[[], 
 
 
 def _products(width: int) -> onnx.ModelProto:
-    """Pairs of Q and DQ around products with random weights."""
+    """Pairs of Q and DQ around products with random weights, and biases."""
     from onnx import TensorProto, helper, numpy_helper
 
     rng, nodes, constants = np.random.default_rng(width), list[Any](), list[Any]()
@@ -115,7 +120,8 @@ def _products(width: int) -> onnx.ModelProto:
             helper.make_node("QuantizeLinear", [value, step, zero], [f"q{at}"]),
             helper.make_node("DequantizeLinear", [f"q{at}", step, zero], [f"d{at}"]),
             helper.make_node("DequantizeLinear", [weight, steps, zeros], [f"m{at}"], axis=1),
-            helper.make_node("MatMul", [f"d{at}", f"m{at}"], [f"y{at}"]),
+            helper.make_node("MatMul", [f"d{at}", f"m{at}"], [f"p{at}"]),
+            helper.make_node("Add", [f"p{at}", constant(f"b{at}", rng.normal(size=outer).astype(np.float32))], [f"y{at}"]),
         ]
         value = f"y{at}"
     x, y = ([helper.make_tensor_value_info(name, TensorProto.FLOAT, (ROWS, HIDDEN))] for name in ("x", value))
