@@ -25,6 +25,7 @@ class AudioGeneration(Drawing):
     """The spectrum of a sound for each row, drawn from noise by its number for its label, and held against spectra of the rows' own sounds."""
 
     requires: ClassVar[tuple[str, ...]] = ("torch", "soundfile", "soxr", "numpy")
+    made_with: ClassVar[tuple[str, ...]] = (*Drawing.made_with, "compressor.tasks.inputs.spectra")
     gives: ClassVar[str] = "spectra"
     channels: ClassVar[tuple[int, ...]] = (1,)
 

@@ -9,6 +9,8 @@ import numpy as np
 
 from compressor.tasks.inputs.mel import mel_filters
 
+VERSION = 1
+"""Raised when equal sounds give other spectra."""
 ROUNDS = 60
 """Steps in which frequencies, and then phases, are found."""
 SILENT = 1e-10

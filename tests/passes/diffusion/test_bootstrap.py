@@ -233,7 +233,7 @@ def test_imagined_batches_are_the_same_for_a_seed_and_hold_all_labels():
     assert all(torch.equal(one["labels"], two["labels"]) for one, two in zip(first, again, strict=True))
     assert any(not torch.equal(one["labels"], two["labels"]) for one, two in zip(first, other, strict=True))
     assert set(torch.cat([each["labels"] for each in first]).tolist()) == {0, 1, 2}
-    assert first[0]["pictures"].shape == (8, 2, 1, 1)
+    assert first[0]["clean"].shape == (8, 2, 1, 1)
     unlabelled = next(iter(Imagined(how.model_copy(update={"classes": 0, "empty": 5}), 4, 0)))
     assert unlabelled["labels"].tolist() == [5] * 4
 

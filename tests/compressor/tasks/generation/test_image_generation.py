@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
@@ -105,13 +106,14 @@ def test_source_says_how_it_draws_and_who_judges(task, folder, data, loaded, tmp
 
 def test_a_classifier_that_is_made_otherwise_is_another_key_and_another_judge(task, folder, data, loaded, monkeypatch):
     model, oracle = Model.load(loaded), Adaptive(teacher="source")
-    assert judge_of(model, data, (3, 16, 16), task.columns()) == {name: model.files[name] for name in (JUDGE, ROWS)}
+    read = partial(task.read, how=described(model))
+    assert judge_of(model, data, read, task.columns()) == {name: model.files[name] for name in (JUDGE, ROWS)}
     before = [code_parts(ImageGeneration), step_parts("adaptive", oracle)]
     monkeypatch.setattr("compressor.tasks.generated.classifier.VERSION", VERSION + 1)
     monkeypatch.setattr("compressor.tasks.generation.judging.VERSION", VERSION + 1)
     after = [code_parts(ImageGeneration), step_parts("adaptive", oracle)]
     assert [one == other for one, other in zip(before, after, strict=True)] == [False, False]
-    again = judge_of(model, data, (3, 16, 16), task.columns())
+    again = judge_of(model, data, read, task.columns())
     assert again[ROWS] != model.files[ROWS]
     assert again[JUDGE] != model.files[JUDGE]
 
