@@ -262,7 +262,7 @@ def test_fewer_blocks_are_counted_and_held_against_their_control(study):
 
 def test_guidance_is_compared_at_one_scale(study):
     told = list(guided())[1]
-    put(study.book, told, 0.5)
+    put(study.book, told, 1.0)  # the teacher in few steps lies at 0.5
     lines = list(guidance(study, study.there()))
     assert lines[4].startswith("| 1.5 | 16, 8 |")
     assert "**+" in lines[4]
