@@ -40,7 +40,7 @@ Share = Annotated[float, Field(gt=0, le=1)]
 class DistillLayers(TrainingSettings, Pass):
     """Train a student, which starts from the step's input model, to denoise with fewer blocks: the more noise, the fewer."""
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     trains: ClassVar[bool] = True
     requires: ClassVar[tuple[str, ...]] = ("torch", "numpy")
     tried_on: ClassVar[str | None] = "image-generation"
@@ -242,7 +242,8 @@ class DistillLayers(TrainingSettings, Pass):
             losses = {"rows": task.loss(Outputs(found), batch)}
         else:
             with torch.no_grad():
-                losses = {"teacher": _apart(found, teacher.module(**asked))}
+                taught = teacher.module(**asked)
+            losses = {"teacher": _apart(found, taught)}
         if self.method == "presto" and self.self_teacher:
             with torch.no_grad():
                 own = module(**asked, blocks=len(module.blocks))

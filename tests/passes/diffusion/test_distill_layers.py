@@ -199,6 +199,24 @@ def test_a_teacher_is_asked_at_the_times_and_spans_at_which_the_student_is_sampl
     assert set(step.losses(student, run.model(), batch, run.task)) == {"teacher", "self-teacher"}
 
 
+@pytest.mark.parametrize(
+    "given", [HALVES, {**HALVES, "method": "ase"}, {**QUICK, "method": "constant", "depths": [0.5]}], ids=["presto", "ase", "constant"]
+)
+def test_what_a_teacher_tells_is_learned(given, run, tmp_path):
+    """Its error has a gradient, for the student alone, and falls."""
+    step = DistillLayers.model_validate({**given, "teacher": "source", "steps": 40, "learning_rate": 3e-3})
+    student, teacher = step._student(run.model(), seed=0), run.model()
+    (batch, *_) = run.task.batches(run.data.split("train"), run.source.path, batch_size=16)
+    step.losses(student, teacher, batch, run.task)["teacher"].backward()
+    assert any(each.grad is not None and each.grad.abs().max() > 0 for each in student.module.parameters())
+    assert all(each.grad is None for each in teacher.module.parameters())
+    context = run.context(tmp_path)
+    step.apply(run.model(), context)
+    (curve,) = (note.curves["teacher"] for note in context.notes if "teacher" in getattr(note, "curves", {}))
+    losses = [loss for _, loss in curve]
+    assert np.mean(losses[-10:]) < 0.7 * np.mean(losses[:3])
+
+
 def test_constant_depth_takes_blocks_out(run, tmp_path):
     step = DistillLayers.model_validate({**QUICK, "method": "constant", "depths": [0.5]})
     student = step.apply(run.model(), run.context(tmp_path))
