@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator
-from contextlib import redirect_stdout
+from contextlib import contextmanager, redirect_stdout
 from functools import cache
 from importlib.metadata import Distribution, EntryPoint, entry_points
 from typing import Any
@@ -13,11 +13,14 @@ from compressor import contracts
 from compressor.contracts.anatomy import Row
 from compressor.contracts.renamed import notice
 from compressor.contracts.target import Dialect
-from compressor.errors import PluginError, did_you_mean
+from compressor.errors import CompressorError, PluginError, did_you_mean
+from compressor.foreign import told
 
 FORMER = {"format": "compressor.rung"}
 """Groups of entry points that were called otherwise, by kind: what they hold is found all the same."""
 TORCH = "torch"
+OURS = "compressor-toolchain"
+"""The distribution of this project."""
 """The format of stored models; every other one is made from it."""
 
 KINDS: dict[str, type | None] = {
@@ -78,6 +81,24 @@ def distribution(kind: str, name: str) -> str:
         PluginError: there is no plug-in of that name, or two distributions offer it.
     """
     return _owner(_entry(kind, name))
+
+
+@contextmanager
+def told_of_others(kind: str, name: str) -> Iterator[None]:
+    """Tell what a plug-in of somebody else raises; a fault of this project's own is raised as it is.
+
+    Raises:
+        PluginError: it raised something that is none of this program's errors.
+    """
+    try:
+        yield
+    except CompressorError:
+        raise
+    except Exception as error:
+        owner = distribution(kind, name)
+        if owner.rpartition(" ")[0] == OURS:
+            raise
+        raise PluginError(f"{kind} '{name}' fails: {told(error, kind=True)}; repair or uninstall {owner}") from error
 
 
 def known(kind: str) -> tuple[str, ...]:

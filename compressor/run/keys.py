@@ -9,15 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from compressor.contracts import Dialect, Needs, Target, registry
-from compressor.contracts.registry import TORCH
+from compressor.contracts.registry import OURS, TORCH
 from compressor.contracts.step import code_parts, step_parts, versions_of
 from compressor.deploy.machine import features, machine, read_cpuinfo
 from compressor.model.sources import READ_SUFFIXES, weight_files
 from compressor.plan.bound import Bound, BoundStep
 from compressor.plan.paths import Place
 from compressor.store.store import sha256_of
-
-OURS = "compressor-toolchain"
 
 
 class Keys:

@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from compressor.contracts import InputSizes, Size
+from compressor.contracts import InputSizes, Size, registry
 from compressor.contracts.records import Stage
 from compressor.contracts.step import code_parts
 from compressor.deploy.machine import device, machine
+from compressor.errors import CompressorError
 from compressor.foreign import told
 from compressor.model.sources import located, shapes_in
 from compressor.plan.bound import Bound, BoundStep
@@ -120,7 +121,7 @@ def learn(ground: Ground, stages: Iterable[Stage], source: Path) -> None:
     """
     try:
         _learn(ground, stages, source)
-    except Exception as error:  # a model that is gone, or what a third party's task raises
+    except (CompressorError, OSError) as error:  # a model that is gone, or what somebody else's plug-in raises
         ground.say(f"how long trainings took is not kept for the next check: {told(error)}")
 
 
@@ -131,9 +132,11 @@ def _learn(ground: Ground, stages: Iterable[Stage], source: Path) -> None:
     if not trained:
         return
     rows = {split.name: split.rows for split in data.record.splits}
-    pace = Pace(bound, ground.store, rows, bound.task.sizes(data, source), ground.processes)
+    with registry.told_of_others("task", bound.task_name):
+        pace = Pace(bound, ground.store, rows, bound.task.sizes(data, source), ground.processes)
     for step in trained:
-        pace.learn(step, took[step.name])
+        with registry.told_of_others("pass", step.plugin):
+            pace.learn(step, took[step.name])
 
 
 def _inside(bound: Bound) -> tuple[int, float]:

@@ -69,17 +69,10 @@ def check_rows_of_weights(bound: Bound, name: str, folder: Path) -> None:
         UnsupportedModel: there is one.
     """
     rows = {path.removesuffix(".weight"): shape[-1] for path, shape in shapes_in(folder).items() if len(shape) == 2}
-    as_it_is, current = {name}, "source"
-    for step in (step for step in bound.passes if step.trunk):
-        start, edits = step.start or current, step.step.needs().plugins.get("edit", ())
-        current = step.name
-        if start not in as_it_is:
-            continue
+    for step in _descended(bound, name, uncut=True):
         for target in bound.targets:
             for parameter, why in step.step.refuses_rows(target.target.own_dialect(), rows).items():
                 raise UnsupportedModel(f"{step.name}: {parameter}: target '{target.name}': {name} has {why}")
-        if not any(registry.load("edit", each).cuts for each in edits):
-            as_it_is |= {*made_by(step)}
 
 
 def check_taught(bound: Bound, name: str, folder: Path) -> None:
@@ -88,12 +81,19 @@ def check_taught(bound: Bound, name: str, folder: Path) -> None:
     Raises:
         UnsupportedModel: there is one.
     """
-    origins, current = {name: folder}, "source"
+    for step in _descended(bound, name):
+        _check_taught(bound, step, folder)
+
+
+def _descended(bound: Bound, name: str, *, uncut: bool = False) -> Iterator[BoundStep]:
+    """Steps of the trunk that start from a model of the plan or what was made of it; `uncut`: while no step could cut rows or columns."""
+    made, current = {name}, "source"
     for step in (step for step in bound.passes if step.trunk):
-        if (origin := origins.get(step.start or current)) is not None:
-            _check_taught(bound, step, origin)
-            origins |= dict.fromkeys(made_by(step), origin)
-        current = step.name
+        start, current = step.start or current, step.name
+        if start in made:
+            yield step
+            if not (uncut and any(registry.load("edit", each).cuts for each in step.step.needs().plugins.get("edit", ()))):
+                made |= {*made_by(step)}
 
 
 def _check_taught(bound: Bound, step: BoundStep, origin: Path) -> None:

@@ -165,3 +165,20 @@ def test_every_built_in_plugin_loads(kind):
     assert registry.names(kind) or kind == "network"
     for name in registry.names(kind):
         assert registry.load(kind, name) is not None
+
+
+def test_what_somebody_elses_plugin_raises_is_told_and_a_fault_of_ones_own_is_raised(monkeypatch):
+    def failing(error):
+        with registry.told_of_others("pass", "finetune"):
+            raise error
+
+    for error in (KeyError("its own"), UnsupportedModel("refused")):
+        with pytest.raises(type(error)):
+            failing(error)
+    monkeypatch.setattr(registry, "OURS", "another")
+    with pytest.raises(
+        PluginError, match=r"pass 'finetune' fails: KeyError: 'its own'; repair or uninstall compressor-toolchain"
+    ):
+        failing(KeyError("its own"))
+    with pytest.raises(UnsupportedModel, match="refused"):
+        failing(UnsupportedModel("refused"))

@@ -9,7 +9,7 @@ import pytest
 from furnished import rows, write_model, write_rows
 
 from compressor.api import run
-from compressor.contracts import Progress
+from compressor.contracts import Progress, registry
 from compressor.errors import PlanError
 from compressor.plan.bound import load_plan
 from compressor.run.pace import UPDATE_SECONDS, Pace
@@ -123,10 +123,14 @@ def test_time_of_a_training_that_another_run_began_is_not_learned_and_no_run_fai
     assert "goes on at step" in " ".join(said)
     assert pace.expected_seconds(bound.passes[0]) is None
     monkeypatch.setattr(type(bound.task), "sizes", raising)
+    monkeypatch.setattr(registry, "OURS", "another")  # somebody else's
     other = load_plan(place / "plan.yaml", settings=(*RUN, "seed=5"))
     found = run(other, store=store.root, out=tmp_path / "other", tell=lambda event: said.append(str(event)))
     assert found.report.outcome == "measured"
-    assert "how long trainings took is not kept for the next check: KeyError: 'its own'" in " ".join(said)
+    assert (
+        "how long trainings took is not kept for the next check: task 'text-classification' fails: KeyError: 'its own'"
+        in " ".join(said)
+    )
 
 
 def raising(*_):
