@@ -19,7 +19,7 @@ from compressor.contracts.records import Stage
 from compressor.contracts.step import code_parts
 from compressor.deploy.machine import device, machine
 from compressor.errors import CompressorError
-from compressor.foreign import told
+from compressor.foreign import one_line
 from compressor.model.sources import located, shapes_in
 from compressor.plan.bound import Bound, BoundStep
 from compressor.run.ground import Ground
@@ -122,7 +122,7 @@ def learn(ground: Ground, stages: Iterable[Stage], source: Path) -> None:
     try:
         _learn(ground, stages, source)
     except (CompressorError, OSError) as error:  # a model that is gone, or what somebody else's plug-in raises
-        ground.say(f"how long trainings took is not kept for the next check: {told(error)}")
+        ground.say(f"how long trainings took is not kept for the next check: {one_line(str(error))}")
 
 
 def _learn(ground: Ground, stages: Iterable[Stage], source: Path) -> None:
