@@ -108,7 +108,7 @@ def test_ground_truth_is_learned_at_scale_one():
     step = DistillGuidance(teacher="x")
     student = step.begun(teacher, 0, lambda how: step.told(how, 9.0))
     assert described(student).sampling.guidance == 4.0
-    batch = dict(zip(("pictures", "labels"), points(16), strict=True))
+    batch = dict(zip(("clean", "labels"), points(16), strict=True))
     found = DistillGuidance(teacher="x", ground_truth=2.0).losses(student, teacher, batch)
     assert set(found) == {"guided", "ground truth"}
     assert found["guided"] == 0  # both tell zeros yet
