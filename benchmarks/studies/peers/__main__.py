@@ -69,12 +69,12 @@ def main() -> None:
     cells, seconds = (CELLS[:1], QUICK_SECONDS) if asked.quick else (CELLS, SECONDS)
     with store.running():
         if asked.only:
-            shop.usable([each for each in FORMS if each.name in asked.only])
+            shop.usable([each for each in FORMS if each.name in asked.only], shop.scored)
             return
-        forms = shop.usable(QUICK if asked.quick else FORMS)
+        forms = shop.usable(QUICK if asked.quick else FORMS, shop.scored)
         if not asked.page:
-            shop.times(forms, cells, asked.seconds or seconds)
-        text = document(report, shop, forms, shop.kept(forms, cells))
+            forms = shop.times(forms, cells, asked.seconds or seconds)
+        text = document(report, shop, forms, shop.kept(cells))
     out = asked.out or (work / "peers.md" if asked.quick else OUT)
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(text, encoding="utf-8")

@@ -64,15 +64,15 @@ class Environments:
         return (str(place),)
 
 
-def told(command: list[str], what: str, packages: tuple[str, ...] = ()) -> None:
-    """Run a command, its packages before those installed.
+def told(command: list[str], what: str, packages: tuple[str, ...] = (), where: Path | None = None) -> None:
+    """Run a command, its packages before those installed, in a folder that takes what it leaves behind.
 
     Raises:
         Skipped: it failed, or took too long: with the last line that it said.
     """
     environment = {**os.environ, **QUIET, "PYTHONPATH": os.pathsep.join(packages)}
     try:
-        done = subprocess.run(command, check=False, env=environment, capture_output=True, text=True, timeout=MOST_SECONDS)
+        done = subprocess.run(command, check=False, cwd=where, env=environment, capture_output=True, text=True, timeout=MOST_SECONDS)
     except subprocess.TimeoutExpired:
         raise Skipped(f"{what}: no end within {MOST_SECONDS} s") from None
     if done.returncode:

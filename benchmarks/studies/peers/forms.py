@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, get_args
 
 from pydantic import Field
 
-from compressor.contracts import Artifact, Dialect, Feed, Missing, Session, Target, registry
+from compressor.contracts import Artifact, Dialect, Feed, Missing, Target, registry
 from compressor.contracts.target import Rewrite
 
 OnnxRuntime: Any = registry.load("target", "onnxruntime")
@@ -36,7 +36,6 @@ class Torch(Target):
 
     dialect: ClassVar[Dialect] = Dialect(format="torch")
     file: ClassVar[str] = "model.safetensors"
-    compiled: ClassVar[bool] = False
 
     packages: tuple[str, ...] = Field(default=(), description="Folders of packages that are searched after those installed.")
 
@@ -52,14 +51,14 @@ class Torch(Target):
         """Nothing: files lie where they were made."""
         raise NotImplementedError
 
-    def open(self, built: Path) -> Session:
-        """Load, and compile where the form says so: code is made at the first call of each shape."""
+    def open(self, built: Path) -> _TorchSession:
+        """Load."""
         import torch
 
         sys.path.extend(each for each in self.packages if each not in sys.path)
         torch.set_num_threads(self.threads)
         module = self.module(built)
-        return _TorchSession(torch.compile(module) if self.compiled else module, self.threads)
+        return _TorchSession(module, self.threads)
 
     def module(self, built: Path) -> Callable[..., Any]:
         """What is called with the inputs by name."""
@@ -72,7 +71,14 @@ class Torch(Target):
 class TorchCompiled(Torch):
     """By `torch.compile`."""
 
-    compiled: ClassVar[bool] = True
+    compiles: bool = Field(default=True, description="False to run the same functions uncompiled.")
+
+    def open(self, built: Path) -> _TorchSession:
+        """Code is made at the first call of each shape."""
+        import torch
+
+        opened = super().open(built)
+        return _TorchSession(torch.compile(opened.function), self.threads) if self.compiles else opened
 
 
 class TorchAo(TorchCompiled):
@@ -103,6 +109,7 @@ class TorchProgram(TorchCompiled):
     def module(self, built: Path) -> Callable[..., Any]:
         """Of the file."""
         import torch
+        import torchao.quantization.pt2e  # noqa: F401 - its operators are in the file
 
         program: Callable[..., Any] = torch.export.load(built / self.file).module()
         return program
@@ -112,7 +119,7 @@ class _TorchSession:
     """A function of tensors as a session of one graph without state."""
 
     def __init__(self, function: Callable[..., Any], threads: int) -> None:
-        self._function, self._threads = function, threads
+        self.function, self._threads = function, threads
 
     def run(self, feed: Feed, *, graph: str = "model", state: object | None = None) -> tuple[Feed, object | None]:  # noqa: ARG002 - there is one
         """Logits, in float32."""
@@ -121,7 +128,7 @@ class _TorchSession:
         from benchmarks.studies.peers.makers import INPUTS
 
         with torch.no_grad():
-            logits = self._function(*(torch.from_numpy(feed[name]) for name in INPUTS))
+            logits = self.function(*(torch.from_numpy(feed[name]) for name in INPUTS))
         return {"logits": logits.float().numpy()}, None
 
     def cut(self, state: Any, length: int, *, graph: str = "model") -> object:
@@ -148,7 +155,8 @@ class Form:
     maker: str = ""
     """In `makers.py`; empty for what is made here."""
     environment: str = ""
-    settings: Mapping[str, Any] = field(default_factory=dict)
+    settings: tuple[tuple[str, str], ...] = ()
+    """Of the target."""
 
     @property
     def ours(self) -> bool:
@@ -162,7 +170,7 @@ OURS = Form("ours-openvino", HERE, OV, "int8", OpenVino)
 OURS_ORT = Form("ours-onnxruntime", HERE, ORT, "int8", OnnxRuntime)
 NNCF = Form("nncf", "NNCF", OV, "int8", OpenVinoAsIs, "nncf-static")
 REFERENCE = Form("torch", "transformers", TORCH, "fp32", Torch, "folder")
-DEFAULT = {"precision": "default"}
+DEFAULT = (("precision", "default"),)
 FORMS: tuple[Form, ...] = (
     OURS,
     OURS_ORT,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -30,7 +31,9 @@ were timed."""
 NOTES = """* Files of ONNX Runtime and OpenVINO are opened by the same code as ours: all optimisations on, one stream, what is not int8 in fp32
   (`int8`) or in what OpenVINO chooses by itself (`int8, else bf16`).
 * Models of torch are opened by torch's own functions in the measuring process, with weights frozen (`TORCHINDUCTOR_FREEZING=1`); compilation is
-  before what is timed.
+  before what is timed, and their answers are those of the same functions uncompiled. "Not timed" is what the machine had no quiet time for.
+* ONNX Runtime's static quantiser takes all operators by its defaults, sums, norms and softmax too, which is why it is slow; optimum takes products
+  and a few more.
 * Pruning and distillation are left out for all: what they gain is on [the quickstart's page](quickstart.md)."""
 
 
@@ -109,42 +112,59 @@ def answers(shop: Shop, forms: Sequence[Form]) -> Iterator[str]:
     yield from table(columns, rows, numbers=range(4, 8))
 
 
-def row_of(record: LatencyRecord, form: Form) -> LatencyRow:
-    """A form's times in a cell."""
-    return next(each for each in record.rows if each.candidate.partition("@")[0] == form.name)
+def row_of(record: LatencyRecord, form: Form) -> LatencyRow | None:
+    """A form's times in a cell; None where it was not in it."""
+    return next((each for each in record.rows if each.candidate.partition("@")[0] == form.name), None)
+
+
+def together(times: Mapping[Cell, LatencyRecord]) -> dict[str, list[LatencyRecord]]:
+    """Series of the same threads and batch; a form is looked for in the first."""
+    found: dict[str, list[LatencyRecord]] = {}
+    for cell, record in times.items():
+        found.setdefault(str(replace(cell, compiled=False)), []).append(record)
+    return found
 
 
 def milliseconds(forms: Sequence[Form], times: Mapping[Cell, LatencyRecord]) -> Iterator[str]:
     """A row for each form, a column for each cell."""
-    rows = [
-        (form.name, form.runs_in, form.numbers, *(f"{row_of(record, form).median_ms:.2f}" for record in times.values()))
-        for form in forms
-    ]
-    yield from table(("form", "runs in", "numbers", *map(str, times)), rows, numbers=range(3, 3 + len(times)))
+    columns, rows = together(times), []
+    for form in forms:
+        found = [next(filter(None, (row_of(record, form) for record in records)), None) for records in columns.values()]
+        rows.append(
+            (form.name, form.runs_in, form.numbers, *("not timed" if row is None else f"{row.median_ms:.2f}" for row in found))
+        )
+    yield from table(("form", "runs in", "numbers", *columns), rows, numbers=range(3, 3 + len(columns)))
 
 
-def faster(record: LatencyRecord, ours: Form, theirs: Form) -> tuple[float, float, float]:
-    """How many times as fast ours is, with an interval no narrower than what processes of one model differ by."""
-    value, rounds = ratio_with_interval(row_of(record, theirs).rounds_ms, row_of(record, ours).rounds_ms, seed=0)
+def faster(record: LatencyRecord, ours: Form, theirs: Form) -> tuple[float, float, float] | None:
+    """How many times as fast ours is, with an interval no narrower than what processes of one model differ by; None if not of one series."""
+    mine, other = row_of(record, ours), row_of(record, theirs)
+    if mine is None or other is None:
+        return None
+    value, rounds = ratio_with_interval(other.rounds_ms, mine.rounds_ms, seed=0)
     found = widened(value, rounds, by=math.log1p(max(EFFECT_FLOOR, *(each.noise for each in record.controls))))
     return value, found.low, found.high
 
 
-def spelled(record: LatencyRecord, ours: Form, theirs: Form) -> str:
-    """A ratio with its interval."""
-    value, low, high = faster(record, ours, theirs)
+def spelled(records: Sequence[LatencyRecord], ours: Form, theirs: Form) -> str:
+    """A ratio with its interval, of the series that has both."""
+    found = next(filter(None, (faster(record, ours, theirs) for record in records)), None)
+    if found is None:
+        return "not timed"
+    value, low, high = found
     text = f"{value:.2f}x [{low:.2f}, {high:.2f}]"
     return f"**{text}**" if low > 1 or high < 1 else text
 
 
 def ratios(forms: Sequence[Form], times: Mapping[Cell, LatencyRecord]) -> Iterator[str]:
     """Ours over every other form."""
+    columns = together(times)
     rows = [
-        (form.name, rival_of(form).name, *(spelled(record, rival_of(form), form) for record in times.values()))
+        (form.name, rival_of(form).name, *(spelled(records, rival_of(form), form) for records in columns.values()))
         for form in forms
         if rival_of(form) != form
     ]
-    yield from table(("over", "ours", *map(str, times)), rows, numbers=range(2, 2 + len(times)))
+    yield from table(("over", "ours", *columns), rows, numbers=range(2, 2 + len(columns)))
 
 
 def beside_nncf(shop: Shop, forms: Sequence[Form], times: Mapping[Cell, LatencyRecord]) -> Iterator[str]:
@@ -152,7 +172,11 @@ def beside_nncf(shop: Shop, forms: Sequence[Form], times: Mapping[Cell, LatencyR
     if NNCF not in forms:
         yield from ("NNCF is left out.", "")
         return
-    yield "Ours over NNCF's: " + "; ".join(f"{cell}: {spelled(record, OURS, NNCF)}" for cell, record in times.items()) + "."
+    yield (
+        "Ours over NNCF's: "
+        + "; ".join(f"{name}: {spelled(records, OURS, NNCF)}" for name, records in together(times).items())
+        + "."
+    )
     yield ""
     rows = {row.candidate.partition("@")[0]: row for row in shop.profiles().rows}
     ours, theirs = rows[OURS.name], rows[NNCF.name]

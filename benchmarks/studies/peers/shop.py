@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,14 @@ from benchmarks.latency import Latency
 from benchmarks.profile import Profile
 from benchmarks.studies.peers import makers
 from benchmarks.studies.peers.environments import Environments, Skipped, told
-from benchmarks.studies.peers.forms import NNCF, OURS, Form, TorchCompiled
+from benchmarks.studies.peers.forms import NNCF, OURS, Form, Torch, TorchCompiled
 from compressor.contracts import Artifact, Candidate, Evaluation, Target, registry
 from compressor.contracts.records import LatencyRecord, ProfileRecord
 from compressor.deploy.bench import ProcessBench, write_feeds
 from compressor.deploy.build import MODEL_SUFFIXES, beside
 from compressor.deploy.graphs import describe
 from compressor.deploy.session import opened
+from compressor.errors import WorkerFailed
 from compressor.run.ground import Ground, load_model
 from compressor.run.results import load_evaluation, save_evaluation
 from compressor.store.store import StoredResult, digest_of
@@ -75,7 +76,7 @@ class Shop:
             out.mkdir(parents=True)
             packages = self.environments.of(form.environment)
             command = [sys.executable, makers.__file__, form.maker, str(self.teacher.path), str(self._calibration()), str(out)]
-            told(command, f"{form.made_by} makes no file", packages)
+            told(command, f"{form.made_by} makes no file", packages, out)
             self._describe(out)
         return out
 
@@ -86,8 +87,8 @@ class Shop:
 
     def target(self, form: Form, threads: int) -> Target:
         """What opens a form."""
-        given = {"packages": self.environments.of(form.environment)} if "packages" in form.kind.model_fields else {}
-        return form.kind(**{"threads": threads, **form.settings, **given})
+        given: dict[str, Any] = {"packages": self.environments.of(form.environment)} if issubclass(form.kind, Torch) else {}
+        return form.kind(**{"threads": threads, **dict(form.settings), **given})
 
     def candidate(self, form: Form, threads: int) -> Candidate:
         """A form on so many threads."""
@@ -129,20 +130,23 @@ class Shop:
     # -------------------------------------------------------------- what is measured
 
     def scored(self, form: Form) -> Evaluation:
-        """The file that is timed, on test rows."""
+        """The file that is timed, on test rows; what is compiled runs without that, since texts of all lengths would be compiled anew."""
         folder = self.work / "scores" / form.name
         if not (folder / "rows.npz").is_file():
             task, built = self.ground.bound.task, self.built(form)
-            predict = opened(task, self.target(form, 1), built)
+            target = self.target(form, 1)
+            predict = opened(
+                task, target.model_copy(update={"compiles": False}) if isinstance(target, TorchCompiled) else target, built
+            )
             save_evaluation(task.evaluate(predict, self.ground.data.split("test"), built, split="test"), folder)
         return load_evaluation(folder)
 
-    def usable(self, forms: Sequence[Form]) -> tuple[Form, ...]:
-        """Forms whose files are made, open and score; why others do not is kept in `skipped`."""
+    def usable(self, forms: Sequence[Form], tried: Callable[[Form], object]) -> tuple[Form, ...]:
+        """Forms for which something that is tried succeeds; why it does not for others is kept in `skipped`."""
         found = list[Form]()
         for form in forms:
             try:
-                self.scored(form)
+                tried(form)
                 found.append(form)
             except Skipped as reason:
                 self.skipped[form.name] = str(reason)
@@ -155,9 +159,21 @@ class Shop:
                 sys.stderr.write(f"{form.name} is left out: {self.skipped[form.name]}\n")
         return tuple(found)
 
-    def times(self, forms: Sequence[Form], cells: Sequence[Cell], seconds: float) -> None:
-        """One interleaved series for each cell; what is there of the same forms is kept."""
-        left = [cell for cell in cells if cell not in self.kept(forms, cells)]
+    def times(self, forms: Sequence[Form], cells: Sequence[Cell], seconds: float) -> tuple[Form, ...]:
+        """One interleaved series for each cell; what is there of the same forms is kept. Gives the forms that run."""
+        try:
+            self._times(forms, cells, seconds)
+        except WorkerFailed as error:
+            name = str(error).partition("@")[0]
+            if next(form for form in forms if form.name == name).ours:
+                raise
+            self.skipped[name] = f"it does not run: {str(error).strip().splitlines()[-1].strip()[:200]}"
+            return self.times([form for form in forms if form.name != name], cells, seconds)
+        return tuple(forms)
+
+    def _times(self, forms: Sequence[Form], cells: Sequence[Cell], seconds: float) -> None:
+        timed = {cell: [row.candidate.partition("@")[0] for row in record.rows] for cell, record in self.kept(cells).items()}
+        left = [cell for cell in cells if timed.get(cell) != [form.name for form in cell.of(forms)]]
         while left:
             cell = left[0]
             sys.stderr.write(f"{cell}: {len(left)} of {len(cells)} cells remain, about {len(left) * seconds / 60:.0f} minutes\n")
@@ -168,14 +184,10 @@ class Shop:
             left.remove(cell)
             sys.stderr.write(f"\n{cell}: took {time.monotonic() - started:.0f} s\n")
 
-    def kept(self, forms: Sequence[Form], cells: Sequence[Cell]) -> dict[Cell, LatencyRecord]:
-        """Cells that are there, of these forms."""
-        found = dict[Cell, LatencyRecord]()
-        for cell in [each for each in cells if self._place(each).is_file()]:
-            record = LatencyRecord.model_validate_json(self._place(cell).read_bytes())
-            if [each.candidate.partition("@")[0] for each in record.rows] == [each.name for each in cell.of(forms)]:
-                found[cell] = record
-        return found
+    def kept(self, cells: Sequence[Cell]) -> dict[Cell, LatencyRecord]:
+        """Cells that are there."""
+        there = [cell for cell in cells if self._place(cell).is_file()]
+        return {cell: LatencyRecord.model_validate_json(self._place(cell).read_bytes()) for cell in there}
 
     def _timed(self, forms: Sequence[Form], cell: Cell, seconds: float) -> LatencyRecord:
         probe = Latency(
