@@ -264,11 +264,14 @@ def answers(task: Task, runtime: str, before: Evaluation, now: Evaluation) -> tu
     return (runtime, str(main.n), f"{before.scores.main.value:.4f}", f"{main.value:.4f}", between, same, f"{apart:.3f}")
 
 
-def quality(rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """A line a runtime."""
+LAST_BLOCK = "Ranges of the last block are calibrated on the rows that it computes, so its integers differ; of float graphs outputs are the same."
+
+
+def quality(rows: Sequence[Sequence[str]], why: str = LAST_BLOCK) -> Iterator[str]:
+    """A line a runtime, and why outputs differ."""
     columns = ("runtime", "test rows", "before", "now", "difference", "same answer", "largest difference of outputs")
     yield from table(columns, rows, numbers=range(1, 7))
-    yield "Ranges of the last block are calibrated on the rows that it computes, so its integers differ; of float graphs outputs are the same."
+    yield why
     yield ""
 
 

@@ -55,13 +55,13 @@ class _Rows:
         """Add a node of the graph, and what gives the same with channels last."""
         for at, name in enumerate(node.input):
             node.input[at] = self.instead.get(name, name)
-        window = self._window(node) if node.op_type == "Conv" else None
+        window = self._window(node) if node.op_type == "Conv" and not node.domain else None
         if window is not None:
             self._product(node, window)
             return
         self.nodes.append(node)
         value = self.last.get(node.input[0]) if node.input else None
-        if value is None:
+        if value is None or node.domain:
             return
         own, settings = node.output[0], {each.name: each for each in node.attribute}
         sizes = self.reads.sizes.get(own, ())
@@ -100,7 +100,7 @@ class _Rows:
             return None
         if len(sizes) == 1:
             return Window(sizes, steps[0], (pads[0], pads[1]))
-        apart = len(sizes) == 2 and steps == sizes and not any(pads)
+        apart = len(sizes) == 2 and steps == sizes != (1, 1) and not any(pads)  # of one pixel channels would go back and forth
         whole = apart and all(_in_patches(*each) for each in zip(given[2:], sizes, strict=True))
         return Window(sizes, 0, (0, 0)) if whole else None
 

@@ -166,15 +166,16 @@ def changed(rewrite, graph, *shapes):
     return before != after
 
 
-def convolved(weight, *, length="length", sizes=None, bias=True, **settings):
-    draw, takes = np.random.default_rng(0), ["batch", 12, *((length,) if len(weight) == 3 else (8, 8))]
+def convolved(weight, *, bias=True, **settings):
+    channels = weight[1] * settings.get("group", 1)
+    draw, takes = np.random.default_rng(0), ["batch", channels, *(("length",) if len(weight) == 3 else (8, 8))]
     constants = {"w": draw.normal(size=weight).astype(np.float32), "b": draw.normal(size=weight[0]).astype(np.float32)}
     node = helper.make_node("Conv", ["x", "w", "b"] if bias else ["x", "w"], ["y"], name="conv/Conv_0", **settings)
     graph = graph_of(
         [node], constants, takes, sizes=[("y", ["batch", weight[0], *(["out"] if len(weight) == 3 else [None, None])])]
     )
-    shapes = [(1, 12, 9), (2, 12, 14)] if len(weight) == 3 else [(1, 12, 8, 8), (2, 12, 8, 8)]
-    return changed(windows_as_products, graph, *(sizes or shapes))
+    shapes = [(1, channels, 9), (2, channels, 14)] if len(weight) == 3 else [(1, channels, 8, 8), (2, channels, 8, 8)]
+    return changed(windows_as_products, graph, *shapes)
 
 
 @pytest.mark.parametrize("step", [1, 2, 3])
@@ -199,8 +200,9 @@ def test_patches_of_pictures():
         ((5, 12, 4, 4), {"strides": [2, 2]}),
         ((5, 12, 4, 4), {"strides": [4, 4], "pads": [1, 1, 1, 1]}),
         ((5, 12, 3, 3), {"strides": [3, 3]}),
+        ((5, 48, 1, 1), {}),
     ],
-    ids=["groups", "gaps", "padding by name", "patches that overlap", "patches with a margin", "patches that leave a rest"],
+    ids=["groups", "gaps", "padding by name", "patches that overlap", "patches with a margin", "patches that leave a rest", "single pixels"],
 )
 def test_other_convolutions_are_left(weight, settings):
     assert not convolved(weight, **settings)
