@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -82,7 +83,7 @@ def encoded_once(
 
         module = _encoder_in(files)
         parts = [_encoded(module, read(range(at, min(at + AT_ONCE, count)))) for at in range(0, count, AT_ONCE)]
-        unfinished = path.with_suffix(".part")
+        unfinished = path.with_suffix(f".{os.getpid()}")  # each of several processes that train encodes, and the last one's stays
         with unfinished.open("wb") as file:
             np.save(file, np.concatenate(parts))
         settle(unfinished, path)
