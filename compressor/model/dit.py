@@ -152,6 +152,23 @@ class DiT(nn.Module):
                 x = x.index_copy(0, rows, block(x[rows], told[rows]).to(x.dtype))
         return x
 
+    @property
+    def attention(self) -> str:
+        """How its blocks compute attention: `sdpa`, or `eager` by plain products. A training may choose; exports take the first."""
+        return str(self.blocks[0].attention)
+
+    def attend(self, implementation: str) -> None:
+        """Compute attention otherwise.
+
+        Raises:
+            ValueError: it is neither `sdpa` nor `eager`.
+        """
+        if implementation not in ("sdpa", "eager"):
+            raise ValueError(f"{implementation!r} is neither sdpa nor eager")
+        for block in self.blocks:
+            assert isinstance(block, DiTBlock)
+            block.attention = implementation
+
     def tell(self, what: Literal["span", "scale", "budget"]) -> None:
         """Add an embedding of one more number, which changes nothing until it is learned: its second layer begins with zeros."""
         first, width = self.patches.weight, self.config["width"]
@@ -176,7 +193,7 @@ class DiTBlock(nn.Module):
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
-        self.heads, self.head_size = heads, width // heads
+        self.heads, self.head_size, self.attention = heads, width // heads, "sdpa"
         self.modulation = _zeros(nn.Linear(width, 6 * width))
         self.query, self.key, self.value = (nn.Linear(width, width) for _ in range(3))
         self.output = nn.Linear(width, width)
@@ -187,11 +204,18 @@ class DiTBlock(nn.Module):
         shift, scale, gate, later_shift, later_scale, later_gate = self.modulation(told).unsqueeze(1).chunk(6, dim=-1)
         inner = _modulated(x, shift, scale)
         parts = (layer(inner).unflatten(-1, (self.heads, -1)).transpose(1, 2) for layer in (self.query, self.key, self.value))
-        seen = functional.scaled_dot_product_attention(*parts).transpose(1, 2).flatten(2)
+        attended = _attended if self.attention == "eager" else functional.scaled_dot_product_attention
+        seen = attended(*parts).transpose(1, 2).flatten(2)
         x = x + gate * self.output(seen)
         inner = _modulated(x, later_shift, later_scale)
         grown: torch.Tensor = x + later_gate * self.down(functional.gelu(self.up(inner), approximate="tanh"))
         return grown
+
+
+def _attended(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    """Attention `[B, heads, T, D]` by plain products: torch's own kernel is slow backwards in bf16 on processors, for so few tokens."""
+    shares = torch.softmax(query @ key.transpose(-2, -1) * query.shape[-1] ** -0.5, dim=-1)
+    return shares.to(value.dtype) @ value
 
 
 def _modulated(x: torch.Tensor, shift: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:

@@ -31,7 +31,7 @@ def attending_modules(trained: torch.nn.Module) -> list[Any]:
     found: list[Any] = []
     inside: set[int] = set()
     for module in trained.modules():
-        if id(module) not in inside and hasattr(module, "set_attn_implementation") and _now(module) in IMPLEMENTATIONS:
+        if id(module) not in inside and _now(module) in IMPLEMENTATIONS:
             found.append(module)
             inside |= {id(each) for each in module.modules()}
     return found
@@ -56,14 +56,17 @@ def attending(trained: torch.nn.Module, implementation: str | None) -> Iterator[
 
 
 def _now(module: Any) -> Any:
-    return getattr(module.config, "_attn_implementation", None)
+    """Of a network of ours that can `attend` otherwise, or of a model of transformers; None of others."""
+    if hasattr(module, "attend"):
+        return module.attention
+    return getattr(module.config, "_attn_implementation", None) if hasattr(module, "set_attn_implementation") else None
 
 
 def _set(module: Any, implementation: str | None) -> None:
     if _now(module) == implementation:
         return
     try:
-        module.set_attn_implementation(implementation)
+        (module.attend if hasattr(module, "attend") else module.set_attn_implementation)(implementation)
     except (ValueError, ImportError) as error:
         raise UnsupportedModel(f"attention: {implementation} is not to be had of {type(module).__name__}: {error}") from error
 

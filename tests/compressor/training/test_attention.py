@@ -9,6 +9,7 @@ import torch
 from tensor_rows import bert
 
 from compressor.errors import UnsupportedModel
+from compressor.model.dit import DiT
 from compressor.training import attention
 from compressor.training.attention import attending, fastest, is_measured
 from compressor.training.settings import TrainingSettings
@@ -55,6 +56,32 @@ def test_other_implementation_wins_only_where_it_saves_more_than_the_margin(cloc
     assert found == expected
     assert set(ran) == {"sdpa", "eager"}
     assert ctx.notes[0].text.startswith(f"Attention while training: {expected}; ")
+
+
+def test_a_network_that_draws_attends_otherwise_meanwhile_and_tells_the_same():
+    torch.manual_seed(0)
+    network = DiT(8, 1, 3, width=16, heads=2, blocks=2)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))  # modulations begin with zeros
+    given = torch.randn(2, 1, 8, 8), torch.tensor([10.0, 900.0]), torch.tensor([0, 3])
+
+    def gradients():
+        network.zero_grad()
+        network(*given).square().mean().backward()
+        return [parameter.grad for parameter in network.parameters()]
+
+    whole = torch.nn.ModuleList([network, torch.nn.Linear(2, 2)])
+    usual = gradients()
+    with attending(whole, "eager"):
+        assert {block.attention for block in network.blocks} == {"eager"}
+        otherwise = gradients()
+    assert network.attention == "sdpa"
+    assert any(not torch.equal(one, other) for one, other in zip(usual, otherwise, strict=True))
+    for one, other in zip(usual, otherwise, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+    with pytest.raises(UnsupportedModel, match="attention: flash is not to be had of DiT"), attending(whole, "flash"):
+        pass
 
 
 @pytest.mark.parametrize(("eager", "rounds"), [(0.5, 1), (0.9, 2), (1.1, 2), (1.5, 1)])
