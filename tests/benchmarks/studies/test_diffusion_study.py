@@ -19,6 +19,7 @@ from benchmarks.studies.diffusion_beyond import (
     guidance,
     looked_at,
     over_seeds,
+    where_needed,
     without_data,
 )
 from benchmarks.studies.diffusion_cells import Absent, Book, drawn, opened
@@ -310,6 +311,15 @@ def test_a_share_is_mended_of_what_the_oracle_likes_least(study):
     np.testing.assert_array_equal(found.features[3 * DRAWN // 4 :], teacher[3 * DRAWN // 4 :])
     assert (found.sent, chance.sent, found.evaluations) == (0.25, 0.25, 4 + 0.25 * 16)
     assert not np.array_equal(found.features, chance.features)
+    rows = [line.split(" | ") for line in where_needed(study) if line.startswith("| shortcut")]
+    assert [(row[1], row[2], row[4]) for row in rows] == [
+        ("regenerate", "0.1", "5.6"),
+        ("regenerate", "0.25", "8.0"),
+        ("regenerate", "0.5", "12.0"),
+        ("regenerate", "0.75", "16.0"),
+    ]
+    assert all(row[7].startswith("**+") for row in rows)  # the teacher in few steps is farther than the student here
+    assert "(shortcut in 4)" in rows[0][7]
 
 
 def test_refined_pictures_are_those_of_the_policy(tmp_path):

@@ -200,7 +200,9 @@ def test_a_teacher_is_asked_at_the_times_and_spans_at_which_the_student_is_sampl
 
 
 @pytest.mark.parametrize(
-    "given", [HALVES, {**HALVES, "method": "ase"}, {**QUICK, "method": "constant", "depths": [0.5]}], ids=["presto", "ase", "constant"]
+    "given",
+    [HALVES, {**HALVES, "method": "ase"}, {**QUICK, "method": "constant", "depths": [0.5]}],
+    ids=["presto", "ase", "constant"],
 )
 def test_what_a_teacher_tells_is_learned(given, run, tmp_path):
     """Its error has a gradient, for the student alone, and falls."""
