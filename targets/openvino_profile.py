@@ -36,6 +36,8 @@ PRODUCTS = ("MatMul", "Convolution", "GroupConvolution")
 WINDOW = {"Convolution": 1, "GroupConvolution": 2}
 """Axes of the weights of a convolution before those that one number of what it gives is a sum over."""
 ATTENTION = "ScaledDotProductAttention"
+SCALED = "/DequantizationMultiply"
+"""In the names of products that bring their results back to float themselves, behind that of the product in the file."""
 IDLE = "NOT_RUN"
 
 
@@ -118,7 +120,7 @@ def operators(
     spent = {(each.name, each.kind): each.seconds for each in before}
     layers = [each._replace(seconds=max(0.0, each.seconds - spent.get((each.name, each.kind), 0.0)) / calls) for each in after]
     layers = [each for each in layers if each.seconds > 0]
-    computing = {each.name for each in layers if family_of(each.kind, FAMILIES) in ("product", "attention")}
+    computing = {_in_file(each) for each in layers if family_of(each.kind, FAMILIES) in ("product", "attention")}
     counted = _handed_on(products, order, computing)
     return [
         OperatorTime(
@@ -127,11 +129,16 @@ def operators(
             family=family_of(each.kind, FAMILIES),
             block=block,
             ms=1e3 * each.seconds,
-            operations=counted[each.name],
+            operations=counted[_in_file(each)],
             numbers=_numbers(each, rest),
         )
         for each, block in zip(layers, blocks(each.name for each in layers), strict=True)
     ]
+
+
+def _in_file(layer: Counted) -> str:
+    """What the operator of a layer is called in the model's file."""
+    return layer.name.removesuffix(SCALED) if family_of(layer.kind, FAMILIES) == "product" else layer.name
 
 
 def _handed_on(products: Mapping[str, float], order: Sequence[str], ran: set[str]) -> dict[str, float]:

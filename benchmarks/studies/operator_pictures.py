@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,13 +61,12 @@ def fitted(backbone: Path, out: Path, ground: Callable[[], Ground]) -> None:
     from transformers import AutoModelForImageClassification
 
     shutil.rmtree(out, ignore_errors=True)
-    names = dict(enumerate(LABELS))
-    model: Any = AutoModelForImageClassification.from_pretrained(
-        backbone, num_labels=len(names), id2label=names, label2id={name: at for at, name in names.items()}
-    ).eval()
+    model: Any = AutoModelForImageClassification.from_pretrained(backbone, num_labels=len(LABELS)).eval()
+    _name_classes(model, LABELS)
     model.save_pretrained(out)
     (out / "preprocessor_config.json").write_text(json.dumps(PREPROCESSOR, indent=1) + "\n", encoding="utf-8")
     made = ground()
+    _name_classes(model, made.data.labels)  # rows are numbered in an order of their own
     rows, task, head = made.data.split("train"), made.bound.task, model.classifier
     model.classifier = torch.nn.Identity()
     with torch.no_grad():
@@ -78,6 +77,11 @@ def fitted(backbone: Path, out: Path, ground: Callable[[], Ground]) -> None:
     model.classifier = head
     model.save_pretrained(out)
     (out / "done").touch()
+
+
+def _name_classes(model: Any, labels: Sequence[str]) -> None:
+    model.config.id2label = dict(enumerate(labels))
+    model.config.label2id = {name: at for at, name in enumerate(labels)}
 
 
 def _fit(features: Any, labels: Any) -> tuple[Any, Any]:

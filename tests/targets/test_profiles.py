@@ -25,7 +25,8 @@ from targets.eager import EagerTorch
 from targets.onnx_profile import operators, read_bytes, work
 from targets.onnxruntime import OnnxRuntime
 from targets.openvino import OpenVino
-from targets.openvino_profile import products_of
+from targets.openvino_profile import Counted, products_of
+from targets.openvino_profile import operators as openvino_operators
 from targets.openvino_profile import read_bytes as openvino_bytes
 
 TARGETS = {"onnxruntime": OnnxRuntime, "openvino": OpenVino}
@@ -195,3 +196,20 @@ def test_events_before_the_first_run_that_counts_are_left_out_and_medians_are_ta
 def test_work_of_an_operator_is_read_off_its_shapes(kind, takes, gives, weight, operations, numbers):
     found = work(kind, {"input_type_shape": takes, "output_type_shape": gives}, weight)
     assert found == (operations, numbers)
+
+
+def test_int8_products_that_bring_results_back_to_float_themselves_have_their_operations():
+    """OpenVINO names them for the multiplication behind them."""
+    how = "brgemm_avx512_I8"
+    layers = [
+        Counted("a.q/MatMul", "FullyConnected", how, 1e-3),
+        Counted("a.v/MatMul/DequantizationMultiply", "FullyConnectedQuantizedLegacy", how, 1e-3),
+        Counted("a/Transpose", "Subgraph", "jit_avx512_FP32", 1e-3),
+        Counted("a.q/MatMul/DequantizationMultiply", "Multiply", "jit_avx512_FP32", 1e-3),
+    ]
+    products, order = (
+        {"a.q/MatMul": 1.0, "a.v/MatMul": 2.0, "a/MatMul": 4.0},
+        ["a.q/MatMul", "a.v/MatMul", "a/MatMul", "a/Transpose"],
+    )
+    found = openvino_operators([], layers, products, order, calls=1, rest="fp32")
+    assert [(each.operations, each.numbers) for each in found] == [(1.0, "int8"), (2.0, "int8"), (4.0, "fp32"), (0.0, "fp32")]

@@ -59,5 +59,5 @@ def test_what_was_measured_is_not_measured_again(tmp_path):
 def test_every_part_has_what_its_tables_ask_for():
     for part, runtimes in others.GROUPS.items():
         for runtime, kinds in runtimes.items():
-            assert {NOW} | ({BEFORE} if part in others.NAMES else set()) <= set(kinds), (part, runtime)
+            assert {NOW, BEFORE} <= set(kinds), (part, runtime)
             assert sum(kind in forms.FIXED for kind in kinds.values()) == 1, (part, runtime)
