@@ -66,7 +66,6 @@ class OpenVino(Target):
         quantizer="nncf",
         precisions=("fp32", "bf16", "int8", "int4", "int2"),
         schemes=SCHEMES,
-        leaves=("windows as products",),
     )
     file: ClassVar[str] = "openvino_model.xml"
     former_files: ClassVar[tuple[str, ...]] = ("model.xml",)

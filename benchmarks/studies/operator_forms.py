@@ -74,10 +74,10 @@ class BeforeInOpenVino(OpenVino):  # type: ignore[misc] # found by its entry poi
     dialect: ClassVar[Dialect] = replace(OpenVino.dialect, leaves=ALL)
 
 
-class WindowsInOpenVino(OpenVino):  # type: ignore[misc] # found by its entry point
-    """Convolutions as products of their windows."""
+class NoWindowsInOpenVino(OpenVino):  # type: ignore[misc] # found by its entry point
+    """Convolutions as they are, in int8 too."""
 
-    dialect: ClassVar[Dialect] = replace(OpenVino.dialect, leaves=())
+    dialect: ClassVar[Dialect] = replace(OpenVino.dialect, leaves=("windows as products",))
 
 
 class NowInOpenVino(OpenVino):  # type: ignore[misc] # found by its entry point
@@ -288,7 +288,7 @@ TRIED: tuple[type[Target], ...] = (
     SkipNorms, FastGelu, OneProduct, QuantisedAttention, BlocksOfTables, OptimizerOfTransformers, Bf16, Pinned, ForThroughput,
 )  # fmt: skip
 """On a text model."""
-ELSEWHERE: tuple[type[Target], ...] = (WindowsInOpenVino,)
+ELSEWHERE: tuple[type[Target], ...] = (NoWindowsInOpenVino,)
 """On other models."""
 FIXED: tuple[type[Target], ...] = (Fixed, FixedInOpenVino, FixedSound, FixedSoundInOpenVino, FixedPicture, FixedPictureInOpenVino)
 

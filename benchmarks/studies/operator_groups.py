@@ -23,7 +23,7 @@ AS_THEY_ARE: dict[str, dict[str, type[Target]]] = {
     "openvino": {
         NOW: forms.NowInOpenVino,
         BEFORE: forms.BeforeInOpenVino,
-        **{each.__name__: each for each in (forms.WindowsInOpenVino, forms.Bf16, forms.Pinned, forms.ForThroughput)},
+        **{each.__name__: each for each in (forms.NoWindowsInOpenVino, forms.Bf16, forms.Pinned, forms.ForThroughput)},
     },
 }
 GROUPS: dict[str, dict[str, dict[str, type[Target]]]] = {
