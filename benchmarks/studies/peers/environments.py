@@ -72,7 +72,9 @@ def told(command: list[str], what: str, packages: tuple[str, ...] = (), where: P
     """
     environment = {**os.environ, **QUIET, "PYTHONPATH": os.pathsep.join(packages)}
     try:
-        done = subprocess.run(command, check=False, cwd=where, env=environment, capture_output=True, text=True, timeout=MOST_SECONDS)
+        done = subprocess.run(
+            command, check=False, cwd=where, env=environment, capture_output=True, text=True, timeout=MOST_SECONDS
+        )
     except subprocess.TimeoutExpired:
         raise Skipped(f"{what}: no end within {MOST_SECONDS} s") from None
     if done.returncode:

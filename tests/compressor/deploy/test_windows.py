@@ -202,7 +202,15 @@ def test_patches_of_pictures():
         ((5, 12, 3, 3), {"strides": [3, 3]}),
         ((5, 48, 1, 1), {}),
     ],
-    ids=["groups", "gaps", "padding by name", "patches that overlap", "patches with a margin", "patches that leave a rest", "single pixels"],
+    ids=[
+        "groups",
+        "gaps",
+        "padding by name",
+        "patches that overlap",
+        "patches with a margin",
+        "patches that leave a rest",
+        "single pixels",
+    ],
 )
 def test_other_convolutions_are_left(weight, settings):
     assert not convolved(weight, **settings)
