@@ -171,14 +171,16 @@ OURS_ORT = Form("ours-onnxruntime", HERE, ORT, "int8", OnnxRuntime)
 NNCF = Form("nncf", "NNCF", OV, "int8", OpenVinoAsIs, "nncf-static")
 REFERENCE = Form("torch", "transformers", TORCH, "fp32", Torch, "folder")
 DEFAULT = (("precision", "default"),)
+OURS_BF16 = Form("ours-openvino-bf16", HERE, OV, BF16, OpenVino, settings=DEFAULT)
+NNCF_BF16 = Form("nncf-bf16", "NNCF", OV, BF16, OpenVinoAsIs, "nncf-static", settings=DEFAULT)
 FORMS: tuple[Form, ...] = (
     OURS,
     OURS_ORT,
-    Form("ours-openvino-bf16", HERE, OV, BF16, OpenVino, settings=DEFAULT),
+    OURS_BF16,
     Form("ours-openvino-fp32", HERE, OV, "fp32", OpenVino),
     Form("ours-onnxruntime-fp32", HERE, ORT, "fp32", OnnxRuntime),
     NNCF,
-    Form("nncf-bf16", "NNCF", OV, BF16, OpenVinoAsIs, "nncf-static", settings=DEFAULT),
+    NNCF_BF16,
     Form("openvino-fp32", "OpenVINO", OV, "fp32", OpenVinoAsIs, "openvino-conversion"),
     Form("onnxruntime-static", "ONNX Runtime, static", ORT, "int8", OnnxAsIs, "onnxruntime-static"),
     Form("onnxruntime-dynamic", "ONNX Runtime, dynamic", ORT, "int8", OnnxAsIs, "onnxruntime-dynamic"),

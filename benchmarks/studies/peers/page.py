@@ -13,7 +13,7 @@ import numpy as np
 from benchmarks.statistics import EFFECT_FLOOR, ratio_with_interval, widened
 from benchmarks.studies.pages import controls, machine_lines
 from benchmarks.studies.peers.environments import PINNED
-from benchmarks.studies.peers.forms import FORMS, NNCF, OURS, REFERENCE, Form, rival_of
+from benchmarks.studies.peers.forms import FORMS, NNCF, NNCF_BF16, OURS, OURS_BF16, REFERENCE, Form, rival_of
 from benchmarks.studies.peers.makers import MAKERS
 from compressor.contracts.records import LatencyRecord, LatencyRow, ProfileRow, Report
 from compressor.report import profiles, wording
@@ -56,8 +56,7 @@ def document(report: Report, shop: Shop, forms: Sequence[Form], times: Mapping[C
         *milliseconds(forms, times),
         "## How many times as fast is what is made here",
         "",
-        "Our int8 file over each form in the same run: for ONNX Runtime our file in ONNX Runtime, else our file in OpenVINO. Bold: the",
-        "interval leaves 1 out.",
+        "Our int8 file over each form in the same run: for ONNX Runtime our file in ONNX Runtime, else our file in OpenVINO.",
         "",
         *ratios(forms, times),
         "## NNCF's file and ours, in OpenVINO",
@@ -152,8 +151,7 @@ def spelled(records: Sequence[LatencyRecord], ours: Form, theirs: Form) -> str:
     if found is None:
         return "not timed"
     value, low, high = found
-    text = f"{value:.2f}x [{low:.2f}, {high:.2f}]"
-    return f"**{text}**" if low > 1 or high < 1 else text
+    return f"{value:.2f}x [{low:.2f}, {high:.2f}]"
 
 
 def ratios(forms: Sequence[Form], times: Mapping[Cell, LatencyRecord]) -> Iterator[str]:
