@@ -32,8 +32,8 @@ NOTES = """* Files of ONNX Runtime and OpenVINO are opened by the same code as o
   (`int8`) or in what OpenVINO chooses by itself (`int8, else bf16`).
 * Models of torch are opened by torch's own functions in the measuring process, with weights frozen (`TORCHINDUCTOR_FREEZING=1`); compilation is
   before what is timed, and their answers are those of the same functions uncompiled. "Not timed" is what the machine had no quiet time for.
-* ONNX Runtime's static quantiser takes all operators by its defaults, sums, norms and softmax too, which is why it is slow; optimum takes products
-  and a few more.
+* ONNX Runtime's static quantiser takes by its defaults softmax, GELU, transposes and reshapes too: 548 conversions stand in its file, 315 in that
+  of optimum. Neural Compressor's quantiser of ONNX is of 2024, and what it makes of this model by its defaults answers wrongly.
 * Pruning and distillation are left out for all: what they gain is on [the quickstart's page](quickstart.md)."""
 
 
@@ -170,11 +170,9 @@ def beside_nncf(shop: Shop, forms: Sequence[Form], times: Mapping[Cell, LatencyR
     if NNCF not in forms:
         yield from ("NNCF is left out.", "")
         return
-    yield (
-        "Ours over NNCF's: "
-        + "; ".join(f"{name}: {spelled(records, OURS, NNCF)}" for name, records in together(times).items())
-        + "."
-    )
+    for words, mine, other in (("int8", OURS, NNCF), ("int8, else bf16", OURS_BF16, NNCF_BF16)):
+        pairs = [f"{name}: {spelled(records, mine, other)}" for name, records in together(times).items()]
+        yield f"* Ours over NNCF's, {words}: {'; '.join(pairs)}."
     yield ""
     rows = {row.candidate.partition("@")[0]: row for row in shop.profiles().rows}
     ours, theirs = rows[OURS.name], rows[NNCF.name]
