@@ -105,7 +105,7 @@ def mended(book: Book, student: Cell, mend: Mend) -> Found:
 def refined(book: Book, shown: NDArray[np.float32]) -> NDArray[np.float32]:
     """Pictures of the first rows, noised and finished by the teacher."""
     teacher = book.how(TEACHER)
-    session, chosen = opened(book.model(TEACHER.run), teacher)[1], policy(teacher)
+    session, chosen = opened(book.model(TEACHER.run), teacher), policy(teacher)
     alpha, sigma = chosen.arrays()["policy"][2:]
     found = []
     for rows in _parts(range(len(shown))):
@@ -140,7 +140,7 @@ def likes(book: Book, student: Cell) -> tuple[list[float], list[float]]:
 
 def _asked(book: Book, student: Cell) -> dict[str, list[float]]:
     asked_of, how = oracle(book), book.how(student)
-    session, others = opened(book.model(student.run, student.model), how)[1], []
+    session, others = opened(book.model(student.run, student.model), how), []
     for rows in _parts(range(BEYOND, BEYOND + CALIBRATED)):
         feed = how.feed(rows, rows % CLASSES, how.table())
         others.append(liked_of(asked_of.seen(rows_drawn(session, feed, feed["table"])[0])[1], feed["label"]))

@@ -44,7 +44,7 @@ def without_data(study: Study, found: dict[Cell, Found]) -> Iterator[str]:
         cell = list(students(method, 0))[-1]
         if method != "boot" and cell in found:
             points = 100 * (study.accuracy(boot).value - study.accuracy(cell).value)
-            far = ranged(study.frechet(cell.name, found[cell].features.rows))
+            far = ranged(study.distance(cell))
             yield f"| {method} | {far} | {signed(study.farther(boot, cell))} | {points:+.1f} |"
 
 
@@ -73,7 +73,7 @@ def fewer_blocks(study: Study, found: dict[Cell, Found]) -> Iterator[str]:
         control = _control(cell)
         against = signed(study.farther(cell, control)) if control in found and control != cell else ""
         apart = signed(study.farther(cell, whole)) if cell != whole else ""
-        far = ranged(study.frechet(cell.name, found[cell].features.rows))
+        far = ranged(study.distance(cell))
         yield (
             f"| {cell.kind.replace(THEN, ', then ')} | {blocks(study, cell)} | {far} | {apart} | {against} | {study.accuracy(cell).value:.1%} |"
         )
@@ -99,7 +99,7 @@ def guidance(study: Study, found: dict[Cell, Found]) -> Iterator[str]:
     yield "| scale | evaluations of teacher and student | Frechet distance of the teacher | of the student | farther by | class accuracy of both |"
     yield f"| ---: |{' ---: |' * 5}"
     for taught, told in pairs:
-        far = [ranged(study.frechet(cell.name, found[cell].features.rows)) for cell in (taught, told)]
+        far = [ranged(study.distance(cell)) for cell in (taught, told)]
         right = ", ".join(f"{study.accuracy(cell).value:.1%}" for cell in (taught, told))
         asked = f"{taught.evaluations}, {told.evaluations}"
         yield f"| {taught.sampling.guidance:g} | {asked} | {far[0]} | {far[1]} | {signed(study.farther(told, taught))} | {right} |"
@@ -134,8 +134,7 @@ def where_needed(study: Study) -> Iterator[str]:
     yield "and `shortcut` in 8, 4 and 2:"
     yield ""
     for cell in _plain(study):
-        rows = study.book.found(cell).features.rows
-        yield f"- {cell.kind}, {cell.sampling.steps} steps, {cell.evaluations} evaluations: {ranged(study.frechet(cell.name, rows))}."
+        yield f"- {cell.kind}, {cell.sampling.steps} steps, {cell.evaluations} evaluations: {ranged(study.distance(cell))}."
 
 
 def _plain(study: Study) -> list[Cell]:
@@ -150,19 +149,18 @@ def _plain(study: Study) -> list[Cell]:
 
 def _by_share(study: Study, student: Cell, mend: diffusion_adaptive.Mend) -> Iterator[str]:
     for share in diffusion_adaptive.SHARES:
-        name = f"{student.name}-{mend}-{share:g}"
         found, chosen = (
             diffusion_adaptive.mixed(study.book, student, mend, share, by_chance=by_chance) for by_chance in (False, True)
         )
         plain = min(
             (cell for cell in _plain(study) if cell.evaluations <= found.evaluations),
-            key=lambda cell: study.frechet(cell.name, study.book.found(cell).features.rows).value,
+            key=lambda cell: study.distance(cell).value,
         )
-        against = f"{signed(study.apart(name, found.features, plain))} ({plain.kind} in {plain.sampling.steps})"
+        apart = study.apart(found.features, study.book.found(plain).features.rows)
+        against = f"{signed(apart)} ({plain.kind} in {plain.sampling.steps})"
         yield (
             f"| {student.kind}, {student.sampling.steps} steps | {mend} | {share:g} | {found.sent:.1%} | {found.evaluations:.1f} | "
-            f"{ranged(study.frechet(name, found.features))} | "
-            f"{signed(study.between(name, found.features, f'{name}-by-chance', chosen.features))} | {against} | "
+            f"{ranged(study.frechet(found.features))} | {signed(study.apart(found.features, chosen.features))} | {against} | "
             f"{study.right(found.told).value:.1%} |"
         )
 
@@ -170,7 +168,7 @@ def _by_share(study: Study, student: Cell, mend: diffusion_adaptive.Mend) -> Ite
 def looked_at(study: Study, found: Iterable[Cell]) -> list[Cell]:
     """What DINOv2 looks at: the teacher in its own steps, and the nearest students in 4."""
     four = [cell for cell in found if cell.kind in METHODS and cell.seed == 0 and cell.sampling.steps == COUNTS[1]]
-    four.sort(key=lambda cell: study.frechet(cell.name, study.book.found(cell).features.rows).value)
+    four.sort(key=lambda cell: study.distance(cell).value)
     return [next(teachers()), *four[:NEAREST]]
 
 

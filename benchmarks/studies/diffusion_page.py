@@ -168,15 +168,15 @@ def table(study: Study, cells: Iterable[Cell]) -> Iterator[str]:
     yield "| model | steps | evaluations | Frechet distance | kernel distance | farther than the teacher in 50 steps | class accuracy |"
     yield f"| --- |{' ---: |' * 6}"
     right = float((study.book.real().told[: len(near)] == study.book.labels).mean())
-    yield f"| real pictures | | | {ranged(study.frechet('real', near))} | {ranged(study.kernel('real', near))} | | {right:.1%} |"
+    yield f"| real pictures | | | {ranged(study.frechet(near))} | {ranged(study.kernel(near))} | | {right:.1%} |"
     for cell in cells:
         rows = study.book.found(cell).features.rows
         apart = "" if cell == reference else signed(study.farther(cell, reference))
         right, around = study.accuracy(cell).value, study.accuracy(cell).interval
         name = cell.sampling.sampler if cell.kind == "teacher" else f"{cell.kind}, seed {cell.seed}"
         yield (
-            f"| {name} | {cell.sampling.steps} | {cell.evaluations} | {ranged(study.frechet(cell.name, rows))} | "
-            f"{ranged(study.kernel(cell.name, rows))} | {apart} | {right:.1%} [{around.low:.1%}, {around.high:.1%}] |"
+            f"| {name} | {cell.sampling.steps} | {cell.evaluations} | {ranged(study.frechet(rows))} | "
+            f"{ranged(study.kernel(rows))} | {apart} | {right:.1%} [{around.low:.1%}, {around.high:.1%}] |"
         )
 
 
@@ -194,7 +194,7 @@ def spread(study: Study, found: dict[Cell, Found]) -> Iterator[str]:
     each = {cell.seed: cell for cell in found if cell.kind == "teacher" and cell.sampling == next(teachers()).sampling}
     if len(each) < SPREAD:
         return
-    values = [study.frechet(cell.name, found[cell].features.rows).value for cell in each.values()]
+    values = [study.distance(cell).value for cell in each.values()]
     yield (
         f"Teachers of {len(values)} seeds: Frechet distance {np.mean(values):.3g}, deviation {np.std(values, ddof=1):.2g}; inside their spread "
         f"is what lies below {np.mean(values) + 2 * np.std(values, ddof=1):.3g}."
@@ -261,7 +261,7 @@ def nearest(study: Study, taking: list[Cell], least: Cell) -> Iterator[str]:
     What is nearer and loses more than a point of class accuracy is named too.
     """
     reference = next(teachers())
-    ordered = sorted(taking, key=lambda cell: study.frechet(cell.name, study.book.found(cell).features.rows).value)
+    ordered = sorted(taking, key=lambda cell: study.distance(cell).value)
     told = [cell for cell in ordered if study.accuracy(cell).value >= study.accuracy(reference).value - POINT]
     if not told:
         return

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -12,19 +13,22 @@ import numpy as np
 
 from benchmarks.studies.diffusion_cells import Absent, Book, Found
 from benchmarks.studies.diffusion_plans import CLASSES, Cell, guided, layered, students, teachers
+from benchmarks.studies.lm_lab import kept
+from compressor.contracts.quality import Interval
 from compressor.tasks.generated.classes import ClassAccuracy, class_accuracy
+from compressor.tasks.generated.estimates import Estimate
 from compressor.tasks.generated.frechet import frechet, frechet_difference
 from compressor.tasks.generated.kernel_distance import Polynomial, kernel_distance
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from compressor.tasks.generated.estimates import Estimate
-
 Table: TypeAlias = "NDArray[Any]"
 
 FEW = 16
 """Evaluations of what is drawn before students are trained."""
+ESTIMATES = 1
+"""Raised when equal rows give other estimates."""
 POINT = 0.01
 """Of class accuracy, that a student may lose."""
 
@@ -66,7 +70,6 @@ class Study:
 
     book: Book
     plan: Plan
-    _known: dict[tuple[str, ...], Estimate] = field(default_factory=dict)
 
     def there(self) -> dict[Cell, Found]:
         """All cells; makes those that are asked for and not there."""
@@ -84,13 +87,17 @@ class Study:
         rows = real.features.rows
         return rows[:drawn], rows[drawn:], float((real.told == np.asarray(chosen)).mean())
 
-    def frechet(self, name: str, rows: Table) -> Estimate:
-        """Distance of pictures from real ones."""
-        return self._once((name, "frechet"), lambda: frechet(rows, self.bound[1]))
+    def frechet(self, rows: Table) -> Estimate:
+        """Distance of pictures, by their features, from real ones."""
+        return self._once("frechet", (rows,), lambda: frechet(rows, self.bound[1]))
 
-    def kernel(self, name: str, rows: Table) -> Estimate:
+    def kernel(self, rows: Table) -> Estimate:
         """The same by the cubic kernel."""
-        return self._once((name, "kernel"), lambda: kernel_distance(rows, self.bound[1], Polynomial()))
+        return self._once("kernel", (rows,), lambda: kernel_distance(rows, self.bound[1], Polynomial()))
+
+    def distance(self, cell: Cell) -> Estimate:
+        """Frechet's of a cell."""
+        return self.frechet(self.book.found(cell).features.rows)
 
     def accuracy(self, cell: Cell) -> ClassAccuracy:
         """How often the judge sees the class that was asked for."""
@@ -102,25 +109,30 @@ class Study:
 
     def farther(self, cell: Cell, other: Cell) -> Estimate:
         """How much farther by Frechet's distance one is than another of the same noise."""
-        return self.apart(cell.name, self.book.found(cell).features.rows, other)
+        return self.apart(*(self.book.found(each).features.rows for each in (cell, other)))
 
-    def apart(self, name: str, rows: Table, other: Cell) -> Estimate:
+    def apart(self, rows: Table, others: Table) -> Estimate:
         """The same of features of any pictures."""
-        return self.between(name, rows, other.name, self.book.found(other).features.rows)
-
-    def between(self, name: str, rows: Table, other: str, others: Table) -> Estimate:
-        """The same of both."""
-        return self._once((name, other), lambda: frechet_difference(rows, others, self.bound[1]))
+        return self._once("apart", (rows, others), lambda: frechet_difference(rows, others, self.bound[1]))
 
     def as_good(self, cell: Cell, other: Cell) -> bool:
         """Whether pictures are no farther, as far as intervals tell, and at most a point less often of their class."""
         around = self.farther(cell, other).interval
         return around is not None and around.low <= 0 and self.accuracy(cell).value >= self.accuracy(other).value - POINT
 
-    def _once(self, key: tuple[str, ...], make: Callable[[], Estimate]) -> Estimate:
-        if key not in self._known:
-            self._known[key] = make()
-        return self._known[key]
+    def _once(self, what: str, rows: tuple[Table, ...], make: Callable[[], Estimate]) -> Estimate:
+        """An estimate, which is kept by the rows that it is of."""
+        given = hashlib.sha256(f"{what} {ESTIMATES}".encode())
+        for each in (*rows, self.bound[1]):
+            given.update(np.ascontiguousarray(each).tobytes())
+        found = kept(self.book.folder / "estimates" / f"{given.hexdigest()}.json", lambda: _written(make()))
+        around = found.pop("interval")
+        return Estimate(interval=None if around is None else Interval.model_validate(around), **found)
+
+
+def _written(found: Estimate) -> dict[str, Any]:
+    around = None if found.interval is None else found.interval.model_dump(mode="json")
+    return {"value": found.value, "interval": around, "n": found.n, "real": found.real, "bias": found.bias}
 
 
 def ranged(found: Estimate) -> str:

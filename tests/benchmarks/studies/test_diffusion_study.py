@@ -238,6 +238,17 @@ def test_sections_say_not_run_of_what_is_not_there(study):
     assert list(over_seeds(study, found)) == []
 
 
+def test_estimates_are_kept_by_their_rows(study):
+    """Another look computes nothing; a cell that was made anew has another one."""
+    cell = next(teachers())
+    first, kept = study.distance(cell), study.book.folder / "estimates"
+    made = {path: path.stat().st_mtime_ns for path in kept.iterdir()}
+    assert Study(study.book, study.plan).distance(cell) == first
+    assert {path: path.stat().st_mtime_ns for path in kept.iterdir()} == made
+    put(study.book, cell, 1.0)
+    assert study.distance(cell).value > first.value + 1
+
+
 def test_what_reads_no_rows_is_held_against_what_does(study):
     put(study.book, next(students("boot", 0)), 0.5)
     lines = list(without_data(study, study.there()))
@@ -338,7 +349,7 @@ def test_refined_pictures_are_those_of_the_policy(tmp_path):
         model.save(book.model(cell.run, cell.model))
     how = book.how(teacher)
     chosen = diffusion_adaptive.policy(how)
-    session = opened(book.model(teacher.run), how)[1]
+    session = opened(book.model(teacher.run), how)
     network_of = partial(_asked, session)
     feed = {**how.feed(np.arange(70), labels, book.how(student).table()), **chosen.arrays()}
     nobody = lambda rows: np.eye(10)[(labels[: len(rows)] + 1) % 10]  # noqa: E731
