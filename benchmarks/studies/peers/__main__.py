@@ -17,6 +17,7 @@ from typing import Any
 import yaml
 
 from benchmarks.studies.operators import told
+from benchmarks.studies.peers.environments import forget_secrets
 from benchmarks.studies.peers.forms import FORMS, QUICK
 from benchmarks.studies.peers.page import document
 from benchmarks.studies.peers.shop import Cell, Shop
@@ -59,6 +60,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help=f"the page; {OUT} unless given")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="laid over the plan, for a trial")
     asked = parser.parse_args()
+    forget_secrets()
     work = asked.work.absolute()
     work.mkdir(parents=True, exist_ok=True)
     bound = load_plan(PLAN, settings=asked.set)

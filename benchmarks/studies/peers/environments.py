@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from compressor.deploy.bench import QUIET
+from compressor.deploy.bench import QUIET, THREAD_VARIABLES
 
 DONE = "complete"
 MOST_SECONDS = 900
@@ -25,6 +25,26 @@ PINNED: Mapping[str, tuple[str, ...]] = {
     "neural-compressor-onnx": ("onnx-neural-compressor==1.0", *NEURAL_COMPRESSOR_NEEDS),
 }  # fmt: skip
 """Without what they need: torch, ONNX Runtime and the like are those installed here."""
+ALONE = "COMPRESSOR_PEERS_ALONE"
+KEPT = (
+    ALONE, "PATH", "PYTHONPATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "TMPDIR", "TZ", "LD_LIBRARY_PATH", "XDG_CACHE_HOME", "SSL_CERT_FILE",
+    "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE", "CXX", *THREAD_VARIABLES,
+)  # fmt: skip
+"""Of the environment, and what pip is told where that has no password in it."""
+
+
+def harmless(environment: Mapping[str, str]) -> dict[str, str]:
+    """What code of other tools may know of an environment: no keys or tokens, whatever they are called."""
+    return {name: value for name, value in environment.items() if name in KEPT or (name.startswith("PIP_") and "@" not in value)}
+
+
+def forget_secrets() -> None:
+    """Begin this program anew with what is harmless of its environment: code of other tools runs in it, and in what it starts.
+
+    Taking names out of a running process would leave them in what the system shows of it.
+    """
+    if ALONE not in os.environ:
+        os.execve(sys.executable, sys.orig_argv, {**harmless(os.environ), ALONE: "1"})
 
 
 class Skipped(Exception):
@@ -54,6 +74,7 @@ class Environments:
                 "install",
                 "--quiet",
                 "--no-deps",
+                "--only-binary=:all:",
                 "--upgrade",
                 "--target",
                 str(place),
@@ -70,7 +91,7 @@ def told(command: list[str], what: str, packages: tuple[str, ...] = (), where: P
     Raises:
         Skipped: it failed, or took too long: with the last line that it said.
     """
-    environment = {**os.environ, **QUIET, "PYTHONPATH": os.pathsep.join(packages)}
+    environment = {**harmless(os.environ), **QUIET, "PYTHONPATH": os.pathsep.join(packages)}
     try:
         done = subprocess.run(
             command, check=False, cwd=where, env=environment, capture_output=True, text=True, timeout=MOST_SECONDS

@@ -96,7 +96,7 @@ class TorchAo(TorchCompiled):
         with torch.random.fork_rng():
             fresh = AutoModelForSequenceClassification.from_config(AutoConfig.from_pretrained(built))  # type: ignore[no-untyped-call]
             module = by_torchao(fresh.eval())
-        module.load_state_dict(torch.load(built / self.file, weights_only=False), assign=True)  # made by the study itself
+        module.load_state_dict(torch.load(built / self.file, weights_only=True), assign=True)
         found: Callable[..., Any] = logits_of(module)
         return found
 

@@ -75,7 +75,7 @@ def openvino_conversion(model: Path, _: Path, out: Path) -> None:
 
 
 def nncf_static(model: Path, calibration: Path, out: Path) -> None:
-    """`nncf.quantize` for a transformer."""
+    """`nncf.quantize` for a transformer, saved as OpenVINO saves unless told otherwise: what is not int8 in float16."""
     import nncf
     import openvino
 

@@ -61,3 +61,11 @@ def test_every_part_has_what_its_tables_ask_for():
         for runtime, kinds in runtimes.items():
             assert {NOW, BEFORE} <= set(kinds), (part, runtime)
             assert sum(kind in forms.FIXED for kind in kinds.values()) == 1, (part, runtime)
+
+
+def test_forms_differ_in_the_rewrites_that_they_name_and_attention_is_fused_in_all():
+    rewrites = {
+        kind: set(forms.ALL) - set(kind.dialect.leaves) for kind in (forms.Before, forms.RowsAlone, forms.RowsAndKeys, forms.Now)
+    }
+    assert list(rewrites.values()) == [set(), {"unread rows"}, {"unread rows", "keys of padding"}, set(forms.ALL)]
+    assert not any("fused operators" in kind.dialect.leaves for kind in rewrites)
