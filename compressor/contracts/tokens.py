@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 if TYPE_CHECKING:
     import torch
 
+NEVER = -1e4
+"""The logarithm of a probability that is 0 in any precision: 0 times it is 0, and 0 times -inf is no number."""
+
 
 @runtime_checkable
 class Later(Protocol):
@@ -118,7 +121,7 @@ class LikeliestLogits:
         words, logs, rest = (each.flatten(0, 1)[tokens] for each in (self.words, self.logs, self.rest))
         words, logs, rest = words.long(), in_full(logs), in_full(rest)
         every = torch.logaddexp(logs.logsumexp(dim=-1), rest)[:, None]  # 0 but for how they were rounded when they were kept
-        logs, rest = logs - every, rest[:, None] - every
+        logs, rest = ((each - every).clamp(min=NEVER) for each in (logs, rest[:, None]))
         shape = (len(tokens), self.vocabulary)
         shares = logs.new_zeros(shape) if like is None or like.shape != shape else like.detach().to(logs.dtype, copy=True)
         shares.scatter_(-1, words, -torch.inf)

@@ -130,3 +130,13 @@ def test_the_likeliest_words_give_a_divergence_that_is_too_small_by_what_the_oth
     torch.testing.assert_close(kl(held.at(every, theirs), theirs), torch.zeros(6, dtype=torch.float64), atol=1e-12, rtol=0)
     torch.testing.assert_close(likeliest(teacher, WORDS).at(every, mine), theirs)
     torch.testing.assert_close(held.whole().exp().sum(-1), torch.ones(2, 3, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("kept", [5, 7])
+def test_words_that_a_teacher_rules_out_count_nothing(kept):
+    teacher, student = drawn(0, 2, 3, WORDS), drawn(1, 2, 3, WORDS)
+    teacher[..., 5:] = -torch.inf
+    mine, theirs = (each.flatten(0, 1).log_softmax(-1) for each in (student, teacher))
+    found = likeliest(teacher, kept).at(torch.arange(6), mine)
+    torch.testing.assert_close(kl(found, mine), kl(theirs[:, :5], mine[:, :5]))
+    torch.testing.assert_close(found.exp().sum(-1), torch.ones(6, dtype=torch.float64))
