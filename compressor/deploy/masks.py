@@ -103,8 +103,8 @@ def _keys(pairs: ir.Value) -> ir.Value | None:
     if mask is None or joined is None or joined.op_type != "Concat" or len(joined.inputs) != 2:
         return None
     of_batch, of_keys = (_counted_along(each) for each in joined.inputs)
-    whole = mask.shape is not None and len(mask.shape) == 2
-    return mask if whole and (of_batch, of_keys) == (0, 3) else None
+    each = mask.shape is not None and pairs.shape is not None and len(mask.shape) == 2 and mask.shape[1] == pairs.shape[-1]
+    return mask if each and (of_batch, of_keys) == (0, 3) else None
 
 
 def _counted_along(value: ir.Value | None) -> int | None:

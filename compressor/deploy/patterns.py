@@ -60,18 +60,26 @@ class Reads:
                 self.readers[name].append(node)
         self.given = {each.name for each in self.graph.output}
         self.constants = {each.name: each for each in self.graph.initializer}
+        self._names = {*self.made, *self.readers, *self.constants, *(each.name for each in self.graph.input)}
         self.sizes: dict[str, Sizes] = {each.name: tuple(each.dims) for each in self.graph.initializer}
         for each in (*self.graph.value_info, *self.graph.input):
             if each.type.tensor_type.HasField("shape"):
                 axes = each.type.tensor_type.shape.dim
                 self.sizes[each.name] = tuple(axis.dim_param or axis.dim_value or UNKNOWN for axis in axes)
 
+    def fresh(self, name: str) -> str:
+        """The name, or one that is like it, where a value of the graph has it."""
+        while name in self._names:
+            name += "_"
+        self._names.add(name)
+        return name
+
     def add(self, name: str, values: Any) -> str:
-        """A further constant: numbers that are whole where nothing says otherwise."""
+        """The name of a further constant: numbers that are whole where nothing says otherwise."""
         import numpy as np
         from onnx import numpy_helper
 
-        array = values if isinstance(values, np.ndarray) else np.array(values, np.int64)
+        array, name = values if isinstance(values, np.ndarray) else np.array(values, np.int64), self.fresh(name)
         made = numpy_helper.from_array(np.asarray(array, order="C"), name)
         self.graph.initializer.append(made)
         self.constants[name], self.sizes[name] = made, tuple(made.dims)

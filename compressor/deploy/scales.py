@@ -14,10 +14,11 @@ if TYPE_CHECKING:
 def fold_scales(graph: onnx.ModelProto) -> None:
     """Have weights and bias of a product bear the scale that each of its outputs is multiplied by next (a layer scale), in place.
 
-    A scale of all outputs stays: fusions of attention look for that of the scores.
+    A scale of all outputs stays: fusions of attention look for that of the scores. So do those of half precision, in which small scales of small
+    weights are hardly told from 0.
     """
     reads = Reads(graph)
-    scales = [(node, _vector(reads, node.input[1])) for node in graph.graph.node if node.op_type == "Mul"]
+    scales = [(node, _for_each(reads, *node.input)) for node in graph.graph.node if node.op_type == "Mul"]
     folded = [_fold(reads, node, scale) for node, scale in scales if scale is not None]
     if any(folded):
         drop_unused(graph)
@@ -29,7 +30,7 @@ def _fold(reads: Reads, scaled: onnx.NodeProto, scale: NDArray[Any]) -> bool:
     bias = None
     if last is not None and last.op_type == "Add":
         value, added = last.input if last.input[1] in reads.constants else reversed(last.input)
-        product, bias = reads.alone(value), _vector(reads, added)
+        product, bias = reads.alone(value), _for_each(reads, value, added)
         if bias is None or len(bias) != len(scale):
             return False
     weight = reads.array(product.input[1]) if product is not None and product.op_type == "MatMul" else None
@@ -40,19 +41,22 @@ def _fold(reads: Reads, scaled: onnx.NodeProto, scale: NDArray[Any]) -> bool:
     if bias is not None:
         del last.input[:]
         last.input.extend([product.output[0], reads.add(f"{own}_bias", bias * scale)])
-    last.output[0], scaled.output[0] = own, f"{own}_unread"
+    last.output[0], scaled.output[0] = own, reads.fresh(f"{own}_unread")
     return True
 
 
-def _vector(reads: Reads, name: str) -> NDArray[Any] | None:
-    """A constant of one number for each place of the last axis."""
+def _for_each(reads: Reads, value: str, name: str) -> NDArray[Any] | None:
+    """A constant of float32 with one number for each place of a value's last axis, which gives the value no further axes."""
     found = reads.array(name)
-    return found.reshape(-1) if found is not None and found.ndim and found.size == found.shape[-1] > 1 else None
+    if found is None or found.dtype != "float32" or not found.ndim or not found.size == found.shape[-1] > 1:
+        return None
+    return found.reshape(-1) if found.ndim == 1 or found.ndim <= len(reads.sizes.get(value, ())) else None
 
 
 def drop_empty_masks(graph: onnx.ModelProto) -> None:
     """Have scores of attention go without a mask that is 0 whatever is given, in place: models of pictures make one where nothing is padded."""
     reads, instead = Reads(graph), dict[str, str]()
+    vectors = {name for name, held in reads.constants.items() if len(held.dims) < 2}  # a bias of zeros, which fusions look for
     for node in graph.graph.node:
         for at, name in enumerate(node.input):
             node.input[at] = instead.get(name, name)
@@ -60,7 +64,12 @@ def drop_empty_masks(graph: onnx.ModelProto) -> None:
             continue
         for value, mask in (tuple(node.input), tuple(reversed(node.input))):
             sizes = reads.sizes.get(value, (UNKNOWN,))
-            if _nothing(reads, mask) and UNKNOWN not in sizes and sizes == reads.sizes.get(node.output[0]):
+            if (
+                mask not in vectors
+                and _nothing(reads, mask)
+                and UNKNOWN not in sizes
+                and sizes == reads.sizes.get(node.output[0])
+            ):
                 instead[node.output[0]] = value
                 break
     if instead:

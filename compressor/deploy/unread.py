@@ -143,7 +143,7 @@ def _narrow(reads: Reads, gather: onnx.NodeProto, row: Row, region: _Region) -> 
                 if name in made:
                     continue
                 if name not in cut:
-                    cut[name] = f"{name}_row_of_{own}"
+                    cut[name] = reads.fresh(f"{name}_row_of_{own}")
                     nodes.append(_cut(reads, name, cut[name], place, axis))
                 node.input[at] = cut[name]
             if node.op_type == "Reshape":

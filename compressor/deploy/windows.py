@@ -3,6 +3,8 @@
 The front end of an encoder of speech and the patches of a picture are convolutions; ONNX Runtime's quantiser leaves them in float, and its int8
 convolutions want their results in bytes too. Here each window of the input becomes a row, channels last, and the convolution one product by a matrix.
 What comes behind, up to the transposition that brings channels to the end anyway, is computed on rows as well.
+
+A sequence that is shorter than a window, which a convolution refuses, gives no rows here.
 """
 
 from __future__ import annotations
@@ -68,7 +70,7 @@ class _Rows:
         if node.op_type in BENDS:
             self.last[own] = self.add(node.op_type, [value], f"{own}_last", own, **_values(node))
         elif node.op_type == "Reshape" and self._flattens(node, sizes):
-            shape = self.reads.add(f"{own}_rows", [0, -1, int(sizes[1])])
+            shape = self.reads.add(f"{own}_rows", [0, int(sizes[2]), int(sizes[1])])
             self.last[own] = self.add("Reshape", [value, shape], f"{own}_last", own)
         elif node.op_type == "Transpose" and own not in self.reads.given and "perm" in settings:
             order = list(settings["perm"].ints)
@@ -85,10 +87,11 @@ class _Rows:
     # ---------------------------------------------------------- what can be made
 
     def _window(self, node: onnx.NodeProto) -> Window | None:
-        """None of a convolution that is no product of windows: of groups, with gaps, over pictures with patches that overlap."""
+        """None of a convolution that is no product of windows: of groups, with gaps, over pictures with patches that overlap; nor of one that is
+        not in float32."""
         weight, given = self.reads.constants.get(node.input[1]), self.reads.sizes.get(node.input[0], ())
         known = weight is not None and len(given) == len(weight.dims) and node.output[0] in self.reads.sizes
-        if weight is None or not known or given[1] != weight.dims[1]:
+        if weight is None or not known or given[1] != weight.dims[1] or weight.data_type != weight.FLOAT:
             return None
         ints = {each.name: tuple(each.ints) for each in node.attribute if each.ints}
         sizes = tuple(weight.dims[2:])
@@ -122,7 +125,7 @@ class _Rows:
         order = (1, 2, 3, 0) if axes == 4 else (2, 1, 0)  # as windows lie in a row
         matrix = self.reads.add(f"{own}_matrix", weight.transpose(order).reshape(-1, weight.shape[0]))
         found = self.add("MatMul", [rows, matrix], f"{own}_product", own, node)
-        if len(node.input) > 2:
+        if len(node.input) > 2 and node.input[2]:
             found = self.add("Add", [found, node.input[2]], f"{own}_last", own, node)
         self.last[own] = found
         self.nodes.append(self._node("Transpose", [found], own, node, perm=[0, axes - 1, *range(1, axes - 1)]))
@@ -150,7 +153,7 @@ class _Rows:
         parted = self.reads.add(f"{own}_parted", [0, int(channels), rows, high, columns, wide])
         value = self.add("Reshape", [node.input[0], parted], f"{own}_patches", "", node)
         value = self.add("Transpose", [value], f"{own}_turned", "", node, perm=[0, 2, 4, 1, 3, 5])
-        flat = self.reads.add(f"{own}_flat", [0, rows, columns, -1])
+        flat = self.reads.add(f"{own}_flat", [0, rows, columns, int(channels) * high * wide])
         return self.add("Reshape", [value, flat], f"{own}_windows", "", node)
 
     def _channels_last(self, node: onnx.NodeProto, axes: int) -> str:
@@ -164,6 +167,7 @@ class _Rows:
         """A further node; where it gives what a value has with channels last, its sizes are known from that."""
         from onnx import TensorProto, helper
 
+        output = self.reads.fresh(output)
         self.nodes.append(self._node(kind, inputs, output, of, **settings))
         sizes = self.reads.sizes.get(like, ())
         if sizes:

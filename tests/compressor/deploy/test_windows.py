@@ -140,6 +140,11 @@ def test_layer_scales_and_masks_of_pictures_are_gone(lowered):
     assert before["Mul"] - after["Mul"] == 2 * SIZES["num_hidden_layers"]
 
 
+def test_no_rows_give_none(lowered):
+    x = numbers(TAKES[lowered.kind][0])[:0]
+    assert outputs(lowered.rewritten, x).shape[0] == outputs(lowered.whole, x).shape[0] == 0
+
+
 # ------------------------------------------------------------------ what stays as it is
 
 
@@ -216,6 +221,18 @@ def test_other_convolutions_are_left(weight, settings):
     assert not convolved(weight, **settings)
 
 
+def test_half_precision_is_left_to_the_convolution():
+    draw = np.random.default_rng(0)
+    nodes = [helper.make_node("Cast", ["x"], ["h"], to=TensorProto.FLOAT16), helper.make_node("Conv", ["h", "w"], ["c"])]
+    nodes += [helper.make_node("Cast", ["c"], ["y"], to=TensorProto.FLOAT)]
+    graph = graph_of(nodes, {"w": draw.normal(size=(5, 12, 3)).astype(np.float16)}, ["batch", 12, "length"])
+    graph.graph.value_info.extend(
+        helper.make_tensor_value_info(name, TensorProto.FLOAT16, each)
+        for name, each in (("h", ["batch", 12, "length"]), ("c", ["batch", 5, "out"]))
+    )
+    assert not changed(windows_as_products, graph, (1, 12, 9))
+
+
 def test_channels_that_an_output_gives_stay_second():
     """The convolution is read by a bend, and given beside it."""
     draw = np.random.default_rng(0)
@@ -260,6 +277,32 @@ def test_scales_that_others_could_see_are_left():
 def test_scales_of_all_outputs_and_of_no_product_are_left():
     assert not scaled(SCALED, constants={"s": np.float32(0.5)})
     assert not scaled([helper.make_node("Mul", ["x", "v"], ["y"])])
+
+
+@pytest.mark.parametrize("of", ["s", "b"])
+def test_constants_that_add_axes_are_left(of):
+    assert scaled(SCALED, constants={of: WEIGHTS[of].reshape(1, 1, 1, 6)}) is False
+    assert scaled(SCALED, constants={of: WEIGHTS[of].reshape(1, 1, 6)}, sizes=[(name, ["batch", "length", 6]) for name in "pa"])
+
+
+def test_constants_have_names_that_no_value_has():
+    nodes = [*SCALED[:2], helper.make_node("Mul", ["a", "s"], ["m"]), helper.make_node("Mul", ["m", "m_weight"], ["y"])]
+    assert scaled(nodes, constants={"m_weight": np.float32(3)})
+
+
+def test_half_precision_is_left():
+    nodes = [helper.make_node("Cast", ["x"], ["h"], to=TensorProto.FLOAT16), helper.make_node("MatMul", ["h", "w"], ["p"])]
+    nodes += [helper.make_node("Mul", ["p", "s"], ["m"]), helper.make_node("Cast", ["m"], ["y"], to=TensorProto.FLOAT)]
+    half = {"w": WEIGHTS["w"].astype(np.float16), "s": (1e-6 * WEIGHTS["s"]).astype(np.float16)}
+    assert not scaled(nodes, constants=half)
+
+
+def test_biases_of_zeros_stay():
+    graph = graph_of(SCALED[:2], WEIGHTS | {"b": np.zeros(6, np.float32)}, ["batch", "length", 4], gives="a",
+                     sizes=[(name, ["batch", "length", 6]) for name in "pa"])  # fmt: skip
+    graph.graph.node.append(helper.make_node("Relu", ["a"], ["r"]))
+    graph.graph.output[0].name = "r"
+    assert not changed(drop_empty_masks, graph, (1, 2, 4))
 
 
 def masked(condition, otherwise=-1e9, chosen=0.0, sizes=("batch", "length", 4)):
