@@ -91,7 +91,8 @@ def held(model: onnx.ModelProto, before: int, runs: int) -> int:
 
     An operator gives an event, a run two more; what a session makes of a file has hardly more operators.
     """
-    return max(1, (KEPT - before * (events := 2 + len(model.graph.node))) // (runs * events))
+    events = 2 + len(model.graph.node)
+    return max(1, (KEPT - before * events) // (runs * events))
 
 
 def operators(

@@ -24,9 +24,9 @@ def together(sources: Mapping[Path, Path], weights: Path) -> None:
     with weights.open("wb") as kept:
         for source, to in sources.items():
             tree, content = ElementTree.parse(source), source.with_suffix(".bin").read_bytes()
-            for constant in tree.iter("data"):
-                if "offset" not in constant.attrib:
-                    continue
+            for constant in (
+                data for layer in tree.iter("layer") if layer.get("type") == "Const" for data in layer.findall("data")
+            ):
                 at = int(constant.attrib["offset"])
                 value = content[at : at + int(constant.attrib["size"])]
                 key = hashlib.sha256(value).digest()
@@ -52,7 +52,7 @@ def bytes_by_part_of(path: Path, main: Path, counted: set[tuple[str, str]]) -> d
     for key, layer in layers.items():
         if layer.get("type") == "Const" and (data := layer.find("data")) is not None:
             values[key] = layer.get("name", key)  # which may say where it was traced from
-            at = (held, data.get("offset", key))
+            at = (held, f"{data.get('offset', key)}+{data.get('size')}")  # one of no bytes begins where the next does
             sizes[values[key]] += 0 if at in counted else int(data.get("size", 0))
             counted.add(at)
     takes = defaultdict[str, list[str]](list)

@@ -57,7 +57,6 @@ class Compiled:
 
 def loaded(compiled: Any, graph: Graph) -> Compiled | Stateful:
     """A compiled graph, by whether it keeps its state itself."""
-
     names = {name for port in compiled.inputs for name in port.get_names()}
     return Stateful(compiled, graph) if graph.growth and BEAMS in names else Compiled(compiled, graph)
 
