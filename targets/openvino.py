@@ -27,9 +27,10 @@ from compressor.contracts import (
     Wish,
     Workload,
 )
-from compressor.deploy.fixed import FixedSession, require_axes, told
+from compressor.deploy.fixed import FixedSession, told, why_not
 from compressor.deploy.graphs import graphs_of
 from compressor.deploy.openvino import save_representation
+from compressor.deploy.profiling import CountedSession
 from compressor.deploy.stateful import stateful
 from compressor.errors import UnsupportedModel
 from targets.openvino_files import bytes_by_part_of, together, weights_of
@@ -83,7 +84,7 @@ class OpenVino(Target):
         "bits, a quarter of float32, each group with a scale and a zero point that OpenVINO takes from the numbers themselves.",
     )
 
-    sizes: dict[str, Annotated[int, Field(ge=1)]] = Field(
+    sizes: dict[str, Annotated[int, Field(ge=1, le=10**8)]] = Field(
         default={},
         description="Sizes of axes of the inputs that are dynamic otherwise, by name: `{batch: 1, length: 128}`. OpenVINO then finds no shapes at "
         "each call, which short calls gain by. Rows are taken in turns and shorter texts padded; what is longer is refused.",
@@ -103,12 +104,13 @@ class OpenVino(Target):
         fixed, length = self.sizes.get("length"), workload.length
         return f"takes length {fixed}, found {length}" if fixed and length and length > fixed else ""
 
+    def refuses_graphs(self, graphs: Sequence[Graph]) -> str:
+        """Sizes of axes that no input has, or of a model whose sizes cannot be fixed."""
+        return why_not(graphs, self.sizes) if self.sizes else ""
+
     @classmethod
-    def runtime(cls, facts: Mapping[str, str]) -> Runtime | None:
-        """OpenVINO, in the precision in which it computed what is not quantised (`int8 + fp32`); none for files of fixed sizes, which an example
-        would have to pad for."""
-        if facts.get("sizes"):
-            return None
+    def runtime(cls, facts: Mapping[str, str]) -> Runtime:
+        """OpenVINO, in the precision in which it computed what is not quantised (`int8 + fp32`)."""
         hint = HINTS.get(facts.get("precision", "").rpartition("+")[2].strip())
         settings = {"INFERENCE_PRECISION_HINT": hint} if hint else {}
         if facts.get("cache"):
@@ -138,8 +140,8 @@ class OpenVino(Target):
             UnsupportedModel: the plan says of what numbers a cache is, and the model has none; or sizes of axes that no input has.
         """
         self._require_cache(graphs)
-        if self.sizes:
-            require_axes(graphs, self.sizes)
+        if why := self.refuses_graphs(graphs):
+            raise UnsupportedModel(why)
         if len(graphs) > 1 and not any(graph.state for graph in graphs):
             written = {source.path / f"{graph.name}.xml": out / self.file_of(graph.name) for graph in graphs}
             together(written, (out / self.file).with_suffix(".bin"))
@@ -161,8 +163,10 @@ class OpenVino(Target):
         Raises:
             UnsupportedModel: as of `build`.
         """
-        opened = self._opened(built)
-        return FixedSession(opened, graphs_of(built), self.sizes) if self.sizes else opened
+        return self._fitted(self._opened(built), built)
+
+    def _fitted(self, session: Session, built: Path) -> Session:
+        return FixedSession(session, graphs_of(built)[0], self.sizes) if self.sizes else session
 
     def _opened(self, built: Path, *, watched: bool = False) -> _OpenVinoSession:
         graphs = graphs_of(built)
@@ -177,9 +181,10 @@ class OpenVino(Target):
         if any(graph.state for graph in graphs):
             return None
         opened = self._opened(built, watched=True)
+        counted = CountedSession(opened)
+        call = prepare(self._fitted(counted, built))  # which calls the file as often as it takes turns
         models = {graph.name: self._read(built, graph) for graph in graphs}
-        session = FixedSession(opened, graphs, self.sizes) if self.sizes else opened
-        return profile_of(session, {name: opened.request(name) for name in models}, models, prepare, calls=calls)
+        return profile_of(counted, {name: opened.request(name) for name in models}, models, call, calls=calls)
 
     def _read(self, built: Path, graph: Graph) -> Any:
         path, main = (built / self.file_of(name, built) for name in (graph.name, Graph.name))

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import prod
 from typing import Any, NamedTuple
 
-from compressor.contracts import Family, OperatorTime, Prepare, Profile, Session
+from compressor.contracts import Family, OperatorTime, Profile
 from compressor.deploy.profiling import CountedSession, blocks, family_of
 
 FAMILIES: dict[Family, tuple[str, ...]] = {
@@ -52,24 +52,22 @@ class Counted(NamedTuple):
 
 
 def profile_of(
-    session: Session, requests: Mapping[str, Any], models: Mapping[str, Any], prepare: Prepare, *, calls: int
+    counted: CountedSession, requests: Mapping[str, Any], models: Mapping[str, Any], call: Callable[[], None], *, calls: int
 ) -> Profile:
-    """What calls of a session take whose graphs keep nothing.
+    """What calls take of graphs that keep nothing.
 
     Args:
-        session: opened with performance counters.
+        counted: the session, opened with performance counters.
         requests: of the session, by graph.
         models: of the files, by graph; their shapes are fixed here.
-        prepare: makes what makes one call.
+        call: makes one, on that session.
         calls: that count.
     """
-    counted = CountedSession(session)
-    call = prepare(counted)
     call()
     before = {name: (counted.runs[name], counters(request, counted.runs[name])) for name, request in requests.items()}
     for _ in range(calls):
         call()
-    made, total, rest = list[OperatorTime](), 0, session.facts()["precision"].rpartition("+")[2].strip()
+    made, total, rest = list[OperatorTime](), 0, counted.facts()["precision"].rpartition("+")[2].strip()
     for name, (ran, first) in before.items():
         if counted.runs[name] == ran:
             continue

@@ -30,6 +30,8 @@ class Port:
     axes: tuple[str | int, ...]
     default: tuple[int, ...] = ()
     """What an input of one axis is where a caller leaves it out; empty where it must be given."""
+    fill: int | None = None
+    """What rows of an input that are too short may be filled up with at their end, so that a mask leaves it out; None where nothing can be."""
 
 
 class Growth(NamedTuple):
@@ -137,7 +139,14 @@ def graph_from(values: Mapping[str, Any]) -> Graph:
 def _port(values: Mapping[str, Any]) -> Port:
     if not re.fullmatch(NAME, str(values["name"])):  # names end up in a script, and the file may not be ours
         raise ValueError(f"{str(values['name'])[:40]!r} is no name of an input or output")
-    return Port(str(values["name"]), str(values["dtype"]), tuple(values["axes"]), tuple(map(int, values.get("default") or ())))
+    fill = values.get("fill")
+    return Port(
+        name=str(values["name"]),
+        dtype=str(values["dtype"]),
+        axes=tuple(values["axes"]),
+        default=tuple(map(int, values.get("default") or ())),
+        fill=None if fill is None else int(fill),
+    )
 
 
 class Session(Protocol):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
@@ -179,6 +179,11 @@ class Target(Step, ABC):
 
     def refuses(self, workload: Workload) -> str:
         """Why nothing can be timed on it at a workload, as a predicate of the target: `takes length 64, found 128`; empty where it can."""
+        return ""
+
+    def refuses_graphs(self, graphs: Sequence[Graph]) -> str:
+        """Why no file of such a model can have what is asked for, as a sentence: asked before anything runs, and of the model as it begins.
+        Empty where it can."""
         return ""
 
     @classmethod

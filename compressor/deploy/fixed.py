@@ -1,16 +1,14 @@
-"""Sessions on graphs whose axes have fixed sizes: rows are taken in turns, shorter texts padded, longer ones refused."""
+"""Sessions on graphs whose axes have fixed sizes: rows are taken in turns, shorter texts filled up, longer ones refused."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from compressor.errors import UnsupportedModel
 
 if TYPE_CHECKING:
-    from compressor.contracts import Feed, Graph, Session
-
-MASK = "attention_mask"
+    from compressor.contracts import Feed, Graph, Port, Session
 
 
 def told(sizes: Mapping[str, int]) -> str:
@@ -18,53 +16,55 @@ def told(sizes: Mapping[str, int]) -> str:
     return ", ".join(f"{axis} {size}" for axis, size in sizes.items())
 
 
-def require_axes(graphs: Sequence[Graph], sizes: Mapping[str, int]) -> None:
-    """Refuse sizes of axes that no input has, several graphs, and what keeps something between calls.
-
-    Raises:
-        UnsupportedModel: there are such.
-    """
+def why_not(graphs: Sequence[Graph], sizes: Mapping[str, int]) -> str:
+    """Why files of these graphs cannot have the sizes: no input has such an axis, there are several graphs, something is kept between calls, or
+    what inputs and outputs begin with are not rows. Empty where they can."""
     if any(graph.state for graph in graphs):
-        raise UnsupportedModel("the model keeps something between calls, whose size changes: leave `sizes` out")
+        return "the model keeps something between calls, whose size changes: leave `sizes` out"
     if len(graphs) > 1:
-        raise UnsupportedModel(f"the model is {len(graphs)} graphs, which share their weights: leave `sizes` out")
+        return f"the model is {len(graphs)} graphs, which share their weights: leave `sizes` out"
+    ports = [port for graph in graphs for port in (*graph.inputs, *graph.outputs)]
     known = {axis for graph in graphs for port in graph.inputs for axis in port.axes if isinstance(axis, str)}
     if unknown := sizes.keys() - known:
-        raise UnsupportedModel(f"sizes: no input has an axis '{min(unknown)}'; its inputs have {', '.join(sorted(known))}")
+        return f"sizes: no input has an axis '{min(unknown)}'; its inputs have {', '.join(sorted(known))}"
+    if len({port.axes[:1] for port in ports}) > 1 or not isinstance(next(iter(ports[0].axes), None), str):
+        return (
+            "sizes: inputs and outputs do not all begin with one axis of rows, which could be taken in turns: leave `sizes` out"
+        )
+    return ""
 
 
 class FixedSession:
-    """A session on such graphs that takes what one on dynamic graphs takes, as long as it fits.
+    """A session on such a graph that takes what one on a dynamic graph takes, as long as it fits.
 
-    Rows are padded where all that has the axis is whole numbers (ids) and a mask says what counts. Of sounds the padding would be heard.
+    Rows are filled up where every input that has the axis says with what (`Port.fill`). Of sounds that would be heard.
     """
 
-    def __init__(self, session: Session, graphs: Sequence[Graph], sizes: Mapping[str, int]) -> None:
-        self._session, self._graphs, self._sizes = session, {graph.name: graph for graph in graphs}, dict(sizes)
+    def __init__(self, session: Session, graph: Graph, sizes: Mapping[str, int]) -> None:
+        self._session, self._graph, self._sizes = session, graph, dict(sizes)
 
     def run(self, feed: Feed, *, graph: str = "model", state: object | None = None) -> tuple[Feed, object | None]:
         """Outputs of all rows at the sizes of the feed.
 
         Raises:
-            UnsupportedModel: an input is longer than the graph takes, or shorter and cannot be padded.
+            UnsupportedModel: an input is longer than the graph takes, or shorter and cannot be filled up.
         """
         import numpy as np
 
-        wires = self._graphs[graph]
-        given = {port.name: port for port in wires.fed if port.name in feed}
+        given = [port for port in self._graph.fed if port.name in feed]
         found = self._found(given, feed)
         if all(size == self._sizes.get(axis, size) for axis, size in found.items()):
             return self._session.run(feed, graph=graph, state=state)
         self._check(given, found)
-        rows = {port.axes[0] for port in given.values()}.pop()
-        turn = self._sizes.get(str(rows), found[str(rows)])
-        padded = {name: self._padded(feed[name], port.axes) for name, port in given.items()}
+        rows = found[str(given[0].axes[0])]
+        turn = self._sizes.get(str(given[0].axes[0]), max(1, rows))
+        whole = {port.name: self._filled(feed[port.name], port) for port in given}
         parts = [
-            self._session.run({name: _rows(array, first, turn) for name, array in padded.items()}, graph=graph)[0]
-            for first in range(0, found[str(rows)], turn)
+            self._session.run({name: _rows(array, first, turn) for name, array in whole.items()}, graph=graph)[0]
+            for first in range(0, max(1, rows), turn)
         ]
-        made = {port.name: np.concatenate([part[port.name] for part in parts]) for port in wires.given}
-        return {port.name: made[port.name][_held(port.axes, found)] for port in wires.given}, None
+        outputs = self._graph.given
+        return {port.name: np.concatenate([part[port.name] for part in parts])[_held(port.axes, found)] for port in outputs}, None
 
     def cut(self, state: Any, length: int, *, graph: str = "model") -> object:
         """There is no state."""
@@ -75,29 +75,37 @@ class FixedSession:
         return {**self._session.facts(), "sizes": told(self._sizes)}
 
     @staticmethod
-    def _found(given: Mapping[str, Any], feed: Feed) -> dict[str, int]:
-        pairs = (zip(port.axes, feed[name].shape, strict=True) for name, port in given.items())
-        return {axis: size for each in pairs for axis, size in each if isinstance(axis, str)}
+    def _found(given: Iterable[Port], feed: Feed) -> dict[str, int]:
+        """Sizes of the feed's axes.
 
-    def _check(self, given: Mapping[str, Any], found: Mapping[str, int]) -> None:
+        Raises:
+            UnsupportedModel: inputs do not agree in one.
+        """
+        found = dict[str, int]()
+        for port in given:
+            for axis, size in zip(port.axes, feed[port.name].shape, strict=True):
+                if isinstance(axis, str) and found.setdefault(axis, size) != size:
+                    raise UnsupportedModel(f"{port.name} has {axis} {size}, others have {found[axis]}")
+        return found
+
+    def _check(self, given: Sequence[Port], found: Mapping[str, int]) -> None:
         for axis, size in found.items():
             takes = self._sizes.get(axis, size)
-            having = [port for port in given.values() if axis in port.axes[1:]]
+            having = [port for port in given if axis in port.axes[1:]]
             if size == takes or not having:
                 continue
-            padding = MASK in {port.name for port in having} and all("int" in port.dtype for port in having)
-            if size > takes or not padding:
-                why = "" if size > takes else ", and what is shorter cannot be padded without being heard"
+            if size > takes or any(port.fill is None for port in having):
+                why = "" if size > takes else ", and nothing is known that shorter ones could be filled up with unseen"
                 raise UnsupportedModel(f"the file takes {axis} {takes}, found {size}{why}")
 
-    def _padded(self, array: Any, axes: Sequence[int | str]) -> Any:
+    def _filled(self, array: Any, port: Port) -> Any:
         import numpy as np
 
         missing = [
             (0, self._sizes.get(str(axis), size) - size if at else 0)
-            for at, (axis, size) in enumerate(zip(axes, array.shape, strict=True))
+            for at, (axis, size) in enumerate(zip(port.axes, array.shape, strict=True))
         ]
-        return np.pad(array, missing)
+        return np.pad(array, missing, constant_values=port.fill or 0)
 
 
 def _rows(array: Any, first: int, count: int) -> Any:

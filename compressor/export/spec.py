@@ -66,6 +66,8 @@ class Deployed:
     @property
     def no_example(self) -> str:
         """Why there is no example, which is one call of one graph on what a user has; empty where there is one."""
+        if sizes := self.candidate.facts.get("sizes"):
+            return f"the file takes {sizes} and nothing else, which whoever calls it has to fill up to"
         if not self.runtime.name:
             return "the target says no `runtime` by which an example could load it"
         if len(self.graphs) > 1 and self.how.draws is None:
@@ -193,7 +195,7 @@ def _classified_by(architectures: Any) -> str:
 
 
 def _port(port: Port) -> dict[str, Any]:
-    return {name: value for name, value in asdict(port).items() if name != "default" or value}
+    return {name: value for name, value in asdict(port).items() if name != "fill" and (name != "default" or value)}
 
 
 def _graph(graph: Graph, file: str) -> dict[str, Any]:

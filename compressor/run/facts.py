@@ -156,7 +156,7 @@ def examined(source: ModelSource, bound: Bound, labels: tuple[str, ...], store: 
 
     Raises:
         SourceError: the model or its head is none that the task takes.
-        UnsupportedModel: rows are to be timed at a length that it does not take.
+        UnsupportedModel: rows are to be timed at a length that it or a target does not take, or files cannot have sizes that are asked for.
     """
     path = located(source, bound.folder)
 
@@ -169,12 +169,13 @@ def examined(source: ModelSource, bound: Bound, labels: tuple[str, ...], store: 
 
     probes = [step_parts(each.plugin, each.probe) for each in bound.probes]
     steps = [step_parts(each.plugin, each.step) for each in bound.passes]
+    targets = [step_parts(each.plugin, each.target) for each in bound.targets]
     asked = {
         "fact": "examined",
         **_code(),
         "task": _task(bound),
         "labels": list(labels),
-        "timed": [*probes, *steps] if source is bound.model else [],
+        "timed": [*probes, *steps, *targets] if source is bound.model else [],
         "folder": str(path.resolve()),
     }
     return [str(line) for line in known(store, asked, [path], find)]

@@ -30,7 +30,7 @@ from compressor.run.context import of_step
 from compressor.run.gates import Gates, stop_where_failed
 from compressor.run.ground import Ground, load_model
 from compressor.run.pace import learn
-from compressor.run.preflight import check_batches, check_sharded, check_steps
+from compressor.run.preflight import check_batches, check_rows_fit, check_sharded, check_steps
 from compressor.run.results import Built, Results, RunState, differences, verdict_of_plan, verdicts_of_numbers, verdicts_of_probes
 from compressor.run.scorer import Scorer
 from compressor.run.state import StageState
@@ -129,6 +129,8 @@ class Runner:
             lambda name: self.ground.insides(made[name]),
         )
         check_batches(self.bound, self.ground.data, made["source"].path)
+        if self.bound.data is not None and any(each.target.takes() for each in self.bound.targets):
+            check_rows_fit(self.bound, self.bound.task.sizes(self.ground.data, made["source"].path))
 
     def _model(self, name: str) -> Model:
         """A model by the name of a step, a product, an entry of `models:` or `source`; a fresh copy in eval mode."""

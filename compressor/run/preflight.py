@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from pathlib import Path
 
-from compressor.contracts import Data, Task, Workload, registry
+from compressor.contracts import Data, InputSizes, Task, Workload, registry
 from compressor.contracts.anatomy import Insides
 from compressor.errors import SourceError, UnsupportedModel
 from compressor.model.anatomy import refusal
@@ -133,7 +133,7 @@ def check_environment(bound: Bound) -> None:
 
 
 def check_lengths(bound: Bound, folder: Path) -> None:
-    """Refuse rows that are to be timed at a length that the model in a folder, or a target, does not take.
+    """Refuse rows that are to be timed at a length that the model in a folder, or a target, does not take, and sizes that its files cannot have.
 
     Raises:
         UnsupportedModel: there are some.
@@ -148,6 +148,24 @@ def check_lengths(bound: Bound, folder: Path) -> None:
         for target in bound.targets:
             if why := target.target.refuses(workload):
                 raise UnsupportedModel(f"{name}: target {target.name} {why}")
+    for target in bound.targets:
+        if target.target.takes() and (why := target.target.refuses_graphs(bound.task.graphs(folder))):
+            raise UnsupportedModel(f"target {target.name}: {why}")
+
+
+def check_rows_fit(bound: Bound, sizes: InputSizes | None) -> None:
+    """Refuse rows that are longer than files of a target take: they would be met when its file is scored, after all training.
+
+    Raises:
+        UnsupportedModel: there are some.
+    """
+    if sizes is None or sizes.timed is None:
+        return
+    longest = Workload(length=int(min(sizes.most, sizes.limit)))
+    for target in bound.targets:
+        if why := target.target.refuses(longest):
+            cut = f"; {sizes.parameter} cuts them" if sizes.parameter else ""
+            raise UnsupportedModel(f"target {target.name} {why}, as long as the longest of the {sizes.of}{cut}")
 
 
 def check_batches(bound: Bound, data: Data, folder: Path) -> None:

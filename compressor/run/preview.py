@@ -17,7 +17,14 @@ from compressor.run.context import of_step
 from compressor.run.facts import Reading, Rows, examined, files_digest, rows_of, sizes_of_rows
 from compressor.run.keys import Keys
 from compressor.run.pace import Pace
-from compressor.run.preflight import check_batch_sizes, check_environment, check_rows_of_weights, check_sharded, check_taught
+from compressor.run.preflight import (
+    check_batch_sizes,
+    check_environment,
+    check_rows_fit,
+    check_rows_of_weights,
+    check_sharded,
+    check_taught,
+)
 from compressor.store.store import Store, StoredResult
 from compressor.training.launch import ALONE, Processes
 from compressor.training.settings import TrainingSettings
@@ -125,6 +132,7 @@ def previewed(bound: Bound, store: Store, processes: Processes = ALONE) -> Previ
     counts = {split.name: split.rows for split in rows.record.splits}
     check_batch_sizes(bound, counts)
     sizes = sizes_of_rows(bound, store, reading)
+    check_rows_fit(bound, sizes)
     keys = Keys(bound, rows.digest, rows.labels, device(), processes.size, sharded=processes.sharded)
     digests: dict[str, str | None] = {}
     models = tuple(_models(bound, store, keys, rows, digests))

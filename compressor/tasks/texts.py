@@ -27,6 +27,7 @@ from compressor.tasks.tokenization import (
     agree_on_padding,
     check_kept,
     read_tokenizer,
+    settings_in,
     shipped,
     side_files,
     tokenization,
@@ -52,6 +53,7 @@ WHOLE = 10**6
 FEW = 16
 """Tokens: no tokenizer adds more to a text."""
 SPLITS = ("train", "validation", "test")
+MASK = "attention_mask"
 MEASURED = 2000
 """Rows of each split whose size is measured."""
 
@@ -219,12 +221,14 @@ class Texts(OneOutput):
 
     def inputs(self, model: Model | Path) -> tuple[Port, ...]:
         """Token ids, attention mask, and token types where the tokenizer makes them."""
-        names = (
-            tokenization(model).names
-            if isinstance(model, Path)
-            else json.loads(model.files[TOKENIZER_CONFIG])["model_input_names"]
-        )
-        return tuple(Port(name, "int64", ("batch", "length")) for name in names)
+        if isinstance(model, Path):
+            found = tokenization(model)
+            names, settings = found.names, found.settings if found.source else {}
+        else:
+            config = json.loads(model.files[TOKENIZER_CONFIG])
+            names, settings = tuple(config["model_input_names"]), settings_in(config)
+        filled = _fills(names, settings)
+        return tuple(Port(name, "int64", ("batch", "length"), fill=filled.get(name)) for name in names)
 
     def deployment(self, files: Path, inputs: Sequence[Port]) -> Deployment:
         """By the tokenizer, which is shipped as it was used; inputs that only its own library makes are given as arrays."""
@@ -337,6 +341,13 @@ class _Texts:
 def _tokenized(found: Tokenization, texts: tuple[str | tuple[str, ...], ...], max_length: int) -> _Texts:
     pads = {"input_ids": found.settings["pad_id"], "token_type_ids": found.settings["pad_type_id"]}
     return _Texts(list(found.encoded(texts, max_length)), pads, left=found.settings["padding_side"] == "left")
+
+
+def _fills(names: Sequence[str], settings: Mapping[str, Any]) -> dict[str, int]:
+    """What a text may be filled up with behind its end, by input; empty where it is filled up before its beginning, or no mask leaves it out."""
+    if MASK not in names or settings.get("padding_side") != "right":
+        return {}
+    return {"input_ids": settings["pad_id"], MASK: 0, "token_type_ids": settings["pad_type_id"]}
 
 
 def _encoded(task: Texts, rows: Dataset, files: Path, length: int | None = None) -> _Texts:

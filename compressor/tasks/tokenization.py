@@ -36,6 +36,8 @@ VOCABULARIES = (TOKENIZER, "vocab.*", "*.model", "*.tiktoken")
 SIDES = ("truncation_side", "padding_side", "split_special_tokens")
 KEPT = "compressor"
 """The entry of a kept tokenizer's settings by which it is known; the library passes over it."""
+WRITTEN = frozenset((KEPT, *SIDES, "pad_token", "pad_token_type_id"))
+"""Entries that are always beside it."""
 AT_ONCE = 1000
 """Texts that are encoded in one call."""
 SAMPLES = (
@@ -168,21 +170,24 @@ def _kept(folder: Path) -> Tokenization | None:
     """What `side_files` wrote, read without the library: importing it takes longer than all else that a run with nothing to do does."""
     path = folder / TOKENIZER_CONFIG
     config = read_json(path) if path.is_file() else {}
-    if (
-        not {KEPT, *SIDES, "pad_token", "pad_token_type_id", "model_input_names"} <= config.keys()
-        or not (folder / TOKENIZER).is_file()
-    ):
+    if not {*WRITTEN, "model_input_names"} <= config.keys() or not (folder / TOKENIZER).is_file():
         return None
     try:
-        sides = {name: config[name] for name in SIDES}
-        settings = {**sides, "pad_token": config["pad_token"], "pad_type_id": config["pad_token_type_id"], **config[KEPT]}
         found = Tokenization(
-            text_in(folder / TOKENIZER), settings, tuple(config["model_input_names"]), None, config.get("eos_token")
+            text_in(folder / TOKENIZER), settings_in(config), tuple(config["model_input_names"]), None, config.get("eos_token")
         )
         list(found.encoded(SAMPLES, SAMPLED_LENGTH))
     except Exception as error:  # somebody else may have written it, and what the library raises can be anything
         raise SourceError(f"the tokenizer in {folder} cannot be read: {told(error)}") from error
     return found
+
+
+def settings_in(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a file that `side_files` wrote; empty where somebody else did."""
+    if WRITTEN - config.keys():
+        return {}
+    sides = {name: config[name] for name in SIDES}
+    return {**sides, "pad_token": config["pad_token"], "pad_type_id": config["pad_token_type_id"], **config[KEPT]}
 
 
 def _of(library: Any) -> Tokenization:
