@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from datasets import Dataset
     from numpy.typing import NDArray
 
+    from compressor.contracts import Session
+
 
 class Absent(Exception):
     """A cell that is not there."""
@@ -211,9 +213,13 @@ def opened(folder: Path, how: Description) -> EagerSession:
 
 def drawn(folder: Path, how: Description, rows: Dataset) -> NDArray[np.float32]:
     """A picture for each row, from the noise of its number, as `how` says and not as the folder does."""
-    session, labels, table = opened(folder, how), np.asarray(how.known(rows["label"])), how.table()
-    found = []
-    for at in range(0, len(labels), AT_ONCE):
-        feed = how.feed(np.arange(at, min(at + AT_ONCE, len(labels))), labels[at : at + AT_ONCE], table)
+    return rows_of(how, opened(folder, how), how.known(rows["label"]))
+
+
+def rows_of(how: Description, session: Session, labels: Sequence[int]) -> NDArray[np.float32]:
+    """A row for each label, from the noise of its number; feeds that are scored would be drawn by the table of the session's own folder."""
+    table, known, found = how.table(), np.asarray(labels), []
+    for at in range(0, len(known), AT_ONCE):
+        feed = how.feed(np.arange(at, min(at + AT_ONCE, len(known))), known[at : at + AT_ONCE], table)
         found.append(rows_drawn(session, feed, table)[0])
     return np.concatenate(found)

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from benchmarks.studies import ablation
+from benchmarks.studies.diffusion_cells import rows_of
 from benchmarks.studies.diffusion_scores import ranged, signed
 from benchmarks.studies.pages import machine_lines
 from compressor.contracts import Task, registry
@@ -166,10 +167,8 @@ class Study:
         path = self.folder / "drawn" / f"{cell.name}-{cell.sampler}-{cell.steps}.npy"
         if not path.is_file():
             how = described(self.built(cell.stage)).model_copy(update={"sampling": cell.sampling})
-            task = self.task.model_copy(update={"drawing": how})
             session = registry.load("target", TARGET)().open(self.built(cell.stage))
-            feeds, _ = task.scored_feeds(self.data.split("test"), self.built(cell.stage))
-            made = np.concatenate([task.call(session, feed)["spectra"] for feed in feeds])
+            made = rows_of(how, session, how.known(self.data.split("test")["label"]))
             path.parent.mkdir(parents=True, exist_ok=True)
             unfinished = path.with_suffix(".part")
             with unfinished.open("wb") as file:
