@@ -67,6 +67,11 @@ class Step:
     rolled_back: bool
     effort: Mapping[str, float]
 
+    @property
+    def title(self) -> str:
+        """Its name, and whether it was rolled back."""
+        return f"{self.name} (rolled back)" if self.rolled_back else self.name
+
 
 @dataclass(frozen=True)
 class Findings:
@@ -156,9 +161,11 @@ class Findings:
         return max(measured, key=proved_speed_up, default=None)
 
     def chain(self, target: str) -> tuple[Step, ...]:
-        """The steps that lead to a target's final file, in order: the trunk, then the target's branch."""
+        """The steps that lead to a target's final file, in order: the trunk, then the target's branch; after a step what else it made."""
         stages = [stage for stage in self.report.stages if stage.target in (None, target)]
-        return tuple(self._step(stage, target, last=stage is stages[-1]) for stage in stages)
+        names = {stage.name for stage in stages}
+        final = next((each for each in reversed(stages) if not each.rolled_back and each.name.rpartition(".")[0] not in names), None)
+        return tuple(self._step(stage, target, last=stage is final) for stage in stages)
 
     def _step(self, stage: Stage, target: str, *, last: bool) -> Step:
         own = self.candidates.get(f"{stage.name}@{target}")

@@ -119,7 +119,7 @@ def _steps(report: Report) -> Iterator[str]:
         yield from (f"To {escaped(target)}; quality on validation.", "")
         rows = [
             (
-                step.name + (" (rolled back)" if step.rolled_back else ""),
+                step.title,
                 spread(wording.metric(step.quality), wording.interval(step.quality.interval, wording.on_scale(step.quality)))
                 if step.quality
                 else wording.NOTHING,
@@ -169,7 +169,7 @@ def _side_by_side(report: Report) -> Iterator[str]:
     yield from ("## Side by side", "")
     for target, steps in found.by_target:
         yield from (f"On {escaped(target)}; quality on validation.", "")
-        rows = [(step.name, *(_number(step.effort.get(name)) for name in found.names), *_worth(step)) for step in steps]
+        rows = [(step.title, *(_number(step.effort.get(name)) for name in found.names), *_worth(step)) for step in steps]
         named = ("model", *found.names, "quality", "median latency", "throughput")
         yield from table(named, rows, numbers=range(1, len(named)))
     for note in report.notes:

@@ -70,6 +70,23 @@ def test_steps_that_take_less_stand_below_with_quality_and_latency(report):
     assert efforts(Findings(same)).by_target == ()
 
 
+def test_times_of_the_final_file_are_those_of_the_step_that_it_is(report):
+    """Neither of what a step made besides, nor of a step that was rolled back."""
+    trunk = [stage for stage in report.stages if stage.target is None]
+    last = trunk[-1]
+    besides = last.model_copy(update={"name": f"{last.name}.steps-8"})
+    for further in (besides, last.model_copy(update={"name": "worse", "rolled_back": True})):
+        stages = tuple(
+            each.model_copy(update={"effort": {"steps": number}}) for number, each in enumerate((*trunk, further), start=1)
+        )
+        made = report.model_copy(update={"stages": stages})
+        timed = {step.name: step.latency for step in Findings(made).chain("onnxruntime")}
+        assert timed[last.name].candidate == "final@onnxruntime"
+        assert timed[further.name] is None
+        assert ("worse (rolled back) |" in document(made)) == further.rolled_back
+        assert ("worse (rolled back)</th>" in page(made)) == further.rolled_back
+
+
 def test_what_a_step_warns_of_stands_at_the_head_unless_it_was_rolled_back(report):
     stage = report.stages[-1]
     warned = stage.model_copy(update={"notes": (Remark(text="one scale costs much", warns=True), Remark(text="by the way"))})
