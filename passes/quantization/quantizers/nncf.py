@@ -52,13 +52,11 @@ class QuantizedIr:
             layer: [products[name].input_value(0) for name in names if name in products] for layer, names in self.nodes.items()
         }
         spans = {layer: list[tuple[float, float]]() for layer, values in layers.items() if values}
-        places = dict[str, list[int]]()
-        for layer in spans:
-            places[layer] = [len(watched.outputs) + number for number in range(len(layers[layer]))]
-            watched.add_outputs(layers[layer])
+        watched.add_outputs([value for values in layers.values() for value in values])
+        places = {_value(each.get_node().input_value(0)): place for place, each in enumerate(watched.outputs)}
         for found in _answers(watched, feeds):
-            for layer, at in places.items():
-                read = [found[place] for place in at]
+            for layer in spans:  # several may read one value, which then is one output
+                read = [found[places[_value(value)]] for value in layers[layer]]
                 spans[layer].append((min(float(each.min()) for each in read), max(float(each.max()) for each in read)))
         return {layer: np.array(each) for layer, each in spans.items()}
 
@@ -67,6 +65,11 @@ class QuantizedIr:
         import numpy as np
 
         return np.concatenate([found[0] for found in _answers(self.exact if exact else self.int8, feeds)])
+
+
+def _value(output: Any) -> tuple[str, int]:
+    """What tells an output of an operation from others of its model."""
+    return output.get_node().get_name(), output.get_index()
 
 
 def _answers(model: Any, feeds: Sequence[Feed]) -> Iterator[list[Any]]:

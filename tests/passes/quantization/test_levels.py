@@ -17,12 +17,18 @@ DRAW = np.random.default_rng(0)
 WEIGHTS = [DRAW.standard_normal((WIDTH, WIDTH)).astype(np.float32) for _ in range(2)]
 
 
-def network(folder):
-    """Two products; what the first one reads has the size of the call's level, what the second one reads is between -1 and 1."""
+def network(folder, *, twin=False):
+    """Two products; what the first one reads has the size of the call's level, what the second one reads is between -1 and 1. A twin reads what
+    the first one does."""
+    twins = [
+        helper.make_node("MatMul", ["grown", "w1"], ["other"], "twin/MatMul_5"),
+        helper.make_node("Sub", ["first", "other"], ["apart"], "apart/Sub_6"),
+    ]
     nodes = [
         helper.make_node("Mul", ["sample", "time"], ["grown"], "grow/Mul_0"),
         helper.make_node("MatMul", ["grown", "w0"], ["first"], "first/MatMul_1"),
-        helper.make_node("Tanh", ["first"], ["small"], "squash/Tanh_2"),
+        *(twins if twin else []),
+        helper.make_node("Tanh", ["apart" if twin else "first"], ["small"], "squash/Tanh_2"),
         helper.make_node("MatMul", ["small", "w1"], ["second"], "second/MatMul_3"),
         helper.make_node("Add", ["first", "second"], ["predicted"], "add/Add_4"),
     ]
@@ -91,18 +97,19 @@ def test_ranges_are_those_of_float_calls(tmp_path):
         np.testing.assert_allclose(found[layer], np.stack([read.min(1), read.max(1)], axis=1), rtol=1e-5, atol=1e-6)
 
 
-def test_both_runtimes_tell_the_same_ranges_and_exact_outputs(tmp_path):
+@pytest.mark.parametrize("twin", [False, True])
+def test_both_runtimes_tell_the_same_ranges_and_exact_outputs(tmp_path, twin):
     openvino = pytest.importorskip("openvino")
     from compressor.deploy.openvino import save_representation
     from passes.quantization.quantizers import nncf
 
-    feeds, path = calls([0.1, 1.0], 8), network(tmp_path)
+    feeds, path = calls([0.1, 1.0], 8), network(tmp_path, twin=twin)
     save_representation(openvino.convert_model(str(path)), tmp_path / "model.xml")
     mine, theirs = ort.quantize_static(path, feeds), nncf.quantize_static(tmp_path / "model.xml", feeds)
     np.testing.assert_allclose(theirs.outputs(feeds, exact=True), mine.outputs(feeds, exact=True), rtol=1e-4, atol=1e-4)
     assert np.abs(theirs.outputs(feeds) - theirs.outputs(feeds, exact=True)).max() > 1e-3
     found, wanted = theirs.ranges(feeds), mine.ranges(feeds)
-    assert len(found) == len(wanted) == 2
+    assert len(found) == len(wanted) == 2 + twin
     for one, other in zip(found.values(), wanted.values(), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
 
