@@ -69,7 +69,7 @@ def levels_of(graph: str, how: Description) -> tuple[Levels, NDArray[np.float64]
     grid = how.process.grid(how.sampling.steps)
     own = np.flatnonzero(_is_asked(graph, grid.time[:-1], how))
     if len(own):
-        return grid[own], grid.time[own] - grid.time[own + 1]
+        return grid[own], how.sampling.spans(grid, own)
     levels = how.process.at((np.arange(len(how.depths)) + 0.5) / len(how.depths))
     levels = levels[np.flatnonzero(_is_asked(graph, levels.time, how))]
     return levels, np.full(len(levels.time), grid.time[0] / how.sampling.steps)

@@ -50,9 +50,13 @@ class Sampling(Described):
         rows = list(SAMPLERS[self.sampler](levels))
         at, gone_on = np.array([row[0] for row in rows]), np.array([row[1:] for row in rows])
         evaluated = levels[at]
-        span = evaluated.time - (0 if self.sampler == "consistency" else levels.time[at + 1])  # a row is found at the end
-        given = (evaluated.time, span, process.scale(evaluated), *process.clean(evaluated), *np.tile(guided, (len(at), 1)).T)
+        given = (evaluated.time, self.spans(levels, at), process.scale(evaluated), *process.clean(evaluated), *np.tile(guided, (len(at), 1)).T)
         return np.concatenate([np.stack(given, axis=1), gone_on, blocks_at(evaluated.time, depths)[:, None]], axis=1)
+
+    def spans(self, levels: Levels, at: NDArray[np.int64]) -> NDArray[np.float64]:
+        """How far steps go that begin at levels of these numbers, in times that the network is told; of `consistency` to the end."""
+        found: NDArray[np.float64] = levels.time[at] - (0 if self.sampler == "consistency" else levels.time[at + 1])
+        return found
 
     def evaluations(self, *, told: bool = False) -> int:
         """How often the network is asked for one row."""

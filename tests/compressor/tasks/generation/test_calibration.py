@@ -7,8 +7,11 @@ import pytest
 from furnished import command
 
 from compressor.report import read_report
-from compressor.tasks.generation.description import described
+from compressor.tasks.generation.calibration import levels_of
+from compressor.tasks.generation.description import GRAPH, Description, described
 from compressor.tasks.generation.image_generation import ImageGeneration
+from compressor.tasks.generation.samplers import Sampling
+from compressor.tasks.inputs.sampling import COLUMNS
 from compressor.testing.tiny import run_of
 
 PLAN = """
@@ -46,6 +49,15 @@ def test_calibration_rows_are_noisy_at_every_level_with_and_without_label(run):
     cleanest = np.concatenate([feed["sample"] for feed in feeds if feed["time"][0] == times[-1]])
     assert noisiest.std() > cleanest.std()
     assert len(run.task.calls(rows, files, count=5)) == 5
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "consistency", "dpm++2m"])
+def test_a_network_is_told_the_steps_that_its_sampler_tells_it(sampler):
+    how = Description(shape=(1, 4, 4), classes=3, spans=True, sampling=Sampling(sampler=sampler, steps=3))
+    levels, spans = levels_of(GRAPH, how)
+    table = how.table()
+    np.testing.assert_allclose(levels.time, table[:, COLUMNS.index("time")])
+    np.testing.assert_allclose(spans, table[:, COLUMNS.index("span")])
 
 
 @pytest.mark.parametrize("target", ["onnxruntime", "openvino"])
