@@ -37,11 +37,8 @@ def same_words(one: Path, other: Path) -> bool:
 
 
 def write_side_files(model: Model, folder: Path) -> Path:
-    """Write the files that `model` carries into `folder`, without the weights of its main component: others may be what rows are encoded by."""
-    model.save_files(folder)
-    for name in model.components:
-        if name != model.main:
-            model.save_component(name, folder)
+    """Write what lies beside the main component of `model` into `folder`, for the task to read rows by."""
+    model.save_beside(folder)
     return folder
 
 

@@ -137,12 +137,12 @@ def lacking(study: Study, found: dict[Cell, Found]) -> Iterator[str]:
     """What this page does not show."""
     short = []
     for method in METHODS:
-        seeds = {cell.seed for cell in found if cell.kind == method}
-        short += [f"{method}: {len(seeds)} of {SEEDS} seeds"] if len(seeds) < SEEDS else []
+        absent = SEEDS - len({cell.seed for cell in found if cell.kind == method})
+        short += [f"{method}: {absent} of {SEEDS} seeds"] if absent > 0 else []
     missing = [f"{cell.sampling.sampler} {cell.sampling.steps}" for cell in teachers() if cell not in found]
     short += [f"the teacher by {', '.join(missing)}"] if missing else []
-    known = len({cell.seed for cell in found if cell.kind == "teacher"})
-    short += [f"{known} of {SPREAD} teachers, so its spread over seeds is not known"] if known < SPREAD else []
+    absent = SPREAD - len(_of_teachers(study, found))
+    short += [f"{absent} of {SPREAD} teachers, so their spread over seeds is not known"] if absent > 0 else []
     layers = [cell.kind.replace(THEN, ", then ") for cell in layered() if cell not in found]
     short += [f"fewer blocks by {'; by '.join(layers)}"] if layers else []
     short += ["guidance alone"] if any(cell not in found for cell in guided()) else []
@@ -191,14 +191,33 @@ def alone(study: Study, found: dict[Cell, Found]) -> Iterator[str]:
 
 def spread(study: Study, found: dict[Cell, Found]) -> Iterator[str]:
     """What teachers of several seeds differ by."""
-    each = {cell.seed: cell for cell in found if cell.kind == "teacher" and cell.sampling == next(teachers()).sampling}
-    if len(each) < SPREAD:
-        return
-    values = [study.distance(cell).value for cell in each.values()]
-    yield (
-        f"Teachers of {len(values)} seeds: Frechet distance {np.mean(values):.3g}, deviation {np.std(values, ddof=1):.2g}; inside their spread "
-        f"is what lies below {np.mean(values) + 2 * np.std(values, ddof=1):.3g}."
-    )
+    values = _of_teachers(study, found)
+    if len(values) >= SPREAD:
+        yield (
+            f"Teachers of {len(values)} seeds: Frechet distance {np.mean(values):.3g}, deviation {np.std(values, ddof=1):.2g}; inside their "
+            f"spread is what lies below {_farthest(values):.3g}."
+        )
+
+
+def _of_teachers(study: Study, found: dict[Cell, Found]) -> list[float]:
+    """Distances of teachers of several seeds in their own steps."""
+    own = {cell.seed: cell for cell in found if cell.kind == "teacher" and cell.sampling == next(teachers()).sampling}
+    return [study.distance(cell).value for cell in own.values()]
+
+
+def _farthest(values: list[float]) -> float:
+    """Up to which a distance is inside the spread of some."""
+    return float(np.mean(values) + 2 * np.std(values, ddof=1))
+
+
+def _inside(study: Study, found: dict[Cell, Found]) -> str:
+    """Which students are inside the teachers' spread."""
+    values = _of_teachers(study, found)
+    if len(values) < SPREAD:
+        return f"**Whether students are inside it is not decided: {SPREAD - len(values)} of {SPREAD} teachers were not trained.**"
+    cells = [cell for cell in found if cell.kind in METHODS]
+    near = [cell for cell in cells if study.distance(cell).value <= _farthest(values)]
+    return f"Inside it by Frechet distance: {', '.join(f'{each.kind} in {each.sampling.steps}' for each in near) or 'no student'}."
 
 
 def costs(study: Study) -> Iterator[str]:
@@ -242,9 +261,9 @@ def goals(study: Study, found: dict[Cell, Found]) -> Iterator[str]:
     named = ", ".join(f"{cell.kind} in {cell.sampling.steps}" for cell in good)
     yield (
         f"Expected: {FASTER} times as fast as the teacher in 50 steps and {AGAINST_FEWEST} times as fast as in the fewest that it needs, inside the "
-        f"spread of {SPREAD} teachers. **Whether students are inside it is not decided: there are fewer teachers.** As good as this one in 50 "
-        f"steps, as far as intervals tell, and at most a point of accuracy below: {named or 'no student'}. By the nearest method of each number of "
-        "steps that is at most a point below, of one training each:"
+        f"spread of {SPREAD} teachers. {_inside(study, found)} As good as this one in 50 steps, as far as intervals "
+        f"tell, and at most a point of accuracy below: {named or 'no student'}. By the nearest method of each number of steps that "
+        " is at most a point below, of one training each:"
     )
     yield ""
     for count in COUNTS:

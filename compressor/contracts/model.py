@@ -116,10 +116,10 @@ class Model(Protocol):
         """Write the model; equal models give equal bytes."""
         ...
 
-    def save_component(self, name: str, folder: Path) -> None:
-        """Write one component of several, as `save` does."""
-        ...
-
     def save_files(self, folder: Path) -> None:
         """Write only what lies beside the weights."""
+        ...
+
+    def save_beside(self, folder: Path) -> None:
+        """Write all but the weights of the main component: rows may be encoded by another one."""
         ...

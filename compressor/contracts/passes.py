@@ -163,6 +163,8 @@ class Needs:
     """What it teaches that rows do not say, long steps say: a training on rows that starts from it would lose that, and is a fault."""
     own_lessons: bool = False
     """Whether a step that trains asks its model for what `Task.beyond_rows` and other steps' `teaches` name, and not by batches of rows alone."""
+    calls: bool = False
+    """Whether it reads inputs of graphs (`Task.calls`) to take ranges from: not every model leaves any to be had."""
     rows: bool = True
     """Whether it reads rows: a plan whose steps read none may have no data. Then `Data.real` is False, and nothing is scored."""
 

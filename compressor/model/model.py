@@ -153,6 +153,13 @@ class Model:
             place.mkdir(parents=True, exist_ok=True)
             write_json(place / CONFIG, library(component.blueprint.library).config_of(component.module))
 
+    def save_beside(self, folder: Path) -> None:
+        """Write all but the weights of the main component: rows may be encoded by another one."""
+        self.save_files(folder)
+        for name in self.components:
+            if name != self.main:
+                self.save_component(name, folder)
+
     def _save_files(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         for name, content in self.files.items():

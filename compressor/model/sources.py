@@ -299,6 +299,8 @@ def tensors_in(path: Path) -> dict[str, dict[str, Any]]:
     try:
         found = {name: each for name, each in json.loads(text).items() if name != "__metadata__"}
         end = 8 + size + max((each["data_offsets"][1] for each in found.values()), default=0)
+        if not {type(edge) for each in found.values() for edge in each["shape"]} <= {int}:
+            raise TypeError("a shape is of whole numbers")
     except (ValueError, AttributeError, LookupError, TypeError, RecursionError) as error:
         raise SourceError(f"{path} is no file of safetensors, or is damaged in its first bytes: fetch it again") from error
     if (lacking := end - path.stat().st_size) > 0:

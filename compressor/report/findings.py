@@ -67,11 +67,6 @@ class Step:
     rolled_back: bool
     effort: Mapping[str, float]
 
-    @property
-    def title(self) -> str:
-        """Its name, and whether it was rolled back."""
-        return f"{self.name} (rolled back)" if self.rolled_back else self.name
-
 
 @dataclass(frozen=True)
 class Findings:

@@ -119,7 +119,7 @@ def _steps(report: Report) -> Iterator[str]:
         yield from (f"To {escaped(target)}; quality on validation.", "")
         rows = [
             (
-                step.title,
+                wording.step(step.name, rolled_back=step.rolled_back),
                 spread(wording.metric(step.quality), wording.interval(step.quality.interval, wording.on_scale(step.quality)))
                 if step.quality
                 else wording.NOTHING,
@@ -169,7 +169,10 @@ def _side_by_side(report: Report) -> Iterator[str]:
     yield from ("## Side by side", "")
     for target, steps in found.by_target:
         yield from (f"On {escaped(target)}; quality on validation.", "")
-        rows = [(step.title, *(_number(step.effort.get(name)) for name in found.names), *_worth(step)) for step in steps]
+        rows = [
+            (wording.step(each.name, rolled_back=each.rolled_back), *(_number(each.effort.get(name)) for name in found.names), *_worth(each))
+            for each in steps
+        ]
         named = ("model", *found.names, "quality", "median latency", "throughput")
         yield from table(named, rows, numbers=range(1, len(named)))
     for note in report.notes:

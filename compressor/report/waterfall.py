@@ -46,7 +46,7 @@ def waterfall(findings: Findings, target: str) -> Chart:
         _shrinking_bars(size, [step.bytes for step in steps], wording.size)
         for axes, title in zip((quality, latency, size), titles, strict=True):
             axes.set_title(title)
-        names = [wording.shortened(step.name, 26) + (" (rolled back)" if step.rolled_back else "") for step in steps]
+        names = [wording.step(wording.shortened(step.name, 26), rolled_back=step.rolled_back) for step in steps]
         quality.set_yticks(range(len(steps)), names)
         quality.set_ylim(len(steps) - 0.4, -0.6)
 

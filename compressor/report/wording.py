@@ -17,6 +17,11 @@ SPACE = "\N{NO-BREAK SPACE}"
 TIMES = "\N{MULTIPLICATION SIGN}"
 
 
+def step(name: str, *, rolled_back: bool) -> str:
+    """A step's name, and whether it was rolled back."""
+    return f"{name} (rolled back)" if rolled_back else name
+
+
 def milliseconds(value: float | None) -> str:
     return NOTHING if value is None else f"{significant(value)}{SPACE}ms"
 

@@ -170,16 +170,23 @@ def check_rows_fit(bound: Bound, sizes: InputSizes | None) -> None:
 
 def check_batches(bound: Bound, data: Data, folder: Path) -> None:
     """Refuse batches to be timed for which there are too few rows, before anything is trained: probes time those of test, steps those of
-    train.
+    train; and steps that calibrate by inputs of graphs which are not to be had.
 
     Raises:
         SourceError: there are some.
+        UnsupportedModel: a step would have nothing to calibrate by.
     """
     probes = ("test", [workload for each in bound.probes for workload in each.probe.workloads()])
     steps = ("train", [workload for step in bound.passes for workload in step.step.needs().workloads])
     for split, timed in (probes, steps):
         for workload in dict.fromkeys(each for each in timed if each.batch > 1):
             bound.task.feeds(data.split(split), folder, workload, count=1)
+    calibrated = next((step.name for step in bound.passes if step.step.needs().calls), None)
+    if calibrated and type(bound.task).calls is not Task.calls:
+        try:
+            bound.task.calls(data.split("calibration"), folder, count=1)
+        except UnsupportedModel as error:
+            raise UnsupportedModel(f"{calibrated}: {error}") from error
 
 
 def check_batch_sizes(bound: Bound, rows: Mapping[str, int]) -> None:

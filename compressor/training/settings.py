@@ -112,7 +112,7 @@ class TrainingSettings(ReadAgain):
             stage: of a step that trains several times, which of its trainings.
         """
         rows, files, stages = ctx.data.split("train"), ctx.folder / "files", (ctx.seed, "rows", stage)
-        model.save_files(files)
+        model.save_beside(files)
         return lambda epoch: ctx.task.batches(rows, files, batch_size=self.batch_size, shuffle_seed=derived_seed(*stages, epoch))
 
     def shortened(self) -> Mapping[str, int | None]:

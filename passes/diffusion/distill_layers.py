@@ -15,7 +15,7 @@ from compressor.errors import UnsupportedModel
 from compressor.model.depths import running
 from compressor.tasks.generation.description import FILE, Description, described
 from compressor.training.settings import TrainingSettings
-from passes.diffusion.students import built, check_alike, check_unlabelled, drawing
+from passes.diffusion.students import built, check_alike, check_decoders, check_unlabelled, drawing
 
 if TYPE_CHECKING:
     import torch
@@ -116,6 +116,8 @@ class DistillLayers(TrainingSettings, Pass):
     def check(self, given: Path, origins: Mapping[str, Path]) -> None:
         """A model that is told times, and a teacher that draws alike."""
         self._check(described(given), None if self.teacher is None else described(origins[self.teacher]))
+        if self.teacher is not None:
+            check_decoders(given, origins, self.teacher)
         if network := built(given):
             from compressor.model.anatomy import anatomy_of
 

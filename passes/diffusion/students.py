@@ -74,6 +74,7 @@ class DistillDrawing(TrainingSettings, Pass):
         """Models that draw alike, and a network that can be told what it has to be: tried without its weights, where they are not new."""
         mine = described(given)
         self.check_drawing(mine, described(origins[self.teacher]))
+        check_decoders(given, origins, self.teacher)
         edit = self.edit_of(mine)
         if edit is not None and (network := built(given)):
             registry.load("edit", edit)().apply(network)
@@ -164,8 +165,23 @@ def check_alike(mine: Description, theirs: Description, teacher: str) -> None:
         raise UnsupportedModel("a model whose rows a teacher mends is neither a student nor a teacher: `adaptive` comes last")
     if mine.process != theirs.process or mine.shape != theirs.shape:
         raise UnsupportedModel(f"teacher {teacher} draws by another process, or pictures of another shape, than the student")
+    if mine.sound != theirs.sound or mine.decoded != theirs.decoded:
+        what = "spectra by other settings" if mine.sound != theirs.sound else "latents of other pictures"
+        raise UnsupportedModel(f"teacher {teacher} draws {what} than the student")
     if mine.classes != theirs.classes:
         raise UnsupportedModel(f"teacher {teacher} knows {theirs.classes} classes, the student {mine.classes}")
+
+
+def check_decoders(given: Path, origins: Mapping[str, Path], teacher: str) -> None:
+    """That latents of a teacher are those of its student.
+
+    Raises:
+        UnsupportedModel: another decoder makes pictures of them; the teacher is named.
+    """
+    from compressor.tasks.generation.latents import same_decoder
+
+    if not same_decoder(given, origins[teacher]):
+        raise UnsupportedModel(f"latents of teacher {teacher} are decoded by another `vae` than the student's: they are no lesson for it")
 
 
 def check_unlabelled(mine: Description, theirs: Description, teacher: str) -> None:

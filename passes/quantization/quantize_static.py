@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from pydantic import Field
 
-from compressor.contracts import Artifact, Context, Dialect, Feed, Pass, Progress, Recipe, Scheme, Size, Task, Wish
+from compressor.contracts import Artifact, Context, Dialect, Feed, Needs, Pass, Progress, Recipe, Scheme, Size, Task, Wish
 from compressor.contracts.statistics import paired, scale_of
 from passes.quantization.levels import notes_of
 from passes.quantization.quantizers.bits import Bits, sums_bytes_fast, weight_bits
@@ -37,7 +37,7 @@ CALIBRATION_PASSES = 3
 class QuantizeStatic(Pass):
     """Post-training static quantisation (PTQ, W8A8): ONNX Runtime's own quantiser on ONNX, NNCF's on OpenVINO's representation."""
 
-    version: ClassVar[int] = 8
+    version: ClassVar[int] = 9
     each_graph: ClassVar[bool] = True
     accepts: ClassVar[tuple[str, ...]] = ("onnx", "onnxruntime", "openvino")
     quantizes: ClassVar[bool] = True
@@ -87,6 +87,10 @@ class QuantizeStatic(Pass):
         return Recipe(
             {"max_drop": wish.max_drop}, f"{why}; what costs more than that on validation rows stays in float", role="quantize"
         )
+
+    def needs(self) -> Needs:
+        """Rows to calibrate by."""
+        return Needs(calls=True)
 
     def refuses(self, dialect: Dialect) -> Mapping[str, str]:
         """A target that says of pairs of Q and DQ that it brings them back to float: slower than the model that was."""

@@ -13,7 +13,7 @@ from compressor.contracts import Feed, Model
 from compressor.contracts.described import Described
 from compressor.errors import SourceError, UnsupportedModel
 from compressor.foreign import told
-from compressor.tasks.generation.latents import decoded_shape
+from compressor.tasks.generation.latents import COMPONENT, decoded_shape
 from compressor.tasks.generation.process import TIME_SCALE, Process
 from compressor.tasks.generation.samplers import Sampling
 
@@ -32,20 +32,24 @@ NETWORKS = ("UNet2DModel", "DiTTransformer2DModel")
 """Of diffusers, which take a picture, times and labels, and nothing else."""
 
 
+Decibels = Annotated[float, Field(ge=-100, le=100, allow_inf_nan=False)]
+"""Below -100 spectra tell nothing apart: see `inputs.spectra.SILENT`."""
+
+
 class Sound(Described):
     """How sounds become pictures of one channel: log-mel spectra, mels by frames."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     rate: Annotated[int, Field(ge=1000, le=192_000)] = 16_000
-    """Samples a second."""
+    """Samples a second; mels reach up to half of it in Hz, and no higher than 8000."""
     window: Annotated[int, Field(ge=16, le=65_536)] = 1024
     """Samples that a frame is of."""
     hop: Annotated[int, Field(ge=1, le=65_536)] = 256
     """Samples from one frame to the next: the height and width of what a network draws are mels and frames, so it says how long sounds are."""
-    low: float = -80.0
+    low: Decibels = -80.0
     """Decibels, against a tone of height 1, that are -1 in a spectrum; what is more silent is too."""
-    high: float = -20.0
+    high: Decibels = -20.0
     """Decibels that are 1."""
 
     @model_validator(mode="after")
@@ -260,7 +264,10 @@ def settled(
     found.process.grid(sampled.steps)
     if sampled.guidance != 1 and found.empty is None:
         raise SourceError(f"guidance: {sampled.guidance:g}: {source} has no label that says nothing, so it cannot be guided")
-    return found.model_copy(update={"sampling": sampled, "decoded": decoded_shape(model, found.shape, source)})
+    rows = decoded_shape(model, found.shape, source)
+    if found.decoded is not None and rows is None:
+        raise SourceError(f"{source} draws latents, and the `{COMPONENT}` that decodes them is not there")
+    return found.model_copy(update={"sampling": sampled, "decoded": rows})
 
 
 def facts_of(module: Any, labels: int | None = None) -> tuple[tuple[int, int, int], int, int | None]:

@@ -30,12 +30,13 @@ from compressor.contracts import (
 from compressor.contracts.failing import of_split
 from compressor.contracts.model import BLUEPRINT
 from compressor.contracts.notes import Note
+from compressor.contracts.step import code_parts
 from compressor.errors import SourceError, UnsupportedModel
 from compressor.tasks.batches import Feeds, full_groups, grouped, order_of
 from compressor.tasks.classification import scores as class_scores
 from compressor.tasks.generation.description import FILE, GRAPH, Description, described, output_of, settled
 from compressor.tasks.generation.graphs import LABEL, SAMPLE, SCALE, SPAN, TIME, answer, example, graphs, rows_drawn
-from compressor.tasks.generation.latents import encoded_once
+from compressor.tasks.generation.latents import AT_ONCE, encoded_once
 from compressor.tasks.generation.levels import DENOISING, by_level, errors_of, mean_of
 from compressor.tasks.generation.pictures import in_letters
 from compressor.tasks.generation.proposed import TRAINING
@@ -129,7 +130,8 @@ class Drawing(DrawingSettings, ABC):
             )
         model.files[FILE] = how.written()
         if data.real:
-            model.files.update(judge_of(model, data, partial(self._read_by, how), self.columns()))
+            versions = code_parts(type(self))["made_with"].values()
+            model.files.update(judge_of(model, data, partial(self._read_by, how), self.columns(), versions))
         return model
 
     def _read_by(self, how: Description, rows: Dataset, chosen: Sequence[int]) -> NDArray[np.float32]:
@@ -287,7 +289,7 @@ class Drawing(DrawingSettings, ABC):
         """All rows in order; equal rows start from equal noise, whatever model draws them."""
         how = described(files)
         labels, table = how.known(rows[self.label]), how.table()
-        groups = grouped(range(len(labels)), SCORED_BATCH)
+        groups = grouped(range(len(labels)), SCORED_BATCH if how.decoded is None else AT_ONCE)
         return Feeds(lambda chosen: how.feed(chosen, [labels[each] for each in chosen], table), groups), range(len(labels))
 
     # -------------------------------------------------------------- scores

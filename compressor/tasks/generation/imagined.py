@@ -49,7 +49,7 @@ def asked_for(content: Any, how: Description) -> tuple[int, int]:
     given = content if isinstance(content, Mapping) else {"label": content}
     try:
         label, seed = int(given.get("label", 0)), int(given.get("seed", 0))
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise SourceError(
             f"{content!r:.60} is no picture to draw: expected the number of a label, or a label and a seed"
         ) from error

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from compressor.contracts import Columns, Data, Evaluation, Feed, Measure, Model
 from compressor.contracts.quality import Difference, Metric
 from compressor.errors import SourceError
-from compressor.tasks.generated.classifier import VERSION, Classifier, Rows, Training, learned
+from compressor.tasks.generated.classifier import Classifier, Rows, Training, learned
 from compressor.tasks.generated.features import SHOWN, Features, Space, as_bytes, same_space
 from compressor.tasks.generated.quality import DISTANCES, KERNEL, differences, quality, told
 from compressor.tasks.generated.quality import MEASURES as ALL
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 Reader: TypeAlias = "Callable[[Dataset, Sequence[int]], NDArray[np.float32]]"
 """Gives rows of a split as pictures `[n, C, H, W]`, by their numbers."""
 JUDGE, ROWS = "judge.tensors", "judge.rows"
-"""The classifier beside a model; the digest of the rows that it was trained on, and the version of what trained it."""
+"""The classifier beside a model; the digest of the rows that it was trained on, and the versions of what trained it."""
 FEATURES = "features"
 AT_ONCE = 1000
 WORTH = Measure("judge-accuracy")
@@ -32,13 +32,20 @@ MEASURES = (KERNEL, *(each for each in ALL if each is not KERNEL))
 """Of sets of pictures; the first, which has no bias however few rows there are, is what quality is held by unless a plan says otherwise."""
 
 
-def judge_of(model: Model, data: Data, read: Reader, columns: Columns) -> dict[str, bytes]:
+def judge_of(model: Model, data: Data, read: Reader, columns: Columns, versions: Iterable[int]) -> dict[str, bytes]:
     """The files of a judge of these rows: those beside the model where it was trained on them as it would be now, else of a new one.
+
+    Args:
+        model: what draws.
+        data: rows of all splits.
+        read: reads them.
+        columns: of these rows.
+        versions: of what reads and what trains.
 
     Raises:
         SourceError: nothing can be learned from the rows.
     """
-    learned_from = f"{data.digest} {VERSION}".encode()
+    learned_from = " ".join((data.digest, *map(str, versions))).encode()
     if model.files.get(ROWS) == learned_from and JUDGE in model.files:
         return {JUDGE: model.files[JUDGE], ROWS: learned_from}
     return {JUDGE: _learned(data, read, columns, Training()).written(), ROWS: learned_from}

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import filecmp
 import hashlib
+import json
+import math
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compressor.errors import SourceError, UnsupportedModel
+from compressor.model.sources import PIPELINE
 from compressor.tasks.media import undecoded
 
 if TYPE_CHECKING:
@@ -21,17 +25,22 @@ if TYPE_CHECKING:
 COMPONENT, KIND = "vae", "AutoencoderKL"
 """What pipelines of diffusers call it, and the class that is read."""
 AT_ONCE = 16
-"""Rows that are encoded at a time."""
+"""Rows that are encoded, or decoded to be scored, at a time: a decoder holds maps of many channels in the size of its pictures."""
 
 
 def decoded_shape(model: Model, shape: tuple[int, int, int], source: Path) -> tuple[int, int, int] | None:
     """Channels, height and width of what the decoder beside a network makes of what that draws; None where there is none.
 
     Raises:
+        SourceError: a pipeline names a decoder, and its weights are not there.
         UnsupportedModel: there are other components beside the network, or the decoder is of another kind, or takes something else.
     """
     others = sorted(set(model.components) - {model.main})
     if not others:
+        if _named(model):
+            raise SourceError(
+                f"{source / PIPELINE} names a `{COMPONENT}`, and {source / COMPONENT} holds no weights: fetch them, or name it as [null, null]"
+            )
         return None
     if others != [COMPONENT]:
         raise UnsupportedModel(
@@ -47,8 +56,34 @@ def decoded_shape(model: Model, shape: tuple[int, int, int], source: Path) -> tu
         )
     if config.get("latents_mean") is not None or config.get("latents_std") is not None:
         raise UnsupportedModel(f"{source}: latents with a mean and a deviation for each channel are not read")
+    if not _is_measured(module):
+        told = f"{config['scaling_factor']!r:.40} and {config.get('shift_factor')!r:.40}"
+        raise UnsupportedModel(f"{source}: `{COMPONENT}` scales and shifts latents by {told}, expected a number above 0 and a number")
     times = 2 ** (len(config["block_out_channels"]) - 1)
     return int(config["out_channels"]), times * height, times * width
+
+
+def _named(model: Model) -> bool:
+    """Whether a pipeline's own file names a decoder."""
+    try:
+        named = json.loads(model.files.get(PIPELINE, b"{}")).get(COMPONENT)
+    except (ValueError, AttributeError):
+        return False
+    return named not in (None, [None, None])
+
+
+def _is_measured(module: Any) -> bool:
+    try:
+        scale, shift = _measure(module)
+    except (TypeError, ValueError):
+        return False
+    return 0 < scale < math.inf and math.isfinite(shift)
+
+
+def same_decoder(one: Path, other: Path) -> bool:
+    """Whether what decodes latents in the folders of two models is the same to the last bit, or neither has a decoder."""
+    mine, theirs = ({path.name for path in (each / COMPONENT).glob("*")} for each in (one, other))
+    return mine == theirs and not any(filecmp.cmpfiles(one / COMPONENT, other / COMPONENT, mine, shallow=False)[1:])
 
 
 def decoded(module: Any, latents: Any) -> Any:
@@ -77,18 +112,29 @@ def encoded_once(
     """
     import numpy as np
 
-    path, count = files / f"latents-{_digest(content)[:16]}.npy", len(content)
+    path = files / f"latents-{_digest(content)[:16]}.npy"
     if not path.is_file():
         from compressor.store.disk import settle
 
-        module = _encoder_in(files)
-        parts = [_encoded(module, read(range(at, min(at + AT_ONCE, count)))) for at in range(0, count, AT_ONCE)]
         unfinished = path.with_suffix(f".{os.getpid()}")  # each of several processes that train encodes, and the last one's stays
-        with unfinished.open("wb") as file:
-            np.save(file, np.concatenate(parts))
+        _write(unfinished, _encoder_in(files), read, len(content))
         settle(unfinished, path)
     kept = np.load(path, mmap_mode="r", allow_pickle=False)
     return lambda chosen: np.asarray(kept[list(chosen)], dtype=np.float32)
+
+
+def _write(path: Path, module: Any, read: Callable[[Sequence[int]], NDArray[np.float32]], count: int) -> None:
+    """An array of the latents of so many rows, of which memory never holds more than are encoded at a time."""
+    import numpy as np
+
+    found = None
+    for at in range(0, count, AT_ONCE):
+        part = _encoded(module, read(range(at, min(at + AT_ONCE, count))))
+        if found is None:
+            found = np.lib.format.open_memmap(path, mode="w+", dtype=part.dtype, shape=(count, *part.shape[1:]))
+        found[at : at + len(part)] = part
+    assert found is not None, "a split has rows"
+    found.flush()
 
 
 def _digest(content: Dataset) -> str:

@@ -36,6 +36,8 @@ def pictures_of(images: Dataset, chosen: Sequence[int], column: str, shape: tupl
 
 
 def in_letters(pictures: NDArray[np.float32]) -> list[str]:
-    """Each picture in lines of letters, dark to light."""
-    light = ((pictures.mean(1).clip(-1, 1) + 1) / 2 * (len(SHADES) - 1)).round().astype(int)
+    """Each picture in lines of letters, dark to light; what is no number is grey."""
+    import numpy as np
+
+    light = ((np.nan_to_num(pictures.mean(1)).clip(-1, 1) + 1) / 2 * (len(SHADES) - 1)).round().astype(int)
     return ["\n".join("".join(SHADES[each] for each in line) for line in picture) for picture in light]

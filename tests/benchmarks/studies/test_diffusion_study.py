@@ -23,7 +23,7 @@ from benchmarks.studies.diffusion_beyond import (
     without_data,
 )
 from benchmarks.studies.diffusion_cells import Absent, Book, drawn, opened
-from benchmarks.studies.diffusion_page import goals, lacking, table
+from benchmarks.studies.diffusion_page import goals, lacking, spread, table
 from benchmarks.studies.diffusion_plans import (
     ASKED,
     BATCH,
@@ -212,8 +212,8 @@ def test_the_page_tells_what_is_as_good_and_what_is_not(study):
 
 def test_the_page_says_what_was_not_run(study):
     (line,) = lacking(study, study.there())
-    assert "shortcut: 1 of 3 seeds; consistency: 0 of 3 seeds" in line
-    assert "1 of 3 teachers, so its spread over seeds is not known" in line
+    assert "shortcut: 2 of 3 seeds; consistency: 3 of 3 seeds" in line
+    assert "2 of 3 teachers, so their spread over seeds is not known" in line
     with pytest.raises(Absent):
         study.book.found(next(students("meanflow", 0)))
     for path in (study.book.folder / "drawn").glob("teacher-0-heun-*.npz"):
@@ -229,6 +229,19 @@ def put(book, cell, off, *, depths=()):
     folder = book.model(cell.run, cell.model)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / FILE).write_bytes(Description(shape=(1, 8, 8), classes=10, empty=10, depths=depths).written())
+
+
+def test_the_page_tells_who_is_inside_the_spread_of_three_teachers(study):
+    for seed, off in ((1, 0.01), (2, 0.02)):
+        put(study.book, next(teachers(seed)), off)
+    several = Study(study.book, Plan(3, 3, tuple(METHODS)))
+    found = several.there()
+    (line,) = spread(several, found)
+    assert line.startswith("Teachers of 3 seeds")
+    said = next(goals(several, found))
+    assert "not decided" not in said
+    assert "Inside it by Frechet distance: shortcut in 8, shortcut in 4, shortcut in 2, shortcut in 1." in said
+    assert "teachers, so their spread" not in next(lacking(several, found))
 
 
 def test_sections_say_not_run_of_what_is_not_there(study):

@@ -227,6 +227,7 @@ def test_weights_that_a_trained_model_has_no_place_for_are_told(headed):
         (lambda content: content[:-100], "ends early: 100 bytes are missing; fetch it again"),
         (lambda _: b"<!DOCTYPE html>", "is no file of safetensors, or is damaged in its first bytes: fetch it again"),
         (lambda _: b"", "is no file of safetensors"),
+        (lambda content: content.replace(b'"shape"', b'"shabe"', 1), "is no file of safetensors"),
     ],
 )
 def test_file_of_weights_that_is_not_whole_is_told(headed, content, says):

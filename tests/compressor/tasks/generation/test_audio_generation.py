@@ -20,8 +20,9 @@ from compressor.tasks.data import load_data
 from compressor.tasks.generation.audio_generation import AudioGeneration
 from compressor.tasks.generation.description import described
 from compressor.tasks.generation.image_generation import ImageGeneration
-from compressor.tasks.generation.judging import judge_in
-from compressor.tasks.inputs.spectra import sounded, spectrum
+from compressor.tasks.generation.judging import ROWS, judge_in
+from compressor.tasks.inputs.spectra import VERSION, sounded, spectrum
+from passes.diffusion.students import check_alike
 
 SOUND = {"rate": 2000, "window": 128, "hop": 64, "low": -60.0, "high": 0.0}
 PLAN = """
@@ -116,6 +117,13 @@ def test_rows_are_spectra_of_the_sounds(task, data, loaded):
     assert judge_in(loaded).space.accuracy.value > 0.8
 
 
+def test_spectra_that_are_made_otherwise_have_another_judge(task, data, loaded, monkeypatch):
+    before = Model.load(loaded).files[ROWS]
+    assert task.load(loaded, data, seed=0).files[ROWS] == before
+    monkeypatch.setattr("compressor.tasks.inputs.spectra.VERSION", VERSION + 1)
+    assert task.load(loaded, data, seed=0).files[ROWS] != before
+
+
 def test_a_network_need_not_be_square(data, tmp_path):
     task = AudioGeneration(steps=2, sound=SOUND)
     Model.wrap(DiT((8, 24), 1, 3, patch=4, width=8, heads=2, blocks=1)).save(tmp_path / "wide")
@@ -135,6 +143,14 @@ def test_what_does_not_fit_is_refused(task, data, loaded, tmp_path):
         task.load(tmp_path / "coloured", data, seed=0)
 
 
+def test_a_teacher_of_other_spectra_is_no_teacher(loaded):
+    mine = described(loaded)
+    theirs = mine.model_copy(update={"sound": mine.sound.model_copy(update={"low": -70.0})})
+    with pytest.raises(UnsupportedModel, match="teacher loud draws spectra by other settings than the student"):
+        check_alike(mine, theirs, "loud")
+    check_alike(mine, mine, "loud")
+
+
 def test_mels_that_hold_nothing_are_refused(folder, data):
     with pytest.raises(SourceError, match="of 16 mels hold none of the frequencies of 16 samples"):
         AudioGeneration(sound={**SOUND, "window": 16, "hop": 16}).load(folder / "pretrained", data, seed=0)
@@ -147,7 +163,12 @@ def test_frames_need_not_overlap():
 
 @pytest.mark.parametrize(
     ("given", "said"),
-    [({"hop": 2048}, "samples between frames of 1024 would be left out"), ({"low": 0, "high": -10}, "expected less than high")],
+    [
+        ({"hop": 2048}, "samples between frames of 1024 would be left out"),
+        ({"low": 0, "high": -10}, "expected less than high"),
+        ({"low": float("nan")}, "finite number"),
+        ({"low": -120}, "greater than or equal to -100"),
+    ],
 )
 def test_faults_of_a_plan(given, said):
     with pytest.raises(ValueError, match=said):

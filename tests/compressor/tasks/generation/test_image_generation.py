@@ -107,13 +107,12 @@ def test_source_says_how_it_draws_and_who_judges(task, folder, data, loaded, tmp
 def test_a_classifier_that_is_made_otherwise_is_another_key_and_another_judge(task, folder, data, loaded, monkeypatch):
     model, oracle = Model.load(loaded), Adaptive(teacher="source")
     read = partial(task.read, how=described(model))
-    assert judge_of(model, data, read, task.columns()) == {name: model.files[name] for name in (JUDGE, ROWS)}
+    assert judge_of(model, data, read, task.columns(), [VERSION]) == {name: model.files[name] for name in (JUDGE, ROWS)}
     before = [code_parts(ImageGeneration), step_parts("adaptive", oracle)]
     monkeypatch.setattr("compressor.tasks.generated.classifier.VERSION", VERSION + 1)
-    monkeypatch.setattr("compressor.tasks.generation.judging.VERSION", VERSION + 1)
     after = [code_parts(ImageGeneration), step_parts("adaptive", oracle)]
     assert [one == other for one, other in zip(before, after, strict=True)] == [False, False]
-    again = judge_of(model, data, read, task.columns())
+    again = task.load(loaded, data, seed=0).files
     assert again[ROWS] != model.files[ROWS]
     assert again[JUDGE] != model.files[JUDGE]
 
@@ -351,7 +350,8 @@ def test_a_person_names_a_label_and_a_seed(task, data, loaded):
     assert feed["label"].tolist() == [2]
     (told,) = task.tell({"pictures": feed["noise"]}, ())
     assert [len(line) for line in told.text.splitlines()] == [16] * 16
-    for wrong in ("cat", {"label": 9}, {"label": 1, "seed": -1}, {"label": 1, "seed": 2**63}):
+    assert set(task.tell({"pictures": np.full((1, 3, 2, 2), np.nan)}, ())[0].text) == {"=", "\n"}, "what is no number is grey"
+    for wrong in ("cat", {"label": 9}, {"label": float("inf")}, {"label": 1, "seed": -1}, {"label": 1, "seed": 2**63}):
         with pytest.raises(SourceError):
             task.feed(wrong, loaded)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -16,13 +17,17 @@ from compressor.deploy.session import predictor
 from compressor.errors import SourceError, UnsupportedModel
 from compressor.model import Model
 from compressor.model.dit import DiT
+from compressor.plan.bound import load_plan
 from compressor.plan.specs import DataSpec
 from compressor.report import read_report
+from compressor.run.preflight import check_batches
 from compressor.tasks.data import load_data
-from compressor.tasks.generation.description import described
+from compressor.tasks.generation.description import FILE, described
 from compressor.tasks.generation.image_generation import ImageGeneration
 from compressor.tasks.tiny import images, shaken
 from passes.diffusion.adaptive import Adaptive
+from passes.diffusion.distill_layers import DistillLayers
+from passes.diffusion.distill_steps import DistillSteps
 from passes.side_files import write_side_files
 from targets.onnxruntime import OnnxRuntime
 
@@ -130,6 +135,8 @@ def test_our_network_draws_latents_too(data, tmp_path):
     [
         (lambda: {"vae": decoder(latent_channels=2)}, "draws 4 channels, and its decoder takes latents of 2"),
         (lambda: {"vae": decoder(latents_mean=[0.0] * 4)}, "a mean and a deviation for each channel"),
+        (lambda: {"vae": decoder(scaling_factor=0.0)}, "scales and shifts latents by 0.0 and 0.1, expected a number above 0"),
+        (lambda: {"vae": decoder(shift_factor="much")}, "by 0.5 and 'much', expected"),
         (lambda: {"vae": decoder(), "text": DiT(8, 1, 3, width=8, heads=1, blocks=1)}, "several components"),
         (lambda: {"vae": DiT(8, 1, 3, width=8, heads=1, blocks=1)}, "`vae` is a DiT, and an AutoencoderKL"),
         (dict, "draws 4 channels, and pictures have 1 or 3"),
@@ -142,6 +149,37 @@ def test_what_is_no_decoder_of_it_is_refused(parts, said, data, tmp_path):
         ImageGeneration().load(tmp_path / "other", data, seed=0)
 
 
+def test_a_decoder_that_is_named_and_not_there_is_told(folder, model, data, tmp_path):
+    """A network of 3 channels would draw pictures else."""
+    shutil.copytree(folder / "pretrained", tmp_path / "partly")
+    (tmp_path / "partly" / "vae" / "diffusion_pytorch_model.safetensors").unlink()
+    with pytest.raises(SourceError, match="names a `vae`, and .*vae holds no weights"):
+        ImageGeneration().load(tmp_path / "partly", data, seed=0)
+    how = described(model).model_copy(update={"shape": (3, 8, 8)})
+    network = DiT(8, 3, 3, patch=4, width=8, blocks=1, heads=1)
+    Model.wrap(network, {FILE: how.written()}).save(tmp_path / "alone")
+    with pytest.raises(SourceError, match="draws latents, and the `vae` that decodes them is not there"):
+        ImageGeneration().load(tmp_path / "alone", data, seed=0)
+
+
+def test_latents_of_another_decoder_are_no_lesson(model, tmp_path):
+    other = model.copy()
+    with torch.no_grad():
+        other.component("vae").module.decoder.conv_out.bias.add_(0.1)
+    for name, each in (("mine", model), ("equal", model), ("theirs", other)):
+        each.save(tmp_path / name)
+    for step in (DistillSteps(teacher="taught"), DistillLayers(teacher="taught")):
+        with pytest.raises(UnsupportedModel, match="latents of teacher taught are decoded by another `vae`"):
+            step.check(tmp_path / "mine", {"taught": tmp_path / "theirs"})
+    DistillSteps(teacher="taught").check(tmp_path / "mine", {"taught": tmp_path / "equal"})
+
+
+def test_few_rows_are_decoded_at_once(model, data, tmp_path):
+    files = write_side_files(model, tmp_path / "files")
+    feeds, order = ImageGeneration(steps=4).scored_feeds(data.split("train"), files)
+    assert [len(feed["seed"]) for feed in feeds] == [16] * (len(order) // 16) + [len(order) % 16] * bool(len(order) % 16)
+
+
 def test_what_latents_cannot_do_is_refused(model, data, tmp_path):
     how = described(model)
     step = Adaptive(teacher="source")
@@ -152,6 +190,16 @@ def test_what_latents_cannot_do_is_refused(model, data, tmp_path):
         next(iter(ImageGeneration().batches(data.split("train"), tmp_path, batch_size=4)))
     with pytest.raises(UnsupportedModel, match="nothing to calibrate by"):
         ImageGeneration().calls(data.split("calibration"), tmp_path)
+
+
+def test_a_step_that_has_nothing_to_calibrate_by_is_refused_before_anything_is_trained(folder, model, data, tmp_path):
+    model.save_files(tmp_path)
+    path = folder / "quantised.yaml"
+    path.write_text(PLAN.replace("targets:", "  - quantize-static: {}\n    only: [onnxruntime]\ntargets:"), encoding="utf-8")
+    with pytest.raises(UnsupportedModel, match="quantize-static: the model draws latents.*nothing to calibrate by"):
+        check_batches(load_plan(path), data, tmp_path)
+    (folder / "plan.yaml").write_text(PLAN, encoding="utf-8")
+    check_batches(load_plan(folder / "plan.yaml"), data, tmp_path)
 
 
 # ------------------------------------------------------------------ a whole plan
