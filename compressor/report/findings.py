@@ -158,8 +158,8 @@ class Findings:
     def chain(self, target: str) -> tuple[Step, ...]:
         """The steps that lead to a target's final file, in order: the trunk, then the target's branch; after a step what else it made."""
         stages = [stage for stage in self.report.stages if stage.target in (None, target)]
-        names = {stage.name for stage in stages}
-        final = next((each for each in reversed(stages) if not each.rolled_back and each.name.rpartition(".")[0] not in names), None)
+        besides = {stage.name for stage in stages if any(stage.name.startswith(f"{each.name}.") for each in stages)}
+        final = next((each for each in reversed(stages) if not each.rolled_back and each.name not in besides), None)
         return tuple(self._step(stage, target, last=stage is final) for stage in stages)
 
     def _step(self, stage: Stage, target: str, *, last: bool) -> Step:

@@ -170,7 +170,11 @@ def _side_by_side(report: Report) -> Iterator[str]:
     for target, steps in found.by_target:
         yield from (f"On {escaped(target)}; quality on validation.", "")
         rows = [
-            (wording.step(each.name, rolled_back=each.rolled_back), *(_number(each.effort.get(name)) for name in found.names), *_worth(each))
+            (
+                wording.step(each.name, rolled_back=each.rolled_back),
+                *(_number(each.effort.get(name)) for name in found.names),
+                *_worth(each),
+            )
             for each in steps
         ]
         named = ("model", *found.names, "quality", "median latency", "throughput")

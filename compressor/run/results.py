@@ -153,8 +153,10 @@ def _with_times(measured: Measured, accept: Accept, final: str, latencies: Seque
 
 
 def differences(bound: Bound, candidate: Evaluation, reference: Evaluation) -> tuple[Difference, ...]:
-    """A candidate against the plan's reference by every measure; the one that quality is held by comes first."""
-    names = sorted((each.name for each in bound.task.measures()), key=lambda name: name != candidate.scores.metric)
+    """A candidate against the plan's reference by every measure that both have; the one that quality is held by comes first."""
+    mine, theirs = ({metric.name for metric in each.scores.metrics} for each in (candidate, reference))
+    known = [each.name for each in bound.task.measures() if each.name in mine & theirs]
+    names = sorted(known, key=lambda name: name != candidate.scores.metric)
     return tuple(bound.task.compare(candidate, reference, metric=name, name=bound.reference, seed=bound.seed) for name in names)
 
 

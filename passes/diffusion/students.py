@@ -181,7 +181,9 @@ def check_decoders(given: Path, origins: Mapping[str, Path], teacher: str) -> No
     from compressor.tasks.generation.latents import same_decoder
 
     if not same_decoder(given, origins[teacher]):
-        raise UnsupportedModel(f"latents of teacher {teacher} are decoded by another `vae` than the student's: they are no lesson for it")
+        raise UnsupportedModel(
+            f"latents of teacher {teacher} are decoded by another `vae` than the student's: they are no lesson for it"
+        )
 
 
 def check_unlabelled(mine: Description, theirs: Description, teacher: str) -> None:

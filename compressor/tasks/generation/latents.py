@@ -58,7 +58,9 @@ def decoded_shape(model: Model, shape: tuple[int, int, int], source: Path) -> tu
         raise UnsupportedModel(f"{source}: latents with a mean and a deviation for each channel are not read")
     if not _is_measured(module):
         told = f"{config['scaling_factor']!r:.40} and {config.get('shift_factor')!r:.40}"
-        raise UnsupportedModel(f"{source}: `{COMPONENT}` scales and shifts latents by {told}, expected a number above 0 and a number")
+        raise UnsupportedModel(
+            f"{source}: `{COMPONENT}` scales and shifts latents by {told}, expected a number above 0 and a number"
+        )
     times = 2 ** (len(config["block_out_channels"]) - 1)
     return int(config["out_channels"]), times * height, times * width
 

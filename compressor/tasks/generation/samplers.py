@@ -50,7 +50,13 @@ class Sampling(Described):
         rows = list(SAMPLERS[self.sampler](levels))
         at, gone_on = np.array([row[0] for row in rows]), np.array([row[1:] for row in rows])
         evaluated = levels[at]
-        given = (evaluated.time, self.spans(levels, at), process.scale(evaluated), *process.clean(evaluated), *np.tile(guided, (len(at), 1)).T)
+        given = (
+            evaluated.time,
+            self.spans(levels, at),
+            process.scale(evaluated),
+            *process.clean(evaluated),
+            *np.tile(guided, (len(at), 1)).T,
+        )
         return np.concatenate([np.stack(given, axis=1), gone_on, blocks_at(evaluated.time, depths)[:, None]], axis=1)
 
     def spans(self, levels: Levels, at: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -153,7 +153,7 @@ def test_a_decoder_that_is_named_and_not_there_is_told(folder, model, data, tmp_
     """A network of 3 channels would draw pictures else."""
     shutil.copytree(folder / "pretrained", tmp_path / "partly")
     (tmp_path / "partly" / "vae" / "diffusion_pytorch_model.safetensors").unlink()
-    with pytest.raises(SourceError, match="names a `vae`, and .*vae holds no weights"):
+    with pytest.raises(SourceError, match=r"names a `vae`, and .*vae holds no weights"):
         ImageGeneration().load(tmp_path / "partly", data, seed=0)
     how = described(model).model_copy(update={"shape": (3, 8, 8)})
     network = DiT(8, 3, 3, patch=4, width=8, blocks=1, heads=1)
@@ -196,7 +196,7 @@ def test_a_step_that_has_nothing_to_calibrate_by_is_refused_before_anything_is_t
     model.save_files(tmp_path)
     path = folder / "quantised.yaml"
     path.write_text(PLAN.replace("targets:", "  - quantize-static: {}\n    only: [onnxruntime]\ntargets:"), encoding="utf-8")
-    with pytest.raises(UnsupportedModel, match="quantize-static: the model draws latents.*nothing to calibrate by"):
+    with pytest.raises(UnsupportedModel, match=r"quantize-static: the model draws latents.*nothing to calibrate by"):
         check_batches(load_plan(path), data, tmp_path)
     (folder / "plan.yaml").write_text(PLAN, encoding="utf-8")
     check_batches(load_plan(folder / "plan.yaml"), data, tmp_path)
