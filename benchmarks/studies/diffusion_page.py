@@ -217,7 +217,9 @@ def _inside(study: Study, found: dict[Cell, Found]) -> str:
         return f"**Whether students are inside it is not decided: {SPREAD - len(values)} of {SPREAD} teachers were not trained.**"
     cells = [cell for cell in found if cell.kind in METHODS]
     near = [cell for cell in cells if study.distance(cell).value <= _farthest(values)]
-    return f"Inside it by Frechet distance: {', '.join(f'{each.kind} in {each.sampling.steps}' for each in near) or 'no student'}."
+    return (
+        f"Inside it by Frechet distance: {', '.join(f'{each.kind} in {each.sampling.steps}' for each in near) or 'no student'}."
+    )
 
 
 def costs(study: Study) -> Iterator[str]:
