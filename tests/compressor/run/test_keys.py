@@ -111,7 +111,7 @@ def test_quantiser_of_the_branch_is_in_the_key_with_its_version(bound, monkeypat
     before = key(bound(), 1, OpenVino.dialect)
     monkeypatch.setattr(step_module, "version", lambda name: "99" if name == "nncf" else "1")
     after = key(bound(), 1, OpenVino.dialect)
-    assert '"quantizer": {"nncf": "99", "openvino": "1"}' in after
+    assert '"quantizer": {"nncf": "99", "onnx-ir": "1", "openvino": "1"}' in after
     assert after != before
 
 
@@ -136,7 +136,7 @@ def test_lowering_depends_on_every_format_on_the_way(tmp_path):
     builder = Builder(Listening(), task, "text-classification", ("a", "b"), {})
     builder.lower(StoredResult("", "digest", tmp_path, {}, 0.0, found=True), "torch", "openvino", OpenVino())
     assert [(each["from"], each["to"]) for each in asked] == [("torch", "onnx"), ("onnx", "openvino")]
-    assert [set(each["requires"]) for each in asked] == [{"torch", "onnx", "onnxscript", "onnx-ir"}, {"openvino"}]
+    assert [set(each["requires"]) for each in asked] == [{"torch", "onnx", "onnxscript", "onnx-ir"}, {"openvino", "onnx-ir"}]
     assert asked[0]["version"] == Onnx.version
 
 
@@ -298,7 +298,7 @@ def test_key_of_a_step_that_measures_holds_its_target_and_the_machine(whole, key
 def test_key_below_torch_holds_the_dialect_and_its_quantiser_and_no_group(whole, keys):
     step, dialect = whole.passes[3], OpenVino.dialect
     found = keys.step(step, "parent", {}, dialect)
-    quantised = {"dialect": asdict(dialect), "quantizer": {"nncf": "nncf 1", "openvino": "openvino 1"}}
+    quantised = {"dialect": asdict(dialect), "quantizer": {"nncf": "nncf 1", "openvino": "openvino 1", "onnx-ir": "onnx-ir 1"}}
     assert found == alone(expected(step, **quantised))
     assert keys.step(step, "parent", {}, OnnxRuntime.dialect)["quantizer"].items() >= {"onnxruntime": "onnxruntime 1"}.items()
     assert keys.step(whole.passes[0], "parent", {}, dialect)["quantizer"] == {}, "it does not quantise"
