@@ -281,7 +281,8 @@ def test_rows_to_try_are_telling_ones(runs, tmp_path):
     sure = {row: each.after for row, each in zip(doubted, rows.sure(doubted), strict=True)}
     others = rows.sure([row for words, row in offered if words == "both agree"])
     assert sorted(sure.values()) == list(sure.values())
-    assert max(sure.values()) <= min(each.after for each in others)
+    assert doubted
+    assert max(sure.values()) <= min((each.after for each in others), default=1.0)  # on so few rows all may be doubted
 
 
 def test_rows_that_are_gone_are_told_by_the_report(runs, tmp_path):

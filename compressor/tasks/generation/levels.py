@@ -12,7 +12,6 @@ from compressor.contracts.statistics import paired
 from compressor.tasks.batches import grouped
 from compressor.tasks.generation.description import Description
 from compressor.tasks.generation.samplers import asked_once
-from compressor.tasks.inputs.sampling import noise_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -47,6 +46,8 @@ def errors_of(
         batch: rows of one call.
     """
     import numpy as np
+
+    from compressor.tasks.inputs.sampling import noise_of
 
     alone, found = how.model_copy(update={"policy": None}), np.zeros(len(real))
     for at in range(min(LEVELS, len(real))):

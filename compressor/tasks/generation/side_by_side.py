@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from compressor.contracts import Evaluation
 from compressor.contracts.notes import MOST_PICTURES, Images, Note, Remark
-from compressor.tasks.inputs.sampling import as_seen
 
 if TYPE_CHECKING:
     import numpy as np
@@ -56,6 +55,8 @@ def first_of_classes(labels: NDArray[np.int64]) -> list[int]:
 def strip(pictures: NDArray[np.float32]) -> str:
     """Pictures `[n, C, H, W]` in [-1, 1] side by side as one PNG in base64, smaller until it may stand in a report; what is no number is grey."""
     from PIL import Image
+
+    from compressor.tasks.inputs.sampling import as_seen
 
     shown = ((as_seen(_finite(pictures)) + 1) * 127.5).round().astype("uint8").transpose(0, 2, 3, 1)
     cells = [Image.fromarray(each[..., 0] if each.shape[-1] == 1 else each) for each in shown]

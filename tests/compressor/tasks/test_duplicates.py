@@ -9,7 +9,7 @@ import re
 import pytest
 from datasets import Dataset, Features, Image, Value
 
-from compressor.contracts import Columns
+from compressor.contracts import Columns, derived_seed
 from compressor.errors import SourceError
 from compressor.plan.specs import DataSpec
 from compressor.tasks.data import named_files, split_rows
@@ -366,7 +366,7 @@ def test_limits_and_calibration_are_drawn_by_the_seed_in_the_order_of_the_rows()
     assert texts(data, "train") == [rows["train"][at][0] for at in train]
     test = sorted(np.random.default_rng(3).permutation(6)[:4].tolist())
     assert texts(data, "test") == [rows["test"][at][0] for at in test]
-    drawn = sorted(np.random.default_rng(4).permutation(20)[:5].tolist())
+    drawn = sorted(np.random.default_rng(derived_seed(3, "calibration")).permutation(20)[:5].tolist())
     assert texts(data, "calibration") == [texts(data, "train")[at] for at in drawn]
     assert len(data.split("validation")) == 6
     assert texts(load(rows, limit={"test": 6}), "test") == texts(load(rows), "test")
