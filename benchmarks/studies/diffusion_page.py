@@ -47,27 +47,9 @@ def document(study: Study, out: Path) -> str:
     found, book = study.there(), study.book
     if not found or next(iter(found)) != next(teachers()):
         raise SystemExit("no teacher is there yet")
-    report = book.report("teacher-0")
     save_grid(book, found, out.with_suffix(".png"))
-    trained = report.stages[-1]
     lines = [
-        "# Fewer steps for a network that draws: what was measured",
-        "",
-        f"`{command(study)}` remakes this page.",
-        "",
-        *lacking(study, found),
-        "",
-        *machine_lines(report),
-        f"- Data: Fashion-MNIST (MIT licence), {report.data.splits[0].rows:,} rows to train on. Network: `dit`, 1.85 M parameters, patches of 4.",
-        f"- Teacher: {book.size.epochs} epochs of `plans/diffusion-teacher.yaml` ({BATCH} rows a step), {trained.seconds / 60:.0f} minutes on one",
-        f"  core. Guidance {GUIDANCE:g}, which takes two evaluations a step; students have it folded in and take one.",
-        f"- Equal training compute: {book.size.evaluations:,} evaluations of the network by each student (a backward pass counts as two),",
-        f"  {BATCH} rows a step, AdamW at {book.size.rate:g} for all (none was tried), falling to 0; an average of the weights is kept. One training",
-        "  serves all numbers of steps, but of `progressive`, which trains four times for as much in all.",
-        f"- Scores: {book.size.drawn:,} pictures of the labels of the first test rows, picture i from the noise of seed i whatever draws it, in",
-        f"  PyTorch, against {len(study.bound[1]):,} test rows, by features of the data's own classifier",
-        f"  ({book.real().features.space.digest[:12]}, right on {study.bound[2]:.1%} of these real pictures). Intervals of 95 % over draws of",
-        "  pictures, of these trainings; differences are paired by noise. The kernel distance is the cubic one.",
+        *opening(study, found),
         "",
         *pictures(out),
         "",
@@ -116,6 +98,32 @@ def document(study: Study, out: Path) -> str:
         *goals(study, found),
     ]
     return "\n".join(lines) + "\n"
+
+
+def opening(study: Study, found: dict[Cell, Found]) -> list[str]:
+    """Title, what is not there, and how all was made."""
+    book = study.book
+    report = book.report("teacher-0")
+    trained = report.stages[-1]
+    return [
+        "# Fewer steps for a network that draws: what was measured",
+        "",
+        f"`{command(study)}` remakes this page.",
+        "",
+        *lacking(study, found),
+        "",
+        *machine_lines(report),
+        f"- Data: Fashion-MNIST (MIT licence), {report.data.splits[0].rows:,} rows to train on. Network: `dit`, 1.85 M parameters, patches of 4.",
+        f"- Teacher: {book.size.epochs} epochs of `plans/diffusion-teacher.yaml` ({BATCH} rows a step), {trained.seconds / 60:.0f} minutes on one",
+        f"  core. Guidance {GUIDANCE:g}, which takes two evaluations a step; students have it folded in and take one.",
+        f"- Equal training compute: {book.size.evaluations:,} evaluations of the network by each student (a backward pass counts as two),",
+        f"  {BATCH} rows a step, AdamW at {book.size.rate:g} for all (none was tried), falling to 0; an average of the weights is kept. One training",
+        "  serves all numbers of steps, but of `progressive`, which trains four times for as much in all.",
+        f"- Scores: {book.size.drawn:,} pictures of the labels of the first test rows, picture i from the noise of seed i whatever draws it, in",
+        f"  PyTorch, against {len(study.bound[1]):,} test rows, by features of the data's own classifier",
+        f"  ({book.real().features.space.digest[:12]}, right on {study.bound[2]:.1%} of these real pictures). Intervals of 95 % over draws of",
+        "  pictures, of these trainings; differences are paired by noise. The kernel distance is the cubic one.",
+    ]
 
 
 def command(study: Study) -> str:

@@ -4,6 +4,7 @@ operator of a library used that is not used otherwise, an option set."""
 from __future__ import annotations
 
 import sys
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -105,9 +106,9 @@ class Rewritten(OnnxRuntime):  # type: ignore[misc] # found by its entry point
         onnx.save(graph, out / self.file)
 
     @staticmethod
+    @abstractmethod
     def rewrite(graph: onnx.ModelProto) -> None:
         """In place."""
-        raise NotImplementedError
 
 
 class SkipNorms(Rewritten):

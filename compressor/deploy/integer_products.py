@@ -6,10 +6,9 @@ activations more for each product. Of a `Gemm` that gives floats it makes none, 
 
 from __future__ import annotations
 
-from collections import defaultdict
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from compressor.deploy.patterns import drop_unused, read_by
+from compressor.deploy.patterns import Reads, drop_unused
 
 if TYPE_CHECKING:
     import onnx
@@ -31,7 +30,7 @@ class Quantised(NamedTuple):
 
 def join_biases(graph: onnx.ModelProto) -> int:
     """Make the operator of every product whose inputs are quantised, with the bias that is added next, in place. How many there are."""
-    found = _Graph(graph)
+    found = _Products(graph)
     for node in list(graph.graph.node):
         if (operands := found.operands(node)) is not None:
             found.make_product(node, *operands)
@@ -39,17 +38,15 @@ def join_biases(graph: onnx.ModelProto) -> int:
     return found.finish()
 
 
-class _Graph:
+class _Products(Reads):
+    """A graph whose products are made the operator, one by one."""
+
     def __init__(self, graph: onnx.ModelProto) -> None:
-        self.model, self.graph = graph, graph.graph
-        self.made = {name: node for node in self.graph.node for name in node.output}
-        self.readers = defaultdict[str, list["onnx.NodeProto"]](list)
-        for node in self.graph.node:
-            for name in read_by(node):
-                self.readers[name].append(node)
-        self.given = {each.name for each in self.graph.output}
-        self.constants = {each.name: each for each in self.graph.initializer}
+        super().__init__(graph)
+        self.model = graph
         self.products: list[onnx.NodeProto] = []
+        self._turned = dict[str, str]()
+        """By weights `[outputs, inputs]`: the same the other way round."""
 
     # ---------------------------------------------------------- what can be made
 
@@ -96,10 +93,9 @@ class _Graph:
             return None
         if not turned:
             return found
-        name = f"{found.bytes}_turned"
-        if name not in self.constants:
-            self.add(name, numpy_helper.to_array(weight).T)
-        return found._replace(bytes=name)
+        if found.bytes not in self._turned:
+            self._turned[found.bytes] = self.add(f"{found.bytes}_turned", numpy_helper.to_array(weight).T)
+        return found._replace(bytes=self._turned[found.bytes])
 
     def _one(self, name: str) -> bool:
         return name in self.constants and not self.constants[name].dims
@@ -156,9 +152,7 @@ class _Graph:
                 continue
             for product in filter(None, products):
                 width = self._outputs(product.input[1])
-                name = f"{product.output[0]}_bias"
-                self.add(name, values[start : start + width])
-                product.input.append(name)
+                product.input.append(self.add(f"{product.output[0]}_bias", values[start : start + width]))
                 start += width
             node.input[ATTENTION_BIAS] = ""
 
@@ -168,15 +162,6 @@ class _Graph:
             return False
         readers = self.readers[product.output[0]]
         return len(readers) == 1 and readers[0].output[0] == reader.output[0] and product.output[0] not in self.given
-
-    def add(self, name: str, values: Any) -> None:
-        """A further constant."""
-        import numpy as np
-        from onnx import numpy_helper
-
-        made = numpy_helper.from_array(np.ascontiguousarray(values), name)
-        self.graph.initializer.append(made)
-        self.constants[name] = made
 
     def finish(self) -> int:
         """Leave out what nobody reads any more, and name the domain."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -48,8 +49,8 @@ class Torch(Target):
         return {FREEZING: "1"}
 
     def build(self, source: Artifact, out: Path, **_: object) -> None:
-        """Nothing: files lie where they were made."""
-        raise NotImplementedError
+        """Copy what its makers wrote."""
+        shutil.copytree(source.path, out, dirs_exist_ok=True)
 
     def open(self, built: Path) -> _TorchSession:
         """Load."""
@@ -131,9 +132,13 @@ class _TorchSession:
             logits = self.function(*(torch.from_numpy(feed[name]) for name in INPUTS))
         return {"logits": logits.float().numpy()}, None
 
-    def cut(self, state: Any, length: int, *, graph: str = "model") -> object:
-        """Nothing is kept."""
-        raise NotImplementedError
+    def cut(self, state: Any, length: int, *, graph: str = "model") -> object:  # noqa: ARG002 - as sessions have it
+        """There is no state.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError("a classifier keeps nothing between calls")
 
     def facts(self) -> dict[str, str]:
         """Threads."""
