@@ -185,10 +185,9 @@ class Rows:
 
     def telling(self) -> Iterator[tuple[str, int]]:
         """Rows to try, with what is telling of each: differences first, then those that the compressed model is least sure of, then others."""
-        seen: set[int] = set()
+        seen = {each.row for each in self.differing}
         for kind, words in self.kinds.items():
             for each in [each for each in self.differing if each.kind == kind][:3]:
-                seen.add(each.row)
                 yield f"they differ, {words}", each.row
         for words, row in self._alike():
             if row not in seen:
