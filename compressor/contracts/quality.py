@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from compressor.contracts.notes import Record
+from compressor.errors import UnsupportedModel
 
 
 class Interval(Record):
@@ -53,8 +54,15 @@ class Scores(Record):
         return self.of(self.metric)
 
     def of(self, name: str) -> Metric:
-        """The metric of that name."""
-        return next(metric for metric in self.metrics if metric.name == name)
+        """The metric of that name.
+
+        Raises:
+            UnsupportedModel: a task has it, and could not measure it of this model.
+        """
+        found = {metric.name: metric for metric in self.metrics}
+        if name not in found:
+            raise UnsupportedModel(f"{name} is not measured of this model; `metric:` may be {', '.join(found)}")
+        return found[name]
 
 
 class Difference(Record):

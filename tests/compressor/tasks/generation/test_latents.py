@@ -13,6 +13,7 @@ import torch
 from furnished import command
 from PIL import Image
 
+from compressor.api import run
 from compressor.deploy.session import predictor
 from compressor.errors import SourceError, UnsupportedModel
 from compressor.model import Model
@@ -128,6 +129,12 @@ def test_our_network_draws_latents_too(data, tmp_path):
     Model.wrap(parts, main="model").save(tmp_path / "ours")
     how = described(ImageGeneration(guidance=2).load(tmp_path / "ours", data, seed=0))
     assert (how.shape, how.decoded) == ((4, 8, 8), (3, 16, 16))
+
+
+def test_a_measure_that_latents_do_not_have_is_refused_by_name(folder, tmp_path):
+    (folder / "judged.yaml").write_text(f"metric: denoising-error\n{PLAN}")
+    with pytest.raises(UnsupportedModel, match="denoising-error is not measured of this model; `metric:` may be"):
+        run(load_plan(folder / "judged.yaml"), out=tmp_path / "run", store=tmp_path / "store")
 
 
 @pytest.mark.parametrize(
