@@ -273,8 +273,8 @@ def test_bits_fall_in_stages_that_share_the_steps(tmp_path):
         "Losses by weight, 4 bits or more ",
         "Losses by weight ",
     ]
-    first = [curve[0][1] for curve in curves.values()]
-    assert first[1] < first[2], "two bits begin farther away than four"
+    mean = [np.mean([loss for _, loss in curve]) for curve in curves.values()]  # each stage sees all rows equally often, in its own order
+    assert mean[1] < mean[2], "two bits are farther away than four"
     other, _ = trained(tmp_path / "at once", weights=2)
     assert not np.array_equal(outputs(model), outputs(other))
     assert len(model.edits) == len(other.edits), "no trace of the stages"
