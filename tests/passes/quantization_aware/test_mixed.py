@@ -273,7 +273,9 @@ def test_bits_fall_in_stages_that_share_the_steps(tmp_path):
         "Losses by weight, 4 bits or more ",
         "Losses by weight ",
     ]
-    mean = [np.mean([loss for _, loss in curve]) for curve in curves.values()]  # each stage sees all rows equally often, in its own order
+    mean = [
+        np.mean([loss for _, loss in curve]) for curve in curves.values()
+    ]  # each stage sees all rows equally often, in its own order
     assert mean[1] < mean[2], "two bits are farther away than four"
     other, _ = trained(tmp_path / "at once", weights=2)
     assert not np.array_equal(outputs(model), outputs(other))
