@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -29,7 +28,7 @@ from compressor.contracts import (
 )
 from compressor.deploy.fixed import FixedSession, told, why_not
 from compressor.deploy.graphs import graphs_of
-from compressor.deploy.openvino import save_representation
+from compressor.deploy.openvino import core, save_representation
 from compressor.deploy.profiling import CountedSession
 from compressor.deploy.stateful import stateful
 from compressor.errors import UnsupportedModel
@@ -188,7 +187,7 @@ class OpenVino(Target):
 
     def _read(self, built: Path, graph: Graph) -> Any:
         path, main = (built / self.file_of(name, built) for name in (graph.name, Graph.name))
-        return _core().read_model(str(path), str(weights_of(path, main)))
+        return core().read_model(str(path), str(weights_of(path, main)))
 
     def _require_cache(self, graphs: Sequence[Graph]) -> None:
         if self.cache != "auto" and not any(graph.growth for graph in graphs):
@@ -224,7 +223,7 @@ class OpenVino(Target):
             graph.growth
             and self.threads == 1
             and self.precision != "f32"
-            and "BF16" in _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+            and "BF16" in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         ):
             raise UnsupportedModel(
                 "OpenVINO ends the process (a division by zero) where one thread computes attention with a cache in bf16: say threads: 2, or "
@@ -236,28 +235,13 @@ class OpenVino(Target):
             options["KV_CACHE_PRECISION"] = EIGHT
         if watched:
             options["PERF_COUNT"] = True
-        return _core().compile_model(self._read(built, graph), "CPU", options)
-
-
-@cache
-def _core() -> Any:
-    """OpenVINO's core, one in a process and never let go.
-
-    Its plugin gives the thread that made it a stack for signals (where the processor has AMX) and unmaps that stack when it goes,
-    from whatever thread: the next signal that Python handles would end the process.
-    """
-    from compressor.deploy.telemetry import silence
-
-    silence()
-    import openvino
-
-    return openvino.Core()
+        return core().compile_model(self._read(built, graph), "CPU", options)
 
 
 def _write_fixed(source: Path, to: Path, graph: Graph, sizes: Mapping[str, int]) -> None:
     import openvino
 
-    model = _core().read_model(str(source))
+    model = core().read_model(str(source))
     axes = {port.name: [sizes.get(str(axis), axis) for axis in port.axes] for port in graph.inputs}
     named = {name: port for port in model.inputs for name in port.get_names()}
     dims = {name: [axis if isinstance(axis, int) else -1 for axis in each] for name, each in axes.items() if name in named}
@@ -266,7 +250,7 @@ def _write_fixed(source: Path, to: Path, graph: Graph, sizes: Mapping[str, int])
 
 
 def _write_stateful(source: Path, to: Path, graph: Graph) -> None:
-    save_representation(stateful(_core().read_model(str(source)), graph), to)
+    save_representation(stateful(core().read_model(str(source)), graph), to)
 
 
 class _OpenVinoSession:

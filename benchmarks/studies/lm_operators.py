@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections import defaultdict
 from collections.abc import Callable
 from importlib import import_module
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from compressor.contracts import Feed, Session, Target, registry
+from compressor.deploy.openvino import core
 from compressor.tasks.language.cache import IDS, KEPT, MASK
 from compressor.tasks.language.decoding import decoded, filled
 
@@ -61,8 +61,7 @@ def _openvino(runtime: Target, built: Path, feed: Feed) -> dict[str, float]:
     import numpy as np
 
     counters = import_module(f"{type(runtime).__module__}_profile").counters
-    core = sys.modules[type(runtime).__module__]._core()
-    core.set_property("CPU", {"PERF_COUNT": "YES"})
+    core().set_property("CPU", {"PERF_COUNT": "YES"})
     session: Any = runtime.open(built)
     _, mask, state = filled(session, feed)
     before = {each.name: each.seconds for each in counters(state.line.held, 1)}

@@ -22,6 +22,7 @@ from compressor.contracts import Artifact, Dialect, Feed, Missing, Session, Targ
 from compressor.deploy.bench import QUIET
 from compressor.deploy.build import beside
 from compressor.deploy.graphs import describe
+from compressor.deploy.openvino import core
 from compressor.tasks.language.cache import IDS, KEPT, LOGITS, MASK
 from compressor.tasks.language.causal_lm import CausalLM
 
@@ -162,7 +163,7 @@ def compressed_by_nncf(built: Path, out: Path, task: CausalLM) -> Path:
         shutil.rmtree(out, ignore_errors=True)
         out.mkdir(parents=True)
         file = registry.load("target", "openvino").file
-        made = nncf.compress_weights(openvino.Core().read_model(built / file), mode=nncf.CompressWeightsMode.INT8_ASYM)
+        made = nncf.compress_weights(core().read_model(built / file), mode=nncf.CompressWeightsMode.INT8_ASYM)
         openvino.save_model(made, out / file, compress_to_fp16=False)
         _finished(built, out, task)
     return out

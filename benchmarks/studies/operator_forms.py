@@ -3,7 +3,6 @@ operator of a library used that is not used otherwise, an option set."""
 
 from __future__ import annotations
 
-import sys
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
 from compressor.contracts import Artifact, Dialect, Graph, Target, registry
 from compressor.contracts.target import Rewrite
+from compressor.deploy.openvino import core
 from compressor.deploy.patterns import drop_unused
 
 if TYPE_CHECKING:
@@ -225,7 +225,7 @@ class OpenVinoWith(OpenVino):  # type: ignore[misc] # found by its entry point
             "PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": "1", "INFERENCE_NUM_THREADS": self.threads, "ENABLE_CPU_PINNING": False,
             "INFERENCE_PRECISION_HINT": "f32", **({"PERF_COUNT": True} if watched else {}), **self.options,
         }  # fmt: skip
-        return sys.modules[OpenVino.__module__]._core().compile_model(self._read(built, graph), "CPU", options)
+        return core().compile_model(self._read(built, graph), "CPU", options)
 
 
 class Bf16(OpenVinoWith):

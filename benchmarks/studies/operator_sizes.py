@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from compressor.contracts import Candidate
+from compressor.deploy.openvino import core
 from compressor.report.markdown import table
 
 if TYPE_CHECKING:
@@ -91,12 +92,10 @@ def _in_openvino(files: Mapping[int, Path]) -> Iterator[tuple[str, Callable[[], 
     from compressor.deploy.telemetry import silence
 
     silence()
-    import openvino
-
-    core, x = openvino.Core(), np.random.default_rng(0).normal(size=(ROWS, HIDDEN)).astype(np.float32)
+    x = np.random.default_rng(0).normal(size=(ROWS, HIDDEN)).astype(np.float32)
     options = {"INFERENCE_NUM_THREADS": 1, "NUM_STREAMS": "1", "INFERENCE_PRECISION_HINT": "f32"}
     for width, path in files.items():
-        request = core.compile_model(str(path), "CPU", options).create_infer_request()
+        request = core().compile_model(str(path), "CPU", options).create_infer_request()
         yield str(width), lambda request=request: request.infer({"x": x}, share_inputs=True)  # type: ignore[misc]
 
 

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Collection, Iterator
+import threading
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from compressor.contracts import Artifact, Dialect, Format, Task
 from compressor.deploy.masks import once_for_all_queries
 
 if TYPE_CHECKING:
     from compressor.contracts.target import Rewrite
+
+Found = TypeVar("Found")
 
 
 class OpenVinoIr(Format):
@@ -35,6 +39,46 @@ class OpenVinoIr(Format):
         for path in sorted(artifact.path.glob("*.onnx")):
             with _narrowed(path, leaves=dialect.leaves) as graph:
                 save_representation(openvino.convert_model(str(graph)), out / f"{path.stem}.xml")
+
+
+@cache
+def core() -> Any:
+    """OpenVINO's core, one in a process and never let go."""
+    from compressor.deploy.telemetry import silence
+
+    silence()
+    import openvino
+
+    def made() -> Any:
+        found = openvino.Core()
+        found.get_property("CPU", "FULL_DEVICE_NAME")  # it loads its plugin when it is first asked about a device
+        return found
+
+    return in_thread(made)
+
+
+def in_thread(work: Callable[[], Found]) -> Found:
+    """Call `work()` in a new thread, wherever it or what it calls may make a core of OpenVINO's.
+
+    A core's plugin gives the thread that loads it a stack for signals (where the processor has AMX) and unmaps that stack when it goes,
+    from whatever thread and in whatever order: the next signal that Python handles would end the process. Libraries such as NNCF make
+    cores and let them go as they please. A thread that has ended handles no signals.
+    """
+    found: list[Found] = []
+    raised: list[BaseException] = []
+
+    def call() -> None:
+        try:
+            found.append(work())
+        except BaseException as error:  # raised again where it is waited for
+            raised.append(error)
+
+    thread = threading.Thread(target=call, daemon=True)  # an interruption does not wait for it
+    thread.start()
+    thread.join()
+    if raised:
+        raise raised[0]
+    return found[0]
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compressor.contracts import Feed
-from compressor.deploy.openvino import save_representation
+from compressor.deploy.openvino import core, in_thread, save_representation
 from passes.quantization.quantizers.layers import by_layer
 from passes.quantization.quantizers.weight_layers import require_named
 
@@ -74,9 +74,7 @@ def _value(output: Any) -> tuple[str, int]:
 
 def _answers(model: Any, feeds: Sequence[Feed]) -> Iterator[list[Any]]:
     """All outputs for each feed, in float32 where they are not quantised."""
-    import openvino
-
-    compiled = openvino.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    compiled = core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     known = {name for port in compiled.inputs for name in port.get_names()}
     request = compiled.create_infer_request()
     for feed in feeds:
@@ -109,15 +107,14 @@ def quantize_static(
     rows = [{name: array for name, array in feed.items() if name in names} for feed in feeds]
     unsmoothed = {"smooth_quant_alphas": AdvancedSmoothQuantParameters(convolution=-1, matmul=-1)} if one_of_several else {}
     fix = OverflowFix.ENABLE if bits == 7 else OverflowFix.DISABLE
+    given = {
+        "subset_size": len(rows),
+        "model_type": nncf.ModelType.TRANSFORMER,
+        "ignored_scope": _ignored(exact, exclude, named=named),
+        "advanced_parameters": AdvancedQuantizationParameters(overflow_fix=fix, **unsmoothed),
+    }
     with redirect_stdout(io.StringIO()):  # bars of its own
-        int8 = nncf.quantize(
-            exact,
-            nncf.Dataset(rows),
-            subset_size=len(rows),
-            model_type=nncf.ModelType.TRANSFORMER,
-            ignored_scope=_ignored(exact, exclude, named=named),
-            advanced_parameters=AdvancedQuantizationParameters(overflow_fix=fix, **unsmoothed),
-        )
+        int8 = in_thread(lambda: nncf.quantize(exact, nncf.Dataset(rows), **given))
     quantised = [op.get_friendly_name() for op in int8.get_ordered_ops() if any(map(_is_quantised, _read_by(op)))]
     return QuantizedIr(exact, int8, by_layer(quantised, ()))
 
@@ -131,8 +128,9 @@ def compress_weights(path: Path, out: Path, exclude: Sequence[str] = (), *, name
     import nncf
 
     exact, eight = read_model(path), nncf.CompressWeightsMode.INT8_ASYM
+    ignored = _ignored(exact, exclude, named=named)
     with redirect_stdout(io.StringIO()):  # bars of its own
-        compressed = nncf.compress_weights(exact, mode=eight, ignored_scope=_ignored(exact, exclude, named=named))
+        compressed = in_thread(lambda: nncf.compress_weights(exact, mode=eight, ignored_scope=ignored))
     save_representation(compressed, out)
 
 
@@ -201,11 +199,8 @@ def _ignored(model: Any, exclude: Sequence[str], *, named: bool) -> Any:
 
 def read_model(path: Path) -> Any:
     """OpenVINO's representation in a file, NNCF told to be quiet."""
-    from compressor.deploy.telemetry import silence
-
-    silence()
+    found = core().read_model(str(path))
     import nncf
-    import openvino
 
     nncf.set_log_level(logging.ERROR)
-    return openvino.Core().read_model(str(path))
+    return found

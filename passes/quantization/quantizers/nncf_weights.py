@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from compressor.contracts import Feed
-from compressor.deploy.openvino import save_representation
+from compressor.deploy.openvino import in_thread, save_representation
 from passes.quantization.quantizers.nncf import read_model
 from passes.quantization.quantizers.weight_layers import Chosen, Left, Wanted, require_float, require_named, require_rows
 
@@ -41,7 +41,7 @@ def compress(path: Path, out: Path, wanted: Wanted, *, feeds: Sequence[Feed] = (
     if wanted.algorithm in ALGORITHMS:
         given |= {ALGORITHMS[wanted.algorithm]: True, "dataset": nncf.Dataset(rows), "subset_size": len(rows)}
     with redirect_stdout(io.StringIO()):  # bars of its own
-        made = nncf.compress_weights(exact, **given)
+        made = in_thread(lambda: nncf.compress_weights(exact, **given))
     save_representation(made, out)
     return _found(made, wanted)
 

@@ -7,7 +7,6 @@ from dataclasses import replace
 import numpy as np
 import onnx
 import onnxruntime
-import openvino
 import pytest
 import torch
 from onnx import numpy_helper
@@ -16,7 +15,7 @@ from transformers import BertConfig, BertForSequenceClassification
 from compressor.contracts import Artifact, Graph
 from compressor.deploy.fusion import fuse
 from compressor.deploy.onnx import Onnx
-from compressor.deploy.openvino import OpenVinoIr
+from compressor.deploy.openvino import OpenVinoIr, core
 from compressor.model.model import Model
 from compressor.tasks.text_classification import TextClassification
 from compressor.testing.tiny import tiny_run
@@ -83,8 +82,8 @@ def in_openvino(graph, folder, *leaves):
     out.mkdir(parents=True)
     dialect = replace(OpenVino.dialect, leaves=leaves)
     OpenVinoIr().lower(Artifact("onnx", graph), out, task=TextClassification(), dialect=dialect)
-    compiled = openvino.Core().compile_model(str(out / "model.xml"), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    kinds = [node.get_type_name() for node in openvino.Core().read_model(str(out / "model.xml")).get_ops()]
+    compiled = core().compile_model(str(out / "model.xml"), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    kinds = [node.get_type_name() for node in core().read_model(str(out / "model.xml")).get_ops()]
     return kinds, lambda fed: compiled(fed)[0]
 
 

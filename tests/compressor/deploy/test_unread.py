@@ -7,7 +7,6 @@ from dataclasses import replace
 import numpy as np
 import onnx
 import onnxruntime
-import openvino
 import pytest
 import torch
 import transformers
@@ -16,6 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from compressor.contracts import Artifact, Graph
 from compressor.deploy.fusion import fuse
 from compressor.deploy.onnx import Onnx
+from compressor.deploy.openvino import core
 from compressor.deploy.unread import skip_unread_rows
 from compressor.model.model import Model
 from compressor.tasks.text_classification import TextClassification
@@ -99,7 +99,7 @@ def test_fusions_still_find_every_attention(graphs):
 
 def test_openvino_takes_the_graph(graphs, tmp_path):
     onnx.save(graphs[1], tmp_path / "model.onnx")
-    compiled = openvino.Core().compile_model(str(tmp_path / "model.onnx"), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    compiled = core().compile_model(str(tmp_path / "model.onnx"), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     known = {name for port in compiled.inputs for name in port.get_names()}
     for shape in SHAPES:
         found = compiled({name: array for name, array in feed(*shape).items() if name in known})[0]

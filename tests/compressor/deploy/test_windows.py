@@ -10,7 +10,6 @@ from types import SimpleNamespace
 import numpy as np
 import onnx
 import onnxruntime
-import openvino
 import pytest
 import torch
 import transformers
@@ -19,6 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 from compressor.contracts import Artifact, Graph
 from compressor.deploy.fusion import fuse
 from compressor.deploy.onnx import REWRITES, Onnx
+from compressor.deploy.openvino import core
 from compressor.deploy.scales import drop_empty_masks, fold_scales
 from compressor.deploy.windows import windows_as_products
 from compressor.model.edits import LiftLength
@@ -124,7 +124,7 @@ def test_fusions_still_find_every_attention(lowered):
 
 def test_openvino_takes_the_graph(lowered):
     path = lowered.folder / "rewritten" / "model.onnx"
-    compiled = openvino.Core().compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    compiled = core().compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     for shape in TAKES[lowered.kind]:
         x = numbers(shape)
         np.testing.assert_allclose(compiled(x)[0], outputs(lowered.whole, x), rtol=0, atol=1e-4)

@@ -3,18 +3,42 @@
 from __future__ import annotations
 
 import io
+import sys
+import threading
 from contextlib import redirect_stdout
 
 import numpy as np
 import pytest
 
+from compressor.deploy.openvino import core
 from passes.quantization.quantizers import nncf as quantizers
+from passes.quantization.quantizers.nncf_weights import compress
+from passes.quantization.quantizers.weight_layers import Wanted
 
 DRAW = np.random.default_rng(0)
 TABLE = (DRAW.normal(size=(300, 8)) * np.linspace(0.1, 3, 8)).astype(np.float32)
 ONE, TWO = (DRAW.normal(size=(8, 8)).astype(np.float32) for _ in range(2))
 IDS = DRAW.integers(0, 300, (4, 5))
 LAYERS = ("net/table", "net/one", "net/two")
+
+
+@pytest.fixture
+def made_in(monkeypatch):
+    """The threads that make cores of OpenVINO's while a test runs."""
+    import openvino
+
+    threads = []
+
+    class Told(openvino.Core):
+        def __init__(self, *given):
+            threads.append(threading.current_thread())
+            super().__init__(*given)
+
+    for module in (openvino, sys.modules[openvino.compile_model.__module__]):
+        monkeypatch.setattr(module, "Core", Told)
+    core.cache_clear()
+    yield threads
+    core.cache_clear()
 
 
 def product(rows, weight, name, *, across):
@@ -63,10 +87,7 @@ def int8(path):
 
 
 def opened(model):
-    import openvino
-
-    settings = {"INFERENCE_PRECISION_HINT": "f32"}
-    return openvino.Core().compile_model(model, "CPU", settings)
+    return core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
 
 
 def run(model, ids):
@@ -74,9 +95,7 @@ def run(model, ids):
 
 
 def read(path):
-    import openvino
-
-    return openvino.Core().read_model(str(path))
+    return core().read_model(str(path))
 
 
 def op(model, name):
@@ -230,3 +249,13 @@ def test_a_product_with_another_scaling_than_of_bytes_is_no_quantised_one():
     assert not quantizers._is_quantised(plain.output(0))
     assert not quantizers._is_quantised(x.output(0))
     assert quantizers._read_by(opset13.relu(x)) == []
+
+
+def test_no_core_is_made_in_a_thread_that_lives_on(made_in, path, tmp_path):
+    """Where the processor has AMX a core takes its thread's stack for signals with it when it goes."""
+    made = quantizers.quantize_static(path, feeds())
+    made.outputs(feeds())
+    quantizers.compress_weights(path, tmp_path / "eight.xml")
+    compress(path, tmp_path / "four.xml", Wanted(4, 8, False, "gptq", None), feeds=feeds())
+    assert len(made_in) > 1
+    assert not any(thread.is_alive() for thread in made_in)

@@ -4,7 +4,6 @@ from types import SimpleNamespace
 
 import numpy as np
 import onnx
-import openvino
 import pytest
 import torch
 from furnished import lowered
@@ -14,6 +13,7 @@ from transformers import BertConfig, BertForSequenceClassification
 from compressor.contracts import Artifact, Evaluation, Port
 from compressor.contracts.notes import Bars, Table
 from compressor.contracts.records import Metric, Scores
+from compressor.deploy.openvino import core
 from compressor.errors import UnsupportedModel
 from compressor.model.model import Model
 from compressor.tasks.audio_features import AudioFeatures
@@ -394,7 +394,7 @@ def test_activations_stay_in_float_in_openvino_where_int8_products_are_slow(flag
     ctx = Context(tmp_path, OpenVino())
     made = QuantizeStatic(calibration=8).apply(openvino_model, ctx)
     assert ctx.asked == asked
-    kinds = {op.get_type_name() for op in openvino.Core().read_model(made.path / "model.xml").get_ops()}
+    kinds = {op.get_type_name() for op in core().read_model(made.path / "model.xml").get_ops()}
     assert ("FakeQuantize" in kinds) == bool(asked)
     assert (made.path / "model.bin").stat().st_size < 0.55 * (openvino_model.path / "model.bin").stat().st_size
 
@@ -433,7 +433,7 @@ def test_an_empty_part_of_a_path_is_refused(step):
 def test_weights_alone_are_compressed_but_for_excluded_layers(step, openvino_model, tmp_path, monkeypatch):
     monkeypatch.setattr("passes.quantization.quantizers.bits.read_cpuinfo", lambda: {"flags": "avx2"})
     made = step.apply(openvino_model, Context(tmp_path, OpenVino()))
-    ops = openvino.Core().read_model(made.path / "model.xml").get_ordered_ops()
+    ops = core().read_model(made.path / "model.xml").get_ordered_ops()
     int8 = {each.get_friendly_name() for each in ops if each.get_element_type().size == 1}
     assert any("pooler" in name for name in int8)
     assert not [name for name in int8 if "layer.0" in name]

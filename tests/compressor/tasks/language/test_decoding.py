@@ -105,9 +105,9 @@ def test_samples_are_those_of_their_seed_and_follow_the_logits(llama):
 
 
 def test_what_ends_the_process_in_openvino_is_refused(llama):
-    from targets.openvino import _core
+    from compressor.deploy.openvino import core
 
-    if "BF16" not in _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+    if "BF16" not in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         pytest.skip("this processor does not compute in bf16")
     candidate = llama.candidate("openvino")
     for precision in ("bf16", "default"):
