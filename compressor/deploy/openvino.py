@@ -60,9 +60,10 @@ def core() -> Any:
 def in_thread(work: Callable[[], Found]) -> Found:
     """Call `work()` in a new thread, wherever it or what it calls may make a core of OpenVINO's.
 
-    A core's plugin gives the thread that loads it a stack for signals (where the processor has AMX) and unmaps that stack when it goes,
-    from whatever thread and in whatever order: the next signal that Python handles would end the process. Libraries such as NNCF make
-    cores and let them go as they please. A thread that has ended handles no signals.
+    A core's plugin gives the thread that loads it a stack for signals. When it goes it unmaps that stack and gives back the one before:
+    where another thread lets it go, or an earlier core went first, that thread is left a stack that is no memory, and the next signal
+    that Python handles ends the process. Libraries such as NNCF make cores and let them go as they please. A thread that has ended
+    handles no signals.
     """
     found: list[Found] = []
     raised: list[BaseException] = []

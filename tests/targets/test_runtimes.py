@@ -243,7 +243,7 @@ def test_beside_copies_the_tokenizer_and_no_weights(artifacts, tmp_path):
 
 
 def test_signal_is_handled_when_a_loaded_model_was_let_go_in_another_thread(built):
-    """Fails on processors with AMX only, by a segmentation fault: elsewhere OpenVINO gives threads no stack for signals."""
+    """Where it is not, the process ends by a segmentation fault."""
     loaded = [OpenVino().open(built["openvino"])]
     thread = threading.Thread(target=loaded.clear)
     thread.start()
