@@ -32,7 +32,7 @@ NOTES = """* Files of ONNX Runtime and OpenVINO are opened by the same code as o
   (`int8`) or in what OpenVINO chooses by itself (`int8, else bf16`).
 * Models of torch are opened by torch's own functions in the measuring process, with weights frozen (`TORCHINDUCTOR_FREEZING=1`); compilation is
   before what is timed, for the batch and length of the cell alone, where files of ONNX Runtime and OpenVINO take any. Their answers are those
-  of the same functions uncompiled. "Not timed" is what the machine had no quiet time for.
+  of the same functions uncompiled.
 * ONNX Runtime's static quantiser takes by its defaults softmax, GELU, transposes and reshapes too: 548 conversions stand in its file, 315 in that
   of optimum. Neural Compressor's quantiser of ONNX is of 2024, and what it makes of this model by its defaults answers wrongly.
 * Pruning and distillation are left out for all: what they gain is on [the quickstart's page](quickstart.md)."""
