@@ -29,12 +29,12 @@ class Group:
         self.rank: int = state.process_index
         self.size: int = state.num_processes
 
-    def seed(self, seed: int) -> None:
-        """Seed all generators that training draws from; each process draws its own dropout."""
+    def seed(self, seed: int, stage: int = 0) -> None:
+        """Seed all generators that training draws from: each process draws its own dropout, and each training of a step."""
         import numpy as np
         import torch
 
-        own = derived_seed(seed, "process", self.rank)
+        own = derived_seed(seed, "process", self.rank, *((stage,) if stage else ()))
         random.seed(own)
         np.random.seed(own)
         torch.manual_seed(own)

@@ -77,6 +77,8 @@ class Training:
     """Numbers by name that are worth a curve; asked about `WATCHED_POINTS` times."""
     may_rise: bool = False
     """The loss is bound to rise, as where a constraint tightens; else one that ends an epoch far above its start is stopped."""
+    stage: int = 0
+    """Of a step that trains several times, which of its trainings: each draws apart from the others, and its `batches` are those of the stage."""
     followed: bool = False
     """Another training follows in this step; the end is written down too, so that a killed run does not come back here."""
     beside: tuple[torch.nn.Module, ...] = ()
@@ -134,7 +136,7 @@ class _Loop:
         """Seed, and look for a checkpoint of this very training to go on from."""
         import torch
 
-        self.group.seed(self.ctx.seed)
+        self.group.seed(self.ctx.seed, self.training.stage)
         folder = Path(self.group.gathered(str(self.ctx.folder / f"training-{self.work}"))[0])  # that of the first process
         weights = self.group.same(learned(self.trained))
         what = {"settings": self.settings.model_dump(mode="json"), "total": self.total, "seed": self.ctx.seed}

@@ -55,7 +55,7 @@ FOLDED = 1.0
 class DistillSteps(DistillDrawing):
     """Train a student, which starts from the step's input model, to draw in few steps what a teacher draws in many."""
 
-    version: ClassVar[int] = 4
+    version: ClassVar[int] = 5
     paper: ClassVar[str] = (
         "progressive: Salimans and Ho, Progressive Distillation for Fast Sampling of Diffusion Models, 2022, arXiv:2202.00512; shortcut: Frans et "
         "al., One Step Diffusion via Shortcut Models, 2024, arXiv:2410.12557; consistency: Song et al., Consistency Models, 2023, "
@@ -229,9 +229,9 @@ class DistillSteps(DistillDrawing):
             for count in self.to[:-1]:
                 ctx.produce(f"steps-{count}", self._sampled(student.copy(), count))
             return student
-        for number, count in enumerate(self.to, start=1):
-            self._train(student, teacher, ctx, count=count, steps=count, scale=scale, followed=number < len(self.to))
-            if number < len(self.to):
+        for stage, count in enumerate(self.to):
+            self._train(student, teacher, ctx, count=count, steps=count, scale=scale, stage=stage, followed=count != self.to[-1])
+            if count != self.to[-1]:
                 teacher, scale = student.copy(), FOLDED
                 ctx.produce(f"steps-{count}", teacher)
         return student
@@ -253,6 +253,7 @@ class DistillSteps(DistillDrawing):
         count: int,
         steps: int,
         scale: float | None,
+        stage: int = 0,
         followed: bool = False,
     ) -> None:
         """One training, of the student in place; `steps` are those of `Pair`."""
@@ -267,7 +268,7 @@ class DistillSteps(DistillDrawing):
         is_matched = self.method == "dmd"
         course = self._matching(*pair, teacher, ctx) if is_matched else self._bootstrap(Pair(*pair, steps, share=self.share), ctx)
         to = f"{count} steps"
-        log = self.taught(student, teacher, ctx, course, work=f"distill-to-{count}", to=to, followed=followed)
+        log = self.taught(student, teacher, ctx, course, work=f"distill-to-{count}", to=to, stage=stage, followed=followed)
         if is_matched:
             ctx.note(self._turns(log))
 

@@ -100,9 +100,18 @@ class DistillDrawing(TrainingSettings, Pass):
         return student
 
     def taught(
-        self, student: Model, teacher: Model, ctx: Context, course: Course, *, work: str, to: str = "", followed: bool = False
+        self,
+        student: Model,
+        teacher: Model,
+        ctx: Context,
+        course: Course,
+        *,
+        work: str,
+        to: str = "",
+        stage: int = 0,
+        followed: bool = False,
     ) -> TrainingLog:
-        """Train the student in place; curves go into the report, titled by what it learns `to` do.
+        """Train the student in place, in one `stage` of a step that may have several; curves go into the report, titled by what it learns `to` do.
 
         Raises:
             TrainingDiverged: the loss is not finite.
@@ -112,13 +121,14 @@ class DistillDrawing(TrainingSettings, Pass):
 
         training = Training(
             course.trained,
-            batches=course.batches or self.batches(student, ctx),
+            batches=course.batches or self.batches(student, ctx, stage=stage),
             step=course.step,
             settings=self,
             learners=course.learners,
             evaluate=(lambda: ctx.evaluate(student, "validation").quality) if ctx.data.real else None,
             may_rise=course.may_rise,
             beside=(teacher.module,),
+            stage=stage,
             followed=followed,
         )
         log = train(training, ctx, work=work)

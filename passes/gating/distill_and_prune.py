@@ -48,7 +48,7 @@ class DistillAndPrune(Distillation):
     `checkpoint` chooses among its epochs.
     """
 
-    version: ClassVar[int] = 4
+    version: ClassVar[int] = 5
     paper: ClassVar[str] = (
         "Peng et al., DPHuBERT, 2023, arXiv:2305.17651; gates: Louizos et al., L0 regularization, 2018, arXiv:1712.01312; "
         "constraint: Wang, Wohlwend and Lei, 2020, arXiv:1910.04732"
@@ -250,6 +250,7 @@ class DistillAndPrune(Distillation):
             step=lambda batch, moment: self.losses(small.module, teachers, batch, ctx.task, moment),
             settings=self._second(),
             evaluate=lambda: ctx.evaluate(small, "validation").quality,
+            stage=1,
         )
         return train(training, ctx, work="distill")
 

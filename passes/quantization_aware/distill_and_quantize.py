@@ -44,7 +44,7 @@ class DistillAndQuantize(Distillation, QuantizationScheme):
     A target without such kernels is refused.
     """
 
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     quantizes: ClassVar[bool] = True
     paper: ClassVar[str] = (
         "Kim et al., Understanding and Improving Knowledge Distillation for Quantization-Aware Training of Large Transformer Encoders, 2022, "
@@ -246,6 +246,7 @@ class DistillAndQuantize(Distillation, QuantizationScheme):
             settings=settings,
             learners=(Learner("steps", learned, self.step_rate),) if learned else (),
             evaluate=lambda: ctx.evaluate(student, "validation").quality,
+            stage=number,
             followed=not last,
         )
         return train(training, ctx, work=WORK if last else f"{WORK}, {self.progressive[number]} bits")

@@ -36,17 +36,17 @@ def test_batches_are_read_by_what_lies_beside_the_model(tmp_path):
     assert (tmp_path / "files" / "tokenizer.json").is_file()
 
 
-def drawn(seed, rank):
+def drawn(seed, rank, stage=0):
     """What each of the three generators draws first in that process."""
     group = Group()
     group.rank = rank
-    group.seed(seed)
+    group.seed(seed, stage)
     return torch.rand(1).item(), float(np.random.rand()), random.random()
 
 
-def test_processes_draw_apart_from_each_other_and_from_those_of_other_seeds():
-    found = [drawn(seed, rank) for seed, rank in itertools.product(range(4), range(4))]
+def test_processes_draw_apart_from_each_other_and_from_those_of_other_seeds_and_stages():
+    found = [drawn(*each) for each in itertools.product(range(4), range(4), range(3))]
 
-    assert all(len(set(of_one)) == 16 for of_one in zip(*found, strict=True))
+    assert all(len(set(of_one)) == 48 for of_one in zip(*found, strict=True))
     assert drawn(0, 1) != drawn(1, 0)
     assert drawn(2, 3) == drawn(2, 3)

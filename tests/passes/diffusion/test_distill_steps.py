@@ -19,6 +19,7 @@ from compressor.tasks.generation.image_generation import ImageGeneration
 from compressor.tasks.generation.process import Process
 from compressor.testing.tiny import run_of
 from compressor.training.checkpoint import INTERVAL
+from passes.diffusion.bootstrap import METHODS
 from passes.diffusion.distill_guidance import DistillGuidance
 from passes.diffusion.distill_steps import DistillSteps
 
@@ -87,6 +88,24 @@ def test_each_round_of_progressive_is_taught_by_the_one_before(run, tmp_path):
     assert any(different)
     titles = [note.title for note in ctx.notes if hasattr(note, "title")]
     assert [title for title in titles if title.startswith("Loss")] == ["Losses to 2 steps (fp32)", "Losses to 1 steps (fp32)"]
+
+
+def test_rounds_of_progressive_see_rows_in_orders_of_their_own_and_draw_other_times(run, tmp_path, monkeypatch):
+    seen = []
+    lesson = METHODS["progressive"]
+
+    def kept(pair, rows, noise, label):
+        seen.append((pair.steps, rows.flatten(1)[:, 0].tolist(), torch.get_rng_state()))
+        return lesson(pair, rows, noise, label)
+
+    monkeypatch.setitem(METHODS, "progressive", kept)
+    step = DistillSteps.model_validate({**QUICK, "teacher": "source", "to": [4, 2, 1]})
+    ctx = run.context(tmp_path)
+    object.__setattr__(ctx, "produces", step.needs().products)
+    step.apply(run.model(), ctx)
+    rounds = {steps: [row for each, rows, _ in seen if each == steps for row in rows] for steps in (4, 2, 1)}
+    assert len({tuple(rows) for rows in rounds.values()}) == 3
+    assert len({tuple(state.tolist()) for _, _, state in seen}) == len(seen) == 9
 
 
 def test_guidance_is_kept_where_that_is_wanted(run, tmp_path):
