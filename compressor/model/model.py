@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -49,7 +49,7 @@ class Model:
 
     def __post_init__(self) -> None:
         if not self.main:
-            self.main = next(iter(self.components)) if len(self.components) == 1 else ONLY
+            self.main = _main_of(self.components)
 
     @classmethod
     def wrap(
@@ -101,7 +101,8 @@ class Model:
         Args:
             folder: what `save` wrote.
             device: where it is to lie.
-            sharded: spread parameters over the processes of torch's default group, which all come here; none ever holds all of them.
+            sharded: spread parameters of the main component over the processes of torch's default group, which all come here; none ever holds
+                all of them. What others hold is not trained, and rows may be read by it: each process has it whole.
 
         Raises:
             SourceError: a file is missing, malformed or a link, or the weights do not fit the blueprint.
@@ -115,11 +116,13 @@ class Model:
             indices = {name: read_index(place) for name, place in places.items()}
         else:
             places, indices = {ONLY: folder}, {ONLY: index}
+        main = str(index.get("main", "")) or _main_of(places)
         components = {
-            name: Component(*load_module(indices[name], place, device, sharded=sharded)) for name, place in places.items()
+            name: Component(*load_module(indices[name], place, device, sharded=sharded and name == main))
+            for name, place in places.items()
         }
         files = {name: _read(folder / _side_file(name)) for name in _names(index, "files", folder)}
-        return cls(components, files, main=str(index.get("main", "")))
+        return cls(components, files, main=main)
 
     def save(self, folder: Path) -> None:
         """Write the model; equal models give equal bytes. A folder of plain components opens with their library's own loader too.
@@ -285,6 +288,11 @@ def _sizes(module: torch.nn.Module, path: str, seen: set[int]) -> Iterator[tuple
 
 def _top_level(parameter: str) -> str:
     return parameter.split(".")[0]
+
+
+def _main_of(names: Collection[str]) -> str:
+    """The component that the others serve, where nobody says which."""
+    return next(iter(names)) if len(names) == 1 else ONLY
 
 
 def _own_files(components: Mapping[str, Component]) -> set[str]:

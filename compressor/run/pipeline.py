@@ -30,7 +30,7 @@ from compressor.run.context import of_step
 from compressor.run.gates import Gates, stop_where_failed
 from compressor.run.ground import Ground, load_model
 from compressor.run.pace import learn
-from compressor.run.preflight import check_batches, check_rows_fit, check_sharded, check_steps
+from compressor.run.preflight import check_batches, check_lowered, check_rows_fit, check_sharded, check_steps
 from compressor.run.results import Built, Results, RunState, differences, verdict_of_plan, verdicts_of_numbers, verdicts_of_probes
 from compressor.run.scorer import Scorer
 from compressor.run.state import StageState
@@ -122,12 +122,9 @@ class Runner:
                 self.ground.load(given)
         made = {name: self._made(name) for name in ("source", *self.bound.models)}
         newly_initialised = (name for name, each in made.items() if each.facts.get("drawn"))
-        check_steps(
-            self.bound,
-            {name: each.path for name, each in made.items()},
-            newly_initialised,
-            lambda name: self.ground.insides(made[name]),
-        )
+        folders = {name: each.path for name, each in made.items()}
+        check_steps(self.bound, folders, newly_initialised, lambda name: self.ground.insides(made[name]))
+        check_lowered(self.bound, folders, self.ground.data)
         check_batches(self.bound, self.ground.data, made["source"].path)
         if self.bound.data is not None and any(each.target.takes() for each in self.bound.targets):
             check_rows_fit(self.bound, self.bound.task.sizes(self.ground.data, made["source"].path))

@@ -170,23 +170,50 @@ def check_rows_fit(bound: Bound, sizes: InputSizes | None) -> None:
 
 def check_batches(bound: Bound, data: Data, folder: Path) -> None:
     """Refuse batches to be timed for which there are too few rows, before anything is trained: probes time those of test, steps those of
-    train; and steps that calibrate by inputs of graphs which are not to be had.
+    train.
 
     Raises:
         SourceError: there are some.
-        UnsupportedModel: a step would have nothing to calibrate by.
     """
     probes = ("test", [workload for each in bound.probes for workload in each.probe.workloads()])
     steps = ("train", [workload for step in bound.passes for workload in step.step.needs().workloads])
     for split, timed in (probes, steps):
         for workload in dict.fromkeys(each for each in timed if each.batch > 1):
             bound.task.feeds(data.split(split), folder, workload, count=1)
-    calibrated = next((step.name for step in bound.passes if step.step.needs().calls), None)
-    if calibrated and type(bound.task).calls is not Task.calls:
-        try:
-            bound.task.calls(data.split("calibration"), folder, count=1)
-        except UnsupportedModel as error:
-            raise UnsupportedModel(f"{calibrated}: {error}") from error
+
+
+def check_lowered(bound: Bound, folders: Mapping[str, Path], data: Data | None = None) -> None:
+    """Refuse steps below torch that can do nothing with what the trunk comes to, before anything is trained.
+
+    Args:
+        bound: the plan.
+        folders: of `source` and entries of `models:`, as far as they are loaded.
+        data: rows, where they are read: by them a task says whether there is anything to calibrate by.
+
+    Raises:
+        UnsupportedModel: a quantiser of one graph is left with several, or a step with nothing to calibrate by.
+    """
+    folder = folders.get(_lowered_from(bound))
+    for step in (step for step in bound.passes if not step.trunk and folder is not None):
+        of_one = step.step.quantizes and not step.step.each_graph
+        if of_one and len(graphs := [graph.name for graph in bound.task.graphs(folder)]) > 1:
+            raise UnsupportedModel(
+                f"{step.name} quantises one graph, and the model has {len(graphs)} ({', '.join(graphs)}): leave it out, or take one that quantises each"
+            )
+        if data is not None and step.step.needs().calls and type(bound.task).calls is not Task.calls:
+            try:
+                bound.task.calls(data.split("calibration"), folder, count=1)
+            except UnsupportedModel as error:
+                raise UnsupportedModel(f"{step.name}: {error}") from error
+
+
+def _lowered_from(bound: Bound) -> str:
+    """Which model of the plan, `source` or an entry of `models:`, the one that is lowered comes from."""
+    origins, current = {name: name for name in ("source", *bound.models)}, "source"
+    for step in (step for step in bound.passes if step.trunk):
+        origins |= dict.fromkeys(made_by(step), origins[step.start or current])
+        current = step.name
+    return origins[current]
 
 
 def check_batch_sizes(bound: Bound, rows: Mapping[str, int]) -> None:

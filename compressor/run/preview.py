@@ -20,6 +20,7 @@ from compressor.run.pace import Pace
 from compressor.run.preflight import (
     check_batch_sizes,
     check_environment,
+    check_lowered,
     check_rows_fit,
     check_rows_of_weights,
     check_sharded,
@@ -158,6 +159,8 @@ def _models(bound: Bound, store: Store, keys: Keys, rows: Rows, digests: dict[st
     for name, source in {"source": bound.model, **bound.models}.items():
         made = store.find(keys.source(files_digest(source, bound.folder, store)))
         digests[name] = made.digest if made else None
+        if made:
+            check_lowered(bound, {name: made.path})
         folder = located(source, bound.folder)
         check_taught(bound, name, folder)
         check_rows_of_weights(bound, name, folder)

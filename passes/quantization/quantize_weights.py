@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeAlias
 
 from pydantic import Field, field_validator, model_validator
 
-from compressor.contracts import Artifact, Context, Dialect, Pass, Recipe, Size, Wish
+from compressor.contracts import Artifact, Context, Dialect, Needs, Pass, Recipe, Size, Wish
 from compressor.contracts.notes import Remark
 from passes.quantization.quantizers.schemes import group_for, refusals, refused_bits
 from passes.quantization.quantizers.weight_layers import NEAREST, Chosen, Left, PathPart, Wanted, bits_per_weight, shown
@@ -113,6 +113,10 @@ class QuantizeWeights(Pass):
             return Recipe({"bits": 8}, "weights in 8 bits; activations keep a scale of their own for each token", "quantize", -1)
         return Recipe({"bits": 4}, "weights in 4 bits, embeddings and head in 8; SmolLM2-135M lost 16 % so", "quantize", -1)
 
+    def needs(self) -> Needs:
+        """Rows to calibrate by, where they are looked at."""
+        return Needs(calls=self._looks)
+
     def refuses(self, dialect: Dialect) -> Mapping[str, str]:
         """Bits, groups and algorithms that a target has not, with what it has."""
         found = dict(refusals(dialect, bits=self.bits, group=self.group_size))
@@ -140,11 +144,7 @@ class QuantizeWeights(Pass):
 
     def work(self, size: Size) -> float:
         """Writing the weights; forward passes over calibration rows where they are looked at."""
-        rows = (
-            0
-            if self.algorithm == NEAREST and self.cache == "float"
-            else DATA_AWARE_PASSES * min(self.calibration, size.rows["calibration"])
-        )
+        rows = DATA_AWARE_PASSES * min(self.calibration, size.rows["calibration"]) if self._looks else 0
         return (1 + rows) * size.weights
 
     def apply(self, model: Artifact, ctx: Context) -> Artifact:
@@ -187,9 +187,12 @@ class QuantizeWeights(Pass):
         return convert(model.path, out, self._wanted(ctx))
 
     def _rows(self, model: Artifact, ctx: Context) -> Sequence[Feed]:
-        return (
-            () if self.algorithm == NEAREST and self.cache == "float" else ctx.feeds(model, "calibration", limit=self.calibration)
-        )
+        return ctx.feeds(model, "calibration", limit=self.calibration) if self._looks else ()
+
+    @property
+    def _looks(self) -> bool:
+        """Whether calibration rows are looked at."""
+        return self.algorithm != NEAREST or self.cache != "float"
 
     def _wanted(self, ctx: Context) -> Wanted:
         """What weights are to become on the target of this branch."""

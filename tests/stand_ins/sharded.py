@@ -27,11 +27,14 @@ LARGE = {"hidden_size": 512, "num_hidden_layers": 6, "intermediate_size": 2048, 
 
 
 def write(folder: Path) -> None:
-    """A small model of an odd number of words, which two processes cannot share evenly, and one whose bytes can be seen in memory."""
+    """A small model of an odd number of words, which two processes cannot share evenly, one whose bytes can be seen in memory, and one of two
+    components."""
     for name, sizes in (("small", SMALL), ("large", LARGE)):
         torch.manual_seed(0)
         config = LlamaConfig(**sizes, vocab_size=WORDS, max_position_embeddings=64, tie_word_embeddings=True)
         Model.wrap(LlamaForCausalLM(config)).save(folder / name)
+    config = LlamaConfig(**SMALL, vocab_size=WORDS)
+    Model.wrap({"net": LlamaForCausalLM(config), "encoder": LlamaForCausalLM(config)}, main="net").save(folder / "pair")
 
 
 def batches(epoch: int) -> list[dict[str, torch.Tensor]]:
@@ -111,7 +114,11 @@ def main(folder: Path) -> None:
         model.module.bfloat16()
     except UnsupportedModel as error:
         moved = str(error)
+    pair = load("pair")
+    pair.save_beside(folder / f"beside-{rank}")
+    save(pair, "unchanged-pair")
     found = {
+        "pair": {name: held_bytes(each.module) for name, each in pair.components.items()},
         "moved": moved if model.module.to("cpu") is model.module else "",
         "losses": [value for _, value in log.losses["task"]],
         "validation": log.validation,

@@ -99,6 +99,18 @@ def test_model_that_only_went_through_is_the_same_file(folder):
     assert not (folder / "unchanged-beside" / "model.safetensors").exists()
 
 
+def test_what_serves_the_main_component_is_whole_in_each_process(folder, found):
+    """As an encoder is that rows are read by."""
+    wanted = (folder / "pair" / "encoder" / "model.safetensors").read_bytes()
+    for rank, each in enumerate(found):
+        (mine, whole), (beside, all_of_it) = each["pair"]["net"], each["pair"]["encoder"]
+        assert (mine / whole, beside / all_of_it) == (pytest.approx(0.5, abs=0.02), 1)
+        assert (folder / f"beside-{rank}" / "encoder" / "model.safetensors").read_bytes() == wanted
+    for name in ("net", "encoder"):
+        written, before = (folder / each / name / "model.safetensors" for each in ("unchanged-pair", "pair"))
+        assert written.read_bytes() == before.read_bytes()
+
+
 def test_training_that_was_stopped_goes_on_to_the_same_bytes(folder, found):
     stopped, through = (folder / name / "model.safetensors" for name in ("stopped-model", "through-model"))
     assert stopped.read_bytes() == through.read_bytes()

@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -21,7 +22,9 @@ from compressor.model.dit import DiT
 from compressor.plan.bound import load_plan
 from compressor.plan.specs import DataSpec
 from compressor.report import read_report
-from compressor.run.preflight import check_batches
+from compressor.run.preflight import check_lowered
+from compressor.run.preview import previewed
+from compressor.store.place import open_store
 from compressor.tasks.data import load_data
 from compressor.tasks.generation.description import FILE, described
 from compressor.tasks.generation.image_generation import ImageGeneration
@@ -199,14 +202,31 @@ def test_what_latents_cannot_do_is_refused(model, data, tmp_path):
         ImageGeneration().calls(data.split("calibration"), tmp_path)
 
 
-def test_a_step_that_has_nothing_to_calibrate_by_is_refused_before_anything_is_trained(folder, model, data, tmp_path):
+@pytest.mark.parametrize(
+    ("step", "said"),
+    [
+        ("quantize-static: {}", r"quantize-static: the model draws latents.*nothing to calibrate by"),
+        ("quantize-weights: {}", r"quantize-weights quantises one graph, and the model has 2 \(model, decoder\)"),
+        ("quantize-dynamic: {}", ""),
+        (None, ""),
+    ],
+)
+def test_what_quantises_no_latents_is_refused_before_anything_is_trained(folder, model, data, tmp_path, step, said):
     model.save_files(tmp_path)
     path = folder / "quantised.yaml"
-    path.write_text(PLAN.replace("targets:", "  - quantize-static: {}\n    only: [onnxruntime]\ntargets:"), encoding="utf-8")
-    with pytest.raises(UnsupportedModel, match=r"quantize-static: the model draws latents.*nothing to calibrate by"):
-        check_batches(load_plan(path), data, tmp_path)
-    (folder / "plan.yaml").write_text(PLAN, encoding="utf-8")
-    check_batches(load_plan(folder / "plan.yaml"), data, tmp_path)
+    path.write_text(
+        PLAN.replace("targets:", f"  - {step}\n    only: [onnxruntime]\ntargets:" if step else "targets:"), encoding="utf-8"
+    )
+    with pytest.raises(UnsupportedModel, match=said) if said else nullcontext():
+        check_lowered(load_plan(path), {"source": tmp_path}, data)
+
+
+def test_check_refuses_a_quantiser_of_one_graph_once_the_model_is_known(finished, tmp_path):
+    path = finished.parent / "quantised.yaml"
+    path.write_text(PLAN.replace("targets:", "  - quantize-weights: {}\n    only: [onnxruntime]\ntargets:"), encoding="utf-8")
+    previewed(load_plan(finished.parent / "plan.yaml"), open_store(None))
+    with pytest.raises(UnsupportedModel, match="quantize-weights quantises one graph"):
+        previewed(load_plan(path), open_store(None))
 
 
 # ------------------------------------------------------------------ a whole plan
