@@ -57,7 +57,10 @@ class ByTask:
         if not all(np.isfinite(array).all() for array in found.values()):
             return {"text": NOT_FINITE}
         if self.how.draws is not None:
-            return pictured(found[self.how.draws["gives"]][0])
+            from compressor.tasks.inputs.sampling import shown
+
+            gives = self.how.draws["gives"]
+            return pictured(shown(found[gives][0], gives))
         told = self.task.tell(found, self.labels)[0]
         answer: dict[str, Any] = {"text": told.text, "confidence": told.confidence, "ranking": told.ranking[:RANKED]}
         row = next(iter(found.values()))[0]

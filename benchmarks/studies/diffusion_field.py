@@ -32,13 +32,15 @@ from compressor.report import read_report
 from compressor.store.disk import settle
 from compressor.tasks.data import load_data
 from compressor.tasks.generated.classes import class_accuracy
-from compressor.tasks.generated.features import Features, as_bytes
+from compressor.tasks.generated.features import Features
 from compressor.tasks.generated.frechet import frechet, frechet_difference
 from compressor.tasks.generated.kernel_distance import Polynomial, kernel_distance
 from compressor.tasks.generated.memorisation import memorisation
+from compressor.tasks.generation.audio_generation import AudioGeneration
 from compressor.tasks.generation.description import described
 from compressor.tasks.generation.judging import judge_in
 from compressor.tasks.generation.samplers import Sampler, Sampling
+from compressor.tasks.inputs.sampling import shown
 
 if TYPE_CHECKING:
     from compressor.contracts.data import Data
@@ -296,8 +298,10 @@ def save_grid(study: Study, test: Drawn, cells: Mapping[Cell, Drawn], path: Path
 
     labels = list(study.data.split("test")["label"])
     chosen = [labels.index(label) for label in range(CLASSES)]
-    shown = [np.concatenate(list(as_bytes(each.rows[chosen])[:, 0, ::-1]), axis=1) for each in (test, *cells.values())]
-    grid = Image.fromarray(np.concatenate(shown))
+    lines = [
+        np.concatenate(list(shown(each.rows[chosen], AudioGeneration.gives)[:, 0]), axis=1) for each in (test, *cells.values())
+    ]
+    grid = Image.fromarray(np.concatenate(lines))
     path.parent.mkdir(parents=True, exist_ok=True)
     grid.resize((grid.width * 2, grid.height * 2), Image.Resampling.NEAREST).save(path, optimize=True)
 

@@ -198,7 +198,7 @@ def check_lowered(bound: Bound, folders: Mapping[str, Path], data: Data | None =
         of_one = step.step.quantizes and not step.step.each_graph
         if of_one and len(graphs := [graph.name for graph in bound.task.graphs(folder)]) > 1:
             raise UnsupportedModel(
-                f"{step.name} quantises one graph, and the model has {len(graphs)} ({', '.join(graphs)}): leave it out, or take one that quantises each"
+                f"{step.name} quantises one graph, and the model has {len(graphs)} ({', '.join(graphs)}): take one that quantises each"
             )
         if data is not None and step.step.needs().calls and type(bound.task).calls is not Task.calls:
             try:

@@ -83,7 +83,7 @@ class Exported:
         if not all(math.isfinite(value) for value in found.reshape(-1)):
             return {"text": NOT_FINITE}
         if "draws" in self._spec:
-            return pictured(found)
+            return pictured(self._example.shown(found, self._spec["draws"]["gives"]))
         told = self._example.told(found)
         if self._labels:
             several = "threshold" in self._spec
@@ -173,11 +173,10 @@ def featured(vector: list[float]) -> dict[str, Any]:
     return {"text": f"{len(vector)} features of length {length:.4g}", "vector": vector}
 
 
-def pictured(drawn: Any) -> dict[str, Any]:
-    """A picture `[channels, height, width]` from -1 to 1, brighter and darker values cut off, as a PNG file in base64."""
+def pictured(light: Any) -> dict[str, Any]:
+    """A picture of bytes `[channels, height, width]` as a PNG file in base64."""
     from PIL import Image
 
-    light = ((drawn.clip(-1, 1) + 1) * 127.5).round().astype("uint8")
     image = Image.fromarray(light[0] if len(light) == 1 else light.transpose(1, 2, 0))
     file = io.BytesIO()
     image.save(file, "PNG")

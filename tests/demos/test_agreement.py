@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from compressor.tasks.inputs.sampling import shown
 from demos.side.panel import given_of
 from demos.side.process import Answer
 from demos.side.subject import Subject
@@ -32,7 +33,7 @@ def test_no_label_is_said_as_nothing():
 
 
 def drawing(light, edge=4, channels=1):
-    return Answer(**pictured(np.full((channels, edge, edge), light, dtype=np.float32)))
+    return Answer(**pictured(shown(np.full((channels, edge, edge), light, dtype=np.float32), "pictures")))
 
 
 @pytest.mark.parametrize(

@@ -376,4 +376,4 @@ class Drawing(DrawingSettings, ABC):
 
     def tell(self, outputs: Feed, labels: Sequence[str]) -> tuple[Prediction, ...]:  # noqa: ARG002 - a row is no label
         """Each row in letters, dark to light."""
-        return tuple(Prediction(text) for text in in_letters(outputs[self.gives]))
+        return tuple(Prediction(text) for text in in_letters(outputs[self.gives], self.gives))

@@ -35,9 +35,9 @@ def pictures_of(images: Dataset, chosen: Sequence[int], column: str, shape: tupl
     return np.stack([pixels(images[int(number)][column], {"steps": steps}, int(number)) for number in chosen])
 
 
-def in_letters(pictures: NDArray[np.float32]) -> list[str]:
-    """Each picture in lines of letters, dark to light; what is no number is grey."""
-    import numpy as np
+def in_letters(rows: NDArray[np.float32], gives: str) -> list[str]:
+    """Each row of what a model gives in lines of letters, dark to light, as it is `shown`."""
+    from compressor.tasks.inputs.sampling import shown
 
-    light = ((np.nan_to_num(pictures.mean(1)).clip(-1, 1) + 1) / 2 * (len(SHADES) - 1)).round().astype(int)
+    light = (shown(rows, gives).mean(1) / 255 * (len(SHADES) - 1)).round().astype(int)
     return ["\n".join("".join(SHADES[each] for each in line) for line in picture) for picture in light]

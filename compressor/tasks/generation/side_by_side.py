@@ -37,7 +37,7 @@ def strips(evaluations: Mapping[str, Evaluation], pictures: str, split: str) -> 
     some = f", of the first {MOST_DRAWN} classes" if len(rows) == MOST_DRAWN else ""
     yield Images(
         title=f"Drawn from the same noise, {split}",
-        strips={name: strip(each[rows]) for name, each in shown.items()},
+        strips={name: strip(each[rows], pictures) for name, each in shown.items()},
         columns=tuple(names[label] if label < len(names) else str(label) for label in labels),
         caption=f"The first {split} row of each class{some}: one noise and label a column.",
     )
@@ -52,24 +52,18 @@ def first_of_classes(labels: NDArray[np.int64]) -> list[int]:
     return [int(row) for row in np.unique(labels, return_index=True)[1][:MOST_DRAWN]]
 
 
-def strip(pictures: NDArray[np.float32]) -> str:
-    """Pictures `[n, C, H, W]` in [-1, 1] side by side as one PNG in base64, smaller until it may stand in a report; what is no number is grey."""
+def strip(rows: NDArray[np.float32], gives: str) -> str:
+    """Rows `[n, C, H, W]` in [-1, 1] of what models give, `shown` side by side as one PNG in base64, smaller until it may stand in a report."""
     from PIL import Image
 
-    from compressor.tasks.inputs.sampling import as_seen
+    from compressor.tasks.inputs.sampling import shown
 
-    shown = ((as_seen(_finite(pictures)) + 1) * 127.5).round().astype("uint8").transpose(0, 2, 3, 1)
-    cells = [Image.fromarray(each[..., 0] if each.shape[-1] == 1 else each) for each in shown]
+    light = shown(rows, gives).transpose(0, 2, 3, 1)
+    cells = [Image.fromarray(each[..., 0] if each.shape[-1] == 1 else each) for each in light]
     side = LARGEST
     while len(found := _png(cells, side)) > MOST_PICTURES:
         side //= 2
     return found
-
-
-def _finite(pictures: NDArray[np.float32]) -> NDArray[np.float32]:
-    import numpy as np
-
-    return np.nan_to_num(pictures, nan=0.0, posinf=1.0, neginf=-1.0)
 
 
 def _png(cells: Sequence[Image.Image], side: int) -> str:

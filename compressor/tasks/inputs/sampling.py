@@ -116,6 +116,13 @@ def as_seen(rows: Any) -> Any:
     return ((np.clip(rows, -1, 1) + 1) * 127.5).round().astype(np.float32) / np.float32(127.5) - 1
 
 
+def shown(rows: Any, gives: str) -> Any:
+    """Rows `[..., height, width]` of what a model `gives`, as people look at them: a byte for each number, -1 is 0 and 1 is 255, what lies beyond
+    is cut off, and what is no number is grey. Spectra begin with their lowest frequencies, which are looked at below the others."""
+    light = ((np.nan_to_num(rows, nan=0.0, posinf=1.0, neginf=-1.0).clip(-1, 1) + 1) * 127.5).round().astype(np.uint8)
+    return light[..., ::-1, :] if gives == "spectra" else light
+
+
 def stream(seed: Any, of: int) -> Any:
     """A generator for one use of one row's draws."""
     return np.random.default_rng([int(seed), 0, of])

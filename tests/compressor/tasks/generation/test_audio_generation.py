@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import subprocess
 import sys
 
@@ -9,20 +11,27 @@ import numpy as np
 import pytest
 import soundfile
 from furnished import command
+from PIL import Image
 
+from compressor.deploy.graphs import task_of
 from compressor.errors import SourceError, UnsupportedModel
 from compressor.model import Model
 from compressor.model.dit import DiT
 from compressor.plan.specs import DataSpec
 from compressor.report import read_report
+from compressor.run.results import load_evaluation
 from compressor.tasks.audio import undecoded
 from compressor.tasks.data import load_data
 from compressor.tasks.generation.audio_generation import AudioGeneration
 from compressor.tasks.generation.description import described
 from compressor.tasks.generation.image_generation import ImageGeneration
 from compressor.tasks.generation.judging import ROWS, judge_in
+from compressor.tasks.generation.side_by_side import first_of_classes
 from compressor.tasks.inputs.spectra import VERSION, sounded, spectrum
+from demos.by_task import ByTask
+from demos.side.worker import Exported
 from passes.diffusion.students import check_alike
+from targets.onnxruntime import OnnxRuntime
 
 SOUND = {"rate": 2000, "window": 128, "hop": 64, "low": -60.0, "high": 0.0}
 PLAN = """
@@ -192,6 +201,23 @@ def test_plan_trains_distils_quantises_and_times(finished):
     assert {row.unit for row in record.rows} == {"samples"}
 
 
+def test_people_see_low_frequencies_below_high_ones(task, finished):
+    """In the report, on a demo's page and in letters."""
+    kept = load_evaluation(finished / "evaluations" / "final@onnxruntime")
+    spectra = kept.outputs["spectra"]
+    first = spectra[first_of_classes(kept.truth["labels"])][0]
+    upright = np.where(np.arange(16)[:, None] < 2, 1.0, -1.0)[None, None] * np.ones((1, 1, 16, 16))
+    assert task.tell({"spectra": upright}, ())[0].text.splitlines()[-3:] == [" " * 16, "#" * 16, "#" * 16]
+    report = read_report(finished)
+    strips = next(note.strips for note in report.notes if "final@onnxruntime" in getattr(note, "strips", ()))
+    cell = np.asarray(Image.open(io.BytesIO(base64.b64decode(strips["final@onnxruntime"]))))[:, :16]
+    np.testing.assert_array_equal(cell[::-1], ((first[0].clip(-1, 1) + 1) * 127.5).round())
+    built = finished / "artifacts" / "final@onnxruntime"
+    opened = ByTask(task_of(built), OnnxRuntime().open(built), built, ())
+    page = np.asarray(Image.open(io.BytesIO(base64.b64decode(opened.read({"spectra": first[None]})["picture"]))))
+    np.testing.assert_array_equal(page, cell)
+
+
 def test_export_proves_its_loop_and_writes_sounds(finished, tmp_path):
     out = tmp_path / "out"
     command(finished.parent, "export", "run", str(out), "--target", "onnxruntime")
@@ -205,5 +231,10 @@ def test_export_proves_its_loop_and_writes_sounds(finished, tmp_path):
     assert (rate, len(wave)) == (2000, 3 * 16 * 64)
     spectra = np.load(tmp_path / "sounds.npy")
     assert spectra.shape == (3, 1, 16, 16)
+    seen = Exported(out).read(spectra[0])["picture"]
+    light = np.asarray(Image.open(io.BytesIO(base64.b64decode(seen))))
+    np.testing.assert_array_equal(
+        light[::-1], ((spectra[0, 0].clip(-1, 1) + 1) * 127.5).round(), "the lowest frequency is at the bottom"
+    )
     made = np.concatenate([sounded(each[0], SOUND) for each in spectra])
     np.testing.assert_allclose(wave, made / max(1, np.abs(made).max()), atol=1e-3)

@@ -302,7 +302,7 @@ def test_report_shows_pictures_and_errors_side_by_side(finished):
     assert test.columns == validation.columns
     assert len(test.columns) == 3
     kept = load_evaluation(finished / "evaluations" / "final@onnxruntime")
-    assert test.strips["final@onnxruntime"] == strip(kept.outputs["pictures"][first_of_classes(kept.truth["labels"])])
+    assert test.strips["final@onnxruntime"] == strip(kept.outputs["pictures"][first_of_classes(kept.truth["labels"])], "pictures")
     assert [len(note.rows) for note in (levels, of_files)] == [8, 8]
     assert levels.columns == ("time", "source", "finetune")
     told = [float(row[of_files.columns.index("final@onnxruntime")].split()[0]) for row in of_files.rows]

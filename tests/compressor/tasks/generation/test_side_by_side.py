@@ -25,14 +25,15 @@ def evaluation(pictures, labels=(2, 0, 2, 1), names=("a", "b", "c")):
     return Evaluation(SCORES, {"pictures": pictures}, truth={"labels": np.array(labels), "names": np.array(names)})
 
 
-@pytest.mark.parametrize("channels", [1, 3])
-def test_a_strip_holds_the_pictures_from_left_to_right(channels):
+@pytest.mark.parametrize(("gives", "channels"), [("pictures", 1), ("pictures", 3), ("spectra", 1)])
+def test_a_strip_holds_the_pictures_from_left_to_right_and_low_frequencies_at_the_bottom(gives, channels):
     pictures = np.random.default_rng(0).uniform(-1.2, 1.2, (4, channels, 6, 5)).astype(np.float32)
-    found = read(strip(pictures)).reshape(6, -1, channels)
+    found = read(strip(pictures, gives)).reshape(6, -1, channels)
     assert found.shape == (6, 4 * 5 + 3 * GAP, channels)
     for place, picture in enumerate(pictures):
         cell = found[:, place * (5 + GAP) : place * (5 + GAP) + 5].transpose(2, 0, 1)
-        np.testing.assert_array_equal(cell, ((picture.clip(-1, 1) + 1) * 127.5).round())
+        light = ((picture.clip(-1, 1) + 1) * 127.5).round()
+        np.testing.assert_array_equal(cell, light[:, ::-1] if gives == "spectra" else light)
 
 
 def test_rows_are_the_first_of_each_class_in_every_strip():
@@ -61,5 +62,5 @@ def test_reports_stay_small_whatever_is_drawn():
 
 def test_what_is_no_number_is_drawn_grey_and_nothing_is_made_of_nothing():
     broken = np.full((1, 1, 2, 2), np.nan, np.float32)
-    assert set(read(strip(broken)).ravel()) == {128}
+    assert set(read(strip(broken, "pictures")).ravel()) == {128}
     assert list(strips({}, "pictures", "test")) == []
