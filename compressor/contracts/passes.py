@@ -116,6 +116,8 @@ class Size:
     """What an epoch of training is made of; None where it is the rows."""
     scored: float = 1.0
     """Passes of a model that scoring a row takes: as `Task.passes_to_score` has it."""
+    levels: bool = False
+    """Whether `Task.level` tells calls of a graph apart, so that a step may look at each level by itself."""
 
 
 @dataclass(frozen=True)

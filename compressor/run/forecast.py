@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from compressor.contracts import Epoch, Size
+from compressor.contracts import Epoch, Size, Task
 from compressor.contracts.records import Forecast, ForecastRow, Spent, Stage
 from compressor.plan.bound import Bound, BoundStep
 from compressor.run.results import PARITY_ROWS
@@ -181,6 +181,7 @@ class _Yardstick:
                 teachers=sum(self.sizes[name].weights for name in step.step.needs().teachers),
                 epoch=self.epoch,
                 scored=self.bound.task.passes_to_score(),
+                levels=type(self.bound.task).level is not Task.level,
             )
         )
 

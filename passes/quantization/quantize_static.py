@@ -32,6 +32,8 @@ STRICT = 1.0
 """Points: where no more may be lost, `init` has costly layers restored."""
 CALIBRATION_PASSES = 3
 """How much longer a row takes that ranges are read from."""
+LEVEL_PASSES = 2 * CALIBRATION_PASSES + 3
+"""Beside them, where ranges are held against those of each level: ranges of each row, the level's own, and what three graphs give."""
 
 
 class QuantizeStatic(Pass):
@@ -100,8 +102,9 @@ class QuantizeStatic(Pass):
         return {"": f"as the plan sets it up {lacks}; leave the step out, or the target's parameters"} if lacks else {}
 
     def work(self, size: Size) -> float:
-        """Forward passes: calibration, which writes every range; for each layer's sensitivity a few rows; what `max_drop` compares."""
-        calibration = CALIBRATION_PASSES * min(self.calibration, size.rows["calibration"])
+        """Forward passes: calibration, which writes every range, and levels; for each layer's sensitivity a few rows; what `max_drop` compares."""
+        each = CALIBRATION_PASSES + (LEVEL_PASSES if self.levels and size.levels else 0)
+        calibration = each * min(self.calibration, size.rows["calibration"])
         measured = self.sensitivity or self.max_drop is not None  # at most: where nothing is to be restored they are not
         sensitivity = LAYERS_IN_A_BLOCK * size.blocks * min(SENSITIVITY_ROWS, size.rows["validation"]) if measured else 0
         compared = 2 * size.rows["validation"] if self.max_drop is not None else 0

@@ -154,3 +154,37 @@ def test_forecast_from_one_scale_takes_work_for_proportional(plan):
     found = forecast(load_plan(plan), scale(2, 320), (one, one), rehearsal_seconds=60)
     rows = {row.step: row for row in found.rows}
     assert rows["finetune"].seconds == pytest.approx(10 * rows["finetune"].rehearsed_seconds, rel=0.05)
+
+
+# ------------------------------------------------------------------ ranges by level of noise
+
+DRAWING = """
+model: {folder: .}
+task: {image-generation: {steps: 8, label: colour}}
+data: {files: rows.jsonl}
+passes:
+  - quantize-static: {calibration: 64, max_drop: 1}
+targets:
+  - onnxruntime
+"""
+
+
+def test_forecast_counts_what_ranges_by_level_take(tmp_path):
+    """Beside what grows with other rows: of few calibration rows and many to validate by a line through both would be another."""
+    (tmp_path / "rows.jsonl").touch()
+    (tmp_path / "plan.yaml").write_text(DRAWING)
+    bound = load_plan(tmp_path / "plan.yaml")
+
+    def seconds(blocks, rows):
+        split = scale(blocks, rows).rows
+        calibrated, layers = (3 + 9) * min(64, split["calibration"]), 6 * blocks * min(64, split["validation"])
+        return 1 + 1e-5 * (calibrated + (layers + 2 * split["validation"]) * (1 + 8)) * blocks * WIDTH
+
+    def of(blocks, rows):
+        took = seconds(blocks, rows)
+        spent = (Spent(work="step", of="quantize-static", target="onnxruntime", seconds=took),)
+        stages = (Stage(name="source", step="source", layer_bytes=(parts := sizes(blocks)["source"]), weights=sum(parts.values()) // 4),)
+        return Trial(f"{blocks} blocks", bound, scale(blocks, rows), stages, spent, took, 0, 0)
+
+    found = forecast(bound, scale(12, 600), (of(2, 32), of(4, 64)), rehearsal_seconds=1)
+    assert found.rows[0].seconds == pytest.approx(seconds(12, 600), abs=0.1)
