@@ -13,6 +13,8 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ("compressor", "passes", "targets", "benchmarks", "demos")
 MOST_LINES = 400
 MOST_LINES_IN_A_FUNCTION = 50
+ADDED = ("benchmarks/studies/training.py",)
+"""It times what was before seeds were derived too, by batches in the order of then."""
 NAMED = ("pass", "target", "probe", "task", "objective")
 """Kinds of plug-ins whose names the core may not know."""
 
@@ -92,10 +94,10 @@ def test_seeds_are_derived_and_not_added():
     assert list(seeds_reckoned(ast.parse("a = (ctx.seed + epoch, 2 * seed, seeds + 1)"))) == [1, 1]
     found = [
         f"{spelled(path)}:{line}"
-        for path in modules("compressor", "passes", "targets", "demos")
+        for path in modules(*PACKAGES)
         for line in seeds_reckoned(ast.parse(path.read_text(encoding="utf-8")))
     ]
-    assert found == []
+    assert [each.rpartition(":")[0] for each in found] == list(ADDED)
 
 
 def test_openvino_has_one_core():

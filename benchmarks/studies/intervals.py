@@ -15,6 +15,7 @@ from typing import Any
 
 from benchmarks.studies.paired import SETTINGS, Coverage, coverage
 from benchmarks.studies.planted import BESIDE, NOISES, Found, found_under
+from compressor.contracts import derived_seed
 
 DRAWS = 2000
 
@@ -41,7 +42,7 @@ def _asked(stem: str, given: argparse.Namespace) -> bool:
 
 def _paired(name: str, given: argparse.Namespace) -> Coverage:
     def make() -> Mapping[str, Any]:
-        return asdict(coverage(SETTINGS[name], draws=given.draws, seed=given.seed + 1))
+        return asdict(coverage(SETTINGS[name], draws=given.draws, seed=derived_seed(given.seed, "paired")))
 
     return Coverage(**_kept(given.work / f"paired-{name}.json", make))
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import re
 import shutil
 import sys
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,10 +16,18 @@ from pydantic import Field
 
 from compressor.contracts import Artifact, Dialect, Feed, Missing, Target, registry
 from compressor.contracts.target import Rewrite
+from compressor.errors import SourceError
 
 OnnxRuntime: Any = registry.load("target", "onnxruntime")
 OpenVino: Any = registry.load("target", "openvino")
 FREEZING = "TORCHINDUCTOR_FREEZING"
+NUMBERS_ALONE = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
+"""Has torch read by `weights_only` where a caller within it asks for more."""
+PLAIN = re.compile(
+    r"[^/]+/(archive_format|archive_version|byteorder|\.data/\w+|models/\w+\.json|data/sample_inputs/\w+\.pt"
+    r"|data/(weights|constants)/(\w+_config\.json|(weight|tensor)_\d+))"
+)
+"""Members of an archive that are numbers, tensors or a graph in JSON."""
 ALL: tuple[Rewrite, ...] = get_args(Rewrite)
 
 
@@ -109,11 +120,31 @@ class TorchProgram(TorchCompiled):
 
     def module(self, built: Path) -> Callable[..., Any]:
         """Of the file."""
-        import torch
         import torchao.quantization.pt2e  # noqa: F401 - its operators are in the file
 
-        program: Callable[..., Any] = torch.export.load(built / self.file).module()
+        program: Callable[..., Any] = program_in(built / self.file).module()
         return program
+
+
+def program_in(path: Path) -> Any:
+    """An exported program of which numbers and a graph are read alone: torch reads what else an archive holds by pickle, or as machine code.
+
+    Raises:
+        SourceError: there is something else.
+        pickle.UnpicklingError: what should be numbers is not.
+    """
+    import torch
+
+    with zipfile.ZipFile(path) as archive:
+        if other := next((name for name in archive.namelist() if not PLAIN.fullmatch(name)), None):
+            raise SourceError(f"{path} holds {other}, which is neither numbers nor a graph: it could run code when it is read")
+    before = os.environ.get(NUMBERS_ALONE)
+    os.environ[NUMBERS_ALONE] = "1"
+    try:
+        return torch.export.load(path)
+    finally:
+        os.environ.pop(NUMBERS_ALONE)
+        os.environ |= {} if before is None else {NUMBERS_ALONE: before}
 
 
 class _TorchSession:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import pickle
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ import transformers
 
 from benchmarks.studies.peers import forms, makers
 from benchmarks.studies.peers.environments import Skipped, harmless, told
+from compressor.errors import SourceError
 
 SECRETS = {"HF_TOKEN": "hf_x", "SOME_API_KEY": "x", "PIP_INDEX_URL": "https://me:password@host/simple"}
 
@@ -62,3 +65,38 @@ def test_weights_of_another_tool_run_no_code(tmp_path, monkeypatch):
     with pytest.raises(pickle.UnpicklingError):
         forms.TorchAo().module(tmp_path)
     assert not (tmp_path / "ran").exists()
+
+
+def packed(path, *, sample=None, **more):
+    """An exported program, with other sample inputs or further members."""
+    torch.export.save(torch.export.export(torch.nn.Linear(2, 3), (torch.ones(4, 2),)), path)
+    with zipfile.ZipFile(path) as archive:
+        held = {name: archive.read(name) for name in archive.namelist()}
+    held |= {f"{path.stem}/data/{name}": content for name, content in more.items()}
+    if sample is not None:
+        torch.save(sample, path.with_suffix(".sample"))
+        held[f"{path.stem}/data/sample_inputs/model.pt"] = path.with_suffix(".sample").read_bytes()
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in held.items():
+            archive.writestr(name, content)
+    return path
+
+
+def test_a_program_of_another_tool_runs_no_code(tmp_path, caplog):
+    ran, rows = tmp_path / "ran", torch.ones(4, 2)
+    assert forms.program_in(packed(tmp_path / "plain.pt2")).module()(rows).shape == (4, 3)
+    with pytest.raises(pickle.UnpicklingError):
+        forms.program_in(packed(tmp_path / "sample.pt2", sample=((Runs(ran),), {})))
+    for name in (
+        "constants/opaque_obj_0",
+        "constants/custom_obj_0",
+        "aotinductor/model/x.so",
+        "constants/opaque_obj_/../tensor_0",
+    ):
+        with pytest.raises(SourceError, match="neither numbers nor a graph"):
+            forms.program_in(packed(tmp_path / "other.pt2", **{name: pickle.dumps(Runs(ran))}))
+    assert not ran.exists()
+    caplog.set_level(logging.CRITICAL, "torch._export.serde.serialize")  # what it warns of is no format of a message
+    torch.export.load(tmp_path / "sample.pt2")
+    assert ran.exists(), "torch alone reads it"
+    assert forms.NUMBERS_ALONE not in os.environ

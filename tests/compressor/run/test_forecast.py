@@ -183,7 +183,9 @@ def test_forecast_counts_what_ranges_by_level_take(tmp_path):
     def of(blocks, rows):
         took = seconds(blocks, rows)
         spent = (Spent(work="step", of="quantize-static", target="onnxruntime", seconds=took),)
-        stages = (Stage(name="source", step="source", layer_bytes=(parts := sizes(blocks)["source"]), weights=sum(parts.values()) // 4),)
+        stages = (
+            Stage(name="source", step="source", layer_bytes=(parts := sizes(blocks)["source"]), weights=sum(parts.values()) // 4),
+        )
         return Trial(f"{blocks} blocks", bound, scale(blocks, rows), stages, spent, took, 0, 0)
 
     found = forecast(bound, scale(12, 600), (of(2, 32), of(4, 64)), rehearsal_seconds=1)
