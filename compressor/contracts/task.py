@@ -17,7 +17,7 @@ from compressor.contracts.model import Model
 from compressor.contracts.notes import Note
 from compressor.contracts.recipe import InputSizes, Recipe, Seen
 from compressor.contracts.records import Difference, Disagreement, Workload
-from compressor.contracts.step import Step
+from compressor.contracts.step import Event, Step
 from compressor.errors import UnsupportedModel
 
 if TYPE_CHECKING:
@@ -216,6 +216,9 @@ class Task(Step, ABC):
     @abstractmethod
     def batches(self, rows: Dataset, files: Path, *, batch_size: int, shuffle_seed: int | None = None) -> Iterable[Batch]:
         """Tensors of a split, shuffled by `shuffle_seed` or in the order of the rows; the iterable has a length."""
+
+    def ready(self, rows: Dataset, files: Path, tell: Callable[[Event], None]) -> None:
+        """Make once what `batches` of a split read, as latents of its rows, and tell how far it has come; asked before a training."""
 
     def beyond_rows(self, files: Path) -> str:
         """What the model in a folder was taught that batches of rows do not say, so that a training on them loses it; empty for nothing."""

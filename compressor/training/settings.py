@@ -113,6 +113,7 @@ class TrainingSettings(ReadAgain):
         """
         rows, files, stages = ctx.data.split("train"), ctx.folder / "files", (ctx.seed, "rows", stage)
         model.save_beside(files)
+        ctx.task.ready(rows, files, ctx.tell)
         return lambda epoch: ctx.task.batches(rows, files, batch_size=self.batch_size, shuffle_seed=derived_seed(*stages, epoch))
 
     def shortened(self) -> Mapping[str, int | None]:

@@ -18,6 +18,7 @@ from compressor.contracts import (
     Data,
     Deployment,
     Evaluation,
+    Event,
     Feed,
     Graph,
     Measure,
@@ -211,6 +212,19 @@ class Drawing(DrawingSettings, ABC):
 
     # -------------------------------------------------------------- rows
 
+    @override
+    def ready(self, rows: Dataset, files: Path, tell: Callable[[Event], None]) -> None:
+        """Latents of all rows, where the model draws such."""
+        how = described(files)
+        if how.decoded is not None:
+            self._latents(rows, files, how, tell)
+
+    def _latents(
+        self, rows: Dataset, files: Path, how: Description, tell: Callable[[Event], None] = lambda _: None
+    ) -> Callable[[Sequence[int]], NDArray[np.float32]]:
+        content = rows.select_columns(list(self.columns().content))
+        return encoded_once(files, content, partial(self.read, rows, how=how), tell)
+
     def batches(self, rows: Dataset, files: Path, *, batch_size: int, shuffle_seed: int | None = None) -> Iterable[Batch]:
         """Noisy rows, what is to be told of them, and the rows themselves; noise, times and left-out labels by the seed."""
         groups = grouped(order_of(len(rows), shuffle_seed), batch_size)
@@ -218,7 +232,7 @@ class Drawing(DrawingSettings, ABC):
         labels = how.known(rows[self.label])
         read: Callable[[Sequence[int]], NDArray[np.float32]] = partial(self.read, rows, how=how)
         if how.decoded is not None:
-            read = encoded_once(files, rows.select_columns(list(self.columns().content)), read)
+            read = self._latents(rows, files, how)
         feeds = Feeds(lambda chosen: {CLEAN: read(chosen)}, groups)
         drop = self.drop_labels if how.empty is not None else 0.0
         return Batches(feeds, labels, how, shuffle_seed or 0, times=self.times, weighting=self.weighting, drop=drop)

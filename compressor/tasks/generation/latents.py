@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from compressor.contracts import Event, Progress
 from compressor.errors import SourceError, UnsupportedModel
 from compressor.model.sources import PIPELINE
 from compressor.tasks.media import undecoded
@@ -100,7 +101,10 @@ def _measure(module: Any) -> tuple[float, float]:
 
 
 def encoded_once(
-    files: Path, content: Dataset, read: Callable[[Sequence[int]], NDArray[np.float32]]
+    files: Path,
+    content: Dataset,
+    read: Callable[[Sequence[int]], NDArray[np.float32]],
+    tell: Callable[[Event], None] = lambda _: None,
 ) -> Callable[[Sequence[int]], NDArray[np.float32]]:
     """Latents of rows by their numbers, each the mean that the encoder tells: all are encoded at once and kept beside the model.
 
@@ -108,6 +112,7 @@ def encoded_once(
         files: folder of what lies beside the network, the encoder among it.
         content: what is read, as files that are not decoded.
         read: gives rows by their numbers.
+        tell: hears how many are encoded, where they are now.
 
     Raises:
         SourceError: the encoder is not there.
@@ -119,13 +124,19 @@ def encoded_once(
         from compressor.store.disk import settle
 
         unfinished = path.with_suffix(f".{os.getpid()}")  # each of several processes that train encodes, and the last one's stays
-        _write(unfinished, _encoder_in(files), read, len(content))
+        _write(unfinished, _encoder_in(files), read, len(content), tell)
         settle(unfinished, path)
     kept = np.load(path, mmap_mode="r", allow_pickle=False)
     return lambda chosen: np.asarray(kept[list(chosen)], dtype=np.float32)
 
 
-def _write(path: Path, module: Any, read: Callable[[Sequence[int]], NDArray[np.float32]], count: int) -> None:
+def _write(
+    path: Path,
+    module: Any,
+    read: Callable[[Sequence[int]], NDArray[np.float32]],
+    count: int,
+    tell: Callable[[Event], None],
+) -> None:
     """An array of the latents of so many rows, of which memory never holds more than are encoded at a time."""
     import numpy as np
 
@@ -135,6 +146,7 @@ def _write(path: Path, module: Any, read: Callable[[Sequence[int]], NDArray[np.f
         if found is None:
             found = np.lib.format.open_memmap(path, mode="w+", dtype=part.dtype, shape=(count, *part.shape[1:]))
         found[at : at + len(part)] = part
+        tell(Progress("latents", at + len(part), count, "rows"))
     assert found is not None, "a split has rows"
     found.flush()
 

@@ -15,6 +15,7 @@ from furnished import command
 from PIL import Image
 
 from compressor.api import run
+from compressor.contracts import Progress
 from compressor.deploy.session import predictor
 from compressor.errors import SourceError, UnsupportedModel
 from compressor.model import Model
@@ -117,6 +118,11 @@ def test_rows_are_latents_and_pictures_those_of_the_decoder(model, data, tmp_pat
 def test_rows_are_encoded_once(model, data, tmp_path):
     """What was kept is read again, for these rows alone."""
     task, files = ImageGeneration(steps=4), write_side_files(model, tmp_path / "files")
+    count, told = len(data.split("train")), []
+    for _ in range(2):
+        task.ready(data.split("train"), files, told.append)
+    done = [*range(16, count, 16), count]
+    assert told == [Progress("latents", each, count, "rows") for each in done], "of what is not there yet"
     first = next(iter(task.batches(data.split("train"), files, batch_size=8)))
     (kept,) = files.glob("latents-*.npy")
     np.save(kept, np.zeros_like(np.load(kept)))
