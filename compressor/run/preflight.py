@@ -194,7 +194,9 @@ def check_lowered(bound: Bound, folders: Mapping[str, Path], data: Data | None =
         UnsupportedModel: a quantiser of one graph is left with several, or a step with nothing to calibrate by.
     """
     folder = folders.get(_lowered_from(bound))
-    for step in (step for step in bound.passes if not step.trunk and folder is not None):
+    if folder is None:
+        return
+    for step in (step for step in bound.passes if not step.trunk):
         of_one = step.step.quantizes and not step.step.each_graph
         if of_one and len(graphs := [graph.name for graph in bound.task.graphs(folder)]) > 1:
             raise UnsupportedModel(
