@@ -156,7 +156,7 @@ class Needs:
     Only where there are none can the model be of any architecture: no anatomy row need fit it.
     """
     floats: Mapping[str, str] = field(default_factory=dict)
-    """Parameters that work on layers in float alone, with the reason: no step of the trunk may have quantised its input."""
+    """Parameters that work on layers in float alone ('' for the step), with the reason: no step of the trunk may have quantised its input."""
     products: tuple[str, ...] = ()
     """Names of further models that it makes with `ctx.produce`; a later step may start from them or be taught by them."""
     graphs: str = ""

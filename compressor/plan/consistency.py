@@ -6,9 +6,10 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 
 from compressor.contracts import Pass, Probe, Task, registry
+from compressor.contracts.registry import TORCH
 from compressor.errors import Fault, PluginError, did_you_mean
 from compressor.plan.draft import Draft, Drafted
-from compressor.plan.order import order_faults, works
+from compressor.plan.order import order_faults, quantizes, works
 from compressor.plan.specs import NAME, Accept, Limits
 from compressor.plan.validation import validated
 from compressor.plan.yaml_source import Located
@@ -98,10 +99,12 @@ def _mentions(draft: Draft, step: Drafted, index: int) -> Iterator[Fault]:
         what = _unusable(draft, name, index)
         if what:
             yield step.mention(name, what)
-    targets = {target.name for target in draft.targets}
+    targets, dialects = {target.name for target in draft.targets}, draft.dialects()
     for name in needs.targets:
         if name not in targets:
             yield step.mention(name, f"no target is named '{name}'{did_you_mean(name, targets)}")
+        elif quantizes(step) and name in dialects and dialects[name].format == TORCH:
+            yield step.mention(name, f"times what it quantises on '{name}', which computes it in float: name a target with kernels")
 
 
 def _lengths(draft: Draft, step: Drafted) -> Iterator[Fault]:

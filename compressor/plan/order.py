@@ -124,7 +124,7 @@ def _sorted(draft: Draft) -> list[str]:
 
 
 def _quantized_twice(draft: Draft) -> Iterator[Fault]:
-    quantizing = [step for step in draft.steps if _quantizes(step)]
+    quantizing = [step for step in draft.steps if quantizes(step)]
     for index, step in enumerate(quantizing):
         for other in quantizing[:index]:
             both = [name for name in draft.acts_on(step) if name in draft.acts_on(other)]
@@ -139,16 +139,15 @@ def _quantized_twice(draft: Draft) -> Iterator[Fault]:
 def _quantized_before(draft: Draft) -> Iterator[Fault]:
     """Matrices that hold the steps of their quantisers keep rows and columns, and learn by themselves: what else is done comes before."""
     trunk = [step for step in draft.steps if step.trunk]
-    origins = inherited(Link(step.name, step.keys.start, _quantizes(step)) for step in trunk)
+    origins = inherited(Link(step.name, step.keys.start, quantizes(step)) for step in trunk)
     for step in trunk:
         if (origin := origins.get(step.name)) is None:
             continue
         if _cuts(step):
             yield step.fault(f"cuts matrices that '{origin}' has quantised; put '{step.name}' before '{origin}'")
         for parameter, why in step.needs().floats.items():
-            yield step.at_parameter(
-                parameter, f"{why}, and '{origin}' has quantised them: leave {parameter} out, or put it before"
-            )
+            advice = f"leave {parameter} out, or put it before" if parameter else f"put '{step.name}' before '{origin}'"
+            yield step.at_parameter(parameter, f"{why}, and '{origin}' has quantised them: {advice}")
 
 
 def _after_the_last(draft: Draft) -> Iterator[Fault]:
@@ -168,7 +167,7 @@ def _several_graphs(draft: Draft) -> Iterator[Fault]:
     links = [Link(step.name, step.keys.start, bool(why[step.name])) for step in draft.steps if step.trunk]
     origin = inherited([*links, Link("", None, marks=False)]).get("")
     for step in draft.steps:
-        if origin and step.below and _quantizes(step) and not _of_each_graph(step):
+        if origin and step.below and quantizes(step) and not _of_each_graph(step):
             yield step.fault(
                 f"quantises one graph, and what '{origin}' made becomes several, {why[origin]}: leave one of both steps out"
             )
@@ -196,7 +195,8 @@ def _of_each_graph(step: Drafted) -> bool:
     return step.kind is not None and issubclass(step.kind, Pass) and step.kind.each_graph
 
 
-def _quantizes(step: Drafted) -> bool:
+def quantizes(step: Drafted) -> bool:
+    """Whether what a step makes is quantised."""
     return step.kind is not None and issubclass(step.kind, Pass) and step.kind.quantizes
 
 

@@ -29,6 +29,7 @@ ALGORITHMS: Mapping[str, tuple[str, ...]] = {
 """What runs on each format."""
 DATA_AWARE_PASSES = 8
 """How much longer a calibration row takes than a forward pass, all that is done with it counted."""
+CALIBRATION = 64
 FAST_GROUP, FINE_GROUP = 128, 64
 """Weights of one scale where nothing is said: longer groups are read faster, and 8 bits lose next to nothing by them."""
 TWO_BITS = (
@@ -81,7 +82,7 @@ class QuantizeWeights(Pass):
         "calibration rows say; in OpenVINO and llama.cpp it is an option of the target.",
     )
     calibration: int = Field(
-        default=64,
+        default=CALIBRATION,
         ge=1,
         description="Rows of the calibration split that a cache in 8 bits and other algorithms than round-to-nearest look at.",
     )
@@ -102,6 +103,8 @@ class QuantizeWeights(Pass):
             raise ValueError(
                 f"{self.algorithm} beside 8 bits: rounding loses next to nothing there; leave it out, or say bits: 4"
             )
+        if self.calibration != CALIBRATION and not self._looks:
+            raise ValueError(f"nothing would heed calibration, as {NEAREST} looks at no rows: leave it out")
         return self
 
     @classmethod

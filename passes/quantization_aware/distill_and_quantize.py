@@ -24,6 +24,8 @@ from passes.quantization_aware.scheme import QuantizationScheme
 from passes.quantization_aware.widths import RISING, Widths, at_least, planned
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import torch
 
     from compressor.contracts import Model
@@ -117,6 +119,16 @@ class DistillAndQuantize(Distillation, QuantizationScheme):
             workloads=(latency.workload,) if latency else (),
             inside=(*found.inside, *(("features",) if self.block_wise else ())),
         )
+
+    @override
+    def check(self, given: Path, origins: Mapping[str, Path]) -> None:
+        """Parts of paths that name no layer, too: a layer that the input has the source has."""
+        super().check(given, origins)
+        if self.exclude or self.layer_bits:
+            from compressor.model.model import Model
+            from passes.quantization_aware.placement import require_layers
+
+            require_layers(Model.load(given).module, self)
 
     @override
     def refuses(self, dialect: Dialect) -> Mapping[str, str]:
@@ -262,6 +274,8 @@ class DistillAndQuantize(Distillation, QuantizationScheme):
         static = [
             each for each in quantizers(student.module) if isinstance(each, InputQuantizer) and each.grid.ranges == "static"
         ]
+        if not static:  # a stage, or a choice of bits, with steps for groups alone
+            return {}
         return {CLIPS: self.clip_decay * torch.stack([each.reach().square() for each in static]).sum()}
 
     def _quantise(self, student: Model, ctx: Context) -> dict[str, str]:

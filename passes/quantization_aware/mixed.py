@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 from pydantic import ConfigDict, Field, model_validator
 from typing_extensions import override
@@ -77,6 +77,15 @@ class Cost:
     high: float
 
 
+class Sizes(NamedTuple):
+    """What a budget of bytes is kept by."""
+
+    units: Sequence[Sequence[int]]
+    """Bytes of each unit at each of its widths."""
+    room: int
+    """For all of them together."""
+
+
 Costs = Mapping[tuple[int, WeightBits], Cost]
 """By the unit's number and its bits."""
 
@@ -118,8 +127,9 @@ def chosen_widths(model: Model, placement: Placement, scheme: QuantizationScheme
     choice = _Choice(model, placement, scheme, mixed, ctx)
     if not choice.units:
         raise CompressorError("mixed: there is no layer whose bits can be chosen: leave mixed out")
+    sizes = None if mixed.bytes is None else choice.sizes(mixed.bytes)
     costs = choice.costs()
-    found = choice.for_bytes(costs) if mixed.bytes is not None else choice.for_latency(costs)
+    found = choice.for_latency(costs) if sizes is None else choice.for_bytes(costs, sizes)
     for note in choice.told(costs, found):
         ctx.note(note)
     return dict(Group().gathered(dict(found))[0])  # processors that round differently must not train different layers
@@ -185,22 +195,29 @@ class _Choice:
 
     # -------------------------------------------------------------- what fits
 
-    def for_bytes(self, costs: Costs) -> Widths:
-        """The cheapest that takes no more bytes."""
+    def sizes(self, most: int) -> Sizes:
+        """Bytes of each unit at each of its widths, and those that all of them may take.
+
+        Raises:
+            CompressorError: not even the fewest bits fit.
+        """
         from compressor.model.quantization.layers import packed_bytes
 
-        assert self.mixed.bytes is not None
         shapes = {path: self._shape(path) for unit in self.units for path in unit.layers}
-        sizes = [
+        found = [
             [sum(packed_bytes(shapes[path], self.scheme.weight_grid(width)) for path in unit.layers) for width in unit.allowed]
             for unit in self.units
         ]
         first = self.rounded(self._of([unit.allowed[0] for unit in self.units])).stored_bytes()
-        rest = first - sum(each[0] for each in sizes)
-        found = cheapest(sizes, self._means(costs), self.mixed.bytes - rest)
-        if found is None:
-            least = rest + sum(map(min, sizes))
-            raise CompressorError(f"mixed: {self.mixed.bytes:,} bytes cannot be kept: with the fewest bits it is {least:,} bytes")
+        rest = first - sum(each[0] for each in found)
+        if (least := rest + sum(map(min, found))) > most:
+            raise CompressorError(f"mixed: {most:,} bytes cannot be kept: with the fewest bits it is {least:,} bytes")
+        return Sizes(found, most - rest)
+
+    def for_bytes(self, costs: Costs, sizes: Sizes) -> Widths:
+        """The cheapest that takes no more bytes."""
+        found = cheapest(sizes.units, self._means(costs), sizes.room)
+        assert found is not None, "the fewest bits fit"
         return self._of([unit.allowed[at] for unit, at in zip(self.units, found, strict=True)])
 
     def _shape(self, path: str) -> tuple[int, int]:

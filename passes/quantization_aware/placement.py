@@ -18,6 +18,8 @@ from passes.quantization_aware.widths import Widths, by_width, planned
 from passes.side_files import write_side_files
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from compressor.contracts import Model
 
 CALIBRATED_BATCH = 16
@@ -50,9 +52,9 @@ def placed(student: Model, scheme: QuantizationScheme, ctx: Context) -> Placemen
     Raises:
         UnsupportedModel: nothing can be, or the plan names a layer that is not there.
     """
+    require_layers(student.module, scheme)
     chosen, left = linear_layers(student.module, head=scheme.head, exclude=scheme.exclude)
     table, unfit = table_of(student.module, scheme.exclude)
-    require_named(scheme.exclude, (*chosen, *left, *unfit, *((table,) if table else ())))
     words = table or next(iter(unfit), None)
     if scheme.embeddings != "none":
         left |= unfit
@@ -66,16 +68,28 @@ def placed(student: Model, scheme: QuantizationScheme, ctx: Context) -> Placemen
     return placement
 
 
-def _require_choosable(placement: Placement, parts: Sequence[str]) -> None:
-    """Each part of a path that is given bits names a layer whose bits can be chosen.
+def require_layers(module: nn.Module, scheme: QuantizationScheme) -> None:
+    """Each part of a path that the plan gives names a layer or a table.
 
     Raises:
-        UnsupportedModel: one does not, with the reason where it names another layer.
+        UnsupportedModel: one does not.
+    """
+    chosen, left = linear_layers(module, head=True, exclude=())
+    table, unfit = table_of(module)
+    known = (*chosen, *left, *unfit, *((table,) if table else ()))
+    require_named(scheme.exclude, known)
+    require_named(tuple(scheme.layer_bits), known, option="layer_bits")
+
+
+def _require_choosable(placement: Placement, parts: Sequence[str]) -> None:
+    """Each part of a path that is given bits names a layer whose bits can be chosen, not only one.
+
+    Raises:
+        UnsupportedModel: one does not, with the reason.
     """
     chosen = [path for alike in placement.alike for path in alike]
     fixed = (*placement.tied, *((placement.table,) if placement.table else ()))
     others = placement.left | dict.fromkeys(fixed, EIGHT)
-    require_named(parts, (*chosen, *others), option="layer_bits")
     for part in parts:
         if not any(part in path for path in chosen):
             path, why = next((path, why) for path, why in others.items() if part in path)

@@ -70,8 +70,8 @@ class Rotate(Pass):
 
     @override
     def needs(self) -> Needs:
-        """Blocks that are known."""
-        return Needs(inside=("features",))
+        """Blocks that are known, of layers in float."""
+        return Needs(inside=("features",), floats={"": "rotations are folded into layers in float"})
 
     @override
     def work(self, size: Size) -> float:

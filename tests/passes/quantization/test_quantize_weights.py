@@ -511,6 +511,7 @@ def test_products_of_gguf_files_find_ranges_of_activations_at_run_time_and_have_
         ("bits: 8, symmetric: false", "llama-cpp", r"target 'llama-cpp': Q8_0 has one zero"),
         ("bits: 4, embeddings: 2", "onnxruntime", r"embeddings of 2 bits beside layers of 4"),
         ("bits: 8, algorithm: gptq", "onnxruntime", r"rounding loses next to nothing there"),
+        ("bits: 8, calibration: 5", "onnxruntime", r"nothing would heed calibration, as round-to-nearest looks at no rows"),
         ("bits: 4, group: 32", "onnxruntime", r"no such parameter .*group_size"),
         ("algorithm: gtpq", "onnxruntime", r"gptq"),
     ],

@@ -219,6 +219,12 @@ def test_pact_moves_where_activations_are_cut_and_is_deployed(tmp_path):
     assert_alike(deployed(model, OnnxRuntime(), tmp_path)[0], outputs(model))
 
 
+def test_pact_is_for_the_stages_whose_steps_are_static(tmp_path):
+    _, ctx = trained(tmp_path, epochs=2, weights=4, progressive=[8], activation_steps="pact")
+    curves = [note.curves for note in ctx.notes if isinstance(note, Series)]
+    assert ["clip decay" in each for each in curves] == [True, False]
+
+
 def test_equal_seeds_give_equal_bytes(tmp_path):
     for name in ("a", "b"):
         trained(tmp_path / name, weights="ternary")[0].save(tmp_path / name / "model")

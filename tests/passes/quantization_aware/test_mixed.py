@@ -86,6 +86,14 @@ def test_budget_that_cannot_be_kept_is_refused_with_the_least(tmp_path, ends):
         trained(tmp_path, epochs=1, granularity="group", mixed={"widths": (8, 4, 2), "bytes": ends[1] - 1})
 
 
+def test_budget_that_cannot_be_kept_is_refused_before_anything_is_measured(tmp_path):
+    source = wide()
+    ctx = context(tmp_path, source)
+    with pytest.raises(CompressorError, match="cannot be kept"):
+        step(mixed={"bytes": 1}).apply(source, ctx)
+    assert not ctx.events
+
+
 def test_layer_that_costs_more_gets_more_bits(tmp_path, ends):
     """One whose weights have outliers loses most by few bits."""
     source = wide()

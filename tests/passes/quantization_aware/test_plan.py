@@ -87,6 +87,31 @@ def test_scheme_without_kernels_is_refused_before_anything_runs(folder, settings
         load_plan(folder / "plan.yaml", settings=settings)
 
 
+def test_step_that_needs_layers_in_float_is_refused_after_one_that_quantises(folder):
+    text = (folder / "plan.yaml").read_text()
+    (folder / "after.yaml").write_text(text.replace("\ntargets:", "\n  - rotate: {}\ntargets:"))
+    with pytest.raises(PlanError, match="put 'rotate' before 'distill-and-quantize'") as caught:
+        load_plan(folder / "after.yaml")
+    (fault,) = caught.value.faults
+    assert fault.where == "passes.rotate"
+    (folder / "before.yaml").write_text(text.replace("passes:\n", "passes:\n  - rotate: {}\n"))
+    load_plan(folder / "before.yaml")
+
+
+@pytest.mark.parametrize(("target", "refused"), [("pytorch", True), ("onnxruntime", False)])
+def test_bits_are_not_chosen_by_the_time_that_a_simulation_takes(folder, target, refused):
+    text = (folder / "plan.yaml").read_text().replace("targets:\n", "targets:\n  - pytorch: {}\n")
+    bits = f"mixed: {{latency: {{target: {target}, ratio: 0.9}}}}"
+    (folder / "timed.yaml").write_text(re.sub(r"weights: ternary.*", bits, text))
+    if not refused:
+        load_plan(folder / "timed.yaml")
+        return
+    with pytest.raises(PlanError, match="times what it quantises on 'pytorch'") as caught:
+        load_plan(folder / "timed.yaml")
+    (fault,) = caught.value.faults
+    assert fault.where.endswith("mixed.latency.target")
+
+
 @pytest.mark.parametrize(
     ("after", "said"),
     [

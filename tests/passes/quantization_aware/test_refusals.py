@@ -19,6 +19,7 @@ from compressor.store import Store
 from compressor.testing.tiny import run_of
 from compressor.training.lora import Lora, adapted
 from passes.quantization_aware.choice import table_of
+from targets.eager import EagerTorch
 from targets.llama_cpp import LlamaCpp
 from targets.onnxruntime import OnnxRuntime
 from targets.openvino import OpenVino
@@ -125,6 +126,21 @@ def test_table_that_is_tied_to_such_a_head_stays_in_float(tmp_path):
 def test_exclude_that_names_nothing_is_refused_with_the_nearest_name(tmp_path, exclude):
     with pytest.raises(UnsupportedModel, match=f"exclude: no layer has '{exclude}' in its path"):
         trained(tmp_path, exclude=(exclude,))
+
+
+@pytest.mark.parametrize("given", [{"exclude": ("clasifier",)}, {"weights": 4, "layer_bits": {"clasifier": 8}}])
+def test_parts_of_paths_that_name_nothing_are_refused_before_a_step_before_it_trains(tmp_path, given):
+    wide().save(tmp_path / "model")
+    with pytest.raises(UnsupportedModel, match=r"no layer has 'clasifier' in its path \(did you mean 'classifier'"):
+        step(**given).check(tmp_path / "model", {"source": tmp_path / "model"})
+    step(exclude=("classifier", "query", "word_embeddings")).check(tmp_path / "model", {"source": tmp_path / "model"})
+
+
+@pytest.mark.parametrize("given", [{"weights": 4}, {"granularity": "group"}])
+def test_groups_beside_activations_in_float_have_no_written_form(given):
+    cuda = OnnxRuntime(provider="cuda").own_dialect()
+    assert "written with activations of 8 bits" in step(activations="none", **given).refuses(cuda)["activations"]
+    assert step(activations="none", **given).refuses(EagerTorch.dialect) == {}
 
 
 def test_what_has_no_quantised_form_is_told(tmp_path):
