@@ -104,7 +104,9 @@ def _mentions(draft: Draft, step: Drafted, index: int) -> Iterator[Fault]:
         if name not in targets:
             yield step.mention(name, f"no target is named '{name}'{did_you_mean(name, targets)}")
         elif quantizes(step) and name in dialects and dialects[name].format == TORCH:
-            yield step.mention(name, f"times what it quantises on '{name}', which computes it in float: name a target with kernels")
+            yield step.mention(
+                name, f"times what it quantises on '{name}', which computes it in float: name a target with kernels"
+            )
 
 
 def _lengths(draft: Draft, step: Drafted) -> Iterator[Fault]:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 CALIBRATED_BATCH = 16
 ONE_MATRIX = "of one matrix for words and head"
+SEVERAL_TABLES = "of one matrix for several tables of words"
 EIGHT = "a table of words, and a head that is one, have 8"
 
 
@@ -114,6 +115,8 @@ def tied_together(
     if rounds and set(readers) <= set(found.first) and scheme.activations == 8 and divided:
         return table, readers
     why = ONE_MATRIX if divided else f"{ONE_MATRIX}, whose rows groups of {GROUP} do not divide"
+    if any(hasattr(student.module.get_submodule(path), "num_embeddings") for path in readers):
+        why = SEVERAL_TABLES
     left |= dict.fromkeys((table, *readers), why)
     found.leave(readers)
     return None, ()

@@ -31,7 +31,7 @@ from compressor.model.quantization.layers import InputQuantizer, quantized_layer
 from compressor.store.store import StoredResult, digest_of
 from compressor.testing.tiny import run_of
 from compressor.training.checkpoint import INTERVAL
-from passes.quantization_aware.choice import linear_layers, table_of, trunk_of
+from passes.quantization_aware.choice import linear_layers, table_of, tied_to, trunk_of
 from passes.quantization_aware.maps import coverage, maps_apart
 from passes.quantization_aware.passing import Passing, passing
 from passes.quantization_aware.placement import Placement, tied_together
@@ -354,6 +354,16 @@ def test_tied_head_and_table_are_rounded_together_or_not_at_all():
     left = {}
     assert tied_together(model, seen, table, left, step(head=True)) == (None, ()), "its head was not called"
     assert set(left) == {table, head}
+
+
+def test_one_matrix_of_several_tables_stays_in_float_and_is_called_that():
+    from transformers import T5Config, T5EncoderModel
+
+    module = T5EncoderModel(T5Config(vocab_size=50, d_model=32, d_kv=8, d_ff=64, num_layers=1, num_heads=4)).eval()
+    table, _ = table_of(module)
+    readers, left = tied_to(module, table), {}
+    assert tied_together(Model.wrap(module), Passing(), table, left, step(head=True)) == (None, ())
+    assert left == dict.fromkeys((table, *readers), "of one matrix for several tables of words")
 
 
 def test_attention_maps_of_one_row_at_a_time_are_held(tmp_path):
