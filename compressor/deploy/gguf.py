@@ -188,7 +188,7 @@ def _write_tokenizer(writer: Any, files: Path, size: int) -> None:
     for added in read.get("added_tokens", ()):
         tokens[added["id"]] = added["content"]
         kinds[added["id"]] = gguf.TokenType.CONTROL if added["special"] else gguf.TokenType.USER_DEFINED
-    every = range(max(size, max(tokens) + 1))
+    every = range(size)  # libraries add tokens that the table of embeddings has no row for, with which llama.cpp opens no file
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre(_split_by(read.get("pre_tokenizer") or {}))
     writer.add_token_list([tokens.get(number, f"[PAD{number}]") for number in every])

@@ -14,6 +14,8 @@ from compressor.errors import UnsupportedModel
 from compressor.tasks.language.decoding import decoded, filled
 from compressor.tasks.language.scoring import fed, padded
 
+from .conftest import Subject
+
 PROMPTS = ([5, 9, 30, 41, 77, 12, 8], [100, 3, 61], [44])
 
 
@@ -117,6 +119,23 @@ def test_llama_cpp_gives_the_logits_of_the_model_at_every_step_of_ragged_prompts
     np.testing.assert_allclose(start[0], plain[0], atol=1e-3)
     assert decoded(session, start, 8).tolist() == decoded(llama.session("pytorch"), plain, 8).tolist()
     assert session.facts() == {"precision": "fp32", "device": "CPU", "threads": "1", "cache": "fp32"}
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("kind", ["mistral", "qwen2", "qwen3"])
+@pytest.mark.parametrize("weights", ["f32", "f16", "q8_0"])
+def test_llama_cpp_takes_each_architecture(kind, tied, weights, task, tmp_path):
+    from compressor.deploy.gguf import Gguf
+
+    of_kind = Subject(tmp_path / "subject", task, kind, hidden_size=32, intermediate_size=64, tie_word_embeddings=tied)
+    (tmp_path / "built").mkdir()
+    Gguf().lower(Artifact("torch", of_kind.files), tmp_path, task=task, dialect=None)
+    target, folder = built(tmp_path, of_kind, tmp_path / "built", weights)
+    ids, mask = padded([np.array(each) for each in PROMPTS])
+    feed = {**fed(ids, mask), "logits_at": np.array([ids.shape[1] - 1])}
+    found, plain = (filled(session, feed)[0] for session in (target.open(folder), of_kind.session("pytorch")))
+    np.testing.assert_allclose(found, plain, atol={"f32": 1e-3, "f16": 0.05, "q8_0": 0.3}[weights] * plain.std())
 
 
 @pytest.mark.long
