@@ -30,6 +30,7 @@ from benchmarks.studies.operator_groups import GROUPS, LEFT_OUT, RUNTIMES, TEXTS
 from benchmarks.studies.operators import BEFORE, NOW, Found, Shop
 from benchmarks.studies.pages import controls, machine_lines
 from benchmarks.studies.qat_cells import common
+from benchmarks.studies.qat_texts import Rows, text_case
 from benchmarks.studies.speech_lab import Cell, prepared
 from benchmarks.studies.speech_lab import plan as speech_plan
 from compressor.contracts.records import LatencyRecord, ProfileRecord, Report
@@ -116,8 +117,7 @@ class Study:
 
     def newsgroups(self) -> dict[str, Any]:
         """The model that `qat_text` fine-tuned, on rows of its test split."""
-        rows = self.asked.texts / "newsgroups-rows"
-        plan = common("operators-newsgroups", rows, 0)
+        plan = common(text_case("newsgroups", Rows()), self.asked.texts, "operators-newsgroups", 0)
         whole = newsgroups.fetch(self.asked.texts / "20-newsgroups")
         plan["data"]["files"]["test"] = str((whole / "test.jsonl").resolve())
         plan["data"]["limit"] = {"test": ROWS}

@@ -1,97 +1,64 @@
-"""Cells of `benchmarks.studies.qat_text`: a method, a scheme, a learning rate and a seed each, run as plans whose runs are kept."""
+"""Cells of `benchmarks.studies.qat_text` and `qat_others`: a method, a scheme, a learning rate and a seed each, run as plans whose runs are kept."""
 
 from __future__ import annotations
 
-import json
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from benchmarks.studies import ablation, newsgroups, qat_costs
-from benchmarks.studies.text import BBC, MODEL
-from compressor.contracts import Columns
+from benchmarks.studies import ablation
 from compressor.contracts.notes import Table
 from compressor.contracts.records import Report
-from compressor.plan.specs import DataSpec
 from compressor.report import EVALUATIONS, read_report
 from compressor.run.results import load_evaluation
-from compressor.store.disk import put
-from compressor.tasks.data import load_data
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SPLITS = ("train", "validation", "test")
-VALIDATION, TEST = 1 / 8, 0.2
-"""Shares of the rows that have no split of their own."""
-LENGTH, BATCH = 64, 16
-CALIBRATION = 128
-REFERENCE = {"epochs": 5, "learning_rate": 1e-4}
+BATCH, CALIBRATION = 16, 128
 
 
 @dataclass(frozen=True)
-class Rows:
-    """How many rows of 20 Newsgroups are taken, and how many say how good a cell is; None for all."""
+class Case:
+    """A model and rows: what cells are run on."""
 
-    train: int | None = None
-    test: int | None = None
+    name: str
+    title: str
+    task: Mapping[str, Any]
+    model: Mapping[str, Any]
+    passes: Sequence[Mapping[str, Any]]
+    """That make of it the model that all cells start from and learn from; the first one fine-tunes."""
+    data: Callable[[Path], Mapping[str, Any]]
+    """Rows as a plan has them, made in a folder unless they are there: the same to train on, to choose by and to test on in every cell."""
     scored: int | None = None
-    """Validation rows that a cell is scored on, of any set of rows; the fine-tuning is by all of them."""
-
-    @property
-    def limit(self) -> dict[str, int]:
-        """As a plan has it: validation keeps its share."""
-        trained = {"train": self.train, "validation": max(1, round(self.train * VALIDATION))} if self.train else {}
-        return trained | ({"test": self.test} if self.test else {})
+    """Validation rows that a cell is scored on; the passes above are by all of them."""
 
 
-def prepared(data: str, rows: Rows, folder: Path) -> Path:
-    """Rows to train on, to choose by and to test on, the same for every cell, as files in a folder, unless they are there."""
-    made = folder / f"{data}-rows"
-    if all((made / f"{split}.jsonl").is_file() for split in SPLITS):
-        return made
-    given: dict[str, Any] = {"files": BBC, "encoding": ["utf-8", "latin-1"], "split": {"validation": VALIDATION, "test": TEST}}
-    if data == "newsgroups":
-        whole = newsgroups.fetch(folder / "20-newsgroups")
-        files = {split: str((whole / f"{split}.jsonl").resolve()) for split in ("train", "test")}
-        given = {"files": files, "split": {"validation": VALIDATION}, "limit": rows.limit}
-    spec = DataSpec.model_validate({**given, "deduplicate": True})
-    splits = load_data(spec, columns=Columns(("text",), "label"), seed=0, folder=Path())
-    for name in SPLITS:
-        labels = splits.split(name).features["label"]
-        found = ({"text": row["text"], "label": labels.int2str(row["label"])} for row in splits.split(name))
-        made.mkdir(parents=True, exist_ok=True)
-        put(made / f"{name}.jsonl", "".join(json.dumps(row) + "\n" for row in found))
-    return made
-
-
-def common(name: str, rows: Path, seed: int) -> dict[str, Any]:
-    """What all plans of the study share."""
+def common(case: Case, folder: Path, name: str, seed: int) -> dict[str, Any]:
+    """What all plans of a case share; its rows are in the folder."""
     return {
         "name": name,
         "seed": seed,
-        "task": {"text-classification": {"text": "text", "label": "label", "max_length": LENGTH}},
-        "data": {
-            "files": {split: str((rows / f"{split}.jsonl").resolve()) for split in SPLITS},
-            "calibration": CALIBRATION,
-        },
+        "task": dict(case.task),
+        "data": {**case.data(folder), "calibration": CALIBRATION},
         "stages": "quality",
         "probes": [],
     }
 
 
-def reference(data: str, rows: Path) -> dict[str, Any]:
-    """The plan of the model that all others of a set of rows start from and learn from."""
+def reference(case: Case, folder: Path) -> dict[str, Any]:
+    """The plan of the model that all others of a case start from and learn from."""
     return {
-        **common(f"qat-{data}-reference", rows, 0),
-        "model": MODEL,
+        **common(case, folder, f"qat-{case.name}-reference", 0),
+        "model": dict(case.model),
         "reference": "finetune",
-        "passes": [{"finetune": {**REFERENCE, "batch_size": BATCH}}],
+        "passes": [dict(each) for each in case.passes],
         "targets": ["pytorch"],
     }
 
@@ -120,13 +87,7 @@ SCHEMES: Mapping[str, Mapping[str, Any]] = {"W2A8": {"weights": "ternary"}, "W4A
 STILL = 1e-9
 """A learning rate at which one step moves no weight by a step of a grid: what is left is post-training quantisation."""
 WINNER = "winner"
-"""The method that is best on 20 Newsgroups at W2A8, by validation."""
-PARTS: Mapping[str, tuple[str, ...]] = {
-    "newsgroups-W2A8": (ROUNDED, *TAUGHT),
-    "newsgroups-W4A8": (ROUNDED, WEIGHT_ONLY, LABELS, SOFT, UNIFIED),
-    "newsgroups-W8A8": (ROUNDED, TOOLS, SOFT),
-    "bbc-W2A8": (ROUNDED, LABELS, SOFT, WINNER),
-}
+"""The method that is best in another part, by validation."""
 
 
 @dataclass(frozen=True)
@@ -168,12 +129,12 @@ class Cell:
         return {"distill-and-quantize": {**given, **runs, **TAUGHT[self.method]}}
 
 
-def plan(cell: Cell, rows: Path, model: Path, scored: int | None = None) -> dict[str, Any]:
-    """The plan of a cell; `model` is the fine-tuned model, `scored` how many validation rows it is scored on."""
-    made = common(f"qat-{cell.data}-{cell.scheme}", rows, cell.seed)
+def plan(cell: Cell, case: Case, folder: Path, model: Path) -> dict[str, Any]:
+    """The plan of a cell; `model` is what the case's passes made, its rows are in the folder."""
+    made = common(case, folder, f"qat-{cell.data}-{cell.scheme}", cell.seed)
     return {
         **made,
-        "data": {**made["data"], **({"limit": {"validation": scored}} if scored else {})},
+        "data": {**made["data"], **({"limit": {"validation": case.scored}} if case.scored else {})},
         "model": {"folder": str(model.resolve())},
         "passes": [cell.step],
         "targets": [{"onnxruntime": {"threads": 1}}, {"openvino": {"threads": 1}}],
@@ -217,7 +178,7 @@ class Book:
     """All cells of a study: those whose runs are kept in its folder, and those that are made now; says how many remain."""
 
     folder: Path
-    rows: Rows
+    cases: Mapping[str, Case]
     planned: int
     run: bool = True
     """Whether cells that are not there are run."""
@@ -230,7 +191,7 @@ class Book:
         Raises:
             Absent: it is not there, and nothing is to be run.
         """
-        return self._report(f"{data}-reference", lambda rows: reference(data, rows), data)
+        return self._report(f"{data}-reference", lambda: reference(self.cases[data], self.folder))
 
     def found(self, cell: Cell) -> Found:
         """What a cell came to.
@@ -242,7 +203,7 @@ class Book:
             self.reference(cell.data)
             model = self.model(cell.data)
             began, fresh = time.monotonic(), not self._there(cell.name)
-            report = self._report(cell.name, lambda rows: plan(cell, rows, model, self.rows.scored), cell.data)
+            report = self._report(cell.name, lambda: plan(cell, self.cases[cell.data], self.folder, model))
             if fresh:
                 self._seconds.append(time.monotonic() - began)
             self._seen[cell.name] = read(report, self.folder / cell.name / "run" / EVALUATIONS)
@@ -252,17 +213,10 @@ class Book:
         """Folder of the fine-tuned model."""
         return self.folder / f"{data}-reference" / "run" / "artifacts" / "final@pytorch"
 
-    def costs(self, *, run: bool) -> dict[str, dict[str, list[dict[str, Any]]]]:
-        """What steps cost, of the model and rows of 20 Newsgroups."""
-        if run:
-            self.reference("newsgroups")
-        rows = prepared("newsgroups", self.rows, self.folder)
-        return qat_costs.cells(self.model("newsgroups"), rows, self.folder, run=run)
-
     def _there(self, name: str) -> bool:
         return (self.folder / name / "run" / "report.json").is_file()
 
-    def _report(self, name: str, made: Callable[[Path], dict[str, Any]], data: str) -> Report:
+    def _report(self, name: str, made: Callable[[], dict[str, Any]]) -> Report:
         if not self.run:
             if not self._there(name):
                 raise Absent(name)
@@ -271,7 +225,7 @@ class Book:
             left = max(1, self.planned - len(self._seen))
             pace = f", about {left * float(np.median(self._seconds)) / 60:.0f} minutes" if self._seconds else ""
             sys.stderr.write(f"{name}: run now; {left} of {self.planned} cells remain{pace}\n")
-        return ablation.run(made(prepared(data, self.rows, self.folder)), self.folder / name)
+        return ablation.run(made(), self.folder / name)
 
 
 def read(report: Report, evaluations: Path) -> Found:
