@@ -39,9 +39,18 @@ def linear_layers(module: nn.Module, *, head: bool, exclude: Sequence[str]) -> t
 
 
 def trunk_of(module: Any) -> str:
-    """The name under which a model with a head holds its trunk; empty where the model is a trunk itself."""
+    """The name under which a model with a head holds its trunk; empty where the model is a trunk itself.
+
+    Classifiers of sounds by Whisper hold half of the trunk, and not by the name that their family has for all of it: it is the one part that
+    is a model of its own.
+    """
+    from transformers import PreTrainedModel
+
     prefix = getattr(module, "base_model_prefix", "")
-    return prefix if prefix and hasattr(module, prefix) else ""
+    if prefix and hasattr(module, prefix):
+        return prefix
+    models = [name for name, part in module.named_children() if isinstance(part, PreTrainedModel)]
+    return models[0] if len(models) == 1 else ""
 
 
 def table_of(module: Any, exclude: Sequence[str] = ()) -> tuple[str | None, dict[str, str]]:

@@ -336,6 +336,24 @@ def test_head_and_table_follow_their_options(tmp_path):
     assert table_of(model.module) == ("bert.embeddings.word_embeddings", {})
 
 
+def test_the_head_of_a_model_that_holds_half_a_trunk_is_known():
+    from transformers import WhisperConfig, WhisperForAudioClassification
+
+    sizes = {"d_model": 32, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 4, "encoder_ffn_dim": 64}
+    model = WhisperForAudioClassification(WhisperConfig(**sizes, num_mel_bins=8, classifier_proj_size=16, num_labels=3))
+    chosen, left = linear_layers(model, head=False, exclude=())
+    assert len(chosen) == 6
+    assert all(path.startswith("encoder.layers.0.") for path in chosen)
+    assert {path: why.split()[0] for path, why in left.items()} == {
+        "encoder.conv1": "convolutions",
+        "encoder.conv2": "convolutions",
+        "projector": "of",
+        "classifier": "of",
+    }
+    assert {"projector", "classifier"} < set(linear_layers(model, head=True, exclude=())[0])
+    assert trunk_of(model.encoder) == ""
+
+
 def test_tied_head_and_table_are_rounded_together_or_not_at_all():
     from transformers import BertConfig, BertForMaskedLM
 
