@@ -22,7 +22,15 @@ SECONDS = 1.0
 PICTURES, SPEECH = "pictures", "speech"
 NAMES = {PICTURES: "Fashion-MNIST (DINOv2-small)", SPEECH: "spoken digits (Whisper-tiny.en's encoder, pruned)"}
 REFERENCE = {"learning_rate": 5e-5, "batch_size": BATCH}
-CUT = {"learning_rate": 2e-4, "sparsity": 0.5, "task_loss": 0.5, "batch_size": BATCH, "checkpoint": "last", "cache_teacher": True}
+SPARSITY = 0.5
+CUT = {
+    "learning_rate": 2e-4,
+    "sparsity": SPARSITY,
+    "task_loss": 0.5,
+    "batch_size": BATCH,
+    "checkpoint": "last",
+    "cache_teacher": True,
+}
 """Half of the parameters of the layers goes, while the student imitates the fine-tuned model."""
 VALIDATION_TAKES = 5
 """Takes of each speaker and digit, after those of the test, that are chosen by."""
@@ -53,7 +61,7 @@ def picture_case(model: Path, images: Path, rows: Rows, epochs: int, scored: int
     )
 
 
-def speech_case(model: Path, recordings: Path, rows: Rows, epochs: int, scored: int | None) -> Case:
+def speech_case(model: Path, recordings: Path, rows: Rows, epochs: int) -> Case:
     """Sounds: `model` is Whisper-tiny.en, `recordings` are those of the Free Spoken Digit Dataset (`7_jackson_32.wav`)."""
     objectives = {"soft-targets": 1.0, **imitation([2, 4])}
     cut = {"teacher": "finetune", "epochs": epochs, "recovery_epochs": -(-epochs // 2), "objectives": objectives, **CUT}
@@ -64,7 +72,7 @@ def speech_case(model: Path, recordings: Path, rows: Rows, epochs: int, scored: 
         {"folder": str(model.resolve())},
         ({"finetune": {"epochs": epochs, **REFERENCE}}, {"distill-and-prune": cut}),
         partial(_sounds, recordings, rows),
-        scored,
+        uneven=True,
     )
 
 

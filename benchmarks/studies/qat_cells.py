@@ -38,6 +38,14 @@ class Case:
     """Rows as a plan has them, made in a folder unless they are there: the same to train on, to choose by and to test on in every cell."""
     scored: int | None = None
     """Validation rows that a cell is scored on; the passes above are by all of them."""
+    uneven: bool = False
+    """Whether the passes leave blocks of different widths, which no plan reads from a folder: each cell has them in its own plan then, and
+    finds what they make in the store; another seed makes it anew."""
+
+    @property
+    def base(self) -> str:
+        """Stage of a cell's run that is the model which it starts from."""
+        return next(iter(self.passes[-1])) if self.uneven else "source"
 
 
 def common(case: Case, folder: Path, name: str, seed: int) -> dict[str, Any]:
@@ -108,15 +116,14 @@ class Cell:
         trained = f"-{self.steps}-{self.rate:g}-{self.seed}" if self.method in TAUGHT else ""
         return f"{self.data}-{self.scheme}-{words}{trained}"
 
-    @property
-    def step(self) -> dict[str, Any]:
-        """The pass of its plan."""
+    def step(self, teacher: str) -> dict[str, Any]:
+        """The pass of its plan; the teacher is what it starts from."""
         if self.method == TOOLS:
             return {"quantize-static": {"calibration": CALIBRATION}}
         if self.method == WEIGHT_ONLY:
             return {"quantize-weights": {"bits": 4}}
         given = {
-            "teacher": "source",
+            "teacher": teacher,
             **SCHEMES[self.scheme],
             "batch_size": BATCH,
             "steps": self.steps,
@@ -132,11 +139,12 @@ class Cell:
 def plan(cell: Cell, case: Case, folder: Path, model: Path) -> dict[str, Any]:
     """The plan of a cell; `model` is what the case's passes made, its rows are in the folder."""
     made = common(case, folder, f"qat-{cell.data}-{cell.scheme}", cell.seed)
+    start = {"model": dict(case.model), "reference": case.base} if case.uneven else {"model": {"folder": str(model.resolve())}}
     return {
         **made,
         "data": {**made["data"], **({"limit": {"validation": case.scored}} if case.scored else {})},
-        "model": {"folder": str(model.resolve())},
-        "passes": [cell.step],
+        **start,
+        "passes": [*([dict(each) for each in case.passes] if case.uneven else []), cell.step(case.base)],
         "targets": [{"onnxruntime": {"threads": 1}}, {"openvino": {"threads": 1}}],
     }
 
@@ -201,12 +209,12 @@ class Book:
         """
         if cell.name not in self._seen:
             self.reference(cell.data)
-            model = self.model(cell.data)
+            case, model = self.cases[cell.data], self.model(cell.data)
             began, fresh = time.monotonic(), not self._there(cell.name)
-            report = self._report(cell.name, lambda: plan(cell, self.cases[cell.data], self.folder, model))
+            report = self._report(cell.name, lambda: plan(cell, case, self.folder, model))
             if fresh:
                 self._seconds.append(time.monotonic() - began)
-            self._seen[cell.name] = read(report, self.folder / cell.name / "run" / EVALUATIONS)
+            self._seen[cell.name] = read(report, self.folder / cell.name / "run" / EVALUATIONS, case.base)
         return self._seen[cell.name]
 
     def model(self, data: str) -> Path:
@@ -228,15 +236,15 @@ class Book:
         return ablation.run(made(), self.folder / name)
 
 
-def read(report: Report, evaluations: Path) -> Found:
-    """A cell's run."""
+def read(report: Report, evaluations: Path, base: str = "source") -> Found:
+    """A cell's run, which starts from the stage `base`."""
     finals = [each for each in report.candidates if each.stage == "final" and each.scores is not None]
     right = {each.target: gains(evaluations / f"final@{each.target}") for each in finals}
     stage = report.stages[-1]
     parity = [each.parity.agreement for each in finals if each.parity is not None and each.parity.agreement is not None]
     return Found(
         right=right,
-        reference=gains(evaluations / "source@onnxruntime"),
+        reference=gains(evaluations / f"{base}@{TARGETS[0]}"),
         megabytes={each.target: each.bytes / 1e6 for each in finals},
         agreement=min(parity, default=1.0),
         validation=stage.scores.main.value if stage.scores is not None else float("nan"),

@@ -1,7 +1,7 @@
 """Remakes `docs/results/qat-others.md`: encoders of pictures and of speech in 8 and 4 bits, by post-training quantisation and by training.
 
-    python -m benchmarks.studies.qat_others --pictures MODEL --images FOLDER --speech MODEL --recordings FOLDER [--work FOLDER]
-        [--train N --validation N --test N --scored N] [--epochs N] [--steps N] [--seeds N] [--rates R ...] [--only PART ...] [--quick]
+    python -m benchmarks.studies.qat_others --pictures MODEL --images FOLDER --speech MODEL --recordings FOLDER [--work FOLDER] [--steps N]
+        [--picture-rows N N N --speech-rows N N N --scored N --picture-epochs N --speech-epochs N --seeds N --rates R ... --only PART ... --quick]
 
 MODEL of pictures is a folder of DINOv2-small without a head, with Fashion-MNIST as `train.parquet` and `test.parquet` in the folder of images;
 of speech one of Whisper-tiny.en, with the recordings of the Free Spoken Digit Dataset (`7_jackson_32.wav`). A cell is a run of a plan, kept in
@@ -22,11 +22,11 @@ from typing import TYPE_CHECKING
 from benchmarks.studies import qat_times
 from benchmarks.studies.pages import machine_lines
 from benchmarks.studies.qat_cases import (
-    CUT,
     PICTURES,
     REFERENCE,
     SECONDS,
     SIZE,
+    SPARSITY,
     SPEECH,
     Rows,
     picture_case,
@@ -46,6 +46,7 @@ from benchmarks.studies.qat_cells import (
 )
 from benchmarks.studies.qat_numbers import change
 from benchmarks.studies.qat_study import (
+    INTERVALS,
     SEEDS,
     Plan,
     Study,
@@ -65,47 +66,46 @@ if TYPE_CHECKING:
 OUT, WORK = Path("docs/results/qat-others.md"), Path("runs/qat-others")
 RATES = (1e-5, 3e-5, 1e-4)
 STEPS = 600
-ROWS = Rows(4000, 500, 2000)
-EPOCHS = 8
+ROWS = {PICTURES: Rows(4000, 500, 2000), SPEECH: Rows(1800, 300, 900)}
+EPOCHS = {PICTURES: 8, SPEECH: 8}
 PARTS: Mapping[str, tuple[str, ...]] = {
     f"{PICTURES}-W8A8": (ROUNDED, TOOLS, SOFT, LABELS),
     f"{PICTURES}-W4A8": (ROUNDED, WEIGHT_ONLY, SOFT, LABELS),
     f"{SPEECH}-W8A8": (ROUNDED, TOOLS, SOFT),
 }
+OPTIONS = {PICTURES: "picture", SPEECH: "speech"}
+"""What options of a case begin with."""
 ALLOWED = 0.5
 """Points that 8 bits are to lose at most."""
 
 
 @dataclass(frozen=True)
 class Asked:
-    """How the references were made."""
+    """How the references were made, by case."""
 
-    rows: Rows
-    epochs: int
+    rows: Mapping[str, Rows]
+    epochs: Mapping[str, int]
     scored: int | None
 
     def words(self) -> Iterator[str]:
         """Of the command that remakes the page, where they are not usual."""
-        for name, value, usual in (
-            ("train", self.rows.train, ROWS.train),
-            ("validation", self.rows.validation, ROWS.validation),
-            ("test", self.rows.test, ROWS.test),
-            ("epochs", self.epochs, EPOCHS),
-            ("scored", self.scored, None),
-        ):
-            if value != usual:
-                yield f"--{name} {value}"
+        for name, option in OPTIONS.items():
+            mine = self.rows[name]
+            if mine != ROWS[name]:
+                yield f"--{option}-rows {mine.train} {mine.validation} {mine.test}"
+            if self.epochs[name] != EPOCHS[name]:
+                yield f"--{option}-epochs {self.epochs[name]}"
+        if self.scored:
+            yield f"--scored {self.scored}"
 
-    def short(self) -> Iterator[str]:
-        """What is less than usual."""
-        for name, value, usual in (
-            ("training rows", self.rows.train, ROWS.train),
-            ("validation rows", self.rows.validation, ROWS.validation),
-            ("test rows", self.rows.test, ROWS.test),
-            ("epochs of fine-tuning", self.epochs, EPOCHS),
-        ):
-            if value < usual:
-                yield f"{value:,} {name} at most instead of {usual:,}"
+    def short(self, name: str) -> Iterator[str]:
+        """What is less than usual of a case."""
+        mine, usual = self.rows[name], ROWS[name]
+        for what in ("train", "validation", "test"):
+            if getattr(mine, what) < getattr(usual, what):
+                yield f"{getattr(mine, what):,} rows of {what} instead of {getattr(usual, what):,}"
+        if self.epochs[name] < EPOCHS[name]:
+            yield f"{self.epochs[name]} epochs of fine-tuning instead of {EPOCHS[name]}"
 
 
 # ------------------------------------------------------------------ the page
@@ -121,18 +121,17 @@ def document(study: Study, asked: Asked, there: Mapping[str, Mapping[str, Mappin
         "",
         *lacking(study, asked, there, times),
         *machine_lines(next(iter(references.values()))),
-        f"- Pictures: DINOv2-small at {SIZE} pixels ({(SIZE // 14) ** 2} patches and one token of the class). Speech: Whisper-tiny.en's encoder, sounds",
-        f"  of {SECONDS:g} s (50 frames), fine-tuned to tell digits, then `distill-and-prune` to {1 - CUT['sparsity']:.0%} of the parameters of its layers.",
-        f"- Fine-tuned at {REFERENCE['learning_rate']:g} (the best point by validation stays); all cells start from that model and learn from it. One",
-        "  fine-tuning for each case, one thread.",
+        f"- Pictures: DINOv2-small at {SIZE} pixels ({(SIZE // 14) ** 2} patches and one token of the class). Speech: Whisper-tiny.en's",
+        f"  encoder, sounds of {SECONDS:g} s (50 frames), fine-tuned to tell digits, then `distill-and-prune` to {1 - SPARSITY:.0%} of",
+        "  the parameters of its layers.",
+        f"- Fine-tuned at {REFERENCE['learning_rate']:g} (the best point by validation stays), once for each case, one thread; all cells start",
+        "  from that model and learn from it.",
         f"- Equal steps: {study.plan.steps:,} of {BATCH} rows, AdamW, the last weights stay; {CALIBRATION} rows for calibration. {rates(study)}",
-        f"- `{ROUNDED}`: our scheme, rounded and not trained (one step at a rate of 1e-9). `{TOOLS}`: ONNX Runtime's quantiser and NNCF's, by",
-        f"  `quantize-static`; `{WEIGHT_ONLY}`: NNCF's and ONNX Runtime's 4 bits, by `quantize-weights`, whose activations are float. `{LABELS}` learns from",
-        f"  labels alone, `{SOFT}` from the logits of the fine-tuned model alone (`distill-and-quantize`).",
-        "- Convolutions (patches of pictures, the two that read spectra) and heads stay in float in our files; the tools' quantise those that they can.",
-        "- Accuracy is that of the deployed files, in percent of test rows. Intervals of 95 %: in brackets over test rows, paired, of these",
-        "  trainings; and, after `seeds`, Student's over seeds, of these rows. **Bold** where both leave out 0 (of PTQ, which no seed has a",
-        "  part in, the first).",
+        f"- `{ROUNDED}`: our scheme, rounded and not trained (one step at a rate of 1e-9). `{TOOLS}`: ONNX Runtime's quantiser and NNCF's,",
+        f"  by `quantize-static`; `{WEIGHT_ONLY}`: theirs of 4 bits, by `quantize-weights`, whose activations stay in float.",
+        f"  `{LABELS}` learns from labels alone, `{SOFT}` from the logits of the fine-tuned model alone (`distill-and-quantize`).",
+        "- Convolutions (patches of pictures, the two that read spectra) and heads stay in float in our files; not in the tools'.",
+        *INTERVALS,
     ]
     for data, report in references.items():
         lines += ["", f"## {study.book.cases[data].title}", "", *courses(report, tested_rows(there, data)), *left(report)]
@@ -168,7 +167,7 @@ def lacking(
 ) -> Iterator[str]:
     """What this page does not show."""
     plan = study.plan
-    short = [*asked.short()]
+    short = [f"{what} ({study.book.cases[name].title})" for name in study.book.cases for what in asked.short(name)]
     short += [f"{plan.steps:,} steps instead of {STEPS:,}"] if plan.steps < STEPS else []
     short += ["no trials of learning rates"] if len(plan.rates) == 1 else []
     short += cells_lacking(study, there)
@@ -216,21 +215,26 @@ def main(words: Sequence[str] | None = None) -> None:
     arguments(parser, work=WORK, out=OUT, steps=STEPS, rates=RATES)
     for name in ("pictures", "images", "speech", "recordings"):
         parser.add_argument(f"--{name}", type=Path, required=True)
-    parser.add_argument("--train", type=int, default=ROWS.train, help="training rows of each case, at most")
-    parser.add_argument("--validation", type=int, default=ROWS.validation, help="validation rows, at most")
-    parser.add_argument("--test", type=int, default=ROWS.test, help="test rows, at most")
+    for name, option in OPTIONS.items():
+        usual = ROWS[name]
+        numbers = (usual.train, usual.validation, usual.test)
+        parser.add_argument(f"--{option}-rows", type=int, nargs=3, default=numbers, metavar=("TRAIN", "VALIDATION", "TEST"))
+        parser.add_argument(f"--{option}-epochs", type=int, default=EPOCHS[name], help="of fine-tuning")
     parser.add_argument("--scored", type=int, help="validation rows that a cell is scored on; all unless given")
-    parser.add_argument("--epochs", type=int, default=EPOCHS, help="of fine-tuning")
     parser.add_argument("--only", nargs="+", choices=[*PARTS, qat_times.PART], default=list(PARTS))
     given = parser.parse_args(words)
     plan = Plan(PARTS, given.steps, tuple(range(given.seeds)), tuple(given.rates), (LABELS, SOFT))
     if given.quick:
         plan = replace(plan, seeds=SEEDS[:1], rates=RATES[1:2])
-    asked = Asked(Rows(given.train, given.validation, given.test), given.epochs, given.scored)
+    asked = Asked(
+        {PICTURES: Rows(*given.picture_rows), SPEECH: Rows(*given.speech_rows)},
+        {PICTURES: given.picture_epochs, SPEECH: given.speech_epochs},
+        given.scored,
+    )
     given.work.mkdir(parents=True, exist_ok=True)
     cases = (
-        picture_case(given.pictures, given.images, asked.rows, asked.epochs, asked.scored, given.work),
-        speech_case(given.speech, given.recordings, asked.rows, asked.epochs, asked.scored),
+        picture_case(given.pictures, given.images, asked.rows[PICTURES], asked.epochs[PICTURES], asked.scored, given.work),
+        speech_case(given.speech, given.recordings, asked.rows[SPEECH], asked.epochs[SPEECH]),
     )
     parts = [each for each in PARTS if each in given.only]
     book = Book(given.work, {each.name: each for each in cases}, sum(map(plan.cells_in, parts)), not given.page)

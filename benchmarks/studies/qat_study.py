@@ -20,6 +20,11 @@ if TYPE_CHECKING:
     from compressor.contracts.records import Report
 
 SEEDS = (0, 1, 2)
+INTERVALS = (
+    "- Accuracy is that of the deployed files, in percent of test rows. Intervals of 95 %: in brackets over test rows, paired, of these",
+    "  trainings; and, after `seeds`, Student's over seeds, of these rows. **Bold** where both leave out 0 (of PTQ, which no seed has a",
+    "  part in, the first).",
+)
 
 
 @dataclass(frozen=True)

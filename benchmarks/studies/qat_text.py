@@ -33,6 +33,7 @@ from benchmarks.studies.qat_cells import (
 )
 from benchmarks.studies.qat_numbers import against_reference
 from benchmarks.studies.qat_study import (
+    INTERVALS,
     SEEDS,
     Plan,
     Study,
@@ -86,9 +87,7 @@ def document(study: Study, rows: Rows, parts: Sequence[str], costs: qat_costs.Co
         "- `PTQ`: our scheme, rounded and not trained (one step at a rate of 1e-9). `QAT` learns from labels alone, `KL` from the teacher's logits",
         "  alone; other losses are sums over the six layers, beside KL. `unified`: KL, hidden states, attention maps, and attention",
         "  output at half weight.",
-        "- Accuracy is that of the deployed files, in percent of test rows. Intervals of 95 %: in brackets over test rows, paired, of these",
-        "  trainings; and, after `seeds`, Student's over seeds, of these rows. **Bold** where both leave out 0 (of PTQ, which no seed has a",
-        "  part in, the first).",
+        *INTERVALS,
         "- Latency: not measured, as other work ran on the machine.",
     ]
     for data, report in references.items():

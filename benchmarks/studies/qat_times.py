@@ -12,7 +12,7 @@ from benchmarks.statistics import ratio_with_interval
 from benchmarks.studies.lm_lab import kept
 from benchmarks.studies.lm_runtimes import told
 from benchmarks.studies.pages import controls
-from benchmarks.studies.qat_cells import TARGETS, TAUGHT, TOOLS, Found, gains
+from benchmarks.studies.qat_cells import TARGETS, TAUGHT, TOOLS, Case, Found, gains
 from compressor.contracts import Candidate, Target, Workload, registry
 from compressor.contracts.records import LatencyRecord
 from compressor.deploy.bench import ProcessBench
@@ -85,7 +85,7 @@ def points(study: Study, there: There, times: Times) -> list[Point]:
             seed, one = next(iter(seeds.items()))
             run = study.book.folder / study.cell(part, method, seed).name / "run"
             if not any(each.data == data for each in found):
-                found += floats(data, run, times.get(data))
+                found += floats(study.book.cases[data], run, times.get(data))
             for target in one.right:
                 path = run / "artifacts" / f"final@{target}"
                 found.append(
@@ -94,13 +94,13 @@ def points(study: Study, there: There, times: Times) -> list[Point]:
     return found
 
 
-def floats(data: str, run: Path, record: LatencyRecord | None) -> Iterator[Point]:
+def floats(case: Case, run: Path, record: LatencyRecord | None) -> Iterator[Point]:
     """The files that all others of a case are made of."""
     sizes = {each.id: each.bytes / 1e6 for each in read_report(run).candidates}
     for target in TARGETS:
-        name = f"source@{target}"
+        name = f"{case.base}@{target}"
         accuracy = 100 * float(gains(run / EVALUATIONS / name).mean())
-        yield Point(data, FLOAT, "fine-tuned", target, sizes[name], accuracy, run / "artifacts" / name, record)
+        yield Point(case.name, FLOAT, "fine-tuned", target, sizes[name], accuracy, run / "artifacts" / name, record)
 
 
 def times(study: Study, there: There, *, run: bool) -> dict[str, LatencyRecord]:
@@ -170,7 +170,8 @@ def line(point: Point, all_of_case: Sequence[Point]) -> str:
     if point.ms is not None:
         value, low, high = over(all_of_case[0], point)
         milliseconds, fast = f"{point.ms:.2f}{fastest}", f"{value:.2f}x [{low:.2f}, {high:.2f}]"
-    return f"| {point.scheme} | {point.method} | {NAMES[point.target]} | {point.accuracy:.2f} | {point.megabytes:.1f}{smallest} | {milliseconds} | {fast} |"
+    size, where = f"{point.megabytes:.1f}{smallest}", NAMES[point.target]
+    return f"| {point.scheme} | {point.method} | {where} | {point.accuracy:.2f} | {size} | {milliseconds} | {fast} |"
 
 
 def beats(other: Point, point: Point, what: str) -> bool:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from compressor.contracts.model import CONFIG
+from compressor.contracts.model import BLUEPRINT, CONFIG
 from compressor.errors import SourceError
 from compressor.foreign import told
 from compressor.model.configurations import config_in, nothing_fetched
@@ -45,7 +45,7 @@ def from_folder(
         more: further arguments of `from_pretrained`.
 
     Raises:
-        SourceError: the folder cannot be read, or its weights are packed.
+        SourceError: the folder cannot be read, its weights are packed, or a run changed its model into one that the class does not build.
     """
     import torch
 
@@ -60,12 +60,46 @@ def from_folder(
             module, found = auto.from_pretrained(source, config=config, dtype=torch.float32, **given, **more)
     except Exception as error:  # what a malformed folder makes the library raise can be anything
         raise SourceError(f"{source} cannot be read as a model: {told(error)}") from error
+    _check_edits(module, found, source)
     if found["mismatched_keys"] and not other_sizes:
         name, has, expected = sorted(found["mismatched_keys"])[0]
         raise SourceError(f"{source}: {name} is {list(has)} in the weights and {list(expected)} by {CONFIG}")
     check_tensors(source, [name for name, _ in module.named_parameters()])
     _check_layers(module, found, source)
     return _unmarked(module) if single else module, found
+
+
+def _check_edits(module: Any, found: Mapping[str, Any], source: Path) -> None:
+    """Refuse what a run wrote where the library would build something else of it: layers that are as wide as each other, or that round nothing.
+
+    Raises:
+        SourceError: it would.
+    """
+    from compressor.model.blueprint import Blueprint
+    from compressor.model.edits import KeepBlocks, KeepChannels, KeepHeads, KeepNeurons, LiftLength
+    from compressor.model.storage import read_index
+
+    index = read_index(source) if (source / BLUEPRINT).is_file() else {}
+    if "blueprint" not in index:
+        return
+    edits = Blueprint.from_json(index["blueprint"]).edits
+    lists = {name: len(each) for name, each in module.named_modules() if _is_list(each)}
+    told = (*found["missing_keys"], *found["unexpected_keys"], *(name for name, *_ in found["mismatched_keys"]))
+    fits = (
+        LiftLength,
+        *(() if any(_is_in_one_of(name, lists) for name in told) else (KeepHeads, KeepNeurons, KeepChannels, KeepBlocks)),
+    )
+    if kinds := sorted({each.kind for each in edits if not isinstance(each, fits)}):
+        raise SourceError(
+            f"{source} holds a model that a run changed ({', '.join(kinds)}), which no configuration of its library says: no plan starts from "
+            "it. Put further steps into the plan that made it, which finds in the store what it did, or name the model that it was made from"
+        )
+
+
+def _is_list(part: Any) -> bool:
+    import torch
+
+    return isinstance(part, torch.nn.ModuleList)
 
 
 def _check_layers(module: Any, found: Mapping[str, Any], source: Path) -> None:
@@ -76,9 +110,7 @@ def _check_layers(module: Any, found: Mapping[str, Any], source: Path) -> None:
     Raises:
         SourceError: there are some.
     """
-    import torch
-
-    lists = {name: len(each) for name, each in module.named_modules() if isinstance(each, torch.nn.ModuleList)}
+    lists = {name: len(each) for name, each in module.named_modules() if _is_list(each)}
     inside = sorted(name for name in found["unexpected_keys"] if name.endswith(WEIGHT) and _is_in_one_of(name, lists))
     if inside and not any(_is_in_one_of(name, lists) for name in found["missing_keys"]):
         raise SourceError(

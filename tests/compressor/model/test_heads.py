@@ -12,7 +12,11 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from compressor.errors import SourceError
+from compressor.model.edits import KeepNeurons
 from compressor.model.heads import Head, head_in, load_classifier
+from compressor.model.model import Model
+from compressor.model.quantization.grids import WeightGrid
+from compressor.model.quantization.quantize import Quantize
 from compressor.tasks.tiny import SIZES, TEXT
 
 AUTO = transformers.AutoModelForSequenceClassification
@@ -281,6 +285,34 @@ def test_what_no_task_on_pictures_can_say_is_not_advised(tmp_path):
 def test_export_that_only_this_program_opens_is_no_source(headed):
     with pytest.raises(SourceError, match="was exported by this program with layers of widths of their own"):
         head_in(AUTO, headed(model_type="compressor-bert"), DATA)
+
+
+LAYER = "bert.encoder.layer.1"
+CHANGED = {
+    "cut unevenly": KeepNeurons(block=LAYER, neurons=(0, 2, 3)),
+    "quantised": Quantize(layers=((f"{LAYER}.output.dense",),), weights=WeightGrid()),
+}
+"""A layer that rounds its weights by their greatest magnitude has no weight more than one in float."""
+
+
+@pytest.mark.parametrize("read", [lambda *given: load_classifier(*given, seed=0), head_in], ids=["load", "check"])
+@pytest.mark.parametrize("edit", CHANGED.values(), ids=CHANGED)
+def test_model_that_a_run_changed_is_refused_where_its_library_builds_another(made, tmp_path, edit, read):
+    model = Model.wrap(load_classifier(AUTO, made / "headed", OWN, seed=0)[0])
+    model.save(tmp_path / "plain")
+    assert read(AUTO, tmp_path / "plain", OWN)
+    model.apply(edit)
+    model.save(tmp_path / "changed")
+    with pytest.raises(SourceError, match=rf"a run changed \({edit.kind}\).*Put further steps into the plan"):
+        read(AUTO, tmp_path / "changed", OWN)
+
+
+def test_model_whose_layers_a_run_cut_alike_is_taken(made, tmp_path):
+    model = Model.wrap(load_classifier(AUTO, made / "headed", OWN, seed=0)[0])
+    for number in range(SIZES["num_hidden_layers"]):
+        model.apply(KeepNeurons(block=f"bert.encoder.layer.{number}", neurons=(0, 2, 3)))
+    model.save(tmp_path / "cut")
+    assert load_classifier(AUTO, tmp_path / "cut", OWN, seed=0)[1] == ()
 
 
 def test_of_many_labels_some_are_told():
