@@ -181,10 +181,10 @@ def course(name: str, points: Sequence[tuple[float, float]], rows: int) -> Itera
 def table(study: Study, part: str, found: Mapping[str, Mapping[int, Found]]) -> Iterator[str]:
     """A line for each method."""
     reference = 100 * float(next(iter(next(iter(found.values())).values())).reference.mean())
-    yield f"The fine-tuned model's file has {reference:.2f} in ONNX Runtime."
+    yield f"The float file has {reference:.2f} in ONNX Runtime."
     yield ""
     yield (
-        "| method | runs | learning rate | ONNX Runtime | OpenVINO | against fine-tuned, points | of PTQ's loss | MB | KL of attention maps | "
+        "| method | runs | learning rate | ONNX Runtime | OpenVINO | against float, points | of PTQ's loss | MB | KL of attention maps | "
         "labels as simulated |"
     )
     yield f"| --- |{' ---: |' * 9}"

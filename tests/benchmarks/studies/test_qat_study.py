@@ -9,7 +9,6 @@ import yaml
 from benchmarks.studies import qat_costs, qat_text
 from benchmarks.studies.qat_cells import (
     LABELS,
-    PARTS,
     ROUNDED,
     SOFT,
     SPLITS,
@@ -22,32 +21,44 @@ from benchmarks.studies.qat_cells import (
     Book,
     Cell,
     Found,
-    Rows,
     plan,
     reference,
 )
 from benchmarks.studies.qat_numbers import against, against_reference, change, recovered
-from benchmarks.studies.qat_text import Plan, Study, lacking, verdicts
+from benchmarks.studies.qat_study import Plan, Study, course, verdicts
+from benchmarks.studies.qat_text import PARTS, lacking
+from benchmarks.studies.qat_texts import NAMES, Rows, text_case
 from compressor.plan.bound import load_plan
 from passes.quantization_aware.distill_and_quantize import DistillAndQuantize
 
 ROWS = 200
 
 
+CASES = {name: text_case(name, Rows(scored=64)) for name in NAMES}
+
+
 def bound(made, folder):
-    for split in SPLITS:
-        (folder / f"{split}.jsonl").touch()
     (folder / "plan.yaml").write_text(yaml.safe_dump(made, sort_keys=False))
     return load_plan(folder / "plan.yaml")
 
 
+def rows_of(folder):
+    for name in NAMES:
+        (folder / f"{name}-rows").mkdir()
+        for split in SPLITS:
+            (folder / f"{name}-rows" / f"{split}.jsonl").touch()
+
+
 @pytest.mark.parametrize("part", PARTS)
 def test_every_cell_is_a_sound_plan(part, tmp_path):
+    rows_of(tmp_path)
     (tmp_path / "model").mkdir()
     data, scheme = part.split("-")
     for method in (SOFT if each == WINNER else each for each in PARTS[part]):
-        found = bound(plan(Cell(data, scheme, method, 10, 1e-4, 2), tmp_path, tmp_path / "model"), tmp_path)
+        made = plan(Cell(data, scheme, method, 10, 1e-4, 2), CASES[data], tmp_path, tmp_path / "model")
+        found = bound(made, tmp_path)
         assert [each.name for each in found.targets] == ["onnxruntime", "openvino"]
+        assert found.data.limit.validation == 64
         if method not in (TOOLS, WEIGHT_ONLY):
             step = found.passes[-1].step
             assert isinstance(step, DistillAndQuantize)
@@ -55,9 +66,11 @@ def test_every_cell_is_a_sound_plan(part, tmp_path):
 
 
 def test_the_reference_is_fine_tuned_and_left_as_a_folder_that_plans_read(tmp_path):
-    found = bound(reference("bbc", tmp_path), tmp_path)
+    rows_of(tmp_path)
+    found = bound(reference(CASES["bbc"], tmp_path), tmp_path)
     assert [each.step.trains for each in found.passes] == [True]
     assert [each.name for each in found.targets] == ["pytorch"]
+    assert found.data.limit.validation is None
 
 
 def test_cells_have_folders_of_their_own():
@@ -134,12 +147,12 @@ class Kept(Book):
     """Cells that a test says."""
 
     def __init__(self, cells, folder):
-        super().__init__(folder, Rows(), len(cells), run=False)
+        super().__init__(folder, CASES, len(cells), run=False)
         self._seen = dict(cells)
 
 
 def study(cells, folder, *, seeds=(0, 1, 2), rates=(1e-4,), methods=(LABELS, SOFT)):
-    return Study(Kept(cells, folder), Plan(10, seeds, rates, methods))
+    return Study(Kept(cells, folder), Plan(PARTS, 10, seeds, rates, methods))
 
 
 def test_the_rate_is_chosen_on_validation_rows(tmp_path):
@@ -158,7 +171,7 @@ def test_cells_that_are_not_there_are_told(tmp_path):
     made = study(cells, tmp_path)
     there = {part: made.found(part)}
     assert {method: list(seeds) for method, seeds in there[part].items()} == {ROUNDED: [0], LABELS: [0, 1]}
-    said = " ".join(lacking(made, [part], there, {}))
+    said = " ".join(lacking(made, Rows(), there, {}))
     for missing in (
         "QAT of W2A8 on 20 Newsgroups: 2 of 3 cells",
         "KL of W2A8 on 20 Newsgroups: 0 of 3",
@@ -174,17 +187,24 @@ def test_cells_that_are_not_there_are_told(tmp_path):
 def test_one_seed_is_no_ranking():
     base = rows(0.8)
     one = {LABELS: {0: found(rows(0.5), base)}, UNIFIED: {0: found(rows(0.8), base)}}
-    said = " ".join(verdicts("newsgroups-W2A8", one))
+    said = " ".join(verdicts(one))
     assert said.index("no ranking") < said.index("Of these files alone") < said.index("unified above QAT: +30.00")
     three = {name: {seed: found(rows(share), base) for seed in (0, 1, 2)} for name, share in ((LABELS, 0.5), (UNIFIED, 0.8))}
-    said = " ".join(verdicts("newsgroups-W2A8", three))
+    said = " ".join(verdicts(three))
     assert "unified above QAT: **+30.00" in said
     assert "these files alone" not in said
 
 
 def test_the_command_is_that_of_the_page(tmp_path):
     made = study({}, tmp_path)
-    assert qat_text.command(made, [*PARTS, qat_costs.PART]).endswith('--steps 10 --rates 0.0001 --methods "QAT" "KL"')
+    assert qat_text.command(made, Rows(), [*PARTS, qat_costs.PART]).endswith('--steps 10 --rates 0.0001 --methods "QAT" "KL"')
+
+
+def test_a_training_whose_last_point_is_the_best_is_told():
+    stopped = " ".join(course("finetune", [(1, 0.7), (2, 0.8), (3, 0.8)], 200))
+    assert "stops improving before the end" in stopped
+    rising = " ".join(course("finetune", [(1, 0.7), (2, 0.8), (3, 0.805)], 200))
+    assert "by 1 of 200 rows: validation had not stopped improving" in rising
 
 
 # ------------------------------------------------------------------ costs
