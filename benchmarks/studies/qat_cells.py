@@ -80,6 +80,8 @@ MAPS: Mapping[str, Any] = {"attention-maps": {"weight": float(LAYERS), "layers":
 OUTPUT = {"attention-output": float(LAYERS)}
 ROUNDED, TOOLS, WEIGHT_ONLY, LABELS, SOFT = "PTQ", "PTQ of tools", "weight-only PTQ of tools", "QAT", "KL"
 UNIFIED = "unified"
+TOOLED = (TOOLS, WEIGHT_ONLY)
+"""What no torch model simulates: such files are held against the float model alone."""
 TAUGHT: Mapping[str, Mapping[str, Any]] = {
     LABELS: {"objectives": {"soft-targets": 0.0}, "task_loss": 1.0},
     SOFT: {"objectives": KL},

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from benchmarks.studies.pages import mean_and_interval
-from benchmarks.studies.qat_cells import ROUNDED, TARGETS, TAUGHT, WINNER, Absent, Book, Cell, Found
+from benchmarks.studies.qat_cells import ROUNDED, TARGETS, TAUGHT, TOOLED, WINNER, Absent, Book, Cell, Found
 from benchmarks.studies.qat_numbers import against, against_reference, recovered
 from compressor.contracts.notes import Series
 
@@ -200,7 +200,7 @@ def table(study: Study, part: str, found: Mapping[str, Mapping[int, Found]]) -> 
             f"| {method} | {len(each)} | {f'{study.rate(part, method):g}' if method in TAUGHT else ''} | {accuracy} | "
             f"{against_reference(each, drawn=method in TAUGHT)} | "
             f"{recovered(each, rounded) if method in TAUGHT and rounded else ''} | {size} | {f'{np.mean(maps):.3f}' if maps else ''} | "
-            f"{min(one.agreement for one in each):.1%} |"
+            f"{'' if method in TOOLED else f'{min(one.agreement for one in each):.1%}'} |"
         )
 
 

@@ -159,7 +159,8 @@ def section(study: Study, there: There, times: Times) -> Iterator[str]:
         yield "| scheme | method | target | accuracy, % | MB | ms | as fast |"
         yield f"| --- | --- | --- |{' ---: |' * 4}"
         yield from (line(each, mine) for each in mine)
-        yield from goals(mine)
+        if reached := list(goals(mine)):
+            yield from ("", *reached)
 
 
 def line(point: Point, all_of_case: Sequence[Point]) -> str:
@@ -196,7 +197,6 @@ def goals(found: Sequence[Point]) -> Iterator[str]:
     tools = [each for each in found if each.method == TOOLS]
     ours = [each for each in found if each.method in TAUGHT]
     best = min((each for each in tools if each.ms is not None), key=lambda each: each.ms or 0.0, default=None)
-    yield ""
     for each in ours:
         if each.scheme == "W8A8" and each.ms is not None and best is not None:
             value, low, high = over(best, each)
