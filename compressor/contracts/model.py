@@ -27,6 +27,8 @@ class Edit(BaseModel, ABC):
     version: ClassVar[int] = 1
     cuts: ClassVar[bool] = False
     """Whether it takes rows or columns out of matrices: those that are quantised already keep theirs."""
+    in_weights: ClassVar[bool] = False
+    """Whether a class of the library that fits the weights is this model, as only sizes differ, or as a task does it again when it loads."""
     examples: ClassVar[tuple[Mapping[str, Any], ...]] = ({},)
     """Values that fit the tiny model of `compressor.testing`; the BERT has blocks `bert.encoder.layer.0` and `.1` of 4 heads and 64
     neurons."""

@@ -37,6 +37,7 @@ class KeepHeads(Edit):
     """
 
     kind: ClassVar[str] = "keep-heads"
+    in_weights: ClassVar[bool] = True
     cuts: ClassVar[bool] = True
     examples: ClassVar[tuple[Mapping[str, Any], ...]] = (
         {"block": "bert.encoder.layer.0", "heads": (0, 2)},
@@ -66,6 +67,7 @@ class KeepNeurons(Edit):
     """Keep these inner neurons of one block's feed-forward, in their order; without any, it adds only its output bias."""
 
     kind: ClassVar[str] = "keep-neurons"
+    in_weights: ClassVar[bool] = True
     cuts: ClassVar[bool] = True
     examples: ClassVar[tuple[Mapping[str, Any], ...]] = (
         {"block": "bert.encoder.layer.0", "neurons": tuple(range(0, 64, 3))},
@@ -98,6 +100,7 @@ class KeepChannels(Edit):
     """
 
     kind: ClassVar[str] = "keep-channels"
+    in_weights: ClassVar[bool] = True
     cuts: ClassVar[bool] = True
     tried_on: ClassVar[Literal["bert", "hubert", "whisper", "dit"]] = "hubert"
     examples: ClassVar[tuple[Mapping[str, Any], ...]] = (
@@ -132,6 +135,7 @@ class KeepBlocks(Edit):
     """Keep these blocks of the stack, in their order, and number them anew."""
 
     kind: ClassVar[str] = "keep-blocks"
+    in_weights: ClassVar[bool] = True
     examples: ClassVar[tuple[Mapping[str, Any], ...]] = ({"blocks": ("bert.encoder.layer.1",)},)
 
     blocks: tuple[str, ...]
@@ -158,6 +162,7 @@ class LiftLength(Edit):
     """Let a Whisper encoder take inputs of any length up to its positions, not of 30 seconds only."""
 
     kind: ClassVar[str] = "lift-length"
+    in_weights: ClassVar[bool] = True
     tried_on: ClassVar[Literal["bert", "hubert", "whisper", "dit"]] = "whisper"
 
     def apply(self, module: nn.Module) -> None:

@@ -7,11 +7,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from compressor.contracts import registry
 from compressor.contracts.model import BLUEPRINT, CONFIG
 from compressor.errors import SourceError
 from compressor.foreign import told
 from compressor.model.configurations import config_in, nothing_fetched
-from compressor.model.sources import WEIGHT, check_tensors, gguf_in
+from compressor.model.sources import WEIGHT, check_tensors, gguf_in, read_json
 
 
 def load_encoder(source: Path) -> Any:
@@ -75,21 +76,16 @@ def _check_edits(module: Any, found: Mapping[str, Any], source: Path) -> None:
     Raises:
         SourceError: it would.
     """
-    from compressor.model.blueprint import Blueprint
-    from compressor.model.edits import KeepBlocks, KeepChannels, KeepHeads, KeepNeurons, LiftLength
-    from compressor.model.storage import read_index
-
-    index = read_index(source) if (source / BLUEPRINT).is_file() else {}
-    if "blueprint" not in index:
+    if not (source / BLUEPRINT).is_file():
         return
-    edits = Blueprint.from_json(index["blueprint"]).edits
+    try:
+        kinds = [str(edit["kind"]) for edit in read_json(source / BLUEPRINT).get("blueprint", {}).get("edits", ())]
+    except (AttributeError, KeyError, TypeError) as error:
+        raise SourceError(f"{source / BLUEPRINT} holds no blueprint") from error
     lists = {name: len(each) for name, each in module.named_modules() if _is_list(each)}
     told = (*found["missing_keys"], *found["unexpected_keys"], *(name for name, *_ in found["mismatched_keys"]))
-    fits = (
-        LiftLength,
-        *(() if any(_is_in_one_of(name, lists) for name in told) else (KeepHeads, KeepNeurons, KeepChannels, KeepBlocks)),
-    )
-    if kinds := sorted({each.kind for each in edits if not isinstance(each, fits)}):
+    apart = any(_is_in_one_of(name, lists) for name in told)
+    if kinds := sorted({kind for kind in kinds if apart or not registry.load("edit", kind).in_weights}):
         raise SourceError(
             f"{source} holds a model that a run changed ({', '.join(kinds)}), which no configuration of its library says: no plan starts from "
             "it. Put further steps into the plan that made it, which finds in the store what it did, or name the model that it was made from"

@@ -128,8 +128,8 @@ def test_what_was_not_run_is_named(cases, tmp_path):
     assert "training" not in said
     fewer = Asked({**ROWS, SPEECH: Rows(600, 300, 900)}, {**EPOCHS, PICTURES: 2}, None)
     said = " ".join(lacking(study(cases, tmp_path), fewer, there, {}))
-    assert "600 rows of train instead of 1,800 (spoken digits" in said
-    assert "2 epochs of fine-tuning instead of 8 (Fashion-MNIST" in said
+    assert "encoder, pruned): 600 rows of train instead of 1,800" in said
+    assert "Fashion-MNIST (DINOv2-small): 2 epochs of fine-tuning instead of 8" in said
     assert "--speech-rows 600 300 900" in command(study(cases, tmp_path), fewer)
     assert "--picture-epochs 2" in command(study(cases, tmp_path), fewer)
     assert "rows" not in command(study(cases, tmp_path), ASKED)
