@@ -12,7 +12,7 @@ from benchmarks.statistics import ratio_with_interval
 from benchmarks.studies.lm_lab import kept
 from benchmarks.studies.lm_runtimes import told
 from benchmarks.studies.pages import controls
-from benchmarks.studies.qat_cells import TARGETS, TAUGHT, TOOLS, Case, Found, gains
+from benchmarks.studies.qat_cells import ROUNDED, TARGETS, TAUGHT, TOOLS, Case, Found, gains
 from compressor.contracts import Candidate, Target, Workload, registry
 from compressor.contracts.records import LatencyRecord
 from compressor.deploy.bench import ProcessBench
@@ -195,7 +195,7 @@ def over(slow: Point, fast: Point) -> tuple[float, float, float]:
 def goals(found: Sequence[Point]) -> Iterator[str]:
     """Whether our files of 8 bits are no slower than the tools' fastest, and those of 4 bits smaller than theirs of 8."""
     tools = [each for each in found if each.method == TOOLS]
-    ours = [each for each in found if each.method in TAUGHT]
+    ours = [each for each in found if each.method in (ROUNDED, *TAUGHT)]
     best = min((each for each in tools if each.ms is not None), key=lambda each: each.ms or 0.0, default=None)
     for each in ours:
         if each.scheme == "W8A8" and each.ms is not None and best is not None:
