@@ -59,7 +59,7 @@ def without(plan: Mapping[str, Any], bound: Bound, number: int) -> dict[str, Any
     return made
 
 
-def run(plan: Mapping[str, Any], folder: Path, settings: Sequence[str] = ()) -> Report:
+def run(plan: Mapping[str, Any], folder: Path, settings: Sequence[str] = (), *, store: Path | None = None) -> Report:
     """Run a plan in a process of its own, or read the report of an earlier run of the same plan; its verdict may be any.
 
     Raises:
@@ -76,6 +76,7 @@ def run(plan: Mapping[str, Any], folder: Path, settings: Sequence[str] = ()) -> 
             raise SystemExit(f"{out} holds a run of another machine or of other versions: remove it, or name another folder")
         return earlier
     command = [sys.executable, "-m", "compressor.cli", "run", str(path), "--out", str(out)]
+    command += ["--store", str(store)] if store else []
     done = subprocess.run([*command, *(word for each in settings for word in ("--set", each))], check=False)
     if not (out / "report.json").is_file():
         raise subprocess.CalledProcessError(done.returncode, command)

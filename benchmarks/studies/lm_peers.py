@@ -12,7 +12,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -131,7 +131,7 @@ class _GenAiSession:
         return made
 
 
-def built_by_genai(model: Path, out: Path, task: CausalLM, *, precision: str) -> Path:
+def built_by_genai(model: Path, out: Path, task: CausalLM, *, precision: str, options: Sequence[str] = FOUR_BITS) -> Path:
     """What the model builder makes of a folder that transformers opens, with the files beside the model; unless it is there."""
     if not (out / "task.json").is_file():
         shutil.rmtree(out, ignore_errors=True)
@@ -148,14 +148,14 @@ def built_by_genai(model: Path, out: Path, task: CausalLM, *, precision: str) ->
             "-e",
             "cpu",
         ]
-        options = ["--extra_options", *FOUR_BITS] if precision == "int4" else []
-        subprocess.run([*command, "-c", str(out / "cache"), *options], check=True, stdout=sys.stderr, env={**os.environ, **QUIET})
-        _finished(model, out, task)
+        more = ["--extra_options", *options] if precision == "int4" else []
+        subprocess.run([*command, "-c", str(out / "cache"), *more], check=True, stdout=sys.stderr, env={**os.environ, **QUIET})
+        finished(model, out, task)
     return out
 
 
-def compressed_by_nncf(built: Path, out: Path, task: CausalLM) -> Path:
-    """OpenVINO's representation with weights of 8 bits, unless it is there."""
+def compressed_by_nncf(built: Path, out: Path, task: CausalLM, mode: str = "INT8_ASYM", **given: Any) -> Path:
+    """OpenVINO's representation with weights of 8 bits, or as NNCF's `mode` and its other options say, unless it is there."""
     if not (out / "task.json").is_file():
         import nncf
         import openvino
@@ -163,13 +163,14 @@ def compressed_by_nncf(built: Path, out: Path, task: CausalLM) -> Path:
         shutil.rmtree(out, ignore_errors=True)
         out.mkdir(parents=True)
         file = registry.load("target", "openvino").file
-        made = nncf.compress_weights(core().read_model(built / file), mode=nncf.CompressWeightsMode.INT8_ASYM)
+        made = nncf.compress_weights(core().read_model(built / file), mode=nncf.CompressWeightsMode[mode], **given)
         openvino.save_model(made, out / file, compress_to_fp16=False)
-        _finished(built, out, task)
+        finished(built, out, task)
     return out
 
 
-def _finished(source: Path, out: Path, task: CausalLM) -> None:
+def finished(source: Path, out: Path, task: CausalLM) -> None:
+    """Put what opens a built model beside it."""
     beside(source, out)
     describe(out, task, "causal-lm", ())
 

@@ -6,10 +6,10 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -118,12 +118,12 @@ def plan(model: Path, texts: Path, threads: int) -> dict[str, Any]:
     }
 
 
-def excerpts(texts: Path, folder: Path) -> Path:
-    """Beginnings of documents: of test those that are scored, of the other splits a few, since a plan has three."""
-    for split, count in (("train", 2), ("validation", 2), ("test", DOCUMENTS)):
+def excerpts(texts: Path, folder: Path, *, documents: int = DOCUMENTS, characters: int = CHARACTERS) -> Path:
+    """Beginnings of documents: of test so many of each corpus, of the other splits a few, since a plan has three."""
+    for split, count in (("train", 2), ("validation", 2), ("test", documents)):
         rows = [json.loads(line) for line in (texts / f"{split}.jsonl").read_text(encoding="utf-8").splitlines()]
         chosen = [row for corpus in CORPORA for row in [each for each in rows if each["corpus"] == corpus][:count]]
-        lines = [json.dumps({"text": row["text"][:CHARACTERS].rpartition(" ")[0]}) + "\n" for row in chosen]
+        lines = [json.dumps({"text": row["text"][:characters].rpartition(" ")[0]}) + "\n" for row in chosen]
         folder.mkdir(parents=True, exist_ok=True)
         put(folder / f"{split}.jsonl", "".join(lines))
     return folder
@@ -181,14 +181,40 @@ class Shelf:
 
     def scores(self, file: File) -> Evaluation:
         """On the test excerpts, all by the same code; kept."""
-        place = self.work / "scores" / file.name
-        if not (place / "done").is_file():
-            sys.stderr.write(f"{file.name}: scored now, about half a minute\n")
-            place.mkdir(parents=True, exist_ok=True)
-            found = self.task.evaluate(opened(self.task, file.runtime, file.built), self.rows(), file.built, split="test")
-            save_evaluation(found, place)
-            put(place / "done", "")
-        return load_evaluation(place)
+        return scored(file, self.rows(), self.work / "scores" / file.name)
+
+
+def scored(file: File, rows: Dataset, place: Path) -> Evaluation:
+    """A file's scores on rows, kept in a folder."""
+    if not (place / "done").is_file():
+        sys.stderr.write(f"{file.name}: scored now, about half a minute\n")
+        place.mkdir(parents=True, exist_ok=True)
+        found = file.task.evaluate(opened(file.task, file.runtime, file.built), rows, file.built, split="test")
+        save_evaluation(found, place)
+        put(place / "done", "")
+    return load_evaluation(place)
+
+
+class Timed(Protocol):
+    """Files that are timed together."""
+
+    @property
+    def work(self) -> Path:
+        """Where what is measured is kept."""
+
+    @property
+    def threads(self) -> int:
+        """Of every runtime."""
+
+    @property
+    def task(self) -> CausalLM:
+        """Of all files."""
+
+    def files(self) -> list[File]:
+        """The first one is what all others are held against."""
+
+    def rows(self) -> Dataset:
+        """Texts that prompts are made of."""
 
 
 # ------------------------------------------------------------------ times
@@ -239,8 +265,8 @@ def told(event: Event) -> None:
     sys.stderr.flush()
 
 
-def measured(shelf: Shelf, *, seconds: float, rounds: int) -> dict[str, Any]:
-    """Bandwidth before and after, times, and where the time of files that are far from the bound goes."""
+def measured(shelf: Timed, *, seconds: float, rounds: int, watched: Collection[str] | None = None) -> dict[str, Any]:
+    """Bandwidth before and after, times, and where the time of files that are far from the bound goes, of `watched` ones where they are given."""
     from benchmarks.studies.lm_operators import operators
 
     files = shelf.files()
@@ -248,15 +274,17 @@ def measured(shelf: Shelf, *, seconds: float, rounds: int) -> dict[str, Any]:
     record = times(files, shelf.rows(), shelf.work, seconds=seconds, rounds=rounds)
     after = bandwidth(shelf.threads)
     speed = float(np.median([*before, *after]))
-    far = [each for each in files if each.read_bytes() / speed / seconds_a_pass(record, each.name) < NEAR]
+    seen = [each for each in files if watched is None or each.name in watched]
+    far = [each for each in seen if each.read_bytes() / speed / seconds_a_pass(record, each.name) < NEAR]
     feed = shelf.task.feeds(shelf.rows(), files[0].built, Workload(length=LENGTH), count=1)[0]
     spent: dict[str, Any] = {each.name: operators(each.runtime, each.built, feed) for each in far}
     return {"bandwidth": {"before": before, "after": after}, "latency": record.model_dump(mode="json"), "operators": spent}
 
 
-def timing(shelf: Shelf, *, seconds: float, rounds: int) -> dict[str, Any]:
+def timing(shelf: Timed, *, seconds: float, rounds: int, watched: Collection[str] | None = None) -> dict[str, Any]:
     """What was measured, or is now."""
-    return kept(shelf.work / f"timing-{shelf.threads}.json", lambda: measured(shelf, seconds=seconds, rounds=rounds))
+    place = shelf.work / f"timing-{shelf.threads}.json"
+    return kept(place, lambda: measured(shelf, seconds=seconds, rounds=rounds, watched=watched))
 
 
 def seconds_a_pass(record: LatencyRecord, name: str, at: Callable[[Any], float] = lambda row: row.median_ms) -> float:

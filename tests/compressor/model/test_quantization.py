@@ -206,6 +206,26 @@ def test_gradient_of_the_greatest_weight_passes():
     assert weight.grad.eq(1).all()
 
 
+@pytest.mark.parametrize("bits", [4, 3, 2, "ternary"])
+@pytest.mark.parametrize("group", [32, 64, 128])
+def test_learned_steps_start_no_worse_than_any_other_step_of_the_same_grid(bits, group):
+    """Neither than LSQ's own start, nor than the greatest magnitude as the last whole number, for any run of weights."""
+    grid = WeightGrid(bits=bits, granularity="group", group=group, steps="learned")
+    weight = drawn(3, 16, 256)
+    weight[3, 5], weight[4] = 4.0, 0.0  # one that stands out, and runs of zeros
+    runs = weight.reshape(-1, group)
+
+    def off(steps: torch.Tensor) -> torch.Tensor:
+        return (rounded_weights(weight, grid, torch.log(steps)) - weight).reshape(-1, group).square().sum(1)
+
+    own = 2 * runs.abs().mean(1) / math.sqrt(grid.bounds[1])
+    widest = runs.abs().amax(1) / grid.bounds[1]
+    found = off(started(weight, grid).exp())
+    for others in (own, widest, 0.8 * widest):
+        assert (found <= off(others.clamp(min=1e-9)) * (1 + 1e-5)).all()
+    assert found.sum() < 0.8 * off(own.clamp(min=1e-9)).sum() or bits != 4
+
+
 def test_learned_steps_move_towards_less_error():
     weight = drawn(0, 4, 64)
     grid = WeightGrid(bits=2, granularity="group", group=32, steps="learned")
