@@ -6,7 +6,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,8 @@ class Method:
     """Of the target."""
     beside: str = ""
     """Of the model in float: the method whose run builds it too, as its source."""
+    alike: str = ""
+    """The method whose file has the same operators of the same sizes, and other numbers in them: it is timed once for both."""
 
     @property
     def trains(self) -> bool:
@@ -76,15 +78,15 @@ METHODS: Mapping[str, Method] = {
     "ort-w8": Method("onnxruntime", "W8, groups of 128", _rounded(8)),
     "ort-w8-kv8": Method("onnxruntime", "W8, groups of 128; cache int8", _rounded(8, cache=8)),
     "ort-w4": Method("onnxruntime", "W4 rounded, groups of 64", _rounded(4)),
-    "ort-w4-gptq": Method("onnxruntime", "W4 GPTQ, groups of 64", _rounded(4, **GPTQ)),
-    "ort-w4-awq": Method("onnxruntime", "W4 AWQ, groups of 64", _rounded(4, **AWQ)),
+    "ort-w4-gptq": Method("onnxruntime", "W4 GPTQ, groups of 64", _rounded(4, **GPTQ), alike="ort-w4"),
+    "ort-w4-awq": Method("onnxruntime", "W4 AWQ, groups of 64", _rounded(4, **AWQ), alike="ort-w4"),
     "ort-w4-gptq-128": Method("onnxruntime", "W4 GPTQ, groups of 128", _rounded(4, group_size=128, **GPTQ)),
     "ort-w4-qad": Method("onnxruntime", "W4 QAD, groups of 64", _taught(group=64)),
     "ov-fp32": Method("openvino", "fp32", beside="ov-w8"),
     "ov-w8": Method("openvino", "W8, a scale a row", _rounded(8)),
     "ov-w8-kv8": Method("openvino", "W8, a scale a row; cache int8", _rounded(8), {"cache": "int8"}),
     "ov-w4": Method("openvino", "W4 rounded, groups of 64", _rounded(4)),
-    "ov-w4-awq": Method("openvino", "W4 AWQ, groups of 64", _rounded(4, **AWQ)),
+    "ov-w4-awq": Method("openvino", "W4 AWQ, groups of 64", _rounded(4, **AWQ), alike="ov-w4"),
     "llama-fp16": Method("llama-cpp", "fp16", settings=ROOM, beside="llama-w8"),
     "llama-w8": Method("llama-cpp", "Q8_0", _rounded(8), ROOM),
     "llama-w8-kv8": Method("llama-cpp", "Q8_0; cache q8_0", _rounded(8), {**ROOM, "cache": "q8_0"}),
@@ -124,6 +126,11 @@ class Cell:
         return {kind: {**given, **training, **runs}}
 
     @property
+    def timed_as(self) -> str:
+        """Name of the file whose times are its own too."""
+        return self.how.alike or replace(self, seed=0).name
+
+    @property
     def looks(self) -> bool:
         """Whether it looks at calibration rows."""
         (given,) = self.how.step.values()
@@ -133,6 +140,14 @@ class Cell:
         """What runs its file."""
         made: Target = registry.load("target", self.how.target)(threads=threads, **self.how.settings)
         return made
+
+
+def cell_of(name: str) -> Cell:
+    """By the name of its file."""
+    if name in METHODS:
+        return Cell(name)
+    method, steps, seed = name.rsplit("-", 2)
+    return Cell(method, int(seed), int(steps))
 
 
 def plan(cell: Cell, model: Path, texts: Path, excerpts: Path) -> dict[str, Any]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -26,7 +28,8 @@ DOCUMENTS, CHARACTERS = 24, 1000
 """Of each corpus, from its test documents; each is cut to its beginning."""
 LONGEST = 512
 """Tokens of a text that is scored: more than any beginning has."""
-ACCURACY_LEVEL = "accuracy_level=4"
+ACCURACY_LEVEL, MADE = "accuracy_level=4", "task.json"
+"""What the model builder is told; the file that lies beside a peer's model once it is there."""
 FLOAT, HALF, GGUF = "ov-fp32", "llama-fp16", "model.gguf"
 """What peers start from, where they do not read the model itself; the file of the latter."""
 
@@ -82,7 +85,7 @@ FTYPES = {"Q8_0": 7, "Q4_0": 2, "Q4_K_M": 15}
 
 def quantised_by_llama(source: Path, out: Path, task: CausalLM, kind: str) -> Path:
     """What llama.cpp's own quantiser makes of a GGUF file in float, unless it is there."""
-    if not (out / "task.json").is_file():
+    if not (out / MADE).is_file():
         from cyllama.llama import llama_cpp
 
         shutil.rmtree(out, ignore_errors=True)
@@ -123,12 +126,29 @@ class Files:
         """Of a cell's file."""
         return self.book.one(Cell(method)).built
 
+    def make_peers(self) -> None:
+        """What existing tools make of the model, unless it is there."""
+        for name, peer in PEERS.items():
+            sys.stderr.write(f"{name}: {peer.runtime}, {peer.precision}\n")
+            peer.make(self, self.work / "peers" / name)
+
     def files(self) -> list[File]:
-        """Theirs, the first of which all others are held against, then ours."""
-        made = [(name, *peer.make(self, self.work / "peers" / name)) for name, peer in PEERS.items()]
+        """Those that are there: theirs, the first of which all others are held against, then ours."""
+        there = {name: (self.work / "peers" / name / MADE).is_file() for name in PEERS}
+        made = [(name, *peer.make(self, self.work / "peers" / name)) for name, peer in PEERS.items() if there[name]]
         ours = [self.book.one(cell) for cell in self.cells if self.book.there(cell)]
         made += [(each.cell.name, each.cell.target(self.threads), each.built) for each in ours]
         return [File(name, runtime, built, self.task) for name, runtime, built in made]
+
+    def named(self, beginnings: Sequence[str]) -> list[str]:
+        """Names of files that begin so."""
+        return [each.name for each in self.files() if each.name.startswith(tuple(beginnings))]
+
+    def timed(self) -> dict[str, Any] | None:
+        """What was timed, None where nothing was."""
+        place = self.work / f"timing-{self.threads}.json"
+        found: dict[str, Any] | None = json.loads(place.read_text(encoding="utf-8")) if place.is_file() else None
+        return found
 
     def rows(self) -> Dataset:
         """Texts that are scored."""
@@ -138,20 +158,21 @@ class Files:
 
     @cached_property
     def _texts(self) -> list[tuple[str, str]]:
-        import json
-
         texts = excerpts(self.book.texts, self.work / "scored", documents=DOCUMENTS, characters=CHARACTERS)
         lines = (texts / "test.jsonl").read_text(encoding="utf-8").splitlines()
         return [(json.loads(line)["text"], CORPORA[number // DOCUMENTS]) for number, line in enumerate(lines)]
 
-    def scores(self, file: File) -> dict[str, Evaluation]:
-        """Of a file: on all texts by the empty name, and on each corpus; kept."""
-        whole = scored(file, self.rows(), self.work / "scores" / file.name)
+    def scored(self, *, run: bool) -> dict[str, dict[str, Evaluation]]:
+        """By file: on all texts by the empty name, and on each corpus; kept. Files that have no score are scored where they are to be."""
+        places = {each.name: self.work / "scores" / each.name for each in self.files()}
+        there = [each for each in self.files() if run or (places[each.name] / "done").is_file()]
+        return {each.name: self._by_corpus(scored(each, self.rows(), places[each.name])) for each in there}
+
+    def _by_corpus(self, whole: Evaluation) -> dict[str, Evaluation]:
         found = {"": whole}
         for corpus in CORPORA:
             mine = np.array([each == corpus for _, each in self._texts])
-            outputs = {name: array[mine] for name, array in whole.outputs.items()}
-            found[corpus] = self.task.score(outputs, {}, split="test")
+            found[corpus] = self.task.score({name: array[mine] for name, array in whole.outputs.items()}, {}, split="test")
         return found
 
 

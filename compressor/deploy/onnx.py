@@ -131,22 +131,24 @@ class OnnxRuntimeGraph(Format):
     """An ONNX graph with ONNX Runtime's own operators for transformers."""
 
     name: ClassVar[str] = "onnxruntime"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     above: ClassVar[str] = "onnx"
     requires: ClassVar[tuple[str, ...]] = ("onnx", "onnxscript", "onnx-ir")
     reads: ClassVar[tuple[str, ...]] = ("opset", "leaves")
 
     def lower(self, artifact: Artifact, out: Path, *, task: Task, dialect: Dialect) -> None:
-        """Fuse whatever matches; nothing for a dialect that leaves it."""
+        """Fuse whatever matches, and join products that read the same; nothing for a dialect that leaves it."""
         import onnx
 
         from compressor.deploy.fusion import fuse
+        from compressor.deploy.joined_products import join_products
 
         wires = {graph.name: graph for graph in task.graphs(artifact.path)}
         for path in sorted(artifact.path.glob("*.onnx")):
             graph = onnx.load(path)
             if "fused operators" not in dialect.leaves:
                 graph = fuse(graph, wires.get(path.stem, Graph()), leaves=dialect.leaves)
+                join_products(graph)
             strip(graph)
             save(graph, out, path.stem)
 

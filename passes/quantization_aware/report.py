@@ -40,20 +40,24 @@ class Fidelity:
     def __init__(self, model: Model, student: Model, ctx: Context) -> None:
         """`student` is quantised and not trained yet."""
         self._model, self._ctx = model, ctx
-        self._quality = (ctx.evaluate(model, "validation").quality, ctx.evaluate(student, "validation").quality)
+        self._scores = (self._scored(model), self._scored(student))
         self._maps = maps_apart(model, student, ctx)
 
     def told(self, student: Model) -> Iterator[Note]:
         """Quality on validation in float, once rounded and once trained; divergence of attention maps by layer."""
-        quality = (*self._quality, self._ctx.evaluate(student, "validation").quality)
+        scores = (*self._scores, self._scored(student))
         stages = ("input, in float", "quantised, before training", "quantised, trained")
         yield Table(
             title=f"{self._ctx.metric} on validation",
             columns=("model", self._ctx.metric),
-            rows=tuple(zip(stages, (round(each, 4) for each in quality), strict=True)),
+            rows=tuple(zip(stages, (round(each, 4) for each in scores), strict=True)),
         )
         if self._maps:
             yield from _attention_told(self._maps, maps_apart(self._model, student, self._ctx))
+
+    def _scored(self, model: Model) -> float:
+        """The metric itself: of a perplexity, less is better."""
+        return self._ctx.evaluate(model, "validation").scores.main.value
 
 
 def _attention_told(before: Mapping[str, Apart], trained: Mapping[str, Apart]) -> Iterator[Note]:

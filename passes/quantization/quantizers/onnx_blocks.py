@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from compressor.deploy.joined_products import DOMAIN, PRODUCT, join_products
 from compressor.deploy.patterns import drop_unused
 from passes.quantization.quantizers.grids import Blocks, Grid, rounded
 from passes.quantization.quantizers.onnx_tables import SMALLEST_TABLE
@@ -17,8 +18,7 @@ if TYPE_CHECKING:
     import onnx
     from numpy.typing import NDArray
 
-DOMAIN = "com.microsoft"
-PRODUCT, LOOK_UP = "MatMulNBits", "GatherBlockQuantized"
+LOOK_UP = "GatherBlockQuantized"
 INTEGERS = 4
 """`accuracy_level` of products in integers: activations are brought to 8 bits, a scale for each group of a row. Others run scalar code."""
 FLOAT = 1
@@ -126,9 +126,8 @@ def rewrite(
     tied: Mapping[str, str],
     *,
     blocks: Numbers | None = None,
-    merged: bool = True,
 ) -> list[Chosen]:
-    """Put products and look-ups on their grids, in place; say what each became.
+    """Put products and look-ups on their grids, in place, and join products that read the same; say what each became.
 
     Args:
         graph: a table and its head apart, as `untie` leaves them.
@@ -136,28 +135,16 @@ def rewrite(
         tables: grids by the table's name; where its head has the same grid, one constant serves both.
         tied: the weight of a head by its table.
         blocks: what chooses the numbers of products; rounding where it is None.
-        merged: whether products that read the same and are on one grid become one.
     """
     made = _Rewrite(graph, blocks or _nearest)
     for table in tables_of(graph, tied):
         if table.weight in tables:
             made.look_up(table, tables[table.weight], shared=products.get(table.head) == tables[table.weight])
-    for group in _groups([each for each in products_of(graph) if each.weight in products], products, merged=merged):
-        made.multiply(group, products[group[0].weight])
+    for product in products_of(graph):
+        if product.weight in products:
+            made.multiply(product, products[product.weight])
     made.finish()
     return made.chosen
-
-
-def _groups(products: Sequence[Product], grids: Mapping[str, Grid], *, merged: bool) -> list[list[Product]]:
-    """Products that read the same, on one grid and with a weight of their own each; alone where they are not to be merged."""
-    uses: dict[str, int] = defaultdict(int)
-    for each in products:
-        uses[each.weight] += 1
-    found: dict[Any, list[Product]] = defaultdict(list)
-    for number, each in enumerate(products):
-        together = merged and uses[each.weight] == 1
-        found[(each.read, grids[each.weight]) if together else number].append(each)
-    return list(found.values())
 
 
 class _Rewrite:
@@ -195,35 +182,18 @@ class _Rewrite:
             self._instead[name] = [*scale, looked, flat]
         self.chosen.append(Chosen(table.layer, grid.bits, grid.group, grid.symmetric, table.rows * table.width, made.nbytes))
 
-    def multiply(self, group: Sequence[Product], grid: Grid) -> None:
-        """One product for all of a group, and what it gives cut up again."""
-        import numpy as np
+    def multiply(self, product: Product, grid: Grid) -> None:
+        """A product by packed weights; a head that is on its table's grid reads the numbers of that."""
         from onnx import helper
 
-        first, scope = group[0], _common([each.layer for each in group])
-        node, single = self._nodes[first.node], len(group) == 1
-        shared = self._shared.get(first.weight)
-        parts = [shared[0] if shared else self._blocks(each.weight, self._array(each.weight).T, grid) for each in group]
-        label = first.weight if single else f"{scope}/merged_{node.output[0]}"
-        names = shared[1] if shared else self._stored_once(label, parts)
-        given, kind = node.output[0] if single else f"{label}_product", f"{scope}/{PRODUCT}_{node.name.rpartition('_')[2]}"
-        settings: dict[str, Any] = {
-            "K": first.width,
-            "N": sum(each.rows for each in group),
-            "bits": grid.bits,
-            "block_size": grid.group,
-        }
-        product = helper.make_node(
-            PRODUCT, [first.read, *names], [given], name=kind, domain=DOMAIN, accuracy_level=INTEGERS, **settings
-        )
-        self._instead.update({each.node: [] for each in group} | {first.node: [product]})
-        if not single:
-            sizes = self._constant(f"{label}_sizes", np.array([each.rows for each in group], np.int64))
-            outputs = [self._nodes[each.node].output[0] for each in group]
-            self._instead[first.node].append(helper.make_node("Split", [given, sizes], outputs, name=f"{kind}/split", axis=-1))
-        for each, made in zip(group, parts, strict=True):
-            what = grid.bits, grid.group, grid.symmetric, each.rows * each.width, 0 if shared else made.nbytes
-            self.chosen.append(Chosen(each.layer, *what, bool(shared)))
+        node, shared = self._nodes[product.node], self._shared.get(product.weight)
+        made = shared[0] if shared else self._blocks(product.weight, self._array(product.weight).T, grid)
+        names = shared[1] if shared else self._store(product.weight, made)
+        settings: dict[str, Any] = {"K": product.width, "N": product.rows, "bits": grid.bits, "block_size": grid.group}
+        settings |= {"name": _renamed(node, PRODUCT), "domain": DOMAIN, "accuracy_level": INTEGERS}
+        self._instead[product.node] = [helper.make_node(PRODUCT, [product.read, *names], [node.output[0]], **settings)]
+        what = grid.bits, grid.group, grid.symmetric, product.rows * product.width, 0 if shared else made.nbytes
+        self.chosen.append(Chosen(product.layer, *what, bool(shared)))
 
     def finish(self) -> None:
         """Put the nodes in their places."""
@@ -233,22 +203,13 @@ class _Rewrite:
         if not any(each.domain == DOMAIN for each in self._graph.opset_import):
             self._graph.opset_import.add(domain=DOMAIN, version=1)
         drop_unused(self._graph)
+        join_products(self._graph)
 
     def _array(self, name: str) -> NDArray[np.float32]:
         from onnx import numpy_helper
 
         found: NDArray[np.float32] = numpy_helper.to_array(self._stored[name])
         return found
-
-    def _stored_once(self, label: str, parts: Sequence[Blocks]) -> list[str]:
-        """Names of the constants of several matrices on one grid, one above the other; of a weight of several products once."""
-        if f"{label}_numbers" in self._stored:
-            return [name for name in _parts_of(label) if name in self._stored]
-        import numpy as np
-
-        zeros = [each.zeros for each in parts if each.zeros is not None]
-        packed, scales = np.concatenate([each.packed for each in parts]), np.concatenate([each.scales for each in parts])
-        return self._store(label, Blocks(parts[0].grid, parts[0].width, packed, scales, np.concatenate(zeros) if zeros else None))
 
     def _store(self, label: str, made: Blocks) -> list[str]:
         arrays: list[NDArray[Any]] = [made.packed, made.scales, *([made.zeros] if made.zeros is not None else [])]
@@ -272,10 +233,3 @@ def _renamed(node: onnx.NodeProto, kind: str) -> str:
     """The name of a node of another kind from the same module."""
     path, _, number = node.name.rpartition("/")
     return f"{path}/{kind}_{number.rpartition('_')[2]}"
-
-
-def _common(paths: Sequence[str]) -> str:
-    """The module that holds all of some modules."""
-    parts = [path.split(".") for path in paths]
-    same = [each[0] for each in zip(*parts, strict=False) if len(set(each)) == 1]
-    return ".".join(same) or paths[0]

@@ -223,7 +223,8 @@ def test_learned_steps_start_no_worse_than_any_other_step_of_the_same_grid(bits,
     found = off(started(weight, grid).exp())
     for others in (own, widest, 0.8 * widest):
         assert (found <= off(others.clamp(min=1e-9)) * (1 + 1e-5)).all()
-    assert found.sum() < 0.8 * off(own.clamp(min=1e-9)).sum() or bits != 4
+    if bits == 4:
+        assert found.sum() < 0.5 * off(own.clamp(min=1e-9)).sum(), "LSQ's own is made for long trainings"
 
 
 def test_learned_steps_move_towards_less_error():

@@ -172,6 +172,15 @@ def test_table_that_is_the_head_is_stored_once_and_multiplied_in_integers(made, 
     assert sum(size >= WORDS * WIDTH for size in sizes.values()) == 1, "nothing else is as large"
 
 
+def test_projections_that_read_the_same_are_one_product_in_onnxruntime(made):
+    """Queries, keys and values of a block, gate and up: each call of the kernel rounds what it reads anew."""
+    student = made(MIXED, tied=False)
+    found = nodes(built(student, OnnxRuntime(), tied=False) / "model.onnx")
+    products = [node for node in found if node.op_type == "MatMulNBits" and "lm_head" not in node.name]
+    assert len(products) == 2 * 4
+    assert sum(node.op_type == "GroupQueryAttention" for node in found) == 2
+
+
 @pytest.mark.parametrize(("settings", "tied"), [*((name, True) for name in GGUF), ("q4_0", False)])
 def test_llama_cpp_computes_what_was_trained(made, settings, tied):
     student, target = made(settings, tied=tied), LlamaCpp(cache="f32")
@@ -207,6 +216,8 @@ def test_training_of_a_decoder_brings_it_nearer_to_its_teacher(tmp_path):
     trained = one.apply(source, ctx)
     exact = simulated(source)
     assert divergence(exact, simulated(trained)).mean() < 0.8 * divergence(exact, simulated(untrained)).mean()
+    (table,) = (note for note in ctx.notes if getattr(note, "title", "") == "perplexity on validation")
+    assert all(value >= 1 for _, value in table.rows), "a perplexity, not how good it is"
     assert not quantized_layers(source.module)
 
 
