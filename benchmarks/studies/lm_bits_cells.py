@@ -250,7 +250,8 @@ class Book:
         if not self.there(cell):
             if not self.run:
                 raise Absent(cell.name)
-            began, made = time.monotonic(), plan(Cell(cell.how.beside) if cell.how.beside else cell, self.model, self.texts, self.excerpts)
+            began = time.monotonic()
+            made = plan(Cell(cell.how.beside) if cell.how.beside else cell, self.model, self.texts, self.excerpts)
             ablation.run(made, place, store=self.folder / "store")
             self._seconds.setdefault(cell.how.trains, []).append(time.monotonic() - began)
         files = place / "run" / "artifacts"

@@ -102,7 +102,9 @@ def command(asked: Asked) -> str:
     """That remakes the page."""
     words = [f"--steps {asked.steps}"] if asked.steps != TRAINED_STEPS else []
     words += [f"--seeds {len(asked.seeds)}"] if len(asked.seeds) != len(SEEDS) else []
-    return " ".join(["python -m benchmarks.studies.lm_bits --source SMOLLM2 --tuned FOLDER", *words, f"--threads {asked.threads}"])
+    return " ".join(
+        ["python -m benchmarks.studies.lm_bits --source SMOLLM2 --tuned FOLDER", *words, f"--threads {asked.threads}"]
+    )
 
 
 # ------------------------------------------------------------------ what is said of it
@@ -200,8 +202,8 @@ def goal(page: Page) -> Iterator[str]:
     """Reached or not, and by how much."""
     found = candidates(page)
     asked = (
-        f"at least {FASTER:g} times the decoding speed of the fastest 4-bit file of existing tools and of OpenVINO's int8 weights (NNCF), in one run, "
-        f"at no more than {WORSE:g} % more perplexity than in float"
+        f"at least {FASTER:g} times the decoding speed of the fastest 4-bit file of existing tools and of OpenVINO's int8 weights (NNCF), "
+        f"in one run, at no more than {WORSE:g} % more perplexity than in float"
     )
     if not found:
         yield f"Goal: {asked}. **Not judged**: the files that it names were not timed."
@@ -223,8 +225,8 @@ def methods(page: Page) -> Iterator[str]:
     if not taught:
         return
     steps = page.asked.steps
-    yield f"- QAD: `distill-and-quantize`, KL to the fine-tuned model, {steps * BATCH * ROW:,} tokens, each seen once ({steps} steps of {BATCH} rows of {ROW}), bf16,"
-    yield f"  AdamW at {RATE:g}; learned steps for 64 weights. No learning rate was tried beside it."
+    yield f"- QAD: `distill-and-quantize`, KL to the fine-tuned model, {steps * BATCH * ROW:,} tokens, each seen once ({steps} steps of {BATCH} rows"
+    yield f"  of {ROW}), bf16, AdamW at {RATE:g}; learned steps for 64 weights. No learning rate was tried beside it."
     for each in taught:
         agreed = f"{each.agreement:.1%} of next tokens of its file are the simulation's" if each.agreement is not None else ""
         stages = each.table("perplexity on validation")
@@ -234,14 +236,14 @@ def methods(page: Page) -> Iterator[str]:
 
 def measured(page: Page) -> Iterator[str]:
     """How."""
-    yield f"- Perplexity on the beginnings ({CHARACTERS} characters) of {DOCUMENTS} test documents of each corpus, by the same code for all files, with 95 %"
-    yield f"  intervals over documents; `change`: in per cent of that of {words(REFERENCE)} on the same documents of both corpora, paired."
+    yield f"- Perplexity on the beginnings ({CHARACTERS} characters) of {DOCUMENTS} test documents of each corpus, by the same code for all files, with"
+    yield f"  95 % intervals over documents; `change`: in per cent of that of {words(REFERENCE)} on the same documents of both corpora, paired."
     record = page.record
     if record is None:
         yield ""
         return
-    yield f"- Speed: a prompt of {LENGTH} tokens, and the {STEPS} passes of single tokens after it; batch 1. All files by turns in one run, {_rounds(record)}"
-    yield "  rounds; `*`: the times of a file with the same operators of the same sizes, which was timed once for all of them."
+    yield f"- Speed: a prompt of {LENGTH} tokens, and the {STEPS} passes of single tokens after it; batch 1. All files by turns in one run,"
+    yield f"  {_rounds(record)} rounds; `*`: the times of a file with the same operators of the same sizes, which was timed once for all of them."
     yield f"  {words(page.files[0].name)} against further processes of itself: {control_line(record)}."
     yield ""
 
@@ -281,7 +283,8 @@ def spent(page: Page) -> Iterator[str]:
     if not page.timed:
         return
     found = [speed / 1e9 for side in page.timed["bandwidth"].values() for speed in side]
-    yield f"A product of a matrix and a vector reads {np.median(found):.1f} GB/s here. By ONNX Runtime's own profiler, ms of a token's pass by kind of operator:"
+    yield f"A product of a matrix and a vector reads {np.median(found):.1f} GB/s here."
+    yield "By ONNX Runtime's own profiler, ms of a token's pass by kind of operator:"
     yield ""
     for name, costs in page.timed["operators"].items():
         told = ", ".join(f"`{kind}` {1e3 * seconds:.2f}" for kind, seconds in costs.items())

@@ -98,5 +98,5 @@ def told(found: Apart) -> Iterator[str]:
     if not found.matrices:
         yield "  How far fine-tuning went from it cannot be said."
         return
-    yield f"  Fine-tuning moved them by {found.moved:.3f} steps of that grid (root mean square); {found.elsewhere:.4%} are nearest to another value now"
-    yield f"  than they came from, and they lie {found.off:.3f} steps from the nearest one (weights that lie anywhere alike: {SPREAD:.3f})."
+    yield f"  Fine-tuning moved them by {found.moved:.3f} steps of that grid (root mean square); {found.elsewhere:.4%} are nearest to another value"
+    yield f"  now than they came from, and they lie {found.off:.3f} steps from the nearest one (weights that lie anywhere alike: {SPREAD:.3f})."

@@ -53,7 +53,9 @@ def test_distance_from_the_grid_is_what_was_planted(tmp_path):
     place = lm_grid._runs(before)[0, 2].sub(least[0, 0]).div(step[0, 0]).round()
     name = "model.layers.0.q.weight"
     source = folder(tmp_path / "source", **{name: before, "model.embed_tokens.weight": before.clone()})
-    found = lm_grid.Apart.read(lm_grid.apart(source, folder(tmp_path / "tuned", **{name: moved, "model.embed_tokens.weight": before})))
+    found = lm_grid.Apart.read(
+        lm_grid.apart(source, folder(tmp_path / "tuned", **{name: moved, "model.embed_tokens.weight": before}))
+    )
     assert (found.matrices, found.others, found.weights) == (1, 0, before.numel())
     assert found.moved == pytest.approx(((0.0625 * (before.numel() - 1) + 1.5625) / before.numel()) ** 0.5, rel=1e-3)
     assert found.elsewhere == pytest.approx((place < 15) / before.numel())
@@ -76,7 +78,11 @@ def texts(tmp_path):
     made = tmp_path / "texts"
     made.mkdir()
     for split, count in (("train", 6), ("validation", 6), ("test", 30)):
-        rows = ({"text": f"{corpus} {split} {number} " * 30, "corpus": corpus} for corpus in ("brown", "bbc") for number in range(count))
+        rows = (
+            {"text": f"{corpus} {split} {number} " * 30, "corpus": corpus}
+            for corpus in ("brown", "bbc")
+            for number in range(count)
+        )
         (made / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return made
 
@@ -125,7 +131,8 @@ def evaluation(cost: float) -> Evaluation:
     """Of twelve documents, of 50 tokens each that cost about so many nats."""
     rows = np.linspace(-0.2, 0.2, 12)
     outputs = {"nats": cost + rows, "tokens": np.full(12, 50.0), "right": np.full(12, 20.0), "bytes": np.full(12, 200.0)}
-    return CausalLM().score(outputs, {}, split="test")
+    words = {"words": np.zeros((12, 2, 3), np.int32), "logs": np.full((12, 2, 3), -1.0, np.float32)}
+    return CausalLM().score({**outputs, **words}, {}, split="test")
 
 
 @dataclass(frozen=True)
@@ -152,14 +159,24 @@ def record(ms: dict[str, float], noise: float = 0.0) -> LatencyRecord:
             "n": ROUNDS,
             "median_ms": each,
             "interval": Interval(low=0.98 * each, high=1.02 * each, method="bootstrap"),
-            **{"throughput_per_s": 1.0, "unit": "tokens", "load_s": 1.0, "first_call_ms": 1.0, "warm_up_calls": 1},
+            "throughput_per_s": 1.0,
+            "unit": "tokens",
+            "load_s": 1.0,
+            "first_call_ms": 1.0,
+            "warm_up_calls": 1,
             "rounds_ms": tuple(each * (1 + 0.1 * at) for at in range(ROUNDS)),
             "samples_ms": ((each,),) * ROUNDS,
         }
         for name, each in ms.items()
         for kind in KINDS
     ]
-    same = {"ratio": 1.0, "interval": Interval(low=0.99, high=1.01, method="bootstrap"), "limit": 0.15, "passed": True, "attempts": 1}
+    same = {
+        "ratio": 1.0,
+        "interval": Interval(low=0.99, high=1.01, method="bootstrap"),
+        "limit": 0.15,
+        "passed": True,
+        "attempts": 1,
+    }
     controls = [{"workload": kind, **same, "noise": noise} for kind in KINDS]
     given = {"rows": rows, "ratios": (), "controls": controls, "load_before": 0.1, "load_after": 0.1}
     return LatencyRecord.model_validate({"probe": "latency", **given, "protocol": {"parameters": {"rounds": ROUNDS}}})
@@ -216,7 +233,12 @@ def test_without_times_of_the_peers_nothing_is_judged():
 def test_what_was_not_run_is_said_first():
     said = " ".join(lacking(page(None)))
     assert said.startswith("**Not all of it was run: ")
-    for lack in ("no file of ONNX Runtime, W4 AWQ", "no file of llama.cpp, its own, Q4_K_M", "1 of 3 seeds", "no times were taken"):
+    for lack in (
+        "no file of ONNX Runtime, W4 AWQ",
+        "no file of llama.cpp, its own, Q4_K_M",
+        "1 of 3 seeds",
+        "no times were taken",
+    ):
         assert lack in said
     without = {name: each for name, each in MS.items() if name != "ort-w8"}
     assert "ONNX Runtime, W8, groups of 128 was not timed" in " ".join(lacking(page(without)))

@@ -28,7 +28,9 @@ def graph(sizes=OUTPUTS, *, bits=None, zeros=False, shared=False) -> onnx.ModelP
             constants[f"{of}.z"] = draw.integers(0, 256, (outputs * -(-WIDTH // GROUP * width // 8))).astype(np.uint8)
         inputs = ["x", *(f"{of}.{part}" for part in ("b", "s", *(("z",) if zeros else ())))]
         settings = {"K": WIDTH, "N": outputs, "bits": width, "block_size": GROUP, "accuracy_level": 4}
-        nodes.append(helper.make_node(PRODUCT, inputs, [f"{name}_out"], name=f"block.0.attn.{name}/MatMul_3", domain=DOMAIN, **settings))
+        nodes.append(
+            helper.make_node(PRODUCT, inputs, [f"{name}_out"], name=f"block.0.attn.{name}/MatMul_3", domain=DOMAIN, **settings)
+        )
     given = [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", WIDTH])]
     made = [helper.make_tensor_value_info(f"{name}_out", TensorProto.FLOAT, ["n", outputs]) for name, outputs in sizes.items()]
     stored = [numpy_helper.from_array(array, name) for name, array in constants.items()]
@@ -62,7 +64,9 @@ def test_products_of_other_bits_stay_by_themselves():
         np.testing.assert_array_equal(one, other)
 
 
-@pytest.mark.parametrize("model", [graph({"q": 32}), graph({"q": 32, "k": 32}, shared=True)], ids=["one", "weights that two read"])
+@pytest.mark.parametrize(
+    "model", [graph({"q": 32}), graph({"q": 32, "k": 32}, shared=True)], ids=["one", "weights that two read"]
+)
 def test_what_cannot_be_joined_stays_as_it_is(model):
     before = model.SerializeToString()
     assert join_products(model) == 0
