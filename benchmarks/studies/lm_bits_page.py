@@ -236,8 +236,8 @@ def methods(page: Page) -> Iterator[str]:
 
 def measured(page: Page) -> Iterator[str]:
     """How."""
-    yield f"- Perplexity on the beginnings ({CHARACTERS} characters) of {DOCUMENTS} test documents of each corpus, by the same code for all files, with"
-    yield f"  95 % intervals over documents; `change`: in per cent of that of {words(REFERENCE)} on the same documents of both corpora, paired."
+    yield f"- Perplexity on the beginnings ({CHARACTERS} characters) of {DOCUMENTS} test documents of each corpus, by the same code for all,"
+    yield f"  with 95 % intervals over documents; `change`: in per cent of that of {words(REFERENCE)} on the same documents of both corpora, paired."
     record = page.record
     if record is None:
         yield ""
