@@ -24,7 +24,7 @@ from compressor.tasks.language.causal_lm import CausalLM
 if TYPE_CHECKING:
     from datasets import Dataset
 
-DOCUMENTS, CHARACTERS = 24, 1000
+DOCUMENTS, CHARACTERS = 16, 1000
 """Of each corpus, from its test documents; each is cut to its beginning."""
 LONGEST = 512
 """Tokens of a text that is scored: more than any beginning has."""
