@@ -69,6 +69,8 @@ class Page:
 
 def document(page: Page) -> str:
     """All of it."""
+    if not page.made:
+        raise SystemExit("no cell is there yet")
     return "\n".join(
         [
             "# SmolLM2-135M in 8 and 4 bits: what was measured",
@@ -84,8 +86,9 @@ def document(page: Page) -> str:
             "## What is quantised",
             "",
             *lm_grid.told(page.distance),
-            "  So rounding on that very grid would lose next to nothing, and say nothing of other models: all files of 4 bits here have other",
-            "  runs of weights or other values (one zero for all), but for llama.cpp's, whose runs of 32 weights are the source's.",
+            "  So rounding to that very grid loses next to nothing, and says nothing of other models. Ours of 4 bits have runs of 64 or 128",
+            "  weights; Q4_0 and GenAI's of 32 have the source's runs with one zero for all; Q4_K_M has its runs and its form, a least value",
+            "  and a step for 32 weights: what that loses is too little to go by.",
             *methods(page),
             "",
             "## Files",
