@@ -69,8 +69,8 @@ class Page:
 
 def document(page: Page) -> str:
     """All of it."""
-    if not page.made:
-        raise SystemExit("no cell is there yet")
+    if not page.made or REFERENCE not in page.scores:
+        raise SystemExit(f"nothing can be told yet: {words(REFERENCE)} is not scored (--only build)")
     return "\n".join(
         [
             "# SmolLM2-135M in 8 and 4 bits: what was measured",
