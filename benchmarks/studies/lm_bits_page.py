@@ -119,7 +119,7 @@ def lacking(page: Page) -> Iterator[str]:
     wanted = [Cell(name) for name, how in METHODS.items() if not how.trains]
     left = [f"{RUNTIMES[each.how.target]}, {each.how.precision}" for each in wanted if each.name not in there]
     left += [f"{peer.runtime}, {peer.precision}" for name, peer in PEERS.items() if name not in there]
-    said = [f"no file of {each}" for each in left]
+    said = [f"no score of {each}" for each in left]
     for name, how in METHODS.items():
         seeds = [seed for seed in SEEDS if Cell(name, seed, asked.steps).name in there]
         if how.trains and len(seeds) < len(SEEDS):
@@ -235,6 +235,7 @@ def methods(page: Page) -> Iterator[str]:
         stages = each.table("perplexity on validation")
         by = "; ".join(f"{name} {abs(float(value or 0)):.2f}" for name, value in stages.rows) if stages else ""
         yield f"  Seed {each.cell.seed}: perplexity on four validation texts: {by}. {each.seconds / 60:.0f} minutes by the clock. {agreed}."
+    yield "  (The simulation itself is no steadier: [what holds](../quantization-aware.md#what-holds).)"
 
 
 def measured(page: Page) -> Iterator[str]:

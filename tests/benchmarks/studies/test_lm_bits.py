@@ -234,8 +234,8 @@ def test_what_was_not_run_is_said_first():
     said = " ".join(lacking(page(None)))
     assert said.startswith("**Not all of it was run: ")
     for lack in (
-        "no file of ONNX Runtime, W4 AWQ",
-        "no file of llama.cpp, its own, Q4_K_M",
+        "no score of ONNX Runtime, W4 AWQ",
+        "no score of llama.cpp, its own, Q4_K_M",
         "1 of 3 seeds",
         "no times were taken",
     ):
