@@ -46,7 +46,7 @@ class DistillAndQuantize(Distillation, QuantizationScheme):
     A target without such kernels is refused.
     """
 
-    version: ClassVar[int] = 4
+    version: ClassVar[int] = 5
     quantizes: ClassVar[bool] = True
     paper: ClassVar[str] = (
         "Kim et al., Understanding and Improving Knowledge Distillation for Quantization-Aware Training of Large Transformer Encoders, 2022, "
