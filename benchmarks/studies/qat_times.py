@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from benchmarks.latency import Latency
 from benchmarks.statistics import ratio_with_interval
@@ -110,10 +111,12 @@ def times(study: Study, there: There, *, run: bool) -> dict[str, LatencyRecord]:
         path = study.book.folder / f"times-{data}.json"
         if run or path.is_file():
             mine = [each for each in points(study, there, {}) if each.data == data]
-            found[data] = LatencyRecord.model_validate(
-                kept(path, lambda mine=mine: measured(study, mine).model_dump(mode="json"))
-            )
+            found[data] = LatencyRecord.model_validate(kept(path, partial(_dumped, study, mine)))
     return found
+
+
+def _dumped(study: Study, files: Sequence[Point]) -> dict[str, Any]:
+    return measured(study, files).model_dump(mode="json")
 
 
 def measured(study: Study, files: Sequence[Point]) -> LatencyRecord:

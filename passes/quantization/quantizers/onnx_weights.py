@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compressor.contracts import Event, Feed, Graph, Progress
+from compressor.deploy.joined_products import PRODUCT
 from passes.quantization.quantizers.awq import scale_up
 from passes.quantization.quantizers.grids import SMALLEST_GROUP, Blocks, Grid
-from passes.quantization.quantizers.onnx_blocks import LOOK_UP, PRODUCT, Numbers, Product, Table, products_of, rewrite, tables_of
+from passes.quantization.quantizers.onnx_blocks import LOOK_UP, Numbers, Product, Table, products_of, rewrite, tables_of
 from passes.quantization.quantizers.onnx_cache import in_eight_bits, require_appended, scales_of
 from passes.quantization.quantizers.onnx_graph import fold_gemms, keep_shapes, session_on
 from passes.quantization.quantizers.onnx_others import others_of
