@@ -95,10 +95,10 @@ def test_budget_that_cannot_be_kept_is_refused_before_anything_is_measured(tmp_p
 
 
 def test_layer_that_costs_more_gets_more_bits(tmp_path, ends):
-    """One whose weights have outliers loses most by few bits."""
+    """One that its block's sum is made of loses most by few bits."""
     source = wide()
     loud = f"{STACK}.1.output.dense"
-    source.module.get_submodule(loud).weight.data[:, ::32] *= 60
+    source.module.get_submodule(loud).weight.data *= 20
     model, ctx = trained(
         tmp_path, source, epochs=1, granularity="group", mixed={"widths": (8, 4, 2), "bytes": int(1.15 * ends[1])}
     )
@@ -123,11 +123,12 @@ def test_bytes_of_rows_that_groups_do_not_divide_are_those_of_the_file(tmp_path)
     source = wide(hidden_size=48, intermediate_size=80)
     model, _ = trained(tmp_path, source, epochs=1, weights=4, granularity="group")
     _, built = deployed(model, OnnxRuntime(), tmp_path)
-    held = onnx.load(built / "model.onnx").graph.initializer
-    sizes = {each.name: numpy_helper.to_array(each, str(built)).nbytes for each in held}
+    graph = onnx.load(built / "model.onnx").graph
+    sizes = {each.name: numpy_helper.to_array(each, str(built)).nbytes for each in graph.initializer}
+    packed = {name for node in graph.node if node.op_type == "MatMulNBits" for name in node.input[1:3]}
     layers = {path: each for path, each in quantized_layers(model.module).items() if "embeddings" not in path}
     counted = sum(each.weight_quantizer.stored_bytes(each.weight) for each in layers.values())
-    assert counted == sum(size for name, size in sizes.items() if "embeddings" not in name and name.endswith(("_int4", "_scale")))
+    assert counted == sum(sizes[name] for name in packed)
 
 
 def test_students_of_mixed_bits_are_deployed_as_they_were_trained(tmp_path, ends):
@@ -164,7 +165,7 @@ class Clock:
         return self._kept[repr(what)]
 
 
-@pytest.mark.parametrize(("budget", "most"), [({"ms": 5.0}, 5.0), ({"ratio": 0.55}, 5.5)])
+@pytest.mark.parametrize(("budget", "most"), [({"ms": 5.4}, 5.4), ({"ratio": 0.55}, 5.5)])
 @pytest.mark.parametrize("slow", [1.0, 1.2])
 def test_budget_in_milliseconds_is_kept_as_measured(tmp_path, monkeypatch, budget, most, slow):
     """A mix that is slower than the forecast is measured, and mended."""
@@ -281,14 +282,19 @@ def test_bits_fall_in_stages_that_share_the_steps(tmp_path):
         "Losses by weight, 4 bits or more ",
         "Losses by weight ",
     ]
-    mean = [
-        np.mean([loss for _, loss in curve]) for curve in curves.values()
-    ]  # each stage sees all rows equally often, in its own order
-    assert mean[1] < mean[2], "two bits are farther away than four"
     other, _ = trained(tmp_path / "at once", weights=2)
     assert not np.array_equal(outputs(model), outputs(other))
     assert len(model.edits) == len(other.edits), "no trace of the stages"
     assert_alike(deployed(model, OnnxRuntime(), tmp_path)[0], outputs(model))
+
+
+def test_each_stage_rounds_to_its_own_bits(tmp_path):
+    """Where nothing is learned and nothing dropped, a stage's losses are what its bits cost."""
+    source = wide(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    _, ctx = trained(tmp_path, source, weights=2, progressive=[8, 4], learning_rate=1e-9)
+    curves = [note.curves["soft-targets"] for note in ctx.notes if isinstance(note, Series) and "Losses" in note.title]
+    eight, four, two = (np.mean([loss for _, loss in curve]) for curve in curves)
+    assert 0 < 4 * eight < four < two / 4
 
 
 # ------------------------------------------------------------------ block by block
