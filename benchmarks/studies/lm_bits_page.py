@@ -81,7 +81,7 @@ def document(page: Page) -> str:
             *lacking(page),
             *goal(page),
             *machine_lines(page.made[0].report),
-            f"- Threads of every runtime: {page.asked.threads}.",
+            f"- Threads of every runtime: {page.asked.threads}; the cores above are those that the first file was made on.",
             "",
             "## What is quantised",
             "",
