@@ -83,6 +83,8 @@ class _Writing:
                 self._look_up(node, read)
             elif node.op_type in ("MatMul", "Gemm") and (read := self._read(node, 1)):
                 self._product(node, read)
+            elif node.op_type == "Conv" and (read := self._read(node, 1)):
+                self._convolution(node, read._replace(turned=True))
         for node in list(self.model.graph):
             if self._is(node, "QuantizedInputs") and node.outputs[0].uses():
                 self._instead(node, self._rounded(node, str(node.name)))
@@ -114,7 +116,7 @@ class _Writing:
 
         weight, *learned = (_constant(each) for each in read.marker.inputs)
         matrix = torch.from_numpy(weight.copy())
-        upright = matrix if read.turned else matrix.t()
+        upright = matrix.flatten(1) if read.turned else matrix.t()
         found = integers(upright, read.grid, torch.from_numpy(learned[0].copy()) if learned else None)
         zero = None if found.zero is None else found.zero.numpy()
         name = read.marker.inputs[0].name  # type: ignore[union-attr]
@@ -158,6 +160,22 @@ class _Writing:
         blocks = self._node("Mul", [signed, scales], f"{base}_blocks")
         row = self._kept("quantized_row", np.array([0, 0, -1], np.int64))
         return self._node("Reshape", [blocks, row], node.name)
+
+    # -------------------------------------------------------------- convolutions
+
+    def _convolution(self, node: ir.Node, read: Read) -> None:
+        """Pairs around what is read and around the weights; its bias stays in float."""
+        given, grid = node.inputs[0], read.grid
+        marker = given.producer() if given is not None else None
+        if marker is None or not self._is(marker, "QuantizedInputs") or grid.stored_bits != 8 or grid.group or not grid.symmetric:
+            raise UnsupportedModel(
+                f"{node.name}: convolutions have kernels with symmetric weights of 8 bits, a step for each output or one of all, and activations "
+                "of 8 bits"
+            )
+        name, whole, step, _ = self._integers(read)
+        shape = tuple(_constant(read.marker.inputs[0]).shape)
+        node.replace_input_with(0, self._rounded(marker, f"{node.name}_input"))
+        node.replace_input_with(1, self._pair(f"{node.name}_weight", name, whole.reshape(shape), step, None, axis=0))
 
     # -------------------------------------------------------------- products
 
@@ -219,15 +237,18 @@ class _Writing:
                 f"{node.name}: weights of {read.grid.stored_bits} bits have kernels with a step for a group of inputs only"
             )
         name, whole, step, zero = self._integers(read)
-        steps = step[:, 0] if len(step) > 1 else step[0, 0]
+        return self._pair(f"{node.name}_weight", name, np.ascontiguousarray(whole.T), step, zero, axis=1)
+
+    def _pair(self, label: str, name: str, whole: Any, step: Any, zero: Any, *, axis: int) -> ir.Value:
+        """Whole numbers as a constant that is brought back to float, with a step for each output along `axis`, or one of all."""
+        import numpy as np
+
+        steps = np.asarray(step[:, 0] if len(step) > 1 else step[0, 0], np.float32)
         zeros = np.zeros_like(steps, np.int8) if zero is None else zero.astype(np.int8).reshape(steps.shape)
-        constants = (
-            self._kept(f"{name}_int8", np.ascontiguousarray(whole.T)),
-            self._kept(f"{name}_scale", np.asarray(steps, np.float32)),
-            self._kept(f"{name}_zero_point", np.asarray(zeros, np.int8)),
-        )
-        axis: dict[str, Any] = {"axis": 1} if np.ndim(steps) else {}
-        return self._node("DequantizeLinear", constants, f"{node.name}_weight", **axis)
+        numbers = {"int8": whole, "scale": steps, "zero_point": np.asarray(zeros, np.int8)}
+        constants = [self._kept(f"{name}_{part}", values) for part, values in numbers.items()]
+        along: dict[str, Any] = {"axis": axis} if np.ndim(steps) else {}
+        return self._node("DequantizeLinear", constants, label, **along)
 
     def _rounded(self, marker: ir.Node, name: str) -> ir.Value:
         """A static pair around what is read."""

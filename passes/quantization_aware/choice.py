@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 EXCLUDED = "excluded"
+OF_THE_HEAD = "of the head (`head: true` quantises it)"
 
 
 def linear_layers(module: nn.Module, *, head: bool, exclude: Sequence[str]) -> tuple[tuple[str, ...], dict[str, str]]:
@@ -23,19 +24,57 @@ def linear_layers(module: nn.Module, *, head: bool, exclude: Sequence[str]) -> t
     for path, part in module.named_modules():
         if path in done:
             continue
-        if isinstance(part, torch.nn.modules.conv._ConvNd):
-            left[path] = "convolutions have no quantised form here"
-        elif not isinstance(part, (torch.nn.Linear, Conv1D)):
+        if not isinstance(part, (torch.nn.Linear, Conv1D)):
             continue
-        elif any(each in path for each in exclude):
+        if any(each in path for each in exclude):
             left[path] = EXCLUDED
         elif type(part) not in (torch.nn.Linear, Conv1D):
             left[path] = f"of class {type(part).__name__}, which has no quantised form"
         elif trunk and not head and not path.startswith(f"{trunk}."):
-            left[path] = "of the head (`head: true` quantises it)"
+            left[path] = OF_THE_HEAD
         else:
             chosen.append(path)
     return tuple(chosen), left
+
+
+def convolutions(module: nn.Module, *, head: bool, exclude: Sequence[str]) -> tuple[tuple[str, ...], dict[str, str]]:
+    """Paths of the convolutions that runtimes have integer kernels for, and of those that stay in float, with the reason."""
+    import torch
+
+    from compressor.model.quantization.layers import quantized_layers
+
+    done, chosen, left = quantized_layers(module), [], dict[str, str]()
+    trunk = trunk_of(module)
+    for path, part in module.named_modules():
+        if path in done or not isinstance(part, torch.nn.modules.conv._ConvNd):
+            continue
+        if any(each in path for each in exclude):
+            left[path] = EXCLUDED
+        elif trunk and not head and not path.startswith(f"{trunk}."):
+            left[path] = OF_THE_HEAD
+        elif reason := _unfit(part):
+            left[path] = reason
+        else:
+            chosen.append(path)
+    return tuple(chosen), left
+
+
+def _unfit(part: Any) -> str | None:
+    """Why a convolution has no integer kernel in all runtimes."""
+    import torch
+
+    from compressor.deploy.unfolded import Window
+
+    if type(part) not in (torch.nn.Conv1d, torch.nn.Conv2d):
+        return f"of class {type(part).__name__}, which has no quantised form"
+    if part.groups > 1:
+        return "convolutions in groups, which have no integer kernel that gives floats"
+    if part.padding_mode != "zeros":
+        return f"convolutions whose edges are filled by `{part.padding_mode}`"
+    pads = (1,) if part.padding == "same" else (0,) if part.padding == "valid" else part.padding
+    if not Window(part.kernel_size, part.stride, part.dilation, pads).unfolds:
+        return "convolutions of many taps that overlap, which have no integer kernel that gives floats"
+    return None
 
 
 def trunk_of(module: Any) -> str:

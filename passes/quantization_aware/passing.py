@@ -42,7 +42,7 @@ class Range:
 
 @dataclass(frozen=True)
 class PerToken:
-    """Least and greatest value, and mean magnitude, of each token: `[...]` of a tensor `[..., features]`."""
+    """Least and greatest value, and mean magnitude, of each token: of a tensor without its axis of features."""
 
     least: torch.Tensor
     most: torch.Tensor
@@ -104,9 +104,10 @@ class _Seen:
     """One forward pass: tensors are told apart by what they are, so all that were read are held meanwhile."""
 
     def __init__(self) -> None:
-        self._read: dict[str, list[Any]] = {}
-        """By path, what each call of a layer read: a block that a model goes through several times calls its layers as often."""
-        self._tokens: dict[int, PerToken] = {}
+        self._read: dict[str, list[tuple[Any, int]]] = {}
+        """By path, what each call of a layer read, and which axis its features are: a block that a model goes through several times calls its
+        layers as often."""
+        self._tokens: dict[tuple[int, int], PerToken] = {}
 
     def clear(self) -> None:
         self._read, self._tokens = {}, {}
@@ -114,23 +115,25 @@ class _Seen:
     def hook(self, path: str) -> Callable[..., None]:
         return partial(self._see, path)
 
-    def _see(self, path: str, _module: nn.Module, given: tuple[Any, ...]) -> None:
-        self.read(path, given[0])
+    def _see(self, path: str, module: nn.Module, given: tuple[Any, ...]) -> None:
+        from compressor.model.quantization.layers import feature_axis
 
-    def read(self, path: str, x: torch.Tensor) -> None:
-        """What a layer reads, `[..., features]`."""
-        self._read.setdefault(path, []).append(x)
-        if id(x) not in self._tokens:
-            self._tokens[id(x)] = PerToken(x.amin(-1), x.amax(-1), x.abs().mean(-1))
+        self.read(path, given[0], feature_axis(module))
+
+    def read(self, path: str, x: torch.Tensor, axis: int = -1) -> None:
+        """What a layer reads."""
+        self._read.setdefault(path, []).append((x, axis))
+        if (id(x), axis) not in self._tokens:
+            self._tokens[id(x), axis] = PerToken(x.amin(axis), x.amax(axis), x.abs().mean(axis))
 
     def into(self, found: Passing, mask: torch.Tensor | None) -> None:
-        firsts: dict[tuple[int, ...], str] = {}
+        firsts: dict[tuple[tuple[int, int], ...], str] = {}
         for path, read in self._read.items():
-            first = firsts.setdefault(tuple(map(id, read)), path)
+            first = firsts.setdefault(tuple((id(x), axis) for x, axis in read), path)
             before = found.first.setdefault(path, first)
             if before != first:
                 found.first[path] = path  # not in every pass: it stands alone
-            for x in read:
-                tokens = self._tokens[id(x)]
+            for x, axis in read:
+                tokens = self._tokens[id(x), axis]
                 valid = mask.bool() if mask is not None and mask.shape == tokens.least.shape else None
                 found.ranges.setdefault(path, Range()).add(tokens, valid)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,7 +11,7 @@ from compressor.errors import UnsupportedModel
 from compressor.model.quantization.grids import WeightGrid
 from compressor.model.quantization.quantize import Quantize
 from passes.quantization.quantizers.weight_layers import require_named
-from passes.quantization_aware.choice import linear_layers, table_of, tied_to
+from passes.quantization_aware.choice import convolutions, linear_layers, table_of, tied_to
 from passes.quantization_aware.passing import Passing, passing
 from passes.quantization_aware.scheme import GROUP, QuantizationScheme
 from passes.quantization_aware.widths import Widths, by_width, planned
@@ -26,6 +26,8 @@ CALIBRATED_BATCH = 16
 ONE_MATRIX = "of one matrix for words and head"
 SEVERAL_TABLES = "of one matrix for several tables of words"
 EIGHT = "a table of words, and a head that is one, have 8"
+AS_PLANNED = "a convolution has 8, or 7 where layers have"
+IN_EIGHT = "convolutions, which have kernels of 8 bits with one step for what they read"
 
 
 @dataclass(frozen=True)
@@ -40,11 +42,21 @@ class Placement:
     """Layers whose weight is that table's, rounded with it."""
     left: dict[str, str]
     """Layers that stay in float, with the reason."""
+    folded: frozenset[str] = frozenset()
+    """Convolutions, as far as they are rounded."""
 
     @property
     def alike(self) -> tuple[tuple[str, ...], ...]:
         """Layers whose bits can be chosen, those that read one tensor together."""
-        return tuple(group for each in self.found.alike if (group := tuple(path for path in each if path not in self.tied)))
+        return self._groups(lambda path: path not in self.tied and path not in self.folded)
+
+    @property
+    def convolutions(self) -> tuple[tuple[str, ...], ...]:
+        """Convolutions, those that read one tensor together."""
+        return self._groups(lambda path: path in self.folded)
+
+    def _groups(self, of: Callable[[str], bool]) -> tuple[tuple[str, ...], ...]:
+        return tuple(group for each in self.found.alike if (group := tuple(path for path in each if of(path))))
 
 
 def placed(student: Model, scheme: QuantizationScheme, ctx: Context) -> Placement:
@@ -55,6 +67,11 @@ def placed(student: Model, scheme: QuantizationScheme, ctx: Context) -> Placemen
     """
     require_layers(student.module, scheme)
     chosen, left = linear_layers(student.module, head=scheme.head, exclude=scheme.exclude)
+    folded, others = convolutions(student.module, head=scheme.head, exclude=scheme.exclude)
+    left |= others
+    if scheme.convolution_grids() is None:
+        folded, left = (), left | dict.fromkeys(folded, IN_EIGHT)
+    chosen = (*chosen, *folded)
     table, unfit = table_of(student.module, scheme.exclude)
     words = table or next(iter(unfit), None)
     if scheme.embeddings != "none":
@@ -64,7 +81,7 @@ def placed(student: Model, scheme: QuantizationScheme, ctx: Context) -> Placemen
     table, tied = tied_together(student, found, words, left, scheme)
     if not found.alike:
         raise UnsupportedModel(f"no layer of this model can be quantised ({len(left)} stay in float)")
-    placement = Placement(found, table, tied, left)
+    placement = Placement(found, table, tied, left, frozenset(folded) & set(found.first))
     _require_choosable(placement, tuple(scheme.layer_bits))
     return placement
 
@@ -76,8 +93,9 @@ def require_layers(module: nn.Module, scheme: QuantizationScheme) -> None:
         UnsupportedModel: one does not.
     """
     chosen, left = linear_layers(module, head=True, exclude=())
+    folded, others = convolutions(module, head=True, exclude=())
     table, unfit = table_of(module)
-    known = (*chosen, *left, *unfit, *((table,) if table else ()))
+    known = (*chosen, *folded, *left, *others, *unfit, *((table,) if table else ()))
     require_named(scheme.exclude, known)
     require_named(tuple(scheme.layer_bits), known, option="layer_bits")
 
@@ -90,7 +108,7 @@ def _require_choosable(placement: Placement, parts: Sequence[str]) -> None:
     """
     chosen = [path for alike in placement.alike for path in alike]
     fixed = (*placement.tied, *((placement.table,) if placement.table else ()))
-    others = placement.left | dict.fromkeys(fixed, EIGHT)
+    others = placement.left | dict.fromkeys(fixed, EIGHT) | dict.fromkeys(sorted(placement.folded), AS_PLANNED)
     for part in parts:
         if not any(part in path for path in chosen):
             path, why = next((path, why) for path, why in others.items() if part in path)
@@ -130,6 +148,8 @@ def put_in(student: Model, placement: Placement, scheme: QuantizationScheme, wid
         student.apply(Quantize(layers=((placement.table,),), weights=weights if placement.tied else own))
     if placement.tied:
         student.apply(Quantize(layers=(placement.tied,), weights=weights, inputs=inputs))
+    if placement.convolutions and (grids := scheme.convolution_grids()):
+        student.apply(Quantize(layers=placement.convolutions, weights=grids[0], inputs=grids[1]))
     paths = [path for alike in placement.alike for path in alike]
     for width, groups in by_width(placement.alike, widths or planned(paths, scheme.weights, scheme.layer_bits)).items():
         student.apply(Quantize(layers=groups, weights=scheme.weight_grid(width), inputs=scheme.input_grid(width)))

@@ -168,6 +168,16 @@ class QuantizationScheme(BaseModel):
         halved = {"float16_steps": self.float16_steps}
         return weights.model_copy(update=halved), inputs.model_copy(update=halved)
 
+    def convolution_grids(self) -> tuple[WeightGrid, InputGrid] | None:
+        """Those of convolutions; None where layers have no bits that these have kernels for. A target that has those of layers has these."""
+        widths = [width for width in self.usual_widths() if width in (7, 8)]
+        if not widths:
+            return None
+        weights, inputs = self.weight_grid(widths[0]), self.input_grid(widths[0])
+        if weights.group or inputs is None or inputs.ranges == "dynamic" or inputs.bits != 8:
+            return None
+        return weights.model_copy(update={"symmetric": True}), inputs
+
     def lacks(self, dialect: Dialect) -> Mapping[str, str]:
         """What a target has no kernels for, by the parameter; one that runs the torch model simulates all of it."""
         if dialect.format == TORCH:

@@ -24,7 +24,8 @@ class Grid(BaseModel):
 
 
 class WeightGrid(Grid):
-    """The grid of a weight matrix `[outputs, inputs]`, or of a table with a row for each token."""
+    """The grid of a weight matrix `[outputs, inputs]`, of a table with a row for each token, or of a convolution, whose inputs are all taps of all
+    channels."""
 
     bits: WeightBits = 8
     """`ternary` has the whole numbers -1, 0 and 1. 7 bits are those of int8 whose products, summed by twos, fit into 16 bits."""
@@ -66,7 +67,7 @@ class WeightGrid(Grid):
 
 
 class InputGrid(Grid):
-    """The grid of what a layer reads, `[..., features]`."""
+    """The grid of what a layer reads: `[..., features]`, of a convolution `[rows, channels, ...]`."""
 
     bits: InputBits = 8
     ranges: Literal["static", "dynamic"] = "static"

@@ -66,7 +66,7 @@ class Quantizer(nn.Module):
 
 
 class WeightQuantizer(Quantizer):
-    """Puts a weight matrix on its grid; `log_step` `[steps]` where steps are learned."""
+    """Puts a weight matrix, or the weights of a convolution, on their grid; `log_step` `[steps]` where steps are learned."""
 
     log_step: torch.Tensor | None
 
@@ -77,7 +77,7 @@ class WeightQuantizer(Quantizer):
         self._rounded: tuple[torch.Tensor, tuple[int, ...], torch.Tensor] | None = None
         """Weights that were read without gradients, which state of them and of their steps, and those rounded."""
         if grid.steps == "learned":
-            count = number_of_steps(cast(tuple[int, int], tuple(self._upright(weight).shape)), grid)
+            count = number_of_steps(self._shape(weight), grid)
             self.log_step = nn.Parameter(torch.zeros(count, device=weight.device))
         else:
             self.log_step = None
@@ -108,14 +108,18 @@ class WeightQuantizer(Quantizer):
         return self._rounded[2]
 
     def _on_grid(self, weight: torch.Tensor) -> torch.Tensor:
-        return self._upright(rounded_weights(self._upright(weight), self.grid, self.log_step))
+        found = rounded_weights(self._upright(weight), self.grid, self.log_step)
+        return found.t() if self.turned else found.reshape(weight.shape)
 
     def _upright(self, weight: torch.Tensor) -> torch.Tensor:
-        return weight.t() if self.turned else weight
+        return weight.t() if self.turned else weight.flatten(1)
+
+    def _shape(self, weight: torch.Tensor) -> tuple[int, int]:
+        return cast(tuple[int, int], tuple(self._upright(weight).shape))
 
     def stored_bytes(self, weight: torch.Tensor) -> int:
         """Bytes of the packed weights with their steps and zero points."""
-        return packed_bytes(cast(tuple[int, int], tuple(self._upright(weight).shape)), self.grid)
+        return packed_bytes(self._shape(weight), self.grid)
 
 
 class InputQuantizer(Quantizer):
@@ -124,10 +128,10 @@ class InputQuantizer(Quantizer):
     log_step: torch.Tensor
     zero: torch.Tensor | None
 
-    def __init__(self, grid: InputGrid, device: torch.device, *, readers: int = 1) -> None:
-        """`readers` is how many layers read what it rounds: each tensor is rounded for the first of them."""
+    def __init__(self, grid: InputGrid, device: torch.device, *, readers: int = 1, axis: int = -1) -> None:
+        """`readers` is how many layers read what it rounds: each tensor is rounded for the first of them. `axis` is that of its features."""
         super().__init__()
-        self.grid, self.readers = grid, readers
+        self.grid, self.readers, self.axis = grid, readers, axis
         self._rounded: tuple[torch.Tensor, tuple[int, bool], torch.Tensor] | None = None
         """What the layers read now, which version of it and whether with gradients, and that rounded; gone with the last reader."""
         self._left = 0
@@ -161,7 +165,7 @@ class InputQuantizer(Quantizer):
         return self.log_step.exp() * self.grid.bounds[1]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """`[..., features]` on the grid, in float32 (float64 where it is)."""
+        """A tensor on the grid, in float32 (float64 where it is)."""
         if not self.on:
             return x
         static = self.grid.ranges == "static"
@@ -185,7 +189,7 @@ class InputQuantizer(Quantizer):
                 return rounded_rows(exact, self.grid)
             low, high = self.grid.bounds
             ends = self.grid.by == "pact"
-            share = 1.0 if ends else 1 / math.sqrt(x.shape[-1] * high)
+            share = 1.0 if ends else 1 / math.sqrt(x.shape[self.axis] * high)
             found: torch.Tensor = Rounded.apply(exact, self.log_step.exp(), self.zero, low, high, share, ends)  # type: ignore[no-untyped-call]
             return found
 
@@ -235,10 +239,32 @@ class QuantizedEmbedding(_Quantized, nn.Embedding):
         return found.reshape(rows.shape)
 
 
+class _QuantizedConvolution(_Quantized):
+    """What convolutions on grids have: outside of what they read there are zeros, which are on every grid."""
+
+    bias: torch.Tensor | None
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002 - torch's own
+        made: torch.Tensor = cast(Any, self)._conv_forward(
+            self.input_quantizer(input), self.weight_quantizer(self.weight), self.bias
+        )
+        return made
+
+
+class QuantizedConv1d(_QuantizedConvolution, nn.Conv1d):
+    """A convolution along one axis on grids."""
+
+
+class QuantizedConv2d(_QuantizedConvolution, nn.Conv2d):
+    """A convolution along two axes on grids."""
+
+
 QUANTIZED: dict[type[nn.Module], type[Any]] = {
     nn.Linear: QuantizedLinear,
     Conv1D: QuantizedConv1D,
     nn.Embedding: QuantizedEmbedding,
+    nn.Conv1d: QuantizedConv1d,
+    nn.Conv2d: QuantizedConv2d,
 }
 """What a layer becomes, by exactly its class."""
 
@@ -249,6 +275,11 @@ def put_in(layer: Any, weights: WeightQuantizer, inputs: InputQuantizer | None, 
     layer.weight_quantizer = weights
     layer.input_quantizer = nn.Identity() if inputs is None else inputs
     layer.borrows = borrows
+
+
+def feature_axis(layer: nn.Module) -> int:
+    """The axis of features in what a layer reads."""
+    return 1 if isinstance(layer, (nn.Conv1d, nn.Conv2d)) else -1
 
 
 def operands(layer: nn.Module, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -41,25 +41,30 @@ class Quantize(Edit):
     )
 
     layers: Annotated[tuple[Alike, ...], Field(min_length=1)]
-    """Paths of linear layers or tables; those that read one tensor stand together."""
+    """Paths of linear layers, convolutions or tables; those that read one tensor stand together."""
     weights: WeightGrid
     inputs: InputGrid | None = None
     """None leaves activations in float."""
 
     def apply(self, module: nn.Module) -> None:
-        from compressor.model.quantization.layers import InputQuantizer, put_in, quantized_layers
+        from compressor.model.quantization.layers import InputQuantizer, feature_axis, put_in, quantized_layers
 
         found = {path: _layer(module, path) for alike in self.layers for path in alike}
         if len(found) < sum(map(len, self.layers)):
             raise UnsupportedModel("a layer is named twice by one edit")
         if self.inputs is not None and (tables := [path for path, layer in found.items() if hasattr(layer, "num_embeddings")]):
             raise UnsupportedModel(f"'{tables[0]}' is a table, which reads no activations: leave inputs out")
+        rows = self.inputs is not None and self.inputs.ranges == "dynamic"
+        if rows and (folded := [path for path, layer in found.items() if hasattr(layer, "kernel_size")]):
+            raise UnsupportedModel(
+                f"'{folded[0]}' is a convolution, which reads no rows that could have a step each: static ranges"
+            )
         made = {id(each.weight): each.weight_quantizer for each in quantized_layers(module).values()}
         for alike in self.layers:
             device = found[alike[0]].weight.device
             inputs: InputQuantizer | None = None
             if self.inputs is not None:
-                inputs = InputQuantizer(self.inputs, device, readers=len(alike))
+                inputs = InputQuantizer(self.inputs, device, readers=len(alike), axis=feature_axis(found[alike[0]]))
             for path in alike:
                 layer = found[path]
                 borrows = id(layer.weight) in made
@@ -91,5 +96,7 @@ def _layer(module: nn.Module, path: str) -> Any:
         raise UnsupportedModel(f"there is no layer '{path}' to quantise") from None
     if type(layer) not in QUANTIZED:
         done = "is quantised already" if type(layer) in QUANTIZED.values() else f"is {type(layer).__name__}"
-        raise UnsupportedModel(f"'{path}' {done}: linear layers and tables can be quantised, once")
+        raise UnsupportedModel(
+            f"'{path}' {done}: linear layers, convolutions along one or two axes, and tables can be quantised, once"
+        )
     return layer
