@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from compressor.deploy.patterns import Reads, drop_unused
-from compressor.deploy.unfolded import unfold
 
 if TYPE_CHECKING:
     import onnx
@@ -30,9 +29,7 @@ class Quantised(NamedTuple):
 
 
 def join_biases(graph: onnx.ModelProto) -> int:
-    """Make the operator of every product whose inputs are quantised, with the bias that is added next, in place; first products of convolutions
-    that give floats. How many there are."""
-    unfold(graph)
+    """Make the operator of every product whose inputs are quantised, with the bias that is added next, in place. How many there are."""
     found = _Products(graph)
     for node in list(graph.graph.node):
         if (operands := found.operands(node)) is not None:

@@ -38,7 +38,7 @@ def linear_layers(module: nn.Module, *, head: bool, exclude: Sequence[str]) -> t
 
 
 def convolutions(module: nn.Module, *, head: bool, exclude: Sequence[str]) -> tuple[tuple[str, ...], dict[str, str]]:
-    """Paths of the convolutions that runtimes have integer kernels for, and of those that stay in float, with the reason."""
+    """Paths of the convolutions that become products, which runtimes have integer kernels for; and of those that stay in float, with the reason."""
     import torch
 
     from compressor.model.quantization.layers import quantized_layers
@@ -60,20 +60,22 @@ def convolutions(module: nn.Module, *, head: bool, exclude: Sequence[str]) -> tu
 
 
 def _unfit(part: Any) -> str | None:
-    """Why a convolution has no integer kernel in all runtimes."""
+    """Why a convolution does not become a product of windows."""
     import torch
 
-    from compressor.deploy.unfolded import Window
+    from compressor.deploy.windows import FEWEST, is_product
 
     if type(part) not in (torch.nn.Conv1d, torch.nn.Conv2d):
         return f"of class {type(part).__name__}, which has no quantised form"
-    if part.groups > 1:
-        return "convolutions in groups, which have no integer kernel that gives floats"
+    if part.groups > 1 or any(each != 1 for each in part.dilation):
+        return "convolutions in groups or with gaps"
     if part.padding_mode != "zeros":
-        return f"convolutions whose edges are filled by `{part.padding_mode}`"
-    pads = (1,) if part.padding == "same" else (0,) if part.padding == "valid" else part.padding
-    if not Window(part.kernel_size, part.stride, part.dilation, pads).unfolds:
-        return "convolutions of many taps that overlap, which have no integer kernel that gives floats"
+        return f"convolutions with edges by `{part.padding_mode}`"
+    if part.weight[0].numel() < FEWEST:
+        return f"convolutions that read fewer than {FEWEST} numbers at a time, such as samples of a sound"
+    padded = part.padding == "same" or (part.padding != "valid" and any(part.padding))
+    if not is_product(part.in_channels, part.kernel_size, part.stride, padded=padded):
+        return "convolutions over pixels that overlap"
     return None
 
 

@@ -40,13 +40,14 @@ CLIPS = "clip decay"
 class DistillAndQuantize(Distillation, QuantizationScheme):
     """Quantisation-aware training and distillation (quantization-aware, QAT, QAD), from int8 down to ternary weights.
 
-    The student starts as the step's input. Its linear layers round their weights, and what they read, at every use, and so does its table of
-    words unless it is tied to a head that stays in float; gradients pass straight through. What is trained is what targets run: int8 as
+    The student starts as the step's input. Its linear layers round their weights, and what they read, at every use, and so do, in 8 bits, its
+    convolutions where layers have static steps, and its table of words unless it is tied to a head that stays in float; gradients pass straight
+    through. What is trained is what targets run: int8 as
     pairs of QuantizeLinear and DequantizeLinear, fewer bits as MatMulNBits, which makes int8 of activations block by block, or types of GGUF.
     A target without such kernels is refused.
     """
 
-    version: ClassVar[int] = 5
+    version: ClassVar[int] = 6
     quantizes: ClassVar[bool] = True
     paper: ClassVar[str] = (
         "Kim et al., Understanding and Improving Knowledge Distillation for Quantization-Aware Training of Large Transformer Encoders, 2022, "

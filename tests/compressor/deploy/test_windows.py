@@ -331,3 +331,69 @@ def test_masks_that_leave_nothing_out_go_and_others_stay():
 
 def test_masks_of_other_sizes_stay():
     assert not masked([[[True]]], sizes=("batch", None, 4))
+
+
+draw = np.random.default_rng(3)
+ROUNDED = {
+    "a sequence": ((12, 16, 3), {}),
+    "padded": ((12, 16, 3), {"pads": [1, 1], "strides": [2]}),
+    "padded on one side": ((12, 8, 4), {"pads": [3, 0]}),
+    "one place": ((5, 32, 1), {}),
+    "patches": ((6, 3, 4, 4), {"strides": [4, 4]}),
+}
+
+
+def rounded(form, *, zero, one_step):
+    """A convolution between pairs of Q and DQ, then a bend and another one over sequences."""
+    shape, settings = ROUNDED[form]
+    kind, axes = (np.uint8 if zero else np.int8), ["length"] if len(shape) == 3 else [8, 12]
+    constants = {
+        "s": np.array(0.02, np.float32),
+        "z": np.array(zero, kind),
+        "w": draw.integers(-127, 128, shape).astype(np.int8),
+        "ws": np.array(0.01, np.float32) if one_step else draw.uniform(0.001, 0.01, shape[0]).astype(np.float32),
+        "b": draw.normal(size=shape[0]).astype(np.float32),
+    }
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"]),
+        helper.make_node("DequantizeLinear", ["q", "s", "z"], ["d"]),
+        helper.make_node("DequantizeLinear", ["w", "ws"], ["f"], **({} if one_step else {"axis": 0})),
+        helper.make_node("Conv", ["d", "f", "b"], ["c"], **settings),
+        helper.make_node("Relu", ["c"], ["y"]),
+    ]
+    given = [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", shape[1], *axes])]
+    found = [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)]
+    told = [helper.make_tensor_value_info("c", TensorProto.FLOAT, ["batch", shape[0], *([None] * len(axes))])]
+    kept = [numpy_helper.from_array(values, name) for name, values in constants.items()]
+    made = helper.make_graph(nodes, "g", given, found, kept, value_info=told)
+    return helper.make_model(made, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+
+
+@pytest.mark.parametrize("one_step", [False, True])
+@pytest.mark.parametrize("zero", [0, 120, 128])
+@pytest.mark.parametrize("form", ROUNDED)
+def test_windows_of_bytes_are_bytes(form, zero, one_step):
+    graph = rounded(form, zero=zero, one_step=one_step)
+    shape = ROUNDED[form][0]
+    before = graph.SerializeToString()
+    windows_as_products(graph)
+    kinds = Counter(node.op_type for node in graph.graph.node)
+    assert (kinds["Conv"], kinds["MatMul"], kinds["QuantizeLinear"], kinds["DequantizeLinear"]) == (0, 1, 1, 2)
+    product = next(node for node in graph.graph.node if node.op_type == "MatMul")
+    made = {node.output[0]: node for node in graph.graph.node}
+    assert {made[name].op_type for name in product.input} == {"DequantizeLinear"}, "which kernels of products take"
+    one, other = (
+        onnxruntime.InferenceSession(each, providers=["CPUExecutionProvider"]) for each in (before, graph.SerializeToString())
+    )
+    for batch, axes in ((1, (8, 12)), (2, (8, 12))):
+        fed = {"x": draw.normal(size=(batch, shape[1], *axes[-(len(shape) - 2) :])).astype(np.float32)}
+        np.testing.assert_allclose(other.run(None, fed)[0], one.run(None, fed)[0], rtol=0, atol=2e-5)
+
+
+def test_windows_of_what_is_rounded_by_half_stay():
+    graph = rounded("padded", zero=128, one_step=False)
+    (conv,) = (node for node in graph.graph.node if node.op_type == "Conv")
+    conv.input[0] = "x"
+    before = graph.SerializeToString()
+    windows_as_products(graph)
+    assert graph.SerializeToString() == before

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import openvino
 import pytest
 import torch
 import transformers
@@ -16,10 +15,12 @@ from rounded_students import SPREAD, step
 
 from compressor.contracts import Artifact, Workload
 from compressor.deploy.integer_products import KIND
+from compressor.deploy.openvino import core
 from compressor.deploy.session import eager
 from compressor.errors import UnsupportedModel
 from compressor.model.model import Model
-from compressor.model.quantization.layers import quantized_layers
+from compressor.model.quantization.grids import InputGrid, WeightGrid
+from compressor.model.quantization.layers import InputQuantizer, quantized_layers
 from compressor.model.quantization.quantize import Quantize
 from compressor.testing.tiny import TinyRun, run_for, tiny_model
 from passes.quantization_aware.choice import convolutions
@@ -62,7 +63,10 @@ def furnished(name: str) -> tuple[TinyRun, Model]:
     task, make = MODELS[name]
     run = run_for(task)
     model = run.model()
-    return run, model if make is None else Model.wrap(make(), model.files)
+    if make is None:
+        shaken(model.module)
+        return run, model
+    return run, Model.wrap(make(), model.files)
 
 
 def feeds(run: TinyRun):
@@ -70,12 +74,14 @@ def feeds(run: TinyRun):
 
 
 def built(run: TinyRun, model: Model, target, folder: Path) -> Path:
-    model.save(folder / "torch")
+    if not (folder / "torch").exists():
+        model.save(folder / "torch")
     dialect = target.dialect
     made = lowered(Artifact("torch", folder / "torch"), dialect.format, folder, task=run.task, dialect=dialect)
-    (folder / "built").mkdir()
-    target.build(made, folder / "built")
-    return folder / "built"
+    out = folder / f"built-{dialect.format}"
+    out.mkdir()
+    target.build(made, out)
+    return out
 
 
 @pytest.mark.parametrize("target", [OnnxRuntime(), OpenVino()], ids=["onnxruntime", "openvino"])
@@ -85,7 +91,7 @@ def test_file_computes_what_was_simulated(name, target, tmp_path):
     student = source.copy()
     left = step(head=True)._quantise(student, run.context(tmp_path / "context"))
     chosen, others = convolutions(source.module, head=True, exclude=())
-    assert chosen
+    assert chosen or name == "resnet"
     assert set(chosen) <= set(quantized_layers(student.module))
     assert set(others) <= set(left)
     folder = built(run, student, target, tmp_path)
@@ -96,28 +102,22 @@ def test_file_computes_what_was_simulated(name, target, tmp_path):
         assert not np.array_equal(expected, exact)
 
 
-@pytest.mark.parametrize(("name", "floats"), [("vit", 0), ("resnet", 0), ("hubert", 1)])
-def test_onnx_runtime_multiplies_bytes(name, floats, tmp_path):
+@pytest.mark.parametrize("name", ["vit", "hubert"])
+def test_runtimes_multiply_bytes(name, tmp_path):
+    """But where HuBERT finds positions by groups, and where it reads samples."""
     run, source = furnished(name)
     student = source.copy()
-    step(head=True)._quantise(student, run.context(tmp_path / "context"))
+    left = step()._quantise(student, run.context(tmp_path / "context"))
+    floats = sum(isinstance(source.module.get_submodule(path), torch.nn.modules.conv._ConvNd) for path in left)
+    products = sum(not hasattr(each, "num_embeddings") for each in quantized_layers(student.module).values())
     folder = built(run, student, OnnxRuntime(), tmp_path)
     kinds = Counter(node.op_type for node in onnx.load(folder / "model.onnx").graph.node)
-    assert kinds["Conv"] == floats, "positions of HuBERT are found by groups"
-    assert kinds[KIND] == sum(not hasattr(each, "num_embeddings") for each in quantized_layers(student.module).values())
-
-
-def test_openvino_runs_them_in_int8(tmp_path):
-    run, source = furnished("vit")
-    student = source.copy()
-    step()._quantise(student, run.context(tmp_path / "context"))
-    target = OpenVino()
-    folder = built(run, student, target, tmp_path)
-    session = target.open(folder)
-    profile = target.profile(folder, lambda _: None, calls=1) if False else None
-    assert session is not None
-    assert profile is None
-    assert openvino is not None
+    assert (kinds["Conv"], kinds[KIND]) == (floats, products)
+    folder = built(run, student, OpenVino(), tmp_path)
+    compiled = core().compile_model(str(folder / "openvino_model.xml"), "CPU")
+    told = [each.get_rt_info() for each in compiled.get_runtime_model().get_ordered_ops()]
+    found = Counter((each["layerType"].astype(str), each["runtimePrecision"].astype(str)) for each in told)
+    assert found["FullyConnected", "i8"] + found["FullyConnected", "u8"] == products
 
 
 @pytest.mark.parametrize("settings", [{"weights": 4}, {"ranges": "dynamic"}, {"activations": "none"}, {"granularity": "group"}])
@@ -132,45 +132,59 @@ def test_others_stay_in_float_with_the_reason(settings, tmp_path):
 
 def test_reasons_of_single_ones():
     layers = {
-        "groups": torch.nn.Conv1d(4, 4, 3, groups=2),
-        "edges": torch.nn.Conv1d(4, 4, 3, padding=1, padding_mode="reflect"),
-        "many": torch.nn.Conv2d(4, 4, 7),
-        "turned": torch.nn.ConvTranspose1d(4, 4, 3),
-        "deep": torch.nn.Conv3d(4, 4, 3),
-        "fine": torch.nn.Conv1d(4, 4, 3, padding="same", dilation=2),
-        "tiles": torch.nn.Conv2d(4, 4, 14, stride=14),
-        "named": torch.nn.Conv2d(4, 4, 3),
+        "groups": torch.nn.Conv1d(32, 32, 3, groups=2),
+        "gaps": torch.nn.Conv1d(32, 32, 3, dilation=2),
+        "edges": torch.nn.Conv1d(32, 32, 3, padding=1, padding_mode="reflect"),
+        "overlap": torch.nn.Conv2d(4, 4, 7),
+        "samples": torch.nn.Conv1d(1, 32, 10, stride=5),
+        "turned": torch.nn.ConvTranspose1d(32, 32, 3),
+        "deep": torch.nn.Conv3d(4, 4, 3, stride=3),
+        "fine": torch.nn.Conv1d(32, 32, 3, padding="same"),
+        "patches": torch.nn.Conv2d(4, 4, 14, stride=14),
+        "named": torch.nn.Conv1d(32, 32, 3),
     }
     chosen, left = convolutions(torch.nn.ModuleDict(layers), head=False, exclude=("named",))
-    assert chosen == ("fine", "tiles")
+    assert chosen == ("fine", "patches")
     assert set(left) == set(layers) - set(chosen)
-    assert left["named"] == "excluded"
+    assert len(set(left.values())) == len(left) - 1, "groups and gaps are one reason"
 
 
 def test_weights_have_a_step_for_each_output_and_learn_through_it():
-    torch.manual_seed(0)
-    model = Model.wrap(torch.nn.Sequential(torch.nn.Conv2d(3, 6, 3, padding=1)))
-    plain = model.copy()
-    model.apply(Quantize(layers=(("0",),), weights={"bits": 8}, inputs={"bits": 8}))
-    layer = model.module[0]
-    x = torch.randn(2, 3, 8, 8)
+    model = Model.wrap(convnext())
+    (path, *_), _ = convolutions(model.module, head=False, exclude=())
+    plain = model.module.get_submodule(path).weight.detach().clone()
+    model.apply(Quantize(layers=((path,),), weights=WeightGrid(), inputs=InputGrid()))
+    layer = model.module.get_submodule(path)
+    x = torch.randn(2, plain.shape[1], 8, 8)
     layer.input_quantizer.start(float(x.min()), float(x.max()), float(x.abs().mean()))
     rounded = layer.weight_quantizer(layer.weight)
-    assert rounded.shape == layer.weight.shape
-    for output, weight in zip(rounded.flatten(1), layer.weight.flatten(1), strict=True):
+    assert rounded.shape == plain.shape
+    for output, weight in zip(rounded.flatten(1), plain.flatten(1), strict=True):
         whole = output / (weight.abs().max() / 127)
         torch.testing.assert_close(whole, whole.round(), rtol=0, atol=1e-3)
-    found, exact = model.module(x), plain.module(x)
+    found, exact = layer(x), torch.nn.functional.conv2d(x, plain, layer.bias, layer.stride, layer.padding)
     assert 0 < (found - exact).square().mean().sqrt() < 0.02 * exact.std()
     found.square().sum().backward()
-    assert all(each.grad is not None and each.grad.abs().sum() > 0 for each in model.module.parameters())
-    assert layer.stored_bytes() == 6 * 27 + 6 * 4 + 6 * 4
+    assert all(each.grad is not None and each.grad.abs().sum() > 0 for each in layer.parameters())
+    outputs, inputs = plain.flatten(1).shape
+    assert layer.stored_bytes() == outputs * inputs + outputs * 4 + outputs * 4
+
+
+def test_learned_steps_of_what_is_read_know_channels():
+    """The gradient of a step is divided by the root of how many features share it, wherever they stand."""
+    quantizers = [InputQuantizer(InputGrid(), torch.device("cpu"), axis=axis) for axis in (-1, 1)]
+    x = torch.randn(2, 5, 9)
+    for quantizer, given in zip(quantizers, (x, x.transpose(1, 2)), strict=True):
+        quantizer.start(-2.0, 2.0, 0.8)
+        quantizer(given).sum().backward()
+    torch.testing.assert_close(quantizers[0].log_step.grad, quantizers[1].log_step.grad)
 
 
 def test_step_for_each_row_has_no_meaning_for_them():
-    model = Model.wrap(torch.nn.Sequential(torch.nn.Conv1d(3, 6, 3)))
-    with pytest.raises(UnsupportedModel, match="'0' is a convolution"):
-        model.apply(Quantize(layers=(("0",),), weights={"bits": 8}, inputs={"bits": 8, "ranges": "dynamic"}))
+    model = Model.wrap(convnext())
+    (path, *_), _ = convolutions(model.module, head=False, exclude=())
+    with pytest.raises(UnsupportedModel, match=f"'{path}' is a convolution"):
+        model.apply(Quantize(layers=((path,),), weights=WeightGrid(), inputs=InputGrid(ranges="dynamic")))
 
 
 def test_saved_and_loaded_they_compute_the_same_bits(tmp_path):
@@ -202,7 +216,7 @@ def test_budget_of_bytes_counts_them(tmp_path):
     assert {layers[path].weight_quantizer.grid.bits for path in placement.folded} == {8}
 
 
-def test_whisper_reads_spectra_by_bytes():
+def test_whisper_reads_by_bytes_where_windows_have_numbers_enough():
     chosen, left = convolutions(tiny_model("whisper").module, head=False, exclude=())
-    assert chosen == ("encoder.conv1", "encoder.conv2")
-    assert not left
+    assert chosen == ("encoder.conv2",)
+    assert set(left) == {"encoder.conv1"}, "8 bands, 3 places"
