@@ -131,8 +131,8 @@ def document(study: Study, asked: Asked, there: Mapping[str, Mapping[str, Mappin
         f"- `{ROUNDED}`: our scheme, rounded and not trained (one step at a rate of 1e-9). `{TOOLS}`: ONNX Runtime's quantiser and NNCF's,",
         f"  by `quantize-static`; `{WEIGHT_ONLY}`: theirs of 4 bits, by `quantize-weights`, whose activations stay in float.",
         f"  `{LABELS}` learns from labels alone, `{SOFT}` from the logits of the fine-tuned model alone (`distill-and-quantize`).",
-        "- Convolutions (patches of pictures, the two that read spectra) and heads stay in float in our files; not in the tools', which are smaller",
-        "  by that. Our weights of 4 bits have a step for 32 inputs, the tools' for more.",
+        "- Heads stay in float in our files, and convolutions (patches of pictures, the two that read spectra) at 4 bits; not in the tools'. Our",
+        "  weights of 4 bits have a step for 32 inputs, the tools' for more.",
         "- `labels as simulated` is of 64 rows, of which one is 1.6 %; files of tools have no simulation.",
         *INTERVALS,
     ]
