@@ -13,7 +13,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from benchmarks.studies import ablation
-from benchmarks.studies.diffusion_plans import CLASSES, SIZE, TIMED, Cell, Size, data, student_plan, teacher_plan
+from benchmarks.studies.diffusion_plans import (
+    CLASSES,
+    ROUNDED,
+    SIZE,
+    TIMED,
+    Cell,
+    Size,
+    data,
+    rounded_plan,
+    student_plan,
+    teacher_plan,
+    timed_student,
+)
 from compressor.contracts.records import Report
 from compressor.deploy.session import EagerSession
 from compressor.model import Model
@@ -84,6 +96,10 @@ class Book:
         if method == "teacher":
             return teacher_plan(self.pictures, self._network(seed), seed, self.size)
         self.report("teacher-0")
+        if method == ROUNDED:
+            cell = timed_student()
+            self.report(cell.run)
+            return rounded_plan(self.pictures, self.model(cell.run, cell.model), seed)
         targets = ("onnxruntime", "openvino") if method == "timed" else ()
         return student_plan(
             self.pictures, self.model("teacher-0"), TIMED if method == "timed" else method, seed, self.size, *targets

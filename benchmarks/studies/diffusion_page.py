@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.studies import diffusion_times
+from benchmarks.studies import diffusion_int8, diffusion_times
 from benchmarks.studies.diffusion_beyond import (
     ABSENT,
     by_dino,
@@ -80,6 +80,10 @@ def document(study: Study, out: Path) -> str:
         "## A teacher that is asked only where an oracle says so",
         "",
         *where_needed(study),
+        "",
+        "## In int8",
+        "",
+        *in_int8(study),
         "",
         "## By features of DINOv2",
         "",
@@ -156,7 +160,9 @@ def lacking(study: Study, found: dict[Cell, Found]) -> Iterator[str]:
     short += ["guidance alone"] if any(cell not in found for cell in guided()) else []
     others = {"the policy of an oracle": where_needed(study), "distances on features of DINOv2": by_dino(study, found)}
     short += [name for name, section in others.items() if _absent(section)]
-    yield f"**Not run: {'; '.join([*short, 'int8'])}.** Of one seed nothing is claimed beyond these trainings."
+    short += ["int8"] if _absent(in_int8(study)) else []
+    if short:
+        yield f"**Not run: {'; '.join(short)}.** Of one seed nothing is claimed beyond these trainings."
 
 
 def _absent(section: Iterator[str]) -> bool:
@@ -252,6 +258,14 @@ def _minutes(study: Study, method: str) -> Iterator[float]:
     for seed in range(study.plan.seeds):
         with suppress(Absent):
             yield study.book.report(f"{method}-{seed}").stages[1].seconds / 60
+
+
+def in_int8(study: Study) -> Iterator[str]:
+    """What rounding costs, where it was run."""
+    try:
+        yield from diffusion_int8.section(study)
+    except Absent:
+        yield f"{ABSENT}."
 
 
 def speed(study: Study, found: dict[Cell, Found]) -> Iterator[str]:

@@ -58,7 +58,10 @@ STEPS_AND_LAYERS = 4
 THEN = "-then-"
 """Between names of two passes of one student, in their order."""
 TIMED = "shortcut"
-"""The method whose student is timed: all of one shape cost the same."""
+"""The method whose student is timed, and rounded: all of one shape cost the same."""
+ROUNDED = "int8"
+CALIBRATION = 128
+"""Rows that ranges of int8 are found by, each at one of the levels of the sampler's steps."""
 
 
 @dataclass(frozen=True)
@@ -120,6 +123,11 @@ def teachers(seed: int = 0) -> Iterator[Cell]:
     for sampler, counts in ways:
         for count in counts:
             yield Cell(f"teacher-{seed}", "final", Sampling(sampler=sampler, steps=count, guidance=GUIDANCE), seed)
+
+
+def timed_student() -> Cell:
+    """Of `TIMED` in `STEPS_AND_LAYERS` steps."""
+    return next(cell for cell in students(TIMED, 0) if cell.sampling.steps == STEPS_AND_LAYERS)
 
 
 def counts_of(method: str) -> tuple[int, ...]:
@@ -195,6 +203,19 @@ def student_plan(pictures: Path, teacher: Path, method: str, seed: int, size: Si
         "targets": list(targets or ("pytorch",)),
     }
     return {name: each for name, each in made.items() if name != "data" or method != "boot"}
+
+
+def rounded_plan(pictures: Path, student: Path, seed: int) -> dict[str, Any]:
+    """The folder of a student that draws in `STEPS_AND_LAYERS` steps, in int8 for both runtimes."""
+    common_to_all = common("diffusion-int8", pictures, seed)
+    return {
+        **common_to_all,
+        "task": {"image-generation": {**TASK, "sampler": "ddim", "steps": STEPS_AND_LAYERS, "guidance": 1}},
+        "data": {**common_to_all["data"], "calibration": CALIBRATION},
+        "model": {"folder": str(student.resolve())},
+        "passes": [{"quantize-static": {}}],
+        "targets": ["onnxruntime", "openvino"],
+    }
 
 
 def passes(method: str, size: Size) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.studies import diffusion_adaptive, diffusion_dino, diffusion_times
+from benchmarks.studies import diffusion_adaptive, diffusion_dino, diffusion_int8, diffusion_times
 from benchmarks.studies.diffusion_beyond import looked_at
 from benchmarks.studies.diffusion_cells import Book
 from benchmarks.studies.diffusion_page import SEEDS, document
@@ -71,6 +71,8 @@ def run(study: Study, dinov2: Path | None) -> None:
         for student in diffusion_adaptive.STUDENTS:
             diffusion_adaptive.likes(study.book, student)
             diffusion_adaptive.mended(study.book, student, "refine")
+        for target in diffusion_int8.NAMES:
+            diffusion_int8.found(study.book, target)
     if dinov2 is not None:
         seen = diffusion_dino.Seen(study.book, dinov2)
         seen.real()

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from benchmarks.latency import Latency
 from benchmarks.statistics import ratio_with_interval
 from benchmarks.studies.diffusion_cells import Absent, Book
-from benchmarks.studies.diffusion_plans import COUNTS, GUIDANCE, TIMED
+from benchmarks.studies.diffusion_int8 import NAMES, RUNTIMES
+from benchmarks.studies.diffusion_int8 import RUN as RUN_INT8
+from benchmarks.studies.diffusion_plans import COUNTS, GUIDANCE, STEPS_AND_LAYERS, TIMED
 from benchmarks.studies.lm_lab import kept
 from benchmarks.studies.lm_runtimes import told
 from benchmarks.studies.pages import controls
-from compressor.contracts import Candidate, Target, Workload, registry
+from compressor.contracts import Candidate, Workload
 from compressor.contracts.records import LatencyRecord
 from compressor.deploy.bench import ProcessBench
 from compressor.tasks.generation.description import described
@@ -28,9 +30,8 @@ if TYPE_CHECKING:
 RUN = "timed-0"
 FEWER = (25, 16, 8)
 """Steps of DPM++ 2M that the teacher is timed in beside its own."""
-RUNTIMES: Mapping[str, Target] = {name: registry.load("target", name)(threads=1) for name in ("onnxruntime", "openvino")}
-NAMES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
-SECONDS, ROUNDS, CONTROLS = 90.0, 7, 2
+INT8 = "int8"
+SECONDS, ROUNDS, CONTROLS = 100.0, 7, 2
 WORKLOAD = Workload(kind="sample")
 
 
@@ -43,10 +44,12 @@ class Way:
     title: str
     sampling: Sampling
 
+    run: str = RUN
+
     @property
     def artifact(self) -> str:
         """Whose file it is drawn by."""
-        return "final" if self.stage.startswith("student") else "source"
+        return "source" if self.stage.startswith(("source", "teacher")) else "final"
 
 
 def ways() -> Iterator[Way]:
@@ -56,6 +59,8 @@ def ways() -> Iterator[Way]:
         yield Way(stage, f"teacher, DPM++ 2M, {count} steps", Sampling(sampler="dpm++2m", steps=count, guidance=GUIDANCE))
     for count in COUNTS:
         yield Way(f"student-{count}", f"student, {count} steps", Sampling(sampler="ddim", steps=count))
+    few = Sampling(sampler="ddim", steps=STEPS_AND_LAYERS)
+    yield Way(INT8, f"student, {STEPS_AND_LAYERS} steps, int8", few, RUN_INT8)
 
 
 def times(book: Book) -> LatencyRecord:
@@ -72,7 +77,8 @@ def times(book: Book) -> LatencyRecord:
 
 def measured(book: Book) -> LatencyRecord:
     """One picture at a time, of every way on every runtime."""
-    book.report(RUN)
+    for run in (RUN, RUN_INT8):
+        book.report(run)
     probe = Latency(
         kinds=("sample",),
         rounds=ROUNDS,
@@ -89,7 +95,7 @@ def measured(book: Book) -> LatencyRecord:
 
 
 def _candidate(book: Book, way: Way, target: str) -> Candidate:
-    built: Path = book.model(RUN, way.artifact, target)
+    built: Path = book.model(way.run, way.artifact, target)
     task = ImageGeneration(drawing=described(built).model_copy(update={"sampling": way.sampling}))
     return Candidate(f"{way.stage}@{target}", way.stage, target, RUNTIMES[target], built, task)
 
@@ -118,9 +124,8 @@ def section(record: LatencyRecord, fewest: int | None) -> Iterator[str]:
         yield f"| {way.title} | {way.sampling.evaluations()} | {' | '.join(cells)} |"
     if fewest in FEWER:
         yield ""
-        for target in RUNTIMES:
-            value, around = speed_up(record, f"student-4@{target}", f"teacher-{fewest}@{target}")
-            yield (
-                f"- {NAMES[target]}: the student in 4 steps is {value:.1f} [{around.low:.1f}, {around.high:.1f}] times as fast as the teacher in "
-                f"{fewest} of DPM++ 2M."
-            )
+        for stage, name in ((f"student-{STEPS_AND_LAYERS}", "the student"), (INT8, "that in int8")):
+            for target in RUNTIMES:
+                value, around = speed_up(record, f"{stage}@{target}", f"teacher-{fewest}@{target}")
+                fast = f"{value:.1f} [{around.low:.1f}, {around.high:.1f}] times as fast"
+                yield f"- {NAMES[target]}: {name} in {STEPS_AND_LAYERS} steps is {fast} as the teacher in {fewest} of DPM++ 2M."
