@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pydantic import Field, model_validator
+from typing_extensions import override
 
-from compressor.contracts import Columns, Data
+from compressor.contracts import Columns, Data, Recipe, Seen
 from compressor.errors import SourceError
 from compressor.tasks.audio import decoded, undecoded
 from compressor.tasks.generation.description import Description, Sound
 from compressor.tasks.generation.drawing import Drawing
+from compressor.tasks.generation.proposed import proposed
 from compressor.tasks.media import check_column
 
 if TYPE_CHECKING:
@@ -41,6 +43,12 @@ class AudioGeneration(Drawing):
         if self.audio == self.label:
             raise ValueError(f"audio and label are both column '{self.label}'")
         return self
+
+    @classmethod
+    @override
+    def recipe(cls, seen: Seen) -> Recipe | None:
+        """Sounds with a class, of a model that draws."""
+        return proposed(seen, of="sound", parameter="audio")
 
     def columns(self) -> Columns:
         """Sound and label."""

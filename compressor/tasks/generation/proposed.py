@@ -21,10 +21,16 @@ TRAINING: Mapping[str, Any] = {
 """Of a network that knows nothing yet, as in `plans/diffusion-teacher.yaml`."""
 
 
-def proposed(seen: Seen) -> Recipe | None:
-    """Columns of pictures and classes, where the model's configuration is of one that draws, or the user names the task."""
-    if not (draws(seen.config) or seen.asked) or (content := guesses.content(seen, "picture", "picture")) is None:
+def proposed(seen: Seen, *, of: str = "picture", parameter: str = "image") -> Recipe | None:
+    """Columns of pictures, or of sounds, and of classes, where the model's configuration is of one that draws, or the user names the task.
+
+    Args:
+        seen: what is there.
+        of: what the column holds.
+        parameter: of the task, which names that column.
+    """
+    if not (draws(seen.config) or seen.asked) or (content := guesses.content(seen, of, of)) is None:
         return None
     if (label := guesses.classes(seen, (content[0],))) is None:
         return None
-    return Recipe({"image": content[0], "label": label[0]}, f"the model draws; {content[1]}; {label[1]}", rank=-1)
+    return Recipe({parameter: content[0], "label": label[0]}, f"the model draws; {content[1]}; {label[1]}", rank=-1)

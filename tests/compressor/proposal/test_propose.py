@@ -19,6 +19,7 @@ from compressor.proposal import Asked, propose
 from compressor.proposal.columns import column_of
 from compressor.run.preview import preview
 from compressor.store.store import Store
+from compressor.tasks.generation.audio_generation import AudioGeneration
 from compressor.tasks.generation.description import Description
 from compressor.tasks.generation.image_generation import ImageGeneration
 from compressor.tasks.text_classification import TextClassification
@@ -85,6 +86,16 @@ def test_models_that_draw_are_taught_to_do_so_in_few_steps(tmp_path):
     assert any("draw in 8 and 4 steps" in line for line in trained.text.splitlines())
 
 
+def test_model_that_draws_and_sounds_are_told_from_sounds_to_classify(tmp_path):
+    drawing = AudioGeneration()
+    data = drawing.tiny(tmp_path)
+    plan = propose(Asked("pretrained", data["files"], folder=tmp_path))
+    assert (plan.bound.task_name, names(plan)) == ("audio-generation", ["finetune", "distill-steps", "quantize-static"])
+    (tmp_path / "pretrained" / "config.json").write_text('{"model_type": "hubert"}')
+    with pytest.raises(SourceError, match=r"preprocessor_config\.json"):
+        propose(Asked("pretrained", data["files"], folder=tmp_path))
+
+
 # ------------------------------------------------------------------ every task
 
 
@@ -101,7 +112,7 @@ def test_plan_of_every_task_passes_check(name, tmp_path):
     untrained = kind.trainable and not kind().trained(tmp_path / "pretrained", ("a", "b"))
     trains = ["finetune"] if untrained else []
     quantizes = "quantize-weights" if kind.counts == "tokens" else "quantize-static"
-    changes = ["distill-steps"] if name == "image-generation" else ["prune-structure", "distill"]
+    changes = ["distill-steps"] if name in ("image-generation", "audio-generation") else ["prune-structure", "distill"]
     assert names(plan) == [*trains, *changes, quantizes]
     lines = list(preview(plan.bound, Store(tmp_path / "store")))
     assert "data: 33 train, 5 validation, 10 test, 33 calibration" in lines
