@@ -50,7 +50,7 @@ class Onnx(Format):
 
     name: ClassVar[str] = "onnx"
     above: ClassVar[str] = "torch"
-    version: ClassVar[int] = 8
+    version: ClassVar[int] = 9
     requires: ClassVar[tuple[str, ...]] = ("torch", "onnx", "onnxscript", "onnx-ir")
     reads: ClassVar[tuple[str, ...]] = ("opset", "activations", "symmetric_activations", "leaves")
     writes_quantizers: ClassVar[bool] = True

@@ -135,10 +135,11 @@ class _Rows:
         not in float32."""
         read, kept = (self._read(name) for name in node.input[:2])
         weight, given = self.reads.constants.get(kept.laid), self.reads.sizes.get(read.name, ())
-        known = weight is not None and len(given) == len(weight.dims) and node.output[0] in self.reads.sizes
-        if weight is None or not known or given[1] != weight.dims[1] or (kept.rounded is None) != (read.rounded is None):
+        told = weight is not None and len(given) == len(weight.dims) and node.output[0] in self.reads.sizes
+        if weight is None or not told or given[1] != weight.dims[1] or (kept.rounded is None) != (read.rounded is None):
             return None
-        if kept.rounded is None and weight.data_type != weight.FLOAT:
+        floats = self.reads.constants[kept.rounded.steps[0]] if kept.rounded else weight
+        if floats.data_type != floats.FLOAT:
             return None
         ints = {each.name: tuple(each.ints) for each in node.attribute if each.ints}
         sizes, settings = tuple(weight.dims[2:]), _values(node)
@@ -151,8 +152,8 @@ class _Rows:
             return None
         if len(sizes) == 1:
             return Window(sizes, steps[0], (pads[0], pads[1]))
-        whole = all(_in_patches(*each) for each in zip(given[2:], sizes, strict=True))
-        return Window(sizes, 0, (0, 0)) if whole else None
+        known = all(isinstance(size, int) and size >= patch for size, patch in zip(given[2:], sizes, strict=True))
+        return Window(sizes, 0, (0, 0)) if known else None
 
     def _read(self, name: str) -> Operand:
         """A constant, or what is computed; with the bytes that it becomes where it has one step, of a weight one for each output."""
@@ -183,11 +184,17 @@ class _Rows:
         weight = self.reads.array(kept.laid)
         assert weight is not None
         axes = len(weight.shape)
-        rows = self._patches(node, window, read) if axes == 4 else self._steps(node, window, read)
+        # of one place nothing lies side by side: rounded behind, as OpenVINO does not know a pair that a mere transposition parts
+        alone = window.sizes == (1,)
+        laid = Operand(read.name, None) if alone else read
+        rows = self._patches(node, window, laid) if axes == 4 else self._steps(node, window, laid)
         order = (1, 2, 3, 0) if axes == 4 else (2, 1, 0)  # as windows lie in a row
         matrix = self.reads.add(f"{own}_matrix", weight.transpose(order).reshape(-1, weight.shape[0]))
         if read.rounded and kept.rounded:
             along = {"axis": 1} if self.reads.sizes[kept.rounded.steps[0]] else {}
+            if alone:
+                rounds = self.reads.made[read.rounded.name]
+                rows = self.add("QuantizeLinear", [rows, *rounds.input[1:]], f"{own}_bytes", "", node, **_values(rounds))
             rows = self.add("DequantizeLinear", [rows, *read.rounded.steps], f"{own}_floats", "", node)
             matrix = self.add("DequantizeLinear", [matrix, *kept.rounded.steps], f"{own}_weights", "", node, **along)
         found = self.add("MatMul", [rows, matrix], f"{own}_product", own, node)
@@ -213,14 +220,17 @@ class _Rows:
         return self.add("Concat", parts, f"{own}_windows", "", node, axis=2) if width > 1 else parts[0]
 
     def _patches(self, node: onnx.NodeProto, window: Window, read: Operand) -> str:
-        """Of a picture: `[batch, rows, columns, channels x height x width]`."""
-        own, (high, wide) = node.output[0], window.sizes
-        channels, *edges = self.reads.sizes[read.name][1:]
-        rows, columns = int(edges[0]) // high, int(edges[1]) // wide
-        parted = self.reads.add(f"{own}_parted", [0, int(channels), rows, high, columns, wide])
-        value = self.add("Reshape", [read.laid, parted], f"{own}_patches", "", node)
+        """Of a picture: `[batch, rows, columns, channels x height x width]`; what is left below and to the right goes."""
+        own, value, (high, wide) = node.output[0], read.laid, window.sizes
+        channels, *edges = map(int, self.reads.sizes[read.name][1:])
+        rows, columns = edges[0] // high, edges[1] // wide
+        if (whole := [rows * high, columns * wide]) != edges:
+            bounds = [self.reads.add(f"{own}_{name}", each) for name, each in (("from", [0, 0]), ("to", whole), ("axes", [2, 3]))]
+            value = self.add("Slice", [value, *bounds], f"{own}_whole", "", node)
+        parted = self.reads.add(f"{own}_parted", [0, channels, rows, high, columns, wide])
+        value = self.add("Reshape", [value, parted], f"{own}_patches", "", node)
         value = self.add("Transpose", [value], f"{own}_turned", "", node, perm=[0, 2, 4, 1, 3, 5])
-        flat = self.reads.add(f"{own}_flat", [0, rows, columns, int(channels) * high * wide])
+        flat = self.reads.add(f"{own}_flat", [0, rows, columns, channels * high * wide])
         return self.add("Reshape", [value, flat], f"{own}_windows", "", node)
 
     def _channels_last(self, given: str, node: onnx.NodeProto, axes: int) -> str:
@@ -252,7 +262,3 @@ def _values(node: onnx.NodeProto) -> dict[str, Any]:
     from onnx import helper
 
     return {each.name: helper.get_attribute_value(each) for each in node.attribute}
-
-
-def _in_patches(size: int | str, patch: int) -> bool:
-    return isinstance(size, int) and size > 0 and size % patch == 0

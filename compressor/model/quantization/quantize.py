@@ -55,9 +55,9 @@ class Quantize(Edit):
         if self.inputs is not None and (tables := [path for path, layer in found.items() if hasattr(layer, "num_embeddings")]):
             raise UnsupportedModel(f"'{tables[0]}' is a table, which reads no activations: leave inputs out")
         rows = self.inputs is not None and self.inputs.ranges == "dynamic"
-        if rows and (folded := [path for path, layer in found.items() if hasattr(layer, "kernel_size")]):
+        if rows and (convs := [path for path, layer in found.items() if hasattr(layer, "kernel_size")]):
             raise UnsupportedModel(
-                f"'{folded[0]}' is a convolution, which reads no rows that could have a step each: static ranges"
+                f"'{convs[0]}' is a convolution, which reads no rows that could have a step each: static ranges"
             )
         made = {id(each.weight): each.weight_quantizer for each in quantized_layers(module).values()}
         for alike in self.layers:

@@ -194,6 +194,7 @@ def test_sequences_by_any_step_padding_and_width(width, pads, step):
 def test_patches_of_pictures():
     assert convolved((5, 12, 4, 4), strides=[4, 4])
     assert convolved((5, 12, 2, 4), strides=[2, 4])
+    assert convolved((5, 12, 3, 4), strides=[3, 4]), "two rows are left, which a convolution does not read"
 
 
 @pytest.mark.parametrize(
@@ -204,7 +205,7 @@ def test_patches_of_pictures():
         ((5, 12, 4), {"auto_pad": "SAME_UPPER"}),
         ((5, 12, 4, 4), {"strides": [2, 2]}),
         ((5, 12, 4, 4), {"strides": [4, 4], "pads": [1, 1, 1, 1]}),
-        ((5, 12, 3, 3), {"strides": [3, 3]}),
+        ((5, 12, 9, 9), {"strides": [9, 9], "pads": [1, 1, 1, 1]}),
         ((5, 48, 1, 1), {}),
     ],
     ids=[
@@ -213,7 +214,7 @@ def test_patches_of_pictures():
         "padding by name",
         "patches that overlap",
         "patches with a margin",
-        "patches that leave a rest",
+        "patches larger than a picture",
         "single pixels",
     ],
 )
@@ -340,6 +341,7 @@ ROUNDED = {
     "padded on one side": ((12, 8, 4), {"pads": [3, 0]}),
     "one place": ((5, 32, 1), {}),
     "patches": ((6, 3, 4, 4), {"strides": [4, 4]}),
+    "patches that leave a rest": ((6, 3, 5, 5), {"strides": [5, 5]}),
 }
 
 
@@ -388,6 +390,30 @@ def test_windows_of_bytes_are_bytes(form, zero, one_step):
     for batch, axes in ((1, (8, 12)), (2, (8, 12))):
         fed = {"x": draw.normal(size=(batch, shape[1], *axes[-(len(shape) - 2) :])).astype(np.float32)}
         np.testing.assert_allclose(other.run(None, fed)[0], one.run(None, fed)[0], rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("zero", [0, 128])
+@pytest.mark.parametrize("form", ROUNDED)
+def test_openvino_rounds_as_pairs_say(form, zero):
+    """Where a transposition alone parts Q and DQ it finds steps of its own, row by row, when the model runs."""
+    graph = rounded(form, zero=zero, one_step=False)
+    shape = ROUNDED[form][0]
+    plain = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
+    windows_as_products(graph)
+    exact = {"INFERENCE_PRECISION_HINT": "f32"}
+    compiled = core().compile_model(core().read_model(graph.SerializeToString()), "CPU", exact)
+    fed = {"x": draw.normal(size=(2, shape[1], *(8, 12)[-(len(shape) - 2) :])).astype(np.float32)}
+    np.testing.assert_allclose(compiled(fed)[0], plain.run(None, fed)[0], rtol=0, atol=2e-5)
+
+
+def test_windows_of_half_precision_stay():
+    graph = rounded("padded", zero=128, one_step=True)
+    for each in graph.graph.initializer:
+        if each.name in ("s", "ws"):
+            each.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(each).astype(np.float16), each.name))
+    before = graph.SerializeToString()
+    windows_as_products(graph)
+    assert graph.SerializeToString() == before
 
 
 def test_windows_of_what_is_rounded_by_half_stay():
