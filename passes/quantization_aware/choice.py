@@ -74,9 +74,11 @@ def _unfit(part: Any) -> str | None:
     if part.weight[0].numel() < FEWEST:
         return f"convolutions that read fewer than {FEWEST} numbers at a time, such as samples of a sound"
     padded = part.padding == "same" or (part.padding != "valid" and any(part.padding))
-    if not is_product(part.in_channels, part.kernel_size, part.stride, padded=padded):
-        return "convolutions over pixels that overlap"
-    return None
+    if is_product(part.in_channels, part.kernel_size, part.stride, padded=padded):
+        return None
+    if all(size == 1 for size in part.kernel_size):
+        return "convolutions of single pixels"
+    return "convolutions over patches of pixels that overlap, leave some out or are padded"
 
 
 def trunk_of(module: Any) -> str:

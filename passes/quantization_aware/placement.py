@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from compressor.contracts import Context
@@ -42,21 +43,14 @@ class Placement:
     """Layers whose weight is that table's, rounded with it."""
     left: dict[str, str]
     """Layers that stay in float, with the reason."""
-    folded: frozenset[str] = frozenset()
-    """Convolutions, as far as they are rounded."""
+    convolutions: tuple[tuple[str, ...], ...] = ()
+    """Convolutions that are rounded, those that read one tensor together."""
 
     @property
     def alike(self) -> tuple[tuple[str, ...], ...]:
         """Layers whose bits can be chosen, those that read one tensor together."""
-        return self._groups(lambda path: path not in self.tied and path not in self.folded)
-
-    @property
-    def convolutions(self) -> tuple[tuple[str, ...], ...]:
-        """Convolutions, those that read one tensor together."""
-        return self._groups(lambda path: path in self.folded)
-
-    def _groups(self, of: Callable[[str], bool]) -> tuple[tuple[str, ...], ...]:
-        return tuple(group for each in self.found.alike if (group := tuple(path for path in each if of(path))))
+        fixed = {*self.tied, *chain(*self.convolutions)}
+        return tuple(group for each in self.found.alike if (group := tuple(path for path in each if path not in fixed)))
 
 
 def placed(student: Model, scheme: QuantizationScheme, ctx: Context) -> Placement:
@@ -67,11 +61,11 @@ def placed(student: Model, scheme: QuantizationScheme, ctx: Context) -> Placemen
     """
     require_layers(student.module, scheme)
     chosen, left = linear_layers(student.module, head=scheme.head, exclude=scheme.exclude)
-    folded, others = convolutions(student.module, head=scheme.head, exclude=scheme.exclude)
+    convs, others = convolutions(student.module, head=scheme.head, exclude=scheme.exclude)
     left |= others
     if scheme.convolution_grids() is None:
-        folded, left = (), left | dict.fromkeys(folded, IN_EIGHT)
-    chosen = (*chosen, *folded)
+        convs, left = (), left | dict.fromkeys(convs, IN_EIGHT)
+    chosen = (*chosen, *convs)
     table, unfit = table_of(student.module, scheme.exclude)
     words = table or next(iter(unfit), None)
     if scheme.embeddings != "none":
@@ -81,7 +75,7 @@ def placed(student: Model, scheme: QuantizationScheme, ctx: Context) -> Placemen
     table, tied = tied_together(student, found, words, left, scheme)
     if not found.alike:
         raise UnsupportedModel(f"no layer of this model can be quantised ({len(left)} stay in float)")
-    placement = Placement(found, table, tied, left, frozenset(folded) & set(found.first))
+    placement = Placement(found, table, tied, left, tuple(each for each in found.alike if each[0] in convs))
     _require_choosable(placement, tuple(scheme.layer_bits))
     return placement
 
@@ -93,9 +87,9 @@ def require_layers(module: nn.Module, scheme: QuantizationScheme) -> None:
         UnsupportedModel: one does not.
     """
     chosen, left = linear_layers(module, head=True, exclude=())
-    folded, others = convolutions(module, head=True, exclude=())
+    convs, others = convolutions(module, head=True, exclude=())
     table, unfit = table_of(module)
-    known = (*chosen, *folded, *left, *others, *unfit, *((table,) if table else ()))
+    known = (*chosen, *convs, *left, *others, *unfit, *((table,) if table else ()))
     require_named(scheme.exclude, known)
     require_named(tuple(scheme.layer_bits), known, option="layer_bits")
 
@@ -108,7 +102,7 @@ def _require_choosable(placement: Placement, parts: Sequence[str]) -> None:
     """
     chosen = [path for alike in placement.alike for path in alike]
     fixed = (*placement.tied, *((placement.table,) if placement.table else ()))
-    others = placement.left | dict.fromkeys(fixed, EIGHT) | dict.fromkeys(sorted(placement.folded), AS_PLANNED)
+    others = placement.left | dict.fromkeys(fixed, EIGHT) | dict.fromkeys(chain(*placement.convolutions), AS_PLANNED)
     for part in parts:
         if not any(part in path for path in chosen):
             path, why = next((path, why) for path, why in others.items() if part in path)

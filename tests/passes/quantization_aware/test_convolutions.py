@@ -136,6 +136,9 @@ def test_reasons_of_single_ones():
         "gaps": torch.nn.Conv1d(32, 32, 3, dilation=2),
         "edges": torch.nn.Conv1d(32, 32, 3, padding=1, padding_mode="reflect"),
         "overlap": torch.nn.Conv2d(4, 4, 7),
+        "margin": torch.nn.Conv2d(4, 4, 8, stride=8, padding=1),
+        "rare": torch.nn.Conv2d(4, 4, 8, stride=9),
+        "pixels": torch.nn.Conv2d(64, 4, 1),
         "samples": torch.nn.Conv1d(1, 32, 10, stride=5),
         "turned": torch.nn.ConvTranspose1d(32, 32, 3),
         "deep": torch.nn.Conv3d(4, 4, 3, stride=3),
@@ -146,7 +149,8 @@ def test_reasons_of_single_ones():
     chosen, left = convolutions(torch.nn.ModuleDict(layers), head=False, exclude=("named",))
     assert chosen == ("fine", "patches")
     assert set(left) == set(layers) - set(chosen)
-    assert len(set(left.values())) == len(left) - 1, "groups and gaps are one reason"
+    assert left["overlap"] == left["margin"] == left["rare"]
+    assert len(set(left.values())) == len(left) - 3, "groups and gaps are one reason too"
 
 
 def test_weights_have_a_step_for_each_output_and_learn_through_it():
@@ -210,10 +214,11 @@ def test_budget_of_bytes_counts_them(tmp_path):
     one = step(mixed={"bytes": source.weights, "widths": (8, 4)})
     placement = placed(source, one, run.context(tmp_path))
     assert placement.convolutions
-    assert not {path for each in placement.alike for path in each} & placement.folded
-    put_in(source, placement, one, {path: 4 for each in placement.alike for path in each})
+    chosen, fixed = ({path for each in groups for path in each} for groups in (placement.alike, placement.convolutions))
+    assert not chosen & fixed
+    put_in(source, placement, one, dict.fromkeys(chosen, 4))
     layers = quantized_layers(source.module)
-    assert {layers[path].weight_quantizer.grid.bits for path in placement.folded} == {8}
+    assert {layers[path].weight_quantizer.grid.bits for path in fixed} == {8}
 
 
 def test_whisper_reads_by_bytes_where_windows_have_numbers_enough():
