@@ -76,8 +76,8 @@ class QuantizationScheme(BaseModel):
     )
     symmetric_weights: bool = Field(
         True,
-        description="0 is in the middle of the grid of weights, of convolutions always; false needs step_sizes: max, and ranges: static unless steps are "
-        "for groups",
+        description="0 is in the middle of the grid of weights, of convolutions always; false needs step_sizes: max, and ranges: static unless "
+        "steps are for groups",
     )
     symmetric_activations: bool = Field(True, description="0 is in the middle of the grid of static activations")
     smooth: float = Field(
