@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -231,9 +232,13 @@ def _inside(study: Study, found: dict[Cell, Found]) -> str:
         return f"**Whether students are inside it is not decided: {SPREAD - len(values)} of {SPREAD} teachers were not trained.**"
     cells = [cell for cell in found if cell.kind in METHODS]
     near = [cell for cell in cells if study.distance(cell).value <= _farthest(values)]
-    return (
-        f"Inside it by Frechet distance: {', '.join(f'{each.kind} in {each.sampling.steps}' for each in near) or 'no student'}."
-    )
+    return f"Inside it by Frechet distance: {_counted(near, found) or 'no student'}."
+
+
+def _counted(good: Iterable[Cell], found: Iterable[Cell]) -> str:
+    """Ways that are among `good`, with how many of their trainings are."""
+    those, every = (Counter((cell.kind, cell.sampling.steps) for cell in cells) for cells in (good, found))
+    return ", ".join(f"{kind} in {steps} ({count} of {every[kind, steps]})" for (kind, steps), count in those.items())
 
 
 def costs(study: Study) -> Iterator[str]:
@@ -282,12 +287,12 @@ def goals(study: Study, found: dict[Cell, Found]) -> Iterator[str]:
     """What of the goals held, by these cells."""
     reference = next(teachers())
     good = [cell for cell in found if cell.kind in METHODS and study.as_good(cell, reference)]
-    named = ", ".join(f"{cell.kind} in {cell.sampling.steps}" for cell in good)
+    named = _counted(good, found)
     yield (
         f"Expected: {FASTER} times as fast as the teacher in 50 steps and {AGAINST_FEWEST} times as fast as in the fewest that it needs, inside the "
         f"spread of {SPREAD} teachers. {_inside(study, found)} As good as this one in 50 steps, as far as intervals "
         f"tell, and at most a point of accuracy below: {named or 'no student'}. By the nearest method of each number of steps that "
-        " is at most a point below, of one training each:"
+        "is at most a point below, of the first training each:"
     )
     yield ""
     for count in COUNTS:
