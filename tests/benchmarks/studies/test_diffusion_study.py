@@ -204,7 +204,7 @@ def test_the_page_tells_what_is_as_good_and_what_is_not(study):
     assert "**+" in told["| progressive, seed 0", "4"]
     assert "**" not in told["| shortcut, seed 0", "4"]
     said = "\n".join(goals(study, found))
-    assert "a point of accuracy below: shortcut in 8, shortcut in 4, shortcut in 2." in said  # in 1 its classes are wrong
+    assert "a point of accuracy below: shortcut in 8 (1 of 1), shortcut in 4 (1 of 1), shortcut in 2 (1 of 1)." in said  # in 1 its classes are wrong
     assert "not decided" in said
     assert "- 2: shortcut, farther than the teacher in 50 steps by +0 [+0, +0], +0.0 points of accuracy, 50 times fewer" in said
     assert "and 15.0 times fewer than heun in 8; progressive is farther by **+" in said
@@ -240,7 +240,7 @@ def test_the_page_tells_who_is_inside_the_spread_of_three_teachers(study):
     assert line.startswith("Teachers of 3 seeds")
     said = next(goals(several, found))
     assert "not decided" not in said
-    assert "Inside it by Frechet distance: shortcut in 8, shortcut in 4, shortcut in 2, shortcut in 1." in said
+    assert "Inside it by Frechet distance: shortcut in 8 (1 of 1), shortcut in 4 (1 of 1), shortcut in 2 (1 of 1), shortcut in 1 (1 of 1)." in said
     assert "teachers, so their spread" not in next(lacking(several, found))
 
 
