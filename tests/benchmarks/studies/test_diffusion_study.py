@@ -12,7 +12,7 @@ import torch
 import yaml
 from datasets import Dataset
 
-from benchmarks.studies import diffusion_adaptive
+from benchmarks.studies import diffusion_adaptive, diffusion_int8
 from benchmarks.studies.diffusion_beyond import (
     by_dino,
     fewer_blocks,
@@ -23,7 +23,7 @@ from benchmarks.studies.diffusion_beyond import (
     without_data,
 )
 from benchmarks.studies.diffusion_cells import Absent, Book, drawn, opened
-from benchmarks.studies.diffusion_page import goals, lacking, spread, table
+from benchmarks.studies.diffusion_page import goals, in_int8, lacking, spread, table
 from benchmarks.studies.diffusion_plans import (
     ASKED,
     BATCH,
@@ -36,10 +36,12 @@ from benchmarks.studies.diffusion_plans import (
     counts_of,
     guided,
     layered,
+    rounded_plan,
     student_plan,
     students,
     teacher_plan,
     teachers,
+    timed_student,
 )
 from benchmarks.studies.diffusion_scores import Plan, Study, fewest
 from compressor.model import Model
@@ -204,7 +206,9 @@ def test_the_page_tells_what_is_as_good_and_what_is_not(study):
     assert "**+" in told["| progressive, seed 0", "4"]
     assert "**" not in told["| shortcut, seed 0", "4"]
     said = "\n".join(goals(study, found))
-    assert "a point of accuracy below: shortcut in 8 (1 of 1), shortcut in 4 (1 of 1), shortcut in 2 (1 of 1)." in said  # in 1 its classes are wrong
+    assert (
+        "a point of accuracy below: shortcut in 8 (1 of 1), shortcut in 4 (1 of 1), shortcut in 2 (1 of 1)." in said
+    )  # in 1 its classes are wrong
     assert "not decided" in said
     assert "- 2: shortcut, farther than the teacher in 50 steps by +0 [+0, +0], +0.0 points of accuracy, 50 times fewer" in said
     assert "and 15.0 times fewer than heun in 8; progressive is farther by **+" in said
@@ -240,7 +244,10 @@ def test_the_page_tells_who_is_inside_the_spread_of_three_teachers(study):
     assert line.startswith("Teachers of 3 seeds")
     said = next(goals(several, found))
     assert "not decided" not in said
-    assert "Inside it by Frechet distance: shortcut in 8 (1 of 1), shortcut in 4 (1 of 1), shortcut in 2 (1 of 1), shortcut in 1 (1 of 1)." in said
+    assert (
+        "Inside it by Frechet distance: shortcut in 8 (1 of 1), shortcut in 4 (1 of 1), shortcut in 2 (1 of 1), shortcut in 1 (1 of 1)."
+        in said
+    )
     assert "teachers, so their spread" not in next(lacking(several, found))
 
 
@@ -385,3 +392,24 @@ def test_network_is_that_of_a_seed(tmp_path):
     assert (one / "model.safetensors").read_bytes() == (two / "model.safetensors").read_bytes()
     other = Book(tmp_path / "c", tmp_path)._network(1)
     assert (one / "model.safetensors").read_bytes() != (other / "model.safetensors").read_bytes()
+
+
+def test_the_page_tells_what_int8_costs(study):
+    assert "int8" in next(lacking(study, study.there()))
+    kept = study.book.found(timed_student())
+    for target, off in (("onnxruntime", 0), ("openvino", 2)):
+        path = study.book.place(f"{diffusion_int8.RUN}-{target}-{STEPS_AND_LAYERS}")
+        np.savez(path, features=kept.features.rows + np.float32(off), told=study.book.labels, first=kept.first)
+    lines = list(in_int8(study))
+    assert lines[-2].startswith("| int8, ONNX Runtime |")
+    assert "| +0 [+0, +0] | 100.0% |" in lines[-2]
+    assert "**+" in lines[-1]
+    assert "int8" not in next(lacking(study, study.there()))
+
+
+def test_the_rounded_student_is_a_sound_plan(tmp_path):
+    (tmp_path / "model").mkdir()
+    found = bound(rounded_plan(tmp_path, tmp_path / "model", 0), tmp_path)
+    assert [step.name for step in found.passes] == ["quantize-static"]
+    assert found.task.steps == STEPS_AND_LAYERS
+    assert [each.name for each in found.targets] == list(diffusion_int8.NAMES)
