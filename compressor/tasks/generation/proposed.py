@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from compressor.contracts import Recipe, Seen
+from compressor.contracts.recipe import ColumnKind
 from compressor.tasks import guesses
 from compressor.tasks.generation.description import draws
 
@@ -21,7 +22,7 @@ TRAINING: Mapping[str, Any] = {
 """Of a network that knows nothing yet, as in `plans/diffusion-teacher.yaml`."""
 
 
-def proposed(seen: Seen, *, of: str = "picture", parameter: str = "image") -> Recipe | None:
+def proposed(seen: Seen, *, of: ColumnKind = "picture", parameter: str = "image") -> Recipe | None:
     """Columns of pictures, or of sounds, and of classes, where the model's configuration is of one that draws, or the user names the task.
 
     Args:
