@@ -11,7 +11,7 @@ from benchmarks.statistics import ratio_with_interval
 from benchmarks.studies.diffusion_cells import Absent, Book
 from benchmarks.studies.diffusion_int8 import NAMES, RUNTIMES
 from benchmarks.studies.diffusion_int8 import RUN as RUN_INT8
-from benchmarks.studies.diffusion_plans import COUNTS, GUIDANCE, STEPS_AND_LAYERS, TIMED
+from benchmarks.studies.diffusion_plans import COUNTS, GUIDANCE, ROUNDED, STEPS_AND_LAYERS, TIMED
 from benchmarks.studies.lm_lab import kept
 from benchmarks.studies.lm_runtimes import told
 from benchmarks.studies.pages import controls
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 RUN = "timed-0"
 FEWER = (25, 16, 8)
 """Steps of DPM++ 2M that the teacher is timed in beside its own."""
-INT8 = "int8"
 SECONDS, ROUNDS, CONTROLS = 100.0, 7, 2
 WORKLOAD = Workload(kind="sample")
 
@@ -43,8 +42,8 @@ class Way:
     """As candidates are named; `source` for the teacher in its own steps."""
     title: str
     sampling: Sampling
-
     run: str = RUN
+    """That made the files."""
 
     @property
     def artifact(self) -> str:
@@ -60,7 +59,7 @@ def ways() -> Iterator[Way]:
     for count in COUNTS:
         yield Way(f"student-{count}", f"student, {count} steps", Sampling(sampler="ddim", steps=count))
     few = Sampling(sampler="ddim", steps=STEPS_AND_LAYERS)
-    yield Way(INT8, f"student, {STEPS_AND_LAYERS} steps, int8", few, RUN_INT8)
+    yield Way(ROUNDED, f"student, {STEPS_AND_LAYERS} steps, int8", few, RUN_INT8)
 
 
 def times(book: Book) -> LatencyRecord:
@@ -124,7 +123,7 @@ def section(record: LatencyRecord, fewest: int | None) -> Iterator[str]:
         yield f"| {way.title} | {way.sampling.evaluations()} | {' | '.join(cells)} |"
     if fewest in FEWER:
         yield ""
-        for stage, name in ((f"student-{STEPS_AND_LAYERS}", "the student"), (INT8, "that in int8")):
+        for stage, name in ((f"student-{STEPS_AND_LAYERS}", "the student"), (ROUNDED, "that in int8")):
             for target in RUNTIMES:
                 value, around = speed_up(record, f"{stage}@{target}", f"teacher-{fewest}@{target}")
                 fast = f"{value:.1f} [{around.low:.1f}, {around.high:.1f}] times as fast"
