@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 
-import numpy as np
-
 from benchmarks.studies import diffusion_adaptive, diffusion_dino
 from benchmarks.studies.diffusion_cells import Absent, Found
 from benchmarks.studies.diffusion_plans import (
+    AGAIN,
     COUNTS,
     FEWER_BLOCKS,
     METHODS,
@@ -22,7 +21,7 @@ from benchmarks.studies.diffusion_plans import (
     students,
     teachers,
 )
-from benchmarks.studies.diffusion_scores import Study, ranged, signed
+from benchmarks.studies.diffusion_scores import Study, over_trainings, ranged, signed
 from compressor.tasks.generated.kernel_distance import Polynomial, kernel_difference, kernel_distance
 
 ABSENT = "Not run"
@@ -60,7 +59,7 @@ def blocks(study: Study, cell: Cell) -> int:
 def fewer_blocks(study: Study, found: dict[Cell, Found]) -> Iterator[str]:
     """Students in four steps that run two thirds of the blocks, against those that run all."""
     cells = [cell for cell in layered() if cell in found]
-    whole = next(cell for cell in students("shortcut", 0) if cell.sampling.steps == STEPS_AND_LAYERS)
+    whole = _whole(0)
     if not cells or whole not in found:
         yield f"{ABSENT}."
         return
@@ -77,6 +76,29 @@ def fewer_blocks(study: Study, found: dict[Cell, Found]) -> Iterator[str]:
         yield (
             f"| {cell.kind.replace(THEN, ', then ')} | {blocks(study, cell)} | {far} | {apart} | {against} | {study.accuracy(cell).value:.1%} |"
         )
+    yield from _blocks_over_seeds(study, found)
+
+
+def _blocks_over_seeds(study: Study, found: dict[Cell, Found]) -> Iterator[str]:
+    """What trainings of several seeds come to, each against that of the same seed which runs all blocks, or against its control."""
+    for passes in AGAIN:
+        cells = [cell for cell in found if cell.kind == passes]
+        pairs = {
+            "with all blocks": [(cell, _whole(cell.seed)) for cell in cells],
+            "its control": [(cell, _control(cell)) for cell in cells],
+        }
+        told = []
+        for name, both in pairs.items():
+            apart = [study.farther(cell, other).value for cell, other in both if other in found and other != cell]
+            told += [f"than {name} by {over_trainings(apart)}"] if len(apart) > 1 else []
+        if told:
+            yield ""
+            yield f"- {passes.replace(THEN, ', then ')}: farther {', '.join(told)}, mean of {len(cells)} trainings with Student's interval."
+
+
+def _whole(seed: int) -> Cell:
+    """That runs all blocks, in as many steps."""
+    return next(cell for cell in students("shortcut", seed) if cell.sampling.steps == STEPS_AND_LAYERS)
 
 
 def _control(cell: Cell) -> Cell:
@@ -195,16 +217,11 @@ def by_dino(study: Study, found: dict[Cell, Found]) -> Iterator[str]:
 
 def over_seeds(study: Study, found: dict[Cell, Found]) -> Iterator[str]:
     """Means over seeds of trainings, where there are several; their spread is that of trainings, not of draws."""
-    from scipy.stats import t
-
     reference = next(teachers())
     for method in METHODS:
         for count in COUNTS:
             cells = [cell for cell in found if cell.kind == method and cell.sampling.steps == count]
             if len(cells) < 2:
                 continue
-            apart = np.array([study.farther(cell, reference).value for cell in cells])
-            half = float(t.ppf(0.975, len(cells) - 1) * apart.std(ddof=1) / len(cells) ** 0.5)
-            text = f"{apart.mean():+.3g} ± {half:.2g}"
-            text = f"**{text}**" if abs(apart.mean()) > half else text
+            text = over_trainings([study.farther(cell, reference).value for cell in cells])
             yield f"- {method} in {count}: farther than the teacher in 50 steps by {text}, mean of {len(cells)} trainings with Student's interval."

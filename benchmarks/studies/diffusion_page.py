@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.studies import diffusion_int8, diffusion_times
+from benchmarks.studies import diffusion_costs, diffusion_int8, diffusion_times
 from benchmarks.studies.diffusion_beyond import (
     ABSENT,
     by_dino,
@@ -156,14 +156,20 @@ def lacking(study: Study, found: dict[Cell, Found]) -> Iterator[str]:
     short += [f"the teacher by {', '.join(missing)}"] if missing else []
     absent = SPREAD - len(_of_teachers(study, found))
     short += [f"{absent} of {SPREAD} teachers, so their spread over seeds is not known"] if absent > 0 else []
-    layers = [cell.kind.replace(THEN, ", then ") for cell in layered() if cell not in found]
-    short += [f"fewer blocks by {'; by '.join(layers)}"] if layers else []
+    layers = [cell.kind.replace(THEN, ", then ") for seed in range(SEEDS) for cell in layered(seed) if cell not in found]
+    short += [f"fewer blocks by {'; by '.join(_times(layers))}"] if layers else []
     short += ["guidance alone"] if any(cell not in found for cell in guided()) else []
     others = {"the policy of an oracle": where_needed(study), "distances on features of DINOv2": by_dino(study, found)}
     short += [name for name, section in others.items() if _absent(section)]
     short += ["int8"] if _absent(in_int8(study)) else []
+    short += ["the cost of a step"] if _absent(a_step(study)) else []
     if short:
         yield f"**Not run: {'; '.join(short)}.** Of one seed nothing is claimed beyond these trainings."
+
+
+def _times(names: Iterable[str]) -> Iterator[str]:
+    """Each name once, with how often it is there."""
+    yield from (f"{name} ({count} trainings)" if count > 1 else name for name, count in Counter(names).items())
 
 
 def _absent(section: Iterator[str]) -> bool:
@@ -256,6 +262,16 @@ def costs(study: Study) -> Iterator[str]:
     yield ""
     yield "By the clock, with scores on validation, while other work ran on the machine. `progressive` trains once for each number of steps. Of"
     yield "the steps of `dmd` every sixth is one of the student, the others are of the fake network and its judge."
+    yield ""
+    yield from a_step(study)
+
+
+def a_step(study: Study) -> Iterator[str]:
+    """What a step costs beside what it must do, where it was measured."""
+    try:
+        yield from diffusion_costs.section(diffusion_costs.cells(study.book))
+    except Absent:
+        yield f"{ABSENT}: what a step costs beside its passes; `--times` measures it."
 
 
 def _minutes(study: Study, method: str) -> Iterator[float]:

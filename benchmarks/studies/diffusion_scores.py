@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -55,6 +55,8 @@ class Plan:
             yield from (cell for cell in guided() if cell not in others)
         for seed in range(1, self.seeds):
             yield from self._students(seed)
+        for seed in range(1, self.seeds if self.beyond else 1):
+            yield from layered(seed)
         yield from (cell for cell in others if cell.evaluations > FEW)
         for seed in range(1, self.teachers):
             yield next(iter(teachers(seed)))
@@ -148,6 +150,16 @@ def signed(apart: Estimate) -> str:
         return f"{apart.value:+.3g}"
     text = f"{apart.value:+.3g} [{around.low:+.3g}, {around.high:+.3g}]"
     return f"**{text}**" if around.low > 0 or around.high < 0 else text
+
+
+def over_trainings(apart: Sequence[float]) -> str:
+    """Mean of differences of several trainings, with Student's interval of 95 %; bold where it leaves 0 out."""
+    from scipy.stats import t
+
+    mean, deviation = float(np.mean(apart)), float(np.std(apart, ddof=1))
+    half = float(t.ppf(0.975, len(apart) - 1)) * deviation / len(apart) ** 0.5
+    text = f"{mean:+.3g} ± {half:.2g}"
+    return f"**{text}**" if abs(mean) > half else text
 
 
 def fewest(study: Study, found: Iterable[Cell]) -> Cell:

@@ -5,8 +5,9 @@
 
 FOLDER has `train.parquet` and `test.parquet`. A cell is what one model draws in one way; models and cells are kept in the folder of work: a study
 that was cut goes on, and says how many cells remain and how long they take. Students that run fewer blocks, guidance alone and a teacher where an
-oracle asks for it belong to the first seed. `--quick` runs one seed; `--times` builds files and times them, and nothing else: it takes about two
-minutes of a machine that does nothing else once the files are there. `--page` runs nothing and writes what is there.
+oracle asks for it belong to the first seed; some students that run fewer blocks have all. `--quick` runs one seed; `--times` builds files and
+times them, then steps of every method, and nothing else: it takes about a quarter of an hour of a machine that does nothing else once the files are
+there. `--page` runs nothing and writes what is there.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.studies import diffusion_adaptive, diffusion_dino, diffusion_int8, diffusion_times
+from benchmarks.studies import diffusion_adaptive, diffusion_costs, diffusion_dino, diffusion_int8, diffusion_times
 from benchmarks.studies.diffusion_beyond import looked_at
 from benchmarks.studies.diffusion_cells import Book
 from benchmarks.studies.diffusion_page import SEEDS, document
@@ -46,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         help="folder of DINOv2-small in the layout of transformers, whose features pictures are held by too",
     )
     parser.add_argument("--quick", action="store_true", help="one seed")
-    parser.add_argument("--times", action="store_true", help="time files, and nothing else")
+    parser.add_argument("--times", action="store_true", help="time files and steps, and nothing else")
     parser.add_argument("--page", action="store_true", help="run nothing, write what is there")
     given = parser.parse_args(arguments)
     size = Size(given.epochs, given.evaluations, given.rate, given.drawn)
@@ -54,6 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     book = Book(given.work, given.fashion_mnist, size, run=not given.page, planned=tuple(plan.cells()))
     if given.times:
         diffusion_times.times(book)
+        diffusion_costs.cells(book)
         return
     if not given.page:
         run(Study(book, plan), given.dinov2)

@@ -71,8 +71,8 @@ class Timed(Watch):
 
     @property
     def metric(self) -> str:
-        """The task's own."""
-        return "accuracy"
+        """The task's first."""
+        return self.task.measures()[0].name
 
     def evaluate(self, _model: Model, _split: str) -> Any:
         """A score of nothing: only steps are timed."""

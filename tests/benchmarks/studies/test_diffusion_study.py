@@ -25,6 +25,7 @@ from benchmarks.studies.diffusion_beyond import (
 from benchmarks.studies.diffusion_cells import Absent, Book, drawn, opened
 from benchmarks.studies.diffusion_page import goals, in_int8, lacking, spread, table
 from benchmarks.studies.diffusion_plans import (
+    AGAIN,
     ASKED,
     BATCH,
     COUNTS,
@@ -140,7 +141,7 @@ def test_a_student_that_is_told_its_scale_is_a_sound_plan(tmp_path):
 
 def test_cells_are_told_apart_and_count_what_they_ask():
     cells = list(Plan(2, 3, tuple(METHODS)).cells())
-    assert len({cell.name for cell in cells}) == len(cells) == 15 + 2 + 2 * (4 * len(METHODS) - 3) + 6 + 3
+    assert len({cell.name for cell in cells}) == len(cells) == 15 + 2 + 2 * (4 * len(METHODS) - 3) + 6 + len(AGAIN) + 3
     assert cells[0].evaluations == 100
     assert {cell.evaluations for cell in teachers() if cell.sampling.sampler == "heun"} == {98, 50, 30, 14, 6}
     assert [cell.evaluations for cell in students("shortcut", 0)] == list(COUNTS)
@@ -290,6 +291,20 @@ def test_fewer_blocks_are_counted_and_held_against_their_control(study):
     assert schedule.split(" | ")[3].startswith("**+")
     assert schedule.split(" | ")[4].startswith("**-")
     assert constant.split(" | ")[4] == ""
+
+
+def test_fewer_blocks_are_averaged_over_seeds(study):
+    """Each against the one of its own seed."""
+    for seed in range(3):
+        found = dict(zip(AGAIN, layered(seed) if seed else (next(students(each, 0)) for each in AGAIN), strict=True))
+        for cell, off in zip((*found.values(), list(students("shortcut", seed))[1]), (0.2, 0.6, 0.4, 0.0), strict=True):
+            put(study.book, cell, off + 0.01 * seed)
+    told = [line for line in fewer_blocks(study, study.there()) if line.startswith("- ")]
+    assert [line.split(":")[0] for line in told] == [f"- {each.replace(THEN, ', then ')}" for each in AGAIN]
+    assert "than with all blocks by **+" in told[0]
+    assert "than its control by **-" in told[0]
+    assert "its control" not in told[1]
+    assert all("mean of 3 trainings" in line for line in told)
 
 
 def test_guidance_is_compared_at_one_scale(study):
