@@ -144,7 +144,7 @@ def _asked(book: Book, student: Cell) -> dict[str, list[float]]:
     for rows in _parts(range(BEYOND, BEYOND + CALIBRATED)):
         feed = how.feed(rows, rows % CLASSES, how.table())
         others.append(liked_of(asked_of.seen(rows_drawn(session, feed, feed["table"])[0])[1], feed["label"]))
-    of_rows = liked_of(asked_of.seen(book.shown(student))[1], book.labels)
+    of_rows = liked_of(asked_of.seen(book.shown(student))[1], book.labels[: book.size.drawn])
     return {"liked": of_rows.tolist(), "others": np.concatenate(others).tolist()}
 
 

@@ -75,6 +75,8 @@ class Book:
     """Whether what is not there is made."""
     planned: Sequence[Cell] = ()
     """All cells of the study."""
+    wide: Sequence[Cell] = ()
+    """Those of them that have many pictures."""
 
     def report(self, name: str) -> Report:
         """Of a run, a teacher's or a student's.
@@ -128,21 +130,22 @@ class Book:
 
     @cached_property
     def labels(self) -> NDArray[np.int64]:
-        """What is asked for: those of the first test rows."""
-        return np.asarray(self.rows["label"][: self.size.drawn], dtype=np.int64)
+        """What is asked for: those of the first test rows, of as many as are drawn at most."""
+        return np.asarray(self.rows["label"][: max(self.size.drawn, self.size.many)], dtype=np.int64)
 
-    def real(self) -> Found:
+    def real(self, count: int | None = None) -> Found:
         """Test pictures: the first ones, whose labels are asked for, then the second half, which all are held against."""
-        return self.kept("real", self._real)
+        count = count or self.size.drawn
+        return self.kept("real", lambda: self._real(count), count)
 
-    def _real(self) -> Mapping[str, NDArray[Any]]:
+    def _real(self, count: int) -> Mapping[str, NDArray[Any]]:
         self.report("teacher-0")
-        return self.seen(self.real_pictures())
+        return self.seen(self.real_pictures(count))
 
-    def real_pictures(self) -> NDArray[np.float32]:
+    def real_pictures(self, count: int | None = None) -> NDArray[np.float32]:
         """Those of `real`."""
         files, rows = self.model("teacher-0"), self.rows
-        chosen = [*range(self.size.drawn), *range(len(rows) // 2, len(rows))]
+        chosen = [*range(count or self.size.drawn), *range(len(rows) // 2, len(rows))]
         return pictures_of(undecoded(rows, "image"), chosen, "image", described(files).shape)
 
     def found(self, cell: Cell) -> Found:
@@ -151,16 +154,31 @@ class Book:
         Raises:
             Absent: it is not there, and nothing is to be run.
         """
-        return self.kept(cell.name, lambda: self.seen(self._drawn(cell)))
+        return self.kept(cell.name, lambda: self.seen(self._drawn(cell, range(self.size.drawn))))
+
+    def more(self, cell: Cell) -> Found:
+        """The same of many pictures, of which the first are those that are there already.
+
+        Raises:
+            Absent: they are not there, and nothing is to be run.
+        """
+        return self.kept(cell.name, lambda: self._continued(cell), self.size.many)
+
+    def _continued(self, cell: Cell) -> Mapping[str, NDArray[Any]]:
+        begun = self.found(cell)
+        others = self.seen(self._drawn(cell, range(len(begun.told), self.size.many)))
+        pairs = {"features": begun.features.rows, "told": begun.told}
+        return {**{name: np.concatenate([rows, others[name]]) for name, rows in pairs.items()}, "first": begun.first}
 
     def shown(self, cell: Cell) -> NDArray[np.float32]:
         """All pictures of a cell: those that are kept, or drawn again where only some are."""
         kept = self.found(cell).first
-        return kept if len(kept) == self.size.drawn else self._drawn(cell)
+        return kept if len(kept) == self.size.drawn else self._drawn(cell, range(self.size.drawn))
 
-    def _drawn(self, cell: Cell) -> NDArray[np.float32]:
+    def _drawn(self, cell: Cell, numbers: range) -> NDArray[np.float32]:
         self.report(cell.run)
-        return drawn(self.model(cell.run, cell.model), self.how(cell), self.rows.select(range(self.size.drawn)))
+        folder, how = self.model(cell.run, cell.model), self.how(cell)
+        return rows_of(how, opened(folder, how), how.known(self.rows["label"]), numbers)
 
     def how(self, cell: Cell) -> Description:
         """How a cell is drawn."""
@@ -171,13 +189,13 @@ class Book:
         features, logits = judge_in(self.model("teacher-0")).seen(shown)
         return {"features": features.rows, "told": logits.argmax(-1), "first": shown[:SHOWN]}
 
-    def kept(self, name: str, make: Callable[[], Mapping[str, NDArray[Any]]]) -> Found:
-        """What is there under a name, or is made now.
+    def kept(self, name: str, make: Callable[[], Mapping[str, NDArray[Any]]], count: int | None = None) -> Found:
+        """What is there under a name, of so many pictures, or is made now.
 
         Raises:
             Absent: it is not there, and nothing is to be run.
         """
-        path = self.place(name)
+        path = self.place(name, count)
         if not path.is_file():
             if not self.run:
                 raise Absent(name)
@@ -193,19 +211,23 @@ class Book:
             space = judge_in(self.model("teacher-0")).space
             return Found(Features(arrays["features"], space), arrays["told"], arrays["first"])
 
-    def place(self, name: str) -> Path:
+    def place(self, name: str, count: int | None = None) -> Path:
         """Where what has a name is kept."""
-        return self.folder / "drawn" / f"{name}-{self.size.drawn}.npz"
+        return self.folder / "drawn" / f"{name}-{count or self.size.drawn}.npz"
 
     def left(self) -> str:
         """What of `planned` is not there, and about how long it takes by how long the first teacher took."""
+        size = self.size
         cells = [cell for cell in self.planned if not self.place(cell.name).is_file()]
-        asked = sum(cell.evaluations * self.size.drawn for cell in cells)
+        more = [cell for cell in self.wide if not self.place(cell.name, size.many).is_file()]
+        asked = sum(cell.evaluations * size.drawn for cell in cells)
+        asked += sum(cell.evaluations * (size.many - size.drawn) for cell in more)
         for run in dict.fromkeys(cell.run for cell in cells):
             asked += 0 if (self.folder / run / "run" / "report.json").is_file() else self._asked(run)
         took = self.report("teacher-0")
         pace = self._asked("teacher-0") / took.stages[-1].seconds
-        return f"{len(cells)} of {len(self.planned)} cells remain, about {asked / pace / 60:.0f} minutes of a core"
+        many = f", {len(more)} have fewer than {size.many:,} pictures" if more else ""
+        return f"{len(cells)} of {len(self.planned)} cells remain{many}, about {asked / pace / 60:.0f} minutes of a core"
 
     def _asked(self, run: str) -> int:
         """Evaluations of a network in a training, a backward pass counted as two."""
@@ -229,13 +251,14 @@ def opened(folder: Path, how: Description) -> EagerSession:
 
 def drawn(folder: Path, how: Description, rows: Dataset) -> NDArray[np.float32]:
     """A picture for each row, from the noise of its number, as `how` says and not as the folder does."""
-    return rows_of(how, opened(folder, how), how.known(rows["label"]))
+    return rows_of(how, opened(folder, how), how.known(rows["label"]), range(len(rows)))
 
 
-def rows_of(how: Description, session: Session, labels: Sequence[int]) -> NDArray[np.float32]:
-    """A row for each label, from the noise of its number; feeds that are scored would be drawn by the table of the session's own folder."""
-    table, known, found = how.table(), np.asarray(labels), []
-    for at in range(0, len(known), AT_ONCE):
-        feed = how.feed(np.arange(at, min(at + AT_ONCE, len(known))), known[at : at + AT_ONCE], table)
+def rows_of(how: Description, session: Session, labels: Sequence[int], numbers: range) -> NDArray[np.float32]:
+    """Rows of these numbers, of the label and from the noise of each; feeds that are scored would be drawn by the table of the session's folder."""
+    table, known, every, found = how.table(), np.asarray(labels), np.asarray(numbers), []
+    for at in range(0, len(every), AT_ONCE):
+        chosen = every[at : at + AT_ONCE]
+        feed = how.feed(chosen, known[chosen], table)
         found.append(rows_drawn(session, feed, table)[0])
     return np.concatenate(found)

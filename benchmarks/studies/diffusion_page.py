@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -45,30 +46,30 @@ FASTER, AGAINST_FEWEST = 15, 4
 
 def document(study: Study, out: Path) -> str:
     """What there is."""
-    found, book = study.there(), study.book
+    found, book, wide = study.there(), study.book, replace(study, many=True)
     if not found or next(iter(found)) != next(teachers()):
         raise SystemExit("no teacher is there yet")
     save_grid(book, found, out.with_suffix(".png"))
     lines = [
-        *opening(study, found),
+        *opening(wide, found),
         "",
         *pictures(out),
         "",
         "## The teacher alone, by its sampler",
         "",
-        *table(study, [cell for cell in teachers() if cell in found]),
+        *table(wide, [cell for cell in teachers() if cell in found]),
         "",
-        *alone(study, found),
-        *spread(study, found),
+        *alone(wide, found),
+        *spread(wide, found),
         "",
         "## Students",
         "",
-        *table(study, [cell for cell in found if cell.kind in METHODS]),
+        *table(wide, [cell for cell in found if cell.kind in METHODS]),
         "",
-        *(line for each in over_seeds(study, found) for line in (each, "")),
+        *(line for each in over_seeds(wide, found) for line in (each, "")),
         "## Without data",
         "",
-        *without_data(study, found),
+        *without_data(wide, found),
         "",
         "## Fewer blocks and fewer steps",
         "",
@@ -96,11 +97,11 @@ def document(study: Study, out: Path) -> str:
         "",
         "## Pictures a second",
         "",
-        *speed(study, found),
+        *speed(wide, found),
         "",
         "## What became of the goals",
         "",
-        *goals(study, found),
+        *goals(wide, found),
     ]
     return "\n".join(lines) + "\n"
 
@@ -124,8 +125,8 @@ def opening(study: Study, found: dict[Cell, Found]) -> list[str]:
         f"- Equal training compute: {book.size.evaluations:,} evaluations of the network by each student (a backward pass counts as two),",
         f"  {BATCH} rows a step, AdamW at {book.size.rate:g} for all (none was tried), falling to 0; an average of the weights is kept. One training",
         "  serves all numbers of steps, but of `progressive`, which trains four times for as much in all.",
-        f"- Scores: {book.size.drawn:,} pictures of the labels of the first test rows, picture i from the noise of seed i whatever draws it, in",
-        f"  PyTorch, against {len(study.bound[1]):,} test rows, by features of the data's own classifier",
+        f"- Scores: {book.size.drawn:,} pictures, or as many as are said, of the labels of the first test rows, picture i from the noise of seed i",
+        f"  whatever draws it, in PyTorch, against {len(study.bound[1]):,} test rows, by features of the data's own classifier",
         f"  ({book.real().features.space.digest[:12]}, right on {study.bound[2]:.1%} of these real pictures). Intervals of 95 % over draws of",
         "  pictures, of these trainings; differences are paired by noise. The kernel distance is the cubic one.",
     ]
@@ -136,7 +137,7 @@ def command(study: Study) -> str:
     size, plan, usual = study.book.size, study.plan, Size()
     words = [
         f"--{name} {getattr(size, name):g}"
-        for name in ("epochs", "evaluations", "rate", "drawn")
+        for name in ("epochs", "evaluations", "rate", "drawn", "many")
         if getattr(size, name) != getattr(usual, name)
     ]
     words += [f"--seeds {plan.seeds}"] if plan.seeds != SEEDS else []
@@ -162,6 +163,10 @@ def lacking(study: Study, found: dict[Cell, Found]) -> Iterator[str]:
     others = {"the policy of an oracle": where_needed(study), "distances on features of DINOv2": by_dino(study, found)}
     short += [name for name, section in others.items() if _absent(section)]
     short += ["int8"] if _absent(in_int8(study)) else []
+    fewer = [
+        cell for cell in study.plan.wide() if cell in found and not study.book.place(cell.name, study.book.size.many).is_file()
+    ]
+    short += [f"{len(fewer)} cells by {study.book.size.many:,} pictures"] if fewer else []
     short += ["the cost of a step"] if _absent(a_step(study)) else []
     if short:
         yield f"**Not run: {'; '.join(short)}.** Of one seed nothing is claimed beyond these trainings."
@@ -186,17 +191,17 @@ def pictures(out: Path) -> Iterator[str]:
 def table(study: Study, cells: Iterable[Cell]) -> Iterator[str]:
     """A line for each cell; the first line is the bound."""
     reference, near = next(teachers()), study.bound[0]
-    yield "| model | steps | evaluations | Frechet distance | kernel distance | farther than the teacher in 50 steps | class accuracy |"
-    yield f"| --- |{' ---: |' * 6}"
-    right = float((study.book.real().told[: len(near)] == study.book.labels).mean())
-    yield f"| real pictures | | | {ranged(study.frechet(near))} | {ranged(study.kernel(near))} | | {right:.1%} |"
+    yield "| model | steps | evaluations | pictures | Frechet distance | kernel distance | farther than the teacher in 50 steps | class accuracy |"
+    yield f"| --- |{' ---: |' * 7}"
+    right = float((study.real().told[: len(near)] == study.book.labels[: len(near)]).mean())
+    yield f"| real pictures | | | {len(near):,} | {ranged(study.frechet(near))} | {ranged(study.kernel(near))} | | {right:.1%} |"
     for cell in cells:
-        rows = study.book.found(cell).features.rows
+        rows = study.of(cell).features.rows
         apart = "" if cell == reference else signed(study.farther(cell, reference))
         right, around = study.accuracy(cell).value, study.accuracy(cell).interval
         name = cell.sampling.sampler if cell.kind == "teacher" else f"{cell.kind}, seed {cell.seed}"
         yield (
-            f"| {name} | {cell.sampling.steps} | {cell.evaluations} | {ranged(study.frechet(rows))} | "
+            f"| {name} | {cell.sampling.steps} | {cell.evaluations} | {len(rows):,} | {ranged(study.frechet(rows))} | "
             f"{ranged(study.kernel(rows))} | {apart} | {right:.1%} [{around.low:.1%}, {around.high:.1%}] |"
         )
 

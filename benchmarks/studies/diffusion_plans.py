@@ -78,6 +78,8 @@ class Size:
     """Learning rate of students."""
     drawn: int = 1000
     """Pictures of each cell."""
+    many: int = 5000
+    """Of the teacher in its own steps and in few, and of every method's students, where distances are small."""
 
     def steps(self, method: str, *, share: float = 1.0) -> int:
         """Of the optimiser, in each training of a method that has a share of the evaluations."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from benchmarks.studies.diffusion_cells import Absent, Book, Found
-from benchmarks.studies.diffusion_plans import CLASSES, Cell, guided, layered, students, teachers
+from benchmarks.studies.diffusion_plans import CLASSES, GUIDANCE, Cell, guided, layered, students, teachers
 from benchmarks.studies.lm_lab import kept
 from compressor.contracts.quality import Interval
 from compressor.tasks.generated.classes import ClassAccuracy, class_accuracy
@@ -61,6 +61,14 @@ class Plan:
         for seed in range(1, self.teachers):
             yield next(iter(teachers(seed)))
 
+    def wide(self) -> Iterator[Cell]:
+        """Of those, the ones that have many pictures: teachers in their own steps, the first in few by the same sampler, and what learned of it."""
+        own = next(teachers())
+        for cell in self.cells():
+            few = cell.run == own.run and cell.evaluations <= FEW and cell.sampling.sampler == own.sampling.sampler
+            if cell.kind in self.methods or cell.sampling == own.sampling or (few and cell.sampling.guidance == GUIDANCE):
+                yield cell
+
     def _students(self, seed: int) -> Iterator[Cell]:
         for method in self.methods:
             yield from students(method, seed)
@@ -72,22 +80,47 @@ class Study:
 
     book: Book
     plan: Plan
+    many: bool = False
+    """Whether cells have as many pictures as are there; else all have as many."""
 
     def there(self) -> dict[Cell, Found]:
         """All cells; makes those that are asked for and not there."""
         found = {}
         for cell in self.plan.cells():
             with suppress(Absent):
-                found[cell] = self.book.found(cell)
+                found[cell] = self.of(cell)
         return found
+
+    def of(self, cell: Cell) -> Found:
+        """What a cell came to.
+
+        Raises:
+            Absent: it is not there, and nothing is to be run.
+        """
+        if self.many and cell in self._wide:
+            with suppress(Absent):
+                return self.book.more(cell)
+        return self.book.found(cell)
+
+    @cached_property
+    def _wide(self) -> frozenset[Cell]:
+        return frozenset(self.plan.wide())
 
     @cached_property
     def bound(self) -> tuple[Table, Table, float]:
         """Features of real pictures of the labels that are asked for, of those that all are held against, and the judge's accuracy on all."""
-        real, drawn = self.book.real(), self.book.size.drawn
-        chosen = [*self.book.rows["label"][:drawn], *self.book.rows["label"][len(self.book.rows) // 2 :]]
-        rows = real.features.rows
+        real, half = self.real(), len(self.book.rows) // 2
+        rows, held = real.features.rows, len(self.book.rows) - half
+        drawn = len(rows) - held
+        chosen = [*self.book.rows["label"][:drawn], *self.book.rows["label"][half:]]
         return rows[:drawn], rows[drawn:], float((real.told == np.asarray(chosen)).mean())
+
+    def real(self) -> Found:
+        """Real pictures, those whose labels are asked for first."""
+        if self.many:
+            with suppress(Absent):
+                return self.book.real(self.book.size.many)
+        return self.book.real()
 
     def frechet(self, rows: Table) -> Estimate:
         """Distance of pictures, by their features, from real ones."""
@@ -99,19 +132,21 @@ class Study:
 
     def distance(self, cell: Cell) -> Estimate:
         """Frechet's of a cell."""
-        return self.frechet(self.book.found(cell).features.rows)
+        return self.frechet(self.of(cell).features.rows)
 
     def accuracy(self, cell: Cell) -> ClassAccuracy:
         """How often the judge sees the class that was asked for."""
-        return self.right(self.book.found(cell).told)
+        return self.right(self.of(cell).told)
 
     def right(self, told: NDArray[Any]) -> ClassAccuracy:
         """The same of classes that it told."""
-        return class_accuracy(told, self.book.labels, classes=CLASSES)
+        return class_accuracy(told, self.book.labels[: len(told)], classes=CLASSES)
 
     def farther(self, cell: Cell, other: Cell) -> Estimate:
-        """How much farther by Frechet's distance one is than another of the same noise."""
-        return self.apart(*(self.book.found(each).features.rows for each in (cell, other)))
+        """How much farther by Frechet's distance one is than another of the same noise, by the pictures that both have."""
+        one, two = (self.of(each).features.rows for each in (cell, other))
+        both = min(len(one), len(two))
+        return self.apart(one[:both], two[:both])
 
     def apart(self, rows: Table, others: Table) -> Estimate:
         """The same of features of any pictures."""

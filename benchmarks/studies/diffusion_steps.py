@@ -1,7 +1,7 @@
 """Remakes `docs/results/diffusion-steps.md`: a teacher that draws Fashion-MNIST by each sampler, and students of every method in 8, 4, 2 and 1 steps.
 
     python -m benchmarks.studies.diffusion_steps --fashion-mnist FOLDER [--work FOLDER] [--epochs N] [--evaluations N] [--rate R] [--drawn N]
-        [--seeds N] [--teachers N] [--methods M ...] [--dinov2 FOLDER] [--quick] [--times] [--page]
+        [--many N] [--seeds N] [--teachers N] [--methods M ...] [--dinov2 FOLDER] [--quick] [--times] [--page]
 
 FOLDER has `train.parquet` and `test.parquet`. A cell is what one model draws in one way; models and cells are kept in the folder of work: a study
 that was cut goes on, and says how many cells remain and how long they take. Students that run fewer blocks, guidance alone and a teacher where an
@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.studies import diffusion_adaptive, diffusion_costs, diffusion_dino, diffusion_int8, diffusion_times
@@ -38,6 +39,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--evaluations", type=int, default=usual.evaluations, help="of the network, in a student's training")
     parser.add_argument("--rate", type=float, default=usual.rate, help="learning rate of students")
     parser.add_argument("--drawn", type=int, default=usual.drawn, help="pictures of a cell")
+    parser.add_argument(
+        "--many", type=int, default=usual.many, help="pictures of students, and of the teacher in its own steps and in few"
+    )
     parser.add_argument("--seeds", type=int, default=SEEDS, help="of students")
     parser.add_argument("--teachers", type=int, default=1, help="seeds of teachers; students learn from the first")
     parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS))
@@ -50,9 +54,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--times", action="store_true", help="time files and steps, and nothing else")
     parser.add_argument("--page", action="store_true", help="run nothing, write what is there")
     given = parser.parse_args(arguments)
-    size = Size(given.epochs, given.evaluations, given.rate, given.drawn)
+    size = Size(given.epochs, given.evaluations, given.rate, given.drawn, given.many)
     plan = Plan(1 if given.quick else given.seeds, given.teachers, tuple(given.methods))
-    book = Book(given.work, given.fashion_mnist, size, run=not given.page, planned=tuple(plan.cells()))
+    cells, wide = tuple(plan.cells()), tuple(plan.wide())
+    book = Book(given.work, given.fashion_mnist, size, run=not given.page, planned=cells, wide=wide)
     if given.times:
         diffusion_times.times(book)
         diffusion_costs.cells(book)
@@ -80,6 +85,8 @@ def run(study: Study, dinov2: Path | None) -> None:
         seen.real()
         for cell in looked_at(study, found):
             seen.of(cell)
+    replace(study, many=True).there()
+    study.book.real(study.book.size.many)
 
 
 if __name__ == "__main__":

@@ -1,15 +1,13 @@
-"""The study of fewer steps: plans are sound and cost alike, cells are drawn from equal noise and kept, and the page claims no more than was run."""
+"""The study of fewer steps: cells are drawn from equal noise and kept, and the page claims no more than was run."""
 
 from __future__ import annotations
 
 import json
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import yaml
 from datasets import Dataset
 
 from benchmarks.studies import diffusion_adaptive, diffusion_int8
@@ -26,125 +24,29 @@ from benchmarks.studies.diffusion_cells import Absent, Book, drawn, opened
 from benchmarks.studies.diffusion_page import goals, in_int8, lacking, spread, table
 from benchmarks.studies.diffusion_plans import (
     AGAIN,
-    ASKED,
-    BATCH,
-    COUNTS,
-    FEWER_BLOCKS,
     METHODS,
     STEPS_AND_LAYERS,
     THEN,
     Size,
-    counts_of,
     guided,
     layered,
-    rounded_plan,
-    student_plan,
     students,
-    teacher_plan,
     teachers,
     timed_student,
 )
 from benchmarks.studies.diffusion_scores import Plan, Study, fewest
 from compressor.model import Model
 from compressor.model.dit import DiT
-from compressor.plan.bound import load_plan
 from compressor.tasks.generated.classifier import Rows, learned
 from compressor.tasks.generation.description import FILE, Description, described
 from compressor.tasks.generation.image_generation import ImageGeneration
 from compressor.tasks.generation.judging import JUDGE
-from compressor.tasks.generation.process import Process
 from compressor.tasks.generation.samplers import Sampling
 from compressor.tasks.inputs.sampling import adapted
 from compressor.tasks.inputs.sampling import drawn as drawn_by
 from compressor.testing.tiny import run_of
 
 DRAWN, REAL, WIDTH = 600, 1200, 128
-
-
-def bound(made, folder):
-    for split in ("train", "test"):
-        (folder / f"{split}.parquet").touch()
-    (folder / "plan.yaml").write_text(yaml.safe_dump(made, sort_keys=False))
-    return load_plan(folder / "plan.yaml")
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_every_student_is_a_sound_plan(method, tmp_path):
-    (tmp_path / "model").mkdir()
-    found = bound(student_plan(tmp_path, tmp_path / "model", method, 1, Size(), "onnxruntime", "openvino"), tmp_path)
-    (step,) = found.passes
-    assert (step.step.to, step.step.steps, step.step.batch_size) == (counts_of(method), Size().steps(method), BATCH)
-    assert [cell.model for cell in students(method, 1)] == [f"distill-steps.{each}" for each in step.step.needs().products] + [
-        "final"
-    ]
-    assert [each.name for each in found.targets] == ["onnxruntime", "openvino"]
-
-
-def test_the_teacher_is_that_of_the_recipe(tmp_path):
-    (tmp_path / "dit").mkdir()
-    recipe = yaml.safe_load(Path("plans/diffusion-teacher.yaml").read_text(encoding="utf-8"))
-    made = teacher_plan(tmp_path, tmp_path / "dit", 0, Size())
-    assert bound(made, tmp_path).reference == "finetune"
-    assert made["passes"] == recipe["passes"]
-    assert made["task"] == recipe["task"]
-
-
-def test_students_are_trained_by_equal_evaluations():
-    size = Size(evaluations=240_000)
-    spent = {method: size.steps(method) * BATCH * ASKED[method] for method in METHODS}
-    assert all(abs(each / 240_000 - 1) < 0.01 for each in spent.values()), spent
-
-
-@pytest.mark.parametrize("cell", list(layered()), ids=lambda cell: cell.kind)
-def test_students_of_two_passes_are_sound_plans_at_equal_cost(cell, tmp_path):
-    """In either order; blocks that go after steps are learned from the student that was taught them."""
-    (tmp_path / "model").mkdir()
-    size = Size(evaluations=240_000)
-    passes = bound(student_plan(tmp_path, tmp_path / "model", cell.kind, 0, size), tmp_path).passes
-    steps, layers = _by_kind(passes)
-    assert steps.step.to == (cell.sampling.steps,)
-    after = cell.kind.startswith("shortcut")
-    assert layers.step.teacher == ("distill-steps" if after else None)
-    spent = [BATCH * each.step.steps * ASKED[name] for each, name in zip(passes, _costs(cell.kind), strict=True)]
-    assert all(abs(each / 120_000 - 1) < 0.01 for each in spent), spent
-
-
-def _by_kind(passes):
-    found = {type(each.step).__name__: each for each in passes}
-    return found["DistillSteps"], found["DistillLayers"]
-
-
-def _costs(kind):
-    first, second = kind.split(THEN)
-    return first, (second if second == "shortcut" else f"{second} by its teacher")
-
-
-def test_schedules_and_their_control_run_as_many_blocks():
-    """In even steps of as many as students draw in."""
-    sampling = Sampling(sampler="ddim", steps=STEPS_AND_LAYERS)
-    of = {name: [round(6 * share) for share in given["depths"]] for name, given in FEWER_BLOCKS.items()}
-    ran = {
-        name: sum(each or max(depths) for each in sampling.table(Process(), depths=depths)[:, -1].astype(int))
-        for name, depths in of.items()
-    }
-    assert set(ran.values()) == {16}, ran
-
-
-def test_a_student_that_is_told_its_scale_is_a_sound_plan(tmp_path):
-    (tmp_path / "model").mkdir()
-    (step,) = bound(student_plan(tmp_path, tmp_path / "model", "guidance", 0, Size()), tmp_path).passes
-    taught, told, *_ = guided()
-    assert step.step.scales[0] <= min(cell.sampling.guidance for cell in guided())
-    assert (taught.evaluations, told.evaluations) == (16, 8)
-    assert len({cell.name for cell in guided()}) == len(list(guided()))
-
-
-def test_cells_are_told_apart_and_count_what_they_ask():
-    cells = list(Plan(2, 3, tuple(METHODS)).cells())
-    assert len({cell.name for cell in cells}) == len(cells) == 15 + 2 + 2 * (4 * len(METHODS) - 3) + 6 + len(AGAIN) + 3
-    assert cells[0].evaluations == 100
-    assert {cell.evaluations for cell in teachers() if cell.sampling.sampler == "heun"} == {98, 50, 30, 14, 6}
-    assert [cell.evaluations for cell in students("shortcut", 0)] == list(COUNTS)
 
 
 def test_pictures_are_those_of_the_task_by_any_sampler(tmp_path):
@@ -172,7 +74,7 @@ def judge():
 @pytest.fixture
 def study(tmp_path, judge):
     """Cells whose pictures are as far from real ones as the test says: the teacher's are as real, in few steps they are not."""
-    book = Book(tmp_path, tmp_path, Size(drawn=DRAWN), run=False)
+    book = Book(tmp_path, tmp_path, Size(drawn=DRAWN, many=DRAWN), run=False)
     labels = (np.arange(2 * REAL) % 10).astype(np.int64)
     book.__dict__["rows"] = Dataset.from_dict({"label": labels.tolist()})
     files = book.model("teacher-0")
@@ -204,6 +106,7 @@ def test_the_page_tells_what_is_as_good_and_what_is_not(study):
     lines = list(table(study, found))
     assert len(lines) == 2 + 1 + len(found)
     told = {tuple(line.split(" | ")[:2]): line for line in lines}
+    assert all(f"| {DRAWN} |" in line for line in lines[2:])
     assert "**+" in told["| progressive, seed 0", "4"]
     assert "**" not in told["| shortcut, seed 0", "4"]
     said = "\n".join(goals(study, found))
@@ -224,6 +127,34 @@ def test_the_page_says_what_was_not_run(study):
     for path in (study.book.folder / "drawn").glob("teacher-0-heun-*.npz"):
         path.unlink()
     assert "the teacher by heun 25, heun 13, heun 8, heun 4, heun 2" in next(lacking(study, study.there()))
+
+
+MANY = 900
+
+
+def test_more_pictures_are_drawn_beside_those_that_are_there(study):
+    """Where they are, distances are of all of them, differences of those that both have; sections of fewer look at the first."""
+    book = Book(study.book.folder, study.book.pictures, Size(drawn=DRAWN, many=MANY), run=False)
+    book.__dict__["rows"] = study.book.rows
+    plan, teacher = study.plan, next(teachers())
+    few, wide = Study(book, plan), Study(book, plan, many=True)
+    assert len(wide.of(teacher).told) == DRAWN
+    drawn, rows = [], np.random.default_rng(2).standard_normal((MANY, WIDTH)).astype(np.float32)
+    book.run = True
+    book._drawn = lambda cell, numbers: drawn.append((cell, numbers)) or rows[numbers]
+    book.seen = lambda shown: {"features": shown, "told": np.zeros(len(shown), np.int64), "first": shown}
+    book.left = lambda: ""
+    assert len(wide.of(teacher).told) == MANY
+    assert drawn == [(teacher, range(DRAWN, MANY))]
+    np.testing.assert_array_equal(wide.of(teacher).features.rows[:DRAWN], few.of(teacher).features.rows)
+    np.testing.assert_array_equal(wide.of(teacher).features.rows[DRAWN:], rows[DRAWN:])
+    assert len(few.of(teacher).told) == DRAWN
+    book.run = False
+    assert (wide.distance(teacher).n, few.distance(teacher).n) == (MANY, DRAWN)
+    student = next(students("shortcut", 0))
+    assert wide.farther(student, teacher) == few.farther(student, teacher)
+    short = next(lacking(wide, wide.there()))
+    assert f"{len([cell for cell in plan.wide() if cell in wide.there()]) - 1} cells by {MANY} pictures" in short
 
 
 def put(book, cell, off, *, depths=()):
@@ -371,7 +302,7 @@ def test_a_share_is_mended_of_what_the_oracle_likes_least(study):
 def test_refined_pictures_are_those_of_the_policy(tmp_path):
     """Drawn by the pass's own loop with a limit that likes no picture."""
     student, teacher = diffusion_adaptive.STUDENTS[0], diffusion_adaptive.TEACHER
-    book = Book(tmp_path, tmp_path, Size(drawn=70), run=False)
+    book = Book(tmp_path, tmp_path, Size(drawn=70, many=70), run=False)
     labels = np.arange(70) % 10
     book.__dict__["rows"] = Dataset.from_dict({"label": labels.tolist()})
     torch.manual_seed(0)
@@ -402,13 +333,6 @@ def _asked(session, given):
     return session.run({name: given[name] for name in ("sample", "time", "label")})[0]["predicted"]
 
 
-def test_network_is_that_of_a_seed(tmp_path):
-    one, two = (Book(tmp_path / name, tmp_path)._network(seed) for name, seed in (("a", 0), ("b", 0)))
-    assert (one / "model.safetensors").read_bytes() == (two / "model.safetensors").read_bytes()
-    other = Book(tmp_path / "c", tmp_path)._network(1)
-    assert (one / "model.safetensors").read_bytes() != (other / "model.safetensors").read_bytes()
-
-
 def test_the_page_tells_what_int8_costs(study):
     assert "int8" in next(lacking(study, study.there()))
     kept = study.book.found(timed_student())
@@ -420,11 +344,3 @@ def test_the_page_tells_what_int8_costs(study):
     assert "| +0 [+0, +0] | 100.0% |" in lines[-2]
     assert "**+" in lines[-1]
     assert "int8" not in next(lacking(study, study.there()))
-
-
-def test_the_rounded_student_is_a_sound_plan(tmp_path):
-    (tmp_path / "model").mkdir()
-    found = bound(rounded_plan(tmp_path, tmp_path / "model", 0), tmp_path)
-    assert [step.name for step in found.passes] == ["quantize-static"]
-    assert found.task.steps == STEPS_AND_LAYERS
-    assert [each.name for each in found.targets] == list(diffusion_int8.NAMES)
