@@ -13,6 +13,7 @@ import numpy as np
 from benchmarks.studies import diffusion_costs, diffusion_int8, diffusion_times
 from benchmarks.studies.diffusion_beyond import (
     ABSENT,
+    aligned,
     by_dino,
     fewer_blocks,
     guidance,
@@ -70,6 +71,10 @@ def document(study: Study, out: Path) -> str:
         "## Without data",
         "",
         *without_data(wide, found),
+        "",
+        "## Noise of `dmd`",
+        "",
+        *aligned(study, found),
         "",
         "## Fewer blocks and fewer steps",
         "",
@@ -159,6 +164,7 @@ def lacking(study: Study, found: dict[Cell, Found]) -> Iterator[str]:
     short += [f"{absent} of {SPREAD} teachers, so their spread over seeds is not known"] if absent > 0 else []
     layers = [cell.kind.replace(THEN, ", then ") for seed in range(SEEDS) for cell in layered(seed) if cell not in found]
     short += [f"fewer blocks by {'; by '.join(_times(layers))}"] if layers else []
+    short += ["`dmd` with noise that is not aligned"] if _absent(aligned(study, found)) else []
     short += ["guidance alone"] if any(cell not in found for cell in guided()) else []
     others = {"the policy of an oracle": where_needed(study), "distances on features of DINOv2": by_dino(study, found)}
     short += [name for name, section in others.items() if _absent(section)]

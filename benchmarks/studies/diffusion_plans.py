@@ -29,12 +29,15 @@ METHODS: Mapping[str, Mapping[str, Any]] = {
     "dmd": {},
     "boot": {"levels": 32},
 }
+UNALIGNED = "dmd-unaligned"
+"""`dmd` whose losses draw their noise at the times of the student's input, not at those of the teacher's training."""
 ASKED: Mapping[str, float] = {
     "progressive": 7 + 3 * 5,
     "shortcut": 5,
     "consistency": 6,
     "meanflow": 5.5,
     "dmd": (5 * (1 + 6) + (3 + 5)) / 6,
+    UNALIGNED: (5 * (1 + 6) + (3 + 5)) / 6,
     "boot": 6,
     "guidance": 5,
     "presto": 4,
@@ -141,7 +144,7 @@ def counts_of(method: str) -> tuple[int, ...]:
 
 def students(method: str, seed: int) -> Iterator[Cell]:
     """A method's students, most steps first."""
-    sampler: Sampler = "consistency" if method in ("consistency", "dmd") else "ddim"
+    sampler: Sampler = "consistency" if method in ("consistency", "dmd", UNALIGNED) else "ddim"
     if THEN in method:
         yield Cell(f"{method}-{seed}", "final", Sampling(sampler="ddim", steps=STEPS_AND_LAYERS), seed)
         return
@@ -222,7 +225,10 @@ def rounded_plan(pictures: Path, student: Path, seed: int) -> dict[str, Any]:
 
 
 def passes(method: str, size: Size) -> list[dict[str, Any]]:
-    """What makes a student: one of `METHODS`, `guidance`, or two passes, `shortcut-then-presto` say, which have half of the evaluations each."""
+    """What makes a student: one of `METHODS`, `UNALIGNED` or `guidance`.
+
+    Or two passes, `shortcut-then-presto` say, which have half of the evaluations each.
+    """
     if THEN in method:
         first, second = method.split(THEN)
         taught = {"teacher": "distill-steps"} if second in FEWER_BLOCKS else {}
@@ -238,5 +244,6 @@ def _pass(method: str, size: Size, taught: Mapping[str, str], share: float) -> d
     if method == "guidance":
         return {"distill-guidance": {"teacher": "source", **trained}}
     counts = counts_of(method) if share == 1 else (STEPS_AND_LAYERS,)
-    given = {"teacher": "source", "method": method, "to": list(counts), "steps": steps, "learning_rate": size.rate}
-    return {"distill-steps": {**given, **METHODS[method], **TRAINED}}
+    own = {"method": "dmd", "matching": {"aligned": []}} if method == UNALIGNED else {"method": method, **METHODS[method]}
+    given = {"teacher": "source", **own, "to": list(counts), "steps": steps, "learning_rate": size.rate}
+    return {"distill-steps": {**given, **TRAINED}}

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from benchmarks.studies.diffusion_cells import Absent, Book, Found
-from benchmarks.studies.diffusion_plans import CLASSES, GUIDANCE, Cell, guided, layered, students, teachers
+from benchmarks.studies.diffusion_plans import CLASSES, GUIDANCE, UNALIGNED, Cell, guided, layered, students, teachers
 from benchmarks.studies.lm_lab import kept
 from compressor.contracts.quality import Interval
 from compressor.tasks.generated.classes import ClassAccuracy, class_accuracy
@@ -57,6 +57,8 @@ class Plan:
             yield from self._students(seed)
         for seed in range(1, self.seeds if self.beyond else 1):
             yield from layered(seed)
+        for seed in range(self.seeds if self.beyond and "dmd" in self.methods else 0):
+            yield from students(UNALIGNED, seed)
         yield from (cell for cell in others if cell.evaluations > FEW)
         for seed in range(1, self.teachers):
             yield next(iter(teachers(seed)))

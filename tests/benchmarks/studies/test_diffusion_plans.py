@@ -18,6 +18,7 @@ from benchmarks.studies.diffusion_plans import (
     METHODS,
     STEPS_AND_LAYERS,
     THEN,
+    UNALIGNED,
     Size,
     counts_of,
     guided,
@@ -60,6 +61,16 @@ def test_the_teacher_is_that_of_the_recipe(tmp_path):
     assert bound(made, tmp_path).reference == "finetune"
     assert made["passes"] == recipe["passes"]
     assert made["task"] == recipe["task"]
+
+
+def test_noise_that_is_not_aligned_is_all_that_differs(tmp_path):
+    (tmp_path / "model").mkdir()
+    (plain,), (other,) = (
+        bound(student_plan(tmp_path, tmp_path / "model", each, 0, Size()), tmp_path).passes for each in ("dmd", UNALIGNED)
+    )
+    assert (plain.step.matching.aligned, other.step.matching.aligned) == (("matching", "fake", "gan"), ())
+    matching = plain.step.matching.model_copy(update={"aligned": ()})
+    assert plain.step.model_copy(update={"matching": matching}) == other.step
 
 
 def test_students_are_trained_by_equal_evaluations():
@@ -114,7 +125,7 @@ def test_a_student_that_is_told_its_scale_is_a_sound_plan(tmp_path):
 
 def test_cells_are_told_apart_and_count_what_they_ask():
     cells = list(Plan(2, 3, tuple(METHODS)).cells())
-    assert len({cell.name for cell in cells}) == len(cells) == 15 + 2 + 2 * (4 * len(METHODS) - 3) + 6 + len(AGAIN) + 3
+    assert len({cell.name for cell in cells}) == len(cells) == 15 + 2 + 2 * (4 * len(METHODS) - 3) + 6 + len(AGAIN) + 2 * 4 + 3
     assert cells[0].evaluations == 100
     assert {cell.evaluations for cell in teachers() if cell.sampling.sampler == "heun"} == {98, 50, 30, 14, 6}
     assert [cell.evaluations for cell in students("shortcut", 0)] == list(COUNTS)

@@ -12,6 +12,7 @@ from datasets import Dataset
 
 from benchmarks.studies import diffusion_adaptive, diffusion_int8
 from benchmarks.studies.diffusion_beyond import (
+    aligned,
     by_dino,
     fewer_blocks,
     guidance,
@@ -27,6 +28,7 @@ from benchmarks.studies.diffusion_plans import (
     METHODS,
     STEPS_AND_LAYERS,
     THEN,
+    UNALIGNED,
     Size,
     guided,
     layered,
@@ -236,6 +238,17 @@ def test_fewer_blocks_are_averaged_over_seeds(study):
     assert "than its control by **-" in told[0]
     assert "its control" not in told[1]
     assert all("mean of 3 trainings" in line for line in told)
+
+
+def test_noise_of_dmd_is_compared_seed_by_seed(study):
+    assert next(aligned(study, study.there())).startswith("Not run")
+    for seed in (0, 1):
+        for kind, off in (("dmd", 0.2), (UNALIGNED, 0.4 + 0.01 * seed)):
+            put(study.book, [*students(kind, seed)][1], off)
+    lines = list(aligned(study, study.there()))
+    assert [line.split(" | ")[0] for line in lines[5:7]] == ["| 4", "| 4"]
+    assert all("**+" in line.split(" | ")[4] for line in lines[5:7])
+    assert lines[-1].startswith("- In 4: not aligned is farther by **+")
 
 
 def test_guidance_is_compared_at_one_scale(study):
