@@ -177,8 +177,7 @@ class Book:
 
     def _drawn(self, cell: Cell, numbers: range) -> NDArray[np.float32]:
         self.report(cell.run)
-        folder, how = self.model(cell.run, cell.model), self.how(cell)
-        return rows_of(how, opened(folder, how), how.known(self.rows["label"]), numbers)
+        return drawn(self.model(cell.run, cell.model), self.how(cell), self.rows, numbers)
 
     def how(self, cell: Cell) -> Description:
         """How a cell is drawn."""
@@ -249,14 +248,18 @@ def opened(folder: Path, how: Description) -> EagerSession:
     return EagerSession(task, model, task.graphs(model), "cpu")
 
 
-def drawn(folder: Path, how: Description, rows: Dataset) -> NDArray[np.float32]:
-    """A picture for each row, from the noise of its number, as `how` says and not as the folder does."""
-    return rows_of(how, opened(folder, how), how.known(rows["label"]), range(len(rows)))
+def drawn(folder: Path, how: Description, rows: Dataset, numbers: range | None = None) -> NDArray[np.float32]:
+    """A picture for each row, or for those of some numbers, from the noise of its number, as `how` says and not as the folder does."""
+    return rows_of(how, opened(folder, how), how.known(rows["label"]), numbers)
 
 
-def rows_of(how: Description, session: Session, labels: Sequence[int], numbers: range) -> NDArray[np.float32]:
-    """Rows of these numbers, of the label and from the noise of each; feeds that are scored would be drawn by the table of the session's folder."""
-    table, known, every, found = how.table(), np.asarray(labels), np.asarray(numbers), []
+def rows_of(how: Description, session: Session, labels: Sequence[int], numbers: range | None = None) -> NDArray[np.float32]:
+    """Rows of some numbers, or of all, of the label and from the noise of each.
+
+    Feeds that are scored would be drawn by the table of the session's own folder.
+    """
+    table, known, found = how.table(), np.asarray(labels), []
+    every = np.asarray(range(len(known)) if numbers is None else numbers)
     for at in range(0, len(every), AT_ONCE):
         chosen = every[at : at + AT_ONCE]
         feed = how.feed(chosen, known[chosen], table)
