@@ -16,6 +16,7 @@ from compressor.contracts.model import BLUEPRINT
 from compressor.deploy.graphs import graphs_of
 from compressor.errors import CompressorError, StoreError
 from compressor.files import json_in
+from compressor.tasks.reading import column_of
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -65,7 +66,7 @@ def chosen(rows: Dataset, columns: Columns) -> list[int]:
     looked = range(min(LOOKED_AT, len(rows)))
     kinds = [_kind(content) for content in _contents(rows.select(looked), columns)]
     by_length = sorted(looked, key=lambda number: kinds[number][0])
-    labels = list(rows[columns.label]) if columns.label else []
+    labels = column_of(rows, columns.label) if columns.label else []
     counts = Counter(kind for _, kind in kinds)
     rare = sorted({kind: number for number, (_, kind) in enumerate(kinds)}.items(), key=lambda each: (counts[each[0]], each[1]))
     odd = [*by_length[-1:], *by_length[:1], *(number for _, number in rare)]

@@ -22,6 +22,7 @@ from compressor.run.preflight import check_lengths
 from compressor.run.rows import rows_in
 from compressor.store.known import Fact, known
 from compressor.tasks.data import named_files, split_rows
+from compressor.tasks.reading import values_of
 from compressor.tasks.sources import Source, files_of, read_rows
 
 if TYPE_CHECKING:
@@ -194,5 +195,5 @@ def _lengths(data: Data, column: str) -> tuple[int, int, int] | None:
     splits = [data.split(name) for name in ("train", "validation", "test")]
     if any(getattr(rows.features[column], "dtype", None) != "string" for rows in splits):
         return None
-    lengths = sorted(len(text) for rows in splits for text in rows[column])
+    lengths = sorted(len(text) for rows in splits for text in values_of(rows, column))
     return lengths[0], lengths[len(lengths) // 2], lengths[-1]

@@ -20,6 +20,7 @@ from compressor.tasks.batches import Batches, Feeds, alike, as_file, full_groups
 from compressor.tasks.classification import SCORED_BATCH
 from compressor.tasks.media import check_column
 from compressor.tasks.preprocessing import MEL, PREPROCESSOR, RAW, SOUNDS, of_audio, sound_settings
+from compressor.tasks.reading import column_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -145,7 +146,7 @@ class Sounds(Task):
     def batches(self, rows: Dataset, files: Path, *, batch_size: int, shuffle_seed: int | None = None) -> Iterable[Batch]:
         """Sounds of one length, decoded as they are asked for; `row` is the index in the split."""
         groups = grouped(order_of(len(rows), shuffle_seed), batch_size)
-        return Batches(self._feeds(rows, files, groups), list(rows[self.columns().label]))
+        return Batches(self._feeds(rows, files, groups), column_of(rows, self.columns().label))
 
     def feeds(self, rows: Dataset, files: Path, workload: Workload = Workload(), *, count: int | None = None) -> Sequence[Feed]:
         """Real sounds in full batches; the length is in samples, whatever the model makes of them.

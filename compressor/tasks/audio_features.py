@@ -18,6 +18,7 @@ from compressor.tasks.audio import SHORTEST, Sounds, frame_mask, frames_of, side
 from compressor.tasks.batches import Batches
 from compressor.tasks.classification import NOT_INPUTS, RESAMPLES
 from compressor.tasks.metrics import wilson
+from compressor.tasks.reading import column_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -85,7 +86,7 @@ class AudioFeatures(Sounds):
         """Sounds of one length; with `crop` and a seed, those of each batch are as long as the shortest of them."""
         if not self.crop or shuffle_seed is None:
             return super().batches(rows, files, batch_size=batch_size, shuffle_seed=shuffle_seed)
-        return Batches(self.cropped_feeds(rows, files, batch_size, shuffle_seed), list(rows[self.columns().label]))
+        return Batches(self.cropped_feeds(rows, files, batch_size, shuffle_seed), column_of(rows, self.columns().label))
 
     def measures(self) -> tuple[Measure, ...]:
         """The mean accuracy of all probes, and that of each."""
@@ -161,7 +162,7 @@ class AudioFeatures(Sounds):
         import numpy as np
 
         columns = self.columns()
-        return {name: np.asarray(rows[name]) for name in columns.all if name not in columns.content}
+        return {name: np.asarray(column_of(rows, name)) for name in columns.all if name not in columns.content}
 
     def tell(self, outputs: Feed, labels: Sequence[str]) -> tuple[Prediction, ...]:  # noqa: ARG002 - features have no names
         """How many features each row has, and how long the vector is."""

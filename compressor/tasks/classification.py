@@ -15,6 +15,7 @@ from compressor.contracts.statistics import NORMAL_95
 from compressor.contracts.statistics import RESAMPLES as PAIRED_RESAMPLES
 from compressor.model.capture import captured
 from compressor.tasks.metrics import by_class, wilson
+from compressor.tasks.reading import column_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -72,7 +73,7 @@ class Classification(OneOutput):
 
         label = self.columns().label
         names = np.asarray(getattr(rows.features[label], "names", ()), dtype=np.str_)
-        return {"labels": np.asarray(rows[label], dtype=np.int64), "names": names}
+        return {"labels": np.asarray(column_of(rows, label), dtype=np.int64), "names": names}
 
     def evaluate(self, predict: Callable[[Feed], Feed], rows: Dataset, files: Path, *, split: str) -> Evaluation:
         """Scores by class; where rows do not name their classes, the model's configuration does."""

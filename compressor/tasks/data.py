@@ -17,6 +17,7 @@ from compressor.plan.specs import DataSpec
 from compressor.tasks.labels import check_classes, in_any_order, in_order, odd_names
 from compressor.tasks.media import check_media, content_of, is_file_cell, undecoded
 from compressor.tasks.places import PLACE, places_of, with_any_places, without_places
+from compressor.tasks.reading import column_of
 from compressor.tasks.sources import Source, read_rows
 from compressor.tasks.split import cut
 
@@ -68,7 +69,7 @@ def split_rows(read_source: Source, spec: DataSpec, *, columns: Columns, seed: i
             raise SourceError(f"{source}: no row of {name} has {_wanted(columns)} ({_told(removed)})")
     labels: tuple[str, ...] = ()
     if label:
-        labels = in_order(parts["train"][label])
+        labels = in_order(column_of(parts["train"], label))
         if len(labels) < 2:
             raise SourceError(f"{source}: all rows of train have the one label '{labels[0]}'; at least 2 labels are needed")
         check_classes(labels, label, source)
@@ -90,7 +91,7 @@ def split_rows(read_source: Source, spec: DataSpec, *, columns: Columns, seed: i
 
 
 def _classes(rows: Dataset, label: str | None, labels: Sequence[str]) -> dict[str, int]:
-    counts = Counter(rows[label] if label else ())
+    counts = Counter(column_of(rows, label) if label else ())
     return {name: counts[number] for number, name in enumerate(labels)}
 
 
@@ -260,7 +261,7 @@ def _encoded(rows: Dataset, label: str, labels: Sequence[str], split: str) -> Da
     from datasets import ClassLabel
 
     numbers = {name: number for number, name in enumerate(labels)}
-    spelled = list(rows[label])
+    spelled = column_of(rows, label)
     if strangers := sorted(set(spelled) - set(labels)):
         raise SourceError(f"{split} has the label '{strangers[0]}', which no row of train has")
     encoded = [numbers[value] for value in spelled]
@@ -284,7 +285,7 @@ def _split(
             train, parts[name] = _cut(train, count, label, seed)
     parts["train"] = train
     for name in ("test", "validation"):
-        if label and (strangers := sorted(set(parts[name][label]) - set(train[label]))):
+        if label and (strangers := sorted(set(column_of(parts[name], label)) - set(column_of(train, label)))):
             lost = train.features[label].int2str(strangers[0])
             raise SourceError(
                 f"every row with the label '{lost}' went to {name}, train has none: give more rows of it, or splits by hand"
@@ -294,7 +295,7 @@ def _split(
 
 
 def _cut(rows: Dataset, count: int, label: str | None, seed: int) -> tuple[Dataset, Dataset]:
-    kinds = list(rows[label]) if label else list(range(len(rows)))  # without labels, every row is of its own kind
+    kinds = column_of(rows, label) if label else list(range(len(rows)))  # without labels, every row is of its own kind
     stay, taken = cut(kinds, count, seed=seed)
     return rows.select(stay), rows.select(taken)
 

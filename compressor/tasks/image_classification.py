@@ -22,6 +22,7 @@ from compressor.tasks.image_processors import completed as _completed
 from compressor.tasks.image_processors import resized, shape_of, steps_of
 from compressor.tasks.media import check_column
 from compressor.tasks.preprocessing import CONFIG, PREPROCESSOR, of_image, settings_at
+from compressor.tasks.reading import column_of, each_row
 
 if TYPE_CHECKING:
     import numpy as np
@@ -172,7 +173,7 @@ class ImageClassification(Classification):
         if edge is None and kept is None:
             return
         for name, rows in data.splits.items():
-            for at, row in enumerate(undecoded(rows, self.image)):
+            for at, row in enumerate(each_row(undecoded(rows, self.image))):
                 width, height = picture_size(row[self.image])
                 if kept and sorted(kept) != sorted((width, height)):
                     raise SourceError(
@@ -230,7 +231,9 @@ class ImageClassification(Classification):
 
     def batches(self, rows: Dataset, files: Path, *, batch_size: int, shuffle_seed: int | None = None) -> Iterable[Batch]:
         """Preprocessed images, read as they are asked for; `row` is the index in the split."""
-        return Batches(self._feeds(rows, files, grouped(order_of(len(rows), shuffle_seed), batch_size)), list(rows[self.label]))
+        return Batches(
+            self._feeds(rows, files, grouped(order_of(len(rows), shuffle_seed), batch_size)), column_of(rows, self.label)
+        )
 
     def feeds(
         self,

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from compressor.errors import SourceError
 from compressor.foreign import NUMBER, alike, plain
-from compressor.tasks.places import places_of
+from compressor.tasks.places import PLACE
+from compressor.tasks.reading import values_of
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -23,7 +24,7 @@ def spelled(rows: Dataset, label: str) -> Dataset:
     from datasets import Value
 
     names = getattr(rows.features[label], "names", None)
-    found = [_spelling(value, names, where) for value, where in zip(rows[label], places_of(rows), strict=True)]
+    found = [_spelling(value, names, where) for value, where in zip(values_of(rows, label), values_of(rows, PLACE), strict=True)]
     return rows.remove_columns(label).add_column(label, found, feature=Value("string"))
 
 

@@ -12,7 +12,8 @@ from compressor.errors import MissingDependency, SourceError
 from compressor.files import read_bytes
 from compressor.foreign import told
 from compressor.plan.paths import Place
-from compressor.tasks.places import places_of
+from compressor.tasks.places import PLACE
+from compressor.tasks.reading import each_row, values_of
 from compressor.tasks.sound_files import what_is_missing
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ def undecoded(rows: Dataset) -> Iterator[dict[str, Any]]:
     for name, feature in rows.features.items():
         if isinstance(feature, Image | Audio):
             rows = rows.cast_column(name, type(feature)(decode=False))
-    return iter(rows)
+    return each_row(rows)
 
 
 def owned(rows: Dataset, place: Place, start: Path) -> Dataset:
@@ -72,16 +73,15 @@ def owned(rows: Dataset, place: Place, start: Path) -> Dataset:
     """
     from datasets import Audio, Image, Value
 
-    places = places_of(rows)
     for name, feature in rows.features.items():
         media = isinstance(feature, Image | Audio)
         if not (media or is_file_cell(feature)):
             continue
-        cells = (rows.cast_column(name, type(feature)(decode=False)) if media else rows)[name]
-        if any(map(_names_a_file, cells)):
+        plain = rows.cast_column(name, type(feature)(decode=False)) if media else rows
+        if any(map(_names_a_file, values_of(plain, name))):
             moved = [
                 _owned(cell, place, start, where) if _names_a_file(cell) else cell
-                for where, cell in zip(places, cells, strict=True)
+                for where, cell in zip(values_of(rows, PLACE), values_of(plain, name), strict=True)
             ]
             stored: Any = {"bytes": Value("binary"), "path": Value("string")}
             rows = rows.remove_columns(name).add_column(name, moved, feature=stored)
@@ -143,11 +143,10 @@ def check_media(rows: Dataset) -> None:
         check = {Image: check_image, Audio: check_sound}.get(type(feature))
         if check is None:
             continue
-        places = places_of(rows)
-        for number, row in enumerate(undecoded(rows.select_columns([column]))):
+        for row in undecoded(rows.select_columns([column, PLACE])):
             cell = row[column]
             if cell is not None and (cell["bytes"] is not None or cell["path"] is not None):
-                place, path = places[number], cell["path"] or ""
+                place, path = row[PLACE], cell["path"] or ""
                 check(content_of(cell), place if path in place else f"{place} ({path})")
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from compressor.contracts import Columns, Deployment, Recipe, Seen
 from compressor.tasks import guesses
 from compressor.tasks.multi_label import EVEN, TARGETS, MultiLabel
+from compressor.tasks.reading import column_of
 from compressor.tasks.texts import Texts
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ class TextClassification(Texts, MultiLabel):
 
     def targets(self, rows: Dataset) -> list[Any]:
         """The number of each row's label, or its labels as 0 and 1."""
-        return list(rows[TARGETS if self.multi_label else self.label])
+        return column_of(rows, TARGETS if self.multi_label else self.label)
 
     @classmethod
     def recipe(cls, seen: Seen) -> Recipe | None:

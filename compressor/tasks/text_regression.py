@@ -17,6 +17,7 @@ from compressor.contracts.statistics import draws_of
 from compressor.errors import SourceError
 from compressor.model.sources import read_json
 from compressor.tasks import guesses
+from compressor.tasks.reading import column_of, values_of
 from compressor.tasks.texts import Texts
 
 if TYPE_CHECKING:
@@ -63,10 +64,12 @@ class TextRegression(Texts):
         splits = {}
         for name, rows in super().encoded(data).splits.items():
             names = getattr(rows.features[self.label], "names", None)  # of classes, which numbers of the file stand for
-            told = [(names[value] if value >= 0 else None) if names else value for value in rows[self.label]]  # -1 is none
+            told = [
+                (names[value] if value >= 0 else None) if names else value for value in values_of(rows, self.label)
+            ]  # -1 is none
             values = [_number(value, f"{data.place(name, at)}: column '{self.label}'") for at, value in enumerate(told)]
             splits[name] = rows.remove_columns(self.label).add_column(self.label, values)
-        if len(set(splits["train"][self.label])) < 2:
+        if len(set(column_of(splits["train"], self.label))) < 2:
             raise SourceError(f"{data.record.source}: all rows of train have the number {splits['train'][self.label][0]:g}")
         return replace(data, splits=splits)
 
@@ -80,7 +83,7 @@ class TextRegression(Texts):
 
     def targets(self, rows: Dataset) -> list[Any]:
         """The numbers."""
-        return list(rows[self.label])
+        return column_of(rows, self.label)
 
     @classmethod
     def recipe(cls, seen: Seen) -> Recipe | None:
@@ -116,7 +119,7 @@ class TextRegression(Texts):
         """The `numbers` of the rows, `[n]`."""
         import numpy as np
 
-        return {"numbers": np.asarray(rows[self.label], dtype=np.float64)}
+        return {"numbers": np.asarray(column_of(rows, self.label), dtype=np.float64)}
 
     def score(self, outputs: Feed, truth: Feed, *, split: str) -> Evaluation:
         """Correlations and error, each with a bootstrap interval over rows; a correlation of what does not vary is 0."""

@@ -44,6 +44,7 @@ from compressor.tasks.generation.proposed import TRAINING
 from compressor.tasks.generation.settings import DrawingSettings
 from compressor.tasks.generation.side_by_side import strips
 from compressor.tasks.generation.training import CLEAN, Batches
+from compressor.tasks.reading import column_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -229,7 +230,7 @@ class Drawing(DrawingSettings, ABC):
         """Noisy rows, what is to be told of them, and the rows themselves; noise, times and left-out labels by the seed."""
         groups = grouped(order_of(len(rows), shuffle_seed), batch_size)
         how = described(files)
-        labels = how.known(rows[self.label])
+        labels = how.known(column_of(rows, self.label))
         read: Callable[[Sequence[int]], NDArray[np.float32]] = partial(self.read, rows, how=how)
         if how.decoded is not None:
             read = self._latents(rows, files, how)
@@ -274,7 +275,7 @@ class Drawing(DrawingSettings, ABC):
     def feeds(self, rows: Dataset, files: Path, workload: Workload = Workload(), *, count: int | None = None) -> Sequence[Feed]:
         """Labels of rows, each with its number as seed; rows come again where a batch has more than there are."""
         how = described(files)
-        labels, table = how.known(rows[self.label]), how.table(workload.steps)
+        labels, table = how.known(column_of(rows, self.label)), how.table(workload.steps)
         groups = full_groups(max(len(labels), workload.batch), workload.batch, count)
         return [how.feed(group, [labels[each % len(labels)] for each in group], table) for group in groups]
 
@@ -292,7 +293,9 @@ class Drawing(DrawingSettings, ABC):
             raise UnsupportedModel(
                 "the model draws latents, and what encodes rows does not lie beside a built model: nothing to calibrate by"
             )
-        return asked_at_levels(partial(self.read, rows, how=how), how.known(rows[self.label]), how, count=count, graph=graph)
+        return asked_at_levels(
+            partial(self.read, rows, how=how), how.known(column_of(rows, self.label)), how, count=count, graph=graph
+        )
 
     @override
     def level(self, call: Feed) -> float | None:
@@ -302,7 +305,7 @@ class Drawing(DrawingSettings, ABC):
     def scored_feeds(self, rows: Dataset, files: Path) -> tuple[Sequence[Feed], Sequence[int]]:
         """All rows in order; equal rows start from equal noise, whatever model draws them."""
         how = described(files)
-        labels, table = how.known(rows[self.label]), how.table()
+        labels, table = how.known(column_of(rows, self.label)), how.table()
         groups = grouped(range(len(labels)), SCORED_BATCH if how.decoded is None else AT_ONCE)
         return Feeds(lambda chosen: how.feed(chosen, [labels[each] for each in chosen], table), groups), range(len(labels))
 
@@ -326,7 +329,7 @@ class Drawing(DrawingSettings, ABC):
         import numpy as np
 
         names = np.asarray(getattr(rows.features[self.label], "names", ()), dtype=np.str_)
-        return {"labels": np.asarray(rows[self.label], dtype=np.int64), "names": names}
+        return {"labels": np.asarray(column_of(rows, self.label), dtype=np.int64), "names": names}
 
     @override
     def evaluate(self, predict: Callable[[Feed], Feed], rows: Dataset, files: Path, *, split: str) -> Evaluation:
@@ -339,7 +342,7 @@ class Drawing(DrawingSettings, ABC):
             outputs = self.predicted(predict, rows, files)
             real = self.read(rows, range(len(rows)), described(files))
         features, how = judge_in(files).seen(real)[0], described(files)
-        labels = how.known(rows[self.label])
+        labels = how.known(column_of(rows, self.label))
         if how.decoded is None:  # else rows would have to be encoded
             outputs = {**outputs, ERRORS: errors_of(predict, real, labels, how, gives=self.gives, batch=SCORED_BATCH)}
         truth = {**self.truth(rows), FEATURES: features.rows, "judge": np.asarray(features.space.model_dump_json())}

@@ -14,6 +14,7 @@ from compressor.tasks.generated.classifier import Classifier, Rows, Training, le
 from compressor.tasks.generated.features import SHOWN, Features, Space, as_bytes, same_space
 from compressor.tasks.generated.quality import DISTANCES, KERNEL, differences, quality, told
 from compressor.tasks.generated.quality import MEASURES as ALL
+from compressor.tasks.reading import column_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -88,7 +89,7 @@ def _rows(data: Data, split: str, read: Reader, columns: Columns) -> Rows:
 
     rows, numbers = data.split(split), range(len(data.split(split)))
     parts = [as_bytes(read(rows, _part(numbers, at))) for at in range(0, len(rows), AT_ONCE)]
-    return Rows(np.concatenate(parts), np.asarray(rows[columns.label], dtype=np.int64))
+    return Rows(np.concatenate(parts), np.asarray(column_of(rows, columns.label), dtype=np.int64))
 
 
 def _part(numbers: Sequence[int], at: int) -> Sequence[int]:

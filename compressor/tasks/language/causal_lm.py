@@ -41,6 +41,7 @@ from compressor.tasks.language.documents import Document, Window, documents_of, 
 from compressor.tasks.language.packing import PackedBatches, epoch_of, packed
 from compressor.tasks.language.prompts import prompt_feeds
 from compressor.tasks.language.scoring import collected, fed, last_logits, padded, scored, scored_feeds
+from compressor.tasks.reading import values_of
 
 if TYPE_CHECKING:
     import torch
@@ -130,7 +131,7 @@ class CausalLM(Task):
         content = self.content
         for name, rows in data.splits.items():
             for column in content.columns:
-                for at, value in enumerate(rows[column]):
+                for at, value in enumerate(values_of(rows, column)):
                     content.check(value, f"{data.place(name, at)}: column '{column}'")
         return data
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from compressor.errors import SourceError
 from compressor.tasks.language.chats import SPEAKS
+from compressor.tasks.reading import values_of
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -39,12 +40,12 @@ class Content:
     def pieces(self, rows: Dataset, template: Template | None) -> Iterator[list[tuple[str, bool]]]:
         """Of each row its texts in order, and whether their tokens count."""
         if template is not None:
-            yield from (template.pieces(messages_of(found)) for found in rows[self.messages])
+            yield from (template.pieces(messages_of(found)) for found in values_of(rows, self.messages))
         elif self.prompt:
-            for asked, answered in zip(rows[self.prompt], rows[self.completion], strict=True):
+            for asked, answered in zip(values_of(rows, self.prompt), values_of(rows, self.completion), strict=True):
                 yield [(asked, False), (answered, True)]
         else:
-            yield from ([(text, True)] for text in rows[self.text])
+            yield from ([(text, True)] for text in values_of(rows, self.text))
 
     def check(self, value: Any, where: str) -> None:
         """Refuse what is none of what the column should hold.
