@@ -82,7 +82,7 @@ ROUNDED, TOOLS, WEIGHT_ONLY, LABELS, SOFT = "PTQ", "PTQ of tools", "weight-only 
 UNIFIED = "unified"
 TOOLED = (TOOLS, WEIGHT_ONLY)
 """What no torch model simulates: such files are held against the float model alone."""
-TAUGHT: Mapping[str, Mapping[str, Any]] = {
+LOSSES: Mapping[str, Mapping[str, Any]] = {
     LABELS: {"objectives": {"soft-targets": 0.0}, "task_loss": 1.0},
     SOFT: {"objectives": KL},
     "KL + hidden states": {"objectives": {**KL, **HIDDEN}},
@@ -92,12 +92,24 @@ TAUGHT: Mapping[str, Mapping[str, Any]] = {
     "KL + relations": {"objectives": {**KL, "query-key-value-relations": 1.0}},
     UNIFIED: {"objectives": {**KL, **HIDDEN, **MAPS, "attention-output": 0.5 * LAYERS}},
 }
-"""What trains, and by which losses."""
+"""What trains from its start to its end, and by which losses."""
+BY_BLOCKS, STARTED = ", block-wise", 1024
+"""Training rows by which blocks learn one by one before all of them do."""
+TAUGHT: Mapping[str, Mapping[str, Any]] = {
+    **LOSSES,
+    **{f"{name}{BY_BLOCKS}": {**given, "block_wise": STARTED} for name, given in LOSSES.items()},
+}
+"""All that trains."""
 SCHEMES: Mapping[str, Mapping[str, Any]] = {"W2A8": {"weights": "ternary"}, "W4A8": {"weights": 4}, "W8A8": {"weights": 8}}
 STILL = 1e-9
 """A learning rate at which one step moves no weight by a step of a grid: what is left is post-training quantisation."""
 WINNER = "winner"
-"""The method that is best in another part, by validation."""
+RANKED: Mapping[str, tuple[int, str]] = {
+    WINNER: (0, ""),
+    f"{WINNER}{BY_BLOCKS}": (0, BY_BLOCKS),
+    f"second{BY_BLOCKS}": (1, BY_BLOCKS),
+}
+"""Methods by how good they are in the first part by validation, best first, and what is added to their names."""
 
 
 @dataclass(frozen=True)

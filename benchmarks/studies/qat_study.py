@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from benchmarks.studies.pages import mean_and_interval
-from benchmarks.studies.qat_cells import ROUNDED, TARGETS, TAUGHT, TOOLED, WINNER, Absent, Book, Cell, Found
+from benchmarks.studies.qat_cells import BY_BLOCKS, RANKED, ROUNDED, TARGETS, TAUGHT, TOOLED, Absent, Book, Cell, Found
 from benchmarks.studies.qat_numbers import against, against_reference, recovered
 from compressor.contracts.notes import Series
 
@@ -45,8 +45,12 @@ class Plan:
 
     def cells_in(self, part: str) -> int:
         """How many a part has, trials among them."""
-        trained = sum(each in TAUGHT or each == WINNER for each in self.of(part))
-        return len(self.of(part)) - trained + trained * (len(self.seeds) + len(self.rates) - 1)
+        trained, started = (
+            sum((each in TAUGHT or each in RANKED) and each.endswith(BY_BLOCKS) == by_blocks for each in self.of(part))
+            for by_blocks in (False, True)
+        )
+        untaught = len(self.of(part)) - trained - started
+        return untaught + trained * (len(self.seeds) + len(self.rates) - 1) + started * len(self.seeds)
 
 
 @dataclass
@@ -65,24 +69,30 @@ class Study:
         return Cell(data, scheme, method, self.plan.steps, chosen, seed)
 
     def rate(self, part: str, method: str) -> float:
-        """The learning rate that is best on validation rows with the first seed; of equals the lower one."""
-        rates, seed = sorted(self.plan.rates), self.plan.seeds[0]
+        """The learning rate that is best on validation rows with the first seed, without a start by blocks; of equals the lower one."""
+        rates, seed, method = sorted(self.plan.rates), self.plan.seeds[0], method.removesuffix(BY_BLOCKS)
         if len(rates) == 1:
             return rates[0]
         tried = {rate: self.book.found(self.cell(part, method, seed, rate)).validation for rate in rates}
         return max(tried, key=tried.__getitem__)
 
     def methods(self, part: str) -> tuple[str, ...]:
-        """Of a part, the winner by its name.
+        """Of a part, those that are ranked by their names.
 
         Raises:
-            Absent: there is no winner yet.
+            Absent: there are no ranks yet.
         """
-        found = [self.winner() if each == WINNER else each for each in self.plan.of(part)]
-        return tuple(dict.fromkeys(found))
+        return tuple(dict.fromkeys(self._named(each) for each in self.plan.of(part)))
 
-    def winner(self) -> str:
-        """Best on validation rows of the first part, over seeds.
+    def _named(self, method: str) -> str:
+        if method not in RANKED:
+            return method
+        place, added = RANKED[method]
+        ranked = self.ranked()
+        return f"{ranked[min(place, len(ranked) - 1)]}{added}"
+
+    def ranked(self) -> list[str]:
+        """Methods of the first part, best on validation rows first, over seeds.
 
         Raises:
             Absent: not all methods are there.
@@ -93,7 +103,7 @@ class Study:
             each: np.mean([self.book.found(self.cell(part, each, seed)).validation for seed in self.plan.seeds])
             for each in taught
         }
-        return max(scores, key=scores.__getitem__)
+        return sorted(scores, key=scores.__getitem__, reverse=True)
 
     def found(self, part: str) -> dict[str, dict[int, Found]]:
         """By method and seed, one seed after the other; cells that are not there are left out."""
@@ -109,7 +119,7 @@ class Study:
         try:
             return self.methods(part)
         except Absent:
-            return tuple(each for each in self.plan.of(part) if each != WINNER)
+            return tuple(each for each in self.plan.of(part) if each not in RANKED)
 
 
 # ------------------------------------------------------------------ parts of a page
@@ -136,7 +146,7 @@ def cells_lacking(study: Study, there: Mapping[str, Mapping[str, Mapping[int, Fo
         if part not in there:
             yield f"nothing of {name}"
             continue
-        wanted = {each: len(plan.seeds) if each in TAUGHT else 1 for each in plan.of(part) if each != WINNER}
+        wanted = {each: len(plan.seeds) if each in TAUGHT else 1 for each in plan.of(part) if each not in RANKED}
         for each, count in wanted.items():
             if len(there[part].get(each, {})) < count:
                 yield f"{each} of {name}: {len(there[part].get(each, {}))} of {count} cells"

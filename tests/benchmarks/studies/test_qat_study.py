@@ -8,15 +8,17 @@ import yaml
 
 from benchmarks.studies import qat_costs, qat_text
 from benchmarks.studies.qat_cells import (
+    BY_BLOCKS,
     LABELS,
+    RANKED,
     ROUNDED,
     SOFT,
     SPLITS,
+    STARTED,
     TAUGHT,
     TOOLS,
     UNIFIED,
     WEIGHT_ONLY,
-    WINNER,
     Absent,
     Book,
     Cell,
@@ -54,7 +56,7 @@ def test_every_cell_is_a_sound_plan(part, tmp_path):
     rows_of(tmp_path)
     (tmp_path / "model").mkdir()
     data, scheme = part.split("-")
-    for method in (SOFT if each == WINNER else each for each in PARTS[part]):
+    for method in (f"{SOFT}{RANKED[each][1]}" if each in RANKED else each for each in PARTS[part]):
         made = plan(Cell(data, scheme, method, 10, 1e-4, 2), CASES[data], tmp_path, tmp_path / "model")
         found = bound(made, tmp_path)
         assert [each.name for each in found.targets] == ["onnxruntime", "openvino"]
@@ -63,6 +65,7 @@ def test_every_cell_is_a_sound_plan(part, tmp_path):
             step = found.passes[-1].step
             assert isinstance(step, DistillAndQuantize)
             assert step.steps == 10
+            assert step.block_wise == (STARTED if method.endswith(BY_BLOCKS) else 0)
 
 
 def test_the_reference_is_fine_tuned_and_left_as_a_folder_that_plans_read(tmp_path):
@@ -181,7 +184,31 @@ def test_cells_that_are_not_there_are_told(tmp_path):
     ):
         assert missing in said
     with pytest.raises(Absent):
-        made.winner()
+        made.ranked()
+
+
+def test_the_best_two_start_by_blocks_too(tmp_path):
+    """At the learning rates that they were found at; elsewhere the best one alone is run."""
+    base = rows(0.8)
+    validation = {LABELS: (0.7, 0.71, 0.72), SOFT: (0.75, 0.74, 0.76)}
+    cells = {
+        Cell("newsgroups", "W2A8", name, 10, 1e-4, seed).name: found(rows(0.7), base, validation=value)
+        for name, values in validation.items()
+        for seed, value in enumerate(values)
+    }
+    made = study(cells, tmp_path)
+    assert made.ranked() == [SOFT, LABELS]
+    assert made.methods("newsgroups-W2A8")[-2:] == (f"{SOFT}{BY_BLOCKS}", f"{LABELS}{BY_BLOCKS}")
+    assert made.methods("bbc-W2A8") == (ROUNDED, LABELS, SOFT)
+    assert made.cell("newsgroups-W2A8", f"{SOFT}{BY_BLOCKS}", 1).rate == 1e-4
+    said = " ".join(lacking(made, Rows(), {"newsgroups-W2A8": made.found("newsgroups-W2A8")}, {}))
+    assert "no block-wise start" in said
+
+
+def test_cells_are_counted_with_trials(tmp_path):
+    plan = study({}, tmp_path, rates=(1e-4, 3e-4)).plan  # two methods, three seeds
+    assert plan.cells_in("newsgroups-W2A8") == 1 + 2 * (3 + 1) + 2 * 3
+    assert plan.cells_in("bbc-W2A8") == 1 + 3 * (3 + 1)
 
 
 def test_one_seed_is_no_ranking():
