@@ -82,7 +82,10 @@ class Context(Protocol):
         ...
 
     def remember(self, what: Mapping[str, Any], make: Callable[[], Any]) -> Any:
-        """A JSON value measured once on this machine: found by `what` and the machine's fingerprint, else made and kept."""
+        """A JSON value measured once on this machine: found by `what` and the machine's fingerprint, else made and kept.
+
+        The first key of `what` is the name by which other runs are told that they wait for it.
+        """
         ...
 
     def produce(self, name: str, model: Model) -> None:

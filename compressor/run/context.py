@@ -135,7 +135,7 @@ class StepContext:
         return [medians[candidate.id] for candidate in candidates]
 
     def remember(self, what: Mapping[str, Any], make: Callable[[], Any]) -> Any:
-        """A JSON value measured once on this machine, and what was noted meanwhile."""
+        """A JSON value measured once on this machine, and what was noted meanwhile; the first key of `what` is its name."""
 
         def write(out: Path) -> Mapping[str, Any]:
             before = len(self.notes)
@@ -146,7 +146,14 @@ class StepContext:
 
         versions = self.builder.common.get("versions")
         runtimes = {name: step_parts(type(target).__name__, target) for name, target in self.targets.items()}
-        parts = {"remembered": what, "with": "notes", "machine": machine().fingerprint, "versions": versions, "targets": runtimes}
+        parts = {
+            "step": next(iter(what)),
+            "remembered": what,
+            "with": "notes",
+            "machine": machine().fingerprint,
+            "versions": versions,
+            "targets": runtimes,
+        }
         found = json.loads((self.store.obtain(parts, write).path / "value.json").read_text(encoding="utf-8"))
         for note in NOTES.validate_python(found["notes"]):
             if note not in self.notes:

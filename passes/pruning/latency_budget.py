@@ -143,8 +143,7 @@ def _shape(site: Site, budget: LatencyBudget) -> dict[str, Any]:
     """All that latency depends on, as far as the model and the budget tell."""
     anatomy, ladders = site.anatomy, site.ladders
     return {
-        "table": "latency by heads, neurons and layers",
-        "family": anatomy.family,
+        "latency by heads, neurons and layers": anatomy.family,
         "weights": site.model.weights,
         "hidden_size": anatomy.hidden_size,
         "blocks": [
@@ -349,7 +348,7 @@ def check_reachable(site: Site, budget: LatencyBudget) -> None:
     def timed() -> list[float]:
         return budget.timed([site.model, site.pruned(everything)], site.ctx)
 
-    input_ms, ms = site.ctx.remember({**_shape(site, budget), "table": "latency with all gone that may go"}, timed)
+    input_ms, ms = site.ctx.remember({"latency with all gone that may go": True, **_shape(site, budget)}, timed)
     goal_ms = budget.ms or (budget.ratio or 1.0) * input_ms
     if ms > (1 + TOLERANCE) * goal_ms:
         raise CompressorError(f"{_unreachable(budget, goal_ms, input_ms, ms)}; ask for less")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -52,13 +53,15 @@ def test_what_was_noted_while_measuring_is_remembered_with_it(tmp_path):
         ctx = run.context(tmp_path / name)
 
         def make(ctx=ctx, name=name):
+            (lock,) = (ctx.store.root / "locks").iterdir()
+            assert json.loads(lock.read_text())["work"] == "the answer"
             found.append(name)
             ctx.note(Remark(text="shaky"))
             return [1.5]
 
         ctx.note(Remark(text="before"))
         for _ in range(2):
-            assert ctx.remember({"what": str(tmp_path)}, make) == [1.5]
+            assert ctx.remember({"the answer": str(tmp_path)}, make) == [1.5]
         assert [note.text for note in ctx.notes] == ["before", "shaky"]
     assert found == ["one"]
 
