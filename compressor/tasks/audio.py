@@ -20,7 +20,7 @@ from compressor.tasks.batches import Batches, Feeds, alike, as_file, full_groups
 from compressor.tasks.classification import SCORED_BATCH
 from compressor.tasks.media import check_column
 from compressor.tasks.preprocessing import MEL, PREPROCESSOR, RAW, SOUNDS, of_audio, sound_settings
-from compressor.tasks.reading import column_of
+from compressor.tasks.reading import column_of, each_row
 
 if TYPE_CHECKING:
     import numpy as np
@@ -260,7 +260,7 @@ def lengths(rows: Dataset, column: str) -> Sequence[float]:
     import soundfile
 
     found = []
-    for row in undecoded(rows.select_columns([column]), column):
+    for row in each_row(undecoded(rows.select_columns([column]), column)):
         given, path = row[column]["bytes"], row[column]["path"]
         try:
             head = soundfile.info(io.BytesIO(given) if given is not None else path)

@@ -19,6 +19,7 @@ from compressor.plan.specs import DataSpec
 from compressor.tasks.encodings import decoded, is_wide, mark_of, names_of
 from compressor.tasks.media import place_of
 from compressor.tasks.places import PLACE, with_places
+from compressor.tasks.reading import column_of, values_of
 from compressor.tasks.tables import FORMATS, read_table
 
 if TYPE_CHECKING:
@@ -273,13 +274,14 @@ def _described(
         place.check(path)
         others = Columns((FILE_NAME, *columns.content[1:]), columns.label, columns.kept)
         table, found = read_table(path, FORMATS[path.suffix], others, spec)
-        names = [_named(name, path, place) for name in table[FILE_NAME]]
+        spelled = column_of(table, FILE_NAME)
+        names = [_named(name, path, place) for name in spelled]
         for each in names:
             _check_suffix(each, kind)
         findings += _unnamed(folder, root, {path, *names}, path.name)
         cells = [{"bytes": None, "path": str(each)} for each in names]
-        own = {name: list(table[name]) for name in columns.all[1:]}
-        places = [f"{where} ({name})" for where, name in zip(table[PLACE], table[FILE_NAME], strict=True)]
+        own = {name: column_of(table, name) for name in columns.all[1:]}
+        places = [f"{where} ({name})" for where, name in zip(values_of(table, PLACE), spelled, strict=True)]
         parts.append(with_places(_dataset(columns.content[0], cells, kind, own, table.features), places))
         findings += found
     return concatenate_datasets(parts), findings

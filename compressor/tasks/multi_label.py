@@ -18,6 +18,7 @@ from compressor.contracts.statistics import NORMAL_95, draws_of
 from compressor.errors import SourceError
 from compressor.tasks.classification import F1_METHOD, RESAMPLES, Classification, configured_names, shown
 from compressor.tasks.labels import in_order, listed
+from compressor.tasks.reading import column_of, each_row
 
 if TYPE_CHECKING:
     import numpy as np
@@ -125,7 +126,7 @@ class MultiLabel(Classification):
 
         if not self.multi_label:
             return super().truth(rows)
-        return {"labels": np.asarray(rows[TARGETS], dtype=np.int64), "names": np.asarray((), dtype=np.str_)}
+        return {"labels": np.asarray(column_of(rows, TARGETS), dtype=np.int64), "names": np.asarray((), dtype=np.str_)}
 
     def evaluate(self, predict: Callable[[Feed], Feed], rows: Dataset, files: Path, *, split: str) -> Evaluation:
         """Scores by class; a threshold that is not given is the best one on these rows."""
@@ -277,7 +278,7 @@ def _bit(value: Any, where: str) -> int:
 def _with_names(rows: Dataset, columns: Sequence[str]) -> Iterator[Mapping[str, Any]]:
     """Rows in which numbers of named classes, in lists, are their names."""
     names = {column: getattr(getattr(rows.features[column], "feature", None), "names", None) for column in columns}
-    for row in rows:
+    for row in each_row(rows.select_columns(list(columns))):
         yield {
             column: [known[each] for each in row[column]] if (known := names[column]) and row[column] else row[column]
             for column in columns

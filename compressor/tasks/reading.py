@@ -8,17 +8,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from datasets import Dataset
 
-AT_ONCE = 32
-"""Rows that are held in memory, as some are whole files of pictures and sounds."""
+MOST_ROWS, MOST_BYTES = 256, 16_000_000
+"""That are asked for at once: some rows are whole files of pictures and sounds."""
 
 
 def column_of(rows: Dataset, name: Any) -> list[Any]:
-    """All values of a column, in order: of labels and other short ones."""
-    found: list[Any] = rows[name][:]
-    return found
+    """All values of a column, in order."""
+    return list(values_of(rows, name))
 
 
-def values_of(rows: Dataset, name: str) -> Iterator[Any]:
+def values_of(rows: Dataset, name: Any) -> Iterator[Any]:
     """The values of a column, in order, of which few are in memory at once."""
     for row in each_row(rows.select_columns([name])):
         yield row[name]
@@ -26,5 +25,6 @@ def values_of(rows: Dataset, name: str) -> Iterator[Any]:
 
 def each_row(rows: Dataset) -> Iterator[dict[str, Any]]:
     """The rows, in order, of which few are in memory at once."""
-    for some in rows.iter(AT_ONCE):
+    mean = rows.data.nbytes / max(1, rows.data.num_rows)
+    for some in rows.iter(max(1, min(MOST_ROWS, int(MOST_BYTES // max(1.0, mean))))):
         yield from (dict(zip(some, row, strict=True)) for row in zip(*some.values(), strict=True))

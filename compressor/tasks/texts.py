@@ -21,7 +21,7 @@ from compressor.tasks.batches import Batches, Feeds, alike, grouped
 from compressor.tasks.classification import SCORED_BATCH, OneOutput
 from compressor.tasks.fitting import check_tokens, tried_first
 from compressor.tasks.preprocessing import of_text
-from compressor.tasks.reading import column_of
+from compressor.tasks.reading import values_of
 from compressor.tasks.tokenization import (
     TOKENIZER_CONFIG,
     Tokenization,
@@ -357,5 +357,5 @@ def _encoded(task: Texts, rows: Dataset, files: Path, length: int | None = None)
 
 def _contents(task: Texts, rows: Dataset) -> tuple[str | tuple[str, ...], ...]:
     """The text of each row, or its pair of texts."""
-    columns = [column_of(rows, name) for name in task.texts]
+    columns = [values_of(rows, name) for name in task.texts]
     return tuple(columns[0]) if len(columns) == 1 else tuple(zip(*columns, strict=True))

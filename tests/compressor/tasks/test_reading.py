@@ -15,10 +15,10 @@ from PIL import Image
 from compressor.plan.specs import DataSpec
 from compressor.tasks.data import load_data
 from compressor.tasks.image_classification import ImageClassification
-from compressor.tasks.reading import AT_ONCE, column_of, each_row, values_of
+from compressor.tasks.reading import MOST_BYTES, MOST_ROWS, column_of, each_row, values_of
 from compressor.tasks.text_classification import TextClassification
 
-COUNT = 3 * AT_ONCE + 5
+COUNT = 3 * MOST_ROWS + 5
 ROWS = [
     {
         "text": None if number % 7 == 3 else f"row {number}",
@@ -36,7 +36,7 @@ VIEWS = {
     "chosen": Dataset.from_list(ROWS).select(range(COUNT - 1, 0, -2)),
     "of named classes": NAMED,
     "none": Dataset.from_list(ROWS).select([]),
-    "one batch": Dataset.from_list(ROWS).select(range(AT_ONCE)),
+    "one batch": Dataset.from_list(ROWS).select(range(MOST_ROWS)),
     "in chunks": datasets.concatenate_datasets([Dataset.from_list(ROWS[:7]), Dataset.from_list(ROWS[7:])]),
 }
 
@@ -49,6 +49,17 @@ def test_many_at_a_time_are_those_one_by_one(view):
     for name in rows.column_names:
         assert column_of(rows, name) == list(values_of(rows, name)) == [row[name] for row in single]
         assert [type(value) for value in column_of(rows, name)] == [type(row[name]) for row in single]
+
+
+@pytest.mark.parametrize(("size", "most"), [(10, MOST_ROWS), (MOST_BYTES // 3, 2), (2 * MOST_BYTES, 1)])
+def test_few_large_rows_are_in_memory_at_once(size, most, monkeypatch):
+    asked, plain = [], Dataset.iter
+    monkeypatch.setattr(Dataset, "iter", lambda rows, count: asked.append(count) or plain(rows, count))
+    rows = Dataset.from_dict({"file": [bytes(size)] * 3, "label": [0, 1, 2]})
+    assert [row["label"] for row in each_row(rows)] == [0, 1, 2]
+    assert column_of(rows, "label") == [0, 1, 2]
+    assert asked[0] == most
+    assert asked[1] == MOST_ROWS, "a column of its own is small"
 
 
 MANY = 320
