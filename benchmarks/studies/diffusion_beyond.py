@@ -36,7 +36,8 @@ def without_data(study: Study, found: dict[Cell, Found]) -> Iterator[str]:
     if boot not in found:
         yield f"{ABSENT}."
         return
-    yield "`boot` reads no rows: its plan has no `data:`. All had as many evaluations, and draw in one step from the same noise."
+    yield "`boot` reads no rows: its plan has no `data:`. All had as many evaluations, and draw in one step from the same noise. Pictures are"
+    yield "those of the tables above."
     yield ""
     yield "| with data | Frechet distance | `boot`, without, is farther by | points of class accuracy |"
     yield f"| --- |{' ---: |' * 3}"
@@ -50,6 +51,7 @@ def without_data(study: Study, found: dict[Cell, Found]) -> Iterator[str]:
 
 def aligned(study: Study, found: dict[Cell, Found]) -> Iterator[str]:
     """What `dmd` owes to noise that is drawn as in the teacher's training."""
+    study = study.few
     pairs = [
         (one, other)
         for seed in range(study.plan.seeds)
@@ -60,7 +62,7 @@ def aligned(study: Study, found: dict[Cell, Found]) -> Iterator[str]:
         yield f"{ABSENT}."
         return
     yield "Presto! finds that `dmd` gains where its losses draw noise at the times of the teacher's training, here logit-normal, as above. Against"
-    yield "it, all losses at those of the student's input, which are uniform."
+    yield f"it, all losses at those of the student's input, which are uniform; {study.book.size.drawn:,} pictures each."
     yield ""
     yield "| steps | seed | aligned: Frechet distance | not aligned | not aligned is farther by | points of class accuracy |"
     yield f"| ---: |{' ---: |' * 5}"
@@ -86,13 +88,14 @@ def blocks(study: Study, cell: Cell) -> int:
 
 def fewer_blocks(study: Study, found: dict[Cell, Found]) -> Iterator[str]:
     """Students in four steps that run two thirds of the blocks, against those that run all."""
-    cells = [cell for cell in layered() if cell in found]
+    study, cells = study.few, [cell for cell in layered() if cell in found]
     whole = _whole(0)
     if not cells or whole not in found:
         yield f"{ABSENT}."
         return
     yield "Students in 4 steps, by `distill-steps` (shortcut) and `distill-layers` in either order, with half of the evaluations each, counted as"
-    yield "if all blocks ran. `presto` and `ase` run 3, 3, 4 and 6 of 6 blocks from noise to the clean row, `constant` 4 each time."
+    yield "if all blocks ran. `presto` and `ase` run 3, 3, 4 and 6 of 6 blocks from noise to the clean row, `constant` 4 each time. "
+    yield f"{study.book.size.drawn:,} pictures each; the first training of each, then means of those that were chosen by it."
     yield ""
     yield "| passes | blocks a picture | Frechet distance | farther than with all blocks | than `constant` in the same order | class accuracy |"
     yield f"| --- |{' ---: |' * 5}"
@@ -118,10 +121,10 @@ def _blocks_over_seeds(study: Study, found: dict[Cell, Found]) -> Iterator[str]:
         told = []
         for name, both in pairs.items():
             apart = [study.farther(cell, other).value for cell, other in both if other in found and other != cell]
-            told += [f"than {name} by {over_trainings(apart)}"] if len(apart) > 1 else []
+            told += [f"than {name} by {over_trainings(apart)} ({len(apart)} trainings)"] if len(apart) > 1 else []
         if told:
             yield ""
-            yield f"- {passes.replace(THEN, ', then ')}: farther {', '.join(told)}, mean of {len(cells)} trainings with Student's interval."
+            yield f"- {passes.replace(THEN, ', then ')}: farther {', '.join(told)}, means with Student's interval."
 
 
 def _whole(seed: int) -> Cell:
@@ -145,6 +148,7 @@ def guidance(study: Study, found: dict[Cell, Found]) -> Iterator[str]:
         return
     steps = pairs[0][0].sampling.steps
     yield f"`distill-guidance` by as many evaluations, told scales between 1 and 4; both are sampled by DPM++ 2M in {steps} steps."
+    yield f"{study.few.book.size.drawn:,} pictures each."
     yield ""
     yield "| scale | evaluations of teacher and student | Frechet distance of the teacher | of the student | farther by | class accuracy of both |"
     yield f"| ---: |{' ---: |' * 5}"
@@ -160,6 +164,7 @@ def guidance(study: Study, found: dict[Cell, Found]) -> Iterator[str]:
 
 def where_needed(study: Study) -> Iterator[str]:
     """Distances against evaluations by the share that is mended."""
+    study = study.few
     ways = [(student, mend) for student in diffusion_adaptive.STUDENTS for mend in diffusion_adaptive.MENDS]
     lines = []
     for student, mend in ways:
@@ -224,6 +229,7 @@ def looked_at(study: Study, found: Iterable[Cell]) -> list[Cell]:
 
 def by_dino(study: Study, found: dict[Cell, Found]) -> Iterator[str]:
     """Kernel distances on features of another network."""
+    study = study.few
     seen, drawn = diffusion_dino.Seen(study.book), study.book.size.drawn
     try:
         real = seen.real()

@@ -41,6 +41,7 @@ from compressor.tasks.generation.image_generation import ImageGeneration
 from compressor.tasks.generation.judging import judge_in
 from compressor.tasks.generation.pictures import pictures_of
 from compressor.tasks.image_classification import undecoded
+from compressor.tasks.reading import column_of
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -131,7 +132,12 @@ class Book:
     @cached_property
     def labels(self) -> NDArray[np.int64]:
         """What is asked for: those of the first test rows, of as many as are drawn at most."""
-        return np.asarray(self.rows["label"][: max(self.size.drawn, self.size.many)], dtype=np.int64)
+        return np.asarray(self.known[: max(self.size.drawn, self.size.many)], dtype=np.int64)
+
+    @cached_property
+    def known(self) -> list[int]:
+        """Labels of all test rows."""
+        return column_of(self.rows, "label")
 
     def real(self, count: int | None = None) -> Found:
         """Test pictures: the first ones, whose labels are asked for, then the second half, which all are held against."""
@@ -139,6 +145,10 @@ class Book:
         return self.kept("real", lambda: self._real(count), count)
 
     def _real(self, count: int) -> Mapping[str, NDArray[Any]]:
+        if count > len(self.rows) // 2:
+            raise SystemExit(
+                f"{count:,} pictures are asked for, and {len(self.rows):,} test rows are there: half of them are held against all"
+            )
         self.report("teacher-0")
         return self.seen(self.real_pictures(count))
 
@@ -177,7 +187,8 @@ class Book:
 
     def _drawn(self, cell: Cell, numbers: range) -> NDArray[np.float32]:
         self.report(cell.run)
-        return drawn(self.model(cell.run, cell.model), self.how(cell), self.rows, numbers)
+        folder, how = self.model(cell.run, cell.model), self.how(cell)
+        return rows_of(how, opened(folder, how), how.known(self.known), numbers)
 
     def how(self, cell: Cell) -> Description:
         """How a cell is drawn."""
@@ -246,11 +257,6 @@ def opened(folder: Path, how: Description) -> EagerSession:
     model = Model.read(folder)
     model.files[FILE] = how.written()
     return EagerSession(task, model, task.graphs(model), "cpu")
-
-
-def drawn(folder: Path, how: Description, rows: Dataset, numbers: range | None = None) -> NDArray[np.float32]:
-    """A picture for each row, or for those of some numbers, from the noise of its number, as `how` says and not as the folder does."""
-    return rows_of(how, opened(folder, how), how.known(rows["label"]), numbers)
 
 
 def rows_of(how: Description, session: Session, labels: Sequence[int], numbers: range | None = None) -> NDArray[np.float32]:

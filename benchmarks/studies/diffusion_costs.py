@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from benchmarks.studies.diffusion_cells import Absent, Book
-from benchmarks.studies.diffusion_plans import ASKED, BATCH, METHODS, SIZE, TASK, Size, data, passes
+from benchmarks.studies.diffusion_plans import ASKED, BATCH, METHODS, ROUNDS, SIZE, TASK, Size, data, passes
 from benchmarks.studies.lm_costs import begun, reached
 from benchmarks.studies.qat_costs import STEPS, WARM_UP, Timed, spread
 from compressor.contracts import registry
@@ -124,8 +124,8 @@ def cells(book: Book) -> dict[str, list[dict[str, Any]]]:
 
 def floor(method: str, turn: Mapping[str, Any]) -> float:
     """Seconds of the passes that a step of a method must make, a pass back counted as two forward."""
-    learned = LEARNED.get(method, 1)
-    return float(learned * turn["learned"] + (ASKED[method] - 3 * learned) * turn["told"])
+    learned, asked = LEARNED.get(method, 1), ROUNDS[0] if method == "progressive" else ASKED[method]
+    return float(learned * turn["learned"] + (asked - 3 * learned) * turn["told"])
 
 
 def section(found: Costs) -> Iterator[str]:
@@ -144,7 +144,10 @@ def section(found: Costs) -> Iterator[str]:
         memory = np.median([each["peak"] for each in turns]) / 1e6
         yield f"| {method} | {len(turns)} | {spread(seconds)} | {spread(least)} | {spread(times)} | {memory:.0f} |"
     yield ""
-    yield f"Expected: at most {GOAL:.2f} times; the slowest takes {slowest:.2f}: {reached(slowest <= GOAL)}."
+    if len(found) < len(METHODS):
+        yield f"Expected: at most {GOAL:.2f} times; the slowest of these takes {slowest:.2f}, others were not measured."
+    else:
+        yield f"Expected: at most {GOAL:.2f} times; the slowest takes {slowest:.2f}: {reached(slowest <= GOAL)}."
 
 
 if __name__ == "__main__":

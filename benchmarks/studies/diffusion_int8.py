@@ -32,7 +32,7 @@ def _drawn(book: Book, target: str) -> NDArray[Any]:
     book.report(RUN)
     folder = book.model(RUN, target=target)
     how = described(folder)
-    return rows_of(how, RUNTIMES[target].open(folder), how.known(book.rows["label"]), range(book.size.drawn))
+    return rows_of(how, RUNTIMES[target].open(folder), how.known(book.known), range(book.size.drawn))
 
 
 def section(study: Study) -> Iterator[str]:

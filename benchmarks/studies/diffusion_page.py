@@ -126,13 +126,14 @@ def opening(study: Study, found: dict[Cell, Found]) -> list[str]:
         *machine_lines(report),
         f"- Data: Fashion-MNIST (MIT licence), {report.data.splits[0].rows:,} rows to train on. Network: `dit`, 1.85 M parameters, patches of 4.",
         f"- Teacher: {book.size.epochs} epochs of `plans/diffusion-teacher.yaml` ({BATCH} rows a step), {trained.seconds / 60:.0f} minutes on one",
-        "  core, as the recipe has it; whether more bring it nearer was not tried.",
+        f"  core; the recipe has {Size().epochs}. Whether more bring it nearer was not tried.",
         f"  Guidance {GUIDANCE:g}, which takes two evaluations a step; students have it folded in and take one.",
         f"- Equal training compute: {book.size.evaluations:,} evaluations of the network by each student (a backward pass counts as two),",
         f"  {BATCH} rows a step, AdamW at {book.size.rate:g} for all (none was tried), falling to 0; an average of the weights is kept. One training",
         "  serves all numbers of steps, but of `progressive`, which trains four times for as much in all.",
-        f"- Scores: {book.size.drawn:,} pictures, or as many as are said, of the labels of the first test rows, picture i from the noise of seed i",
-        f"  whatever draws it, in PyTorch, against {len(study.bound[1]):,} test rows, by features of the data's own classifier",
+        f"- Scores: {book.size.drawn:,} pictures, or as many as tables say (differences: as both have), of the labels of the first test rows,",
+        f"  picture i from the noise of seed i whatever draws it, in PyTorch, against {len(study.bound[1]):,} test rows, by features of the data's",
+        "  own classifier",
         f"  ({book.real().features.space.digest[:12]}, right on {study.bound[2]:.1%} of these real pictures). Intervals of 95 % over draws of",
         "  pictures, of these trainings; differences are paired by noise. The kernel distance is the cubic one.",
     ]
@@ -170,10 +171,8 @@ def lacking(study: Study, found: dict[Cell, Found]) -> Iterator[str]:
     others = {"the policy of an oracle": where_needed(study), "distances on features of DINOv2": by_dino(study, found)}
     short += [name for name, section in others.items() if _absent(section)]
     short += ["int8"] if _absent(in_int8(study)) else []
-    fewer = [
-        cell for cell in study.plan.wide() if cell in found and not study.book.place(cell.name, study.book.size.many).is_file()
-    ]
-    short += [f"{len(fewer)} cells by {study.book.size.many:,} pictures"] if fewer else []
+    fewer = Counter(cell.kind for cell in study.plan.wide() if cell in found and cell not in replace(study, many=True).wide)
+    short += [f"{study.book.size.many:,} pictures of {', '.join(fewer)}"] if fewer else []
     short += ["the cost of a step"] if _absent(a_step(study)) else []
     if short:
         yield f"**Not run: {'; '.join(short)}.** Of one seed nothing is claimed beyond these trainings."

@@ -31,8 +31,10 @@ METHODS: Mapping[str, Mapping[str, Any]] = {
 }
 UNALIGNED = "dmd-unaligned"
 """`dmd` whose losses draw their noise at the times of the student's input, not at those of the teacher's training."""
+ROUNDS = (7, 5, 5, 5)
+"""Evaluations of a network for a row in each training of `progressive`: only the first one's teacher is guided."""
 ASKED: Mapping[str, float] = {
-    "progressive": 7 + 3 * 5,
+    "progressive": sum(ROUNDS),
     "shortcut": 5,
     "consistency": 6,
     "meanflow": 5.5,
@@ -47,8 +49,8 @@ ASKED: Mapping[str, float] = {
     "ase by its teacher": 4,
     "constant by its teacher": 4,
 }
-"""Evaluations of a network for a row that is learned from: of a guided teacher two, of a backward pass two; of progressive in four trainings,
-the last three by a teacher that is not guided any more; of dmd in the mean over five steps of the fake network and one of the student; of passes
+"""Evaluations of a network for a row that is learned from: of a guided teacher two, of a backward pass two; of progressive in four trainings;
+of dmd in the mean over five steps of the fake network and one of the student; of passes
 that leave blocks out as if all ran, of presto one more by itself."""
 FEWER_BLOCKS: Mapping[str, Mapping[str, Any]] = {
     "presto": {"depths": [1, 1, 0.67, 0.5]},

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -99,14 +99,20 @@ class Study:
         Raises:
             Absent: it is not there, and nothing is to be run.
         """
-        if self.many and cell in self._wide:
-            with suppress(Absent):
-                return self.book.more(cell)
-        return self.book.found(cell)
+        return self.book.more(cell) if self.many and cell in self.wide else self.book.found(cell)
+
+    @property
+    def few(self) -> Study:
+        """The same, of which all cells have as many pictures."""
+        return replace(self, many=False)
 
     @cached_property
-    def _wide(self) -> frozenset[Cell]:
-        return frozenset(self.plan.wide())
+    def wide(self) -> frozenset[Cell]:
+        """Cells that have many pictures: of a kind all or none, so that means over its seeds are of like ones."""
+        cells, book = list(self.plan.wide()), self.book
+        there = [cell for cell in cells if book.run or book.place(cell.name).is_file()]
+        short = {cell.kind for cell in there if not (book.run or book.place(cell.name, book.size.many).is_file())}
+        return frozenset(cell for cell in there if cell.kind not in short)
 
     @cached_property
     def bound(self) -> tuple[Table, Table, float]:
@@ -114,15 +120,12 @@ class Study:
         real, half = self.real(), len(self.book.rows) // 2
         rows, held = real.features.rows, len(self.book.rows) - half
         drawn = len(rows) - held
-        chosen = [*self.book.rows["label"][:drawn], *self.book.rows["label"][half:]]
+        chosen = [*self.book.known[:drawn], *self.book.known[half:]]
         return rows[:drawn], rows[drawn:], float((real.told == np.asarray(chosen)).mean())
 
     def real(self) -> Found:
         """Real pictures, those whose labels are asked for first."""
-        if self.many:
-            with suppress(Absent):
-                return self.book.real(self.book.size.many)
-        return self.book.real()
+        return self.book.real(self.book.size.many if self.many and self.wide else None)
 
     def frechet(self, rows: Table) -> Estimate:
         """Distance of pictures, by their features, from real ones."""
@@ -157,7 +160,10 @@ class Study:
     def as_good(self, cell: Cell, other: Cell) -> bool:
         """Whether pictures are no farther, as far as intervals tell, and at most a point less often of their class."""
         around = self.farther(cell, other).interval
-        return around is not None and around.low <= 0 and self.accuracy(cell).value >= self.accuracy(other).value - POINT
+        one, two = (self.of(each).told for each in (cell, other))
+        both = min(len(one), len(two))
+        lost = self.right(two[:both]).value - self.right(one[:both]).value
+        return around is not None and around.low <= 0 and lost <= POINT
 
     def _once(self, what: str, rows: tuple[Table, ...], make: Callable[[], Estimate]) -> Estimate:
         """An estimate, which is kept by the rows that it is of."""

@@ -54,6 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--times", action="store_true", help="time files and steps, and nothing else")
     parser.add_argument("--page", action="store_true", help="run nothing, write what is there")
     given = parser.parse_args(arguments)
+    if given.drawn > given.many:
+        parser.error(f"--drawn {given.drawn} is more than --many {given.many}")
     size = Size(given.epochs, given.evaluations, given.rate, given.drawn, given.many)
     plan = Plan(1 if given.quick else given.seeds, given.teachers, tuple(given.methods))
     cells, wide = tuple(plan.cells()), tuple(plan.wide())
@@ -71,7 +73,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def run(study: Study, dinov2: Path | None) -> None:
     """Everything that is not there, and says before how long it takes."""
-    study.book.real()
+    for count in (study.book.size.drawn, study.book.size.many):
+        study.book.real(count)
     sys.stderr.write(f"{study.book.left()}\n")
     found = study.there()
     if "shortcut" in study.plan.methods:
@@ -86,7 +89,6 @@ def run(study: Study, dinov2: Path | None) -> None:
         for cell in looked_at(study, found):
             seen.of(cell)
     replace(study, many=True).there()
-    study.book.real(study.book.size.many)
 
 
 if __name__ == "__main__":
