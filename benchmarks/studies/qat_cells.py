@@ -222,10 +222,14 @@ class Book:
             Absent: it is not there, and nothing is to be run.
         """
         if cell.name not in self._seen:
-            self.reference(cell.data)
+            taught = self.reference(cell.data)
             case, model = self.cases[cell.data], self.model(cell.data)
             began, fresh = time.monotonic(), not self._there(cell.name)
             report = self._report(cell.name, lambda: plan(cell, case, self.folder, model))
+            if not case.uneven and report.stages[0].digest != taught.stages[-1].digest:
+                raise SystemExit(
+                    f"{self.folder / cell.name} holds a run of another {cell.data}-reference: remove it, or name another folder"
+                )
             if fresh:
                 self._seconds.append(time.monotonic() - began)
             self._seen[cell.name] = read(report, self.folder / cell.name / "run" / EVALUATIONS, case.base)

@@ -106,20 +106,19 @@ class Study:
         return sorted(scores, key=scores.__getitem__, reverse=True)
 
     def found(self, part: str) -> dict[str, dict[int, Found]]:
-        """By method and seed, one seed after the other; cells that are not there are left out."""
+        """By method and seed, one seed after the other, those that are ranked last; cells that are not there are left out."""
         made: dict[str, dict[int, Found]] = {}
+        self._find(part, [each for each in self.plan.of(part) if each not in RANKED], made)
+        with suppress(Absent):
+            self._find(part, [each for each in self.methods(part) if each not in made], made)
+        return made
+
+    def _find(self, part: str, methods: Sequence[str], made: dict[str, dict[int, Found]]) -> None:
         for seed in self.plan.seeds:
-            for method in self._methods_there(part):
+            for method in methods:
                 if method in TAUGHT or method not in made:
                     with suppress(Absent):
                         made.setdefault(method, {})[seed] = self.book.found(self.cell(part, method, seed))
-        return made
-
-    def _methods_there(self, part: str) -> tuple[str, ...]:
-        try:
-            return self.methods(part)
-        except Absent:
-            return tuple(each for each in self.plan.of(part) if each not in RANKED)
 
 
 # ------------------------------------------------------------------ parts of a page
@@ -146,7 +145,11 @@ def cells_lacking(study: Study, there: Mapping[str, Mapping[str, Mapping[int, Fo
         if part not in there:
             yield f"nothing of {name}"
             continue
-        wanted = {each: len(plan.seeds) if each in TAUGHT else 1 for each in plan.of(part) if each not in RANKED}
+        try:
+            methods = study.methods(part)
+        except Absent:
+            methods = plan.of(part)
+        wanted = {each: len(plan.seeds) if each in TAUGHT or each in RANKED else 1 for each in methods}
         for each, count in wanted.items():
             if len(there[part].get(each, {})) < count:
                 yield f"{each} of {name}: {len(there[part].get(each, {}))} of {count} cells"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import yaml
@@ -202,7 +204,8 @@ def test_the_best_two_start_by_blocks_too(tmp_path):
     assert made.methods("bbc-W2A8") == (ROUNDED, LABELS, SOFT)
     assert made.cell("newsgroups-W2A8", f"{SOFT}{BY_BLOCKS}", 1).rate == 1e-4
     said = " ".join(lacking(made, Rows(), {"newsgroups-W2A8": made.found("newsgroups-W2A8")}, {}))
-    assert "no block-wise start" in said
+    assert "KL, block-wise of W2A8 on 20 Newsgroups: 0 of 3 cells" in said
+    assert "QAT, block-wise of W2A8 on 20 Newsgroups: 0 of 3 cells" in said
 
 
 def test_cells_are_counted_with_trials(tmp_path):
@@ -245,3 +248,13 @@ def test_costs_are_held_against_fine_tuning_of_the_same_turn():
     said = "\n".join(qat_costs.section({"fp32": kinds}))
     assert "1.65 [1.60, 1.70]" in said
     assert "memory at most 2 times that of fine-tuning: 1.80, reached" in said
+
+
+def test_cells_of_another_reference_are_refused(tmp_path, monkeypatch):
+    """They learned from a model that the page would not tell of."""
+    digests = {"bbc-reference": ("raw", "taught"), "bbc-W2A8-PTQ": ("taught before", "rounded")}
+    reports = {name: SimpleNamespace(stages=[SimpleNamespace(digest=each) for each in found]) for name, found in digests.items()}
+    book = Book(tmp_path, CASES, 1, run=False)
+    monkeypatch.setattr(Book, "_report", lambda _, name, __: reports[name])
+    with pytest.raises(SystemExit, match="holds a run of another bbc-reference"):
+        book.found(Cell("bbc", "W2A8", ROUNDED))
