@@ -246,6 +246,6 @@ def _pass(method: str, size: Size, taught: Mapping[str, str], share: float) -> d
     if method == "guidance":
         return {"distill-guidance": {"teacher": "source", **trained}}
     counts = counts_of(method) if share == 1 else (STEPS_AND_LAYERS,)
-    own = {"method": "dmd", "matching": {"aligned": []}} if method == UNALIGNED else {"method": method, **METHODS[method]}
+    own = {"method": "dmd", "matching": {"aligned": []}} if method == UNALIGNED else {"method": method}
     given = {"teacher": "source", **own, "to": list(counts), "steps": steps, "learning_rate": size.rate}
-    return {"distill-steps": {**given, **TRAINED}}
+    return {"distill-steps": {**given, **METHODS.get(method, {}), **TRAINED}}
