@@ -99,10 +99,10 @@ class Book:
         if method == "teacher":
             return teacher_plan(self.pictures, self._network(seed), seed, self.size)
         self.report("teacher-0")
-        if method == ROUNDED:
-            cell = timed_student()
+        if method in ROUNDED:
+            cell = timed_student(ROUNDED[method])
             self.report(cell.run)
-            return rounded_plan(self.pictures, self.model(cell.run, cell.model), seed)
+            return rounded_plan(self.pictures, self.model(cell.run, cell.model), seed, ROUNDED[method])
         targets = ("onnxruntime", "openvino") if method == "timed" else ()
         return student_plan(
             self.pictures, self.model("teacher-0"), TIMED if method == "timed" else method, seed, self.size, *targets

@@ -8,8 +8,6 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
 from benchmarks.studies import diffusion_costs, diffusion_int8, diffusion_times
 from benchmarks.studies.diffusion_beyond import (
     ABSENT,
@@ -22,27 +20,27 @@ from benchmarks.studies.diffusion_beyond import (
     without_data,
 )
 from benchmarks.studies.diffusion_cells import Absent, Found
+from benchmarks.studies.diffusion_goals import SPREAD, goals, of_teachers, spread
 from benchmarks.studies.diffusion_grid import save_grid
 from benchmarks.studies.diffusion_plans import (
     ASKED,
     BATCH,
-    COUNTS,
     GUIDANCE,
     METHODS,
     THEN,
+    TIMED,
+    UNALIGNED,
     Cell,
     Size,
     guided,
     layered,
     teachers,
 )
-from benchmarks.studies.diffusion_scores import POINT, Study, fewest, ranged, signed
+from benchmarks.studies.diffusion_scores import Study, fewest, ranged, signed
 from benchmarks.studies.pages import machine_lines
 
-SEEDS, SPREAD = 3, 3
-"""Of students, and teachers that a spread is told of."""
-FASTER, AGAINST_FEWEST = 15, 4
-"""Expected of students in pictures a second, against the teacher in 50 steps and in as few as it needs."""
+SEEDS = 3
+"""Of students."""
 
 
 def document(study: Study, out: Path) -> str:
@@ -90,7 +88,7 @@ def document(study: Study, out: Path) -> str:
         "",
         "## In int8",
         "",
-        *in_int8(study),
+        *in_int8(wide),
         "",
         "## By features of DINOv2",
         "",
@@ -157,20 +155,20 @@ def command(study: Study) -> str:
 def lacking(study: Study, found: dict[Cell, Found]) -> Iterator[str]:
     """What this page does not show."""
     short = []
-    for method in METHODS:
+    for method in (*METHODS, UNALIGNED):
         absent = SEEDS - len({cell.seed for cell in found if cell.kind == method})
         short += [f"{method}: {absent} of {SEEDS} seeds"] if absent > 0 else []
     missing = [f"{cell.sampling.sampler} {cell.sampling.steps}" for cell in teachers() if cell not in found]
     short += [f"the teacher by {', '.join(missing)}"] if missing else []
-    absent = SPREAD - len(_of_teachers(study, found))
+    absent = SPREAD - len(of_teachers(study, found))
     short += [f"{absent} of {SPREAD} teachers, so their spread over seeds is not known"] if absent > 0 else []
     layers = [cell.kind.replace(THEN, ", then ") for seed in range(SEEDS) for cell in layered(seed) if cell not in found]
     short += [f"fewer blocks by {'; by '.join(_times(layers))}"] if layers else []
-    short += ["`dmd` with noise that is not aligned"] if _absent(aligned(study, found)) else []
     short += ["guidance alone"] if any(cell not in found for cell in guided()) else []
     others = {"the policy of an oracle": where_needed(study), "distances on features of DINOv2": by_dino(study, found)}
     short += [name for name, section in others.items() if _absent(section)]
-    short += ["int8"] if _absent(in_int8(study)) else []
+    rounded = diffusion_int8.missing(study.book)
+    short += [f"{TIMED} in int8: {', '.join(rounded)}"] if rounded else []
     fewer = Counter(cell.kind for cell in study.plan.wide() if cell in found and cell not in replace(study, many=True).wide)
     short += [f"{study.book.size.many:,} pictures of {', '.join(fewer)}"] if fewer else []
     short += ["the cost of a step"] if _absent(a_step(study)) else []
@@ -221,43 +219,6 @@ def alone(study: Study, found: dict[Cell, Found]) -> Iterator[str]:
     )
 
 
-def spread(study: Study, found: dict[Cell, Found]) -> Iterator[str]:
-    """What teachers of several seeds differ by."""
-    values = _of_teachers(study, found)
-    if len(values) >= SPREAD:
-        yield (
-            f"Teachers of {len(values)} seeds: Frechet distance {np.mean(values):.3g}, deviation {np.std(values, ddof=1):.2g}; inside their "
-            f"spread is what lies below {_farthest(values):.3g}."
-        )
-
-
-def _of_teachers(study: Study, found: dict[Cell, Found]) -> list[float]:
-    """Distances of teachers of several seeds in their own steps."""
-    own = {cell.seed: cell for cell in found if cell.kind == "teacher" and cell.sampling == next(teachers()).sampling}
-    return [study.distance(cell).value for cell in own.values()]
-
-
-def _farthest(values: list[float]) -> float:
-    """Up to which a distance is inside the spread of some."""
-    return float(np.mean(values) + 2 * np.std(values, ddof=1))
-
-
-def _inside(study: Study, found: dict[Cell, Found]) -> str:
-    """Which students are inside the teachers' spread."""
-    values = _of_teachers(study, found)
-    if len(values) < SPREAD:
-        return f"**Whether students are inside it is not decided: {SPREAD - len(values)} of {SPREAD} teachers were not trained.**"
-    cells = [cell for cell in found if cell.kind in METHODS]
-    near = [cell for cell in cells if study.distance(cell).value <= _farthest(values)]
-    return f"Inside it by Frechet distance: {_counted(near, found) or 'no student'}."
-
-
-def _counted(good: Iterable[Cell], found: Iterable[Cell]) -> str:
-    """Ways that are among `good`, with how many of their trainings are."""
-    those, every = (Counter((cell.kind, cell.sampling.steps) for cell in cells) for cells in (good, found))
-    return ", ".join(f"{kind} in {steps} ({count} of {every[kind, steps]})" for (kind, steps), count in those.items())
-
-
 def costs(study: Study) -> Iterator[str]:
     """Steps and minutes of each method's training."""
     yield "| method | steps of the optimiser | evaluations for a row | evaluations | minutes on one core |"
@@ -305,55 +266,8 @@ def speed(study: Study, found: dict[Cell, Found]) -> Iterator[str]:
     with suppress(Absent):
         record = diffusion_times.times(study.book)
         cell = fewest(study, found)
-        yield from diffusion_times.section(record, cell.sampling.steps if cell.sampling.sampler == "dpm++2m" else None)
+        yield from diffusion_times.section(
+            record, cell.sampling.steps if cell.sampling.sampler == diffusion_times.SAMPLER else None
+        )
         return
     yield "Not measured yet: other work ran on the machine. `--times` measures them."
-
-
-def goals(study: Study, found: dict[Cell, Found]) -> Iterator[str]:
-    """What of the goals held, by these cells."""
-    reference = next(teachers())
-    good = [cell for cell in found if cell.kind in METHODS and study.as_good(cell, reference)]
-    named = _counted(good, found)
-    yield (
-        f"Expected: {FASTER} times as fast as the teacher in 50 steps and {AGAINST_FEWEST} times as fast as in the fewest that it needs, inside the "
-        f"spread of {SPREAD} teachers. {_inside(study, found)} As good as this one in 50 steps, as far as intervals "
-        f"tell, and at most a point of accuracy below: {named or 'no student'}. By the nearest method of each number of steps that "
-        "is at most a point below, of the first training each:"
-    )
-    yield ""
-    for count in COUNTS:
-        yield from nearest(
-            study,
-            [cell for cell in found if cell.kind in METHODS and cell.sampling.steps == count and cell.seed == 0],
-            fewest(study, found),
-        )
-
-
-def nearest(study: Study, taking: list[Cell], least: Cell) -> Iterator[str]:
-    """Of cells with one number of steps the nearest one that draws its classes, what it is against the teacher, and what sets it apart from the next.
-
-    What is nearer and loses more than a point of class accuracy is named too.
-    """
-    reference = next(teachers())
-    ordered = sorted(taking, key=lambda cell: study.distance(cell).value)
-    told = [cell for cell in ordered if study.accuracy(cell).value >= study.accuracy(reference).value - POINT]
-    if not told:
-        return
-    one, *others = told
-    after = f"; {others[0].kind} is farther by {signed(study.farther(others[0], one))}" if others else ""
-    wrong = ordered[: ordered.index(one)]
-    besides = "".join(
-        f" {cell.kind} is nearer by {signed(study.farther(one, cell))} and loses {-_points(study, cell):.1f} points."
-        for cell in wrong
-    )
-    yield (
-        f"- {one.sampling.steps}: {one.kind}, farther than the teacher in 50 steps by {signed(study.farther(one, reference))}, "
-        f"{_points(study, one):+.1f} points of accuracy, {reference.evaluations / one.evaluations:.0f} times fewer evaluations than in 50 steps and "
-        f"{least.evaluations / one.evaluations:.1f} times fewer than {least.sampling.sampler} in {least.sampling.steps}{after}.{besides}"
-    )
-
-
-def _points(study: Study, cell: Cell) -> float:
-    """Of class accuracy, more than the teacher in its own steps."""
-    return 100 * (study.accuracy(cell).value - study.accuracy(next(teachers())).value)

@@ -66,7 +66,8 @@ AGAIN = (f"shortcut{THEN}presto", f"shortcut{THEN}constant")
 """Of them, those of all seeds: the schedule that comes nearest and its control."""
 TIMED = "shortcut"
 """The method whose student is timed, and rounded: all of one shape cost the same."""
-ROUNDED = "int8"
+ROUNDED: Mapping[str, int] = {"int8-in-8": 8, "int8": 4}
+"""Names of runs that round a student of `TIMED`, and the steps that it draws in."""
 CALIBRATION = 128
 """Rows that ranges of int8 are found by, each at one of the levels of the sampler's steps."""
 
@@ -134,9 +135,9 @@ def teachers(seed: int = 0) -> Iterator[Cell]:
             yield Cell(f"teacher-{seed}", "final", Sampling(sampler=sampler, steps=count, guidance=GUIDANCE), seed)
 
 
-def timed_student() -> Cell:
-    """Of `TIMED` in `STEPS_AND_LAYERS` steps."""
-    return next(cell for cell in students(TIMED, 0) if cell.sampling.steps == STEPS_AND_LAYERS)
+def timed_student(steps: int) -> Cell:
+    """Of `TIMED` in so many steps."""
+    return next(cell for cell in students(TIMED, 0) if cell.sampling.steps == steps)
 
 
 def counts_of(method: str) -> tuple[int, ...]:
@@ -213,12 +214,12 @@ def student_plan(pictures: Path, teacher: Path, method: str, seed: int, size: Si
     return {name: each for name, each in made.items() if name != "data" or method != "boot"}
 
 
-def rounded_plan(pictures: Path, student: Path, seed: int) -> dict[str, Any]:
-    """The folder of a student that draws in `STEPS_AND_LAYERS` steps, in int8 for both runtimes."""
+def rounded_plan(pictures: Path, student: Path, seed: int, steps: int) -> dict[str, Any]:
+    """The folder of a student that draws in so many steps, in int8 for both runtimes."""
     common_to_all = common("diffusion-int8", pictures, seed)
     return {
         **common_to_all,
-        "task": {"image-generation": {**TASK, "sampler": "ddim", "steps": STEPS_AND_LAYERS, "guidance": 1}},
+        "task": {"image-generation": {**TASK, "sampler": "ddim", "steps": steps, "guidance": 1}},
         "data": {**common_to_all["data"], "calibration": CALIBRATION},
         "model": {"folder": str(student.resolve())},
         "passes": [{"quantize-static": {}}],

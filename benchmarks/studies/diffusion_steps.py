@@ -22,7 +22,7 @@ from benchmarks.studies import diffusion_adaptive, diffusion_costs, diffusion_di
 from benchmarks.studies.diffusion_beyond import looked_at
 from benchmarks.studies.diffusion_cells import Book
 from benchmarks.studies.diffusion_page import SEEDS, document
-from benchmarks.studies.diffusion_plans import METHODS, Size
+from benchmarks.studies.diffusion_plans import METHODS, ROUNDED, Size
 from benchmarks.studies.diffusion_scores import Plan, Study
 
 OUT, WORK = Path("docs/results/diffusion-steps.md"), Path("runs/diffusion-steps")
@@ -81,8 +81,9 @@ def run(study: Study, dinov2: Path | None) -> None:
         for student in diffusion_adaptive.STUDENTS:
             diffusion_adaptive.likes(study.book, student)
             diffusion_adaptive.mended(study.book, student, "refine")
-        for target in diffusion_int8.NAMES:
-            diffusion_int8.found(study.book, target)
+        for name in ROUNDED:
+            for target in diffusion_int8.NAMES:
+                diffusion_int8.found(study.book, name, target)
     if dinov2 is not None:
         seen = diffusion_dino.Seen(study.book, dinov2)
         seen.real()
