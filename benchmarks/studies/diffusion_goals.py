@@ -85,8 +85,9 @@ def fast_enough(study: Study, found: dict[Cell, Found]) -> Iterator[str]:
     ]
     with suppress(Absent):
         record = diffusion_times.times(study.book)
+        timed = {row.candidate for row in record.rows}
         for title, stage, targets in stages:
-            for target in targets:
+            for target in (each for each in targets if f"{stage}@{each}" in timed):
                 first = diffusion_times.held(record, f"{stage}@{target}", f"source@{target}", FASTER)
                 fewer = f"teacher-{least.steps}@{target}"
                 second = diffusion_times.held(record, f"{stage}@{target}", fewer, AGAINST_FEWEST)
