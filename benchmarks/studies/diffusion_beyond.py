@@ -94,7 +94,7 @@ def fewer_blocks(study: Study, found: dict[Cell, Found]) -> Iterator[str]:
         yield f"{ABSENT}."
         return
     yield "Students in 4 steps, by `distill-steps` (shortcut) and `distill-layers` in either order, with half of the evaluations each, counted as"
-    yield "if all blocks ran. `presto` and `ase` run 3, 3, 4 and 6 of 6 blocks from noise to the clean row, `constant` 4 each time. "
+    yield "if all blocks ran. `presto` and `ase` run 3, 3, 4 and 6 of 6 blocks from noise to the clean row, `constant` 4 each time."
     yield f"{study.book.size.drawn:,} pictures each; the first training of each, then means of those that were chosen by it."
     yield ""
     yield "| passes | blocks a picture | Frechet distance | farther than with all blocks | than `constant` in the same order | class accuracy |"

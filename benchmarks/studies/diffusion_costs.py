@@ -132,7 +132,8 @@ def section(found: Costs) -> Iterator[str]:
     """A line for each method, by what it must do."""
     yield f"A step, {BATCH} rows, fp32, in processor seconds of one thread: means of {STEPS} steps after {WARM_UP} in each turn, of turns the median"
     yield "[least, most]. At least: its passes of the network, timed alone in the same process, without optimiser, averages of weights and data."
-    yield "Of `progressive` the first training. Memory: the most of a process beyond what libraries take, the rows that were read among it."
+    yield "Of `progressive` the first training. Memory: the most of a process beyond what libraries take, the rows that were read among it. Other"
+    yield "cores may have been at work."
     yield ""
     yield "| method | turns | step, s | at least, s | times | memory, MB |"
     yield "| --- |" + " ---: |" * 5
